@@ -1,0 +1,125 @@
+"""What was measured: frozen, finite, with the unit in each name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+Interval = tuple[float, float]
+State = Literal["complete", "stopped", "failed"]
+
+
+class NotFinite(ValueError):
+    """A measured number is NaN or infinite."""
+
+
+class _Finite:
+    """Refuses NaN and infinity in any field, inside pairs too."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, f.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise NotFinite(f"{type(self).__name__}.{f.name} must be finite, but got {value}.")
+
+
+@dataclass(frozen=True)
+class Quality(_Finite):
+    """A metric on held-out rows and its relative loss against the baseline (positive is worse)."""
+
+    metric: str
+    value: float
+    baseline: float
+    loss: float
+    loss_interval: Interval
+    rows: int
+    groups: int
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Percentiles(_Finite):
+    """Open-loop latency from the scheduled arrival, and closed-loop service time; p99 only with samples enough."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float | None
+    service_p50_ms: float
+
+
+@dataclass(frozen=True)
+class Latency(_Finite):
+    """Candidate and baseline under the same requests at the same times, and their paired ratios."""
+
+    candidate: Percentiles
+    baseline: Percentiles
+    p50_ratio: float
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    p99_ratio: float | None
+    service_p50_ratio: float
+    service_p50_ratio_interval: Interval
+    rate_rps: float
+    requests: int
+    blocks: int
+    lag_p95_ms: float
+
+
+@dataclass(frozen=True)
+class Throughput(_Finite):
+    """The highest open-loop rate whose percentile stays within the SLO, and its ratio to the baseline's."""
+
+    rps: float
+    baseline_rps: float
+    ratio: float
+    ratio_interval: Interval
+    slo_ms: float
+    saturated_rps: float
+
+
+@dataclass(frozen=True)
+class Footprint(_Finite):
+    """Bytes of the model file, and peak resident memory of a process that holds it alone."""
+
+    model_bytes: int
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    quality: Quality
+    latency: Latency
+    throughput: Throughput
+    footprint: Footprint
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model file (relative to the home) and what was read back from its graph."""
+
+    key: str
+    path: str
+    widths: Mapping[str, str]
+    model_bytes: int
+    parity: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one trial ended: measured, stopped on purpose, or failed; the last two with a reason in one line."""
+
+    state: State
+    reason: str | None = None
+    measurement: Measurement | None = None
+    artifact: Artifact | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    reused: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.state == "complete") != (self.measurement is not None):
+            raise ValueError(f"An outcome is complete exactly when it is measured, but got {self.state!r}.")
+        if (self.state == "complete") == (self.reason is not None):
+            raise ValueError(f"An outcome that is not complete has a reason, but got {self.state!r}, {self.reason!r}.")

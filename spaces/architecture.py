@@ -1,0 +1,23 @@
+"""The shape of a student: the sizes that its family lets one choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spaces.domains import Scalar
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes by name, in the order of the names; a family knows what each means."""
+
+    sizes: tuple[tuple[str, Scalar], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
+        names = [name for name, _ in self.sizes]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"An architecture names each size once, but got {names}.")
+
+    def as_dict(self) -> dict[str, Scalar]:
+        return dict(self.sizes)

@@ -1,0 +1,71 @@
+"""Frozen records as plain data, back again, and as a hash of their content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses become dicts, tuples and mappings become JSON's lists and objects."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(kind: type[T], data: Any) -> T:
+    """The record that `to_plain` wrote.
+
+    Raises:
+        ValueError: a key that `kind` does not have, or lacks and needs.
+    """
+    return typing.cast(T, _read(kind, data))
+
+
+def digest(*values: Any) -> str:
+    """SHA-256 of the canonical JSON of the values, in hex."""
+    text = json.dumps([to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(kind: Any, data: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _read_record(typing.cast(type, kind), data)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if data is None:
+            return None
+        present = [a for a in arguments if a is not type(None)]
+        return _read(present[0], data) if len(present) == 1 else data
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_read(arguments[0], item) for item in data)
+        return tuple(_read(a, item) for a, item in zip(arguments, data, strict=True))
+    if origin in (dict, Mapping):
+        return {key: _read(arguments[1], item) for key, item in data.items()}
+    return data
+
+
+def _read_record(kind: type, data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{kind.__name__} is read from a mapping, but got {data!r}.")
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ValueError(f"{kind.__name__} has the keys {sorted(known)}, but got {unknown}.")
+    try:
+        return kind(**{key: _read(hints[key], item) for key, item in data.items()})
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__} needs the keys {sorted(known)}, but got {sorted(data)}.") from error

@@ -1,0 +1,23 @@
+"""How a smaller model learns from the baseline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Temperature of both softened outputs, weight of the teacher's term (labels get the rest), passes over train."""
+
+    temperature: float
+    teacher_weight: float
+    passes: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 1.0):
+            raise ValueError(f"A temperature is at least 1, but got {self.temperature}.")
+        if not 0.0 <= self.teacher_weight <= 1.0:
+            raise ValueError(f"The teacher's weight lies in [0, 1], but got {self.teacher_weight}.")
+        if self.passes < 1:
+            raise ValueError(f"There is at least one pass, but got {self.passes}.")

@@ -1,0 +1,100 @@
+"""The values that one knob may take, and who picks among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Scalar = str | int | float | bool
+
+
+class Suggester(Protocol):
+    """Picks one value for each named knob; `optuna.Trial` and `optuna.trial.FixedTrial` are two.
+
+    A name is always asked with the same domain; asked twice within one trial, it gives the same value.
+    """
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values without an order."""
+
+    values: tuple[Scalar, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("A choice needs at least one value, but got none.")
+        if len({(type(v), v) for v in self.values}) != len(self.values):
+            raise ValueError(f"A choice needs different values, but got {list(self.values)}.")
+
+    def suggest(self, suggester: Suggester, name: str) -> Any:
+        return suggester.suggest_categorical(name, self.values)
+
+    def __contains__(self, value: object) -> bool:
+        return any(type(v) is type(value) and v == value for v in self.values)
+
+
+@dataclass(frozen=True)
+class Integer:
+    """Whole numbers from low to high, both included."""
+
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"low must be at most high, but got low={self.low}, high={self.high}.")
+        if self.step < 1 or (self.high - self.low) % self.step:
+            raise ValueError(f"step must be positive and divide {self.high - self.low}, but got {self.step}.")
+        if self.log and (self.low < 1 or self.step != 1):
+            raise ValueError(f"A log scale needs low >= 1 and step 1, but got low={self.low}, step={self.step}.")
+
+    def suggest(self, suggester: Suggester, name: str) -> int:
+        return suggester.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
+
+    def __contains__(self, value: object) -> bool:
+        return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+
+@dataclass(frozen=True)
+class Float:
+    """Real numbers from low to high, both included; with a step, those on its grid."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"low must be finite and at most high, but got low={self.low}, high={self.high}.")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError(f"A log scale needs low > 0 and no step, but got low={self.low}, step={self.step}.")
+        if self.step is not None:
+            steps = (self.high - self.low) / self.step if self.step > 0 else math.nan
+            if not math.isclose(steps, round(steps) if math.isfinite(steps) else 0.5, abs_tol=1e-9):
+                raise ValueError(f"step must be positive and divide {self.high - self.low:g}, but got {self.step}.")
+
+    def suggest(self, suggester: Suggester, name: str) -> float:
+        return suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, float) or not self.low <= value <= self.high:
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return math.isclose(steps, round(steps), abs_tol=1e-9)
+
+
+Domain = Choice | Integer | Float

@@ -1,0 +1,94 @@
+"""The whole space: what each knob may be, and how one candidate is drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spaces.architecture import Architecture
+from spaces.candidate import Candidate, Weights
+from spaces.distillation import Distillation
+from spaces.domains import Choice, Domain, Scalar, Suggester
+from spaces.placement import Placement, parse_layout
+from spaces.precision import Precision
+from spaces.pruning import Pruning
+
+# The engine that alone computes fp32 graphs in bf16; choosing bf16 settles the engine.
+BF16_ENGINE = "openvino"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Domains by knob: sizes of a student, ratio by group, temperature and teacher's weight, width by group, placement.
+
+    The baseline's own value is in every domain: the weights' origin always offers it, widths hold fp32, layouts 1xauto.
+    """
+
+    architecture: Mapping[str, Domain]
+    pruning: Mapping[str, Domain]
+    distillation: Mapping[str, Domain]
+    precision: Mapping[str, Choice]
+    compute: Choice
+    engines: Choice
+    layouts: Choice
+    passes: int
+
+    def __post_init__(self) -> None:
+        widths = {f"precision.{group}": domain for group, domain in self.precision.items()}
+        for knob, domain in {**widths, "precision.compute": self.compute}.items():
+            if "fp32" not in domain:
+                raise ValueError(f"{knob} must offer the baseline's fp32, but got {list(domain.values)}.")
+        if "onnxruntime" not in self.engines or "1xauto" not in self.layouts:
+            raise ValueError(
+                "placement must offer the baseline's onnxruntime and 1xauto, "
+                f"but got {list(self.engines.values)} and {list(self.layouts.values)}."
+            )
+        if set(self.distillation) != {"temperature", "teacher_weight"}:
+            raise ValueError(f"distillation has temperature and teacher_weight, but got {sorted(self.distillation)}.")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        student = ("student",) if self.architecture else ()
+        return ("baseline", *student, *(("pruned",) if self.pruning else ()))
+
+    def suggest(self, suggester: Suggester) -> Candidate:
+        precision = self.suggest_precision(suggester)
+        return Candidate(self.suggest_weights(suggester), precision, self.suggest_placement(suggester, precision))
+
+    def suggest_weights(self, suggester: Suggester) -> Weights:
+        """Only the knobs that matter for the drawn origin are asked for."""
+        origin = Choice(self.origins).suggest(suggester, "weights.origin")
+        if origin == "baseline":
+            return Weights()
+        architecture = pruning = None
+        if origin == "student":
+            architecture = Architecture(_draw(self.architecture, suggester, "architecture"))
+        else:
+            ratios = _draw(self.pruning, suggester, "pruning")
+            pruning = Pruning(tuple((group, float(ratio)) for group, ratio in ratios))
+        distillation = dict(_draw(self.distillation, suggester, "distillation"))
+        return Weights(
+            architecture,
+            pruning,
+            Distillation(float(distillation["temperature"]), float(distillation["teacher_weight"]), self.passes),
+        )
+
+    def suggest_precision(self, suggester: Suggester) -> Precision:
+        compute = "fp32"
+        if len(self.compute.values) > 1:
+            compute = self.compute.suggest(suggester, "precision.compute")
+        widths = _draw(self.precision, suggester, "precision")
+        return Precision(tuple((group, str(width)) for group, width in widths), "bf16" if compute == "bf16" else "fp32")
+
+    def suggest_placement(self, suggester: Suggester, precision: Precision) -> Placement:
+        replicas, threads = parse_layout(self.layouts.suggest(suggester, "placement.layout"))
+        if precision.compute == "bf16":
+            return Placement(BF16_ENGINE, "cpu", replicas, threads)
+        engine = "onnxruntime"
+        if len(self.engines.values) > 1:
+            engine = self.engines.suggest(suggester, "placement.engine")
+        return Placement(engine, "cpu", replicas, threads)
+
+
+def _draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:
+    return tuple((name, domains[name].suggest(suggester, f"{prefix}.{name}")) for name in sorted(domains))
