@@ -11,7 +11,7 @@ Interval = tuple[float, float]
 State = Literal["complete", "stopped", "failed"]
 
 
-class NotFinite(ValueError):
+class NotFiniteError(ValueError):
     """A measured number is NaN or infinite."""
 
 
@@ -23,7 +23,7 @@ class _Finite:
             value = getattr(self, f.name)
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, float) and not math.isfinite(number):
-                    raise NotFinite(f"{type(self).__name__}.{f.name} must be finite, but got {value}.")
+                    raise NotFiniteError(f"{type(self).__name__}.{f.name} must be finite, but got {value}.")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ class ClickLog:
         if self.bayes_auc is not None and not 0 <= self.bayes_auc <= 1:
             raise ValueError(f"bayes_auc must be between 0 and 1, but got {self.bayes_auc}")
         if not _in_order(self.timestamp, self.user, self.item):
-            raise ValueError(f"rows of log {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted")
+            raise ValueError(
+                f"rows of log {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted"
+            )
 
 
 def in_time_order(

@@ -1,0 +1,100 @@
+"""A torch model as one ONNX graph for any number of rows, and its parity with the model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# Initialisers are named after the module's parameters behind this.
+PREFIX = "model."
+PARITY_ROWS = (1, 2, 7, 64, 257)
+PARITY_LIMIT = 1e-4
+
+
+class ParityError(RuntimeError):
+    """The exported graph does not give the model's scores."""
+
+
+class _Positional(nn.Module):
+    """torch.export takes dynamic shapes by position where a forward takes any names."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        scores: Tensor = self.model(**dict(zip(self.names, values, strict=True)))
+        return scores
+
+
+def to_onnx(model: nn.Module, example: Mapping[str, Tensor]) -> onnx.ModelProto:
+    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`."""
+    names = tuple(example)
+    rows = {0: torch.export.Dim.DYNAMIC}
+    # The exporter speaks to the terminal whatever is asked of it.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Positional(model.eval(), names),
+            tuple(example.values()),
+            dynamo=True,
+            input_names=list(names),
+            output_names=["scores"],
+            dynamic_shapes={"values": tuple(rows for _ in names)},
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    graph.ClearField("metadata_props")
+    for node in graph.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    return graph
+
+
+def run_onnx(graph: onnx.ModelProto | Path, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+    """Scores of (rows,) by ONNX Runtime's CPU provider, for checks while building."""
+    import onnxruntime
+
+    source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    scores: NDArray[np.float32] = session.run(None, dict(inputs))[0]
+    return scores
+
+
+def check_parity(model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Tensor]) -> float:
+    """The largest difference of scores between model and graph, over several numbers of rows.
+
+    Args:
+        rows: inputs of max(PARITY_ROWS) rows or more
+
+    Raises:
+        ParityError: it exceeds PARITY_LIMIT, or the graph answers another number of rows.
+    """
+    worst = 0.0
+    for count in PARITY_ROWS:
+        inputs = {name: values[:count] for name, values in rows.items()}
+        with torch.inference_mode():
+            expected = model.eval()(**inputs).numpy()
+        got = run_onnx(graph, {name: values.numpy() for name, values in inputs.items()})
+        if got.shape != expected.shape:
+            raise ParityError(f"The graph must give scores of shape {expected.shape}, but got {got.shape}.")
+        worst = max(worst, float(np.abs(got - expected).max()))
+    if not worst <= PARITY_LIMIT:
+        raise ParityError(f"Scores of graph and model must agree within {PARITY_LIMIT:g}, but differ by {worst:.3g}.")
+    return worst

@@ -1,0 +1,92 @@
+"""Intervals by the bootstrap, and the AUC under row weights. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RESAMPLES = 1000
+# Rows of weights that are held at once: 64 x 100,000 doubles are 50 MB.
+_CHUNK = 64
+
+
+def interval(samples: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of bootstrap samples."""
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def block_percentiles(blocks: Floats, percent: float, picks: NDArray[np.int64]) -> Floats:
+    """The percentile pooled over resampled blocks.
+
+    Args:
+        blocks: (blocks, samples of each)
+        picks: (resamples, blocks), which blocks each resample holds
+
+    Returns:
+        (resamples,)
+    """
+    pooled = blocks[picks].reshape(len(picks), -1)
+    result: Floats = np.percentile(pooled, percent, axis=1)
+    return result
+
+
+def block_picks(blocks: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
+    """(resamples, blocks) numbers of blocks, drawn with replacement."""
+    return np.random.default_rng(seed).integers(0, blocks, size=(resamples, blocks))
+
+
+def ratio_of_percentiles(
+    candidate: Floats, baseline: Floats, percent: float, seed: int, confidence: float = 0.95
+) -> tuple[float, tuple[float, float]]:
+    """Ratio of pooled percentiles and its interval by the paired block bootstrap.
+
+    Blocks of both arms that ran side by side are resampled together, so what disturbed both cancels. The mean of the
+    blocks' own ratios would be biased, since a percentile of few samples is.
+
+    Args:
+        candidate: (blocks, samples of each)
+        baseline: (blocks, samples of each), block i beside the candidate's block i
+    """
+    if len(candidate) != len(baseline) or len(candidate) < 2:
+        raise ValueError(f"Both arms have the same two blocks or more, but got {len(candidate)} and {len(baseline)}.")
+    picks = block_picks(len(candidate), seed)
+    ratios = block_percentiles(candidate, percent, picks) / block_percentiles(baseline, percent, picks)
+    point = float(np.percentile(candidate, percent) / np.percentile(baseline, percent))
+    return point, interval(ratios, confidence)
+
+
+def weighted_auc(scores: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Area under the ROC curve for each row of weights; tied scores count half (Mann and Whitney 1947).
+
+    Args:
+        scores: (n,)
+        labels: (n,) of 0 and 1
+        weights: (resamples, n), not negative
+
+    Returns:
+        (resamples,), NaN where one class has no weight
+    """
+    order = np.argsort(scores, kind="stable")
+    ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)
+    ordered = weights[:, order]
+    positive = np.add.reduceat(ordered * labels[order], ties, axis=1)
+    negative = np.add.reduceat(ordered * (1 - labels[order]), ties, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Floats = (positive * (below + negative / 2)).sum(axis=1) / pairs
+    return result
+
+
+def group_weights(groups: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
+    """Row weights of a bootstrap that draws whole groups (users) with replacement, in chunks of (<= 64, n)."""
+    numbers, row_group = np.unique(groups, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    share = np.full(len(numbers), 1 / len(numbers))
+    for start in range(0, resamples, _CHUNK):
+        counts = generator.multinomial(len(numbers), share, size=min(_CHUNK, resamples - start))
+        yield counts[:, row_group].astype(np.float64)

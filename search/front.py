@@ -1,0 +1,132 @@
+"""Arrays in, masks and numbers out: dominance, hypervolume, and which points the intervals cannot tell apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+# A hundredfold gain is worth a full 1 on either axis.
+BEST_P95_RATIO = 0.01
+BEST_THROUGHPUT_RATIO = 100.0
+
+
+def non_dominated(losses: npt.ArrayLike) -> Mask:
+    """Rows of `losses` (n, m), lower is better, that no other row dominates: (n,). Equal rows are all kept."""
+    table = np.asarray(losses, dtype=np.float64)
+    if table.ndim != 2:
+        raise ValueError(f"Losses are a table (n, m), but got shape {table.shape}.")
+    if np.isnan(table).any():
+        raise ValueError(f"Losses are never NaN, but got it in row {int(np.isnan(table).any(axis=1).argmax())}.")
+    if 0 in table.shape:
+        return np.ones(len(table), dtype=bool)
+    unique, inverse = np.unique(table, axis=0, return_inverse=True)
+    return _unique_lexsorted(unique)[inverse.reshape(-1)]
+
+
+def _unique_lexsorted(rows: Floats) -> Mask:
+    """The first row left is never dominated by a later one; it strikes out all that are no better than it anywhere."""
+    mask = np.zeros(len(rows), dtype=bool)
+    if rows.shape[1] <= 2:
+        lowest_before = np.minimum.accumulate(rows[:, -1])[:-1]
+        mask[0] = True
+        mask[1:] = rows[1:, -1] < lowest_before if rows.shape[1] == 2 else False
+        return mask
+    left = np.arange(len(rows))
+    # The first objective is sorted already, so a later row can only be saved by one of the others.
+    others = rows[:, 1:]
+    while left.size:
+        mask[left[0]] = True
+        left = left[1:][(others[left[1:]] < others[left[0]]).any(axis=1)]
+    return mask
+
+
+def unit_objectives(
+    p95_ratio: npt.ArrayLike, throughput_ratio: npt.ArrayLike, loss: npt.ArrayLike, max_loss: float
+) -> Floats:
+    """l, t and q of DESIGN section 4, each clipped to [0, 1] and maximised: (n, 3). The baseline is (0, 0, 1)."""
+    columns = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, float)) for c in (p95_ratio, throughput_ratio, loss)))
+    latency, throughput, lost = columns
+    if not max_loss > 0:
+        raise ValueError(f"The tolerated loss is above 0, but got {max_loss}.")
+    # "Not (x >= 0)" catches NaN too. A ratio of 0 is real: at no rate did the p95 stay within the SLO.
+    if not ((latency >= 0).all() and (throughput >= 0).all() and not np.isnan(lost).any()):
+        raise ValueError("Ratios are at least 0 and losses are numbers, but got a negative ratio or NaN.")
+    with np.errstate(divide="ignore"):
+        l = np.log(latency) / np.log(BEST_P95_RATIO)  # noqa: E741  # the name in DESIGN
+        t = np.log(throughput) / np.log(BEST_THROUGHPUT_RATIO)
+    q = 1.0 - lost / max_loss
+    return np.clip(np.column_stack([l, t, q]), 0.0, 1.0)
+
+
+def hypervolume(points: npt.ArrayLike) -> float:
+    """Volume of the unit cube that `points` (n, 3), maximised, dominate from (0, 0, 0). Exact.
+
+    A sweep down the third axis: between two heights the dominated slab has the area below the staircase of all points
+    above it (Fonseca, Paquete and López-Ibáñez, 2006, "An improved dimension-sweep algorithm", with a plain staircase).
+    """
+    cube = _in_unit_cube(points)
+    cube = cube[(cube > 0).all(axis=1)]
+    cube = cube[non_dominated(-cube)]
+    cube = cube[np.argsort(-cube[:, 2], kind="stable")]
+    floors = np.append(cube[1:, 2], 0.0)
+    volume = 0.0
+    stairs = np.empty((0, 2))
+    for point, floor in zip(cube, floors, strict=True):
+        stairs = _add_to_staircase(stairs, point[:2])
+        volume += _area(stairs) * float(point[2] - floor)
+    return volume
+
+
+def _in_unit_cube(points: npt.ArrayLike) -> Floats:
+    cube = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+    if not ((cube >= 0) & (cube <= 1)).all():
+        raise ValueError("Points lie in the unit cube; clip them with unit_objectives.")
+    return cube
+
+
+def _add_to_staircase(stairs: Floats, step: Floats) -> Floats:
+    """`stairs` (k, 2): x rises, y falls. The new step replaces those that it covers, or is itself covered."""
+    if ((stairs >= step).all(axis=1)).any():
+        return stairs
+    kept = stairs[(stairs > step).any(axis=1)]
+    return np.insert(kept, int(np.searchsorted(kept[:, 0], step[0])), step, axis=0)
+
+
+def _area(stairs: Floats) -> float:
+    return float(np.diff(stairs[:, 0], prepend=0.0) @ stairs[:, 1])
+
+
+def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats:
+    """The running hypervolume (n,) of `points` (n, 3) taken one after another; `order` (n,) says which row comes when.
+
+    Value i holds after row `order[i]`. A trial that has nothing to add (failed, infeasible) is a row of zeros.
+    """
+    cube, turns = _in_unit_cube(points), np.asarray(order, dtype=np.intp).reshape(-1)
+    if not np.array_equal(np.sort(turns), np.arange(len(cube))):
+        raise ValueError(f"An order names each of the {len(cube)} rows once, but got {turns.tolist()}.")
+    values, front, volume = np.zeros(len(cube)), np.empty((0, 3)), 0.0
+    for turn, point in enumerate(cube[turns]):
+        if point.all() and not (front >= point).all(axis=1).any():
+            front = np.vstack([front[(front > point).any(axis=1)], point])
+            volume = hypervolume(front)
+        values[turn] = volume
+    return values
+
+
+def indistinguishable(lower: npt.ArrayLike, upper: npt.ArrayLike, best: int) -> Mask:
+    """Which rows' intervals overlap those of row `best` on every objective: (n,), `best` itself included.
+
+    `lower`, `upper`: (n, m) ends of each point's interval against the baseline. Conservative: two candidates are never
+    paired with each other, so the interval of their own difference is not known; where paired, it would be narrower
+    than the two intervals together, and some points called alike here would be told apart.
+    """
+    low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
+    if low.ndim != 2 or low.shape != high.shape:
+        raise ValueError(f"Both ends are tables (n, m) of one shape, but got {low.shape} and {high.shape}.")
+    if not (low <= high).all():
+        raise ValueError("An interval's lower end is at most its upper end, but got one turned round or NaN.")
+    overlap: Mask = ((low <= high[best]) & (low[best] <= high)).all(axis=1)
+    return overlap

@@ -1,0 +1,131 @@
+"""The study in one HTML file that needs no network, and its front as a picture. The only file that imports plotly."""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from search.report_axes import Parallel, parallel
+from search.report_data import Curve, Document, FrontData, front_data, hypervolume_curves
+from search.report_front import ACCENT, FAINT, FONT, GRID, INK, LOOK, MUTED, PALETTE, describe_front
+from search.report_page import page
+from search.verdict import verdict
+
+__all__ = ["FrontData", "front_data", "front_figure", "write_png", "write_report"]
+
+# No link to a site, no button that sends the data away, and nothing that needs a mouse wheel.
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
+AXIS_PIXELS = 92
+PNG_PIXELS = (1200, 720)
+
+
+def front_figure(document: Document) -> go.Figure:
+    """Drawn from `front_data(document)`, which is what to compare in a test."""
+    return go.Figure(describe_front(front_data(document)))
+
+
+def parallel_figure(data: Parallel) -> go.Figure:
+    """The front in the colours of its throughput, the rest in greys."""
+    grey = [[0.0, "#e8ebef"], [1 / 3, "#c4ccd5"], [0.6666, "#c4ccd5"]]
+    colours = [[2 / 3 + place / 3 / (len(PALETTE) - 1), colour] for place, colour in enumerate(PALETTE)]
+    dimensions = [
+        {"label": a.label, "values": a.values, "range": a.ends, "tickvals": a.places, "ticktext": a.texts}
+        for a in data.axes
+    ]
+    line = {"color": data.shades, "cmin": 0, "cmax": 3, "colorscale": grey + colours, "showscale": False}
+    trace = go.Parcoords(
+        dimensions=dimensions,
+        line=line,
+        labelfont={"size": 12, "color": INK},
+        tickfont={"size": 11, "color": INK},
+        rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
+    )
+    return go.Figure(trace, {**LOOK, "height": 460, "margin": {"l": 60, "r": 60, "t": 64, "b": 24}})
+
+
+def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
+    line = {"shape": "hv", "color": PALETTE[3], "width": 2.5}
+    fill = {"fill": "tozeroy", "fillcolor": "rgba(111, 47, 128, 0.08)"}
+    trace = go.Scatter(x=curve.x, y=curve.hypervolume, mode="lines", line=line, **fill)
+    top = 1.1 * max(curve.hypervolume, default=0.0) or 1.0
+    layout = {
+        **LOOK,
+        "height": 300,
+        "margin": {"l": 56, "r": 12, "t": 12, "b": 48},
+        "xaxis": {**GRID, "title": {"text": axis}, "rangemode": "tozero"},
+        "yaxis": {**GRID, "title": {"text": "hypervolume"}, "range": [0, min(1.0, top)]},
+        "hovermode": "x",
+    }
+    return go.Figure(trace, layout)
+
+
+def write_report(document: Document, path: Path) -> None:
+    """One file, everything inside it, complete or not there at all."""
+    by_trial, by_minutes = hypervolume_curves(document)
+    knobs = parallel(document)
+    figures = {
+        "front": _fragment(front_figure(document), "front-plot"),
+        "by_minutes": _fragment(hypervolume_figure(by_minutes, "minutes of search"), "minutes-plot"),
+        "by_trial": _fragment(hypervolume_figure(by_trial, "trials"), "trials-plot"),
+    }
+    # Lines need two trials and an upright or two to run between.
+    if len(knobs.trials) > 1:
+        figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
+    text = page(document, verdict(document), figures, get_plotlyjs(), knobs.constant, AXIS_PIXELS * len(knobs.axes))
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_png(document: Document, path: Path) -> None:
+    """The front as a picture, titled; needs kaleido and Chrome or Chromium."""
+    try:
+        import kaleido  # noqa: F401  # only to say clearly that it is missing
+    except ImportError as error:
+        raise RuntimeError("A PNG needs kaleido: pip install 'leanrec[png]'.") from error
+    figure = front_figure(document)
+    figure.update_layout(updatemenus=[], margin={"t": 128}, title=_png_title(document))
+    width, height = PNG_PIXELS
+
+    def draw(temporary: Path) -> None:
+        try:
+            figure.write_image(temporary, format="png", width=width, height=height, scale=2)
+        except Exception as error:  # kaleido and its browser fail in many ways, none with a base of its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RuntimeError(f"A PNG needs Chrome or Chromium, which did not draw it: {first}") from error
+
+    _replace(path, draw)
+
+
+def _png_title(document: Document) -> dict[str, Any]:
+    text = f"<b>{html.escape(document['study'])}</b>: {html.escape(verdict(document).headline)}"
+    return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.96, "yanchor": "top"}
+
+
+def _fragment(figure: go.Figure, name: str) -> str:
+    return str(figure.to_html(config=CONFIG, include_plotlyjs=False, full_html=False, div_id=name, default_height="auto"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Written beside its place and then moved there, so that a reader never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files that nobody else may read; a report is for others too.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

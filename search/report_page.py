@@ -1,0 +1,219 @@
+"""The report's HTML: words, tables and style around figures that are drawn elsewhere. Every text is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from search.report_data import Document, Row, all_rows, front_data, knobs_by_family
+from search.report_front import loss_window
+from search.report_style import PRINT_SCRIPT, STYLE
+from search.verdict import Verdict, alike_trials
+from search.wording import MISSING, count, metric_name, milliseconds, percent, significant, size, times
+
+
+def page(
+    document: Document,
+    words: Verdict,
+    figures: Mapping[str, str],
+    plotly_js: str,
+    constant: Mapping[str, str],
+    knobs_pixels: int,
+) -> str:
+    """`figures`: HTML fragments by name, `knobs` left out where there is nothing to compare."""
+    title = f"{escape(document['study'])}: what compression bought"
+    sections = [
+        _verdict(document, words),
+        _section("The front", _front_caption(document), f'<figure class="plot">{figures["front"]}</figure>'),
+        _section("The points of the front", "", _front_table(document)),
+        _knobs(figures.get("knobs"), constant, knobs_pixels),
+        _section(
+            "How the search went",
+            f"Hypervolume: the share of the cube of gains that the front covers, {document['hypervolume'] or 0:.3f} at the end. "
+            "A curve still rising says that more time would pay.",
+            f'<div class="pair"><figure class="plot">{figures["by_minutes"]}</figure>'
+            f'<figure class="plot">{figures["by_trial"]}</figure></div>',
+        ),
+        _endings(document),
+        _section("How to read this", "", _HOW_TO_READ),
+        _section("How it was measured", "", _method(document)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n<script>{plotly_js}</script>\n</head>\n<body>\n<main>\n"
+        f"{''.join(sections)}\n</main>\n<script>{PRINT_SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _section(title: str, lead: str, body: str) -> str:
+    """`title` and `lead` are text, `body` is HTML."""
+    paragraph = f'<p class="lead">{escape(lead)}</p>' if lead else ""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{paragraph}{body}\n</section>\n"
+
+
+def _verdict(document: Document, words: Verdict) -> str:
+    counts = document["counts"]
+    facts = [
+        f"{significant(document['minutes'], 3)} minutes of search" if document["minutes"] is not None else "",
+        f"{counts['complete']} complete, {counts['stopped']} stopped, {counts['failed']} failed",
+        f"{count(document['front_size'], 'point')} on the front",
+    ]
+    chosen = document.get("chosen")
+    sentences = [escape(sentence) for sentence in words.sentences]
+    if chosen and chosen.get("reason"):
+        bundle = f' Its bundle is in <code>{escape(chosen["bundle"])}</code>.' if chosen.get("bundle") else ""
+        sentences.append(f"Chosen: {escape(chosen['reason'])}.{bundle}")
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in document["warnings"])
+    return (
+        f'<header>\n<p class="study">leanrec study <b>{escape(document["study"])}</b></p>\n'
+        f"<h1>{escape(words.headline)}</h1>\n<ul>{''.join(f'<li>{text}</li>' for text in sentences)}</ul>\n"
+        f'<p class="facts">{" · ".join(escape(fact) for fact in facts if fact)}</p>\n{warnings}</header>\n'
+    )
+
+
+def _front_caption(document: Document) -> str:
+    data = front_data(document)
+    beyond = [point.loss for point in data.points if 100 * point.loss > loss_window(data)[1]]
+    caption = "Each mark is a trial measured beside the baseline. Left is faster, lower keeps more quality, darker carries more."
+    if beyond:
+        caption += (
+            f" {count(len(beyond), 'trial')} lost more than the frame shows, up to {percent(max(beyond))}: "
+            "a double click shows all."
+        )
+    return caption
+
+
+def _front_table(document: Document) -> str:
+    baseline, chosen = document["baseline"], (document.get("chosen") or {}).get("row")
+    front = [row for row in all_rows(document)[1:] if row["on_front"]]
+    if not front:
+        return f"{_table(_HEADS, [_front_row(baseline, baseline, '')])}<p>No candidate joined the baseline on the front.</p>"
+    front.sort(key=lambda row: float(row["latency_ms"]["p95_ratio"]))
+    alike = alike_trials(document, chosen) if chosen else []
+    cells = [_front_row(baseline, baseline, "baseline")]
+    for row in front:
+        is_chosen = bool(chosen) and row["trial"] == chosen["trial"]
+        cells.append(_front_row(row, baseline, "chosen" if is_chosen else "≈ chosen" if row["trial"] in alike else ""))
+    note = "<p class='note'>≈: its intervals overlap the chosen point's on every objective.</p>" if len(alike) > 1 else ""
+    return _table(_HEADS, cells) + note
+
+
+_HEADS = ("trial", "recipe", "p95", "p95 ratio", "throughput", "throughput ratio", "quality loss", "model")
+
+
+def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
+    latency, quality = row["latency_ms"], row["quality"]
+    badge = f' <span class="tag">{escape(tag)}</span>' if tag else ""
+    return (
+        f"{row['trial']}{badge}",
+        _recipe(row, baseline),
+        _cell(latency["p95"], milliseconds),
+        _cell(latency["p95_ratio"], times, latency["p95_ratio_interval"]),
+        _cell(row["throughput_rps"], lambda value: f"{value:,.0f}/s"),
+        _cell(row["throughput_ratio"], times, row["throughput_ratio_interval"]),
+        _cell(quality["loss"], percent, quality["loss_interval"]),
+        _cell(row["model_bytes"], size),
+    )
+
+
+def _cell(value: float | None, word: Callable[[float], str], interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return MISSING
+    ends = f'<small>{escape(word(interval[0]))} to {escape(word(interval[1]))}</small>' if interval else ""
+    return f"{escape(word(value))}{ends}"
+
+
+def _recipe(row: Row, baseline: Row) -> str:
+    """What differs from the baseline; all knobs, and the widths that the file itself has, on opening."""
+    if row["trial"] == baseline["trial"]:
+        return "the model as it was given"
+    changed = {name: value for name, value in row["knobs"].items() if baseline["knobs"].get(name) != value}
+    brief = "; ".join(knobs_by_family({k: v for k, v in changed.items() if not k.startswith("distillation.")}).values())
+    everything = {**knobs_by_family(row["knobs"]), "widths in the file": _pairs(row.get("widths") or {})}
+    terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v or MISSING)}</dd>" for k, v in everything.items())
+    return f"<details><summary>{escape(brief or 'as the baseline')}</summary><dl>{terms}</dl></details>"
+
+
+def _pairs(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in mapping.items())
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """`rows` are HTML cells."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def _knobs(figure: str | None, constant: Mapping[str, str], pixels: int) -> str:
+    same = f'<p class="note">The same in every trial: {escape(_pairs(constant))}.</p>' if constant else ""
+    lead = (
+        "Each line is a complete trial: the front in the colours of its throughput, dominated trials grey, those that "
+        f"lose too much lighter. Drag along an upright to pick trials; {MISSING} is a knob that a trial does not have."
+    )
+    if figure is None:
+        return _section("What was tried", "One trial ran to the end, so there is nothing to compare it with.", same)
+    plot = f'<div class="scroll"><figure class="plot" style="min-width:{pixels}px">{figure}</figure></div>'
+    return _section("What was tried", lead, plot + same)
+
+
+def _endings(document: Document) -> str:
+    """Trials that did not run to the end, by reason, the most frequent first."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row in document["rows"]:
+        if row["state"] != "complete":
+            groups.setdefault((row["state"], row["reason"] or "no reason was recorded"), []).append(row["trial"])
+    if not groups:
+        return _section("What did not run to the end", "Every trial ran to the end.", "")
+    # Failures before trials that were stopped on purpose.
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != "failed", -len(item[1])))
+    rows = [
+        (escape(state), escape(reason), str(len(trials)), escape(", ".join(map(str, trials))))
+        for (state, reason), trials in ordered
+    ]
+    lead = "A failed trial could not be built or measured; a stopped one was given up on purpose, to spend its time elsewhere."
+    table = _table(("", "reason", "how many", "trials"), rows).replace("<table>", '<table class="reasons">')
+    return _section("What did not run to the end", lead, table)
+
+
+def _method(document: Document) -> str:
+    metric = document["baseline"]["quality"]["metric"]
+    references = document.get("references") or {}
+    resolution = document["resolution"]
+    known = {
+        "machine": document["machine"],
+        "load": f"{significant(document['rate_rps'], 3)} requests per second" if document["rate_rps"] else None,
+        "SLO": f"p95 within {milliseconds(document['slo_ms'])}" if document["slo_ms"] else None,
+        "objectives": ", ".join(name.replace("_", " ") for name in document["objectives"]),
+        "tolerated loss": f"{percent(document['max_loss'])} of {metric_name(metric)}, relative to the baseline",
+        "resolution": f"{percent(resolution)}, the smallest loss that this data could show" if resolution else None,
+        f"{metric_name(metric)} on test": ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in references.items() if value is not None
+        ),
+    }
+    terms = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text or MISSING)}</dd>" for name, text in known.items())
+    return f"<dl>{terms}</dl>{_HOW_MEASURED}"
+
+
+_HOW_TO_READ = """<ul>
+<li><b>The front</b> is every trial within the tolerated loss that no other matches or betters on latency, throughput and
+quality at once. The dotted edge joins those that stand out by latency and quality alone; a point of the front away from
+the edge earns its place by its throughput.</li>
+<li><b>Bars and ranges</b> are 95% intervals of a comparison with the baseline. Candidates are never compared with each
+other directly, so two whose ranges overlap on every objective are best taken as equal.</li>
+<li><b>Ratios</b> are against the baseline under the same requests at the same times: a p95 ratio of 0.2x is five times
+faster, a throughput ratio of 4x is four times the load. Milliseconds are this machine's, ratios travel better.</li>
+<li><b>Quality loss</b> is relative to the baseline's own metric; below zero is a gain.</li>
+<li><b>Hypervolume</b> is the volume under the front in a cube of three gains, each from 0 to 1: latency (a p95 ratio of
+0.01x is 1), throughput (a ratio of 100x is 1) and quality kept (no loss is 1, the tolerated loss is 0).</li>
+</ul>"""
+
+_HOW_MEASURED = """<p>Latency is open loop: arrivals come from a seeded schedule and do not wait for answers, and a
+request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short blocks; the
+percentiles are pooled over the blocks and their ratio's interval is a paired bootstrap of the blocks. Throughput is the
+highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the engine that serves; its
+interval resamples users or requests, not rows. Candidates were ranked by validation only.</p>"""
+
+

@@ -1,0 +1,62 @@
+"""Numbers in the words that people use for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+MISSING = "–"
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """Rounded to significant digits, never in powers of ten: 0.0035, 1.2, 87, 4,120."""
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float) -> str:
+    """0.0035 is 0.35%, 0.18 is 18%."""
+    return f"{significant(100 * share)}%"
+
+
+def percent_interval(interval: Sequence[float]) -> str:
+    return f"{percent(interval[0])} to {percent(interval[1])}"
+
+
+def times(ratio: float) -> str:
+    """1.03x, 1.25x, 5.6x, 81x: a third digit where two would hide the difference from 1."""
+    return f"{significant(ratio, 3 if 0.1 < ratio < 2 else 2)}x"
+
+
+def milliseconds(value: float) -> str:
+    return f"{significant(value, 3)} ms"
+
+
+def rate(value: float) -> str:
+    return f"{significant(value, 3)} requests per second"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{significant(count, 3)} {unit}"
+        count /= 1000
+    return f"{significant(count, 3)} GB"
+
+
+def metric_name(metric: str) -> str:
+    """auc is AUC, ndcg@10 is NDCG@10."""
+    return metric.upper() if len(metric.partition("@")[0]) <= 4 else metric
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def knob_value(value: object) -> str:
+    """One choice as a short text; fractions drawn from a range are rounded."""
+    return significant(value, 3) if isinstance(value, float) else str(value)

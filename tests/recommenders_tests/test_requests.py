@@ -1,0 +1,148 @@
+"""Requests: the items a user has not seen, as popular as they are in train, under one user at one moment."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from objectives.recommenders.clicklog import in_time_order
+from objectives.recommenders.features import Dataset, encode
+from objectives.recommenders.requests import Requests, draw_requests
+from objectives.recommenders.split import split_in_time
+from objectives.recommenders.synthetic import synthetic_log
+
+
+def _dataset(rows: int = 4000, users: int = 60, items: int = 400, zipf: float = 1.0) -> Dataset:
+    log = synthetic_log(rows, users, items, fields=8, seed=4, zipf=zipf)
+    return encode(log, split_in_time(log))
+
+
+DATA = _dataset()
+SIZES = np.array([1, 30, 200, 7] * 20)
+DRAWN = draw_requests(DATA, SIZES, seed=0)
+
+
+def test_sizes_are_as_asked_and_the_seed_decides() -> None:
+    assert len(DRAWN) == len(SIZES)
+    assert [len(DRAWN[i]["item"]) for i in range(len(DRAWN))] == SIZES.tolist()
+    again, other = draw_requests(DATA, SIZES, seed=0), draw_requests(DATA, SIZES, seed=1)
+    assert np.array_equal(again.inputs["item"], DRAWN.inputs["item"])
+    assert not np.array_equal(other.inputs["item"], DRAWN.inputs["item"])
+
+
+def test_the_user_and_the_moment_are_those_of_one_test_row() -> None:
+    names = [field.name for field in DATA.fields if field.side != "item"]
+    assert {"user", "hour", "user_0", "context_0"} <= set(names)
+    moments = {tuple(DATA.inputs[name][row].item() for name in names) for row in DATA.split.test}
+    for i in range(len(DRAWN)):
+        values = {tuple(row) for row in np.stack([DRAWN[i][name] for name in names], axis=1).tolist()}
+        assert len(values) == 1 and values <= moments
+
+
+def test_no_item_comes_twice_and_each_has_its_own_features() -> None:
+    names = [field.name for field in DATA.fields if field.side == "item"]
+    of_item = {tuple(row) for row in np.stack([DATA.inputs[name] for name in names], axis=1).tolist()}
+    for i in range(len(DRAWN)):
+        assert len(set(DRAWN[i]["item"].tolist())) == SIZES[i]
+        assert {tuple(row) for row in np.stack([DRAWN[i][name] for name in names], axis=1).tolist()} <= of_item
+    assert DRAWN.inputs["item"].min() >= 1
+
+
+def test_no_item_was_seen_before_the_moment() -> None:
+    # Each user visits items in turn, one at each minute, which the context names: so the moment can be recovered.
+    users, visits = 20, 40
+    user = np.repeat(np.arange(users), visits)
+    minute = np.tile(np.arange(visits), users)
+    item = (minute * 7 + user * 5) % 60
+    columns = {"minute": minute}
+    log = in_time_order("turns", user, item, minute * 60, (user + minute) % 2, columns, {"minute": "context"})
+    data = encode(log, split_in_time(log, how="by_user"))
+    # Minutes of the test part are not in train: codes are 0. So take the moment as the earliest test minute.
+    first = {int(u): minute[-1] for u in range(users)}
+    for row in data.split.test:
+        first[int(log.user[row])] = min(first[int(log.user[row])], int(log.timestamp[row]) // 60)
+    raw = {int(code): int(i) for code, i in zip(data.inputs["item"], log.item, strict=True)}
+    raw_user = {int(code): int(u) for code, u in zip(data.inputs["user"], log.user, strict=True)}
+    drawn = draw_requests(data, np.full(200, 15), seed=0)
+    of_the_moment = 0
+    for i in range(len(drawn)):
+        of = raw_user[int(drawn[i]["user"][0])]
+        seen = {(m * 7 + of * 5) % 60 for m in range(first[of])}
+        shown = {raw[code] for code in drawn[i]["item"].tolist()}
+        assert not seen & shown
+        of_the_moment += (first[of] * 7 + of * 5) % 60 in shown
+    assert of_the_moment > 0  # what the user saw at that very moment is a candidate like any other
+
+
+def test_a_catalogue_too_small_repeats_items_and_one_used_up_is_refused() -> None:
+    small = _dataset(rows=300, users=30, items=20)
+    drawn = draw_requests(small, np.full(30, 100), seed=0)
+    assert all(len(drawn[i]["item"]) == 100 and len(set(drawn[i]["item"].tolist())) < 21 for i in range(30))
+    with pytest.raises(ValueError, match="must have items that they have not seen, but got none"):
+        draw_requests(_dataset(rows=3000, users=5, items=3, zipf=0), np.array([2]), seed=0)
+
+
+def test_a_request_for_the_whole_catalogue_has_each_unseen_item_once() -> None:
+    # User u visits item u again and again, so the nine others are what they have not seen. Item 9's 100 users make
+    # the rest of the catalogue so unpopular that only the race finds it.
+    user = np.repeat(np.arange(109), 10)
+    item = np.minimum(user, 9)
+    log = in_time_order("loyal", user, item, np.tile(np.arange(10), 109), np.arange(1090) // 2 % 2)
+    data = encode(log, split_in_time(log, how="over_all"))
+    drawn = draw_requests(data, np.full(50, 9), seed=0)
+    own = {int(u): int(i) for u, i in zip(data.inputs["user"], data.inputs["item"], strict=True)}
+    for i in range(50):
+        assert sorted(drawn[i]["item"].tolist()) == sorted(set(range(1, 11)) - {own[int(drawn[i]["user"][0])]})
+
+
+def test_rare_items_come_by_their_popularity_where_the_most_popular_was_seen() -> None:
+    # All but ten users know item 0 only, which is 99% of train; of the rest, items 1, 2 and 3 are 10%, 20% and 70%.
+    of_user = np.array([0] * 990 + [1] + [2] * 2 + [3] * 7)
+    user = np.repeat(np.arange(1000), 10)
+    log = in_time_order("rare", user, of_user[user], np.tile(np.arange(10), 1000), np.arange(10_000) // 2 % 2)
+    data = encode(log, split_in_time(log, how="over_all"))
+    item = draw_requests(data, np.full(2000, 1), seed=0).inputs["item"]
+    shown = np.bincount(item, minlength=5)[[4, 3, 2]]  # codes go by frequency: item 3 is code 2
+    np.testing.assert_allclose(shown / shown.sum(), [0.1, 0.2, 0.7], atol=0.04)
+
+
+def test_items_are_as_popular_as_in_train_and_users_as_frequent_as_in_test() -> None:
+    data = _dataset(rows=6000, users=300, items=100)
+    drawn = draw_requests(data, np.full(3000, 2), seed=0)
+    popularity = np.bincount(data.inputs["item"][data.split.train], minlength=data.fields[1].vocabulary)
+    shown = np.bincount(drawn.inputs["item"], minlength=len(popularity))
+    ranks = [np.argsort(np.argsort(counts[1:], kind="stable")) for counts in (popularity, shown)]
+    assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.8
+    asked = np.bincount(drawn.inputs["user"][::2], minlength=data.fields[0].vocabulary)
+    active = np.bincount(data.inputs["user"][data.split.test], minlength=len(asked))
+    expected = active / active.sum() * 3000
+    kept = expected > 0
+    chi_square = float(np.sum((asked[kept] - expected[kept]) ** 2 / expected[kept]))
+    degrees = np.count_nonzero(kept) - 1
+    assert not asked[~kept].any() and abs(chi_square - degrees) < 5 * np.sqrt(2 * degrees)
+
+
+def test_saved_requests_load_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "requests"
+    DRAWN.save(path)
+    loaded = Requests.load(path)
+    np.testing.assert_array_equal(loaded.offsets, DRAWN.offsets)
+    assert list(loaded.inputs) == list(DRAWN.inputs)
+    for name, values in DRAWN.inputs.items():
+        np.testing.assert_array_equal(loaded.inputs[name], values)
+    assert np.shares_memory(loaded[2]["item"], loaded.inputs["item"])
+    with pytest.raises(IndexError):
+        loaded[len(loaded)]
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    for rows in (np.array([], dtype=np.int64), np.array([3, 0])):
+        with pytest.raises(ValueError, match="rows must be the sizes"):
+            draw_requests(DATA, rows, seed=0)
+    with pytest.raises(ValueError, match="offsets must start at 0 and ascend"):
+        Requests({"item": np.arange(3)}, np.array([0, 3, 3]))
+    with pytest.raises(ValueError, match="input 'item' must have 4 rows"):
+        Requests({"item": np.arange(3)}, np.array([0, 4]))
+    np.savez(tmp_path / "other.npz", x=np.arange(3))
+    with pytest.raises(ValueError, match="must hold offsets"):
+        Requests.load(tmp_path / "other.npz")
