@@ -91,8 +91,8 @@ class _Range(_Section):
 class _ReadsDomain:
     """Reads a knob's domain from its written form; a real knob takes numbers within bounds, and makes them floats."""
 
-    def __init__(self, bounds: tuple[float, float] | None = None, rule: str = "", high_open: bool = False) -> None:
-        self.bounds, self.rule, self.high_open = bounds, rule, high_open
+    def __init__(self, bounds: tuple[float, float] | None = None, rule: str = "", open_ends: bool = False) -> None:
+        self.bounds, self.rule, self.open_ends = bounds, rule, open_ends
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         form = Annotated[
@@ -118,7 +118,7 @@ class _ReadsDomain:
 
     def _allowed(self, value: float) -> bool:
         low, high = self.bounds or (-math.inf, math.inf)
-        return (low < value < high) if self.high_open else (low <= value <= high)
+        return (low < value < high) if self.open_ends else (low <= value <= high)
 
 
 def _domain(form: Any, real: bool) -> Domain:
@@ -151,7 +151,7 @@ AnyDomain = Annotated[Domain, _ReadsDomain()]
 # These bounds are those of spaces.pruning.Pruning and spaces.distillation.Distillation; a test compares them.
 Ratios = Annotated[
     Domain,
-    _ReadsDomain((0.0, 1.0), "ratios above 0 and below 1 (a group that is not named stays whole)", high_open=True),
+    _ReadsDomain((0.0, 1.0), "ratios above 0 and below 1", open_ends=True),
 ]
 Temperatures = Annotated[Domain, _ReadsDomain((1.0, math.inf), "numbers of at least 1")]
 Shares = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to 1")]
@@ -259,7 +259,7 @@ class PlacementConfig(_Section):
 
 
 class SpaceConfig(_Section):
-    """Knobs to search; None: the default of the model family and the machine; an empty mapping: none is searched."""
+    """Knobs to search; None: the default of family and machine. Architecture or pruning empty: switched off."""
 
     architecture: Mapping[str, AnyDomain] | None = Field(
         default=None, description="a mapping of size to domain, {} for no smaller sibling, or null"

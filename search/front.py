@@ -58,7 +58,8 @@ def unit_objectives(
         l = np.log(latency) / np.log(BEST_P95_RATIO)  # noqa: E741  # the name in DESIGN
         t = np.log(throughput) / np.log(BEST_THROUGHPUT_RATIO)
     q = 1.0 - lost / max_loss
-    return np.clip(np.column_stack([l, t, q]), 0.0, 1.0)
+    unit: Floats = np.clip(np.column_stack([l, t, q]), 0.0, 1.0)
+    return unit
 
 
 def hypervolume(points: npt.ArrayLike) -> float:

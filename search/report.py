@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from search.report_axes import Parallel, parallel
 from search.report_data import Curve, Document, FrontData, front_data, hypervolume_curves
-from search.report_front import ACCENT, FAINT, FONT, GRID, INK, LOOK, MUTED, PALETTE, describe_front
+from search.report_front import FONT, GRID, INK, LOOK, PALETTE, describe_front
 from search.report_page import page
 from search.verdict import verdict
 
@@ -27,7 +27,7 @@ CONFIG = {
     "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["select2d", "lasso2d"],
 }
-AXIS_PIXELS = 92
+AXIS_PIXELS = 66
 PNG_PIXELS = (1200, 720)
 
 
@@ -48,11 +48,11 @@ def parallel_figure(data: Parallel) -> go.Figure:
     trace = go.Parcoords(
         dimensions=dimensions,
         line=line,
-        labelfont={"size": 12, "color": INK},
-        tickfont={"size": 11, "color": INK},
+        labelfont={"size": 10, "color": INK},
+        tickfont={"size": 10.5, "color": INK},
         rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
     )
-    return go.Figure(trace, {**LOOK, "height": 460, "margin": {"l": 60, "r": 60, "t": 64, "b": 24}})
+    return go.Figure(trace, {**LOOK, "height": 460, "margin": {"l": 56, "r": 24, "t": 72, "b": 24}})
 
 
 def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
@@ -113,7 +113,8 @@ def _png_title(document: Document) -> dict[str, Any]:
 
 
 def _fragment(figure: go.Figure, name: str) -> str:
-    return str(figure.to_html(config=CONFIG, include_plotlyjs=False, full_html=False, div_id=name, default_height="auto"))
+    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto"}
+    return str(figure.to_html(config=CONFIG, div_id=name, **shape))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

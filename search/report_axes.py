@@ -35,7 +35,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Parallel:
-    """`constant` are the knobs that never differ; `shades` are 0 infeasible, 1 dominated, 2 to 3 front by throughput."""
+    """`constant`: the knobs that never differ. `shades`: 0 infeasible, 1 dominated, 2 to 3 front by throughput."""
 
     trials: tuple[int, ...]
     axes: tuple[Axis, ...]
@@ -54,14 +54,14 @@ def parallel(document: Document) -> Parallel:
         if len(values) > 1:
             axes.append(knob_axis(name, column))
         else:
-            constant.update({name: knob_value(value) for value in values})
+            constant[name] = knob_value(values.pop())
     if rows:
         axes.append(_log_axis("p95<br>ratio", [row["latency_ms"]["p95_ratio"] for row in rows]))
         if all(row["throughput_ratio"] for row in rows):
             axes.append(_log_axis("throughput<br>ratio", [row["throughput_ratio"] for row in rows]))
         axes.append(_number_axis("quality<br>loss", [row["quality"]["loss"] for row in rows], percent))
         standing = [2.0 if row["on_front"] else float(row["feasible"]) for row in rows]
-        axes.append(Axis("standing", tuple(standing), (0.0, 1.0, 2.0), ("loses too much", "dominated", "front")))
+        axes.append(Axis("standing", tuple(standing), (0.0, 1.0, 2.0), ("infeasible", "dominated", "front")))
     return Parallel(tuple(row["trial"] for row in rows), tuple(axes), constant, _shades(rows))
 
 
@@ -80,7 +80,8 @@ def _shades(rows: Sequence[Any]) -> tuple[float, ...]:
 def knob_axis(name: str, column: Sequence[Any]) -> Axis:
     """`column`: one value for each trial, None where the trial does not have the knob (drawn below all others)."""
     family, _, rest = name.partition(".")
-    label = html.escape(family) + (f"<br>{html.escape(rest.replace('_', ' '))}" if rest else "")
+    # Two lines: plotly lays a third one over the upright itself.
+    label = "<br>".join(html.escape(part) for part in (family, rest.replace("_", " ")) if part)
     present = {value for value in column if value is not None}
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
     if numeric and len(present) > MANY_VALUES:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from search.front import hypervolume_over_time, non_dominated, unit_objectives
-from search.wording import MISSING, knob_value, milliseconds, percent, percent_interval, size, times
+from search.wording import knob_value, milliseconds, percent, size, times
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]

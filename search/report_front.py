@@ -17,6 +17,7 @@ INK, MUTED, FAINT, ACCENT = "#1d2733", "#5d6b7a", "#dfe4ea", "#c2352b"
 FONT = {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
 LOOK: Description = {"font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white"}
 GRID: Description = {"gridcolor": FAINT, "linecolor": MUTED, "ticks": "outside", "tickcolor": FAINT, "zeroline": False}
+ZERO: Description = {"zeroline": True, "zerolinecolor": MUTED}
 # Light to dark: more throughput is more ink, and neither end is lost on white paper.
 PALETTE = ("#f2b04c", "#e5714a", "#bb3e6b", "#6f2f80", "#231f5c")
 SYMBOLS = {"baseline": "circle", "student": "square", "pruned": "diamond"}
@@ -39,7 +40,7 @@ def describe_front(data: FrontData) -> Description:
             groups.append([point])
             traces.append({**_at([point]), **mark, "name": mark["name"].format(trial=trial)})
     legend = [_legend_entry(origin) for origin in dict.fromkeys(point.origin for point in data.points)]
-    return {"data": [*traces, *legend], "layout": _layout(data, _toggle(groups, len(legend)))}
+    return {"data": [*traces, *legend], "layout": _layout(data, _toggle(groups, groups.index(front)))}
 
 
 def loss_window(data: FrontData) -> tuple[float, float]:
@@ -123,34 +124,24 @@ def _legend_entry(origin: str) -> Description:
     return {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "marker": marker, "name": name}
 
 
-def _toggle(groups: Sequence[Sequence[FrontPoint]], legend_entries: int) -> Description:
-    """Two buttons that put the same points and bars on the axis in ratios or in milliseconds."""
-    in_ratios, in_ms = [], []
-    for points in groups:
-        in_ratios.append((points, [1.0] * len(points)))
-        in_ms.append((points, [point.p95_ms / point.p95_ratio for point in points]))
+def _toggle(groups: Sequence[Sequence[FrontPoint]], front: int) -> Description:
+    """Two buttons that put the same points on the axis in ratios or in milliseconds; only trace `front` has bars."""
     buttons = []
-    for label, title, scaled in (("ratio", IN_RATIOS, in_ratios), ("milliseconds", IN_MILLISECONDS, in_ms)):
-        bars = [
-            _bars(
-                [point.p95_ratio * scale for point, scale in zip(points, scales, strict=True)],
-                [
-                    (point.p95_ratio_interval[0] * scale, point.p95_ratio_interval[1] * scale)
-                    for point, scale in zip(points, scales, strict=True)
-                ],
-            )
-            for points, scales in scaled
-        ]
+    for label, title in (("ratio", IN_RATIOS), ("milliseconds", IN_MILLISECONDS)):
+        scales = [[1.0 if label == "ratio" else p.p95_ms / p.p95_ratio for p in points] for points in groups]
+        xs = [[p.p95_ratio * by for p, by in zip(ps, bys, strict=True)] for ps, bys in zip(groups, scales, strict=True)]
+        ends = [p.p95_ratio_interval for p in groups[front]]
+        bars = _bars(xs[front], [(low * by, high * by) for (low, high), by in zip(ends, scales[front], strict=True)])
         restyle = {
-            "x": [[p.p95_ratio * s for p, s in zip(points, scales, strict=True)] for points, scales in scaled],
-            "error_x.array": [bar["array"] for bar in bars],
-            "error_x.arrayminus": [bar["arrayminus"] for bar in bars],
+            "x": xs,
+            "error_x.array": [bars["array"] if place == front else None for place in range(len(groups))],
+            "error_x.arrayminus": [bars["arrayminus"] if place == front else None for place in range(len(groups))],
         }
         relayout = {"xaxis.title.text": title, "xaxis.autorange": True}
         buttons.append({"label": label, "method": "update", "args": [restyle, relayout, list(range(len(groups)))]})
     look = {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12}, "pad": {"r": 0, "t": 0}}
-    place = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
-    return {"type": "buttons", "direction": "right", "active": 0, "buttons": buttons, "showactive": True, **look, **place}
+    spot = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+    return {"type": "buttons", "direction": "right", "active": 0, "buttons": buttons, **look, **spot}
 
 
 def _layout(data: FrontData, toggle: Description) -> Description:
@@ -164,11 +155,11 @@ def _layout(data: FrontData, toggle: Description) -> Description:
         "height": 580,
         "margin": {"l": 64, "r": 16, "t": 64, "b": 56},
         "coloraxis": _colour_axis([p.throughput_ratio for p in data.points if p.throughput_ratio]),
-        "xaxis": {**GRID, "type": "log", "title": {"text": IN_RATIOS}, "dtick": "D2", "exponentformat": "none"},
-        "yaxis": {**GRID, "title": {"text": title}, "range": list(loss_window(data)), "zeroline": True, "zerolinecolor": MUTED},
+        "xaxis": {**GRID, "type": "log", "title": {"text": IN_RATIOS}, "dtick": "D2", "tickformat": ".3~g"},
+        "yaxis": {**GRID, "title": {"text": title}, "range": loss_window(data), **ZERO},
         "shapes": [{**line, "line": {"dash": "dash", "color": ACCENT, "width": 1.5}}],
         "annotations": [{**note, **spot}],
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "itemclick": False, "itemdoubleclick": False},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemclick": False},
         "updatemenus": [toggle] if data.points else [],
         "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
     }

@@ -10,7 +10,18 @@ from search.report_data import Document, Row, all_rows, front_data, knobs_by_fam
 from search.report_front import loss_window
 from search.report_style import PRINT_SCRIPT, STYLE
 from search.verdict import Verdict, alike_trials
-from search.wording import MISSING, count, metric_name, milliseconds, percent, significant, size, times
+from search.wording import (
+    MISSING,
+    column_milliseconds,
+    column_percent,
+    column_ratio,
+    count,
+    metric_name,
+    milliseconds,
+    percent,
+    significant,
+    size,
+)
 
 
 def page(
@@ -30,8 +41,8 @@ def page(
         _knobs(figures.get("knobs"), constant, knobs_pixels),
         _section(
             "How the search went",
-            f"Hypervolume: the share of the cube of gains that the front covers, {document['hypervolume'] or 0:.3f} at the end. "
-            "A curve still rising says that more time would pay.",
+            "Hypervolume is the share of the cube of gains that the front covers: "
+            f"{document['hypervolume'] or 0:.3f} at the end. A curve still rising says that more time would pay.",
             f'<div class="pair"><figure class="plot">{figures["by_minutes"]}</figure>'
             f'<figure class="plot">{figures["by_trial"]}</figure></div>',
         ),
@@ -76,7 +87,10 @@ def _verdict(document: Document, words: Verdict) -> str:
 def _front_caption(document: Document) -> str:
     data = front_data(document)
     beyond = [point.loss for point in data.points if 100 * point.loss > loss_window(data)[1]]
-    caption = "Each mark is a trial measured beside the baseline. Left is faster, lower keeps more quality, darker carries more."
+    caption = (
+        "Each mark is a trial measured beside the baseline. "
+        "Left is faster, lower keeps more quality, darker carries more; faint marks are off the front."
+    )
     if beyond:
         caption += (
             f" {count(len(beyond), 'trial')} lost more than the frame shows, up to {percent(max(beyond))}: "
@@ -87,17 +101,20 @@ def _front_caption(document: Document) -> str:
 
 def _front_table(document: Document) -> str:
     baseline, chosen = document["baseline"], (document.get("chosen") or {}).get("row")
+    # No trial has the number -1: nothing is tagged where nothing is chosen.
+    chosen_trial = chosen["trial"] if chosen else -1
     front = [row for row in all_rows(document)[1:] if row["on_front"]]
     if not front:
-        return f"{_table(_HEADS, [_front_row(baseline, baseline, '')])}<p>No candidate joined the baseline on the front.</p>"
+        alone = _table(_HEADS, [_front_row(baseline, baseline, "baseline")])
+        return f'{alone}<p class="note">No candidate is on the front.</p>'
     front.sort(key=lambda row: float(row["latency_ms"]["p95_ratio"]))
     alike = alike_trials(document, chosen) if chosen else []
     cells = [_front_row(baseline, baseline, "baseline")]
     for row in front:
-        is_chosen = bool(chosen) and row["trial"] == chosen["trial"]
-        cells.append(_front_row(row, baseline, "chosen" if is_chosen else "≈ chosen" if row["trial"] in alike else ""))
-    note = "<p class='note'>≈: its intervals overlap the chosen point's on every objective.</p>" if len(alike) > 1 else ""
-    return _table(_HEADS, cells) + note
+        tag = "chosen" if row["trial"] == chosen_trial else "≈ chosen" if row["trial"] in alike else ""
+        cells.append(_front_row(row, baseline, tag))
+    note = '<p class="note">≈ chosen: its intervals overlap those of the chosen point on every objective.</p>'
+    return _table(_HEADS, cells) + (note if len(alike) > 1 else "")
 
 
 _HEADS = ("trial", "recipe", "p95", "p95 ratio", "throughput", "throughput ratio", "quality loss", "model")
@@ -105,15 +122,19 @@ _HEADS = ("trial", "recipe", "p95", "p95 ratio", "throughput", "throughput ratio
 
 def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
     latency, quality = row["latency_ms"], row["quality"]
-    badge = f' <span class="tag">{escape(tag)}</span>' if tag else ""
+    # The baseline against itself is exact.
+    own = row["trial"] == baseline["trial"]
+    measured = latency["p95_ratio_interval"], row["throughput_ratio_interval"], quality["loss_interval"]
+    intervals = (None, None, None) if own else measured
+    badge = f' <span class="tag {"chosen" if tag == "chosen" else ""}">{escape(tag)}</span>' if tag else ""
     return (
         f"{row['trial']}{badge}",
         _recipe(row, baseline),
-        _cell(latency["p95"], milliseconds),
-        _cell(latency["p95_ratio"], times, latency["p95_ratio_interval"]),
+        _cell(latency["p95"], column_milliseconds),
+        _cell(latency["p95_ratio"], column_ratio, intervals[0]),
         _cell(row["throughput_rps"], lambda value: f"{value:,.0f}/s"),
-        _cell(row["throughput_ratio"], times, row["throughput_ratio_interval"]),
-        _cell(quality["loss"], percent, quality["loss_interval"]),
+        _cell(row["throughput_ratio"], column_ratio, intervals[1]),
+        _cell(quality["loss"], column_percent, intervals[2]),
         _cell(row["model_bytes"], size),
     )
 
@@ -130,10 +151,16 @@ def _recipe(row: Row, baseline: Row) -> str:
     if row["trial"] == baseline["trial"]:
         return "the model as it was given"
     changed = {name: value for name, value in row["knobs"].items() if baseline["knobs"].get(name) != value}
-    brief = "; ".join(knobs_by_family({k: v for k, v in changed.items() if not k.startswith("distillation.")}).values())
+    # How it was taught is detail, and the origin is said by what was reshaped or pruned.
+    families = knobs_by_family({k: v for k, v in changed.items() if k != "weights.origin" and not k.startswith(_TAUGHT)})
+    brief = "; ".join(_PREFIX.get(family, "") + text for family, text in families.items())
     everything = {**knobs_by_family(row["knobs"]), "widths in the file": _pairs(row.get("widths") or {})}
     terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v or MISSING)}</dd>" for k, v in everything.items())
     return f"<details><summary>{escape(brief or 'as the baseline')}</summary><dl>{terms}</dl></details>"
+
+
+_TAUGHT = "distillation."
+_PREFIX = {"architecture": "student: ", "pruning": "pruned: "}
 
 
 def _pairs(mapping: Mapping[str, Any]) -> str:
@@ -173,7 +200,10 @@ def _endings(document: Document) -> str:
         (escape(state), escape(reason), str(len(trials)), escape(", ".join(map(str, trials))))
         for (state, reason), trials in ordered
     ]
-    lead = "A failed trial could not be built or measured; a stopped one was given up on purpose, to spend its time elsewhere."
+    lead = (
+        "A failed trial could not be built or measured; "
+        "a stopped one was given up on purpose, to spend its time elsewhere."
+    )
     table = _table(("", "reason", "how many", "trials"), rows).replace("<table>", '<table class="reasons">')
     return _section("What did not run to the end", lead, table)
 
@@ -198,22 +228,21 @@ def _method(document: Document) -> str:
 
 
 _HOW_TO_READ = """<ul>
-<li><b>The front</b> is every trial within the tolerated loss that no other matches or betters on latency, throughput and
-quality at once. The dotted edge joins those that stand out by latency and quality alone; a point of the front away from
-the edge earns its place by its throughput.</li>
+<li><b>The front</b> is every trial within the tolerated loss that no other matches or betters on latency, throughput
+and quality at once. The dotted edge joins those that stand out by latency and quality alone; a point of the front away
+from the edge earns its place by its throughput.</li>
 <li><b>Bars and ranges</b> are 95% intervals of a comparison with the baseline. Candidates are never compared with each
 other directly, so two whose ranges overlap on every objective are best taken as equal.</li>
 <li><b>Ratios</b> are against the baseline under the same requests at the same times: a p95 ratio of 0.2x is five times
-faster, a throughput ratio of 4x is four times the load. Milliseconds are this machine's, ratios travel better.</li>
+faster, a throughput ratio of 4x is four times the load. Milliseconds are this machine's; ratios travel better.</li>
 <li><b>Quality loss</b> is relative to the baseline's own metric; below zero is a gain.</li>
 <li><b>Hypervolume</b> is the volume under the front in a cube of three gains, each from 0 to 1: latency (a p95 ratio of
 0.01x is 1), throughput (a ratio of 100x is 1) and quality kept (no loss is 1, the tolerated loss is 0).</li>
 </ul>"""
 
 _HOW_MEASURED = """<p>Latency is open loop: arrivals come from a seeded schedule and do not wait for answers, and a
-request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short blocks; the
-percentiles are pooled over the blocks and their ratio's interval is a paired bootstrap of the blocks. Throughput is the
-highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the engine that serves; its
-interval resamples users or requests, not rows. Candidates were ranked by validation only.</p>"""
-
-
+request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short blocks;
+the percentiles are pooled over the blocks and the interval of their ratio is a paired bootstrap of the blocks.
+Throughput is the highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the
+engine that serves; its interval resamples users or requests, not rows. Candidates were ranked by validation alone.
+</p>"""

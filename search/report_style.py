@@ -7,9 +7,9 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.55 Inter, "Segoe UI", "Helvetica Neue", Arial,
   "DejaVu Sans", sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 40px 24px 64px; }
+main { max-width: 1280px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { max-width: 34em; margin: 4px 0 16px; font-size: clamp(22px, 2.6vw, 31px); line-height: 1.25; font-weight: 650;
-  letter-spacing: -0.01em; text-wrap: pretty; }
+  letter-spacing: -0.01em; text-wrap: balance; }
 h2 { margin: 0 0 4px; font-size: 21px; font-weight: 650; letter-spacing: -0.005em; }
 section { margin-top: 52px; }
 p, ul, dl { max-width: 75ch; }
@@ -18,20 +18,23 @@ ul { padding-left: 1.15em; } li { margin: 0.3em 0; }
 .study { margin: 0; font-size: 14px; } .study b { color: var(--ink); }
 .facts { font-size: 14px; font-variant-numeric: tabular-nums; }
 .lead { margin: 0 0 12px; } .note { font-size: 14px; }
-.warning { margin: 10px 0; padding: 9px 14px; border-left: 3px solid #d99a1c; background: #fdf6e6; border-radius: 0 4px 4px 0; }
+.warning { margin: 10px 0; padding: 9px 14px; border-left: 3px solid #d99a1c; background: #fdf6e6; }
 code { padding: 1px 5px; background: var(--soft); border-radius: 4px; font-size: 0.9em; overflow-wrap: anywhere; }
 figure { margin: 0; } .scroll { overflow-x: auto; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 16px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 16px; }
 .pair > * { min-width: 0; }
 table { width: 100%; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; line-height: 1.4; }
 th { padding: 8px 12px 8px 0; color: var(--muted); font-weight: 550; text-align: right; white-space: nowrap;
   border-bottom: 1.5px solid var(--ink); vertical-align: bottom; }
-td { padding: 8px 12px 8px 0; text-align: right; vertical-align: top; white-space: nowrap; border-bottom: 1px solid var(--line); }
+td { padding: 8px 12px 8px 0; text-align: right; vertical-align: top; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
 td small { display: block; color: var(--muted); font-size: 12px; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 td:nth-child(2) { width: 40%; min-width: 240px; white-space: normal; overflow-wrap: anywhere; }
-table.reasons td:last-child { width: 34%; min-width: 160px; white-space: normal; }
-.tag { margin-left: 4px; padding: 1px 7px; font-size: 12px; color: var(--accent); border: 1px solid; border-radius: 9px; }
+table.reasons td:nth-child(2) { width: 60%; } .reasons :is(th, td):last-child { min-width: 160px; text-align: left; }
+.reasons td:last-child { white-space: normal; }
+.tag { margin-left: 4px; padding: 1px 7px; font-size: 12px; border: 1px solid var(--muted); border-radius: 9px; }
+.tag.chosen { color: var(--accent); border-color: var(--accent); }
 details dl { margin: 8px 0; } summary { cursor: pointer; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }

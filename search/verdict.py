@@ -26,12 +26,12 @@ class Verdict:
 
 
 def verdict(document: Document) -> Verdict:
-    """From the document of `leanrec front --json`. "Proved" is said of a loss confirmed on test, and of nothing else."""
+    """From the document of `leanrec front --json`. Only a loss confirmed on test is called proved."""
     candidates = [row for row in document["rows"] if row["trial"] != document["baseline"]["trial"]]
     gains = [row for row in candidates if helps(row)]
     chosen = document.get("chosen")
     confirmed = chosen.get("confirmed") if chosen else None
-    if confirmed:
+    if chosen and confirmed:
         headline, sentences = _on_test(document, chosen["row"], confirmed)
         subject = chosen["row"]
     elif gains:
@@ -72,7 +72,10 @@ def _on_test(document: Document, row: Row, confirmed: Mapping[str, Any]) -> tupl
     gain = _gain(p95_ratio, p95_interval, confirmed.get("throughput_ratio") or row["throughput_ratio"], row)
     looks = confirmed.get("looks") or 1
     looked = "looked at once" if looks == 1 else f"looked at {looks} times, for which the interval is widened"
-    sure = f"The test set was {looked}: the loss lies between {percent(interval[0])} and {percent(interval[1])}."
+    sure = (
+        f"The test set was {looked}: with 95% confidence the loss lies between "
+        f"{percent(interval[0])} and {percent(interval[1])}."
+    )
     who = f"trial {row['trial']}"
     if row["trial"] == document["baseline"]["trial"]:
         return "Nothing helped: the choice is the baseline itself.", []
@@ -118,7 +121,7 @@ def _nothing(document: Document, candidates: Sequence[Row]) -> tuple[str, list[s
             f"loses {percent(least['quality']['loss'])} of {_metric(least)}."
         )
     else:
-        sentences.append("What is feasible differs from the baseline by less than the measurement can show, or is slower.")
+        sentences.append("What keeps the quality is slower, or as fast as far as this measurement can show.")
     return (
         f"Nothing helped: no candidate within the tolerated loss of {tolerated} is measurably faster than the baseline "
         "or carries measurably more requests."
@@ -151,10 +154,9 @@ def _loss(loss: float, interval: Sequence[float] | None, metric: str) -> str:
 def _in_milliseconds(document: Document, row: Row) -> list[str]:
     own, base = row["latency_ms"], document["baseline"]["latency_ms"]
     load = f" at {rate(document['rate_rps'])}" if document.get("rate_rps") else ""
-    sentences = []
-    if base["p95"] and own["p95"]:
-        sentences.append(f"In milliseconds{load}: a p95 of {milliseconds(own['p95'])} against {milliseconds(base['p95'])}.")
-    return sentences
+    if not (base["p95"] and own["p95"]):
+        return []
+    return [f"In milliseconds{load}: a p95 of {milliseconds(own['p95'])} against {milliseconds(base['p95'])}."]
 
 
 def _other_points(document: Document, subject: Row, gains: Sequence[Row]) -> list[str]:
@@ -203,7 +205,8 @@ def _doubts(document: Document) -> list[str]:
         doubts.append(f"Only {count(complete, 'trial')} ran to the end, so a longer search may well find better.")
     references = document.get("references") or {}
     own = references.get("baseline")
-    ahead = [name for name, value in references.items() if None not in (own, value) and name != "baseline" and value >= own]
+    others = {name: value for name, value in references.items() if name != "baseline" and value is not None}
+    ahead = [name for name, value in others.items() if own is not None and value >= own]
     if ahead:
         names = " and ".join(f"{name.replace('_', ' ')} ({references[name]:.3f})" for name in ahead)
         doubts.append(

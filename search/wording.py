@@ -39,6 +39,20 @@ def rate(value: float) -> str:
     return f"{significant(value, 3)} requests per second"
 
 
+def column_ratio(value: float) -> str:
+    """In a column of its like: decimals that do not vary from row to row."""
+    return f"{value:.3f}x" if value < 1 else f"{value:.2f}x" if value < 10 else f"{value:,.1f}x"
+
+
+def column_percent(share: float) -> str:
+    # Adding zero turns the -0.00 of a tiny gain into 0.00.
+    return f"{round(100 * share, 2) + 0.0:.2f}%"
+
+
+def column_milliseconds(value: float) -> str:
+    return f"{value:.3f} ms" if value < 10 else f"{value:,.1f} ms"
+
+
 def size(count: float) -> str:
     """Bytes in decimal units."""
     for unit in ("B", "kB", "MB"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spaces.architecture import Architecture
 from spaces.candidate import Candidate, Weights
 from spaces.distillation import Distillation
-from spaces.domains import Choice, Domain, Scalar, Suggester
+from spaces.domains import Choice, Domain, Integer, Scalar, Suggester
 from spaces.placement import Placement, parse_layout
 from spaces.precision import Precision
 from spaces.pruning import Pruning
@@ -51,6 +52,24 @@ class SearchSpace:
         student = ("student",) if self.architecture else ()
         return ("baseline", *student, *(("pruned",) if self.pruning else ()))
 
+    def starts(self) -> tuple[dict[str, Scalar], ...]:
+        """Knob values of the trials that come first: the baseline, then the middle of each road away from it."""
+        widths = {f"precision.{group}": "fp32" for group in self.precision}
+        baseline: dict[str, Scalar] = {"weights.origin": "baseline", **widths, "precision.compute": "fp32"}
+        baseline |= {"placement.layout": "1xauto", "placement.engine": "onnxruntime"}
+        narrow = {f"precision.{g}": _middle(d) for g, d in self.precision.items() if len(d.values) > 1}
+        lean = {**baseline, **narrow, "placement.layout": self.layouts.values[min(1, len(self.layouts.values) - 1)]}
+        starts = [baseline, lean]
+        learning = {f"distillation.{name}": _middle(domain) for name, domain in self.distillation.items()}
+        for origin, domains, prefix in (
+            ("student", self.architecture, "architecture"),
+            ("pruned", self.pruning, "pruning"),
+        ):
+            if domains:
+                sizes = {f"{prefix}.{name}": _middle(domain) for name, domain in domains.items()}
+                starts.append({**lean, **learning, **sizes, "weights.origin": origin})
+        return tuple(starts)
+
     def suggest(self, suggester: Suggester) -> Candidate:
         precision = self.suggest_precision(suggester)
         return Candidate(self.suggest_weights(suggester), precision, self.suggest_placement(suggester, precision))
@@ -92,3 +111,13 @@ class SearchSpace:
 
 def _draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:
     return tuple((name, domains[name].suggest(suggester, f"{prefix}.{name}")) for name in sorted(domains))
+
+
+def _middle(domain: Domain) -> Scalar:
+    if isinstance(domain, Choice):
+        return domain.values[len(domain.values) // 2 if len(domain.values) < 4 else (len(domain.values) - 1) // 2]
+    if isinstance(domain, Integer):
+        return domain.low + (domain.high - domain.low) // (2 * domain.step) * domain.step
+    if domain.step is not None:
+        return domain.low + round((domain.high - domain.low) / domain.step) // 2 * domain.step
+    return math.sqrt(domain.low * domain.high) if domain.log else (domain.low + domain.high) / 2

@@ -56,7 +56,11 @@ def distil(
     rows = len(labels)
     steps = distillation.passes * max(1, rows // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=steps, pct_start=_WARM_UP, cycle_momentum=False
+        optimizer,
+        [g["lr"] for g in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=_WARM_UP,
+        cycle_momentum=False,
     )
     student.train()
     order = torch.randperm(rows, generator=generator)

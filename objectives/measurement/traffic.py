@@ -41,12 +41,6 @@ def poisson_gaps(rate_rps: float, count: int, generator: np.random.Generator) ->
     return np.maximum(generator.exponential(1e9 / rate_rps, size=count), 1).astype(np.int64)
 
 
-def lognormal_rows(median: int, sigma: float, most: int, count: int, seed: int) -> NDArray[np.int64]:
-    """(count,) rows of each request: lognormal, rounded, from 1 to `most`."""
-    drawn = np.random.default_rng(seed).lognormal(np.log(median), sigma, size=count)
-    return np.clip(np.rint(drawn), 1, most).astype(np.int64)
-
-
 def open_loop(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
     """Submit each request at its scheduled time, whether or not earlier ones are answered; wait for all answers.
 

@@ -41,7 +41,7 @@ DROPOUT = 0.2
 # A student's sizes; the baseline's own are among them.
 STUDENT: Mapping[str, Domain] = {
     "embedding_dim": Choice((4, 8, 10, 16)),
-    "crosses": Choice((0, 1, 2, 3, 5)),
+    "crosses": Choice((1, 2, 3, 5)),
     "mlp": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "400-400-400")),
 }
 
@@ -76,3 +76,21 @@ class DCNV2(nn.Module):
         for layer in self.cross:
             x = x0 * layer(x) + x
         return self.head(torch.cat([x, self.mlp(x0)], dim=1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+def anatomy(model: DCNV2) -> Anatomy:
+    """Its groups: all tables, the cross network, the MLP; the head's single unit is left alone."""
+
+    def parameters(modules: Sequence[str]) -> int:
+        return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
+
+    tables = tuple(f"tables.{name}" for name in model.fields)
+    cross = tuple(f"cross.{i}" for i in range(len(model.cross)))
+    mlp = tuple(f"mlp.{i}" for i, layer in enumerate(model.mlp) if isinstance(layer, nn.Linear))
+    tied = "its width is tied to the embeddings by the elementwise product with x_0"
+    groups = [
+        Group("tables", "table", tables, parameters(tables), False, "its width is tied to the cross network's"),
+        *([Group("cross", "linear", cross, parameters(cross), False, tied)] if cross else []),
+        Group("mlp", "linear", mlp, parameters(mlp), True),
+    ]
+    return Anatomy(tuple(groups))

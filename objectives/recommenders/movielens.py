@@ -89,7 +89,7 @@ def _user_features(users: pl.DataFrame) -> pl.DataFrame:
 
 def _item_features(items: pl.DataFrame) -> pl.DataFrame:
     # The last year in brackets, since the name itself may hold another; a series has a span, as in "(2006-2007)".
-    in_title = pl.col("title").str.extract_all(r"\(\d{4}(?:[–-]\d{0,4})?\)").list.last()  # noqa: RUF001
+    in_title = pl.col("title").str.extract_all(r"\(\d{4}(?:[–-]\d{0,4})?\)").list.last()
     year = pl.coalesce(pl.col("year").str.extract(r"(\d{4})"), in_title.str.extract(r"(\d{4})"))
     genres = pl.col("genres").list.eval(pl.element().filter(pl.element() != "")).list.sort().list.join("|")
     return items.select(

@@ -1,7 +1,7 @@
 """Simple scores that a recommender has to beat: how popular an item is, and a logistic regression."""
 
 import numpy as np
-import scipy.sparse  # type: ignore[import-untyped]
+import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score

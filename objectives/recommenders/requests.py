@@ -52,6 +52,12 @@ class Requests:
             return Requests(inputs, stored["offsets"])
 
 
+def lognormal_rows(median: int, sigma: float, most: int, count: int, seed: int) -> NDArray[np.int64]:
+    """(count,) rows of each request: lognormal, rounded, from 1 to `most`."""
+    drawn = np.random.default_rng(seed).lognormal(np.log(median), sigma, size=count)
+    return np.clip(np.rint(drawn), 1, most).astype(np.int64)
+
+
 def draw_requests(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> Requests:
     """One request for each of rows, (count,): that many candidates for a user of the test rows, drawn by frequency.
 

@@ -84,7 +84,9 @@ _ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Engine]] = {
 }
 
 
-def open_engine(name: str, model: Path, device: str = "cpu", threads: int | None = None, compute: str = "fp32") -> Engine:
+def open_engine(
+    name: str, model: Path, device: str = "cpu", threads: int | None = None, compute: str = "fp32"
+) -> Engine:
     """Load a model file.
 
     Raises:

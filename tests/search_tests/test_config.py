@@ -10,11 +10,11 @@ import stat
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -261,7 +261,7 @@ def test_no_such_file_and_a_folder(tmp_path: Path) -> None:
     assert refused(load, "qqq").endswith("the presets are ml-100k, synthetic-small")
     assert refused(load, str(tmp_path)).startswith(f"{tmp_path}: must be a preset or a YAML file, but cannot be read: ")
     assert "cannot be read" in refused(load, "a\0b")
-    assert "no such file" in refused(load, "") or True
+    assert refused(load, "").startswith("'': must be a preset or a YAML file, but cannot be read: ")
     assert "template" not in preset_names()
 
 
@@ -373,11 +373,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"space": {"architecture": {"size": []}}},
-        "space.architecture.size: A choice needs at least one value, but got none",
+        "space.architecture.size: a choice needs at least one value, but got none",
     ),
     (
         {"space": {"architecture": {"size": [1, 1]}}},
-        "space.architecture.size: A choice needs different values, but got [1",
+        "space.architecture.size: a choice needs different values, but got [1",
     ),
     (
         {"space": {"architecture": {"size": [1, None]}}},
@@ -418,7 +418,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"space": {"architecture": {"size": {"low": 0, "high": 4, "log": True}}}},
-        "space.architecture.size: A log scale need",
+        "space.architecture.size: a log scale need",
     ),
     (
         {"space": {"architecture": {"size": {"low": 1, "high": 4, "log": "yes"}}}},
@@ -487,9 +487,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"space": {"precision": {"compute": ["fp32", "int8"]}}},
         "space.precision.compute.1: must be one of fp32, bf16, but g",
     ),
+    ({"space": {"precision": {"mlp": {"fp32": 1}}}}, "space.precision.mlp: must be a list, but got {fp32: 1}"),
     (
         {"space": {"precision": {"mlp": [32]}}},
-        "space.precision.mlp.0: must be a mapping of layer group (or compute) to wid",
+        "space.precision.mlp.0: must be text, but got 32 (put it in quotes)",
     ),
     (
         {"space": {"placement": {"layouts": ["1xauto", "2by1"]}}},
@@ -730,7 +731,7 @@ def test_the_template_has_every_key() -> None:
 
 
 def test_the_template_says_what_each_choice_may_be() -> None:
-    for word in (*module.get_args(module.Objective), "auc", "poisson", "dcn-v2", *module._WIDTHS, "bf16"):
+    for word in (*get_args(module.Objective), "auc", "poisson", "dcn-v2", *module._WIDTHS, "bf16"):
         assert word in TEMPLATE
 
 
@@ -878,7 +879,7 @@ STUDIES = st.fixed_dictionaries(
             rows=st.tuples(COUNT, COUNT).map(lambda pair: {"median": min(pair), "max": max(pair)}),
         ),
         "slo": optional(percentile=st.sampled_from([50, 95, 99]), ms=st.one_of(st.none(), POSITIVE)),
-        "objectives": st.permutations(module.get_args(module.Objective)).flatmap(
+        "objectives": st.permutations(get_args(module.Objective)).flatmap(
             lambda every: st.integers(1, len(every)).map(lambda n: list(every[:n]))
         ),
         "space": SPACES,
@@ -890,13 +891,14 @@ STUDIES = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(STUDIES)
 def test_there_and_back(data: dict[str, Any]) -> None:
     config = parse(data)
     plain = config.model_dump(mode="json")
     assert parse(json.loads(json.dumps(plain))) == config == parse(plain)
     # PyYAML writes 1e-05 so that it reads it back as text; we do not.
-    through_yaml = parse(module._plain(yaml.safe_dump(plain, allow_unicode=True), "study.yaml"))
+    through_yaml = parse(module._plain(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), "study.yaml"))
     assert repr(through_yaml) == repr(config)
     assert settings_digest(through_yaml) == settings_digest(config) and difference(plain, config) is None
     assert pickle.loads(pickle.dumps(config)) == config
@@ -904,6 +906,7 @@ def test_there_and_back(data: dict[str, Any]) -> None:
         parse_layout(layout)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(STUDIES, STUDIES)
 def test_a_difference_is_found_exactly_when_digests_differ(a: dict[str, Any], b: dict[str, Any]) -> None:
     one, other = parse(a), parse({**b, "name": a["name"], "data": a["data"]})
@@ -912,6 +915,7 @@ def test_a_difference_is_found_exactly_when_digests_differ(a: dict[str, Any], b:
     assert found is None or len(found.splitlines()) == 1
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.recursive(SCALARS | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 )
@@ -923,6 +927,7 @@ def test_any_other_data_are_one_line(data: Any) -> None:
             assert len(str(error).splitlines()) == 1 and str(error).split(":")[0].startswith(section)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text())
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:

@@ -1,0 +1,43 @@
+"""The child's side of a job: one JSON line in, one JSON line out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Handler = Callable[..., Any]
+
+
+def serve(handlers: Mapping[str, Handler]) -> None:
+    """Answer jobs from standard input until it closes.
+
+    A line `{"job": NAME, "arguments": {...}}` is answered by `{"result": ...}` or `{"error": ONE LINE, "trace": ...}`;
+    `{"progress": LINE}` may come in between. Whatever the work prints goes to standard error.
+    """
+    # Ctrl-C is the coordinator's to handle; it tells its children.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def progress(line: str) -> None:
+        replies.write(json.dumps({"progress": line}) + "\n")
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            result = handlers[request["job"]](progress=progress, **request["arguments"])
+            reply = json.dumps({"result": result}, allow_nan=False)
+        except Exception as error:
+            reply = json.dumps({"error": one_line(error), "trace": traceback.format_exc()})
+        replies.write(reply + "\n")
+
+
+def one_line(error: BaseException) -> str:
+    """The error's kind and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,248 @@
+"""Judge and time: what a model file is worth and costs. Run as the meter process: `python -m objectives.measure`.
+
+Loads no torch and no user code: held-out rows and requests are plain arrays that a builder wrote.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.jobs import serve
+from objectives.measurement.latency import CONFIRM, SCREEN, Timings, Window, summarise, time_side_by_side
+from objectives.measurement.quality import paired_quality
+from objectives.measurement.statistics import interval
+from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates, slo_rate
+from objectives.measurement.traffic import Request, Submit, precise_sleep
+from objectives.record import Artifact, Latency, Quality, Throughput
+from objectives.serving.devices import engine_version
+from objectives.serving.engines import open_engine
+from objectives.serving.pool import Pool
+from objectives.store import make_once
+from spaces.canonical import digest, from_plain, to_plain
+from spaces.placement import Placement
+
+_CHUNK_ROWS = 4096
+# The baseline's p95 in a run may differ this much from what it was at the study's start before the run is repeated.
+_DRIFT = 2.0
+_TRIES = 3
+_PROBES = {"screen": 4, "confirm": 6}
+WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "confirm": CONFIRM}
+
+
+class DisturbedError(RuntimeError):
+    """The machine was too busy with something else for a timing to mean anything."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model file and how it is run."""
+
+    model: str
+    placement: Placement
+    compute: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """The study's arrival rate, and the baseline's percentile at it, of which a later run must not be far."""
+
+    capacity_rps: float
+    rate_rps: float
+    baseline_p95_ms: float
+
+
+def judge(
+    cache: Path,
+    holdout: Path,
+    part: str,
+    metric: str,
+    candidate: tuple[Artifact, Arm],
+    baseline: tuple[Artifact, Arm],
+    seed: int,
+    confidence: float,
+) -> tuple[Quality, bool]:
+    """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache."""
+    inputs, labels, groups = _held_out(holdout, part)
+    ours, reused = _scores(cache, holdout, part, inputs, *candidate)
+    theirs, _ = _scores(cache, holdout, part, inputs, *baseline)
+    return paired_quality(metric, ours, theirs, labels, groups, seed, confidence), reused
+
+
+def calibrate(holdout: Path, baseline: Arm, share: float, rate_rps: float | None, seed: int) -> Load:
+    """The baseline's closed-loop capacity, the rate that the study offers (a share of it), and the p95 at that rate.
+
+    Args:
+        rate_rps: the study's rate where an earlier run settled it
+    """
+    requests = _requests(holdout)
+    with _quiet(), _open(baseline) as pool:
+        _warm_up(pool.submit, requests)
+        capacity = float(np.median([saturation(pool.submit, requests, 1) for _ in range(5)]))
+        rate = capacity * share if rate_rps is None else rate_rps
+        probes = [open_loop_probe(pool.submit, requests, rate, seed + i).latency_ms for i in range(4)]
+    return Load(capacity, rate, float(np.percentile(np.concatenate(probes), 95)))
+
+
+def time(
+    holdout: Path, candidate: Arm, baseline: Arm, load: Load, slo_ms: float | None, percent: int, length: str, seed: int
+) -> tuple[Latency, Throughput]:
+    """Latency at the study's rate and throughput under the SLO, both beside the baseline.
+
+    Raises:
+        DisturbedError: the baseline itself was far from its usual latency, several times over.
+    """
+    requests = _requests(holdout)
+    with _quiet(), _open(candidate) as ours, _open(baseline) as theirs:
+        _warm_up(ours.submit, requests)
+        _warm_up(theirs.submit, requests)
+        for attempt in range(_TRIES):
+            timings = time_side_by_side(
+                ours.submit, theirs.submit, requests, load.rate_rps, WINDOWS[length], seed + attempt
+            )
+            drift = float(np.percentile(timings.baseline, 95)) / load.baseline_p95_ms
+            if 1 / _DRIFT <= drift <= _DRIFT:
+                break
+        else:
+            raise DisturbedError(
+                f"The baseline's p95 was {drift:.2g} times what it was at the study's start, {_TRIES} times over: "
+                "the machine is busy with something else."
+            )
+        throughput = _throughput(
+            ours, theirs, candidate, baseline, requests, timings, load, slo_ms, percent, _PROBES[length], seed
+        )
+    return summarise(timings, load.rate_rps, seed), throughput
+
+
+def _throughput(
+    ours: Pool,
+    theirs: Pool,
+    candidate: Arm,
+    baseline: Arm,
+    requests: list[Request],
+    timings: Timings,
+    load: Load,
+    slo_ms: float | None,
+    percent: int,
+    probes: int,
+    seed: int,
+) -> Throughput:
+    """Without an SLO of its own the limit is the baseline's percentile in this very run, whose rate is the study's."""
+    limit = float(np.percentile(timings.baseline, percent)) if slo_ms is None else slo_ms
+
+    def search(pool: Pool, arm: Arm, blocks: NDArray[np.float64]) -> tuple[tuple[Probe, ...], float]:
+        most = saturation(pool.submit, requests, arm.placement.replicas)
+        probe: Callable[[float], Probe] = lambda rate: open_loop_probe(pool.submit, requests, rate, seed)  # noqa: E731
+        return search_rates(probe, Probe(load.rate_rps, blocks), most, limit, percent, probes), most
+
+    found, most = search(ours, candidate, timings.candidate)
+    rate, rates = slo_rate(found, timings.baseline if slo_ms is None else slo_ms, percent, seed)
+    if slo_ms is None:
+        base, bases = load.rate_rps, np.full(len(rates), load.rate_rps)
+    else:
+        base, bases = slo_rate(search(theirs, baseline, timings.baseline)[0], slo_ms, percent, seed)
+    return Throughput(rate, base, rate / base, interval(rates / bases), limit, most)
+
+
+def _open(arm: Arm) -> Pool:
+    return Pool.open(Path(arm.model), arm.placement, arm.compute)
+
+
+def _warm_up(submit: Submit, requests: list[Request]) -> None:
+    """Kernels are chosen and buffers grow in the first calls: the largest request, then a few others."""
+    largest = max(requests, key=lambda r: len(next(iter(r.values()))))
+    for request in (largest, *requests[:20]):
+        submit(request).result()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@lru_cache(maxsize=2)
+def _held_out(holdout: Path, part: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32], NDArray[np.int64]]:
+    with np.load(holdout / f"{part}.npz") as arrays:
+        return _inputs(arrays), arrays["labels"], arrays["groups"]
+
+
+@lru_cache(maxsize=1)
+def _requests(holdout: Path) -> list[Request]:
+    with np.load(holdout / "requests.npz") as arrays:
+        offsets, inputs = arrays["offsets"], _inputs(arrays)
+    return [{k: v[a:b] for k, v in inputs.items()} for a, b in itertools.pairwise(offsets)]
+
+
+def _inputs(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix("input."): arrays[name] for name in arrays if name.startswith("input.")}
+
+
+def _scores(
+    cache: Path, holdout: Path, part: str, inputs: Mapping[str, NDArray[Any]], artifact: Artifact, arm: Arm
+) -> tuple[NDArray[np.float32], bool]:
+    engine = arm.placement.engine
+    key = digest(holdout.name, part, artifact.key, engine, engine_version(engine), arm.compute)[:20]
+    folder = cache / "scores" / key
+
+    def write(into: Path) -> None:
+        session = open_engine(engine, Path(arm.model), arm.placement.device, None, arm.compute)
+        rows = len(next(iter(inputs.values())))
+        parts = [
+            session.run({k: v[i : i + _CHUNK_ROWS] for k, v in inputs.items()}) for i in range(0, rows, _CHUNK_ROWS)
+        ]
+        np.save(into / "scores.npy", np.concatenate(parts))
+
+    reused = make_once(folder, write)
+    scores: NDArray[np.float32] = np.load(folder / "scores.npy")
+    return scores, reused
+
+
+def _main() -> None:
+    precise_sleep()
+    # A finished replica asks for the interpreter lock; the default wait of 5 ms would show as latency.
+    sys.setswitchinterval(5e-5)
+
+    def judge_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, **options: Any) -> Any:
+        quality, reused = judge(
+            cache=Path(cache), holdout=Path(holdout), candidate=_pair(candidate), baseline=_pair(baseline), **options
+        )
+        return {"quality": to_plain(quality), "reused": reused}
+
+    def calibrate_job(progress: Any, holdout: str, baseline: Any, **options: Any) -> Any:
+        return to_plain(calibrate(Path(holdout), from_plain(Arm, baseline), **options))
+
+    def time_job(progress: Any, holdout: str, candidate: Any, baseline: Any, load: Any, **options: Any) -> Any:
+        latency, throughput = time(
+            holdout=Path(holdout),
+            candidate=from_plain(Arm, candidate),
+            baseline=from_plain(Arm, baseline),
+            load=from_plain(Load, load),
+            **options,
+        )
+        return {"latency": to_plain(latency), "throughput": to_plain(throughput)}
+
+    serve({"judge": judge_job, "calibrate": calibrate_job, "time": time_job})
+
+
+def _pair(plain: Any) -> tuple[Artifact, Arm]:
+    return from_plain(Artifact, plain["artifact"]), from_plain(Arm, plain["arm"])
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,118 @@
+"""The highest open-loop rate at which a percentile of latency stays within the SLO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from objectives.measurement.statistics import Floats, block_percentiles, block_picks, interval
+from objectives.measurement.traffic import Request, Submit, open_loop, poisson_gaps, saturated
+
+_RESAMPLES = 400
+_PROBE_BLOCKS = 5
+_PROBE_REQUESTS = 200
+_PROBE_SECONDS = 0.3
+_SATURATION_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Latency in milliseconds at one offered rate, (blocks, requests)."""
+
+    rate_rps: float
+    latency_ms: Floats
+
+
+def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
+    """Requests a second in a closed loop that always keeps two in flight for each replica."""
+    return saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
+
+
+def open_loop_probe(submit: Submit, requests: Sequence[Request], rate_rps: float, seed: int) -> Probe:
+    """A few short blocks at one rate; queues drain between them."""
+    generator = np.random.default_rng(seed)
+    count = max(_PROBE_REQUESTS, int(rate_rps * _PROBE_SECONDS)) // _PROBE_BLOCKS
+    blocks = []
+    for block in range(_PROBE_BLOCKS):
+        chosen = [requests[(block * count + i) % len(requests)] for i in range(count)]
+        blocks.append(open_loop(submit, chosen, poisson_gaps(rate_rps, count, generator)).latency_ms)
+    return Probe(rate_rps, np.array(blocks))
+
+
+def search_rates(
+    probe: Callable[[float], Probe], first: Probe, saturated_rps: float, slo_ms: float, percent: float, probes: int
+) -> tuple[Probe, ...]:
+    """Bisect (in log rate) for the rate at which the percentile meets the SLO, from a first probe that is given.
+
+    Where the first keeps the SLO the answer lies between it and saturation, else between an eighth of it and it.
+    """
+    done = [first]
+    if np.percentile(first.latency_ms, percent) <= slo_ms:
+        low, high = first.rate_rps, max(saturated_rps, first.rate_rps) * 1.1
+        rate = max(0.85 * saturated_rps, math.sqrt(low * high))
+    else:
+        low, high = first.rate_rps / 8, first.rate_rps
+        rate = math.sqrt(low * high)
+    for _ in range(probes):
+        done.append(probe(rate))
+        if np.percentile(done[-1].latency_ms, percent) <= slo_ms:
+            low = rate
+        else:
+            high = rate
+        rate = math.sqrt(low * high)
+    return tuple(sorted(done, key=lambda p: p.rate_rps))
+
+
+def crossing(rates: Floats, percentiles: Floats, slo: float) -> float:
+    """The rate at which the percentile meets the SLO, by interpolation in logarithms.
+
+    Args:
+        rates: (n,), ascending
+        percentiles: (n,); more load never lowers a percentile, so a dip is noise and is levelled
+
+    Returns:
+        The highest rate where all keep the SLO; where none does, the lowest rate scaled down by SLO over percentile.
+    """
+    level = np.maximum.accumulate(percentiles)
+    above = np.flatnonzero(level > slo)
+    if len(above) == 0:
+        return float(rates[-1])
+    at = int(above[0])
+    if at == 0:
+        return float(rates[0] * slo / level[0])
+    x0, x1 = math.log(rates[at - 1]), math.log(rates[at])
+    y0, y1 = math.log(level[at - 1]), math.log(level[at])
+    return math.exp(x0 + (x1 - x0) * (math.log(slo) - y0) / (y1 - y0))
+
+
+def slo_rate(probes: Sequence[Probe], slo: float | Floats, percent: float, seed: int) -> tuple[float, Floats]:
+    """The rate under the SLO, and its bootstrap over the blocks of each probe.
+
+    Args:
+        slo: milliseconds, or (blocks, requests) milliseconds of the baseline whose own percentile is the SLO; it is
+            then resampled too
+
+    Returns:
+        Requests per second, and (resamples,) of the same.
+    """
+    rates = np.array([p.rate_rps for p in probes])
+    drawn = [
+        block_percentiles(p.latency_ms, percent, block_picks(len(p.latency_ms), seed + i, _RESAMPLES))
+        for i, p in enumerate(probes)
+    ]
+    if isinstance(slo, float):
+        limit, limits = slo, np.full(_RESAMPLES, slo)
+    else:
+        limit = float(np.percentile(slo, percent))
+        limits = block_percentiles(slo, percent, block_picks(len(slo), seed + len(rates), _RESAMPLES))
+    point = crossing(rates, np.array([np.percentile(p.latency_ms, percent) for p in probes]), limit)
+    table = np.stack(drawn, axis=1)
+    return point, np.array([crossing(rates, row, float(at)) for row, at in zip(table, limits, strict=True)])
+
+
+def ratio_interval(candidate: Floats, baseline: float | Floats) -> tuple[float, float]:
+    """95% interval of the ratio of two rates from their resamples."""
+    return interval(candidate / baseline)

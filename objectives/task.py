@@ -1,0 +1,38 @@
+"""What a study is about, in the plain terms that a builder needs to open it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spaces.canonical import digest
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recommender by name, its data, its metric, the rows of its requests (lognormal), and the seed of all of it."""
+
+    home: str
+    recommender: str
+    source: str
+    metric: str
+    rows_median: int
+    rows_sigma: float
+    rows_max: int
+    seed: int
+    synthetic: Mapping[str, float] | None = None
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.home) / "mlruns" / "cache"
+
+    @property
+    def data_sets(self) -> Path:
+        return Path(self.home) / "mlruns" / "data"
+
+    def key(self, *more: object) -> str:
+        """Names what follows from this task and from `more`; the home is no part of it."""
+        parts = [self.recommender, self.source, self.synthetic, self.metric, self.seed]
+        rows = [self.rows_median, self.rows_sigma, self.rows_max]
+        return digest(parts, rows, *more)[:20]

@@ -1,0 +1,70 @@
+"""The space of one study: what the family and the machine offer, with what the study file says in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from objectives.build import Prepared
+from objectives.serving.devices import computes_bf16, cores_allowed, engines_here
+from search.config import ConfigError, SpaceConfig
+from spaces.domains import Choice, Domain, Float
+from spaces.placement import layouts
+from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS
+from spaces.space import BF16_ENGINE, SearchSpace
+
+PASSES = 6
+RATIOS = Float(0.25, 0.9, step=0.05)
+TEMPERATURE = Float(1.0, 8.0, log=True)
+TEACHER_WEIGHT = Float(0.0, 1.0)
+
+
+def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
+    """Every knob of the study.
+
+    Raises:
+        ConfigError: the study file names a group, size, engine or width that is not there, with those that are.
+    """
+    anatomy = prepared.anatomy
+    student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
+    ratios: dict[str, Domain] = {group.name: RATIOS for group in anatomy.groups if group.prunable}
+    widths = {g.name: Choice(TABLE_WIDTHS if g.kind == "table" else LINEAR_WIDTHS) for g in anatomy.groups}
+    compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in engines_here() and computes_bf16() else ("fp32",)
+    chosen = dict(given.precision or {})
+    computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
+    for group, asked in chosen.items():
+        if group not in widths:
+            raise ConfigError(f"space.precision.{group}: unknown group; the model has {', '.join(widths)}")
+        widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
+    learning = given.distillation
+    return SearchSpace(
+        architecture=_replaced("space.architecture", student, given.architecture),
+        pruning=_replaced("space.pruning", ratios, given.pruning),
+        distillation={
+            "temperature": learning.temperature or TEMPERATURE,
+            "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
+        },
+        precision=widths,
+        compute=computes,
+        engines=_subset("space.placement.engines", given.placement.engines, engines_here()),
+        layouts=_subset("space.placement.layouts", given.placement.layouts, layouts(cores_allowed())),
+        passes=learning.passes or PASSES,
+    )
+
+
+def _replaced(field: str, default: Mapping[str, Domain], given: Mapping[str, Domain] | None) -> Mapping[str, Domain]:
+    """An empty mapping switches the technique off; a named knob takes the given domain, the rest keep theirs."""
+    if given is None:
+        return default
+    unknown = [name for name in given if name not in default]
+    if unknown:
+        raise ConfigError(f"{field}.{unknown[0]}: unknown; there are {', '.join(default) or 'none'}")
+    return {**default, **given} if given else {}
+
+
+def _subset(field: str, given: tuple[str, ...] | None, offered: tuple[str, ...] | list[str]) -> Choice:
+    if given is None:
+        return Choice(tuple(offered))
+    missing = [value for value in given if value not in offered]
+    if missing:
+        raise ConfigError(f"{field}: {missing[0]!r} is not to be had here; there are {', '.join(offered)}")
+    return Choice(tuple(given))

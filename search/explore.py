@@ -1,0 +1,277 @@
+"""Which job next: the only place that decides it. Asks, dispatches, records and tells; never trains, never measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from optuna.trial import Trial
+
+from objectives.build import Prepared
+from objectives.measure import Arm, Load
+from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, State, Throughput
+from objectives.task import Task
+from search.config import StudyConfig
+from search.study import Study, outcome_of
+from search.workers import Done, Worker, wait
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain, to_plain
+from spaces.placement import Placement
+from spaces.space import SearchSpace
+
+Stage = Literal["fit", "export", "judge", "time"]
+_BUILDING: tuple[Stage, ...] = ("fit", "export")
+# So many choices in a row that were measured before: the space has nothing new.
+_DUPLICATES = 50
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class Flight:
+    """A trial on its way through the stages."""
+
+    trial: Trial
+    candidate: Candidate
+    stage: Stage
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    worker: Worker | None = None
+    artifact: Artifact | None = None
+    quality: Quality | None = None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+@dataclass(frozen=True)
+class Told:
+    """One trial that ended, for whoever watches."""
+
+    number: int
+    candidate: Candidate
+    outcome: Outcome
+    minutes: float
+
+
+def baseline_arm(task: Task, prepared: Prepared) -> Arm:
+    """The baseline as DESIGN defines it: fp32, ONNX Runtime's own defaults, one replica."""
+    return Arm(f"{task.home}/{prepared.baseline.path}", Placement(), "fp32")
+
+
+def candidate_arm(task: Task, artifact: Artifact, candidate: Candidate) -> Arm:
+    return Arm(f"{task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
+
+
+def next_job(flights: Sequence[Flight], builders_idle: int, meter_idle: bool) -> Flight | None:
+    """The flight to move on, oldest first: timing and judging before building, never one set of weights fitted twice."""
+    waiting = [f for f in flights if f.worker is None]
+    if meter_idle:
+        for stage in ("time", "judge"):
+            for flight in waiting:
+                if flight.stage == stage:
+                    return flight
+    fitting = {f.candidate.weights.id for f in flights if f.worker is not None and f.stage == "fit"}
+    for flight in waiting:
+        if builders_idle and flight.stage in _BUILDING and flight.candidate.weights.id not in fitting:
+            return flight
+    return None
+
+
+class Explorer:
+    """One run of a study: trials in flight, the workers they run on, and the clock of the budget."""
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        task: Task,
+        prepared: Prepared,
+        load: Load,
+        space: SearchSpace,
+        study: Study,
+        builders: Sequence[Worker],
+        meter: Worker,
+        threads: int,
+        record: Callable[[Told], None],
+        tick: Callable[[float], None],
+    ) -> None:
+        self._config, self._task, self._prepared, self._load = config, task, prepared, load
+        self._space, self._study = space, study
+        self._builders, self._meter, self._threads = builders, meter, threads
+        self._record, self._tick = record, tick
+        self._flights: list[Flight] = []
+        self._known = {t.user_attrs["candidate_id"] for t in study.finished() if _complete(t)}
+        self._duplicates = 0
+
+    def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
+        """Search until the time or the trials are used up; says in one line why it ended.
+
+        Args:
+            seconds: left for this call
+            trials: complete trials to reach in this call, or None
+            spent_seconds: search time of earlier calls, for the trials' minutes
+        """
+        start = time.monotonic()
+        told = 0
+        # One more than the builders: the meter always finds something.
+        most = len(self._builders) + 1
+        try:
+            while True:
+                elapsed = time.monotonic() - start
+                over = elapsed >= seconds or (trials is not None and told >= trials)
+                if over or self._duplicates >= _DUPLICATES:
+                    return "the space holds nothing new" if self._duplicates >= _DUPLICATES else "the budget is spent"
+                allowed = most if trials is None else min(most, trials - told)
+                while len(self._flights) < allowed and self._duplicates < _DUPLICATES:
+                    self._ask(elapsed + spent_seconds)
+                self._dispatch()
+                wait([*self._builders, self._meter], _POLL_SECONDS)
+                told += self._collect((time.monotonic() - start + spent_seconds) / 60)
+                self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
+                self._tick(time.monotonic() - start)
+        finally:
+            self._ground()
+
+    def _ask(self, seconds: float) -> None:
+        trial, candidate = self._study.ask(self._space)
+        trial.set_user_attr("candidate_id", candidate.id)
+        in_flight = {f.candidate.id for f in self._flights}
+        if candidate.id in self._known | in_flight:
+            self._duplicates += 1
+            self._tell(
+                Flight(trial, candidate, "fit"), Outcome("stopped", "the same choice was made before"), seconds / 60
+            )
+            return
+        self._duplicates = 0
+        self._flights.append(Flight(trial, candidate, "fit" if candidate.weights.distillation else "export"))
+
+    def _dispatch(self) -> None:
+        while not (self._meter.busy and self._timing()):
+            idle = [b for b in self._builders if not b.busy]
+            flight = next_job(self._flights, len(idle), not self._meter.busy)
+            if flight is None:
+                return
+            flight.worker = self._meter if flight.stage in ("judge", "time") else idle[0]
+            if flight.stage == "time":
+                for builder in self._builders:
+                    builder.pause()
+            workers = self._config.workers
+            limit = workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
+            flight.worker.start(flight.stage, self._arguments(flight), limit)
+
+    def _timing(self) -> bool:
+        return any(f.stage == "time" and f.worker is not None for f in self._flights)
+
+    def _arguments(self, flight: Flight) -> Mapping[str, Any]:
+        task, candidate = to_plain(self._task), flight.candidate
+        building = {"task": task, "weights": to_plain(candidate.weights), "threads": self._threads}
+        if flight.stage == "fit":
+            return building
+        if flight.stage == "export":
+            return {**building, "precision": to_plain(candidate.precision)}
+        assert flight.artifact is not None
+        ours = candidate_arm(self._task, flight.artifact, candidate)
+        theirs = baseline_arm(self._task, self._prepared)
+        seed = self._config.seed + flight.number
+        if flight.stage == "judge":
+            return {
+                "candidate": {"artifact": to_plain(flight.artifact), "arm": to_plain(ours)},
+                "baseline": {"artifact": to_plain(self._prepared.baseline), "arm": to_plain(theirs)},
+                "cache": str(self._task.cache),
+                "holdout": self._prepared.holdout,
+                "part": "validation",
+                "metric": self._task.metric,
+                "seed": self._config.seed,
+                "confidence": 0.95,
+            }
+        return {
+            "holdout": self._prepared.holdout,
+            "candidate": to_plain(ours),
+            "baseline": to_plain(theirs),
+            "load": to_plain(self._load),
+            "slo_ms": self._config.slo.ms,
+            "percent": self._config.slo.percentile,
+            "length": "screen",
+            "seed": seed,
+        }
+
+    def _collect(self, minutes: float) -> int:
+        """Move on what came back; the number of trials that ended complete or failed."""
+        ended = 0
+        for flight in [f for f in self._flights if f.worker is not None]:
+            worker = flight.worker
+            assert worker is not None
+            done = worker.poll()
+            if done is None:
+                continue
+            flight.worker = None
+            if flight.stage == "time":
+                for builder in self._builders:
+                    builder.resume()
+            flight.seconds[flight.stage] = done.seconds
+            outcome = self._advance(flight, done)
+            if outcome is not None:
+                self._flights.remove(flight)
+                self._tell(flight, outcome, minutes)
+                ended += 1
+        return ended
+
+    def _advance(self, flight: Flight, done: Done) -> Outcome | None:
+        """Take in what a stage gave; the trial's outcome when that was the last."""
+        seconds, result = dict(flight.seconds), done.result
+        if result is None:
+            return Outcome("failed", done.error, None, flight.artifact, seconds, tuple(flight.reused))
+        if result.get("reused"):
+            flight.reused.append(flight.stage)
+        try:
+            if flight.stage == "fit":
+                flight.stage = "export"
+                return None
+            if flight.stage == "export":
+                flight.artifact, flight.stage = from_plain(Artifact, result["artifact"]), "judge"
+                return None
+            if flight.stage == "judge":
+                flight.quality, flight.stage = from_plain(Quality, result["quality"]), "time"
+                return None
+            assert flight.quality is not None and flight.artifact is not None
+            measurement = Measurement(
+                flight.quality,
+                from_plain(Latency, result["latency"]),
+                from_plain(Throughput, result["throughput"]),
+                Footprint(flight.artifact.model_bytes),
+            )
+        except ValueError as error:
+            return Outcome("failed", str(error), None, flight.artifact, seconds, tuple(flight.reused))
+        return Outcome("complete", None, measurement, flight.artifact, seconds, tuple(flight.reused))
+
+    def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
+        self._study.tell(flight.number, outcome, minutes)
+        if outcome.state == "complete":
+            self._known.add(flight.candidate.id)
+        self._record(Told(flight.number, flight.candidate, outcome, minutes))
+
+    def _ground(self) -> None:
+        """End what is in flight; the next run asks for the same choices again."""
+        for worker in [f.worker for f in self._flights if f.worker is not None]:
+            worker.kill()
+            worker.busy = False
+        for builder in self._builders:
+            builder.resume()
+        self._flights.clear()
+        self._study.sweep()
+
+
+def _complete(trial: Any) -> bool:
+    outcome = outcome_of(trial)
+    return outcome is not None and outcome.state == "complete"
+
+
+def count_states(study: Study) -> dict[State, int]:
+    """Ended trials by state."""
+    counts: dict[State, int] = {"complete": 0, "stopped": 0, "failed": 0}
+    for trial in study.finished():
+        outcome = outcome_of(trial)
+        counts["failed" if outcome is None else outcome.state] += 1
+    return counts

@@ -1,0 +1,71 @@
+"""Where leanrec keeps things: one folder with `mlruns/` and `reports/`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.config import ConfigError
+
+_MARK = ".leanrec"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths under the home; nothing is made before `claim`."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: str | None) -> Home:
+        """`--home`, else LEANREC_HOME, else the working directory."""
+        return cls(Path(given or os.environ.get("LEANREC_HOME") or ".").resolve())
+
+    @property
+    def mlruns(self) -> Path:
+        return self.root / "mlruns"
+
+    @property
+    def data_sets(self) -> Path:
+        return self.mlruns / "data"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.mlruns / "artifacts"
+
+    def reports(self, study: str) -> Path:
+        return self.root / "reports" / study
+
+    def logs(self, study: str) -> Path:
+        return self.mlruns / "logs" / study
+
+    def storage(self, configured: str | None) -> str:
+        """Optuna's database."""
+        return configured or f"sqlite:///{self.mlruns / 'optuna.db'}"
+
+    def tracking_uri(self, configured: str | None) -> str:
+        """MLflow's store: the study's, else MLFLOW_TRACKING_URI, else a database here."""
+        return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlruns / 'mlflow.db'}"
+
+    def claim(self) -> None:
+        """Make the folders, unless a `mlruns/` of somebody else's lies there.
+
+        Raises:
+            ConfigError: it does, or the home cannot be written.
+        """
+        mark = self.mlruns / _MARK
+        if not mark.exists():
+            strange = [p.name for p in self.mlruns.iterdir() if p.name != "README.md"] if self.mlruns.exists() else []
+            if strange:
+                raise ConfigError(
+                    f"--home: {self.mlruns} was not made by leanrec (it holds {sorted(strange)[0]}); "
+                    "give another folder with --home"
+                )
+            try:
+                self.mlruns.mkdir(parents=True, exist_ok=True)
+                mark.write_text("1\n")
+            except OSError as error:
+                raise ConfigError(f"--home: {self.root} must be a folder that can be written, but {error}") from error
+        for folder in (self.data_sets, self.artifacts, self.root / "reports"):
+            folder.mkdir(parents=True, exist_ok=True)

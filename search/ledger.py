@@ -1,0 +1,223 @@
+"""The only mlflow: one parent run a study, one child run a trial, written from the study's own trials.
+
+The study's database is what counts; the ledger is brought level with it after every trial and at every start, so a kill
+or an absent server costs nothing but a delay.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# A dead server must not hold up a search: fail fast, come back later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+import mlflow
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from objectives.record import Outcome
+from spaces.candidate import Candidate
+from spaces.canonical import to_plain
+
+_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_AGAIN_SECONDS = 60.0
+_PAGE = 1000
+Entry = tuple[int, Candidate, Outcome, float | None]
+
+
+class Ledger:
+    """One study's runs in MLflow. `record` never raises for an absent server; `level` says whether all is written."""
+
+    def __init__(self, tracking_uri: str, artifacts: Path, study: str) -> None:
+        self._client = MlflowClient(tracking_uri=tracking_uri)
+        self._uri, self._artifacts, self._study = tracking_uri, artifacts, study
+        self._parent: str | None = None
+        self._down_since: float | None = None
+        self.trouble: str | None = None
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Find or make the study's experiment and its parent run."""
+        self._try(lambda: self._open(settings))
+
+    def record(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
+        """Write one trial as a child run; skipped while the server is away, for `level` to make up."""
+        if self._parent is not None and not self._resting():
+            self._try(lambda: self._write(number, candidate, outcome, minutes))
+
+    def level(self, entries: Iterable[Entry], front: Iterable[int]) -> bool:
+        """One finished run for each entry and none else; front members carry a tag. False while the server is away."""
+        self._down_since = None
+        return self._try(lambda: self._level(list(entries), set(front)))
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """A file or a folder as an artifact of the parent run."""
+
+        def log() -> None:
+            assert self._parent is not None
+            if path.is_dir():
+                self._client.log_artifacts(self._parent, str(path), folder)
+            else:
+                self._client.log_artifact(self._parent, str(path), folder)
+
+        if self._parent is not None:
+            self._try(log)
+
+    def register(self, name: str, bundle: Path, trial: int, tags: Mapping[str, str]) -> dict[str, str] | None:
+        """The bundle's ONNX model as a new version of a registered model with the alias champion; None without a server."""
+        registered: dict[str, str] = {}
+
+        def register() -> None:
+            import mlflow.onnx
+            import onnx
+
+            assert self._parent is not None
+            run = self._children()[trial][0]
+            mlflow.set_tracking_uri(self._uri)
+            with mlflow.start_run(run_id=run.info.run_id):
+                info = mlflow.onnx.log_model(
+                    onnx.load(str(bundle / "model.onnx")),
+                    name="model",
+                    pip_requirements=["onnxruntime", "numpy"],
+                    metadata=dict(tags),
+                )
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            version = self._client.create_model_version(
+                name, info.model_uri, run.info.run_id, tags=dict(tags), model_id=info.model_id
+            )
+            self._client.set_registered_model_alias(name, "champion", version.version)
+            registered.update(name=name, version=str(version.version), alias="champion")
+
+        return registered if self._try(register) else None
+
+    def _open(self, settings: Mapping[str, Any]) -> None:
+        experiment = self._client.get_experiment_by_name(self._study)
+        if experiment is None:
+            location = self._artifacts.as_uri() if self._uri.startswith("sqlite:") else None
+            identity = self._client.create_experiment(self._study, artifact_location=location)
+        else:
+            identity = experiment.experiment_id
+        self._experiment = identity
+        found = self._client.search_runs([identity], "tags.`leanrec.role` = 'study'")
+        if found:
+            self._parent = found[0].info.run_id
+            return
+        run = self._client.create_run(
+            identity, run_name=self._study, tags={"leanrec.role": "study", "leanrec.study": self._study}
+        )
+        self._parent = run.info.run_id
+        params = [Param(key, str(value)[:500]) for key, value in _flat(settings).items()]
+        self._client.log_batch(self._parent, params=params[:100])
+        self._client.set_terminated(self._parent)
+
+    def _write(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
+        now = int(time.time() * 1000)
+        run = self._client.create_run(
+            self._experiment,
+            start_time=now - int(1000 * sum(outcome.seconds.values())),
+            run_name=f"trial {number}",
+            tags={
+                "mlflow.parentRunId": self._parent or "",
+                "leanrec.role": "trial",
+                "leanrec.study": self._study,
+                "leanrec.trial": str(number),
+            },
+        )
+        tags = {
+            "state": outcome.state,
+            "candidate": candidate.id,
+            "weights": candidate.weights.id,
+            "variant": candidate.variant_id,
+            **({} if outcome.reason is None else {"reason": outcome.reason}),
+            **({} if not outcome.reused else {"reused": ", ".join(outcome.reused)}),
+        }
+        if outcome.artifact is not None:
+            tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
+        self._client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in _metrics(outcome, minutes).items()],
+            params=[Param(key, str(value)) for key, value in candidate.knobs().items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        self._client.set_terminated(run.info.run_id, _STATUS[outcome.state])
+
+    def _level(self, entries: list[Entry], front: set[int]) -> None:
+        known = {number for number, *_ in entries}
+        children = self._children()
+        for number, runs in children.items():
+            whole = [run for run in runs if run.info.status != "RUNNING"]
+            keep = whole[:1] if number in known else []
+            for run in runs:
+                if run not in keep:
+                    self._client.delete_run(run.info.run_id)
+            children[number] = keep
+        for number, candidate, outcome, minutes in entries:
+            if not children.get(number):
+                self._write(number, candidate, outcome, minutes)
+        for number, runs in self._children().items():
+            member = "true" if number in front else "false"
+            for run in runs:
+                if run.data.tags.get("on_front", "false") != member:
+                    self._client.set_tag(run.info.run_id, "on_front", member)
+
+    def _children(self) -> dict[int, list[Run]]:
+        children: dict[int, list[Run]] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], "tags.`leanrec.role` = 'trial'", max_results=_PAGE, page_token=token
+            )
+            for run in page:
+                children.setdefault(int(run.data.tags["leanrec.trial"]), []).append(run)
+            token = page.token
+            if not token:
+                return children
+
+    def _resting(self) -> bool:
+        return self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
+
+    def _try(self, work: Any) -> bool:
+        """MLflow's own errors and a store that cannot be reached leave a line in `trouble`."""
+        try:
+            work()
+        except (MlflowException, OSError) as error:
+            self._down_since = time.monotonic()
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.trouble = f"MLflow at {self._uri} did not answer ({first[:200]}); it is brought level later"
+            return False
+        self.trouble, self._down_since = None, None
+        return True
+
+
+def _metrics(outcome: Outcome, minutes: float | None) -> dict[str, float]:
+    """Every number that was measured, by its dotted name; intervals as .low and .high."""
+    numbers = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
+    if minutes is not None:
+        numbers["minutes"] = minutes
+    if outcome.artifact is not None:
+        numbers["parity"] = outcome.artifact.parity
+    measured = {} if outcome.measurement is None else _flat(to_plain(outcome.measurement))
+    return numbers | {k: float(v) for k, v in measured.items() if isinstance(v, (int, float))}
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}.")
+        elif isinstance(value, list) and key.endswith("_interval"):
+            flat |= {f"{name}.low": value[0], f"{name}.high": value[1]}
+        else:
+            flat[name] = value
+    return flat

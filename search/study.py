@@ -1,0 +1,131 @@
+"""The only optuna: ask, tell, constraints, resume. Every trial's whole outcome is kept with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from objectives.record import Measurement, Outcome
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain, to_plain
+from spaces.space import SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
+
+# What the sampler sees of each objective, lower is better; "throughput" is the one that is turned.
+_VALUES = {
+    "latency_p50": lambda m: m.latency.p50_ratio,
+    "latency_p95": lambda m: m.latency.p95_ratio,
+    "latency_p99": lambda m: m.latency.p99_ratio,
+    "throughput": lambda m: 1 / m.throughput.ratio,
+    "quality": lambda m: m.quality.loss,
+    "model_bytes": lambda m: float(m.footprint.model_bytes),
+}
+OBJECTIVES = tuple(_VALUES)
+
+
+class Study:
+    """One optuna study in a database; one coordinator asks and tells."""
+
+    def __init__(self, name: str, storage: str, objectives: Sequence[str], max_loss: float, seed: int) -> None:
+        self._objectives, self._max_loss = tuple(objectives), max_loss
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+        self._study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=sampler,
+            directions=["minimize"] * len(self._objectives),
+            load_if_exists=True,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the study as a whole."""
+        return dict(self._study.user_attrs)
+
+    def note(self, **facts: Any) -> None:
+        for key, value in facts.items():
+            self._study.set_user_attr(key, value)
+
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        self._study.enqueue_trial(dict(params))
+
+    def ask(self, space: SearchSpace) -> tuple[Trial, Candidate]:
+        trial = self._study.ask()
+        candidate = space.suggest(trial)
+        trial.set_user_attr("candidate", to_plain(candidate))
+        return trial, candidate
+
+    def tell(self, number: int, outcome: Outcome, minutes: float) -> None:
+        """Keep the outcome first, then close the trial: a kill in between is mended by `sweep`."""
+        trial = self._open_trial(number)
+        trial.set_user_attr("minutes", minutes)
+        trial.set_user_attr("outcome", json.dumps(to_plain(outcome), allow_nan=False))
+        self._close(trial, outcome)
+
+    def sweep(self) -> None:
+        """Close what a killed run left open: as told when its outcome is there, else as failed, and asked again."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            trial = self._open_trial(frozen.number)
+            outcome = outcome_of(frozen)
+            if outcome is not None:
+                self._close(trial, outcome)
+                continue
+            interrupted = Outcome("failed", "The run was interrupted; the same choice is tried again.")
+            trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
+            self._close(trial, interrupted)
+            if frozen.params:
+                self._study.enqueue_trial(dict(frozen.params))
+
+    def finished(self) -> list[FrozenTrial]:
+        return [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+
+    def _open_trial(self, number: int) -> Trial:
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return Trial(self._study, frozen._trial_id)
+
+    def _close(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.measurement is None:
+            state = TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
+            self._study.tell(trial, state=state)
+            return
+        trial.set_constraint("quality_loss", outcome.measurement.quality.loss - self._max_loss)
+        self._study.tell(trial, values(outcome.measurement, self._objectives))
+
+
+def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
+    """What the sampler minimises: ratios to the baseline and the loss.
+
+    Raises:
+        ValueError: one of them was not measured.
+    """
+    found = [_VALUES[name](measurement) for name in objectives]
+    missing = [name for name, value in zip(objectives, found, strict=True) if value is None]
+    if missing:
+        raise ValueError(f"Every objective must be measured, but got nothing for {missing}.")
+    return [float(value) for value in found]
+
+
+def outcome_of(trial: FrozenTrial) -> Outcome | None:
+    text = trial.user_attrs.get("outcome")
+    return None if text is None else from_plain(Outcome, json.loads(text))
+
+
+def candidate_of(trial: FrozenTrial) -> Candidate | None:
+    plain = trial.user_attrs.get("candidate")
+    return None if plain is None else from_plain(Candidate, plain)
+
+
+def exists(name: str, storage: str) -> bool:
+    """Whether there is such a study; makes no database."""
+    prefix = "sqlite:///"
+    if storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists():
+        return False
+    return name in optuna.get_all_study_names(storage)
