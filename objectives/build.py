@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from objectives.jobs import serve
 from objectives.recommenders.builtin import DCNV2Recommender, open_builtin
 from objectives.recommenders.protocol import Batch, Part
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
-from objectives.record import Artifact
+from objectives.record import Artifact, InputSpec, Prepared
 from objectives.store import make_once
 from objectives.task import Task
-from spaces.anatomy import Anatomy
 from spaces.candidate import Weights
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.precision import Precision
@@ -36,22 +34,6 @@ Progress = Callable[[str], None]
 FIT_STAGE = 1
 EXPORT_STAGE = 1
 CALIBRATION_ROWS = 2048
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads."""
-
-    key: str
-    holdout: str
-    anatomy: Anatomy
-    student: Mapping[str, Any]
-    baseline: Artifact
-    split: str
-    rows: Mapping[str, int]
-    users: int
-    training: Mapping[str, Any]
-    references: Mapping[str, float]
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:
@@ -80,6 +62,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         holdout=str(holdout),
         anatomy=recommender.anatomy(),
         student=recommender.student(),
+        inputs=tuple(InputSpec(f.name, "int64", (), f.vocabulary) for f in dataset.fields),
         baseline=artifact,
         split=dataset.split.reason,
         rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},

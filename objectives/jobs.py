@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,8 +18,6 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     A line `{"job": NAME, "arguments": {...}}` is answered by `{"result": ...}` or `{"error": ONE LINE, "trace": ...}`;
     `{"progress": LINE}` may come in between. Whatever the work prints goes to standard error.
     """
-    # Ctrl-C is the coordinator's to handle; it tells its children.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
+
+from spaces.anatomy import Anatomy
 
 Interval = tuple[float, float]
 State = Literal["complete", "stopped", "failed"]
@@ -105,6 +107,33 @@ class Artifact:
     widths: Mapping[str, str]
     model_bytes: int
     parity: float
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One named input of a model: its dtype, its shape after the rows, and how many codes it knows (from 0)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    vocabulary: int | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads."""
+
+    key: str
+    holdout: str
+    anatomy: Anatomy
+    student: Mapping[str, Any]
+    inputs: tuple[InputSpec, ...]
+    baseline: Artifact
+    split: str
+    rows: Mapping[str, int]
+    users: int
+    training: Mapping[str, Any]
+    references: Mapping[str, float]
 
 
 @dataclass(frozen=True)

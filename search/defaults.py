@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from objectives.build import Prepared
+from objectives.record import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, engines_here
 from search.config import ConfigError, SpaceConfig
 from spaces.domains import Choice, Domain, Float

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from optuna.trial import Trial
 
-from objectives.build import Prepared
 from objectives.measure import Arm, Load
-from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, State, Throughput
+from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Prepared, Quality, State, Throughput
 from objectives.task import Task
 from search.config import StudyConfig
 from search.study import Study, outcome_of
@@ -66,7 +65,7 @@ def candidate_arm(task: Task, artifact: Artifact, candidate: Candidate) -> Arm:
 
 
 def next_job(flights: Sequence[Flight], builders_idle: int, meter_idle: bool) -> Flight | None:
-    """The flight to move on, oldest first: timing and judging before building, never one set of weights fitted twice."""
+    """The flight to move on, oldest first: measuring before building, never the same weights fitted twice at once."""
     waiting = [f for f in flights if f.worker is None]
     if meter_idle:
         for stage in ("time", "judge"):

@@ -70,9 +70,11 @@ def hypervolume(points: npt.ArrayLike) -> float:
     """
     cube = _in_unit_cube(points)
     cube = cube[(cube > 0).all(axis=1)]
+    if len(cube) == 0:
+        return 0.0
     cube = cube[non_dominated(-cube)]
     cube = cube[np.argsort(-cube[:, 2], kind="stable")]
-    floors = np.append(cube[1:, 2], 0.0)
+    floors = np.append(cube[:, 2], 0.0)[1:]
     volume = 0.0
     stairs = np.empty((0, 2))
     for point, floor in zip(cube, floors, strict=True):
@@ -111,8 +113,9 @@ def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats
     values, front, volume = np.zeros(len(cube)), np.empty((0, 3)), 0.0
     for turn, point in enumerate(cube[turns]):
         if point.all() and not (front >= point).all(axis=1).any():
+            # What the point adds is its own box without what the others dominate of it (While et al., 2012, "WFG").
+            volume += max(0.0, float(point.prod()) - hypervolume(np.minimum(front, point)))
             front = np.vstack([front[(front > point).any(axis=1)], point])
-            volume = hypervolume(front)
         values[turn] = volume
     return values
 

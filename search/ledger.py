@@ -6,6 +6,7 @@ or an absent server costs nothing but a delay.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
-import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -25,6 +25,9 @@ from mlflow.tracking import MlflowClient
 from objectives.record import Outcome
 from spaces.candidate import Candidate
 from spaces.canonical import to_plain
+
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+logging.getLogger("alembic").setLevel(logging.ERROR)
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _AGAIN_SECONDS = 60.0
@@ -70,7 +73,7 @@ class Ledger:
             self._try(log)
 
     def register(self, name: str, bundle: Path, trial: int, tags: Mapping[str, str]) -> dict[str, str] | None:
-        """The bundle's ONNX model as a new version of a registered model with the alias champion; None without a server."""
+        """The bundle's model as a new version of a registered one, with the alias champion; None without a server."""
         registered: dict[str, str] = {}
 
         def register() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import tempfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from search.verdict import verdict
 
 __all__ = ["FrontData", "front_data", "front_figure", "write_png", "write_report"]
 
-# No link to a site, no button that sends the data away, and nothing that needs a mouse wheel.
+# No link to a site, and no button that sends the data away: plotly 7 shows one unless it is told not to.
 CONFIG = {
     "responsive": True,
     "displaylogo": False,
+    "showSendToCloud": False,
     "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["select2d", "lasso2d"],
 }
 AXIS_PIXELS = 66
 PNG_PIXELS = (1200, 720)
+PNG_CHARACTERS = 125
 
 
 def front_figure(document: Document) -> go.Figure:
@@ -94,7 +97,9 @@ def write_png(document: Document, path: Path) -> None:
     except ImportError as error:
         raise RuntimeError("A PNG needs kaleido: pip install 'leanrec[png]'.") from error
     figure = front_figure(document)
-    figure.update_layout(updatemenus=[], margin={"t": 128}, title=_png_title(document))
+    # Buttons are of no use on a picture; `update_layout` would merge an empty list, not take it.
+    figure.layout.updatemenus = ()
+    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=_png_title(document))
     width, height = PNG_PIXELS
 
     def draw(temporary: Path) -> None:
@@ -108,8 +113,9 @@ def write_png(document: Document, path: Path) -> None:
 
 
 def _png_title(document: Document) -> dict[str, Any]:
-    text = f"<b>{html.escape(document['study'])}</b>: {html.escape(verdict(document).headline)}"
-    return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.96, "yanchor": "top"}
+    lines = textwrap.wrap(verdict(document).headline, PNG_CHARACTERS)
+    text = f"<b>{html.escape(document['study'])}</b><br>" + "<br>".join(map(html.escape, lines))
+    return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
 
 
 def _fragment(figure: go.Figure, name: str) -> str:

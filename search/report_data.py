@@ -63,7 +63,20 @@ class Curve:
 def all_rows(document: Document) -> list[Row]:
     """The baseline first, whether or not it is listed among the rows, then every other trial."""
     baseline = document["baseline"]
+    if baseline is None:
+        return list(document["rows"])
     return [baseline, *(row for row in document["rows"] if row["trial"] != baseline["trial"])]
+
+
+def baseline_trial(document: Document) -> int:
+    """Trial 0, even before it has been measured."""
+    return 0 if document["baseline"] is None else int(document["baseline"]["trial"])
+
+
+def metric_of(document: Document) -> str:
+    """What quality is counted in, as far as any trial has told."""
+    told = (row["quality"]["metric"] for row in all_rows(document))
+    return next((str(metric) for metric in told if metric is not None), "quality")
 
 
 def complete_rows(document: Document) -> list[Row]:
@@ -79,11 +92,11 @@ def front_data(document: Document) -> FrontData:
     chosen = document.get("chosen")
     return FrontData(
         points=points,
-        baseline=document["baseline"]["trial"],
+        baseline=baseline_trial(document),
         chosen=chosen["row"]["trial"] if chosen and chosen.get("row") else None,
         stairs=_stairs([point for point in points if point.on_front]),
         max_loss=document["max_loss"],
-        metric=document["baseline"]["quality"]["metric"],
+        metric=metric_of(document),
     )
 
 
@@ -149,7 +162,7 @@ def _brackets(interval: Sequence[float] | None, word: Callable[[float], str]) ->
 
 def hypervolume_curves(document: Document) -> tuple[Curve, Curve]:
     """By trial number and by minutes of search. Rows whose end has no time are left out of the second alone."""
-    rows, baseline = all_rows(document), document["baseline"]["trial"]
+    rows, baseline = all_rows(document), baseline_trial(document)
     minutes = [0.0 if row["trial"] == baseline else row["minutes"] for row in rows]
     timed = [(row, minute) for row, minute in zip(rows, minutes, strict=True) if minute is not None]
     by_minutes = _curve([row for row, _ in timed], [minute for _, minute in timed], document["max_loss"])

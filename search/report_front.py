@@ -48,6 +48,9 @@ def loss_window(data: FrontData) -> tuple[float, float]:
     feasible = [point for point in data.points if point.feasible]
     low = min([0.0, *(point.loss_interval[0] if point.on_front else point.loss for point in feasible)])
     high = max([1.6 * data.max_loss, *(point.loss_interval[1] for point in feasible if point.on_front)])
+    # Where most lose too much, the frame goes up until half of them are seen.
+    losses = sorted(point.loss for point in data.points if point.trial != data.baseline)
+    high = max(high, losses[len(losses) // 2] if losses else high)
     margin = 0.06 * (high - low)
     return 100 * (low - margin), 100 * (high + margin)
 

@@ -74,7 +74,7 @@ def _verdict(document: Document, words: Verdict) -> str:
     chosen = document.get("chosen")
     sentences = [escape(sentence) for sentence in words.sentences]
     if chosen and chosen.get("reason"):
-        bundle = f' Its bundle is in <code>{escape(chosen["bundle"])}</code>.' if chosen.get("bundle") else ""
+        bundle = f" Its bundle is in <code>{escape(chosen['bundle'])}</code>." if chosen.get("bundle") else ""
         sentences.append(f"Chosen: {escape(chosen['reason'])}.{bundle}")
     warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in document["warnings"])
     return (
@@ -142,7 +142,7 @@ def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
 def _cell(value: float | None, word: Callable[[float], str], interval: Sequence[float] | None = None) -> str:
     if value is None:
         return MISSING
-    ends = f'<small>{escape(word(interval[0]))} to {escape(word(interval[1]))}</small>' if interval else ""
+    ends = f"<small>{escape(word(interval[0]))} to {escape(word(interval[1]))}</small>" if interval else ""
     return f"{escape(word(value))}{ends}"
 
 
@@ -152,14 +152,15 @@ def _recipe(row: Row, baseline: Row) -> str:
         return "the model as it was given"
     changed = {name: value for name, value in row["knobs"].items() if baseline["knobs"].get(name) != value}
     # How it was taught is detail, and the origin is said by what was reshaped or pruned.
-    families = knobs_by_family({k: v for k, v in changed.items() if k != "weights.origin" and not k.startswith(_TAUGHT)})
+    said = {name: value for name, value in changed.items() if not name.startswith(_LEFT_TO_DETAILS)}
+    families = knobs_by_family(said)
     brief = "; ".join(_PREFIX.get(family, "") + text for family, text in families.items())
     everything = {**knobs_by_family(row["knobs"]), "widths in the file": _pairs(row.get("widths") or {})}
     terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v or MISSING)}</dd>" for k, v in everything.items())
     return f"<details><summary>{escape(brief or 'as the baseline')}</summary><dl>{terms}</dl></details>"
 
 
-_TAUGHT = "distillation."
+_LEFT_TO_DETAILS = ("distillation.", "weights.origin")
 _PREFIX = {"architecture": "student: ", "pruning": "pruned: "}
 
 

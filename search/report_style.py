@@ -44,7 +44,9 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { margin-top: 26px; } h2 { break-after: avoid; } .lead { break-after: avoid; }
   figure, tr, .warning { break-inside: avoid; } .scroll { overflow: visible; }
-  .modebar-container { display: none; } table { font-size: 8.5pt; } td:nth-child(2) { min-width: 0; }
+  .modebar-container { display: none; } .lead { break-inside: avoid; } .pair { grid-template-columns: 1fr 1fr; }
+  table { font-size: 8pt; } td, th { padding: 5px 7px 5px 0; } th { white-space: normal; }
+  td:nth-child(2) { width: 46%; min-width: 0; } td small, .tag { font-size: 7pt; }
 }
 """
 

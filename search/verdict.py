@@ -27,6 +27,8 @@ class Verdict:
 
 def verdict(document: Document) -> Verdict:
     """From the document of `leanrec front --json`. Only a loss confirmed on test is called proved."""
+    if document["baseline"] is None:
+        return Verdict("Nothing can be said yet: the baseline has not been measured.", tuple(doubts(document)))
     candidates = [row for row in document["rows"] if row["trial"] != document["baseline"]["trial"]]
     gains = [row for row in candidates if helps(row)]
     chosen = document.get("chosen")
@@ -43,7 +45,7 @@ def verdict(document: Document) -> Verdict:
         headline, sentences = _nothing(document, candidates)
     if subject is not None:
         sentences += _in_milliseconds(document, subject) + _other_points(document, subject, gains)
-    return Verdict(headline, tuple(sentences + _doubts(document)))
+    return Verdict(headline, tuple(sentences + doubts(document)))
 
 
 def helps(row: Row) -> bool:
@@ -69,6 +71,8 @@ def _on_test(document: Document, row: Row, confirmed: Mapping[str, Any]) -> tupl
     tolerated, interval = percent(document["max_loss"]), confirmed["loss_interval"]
     p95_ratio = confirmed.get("p95_ratio") or row["latency_ms"]["p95_ratio"]
     p95_interval = confirmed.get("p95_ratio_interval") or _p95_interval(row)
+    if confirmed.get("throughput_ratio_interval"):
+        row = {**row, "throughput_ratio_interval": confirmed["throughput_ratio_interval"]}
     gain = _gain(p95_ratio, p95_interval, confirmed.get("throughput_ratio") or row["throughput_ratio"], row)
     looks = confirmed.get("looks") or 1
     looked = "looked at once" if looks == 1 else f"looked at {looks} times, for which the interval is widened"
@@ -193,27 +197,28 @@ def alike_trials(document: Document, best: Row) -> list[int]:
     return [trial for trial, same in zip(trials, alike, strict=True) if same]
 
 
-def _doubts(document: Document) -> list[str]:
-    doubts, max_loss, resolution = [], document["max_loss"], document["resolution"]
+def doubts(document: Document) -> list[str]:
+    """What weakens any conclusion from this study: its data, its length, its baseline."""
+    said, max_loss, resolution = [], document["max_loss"], document["resolution"]
     if resolution is not None and resolution > max_loss:
-        doubts.append(
+        said.append(
             f"The smallest loss that this data can show is {percent(resolution)}, more than the tolerated "
             f"{percent(max_loss)}: with so few held-out rows, no loss of that size can be seen."
         )
-    complete, baseline = document["counts"]["complete"], document["baseline"]
+    complete = document["counts"]["complete"]
     if complete < FEW_TRIALS:
-        doubts.append(f"Only {count(complete, 'trial')} ran to the end, so a longer search may well find better.")
+        said.append(f"Only {count(complete, 'trial')} ran to the end, so a longer search may well find better.")
     references = document.get("references") or {}
     own = references.get("baseline")
     others = {name: value for name, value in references.items() if name != "baseline" and value is not None}
     ahead = [name for name, value in others.items() if own is not None and value >= own]
     if ahead:
         names = " and ".join(f"{name.replace('_', ' ')} ({references[name]:.3f})" for name in ahead)
-        doubts.append(
-            f"On test the baseline itself ({_metric(baseline)} {own:.3f}) does not beat {names}: "
+        said.append(
+            f"On test the baseline itself (AUC {own:.3f}) does not beat {names}: "
             "the simpler model may be the better thing to deploy."
         )
-    return doubts
+    return said
 
 
 def _metric(row: Row) -> str:

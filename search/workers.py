@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,10 @@ from typing import Any, Literal
 Kind = Literal["builder", "meter"]
 MODULES: Mapping[Kind, str] = {"builder": "objectives.build", "meter": "objectives.measure"}
 _PR_SET_PDEATHSIG = 1
+
+
+class JobError(RuntimeError):
+    """A job that the whole study hangs on has failed."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                # Ctrl-C is for the coordinator alone; it ends its children itself.
+                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 preexec_fn=_bind_to_parent if sys.platform == "linux" else None,
             )
@@ -153,6 +159,26 @@ class Worker:
     def _note(self, text: str) -> None:
         with self._log.open("a") as log:
             log.write(text)
+
+
+def call(
+    worker: Worker, job: str, arguments: Mapping[str, Any], limit_seconds: float, say: Callable[[str], None]
+) -> Any:
+    """One job from start to end, passing its progress on.
+
+    Raises:
+        JobError: it failed, with the reason.
+    """
+    worker.start(job, arguments, limit_seconds)
+    while True:
+        wait([worker], 0.5)
+        done = worker.poll()
+        while worker.progress:
+            say(worker.progress.pop(0))
+        if done is not None:
+            if done.error is not None:
+                raise JobError(done.error)
+            return done.result
 
 
 def wait(workers: Sequence[Worker], seconds: float) -> None:

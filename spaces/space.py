@@ -59,15 +59,14 @@ class SearchSpace:
         baseline |= {"placement.layout": "1xauto", "placement.engine": "onnxruntime"}
         narrow = {f"precision.{g}": _middle(d) for g, d in self.precision.items() if len(d.values) > 1}
         lean = {**baseline, **narrow, "placement.layout": self.layouts.values[min(1, len(self.layouts.values) - 1)]}
-        starts = [baseline, lean]
+        starts = [baseline]
         learning = {f"distillation.{name}": _middle(domain) for name, domain in self.distillation.items()}
-        for origin, domains, prefix in (
-            ("student", self.architecture, "architecture"),
-            ("pruned", self.pruning, "pruning"),
-        ):
+        roads = {"student": ("architecture", self.architecture), "pruned": ("pruning", self.pruning)}
+        for origin, (prefix, domains) in roads.items():
             if domains:
                 sizes = {f"{prefix}.{name}": _middle(domain) for name, domain in domains.items()}
                 starts.append({**lean, **learning, **sizes, "weights.origin": origin})
+        starts.append(lean)
         return tuple(starts)
 
     def suggest(self, suggester: Suggester) -> Candidate:

@@ -38,8 +38,10 @@ def quantise(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy, cal
     present = read_widths(graph, anatomy)
     asked = {group.name: precision.width(group.name) for group in anatomy.groups if group.name in present}
     by_width: dict[str, list[str]] = {}
+    # The anatomy is the baseline's: a smaller sibling has fewer layers of the same names.
+    held = {tensor.name for tensor in graph.graph.initializer}
     for name, width in asked.items():
-        by_width.setdefault(width, []).extend(_weights(anatomy.group(name)))
+        by_width.setdefault(width, []).extend(w for w in _weights(anatomy.group(name)) if w in held)
     # Static first: its pass needs the graph as exported; the others rewrite single nodes.
     if "int8-static" in by_width:
         result = _static_int8(result, by_width["int8-static"], calibration)

@@ -85,7 +85,7 @@ def _latest(folder: Path) -> None:
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     (folder / "movies.csv").write_text(
         'movieId,title,genres\n1,"Toy, Story (1995)",Children\'s|Animation|Comedy\n'
-        "2,2001 (1901) (1968–1970),Drama\n3,Nobody knows,(no genres listed)\n",  # noqa: RUF001
+        "2,2001 (1901) (1968–1970),Drama\n3,Nobody knows,(no genres listed)\n",
         encoding="utf-8",
     )
 

@@ -110,7 +110,8 @@ def mark_front(document: dict[str, Any]) -> dict[str, Any]:
     table = np.array(triples).reshape(-1, 3)
     for row, on_front in zip(able, non_dominated(table * [1, -1, 1]), strict=True):
         row["on_front"] = bool(on_front)
-    document["hypervolume"] = hypervolume(unit_objectives(*table.T, document["max_loss"])) if able else 0.0
+    cube = unit_objectives(table[:, 0], table[:, 1], table[:, 2], MAX_LOSS)
+    document["hypervolume"] = hypervolume(cube)
     document["front_size"] = sum(row["on_front"] for row in rows)
     states = [row["state"] for row in rows]
     document["counts"] = {state: states.count(state) for state in ("complete", "stopped", "failed")}

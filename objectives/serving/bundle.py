@@ -1,0 +1,172 @@
+"""A bundle: a folder with one model file and all that is needed to run it and to check it. No torch, no optuna."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.record import InputSpec
+from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version
+from objectives.serving.engines import EngineError, open_engine
+from objectives.serving.pool import Pool
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain, to_plain
+
+MODEL, CANDIDATE, MEASUREMENT, MANIFEST, CARD = (
+    "model.onnx",
+    "candidate.json",
+    "measurement.json",
+    "manifest.json",
+    "README.md",
+)
+FORMAT = 1
+# Scores on the machine that verified and here may differ by this much: kernels round in different orders.
+TOLERANCE = 1e-3
+
+
+class BundleError(RuntimeError):
+    """A folder is no bundle, is not whole, or does not answer as it was verified to."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and whose files are whole."""
+
+    folder: Path
+    name: str
+    candidate: Candidate
+    inputs: tuple[InputSpec, ...]
+    manifest: Mapping[str, Any]
+
+    def open(self) -> Pool:
+        """The pool that serves it, as it was measured."""
+        return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute)
+
+
+def write_bundle(
+    folder: Path,
+    name: str,
+    model: Path,
+    candidate: Candidate,
+    measurement: Mapping[str, Any],
+    inputs: Sequence[InputSpec],
+    card: str,
+    example: Mapping[str, NDArray[Any]],
+) -> None:
+    """Write a bundle whole or not at all; one of ours that lies there already is replaced.
+
+    Args:
+        example: inputs of a few rows; the engine's scores for them go into the manifest, for `verify`
+
+    Raises:
+        BundleError: something else lies at `folder`.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise BundleError(f"{folder} holds something that is no bundle; give another folder.")
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        shutil.copyfile(model, partial / MODEL)
+        (partial / CANDIDATE).write_text(json.dumps(to_plain(candidate), indent=2) + "\n")
+        (partial / MEASUREMENT).write_text(json.dumps(measurement, indent=2) + "\n")
+        (partial / CARD).write_text(card)
+        engine = open_engine(
+            candidate.placement.engine, partial / MODEL, candidate.placement.device, 1, candidate.precision.compute
+        )
+        manifest = {
+            "format": FORMAT,
+            "name": name,
+            "inputs": to_plain(list(inputs)),
+            "output": {"name": "scores", "dtype": "float32", "shape": []},
+            "files": {file: _sha256(partial / file) for file in (MODEL, CANDIDATE, MEASUREMENT, CARD)},
+            "verified_on": {
+                "cpu": cpu_model(),
+                "features": list(cpu_features()),
+                "versions": {"python": platform.python_version(), "numpy": np.__version__}
+                | {e: v for e in ENGINES if (v := engine_version(e)) is not None},
+            },
+            "example": {
+                "inputs": {key: value.tolist() for key, value in example.items()},
+                "scores": engine.run(example).tolist(),
+            },
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check every file against its SHA-256, before any engine opens one.
+
+    Raises:
+        BundleError: a file is missing, was changed, or is a link.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        found, files = manifest["format"], manifest["files"]
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}.") from error
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not a bundle's manifest.") from error
+    if found != FORMAT:
+        raise BundleError(f"{path} must have the format {FORMAT}, but got {found}.")
+    for name in (MODEL, CANDIDATE, MEASUREMENT, CARD):
+        file = folder / name
+        if name not in files or not file.is_file() or file.is_symlink():
+            raise BundleError(f"{file} is missing or is no plain file.")
+        if _sha256(file) != files[name]:
+            raise BundleError(f"{file} was changed since the bundle was made: its SHA-256 is not the manifest's.")
+    try:
+        candidate = from_plain(Candidate, json.loads((folder / CANDIDATE).read_text()))
+        inputs = tuple(from_plain(InputSpec, item) for item in manifest["inputs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder} holds a candidate or inputs that cannot be read: {error}") from error
+    return Bundle(folder, str(manifest["name"]), candidate, inputs, manifest)
+
+
+def verify(folder: Path) -> tuple[Bundle, float]:
+    """Read, open with the pool that serves, and compare the example's scores; the largest difference.
+
+    Raises:
+        BundleError: the bundle is not whole, its engine is missing, or its scores are others.
+    """
+    bundle = read_bundle(folder)
+    example = bundle.manifest["example"]
+    request = {i.name: np.asarray(example["inputs"][i.name], dtype=i.dtype) for i in bundle.inputs}
+    try:
+        with bundle.open() as pool:
+            scores = pool.submit(request).result()
+    except EngineError as error:
+        raise BundleError(str(error)) from error
+    expected = np.asarray(example["scores"], dtype=np.float32)
+    if scores.shape != expected.shape or not np.isfinite(scores).all():
+        raise BundleError(f"The model must give {expected.shape} finite scores, but got {scores.shape}.")
+    difference = float(np.abs(scores - expected).max())
+    if difference > TOLERANCE:
+        here, there = ", ".join(cpu_features()), ", ".join(bundle.manifest["verified_on"]["features"])
+        raise BundleError(
+            f"Scores differ by {difference:.3g} from those it was verified with (limit {TOLERANCE:g}); "
+            f"it was verified on {there}, this CPU has {here}."
+        )
+    return bundle, difference
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

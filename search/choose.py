@@ -1,0 +1,279 @@
+"""From a front to one deployed point: a policy orders the finalists, test confirms the first that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from objectives.measure import Load
+from objectives.record import Latency, Outcome, Prepared, Quality, Throughput
+from objectives.serving.bundle import write_bundle
+from objectives.task import Task
+from search.config import StudyConfig
+from search.document import Document, Row
+from search.explore import baseline_arm, candidate_arm
+from search.front import unit_objectives
+from search.workers import JobError, Worker, call
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain, to_plain
+
+Preference = Literal["latency", "throughput", "memory", "knee"]
+PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory")
+ALPHA = 0.05
+# A few are enough: each further look at test widens the interval.
+MOST_LOOKS = 5
+_EXAMPLE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a point must keep, and which of those that keep it is wanted."""
+
+    max_loss: float
+    p95_ms: float | None = None
+    p95_ratio: float | None = None
+    prefer: Preference = "knee"
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A finalist timed over a long window and judged on test."""
+
+    row: Row
+    latency: Latency
+    throughput: Throughput
+    quality: Quality
+    looks: int
+
+
+class NothingConfirmedError(RuntimeError):
+    """No finalist held on test."""
+
+
+def finalists(document: Document, policy: Policy) -> list[Row]:
+    """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
+
+    Those whose whole validation interval keeps the tolerated loss come first: they are the likelier to hold on test,
+    and no look at test was spent to know it. Within both, the preferred first.
+    """
+    rows = [
+        r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss
+    ]
+    rows = [
+        r
+        for r in rows
+        if (policy.p95_ms is None or r["latency_ms"]["p95"] <= policy.p95_ms)
+        and (policy.p95_ratio is None or r["latency_ms"]["p95_ratio"] <= policy.p95_ratio)
+    ]
+    worth = _worth(rows, policy)
+    order = sorted(
+        range(len(rows)), key=lambda i: (rows[i]["quality"]["loss_interval"][1] > policy.max_loss, -worth[i], i)
+    )
+    return [rows[i] for i in order]
+
+
+def _worth(rows: Sequence[Row], policy: Policy) -> list[float]:
+    """Higher is preferred. The knee is the point nearest (Euclid) to the best of each objective among the rows."""
+    if policy.prefer == "latency":
+        return [-r["latency_ms"]["p95_ratio"] for r in rows]
+    if policy.prefer == "throughput":
+        return [r["throughput_ratio"] for r in rows]
+    if policy.prefer == "memory":
+        return [-r["model_bytes"] for r in rows]
+    if not rows:
+        return []
+    points = unit_objectives(
+        [r["latency_ms"]["p95_ratio"] for r in rows],
+        [r["throughput_ratio"] for r in rows],
+        [r["quality"]["loss"] for r in rows],
+        policy.max_loss,
+    )
+    return [-float(d) for d in np.linalg.norm(points.max(axis=0) - points, axis=1)]
+
+
+def confidence_of(look: int) -> float:
+    """Level of the k-th look's interval: Bonferroni with unequal shares, alpha / (k (k + 1)), which sum to alpha.
+
+    However many looks a study ever takes, the chance that any accepted point breaks the limit stays below alpha, and
+    nobody needs to know their number beforehand.
+    """
+    return 1 - ALPHA / (look * (look + 1))
+
+
+def confirm(
+    config: StudyConfig,
+    task: Task,
+    prepared: Prepared,
+    load: Load,
+    candidates: Sequence[tuple[Row, Candidate, Outcome]],
+    looks: list[dict[str, Any]],
+    policy: Policy,
+    meter: Worker,
+    say: Callable[[str], None],
+) -> Confirmed:
+    """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
+
+    Args:
+        looks: earlier looks of this study; this call's are appended. The same model looked at again is no new look.
+
+    Raises:
+        NothingConfirmedError: none held, with the nearest.
+    """
+    nearest: str | None = None
+    for row, candidate, outcome in candidates[:MOST_LOOKS]:
+        assert outcome.artifact is not None
+        ours, theirs = candidate_arm(task, outcome.artifact, candidate), baseline_arm(task, prepared)
+        say(f"trial {row['trial']}: timing over a long window")
+        try:
+            timed = call(
+                meter,
+                "time",
+                {
+                    "holdout": prepared.holdout, "candidate": to_plain(ours), "baseline": to_plain(theirs),
+                    "load": to_plain(load), "slo_ms": config.slo.ms, "percent": config.slo.percentile,
+                    "length": "confirm", "seed": config.seed + 1,
+                },
+                10 * config.workers.job_seconds,
+                say,
+            )  # fmt: skip
+        except JobError as error:
+            say(f"trial {row['trial']}: not timed: {error}")
+            continue
+        latency, throughput = from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"])
+        if (policy.p95_ms is not None and latency.candidate.p95_ms > policy.p95_ms) or (
+            policy.p95_ratio is not None and latency.p95_ratio > policy.p95_ratio
+        ):
+            say(f"trial {row['trial']}: p95 {latency.candidate.p95_ms:.3f} ms over a long window breaks the policy")
+            continue
+        model = {"artifact": outcome.artifact.key, "engine": candidate.placement.engine, "compute": ours.compute}
+        look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
+        judged = call(
+            meter,
+            "judge",
+            {
+                "candidate": {"artifact": to_plain(outcome.artifact), "arm": to_plain(ours)},
+                "baseline": {"artifact": to_plain(prepared.baseline), "arm": to_plain(theirs)},
+                "cache": str(task.cache), "holdout": prepared.holdout, "part": "test", "metric": task.metric,
+                "seed": config.seed, "confidence": confidence_of(look),
+            },
+            config.workers.job_seconds,
+            say,
+        )  # fmt: skip
+        quality = from_plain(Quality, judged["quality"])
+        if look > len(looks):
+            looks.append({"look": look, "trial": row["trial"], "model": model, "quality": to_plain(quality)})
+        low, high = quality.loss_interval
+        told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
+        if high <= policy.max_loss:
+            say(f"trial {row['trial']}: {told}: confirmed")
+            return Confirmed(row, latency, throughput, quality, len(looks))
+        say(f"trial {row['trial']}: {told}: not confirmed, the limit is {policy.max_loss:.2%}")
+        nearest = nearest or told
+    raise NothingConfirmedError(
+        "no point of the front keeps the policy"
+        if nearest is None
+        else f"no finalist held on test; the first: {nearest}"
+    )
+
+
+def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
+    """Why this point, in one sentence."""
+    words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
+             "memory": "the smallest model"}  # fmt: skip
+    low, high = confirmed.quality.loss_interval
+    return (
+        f"Trial {confirmed.row['trial']} is {words[policy.prefer]} among {count} finalists that keep a loss of "
+        f"{policy.max_loss:.2%}, and on test its loss is {confirmed.quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] after "
+        f"{confirmed.looks} look{'s' if confirmed.looks > 1 else ''}."
+    )
+
+
+def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Document:
+    """DESIGN's JSON of `choose`."""
+    latency, quality = confirmed.latency, confirmed.quality
+    return {
+        "bundle": str(bundle),
+        "row": confirmed.row,
+        "confirmed": {
+            "loss": quality.loss,
+            "loss_interval": list(quality.loss_interval),
+            "confidence": quality.confidence,
+            "value": quality.value,
+            "baseline": quality.baseline,
+            "rows": quality.rows,
+            "users": quality.groups,
+            "looks": confirmed.looks,
+            "p95_ms": latency.candidate.p95_ms,
+            "baseline_p95_ms": latency.baseline.p95_ms,
+            "p95_ratio": latency.p95_ratio,
+            "p95_ratio_interval": list(latency.p95_ratio_interval),
+            "service_p50_ms": latency.candidate.service_p50_ms,
+            "service_p50_ratio": latency.service_p50_ratio,
+            "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
+            "throughput_rps": confirmed.throughput.rps,
+            "throughput_ratio": confirmed.throughput.ratio,
+            "throughput_ratio_interval": list(confirmed.throughput.ratio_interval),
+        },
+        "reason": why,
+        "registered": None if registered is None else dict(registered),
+    }
+
+
+def bundle_up(
+    folder: Path, config: StudyConfig, task: Task, prepared: Prepared, candidate: Candidate, outcome: Outcome,
+    confirmed: Confirmed, why: str, machine: str,
+) -> None:  # fmt: skip
+    """Write the bundle of a confirmed point."""
+    assert outcome.artifact is not None
+    with np.load(Path(prepared.holdout) / "requests.npz") as arrays:
+        example = {spec.name: arrays[f"input.{spec.name}"][:_EXAMPLE_ROWS] for spec in prepared.inputs}
+    measurement = {
+        "study": config.name,
+        "machine": machine,
+        "quality": to_plain(confirmed.quality),
+        "latency": to_plain(confirmed.latency),
+        "throughput": to_plain(confirmed.throughput),
+        "model_bytes": outcome.artifact.model_bytes,
+        "widths": dict(outcome.artifact.widths),
+    }
+    write_bundle(
+        folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
+        _card(config, candidate, outcome, confirmed, why, machine), example,
+    )  # fmt: skip
+
+
+def _card(
+    config: StudyConfig, candidate: Candidate, outcome: Outcome, confirmed: Confirmed, why: str, machine: str
+) -> str:
+    assert outcome.artifact is not None
+    latency, throughput, quality = confirmed.latency, confirmed.throughput, confirmed.quality
+    p95, loss = latency.p95_ratio_interval, quality.loss_interval
+    knobs = "\n".join(f"| {name} | {value} |" for name, value in candidate.knobs().items())
+    widths = ", ".join(f"{group} {width}" for group, width in outcome.artifact.widths.items())
+    return f"""# {config.name}
+
+{why}
+
+| measured | this model | baseline | ratio, 95% interval |
+|---|---|---|---|
+| p95 at {latency.rate_rps:.0f} requests/s | {latency.candidate.p95_ms:.3f} ms | {latency.baseline.p95_ms:.3f} ms | \
+{latency.p95_ratio:.3f} [{p95[0]:.3f}, {p95[1]:.3f}] |
+| service p50 | {latency.candidate.service_p50_ms:.3f} ms | {latency.baseline.service_p50_ms:.3f} ms | \
+{latency.service_p50_ratio:.3f} |
+| requests/s within {throughput.slo_ms:.2f} ms | {throughput.rps:.0f} | {throughput.baseline_rps:.0f} | \
+{throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
+| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
+loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
+
+Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}.
+
+| choice | value |
+|---|---|
+{knobs}
+
+Check it with `leanrec verify .`; `manifest.json` names the inputs and the machine it was verified on.
+"""

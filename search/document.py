@@ -1,0 +1,144 @@
+"""The study as one plain document: what `front --json` prints, and what the report, the table and the verdict read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from objectives.record import Measurement
+from search.config import StudyConfig
+from search.front import hypervolume, non_dominated, unit_objectives
+from search.study import candidate_of, outcome_of, values
+
+Document = dict[str, Any]
+Row = dict[str, Any]
+FEW_TRIALS = 20
+
+
+def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[str, Any]) -> Document:
+    """DESIGN's JSON of a front, with more keys for the report. Trials whose choice was never settled are left out."""
+    measured = [(trial, _measurement(trial)) for trial in trials if candidate_of(trial) is not None]
+    max_loss = config.quality.max_loss
+    feasible = [m is not None and m.quality.loss <= max_loss for _, m in measured]
+    front = _front(
+        [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok], config.objectives
+    )
+    members = iter(front)
+    on_front = [ok and next(members) for ok in feasible]
+    rows = [_row(trial, m, ok, member) for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)]
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "stopped", "failed")}
+    kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
+    points = unit_objectives(
+        [m.latency.p95_ratio for m in kept],
+        [m.throughput.ratio for m in kept],
+        [m.quality.loss for m in kept],
+        max_loss,
+    )
+    resolution = facts.get("resolution")
+    prepared, load = facts.get("prepared", {}), facts.get("load", {})
+    baseline = next((row for row in rows if row["trial"] == 0 and row["state"] == "complete"), None)
+    return {
+        "study": config.name,
+        "hypervolume": hypervolume(points),
+        "minutes": facts.get("search_seconds", 0.0) / 60,
+        "resolution": resolution,
+        "baseline": baseline,
+        "rows": rows,
+        "max_loss": max_loss,
+        "objectives": list(config.objectives),
+        "machine": facts.get("machine", ""),
+        "rate_rps": load.get("rate_rps"),
+        "slo_ms": None if baseline is None else config.slo.ms or _measured_slo(measured),
+        "references": prepared.get("references", {}),
+        "split": prepared.get("split", ""),
+        "front_size": sum(on_front),
+        "counts": counts,
+        "warnings": _warnings(counts["complete"], resolution, max_loss, prepared.get("references", {})),
+        "chosen": facts.get("chosen"),
+    }
+
+
+def front_numbers(document: Document) -> list[int]:
+    return [row["trial"] for row in document["rows"] if row["on_front"]]
+
+
+def _measurement(trial: FrozenTrial) -> Measurement | None:
+    outcome = outcome_of(trial)
+    return None if outcome is None else outcome.measurement
+
+
+def _measured_slo(measured: Sequence[tuple[FrozenTrial, Measurement | None]]) -> float | None:
+    """Each trial's limit is the baseline's percentile in its own run; the middle one stands for all."""
+    limits = [m.throughput.slo_ms for _, m in measured if m is not None]
+    return float(np.median(limits)) if limits else None
+
+
+def _front(feasible: Sequence[Measurement], objectives: Sequence[str]) -> list[bool]:
+    if not feasible:
+        return []
+    return [bool(b) for b in non_dominated(np.array([values(m, objectives) for m in feasible]))]
+
+
+def _row(trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on_front: bool) -> Row:
+    candidate, outcome = candidate_of(trial), outcome_of(trial)
+    assert candidate is not None and outcome is not None
+    m = measurement
+    return {
+        "trial": trial.number,
+        "candidate": candidate.id,
+        "weights": candidate.weights.id,
+        "variant": candidate.variant_id,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "on_front": on_front,
+        "feasible": feasible,
+        "quality": {
+            "metric": m and m.quality.metric,
+            "value": m and m.quality.value,
+            "loss": m and m.quality.loss,
+            "loss_interval": m and list(m.quality.loss_interval),
+        },
+        "latency_ms": {
+            "p50": m and m.latency.candidate.p50_ms,
+            "p95": m and m.latency.candidate.p95_ms,
+            "p99": m and m.latency.candidate.p99_ms,
+            "service_p50": m and m.latency.candidate.service_p50_ms,
+            "p95_ratio": m and m.latency.p95_ratio,
+            "p95_ratio_interval": m and list(m.latency.p95_ratio_interval),
+            "service_p50_ratio": m and m.latency.service_p50_ratio,
+            "service_p50_ratio_interval": m and list(m.latency.service_p50_ratio_interval),
+        },
+        "throughput_rps": m and m.throughput.rps,
+        "throughput_ratio": m and m.throughput.ratio,
+        "throughput_ratio_interval": m and list(m.throughput.ratio_interval),
+        "model_bytes": m and m.footprint.model_bytes,
+        "peak_memory_bytes": m and m.footprint.peak_memory_bytes,
+        "seconds": {stage: outcome.seconds.get(stage) for stage in ("fit", "export", "judge", "time")},
+        "reused": list(outcome.reused),
+        "knobs": candidate.knobs(),
+        "minutes": trial.user_attrs.get("minutes"),
+        "origin": candidate.weights.origin,
+        "widths": {} if outcome.artifact is None else dict(outcome.artifact.widths),
+    }
+
+
+def _warnings(complete: int, resolution: float | None, max_loss: float, references: Mapping[str, float]) -> list[str]:
+    warnings = []
+    if complete < FEW_TRIALS:
+        warnings.append(f"Only {complete} trials are complete: the front may move with more minutes.")
+    if resolution is not None and resolution > max_loss:
+        warnings.append(
+            f"The held-out rows can show a loss of {resolution:.2%} at best, which is more than the tolerated "
+            f"{max_loss:.2%}."
+        )
+    baseline = references.get("baseline")
+    for name in ("popularity", "logistic_regression"):
+        if baseline is not None and references.get(name, 0.0) >= baseline:
+            warnings.append(
+                f"The baseline's AUC on test ({baseline:.4f}) does not beat {name.replace('_', ' ')} "
+                f"({references[name]:.4f})."
+            )
+    return warnings

@@ -1,0 +1,298 @@
+"""A study from its file to its front: prepare, preflight, search, record."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from objectives.measure import Load
+from objectives.measurement.quality import resolution
+from objectives.record import Prepared
+from objectives.serving.devices import cores_allowed, describe, fingerprint
+from objectives.task import Task
+from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
+from search.config import ConfigError, StudyConfig, SyntheticData, difference
+from search.console import Console, SearchBar
+from search.defaults import space_for
+from search.document import Document, document, front_numbers
+from search.explore import Explorer, Told, baseline_arm
+from search.home import Home
+from search.ledger import Entry, Ledger
+from search.report import write_report
+from search.study import Study, candidate_of, outcome_of
+from search.verdict import best_compromise
+from search.workers import JobError, Worker, call
+from spaces.canonical import from_plain, to_plain
+
+# The baseline trains to its optimum, however long a student's fit may take.
+_PREPARE_TIMES = 10
+
+
+@dataclass(frozen=True)
+class Session:
+    """An opened study: its settings, its place, its trials and its ledger."""
+
+    config: StudyConfig
+    home: Home
+    study: Study
+    ledger: Ledger
+
+    def document(self) -> Document:
+        return document(self.config, self.study.finished(), self.study.facts)
+
+    def entries(self) -> list[Entry]:
+        found: list[Entry] = []
+        for trial in self.study.finished():
+            candidate, outcome = candidate_of(trial), outcome_of(trial)
+            if candidate is not None and outcome is not None:
+                found.append((trial.number, candidate, outcome, trial.user_attrs.get("minutes")))
+        return found
+
+    def level(self, console: Console) -> Document:
+        """Bring the ledger level with the trials, write the report, and give the document."""
+        found = self.document()
+        path = self.home.reports(self.config.name) / "report.html"
+        write_report(found, path)
+        if self.ledger.level(self.entries(), front_numbers(found)):
+            self.ledger.log_file(path, "report")
+        if self.ledger.trouble:
+            console.warn(self.ledger.trouble)
+        return found
+
+
+def open_session(config: StudyConfig, home: Home) -> Session:
+    """Make or find the study and its ledger.
+
+    Raises:
+        ConfigError: a study of that name was begun with other settings.
+    """
+    home.claim()
+    study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.max_loss, config.seed)
+    settings = config.model_dump(mode="json")
+    before = study.facts.get("config")
+    if before is not None:
+        changed = difference(before, settings)
+        if changed is not None:
+            raise ConfigError(
+                f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
+            )
+    study.note(config=settings)
+    ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name)
+    ledger.open(settings)
+    return Session(config, home, study, ledger)
+
+
+def task_of(config: StudyConfig, home: Home) -> Task:
+    rows, data = config.traffic.rows, config.data
+    synthetic = data.model_dump(exclude={"source"}) if isinstance(data, SyntheticData) else None
+    return Task(
+        str(home.root), config.recommender, data.source, config.quality.metric,
+        rows.median, rows.sigma, rows.max, config.seed, synthetic,
+    )  # fmt: skip
+
+
+def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Document]:
+    """Launch or resume a study until its budget is spent or Ctrl-C; finished trials are kept either way.
+
+    Raises:
+        ConfigError: the settings do not fit the model, the machine, or the study begun before.
+        JobError: the baseline cannot be trained, exported or timed, or the first candidate does not get through.
+    """
+    session = open_session(config, home)
+    with _locked(home, config.name), _stoppable():
+        search(session, console)
+    return session, session.level(console)
+
+
+def search(session: Session, console: Console) -> None:
+    config, home, study = session.config, session.home, session.study
+    study.sweep()
+    spent = float(study.facts.get("search_seconds", 0.0))
+    budget = config.budget.minutes * 60
+    complete = sum(r["state"] == "complete" for r in session.document()["rows"])
+    wanted = None if config.budget.trials is None else config.budget.trials - complete
+    if spent >= budget or (wanted is not None and wanted <= 0):
+        console.say(
+            f"The budget is spent ({spent / 60:.1f} minutes, {complete} trials); --minutes or --trials give more."
+        )
+        return
+    cores = cores_allowed()
+    count = config.workers.builders or min(cores, 4)
+    builders = [Worker("builder", home.logs(config.name) / f"builder-{i}.log") for i in range(count)]
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    try:
+        prepared, load = prepare(session, builders[0], meter, console)
+        space = space_for(config.space, prepared)
+        if not study.facts.get("started"):
+            for start in space.starts():
+                study.enqueue(start)
+            study.note(started=True)
+        threads = max(1, cores // count)
+
+        def explorer(bar: SearchBar, seconds: float) -> Explorer:
+            def record(told: Told) -> None:
+                session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
+                found = session.document()
+                able = [r for r in found["rows"] if r["feasible"] and r["trial"] != 0]
+                best = best_compromise(able, config.quality.max_loss) if able else None
+                bar.told(told, found["hypervolume"], best, found["counts"]["complete"], told.minutes * 60)
+
+            task = task_of(config, home)
+            return Explorer(config, task, prepared, load, space, study, builders, meter, threads, record, bar.tick)
+
+        if not study.facts.get("preflight"):
+            console.say("preflight: the baseline and one student go through every stage")
+            with SearchBar(console, 0.0) as bar:
+                explorer(bar, 0.0).run(float("inf"), 2, 0.0)
+            _preflight(session, console, count)
+            spent = 0.0
+        with SearchBar(console, budget) as bar:
+            end = explorer(bar, budget).run(budget - spent, wanted, spent)
+        console.say(f"search: {end}")
+    finally:
+        for worker in (*builders, meter):
+            worker.kill()
+
+
+def prepare(session: Session, builder: Worker, meter: Worker, console: Console) -> tuple[Prepared, Load]:
+    """The baseline trained and exported, and the study's rate settled on this machine."""
+    config, study = session.config, session.study
+    task = task_of(config, session.home)
+    arguments = {"task": to_plain(task), "threads": cores_allowed()}
+    plain = call(builder, "prepare", arguments, _PREPARE_TIMES * config.workers.fit_seconds, console.say)
+    prepared = from_plain(Prepared, plain)
+    study.note(prepared=plain)
+    references = prepared.references
+    console.say(
+        "baseline: AUC on test "
+        + ", ".join(
+            f"{name.replace('_', ' ')} {auc:.4f}" for name, auc in sorted(references.items(), key=lambda i: -i[1])
+        )
+        + f" ({prepared.rows['test']:,} rows of {prepared.users:,} users)"
+    )
+    if references["baseline"] <= max(references["popularity"], references["logistic_regression"]):
+        console.warn("the baseline does not beat both references: a smaller model may be all that the data need")
+    return prepared, calibrate(session, prepared, meter, console)
+
+
+def calibrate(session: Session, prepared: Prepared, meter: Worker, console: Console) -> Load:
+    """The rate is a share of the baseline's capacity, settled once on each machine; its latency is looked at anew."""
+    config, study = session.config, session.study
+    known = study.facts.get("load") if study.facts.get("fingerprint") == fingerprint() else None
+    arguments: Mapping[str, Any] = {
+        "holdout": prepared.holdout,
+        "baseline": to_plain(baseline_arm(task_of(config, session.home), prepared)),
+        "share": config.traffic.load,
+        "rate_rps": None if known is None else known["rate_rps"],
+        "seed": config.seed,
+    }
+    plain = call(meter, "calibrate", arguments, config.workers.job_seconds, console.say)
+    load = from_plain(Load, plain)
+    study.note(load=plain, fingerprint=fingerprint(), machine=describe())
+    console.say(
+        f"baseline: answers {load.capacity_rps:.0f} requests/s at most; the study offers {load.rate_rps:.0f}/s "
+        f"({config.traffic.load:.0%}), where its p95 is {load.baseline_p95_ms:.2f} ms"
+    )
+    return load
+
+
+def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Document:
+    """Confirm finalists in their fixed order, write and register the bundle of the first that holds.
+
+    Raises:
+        NothingConfirmedError: none does.
+        JobError: the baseline cannot be timed.
+    """
+    config, home, study = session.config, session.home, session.study
+    facts, found = study.facts, session.document()
+    if "prepared" not in facts or found["baseline"] is None:
+        raise ConfigError(f"STUDY: {config.name!r} has no measured baseline yet; leanrec run does that")
+    prepared, task = from_plain(Prepared, facts["prepared"]), task_of(config, home)
+    ordered = finalists(found, policy)
+    entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
+    console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
+    looks = list(facts.get("looks", []))
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    with _locked(home, config.name), _stoppable():
+        try:
+            load = calibrate(session, prepared, meter, console)
+            rows = [(row, *entries[row["trial"]]) for row in ordered]
+            try:
+                confirmed = confirm(config, task, prepared, load, rows, looks, policy, meter, console.say)
+            finally:
+                study.note(looks=looks)
+        finally:
+            meter.kill()
+        trial = confirmed.row["trial"]
+        candidate, outcome = entries[trial]
+        why = reason(confirmed, policy, len(ordered))
+        folder = out or home.reports(config.name) / "bundle"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, study.facts["machine"])
+        console.say("choose: registering the bundle with MLflow")
+        session.level(console)
+        registered = session.ledger.register(
+            config.name, folder, trial, {"candidate": candidate.id, "reason": why[:500]}
+        )
+        chosen = chosen_document(confirmed, folder, why, registered)
+        study.note(chosen=chosen)
+        session.ledger.log_file(folder, "bundle")
+        session.level(console)
+    return chosen
+
+
+def _preflight(session: Session, console: Console, builders: int) -> None:
+    """Refuse a study whose first trials fail; say what the data can show and how many trials to expect."""
+    outcomes = {number: outcome for number, _, outcome, _ in session.entries()}
+    for number, what in ((0, "the baseline"), (1, "the first candidate")):
+        outcome = outcomes.get(number)
+        if outcome is None or outcome.measurement is None:
+            reason = "it was not measured" if outcome is None else outcome.reason
+            session.study.note(started=False)
+            raise JobError(f"The preflight ended: {what} did not get through every stage: {reason}")
+    first = outcomes[1]
+    assert first.measurement is not None
+    shown = resolution(first.measurement.quality)
+    session.study.note(preflight=True, resolution=shown, search_seconds=0.0)
+    seconds = first.seconds
+    building = seconds.get("fit", 0.0) + seconds.get("export", 0.0)
+    trials = 60 * session.config.budget.minutes / (seconds["time"] + building / builders)
+    console.say(
+        f"preflight: passed; a trial takes about {building:.0f} s to build and {seconds['time']:.0f} s to time, so "
+        f"{session.config.budget.minutes:g} minutes hold about {trials:.0f} trials"
+    )
+    tolerated = session.config.quality.max_loss
+    console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
+    if shown > tolerated:
+        console.warn("the data cannot show a loss as small as the one tolerated: more held-out rows are needed")
+
+
+@contextmanager
+def _locked(home: Home, study: str) -> Iterator[None]:
+    """One coordinator for a study at a time."""
+    path = home.mlruns / f"{study}.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"the study {study!r} is being run by another process; wait for it or stop it") from error
+        yield
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
