@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from objectives.jobs import serve
 from objectives.measurement.latency import CONFIRM, SCREEN, Timings, Window, summarise, time_side_by_side
 from objectives.measurement.quality import paired_quality
-from objectives.measurement.statistics import interval
+from objectives.measurement.statistics import Floats, interval
 from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates, slo_rate
 from objectives.measurement.traffic import Request, Submit, precise_sleep
 from objectives.record import Artifact, Latency, Quality, Throughput
@@ -90,7 +90,7 @@ def calibrate(holdout: Path, baseline: Arm, share: float, rate_rps: float | None
     requests = _requests(holdout)
     with _quiet(), _open(baseline) as pool:
         _warm_up(pool.submit, requests)
-        capacity = float(np.median([saturation(pool.submit, requests, 1) for _ in range(5)]))
+        capacity = float(np.median(np.concatenate([saturation(pool.submit, requests, 1) for _ in range(3)])))
         rate = capacity * share if rate_rps is None else rate_rps
         probes = [open_loop_probe(pool.submit, requests, rate, seed + i).latency_ms for i in range(4)]
     p50, p95 = (float(p) for p in np.percentile(np.concatenate(probes), [50, 95]))
@@ -143,18 +143,18 @@ def _throughput(
     """Without an SLO of its own the limit is the baseline's percentile in this very run, whose rate is the study's."""
     limit = float(np.percentile(timings.baseline, percent)) if slo_ms is None else slo_ms
 
-    def search(pool: Pool, arm: Arm, blocks: NDArray[np.float64]) -> tuple[tuple[Probe, ...], float]:
+    def search(pool: Pool, arm: Arm, blocks: Floats) -> tuple[tuple[Probe, ...], Floats]:
         most = saturation(pool.submit, requests, arm.placement.replicas)
         probe: Callable[[float], Probe] = lambda rate: open_loop_probe(pool.submit, requests, rate, seed)  # noqa: E731
-        return search_rates(probe, Probe(load.rate_rps, blocks), most, limit, percent, probes), most
+        return search_rates(probe, Probe(load.rate_rps, blocks), float(most.mean()), limit, percent, probes), most
 
     found, most = search(ours, candidate, timings.candidate)
-    rate, rates = slo_rate(found, timings.baseline if slo_ms is None else slo_ms, percent, seed)
+    rate, rates = slo_rate(found, most, timings.baseline if slo_ms is None else slo_ms, percent, seed)
     if slo_ms is None:
         base, bases = load.rate_rps, np.full(len(rates), load.rate_rps)
     else:
-        base, bases = slo_rate(search(theirs, baseline, timings.baseline)[0], slo_ms, percent, seed)
-    return Throughput(rate, base, rate / base, interval(rates / bases), limit, most)
+        base, bases = slo_rate(*search(theirs, baseline, timings.baseline), slo_ms, percent, seed)
+    return Throughput(rate, base, rate / base, interval(rates / bases), limit, float(most.mean()))
 
 
 def _open(arm: Arm) -> Pool:

@@ -171,8 +171,6 @@ def _show_front(session: Session, document: dict[str, Any], console: Console) ->
     console.result(said.headline)
     for sentence in said.sentences:
         console.result(f"- {sentence}")
-    for warning in document["warnings"]:
-        console.warn(warning)
     console.result(f"report: {session.home.reports(session.config.name) / 'report.html'}")
     console.document(document)
 

@@ -130,7 +130,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['throughput_ratio']:.2f} {_pair(row['throughput_ratio_interval'], 2)}",
         f"{_loss(quality['loss'])} [{_loss(quality['loss_interval'][0])}, {_loss(quality['loss_interval'][1])}]",
         f"{row['model_bytes'] / 1000:.0f}",
-        describe(row["knobs"]),
+        "the baseline against itself" if row["trial"] == 0 else describe(row["knobs"]),
     )
 
 

@@ -12,10 +12,10 @@ from objectives.record import Measurement
 from search.config import StudyConfig
 from search.front import hypervolume, non_dominated, unit_objectives
 from search.study import candidate_of, outcome_of, values
+from search.verdict import doubts
 
 Document = dict[str, Any]
 Row = dict[str, Any]
-FEW_TRIALS = 20
 
 
 def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[str, Any]) -> Document:
@@ -40,7 +40,8 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
     resolution = facts.get("resolution")
     prepared, load = facts.get("prepared", {}), facts.get("load", {})
     baseline = next((row for row in rows if row["trial"] == 0 and row["state"] == "complete"), None)
-    return {
+    references = dict(prepared.get("references", {}))
+    found: Document = {
         "study": config.name,
         "hypervolume": hypervolume(points),
         "minutes": facts.get("search_seconds", 0.0) / 60,
@@ -52,13 +53,14 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "machine": facts.get("machine", ""),
         "rate_rps": load.get("rate_rps"),
         "slo_ms": None if baseline is None else config.slo.ms or _measured_slo(measured),
-        "references": prepared.get("references", {}),
+        "bayes_auc": references.pop("bayes_optimal", None),
+        "references": references,
         "split": prepared.get("split", ""),
         "front_size": sum(on_front),
         "counts": counts,
-        "warnings": _warnings(counts["complete"], resolution, max_loss, prepared.get("references", {})),
         "chosen": facts.get("chosen"),
     }
+    return found | {"warnings": list(doubts(found))}
 
 
 def front_numbers(document: Document) -> list[int]:
@@ -123,22 +125,3 @@ def _row(trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on
         "origin": candidate.weights.origin,
         "widths": {} if outcome.artifact is None else dict(outcome.artifact.widths),
     }
-
-
-def _warnings(complete: int, resolution: float | None, max_loss: float, references: Mapping[str, float]) -> list[str]:
-    warnings = []
-    if complete < FEW_TRIALS:
-        warnings.append(f"Only {complete} trials are complete: the front may move with more minutes.")
-    if resolution is not None and resolution > max_loss:
-        warnings.append(
-            f"The held-out rows can show a loss of {resolution:.2%} at best, which is more than the tolerated "
-            f"{max_loss:.2%}."
-        )
-    baseline = references.get("baseline")
-    for name in ("popularity", "logistic_regression"):
-        if baseline is not None and references.get(name, 0.0) >= baseline:
-            warnings.append(
-                f"The baseline's AUC on test ({baseline:.4f}) does not beat {name.replace('_', ' ')} "
-                f"({references[name]:.4f})."
-            )
-    return warnings

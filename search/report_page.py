@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.report_data import Document, Row, all_rows, front_data, knobs_by_family
+from search.report_data import Document, Row, all_rows, front_data, knobs_by_family, metric_of
 from search.report_front import loss_window
 from search.report_style import PRINT_SCRIPT, STYLE
 from search.verdict import Verdict, alike_trials
@@ -75,8 +75,10 @@ def _verdict(document: Document, words: Verdict) -> str:
     sentences = [escape(sentence) for sentence in words.sentences]
     if chosen and chosen.get("reason"):
         bundle = f" Its bundle is in <code>{escape(chosen['bundle'])}</code>." if chosen.get("bundle") else ""
-        sentences.append(f"Chosen: {escape(chosen['reason'])}.{bundle}")
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in document["warnings"])
+        sentences.append(f"{escape(chosen['reason'].rstrip('.'))}.{bundle}")
+    # A warning that the verdict has spoken already is not repeated.
+    left = [text for text in document["warnings"] if text not in words.sentences]
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in left)
     return (
         f'<header>\n<p class="study">leanrec study <b>{escape(document["study"])}</b></p>\n'
         f"<h1>{escape(words.headline)}</h1>\n<ul>{''.join(f'<li>{text}</li>' for text in sentences)}</ul>\n"
@@ -103,6 +105,8 @@ def _front_table(document: Document) -> str:
     baseline, chosen = document["baseline"], (document.get("chosen") or {}).get("row")
     # No trial has the number -1: nothing is tagged where nothing is chosen.
     chosen_trial = chosen["trial"] if chosen else -1
+    if baseline is None:
+        return '<p class="note">The baseline has not been measured.</p>'
     front = [row for row in all_rows(document)[1:] if row["on_front"]]
     if not front:
         alone = _table(_HEADS, [_front_row(baseline, baseline, "baseline")])
@@ -210,7 +214,7 @@ def _endings(document: Document) -> str:
 
 
 def _method(document: Document) -> str:
-    metric = document["baseline"]["quality"]["metric"]
+    metric = metric_name(metric_of(document))
     references = document.get("references") or {}
     resolution = document["resolution"]
     known = {
@@ -218,9 +222,9 @@ def _method(document: Document) -> str:
         "load": f"{significant(document['rate_rps'], 3)} requests per second" if document["rate_rps"] else None,
         "SLO": f"p95 within {milliseconds(document['slo_ms'])}" if document["slo_ms"] else None,
         "objectives": ", ".join(name.replace("_", " ") for name in document["objectives"]),
-        "tolerated loss": f"{percent(document['max_loss'])} of {metric_name(metric)}, relative to the baseline",
+        "tolerated loss": f"{percent(document['max_loss'])} of {metric}, relative to the baseline",
         "resolution": f"{percent(resolution)}, the smallest loss that this data could show" if resolution else None,
-        f"{metric_name(metric)} on test": ", ".join(
+        "AUC on test": ", ".join(
             f"{name.replace('_', ' ')} {value:.4f}" for name, value in references.items() if value is not None
         ),
     }

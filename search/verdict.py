@@ -44,7 +44,7 @@ def verdict(document: Document) -> Verdict:
         subject = None
         headline, sentences = _nothing(document, candidates)
     if subject is not None:
-        sentences += _in_milliseconds(document, subject) + _other_points(document, subject, gains)
+        sentences += _in_milliseconds(document, subject, confirmed or {}) + _other_points(document, subject, gains)
     return Verdict(headline, tuple(sentences + doubts(document)))
 
 
@@ -155,12 +155,13 @@ def _loss(loss: float, interval: Sequence[float] | None, metric: str) -> str:
     return f"at a loss of {percent(loss)} of {metric}" if loss >= 0 else f"with {metric} better by {percent(-loss)}"
 
 
-def _in_milliseconds(document: Document, row: Row) -> list[str]:
-    own, base = row["latency_ms"], document["baseline"]["latency_ms"]
+def _in_milliseconds(document: Document, row: Row, confirmed: Mapping[str, Any]) -> list[str]:
+    own = confirmed.get("p95_ms") or row["latency_ms"]["p95"]
+    base = confirmed.get("baseline_p95_ms") or document["baseline"]["latency_ms"]["p95"]
     load = f" at {rate(document['rate_rps'])}" if document.get("rate_rps") else ""
-    if not (base["p95"] and own["p95"]):
-        return []
-    return [f"In milliseconds{load}: a p95 of {milliseconds(own['p95'])} against {milliseconds(base['p95'])}."]
+    return (
+        [f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}."] if own and base else []
+    )
 
 
 def _other_points(document: Document, subject: Row, gains: Sequence[Row]) -> list[str]:

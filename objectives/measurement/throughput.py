@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.measurement.statistics import Floats, block_percentiles, block_picks, interval
+from objectives.measurement.statistics import Floats, block_percentiles, block_picks
 from objectives.measurement.traffic import Request, Submit, open_loop, poisson_gaps, saturated
 
 _RESAMPLES = 400
 _PROBE_BLOCKS = 5
 _PROBE_REQUESTS = 200
 _PROBE_SECONDS = 0.3
-_SATURATION_SECONDS = 0.3
+_SATURATION_BLOCKS = 5
+_SATURATION_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Probe:
     latency_ms: Floats
 
 
-def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
-    """Requests a second in a closed loop that always keeps two in flight for each replica."""
-    return saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
+def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> Floats:
+    """Requests a second in a closed loop that always keeps two in flight for each replica: (blocks,)."""
+    return np.array([saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS) for _ in range(_SATURATION_BLOCKS)])
 
 
 def open_loop_probe(submit: Submit, requests: Sequence[Request], rate_rps: float, seed: int) -> Probe:
@@ -51,7 +52,7 @@ def search_rates(
     """
     done = [first]
     if np.percentile(first.latency_ms, percent) <= slo_ms:
-        low, high = first.rate_rps, max(saturated_rps, first.rate_rps) * 1.1
+        low, high = first.rate_rps, max(saturated_rps, first.rate_rps)
         rate = max(0.85 * saturated_rps, math.sqrt(low * high))
     else:
         low, high = first.rate_rps / 8, first.rate_rps
@@ -88,10 +89,15 @@ def crossing(rates: Floats, percentiles: Floats, slo: float) -> float:
     return math.exp(x0 + (x1 - x0) * (math.log(slo) - y0) / (y1 - y0))
 
 
-def slo_rate(probes: Sequence[Probe], slo: float | Floats, percent: float, seed: int) -> tuple[float, Floats]:
+def slo_rate(
+    probes: Sequence[Probe], saturation_rps: Floats, slo: float | Floats, percent: float, seed: int
+) -> tuple[float, Floats]:
     """The rate under the SLO, and its bootstrap over the blocks of each probe.
 
+    A short probe above saturation ends before its queue has grown, so the rate is never above the saturated one.
+
     Args:
+        saturation_rps: (blocks,)
         slo: milliseconds, or (blocks, requests) milliseconds of the baseline whose own percentile is the SLO; it is
             then resampled too
 
@@ -99,20 +105,20 @@ def slo_rate(probes: Sequence[Probe], slo: float | Floats, percent: float, seed:
         Requests per second, and (resamples,) of the same.
     """
     rates = np.array([p.rate_rps for p in probes])
-    drawn = [
-        block_percentiles(p.latency_ms, percent, block_picks(len(p.latency_ms), seed + i, _RESAMPLES))
-        for i, p in enumerate(probes)
-    ]
+    table = np.stack(
+        [
+            block_percentiles(p.latency_ms, percent, block_picks(len(p.latency_ms), seed + i, _RESAMPLES))
+            for i, p in enumerate(probes)
+        ],
+        axis=1,
+    )
     if isinstance(slo, float):
         limit, limits = slo, np.full(_RESAMPLES, slo)
     else:
         limit = float(np.percentile(slo, percent))
         limits = block_percentiles(slo, percent, block_picks(len(slo), seed + len(rates), _RESAMPLES))
+    picks = block_picks(len(saturation_rps), seed + len(rates) + 1, _RESAMPLES)
+    most = saturation_rps[picks].mean(axis=1)
     point = crossing(rates, np.array([np.percentile(p.latency_ms, percent) for p in probes]), limit)
-    table = np.stack(drawn, axis=1)
-    return point, np.array([crossing(rates, row, float(at)) for row, at in zip(table, limits, strict=True)])
-
-
-def ratio_interval(candidate: Floats, baseline: float | Floats) -> tuple[float, float]:
-    """95% interval of the ratio of two rates from their resamples."""
-    return interval(candidate / baseline)
+    drawn = np.array([crossing(rates, row, float(at)) for row, at in zip(table, limits, strict=True)])
+    return min(point, float(saturation_rps.mean())), np.minimum(drawn, most)

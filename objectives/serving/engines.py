@@ -61,6 +61,8 @@ class OpenVino:
             raise EngineError(f"openvino runs on the device cpu here, but got {device!r}.")
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
+            # Pinned threads of two replicas land on the same core.
+            "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[compute],
         }
         if threads is not None:

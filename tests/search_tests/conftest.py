@@ -16,7 +16,7 @@ BASELINE_MS = 1.34
 BASELINE_RPS = 520.0
 FULL_BYTES = 4_412_345
 NOT_MEASURED: dict[str, Any] = {
-    "quality": {"metric": "auc", "value": None, "loss": None, "loss_interval": None},
+    "quality": dict.fromkeys(("metric", "value", "loss", "loss_interval")),
     "latency_ms": {
         **dict.fromkeys(("p50", "p95", "p99", "service_p50", "service_p50_ratio", "service_p50_ratio_interval")),
         **dict.fromkeys(("p95_ratio", "p95_ratio_interval")),
@@ -182,8 +182,9 @@ def build_choice(
             "p95_ratio": row["latency_ms"]["p95_ratio"],
             "p95_ratio_interval": row["latency_ms"]["p95_ratio_interval"],
             "throughput_ratio": row["throughput_ratio"],
+            "throughput_ratio_interval": row["throughput_ratio_interval"],
         },
-        "reason": "the knee of the front, confirmed on test",
+        "reason": f"Trial {trial} is the knee among 5 finalists, and on test its loss stays below 1%.",
         "registered": {"name": "ml-100k", "version": "3", "alias": "champion"},
     }
 

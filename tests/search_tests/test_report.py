@@ -17,6 +17,7 @@ from search.report import front_data, front_figure, hypervolume_figure, parallel
 from search.report_axes import knob_axis, log_steps, parallel
 from search.report_data import hypervolume_curves
 from search.report_front import loss_window
+from search.verdict import doubts
 
 Document = dict[str, Any]
 MALICE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
@@ -198,6 +199,7 @@ def test_the_file_says_what_the_document_says(front_document: Document, choose_t
     assert front_document["machine"] in said and "312 requests per second" in said and "p95 within 1.34 ms" in said
     assert "0.3%, the smallest loss that this data could show" in said
     assert front_document["warnings"][0] in said
+    assert said.count(front_document["chosen"]["reason"]) == 1 and ".." not in said
     assert front_document["chosen"]["bundle"] in said
     reasons = {row["reason"] for row in front_document["rows"] if row["reason"]}
     assert reasons and all(reason in said for reason in reasons)
@@ -211,6 +213,14 @@ def test_the_table_is_the_baseline_then_the_front_by_p95(front_document: Documen
     trials = [int(row.partition("<td>")[2].split("<")[0].split()[0]) for row in body.split("<tr>")[1:]]
     front = [row for row in front_document["rows"][1:] if row["on_front"]]
     assert trials == [0, *(r["trial"] for r in sorted(front, key=lambda r: r["latency_ms"]["p95_ratio"]))]
+
+
+def test_what_the_verdict_says_is_not_warned_of_again(front_document: Document, tmp_path: Path) -> None:
+    front_document["resolution"] = 0.02
+    front_document["warnings"] += doubts(front_document)
+    _, tags = read(front_document, tmp_path)
+    assert len(doubts(front_document)) == 1
+    assert " ".join(tags.text).count(doubts(front_document)[0]) == 1
 
 
 def test_every_text_is_escaped(front_document: Document, tmp_path: Path) -> None:
@@ -249,6 +259,11 @@ def nothing_at_all(document: Document) -> None:
     document |= {"rate_rps": None, "slo_ms": None, "references": None}
 
 
+def no_baseline_yet(document: Document) -> None:
+    failed = [row for row in document["rows"] if row["state"] == "failed"]
+    document |= {"rows": failed, "baseline": None, "minutes": 0.0, "rate_rps": None, "slo_ms": None, "references": {}}
+
+
 def latency_and_quality_alone(document: Document) -> None:
     for row in document["rows"]:
         row |= {"throughput_rps": None, "throughput_ratio": None, "throughput_ratio_interval": None}
@@ -261,6 +276,7 @@ def latency_and_quality_alone(document: Document) -> None:
         (only_failures, "Nothing can be said yet"),
         (nothing_feasible, "Nothing helped"),
         (nothing_at_all, "Nothing can be said yet"),
+        (no_baseline_yet, "Nothing can be said yet: the baseline has not been measured."),
         (latency_and_quality_alone, "It helped on validation"),
     ],
 )

@@ -102,9 +102,7 @@ def test_choosing_the_baseline_is_no_help(front_document: Document, choose_trial
     assert verdict(front_document).headline == "Nothing helped: the choice is the baseline itself."
 
 
-def test_an_interval_over_zero_is_no_loss_that_can_be_shown(
-    front_document: Document, choose_trial: Any
-) -> None:
+def test_an_interval_over_zero_is_no_loss_that_can_be_shown(front_document: Document, choose_trial: Any) -> None:
     trial = winner(front_document)["trial"]
     front_document["chosen"] = choose_trial(front_document, trial, (-0.002, 0.003))
     assert "with no loss of AUC that this data can show (at most 0.3%)" in verdict(front_document).headline
@@ -181,6 +179,20 @@ def test_with_the_baseline_alone_nothing_can_be_said(front_document: Document, r
     front_document["rows"] = front_document["rows"][:1]
     words = verdict(refresh_front(front_document))
     assert words.headline.startswith("Nothing can be said yet")
+
+
+def test_without_a_baseline_nothing_can_be_said(front_document: Document) -> None:
+    front_document |= {"baseline": None, "rows": []}
+    assert verdict(front_document).headline == "Nothing can be said yet: the baseline has not been measured."
+
+
+def test_the_load_carried_on_test_is_the_one_that_counts(front_document: Document, choose_trial: Any) -> None:
+    chosen = choose_trial(front_document, winner(front_document)["trial"], (0.001, 0.006))
+    chosen["confirmed"] |= {"throughput_ratio": 1.01, "throughput_ratio_interval": [0.9, 1.1], "p95_ms": 7.77}
+    front_document["chosen"] = chosen
+    words = verdict(front_document)
+    assert "with no change in load that this measurement can show" in words.headline
+    assert "a p95 of 7.77 ms against 1.34 ms" in whole(words)
 
 
 def test_points_too_close_to_tell_apart_are_counted(front_document: Document, refresh_front: Any) -> None:

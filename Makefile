@@ -1,0 +1,35 @@
+# Two commands: `make study` and `make test`. Python 3.11 to 3.13 with venv, git and make are needed beforehand.
+PYTHON ?= python3
+BIN := .venv/bin
+HOME_DIR ?= .
+
+.PHONY: study test lint install clean
+
+# A CPU build of torch is a quarter of the default one; it is taken where pip can reach one.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --prefer-binary "torch>=2.9" \
+	  || { echo "torch could not be installed: check the network or the package index" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet -e '.[study,openvino,test]'
+	touch $@
+
+install: .venv/installed
+
+study: .venv/installed
+	$(BIN)/leanrec data ml-100k --home $(HOME_DIR)
+	$(BIN)/leanrec run ml-100k --home $(HOME_DIR)
+	$(BIN)/leanrec report ml-100k --home $(HOME_DIR)
+	$(BIN)/leanrec choose ml-100k --home $(HOME_DIR)
+	$(BIN)/leanrec verify $(HOME_DIR)/reports/ml-100k/bundle
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
