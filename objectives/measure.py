@@ -23,7 +23,7 @@ from objectives.measurement.latency import CONFIRM, SCREEN, Timings, Window, sum
 from objectives.measurement.quality import paired_quality
 from objectives.measurement.statistics import Floats, interval
 from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates, slo_rate
-from objectives.measurement.traffic import Request, Submit, precise_sleep
+from objectives.measurement.traffic import Request, Submit, precise_sleep, settle
 from objectives.record import Artifact, Latency, Quality, Throughput
 from objectives.serving.devices import engine_version
 from objectives.serving.engines import open_engine
@@ -33,9 +33,8 @@ from spaces.canonical import digest, from_plain, to_plain
 from spaces.placement import Placement
 
 _CHUNK_ROWS = 4096
-# The baseline's p50 in a run may differ this much from what it was at the study's start before the run is repeated;
-# its p95 is mostly queueing and too noisy in a short window to tell a busy machine from chance.
-_DRIFT = 2.0
+# The baseline's capacity may change this much over a timing before the timing is repeated.
+_DRIFT = 1.4
 _TRIES = 3
 _PROBES = {"screen": 4, "confirm": 6}
 WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "confirm": CONFIRM}
@@ -52,16 +51,6 @@ class Arm:
     model: str
     placement: Placement
     compute: str
-
-
-@dataclass(frozen=True)
-class Load:
-    """The study's arrival rate, and the baseline's latency at it, of which a later run must not be far."""
-
-    capacity_rps: float
-    rate_rps: float
-    baseline_p50_ms: float
-    baseline_p95_ms: float
 
 
 def judge(
@@ -81,50 +70,48 @@ def judge(
     return paired_quality(metric, ours, theirs, labels, groups, seed, confidence), reused
 
 
-def calibrate(holdout: Path, baseline: Arm, share: float, rate_rps: float | None, seed: int) -> Load:
-    """The baseline's closed-loop capacity, the rate that the study offers (a share of it), and the p95 at that rate.
-
-    Args:
-        rate_rps: the study's rate where an earlier run settled it
-    """
-    requests = _requests(holdout)
-    with _quiet(), _open(baseline) as pool:
-        _warm_up(pool.submit, requests)
-        capacity = float(np.median(np.concatenate([saturation(pool.submit, requests, 1) for _ in range(3)])))
-        rate = capacity * share if rate_rps is None else rate_rps
-        probes = [open_loop_probe(pool.submit, requests, rate, seed + i).latency_ms for i in range(4)]
-    p50, p95 = (float(p) for p in np.percentile(np.concatenate(probes), [50, 95]))
-    return Load(capacity, rate, p50, p95)
-
-
 def time(
-    holdout: Path, candidate: Arm, baseline: Arm, load: Load, slo_ms: float | None, percent: int, length: str, seed: int
+    holdout: Path,
+    candidate: Arm,
+    baseline: Arm,
+    share: float,
+    slo_ms: float | None,
+    percent: int,
+    length: str,
+    seed: int,
 ) -> tuple[Latency, Throughput]:
-    """Latency at the study's rate and throughput under the SLO, both beside the baseline.
+    """Latency at the study's load and throughput under the SLO, both beside the baseline.
+
+    The load is a share of the baseline's capacity in this very run, since machines differ from hour to hour.
 
     Raises:
-        DisturbedError: the baseline itself was far from its usual latency, several times over.
+        DisturbedError: the baseline's capacity changed while the arms were timed, several times over.
     """
     requests = _requests(holdout)
     with _quiet(), _open(candidate) as ours, _open(baseline) as theirs:
         _warm_up(ours.submit, requests)
         _warm_up(theirs.submit, requests)
         for attempt in range(_TRIES):
-            timings = time_side_by_side(
-                ours.submit, theirs.submit, requests, load.rate_rps, WINDOWS[length], seed + attempt
-            )
-            drift = float(np.median(timings.baseline)) / load.baseline_p50_ms
-            if 1 / _DRIFT <= drift <= _DRIFT:
+            before = _capacity(theirs, baseline, requests)
+            rate = share * before
+            timings = time_side_by_side(ours.submit, theirs.submit, requests, rate, WINDOWS[length], seed + attempt)
+            after = _capacity(theirs, baseline, requests)
+            if 1 / _DRIFT <= after / before <= _DRIFT:
                 break
         else:
             raise DisturbedError(
-                f"The baseline's p50 was {drift:.2g} times what it was at the study's start, {_TRIES} times over: "
-                "the machine is busy with something else."
+                f"The baseline answered {before:.0f} requests/s before and {after:.0f} after it was timed, "
+                f"{_TRIES} times over alike: the machine is busy with something else."
             )
         throughput = _throughput(
-            ours, theirs, candidate, baseline, requests, timings, load, slo_ms, percent, _PROBES[length], seed
+            ours, theirs, candidate, baseline, requests, timings, rate, slo_ms, percent, _PROBES[length], seed
         )
-    return summarise(timings, load.rate_rps, seed), throughput
+    return summarise(timings, rate, seed), throughput
+
+
+def _capacity(pool: Pool, arm: Arm, requests: list[Request]) -> float:
+    settle()
+    return float(np.median(saturation(pool.submit, requests, arm.placement.replicas)))
 
 
 def _throughput(
@@ -134,7 +121,7 @@ def _throughput(
     baseline: Arm,
     requests: list[Request],
     timings: Timings,
-    load: Load,
+    rate_rps: float,
     slo_ms: float | None,
     percent: int,
     probes: int,
@@ -144,14 +131,15 @@ def _throughput(
     limit = float(np.percentile(timings.baseline, percent)) if slo_ms is None else slo_ms
 
     def search(pool: Pool, arm: Arm, blocks: Floats) -> tuple[tuple[Probe, ...], Floats]:
+        settle()
         most = saturation(pool.submit, requests, arm.placement.replicas)
         probe: Callable[[float], Probe] = lambda rate: open_loop_probe(pool.submit, requests, rate, seed)  # noqa: E731
-        return search_rates(probe, Probe(load.rate_rps, blocks), float(most.mean()), limit, percent, probes), most
+        return search_rates(probe, Probe(rate_rps, blocks), float(most.mean()), limit, percent, probes), most
 
     found, most = search(ours, candidate, timings.candidate)
     rate, rates = slo_rate(found, most, timings.baseline if slo_ms is None else slo_ms, percent, seed)
     if slo_ms is None:
-        base, bases = load.rate_rps, np.full(len(rates), load.rate_rps)
+        base, bases = rate_rps, np.full(len(rates), rate_rps)
     else:
         base, bases = slo_rate(*search(theirs, baseline, timings.baseline), slo_ms, percent, seed)
     return Throughput(rate, base, rate / base, interval(rates / bases), limit, float(most.mean()))
@@ -227,20 +215,16 @@ def _main() -> None:
         )
         return {"quality": to_plain(quality), "reused": reused}
 
-    def calibrate_job(progress: Any, holdout: str, baseline: Any, **options: Any) -> Any:
-        return to_plain(calibrate(Path(holdout), from_plain(Arm, baseline), **options))
-
-    def time_job(progress: Any, holdout: str, candidate: Any, baseline: Any, load: Any, **options: Any) -> Any:
+    def time_job(progress: Any, holdout: str, candidate: Any, baseline: Any, **options: Any) -> Any:
         latency, throughput = time(
             holdout=Path(holdout),
             candidate=from_plain(Arm, candidate),
             baseline=from_plain(Arm, baseline),
-            load=from_plain(Load, load),
             **options,
         )
         return {"latency": to_plain(latency), "throughput": to_plain(throughput)}
 
-    serve({"judge": judge_job, "calibrate": calibrate_job, "time": time_job})
+    serve({"judge": judge_job, "time": time_job})
 
 
 def _pair(plain: Any) -> tuple[Artifact, Arm]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from objectives.measure import Load
 from objectives.record import Latency, Outcome, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
 from objectives.task import Task
@@ -108,7 +107,6 @@ def confirm(
     config: StudyConfig,
     task: Task,
     prepared: Prepared,
-    load: Load,
     candidates: Sequence[tuple[Row, Candidate, Outcome]],
     looks: list[dict[str, Any]],
     policy: Policy,
@@ -134,7 +132,7 @@ def confirm(
                 "time",
                 {
                     "holdout": prepared.holdout, "candidate": to_plain(ours), "baseline": to_plain(theirs),
-                    "load": to_plain(load), "slo_ms": config.slo.ms, "percent": config.slo.percentile,
+                    "share": config.traffic.load, "slo_ms": config.slo.ms, "percent": config.slo.percentile,
                     "length": "confirm", "seed": config.seed + 1,
                 },
                 10 * config.workers.job_seconds,

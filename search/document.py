@@ -38,7 +38,7 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         max_loss,
     )
     resolution = facts.get("resolution")
-    prepared, load = facts.get("prepared", {}), facts.get("load", {})
+    prepared = facts.get("prepared", {})
     baseline = next((row for row in rows if row["trial"] == 0 and row["state"] == "complete"), None)
     references = dict(prepared.get("references", {}))
     found: Document = {
@@ -51,8 +51,8 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "max_loss": max_loss,
         "objectives": list(config.objectives),
         "machine": facts.get("machine", ""),
-        "rate_rps": load.get("rate_rps"),
-        "slo_ms": None if baseline is None else config.slo.ms or _measured_slo(measured),
+        "rate_rps": _middle([m.latency.rate_rps for _, m in measured if m is not None]),
+        "slo_ms": config.slo.ms or _middle([m.throughput.slo_ms for _, m in measured if m is not None]),
         "bayes_auc": references.pop("bayes_optimal", None),
         "references": references,
         "split": prepared.get("split", ""),
@@ -72,10 +72,9 @@ def _measurement(trial: FrozenTrial) -> Measurement | None:
     return None if outcome is None else outcome.measurement
 
 
-def _measured_slo(measured: Sequence[tuple[FrozenTrial, Measurement | None]]) -> float | None:
-    """Each trial's limit is the baseline's percentile in its own run; the middle one stands for all."""
-    limits = [m.throughput.slo_ms for _, m in measured if m is not None]
-    return float(np.median(limits)) if limits else None
+def _middle(numbers: Sequence[float]) -> float | None:
+    """Rate and limit follow the baseline in each trial's own run; the middle one stands for all."""
+    return float(np.median(numbers)) if numbers else None
 
 
 def _front(feasible: Sequence[Measurement], objectives: Sequence[str]) -> list[bool]:

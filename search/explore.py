@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from optuna.trial import Trial
 
-from objectives.measure import Arm, Load
+from objectives.measure import Arm
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Prepared, Quality, State, Throughput
 from objectives.task import Task
 from search.config import StudyConfig
@@ -87,7 +87,6 @@ class Explorer:
         config: StudyConfig,
         task: Task,
         prepared: Prepared,
-        load: Load,
         space: SearchSpace,
         study: Study,
         builders: Sequence[Worker],
@@ -96,7 +95,7 @@ class Explorer:
         record: Callable[[Told], None],
         tick: Callable[[float], None],
     ) -> None:
-        self._config, self._task, self._prepared, self._load = config, task, prepared, load
+        self._config, self._task, self._prepared = config, task, prepared
         self._space, self._study = space, study
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
@@ -189,7 +188,7 @@ class Explorer:
             "holdout": self._prepared.holdout,
             "candidate": to_plain(ours),
             "baseline": to_plain(theirs),
-            "load": to_plain(self._load),
+            "share": self._config.traffic.load,
             "slo_ms": self._config.slo.ms,
             "percent": self._config.slo.percentile,
             "length": "screen",

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from objectives.measure import Load
 from objectives.measurement.quality import resolution
 from objectives.record import Prepared
-from objectives.serving.devices import cores_allowed, describe, fingerprint
+from objectives.serving.devices import cores_allowed, describe
 from objectives.task import Task
 from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
 from search.config import ConfigError, StudyConfig, SyntheticData, difference
 from search.console import Console, SearchBar
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
-from search.explore import Explorer, Told, baseline_arm
+from search.explore import Explorer, Told
 from search.home import Home
 from search.ledger import Entry, Ledger
 from search.report import write_report
@@ -111,6 +109,9 @@ def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Doc
 
 def search(session: Session, console: Console) -> None:
     config, home, study = session.config, session.home, session.study
+    if not study.facts.get("preflight"):
+        # Nothing was searched yet: what a failed preflight left would only stand in trial 0's place.
+        study.restart()
     study.sweep()
     spent = float(study.facts.get("search_seconds", 0.0))
     budget = config.budget.minutes * 60
@@ -126,12 +127,8 @@ def search(session: Session, console: Console) -> None:
     builders = [Worker("builder", home.logs(config.name) / f"builder-{i}.log") for i in range(count)]
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
-        prepared, load = prepare(session, builders[0], meter, console)
+        prepared = prepare(session, builders[0], console)
         space = space_for(config.space, prepared)
-        if not study.facts.get("started"):
-            for start in space.starts():
-                study.enqueue(start)
-            study.note(started=True)
         threads = max(1, cores // count)
 
         def explorer(bar: SearchBar, seconds: float) -> Explorer:
@@ -143,9 +140,11 @@ def search(session: Session, console: Console) -> None:
                 bar.told(told, found["hypervolume"], best, found["counts"]["complete"], told.minutes * 60)
 
             task = task_of(config, home)
-            return Explorer(config, task, prepared, load, space, study, builders, meter, threads, record, bar.tick)
+            return Explorer(config, task, prepared, space, study, builders, meter, threads, record, bar.tick)
 
         if not study.facts.get("preflight"):
+            for start in space.starts():
+                study.enqueue(start)
             console.say("preflight: the baseline and one student go through every stage")
             with SearchBar(console, 0.0) as bar:
                 explorer(bar, 0.0).run(float("inf"), 2, 0.0)
@@ -159,46 +158,23 @@ def search(session: Session, console: Console) -> None:
             worker.kill()
 
 
-def prepare(session: Session, builder: Worker, meter: Worker, console: Console) -> tuple[Prepared, Load]:
-    """The baseline trained and exported, and the study's rate settled on this machine."""
+def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
+    """The baseline trained, judged beside simple references, and exported."""
     config, study = session.config, session.study
-    task = task_of(config, session.home)
-    arguments = {"task": to_plain(task), "threads": cores_allowed()}
+    arguments = {"task": to_plain(task_of(config, session.home)), "threads": cores_allowed()}
     plain = call(builder, "prepare", arguments, _PREPARE_TIMES * config.workers.fit_seconds, console.say)
     prepared = from_plain(Prepared, plain)
-    study.note(prepared=plain)
-    references = prepared.references
+    study.note(prepared=plain, machine=describe())
+    references = sorted(prepared.references.items(), key=lambda item: -item[1])
     console.say(
         "baseline: AUC on test "
-        + ", ".join(
-            f"{name.replace('_', ' ')} {auc:.4f}" for name, auc in sorted(references.items(), key=lambda i: -i[1])
-        )
+        + ", ".join(f"{name.replace('_', ' ')} {auc:.4f}" for name, auc in references)
         + f" ({prepared.rows['test']:,} rows of {prepared.users:,} users)"
     )
-    if references["baseline"] <= max(references["popularity"], references["logistic_regression"]):
+    simple = max(prepared.references["popularity"], prepared.references["logistic_regression"])
+    if prepared.references["baseline"] <= simple:
         console.warn("the baseline does not beat both references: a smaller model may be all that the data need")
-    return prepared, calibrate(session, prepared, meter, console)
-
-
-def calibrate(session: Session, prepared: Prepared, meter: Worker, console: Console) -> Load:
-    """The rate is a share of the baseline's capacity, settled once on each machine; its latency is looked at anew."""
-    config, study = session.config, session.study
-    known = study.facts.get("load") if study.facts.get("fingerprint") == fingerprint() else None
-    arguments: Mapping[str, Any] = {
-        "holdout": prepared.holdout,
-        "baseline": to_plain(baseline_arm(task_of(config, session.home), prepared)),
-        "share": config.traffic.load,
-        "rate_rps": None if known is None else known["rate_rps"],
-        "seed": config.seed,
-    }
-    plain = call(meter, "calibrate", arguments, config.workers.job_seconds, console.say)
-    load = from_plain(Load, plain)
-    study.note(load=plain, fingerprint=fingerprint(), machine=describe())
-    console.say(
-        f"baseline: answers {load.capacity_rps:.0f} requests/s at most; the study offers {load.rate_rps:.0f}/s "
-        f"({config.traffic.load:.0%}), where its p95 is {load.baseline_p95_ms:.2f} ms"
-    )
-    return load
+    return prepared
 
 
 def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Document:
@@ -220,10 +196,9 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     with _locked(home, config.name), _stoppable():
         try:
-            load = calibrate(session, prepared, meter, console)
             rows = [(row, *entries[row["trial"]]) for row in ordered]
             try:
-                confirmed = confirm(config, task, prepared, load, rows, looks, policy, meter, console.say)
+                confirmed = confirm(config, task, prepared, rows, looks, policy, meter, console.say)
             finally:
                 study.note(looks=looks)
         finally:
@@ -253,10 +228,13 @@ def _preflight(session: Session, console: Console, builders: int) -> None:
         outcome = outcomes.get(number)
         if outcome is None or outcome.measurement is None:
             reason = "it was not measured" if outcome is None else outcome.reason
-            session.study.note(started=False)
             raise JobError(f"The preflight ended: {what} did not get through every stage: {reason}")
-    first = outcomes[1]
-    assert first.measurement is not None
+    baseline, first = outcomes[0].measurement, outcomes[1]
+    assert baseline is not None and first.measurement is not None
+    console.say(
+        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {session.config.traffic.load:.0%} of what it can "
+        f"answer now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
+    )
     shown = resolution(first.measurement.quality)
     session.study.note(preflight=True, resolution=shown, search_seconds=0.0)
     seconds = first.seconds

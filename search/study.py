@@ -37,17 +37,28 @@ class Study:
 
     def __init__(self, name: str, storage: str, objectives: Sequence[str], max_loss: float, seed: int) -> None:
         self._objectives, self._max_loss = tuple(objectives), max_loss
+        self._name, self._storage, self._seed = name, storage, seed
+        self._study = self._open()
+
+    def _open(self) -> optuna.Study:
         with warnings.catch_warnings():
             # Grouped sampling is marked experimental; it is what a conditional space needs.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
-        self._study = optuna.create_study(
-            study_name=name,
-            storage=storage,
+            sampler = optuna.samplers.TPESampler(seed=self._seed, multivariate=True, group=True)
+        return optuna.create_study(
+            study_name=self._name,
+            storage=self._storage,
             sampler=sampler,
             directions=["minimize"] * len(self._objectives),
             load_if_exists=True,
         )
+
+    def restart(self) -> None:
+        """Forget all trials; what is known of the study as a whole stays."""
+        facts = self.facts
+        optuna.delete_study(study_name=self._name, storage=self._storage)
+        self._study = self._open()
+        self.note(**facts)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from objectives.measurement.statistics import Floats, ratio_of_percentiles
-from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, poisson_gaps
+from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, poisson_gaps, settle
 from objectives.record import Latency, Percentiles
 
 # Fewest samples for a p99: then its 95% interval by order statistics has both ends inside the sample
@@ -59,6 +59,7 @@ def time_side_by_side(
         chosen = [requests[(start + i) % len(requests)] for i in range(per_block)]
         gaps = poisson_gaps(rate_rps, window.requests, generator)
         for arm in (0, 1) if block % 2 == 0 else (1, 0):
+            settle()
             # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
             closed_loop(arms[arm], chosen[-2:])
             arrivals = open_loop(arms[arm], chosen[: window.requests], gaps)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Request = Mapping[str, NDArray[Any]]
 # Closer than this to the next arrival, spinning is surer than sleeping.
 _SPIN_NS = 60_000
+_GLANCE_SECONDS = 0.005
+_IDLE_SHARE = 0.2
 
 
 class Answer(Protocol):
@@ -85,6 +87,19 @@ def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, sec
     for answer in flying:
         answer.result()
     return served / (elapsed / 1e9)
+
+
+def settle(most_seconds: float = 0.25) -> None:
+    """Wait until this process is idle: an engine's threads spin on after an answer (ONNX Runtime's for 50 ms), and
+    would take a core from whichever arm comes next."""
+    end = time.monotonic() + most_seconds
+    before = time.process_time()
+    while time.monotonic() < end:
+        time.sleep(_GLANCE_SECONDS)
+        now = time.process_time()
+        if now - before < _IDLE_SHARE * _GLANCE_SECONDS:
+            return
+        before = now
 
 
 def precise_sleep() -> None:

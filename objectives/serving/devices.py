@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from functools import cache
@@ -71,9 +70,3 @@ def engines_here() -> tuple[str, ...]:
 def describe() -> str:
     """The machine in one line, for people."""
     return f"{cpu_model()}, {cores_allowed()} cores, {' '.join(cpu_features()) or 'no vector features known'}"
-
-
-def fingerprint() -> str:
-    """Two runs with the same fingerprint were timed on the same kind of machine with the same engines."""
-    parts = [describe(), platform.machine(), *(f"{e} {engine_version(e)}" for e in ENGINES)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
