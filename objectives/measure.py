@@ -33,10 +33,10 @@ from spaces.canonical import digest, from_plain, to_plain
 from spaces.placement import Placement
 
 _CHUNK_ROWS = 4096
-# The baseline's capacity may change this much over a timing before the timing is repeated.
+# The baseline's service time may change this much within a timing before the timing is repeated.
 _DRIFT = 1.4
 _TRIES = 3
-_PROBES = {"screen": 4, "confirm": 6}
+_PROBES = {"screen": 3, "confirm": 6}
 WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "confirm": CONFIRM}
 
 
@@ -85,33 +85,27 @@ def time(
     The load is a share of the baseline's capacity in this very run, since machines differ from hour to hour.
 
     Raises:
-        DisturbedError: the baseline's capacity changed while the arms were timed, several times over.
+        DisturbedError: the baseline's own time changed while the arms were timed, several times over.
     """
     requests = _requests(holdout)
     with _quiet(), _open(candidate) as ours, _open(baseline) as theirs:
-        _warm_up(ours.submit, requests)
-        _warm_up(theirs.submit, requests)
+        _warm_up(ours.submit, requests, candidate.placement.replicas)
+        _warm_up(theirs.submit, requests, baseline.placement.replicas)
         for attempt in range(_TRIES):
-            before = _capacity(theirs, baseline, requests)
-            rate = share * before
+            settle()
+            rate = share * float(np.median(saturation(theirs.submit, requests, baseline.placement.replicas)))
             timings = time_side_by_side(ours.submit, theirs.submit, requests, rate, WINDOWS[length], seed + attempt)
-            after = _capacity(theirs, baseline, requests)
-            if 1 / _DRIFT <= after / before <= _DRIFT:
+            if (drift := timings.drift()) <= _DRIFT:
                 break
         else:
             raise DisturbedError(
-                f"The baseline answered {before:.0f} requests/s before and {after:.0f} after it was timed, "
-                f"{_TRIES} times over alike: the machine is busy with something else."
+                f"The baseline's own time changed {drift:.2g} times within a timing, {_TRIES} times over: "
+                "the machine is busy with something else."
             )
         throughput = _throughput(
             ours, theirs, candidate, baseline, requests, timings, rate, slo_ms, percent, _PROBES[length], seed
         )
     return summarise(timings, rate, seed), throughput
-
-
-def _capacity(pool: Pool, arm: Arm, requests: list[Request]) -> float:
-    settle()
-    return float(np.median(saturation(pool.submit, requests, arm.placement.replicas)))
 
 
 def _throughput(
@@ -149,11 +143,13 @@ def _open(arm: Arm) -> Pool:
     return Pool.open(Path(arm.model), arm.placement, arm.compute)
 
 
-def _warm_up(submit: Submit, requests: list[Request]) -> None:
-    """Kernels are chosen and buffers grow in the first calls: the largest request, then a few others."""
-    largest = max(requests, key=lambda r: len(next(iter(r.values()))))
-    for request in (largest, *requests[:20]):
-        submit(request).result()
+def _warm_up(submit: Submit, requests: list[Request], replicas: int) -> None:
+    """One request of each size, the largest first: buffers grow, and an engine with dynamic shapes (OpenVINO) prepares
+    its kernels for each number of rows once, as it would in its first minutes of service."""
+    sizes = {len(next(iter(r.values()))): r for r in requests}
+    for rows in sorted(sizes, reverse=True):
+        for answer in [submit(sizes[rows]) for _ in range(replicas)]:
+            answer.result()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from spaces.placement import layouts
 from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS
 from spaces.space import BF16_ENGINE, SearchSpace
 
-PASSES = 6
+PASSES = 5
 RATIOS = Float(0.25, 0.9, step=0.05)
 TEMPERATURE = Float(1.0, 8.0, log=True)
 TEACHER_WEIGHT = Float(0.0, 1.0)

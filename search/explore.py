@@ -22,7 +22,7 @@ from spaces.space import SearchSpace
 
 Stage = Literal["fit", "export", "judge", "time"]
 _BUILDING: tuple[Stage, ...] = ("fit", "export")
-# So many choices in a row that were measured before: the space has nothing new.
+# So many choices in a row that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
 
@@ -120,7 +120,11 @@ class Explorer:
                 elapsed = time.monotonic() - start
                 over = elapsed >= seconds or (trials is not None and told >= trials)
                 if over or self._duplicates >= _DUPLICATES:
-                    return "the space holds nothing new" if self._duplicates >= _DUPLICATES else "the budget is spent"
+                    return (
+                        f"the last {_DUPLICATES} choices were all made before"
+                        if self._duplicates >= _DUPLICATES
+                        else "the budget is spent"
+                    )
                 allowed = most if trials is None else min(most, trials - told)
                 while len(self._flights) < allowed and self._duplicates < _DUPLICATES:
                     self._ask(elapsed + spent_seconds)

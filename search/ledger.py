@@ -41,13 +41,16 @@ class Ledger:
     def __init__(self, tracking_uri: str, artifacts: Path, study: str) -> None:
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self._uri, self._artifacts, self._study = tracking_uri, artifacts, study
+        self._settings: Mapping[str, Any] = {}
+        self._experiment = ""
         self._parent: str | None = None
         self._down_since: float | None = None
         self.trouble: str | None = None
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Find or make the study's experiment and its parent run."""
-        self._try(lambda: self._open(settings))
+        self._settings = settings
+        self._try(self._open)
 
     def record(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
         """Write one trial as a child run; skipped while the server is away, for `level` to make up."""
@@ -103,7 +106,7 @@ class Ledger:
 
         return registered if self._try(register) else None
 
-    def _open(self, settings: Mapping[str, Any]) -> None:
+    def _open(self) -> None:
         experiment = self._client.get_experiment_by_name(self._study)
         if experiment is None:
             location = self._artifacts.as_uri() if self._uri.startswith("sqlite:") else None
@@ -119,7 +122,7 @@ class Ledger:
             identity, run_name=self._study, tags={"leanrec.role": "study", "leanrec.study": self._study}
         )
         self._parent = run.info.run_id
-        params = [Param(key, str(value)[:500]) for key, value in _flat(settings).items()]
+        params = [Param(key, str(value)[:500]) for key, value in _flat(self._settings).items()]
         self._client.log_batch(self._parent, params=params[:100])
         self._client.set_terminated(self._parent)
 
@@ -155,6 +158,8 @@ class Ledger:
         self._client.set_terminated(run.info.run_id, _STATUS[outcome.state])
 
     def _level(self, entries: list[Entry], front: set[int]) -> None:
+        if self._parent is None:
+            self._open()
         known = {number for number, *_ in entries}
         children = self._children()
         for number, runs in children.items():

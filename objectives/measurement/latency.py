@@ -43,6 +43,14 @@ class Timings:
     baseline_service: Floats
     lag: Floats
 
+    def drift(self) -> float:
+        """How many times slower the baseline served in one half of the window than in the other: 1 is steady."""
+        half = len(self.baseline_service) // 2
+        first, second = (
+            float(np.median(part)) for part in (self.baseline_service[:half], self.baseline_service[half:])
+        )
+        return max(first / second, second / first)
+
 
 def time_side_by_side(
     candidate: Submit, baseline: Submit, requests: Sequence[Request], rate_rps: float, window: Window, seed: int

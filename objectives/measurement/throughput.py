@@ -121,4 +121,7 @@ def slo_rate(
     most = saturation_rps[picks].mean(axis=1)
     point = crossing(rates, np.array([np.percentile(p.latency_ms, percent) for p in probes]), limit)
     drawn = np.array([crossing(rates, row, float(at)) for row, at in zip(table, limits, strict=True)])
-    return min(point, float(saturation_rps.mean())), np.minimum(drawn, most)
+    # Where every probe kept the SLO, all that is known is that the rate lies between the highest and saturation.
+    unbroken = table.max(axis=1) <= limits
+    beyond = rates[-1] + np.random.default_rng(seed).random(_RESAMPLES) * np.maximum(most - rates[-1], 0)
+    return min(point, float(saturation_rps.mean())), np.minimum(np.where(unbroken, beyond, drawn), most)

@@ -1,0 +1,94 @@
+"""Weighted AUC against scikit-learn, the bootstrap against brute force and against known coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from objectives.measurement.quality import paired_quality, resolution
+from objectives.measurement.statistics import group_weights, ratio_of_percentiles, weighted_auc
+
+
+@given(seed=st.integers(0, 10_000), levels=st.sampled_from([2, 5, 1000]))
+@settings(max_examples=60, deadline=None)
+def test_weighted_auc_is_scikit_learns(seed: int, levels: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, levels, 80).astype(float)
+    labels = np.concatenate([[0.0, 1.0], random.integers(0, 2, 78).astype(float)])
+    weights = random.integers(0, 4, (3, 80)).astype(float)
+    weights[:, :2] = 1
+    expected = [roc_auc_score(labels, scores, sample_weight=w) for w in weights]
+    assert np.allclose(weighted_auc(scores, labels, weights), expected)
+
+
+def test_groups_are_resampled_whole() -> None:
+    groups = np.array([5, 5, 9, 9, 9, 1], dtype=np.int64)
+    weights = np.concatenate(list(group_weights(groups, seed=0, resamples=200)))
+    assert weights.shape == (200, 6)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 2] == weights[:, 4]).all()
+    assert (weights[:, 0] + weights[:, 2] + weights[:, 5] == 3).all()
+
+
+def _draw(seed: int, users: int, better: float) -> tuple[np.ndarray, ...]:
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(users), 12)
+    truth = random.normal(size=len(groups))
+    labels = (truth + random.normal(size=len(groups)) > 0).astype(np.float32)
+    noise = random.normal(size=(2, len(groups)))
+    return (truth + better * noise[0]).astype(np.float32), (truth + noise[1]).astype(np.float32), labels, groups
+
+
+def test_equal_models_lose_nothing_exactly() -> None:
+    ours, _, labels, groups = _draw(0, 50, 1.0)
+    quality = paired_quality("auc", ours, ours, labels, groups, 0)
+    assert quality.loss == 0
+    assert quality.loss_interval == (0, 0)
+    assert resolution(quality) == 0
+
+
+def test_the_loss_interval_covers_as_often_as_it_says() -> None:
+    """Two models of equal true quality: about 95 of 100 intervals hold zero."""
+    held = 0
+    for seed in range(100):
+        low, high = paired_quality("auc", *_draw(seed, 80, 1.0), seed).loss_interval
+        held += low <= 0 <= high
+    assert 88 <= held <= 100
+
+
+def test_a_worse_model_has_a_positive_loss() -> None:
+    ours, theirs, labels, groups = _draw(1, 300, 3.0)
+    quality = paired_quality("auc", ours, theirs, labels, groups, 0)
+    assert quality.loss_interval[0] > 0
+    assert quality.loss == pytest.approx(1 - roc_auc_score(labels, ours) / roc_auc_score(labels, theirs))
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    ours, theirs, labels, groups = _draw(1, 30, 1.0)
+    ours[3] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        paired_quality("auc", ours, theirs, labels, groups, 0)
+
+
+def test_the_ratio_is_that_of_pooled_percentiles() -> None:
+    random = np.random.default_rng(0)
+    ours, theirs = random.exponential(1, (20, 30)), random.exponential(2, (20, 30))
+    point, (low, high) = ratio_of_percentiles(ours, theirs, 95, seed=0)
+    pooled = sorted(ours.ravel()), sorted(theirs.ravel())
+    rank = 0.95 * 599
+    at = [v[int(rank)] + (v[int(rank) + 1] - v[int(rank)]) * (rank - int(rank)) for v in pooled]
+    assert point == pytest.approx(at[0] / at[1])
+    assert low < point < high
+
+
+def test_pairing_cancels_what_disturbs_both_arms() -> None:
+    """Blocks in which the machine is three times slower: paired, the interval still knows the ratio of 0.5."""
+    random = np.random.default_rng(3)
+    slow = np.where(random.random((24, 1)) < 0.5, 3.0, 1.0)
+    base = random.exponential(1, (24, 200))
+    point, (low, high) = ratio_of_percentiles(0.5 * slow * base, slow * base, 95, seed=1)
+    assert point == pytest.approx(0.5)
+    assert high - low < 1e-9

@@ -1,0 +1,19 @@
+"""Outcomes with given numbers, for tests of the study, the ledger and the choice."""
+
+from __future__ import annotations
+
+from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
+
+
+def outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:
+    """A complete trial; intervals are 10% wide."""
+    ours, theirs = (Percentiles(0.5 * r, r, 2 * r, 0.4 * r) for r in (10 * p95_ratio, 10.0))
+    around = (p95_ratio * 0.95, p95_ratio * 1.05)
+    measurement = Measurement(
+        Quality("auc", 0.8 * (1 - loss), 0.8, loss, (loss - 0.002, loss + 0.002), 1000, 100),
+        Latency(ours, theirs, p95_ratio, p95_ratio, around, p95_ratio, p95_ratio, around, 100.0, 700, 20, 0.02),
+        Throughput(100 * throughput, 100.0, throughput, (throughput * 0.95, throughput * 1.05), 10.0, 200.0),
+        Footprint(1000),
+    )
+    artifact = Artifact(key, f"{key}/model.onnx", {"mlp": "fp32"}, 1000, 1e-6)
+    return Outcome("complete", None, measurement, artifact, {"fit": 1.0, "time": 2.0}, ("fit",))

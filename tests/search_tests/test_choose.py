@@ -1,0 +1,59 @@
+"""Finalists come in a fixed order that validation and timing settle; looks at test are counted and paid for."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.choose import Policy, confidence_of, finalists
+
+
+def row(
+    trial: int, p95: float, throughput: float, loss: float, size: int = 1000, half: float = 0.002
+) -> dict[str, Any]:
+    return {
+        "trial": trial, "on_front": True, "feasible": True, "throughput_ratio": throughput, "model_bytes": size,
+        "quality": {"loss": loss, "loss_interval": [loss - half, loss + half]},
+        "latency_ms": {"p95": 10 * p95, "p95_ratio": p95},
+    }  # fmt: skip
+
+
+ROWS = [
+    row(0, 1.0, 1.0, 0.0),
+    row(1, 0.05, 20.0, 0.0095),  # fastest, but its interval reaches beyond the tolerated loss
+    row(2, 0.10, 12.0, 0.004, size=3000),
+    row(3, 0.30, 15.0, 0.001, size=500),
+    {**row(4, 0.01, 90.0, 0.0), "on_front": False},
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        (Policy(0.01, prefer="latency"), [2, 3, 1]),
+        (Policy(0.01, prefer="throughput"), [3, 2, 1]),
+        (Policy(0.01, prefer="memory"), [3, 2, 1]),
+        (Policy(0.01, p95_ratio=0.2, prefer="latency"), [2, 1]),
+        (Policy(0.01, p95_ms=0.6, prefer="latency"), [1]),
+        (Policy(0.005, prefer="latency"), [3, 2]),
+        (Policy(0.01, p95_ratio=0.01), []),
+    ],
+)
+def test_the_order_is_the_policys(policy: Policy, order: list[int]) -> None:
+    assert [r["trial"] for r in finalists({"rows": ROWS}, policy)] == order
+
+
+def test_the_knee_is_good_on_every_objective() -> None:
+    rows = [row(1, 0.05, 2.0, 0.0), row(2, 0.08, 30.0, 0.001), row(3, 0.5, 40.0, 0.0)]
+    assert finalists({"rows": rows}, Policy(0.01))[0]["trial"] == 2
+
+
+@given(st.integers(1, 500))
+def test_the_looks_never_spend_more_than_five_per_cent(looks: int) -> None:
+    spent = [1 - confidence_of(k) for k in range(1, looks + 1)]
+    assert sum(spent) < 0.05
+    assert all(a > b for a, b in pairwise(spent))

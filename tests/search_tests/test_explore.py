@@ -1,0 +1,198 @@
+"""Which job comes next, without a model: flights in every stage, and a whole search over scripted workers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives.record import Artifact, InputSpec, Prepared
+from objectives.task import Task
+from search import explore
+from search.config import load
+from search.explore import Explorer, Flight, Told, next_job
+from search.study import Study
+from search.workers import Done
+from spaces.anatomy import Anatomy, Group
+from spaces.candidate import Candidate, Weights
+from spaces.canonical import to_plain
+from spaces.distillation import Distillation
+from spaces.domains import Choice, Float
+from spaces.placement import layouts
+from spaces.pruning import Pruning
+from spaces.space import SearchSpace
+
+_SPEC = importlib.util.spec_from_file_location("measurements", Path(__file__).with_name("measurements.py"))
+assert _SPEC is not None and _SPEC.loader is not None
+measurements = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(measurements)
+
+
+def flight(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> Flight:
+    weights = Weights(pruning=Pruning((("mlp", ratio),)), distillation=Distillation(2.0, 0.5, 1))
+    trial: Any = SimpleNamespace(number=number)
+    return Flight(trial, Candidate(weights), stage, worker=SimpleNamespace() if flying else None)  # type: ignore[arg-type]
+
+
+def test_measuring_comes_before_building() -> None:
+    flights = [flight(0, "fit"), flight(1, "judge"), flight(2, "time")]
+    chosen = next_job(flights, 1, True)
+    assert chosen is not None
+    assert chosen.number == 2
+    chosen = next_job(flights, 1, False)
+    assert chosen is not None
+    assert chosen.number == 0
+
+
+def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
+    flights = [flight(0, "fit", 0.5, flying=True), flight(1, "fit", 0.5), flight(2, "fit", 0.25)]
+    chosen = next_job(flights, 1, False)
+    assert chosen is not None
+    assert chosen.number == 2
+    assert next_job(flights[:2], 1, True) is None
+
+
+def test_nothing_to_do_is_none() -> None:
+    assert next_job([], 2, True) is None
+    assert next_job([flight(0, "fit")], 0, True) is None
+
+
+class Scripted:
+    """A worker that answers at once; `script` may turn a job into an error."""
+
+    def __init__(self, kind: str, log: list[tuple[str, str]], script: Mapping[str, Any]) -> None:
+        self.kind, self.log, self.script, self.busy = kind, log, script, False
+        self.progress: list[str] = []
+
+    def start(self, job: str, arguments: Mapping[str, Any], limit: float) -> None:
+        assert not self.busy
+        self.busy, self.job, self.arguments = True, job, arguments
+        self.log.append((self.kind, job))
+
+    def poll(self) -> Done:
+        self.busy = False
+        answer = self.script[self.job](self.arguments)
+        return Done(None, answer, 0.1) if isinstance(answer, str) else Done(answer, None, 0.1)
+
+    def pause(self) -> None:
+        self.log.append((self.kind, "pause"))
+
+    def resume(self) -> None:
+        self.log.append((self.kind, "resume"))
+
+    def kill(self) -> None:
+        self.busy = False
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> dict[str, Any]:
+    space = SearchSpace(
+        architecture={},
+        pruning={"mlp": Float(0.25, 0.75)},
+        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
+        precision={"mlp": Choice(("fp32", "int8-dynamic"))},
+        compute=Choice(("fp32",)),
+        engines=Choice(("onnxruntime",)),
+        layouts=Choice(layouts(2)),
+        passes=2,
+    )
+    anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, True),))
+    baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
+    prepared = Prepared(
+        "k", "holdout", anatomy, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
+    )
+    return {
+        "config": load("ml-100k"),
+        "task": Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0),
+        "prepared": prepared,
+        "space": space,
+        "study": Study("s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95", "throughput", "quality"], 0.01, 0),
+    }
+
+
+def search(parts: dict[str, Any], script: Mapping[str, Any], trials: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    log: list[tuple[str, str]] = []
+    told: list[Told] = []
+    builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
+    meter: Any = Scripted("meter", log, script)
+    monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
+    explorer = Explorer(
+        parts["config"], parts["task"], parts["prepared"], parts["space"], parts["study"], builders, meter, 1,
+        told.append, lambda seconds: None,
+    )  # fmt: skip
+    end = explorer.run(60, trials, 0.0)
+    return end, told, log
+
+
+def answers(**changes: Any) -> dict[str, Any]:
+    measured = measurements.outcome().measurement
+    artifact = to_plain(Artifact("x", "x/model.onnx", {"mlp": "fp32"}, 900, 0.0))
+    good = {
+        "fit": lambda a: {"reused": False},
+        "export": lambda a: {"artifact": artifact, "reused": True},
+        "judge": lambda a: {"quality": to_plain(measured.quality), "reused": False},
+        "time": lambda a: {"latency": to_plain(measured.latency), "throughput": to_plain(measured.throughput)},
+    }  # fmt: skip
+    return good | changes
+
+
+def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    end, told, log = search(parts, answers(), 8, monkeypatch)
+    assert end == "the budget is spent"
+    complete = [t for t in told if t.outcome.state == "complete"]
+    assert len(complete) >= 8
+    assert complete[0].outcome.measurement == measurements.outcome().measurement.__class__(
+        **{**vars(measurements.outcome().measurement), "footprint": complete[0].outcome.measurement.footprint}
+    )
+    assert complete[0].outcome.measurement.footprint.model_bytes == 900
+    assert all(t.outcome.reused == ("export",) for t in complete)
+    assert {kind for kind, job in log if job in ("judge", "time")} == {"meter"}
+    assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
+
+
+def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, log = search(parts, answers(), 6, monkeypatch)
+    timing = False
+    for kind, job in log:
+        if job == "time":
+            timing = True
+        elif kind == "builder" and job == "resume":
+            timing = False
+        elif job in ("fit", "export"):
+            assert not timing, "nothing is built during a timing"
+
+
+def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = iter(range(1000))
+    flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 2 else {"reused": False}  # noqa: E731
+    _, told, _ = search(parts, answers(fit=flaky), 10, monkeypatch)
+    failed = [t for t in told if t.outcome.state == "failed"]
+    assert failed
+    assert all(t.outcome.reason == "The builder was ended by SIGSEGV" for t in failed)
+    assert any(t.outcome.state == "complete" for t in told)
+
+
+def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = to_plain(measurements.outcome().measurement)
+    broken = {"latency": measured["latency"] | {"p95_ratio": float("inf")}, "throughput": measured["throughput"]}
+    _, told, _ = search(parts, answers(time=lambda a: broken), 2, monkeypatch)
+    assert all(t.outcome.state == "failed" and "p95_ratio must be finite" in (t.outcome.reason or "") for t in told)
+
+
+def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two widths and four layouts of the baseline's weights: eight choices at most, none twice, then an end."""
+    space = parts["space"]
+    parts["space"] = SearchSpace(
+        {}, {}, space.distillation, space.precision, space.compute, space.engines, space.layouts, 2
+    )
+    end, told, _ = search(parts, answers(), 500, monkeypatch)
+    assert end == "the last 50 choices were all made before"
+    complete = [t.candidate.id for t in told if t.outcome.state == "complete"]
+    assert 4 <= len(complete) == len(set(complete)) <= 8
+    assert all("made before" in (t.outcome.reason or "") for t in told if t.outcome.state == "stopped")

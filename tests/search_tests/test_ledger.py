@@ -1,0 +1,115 @@
+"""MLflow's runs match the trials one to one, whatever was killed in between; a dead server costs no trial."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from objectives.record import Outcome
+from search.ledger import Ledger
+from spaces.candidate import Candidate
+from spaces.placement import Placement
+
+_SPEC = importlib.util.spec_from_file_location("measurements", Path(__file__).with_name("measurements.py"))
+assert _SPEC is not None and _SPEC.loader is not None
+measurements = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(measurements)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database costs seconds of migrations: made once, copied."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def uri(migrated: Path, tmp_path: Path) -> str:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def entries(count: int) -> list[Any]:
+    made = [
+        (i, Candidate(placement=Placement(replicas=i + 1)), measurements.outcome(loss=i / 1000), 0.1 * i)
+        for i in range(count)
+    ]
+    made.append((count, Candidate(placement=Placement(threads=9)), Outcome("failed", "it broke"), None))
+    return made
+
+
+def runs(uri: str) -> dict[str, Any]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'trial'")
+    numbers = [r.data.tags["leanrec.trial"] for r in found]
+    assert len(set(numbers)) == len(numbers), "one run a trial"
+    return {r.data.tags["leanrec.trial"]: r for r in found}
+
+
+def opened(uri: str, tmp_path: Path) -> Ledger:
+    ledger = Ledger(uri, tmp_path / "artifacts", "s")
+    ledger.open({"name": "s", "quality": {"max_loss": 0.01}})
+    return ledger
+
+
+def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: Path) -> None:
+    ledger = opened(uri, tmp_path)
+    for entry in entries(2):
+        ledger.record(*entry)
+    found = runs(uri)
+    run = found["1"]
+    assert run.data.params == {k: str(v) for k, v in entries(2)[1][1].knobs().items()}
+    assert run.data.metrics["quality.loss"] == pytest.approx(0.001)
+    assert run.data.metrics["latency.p95_ratio_interval.low"] == pytest.approx(0.475)
+    assert run.data.metrics["throughput.ratio"] == 2.0
+    assert run.data.metrics["seconds.time"] == 2.0
+    assert run.data.tags["state"] == "complete"
+    assert run.data.tags["width.mlp"] == "fp32"
+    assert (run.info.status, found["2"].info.status) == ("FINISHED", "FAILED")
+    assert found["2"].data.tags["reason"] == "it broke"
+    parent = MlflowClient(uri).get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.params["quality.max_loss"] == "0.01"
+
+
+def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run half written, one missing, one twice, one of a trial that was forgotten."""
+    ledger = opened(uri, tmp_path)
+    wanted = entries(3)
+    ledger.record(*wanted[0])
+    ledger.record(*wanted[0])
+    ledger.record(99, *wanted[0][1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.record(*wanted[1])
+    again = opened(uri, tmp_path)
+    assert again.level(wanted, front=[1])
+    found = runs(uri)
+    assert sorted(found) == ["0", "1", "2", "3"]
+    assert all(r.info.status != "RUNNING" for r in found.values())
+    assert {n for n, r in found.items() if r.data.tags.get("on_front") == "true"} == {"1"}
+    assert again.level(wanted, front=[2])
+    assert {n for n, r in runs(uri).items() if r.data.tags.get("on_front") == "true"} == {"2"}
+
+
+def test_a_dead_server_costs_no_trial(tmp_path: Path, uri: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    away = opened(f"http://127.0.0.1:{port}", tmp_path)
+    away.record(*entries(1)[0])
+    assert away.trouble is not None
+    assert "brought level later" in away.trouble
+    assert not away.level(entries(1), [])
+    back = opened(uri, tmp_path)
+    assert back.level(entries(1), [])
+    assert sorted(runs(uri)) == ["0", "1"]

@@ -1,0 +1,131 @@
+"""Trials survive kills: an outcome that was kept is told, a trial without one fails and is asked again."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import optuna
+import pytest
+
+from objectives.record import NotFiniteError, Outcome, Quality
+from search.study import Study, candidate_of, outcome_of, values
+from spaces.domains import Choice, Float
+from spaces.placement import layouts
+from spaces.space import SearchSpace
+
+_SPEC = importlib.util.spec_from_file_location("measurements", Path(__file__).with_name("measurements.py"))
+assert _SPEC is not None and _SPEC.loader is not None
+measurements = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(measurements)
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return SearchSpace(
+        architecture={},
+        pruning={"mlp": Float(0.25, 0.75)},
+        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
+        precision={"mlp": Choice(("fp32", "int8-dynamic"))},
+        compute=Choice(("fp32",)),
+        engines=Choice(("onnxruntime",)),
+        layouts=Choice(layouts(2)),
+        passes=2,
+    )
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'optuna.db'}"
+
+
+def open_study(storage: str) -> Study:
+    return Study("s", storage, ["latency_p95", "throughput", "quality"], 0.01, seed=0)
+
+
+def test_an_outcome_comes_back_whole_after_reopening(space: SearchSpace, storage: str) -> None:
+    study = open_study(storage)
+    trial, candidate = study.ask(space)
+    told = measurements.outcome()
+    study.tell(trial.number, told, 1.5)
+    (found,) = open_study(storage).finished()
+    assert outcome_of(found) == told
+    assert candidate_of(found) == candidate
+    assert found.values == [0.5, 0.5, 0.001]
+    assert found.user_attrs["minutes"] == 1.5
+
+
+def test_optuna_sees_the_tolerated_loss_as_a_constraint(space: SearchSpace, storage: str) -> None:
+    study = open_study(storage)
+    for loss in (0.005, 0.02):
+        trial, _ = study.ask(space)
+        study.tell(trial.number, measurements.outcome(loss=loss), 0)
+    raw = optuna.load_study(study_name="s", storage=storage)
+    assert [t.constraints["quality_loss"] for t in raw.trials] == pytest.approx([-0.005, 0.01])
+    assert [t.number for t in raw.best_trials] == [0]
+
+
+def test_a_kill_between_keeping_and_telling_loses_nothing(
+    space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(storage)
+    trial, _ = study.ask(space)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "_close", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study.tell(trial.number, measurements.outcome(), 0)
+    again = open_study(storage)
+    assert again.finished() == []
+    again.sweep()
+    (found,) = again.finished()
+    assert outcome_of(found) == measurements.outcome()
+    assert found.state == optuna.trial.TrialState.COMPLETE
+
+
+def test_an_interrupted_trial_fails_and_its_choice_is_asked_again(space: SearchSpace, storage: str) -> None:
+    _, candidate = open_study(storage).ask(space)
+    again = open_study(storage)
+    again.sweep()
+    (found,) = again.finished()
+    told = outcome_of(found)
+    assert told is not None
+    assert (told.state, found.state) == ("failed", optuna.trial.TrialState.FAIL)
+    assert "interrupted" in (told.reason or "")
+    assert again.ask(space)[1] == candidate
+    again.sweep()
+    assert len(again.finished()) == 2
+
+
+def test_a_failed_and_a_stopped_trial_have_no_values(space: SearchSpace, storage: str) -> None:
+    study = open_study(storage)
+    for state in ("failed", "stopped"):
+        trial, _ = study.ask(space)
+        study.tell(trial.number, Outcome(state, "why"), 0)  # type: ignore[arg-type]
+    states = [t.state for t in study.finished()]
+    assert states == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.PRUNED]
+
+
+def test_restart_forgets_trials_and_keeps_facts(space: SearchSpace, storage: str) -> None:
+    study = open_study(storage)
+    study.note(colour="blue")
+    trial, _ = study.ask(space)
+    study.tell(trial.number, measurements.outcome(), 0)
+    study.restart()
+    assert study.finished() == []
+    assert study.facts["colour"] == "blue"
+    assert study.ask(space)[0].number == 0
+
+
+def test_nothing_infinite_is_ever_told() -> None:
+    with pytest.raises(NotFiniteError, match="loss"):
+        Quality("auc", 0.8, 0.8, float("nan"), (0.0, 0.1), 10, 5)
+    with pytest.raises(NotFiniteError, match="loss_interval"):
+        Quality("auc", 0.8, 0.8, 0.0, (0.0, float("inf")), 10, 5)
+
+
+def test_an_objective_that_was_not_measured_is_refused() -> None:
+    measured = measurements.outcome().measurement
+    assert values(measured, ["latency_p99", "model_bytes"]) == [0.5, 1000.0]

@@ -1,0 +1,72 @@
+"""The direction of imports, and that serving and measuring stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "optuna", "mlflow", "plotly")
+INSIDE = ("recommenders", "compression", "serving", "measurement")
+ALLOWED = {"spaces": {"spaces"}, "objectives": {"objectives", "spaces"}, "search": {"search", "objectives", "spaces"}}
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_downwards_only(package: str) -> None:
+    ours = set(ALLOWED)
+    for file in _files(package):
+        wrong = {name for name in _imports(file) if name.split(".")[0] in ours - ALLOWED[package]}
+        assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_spaces_stand_on_the_standard_library() -> None:
+    for file in _files("spaces"):
+        for name in _imports(file):
+            top = name.split(".")[0]
+            assert top == "spaces" or top in sys.stdlib_module_names, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_parts_of_objectives_do_not_know_each_other(package: str) -> None:
+    for file in _files(f"objectives/{package}"):
+        for name in _imports(file):
+            other = name.removeprefix("objectives.").split(".")[0]
+            assert not (name.startswith("objectives.") and other in set(INSIDE) - {package}), f"{file} imports {name}"
+
+
+@pytest.mark.parametrize(("library", "file"), [("optuna", "study"), ("mlflow", "ledger"), ("plotly", "report")])
+def test_one_door_to_each_library(library: str, file: str) -> None:
+    """`study.py`'s trials are read by their type elsewhere; nothing else of a library is touched behind its door."""
+    for path in [*_files("search"), *_files("objectives")]:
+        names = {n for n in _imports(path) if n.split(".")[0] == library} - {"optuna.trial"}
+        assert not names or path.stem == file, f"{path.relative_to(ROOT)} imports {sorted(names)}"
+
+
+@pytest.mark.parametrize("module", ["objectives.measure", "objectives.serving.bundle", "objectives.serving.pool"])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_coordinator_never_loads_torch() -> None:
+    code = "import sys, search.launch, search.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
