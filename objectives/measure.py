@@ -34,7 +34,7 @@ from spaces.placement import Placement
 
 _CHUNK_ROWS = 4096
 # The baseline's service time may change this much within a timing before the timing is repeated.
-_DRIFT = 1.4
+_DRIFT = 2.0
 _TRIES = 3
 _PROBES = {"screen": 3, "confirm": 6}
 WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "confirm": CONFIRM}

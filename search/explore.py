@@ -206,6 +206,7 @@ class Explorer:
             worker = flight.worker
             assert worker is not None
             done = worker.poll()
+            worker.progress.clear()
             if done is None:
                 continue
             flight.worker = None

@@ -103,8 +103,11 @@ def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Doc
     """
     session = open_session(config, home)
     with _locked(home, config.name), _stoppable():
-        search(session, console)
-    return session, session.level(console)
+        try:
+            search(session, console)
+        finally:
+            found = session.level(console)
+    return session, found
 
 
 def search(session: Session, console: Console) -> None:

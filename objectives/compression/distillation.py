@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spaces.distillation import Distillation
 
-BATCH = 512
+BATCH = 1024
 _WARM_UP = 0.1
 # One cycle bears a higher peak than a constant rate does (Smith and Topin 2018).
 _PEAK = 3.0

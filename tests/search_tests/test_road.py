@@ -1,0 +1,185 @@
+"""The whole road on a small synthetic log: interrupted, killed, resumed, chosen, verified; by the real commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = """
+name: road
+data: {source: synthetic, rows: 4000, users: 120, items: 100, fields: 5}
+quality: {max_loss: 0.4}
+traffic: {rows: {median: 20, sigma: 0.3, max: 60}}
+space: {distillation: {passes: 1}}
+budget: {minutes: 4, trials: 6}
+"""
+
+
+class Road:
+    """A home, and the commands run in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.study = home, home / "road.yaml"
+        self.study.write_text(STUDY)
+        self.environment = {**os.environ, "LEANREC_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "leanrec", *arguments], env=self.environment, cwd=self.home,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def command(self, *arguments: str, status: int = 0) -> str:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == status, err
+        return out
+
+    def run_until(self, complete: int, sent: signal.Signals) -> int:
+        """Run until so many trials are complete, then send a signal; the exit status."""
+        process = self.start("run", str(self.study))
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("trial") and f"| {complete} trials" in line:
+                process.send_signal(sent)
+                break
+        process.communicate(timeout=60)
+        return process.returncode
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        return optuna.load_study(study_name="road", storage=f"sqlite:///{self.home}/mlruns/optuna.db").trials
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    """Stopped by Ctrl-C, then killed, then run to its end."""
+    road = Road(tmp_path_factory.mktemp("road"))
+    assert road.run_until(2, signal.SIGINT) == 130
+    first = [t for t in road.trials() if t.state.is_finished()]
+    assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in first) == 2
+    assert not [t for t in road.trials() if t.state == optuna.trial.TrialState.RUNNING]
+    assert road.run_until(4, signal.SIGKILL) == -signal.SIGKILL
+    road.before_last = {t.number: t.values for t in road.trials() if t.state.is_finished()}  # type: ignore[attr-defined]
+    road.printed = road.command("run", str(road.study))  # type: ignore[attr-defined]
+    return road
+
+
+@pytest.fixture(scope="module")
+def front(road: Road) -> dict[str, Any]:
+    return json.loads(road.command("front", str(road.study), "--json"))  # type: ignore[no-any-return]
+
+
+def test_no_finished_trial_is_lost_by_a_kill(road: Road) -> None:
+    after = {t.number: t.values for t in road.trials()}
+    for number, told in road.before_last.items():  # type: ignore[attr-defined]
+        assert after[number] == told
+    states = [t.state.name for t in road.trials()]
+    assert states.count("COMPLETE") >= 6
+    assert "RUNNING" not in states
+
+
+def test_mlflow_has_one_finished_run_for_each_trial(road: Road, front: dict[str, Any]) -> None:
+    client = MlflowClient(f"sqlite:///{road.home}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("road")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'trial'")
+    assert sorted(int(r.data.tags["leanrec.trial"]) for r in runs) == sorted(r["trial"] for r in front["rows"])
+    by_trial = {int(r.data.tags["leanrec.trial"]): r for r in runs}
+    for row in front["rows"]:
+        run = by_trial[row["trial"]]
+        assert run.data.tags["state"] == row["state"]
+        assert run.info.status != "RUNNING"
+        if row["state"] == "complete":
+            assert run.data.metrics["latency.p95_ratio"] == pytest.approx(row["latency_ms"]["p95_ratio"])
+            assert (run.data.tags.get("on_front") == "true") == row["on_front"]
+
+
+def test_the_fronts_document_has_designs_keys(front: dict[str, Any]) -> None:
+    assert {"study", "hypervolume", "minutes", "resolution", "baseline", "rows"} <= set(front)
+    row = front["rows"][0]
+    assert {
+        "trial", "candidate", "weights", "variant", "state", "reason", "on_front", "feasible", "quality", "latency_ms",
+        "throughput_rps", "throughput_ratio", "throughput_ratio_interval", "model_bytes", "peak_memory_bytes",
+        "seconds", "reused", "knobs",
+    } <= set(row)  # fmt: skip
+    assert row["knobs"]["weights.origin"] == "baseline"
+    assert front["baseline"]["trial"] == 0
+    assert set(row["latency_ms"]) >= {"p50", "p95", "p99", "service_p50", "p95_ratio", "p95_ratio_interval"}
+    assert any(r["on_front"] for r in front["rows"])
+
+
+def test_what_was_asked_is_what_the_graph_holds(front: dict[str, Any]) -> None:
+    for row in front["rows"]:
+        for group, width in row["widths"].items():
+            assert row["knobs"][f"precision.{group}"] == width
+
+
+def test_the_run_prints_a_front_and_what_to_type_next(road: Road) -> None:
+    printed: str = road.printed  # type: ignore[attr-defined]
+    assert "Front of road" in printed
+    assert "next: leanrec choose" in printed
+
+
+def test_a_spent_budget_is_said_and_nothing_runs(road: Road) -> None:
+    before = len(road.trials())
+    start = time.monotonic()
+    road.command("run", str(road.study))
+    assert len(road.trials()) == before
+    assert time.monotonic() - start < 60
+
+
+def test_other_settings_under_the_same_name_are_refused(road: Road) -> None:
+    process = road.start("run", str(road.study), "--set", "quality.max_loss=0.2")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "quality.max_loss was 0.4, now 0.2" in err
+
+
+def test_status_counts_what_there_is(road: Road, front: dict[str, Any]) -> None:
+    status = json.loads(road.command("status", str(road.study), "--json"))
+    assert status["trials"] == front["counts"]
+    assert status["front_size"] == sum(r["on_front"] for r in front["rows"])
+
+
+def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
+    chosen = json.loads(road.command("choose", str(road.study), "--json", "--prefer", "latency"))
+    confirmed = chosen["confirmed"]
+    assert confirmed["looks"] >= 1
+    assert confirmed["loss_interval"][1] <= 0.4
+    assert chosen["registered"]["alias"] == "champion"
+    verified = json.loads(road.command("verify", chosen["bundle"], "--json"))
+    assert verified["verified"]
+    import mlflow
+    import numpy as np
+    import onnxruntime
+
+    client = MlflowClient(f"sqlite:///{road.home}/mlruns/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{road.home}/mlruns/mlflow.db")
+    version = client.get_model_version_by_alias("road", "champion")
+    assert version.version == chosen["registered"]["version"]
+    model = mlflow.onnx.load_model(f"models:/road@champion")
+    manifest = json.loads((Path(chosen["bundle"]) / "manifest.json").read_text())
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = {k: np.asarray(v, dtype=np.int64) for k, v in manifest["example"]["inputs"].items()}
+    assert np.allclose(session.run(None, inputs)[0], manifest["example"]["scores"], atol=0.02)
+    again = json.loads(road.command("choose", str(road.study), "--json", "--prefer", "latency"))
+    assert again["confirmed"]["looks"] == confirmed["looks"], "the same model looked at again is no new look"
+
+
+def test_the_report_needs_no_network(road: Road) -> None:
+    road.command("report", str(road.study))
+    page = (road.home / "reports" / "road" / "report.html").read_text()
+    assert "<script src=" not in page
+    assert "Plotly.newPlot" in page
