@@ -136,7 +136,10 @@ def _throughput(
         base, bases = rate_rps, np.full(len(rates), rate_rps)
     else:
         base, bases = slo_rate(*search(theirs, baseline, timings.baseline), slo_ms, percent, seed)
-    return Throughput(rate, base, rate / base, interval(rates / bases), limit, float(most.mean()))
+    low, high = interval(rates / bases)
+    # A point at the highest probe lies at the edge of what the resamples may be.
+    around = (min(low, rate / base), max(high, rate / base))
+    return Throughput(rate, base, rate / base, around, limit, float(most.mean()))
 
 
 def _open(arm: Arm) -> Pool:

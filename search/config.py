@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -30,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
+from search.study_yaml import ConfigError, dotted, nearest, plain, show
 from spaces.canonical import digest
 from spaces.domains import Choice, Domain, Float, Integer, Scalar
 from spaces.placement import Placement, parse_layout
@@ -45,14 +44,6 @@ _WIDTHS = tuple(dict.fromkeys((*LINEAR_WIDTHS, *TABLE_WIDTHS)))
 _DOMAIN_FORMS = "a value, a list of values, or {low, high} with step or log if need be"
 # Optuna and scikit-learn take no larger seed.
 _LARGEST_SEED = 2**32 - 1
-
-
-class ConfigError(ValueError):
-    """The study file or an override is wrong; one line names the field, what it was and what it may be."""
-
-    def __init__(self, message: str) -> None:
-        # Paths and YAML's own words may hold line breaks and terminal controls.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def _rule(message: str, *at: str | int) -> PydanticCustomError:
@@ -74,7 +65,7 @@ class _Section(BaseModel):
 
 def _number(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _rule(f"must be a number, but got {_show(value)}")
+        raise _rule(f"must be a number, but got {show(value)}")
     return value
 
 
@@ -113,7 +104,7 @@ class _ReadsDomain:
         values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
         for value in values if self.bounds else ():
             if isinstance(value, (str, bool)) or not self._allowed(value):
-                raise _rule(f"must be {self.rule}, but got {_show(value)}")
+                raise _rule(f"must be {self.rule}, but got {show(value)}")
         return domain
 
     def _allowed(self, value: float) -> bool:
@@ -133,7 +124,7 @@ def _domain(form: Any, real: bool) -> Domain:
         finite = not isinstance(value, float) or math.isfinite(value)
         if not isinstance(value, (str, int, float)) or not finite:
             at, may_be = ((index,), "text, true, false or a number") if isinstance(form, list) else ((), _DOMAIN_FORMS)
-            raise _rule(f"must be {may_be}, but got {_show(value)}", *at)
+            raise _rule(f"must be {may_be}, but got {show(value)}", *at)
         values.append(float(value) if real and type(value) is int else value)
     return Choice(tuple(values))
 
@@ -254,7 +245,7 @@ class PlacementConfig(_Section):
         for index, value in enumerate(values if info.field_name == "layouts" else ()):
             if not _is_layout(value):
                 example = "REPLICASxTHREADS, such as 2x1 or 1xauto"
-                raise _rule(f"must be {example}, but got {_show(value)}", index)
+                raise _rule(f"must be {example}, but got {show(value)}", index)
         return _offers("1xauto" if info.field_name == "layouts" else "onnxruntime", values)
 
 
@@ -280,8 +271,8 @@ class SpaceConfig(_Section):
             known = get_args(Compute) if group == "compute" else _WIDTHS
             for index, width in enumerate(widths):
                 if width not in known:
-                    near = _nearest(width, known)
-                    raise _rule(f"must be one of {', '.join(known)}, but got {_show(width)}{near}", group, index)
+                    near = nearest(width, known)
+                    raise _rule(f"must be one of {', '.join(known)}, but got {show(width)}{near}", group, index)
             _offers("fp32", widths, group)
         return value
 
@@ -337,7 +328,7 @@ class StudyConfig(_Section):
     @classmethod
     def _different(cls, values: tuple[Objective, ...]) -> tuple[Objective, ...]:
         if not values or len(set(values)) != len(values):
-            raise _rule(f"must be {cls.model_fields['objectives'].description}, but got {_show(values)}")
+            raise _rule(f"must be {cls.model_fields['objectives'].description}, but got {show(values)}")
         return values
 
 
@@ -350,7 +341,7 @@ def _is_layout(text: str) -> bool:
 def _offers(baseline: str, values: tuple[str, ...], *at: str) -> tuple[str, ...]:
     """The values, which hold the baseline's own, are different, and none of which is empty."""
     if baseline not in values or len(set(values)) != len(values) or "" in values:
-        raise _rule(f"must be different values, the baseline's {baseline} among them, but got {_show(values)}", *at)
+        raise _rule(f"must be different values, the baseline's {baseline} among them, but got {show(values)}", *at)
     return values
 
 
@@ -375,11 +366,11 @@ def load(
         ConfigError: the file is missing or malformed, or a field is wrong; one line.
     """
     text, label, folder = _read_source(source)
-    data = _plain(text, label)
+    data = plain(text, label)
     if data is None:
         raise ConfigError(f"{label}: is empty; a study file is a mapping (`leanrec init FILE` writes one)")
     if not isinstance(data, dict):
-        raise ConfigError(f"{label}: must hold a mapping with the keys {_keys(StudyConfig)}, but got {_show(data)}")
+        raise ConfigError(f"{label}: must hold a mapping with the keys {_keys(StudyConfig)}, but got {show(data)}")
     data = _absolute(data, folder)
     for override in overrides:
         path, value = _read_override(override)
@@ -389,7 +380,7 @@ def load(
             data = _replaced(data, path, given)
     config = parse(_absolute(data, Path.cwd()))
     if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
-        raise ConfigError(f"data.source: must name a folder that exists, but got {_show(config.data.source)}")
+        raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
     return config
 
 
@@ -447,7 +438,7 @@ def _read_source(source: str) -> tuple[str, str, Path]:
         return path.read_bytes().decode("utf-8-sig"), label, path.parent
     except FileNotFoundError as error:
         names = preset_names()
-        near = _nearest(source, names)
+        near = nearest(source, names)
         raise ConfigError(f"{label}: no such file, nor a preset; the presets are {', '.join(names)}{near}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{label}: must be UTF-8 text, but byte {error.start} is not") from error
@@ -460,8 +451,8 @@ def _read_override(override: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
-        raise ConfigError(f"--set: must read key.path=value, such as budget.minutes=5, but got {_show(override)}")
-    return path, _plain(text, f"--set {key.strip()}", path)
+        raise ConfigError(f"--set: must read key.path=value, such as budget.minutes=5, but got {show(override)}")
+    return path, plain(text, f"--set {key.strip()}", path)
 
 
 def _replaced(
@@ -473,8 +464,8 @@ def _replaced(
         return {**data, key: value}
     inner = data.get(key)
     if inner is not None and not isinstance(inner, dict):
-        where = _dotted((*done, key))
-        raise ConfigError(f"{_dotted((*done, *path))}: {where} holds no further keys; it is {_show(inner)}")
+        where = dotted((*done, key))
+        raise ConfigError(f"{dotted((*done, *path))}: {where} holds no further keys; it is {show(inner)}")
     return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
 
 
@@ -486,111 +477,8 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         path = (folder / Path(source.removeprefix("movielens:")).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
-        raise ConfigError(f"data.source: must be movielens:DIR, but got {_show(source)}: {error}") from error
+        raise ConfigError(f"data.source: must be movielens:DIR, but got {show(source)}: {error}") from error
     return _replaced(data, ("data", "source"), f"movielens:{path}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: 1e-2 is a number; yes, on, 010, 0x1, 1:30 and 2026-01-01 are text."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  PyYAML's own attribute
-
-
-_TAG = "tag:yaml.org,2002:"
-_DIGITS = "[0-9]+(?:_[0-9]+)*"
-for _name, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)", list("-+0123456789")),
-    (
-        "float",
-        rf"[-+]?(?:(?:{_DIGITS}\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|{_DIGITS}[eE][-+]?[0-9]+"
-        r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"^(?:{_pattern})\Z"), _first)
-
-
-def _plain(text: str, label: str, path: tuple[str, ...] = ()) -> Any:
-    """The plain data in the text of one YAML document; None if it is empty.
-
-    Raises:
-        ConfigError: not YAML (with label and line), a key given twice, a tag that is not plain data.
-    """
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        return None if node is None else _build(node, path, label, {})
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{label}{line}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.reader.ReaderError as error:
-        line = f", line {text.count(chr(10), 0, error.position) + 1}"
-        raise ConfigError(f"{label}{line}: not valid YAML: a character that may not be printed") from error
-    except RecursionError as error:
-        raise ConfigError(f"{label}: nested too deeply for a study file") from error
-
-
-_OPEN = object()  # a node whose inside is being read
-
-
-def _build(node: yaml.Node, path: tuple[Any, ...], label: str, seen: dict[int, Any]) -> Any:
-    """The data of a node. Those of an alias are shared by all its places: nested aliases must not multiply."""
-    if id(node) in seen:
-        if seen[id(node)] is _OPEN:
-            raise ConfigError(f"{_dotted(path)}: must be plain data, but got an alias of what it is part of")
-        return seen[id(node)]
-    seen[id(node)] = _OPEN
-    value: Any
-    if isinstance(node, yaml.ScalarNode):
-        value = _scalar(node, path)
-    elif isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-        value = [_build(item, (*path, index), label, seen) for index, item in enumerate(node.value)]
-    elif isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
-        value = {}
-        for key, item in _entries(node, path, label):
-            value[key] = _build(item, (*path, key), label, seen)
-    else:
-        raise _not_plain(node, path)
-    seen[id(node)] = value
-    return value
-
-
-def _entries(node: yaml.MappingNode, path: tuple[Any, ...], label: str) -> Iterator[tuple[Any, yaml.Node]]:
-    lines: dict[Any, int] = {}
-    for key_node, item in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{label}, line {line}: a key must be a word, but got a list or a mapping")
-        key = _scalar(key_node, path)
-        if key in lines:
-            where = f"lines {lines[key]} and {line}" if line != lines[key] else f"line {line}"
-            raise ConfigError(f"{_dotted((*path, key))}: must be given once, but got it twice ({label}, {where})")
-        lines[key] = line
-        yield key, item
-
-
-def _scalar(node: yaml.ScalarNode, path: tuple[Any, ...]) -> Any:
-    text: str = node.value
-    match node.tag.removeprefix(_TAG):
-        case "str":
-            return text
-        case "null":
-            return None
-        case "bool" if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        case "int" | "float" as kind:
-            # Python writes infinity and "not a number" without YAML's dot.
-            with contextlib.suppress(ValueError):
-                return int(text) if kind == "int" else float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-    raise _not_plain(node, path)
-
-
-def _not_plain(node: yaml.Node, path: tuple[Any, ...]) -> ConfigError:
-    tag = node.tag.replace(_TAG, "!!")
-    got = f"{tag} {_show(node.value)}" if isinstance(node, yaml.ScalarNode) else tag
-    return ConfigError(f"{_dotted(path)}: must be plain data (text, a number, a list, a mapping), but got {got}")
 
 
 def _line(detail: ErrorDetails) -> str:
@@ -598,25 +486,25 @@ def _line(detail: ErrorDetails) -> str:
     place = _place(detail)
     section, field = _described(detail["loc"])
     context = detail.get("ctx", {})
-    got = f"but got {_show(detail['input'])}"
+    got = f"but got {show(detail['input'])}"
     match detail["type"]:
         case "rule":
-            return f"{_dotted(place)}: {context['message']}"
+            return f"{dotted(place)}: {context['message']}"
         case "extra_forbidden" | "invalid_key":
-            return f"{_dotted(place)}: unknown key; {_known(section, place[-1], detail['input'])}"
+            return f"{dotted(place)}: unknown key; {_known(section, place[-1], detail['input'])}"
         case "missing":
-            return f"{_dotted(place)}: missing; must be {field}"
+            return f"{dotted(place)}: missing; must be {field}"
         case "literal_error":
             options = [option.strip("'") for option in re.split(", | or ", context["expected"])]
             may_be = options[0] if len(options) == 1 else f"one of {', '.join(options)}"
-            return f"{_dotted(place)}: must be {may_be}, {got}{_nearest(detail['input'], options)}"
+            return f"{dotted(place)}: must be {may_be}, {got}{nearest(detail['input'], options)}"
     if "[key]" in detail["loc"]:
-        return f"{_dotted(place)}: must have text as its key (put it in quotes), {got}"
+        return f"{dotted(place)}: must have text as its key (put it in quotes), {got}"
     if place and place[-1] not in section.model_fields:  # inside a field: a group's widths, or one of them
         field = {"string_type": "text", "tuple_type": "a list"}.get(detail["type"], field)
     if detail["type"] == "string_type" and isinstance(detail["input"], (bool, int, float)):
         got += " (put it in quotes)"
-    return f"{_dotted(place)}: must be {field}, {got}"
+    return f"{dotted(place)}: must be {field}, {got}"
 
 
 def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
@@ -647,18 +535,13 @@ def _described(location: tuple[str | int, ...]) -> tuple[type[_Section], str]:
 
 def _known(section: type[_Section], key: object, value: object) -> str:
     if section is MovieLensData and key in SyntheticData.model_fields:
-        return f"only data of source synthetic have it (got {_show(value)})"
-    near = _nearest(key, tuple(section.model_fields))
+        return f"only data of source synthetic have it (got {show(value)})"
+    near = nearest(key, tuple(section.model_fields))
     return near.removeprefix("; ") or f"the keys here are {_keys(section)}"
 
 
 def _keys(section: type[_Section]) -> str:
     return ", ".join(section.model_fields)
-
-
-def _nearest(word: object, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
@@ -669,27 +552,6 @@ def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
         order.append(keys.index(key) if key in keys else key if isinstance(key, int) else math.inf)
         data = data[key] if isinstance(data, Mapping) and key in data else None
     return tuple(order)
-
-
-def _dotted(path: Sequence[object]) -> str:
-    return ".".join(str(key) if re.fullmatch(r"[\w<>-]+", str(key)) else _show(key) for key in path) or "study"
-
-
-def _show(value: object, depth: int = 3) -> str:
-    """A value as YAML writes it, on one line and short."""
-    if isinstance(value, Mapping) and depth:
-        text = "{" + ", ".join(f"{_dotted([k])}: {_show(v, depth - 1)}" for k, v in list(value.items())[:9]) + "}"
-    elif isinstance(value, (list, tuple)) and depth:
-        text = "[" + ", ".join(_show(item, depth - 1) for item in value[:9]) + "]"
-    elif value is None or isinstance(value, bool):
-        text = "null" if value is None else str(value).lower()
-    elif isinstance(value, float) and not math.isfinite(value):
-        text = ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    elif isinstance(value, int) and value.bit_length() > 256:
-        text = "a number of more than 77 digits"
-    else:
-        text = "..." if isinstance(value, (Mapping, list, tuple)) else repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def settings_digest(config: StudyConfig) -> str:
@@ -721,8 +583,8 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any], path: tuple[str, ...
             if found:
                 return found
         elif _canonical(old) != _canonical(new):
-            was, now = ("absent" if value is _ABSENT else _show(value) for value in (old, new))
-            return f"{_dotted((*path, key))} was {was}, now {now}"
+            was, now = ("absent" if value is _ABSENT else show(value) for value in (old, new))
+            return f"{dotted((*path, key))} was {was}, now {now}"
     return None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from objectives.record import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, engines_here
-from search.config import ConfigError, SpaceConfig
+from search.config import SpaceConfig
+from search.study_yaml import ConfigError
 from spaces.domains import Choice, Domain, Float
 from spaces.placement import layouts
 from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config import ConfigError
+from search.study_yaml import ConfigError
 
 _MARK = ".leanrec"
 

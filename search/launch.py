@@ -14,7 +14,7 @@ from objectives.record import Prepared
 from objectives.serving.devices import cores_allowed, describe
 from objectives.task import Task
 from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
-from search.config import ConfigError, StudyConfig, SyntheticData, difference
+from search.config import StudyConfig, SyntheticData, difference
 from search.console import Console, SearchBar
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
@@ -23,6 +23,7 @@ from search.home import Home
 from search.ledger import Entry, Ledger
 from search.report import write_report
 from search.study import Study, candidate_of, outcome_of
+from search.study_yaml import ConfigError
 from search.verdict import best_compromise
 from search.workers import JobError, Worker, call
 from spaces.canonical import from_plain, to_plain

@@ -86,14 +86,14 @@ class Study:
         self._close(trial, outcome)
 
     def sweep(self) -> None:
-        """Close what a killed run left open: as told when its outcome is there, else as failed, and asked again."""
+        """Close what a run left open: as told when its outcome is there, else as stopped, and asked first next time."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
             outcome = outcome_of(frozen)
             if outcome is not None:
                 self._close(trial, outcome)
                 continue
-            interrupted = Outcome("failed", "The run was interrupted; the same choice is tried again.")
+            interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             self._close(trial, interrupted)
             if frozen.params:

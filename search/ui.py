@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from search.config import ConfigError
 from search.home import Home
+from search.study_yaml import ConfigError
 
 
 def open_ui(home: Home, host: str, port: int, say: Callable[[str], None]) -> int:

@@ -56,7 +56,8 @@ def distil(
     """
     generator = torch.Generator().manual_seed(seed)
     rows = len(labels)
-    steps = distillation.passes * max(1, rows // BATCH)
+    batch = min(BATCH, rows)
+    steps = distillation.passes * (rows // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [_PEAK * g["lr"] for g in optimizer.param_groups],
@@ -68,10 +69,10 @@ def distil(
     order = torch.randperm(rows, generator=generator)
     at = 0
     for _ in range(steps):
-        if at + BATCH > rows and rows >= BATCH:
+        if at + batch > rows:
             order, at = torch.randperm(rows, generator=generator), 0
-        pick = order[at : at + BATCH]
-        at += BATCH
+        pick = order[at : at + batch]
+        at += batch
         outputs = student(**{name: values[pick] for name, values in inputs.items()})
         soft = soft_loss(outputs, teacher_scores[pick], distillation.temperature)
         total = (1 - distillation.teacher_weight) * loss(outputs, labels[pick]) + distillation.teacher_weight * soft

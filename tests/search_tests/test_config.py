@@ -21,7 +21,6 @@ from pydantic import BaseModel, ValidationError
 from search import config as module
 from search.config import (
     BudgetConfig,
-    ConfigError,
     MovieLensData,
     StudyConfig,
     SyntheticData,
@@ -33,6 +32,8 @@ from search.config import (
     settings_digest,
     write_template,
 )
+from search.study_yaml import ConfigError
+from search.study_yaml import plain as plain_data
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Float, Integer
 from spaces.placement import parse_layout
@@ -898,7 +899,7 @@ def test_there_and_back(data: dict[str, Any]) -> None:
     plain = config.model_dump(mode="json")
     assert parse(json.loads(json.dumps(plain))) == config == parse(plain)
     # PyYAML writes 1e-05 so that it reads it back as text; we do not.
-    through_yaml = parse(module._plain(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), "study.yaml"))
+    through_yaml = parse(plain_data(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), "study.yaml"))
     assert repr(through_yaml) == repr(config)
     assert settings_digest(through_yaml) == settings_digest(config) and difference(plain, config) is None
     assert pickle.loads(pickle.dumps(config)) == config
@@ -931,6 +932,6 @@ def test_any_other_data_are_one_line(data: Any) -> None:
 @given(st.text())
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
-        module._plain(text, "study.yaml")
+        plain_data(text, "study.yaml")
     except ConfigError as error:
         assert len(str(error).splitlines()) <= 1
