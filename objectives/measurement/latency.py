@@ -62,12 +62,15 @@ def time_side_by_side(
     loop: list[list[Floats]] = [[], []]
     service: list[list[Floats]] = [[], []]
     lag: list[Floats] = []
+    last = -1
     for block in range(window.blocks):
         start = block * per_block
         chosen = [requests[(start + i) % len(requests)] for i in range(per_block)]
         gaps = poisson_gaps(rate_rps, window.requests, generator)
         for arm in (0, 1) if block % 2 == 0 else (1, 0):
-            settle()
+            if arm != last:
+                settle()
+            last = arm
             # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
             closed_loop(arms[arm], chosen[-2:])
             arrivals = open_loop(arms[arm], chosen[: window.requests], gaps)
