@@ -26,7 +26,7 @@ from objectives.measurement.throughput import Probe, open_loop_probe, saturation
 from objectives.measurement.traffic import Request, Submit, precise_sleep, settle
 from objectives.record import Artifact, Latency, Quality, Throughput
 from objectives.serving.devices import engine_version
-from objectives.serving.engines import open_engine
+from objectives.serving.engines import PREPARED_BY_SIZE, open_engine
 from objectives.serving.pool import Pool
 from objectives.store import make_once
 from spaces.canonical import digest, from_plain, to_plain
@@ -89,8 +89,8 @@ def time(
     """
     requests = _requests(holdout)
     with _quiet(), _open(candidate) as ours, _open(baseline) as theirs:
-        _warm_up(ours.submit, requests, candidate.placement.replicas)
-        _warm_up(theirs.submit, requests, baseline.placement.replicas)
+        _warm_up(ours.submit, requests, candidate.placement)
+        _warm_up(theirs.submit, requests, baseline.placement)
         for attempt in range(_TRIES):
             settle()
             rate = share * float(np.median(saturation(theirs.submit, requests, baseline.placement.replicas)))
@@ -146,12 +146,13 @@ def _open(arm: Arm) -> Pool:
     return Pool.open(Path(arm.model), arm.placement, arm.compute)
 
 
-def _warm_up(submit: Submit, requests: list[Request], replicas: int) -> None:
-    """One request of each size, the largest first: buffers grow, and an engine with dynamic shapes (OpenVINO) prepares
-    its kernels for each number of rows once, as it would in its first minutes of service."""
+def _warm_up(submit: Submit, requests: list[Request], placement: Placement) -> None:
+    """Buffers grow with the largest request; an engine that prepares kernels by size gets every size once, as it would
+    in its first minutes of service, any other a few."""
     sizes = {len(next(iter(r.values()))): r for r in requests}
-    for rows in sorted(sizes, reverse=True):
-        for answer in [submit(sizes[rows]) for _ in range(replicas)]:
+    ordered = sorted(sizes, reverse=True)
+    for rows in ordered if placement.engine in PREPARED_BY_SIZE else ordered[:: max(1, len(ordered) // 20)]:
+        for answer in [submit(sizes[rows]) for _ in range(placement.replicas)]:
             answer.result()
 
 

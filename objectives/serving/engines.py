@@ -14,6 +14,10 @@ from objectives.serving.devices import engines_here
 Inputs = Mapping[str, NDArray[Any]]
 
 
+# Engines that prepare their kernels anew for each number of rows, the first time that they see it.
+PREPARED_BY_SIZE = frozenset({"openvino"})
+
+
 class EngineError(RuntimeError):
     """An engine, device or provider that was asked for is not to be had here."""
 
