@@ -204,7 +204,7 @@ def test_somebody_elses_folder_is_left_alone(model: Path, tmp_path: Path) -> Non
 def test_a_light_install_verifies_and_serves(bundle: Path) -> None:
     """Only what pyproject's plain dependencies bring can be imported, as after `pip install leanrec`."""
     needed: set[str] = set()
-    waiting = ["numpy", "onnxruntime", "psutil"]
+    waiting = ["numpy", "onnxruntime"]
     while waiting:
         name = waiting.pop()
         if name.lower() not in needed:
