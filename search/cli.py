@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("data", "fetch a known data set and verify its checksum", _data, shared).add_argument("name", metavar="NAME")
     running = add("run", "launch or resume a study", _run, study)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
-    running.add_argument("--trials", type=int, help="complete trials in all")
+    running.add_argument("--trials", type=int, help="trials in all, those that failed not counted when a study goes on")
     add("status", "how far a study is", _status, study)
     add("front", "the Pareto front of a study", _front, study)
     reporting = add("report", "write a study's report, one HTML file", _report, study)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from optuna.trial import Trial
 
 from objectives.measure import Arm
-from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Prepared, Quality, State, Throughput
+from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Prepared, Quality, Throughput
 from objectives.task import Task
 from search.config import StudyConfig
 from search.study import Study, outcome_of
@@ -108,7 +108,7 @@ class Explorer:
 
         Args:
             seconds: left for this call
-            trials: complete trials to reach in this call, or None
+            trials: to end in this call, measured or failed, or None
             spent_seconds: search time of earlier calls, for the trials' minutes
         """
         start = time.monotonic()
@@ -131,9 +131,9 @@ class Explorer:
                 self._dispatch()
                 wait([*self._builders, self._meter], _POLL_SECONDS)
                 told += self._collect((time.monotonic() - start + spent_seconds) / 60)
-                self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
                 self._tick(time.monotonic() - start)
         finally:
+            self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
             self._ground()
 
     def _ask(self, seconds: float) -> None:
@@ -251,6 +251,8 @@ class Explorer:
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
         self._study.tell(flight.number, outcome, minutes)
+        # Only now, never while the clock runs: a write to the database would disturb a timing.
+        self._study.note(search_seconds=60 * minutes)
         if outcome.state == "complete":
             self._known.add(flight.candidate.id)
         self._record(Told(flight.number, flight.candidate, outcome, minutes))
@@ -269,12 +271,3 @@ class Explorer:
 def _complete(trial: Any) -> bool:
     outcome = outcome_of(trial)
     return outcome is not None and outcome.state == "complete"
-
-
-def count_states(study: Study) -> dict[State, int]:
-    """Ended trials by state."""
-    counts: dict[State, int] = {"complete": 0, "stopped": 0, "failed": 0}
-    for trial in study.finished():
-        outcome = outcome_of(trial)
-        counts["failed" if outcome is None else outcome.state] += 1
-    return counts

@@ -42,6 +42,3 @@ class Anatomy:
             if group.name == name:
                 return group
         raise ValueError(f"The model has the groups {[g.name for g in self.groups]}, but got {name!r}.")
-
-    def of_kind(self, kind: Kind) -> tuple[Group, ...]:
-        return tuple(g for g in self.groups if g.kind == kind)
