@@ -14,8 +14,8 @@ from objectives.serving.bundle import write_bundle
 from objectives.task import Task
 from search.config import StudyConfig
 from search.document import Document, Row
-from search.explore import baseline_arm, candidate_arm
 from search.front import unit_objectives
+from search.jobs import MeterJobs
 from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
@@ -26,6 +26,7 @@ ALPHA = 0.05
 # A few are enough: each further look at test widens the interval.
 MOST_LOOKS = 5
 _EXAMPLE_ROWS = 8
+_LONG_WINDOW_TIMES = 10
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,7 @@ def finalists(document: Document, policy: Policy) -> list[Row]:
     rows = [
         r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss
     ]
-    rows = [
-        r
-        for r in rows
-        if (policy.p95_ms is None or r["latency_ms"]["p95"] <= policy.p95_ms)
-        and (policy.p95_ratio is None or r["latency_ms"]["p95_ratio"] <= policy.p95_ratio)
-    ]
+    rows = [r for r in rows if _fast_enough(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"], policy)]
     worth = _worth(rows, policy)
     order = sorted(
         range(len(rows)), key=lambda i: (rows[i]["quality"]["loss_interval"][1] > policy.max_loss, -worth[i], i)
@@ -122,59 +118,47 @@ def confirm(
         NothingConfirmedError: none held, with the nearest.
     """
     nearest: str | None = None
+    jobs = MeterJobs(config, task, prepared)
+    limit = config.workers.job_seconds
     for row, candidate, outcome in candidates[:MOST_LOOKS]:
         assert outcome.artifact is not None
-        ours, theirs = candidate_arm(task, outcome.artifact, candidate), baseline_arm(task, prepared)
-        say(f"trial {row['trial']}: timing over a long window")
+        name = f"trial {row['trial']}"
+        say(f"{name}: timing over a long window")
         try:
-            timed = call(
-                meter,
-                "time",
-                {
-                    "holdout": prepared.holdout, "candidate": to_plain(ours), "baseline": to_plain(theirs),
-                    "share": config.traffic.load, "slo_ms": config.slo.ms, "percent": config.slo.percentile,
-                    "length": "confirm", "seed": config.seed + 1,
-                },
-                10 * config.workers.job_seconds,
-                say,
-            )  # fmt: skip
+            arguments = jobs.time(outcome.artifact, candidate, "confirm", config.seed + 1)
+            timed = call(meter, "time", arguments, _LONG_WINDOW_TIMES * limit, say)
         except JobError as error:
-            say(f"trial {row['trial']}: not timed: {error}")
+            say(f"{name}: not timed: {error}")
             continue
         latency, throughput = from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"])
-        if (policy.p95_ms is not None and latency.candidate.p95_ms > policy.p95_ms) or (
-            policy.p95_ratio is not None and latency.p95_ratio > policy.p95_ratio
-        ):
-            say(f"trial {row['trial']}: p95 {latency.candidate.p95_ms:.3f} ms over a long window breaks the policy")
+        if not _fast_enough(latency.candidate.p95_ms, latency.p95_ratio, policy):
+            say(f"{name}: p95 {latency.candidate.p95_ms:.3f} ms over a long window breaks the policy")
             continue
-        model = {"artifact": outcome.artifact.key, "engine": candidate.placement.engine, "compute": ours.compute}
+        model = {
+            "artifact": outcome.artifact.key,
+            "engine": candidate.placement.engine,
+            "compute": candidate.precision.compute,
+        }
         look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
-        judged = call(
-            meter,
-            "judge",
-            {
-                "candidate": {"artifact": to_plain(outcome.artifact), "arm": to_plain(ours)},
-                "baseline": {"artifact": to_plain(prepared.baseline), "arm": to_plain(theirs)},
-                "cache": str(task.cache), "holdout": prepared.holdout, "part": "test", "metric": task.metric,
-                "seed": config.seed, "confidence": confidence_of(look),
-            },
-            config.workers.job_seconds,
-            say,
-        )  # fmt: skip
-        quality = from_plain(Quality, judged["quality"])
+        arguments = jobs.judge(outcome.artifact, candidate, "test", confidence_of(look))
+        quality = from_plain(Quality, call(meter, "judge", arguments, limit, say)["quality"])
         if look > len(looks):
             looks.append({"look": look, "trial": row["trial"], "model": model, "quality": to_plain(quality)})
         low, high = quality.loss_interval
         told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
         if high <= policy.max_loss:
-            say(f"trial {row['trial']}: {told}: confirmed")
+            say(f"{name}: {told}: confirmed")
             return Confirmed(row, latency, throughput, quality, len(looks))
-        say(f"trial {row['trial']}: {told}: not confirmed, the limit is {policy.max_loss:.2%}")
+        say(f"{name}: {told}: not confirmed, the limit is {policy.max_loss:.2%}")
         nearest = nearest or told
-    raise NothingConfirmedError(
-        "no point of the front keeps the policy"
-        if nearest is None
-        else f"no finalist held on test; the first: {nearest}"
+    if nearest is None:
+        raise NothingConfirmedError("no point of the front keeps the policy")
+    raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
+
+
+def _fast_enough(p95_ms: float, p95_ratio: float, policy: Policy) -> bool:
+    return (policy.p95_ms is None or p95_ms <= policy.p95_ms) and (
+        policy.p95_ratio is None or p95_ratio <= policy.p95_ratio
     )
 
 

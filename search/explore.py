@@ -9,15 +9,14 @@ from typing import Any, Literal
 
 from optuna.trial import Trial
 
-from objectives.measure import Arm
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Prepared, Quality, Throughput
 from objectives.task import Task
 from search.config import StudyConfig
+from search.jobs import MeterJobs
 from search.study import Study, outcome_of
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
-from spaces.placement import Placement
 from spaces.space import SearchSpace
 
 Stage = Literal["fit", "export", "judge", "time"]
@@ -55,15 +54,6 @@ class Told:
     minutes: float
 
 
-def baseline_arm(task: Task, prepared: Prepared) -> Arm:
-    """The baseline as DESIGN defines it: fp32, ONNX Runtime's own defaults, one replica."""
-    return Arm(f"{task.home}/{prepared.baseline.path}", Placement(), "fp32")
-
-
-def candidate_arm(task: Task, artifact: Artifact, candidate: Candidate) -> Arm:
-    return Arm(f"{task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
-
-
 def next_job(flights: Sequence[Flight], builders_idle: int, meter_idle: bool) -> Flight | None:
     """The flight to move on, oldest first: measuring before building, never the same weights fitted twice at once."""
     waiting = [f for f in flights if f.worker is None]
@@ -95,7 +85,7 @@ class Explorer:
         record: Callable[[Told], None],
         tick: Callable[[float], None],
     ) -> None:
-        self._config, self._task, self._prepared = config, task, prepared
+        self._config, self._task, self._jobs = config, task, MeterJobs(config, task, prepared)
         self._space, self._study = space, study
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
@@ -174,30 +164,9 @@ class Explorer:
         if flight.stage == "export":
             return {**building, "precision": to_plain(candidate.precision)}
         assert flight.artifact is not None
-        ours = candidate_arm(self._task, flight.artifact, candidate)
-        theirs = baseline_arm(self._task, self._prepared)
-        seed = self._config.seed + flight.number
         if flight.stage == "judge":
-            return {
-                "candidate": {"artifact": to_plain(flight.artifact), "arm": to_plain(ours)},
-                "baseline": {"artifact": to_plain(self._prepared.baseline), "arm": to_plain(theirs)},
-                "cache": str(self._task.cache),
-                "holdout": self._prepared.holdout,
-                "part": "validation",
-                "metric": self._task.metric,
-                "seed": self._config.seed,
-                "confidence": 0.95,
-            }
-        return {
-            "holdout": self._prepared.holdout,
-            "candidate": to_plain(ours),
-            "baseline": to_plain(theirs),
-            "share": self._config.traffic.load,
-            "slo_ms": self._config.slo.ms,
-            "percent": self._config.slo.percentile,
-            "length": "screen",
-            "seed": seed,
-        }
+            return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)
+        return self._jobs.time(flight.artifact, candidate, "screen", self._config.seed + flight.number)
 
     def _collect(self, minutes: float) -> int:
         """Move on what came back; the number of trials that ended complete or failed."""

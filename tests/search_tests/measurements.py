@@ -5,7 +5,7 @@ from __future__ import annotations
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
 
 
-def outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:
+def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:
     """A complete trial; intervals are 10% wide."""
     ours, theirs = (Percentiles(0.5 * r, r, 2 * r, 0.4 * r) for r in (10 * p95_ratio, 10.0))
     around = (p95_ratio * 0.95, p95_ratio * 1.05)

@@ -99,7 +99,7 @@ def test_another_distributions_package_is_told(tmp_path: Path) -> None:
     (strange / "search").mkdir(parents=True)
     (strange / "search" / "__init__.py").write_text("raise SystemExit('the wrong search ran')")
     code = "import sys, leanrec; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
-    code += "leanrec._own = None\nimport importlib.util as u; real = u.find_spec\n"
+    code += "import importlib.util as u\n"
     code += f"u.find_spec = lambda n: u.spec_from_file_location(n, {str(strange)!r} + '/search/__init__.py')\n"
     code += "sys.exit(leanrec.main())"
     done = subprocess.run(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from measurements import complete_outcome
 
 from objectives.record import Artifact, InputSpec, Prepared
 from objectives.task import Task
@@ -25,11 +25,6 @@ from spaces.domains import Choice, Float
 from spaces.placement import layouts
 from spaces.pruning import Pruning
 from spaces.space import SearchSpace
-
-_SPEC = importlib.util.spec_from_file_location("measurements", Path(__file__).with_name("measurements.py"))
-assert _SPEC is not None and _SPEC.loader is not None
-measurements = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(measurements)
 
 
 def flight(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> Flight:
@@ -129,7 +124,7 @@ def search(parts: dict[str, Any], script: Mapping[str, Any], trials: int, monkey
 
 
 def answers(**changes: Any) -> dict[str, Any]:
-    measured = measurements.outcome().measurement
+    measured = complete_outcome().measurement
     artifact = to_plain(Artifact("x", "x/model.onnx", {"mlp": "fp32"}, 900, 0.0))
     good = {
         "fit": lambda a: {"reused": False},
@@ -145,8 +140,8 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     assert end == "the budget is spent"
     complete = [t for t in told if t.outcome.state == "complete"]
     assert len(complete) >= 8
-    assert complete[0].outcome.measurement == measurements.outcome().measurement.__class__(
-        **{**vars(measurements.outcome().measurement), "footprint": complete[0].outcome.measurement.footprint}
+    assert complete[0].outcome.measurement == complete_outcome().measurement.__class__(
+        **{**vars(complete_outcome().measurement), "footprint": complete[0].outcome.measurement.footprint}
     )
     assert complete[0].outcome.measurement.footprint.model_bytes == 900
     assert all(t.outcome.reused == ("export",) for t in complete)
@@ -179,7 +174,7 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
 
 
 def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = to_plain(measurements.outcome().measurement)
+    measured = to_plain(complete_outcome().measurement)
     broken = {"latency": measured["latency"] | {"p95_ratio": float("inf")}, "throughput": measured["throughput"]}
     _, told, _ = search(parts, answers(time=lambda a: broken), 2, monkeypatch)
     assert all(t.outcome.state == "failed" and "p95_ratio must be finite" in (t.outcome.reason or "") for t in told)

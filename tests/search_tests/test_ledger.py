@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from measurements import complete_outcome
 from mlflow.tracking import MlflowClient
 
 from objectives.record import Outcome
 from search.ledger import Ledger
 from spaces.candidate import Candidate
 from spaces.placement import Placement
-
-_SPEC = importlib.util.spec_from_file_location("measurements", Path(__file__).with_name("measurements.py"))
-assert _SPEC is not None and _SPEC.loader is not None
-measurements = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(measurements)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +33,7 @@ def uri(migrated: Path, tmp_path: Path) -> str:
 
 def entries(count: int) -> list[Any]:
     made = [
-        (i, Candidate(placement=Placement(replicas=i + 1)), measurements.outcome(loss=i / 1000), 0.1 * i)
+        (i, Candidate(placement=Placement(replicas=i + 1)), complete_outcome(loss=i / 1000), 0.1 * i)
         for i in range(count)
     ]
     made.append((count, Candidate(placement=Placement(threads=9)), Outcome("failed", "it broke"), None))

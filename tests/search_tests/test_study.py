@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import optuna
 import pytest
+from measurements import complete_outcome
 
 from objectives.record import NotFiniteError, Outcome, Quality
 from search.study import Study, candidate_of, outcome_of, values
 from spaces.domains import Choice, Float
 from spaces.placement import layouts
 from spaces.space import SearchSpace
-
-_SPEC = importlib.util.spec_from_file_location("measurements", Path(__file__).with_name("measurements.py"))
-assert _SPEC is not None and _SPEC.loader is not None
-measurements = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(measurements)
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def open_study(storage: str) -> Study:
 def test_an_outcome_comes_back_whole_after_reopening(space: SearchSpace, storage: str) -> None:
     study = open_study(storage)
     trial, candidate = study.ask(space)
-    told = measurements.outcome()
+    told = complete_outcome()
     study.tell(trial.number, told, 1.5)
     (found,) = open_study(storage).finished()
     assert outcome_of(found) == told
@@ -59,7 +54,7 @@ def test_optuna_sees_the_tolerated_loss_as_a_constraint(space: SearchSpace, stor
     study = open_study(storage)
     for loss in (0.005, 0.02):
         trial, _ = study.ask(space)
-        study.tell(trial.number, measurements.outcome(loss=loss), 0)
+        study.tell(trial.number, complete_outcome(loss=loss), 0)
     raw = optuna.load_study(study_name="s", storage=storage)
     assert [t.constraints["quality_loss"] for t in raw.trials] == pytest.approx([-0.005, 0.01])
     assert [t.number for t in raw.best_trials] == [0]
@@ -76,12 +71,12 @@ def test_a_kill_between_keeping_and_telling_loses_nothing(
 
     monkeypatch.setattr(study, "_close", killed)
     with pytest.raises(KeyboardInterrupt):
-        study.tell(trial.number, measurements.outcome(), 0)
+        study.tell(trial.number, complete_outcome(), 0)
     again = open_study(storage)
     assert again.finished() == []
     again.sweep()
     (found,) = again.finished()
-    assert outcome_of(found) == measurements.outcome()
+    assert outcome_of(found) == complete_outcome()
     assert found.state == optuna.trial.TrialState.COMPLETE
 
 
@@ -112,7 +107,7 @@ def test_restart_forgets_trials_and_keeps_facts(space: SearchSpace, storage: str
     study = open_study(storage)
     study.note(colour="blue")
     trial, _ = study.ask(space)
-    study.tell(trial.number, measurements.outcome(), 0)
+    study.tell(trial.number, complete_outcome(), 0)
     study.restart()
     assert study.finished() == []
     assert study.facts["colour"] == "blue"
@@ -127,5 +122,5 @@ def test_nothing_infinite_is_ever_told() -> None:
 
 
 def test_an_objective_that_was_not_measured_is_refused() -> None:
-    measured = measurements.outcome().measurement
+    measured = complete_outcome().measurement
     assert values(measured, ["latency_p99", "model_bytes"]) == [0.5, 1000.0]
