@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.compression.cut import cut_at_tables
 from objectives.compression.distillation import distil, predict
-from objectives.compression.export import PARITY_ROWS, check_parity, run_onnx, to_onnx
+from objectives.compression.export import ONCE_LIMIT, Rows, check_parity, largest_difference, to_onnx
 from objectives.compression.precision import quantise, read_widths
 from objectives.compression.pruning import prune
+from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.jobs import serve
 from objectives.recommenders.builtin import DCNV2Recommender, open_builtin
 from objectives.recommenders.protocol import Batch, Part
@@ -32,8 +35,17 @@ from spaces.precision import Precision
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 1
-EXPORT_STAGE = 1
+EXPORT_STAGE = 2
 CALIBRATION_ROWS = 2048
+MODEL, TABLES, DENSE = "model.onnx", "tables.onnx", "dense.onnx"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a placement asks of the graph: the user's side once a request; its two halves for two engines."""
+
+    user_once: bool = False
+    cut: bool = False
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:
@@ -55,20 +67,23 @@ def prepare(task: Task, progress: Progress) -> Prepared:
 
     make_once(holdout, write)
     progress("baseline: exporting it")
-    artifact, _ = _export(task, recommender, Weights(), Precision())
+    artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
     dataset = recommender.dataset
     return Prepared(
         key=recommender.key,
         holdout=str(holdout),
         anatomy=recommender.anatomy(),
         student=recommender.student(),
-        inputs=tuple(InputSpec(f.name, "int64", (), f.vocabulary) for f in dataset.fields),
+        inputs=tuple(
+            InputSpec(f.name, "int64", (), f.vocabulary, "item" if f.side == "item" else "user") for f in dataset.fields
+        ),
         baseline=artifact,
         split=dataset.split.reason,
         rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
         users=len(np.unique(dataset.group)),
         training=recommender.training,
         references=json.loads((holdout / "references.json").read_text()),
+        user_once_refused=_user_once_refused(recommender, Path(task.home) / artifact.path),
     )
 
 
@@ -80,9 +95,9 @@ def fit(task: Task, weights: Weights, progress: Progress) -> bool:
     return make_once(_weights_folder(task, recommender, weights), lambda into: _fit(recommender, task, weights, into))
 
 
-def export(task: Task, weights: Weights, precision: Precision, progress: Progress) -> tuple[Artifact, bool]:
-    """One ONNX graph in the asked widths, checked against the model; and whether the cache had it."""
-    return _export(task, _open(task, progress), weights, precision)
+def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
+    """One ONNX graph in the asked widths and form, checked against the model; and whether the cache had it."""
+    return _export(task, _open(task, progress), weights, precision, form)
 
 
 def _fit(recommender: DCNV2Recommender, task: Task, weights: Weights, into: Path) -> None:
@@ -101,34 +116,71 @@ def _fit(recommender: DCNV2Recommender, task: Task, weights: Weights, into: Path
     torch.save(student, into / "model.pt")
 
 
-def _export(task: Task, recommender: DCNV2Recommender, weights: Weights, precision: Precision) -> tuple[Artifact, bool]:
+def _export(
+    task: Task, recommender: DCNV2Recommender, weights: Weights, precision: Precision, form: Form
+) -> tuple[Artifact, bool]:
     stored = Precision(precision.widths)  # what an engine computes in changes no file
-    key = digest(_weights_key(recommender, weights), stored, EXPORT_STAGE, onnx.__version__, torch.__version__)[:20]
-    folder = task.cache / "artifacts" / key
+    key = digest(_weights_key(recommender, weights), stored, form, EXPORT_STAGE, onnx.__version__, torch.__version__)
+    folder = task.cache / "artifacts" / key[:20]
     anatomy = recommender.anatomy()
 
     def write(into: Path) -> None:
         rows = {name: values[:CALIBRATION_ROWS] for name, values in _rows(recommender, "train")[0].items()}
-        if any(width != "fp32" for _, width in stored.widths):
-            plain, _ = _export(task, recommender, weights, Precision())
-            arrays = {name: values.numpy() for name, values in rows.items()}
-            source = onnx.load(str(Path(task.home) / plain.path))
-            graph = quantise(source, stored, anatomy, arrays)
-            probe = {name: values[: max(PARITY_ROWS)] for name, values in arrays.items()}
-            parity = float(np.abs(run_onnx(graph, probe) - run_onnx(source, probe)).max())
-        else:
+        if form == Form() and all(width == "fp32" for _, width in stored.widths):
             model = _model(task, recommender, weights)
             graph = to_onnx(model, rows)
             parity = check_parity(model, graph, rows)
-        onnx.save(graph, str(into / "model.onnx"))
-        facts = {"widths": read_widths(graph, anatomy), "parity": parity}
+        else:
+            plain, _ = _export(task, recommender, weights, Precision(), Form())
+            arrays = {name: values.numpy() for name, values in rows.items()}
+            graph, parity = _narrowed(onnx.load(str(Path(task.home) / plain.path)), stored, form, recommender, arrays)
+        onnx.save(graph, str(into / MODEL))
+        size = (into / MODEL).stat().st_size
+        if form.cut:
+            size = _write_cut(graph, into)
+        facts = {"widths": read_widths(graph, anatomy), "parity": parity, "model_bytes": size}
         (into / "facts.json").write_text(json.dumps(facts))
 
     reused = make_once(folder, write)
     facts = json.loads((folder / "facts.json").read_text())
-    file = folder / "model.onnx"
-    path = str(file.relative_to(task.home))
-    return Artifact(key, path, facts["widths"], file.stat().st_size, facts["parity"]), reused
+    path = str((folder / MODEL).relative_to(task.home))
+    return Artifact(key[:20], path, facts["widths"], facts["model_bytes"], facts["parity"]), reused
+
+
+def _narrowed(
+    source: onnx.ModelProto, stored: Precision, form: Form, recommender: DCNV2Recommender, rows: Rows
+) -> tuple[onnx.ModelProto, float]:
+    """The graph in its form and widths, and the largest difference of its scores from the source's.
+
+    Raises:
+        ParityError: computing the user's side once changed the scores.
+    """
+    graph = source
+    if form.user_once:
+        graph = compute_once(source, _user_inputs(recommender))
+        largest_difference(graph, source, rows, ONCE_LIMIT)
+    if any(width != "fp32" for _, width in stored.widths):
+        graph = quantise(graph, stored, recommender.anatomy(), rows)
+    return graph, largest_difference(graph, source, rows)
+
+
+def _write_cut(graph: onnx.ModelProto, into: Path) -> int:
+    """The two halves of a graph beside it; their bytes in all."""
+    for part, name in zip(cut_at_tables(graph), (TABLES, DENSE), strict=True):
+        onnx.save(part, str(into / name))
+    return sum((into / name).stat().st_size for name in (TABLES, DENSE))
+
+
+def _user_inputs(recommender: DCNV2Recommender) -> frozenset[str]:
+    return frozenset(field.name for field in recommender.dataset.fields if field.side != "item")
+
+
+def _user_once_refused(recommender: DCNV2Recommender, model: Path) -> str | None:
+    try:
+        compute_once(onnx.load(str(model)), _user_inputs(recommender))
+    except UserOnceError as error:
+        return str(error)
+    return None
 
 
 def _model(task: Task, recommender: DCNV2Recommender, weights: Weights) -> nn.Module:
@@ -197,10 +249,16 @@ def _main() -> None:
         torch.set_num_threads(threads)
         return {"reused": fit(from_plain(Task, task), from_plain(Weights, weights), progress)}
 
-    def export_job(progress: Progress, task: Any, weights: Any, precision: Any, threads: int) -> Any:
+    def export_job(
+        progress: Progress, task: Any, weights: Any, precision: Any, threads: int, user_once: bool, cut: bool
+    ) -> Any:
         torch.set_num_threads(threads)
         artifact, reused = export(
-            from_plain(Task, task), from_plain(Weights, weights), from_plain(Precision, precision), progress
+            from_plain(Task, task),
+            from_plain(Weights, weights),
+            from_plain(Precision, precision),
+            Form(user_once, cut),
+            progress,
         )
         return {"artifact": to_plain(artifact), "reused": reused}
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,29 +21,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.jobs import serve
-from objectives.measurement.latency import CONFIRM, SCREEN, Timings, Window, summarise, time_side_by_side
+from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
+from objectives.measurement.latency import (
+    CONFIRM,
+    NEAR,
+    SCREEN,
+    Timings,
+    Window,
+    check_calm,
+    time_side_by_side,
+)
+from objectives.measurement.profile import median_request, profile_model
 from objectives.measurement.quality import paired_quality
-from objectives.measurement.statistics import Floats, interval
-from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates, slo_rate
-from objectives.measurement.traffic import Request, Submit, precise_sleep, settle
-from objectives.record import Artifact, Latency, Quality, Throughput
+from objectives.measurement.recording import Recording, Search, write_recording
+from objectives.measurement.roofline import measure_roofline
+from objectives.measurement.schedule import Traffic
+from objectives.measurement.statistics import Floats, percentile
+from objectives.measurement.strain import DisturbedError
+from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates
+from objectives.measurement.traffic import BehindError, Request, Submit, precise_sleep, saturated, settle
+from objectives.record import Artifact, Footprint, Latency, Quality, Throughput
 from objectives.serving.devices import engine_version
-from objectives.serving.engines import PREPARED_BY_SIZE, open_engine
+from objectives.serving.engines import PREPARED_BY_SIZE, Engine, open_replica
 from objectives.serving.pool import Pool
 from objectives.store import make_once
+from spaces.anatomy import Group
 from spaces.canonical import digest, from_plain, to_plain
-from spaces.placement import Placement
+from spaces.placement import Placement, Seat
 
 _CHUNK_ROWS = 4096
-# The baseline's service time may change this much within a timing before the timing is repeated.
-_DRIFT = 2.0
 _TRIES = 3
-_PROBES = {"screen": 3, "confirm": 6}
-WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "confirm": CONFIRM}
-
-
-class DisturbedError(RuntimeError):
-    """The machine was too busy with something else for a timing to mean anything."""
+_PROBES = {"screen": 3, "near": 5, "confirm": 6}
+_WEIGH_SECONDS = 60
+_SWITCH_SECONDS = 5e-5
+WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "near": NEAR, "confirm": CONFIRM}
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,17 @@ class Arm:
     model: str
     placement: Placement
     compute: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """How the arms are loaded: a share of the baseline's capacity in the very run, since machines differ from hour to
+    hour; the SLO's percentile, and its milliseconds or None for the baseline's own."""
+
+    traffic: Traffic
+    share: float
+    percent: int
+    slo_ms: float | None
 
 
 def judge(
@@ -63,108 +87,167 @@ def judge(
     seed: int,
     confidence: float,
 ) -> tuple[Quality, bool]:
-    """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache."""
+    """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache.
+
+    Where requests are routed by size, the engine that loses more speaks for both.
+    """
     inputs, labels, groups = _held_out(holdout, part)
-    ours, reused = _scores(cache, holdout, part, inputs, *candidate)
     theirs, _ = _scores(cache, holdout, part, inputs, *baseline)
-    return paired_quality(metric, ours, theirs, labels, groups, seed, confidence), reused
+    found = []
+    artifact, arm = candidate
+    for seat in arm.placement.seats:
+        ours, reused = _scores(cache, holdout, part, inputs, artifact, replace(arm, placement=_alone(arm, seat)))
+        found.append((paired_quality(metric, ours, theirs, labels, groups, seed, confidence), reused))
+    return max(found, key=lambda pair: pair[0].loss)
 
 
 def time(
-    holdout: Path,
-    candidate: Arm,
-    baseline: Arm,
-    share: float,
-    slo_ms: float | None,
-    percent: int,
-    length: str,
-    seed: int,
+    holdout: Path, candidate: Arm, baseline: Arm, load: Load, length: str, seed: int, recording: Path
 ) -> tuple[Latency, Throughput]:
-    """Latency at the study's load and throughput under the SLO, both beside the baseline.
-
-    The load is a share of the baseline's capacity in this very run, since machines differ from hour to hour.
+    """Latency at the study's load and throughput under the SLO, both beside the baseline; the raw timings go to a file.
 
     Raises:
-        DisturbedError: the baseline's own time changed while the arms were timed, several times over.
+        DisturbedError: the machine was busy with something else, several times over.
+        BehindError: the generator was behind its schedule, several times over.
     """
     requests = _requests(holdout)
-    with _quiet(), _open(candidate) as ours, _open(baseline) as theirs:
-        _warm_up(ours.submit, requests, candidate.placement)
-        _warm_up(theirs.submit, requests, baseline.placement)
-        for attempt in range(_TRIES):
+    window = WINDOWS[length].extended(load.percent)
+    with quiet(), _open(candidate) as ours, _open(baseline) as theirs:
+        warm_up(ours.submit, requests, candidate.placement)
+        warm_up(theirs.submit, requests, baseline.placement)
+        recorded = _record((ours, candidate), (theirs, baseline), requests, load, window, _PROBES[length], seed)
+    write_recording(recorded, recording)
+    return recorded.judged()
+
+
+def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
+    """Bytes, peak memory and CPU time of a fresh process that holds this arm alone.
+
+    Raises:
+        RuntimeError: the process failed, with its last line.
+    """
+    plain = json.dumps({"holdout": str(holdout), "arm": to_plain(arm)})
+    command = [sys.executable, "-m", "objectives.measure", "weigh"]
+    done = subprocess.run(command, input=plain, capture_output=True, text=True, timeout=_WEIGH_SECONDS)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise RuntimeError(f"The footprint could not be measured: {lines[-1]}")
+    found = json.loads(done.stdout)
+    return Footprint(artifact.model_bytes, found["peak_memory_bytes"], found["cpu_seconds_per_1000"])
+
+
+def _weigh_here(holdout: str, arm: Any) -> dict[str, float]:
+    """The child's side of `weigh`."""
+    requests, of = _requests(Path(holdout)), from_plain(Arm, arm)
+    with quiet(), _open(of) as pool:
+        warm_up(pool.submit, requests, of.placement)
+        cpu = cpu_seconds_per_1000(pool.submit, requests, of.placement.replicas)
+        return {"peak_memory_bytes": peak_memory_bytes(), "cpu_seconds_per_1000": cpu}
+
+
+def timed(
+    ours: Submit, theirs: Submit, replicas: int, requests: list[Request], load: Load, window: Window, seed: int
+) -> tuple[Timings, float, Floats]:
+    """Both arms side by side, anew where something disturbed them.
+
+    Args:
+        replicas: the baseline's
+
+    Returns:
+        Timings, the rate (requests per second), and the baseline's saturated rates (blocks,).
+
+    Raises:
+        DisturbedError: the machine was busy with something else, several times over.
+        BehindError: the generator was behind its schedule, several times over.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
             settle()
-            rate = share * float(np.median(saturation(theirs.submit, requests, baseline.placement.replicas)))
-            timings = time_side_by_side(ours.submit, theirs.submit, requests, rate, WINDOWS[length], seed + attempt)
-            if (drift := timings.drift()) <= _DRIFT:
-                break
-        else:
-            raise DisturbedError(
-                f"The baseline's own time changed {drift:.2g} times within a timing, {_TRIES} times over: "
-                "the machine is busy with something else."
-            )
-        throughput = _throughput(
-            ours, theirs, candidate, baseline, requests, timings, rate, slo_ms, percent, _PROBES[length], seed
-        )
-    return summarise(timings, rate, seed), throughput
+            most = saturation(theirs, requests, replicas)
+            rate = load.share * float(np.median(most))
+            timings = time_side_by_side(ours, theirs, requests, load.traffic, rate, window, seed + attempt)
+            check_calm(timings, window.blocks)
+            break
+        except (DisturbedError, BehindError) as error:
+            if attempt == _TRIES:
+                raise type(error)(f"{error} ({_TRIES} times over)") from error
+    return timings, rate, most
 
 
-def _throughput(
-    ours: Pool,
-    theirs: Pool,
-    candidate: Arm,
-    baseline: Arm,
+def _record(
+    candidate: tuple[Pool, Arm],
+    baseline: tuple[Pool, Arm],
     requests: list[Request],
-    timings: Timings,
-    rate_rps: float,
-    slo_ms: float | None,
-    percent: int,
+    load: Load,
+    window: Window,
     probes: int,
     seed: int,
-) -> Throughput:
-    """Without an SLO of its own the limit is the baseline's percentile in this very run, whose rate is the study's."""
-    limit = float(np.percentile(timings.baseline, percent)) if slo_ms is None else slo_ms
+) -> Recording:
+    (ours, _), (theirs, their_arm) = candidate, baseline
+    timings, rate, most = timed(ours.submit, theirs.submit, their_arm.placement.replicas, requests, load, window, seed)
+    kept = timings.kept()
+    limit = percentile(kept.baseline, load.percent) if load.slo_ms is None else load.slo_ms
+    first = Probe(rate, kept.candidate)
+    searched = Search((), most)
+    if load.slo_ms is not None:
+        searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, probes, seed)
+    return Recording(
+        timings=timings,
+        rate_rps=rate,
+        slo_ms=load.slo_ms,
+        percent=load.percent,
+        seed=seed,
+        candidate=_search(*candidate, first, requests, load, limit, probes, seed),
+        baseline=searched,
+    )
 
-    def search(pool: Pool, arm: Arm, blocks: Floats) -> tuple[tuple[Probe, ...], Floats]:
-        settle()
-        most = saturation(pool.submit, requests, arm.placement.replicas)
-        probe: Callable[[float], Probe] = lambda rate: open_loop_probe(pool.submit, requests, rate, seed)  # noqa: E731
-        return search_rates(probe, Probe(rate_rps, blocks), float(most.mean()), limit, percent, probes), most
 
-    found, most = search(ours, candidate, timings.candidate)
-    rate, rates = slo_rate(found, most, timings.baseline if slo_ms is None else slo_ms, percent, seed)
-    if slo_ms is None:
-        base, bases = rate_rps, np.full(len(rates), rate_rps)
-    else:
-        base, bases = slo_rate(*search(theirs, baseline, timings.baseline), slo_ms, percent, seed)
-    low, high = interval(rates / bases)
-    # A point at the highest probe lies at the edge of what the resamples may be.
-    around = (min(low, rate / base), max(high, rate / base))
-    return Throughput(rate, base, rate / base, around, limit, float(most.mean()))
+def _search(
+    pool: Pool, arm: Arm, first: Probe, requests: list[Request], load: Load, limit_ms: float, probes: int, seed: int
+) -> Search:
+    settle()
+    most = saturation(pool.submit, requests, arm.placement.replicas)
+
+    def probe(rate_rps: float) -> Probe:
+        return open_loop_probe(pool.submit, requests, load.traffic, rate_rps, seed)
+
+    return Search(search_rates(probe, first, float(most.mean()), limit_ms, load.percent, probes), most)
 
 
 def _open(arm: Arm) -> Pool:
     return Pool.open(Path(arm.model), arm.placement, arm.compute)
 
 
-def _warm_up(submit: Submit, requests: list[Request], placement: Placement) -> None:
+def _alone(arm: Arm, seat: Seat) -> Placement:
+    """One replica of a seat, as far as its scores depend on it."""
+    return Placement(Seat(seat.engine, seat.device), lookup=arm.placement.lookup, user_once=arm.placement.user_once)
+
+
+def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
     """Buffers grow with the largest request; an engine that prepares kernels by size gets every size once, as it would
     in its first minutes of service, any other a few."""
     sizes = {len(next(iter(r.values()))): r for r in requests}
     ordered = sorted(sizes, reverse=True)
-    for rows in ordered if placement.engine in PREPARED_BY_SIZE else ordered[:: max(1, len(ordered) // 20)]:
-        for answer in [submit(sizes[rows]) for _ in range(placement.replicas)]:
-            answer.result()
+    places = [place for place in (*placement.seats, placement.lookup) if place is not None]
+    by_size = any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
+    for rows in ordered if by_size else ordered[:: max(1, len(ordered) // 20)]:
+        saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No garbage collection while the clock runs."""
+def quiet() -> Iterator[None]:
+    """While the clock runs: threads wake on time, a finished replica gets the interpreter at once (the default wait of
+    5 ms would show as latency), and no garbage is collected."""
+    before = sys.getswitchinterval()
+    precise_sleep()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        sys.setswitchinterval(before)
 
 
 @lru_cache(maxsize=2)
@@ -187,21 +270,34 @@ def _inputs(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def _scores(
     cache: Path, holdout: Path, part: str, inputs: Mapping[str, NDArray[Any]], artifact: Artifact, arm: Arm
 ) -> tuple[NDArray[np.float32], bool]:
-    engine = arm.placement.engine
-    key = digest(holdout.name, part, artifact.key, engine, engine_version(engine), arm.compute)[:20]
+    seat, lookup = arm.placement.seat, arm.placement.lookup
+    versions = [engine_version(place.engine) for place in (seat, lookup) if place is not None]
+    key = digest(holdout.name, part, artifact.key, seat, lookup, versions, arm.compute)[:20]
     folder = cache / "scores" / key
 
     def write(into: Path) -> None:
-        session = open_engine(engine, Path(arm.model), arm.placement.device, None, arm.compute)
-        rows = len(next(iter(inputs.values())))
-        parts = [
-            session.run({k: v[i : i + _CHUNK_ROWS] for k, v in inputs.items()}) for i in range(0, rows, _CHUNK_ROWS)
-        ]
-        np.save(into / "scores.npy", np.concatenate(parts))
+        engine = open_replica(Path(arm.model), seat, lookup, arm.compute)
+        np.save(into / "scores.npy", run_rows(engine, inputs))
 
     reused = make_once(folder, write)
     scores: NDArray[np.float32] = np.load(folder / "scores.npy")
     return scores, reused
+
+
+def run_rows(engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Scores of any rows, in their order; what an engine takes once a request is the same in each part it is given."""
+    rows = len(next(iter(inputs.values())))
+    order, starts = np.arange(rows), np.arange(0, rows, _CHUNK_ROWS)
+    if engine.once:
+        users = np.stack([inputs[name] for name in sorted(engine.once)], axis=1)
+        _, user = np.unique(users, axis=0, return_inverse=True)
+        order = np.argsort(user, kind="stable")
+        starts = np.flatnonzero(np.diff(user[order], prepend=-1))
+    scores = np.empty(rows, dtype=np.float32)
+    for start, end in itertools.pairwise([*starts.tolist(), rows]):
+        part = order[start:end]
+        scores[part] = engine.run({name: values[part] for name, values in inputs.items()})
+    return scores
 
 
 def _main() -> None:
@@ -209,22 +305,45 @@ def _main() -> None:
     # A finished replica asks for the interpreter lock; the default wait of 5 ms would show as latency.
     sys.setswitchinterval(5e-5)
 
+    if sys.argv[1:] == ["weigh"]:
+        sys.stdout.write(json.dumps(_weigh_here(**json.loads(sys.stdin.read()))))
+        return
+
     def judge_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, **options: Any) -> Any:
         quality, reused = judge(
             cache=Path(cache), holdout=Path(holdout), candidate=_pair(candidate), baseline=_pair(baseline), **options
         )
         return {"quality": to_plain(quality), "reused": reused}
 
-    def time_job(progress: Any, holdout: str, candidate: Any, baseline: Any, **options: Any) -> Any:
+    def time_job(
+        progress: Any,
+        holdout: str,
+        artifact: Any,
+        candidate: Any,
+        baseline: Any,
+        load: Any,
+        recording: str,
+        **options: Any,
+    ) -> Any:
         latency, throughput = time(
             holdout=Path(holdout),
             candidate=from_plain(Arm, candidate),
             baseline=from_plain(Arm, baseline),
+            load=from_plain(Load, load),
+            recording=Path(recording),
             **options,
         )
-        return {"latency": to_plain(latency), "throughput": to_plain(throughput)}
+        footprint = weigh(Path(holdout), from_plain(Artifact, artifact), from_plain(Arm, candidate))
+        return {"latency": to_plain(latency), "throughput": to_plain(throughput), "footprint": to_plain(footprint)}
 
-    serve({"judge": judge_job, "time": time_job})
+    def profile_job(progress: Any, model: str, groups: Any, holdout: str) -> Any:
+        request = median_request(_requests(Path(holdout)))
+        with quiet():
+            found = profile_model(Path(model), [from_plain(Group, g) for g in groups], request)
+            roofline = measure_roofline(working_set=sum(group.weight_bytes for group in found.groups))
+        return {"profile": to_plain(found), "roofline": to_plain(roofline)}
+
+    serve({"judge": judge_job, "time": time_job, "profile": profile_job})
 
 
 def _pair(plain: Any) -> tuple[Artifact, Arm]:

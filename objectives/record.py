@@ -44,12 +44,19 @@ class Quality(_Finite):
 
 @dataclass(frozen=True)
 class Percentiles(_Finite):
-    """Open-loop latency from the scheduled arrival, and closed-loop service time; p99 only with samples enough."""
+    """Open-loop latency from the scheduled arrival, and closed-loop service time; p99 only with samples enough.
+
+    Intervals are those of order statistics, at 95%: what these samples say of their own percentile.
+    """
 
     p50_ms: float
     p95_ms: float
     p99_ms: float | None
     service_p50_ms: float
+    p50_interval_ms: Interval | None = None
+    p95_interval_ms: Interval | None = None
+    p99_interval_ms: Interval | None = None
+    refused_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Latency(_Finite):
     requests: int
     blocks: int
     lag_p95_ms: float
+    p99_ratio_interval: Interval | None = None
+    repeated_blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,18 @@ class Throughput(_Finite):
     ratio_interval: Interval
     slo_ms: float
     saturated_rps: float
+    rps_interval: Interval | None = None
+    saturated_ratio: float | None = None
 
 
 @dataclass(frozen=True)
 class Footprint(_Finite):
-    """Bytes of the model file, and peak resident memory of a process that holds it alone."""
+    """Bytes of the model file; peak resident memory of a process that holds this arm alone, and the CPU time that it
+    spends on a thousand requests."""
 
     model_bytes: int
     peak_memory_bytes: int | None = None
+    cpu_seconds_per_1000: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,17 +124,24 @@ class Artifact:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One named input of a model: its dtype, its shape after the rows, and how many codes it knows (from 0)."""
+    """One named input of a model: its dtype, its shape after the rows, and how many codes it knows (from 0).
+
+    An input of the user's side is the same in all rows of a request.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     vocabulary: int | None
+    side: Literal["user", "item"] = "item"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads."""
+    """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads.
+
+    user_once_refused: why the user's side cannot be computed once a request, None where it can.
+    """
 
     key: str
     holdout: str
@@ -134,11 +154,15 @@ class Prepared:
     users: int
     training: Mapping[str, Any]
     references: Mapping[str, float]
+    user_once_refused: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one trial ended: measured, stopped on purpose, or failed; the last two with a reason in one line."""
+    """How one trial ended: measured, stopped on purpose, or failed; the last two with a reason in one line.
+
+    timings: the file of raw timings, relative to the home.
+    """
 
     state: State
     reason: str | None = None
@@ -146,6 +170,7 @@ class Outcome:
     artifact: Artifact | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
+    timings: str | None = None
 
     def __post_init__(self) -> None:
         if (self.state == "complete") != (self.measurement is not None):

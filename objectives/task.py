@@ -11,7 +11,10 @@ from spaces.canonical import digest
 
 @dataclass(frozen=True)
 class Task:
-    """A recommender by name, its data, its metric, the rows of its requests (lognormal), and the seed of all of it."""
+    """A recommender by name, its data, its metric, the rows of its requests, and the seed of all of it.
+
+    Rows are log-normal, or those of a trace named by its content; cut at rows_max either way.
+    """
 
     home: str
     recommender: str
@@ -22,6 +25,7 @@ class Task:
     rows_max: int
     seed: int
     synthetic: Mapping[str, float] | None = None
+    rows_trace: str | None = None
 
     @property
     def cache(self) -> Path:
@@ -34,5 +38,5 @@ class Task:
     def key(self, *more: object) -> str:
         """Names what follows from this task and from `more`; the home is no part of it."""
         parts = [self.recommender, self.source, self.synthetic, self.metric, self.seed]
-        rows = [self.rows_median, self.rows_sigma, self.rows_max]
+        rows = [self.rows_median, self.rows_sigma, self.rows_max, self.rows_trace and Path(self.rows_trace).name]
         return digest(parts, rows, *more)[:20]

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from objectives.record import Latency, Outcome, Prepared, Quality, Throughput
+from objectives.record import Footprint, Latency, Outcome, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
 from objectives.task import Task
-from search.config import StudyConfig
 from search.document import Document, Row
 from search.front import unit_objectives
 from search.jobs import MeterJobs
+from search.sections import StudyConfig
 from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
@@ -47,6 +47,7 @@ class Confirmed:
     latency: Latency
     throughput: Throughput
     quality: Quality
+    footprint: Footprint
     looks: int
 
 
@@ -100,9 +101,7 @@ def confidence_of(look: int) -> float:
 
 
 def confirm(
-    config: StudyConfig,
-    task: Task,
-    prepared: Prepared,
+    jobs: MeterJobs,
     candidates: Sequence[tuple[Row, Candidate, Outcome]],
     looks: list[dict[str, Any]],
     policy: Policy,
@@ -118,14 +117,14 @@ def confirm(
         NothingConfirmedError: none held, with the nearest.
     """
     nearest: str | None = None
-    jobs = MeterJobs(config, task, prepared)
-    limit = config.workers.job_seconds
+    limit = jobs.config.workers.job_seconds
     for row, candidate, outcome in candidates[:MOST_LOOKS]:
         assert outcome.artifact is not None
         name = f"trial {row['trial']}"
         say(f"{name}: timing over a long window")
         try:
-            arguments = jobs.time(outcome.artifact, candidate, "confirm", config.seed + 1)
+            recording = jobs.recording(f"confirm-{row['trial']}")
+            arguments = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
             timed = call(meter, "time", arguments, _LONG_WINDOW_TIMES * limit, say)
         except JobError as error:
             say(f"{name}: not timed: {error}")
@@ -136,7 +135,7 @@ def confirm(
             continue
         model = {
             "artifact": outcome.artifact.key,
-            "engine": candidate.placement.engine,
+            "engine": [seat.place for seat in candidate.placement.seats],
             "compute": candidate.precision.compute,
         }
         look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
@@ -148,7 +147,8 @@ def confirm(
         told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
         if high <= policy.max_loss:
             say(f"{name}: {told}: confirmed")
-            return Confirmed(row, latency, throughput, quality, len(looks))
+            footprint = from_plain(Footprint, timed["footprint"])
+            return Confirmed(row, latency, throughput, quality, footprint, len(looks))
         say(f"{name}: {told}: not confirmed, the limit is {policy.max_loss:.2%}")
         nearest = nearest or told
     if nearest is None:
@@ -199,6 +199,8 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "throughput_rps": confirmed.throughput.rps,
             "throughput_ratio": confirmed.throughput.ratio,
             "throughput_ratio_interval": list(confirmed.throughput.ratio_interval),
+            "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
+            "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
         },
         "reason": why,
         "registered": None if registered is None else dict(registered),
@@ -212,14 +214,16 @@ def bundle_up(
     """Write the bundle of a confirmed point."""
     assert outcome.artifact is not None
     with np.load(Path(prepared.holdout) / "requests.npz") as arrays:
-        example = {spec.name: arrays[f"input.{spec.name}"][:_EXAMPLE_ROWS] for spec in prepared.inputs}
+        rows = min(_EXAMPLE_ROWS, int(arrays["offsets"][1]))  # of one request: one user
+        example = {spec.name: arrays[f"input.{spec.name}"][:rows] for spec in prepared.inputs}
     measurement = {
         "study": config.name,
         "machine": machine,
         "quality": to_plain(confirmed.quality),
         "latency": to_plain(confirmed.latency),
         "throughput": to_plain(confirmed.throughput),
-        "model_bytes": outcome.artifact.model_bytes,
+        "footprint": to_plain(confirmed.footprint),
+        "traffic": config.traffic.model_dump(mode="json"),
         "widths": dict(outcome.artifact.widths),
     }
     write_bundle(

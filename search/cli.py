@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from search.config import StudyConfig
     from search.console import Console
     from search.home import Home
     from search.launch import Session
+    from search.sections import StudyConfig
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -84,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     running = add("run", "launch or resume a study", _run, study)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
     running.add_argument("--trials", type=int, help="trials in all, those that failed not counted when a study goes on")
+    running.add_argument("--all-groups", action="store_true", help="search every layer group, however little it takes")
+    add("profile", "where the baseline's time goes, and what is worth compressing", _profile, study)
     add("status", "how far a study is", _status, study)
     add("front", "the Pareto front of a study", _front, study)
     reporting = add("report", "write a study's report, one HTML file", _report, study)
@@ -97,6 +101,21 @@ def _parser() -> argparse.ArgumentParser:
     add("verify", "check that a bundle is whole and answers as it should", _verify, shared).add_argument(
         "bundle", metavar="BUNDLE"
     )
+    benching = add("bench", "one bundle under one pattern of traffic, with a timeline", _bench, shared)
+    benching.add_argument("bundle", metavar="BUNDLE")
+    benching.add_argument("--pattern", help="closed, poisson (default), deterministic, bursts, diurnal or replay")
+    benching.add_argument("--log", metavar="FILE", help="a request log, CSV or Parquet, whose arrivals are replayed")
+    speed = benching.add_mutually_exclusive_group()
+    speed.add_argument("--rate", type=float, metavar="RPS", help="requests per second")
+    speed.add_argument("--load", type=float, default=0.6, metavar="SHARE", help="of what it can answer (default 0.6)")
+    benching.add_argument("--seconds", type=float, default=20.0, help="of the pattern (default 20)")
+    benching.add_argument(
+        "--rows", metavar="N", help="rows of a request: N, or MEDIAN,SIGMA,MAX (default: the study's)"
+    )
+    benching.add_argument("--seed", type=int, default=0)
+    benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
+    add("remeasure", "time the front's artifacts again on this machine", _remeasure, study)
+    add("doctor", "what this machine offers a study, what it lacks and how to get it", _doctor, shared)
     showing = add("ui", "MLflow's UI on the study home", _ui, shared)
     showing.add_argument("--port", type=int, default=5000)
     showing.add_argument("--host", default="127.0.0.1")
@@ -121,7 +140,8 @@ def _config(options: argparse.Namespace) -> StudyConfig:
     from search.config import load
 
     minutes, trials = getattr(options, "minutes", None), getattr(options, "trials", None)
-    return load(options.study, options.set, seed=options.seed, minutes=minutes, trials=trials)
+    overrides = [*options.set, *(["space.focus=0"] if getattr(options, "all_groups", False) else [])]
+    return load(options.study, overrides, seed=options.seed, minutes=minutes, trials=trials)
 
 
 def _existing(options: argparse.Namespace) -> Session:
@@ -177,6 +197,82 @@ def _show_front(session: Session, document: dict[str, Any], console: Console) ->
 
 def _home_option(options: argparse.Namespace) -> str:
     return f" --home {options.home}" if options.home else ""
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from search.launch import open_session, profile
+    from search.report_profile import headline, operator_table, profile_table
+
+    console = _console(options)
+    session = open_session(_config(options), _home(options))
+    document = profile(session, console)
+    console.document(document)
+    console.table(profile_table(document))
+    console.table(operator_table(document))
+    console.result(headline(document))
+    console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
+    return DONE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from objectives.serving.bundle import read_bundle
+    from search.bench import Plan, bench
+    from search.bench_requests import parse_rows
+    from search.report_bench import doubts, facts, headline
+
+    folder = Path(options.bundle)
+    if not folder.is_dir():
+        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
+    log = Path(options.log) if options.log else None
+    pattern = options.pattern or ("poisson" if log is None else "replay")
+    rows = parse_rows(options.rows) if options.rows else None
+    plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed)
+    console, bundle = _console(options), read_bundle(folder)
+    out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
+    document = bench(bundle, plan, out, console)
+    console.document(document)
+    console.result(headline(document))
+    console.result("; ".join(facts(document)))
+    for doubt in doubts(document):
+        console.warn(doubt)
+    console.result(f"timeline: {out / 'bench.html'}")
+    return DONE if document["valid"] else FAILED
+
+
+def _remeasure(options: argparse.Namespace) -> int:
+    from search.launch import locked, stoppable
+    from search.remeasure import FILE, all_failed, conclusion, remeasure, remeasured_table
+    from search.workers import Worker
+
+    console, session = _console(options), _existing(options)
+    name, home = session.config.name, session.home
+    meter = Worker("meter", home.logs(name) / "meter.log")
+    with locked(home, name), stoppable():
+        try:
+            document = remeasure(session, meter, console)
+        finally:
+            meter.kill()
+    console.document(document)
+    console.table(remeasured_table(document))
+    console.result(conclusion(document))
+    console.result(f"written: {home.reports(name) / FILE}")
+    return FAILED if all_failed(document) else DONE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from search.doctor import diagnose, document, lines, tables
+
+    # Works in a light install too: no home is claimed, and nothing but the standard library is needed to print.
+    found = diagnose(Path(options.home or os.environ.get("LEANREC_HOME") or ".").resolve())
+    if options.json:
+        sys.stdout.write(json.dumps(document(found), allow_nan=False) + "\n")
+    elif importlib.util.find_spec("rich") is None:
+        sys.stdout.write("\n".join(lines(found)) + "\n")
+    else:
+        console = _console(options)
+        for table in tables(found):
+            console.table(table)
+    return DONE
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -266,7 +362,7 @@ def _verify(options: argparse.Namespace) -> int:
         found = {"bundle": str(folder), "name": bundle.name, "verified": True, "largest_difference": difference}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        engine, files = bundle.candidate.placement.engine, len(bundle.manifest["files"])
+        engine, files = bundle.candidate.placement.seat.engine, len(bundle.manifest["files"])
         sys.stdout.write(
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g}\n"
         )

@@ -1,4 +1,4 @@
-"""The study file: what it may say, how it is read, and what makes two studies the same."""
+"""The study file: how it is read, and what makes two studies the same."""
 
 from __future__ import annotations
 
@@ -10,339 +10,19 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    GetCoreSchemaHandler,
-    PlainValidator,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from search.sections import MovieLensData, Range, Section, StudyConfig, SyntheticData
 from search.study_yaml import ConfigError, dotted, nearest, plain, show
 from spaces.canonical import digest
-from spaces.domains import Choice, Domain, Float, Integer, Scalar
-from spaces.placement import Placement, parse_layout
-from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS, Compute
-
-Objective = Literal["latency_p50", "latency_p95", "latency_p99", "throughput", "quality", "model_bytes"]
 
 # What a resumed study may have changed: how long and where it runs, not what it looks for.
 FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
 
 _TEMPLATE = "template"
-_WIDTHS = tuple(dict.fromkeys((*LINEAR_WIDTHS, *TABLE_WIDTHS)))
-_DOMAIN_FORMS = "a value, a list of values, or {low, high} with step or log if need be"
-# Optuna and scikit-learn take no larger seed.
-_LARGEST_SEED = 2**32 - 1
-
-
-def _rule(message: str, *at: str | int) -> PydanticCustomError:
-    """A broken rule of our own; `at` leads from the place of the error further in."""
-    return PydanticCustomError("rule", "{message}", {"message": message.removesuffix("."), "at": at})
-
-
-class _Section(BaseModel):
-    """A part of the study file. Each leaf's description says what it may be: it completes "must be ..."."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        # `slo:` with nothing under it (all of it commented out) reads as null.
-        return {} if value is None else value
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _rule(f"must be a number, but got {show(value)}")
-    return value
-
-
-_Number = Annotated[int | float, PlainValidator(_number)]  # as it is: two whole ends make a range of whole numbers
-
-
-class _Range(_Section):
-    low: _Number = Field(description="a number")
-    high: _Number = Field(description="a number")
-    step: _Number | None = None
-    log: bool = Field(default=False, description="true or false")
-
-
-class _ReadsDomain:
-    """Reads a knob's domain from its written form; a real knob takes numbers within bounds, and makes them floats."""
-
-    def __init__(self, bounds: tuple[float, float] | None = None, rule: str = "", open_ends: bool = False) -> None:
-        self.bounds, self.rule, self.open_ends = bounds, rule, open_ends
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        form = Annotated[
-            Annotated[_Range, Tag("<range>")] | Annotated[Any, Tag("<values>")],
-            Discriminator(lambda v: "<range>" if isinstance(v, (Mapping, _Range)) else "<values>"),
-        ]
-        schema = core_schema.no_info_before_validator_function(_written, handler.generate_schema(form))
-        return core_schema.no_info_after_validator_function(
-            self._read, schema, serialization=core_schema.plain_serializer_function_ser_schema(_written)
-        )
-
-    def _read(self, form: Any) -> Domain:
-        try:
-            domain = _domain(form, real=self.bounds is not None)
-        except ValueError as error:  # PydanticCustomError is one too, and is complete already
-            text = str(error)
-            raise error if isinstance(error, PydanticCustomError) else _rule(text[0].lower() + text[1:]) from error
-        values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-        for value in values if self.bounds else ():
-            if isinstance(value, (str, bool)) or not self._allowed(value):
-                raise _rule(f"must be {self.rule}, but got {show(value)}")
-        return domain
-
-    def _allowed(self, value: float) -> bool:
-        low, high = self.bounds or (-math.inf, math.inf)
-        return (low < value < high) if self.open_ends else (low <= value <= high)
-
-
-def _domain(form: Any, real: bool) -> Domain:
-    """The domain that a list, a single value or a range stands for; in a real knob whole numbers become floats."""
-    if isinstance(form, _Range):
-        low, high, step = form.low, form.high, form.step
-        if not real and isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int)):
-            return Integer(low, high, 1 if step is None else step, form.log)
-        return Float(float(low), float(high), None if step is None else float(step), form.log)
-    values: list[Scalar] = []
-    for index, value in enumerate(form if isinstance(form, list) else [form]):
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not isinstance(value, (str, int, float)) or not finite:
-            at, may_be = ((index,), "text, true, false or a number") if isinstance(form, list) else ((), _DOMAIN_FORMS)
-            raise _rule(f"must be {may_be}, but got {show(value)}", *at)
-        values.append(float(value) if real and type(value) is int else value)
-    return Choice(tuple(values))
-
-
-def _written(value: Any) -> Any:
-    """A domain as the study file writes it; anything else as it is, a tuple as a list."""
-    if isinstance(value, Choice):
-        return list(value.values)
-    if isinstance(value, (Integer, Float)):
-        return {"low": value.low, "high": value.high, "step": value.step, "log": value.log}
-    return list(value) if isinstance(value, tuple) else value
-
-
-AnyDomain = Annotated[Domain, _ReadsDomain()]
-# These bounds are those of spaces.pruning.Pruning and spaces.distillation.Distillation; a test compares them.
-Ratios = Annotated[
-    Domain,
-    _ReadsDomain((0.0, 1.0), "ratios above 0 and below 1", open_ends=True),
-]
-Temperatures = Annotated[Domain, _ReadsDomain((1.0, math.inf), "numbers of at least 1")]
-Shares = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to 1")]
-
-T = TypeVar("T")
-# A list in YAML and JSON, a tuple here; one value alone is a list of one.
-_Listed = Annotated[
-    tuple[T, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    Field(strict=False),
-]
-
-
-class MovieLensData(_Section):
-    """Ratings that exist: a known data set by name, or a folder in one of MovieLens' shapes."""
-
-    source: str = Field(pattern=r"^(ml-100k|movielens:.+)$", description="ml-100k, movielens:DIR or synthetic")
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the ratings lie; None for the known data set."""
-        _, _, folder = self.source.partition(":")
-        return Path(folder) if folder else None
-
-
-class SyntheticData(_Section):
-    """Clicks drawn from a known model. Turnover 0: users are active all the time; 1: each within one short span."""
-
-    source: Literal["synthetic"] = "synthetic"
-    rows: int = Field(default=100_000, ge=2, description="a whole number, at least 2")
-    users: int = Field(default=2_000, ge=1, validate_default=True, description="a whole number, at least 1")
-    items: int = Field(default=2_000, ge=1, description="a whole number, at least 1")
-    fields: int = Field(default=8, ge=2, description="a whole number, at least 2 (the user and the item)")
-    user_turnover: float = Field(default=0.0, ge=0, le=1, description="a number from 0 to 1")
-
-    @field_validator("users")
-    @classmethod
-    def _at_most_rows(cls, value: int, info: ValidationInfo) -> int:
-        rows = info.data.get("rows", value)
-        if value > rows:
-            raise _rule(f"must be a whole number, at most the rows ({rows}), but got {value}")
-        return value
-
-
-class QualityConfig(_Section):
-    metric: Literal["auc"] = "auc"
-    max_loss: float = Field(default=0.01, gt=0, lt=1, description="a number above 0 and below 1, such as 0.01 for 1%")
-
-
-class RowsConfig(_Section):
-    """Candidate items of one request: log-normal, cut at max."""
-
-    median: int = Field(default=200, ge=1, description="a whole number, at least 1")
-    sigma: float = Field(default=0.6, ge=0, description="a number, at least 0")
-    max: int = Field(default=1000, validate_default=True, description="a whole number, at least the median")
-
-    @field_validator("max")
-    @classmethod
-    def _at_least_median(cls, value: int, info: ValidationInfo) -> int:
-        median = info.data.get("median", value)
-        if value < median:
-            raise _rule(f"must be a whole number, at least the median ({median}), but got {value}")
-        return value
-
-
-class TrafficConfig(_Section):
-    """Load is a share of the baseline's capacity."""
-
-    pattern: Literal["poisson"] = "poisson"
-    load: float = Field(
-        default=0.6, gt=0, lt=1, description="a number above 0 and below 1, a share of the baseline's capacity"
-    )
-    rows: RowsConfig = RowsConfig()
-
-
-class SloConfig(_Section):
-    """ms None: the baseline's own percentile at the study's load."""
-
-    percentile: Literal[50, 95, 99] = 95
-    ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
-
-
-class DistillationConfig(_Section):
-    temperature: Temperatures | None = None
-    teacher_weight: Shares | None = None
-    passes: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
-
-
-class PlacementConfig(_Section):
-    engines: _Listed[str] | None = Field(default=None, description="a list of engines, onnxruntime among them, or null")
-    layouts: _Listed[str] | None = Field(
-        default=None, description="a list of REPLICASxTHREADS, 1xauto among them, or null"
-    )
-
-    @field_validator("engines", "layouts")
-    @classmethod
-    def _holds_baseline(cls, values: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if values is None:
-            return None
-        for index, value in enumerate(values if info.field_name == "layouts" else ()):
-            if not _is_layout(value):
-                example = "REPLICASxTHREADS, such as 2x1 or 1xauto"
-                raise _rule(f"must be {example}, but got {show(value)}", index)
-        return _offers("1xauto" if info.field_name == "layouts" else "onnxruntime", values)
-
-
-class SpaceConfig(_Section):
-    """Knobs to search; None: the default of family and machine. Architecture or pruning empty: switched off."""
-
-    architecture: Mapping[str, AnyDomain] | None = Field(
-        default=None, description="a mapping of size to domain, {} for no smaller sibling, or null"
-    )
-    pruning: Mapping[str, Ratios] | None = Field(
-        default=None, description="a mapping of layer group to ratios, {} for no pruning, or null"
-    )
-    distillation: DistillationConfig = DistillationConfig()
-    precision: Mapping[str, _Listed[str]] | None = Field(
-        default=None, description="a mapping of layer group (or compute) to widths, or null"
-    )
-    placement: PlacementConfig = PlacementConfig()
-
-    @field_validator("precision")
-    @classmethod
-    def _known_widths(cls, value: Mapping[str, tuple[str, ...]] | None) -> Mapping[str, tuple[str, ...]] | None:
-        for group, widths in (value or {}).items():
-            known = get_args(Compute) if group == "compute" else _WIDTHS
-            for index, width in enumerate(widths):
-                if width not in known:
-                    near = nearest(width, known)
-                    raise _rule(f"must be one of {', '.join(known)}, but got {show(width)}{near}", group, index)
-            _offers("fp32", widths, group)
-        return value
-
-
-class BudgetConfig(_Section):
-    """Minutes of search; the baseline's training is not counted. Trials None: as many as fit."""
-
-    minutes: float = Field(default=10.0, gt=0, description="a number above 0")
-    trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
-
-
-class WorkersConfig(_Section):
-    """Builder processes (None: as many as the machine bears), and the longest that a fit and any other job may take."""
-
-    builders: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
-    fit_seconds: float = Field(default=600.0, gt=0, description="seconds above 0")
-    job_seconds: float = Field(default=120.0, gt=0, description="seconds above 0")
-
-
-def _data_form(value: Any) -> str:
-    source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
-    return "<synthetic>" if source == "synthetic" else "<movielens>"
-
-
-class StudyConfig(_Section):
-    """One study, complete and valid; to plain JSON by `model_dump(mode="json")`, back by `parse`."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]*$",
-        max_length=100,
-        description="at most 100 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
-    )
-    recommender: Literal["dcn-v2"] = "dcn-v2"
-    data: Annotated[
-        Annotated[MovieLensData, Tag("<movielens>")] | Annotated[SyntheticData, Tag("<synthetic>")],
-        Discriminator(_data_form),
-    ] = Field(description="a mapping with a source: ml-100k, movielens:DIR or synthetic")
-    quality: QualityConfig = QualityConfig()
-    traffic: TrafficConfig = TrafficConfig()
-    slo: SloConfig = SloConfig()
-    objectives: _Listed[Objective] = Field(
-        default=("latency_p95", "throughput", "quality"),
-        description=f"a list of one or more different ones of {', '.join(get_args(Objective))}",
-    )
-    space: SpaceConfig = SpaceConfig()
-    budget: BudgetConfig = BudgetConfig()
-    workers: WorkersConfig = WorkersConfig()
-    seed: int = Field(default=0, ge=0, le=_LARGEST_SEED, description=f"a whole number from 0 to {_LARGEST_SEED}")
-    tracking_uri: str | None = Field(default=None, min_length=1, description="MLflow's address, or null")
-    storage: str | None = Field(default=None, min_length=1, description="the address of Optuna's database, or null")
-
-    @field_validator("objectives")
-    @classmethod
-    def _different(cls, values: tuple[Objective, ...]) -> tuple[Objective, ...]:
-        if not values or len(set(values)) != len(values):
-            raise _rule(f"must be {cls.model_fields['objectives'].description}, but got {show(values)}")
-        return values
-
-
-def _is_layout(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return Placement("onnxruntime", "cpu", *parse_layout(text)).layout == text
-    return False
-
-
-def _offers(baseline: str, values: tuple[str, ...], *at: str) -> tuple[str, ...]:
-    """The values, which hold the baseline's own, are different, and none of which is empty."""
-    if baseline not in values or len(set(values)) != len(values) or "" in values:
-        raise _rule(f"must be different values, the baseline's {baseline} among them, but got {show(values)}", *at)
-    return values
 
 
 def preset_names() -> tuple[str, ...]:
@@ -381,6 +61,10 @@ def load(
     config = parse(_absolute(data, Path.cwd()))
     if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
         raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
+    rows = config.traffic.rows.file
+    for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{place}: must name a file that exists, but got {show(str(file))}")
     return config
 
 
@@ -469,16 +153,27 @@ def _replaced(
     return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
 
 
+# Settings that name something on the disk, behind a prefix.
+_ON_DISK = (
+    (("data", "source"), "movielens:", "DIR"),
+    (("traffic", "pattern"), "log:", "FILE"),
+    (("traffic", "rows", "file"), "", "FILE"),
+)
+
+
 def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    section = data.get("data")
-    source = section.get("source") if isinstance(section, dict) else None
-    if not isinstance(source, str) or not source.startswith("movielens:") or source == "movielens:":
-        return data
-    try:
-        path = (folder / Path(source.removeprefix("movielens:")).expanduser()).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
-        raise ConfigError(f"data.source: must be movielens:DIR, but got {show(source)}: {error}") from error
-    return _replaced(data, ("data", "source"), f"movielens:{path}")
+    for place, prefix, what in _ON_DISK:
+        value: Any = data
+        for key in place:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
+            continue
+        try:
+            path = (folder / Path(value.removeprefix(prefix)).expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
+            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {show(value)}: {error}") from error
+        data = _replaced(data, place, f"{prefix}{path}")
+    return data
 
 
 def _line(detail: ErrorDetails) -> str:
@@ -513,12 +208,12 @@ def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
     return (*(key for key in detail["loc"] if key != "[key]" and key not in _TAGGED), *inner)
 
 
-_TAGGED: dict[Any, type[_Section]] = {"<range>": _Range, "<movielens>": MovieLensData, "<synthetic>": SyntheticData}
+_TAGGED: dict[Any, type[Section]] = {"<range>": Range, "<movielens>": MovieLensData, "<synthetic>": SyntheticData}
 
 
-def _described(location: tuple[str | int, ...]) -> tuple[type[_Section], str]:
+def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
     """The innermost section on the way to an error, and what may stand there."""
-    section: type[_Section] = StudyConfig
+    section: type[Section] = StudyConfig
     text = f"a mapping with the keys {_keys(section)}"
     for key in location:
         field = section.model_fields.get(str(key))
@@ -526,21 +221,21 @@ def _described(location: tuple[str | int, ...]) -> tuple[type[_Section], str]:
             section = _TAGGED[key]
         elif field is not None:
             kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, _Section):
+            if isinstance(kind, type) and issubclass(kind, Section):
                 section = kind
                 text = f"a mapping with the keys {_keys(section)}"
             text = field.description or text
     return section, text
 
 
-def _known(section: type[_Section], key: object, value: object) -> str:
+def _known(section: type[Section], key: object, value: object) -> str:
     if section is MovieLensData and key in SyntheticData.model_fields:
         return f"only data of source synthetic have it (got {show(value)})"
     near = nearest(key, tuple(section.model_fields))
     return near.removeprefix("; ") or f"the keys here are {_keys(section)}"
 
 
-def _keys(section: type[_Section]) -> str:
+def _keys(section: type[Section]) -> str:
     return ", ".join(section.model_fields)
 
 

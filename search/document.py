@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from objectives.measurement.footprint import money_per_million
 from objectives.record import Measurement
-from search.config import StudyConfig
 from search.front import hypervolume, non_dominated, unit_objectives
+from search.sections import StudyConfig
 from search.study import candidate_of, outcome_of, values
 from search.verdict import doubts
 
@@ -28,7 +29,10 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
     )
     members = iter(front)
     on_front = [ok and next(members) for ok in feasible]
-    rows = [_row(trial, m, ok, member) for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)]
+    rows = [
+        _row(trial, m, ok, member, config.price_per_hour)
+        for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)
+    ]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "stopped", "failed")}
     kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
     points = unit_objectives(
@@ -83,7 +87,9 @@ def _front(feasible: Sequence[Measurement], objectives: Sequence[str]) -> list[b
     return [bool(b) for b in non_dominated(np.array([values(m, objectives) for m in feasible]))]
 
 
-def _row(trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on_front: bool) -> Row:
+def _row(
+    trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on_front: bool, price: float | None
+) -> Row:
     candidate, outcome = candidate_of(trial), outcome_of(trial)
     assert candidate is not None and outcome is not None
     m = measurement
@@ -109,6 +115,8 @@ def _row(trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on
             "service_p50": m and m.latency.candidate.service_p50_ms,
             "p95_ratio": m and m.latency.p95_ratio,
             "p95_ratio_interval": m and list(m.latency.p95_ratio_interval),
+            "p95_interval": m and m.latency.candidate.p95_interval_ms and list(m.latency.candidate.p95_interval_ms),
+            "p99_ratio": m and m.latency.p99_ratio,
             "service_p50_ratio": m and m.latency.service_p50_ratio,
             "service_p50_ratio_interval": m and list(m.latency.service_p50_ratio_interval),
         },
@@ -116,7 +124,13 @@ def _row(trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on
         "throughput_ratio": m and m.throughput.ratio,
         "throughput_ratio_interval": m and list(m.throughput.ratio_interval),
         "model_bytes": m and m.footprint.model_bytes,
+        "throughput_interval": m and m.throughput.rps_interval and list(m.throughput.rps_interval),
+        "saturated_ratio": m and m.throughput.saturated_ratio,
         "peak_memory_bytes": m and m.footprint.peak_memory_bytes,
+        "cpu_seconds_per_1000": m and m.footprint.cpu_seconds_per_1000,
+        "money_per_million": m and price and money_per_million(m.throughput.rps, price),
+        "repeated_blocks": m and m.latency.repeated_blocks,
+        "timings": outcome.timings,
         "seconds": {stage: outcome.seconds.get(stage) for stage in ("fit", "export", "judge", "time")},
         "reused": list(outcome.reused),
         "knobs": candidate.knobs(),

@@ -7,20 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from optuna.trial import Trial
 
-from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Prepared, Quality, Throughput
+from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
-from search.config import StudyConfig
-from search.jobs import MeterJobs
-from search.study import Study, outcome_of
+from search.front import non_dominated
+from search.jobs import Length, MeterJobs
+from search.sections import StudyConfig
+from search.study import Study, outcome_of, values
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
 from spaces.space import SearchSpace
 
-Stage = Literal["fit", "export", "judge", "time"]
+Stage = Literal["fit", "export", "judge", "time", "near"]
 _BUILDING: tuple[Stage, ...] = ("fit", "export")
+# While these run, nothing else does.
+_TIMING: tuple[Stage, ...] = ("near", "time")
 # So many choices in a row that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
@@ -38,6 +42,7 @@ class Flight:
     worker: Worker | None = None
     artifact: Artifact | None = None
     quality: Quality | None = None
+    screened: Measurement | None = None
 
     @property
     def number(self) -> int:
@@ -58,7 +63,7 @@ def next_job(flights: Sequence[Flight], builders_idle: int, meter_idle: bool) ->
     """The flight to move on, oldest first: measuring before building, never the same weights fitted twice at once."""
     waiting = [f for f in flights if f.worker is None]
     if meter_idle:
-        for stage in ("time", "judge"):
+        for stage in (*_TIMING, "judge"):
             for flight in waiting:
                 if flight.stage == stage:
                     return flight
@@ -76,7 +81,7 @@ class Explorer:
         self,
         config: StudyConfig,
         task: Task,
-        prepared: Prepared,
+        jobs: MeterJobs,
         space: SearchSpace,
         study: Study,
         builders: Sequence[Worker],
@@ -85,7 +90,7 @@ class Explorer:
         record: Callable[[Told], None],
         tick: Callable[[float], None],
     ) -> None:
-        self._config, self._task, self._jobs = config, task, MeterJobs(config, task, prepared)
+        self._config, self._task, self._jobs = config, task, jobs
         self._space, self._study = space, study
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
@@ -145,16 +150,17 @@ class Explorer:
             flight = next_job(self._flights, len(idle), not self._meter.busy)
             if flight is None:
                 return
-            flight.worker = self._meter if flight.stage in ("judge", "time") else idle[0]
-            if flight.stage == "time":
+            flight.worker = idle[0] if flight.stage in _BUILDING else self._meter
+            if flight.stage in _TIMING:
                 for builder in self._builders:
                     builder.pause()
             workers = self._config.workers
             limit = workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
-            flight.worker.start(flight.stage, self._arguments(flight), limit)
+            job = "time" if flight.stage in _TIMING else flight.stage
+            flight.worker.start(job, self._arguments(flight), limit)
 
     def _timing(self) -> bool:
-        return any(f.stage == "time" and f.worker is not None for f in self._flights)
+        return any(f.stage in _TIMING and f.worker is not None for f in self._flights)
 
     def _arguments(self, flight: Flight) -> Mapping[str, Any]:
         task, candidate = to_plain(self._task), flight.candidate
@@ -162,11 +168,17 @@ class Explorer:
         if flight.stage == "fit":
             return building
         if flight.stage == "export":
-            return {**building, "precision": to_plain(candidate.precision)}
+            form = {"user_once": candidate.placement.user_once, "cut": candidate.placement.lookup is not None}
+            return {**building, "precision": to_plain(candidate.precision), **form}
         assert flight.artifact is not None
         if flight.stage == "judge":
             return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)
-        return self._jobs.time(flight.artifact, candidate, "screen", self._config.seed + flight.number)
+        length: Length = "near" if flight.stage == "near" else "screen"
+        seed = self._config.seed + flight.number
+        return self._jobs.time(flight.artifact, candidate, length, seed, self._recording(flight))
+
+    def _recording(self, flight: Flight) -> str:
+        return self._jobs.recording(f"trial-{flight.number}")
 
     def _collect(self, minutes: float) -> int:
         """Move on what came back; the number of trials that ended complete or failed."""
@@ -179,10 +191,11 @@ class Explorer:
             if done is None:
                 continue
             flight.worker = None
-            if flight.stage == "time":
+            if flight.stage in _TIMING:
                 for builder in self._builders:
                     builder.resume()
-            flight.seconds[flight.stage] = done.seconds
+            stage = "time" if flight.stage in _TIMING else flight.stage
+            flight.seconds[stage] = flight.seconds.get(stage, 0.0) + done.seconds
             outcome = self._advance(flight, done)
             if outcome is not None:
                 self._flights.remove(flight)
@@ -193,6 +206,9 @@ class Explorer:
     def _advance(self, flight: Flight, done: Done) -> Outcome | None:
         """Take in what a stage gave; the trial's outcome when that was the last."""
         seconds, result = dict(flight.seconds), done.result
+        if result is None and flight.screened is not None:
+            # A longer look that failed leaves the first one as it was, its recording too.
+            return self._complete(flight, flight.screened)
         if result is None:
             return Outcome("failed", done.error, None, flight.artifact, seconds, tuple(flight.reused))
         if result.get("reused"):
@@ -212,11 +228,28 @@ class Explorer:
                 flight.quality,
                 from_plain(Latency, result["latency"]),
                 from_plain(Throughput, result["throughput"]),
-                Footprint(flight.artifact.model_bytes),
+                from_plain(Footprint, result["footprint"]),
             )
+            if flight.stage == "time" and flight.number > 0 and self._would_enter(measurement):
+                flight.stage, flight.screened = "near", measurement
+                return None
         except ValueError as error:
             return Outcome("failed", str(error), None, flight.artifact, seconds, tuple(flight.reused))
-        return Outcome("complete", None, measurement, flight.artifact, seconds, tuple(flight.reused))
+        return self._complete(flight, measurement)
+
+    def _complete(self, flight: Flight, measurement: Measurement) -> Outcome:
+        reused, recording = tuple(flight.reused), self._recording(flight)
+        return Outcome("complete", None, measurement, flight.artifact, dict(flight.seconds), reused, recording)
+
+    def _would_enter(self, measurement: Measurement) -> bool:
+        """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""
+        max_loss, objectives = self._config.quality.max_loss, self._config.objectives
+        if measurement.quality.loss > max_loss:
+            return False
+        outcomes = [outcome_of(trial) for trial in self._study.finished()]
+        rivals = [o.measurement for o in outcomes if o is not None and o.measurement is not None]
+        kept = [measurement, *(m for m in rivals if m.quality.loss <= max_loss)]
+        return bool(non_dominated(np.array([values(m, objectives) for m in kept]))[0])
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
         self._study.tell(flight.number, outcome, minutes)

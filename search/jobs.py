@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from objectives.measure import Arm
+from objectives.measure import Arm, Load
+from objectives.measurement.schedule import Traffic
 from objectives.record import Artifact, Prepared
 from objectives.task import Task
-from search.config import StudyConfig
+from search.sections import StudyConfig
 from spaces.candidate import Candidate
 from spaces.canonical import to_plain
 from spaces.placement import Placement
 
+Length = Literal["screen", "near", "confirm"]
+
 
 @dataclass(frozen=True)
 class MeterJobs:
-    """Arguments of the jobs `judge` and `time` of `objectives.measure`, for one study."""
+    """Arguments of the jobs of `objectives.measure`, for one study."""
 
     config: StudyConfig
     task: Task
     prepared: Prepared
+    traffic: Traffic
 
     def judge(
         self, artifact: Artifact, candidate: Candidate, part: Literal["validation", "test"], confidence: float
@@ -37,18 +41,31 @@ class MeterJobs:
         }
 
     def time(
-        self, artifact: Artifact, candidate: Candidate, length: Literal["screen", "confirm"], seed: int
+        self, artifact: Artifact, candidate: Candidate, length: Length, seed: int, recording: str
     ) -> dict[str, Any]:
+        """The recording's path is relative to the home."""
+        load = Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms)
         return {
             "holdout": self.prepared.holdout,
+            "artifact": to_plain(artifact),
             "candidate": to_plain(self._arm(artifact, candidate)),
             "baseline": to_plain(self._baseline()),
-            "share": self.config.traffic.load,
-            "slo_ms": self.config.slo.ms,
-            "percent": self.config.slo.percentile,
+            "load": to_plain(load),
             "length": length,
             "seed": seed,
+            "recording": f"{self.task.home}/{recording}",
         }
+
+    def profile(self) -> dict[str, Any]:
+        return {
+            "model": self._baseline().model,
+            "groups": to_plain(self.prepared.anatomy.groups),
+            "holdout": self.prepared.holdout,
+        }
+
+    def recording(self, name: str) -> str:
+        """Where the raw timings of a trial, or of another look at one, are kept; relative to the home."""
+        return f"mlruns/timings/{self.config.name}/{name}.npz"
 
     def _arm(self, artifact: Artifact, candidate: Candidate) -> Arm:
         return Arm(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)

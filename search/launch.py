@@ -14,16 +14,20 @@ from objectives.record import Prepared
 from objectives.serving.devices import cores_allowed, describe
 from objectives.task import Task
 from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
-from search.config import StudyConfig, SyntheticData, difference
+from search.config import difference
 from search.console import Console, SearchBar
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
 from search.explore import Explorer, Told
 from search.home import Home
+from search.jobs import MeterJobs
 from search.ledger import Entry, Ledger
+from search.profiling import focused, profiled, write_profile_files
 from search.report import write_report
+from search.sections import StudyConfig, SyntheticData
 from search.study import Study, candidate_of, outcome_of
 from search.study_yaml import ConfigError
+from search.traffic import rows_trace, traffic_of
 from search.verdict import best_compromise
 from search.workers import JobError, Worker, call
 from spaces.canonical import from_plain, to_plain
@@ -81,7 +85,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
                 f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
             )
     study.note(config=settings)
-    ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name)
+    ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
     ledger.open(settings)
     return Session(config, home, study, ledger)
 
@@ -91,8 +95,13 @@ def task_of(config: StudyConfig, home: Home) -> Task:
     synthetic = data.model_dump(exclude={"source"}) if isinstance(data, SyntheticData) else None
     return Task(
         str(home.root), config.recommender, data.source, config.quality.metric,
-        rows.median, rows.sigma, rows.max, config.seed, synthetic,
+        rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home),
     )  # fmt: skip
+
+
+def jobs_of(config: StudyConfig, home: Home, prepared: Prepared) -> MeterJobs:
+    """What the meter is asked in this study."""
+    return MeterJobs(config, task_of(config, home), prepared, traffic_of(config.traffic, home))
 
 
 def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Document]:
@@ -103,7 +112,7 @@ def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Doc
         JobError: the baseline cannot be trained, exported or timed, or the first candidate does not get through.
     """
     session = open_session(config, home)
-    with _locked(home, config.name), _stoppable():
+    with locked(home, config.name), stoppable():
         try:
             search(session, console)
         finally:
@@ -132,7 +141,10 @@ def search(session: Session, console: Console) -> None:
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
         prepared = prepare(session, builders[0], console)
-        space = space_for(config.space, prepared)
+        jobs = jobs_of(config, home, prepared)
+        space = space_for(config.space, prepared, config.traffic.rows.median)
+        if config.space.focus > 0:
+            space = focused(space, profiled(study, jobs, meter, console), console)
         threads = max(1, cores // count)
 
         def explorer(bar: SearchBar, seconds: float) -> Explorer:
@@ -143,8 +155,7 @@ def search(session: Session, console: Console) -> None:
                 best = best_compromise(able, config.quality.max_loss) if able else None
                 bar.told(told, found["hypervolume"], best, found["counts"]["complete"], told.minutes * 60)
 
-            task = task_of(config, home)
-            return Explorer(config, task, prepared, space, study, builders, meter, threads, record, bar.tick)
+            return Explorer(config, jobs.task, jobs, space, study, builders, meter, threads, record, bar.tick)
 
         if not study.facts.get("preflight"):
             for start in space.starts():
@@ -160,6 +171,23 @@ def search(session: Session, console: Console) -> None:
     finally:
         for worker in (*builders, meter):
             worker.kill()
+
+
+def profile(session: Session, console: Console) -> Document:
+    """The profile of a study's baseline, which is trained first where it is not in the cache; its files are written."""
+    config, home = session.config, session.home
+    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    with locked(home, config.name), stoppable():
+        try:
+            prepared = prepare(session, builder, console)
+            builder.kill()
+            found = profiled(session.study, jobs_of(config, home, prepared), meter, console)
+        finally:
+            builder.kill()
+            meter.kill()
+    write_profile_files(found, home.reports(config.name))
+    return found
 
 
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
@@ -198,11 +226,11 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = list(facts.get("looks", []))
     meter = Worker("meter", home.logs(config.name) / "meter.log")
-    with _locked(home, config.name), _stoppable():
+    with locked(home, config.name), stoppable():
         try:
             rows = [(row, *entries[row["trial"]]) for row in ordered]
             try:
-                confirmed = confirm(config, task, prepared, rows, looks, policy, meter, console.say)
+                confirmed = confirm(jobs_of(config, home, prepared), rows, looks, policy, meter, console.say)
             finally:
                 study.note(looks=looks)
         finally:
@@ -215,9 +243,10 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, study.facts["machine"])
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
-        registered = session.ledger.register(
-            config.name, folder, trial, {"candidate": candidate.id, "reason": why[:500]}
-        )
+        assert outcome.artifact is not None
+        model = home.root / outcome.artifact.path
+        tags = {"candidate": candidate.id, "reason": why[:500]}
+        registered = session.ledger.register(config.name, model, trial, tags)
         chosen = chosen_document(confirmed, folder, why, registered)
         study.note(chosen=chosen)
         session.ledger.log_file(folder, "bundle")
@@ -255,7 +284,7 @@ def _preflight(session: Session, console: Console, builders: int) -> None:
 
 
 @contextmanager
-def _locked(home: Home, study: str) -> Iterator[None]:
+def locked(home: Home, study: str) -> Iterator[None]:
     """One coordinator for a study at a time."""
     path = home.mlruns / f"{study}.lock"
     with path.open("w") as file:
@@ -267,7 +296,7 @@ def _locked(home: Home, study: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """SIGTERM stops as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:

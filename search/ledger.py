@@ -38,9 +38,9 @@ Entry = tuple[int, Candidate, Outcome, float | None]
 class Ledger:
     """One study's runs in MLflow. `record` never raises for an absent server; `level` says whether all is written."""
 
-    def __init__(self, tracking_uri: str, artifacts: Path, study: str) -> None:
+    def __init__(self, tracking_uri: str, artifacts: Path, study: str, home: Path) -> None:
         self._client = MlflowClient(tracking_uri=tracking_uri)
-        self._uri, self._artifacts, self._study = tracking_uri, artifacts, study
+        self._uri, self._artifacts, self._study, self._home = tracking_uri, artifacts, study, home
         self._settings: Mapping[str, Any] = {}
         self._experiment = ""
         self._parent: str | None = None
@@ -75,8 +75,8 @@ class Ledger:
         if self._parent is not None:
             self._try(log)
 
-    def register(self, name: str, bundle: Path, trial: int, tags: Mapping[str, str]) -> dict[str, str] | None:
-        """The bundle's model as a new version of a registered one, with the alias champion; None without a server."""
+    def register(self, name: str, model: Path, trial: int, tags: Mapping[str, str]) -> dict[str, str] | None:
+        """A model file as a new version of a registered one, with the alias champion; None without a server."""
         registered: dict[str, str] = {}
 
         def register() -> None:
@@ -88,7 +88,7 @@ class Ledger:
             mlflow.set_tracking_uri(self._uri)
             with mlflow.start_run(run_id=run.info.run_id):
                 info = mlflow.onnx.log_model(
-                    onnx.load(str(bundle / "model.onnx")),
+                    onnx.load(str(model)),
                     name="model",
                     pip_requirements=["onnxruntime", "numpy"],
                     metadata=dict(tags),
@@ -155,6 +155,8 @@ class Ledger:
             params=[Param(key, str(value)) for key, value in candidate.knobs().items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
+        if outcome.timings is not None and (self._home / outcome.timings).exists():
+            self._client.log_artifact(run.info.run_id, str(self._home / outcome.timings), "timings")
         self._client.set_terminated(run.info.run_id, _STATUS[outcome.state])
 
     def _level(self, entries: list[Entry], front: set[int]) -> None:
@@ -224,7 +226,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{name}.")
-        elif isinstance(value, list) and key.endswith("_interval"):
+        elif isinstance(value, list) and "_interval" in key:
             flat |= {f"{name}.low": value[0], f"{name}.high": value[1]}
         else:
             flat[name] = value

@@ -17,9 +17,10 @@ from search.report_axes import Parallel, parallel
 from search.report_data import Curve, Document, FrontData, front_data, hypervolume_curves
 from search.report_front import FONT, GRID, INK, LOOK, PALETTE, describe_front
 from search.report_page import page
+from search.report_profile import profile_figure, profile_page
 from search.verdict import verdict
 
-__all__ = ["FrontData", "front_data", "front_figure", "write_png", "write_report"]
+__all__ = ["FrontData", "front_data", "front_figure", "get_plotlyjs", "write_png", "write_profile", "write_report"]
 
 # No link to a site, and no button that sends the data away: plotly 7 shows one unless it is told not to.
 CONFIG = {
@@ -87,6 +88,13 @@ def write_report(document: Document, path: Path) -> None:
     if len(knobs.trials) > 1:
         figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
     text = page(document, verdict(document), figures, get_plotlyjs(), knobs.constant, AXIS_PIXELS * len(knobs.axes))
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_profile(document: Document, path: Path) -> None:
+    """The baseline's profile as one file, everything inside it."""
+    figure = _fragment(go.Figure(profile_figure(document)), "profile-plot")
+    text = profile_page(document, figure, get_plotlyjs())
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

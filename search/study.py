@@ -28,6 +28,10 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     "throughput": lambda m: 1 / m.throughput.ratio,
     "quality": lambda m: m.quality.loss,
     "model_bytes": lambda m: float(m.footprint.model_bytes),
+    "peak_memory_bytes": lambda m: m.footprint.peak_memory_bytes,
+    "cpu_seconds_per_1000": lambda m: m.footprint.cpu_seconds_per_1000,
+    # Of a machine at a given price, money goes as the inverse of what it answers.
+    "money_per_million": lambda m: 1 / m.throughput.ratio,
 }
 OBJECTIVES = tuple(_VALUES)
 

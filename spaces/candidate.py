@@ -66,8 +66,4 @@ class Candidate:
             knobs["distillation.passes"] = self.weights.distillation.passes
         knobs |= {f"precision.{group}": width for group, width in self.precision.widths}
         knobs["precision.compute"] = self.precision.compute
-        knobs["placement.engine"] = self.placement.engine
-        knobs["placement.device"] = self.placement.device
-        knobs["placement.replicas"] = self.placement.replicas
-        knobs["placement.threads"] = self.placement.threads or "auto"
-        return knobs
+        return knobs | self.placement.knobs()

@@ -2,27 +2,161 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from spaces.domains import Scalar
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Engine by name, replicas, threads of each; threads None leaves them to the engine's own default."""
+class Seat:
+    """Equal replicas of one engine on one device; threads None leaves them to the engine's own default.
+
+    Pinned: the threads of each replica stay on cores of their own.
+    """
 
     engine: str = "onnxruntime"
     device: str = "cpu"
     replicas: int = 1
     threads: int | None = None
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
             raise ValueError(f"There is at least one replica, but got {self.replicas}.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"A replica has at least one thread, but got {self.threads}.")
+        if self.pinned and self.threads is None:
+            raise ValueError("Pinned replicas have a number of threads, but got None.")
 
     @property
     def layout(self) -> str:
         return f"{self.replicas}x{self.threads or 'auto'}"
+
+    @property
+    def place(self) -> str:
+        return _place(self.engine, self.device)
+
+
+@dataclass(frozen=True)
+class Batching:
+    """A free replica takes waiting requests together, up to so many rows, and waits so long at most for more."""
+
+    rows: int
+    wait_us: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows < 2 or self.wait_us < 0:
+            raise ValueError(f"A batch has 2 rows or more and waits 0 us or more, but got {self}.")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Requests of more rows than `above_rows` go to a seat of their own."""
+
+    above_rows: int
+    seat: Seat
+
+    def __post_init__(self) -> None:
+        if self.above_rows < 1:
+            raise ValueError(f"A route begins above 1 row or more, but got {self.above_rows}.")
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Requests that wait at most, and how long a request may take; one that cannot make it is refused at once."""
+
+    queue: int | None = None
+    deadline_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue is not None and self.queue < 1:
+            raise ValueError(f"A queue holds 1 request or more, but got {self.queue}.")
+        if self.deadline_ms is not None and not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
+            raise ValueError(f"A deadline is above 0 ms, but got {self.deadline_ms}.")
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Engine and device of the embedding stage where it is not that of the dense stage: the graph is cut at the
+    tables."""
+
+    engine: str
+    device: str = "cpu"
+
+    @property
+    def place(self) -> str:
+        return _place(self.engine, self.device)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The seat of the replicas, and how requests reach them; every default is the baseline's.
+
+    inline: an idle single replica answers on the caller's own thread.
+    split_rows: a request of more rows is shared out among the replicas.
+    user_once: what depends on the user alone is computed once a request (a transform of the graph).
+    """
+
+    seat: Seat = Seat()
+    inline: bool = False
+    batching: Batching | None = None
+    split_rows: int | None = None
+    route: Route | None = None
+    lookup: Lookup | None = None
+    user_once: bool = False
+    admission: Admission = Admission()
+
+    def __post_init__(self) -> None:
+        if self.inline and (self.seat.replicas > 1 or self.batching is not None):
+            raise ValueError("A replica that answers inline is the only one and batches nothing.")
+        if self.split_rows is not None and (self.seat.replicas < 2 or self.split_rows < 1):
+            raise ValueError(f"Requests are split above 1 row or more, over two replicas or more, but got {self}.")
+        if self.user_once and self.batching is not None:
+            raise ValueError("What is computed once a request is not batched with other users' requests.")
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """All seats that answer, the first for the smallest requests."""
+        return (self.seat,) if self.route is None else (self.seat, self.route.seat)
+
+    @property
+    def replicas(self) -> int:
+        return sum(seat.replicas for seat in self.seats)
+
+    def knobs(self) -> dict[str, Scalar]:
+        """Every choice by its dotted name; 0 and "same" stand for what is not done."""
+        batching, route, admission = self.batching, self.route, self.admission
+        return {
+            "placement.engine": self.seat.engine,
+            "placement.device": self.seat.device,
+            "placement.replicas": self.seat.replicas,
+            "placement.threads": self.seat.threads or "auto",
+            "placement.pinned": self.seat.pinned,
+            "placement.inline": self.inline,
+            "placement.batch_rows": batching.rows if batching else 0,
+            "placement.batch_wait_us": batching.wait_us if batching else 0,
+            "placement.split_rows": self.split_rows or 0,
+            "placement.route_rows": route.above_rows if route else 0,
+            "placement.route_engine": route.seat.place if route else "same",
+            "placement.route_layout": route.seat.layout if route else "same",
+            "placement.lookup": self.lookup.place if self.lookup else "same",
+            "placement.user_once": self.user_once,
+            "placement.queue": admission.queue or 0,
+            "placement.deadline_ms": admission.deadline_ms or 0.0,
+        }
+
+
+def _place(engine: str, device: str) -> str:
+    return engine if device == "cpu" else f"{engine}:{device}"
+
+
+def parse_place(text: str) -> tuple[str, str]:
+    """Engine and device of a place such as `onnxruntime:cuda`; one without a device is on the CPU."""
+    engine, colon, device = text.partition(":")
+    if not engine or (colon and not device):
+        raise ValueError(f"A place reads ENGINE or ENGINE:DEVICE, such as onnxruntime:cuda, but got {text!r}.")
+    return engine, device or "cpu"
 
 
 def parse_layout(text: str) -> tuple[int, int | None]:

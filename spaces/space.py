@@ -10,19 +10,17 @@ from spaces.architecture import Architecture
 from spaces.candidate import Candidate, Weights
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Domain, Integer, Scalar, Suggester
-from spaces.placement import Placement, parse_layout
+from spaces.placement import Placement
+from spaces.placement_space import PlacementSpace
 from spaces.precision import Precision
 from spaces.pruning import Pruning
-
-# The engine that alone computes fp32 graphs in bf16; choosing bf16 settles the engine.
-BF16_ENGINE = "openvino"
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """Domains by knob: sizes of a student, ratio by group, temperature and teacher's weight, width by group, placement.
 
-    The baseline's own value is in every domain: the weights' origin always offers it, widths hold fp32, layouts 1xauto.
+    The baseline's own value is in every domain: the weights' origin always offers it, widths hold fp32.
     """
 
     architecture: Mapping[str, Domain]
@@ -30,8 +28,7 @@ class SearchSpace:
     distillation: Mapping[str, Domain]
     precision: Mapping[str, Choice]
     compute: Choice
-    engines: Choice
-    layouts: Choice
+    placement: PlacementSpace
     passes: int
 
     def __post_init__(self) -> None:
@@ -39,11 +36,6 @@ class SearchSpace:
         for knob, domain in {**widths, "precision.compute": self.compute}.items():
             if "fp32" not in domain:
                 raise ValueError(f"{knob} must offer the baseline's fp32, but got {list(domain.values)}.")
-        if "onnxruntime" not in self.engines or "1xauto" not in self.layouts:
-            raise ValueError(
-                "placement must offer the baseline's onnxruntime and 1xauto, "
-                f"but got {list(self.engines.values)} and {list(self.layouts.values)}."
-            )
         if set(self.distillation) != {"temperature", "teacher_weight"}:
             raise ValueError(f"distillation has temperature and teacher_weight, but got {sorted(self.distillation)}.")
 
@@ -56,9 +48,10 @@ class SearchSpace:
         """Knob values of the trials that come first: the baseline, then the middle of each road away from it."""
         widths = {f"precision.{group}": "fp32" for group in self.precision}
         baseline: dict[str, Scalar] = {"weights.origin": "baseline", **widths, "precision.compute": "fp32"}
-        baseline |= {"placement.layout": "1xauto", "placement.engine": "onnxruntime"}
+        baseline |= self.placement.baseline()
         narrow = {f"precision.{g}": _middle(d) for g, d in self.precision.items() if len(d.values) > 1}
-        lean = {**baseline, **narrow, "placement.layout": self.layouts.values[min(1, len(self.layouts.values) - 1)]}
+        layouts = self.placement.layout.values
+        lean = {**baseline, **narrow, "placement.layout": layouts[min(1, len(layouts) - 1)]}
         starts = [baseline]
         learning = {f"distillation.{name}": _middle(domain) for name, domain in self.distillation.items()}
         roads = {"student": ("architecture", self.architecture), "pruned": ("pruning", self.pruning)}
@@ -99,13 +92,7 @@ class SearchSpace:
         return Precision(tuple((group, str(width)) for group, width in widths), "bf16" if compute == "bf16" else "fp32")
 
     def suggest_placement(self, suggester: Suggester, precision: Precision) -> Placement:
-        replicas, threads = parse_layout(self.layouts.suggest(suggester, "placement.layout"))
-        if precision.compute == "bf16":
-            return Placement(BF16_ENGINE, "cpu", replicas, threads)
-        engine = "onnxruntime"
-        if len(self.engines.values) > 1:
-            engine = self.engines.suggest(suggester, "placement.engine")
-        return Placement(engine, "cpu", replicas, threads)
+        return self.placement.suggest(suggester, precision.compute)
 
 
 def _draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:

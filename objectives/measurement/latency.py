@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from objectives.measurement.statistics import Floats, ratio_of_percentiles
-from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, poisson_gaps, settle
-from objectives.record import Latency, Percentiles
+from objectives.measurement.schedule import Traffic, gaps
+from objectives.measurement.statistics import (
+    Floats,
+    TooFewSamplesError,
+    fewest_samples,
+    percentile,
+    percentile_interval,
+    ratio_of_percentiles,
+)
+from objectives.measurement.strain import DisturbedError, Strain, Watch, disturbed
+from objectives.measurement.traffic import Request, Submit, check_offered, closed_loop, open_loop, settle
+from objectives.record import Interval, Latency, Percentiles
 
-# Fewest samples for a p99: then its 95% interval by order statistics has both ends inside the sample
-# (MLPerf's rule for a p99 asks for 662).
-FEWEST_FOR_P99 = 662
+# The baseline's service time may change this much within a timing.
+_MOST_DRIFT = 1.5
+# Pairs of blocks that are run in all, for one that is asked for: the disturbed ones are run again.
+_MOST_PAIRS = 3
+_FEWEST_BLOCKS = 20
 
 
 @dataclass(frozen=True)
@@ -25,23 +39,57 @@ class Window:
     service_requests: int = 5
 
     def __post_init__(self) -> None:
-        if self.blocks < 20 or self.requests < 1 or self.service_requests < 1:
-            raise ValueError(f"A window has 20 blocks or more with requests in each, but got {self}.")
+        if self.blocks < _FEWEST_BLOCKS or self.requests < 1 or self.service_requests < 1:
+            raise ValueError(f"A window has {_FEWEST_BLOCKS} blocks or more with requests in each, but got {self}.")
+
+    def extended(self, percent: float) -> Window:
+        """With blocks enough for a percentile."""
+        blocks = -(-fewest_samples(percent) // self.requests)
+        return Window(max(self.blocks, blocks), self.requests, self.service_requests)
 
 
 SCREEN = Window()
-CONFIRM = Window(blocks=60, requests=50, service_requests=10)
+# For a point that would enter the front.
+NEAR = Window(blocks=40)
+CONFIRM = Window(blocks=60, requests=100, service_requests=10)
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Raw milliseconds of both arms: open loop (blocks, requests), closed loop (blocks, service requests)."""
+    """Raw milliseconds of both arms in pairs of blocks, in the order they were run.
+
+    candidate, baseline: (pairs, requests), open loop from the scheduled arrival; a refused request took for ever
+    candidate_service, baseline_service: (pairs, service requests), closed loop
+    lag: (2 pairs, requests), how late the generator was
+    offered: (2 pairs,), planned time of a block's arrivals over the time it took
+    strain: (pairs, 2, fields of Strain), candidate and baseline
+    """
 
     candidate: Floats
     baseline: Floats
     candidate_service: Floats
     baseline_service: Floats
     lag: Floats
+    offered: Floats
+    strain: Floats
+
+    def calm(self) -> NDArray[np.bool_]:
+        """(pairs,) whether neither arm was disturbed."""
+        return ~(disturbed(self.strain[:, 0]) | disturbed(self.strain[:, 1]))
+
+    def kept(self) -> Timings:
+        """The calm pairs alone."""
+        calm = self.calm()
+        both = np.repeat(calm, 2)
+        return Timings(
+            self.candidate[calm],
+            self.baseline[calm],
+            self.candidate_service[calm],
+            self.baseline_service[calm],
+            self.lag[both],
+            self.offered[both],
+            self.strain[calm],
+        )
 
     def drift(self) -> float:
         """How many times slower the baseline served in one half of the window than in the other: 1 is steady."""
@@ -53,59 +101,140 @@ class Timings:
 
 
 def time_side_by_side(
-    candidate: Submit, baseline: Submit, requests: Sequence[Request], rate_rps: float, window: Window, seed: int
+    candidate: Submit,
+    baseline: Submit,
+    requests: Sequence[Request],
+    traffic: Traffic,
+    rate_rps: float,
+    window: Window,
+    seed: int,
+    watch: Callable[[], Watch] = Watch,
 ) -> Timings:
-    """Alternate blocks of both arms; which goes first alternates too, so a drift of the machine meets both alike."""
-    generator = np.random.default_rng(seed)
+    """Alternate blocks of both arms; which goes first alternates too, so a drift of the machine meets both alike.
+
+    A pair in which an arm was disturbed is kept as it was and another is run, until there are calm ones enough or
+    thrice as many in all.
+    """
     arms = (candidate, baseline)
-    per_block = window.requests + window.service_requests
-    loop: list[list[Floats]] = [[], []]
-    service: list[list[Floats]] = [[], []]
-    lag: list[Floats] = []
-    last = -1
-    for block in range(window.blocks):
-        start = block * per_block
-        chosen = [requests[(start + i) % len(requests)] for i in range(per_block)]
-        gaps = poisson_gaps(rate_rps, window.requests, generator)
-        for arm in (0, 1) if block % 2 == 0 else (1, 0):
-            if arm != last:
-                settle()
-            last = arm
-            # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
-            closed_loop(arms[arm], chosen[-2:])
-            arrivals = open_loop(arms[arm], chosen[: window.requests], gaps)
-            loop[arm].append(arrivals.latency_ms)
-            lag.append(arrivals.lag_ms)
-            service[arm].append(closed_loop(arms[arm], chosen[window.requests :]))
+    most = _MOST_PAIRS * window.blocks
+    schedule = gaps(traffic, rate_rps, most * window.requests, seed).reshape(most, window.requests)
+    pairs: list[_Pair] = []
+    timings: Timings | None = None
+    while timings is None or (timings.calm().sum() < window.blocks and len(pairs) < most):
+        block = len(pairs)
+        start = block * (window.requests + window.service_requests)
+        chosen = [requests[(start + i) % len(requests)] for i in range(window.requests + window.service_requests)]
+        order = (0, 1) if block % 2 == 0 else (1, 0)
+        blocks = {arm: _block(arms[arm], chosen, schedule[block], watch) for arm in order}
+        pairs.append((blocks[0], blocks[1]))
+        timings = _timings(pairs)
+    return timings
+
+
+@dataclass(frozen=True)
+class _Block:
+    loop: Floats
+    service: Floats
+    lag: Floats
+    offered: float
+    strain: Strain
+
+
+_Pair = tuple[_Block, _Block]
+
+
+def _block(
+    submit: Submit, chosen: Sequence[Request], schedule: NDArray[np.int64], watch: Callable[[], Watch]
+) -> _Block:
+    settle()
+    # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
+    closed_loop(submit, chosen[-2:])
+    watched = watch()
+    arrivals = open_loop(submit, chosen[: len(schedule)], schedule)
+    service = closed_loop(submit, chosen[len(schedule) :])
+    return _Block(arrivals.latency_ms, service, arrivals.lag_ms, arrivals.offered_share, watched.strain())
+
+
+def _timings(pairs: Sequence[_Pair]) -> Timings:
+    """In single precision, as they are kept: what is judged again later is judged on the same numbers."""
+
+    def stack(rows: Sequence[Any]) -> Floats:
+        return np.array(rows, dtype=np.float32).astype(np.float64)
+
+    ours, theirs = zip(*pairs, strict=True)
+    both = [block for pair in pairs for block in pair]
     return Timings(
-        np.array(loop[0]), np.array(loop[1]), np.array(service[0]), np.array(service[1]), np.concatenate(lag)
+        stack([b.loop for b in ours]),
+        stack([b.loop for b in theirs]),
+        stack([b.service for b in ours]),
+        stack([b.service for b in theirs]),
+        stack([b.lag for b in both]),
+        stack([b.offered for b in both]),
+        stack([[b.strain.row() for b in pair] for pair in pairs]),
     )
+
+
+def check_calm(timings: Timings, blocks: int) -> None:
+    """Raises:
+    DisturbedError: too few calm pairs of blocks, or the baseline's own time drifted.
+    BehindError: the generator was behind its schedule.
+    """
+    kept = timings.kept()
+    if len(kept.candidate) < blocks:
+        raise DisturbedError(
+            f"Only {len(kept.candidate)} of {len(timings.candidate)} pairs of blocks were undisturbed, {blocks} are "
+            "needed: the machine is busy with something else."
+        )
+    if (drift := kept.drift()) > _MOST_DRIFT:
+        raise DisturbedError(
+            f"The baseline's own time changed {drift:.2g} times within a timing: the machine is busy with something "
+            "else."
+        )
+    for arm, latency in ((0, kept.candidate), (1, kept.baseline)):
+        check_offered(latency, kept.lag[arm::2], float(np.median(kept.offered[arm::2])))
 
 
 def summarise(timings: Timings, rate_rps: float, seed: int) -> Latency:
-    """Pooled percentiles of both arms and their paired ratios; the same numbers again from the same timings."""
-    p95_ratio, p95_interval = ratio_of_percentiles(timings.candidate, timings.baseline, 95, seed)
-    service_ratio, service_interval = ratio_of_percentiles(
-        timings.candidate_service, timings.baseline_service, 50, seed
-    )
-    ours = _percentiles(timings.candidate, timings.candidate_service)
-    theirs = _percentiles(timings.baseline, timings.baseline_service)
+    """Pooled percentiles of both arms over the calm pairs and their paired ratios; the same numbers again from the
+    same timings.
+
+    Raises:
+        TooFewSamplesError: fewer samples than a p95 needs.
+    """
+    kept = timings.kept()
+    p95_ratio, p95_interval = ratio_of_percentiles(kept.candidate, kept.baseline, 95, seed)
+    service_ratio, service_interval = ratio_of_percentiles(kept.candidate_service, kept.baseline_service, 50, seed)
+    ours = _percentiles(kept.candidate, kept.candidate_service)
+    theirs = _percentiles(kept.baseline, kept.baseline_service)
+    p99_ratio: float | None = None
+    p99_interval: Interval | None = None
+    if ours.p99_ms is not None and theirs.p99_ms is not None:
+        p99_ratio, p99_interval = ratio_of_percentiles(kept.candidate, kept.baseline, 99, seed)
     return Latency(
         candidate=ours,
         baseline=theirs,
         p50_ratio=ours.p50_ms / theirs.p50_ms,
         p95_ratio=p95_ratio,
         p95_ratio_interval=p95_interval,
-        p99_ratio=None if ours.p99_ms is None or theirs.p99_ms is None else ours.p99_ms / theirs.p99_ms,
+        p99_ratio=p99_ratio,
         service_p50_ratio=service_ratio,
         service_p50_ratio_interval=service_interval,
         rate_rps=rate_rps,
-        requests=int(timings.candidate.size),
-        blocks=len(timings.candidate),
-        lag_p95_ms=float(np.percentile(timings.lag, 95)),
+        requests=int(kept.candidate.size),
+        blocks=len(kept.candidate),
+        lag_p95_ms=percentile(kept.lag, 95),
+        p99_ratio_interval=p99_interval,
+        repeated_blocks=len(timings.candidate) - len(kept.candidate),
     )
 
 
 def _percentiles(loop: Floats, service: Floats) -> Percentiles:
-    p50, p95, p99 = (float(p) for p in np.percentile(loop, [50, 95, 99]))
-    return Percentiles(p50, p95, p99 if loop.size >= FEWEST_FOR_P99 else None, float(np.median(service)))
+    p50, p50_interval = percentile_interval(loop, 50)
+    p95, p95_interval = percentile_interval(loop, 95)
+    p99: float | None = None
+    p99_interval: Interval | None = None
+    with suppress(TooFewSamplesError):  # no p99 is told then
+        p99, p99_interval = percentile_interval(loop, 99)
+    return Percentiles(
+        p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
+    )

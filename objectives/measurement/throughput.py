@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.measurement.statistics import Floats, block_percentiles, block_picks
-from objectives.measurement.traffic import Request, Submit, open_loop, poisson_gaps, saturated
+from objectives.measurement.schedule import Traffic, gaps
+from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
+from objectives.measurement.strain import calm_blocks
+from objectives.measurement.traffic import Request, Submit, open_loop, saturated
 
 _RESAMPLES = 400
 _PROBE_BLOCKS = 5
@@ -28,19 +31,35 @@ class Probe:
 
 
 def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> Floats:
-    """Requests a second in a closed loop that always keeps two in flight for each replica: (blocks,)."""
-    return np.array([saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS) for _ in range(_SATURATION_BLOCKS)])
+    """Requests a second in a closed loop that always keeps two in flight for each replica: (blocks,).
+
+    Raises:
+        DisturbedError: the machine is busy with something else.
+    """
+
+    def block() -> float:
+        return saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
+
+    return np.array(calm_blocks(block, _SATURATION_BLOCKS))
 
 
-def open_loop_probe(submit: Submit, requests: Sequence[Request], rate_rps: float, seed: int) -> Probe:
-    """A few short blocks at one rate; queues drain between them."""
-    generator = np.random.default_rng(seed)
+def open_loop_probe(submit: Submit, requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int) -> Probe:
+    """A few short blocks at one rate; queues drain between them.
+
+    Raises:
+        DisturbedError: the machine is busy with something else.
+    """
     count = max(_PROBE_REQUESTS, int(rate_rps * _PROBE_SECONDS)) // _PROBE_BLOCKS
-    blocks = []
-    for block in range(_PROBE_BLOCKS):
-        chosen = [requests[(block * count + i) % len(requests)] for i in range(count)]
-        blocks.append(open_loop(submit, chosen, poisson_gaps(rate_rps, count, generator)).latency_ms)
-    return Probe(rate_rps, np.array(blocks))
+    taken = itertools.count()
+
+    def block() -> Floats:
+        number = next(taken)
+        chosen = [requests[(number * count + i) % len(requests)] for i in range(count)]
+        return open_loop(submit, chosen, gaps(traffic, rate_rps, count, seed + number)).latency_ms
+
+    blocks = calm_blocks(block, _PROBE_BLOCKS)
+    # In single precision, as they are kept.
+    return Probe(rate_rps, np.array(blocks, dtype=np.float32).astype(np.float64))
 
 
 def search_rates(
@@ -51,7 +70,7 @@ def search_rates(
     Where the first keeps the SLO the answer lies between it and saturation, else between an eighth of it and it.
     """
     done = [first]
-    if np.percentile(first.latency_ms, percent) <= slo_ms:
+    if percentile(first.latency_ms, percent) <= slo_ms:
         low, high = first.rate_rps, max(saturated_rps, first.rate_rps)
         rate = max(0.85 * saturated_rps, math.sqrt(low * high))
     else:
@@ -59,7 +78,7 @@ def search_rates(
         rate = math.sqrt(low * high)
     for _ in range(probes):
         done.append(probe(rate))
-        if np.percentile(done[-1].latency_ms, percent) <= slo_ms:
+        if percentile(done[-1].latency_ms, percent) <= slo_ms:
             low = rate
         else:
             high = rate
@@ -115,11 +134,11 @@ def slo_rate(
     if isinstance(slo, float):
         limit, limits = slo, np.full(_RESAMPLES, slo)
     else:
-        limit = float(np.percentile(slo, percent))
+        limit = percentile(slo, percent)
         limits = block_percentiles(slo, percent, block_picks(len(slo), seed + len(rates), _RESAMPLES))
     picks = block_picks(len(saturation_rps), seed + len(rates) + 1, _RESAMPLES)
     most = saturation_rps[picks].mean(axis=1)
-    point = crossing(rates, np.array([np.percentile(p.latency_ms, percent) for p in probes]), limit)
+    point = crossing(rates, np.array([percentile(p.latency_ms, percent) for p in probes]), limit)
     drawn = np.array([crossing(rates, row, float(at)) for row, at in zip(table, limits, strict=True)])
     # Where every probe kept the SLO, all that is known is that the rate lies between the highest and saturation.
     unbroken = table.max(axis=1) <= limits

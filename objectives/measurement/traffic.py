@@ -1,4 +1,4 @@
-"""When requests arrive, settled and seeded before the run; the generator knows no model."""
+"""Plays a schedule of requests against a running model, which it sees as a callable only."""
 
 from __future__ import annotations
 
@@ -12,15 +12,28 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.measurement.statistics import percentile
+
 Request = Mapping[str, NDArray[Any]]
-# Closer than this to the next arrival, spinning is surer than sleeping.
-_SPIN_NS = 60_000
+# Closer than this to the next arrival, asking again and again is surer than sleeping: a core that rests between
+# sparse requests may take 100 us to wake.
+_SPIN_NS = 150_000
+# The last stretch is waited out without giving way, which takes 15 us at a time: so short, it hardly keeps the
+# interpreter from others.
+_HOLD_NS = 20_000
+_HEAD_START_NS = 200_000
 _GLANCE_SECONDS = 0.005
 _IDLE_SHARE = 0.2
+_MOST_LAG = 0.1
+_LEAST_OFFERED = 0.98
 
 
 class Answer(Protocol):
-    """What a running model gives back at once for a request."""
+    """What a running model gives back at once for a request.
+
+    `result()` waits for the answer, and raises where there is none; an exception whose attribute `refused` is True
+    says that the model declined the request, any other that it failed.
+    """
 
     finished_ns: int
 
@@ -30,63 +43,102 @@ class Answer(Protocol):
 Submit = Callable[[Request], Answer]
 
 
+class BehindError(RuntimeError):
+    """The generator did not offer the load that was planned, so the run says nothing about the model."""
+
+
 @dataclass(frozen=True)
 class Arrivals:
-    """Latency of each request from its scheduled arrival, and how late the generator was."""
+    """How each of n requests fared, and how well the generator kept the schedule.
 
-    latency_ms: NDArray[np.float64]
-    lag_ms: NDArray[np.float64]
+    Latency runs from the scheduled arrival and is infinite for a refused request. Lag is how late the generator
+    submitted though it was free: a `submit` that holds the caller, as one that runs the model on the caller's own
+    thread does, is the model's time, which shows in the latency of the requests behind it. The offered share is
+    the duration of the schedule, likewise put off by what submits held, over that of the submission: 1 is on time.
+    """
 
-
-def poisson_gaps(rate_rps: float, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """(count,) nanoseconds between arrivals."""
-    return np.maximum(generator.exponential(1e9 / rate_rps, size=count), 1).astype(np.int64)
+    latency_ms: NDArray[np.float64]  # (n,)
+    lag_ms: NDArray[np.float64]  # (n,)
+    refused: NDArray[np.bool_]  # (n,)
+    offered_share: float
 
 
 def open_loop(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
     """Submit each request at its scheduled time, whether or not earlier ones are answered; wait for all answers.
 
-    What is due is submitted at once, so a late generator shows as latency and as lag, never as a lower rate.
+    What is due is submitted at once and in order, so a late generator shows as latency and as lag, never as a lower
+    rate. An answer's exception is raised, unless it says that the request was refused.
     """
-    due = time.perf_counter_ns() + 200_000 + np.cumsum(gaps_ns)
-    submitted = np.empty(len(requests), dtype=np.int64)
-    answers = []
-    for i, (request, at) in enumerate(zip(requests, due.tolist(), strict=True)):
-        _wait_until(at)
-        submitted[i] = time.perf_counter_ns()
+    if not requests or len(requests) != len(gaps_ns) or gaps_ns.min() < 1:
+        raise ValueError(
+            f"Each of 1 or more requests has a gap of 1 ns or more before it, but got {len(requests)} with {gaps_ns}."
+        )
+    clock = time.perf_counter_ns
+    planned_ns = np.cumsum(gaps_ns)
+    plan = planned_ns.tolist()
+    free, submitted, answers = [], [], []
+    start = clock() + _HEAD_START_NS
+    now = _wait_until(start)
+    # Lists and one look at the clock: what is done here is done while the model's threads want the interpreter.
+    for request, planned in zip(requests, plan, strict=True):
+        free.append(now)
+        if now < start + planned:
+            now = _wait_until(start + planned)
+        submitted.append(now)
         answers.append(submit(request))
-    for answer in answers:
-        answer.result()
+        now = clock()
+    refused = np.array([_refused(answer) for answer in answers])
     finished = np.array([answer.finished_ns for answer in answers], dtype=np.int64)
-    return Arrivals((finished - due) / 1e6, (submitted - due) / 1e6)
+    due_ns, free_ns, submitted_ns = planned_ns + start, np.array(free), np.array(submitted)
+    held_ns = np.append(free_ns[1:], now) - submitted_ns
+    return Arrivals(
+        latency_ms=np.where(refused, np.inf, (finished - due_ns) / 1e6),
+        lag_ms=(submitted_ns - np.maximum(due_ns, free_ns)) / 1e6,
+        refused=refused,
+        offered_share=_last_due(planned_ns, held_ns) / int(submitted_ns[-1] - start),
+    )
 
 
 def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:
-    """Milliseconds from submitting to answer, one request at a time."""
+    """(requests,) milliseconds from submitting to answer, one request at a time; infinite where it is refused."""
     latency = np.empty(len(requests))
     for i, request in enumerate(requests):
         start = time.perf_counter_ns()
         answer = submit(request)
-        answer.result()
-        latency[i] = (answer.finished_ns - start) / 1e6
+        latency[i] = np.inf if _refused(answer) else (answer.finished_ns - start) / 1e6
     return latency
 
 
 def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
-    """Requests answered per second while `outstanding` of them are always in flight."""
+    """Requests served per second while `outstanding` of them are always in flight; a refused one is not served."""
     start = time.perf_counter_ns()
     end = start + int(seconds * 1e9)
     flying: list[Answer] = []
-    served = 0
-    while time.perf_counter_ns() < end or served == 0:
+    answered = served = 0
+    while time.perf_counter_ns() < end or answered == 0:
         while len(flying) < outstanding:
-            flying.append(submit(requests[(served + len(flying)) % len(requests)]))
-        flying.pop(0).result()
-        served += 1
+            flying.append(submit(requests[(answered + len(flying)) % len(requests)]))
+        served += not _refused(flying.pop(0))
+        answered += 1
     elapsed = time.perf_counter_ns() - start
     for answer in flying:
-        answer.result()
+        _refused(answer)
     return served / (elapsed / 1e9)
+
+
+def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> None:
+    """Whether a run, of arrays of any one shape, was offered the load that was planned.
+
+    Raises:
+        BehindError: the p95 lag is above 10% of the p95 latency, or less than 98% of the planned rate was offered.
+    """
+    latency, lag = percentile(latency_ms, 95), percentile(lag_ms, 95)
+    if lag > _MOST_LAG * latency or offered_share < _LEAST_OFFERED:
+        raise BehindError(
+            f"A run's p95 lag is at most {_MOST_LAG:.0%} of its p95 latency and its offered rate at least "
+            f"{_LEAST_OFFERED:.0%} of the planned, but got a lag of {lag:.3g} ms beside {latency:.3g} ms and a rate "
+            f"of {offered_share:.1%}: lower the load, or leave the generator a core (fewer threads or replicas)."
+        )
 
 
 def settle(most_seconds: float = 0.25) -> None:
@@ -109,9 +161,35 @@ def precise_sleep() -> None:
         ctypes.CDLL(None).prctl(pr_set_timerslack, 1000, 0, 0, 0)
 
 
-def _wait_until(at_ns: int) -> None:
-    while (left := at_ns - time.perf_counter_ns()) > 0:
+def _wait_until(at_ns: int) -> int:
+    """Returns the moment at which the wait was over."""
+    clock = time.perf_counter_ns
+    while (left := at_ns - (now := clock())) > 0:
         if left > _SPIN_NS:
             time.sleep((left - _SPIN_NS) / 1e9)
-        else:
+        elif left > _HOLD_NS:
+            # Lets go of the interpreter, which a replica may be waiting for; `os.sched_yield` holds it.
             time.sleep(0)
+    return now
+
+
+
+def _refused(answer: Answer) -> bool:
+    """Waits for the answer."""
+    try:
+        answer.result()
+    except Exception as error:
+        # Known by an attribute, since what is measured imports nothing from here, nor this from there.
+        if getattr(error, "refused", False) is True:
+            return True
+        raise
+    return False
+
+
+def _last_due(planned_ns: NDArray[np.int64], held_ns: NDArray[np.int64]) -> int:
+    """Nanoseconds from the start to the last submission of a generator that loses no time of its own.
+
+    It submits request i at e[i] = max(planned[i], e[i - 1] + held[i - 1]), which unrolls to a running maximum.
+    """
+    before = np.cumsum(held_ns) - held_ns
+    return int(before[-1] + np.max(planned_ns - before))

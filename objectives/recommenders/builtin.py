@@ -21,7 +21,7 @@ from objectives.recommenders.features import Dataset, encode
 from objectives.recommenders.fetch import KNOWN, fetch
 from objectives.recommenders.movielens import read_movielens
 from objectives.recommenders.protocol import Batch, Part
-from objectives.recommenders.requests import draw_requests, lognormal_rows
+from objectives.recommenders.requests import draw_requests, lognormal_rows, recorded_rows
 from objectives.recommenders.split import split_in_time
 from objectives.recommenders.synthetic import synthetic_log
 from objectives.recommenders.training import train_to_optimum
@@ -88,7 +88,12 @@ class DCNV2Recommender:
         return _batches(self.dataset, part)
 
     def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[np.int64]]]:
-        rows = lognormal_rows(self.task.rows_median, self.task.rows_sigma, self.task.rows_max, REQUESTS, seed)
+        task = self.task
+        if task.rows_trace is not None:
+            with np.load(task.rows_trace) as trace:
+                rows = recorded_rows(trace["rows"], task.rows_max, REQUESTS)
+        else:
+            rows = lognormal_rows(task.rows_median, task.rows_sigma, task.rows_max, REQUESTS, seed)
         drawn = draw_requests(self.dataset, rows, seed)
         return (drawn[i] for i in range(len(drawn)))
 

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from objectives.record import InputSpec
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version
-from objectives.serving.engines import EngineError, open_engine
+from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
+from objectives.serving.staged import DENSE, TABLES
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
+from spaces.placement import Placement
 
 MODEL, CANDIDATE, MEASUREMENT, MANIFEST, CARD = (
     "model.onnx",
@@ -52,6 +54,11 @@ class Bundle:
         return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute)
 
 
+def model_files(placement: Placement) -> tuple[str, ...]:
+    """Names of the files that hold the model: two where it was cut at its tables."""
+    return (MODEL,) if placement.lookup is None else (TABLES, DENSE)
+
+
 def write_bundle(
     folder: Path,
     name: str,
@@ -65,7 +72,8 @@ def write_bundle(
     """Write a bundle whole or not at all; one of ours that lies there already is replaced.
 
     Args:
-        example: inputs of a few rows; the engine's scores for them go into the manifest, for `verify`
+        model: the model's file; one that was cut has its two files beside it
+        example: one request of a few rows; the pool's scores for it go into the manifest, for `verify`
 
     Raises:
         BundleError: something else lies at `folder`.
@@ -77,19 +85,20 @@ def write_bundle(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        shutil.copyfile(model, partial / MODEL)
+        names = model_files(candidate.placement)
+        for file in names:
+            shutil.copyfile(model.with_name(file), partial / file)
         (partial / CANDIDATE).write_text(json.dumps(to_plain(candidate), indent=2) + "\n")
         (partial / MEASUREMENT).write_text(json.dumps(measurement, indent=2) + "\n")
         (partial / CARD).write_text(card)
-        engine = open_engine(
-            candidate.placement.engine, partial / MODEL, candidate.placement.device, 1, candidate.precision.compute
-        )
+        with Pool.open(partial / MODEL, candidate.placement, candidate.precision.compute) as pool:
+            scores = pool.submit(example).result()
         manifest = {
             "format": FORMAT,
             "name": name,
             "inputs": to_plain(list(inputs)),
             "output": {"name": "scores", "dtype": "float32", "shape": []},
-            "files": {file: _sha256(partial / file) for file in (MODEL, CANDIDATE, MEASUREMENT, CARD)},
+            "files": {file: _sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
             "verified_on": {
                 "cpu": cpu_model(),
                 "features": list(cpu_features()),
@@ -98,7 +107,7 @@ def write_bundle(
             },
             "example": {
                 "inputs": {key: value.tolist() for key, value in example.items()},
-                "scores": engine.run(example).tolist(),
+                "scores": scores.tolist(),
             },
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -126,18 +135,24 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path} is not a bundle's manifest.") from error
     if found != FORMAT:
         raise BundleError(f"{path} must have the format {FORMAT}, but got {found}.")
-    for name in (MODEL, CANDIDATE, MEASUREMENT, CARD):
-        file = folder / name
-        if name not in files or not file.is_file() or file.is_symlink():
-            raise BundleError(f"{file} is missing or is no plain file.")
-        if _sha256(file) != files[name]:
-            raise BundleError(f"{file} was changed since the bundle was made: its SHA-256 is not the manifest's.")
+    for name in (CANDIDATE, MEASUREMENT, CARD):
+        _check(folder, name, files)
     try:
         candidate = from_plain(Candidate, json.loads((folder / CANDIDATE).read_text()))
         inputs = tuple(from_plain(InputSpec, item) for item in manifest["inputs"])
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder} holds a candidate or inputs that cannot be read: {error}") from error
+    for name in model_files(candidate.placement):
+        _check(folder, name, files)
     return Bundle(folder, str(manifest["name"]), candidate, inputs, manifest)
+
+
+def _check(folder: Path, name: str, files: Mapping[str, str]) -> None:
+    file = folder / name
+    if name not in files or not file.is_file() or file.is_symlink():
+        raise BundleError(f"{file} is missing or is no plain file.")
+    if _sha256(file) != files[name]:
+        raise BundleError(f"{file} was changed since the bundle was made: its SHA-256 is not the manifest's.")
 
 
 def verify(folder: Path) -> tuple[Bundle, float]:

@@ -9,13 +9,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.serving.devices import engines_here
+from objectives.serving.devices import HOW_TO_GET, engines_here
+from objectives.serving.staged import DENSE, TABLES, Graph, Shape, Staged, taken_once
+from spaces.placement import Lookup, Seat
 
 Inputs = Mapping[str, NDArray[Any]]
+Scores = NDArray[np.float32]
 
+# Engines, and devices, that prepare their kernels anew for each number of rows, the first time that they see it.
+PREPARED_BY_SIZE = frozenset({"openvino", "tensorrt"})
 
-# Engines that prepare their kernels anew for each number of rows, the first time that they see it.
-PREPARED_BY_SIZE = frozenset({"openvino"})
+_CPU = "CPUExecutionProvider"
+# A device of ONNX Runtime -> its providers; nodes that one lacks go to the next.
+_PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "cpu": (_CPU,),
+    "cuda": ("CUDAExecutionProvider", _CPU),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", _CPU),
+}
+# By default CUDA multiplies in TF32, a width of 10 bits that nobody asked for.
+_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_OPENVINO_WIDTHS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
 class EngineError(RuntimeError):
@@ -25,66 +38,153 @@ class EngineError(RuntimeError):
 class Engine(Protocol):
     """One loaded model with its own threads. Made once, run by one thread at a time, freed with the object."""
 
-    def run(self, inputs: Inputs) -> NDArray[np.float32]:
+    @property
+    def once(self) -> frozenset[str]:
+        """Inputs that the model takes once a request, read from the graph: their first dimension is fixed at 1.
+
+        A request still holds equal rows of them; `run` takes the first.
+        """
+        ...
+
+    def run(self, inputs: Inputs) -> Scores:
         """Named arrays of (rows, ...) -> scores of (rows,), in the order of the rows."""
         ...
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU; threads None are its own default options."""
+    """ONNX Runtime on `cpu`, `cuda` or `tensorrt` (`cuda:1` is the second GPU); threads None are its own default."""
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
         import onnxruntime
 
-        if device != "cpu":
-            raise EngineError(f"onnxruntime runs on the device cpu here, but got {device!r}.")
         if compute != "fp32":
             raise EngineError(f"onnxruntime computes in fp32, but got {compute!r}.")
+        providers = _providers(device)
+        asked, available = providers[0][0], onnxruntime.get_available_providers()
+        if asked not in available:
+            raise _no_provider(asked, device, f"has {', '.join(available)}")
+        if asked != _CPU:
+            # CUDA's libraries may lie in packages of pip's.
+            onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        provider = "CPUExecutionProvider"
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
-        loaded = self._session.get_providers()
-        if loaded[0] != provider:
-            raise EngineError(f"onnxruntime was asked for {provider}, but loaded {loaded}.")
+        try:
+            # Without this a provider that fails, even later in `run`, is silently replaced by the CPU.
+            session = onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
+        except Exception as error:  # its errors have no base of their own
+            raise EngineError(f"onnxruntime could not load {model} on {device}: {_first_line(error)}") from error
+        if (loaded := session.get_providers())[0] != asked:
+            raise _no_provider(asked, device, f"loaded {', '.join(loaded)}")
+        self.takes: Mapping[str, Shape] = {i.name: _shape(i.shape) for i in session.get_inputs()}
+        self.gives = tuple(output.name for output in session.get_outputs())
+        self.once = taken_once(self.takes)
+        self._run, self._scores, self._all = session.run, [self.gives[0]], list(self.gives)
 
-    def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._session.run(None, inputs)[0]
+    def run(self, inputs: Inputs) -> Scores:
+        if self.once:
+            inputs = _cut(inputs, self.once)
+        scores: Scores = self._run(self._scores, inputs)[0]
         return scores
+
+    def outputs(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+        return dict(zip(self.gives, self._run(self._all, inputs), strict=True))
+
+
+def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
+    """Providers with their options, the one that is asked for first."""
+    kind, colon, index = device.partition(":")
+    if kind not in _PROVIDERS or (colon and (kind == "cpu" or not index.isdecimal())):
+        raise EngineError(
+            f"onnxruntime runs on {', '.join(_PROVIDERS)} (cuda:1 is the second GPU), but got {device!r}."
+        )
+    number = {"device_id": index} if index else {}
+    return [(name, {} if name == _CPU else {**_OPTIONS.get(name, {}), **number}) for name in _PROVIDERS[kind]]
+
+
+def _no_provider(asked: str, device: str, but: str) -> EngineError:
+    remedy = HOW_TO_GET.get(device.partition(":")[0], "pip install --force-reinstall onnxruntime")
+    return EngineError(f"onnxruntime was asked for {asked}, but {but}. To get it: {remedy}.")
+
+
+def _shape(dimensions: list[int | str | None]) -> Shape:
+    return tuple(size if isinstance(size, int) else None for size in dimensions)
 
 
 class OpenVino:
-    """OpenVINO on the CPU with one inference request, tuned for latency; the width it computes in is pinned."""
+    """OpenVINO on `cpu`, `gpu` or `gpu.1`, one request tuned for latency; the width it computes in is pinned."""
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
         import openvino
 
-        if device != "cpu":
-            raise EngineError(f"openvino runs on the device cpu here, but got {device!r}.")
-        config: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # Pinned threads of two replicas land on the same core.
-            "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[compute],
-        }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
-        compiled = openvino.Core().compile_model(str(model), "CPU", config)
-        asked = config["INFERENCE_PRECISION_HINT"]
-        loaded = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if compute not in _OPENVINO_WIDTHS:
+            raise EngineError(f"openvino computes in {', '.join(_OPENVINO_WIDTHS)}, but got {compute!r}.")
+        core, name = openvino.Core(), device.upper()
+        # The only device of a kind goes by the kind's name and by number 0.
+        if not {name, f"{name}.0", name.removesuffix(".0")} & set(core.available_devices):
+            raise EngineError(
+                f"openvino has the devices {', '.join(core.available_devices).lower()} here, but got {device!r}."
+            )
+        try:
+            compiled = core.compile_model(str(model), name, _config(name, threads, compute))
+        except RuntimeError as error:
+            raise EngineError(f"openvino could not load {model} on {device}: {_first_line(error)}") from error
+        asked, loaded = _OPENVINO_WIDTHS[compute], compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if loaded != asked:
             raise EngineError(f"openvino was asked to compute in {asked}, but computes in {loaded}.")
-        self._request = compiled.create_infer_request()
+        # A port's own names may hold those of tensors that were merged into it; the node keeps the graph's.
+        self.takes: Mapping[str, Shape] = {i.node.friendly_name: _sizes(i.partial_shape) for i in compiled.inputs}
+        self.gives = tuple(output.node.friendly_name.split("/sink_port_")[0] for output in compiled.outputs)
+        self.once = taken_once(self.takes)
+        self._count, self._infer = len(self.takes), compiled.create_infer_request().infer
 
-    def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        self._request.infer(dict(inputs), share_inputs=True)
-        # The output buffer belongs to the request and is overwritten by the next one.
-        return np.array(self._request.get_output_tensor(0).data)
+    def run(self, inputs: Inputs) -> Scores:
+        scores: Scores = self._infer(self._fed(_cut(inputs, self.once)), share_inputs=True).to_tuple()[0]
+        return scores
+
+    def outputs(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+        # Shared outputs are the request's own buffers, which its next run overwrites.
+        found = self._infer(self._fed(dict(inputs)), share_inputs=True, share_outputs=True)
+        return dict(zip(self.gives, found.to_tuple(), strict=True))
+
+    def _fed(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        # An input that is left out would silently keep the last request's values; a strange one OpenVINO refuses.
+        if len(inputs) != self._count:
+            raise ValueError(f"The model takes {sorted(self.takes)}, but got {sorted(inputs)}.")
+        return inputs
 
 
-_ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Engine]] = {
+def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _OPENVINO_WIDTHS[compute],
+    }
+    if device == "CPU":
+        # Pinned threads of two replicas land on the same core.
+        config["ENABLE_CPU_PINNING"] = False
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+    return config
+
+
+def _sizes(shape: Any) -> Shape:
+    return tuple(size.get_length() if size.is_static else None for size in shape)
+
+
+def _cut(inputs: Inputs, once: frozenset[str]) -> dict[str, NDArray[Any]]:
+    """The inputs, with the first row only of those that are taken once."""
+    cut = dict(inputs)
+    for name in once:
+        cut[name] = cut[name][:1]
+    return cut
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Graph]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
 }
@@ -92,7 +192,7 @@ _ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Engine]] = {
 
 def open_engine(
     name: str, model: Path, device: str = "cpu", threads: int | None = None, compute: str = "fp32"
-) -> Engine:
+) -> Graph:
     """Load a model file.
 
     Raises:
@@ -101,5 +201,26 @@ def open_engine(
     if name not in _ENGINES:
         raise EngineError(f"An engine is one of {sorted(_ENGINES)}, but got {name!r}.")
     if name not in engines_here():
-        raise EngineError(f"The engine {name} is not installed here: pip install 'leanrec[{name}]'.")
+        raise EngineError(f"The engine {name} is not installed here: {HOW_TO_GET[name]}.")
     return _ENGINES[name](model, device, threads, compute)
+
+
+def open_replica(model: Path, seat: Seat, lookup: Lookup | None, compute: str = "fp32") -> Engine:
+    """Load a model file as a seat's replica; with a lookup, the two graphs beside it that it was cut into.
+
+    Raises:
+        EngineError: as `open_engine`, or a graph of the two is missing.
+    """
+    if lookup is None:
+        return open_engine(seat.engine, model, seat.device, seat.threads, compute)
+    tables, dense = model.with_name(TABLES), model.with_name(DENSE)
+    for file in (tables, dense):
+        if not file.is_file():
+            raise EngineError(
+                f"A placement with a lookup needs {TABLES} and {DENSE} beside {model}, but {file} is missing."
+            )
+    return Staged(
+        # Memory bounds a lookup, not cores, and threads that still spin would take the dense stage's.
+        open_engine(lookup.engine, tables, lookup.device, 1),
+        open_engine(seat.engine, dense, seat.device, seat.threads, compute),
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -14,6 +16,7 @@ from objectives.compression.distillation import distil, predict, soft_loss
 from objectives.compression.export import ParityError, check_parity, run_onnx, to_onnx
 from objectives.compression.precision import WidthError, quantise, read_widths
 from objectives.compression.pruning import kept_units, prune
+from objectives.compression.user_once import compute_once
 from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
 from spaces.anatomy import Anatomy
 from spaces.distillation import Distillation
@@ -212,6 +215,21 @@ def test_one_pass_one_answer_whatever_the_rows(
     assert np.allclose(together, alone, atol=1e-5)
 
 
+def test_static_int8_leaves_other_groups_alone(
+    model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor]
+) -> None:
+    """The cross network reads the same x_0 as the MLP, and gives bit for bit what it gives in fp32."""
+    both = _product(graph, "model.head.weight").input[0]
+    crossed = next(node for node in graph.graph.node if both in node.output).input[0]
+    wide, narrow = (
+        copy.deepcopy(graph),
+        quantise(graph, Precision((("mlp", "int8-static"),)), anatomy(model), _arrays(rows)),
+    )
+    for made in (wide, narrow):
+        made.graph.output[0].CopyFrom(helper.make_tensor_value_info(crossed, TensorProto.FLOAT, None))
+    assert np.array_equal(run_onnx(narrow, _arrays(rows)), run_onnx(wide, _arrays(rows)))
+
+
 def test_a_smaller_sibling_lacks_layers_and_is_narrowed_all_the_same(
     model: DCNV2, rows: dict[str, torch.Tensor]
 ) -> None:
@@ -241,3 +259,149 @@ def test_a_half_narrowed_group_reads_as_mixed(model: DCNV2, graph: onnx.ModelPro
     )
     only_tables = Anatomy(tuple(g for g in anatomy(model).groups if g.name == "tables"))
     assert read_widths(half, only_tables) == {"tables": "mixed: fp16, fp32"}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_static_int8_is_computed_in_whole_numbers(
+    model: DCNV2,
+    graph: onnx.ModelProto,
+    once: onnx.ModelProto,
+    rows: dict[str, torch.Tensor],
+    tmp_path: Path,
+    cut: bool,
+) -> None:
+    """Of what ONNX Runtime makes of the graph: all products but the head's, which is in no group, have int8 kernels."""
+    asked = Precision((("mlp", "int8-static"), ("cross", "int8-static")))
+    narrow = quantise(once if cut else graph, asked, anatomy(model), _arrays(rows))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(narrow.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    assert kinds.count("QGemm") == (6 if cut else 4)
+    assert [kind for kind in kinds if "Gemm" in kind and kind != "QGemm"] == ["Gemm"]
+
+
+# -- precision where the user's side is computed once
+
+USER = frozenset({"user", "hour"})
+
+
+@pytest.fixture(scope="module")
+def once(graph: onnx.ModelProto) -> onnx.ModelProto:
+    return compute_once(graph, USER)
+
+
+def _held(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+
+
+@pytest.mark.parametrize("width", ["fp16", "int8"])
+def test_narrow_tables_of_one_user_are_the_rounded_tables(
+    model: DCNV2, graph: onnx.ModelProto, once: onnx.ModelProto, rows: dict[str, torch.Tensor], width: str
+) -> None:
+    tables = {f"model.tables.{f}.weight": model.tables[f].weight.detach().numpy() for f in FIELDS}
+    rounded = {k: v.astype(np.float16) if width == "fp16" else _round_trip(v, 1) for k, v in tables.items()}
+    narrow = quantise(once, Precision((("tables", width),)), anatomy(model), _arrays(rows))
+    of_one_user = {k: np.repeat(v[:1], 50) if k in USER else v[:50] for k, v in _arrays(rows).items()}
+    expected = run_onnx(_replaced(graph, rounded), of_one_user)
+    assert np.allclose(run_onnx(narrow, of_one_user), expected, atol=1e-5)
+    assert read_widths(narrow, anatomy(model)) == {"tables": width, "cross": "fp32", "mlp": "fp32"}
+
+
+@pytest.mark.parametrize("width", ["int8-dynamic", "int8-static"])
+def test_both_halves_of_a_weight_have_the_width(
+    model: DCNV2, once: onnx.ModelProto, rows: dict[str, torch.Tensor], width: str
+) -> None:
+    """Codes times scales are the weights, within half a step of each unit; with them in fp32 the scores are near."""
+    asked = Precision((("mlp", width), ("cross", width)))
+    narrow = quantise(once, asked, anatomy(model), _arrays(rows))
+    before, after = _held(once), _held(narrow)
+    rounded = {}
+    for layer in ("mlp.0", "cross.0"):
+        for side in ("user", "item"):
+            name = f"model.{layer}.weight.{side}"
+            assert after[f"{name}_quantized"].dtype == np.int8
+            codes, weight = after[f"{name}_quantized"].astype(np.float32), before[name]
+            codes = codes.T if width == "int8-dynamic" else codes
+            scale = after[f"{name}_scale"].reshape(-1, 1)
+            assert np.all(np.abs(codes * scale - weight) <= scale * 0.501)
+            rounded[name] = codes * scale
+            assert name not in after
+    scores, expected = run_onnx(narrow, _arrays(rows)), run_onnx(_replaced(once, rounded), _arrays(rows))
+    assert 0 < np.abs(scores - expected).max() < 0.1 * expected.std()
+    assert read_widths(narrow, anatomy(model)) == {"tables": "fp32", "cross": width, "mlp": width}
+
+
+def test_static_ranges_are_those_of_rows_with_their_own_user(
+    model: DCNV2, once: onnx.ModelProto, rows: dict[str, torch.Tensor]
+) -> None:
+    """Scales are (max - min) / 255 over all calibration rows, zero included, as the torch model computes them."""
+    seen: list[torch.Tensor] = []
+    hook = model.mlp[4].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    predict(model, rows)
+    hook.remove()
+    tables = {f: model.tables[f].weight.detach().numpy()[rows[f].numpy()] for f in FIELDS}
+    expected = {
+        "user half": np.concatenate([tables["user"], tables["hour"]], axis=1),
+        "item half": tables["item"],
+        "second layer": torch.cat(seen).numpy(),
+    }
+    narrow = quantise(once, Precision((("mlp", "int8-static"),)), anatomy(model), _arrays(rows))
+    held, made_by = _held(narrow), {name: node for node in narrow.graph.node for name in node.output}
+    scales = []
+    for layer in ("0.weight.user", "0.weight.item", "4.weight"):
+        widened = _product(narrow, f"model.mlp.{layer}_quantized").output[0]
+        rounded = made_by[_product(narrow, widened).input[0]]
+        scales.append(float(held[rounded.input[1]]))
+    ranges = [(max(0.0, v.max()) - min(0.0, v.min())) / 255 for v in expected.values()]
+    assert scales == pytest.approx(ranges, rel=1e-4)
+
+
+def test_half_of_a_weight_narrowed_reads_as_mixed(model: DCNV2, once: onnx.ModelProto) -> None:
+    half = copy.deepcopy(once)
+    tensor = next(t for t in half.graph.initializer if t.name == "model.mlp.0.weight.item")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    assert read_widths(half, anatomy(model))["mlp"] == "mixed: fp16, fp32"
+
+
+# -- what a weight may feed
+
+
+def _product(graph: onnx.ModelProto, weight: str) -> onnx.NodeProto:
+    return next(node for node in graph.graph.node if weight in node.input)
+
+
+@pytest.mark.parametrize("width", ["int8-dynamic", "int8-static"])
+def test_a_product_without_bias_is_narrowed(
+    model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor], width: str
+) -> None:
+    bare = copy.deepcopy(graph)
+    gemm = _product(bare, "model.mlp.4.weight")
+    del gemm.input[2]
+    narrow = quantise(bare, Precision((("mlp", width),)), anatomy(model), _arrays(rows))
+    scores, expected = run_onnx(narrow, _arrays(rows)), run_onnx(bare, _arrays(rows))
+    assert 0 < np.abs(scores - expected).max() < 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("width", ["fp16", "int8"])
+def test_a_table_that_two_inputs_share_is_narrowed_for_both(
+    model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor], width: str
+) -> None:
+    shared = copy.deepcopy(graph)
+    _product(shared, "model.tables.hour.weight").input[0] = "model.tables.user.weight"
+    narrow = quantise(shared, Precision((("tables", width),)), anatomy(model), _arrays(rows))
+    tables = {f"model.tables.{f}.weight": model.tables[f].weight.detach().numpy() for f in FIELDS}
+    rounded = {k: v.astype(np.float16) if width == "fp16" else _round_trip(v, 1) for k, v in tables.items()}
+    assert np.allclose(run_onnx(narrow, _arrays(rows)), run_onnx(_replaced(shared, rounded), _arrays(rows)), atol=1e-5)
+
+
+def test_weights_that_are_read_otherwise_are_refused(
+    model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor]
+) -> None:
+    scaled, also = copy.deepcopy(graph), copy.deepcopy(graph)
+    _product(scaled, "model.mlp.0.weight").attribute.append(helper.make_attribute("alpha", 0.5))
+    also.graph.node.append(helper.make_node("Identity", ["model.mlp.0.weight"], ["copy"], "copy"))
+    for other, reason in ((scaled, "must be read alike, as a whole weight, but .*alpha"), (also, "feeds .*Identity")):
+        with pytest.raises(WidthError, match=reason):
+            quantise(other, Precision((("mlp", "int8-dynamic"),)), anatomy(model), _arrays(rows))

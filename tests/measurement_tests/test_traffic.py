@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from objectives.measurement import traffic
 from objectives.measurement.latency import Window, summarise, time_side_by_side
+from objectives.measurement.schedule import Traffic
+from objectives.measurement.strain import Watch
 from objectives.measurement.throughput import Probe, crossing, search_rates, slo_rate
-from objectives.measurement.traffic import closed_loop, open_loop, poisson_gaps
+from objectives.measurement.traffic import BehindError, check_offered, closed_loop, open_loop, saturated
 
 
 class Instant:
@@ -22,6 +29,46 @@ class Instant:
 
     def result(self) -> None:
         return None
+
+
+class DeclinedError(Exception):
+    refused = True
+
+
+class Refused(Instant):
+    def result(self) -> None:
+        raise DeclinedError
+
+
+@dataclass
+class Clock:
+    """Time that passes only while the generator sleeps (too long by `oversleep_ns`) and where a test lets it."""
+
+    now: int = 10**12
+    oversleep_ns: int = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(round(seconds * 1e9), 1000) + self.oversleep_ns
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(traffic, "time", clock)
+    return clock
+
+
+def _answer_at(moment: int) -> Instant:
+    answer = Instant()
+    answer.finished_ns = moment
+    return answer
+
+
+def _ms(*milliseconds: float) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array([round(ms * 1e6) for ms in milliseconds])
 
 
 class Busy:
@@ -39,28 +86,135 @@ class Busy:
 
 def test_arrivals_do_not_wait_for_answers() -> None:
     """All 50 due at once: the k-th has waited for the k before it, though the generator never waited."""
-    arrivals = open_loop(Busy(1_000_000), [{}] * 50, np.zeros(50, dtype=np.int64))
-    assert np.diff(arrivals.latency_ms) == pytest.approx(1.0, abs=1e-6)
+    arrivals = open_loop(Busy(1_000_000), [{}] * 50, np.ones(50, dtype=np.int64))
+    assert np.diff(arrivals.latency_ms) == pytest.approx(1.0, abs=1e-5)
     assert arrivals.latency_ms[-1] >= 50
 
 
-def test_a_late_generator_shows_as_latency() -> None:
-    def slow_submit(request: Mapping[str, Any]) -> Any:
-        time.sleep(0.002)
-        return Instant()
-
-    arrivals = open_loop(slow_submit, [{}] * 20, np.full(20, 100_000, dtype=np.int64))
-    assert arrivals.lag_ms[-1] > 10
-    assert arrivals.latency_ms[-1] > arrivals.lag_ms[-1]
+def test_on_time_latency_is_service_and_nothing_lags(clock: Clock) -> None:
+    arrivals = open_loop(lambda request: _answer_at(clock.now + 3_000_000), [{}] * 3, _ms(1, 5, 2))
+    assert arrivals.latency_ms == pytest.approx([3, 3, 3], abs=1e-3)  # a nap of the clock is 1 us
+    assert arrivals.lag_ms == pytest.approx([0, 0, 0], abs=1e-3)
+    assert arrivals.offered_share == pytest.approx(1, abs=1e-3)
+    assert not arrivals.refused.any()
 
 
-def test_poisson_gaps_have_the_rate_and_the_variation_of_an_exponential() -> None:
-    gaps = poisson_gaps(2000, 50_000, np.random.default_rng(0))
-    assert gaps.mean() == pytest.approx(5e5, rel=0.03)
-    assert gaps.std() / gaps.mean() == pytest.approx(1, rel=0.03)
+def test_time_in_submit_is_the_models(clock: Clock) -> None:
+    """Due at 1, 2, 3 and 10 ms, each answered on the caller's thread in 4 ms: at 5, 9, 13 and 17 ms."""
+
+    def inline(request: Mapping[str, Any]) -> Any:
+        clock.now += 4_000_000
+        return _answer_at(clock.now)
+
+    arrivals = open_loop(inline, [{}] * 4, _ms(1, 1, 1, 7))
+    assert arrivals.latency_ms == pytest.approx([4, 7, 10, 7], abs=1e-2)
+    assert arrivals.lag_ms == pytest.approx([0, 0, 0, 0], abs=1e-2)
+    assert arrivals.offered_share == pytest.approx(1, abs=1e-3)
 
 
-def test_both_arms_get_the_same_requests() -> None:
+def test_a_generator_that_oversleeps_lags_and_shows_as_latency(clock: Clock) -> None:
+    """It sleeps nearly until 10, 20 and 30 ms, and wakes 2.5 ms after it asked to."""
+    clock.oversleep_ns = 2_500_000
+    arrivals = open_loop(lambda request: _answer_at(clock.now + 400_000), [{}] * 3, _ms(10, 10, 10))
+    assert np.all((arrivals.lag_ms > 2) & (arrivals.lag_ms <= 2.5))
+    assert arrivals.latency_ms == pytest.approx(arrivals.lag_ms + 0.4)
+    assert arrivals.offered_share == pytest.approx(30 / (30 + arrivals.lag_ms[-1]))
+    with pytest.raises(BehindError, match="lower the load"):
+        check_offered(arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share)
+
+
+def test_all_that_is_due_is_submitted_at_once_and_in_order(clock: Clock) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def submit(request: Mapping[str, Any]) -> Any:
+        seen.append((request["id"], clock.now))
+        clock.now += 50_000_000 if request["id"] == 0 else 0
+        return _answer_at(clock.now)
+
+    open_loop(submit, [{"id": i} for i in range(6)], _ms(1, 1, 1, 1, 1, 100))
+    assert [number for number, _ in seen] == [0, 1, 2, 3, 4, 5]
+    moments = [moment for _, moment in seen]
+    assert moments[1:5] == [moments[0] + 50_000_000] * 4
+    assert moments[5] - moments[0] == pytest.approx(104_000_000, abs=10_000)
+
+
+def test_answers_that_come_late_from_a_thread_are_waited_for() -> None:
+    class Promise(Future[None]):
+        finished_ns = 0
+
+        def finish(self) -> None:
+            self.finished_ns = time.perf_counter_ns()
+            self.set_result(None)
+
+    def submit(request: Mapping[str, Any]) -> Any:
+        promise = Promise()
+        threading.Timer(0.02, promise.finish).start()
+        return promise
+
+    arrivals = open_loop(submit, [{}] * 5, _ms(1, 1, 1, 1, 1))
+    assert np.all(arrivals.latency_ms >= 20)
+
+
+def test_a_refused_request_takes_for_ever_and_a_failed_one_raises(clock: Clock) -> None:
+    class Broken(Instant):
+        def result(self) -> None:
+            raise ZeroDivisionError("the model's own")
+
+    kinds = [Instant, Refused, Instant, Refused]
+    requests = [{"kind": kind} for kind in kinds]
+    arrivals = open_loop(lambda request: request["kind"](), requests, _ms(1, 1, 1, 1))
+    assert arrivals.refused.tolist() == [False, True, False, True]
+    assert np.isinf(arrivals.latency_ms).tolist() == [False, True, False, True]
+    assert np.isfinite(arrivals.lag_ms).all()
+    assert np.isinf(closed_loop(lambda request: request["kind"](), requests)).tolist() == [False, True, False, True]
+    for play in (lambda: open_loop(lambda r: Broken(), [{}], _ms(1)), lambda: closed_loop(lambda r: Broken(), [{}])):
+        with pytest.raises(ZeroDivisionError):
+            play()
+
+
+def test_a_refused_request_is_not_served(clock: Clock) -> None:
+    """Every 1 ms an answer, each third refused: 667 served a second."""
+    count = 0
+
+    class Slow(Instant):
+        def __init__(self) -> None:
+            nonlocal count
+            self.number, self.finished_ns = count, 0
+            count += 1
+
+        def result(self) -> None:
+            clock.now += 1_000_000
+            if self.number % 3 == 0:
+                raise DeclinedError
+
+    assert saturated(lambda request: Slow(), [{}], 4, 0.3) == pytest.approx(1000 * 2 / 3, rel=0.01)
+    assert saturated(lambda request: Slow(), [{}], 1, 1e-4) == 0, "the one that was tried was refused"
+
+
+def test_a_schedule_that_fits_no_requests_is_refused() -> None:
+    for requests, gaps in (([], []), ([{}] * 2, [5]), ([{}] * 2, [5, 0])):
+        with pytest.raises(ValueError, match="a gap of 1 ns or more before it, but got"):
+            open_loop(Busy(1), requests, np.array(gaps, dtype=np.int64))
+
+
+def test_a_run_that_was_offered_as_planned_is_valid() -> None:
+    latency, lag = np.full(100, 2.0), np.zeros(100)
+    check_offered(latency, lag, 1.0)
+    lag[:4] = 50.0  # beyond the p95
+    lag[4:20] = 0.2
+    check_offered(latency.reshape(5, 20), lag.reshape(5, 20), 0.98)
+    latency[:10] = np.inf  # refused
+    check_offered(latency, np.ones(100), 1.0)
+
+
+@pytest.mark.parametrize(("lag", "share"), [(0.21, 1.0), (0.0, 0.97)])
+def test_a_generator_that_was_behind_makes_a_run_invalid(lag: float, share: float) -> None:
+    with pytest.raises(BehindError, match="lower the load, or leave the generator a core") as caught:
+        check_offered(np.full(100, 2.0), np.full(100, lag), share)
+    assert f"{lag:.3g} ms beside 2 ms and a rate of {share:.1%}" in str(caught.value)
+
+
+def test_both_arms_get_the_same_requests(tmp_path: Path) -> None:
     seen: dict[str, list[int]] = {"ours": [], "theirs": []}
 
     def arm(name: str) -> Any:
@@ -71,11 +225,13 @@ def test_both_arms_get_the_same_requests() -> None:
         return submit
 
     requests = [{"id": i} for i in range(37)]
-    window = Window(blocks=20, requests=6, service_requests=2)
-    timings = time_side_by_side(arm("ours"), arm("theirs"), requests, 5000, window, seed=0)
+    window = Window(blocks=20, requests=8, service_requests=2)
+    timings = time_side_by_side(
+        arm("ours"), arm("theirs"), requests, Traffic(), 5000, window, 0, lambda: Watch(tmp_path)
+    )
     assert seen["ours"] == seen["theirs"]
-    assert timings.candidate.shape == (20, 6)
-    assert summarise(timings, 5000, 0).candidate.p99_ms is None, "120 samples are too few for a p99"
+    assert timings.candidate.shape == (20, 8)
+    assert summarise(timings, 5000, 0).candidate.p99_ms is None, "160 samples are too few for a p99"
 
 
 def test_closed_loop_is_one_at_a_time() -> None:

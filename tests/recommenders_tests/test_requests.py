@@ -7,7 +7,7 @@ import pytest
 
 from objectives.recommenders.clicklog import in_time_order
 from objectives.recommenders.features import Dataset, encode
-from objectives.recommenders.requests import Requests, draw_requests
+from objectives.recommenders.requests import Requests, draw_requests, fixed_rows, recorded_rows
 from objectives.recommenders.split import split_in_time
 from objectives.recommenders.synthetic import synthetic_log
 
@@ -146,3 +146,14 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.arange(3))
     with pytest.raises(ValueError, match="must hold offsets"):
         Requests.load(tmp_path / "other.npz")
+
+
+def test_rows_are_all_the_same_or_those_of_a_log_round_and_round() -> None:
+    assert fixed_rows(7, 4).tolist() == [7, 7, 7, 7]
+    recorded = np.array([3, 900, 1, 40])
+    assert recorded_rows(recorded, 100, 10).tolist() == [3, 100, 1, 40, 3, 100, 1, 40, 3, 100]
+    assert recorded_rows(recorded, 1000, 2).tolist() == [3, 900]
+    assert recorded.tolist() == [3, 900, 1, 40]
+    for rows, most in ((np.array([], dtype=np.int64), 5), (np.array([2, 0]), 5), (recorded, 0)):
+        with pytest.raises(ValueError, match="must be at least 1, but got"):
+            recorded_rows(rows, most, 3)

@@ -18,20 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from search import config as module
-from search.config import (
-    BudgetConfig,
-    MovieLensData,
-    StudyConfig,
-    SyntheticData,
-    WorkersConfig,
-    difference,
-    load,
-    parse,
-    preset_names,
-    settings_digest,
-    write_template,
-)
+from search import sections as module
+from search.config import difference, load, parse, preset_names, settings_digest, write_template
+from search.sections import BudgetConfig, MovieLensData, StudyConfig, SyntheticData, WorkersConfig
 from search.study_yaml import ConfigError
 from search.study_yaml import plain as plain_data
 from spaces.distillation import Distillation
@@ -337,12 +326,19 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"quality": {"max_loss": None}},
         "quality.max_loss: must be a number above 0 and below 1, such as 0.01 for 1%, but g",
     ),
-    ({"traffic": {"pattern": "burst"}}, "traffic.pattern: must be poisson, but got 'burst'"),
+    (
+        {"traffic": {"pattern": "burst"}},
+        "traffic.pattern: must be poisson, deterministic, bursts, diurnal or log:FILE, a request log in CSV or "
+        "Parquet, but got 'burst'",
+    ),
+    ({"traffic": {"pattern": "log:"}}, "traffic.pattern: must be poisson, deterministic, bursts, diurnal or log:FILE"),
+    ({"traffic": {"quiet": 2}}, "traffic.quiet: must be a number from 0 to 1, but got 2"),
+    ({"traffic": {"on_seconds": 0}}, "traffic.on_seconds: must be seconds, at least 0.001, but got 0"),
     (
         {"traffic": {"load": 1.0}},
         "traffic.load: must be a number above 0 and below 1, a share of the baseline's capacity",
     ),
-    ({"traffic": {"rows": 200}}, "traffic.rows: must be a mapping with the keys median, sigma, max, but got 200"),
+    ({"traffic": {"rows": 200}}, "traffic.rows: must be a mapping with the keys median, sigma, max, file, but got 200"),
     ({"traffic": {"rows": {"median": 0}}}, "traffic.rows.median: must be a whole number, at least 1, but got 0"),
     ({"traffic": {"rows": {"sigma": -1}}}, "traffic.rows.sigma: must be a number, at least 0, but got -1"),
     (
@@ -366,7 +362,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"objectives": None}, "objectives: must be a list of one or more different ones of latency_p50"),
     (
         {"space": []},
-        "space: must be a mapping with the keys architecture, pruning, distillation, precision, placement, but go",
+        "space: must be a mapping with the keys focus, architecture, pruning, distillation, precision, placement, "
+        "but got []",
     ),
     (
         {"space": {"architecture": [1]}},
@@ -519,7 +516,25 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"space": {"placement": {"engines": 3}}},
-        "space.placement.engines: must be a list of engines, onnxruntime among them",
+        "space.placement.engines: must be a list of ENGINE or ENGINE:DEVICE, onnxruntime",
+    ),
+    (
+        {"space": {"placement": {"engines": ["onnxruntime", "onnxruntime:"]}}},
+        "space.placement.engines.1: must be ENGINE or ENGINE:DEVICE, such",
+    ),
+    (
+        {"space": {"placement": {"inline": [True]}}},
+        "space.placement.inline: must be different values, false among them, but",
+    ),
+    (
+        {"space": {"placement": {"split_rows": [256]}}},
+        "space.placement.split_rows: must be different values, 0 among them, but",
+    ),
+    ({"space": {"placement": {"queue": 0}}}, "space.placement.queue: must be a whole number, at least 1, or null, but"),
+    ({"space": {"focus": 1}}, "space.focus: must be a number from 0 (off) to below 1, such as 0.05 for 5%, but got 1"),
+    (
+        {"objectives": ["money_per_million"]},
+        "price_per_hour: must be the price of the machine for an hour for money_per_million, but got null",
     ),
     ({"budget": {"minutes": 0}}, "budget.minutes: must be a number above 0, but got 0"),
     ({"budget": {"minutes": math.inf}}, "budget.minutes: must be a number above 0, but got .inf"),
@@ -740,7 +755,7 @@ def test_the_examples_in_the_template_can_be_used() -> None:
     lines = TEMPLATE.replace("# for example: ", "").splitlines()
     examples = [line.strip() for line in TEMPLATE.splitlines() if "# for example: " in line]
     keys = {line.removeprefix("# for example: ").split(":")[0] for line in examples}
-    assert len(examples) == len(keys) == 8
+    assert len(examples) == len(keys) == 16
     with_examples = "\n".join(line for line in lines if not re.match(rf"\s*({'|'.join(keys)}): null", line))
     config = parse(yaml.safe_load(with_examples))
     assert None not in (config.space.architecture, config.space.pruning, config.space.distillation.temperature)
@@ -837,7 +852,7 @@ def optional(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
     return st.fixed_dictionaries({}, optional=keys)
 
 
-def listed(baseline: str, others: st.SearchStrategy[str]) -> st.SearchStrategy[list[str]]:
+def listed(baseline: Any, others: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(others, max_size=4).map(lambda more: list(dict.fromkeys([baseline, *more])))
 
 
@@ -847,6 +862,7 @@ MAYBE_COUNT = st.one_of(st.none(), COUNT)
 LAYOUTS = st.one_of(
     st.tuples(st.integers(1, 64), st.integers(1, 64)).map(lambda pair: f"{pair[0]}x{pair[1]}"), st.just("2xauto")
 )
+PLACES = st.one_of(NAMES, st.tuples(NAMES, NAMES.filter(lambda name: name != "cpu")).map(":".join))
 SPACES = optional(
     architecture=st.dictionaries(
         NAMES, st.one_of(SCALARS, choices(SCALARS), ranges(st.integers(-(2**40), 2**40)), ranges(FLOATS)), max_size=3
@@ -860,7 +876,14 @@ SPACES = optional(
     precision=st.dictionaries(
         NAMES.filter(lambda name: name != "compute"), listed("fp32", st.sampled_from(module._WIDTHS)), max_size=3
     ),
-    placement=optional(engines=listed("onnxruntime", NAMES), layouts=listed("1xauto", LAYOUTS)),
+    placement=optional(
+        engines=listed("onnxruntime", PLACES),
+        layouts=listed("1xauto", LAYOUTS),
+        lookup=listed("same", PLACES),
+        inline=st.just([False, True]),
+        batch_rows=listed(0, COUNT),
+        queue=MAYBE_COUNT,
+    ),
 )
 STUDIES = st.fixed_dictionaries(
     {
@@ -872,6 +895,7 @@ STUDIES = st.fixed_dictionaries(
             .map(lambda t: {"source": f"movielens:/{t}"}),
             st.integers(1, 10**6).map(lambda n: {"source": "synthetic", "rows": n + 1, "users": n}),
         ),
+        "price_per_hour": POSITIVE,
     },
     optional={
         "quality": optional(max_loss=st.floats(0, 1, exclude_min=True, exclude_max=True)),

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from measurements import complete_outcome
 
-from objectives.record import Artifact, InputSpec, Prepared
+from objectives.measurement.schedule import Traffic
+from objectives.record import Artifact, Footprint, InputSpec, Prepared
 from objectives.task import Task
 from search import explore
 from search.config import load
 from search.explore import Explorer, Flight, Told, next_job
+from search.jobs import MeterJobs
 from search.study import Study
 from search.workers import Done
 from spaces.anatomy import Anatomy, Group
@@ -23,6 +25,7 @@ from spaces.canonical import to_plain
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Float
 from spaces.placement import layouts
+from spaces.placement_space import PlacementSpace
 from spaces.pruning import Pruning
 from spaces.space import SearchSpace
 
@@ -91,8 +94,7 @@ def parts(tmp_path: Path) -> dict[str, Any]:
         distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
         precision={"mlp": Choice(("fp32", "int8-dynamic"))},
         compute=Choice(("fp32",)),
-        engines=Choice(("onnxruntime",)),
-        layouts=Choice(layouts(2)),
+        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
         passes=2,
     )
     anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, True),))
@@ -115,12 +117,25 @@ def search(parts: dict[str, Any], script: Mapping[str, Any], trials: int, monkey
     builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
     meter: Any = Scripted("meter", log, script)
     monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
+    jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
     explorer = Explorer(
-        parts["config"], parts["task"], parts["prepared"], parts["space"], parts["study"], builders, meter, 1,
+        parts["config"], parts["task"], jobs, parts["space"], parts["study"], builders, meter, 1,
         told.append, lambda seconds: None,
     )  # fmt: skip
     end = explorer.run(60, trials, 0.0)
     return end, told, log
+
+
+def timed(p95_ratio: float = 0.5, throughput: float = 2.0) -> dict[str, Any]:
+    """What the meter gives for the job `time`."""
+    measured = complete_outcome(p95_ratio, throughput).measurement
+    assert measured is not None
+    footprint = Footprint(900, 50_000_000, 1.5)
+    return {
+        "latency": to_plain(measured.latency),
+        "throughput": to_plain(measured.throughput),
+        "footprint": to_plain(footprint),
+    }
 
 
 def answers(**changes: Any) -> dict[str, Any]:
@@ -130,7 +145,7 @@ def answers(**changes: Any) -> dict[str, Any]:
         "fit": lambda a: {"reused": False},
         "export": lambda a: {"artifact": artifact, "reused": True},
         "judge": lambda a: {"quality": to_plain(measured.quality), "reused": False},
-        "time": lambda a: {"latency": to_plain(measured.latency), "throughput": to_plain(measured.throughput)},
+        "time": lambda a: timed(),
     }  # fmt: skip
     return good | changes
 
@@ -143,7 +158,7 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     assert complete[0].outcome.measurement == complete_outcome().measurement.__class__(
         **{**vars(complete_outcome().measurement), "footprint": complete[0].outcome.measurement.footprint}
     )
-    assert complete[0].outcome.measurement.footprint.model_bytes == 900
+    assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
     assert all(t.outcome.reused == ("export",) for t in complete)
     assert {kind for kind, job in log if job in ("judge", "time")} == {"meter"}
     assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
@@ -175,7 +190,7 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
 
 def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     measured = to_plain(complete_outcome().measurement)
-    broken = {"latency": measured["latency"] | {"p95_ratio": float("inf")}, "throughput": measured["throughput"]}
+    broken = timed() | {"latency": measured["latency"] | {"p95_ratio": float("inf")}}
     _, told, _ = search(parts, answers(time=lambda a: broken), 2, monkeypatch)
     assert all(t.outcome.state == "failed" and "p95_ratio must be finite" in (t.outcome.reason or "") for t in told)
 
@@ -183,11 +198,37 @@ def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkey
 def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two widths and four layouts of the baseline's weights: eight choices at most, none twice, then an end."""
     space = parts["space"]
-    parts["space"] = SearchSpace(
-        {}, {}, space.distillation, space.precision, space.compute, space.engines, space.layouts, 2
-    )
+    parts["space"] = SearchSpace({}, {}, space.distillation, space.precision, space.compute, space.placement, 2)
     end, told, _ = search(parts, answers(), 500, monkeypatch)
     assert end == "the last 50 choices were all made before"
     complete = [t.candidate.id for t in told if t.outcome.state == "complete"]
     assert 4 <= len(complete) == len(set(complete)) <= 8
     assert all("made before" in (t.outcome.reason or "") for t in told if t.outcome.state == "stopped")
+
+
+def test_a_point_that_would_enter_the_front_is_timed_again_for_longer(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each screened point is better than the one before on one objective, or worse on all, by turns."""
+    lengths: list[tuple[int, str]] = []
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        trial = int(Path(arguments["recording"]).stem.removeprefix("trial-"))
+        lengths.append((trial, arguments["length"]))
+        better = trial % 2 == 1
+        return timed(0.5 - 0.01 * trial if better else 0.9, 2.0)
+
+    _, told, _ = search(parts, answers(time=scripted), 8, monkeypatch)
+    complete = [t.number for t in told if t.outcome.state == "complete"]
+    for number in complete:
+        looks = [length for trial, length in lengths if trial == number]
+        assert looks == (["screen", "near"] if number % 2 == 1 else ["screen"])
+    assert all(
+        t.outcome.seconds["time"] == pytest.approx(0.2 if t.number % 2 else 0.1) for t in told if t.number in complete
+    )
+
+
+def test_a_longer_look_that_fails_leaves_the_first(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbed = lambda a: "DisturbedError: busy" if a["length"] == "near" else timed()  # noqa: E731
+    _, told, _ = search(parts, answers(time=disturbed), 4, monkeypatch)
+    assert [t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")] == ["complete"] * 4

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from objectives.record import Outcome
 from search.ledger import Ledger
 from spaces.candidate import Candidate
-from spaces.placement import Placement
+from spaces.placement import Placement, Seat
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +33,10 @@ def uri(migrated: Path, tmp_path: Path) -> str:
 
 def entries(count: int) -> list[Any]:
     made = [
-        (i, Candidate(placement=Placement(replicas=i + 1)), complete_outcome(loss=i / 1000), 0.1 * i)
+        (i, Candidate(placement=Placement(Seat(replicas=i + 1))), complete_outcome(loss=i / 1000), 0.1 * i)
         for i in range(count)
     ]
-    made.append((count, Candidate(placement=Placement(threads=9)), Outcome("failed", "it broke"), None))
+    made.append((count, Candidate(placement=Placement(Seat(threads=9))), Outcome("failed", "it broke"), None))
     return made
 
 
@@ -51,7 +51,7 @@ def runs(uri: str) -> dict[str, Any]:
 
 
 def opened(uri: str, tmp_path: Path) -> Ledger:
-    ledger = Ledger(uri, tmp_path / "artifacts", "s")
+    ledger = Ledger(uri, tmp_path / "artifacts", "s", tmp_path)
     ledger.open({"name": "s", "quality": {"max_loss": 0.01}})
     return ledger
 

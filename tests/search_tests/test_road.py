@@ -22,7 +22,7 @@ STUDY = """
 name: road
 data: {source: synthetic, rows: 4000, users: 120, items: 100, fields: 5}
 quality: {max_loss: 0.4}
-traffic: {rows: {median: 20, sigma: 0.3, max: 60}}
+traffic: {rows: {median: 100, sigma: 0.3, max: 200}}
 space: {distillation: {passes: 1}}
 budget: {minutes: 4, trials: 6}
 """

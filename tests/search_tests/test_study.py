@@ -12,6 +12,7 @@ from objectives.record import NotFiniteError, Outcome, Quality
 from search.study import Study, candidate_of, outcome_of, values
 from spaces.domains import Choice, Float
 from spaces.placement import layouts
+from spaces.placement_space import PlacementSpace
 from spaces.space import SearchSpace
 
 
@@ -23,8 +24,7 @@ def space() -> SearchSpace:
         distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
         precision={"mlp": Choice(("fp32", "int8-dynamic"))},
         compute=Choice(("fp32",)),
-        engines=Choice(("onnxruntime",)),
-        layouts=Choice(layouts(2)),
+        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
         passes=2,
     )
 

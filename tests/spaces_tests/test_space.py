@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import optuna
@@ -14,7 +15,8 @@ from spaces.candidate import Candidate, Weights
 from spaces.canonical import from_plain, to_plain
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Domain, Float, Integer
-from spaces.placement import Placement, layouts, parse_layout
+from spaces.placement import Admission, Batching, Lookup, Placement, Route, Seat, layouts, parse_layout, parse_place
+from spaces.placement_space import PlacementSpace
 from spaces.precision import Precision
 from spaces.pruning import Pruning
 from spaces.space import SearchSpace
@@ -28,8 +30,17 @@ def space() -> SearchSpace:
         distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
         precision={"mlp": Choice(("fp32", "int8-dynamic", "int8-static")), "tables": Choice(("fp32", "fp16", "int8"))},
         compute=Choice(("fp32", "bf16")),
-        engines=Choice(("onnxruntime", "openvino")),
-        layouts=Choice(layouts(2)),
+        placement=PlacementSpace(
+            engine=Choice(("onnxruntime", "openvino")),
+            layout=Choice(layouts(2)),
+            pinned=Choice((False, True)),
+            inline=Choice((False, True)),
+            batch_rows=Choice((0, 400)),
+            batch_wait_us=Choice((0, 200)),
+            split_rows=Choice((0, 200)),
+            route_rows=Choice((0, 200)),
+            user_once=Choice((False, True)),
+        ),
         passes=3,
     )
 
@@ -62,13 +73,68 @@ def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: Sea
                 "pruning": dict(space.pruning),
                 "distillation": dict(space.distillation),
                 "precision": {**space.precision, "compute": space.compute},
-                "placement": {"engine": space.engines, "layout": space.layouts},
+                "placement": {
+                    **{f.name: getattr(space.placement, f.name) for f in dataclasses.fields(PlacementSpace)},
+                    "route_layout": space.placement.layout,
+                },
                 "weights": {"origin": Choice(space.origins)},
             }
             assert value in domains[section][knob]
         if candidate.precision.compute == "bf16":
-            assert candidate.placement.engine == "openvino"
-            assert "placement.engine" not in trial.params
+            assert candidate.placement.seat.engine == "openvino"
+            assert not {"placement.engine", "placement.route_rows"} & set(trial.params)
+        _check_placement(candidate.placement, trial.params)
+
+
+def _check_placement(placement: Placement, asked: dict[str, object]) -> None:
+    """What was asked for beside what: a knob that would do nothing is not asked for."""
+    several = placement.seat.replicas > 1
+    assert ("placement.inline" in asked) == (not several)
+    assert ("placement.split_rows" in asked) == several
+    assert ("placement.batch_rows" in asked) == (not placement.inline and not placement.user_once)
+    assert ("placement.batch_wait_us" in asked) == (placement.batching is not None)
+    assert ("placement.route_layout" in asked) == (placement.route is not None)
+    assert ("placement.pinned" in asked) == (placement.seat.threads is not None and placement.route is None)
+    if placement.route is not None:
+        assert placement.route.seat.engine != placement.seat.engine
+
+
+def test_all_that_can_be_drawn_of_a_placement_is_reached(space: SearchSpace) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [space.suggest(study.ask()).placement for _ in range(300)]
+    for has in (
+        lambda p: p.inline,
+        lambda p: p.batching is not None and p.batching.wait_us == 200,
+        lambda p: p.split_rows == 200,
+        lambda p: p.route is not None and p.route.seat.replicas == 2,
+        lambda p: p.seat.pinned,
+        lambda p: p.user_once,
+    ):
+        assert any(has(p) for p in drawn) and not all(has(p) for p in drawn)
+
+
+def test_a_policy_holds_in_every_candidate() -> None:
+    kept = PlacementSpace(
+        Choice(("onnxruntime",)), Choice(("1xauto",)), queue=Choice((8,)), deadline_ms=Choice((20.0,))
+    )
+    assert kept.suggest(optuna.trial.FixedTrial({}), "fp32") == Placement(admission=Admission(8, 20.0))
+
+
+def test_tables_may_lie_elsewhere_and_a_route_leads_to_another_place() -> None:
+    space = PlacementSpace(
+        Choice(("onnxruntime", "openvino", "onnxruntime:cuda")),
+        Choice(("1xauto",)),
+        route_rows=Choice((0, 64)),
+        lookup=Choice(("same", "onnxruntime")),
+    )
+    asked = {"placement.engine": "onnxruntime:cuda", "placement.lookup": "onnxruntime", "placement.route_rows": 64}
+    drawn = space.suggest(
+        optuna.trial.FixedTrial({**asked, "placement.route_from_onnxruntime:cuda": "openvino"}), "fp32"
+    )
+    assert drawn.seat == Seat("onnxruntime", "cuda") and drawn.lookup == Lookup("onnxruntime")
+    assert drawn.route == Route(64, Seat("openvino"))
+    same = {**asked, "placement.engine": "onnxruntime", "placement.route_rows": 0}
+    assert space.suggest(optuna.trial.FixedTrial(same), "fp32").lookup is None
 
 
 @given(
@@ -84,7 +150,13 @@ def test_a_candidate_survives_json_and_keeps_its_name(
     candidate = Candidate(
         Weights(pruning=Pruning((("mlp", ratio),)), distillation=Distillation(temperature, 0.5, 2)),
         Precision(tuple(widths.items())),
-        Placement(replicas=replicas, threads=threads),
+        Placement(
+            Seat(replicas=replicas, threads=threads),
+            split_rows=10 if replicas > 1 else None,
+            route=Route(5, Seat("openvino")),
+            lookup=Lookup("openvino"),
+            admission=Admission(deadline_ms=2.5),
+        ),
     )
     again = from_plain(Candidate, json.loads(json.dumps(to_plain(candidate))))
     assert again == candidate
@@ -115,7 +187,21 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Pruning((("mlp", 1.0),)), "between 0 and 1"),
         (lambda: Distillation(0.5, 0.5, 1), "at least 1"),
         (lambda: Precision((("mlp", "int3"),)), "int3"),
-        (lambda: Placement(replicas=0), "replica"),
+        (lambda: Seat(replicas=0), "replica"),
+        (lambda: Seat(threads=0), "thread"),
+        (lambda: Seat(pinned=True), "number of threads"),
+        (lambda: Batching(1), "2 rows or more"),
+        (lambda: Batching(8, -1), "0 us or more"),
+        (lambda: Route(0, Seat()), "above 1 row"),
+        (lambda: Admission(queue=0), "1 request or more"),
+        (lambda: Admission(deadline_ms=0.0), "above 0 ms"),
+        (lambda: Placement(Seat(replicas=2, threads=1), inline=True), "the only one"),
+        (lambda: Placement(inline=True, batching=Batching(8)), "batches nothing"),
+        (lambda: Placement(split_rows=8), "two replicas"),
+        (lambda: Placement(user_once=True, batching=Batching(8)), "not batched"),
+        (lambda: parse_place("onnxruntime:"), "ENGINE:DEVICE"),
+        (lambda: PlacementSpace(Choice(("openvino",)), Choice(("1xauto",))), "onnxruntime"),
+        (lambda: PlacementSpace(Choice(("onnxruntime",)), Choice(("1x1",))), "1xauto"),
         (lambda: Weights(pruning=Pruning((("mlp", 0.5),))), "distilled"),
         (lambda: parse_layout("2by1"), "REPLICASxTHREADS"),
     ],

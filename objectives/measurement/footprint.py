@@ -1,0 +1,36 @@
+"""What a process that holds one model takes of the machine: memory at its peak, CPU time by request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from objectives.measurement.traffic import Request, Submit, saturated
+
+_SECONDS = 0.3
+
+
+def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
+    """The largest resident memory that this process ever had (VmHWM; ru_maxrss outlives an exec and may be another's).
+
+    Raises:
+        RuntimeError: the kernel does not tell.
+    """
+    for line in (proc / "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{proc / 'status'} must hold VmHWM, but does not.")
+
+
+def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
+    """CPU time of the whole process for a thousand requests in a saturated closed loop, the pool's included."""
+    before, start = time.process_time(), time.perf_counter()
+    rate = saturated(submit, requests, 2 * replicas, _SECONDS)
+    share = (time.process_time() - before) / (time.perf_counter() - start)
+    return 1000 * share / rate
+
+
+def money_per_million(rps: float, price_per_hour: float) -> float:
+    """Of a machine at a price per hour that answers so many requests a second."""
+    return price_per_hour / 3600 / rps * 1e6

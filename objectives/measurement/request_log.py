@@ -1,0 +1,169 @@
+"""A user's own log of requests: when each arrived and how many rows it had, read once and kept as a trace."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_TIME_NAMES = ("timestamp", "time", "ts", "datetime", "second")
+# A number since the epoch is below these in seconds, milliseconds, microseconds, until the year 5138.
+_UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
+_ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%+")  # the last is RFC 3339, with an offset
+_PARQUET = (".parquet", ".pq")
+
+
+class RequestLogError(ValueError):
+    """A log of requests, or a trace made of one, that cannot be played."""
+
+
+@dataclass(frozen=True, eq=False)
+class RequestLog:
+    """n requests in the order of arrival; several may arrive together."""
+
+    seconds: NDArray[np.float64]  # (n,) from 0, ascending
+    rows: NDArray[np.int64] | None = None  # (n,) 1 or more; None: not recorded
+
+    def __post_init__(self) -> None:
+        seconds, rows = self.seconds, self.rows
+        if seconds.ndim != 1 or len(seconds) < 2:
+            raise RequestLogError(f"A log holds 2 requests or more, but got {seconds.size}.")
+        if seconds[0] != 0 or not np.all(np.diff(seconds) >= 0):
+            raise RequestLogError(f"The seconds of a log ascend from 0, but got {seconds[:4]}...")
+        if seconds[-1] == 0:
+            raise RequestLogError(f"Requests arrive at 2 moments or more, but got all {len(seconds)} at one.")
+        if rows is not None and (rows.shape != seconds.shape or rows.min() < 1):
+            raise RequestLogError(f"Each of {len(seconds)} requests has 1 row or more, but got {rows[:4]}...")
+
+
+def read_request_log(path: Path, rows_column: str | None = None, seed: int = 0) -> RequestLog:
+    """A CSV or Parquet file of one request a line, or of requests per second.
+
+    A column timestamp, time, ts, datetime or second, in any case, holds ISO text or a number since the epoch, whose
+    unit (seconds, milli-, micro- or nanoseconds) its magnitude tells. Rows are read from rows_column, else from a
+    column `rows` if there is one. Without rows, a column `count` says how many requests arrive within the second that
+    begins at the line's time, uniformly at random by the seed.
+
+    Raises:
+        RequestLogError: naming the path, and the line (of a Parquet file: the row, from 1) that is at fault.
+    """
+    import polars as pl  # a light install has none
+
+    try:
+        frame, first_line = _read_table(path)
+        return _log(frame, first_line, rows_column, seed)
+    except (RequestLogError, pl.exceptions.PolarsError, OSError) as error:
+        raise RequestLogError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def write_trace(log: RequestLog, path: Path) -> None:
+    """Writes the gaps in nanoseconds, (n - 1,), and the rows to path, an .npz file, under exactly that name."""
+    gaps_ns = np.diff(np.rint(log.seconds * 1e9).astype(np.int64))
+    arrays: dict[str, NDArray[Any]] = {"gaps_ns": gaps_ns} | ({} if log.rows is None else {"rows": log.rows})
+    with path.open("wb") as file:  # given a name, NumPy would append .npz to it
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_trace(path: Path) -> RequestLog:
+    """The log that `write_trace` wrote, to the nanosecond; NumPy alone reads it.
+
+    Raises:
+        RequestLogError: no such file, or another kind of file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            gaps, rows = stored["gaps_ns"], stored["rows"] if "rows" in stored.files else None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RequestLogError(f"{path}: A trace is a file that write_trace wrote, but got: {error}") from error
+    return RequestLog(np.append(0, np.cumsum(gaps)) / 1e9, rows)
+
+
+def _read_table(path: Path) -> tuple[pl.DataFrame, int]:
+    """The table, of a CSV all as text, and the number of its first line."""
+    import polars as pl
+
+    if not path.is_file():
+        raise RequestLogError("A request log is a CSV or Parquet file, but got no such file.")
+    if path.suffix.lower() in _PARQUET:
+        return pl.read_parquet(path), 1
+    if path.stat().st_size == 0:
+        raise RequestLogError("A log holds 2 requests or more, but got an empty file.")
+    return pl.read_csv(path, infer_schema=False), 2
+
+
+def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: int) -> RequestLog:
+    names = {name.strip().lower(): name for name in frame.columns}
+    time = next((names[name] for name in _TIME_NAMES if name in names), None)
+    if time is None:
+        raise RequestLogError(f"A log has a column of times, one of {_TIME_NAMES}, but got {frame.columns}.")
+    if rows_column is not None and rows_column not in frame.columns:
+        raise RequestLogError(f"The rows are in the column {rows_column!r}, but got {frame.columns}.")
+    seconds = _seconds(frame[time], first_line)
+    if (sizes := rows_column or names.get("rows")) is not None:
+        return RequestLog(seconds, _whole(frame[sizes], 1, "A request has {} row or more", first_line))
+    if "count" in names:
+        counts = _whole(frame[names["count"]], 0, "A second has {} requests or more", first_line)
+        within = np.random.default_rng(seed).random(counts.sum())
+        seconds = np.sort(np.repeat(seconds, counts) + within)
+        seconds -= seconds[:1]
+    return RequestLog(seconds)
+
+
+def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
+    """(n,) seconds since the first time; whole numbers are subtracted as such, so that no digit is lost."""
+    times, per_second = _times(column)
+    missing = np.flatnonzero((times.is_null() | ~times.cast(float).is_finite()).fill_null(True).to_numpy())
+    if len(missing):
+        at = int(missing[0])
+        raise RequestLogError(
+            f"A time is ISO text or a number since the epoch, but got {column[at]!r} in line {at + first_line}."
+        )
+    values: NDArray[Any] = times.to_numpy()
+    unsorted = np.flatnonzero(values[1:] < values[:-1])
+    if len(unsorted):
+        at = int(unsorted[0]) + 1
+        raise RequestLogError(
+            f"Requests are in the order of time, but got {column[at]!r} after {column[at - 1]!r} in line "
+            f"{at + first_line}."
+        )
+    return np.asarray((values - values[:1]) / per_second, dtype=np.float64)
+
+
+def _times(column: pl.Series) -> tuple[pl.Series, int]:
+    """Numbers, null where a value is no time, and how many of them make a second."""
+    import polars as pl
+
+    if column.dtype == pl.Datetime:
+        return column.dt.cast_time_unit("ns").to_physical(), 10**9
+    if column.dtype.is_numeric():
+        return column, _per_second(column)
+    text = column.cast(pl.String).str.strip_chars()
+    numbers = [text.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64)]
+    moments = [text.str.to_datetime(form, time_unit="ns", strict=False).to_physical() for form in _ISO_FORMATS]
+    readings = [(n, _per_second(n)) for n in numbers] + [(m, 10**9) for m in moments]
+    # The reading that most of the column has, so that a stray value is what gets reported.
+    return min(readings, key=lambda reading: reading[0].null_count())
+
+
+def _per_second(numbers: pl.Series) -> int:
+    largest = numbers.cast(float).abs().max()
+    return next((unit for below, unit in _UNITS if isinstance(largest, float) and largest < below), 1)
+
+
+def _whole(column: pl.Series, least: int, rule: str, first_line: int) -> NDArray[np.int64]:
+    """(n,) whole numbers, each at least `least`; the rule of the refusal has a place for it."""
+    import polars as pl
+
+    numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    wrong = np.flatnonzero(~((numbers >= least) & (numbers < 2**53) & (numbers == np.floor(numbers))))
+    if len(wrong):
+        at = int(wrong[0])
+        raise RequestLogError(f"{rule.format(least)}, but got {column[at]!r} in line {at + first_line}.")
+    return numbers.astype(np.int64)

@@ -1,0 +1,217 @@
+"""What happened when while a schedule was played: rates, percentiles, queue and CPU use, in intervals of time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measurement.statistics import Floats, percentile
+from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop
+
+MOST_BINS = 100
+# A p95 of a bin wants a few dozen answers: at a low rate there are fewer bins, but not below this number.
+FEWEST_BINS = 25
+_SHORTEST_BIN_SECONDS = 0.1
+_BIN_REQUESTS = 40
+_GLANCE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """Raw moments of one play, in seconds from its start.
+
+    Args:
+        scheduled_s: (n,), ascending
+        latency_ms: (n,) from the scheduled arrival, infinite where a request was refused
+        lag_ms: (n,), how late the generator was
+        offered_share: planned duration over that of submitting, 1 when on time
+        cpu_at_s: (m,), ascending, when the processor time was read; the first at 0, the last after the last answer
+        cpu_s: (m,), processor seconds that the process had spent by then, generator included
+    """
+
+    scheduled_s: Floats
+    latency_ms: Floats
+    lag_ms: Floats
+    offered_share: float
+    cpu_at_s: Floats
+    cpu_s: Floats
+
+    def __post_init__(self) -> None:
+        count = len(self.scheduled_s)
+        if count == 0 or len(self.latency_ms) != count or len(self.cpu_at_s) < 2:
+            raise ValueError(
+                f"A play has requests and two readings of the processor or more, but got {count} arrivals, "
+                f"{len(self.latency_ms)} latencies and {len(self.cpu_at_s)} readings."
+            )
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.latency_ms)
+
+    @property
+    def finished_s(self) -> Floats:
+        """(n,), infinite where a request was refused."""
+        return self.scheduled_s + self.latency_ms / 1e3
+
+    @property
+    def seconds(self) -> float:
+        """Until the last answer."""
+        return float(np.max(self.finished_s, initial=self.cpu_at_s[-1], where=self.served))
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Equal bins of time, one number of each in every tuple; `edges_s` has one more.
+
+    offered_rps counts scheduled arrivals, served_rps answers by their finish. Percentiles are those of the requests
+    scheduled in the bin; None where they are too few, or where the percentile itself was refused. The queue holds
+    requests scheduled and not finished: at the end of the bin, its mean over the bin's time, its maximum. cpu_cores is
+    processor time of the whole process over time.
+    """
+
+    edges_s: tuple[float, ...]
+    offered_rps: tuple[float, ...]
+    served_rps: tuple[float, ...]
+    refused: tuple[int, ...]
+    p50_ms: tuple[float | None, ...]
+    p95_ms: tuple[float | None, ...]
+    queue_end: tuple[int, ...]
+    queue_mean: tuple[float, ...]
+    queue_max: tuple[int, ...]
+    cpu_cores: tuple[float, ...]
+
+
+def play(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Played:
+    """A schedule in one go by the open loop, while a thread reads the processor time now and then."""
+    with _processor_read() as readings:
+        arrivals = open_loop(submit, requests, gaps_ns)
+    return Played(
+        np.cumsum(gaps_ns) / 1e9, arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share, *_clock(readings)
+    )
+
+
+def play_closed(submit: Submit, requests: Sequence[Request], seconds: float) -> Played:
+    """One request at a time, over and over; each is scheduled when the one before is answered."""
+    start_ns, latency_ms = [], []
+    with _processor_read() as readings:
+        origin = readings[0][0]
+        for request in itertools.cycle(requests):
+            start_ns.append(time.perf_counter_ns())
+            latency_ms.append(float(closed_loop(submit, [request])[0]))
+            if time.perf_counter_ns() - origin >= seconds * 1e9:
+                break
+    scheduled = (np.array(start_ns, dtype=np.int64) - origin) / 1e9
+    return Played(scheduled, np.array(latency_ms), np.zeros(len(start_ns)), 1.0, *_clock(readings))
+
+
+def joined(plays: Sequence[Played]) -> Played:
+    """Plays put end to end on one clock, as if nothing had been between them."""
+    starts = np.concatenate([[0.0], np.cumsum([p.seconds for p in plays])])
+    spent = np.concatenate([[0.0], np.cumsum([p.cpu_s[-1] for p in plays])])
+    planned = [float(p.scheduled_s[-1]) for p in plays]
+    # Where one play ends and the next begins there is one reading, not two.
+    first = [0 if i == 0 else 1 for i in range(len(plays))]
+    return Played(
+        np.concatenate([p.scheduled_s + at for p, at in zip(plays, starts, strict=False)]),
+        np.concatenate([p.latency_ms for p in plays]),
+        np.concatenate([p.lag_ms for p in plays]),
+        sum(planned) / sum(seconds / p.offered_share for seconds, p in zip(planned, plays, strict=True)),
+        np.concatenate([p.cpu_at_s[f:] + at for p, f, at in zip(plays, first, starts, strict=False)]),
+        np.concatenate([p.cpu_s[f:] + before for p, f, before in zip(plays, first, spent, strict=False)]),
+    )
+
+
+def timeline(played: Played, bins: int | None = None) -> Timeline:
+    """Bins None: about a hundred, each 0.1 s or longer, fewer where the rate is low."""
+    edges = np.linspace(0, played.seconds, (bins or _bins(played)) + 1)
+    width = edges[1] - edges[0]
+    served, scheduled, finished = played.served, played.scheduled_s, played.finished_s
+    at_end, mean, most = _queue(scheduled[served], finished[served], edges)
+    parts = np.split(played.latency_ms, np.searchsorted(scheduled, edges[1:-1]))
+    return Timeline(
+        edges_s=_numbers(edges),
+        offered_rps=_numbers(np.histogram(scheduled, edges)[0] / width),
+        served_rps=_numbers(np.histogram(finished[served], edges)[0] / width),
+        refused=tuple(int(np.isinf(part).sum()) for part in parts),
+        p50_ms=tuple(_percentile(part, 50) for part in parts),
+        p95_ms=tuple(_percentile(part, 95) for part in parts),
+        queue_end=tuple(int(n) for n in at_end),
+        queue_mean=_numbers(mean),
+        queue_max=tuple(int(n) for n in most),
+        cpu_cores=_numbers(np.diff(np.interp(edges, played.cpu_at_s, played.cpu_s)) / width),
+    )
+
+
+def _bins(played: Played) -> int:
+    wanted = max(FEWEST_BINS, len(played.scheduled_s) / _BIN_REQUESTS)
+    return max(1, int(min(MOST_BINS, wanted, played.seconds / _SHORTEST_BIN_SECONDS)))
+
+
+def _percentile(latency_ms: Floats, percent: float) -> float | None:
+    """None where not even one sample is expected beyond it."""
+    if latency_ms.size * (100 - percent) < 100:
+        return None
+    found = percentile(latency_ms, percent)
+    return found if math.isfinite(found) else None
+
+
+def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """Requests between start and finish, (n,) each: at the end of each bin, their mean over its time, their maximum."""
+    moments = np.concatenate([start, finish])
+    steps = np.repeat(np.array([1, -1], dtype=np.int64), len(start))
+    order = np.argsort(moments, kind="stable")
+    moments, level = moments[order], np.cumsum(steps[order])
+    by_edge = np.searchsorted(moments, edges, side="right")
+    at_edge = np.concatenate([[0], level])[by_edge]
+    most = [level[a:b].max(initial=at) for (a, b), at in zip(itertools.pairwise(by_edge), at_edge, strict=False)]
+    if len(moments) == 0:
+        return at_edge[1:], np.zeros(len(edges) - 1), np.array(most, dtype=np.int64)
+    # Request-seconds spent by each moment: linear in between, for the level is constant there.
+    spent = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(moments))])
+    mean = np.diff(np.interp(edges, moments, spent)) / np.diff(edges)
+    return at_edge[1:], mean, np.array(most, dtype=np.int64)
+
+
+def _numbers(values: Floats) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+Reading = tuple[int, float]
+
+
+def _read() -> Reading:
+    return time.perf_counter_ns(), time.process_time()
+
+
+@contextmanager
+def _processor_read() -> Iterator[list[Reading]]:
+    """Readings of (nanoseconds, processor seconds): one at once, one every 0.1 s, one at the end."""
+    readings = [_read()]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_GLANCE_SECONDS):
+            readings.append(_read())
+
+    thread = threading.Thread(target=look, name="processor-time", daemon=True)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        over.set()
+        thread.join()
+        readings.append(_read())
+
+
+def _clock(readings: Sequence[Reading]) -> tuple[Floats, Floats]:
+    """Seconds and processor seconds, both from the first reading."""
+    moments, spent = zip(*readings, strict=True)
+    return (np.array(moments, dtype=np.int64) - moments[0]) / 1e9, np.array(spent) - spent[0]

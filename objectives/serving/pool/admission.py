@@ -1,0 +1,138 @@
+"""Which requests are let in: all, or those for which there is room and time."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from objectives.serving.engines import Inputs
+from objectives.serving.pool.answer import Answer, Job, Refusal, RefusedError, Run, Scores, rows_of
+from spaces.placement import Admission
+
+# The newest run's share in the running means.
+_NEWEST = 0.1
+# So many refusals by an idle replica, with nothing served between, and what was learnt is thought to be out of date.
+_STALE_AFTER = 100
+
+
+class Load(Protocol):
+    """A replica as a gate sees it, under the lock of its seat."""
+
+    rows: int
+    requests: int
+    running: int
+
+
+class Gate:
+    """An open gate: one for each seat. What it hands out and answers is the whole contract of admission."""
+
+    refused = 0
+
+    def answer(self, submitted_ns: int) -> Answer:
+        return Answer()
+
+    def refusal(self, replicas: Sequence[Load], jobs: Sequence[Job]) -> RefusedError | None:
+        """Why the jobs of one request are not let in; called under the seat's lock, before they are queued."""
+        return None
+
+    def timed(self, run: Run) -> Run:
+        """The same run, from which the gate may learn."""
+        return run
+
+
+class Turnstile(Gate):
+    """Refuses what would wait in a full queue, and what would be answered, or has its turn, after the deadline."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._queue = math.inf if admission.queue is None else admission.queue
+        self._deadline_ns = math.inf if admission.deadline_ms is None else admission.deadline_ms * 1e6
+        self._lock = threading.Lock()
+        self._pace = Pace()
+
+    def answer(self, submitted_ns: int) -> Answer:
+        return DueAnswer(submitted_ns + self._deadline_ns, self)
+
+    def refusal(self, replicas: Sequence[Load], jobs: Sequence[Job]) -> RefusedError | None:
+        waiting = sum(max(0, replica.requests - replica.running) for replica in replicas)
+        idle = sum(replica.requests == 0 for replica in replicas)
+        if waiting >= self._queue and idle < len(jobs):
+            return self.refuse(Refusal.QUEUE_FULL, f"{waiting} requests wait, of {self._queue} at most.")
+        foreseen_ns = _most_rows(replicas, jobs) * self._pace.ns_per_row
+        if foreseen_ns > self._deadline_ns:
+            self._pace.doubt(idle > 0)
+            asked = f"{foreseen_ns / 1e6:.3g} ms are foreseen, of {self._deadline_ns / 1e6:g} ms at most."
+            return self.refuse(Refusal.DEADLINE, asked)
+        return None
+
+    def refuse(self, reason: Refusal, detail: str) -> RefusedError:
+        with self._lock:
+            self.refused += 1
+        return RefusedError(reason, detail)
+
+    def timed(self, run: Run) -> Run:
+        def run_and_learn(request: Inputs) -> Scores:
+            start = time.perf_counter_ns()
+            scores = run(request)
+            self._pace.learn(rows_of(request), time.perf_counter_ns() - start)
+            return scores
+
+        return run_and_learn
+
+
+class DueAnswer(Answer):
+    """An answer that is refused where its turn comes too late."""
+
+    def __init__(self, due_ns: float, gate: Turnstile) -> None:
+        super().__init__()
+        self._due_ns, self._gate = due_ns, gate
+
+    def begin(self) -> bool:
+        if not super().begin():
+            return False
+        late_ns = time.perf_counter_ns() - self._due_ns
+        if late_ns > 0:
+            raise self._gate.refuse(Refusal.DEADLINE, f"its turn came {late_ns / 1e6:.3g} ms after the deadline.")
+        return True
+
+
+class Pace:
+    """Nanoseconds a row, 0 while nothing is learnt: a mean in which older runs weigh exponentially less.
+
+    Time and rows have a mean each, so that a small request, whose rows are dear, weighs as its rows do.
+    """
+
+    def __init__(self) -> None:
+        self.ns_per_row = 0.0
+        self._ns = self._rows = 0.0
+        self._doubts = 0
+        self._lock = threading.Lock()
+
+    def learn(self, rows: int, ns: int) -> None:
+        with self._lock:
+            share = _NEWEST if self.ns_per_row else 1.0
+            self._ns += share * (ns - self._ns)
+            self._rows += share * (max(rows, 1) - self._rows)
+            self.ns_per_row = self._ns / self._rows
+            self._doubts = 0
+
+    def doubt(self, idle: bool) -> None:
+        """A request was refused by this pace. If idle replicas only ever refuse, nothing would be learnt again, and one
+        slow run would close the pool for good: then the pace is forgotten, and the next request is tried."""
+        with self._lock:
+            self._doubts += idle
+            if self._doubts >= _STALE_AFTER:
+                self.ns_per_row, self._doubts = 0.0, 0
+
+
+def _most_rows(replicas: Sequence[Load], jobs: Sequence[Job]) -> int:
+    """Outstanding rows of the fullest replica that takes one of the jobs, once it has."""
+    loads = [replica.rows for replica in replicas]
+    most = 0
+    for job in jobs:
+        least = loads.index(min(loads))
+        loads[least] += job.rows
+        most = max(most, loads[least])
+    return most

@@ -1,0 +1,74 @@
+"""A replica that answers on the caller's own thread while it is idle: no hand-off between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from objectives.serving.engines import Engine, Inputs
+from objectives.serving.pool.admission import Gate
+from objectives.serving.pool.answer import Answer, Job, Run, Scores
+from objectives.serving.pool.replica import Replica
+from objectives.serving.pool.replicas import Replicas
+
+
+class InlineReplica(Replica):
+    """Runs on its own thread and on callers', one at a time.
+
+    The turn is free whenever nothing is outstanding, since it is given back before a job is released.
+    """
+
+    def __init__(self, lock: threading.Lock, gate: Gate) -> None:
+        super().__init__(lock, gate)
+        self._turn = threading.Lock()
+
+    def prepare(self, engine: Engine) -> Run:
+        self._run = super().prepare(engine)
+
+        def run_in_turn(request: Inputs) -> Scores:
+            with self._turn:
+                return self._run(request)
+
+        return run_in_turn
+
+    def enter(self, job: Job) -> bool:
+        """Take the turn for the caller's thread if nothing is outstanding, else queue the job; under the lock."""
+        if self.requests:
+            self.put(job)
+            return False
+        self.count(job)
+        self._turn.acquire()
+        return True
+
+    def answer_here(self, job: Job) -> None:
+        self.answer(job, self._run_and_leave)
+
+    def stop(self) -> None:
+        super().stop()
+        # A caller may still be inside.
+        with self._turn:
+            pass
+
+    def _run_and_leave(self, request: Inputs) -> Scores:
+        try:
+            return self._run(request)
+        finally:
+            self._turn.release()
+
+
+class InlineReplicas(Replicas):
+    """The only replica of a seat that answers inline."""
+
+    def __init__(self, lock: threading.Lock, gate: Gate) -> None:
+        self._only = InlineReplica(lock, gate)
+        super().__init__([self._only], lock, gate)
+
+    def place(self, answer: Answer, jobs: Sequence[Job]) -> None:
+        (job,) = jobs
+        with self._lock:
+            refusal = self._refusal(jobs)
+            here = refusal is None and self._only.enter(job)
+        if refusal is not None:
+            answer.fail(refusal)
+        elif here:
+            self._only.answer_here(job)

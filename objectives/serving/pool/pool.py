@@ -1,0 +1,127 @@
+"""The pool that a placement describes: which parts a request passes is decided once, when it is opened."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from objectives.serving.engines import Engine, Inputs, open_replica
+from objectives.serving.pool.admission import Gate, Turnstile
+from objectives.serving.pool.answer import Answer, rows_of
+from objectives.serving.pool.batching import BatchingReplica
+from objectives.serving.pool.cores import cores_here, share_cores
+from objectives.serving.pool.inline import InlineReplicas
+from objectives.serving.pool.replica import Replica
+from objectives.serving.pool.replicas import Replicas
+from objectives.serving.pool.splitting import Splitter
+from spaces.placement import Admission, Placement, Seat
+
+
+class _Way(Protocol):
+    """A stretch of a request's way to the engines."""
+
+    def take(self, request: Inputs, rows: int) -> Answer: ...
+
+
+class Pool:
+    """Replicas of one model, each with a thread of its own.
+
+    A request is routed by its rows, then split, let in or refused, and batched among the replicas of its seat, by the
+    same rules on every seat; only the first seat answers inline, and then the caller's thread runs where it is, pinned
+    or not. `submit` may be called from several threads; the requests of one replica are run in the order of submission.
+    """
+
+    def __init__(self, placement: Placement, open_engine: Callable[[Seat], Engine]) -> None:
+        """Open every replica, each in its own thread; if one fails, all are closed and its error is raised.
+
+        Raises:
+            EngineError: there are fewer cores than pinned replicas need.
+            ValueError: requests are to be batched for a graph that takes inputs once a request.
+        """
+        cores = share_cores(placement.seats, cores_here())
+        first, *others = placement.seats
+        self._seats = [_replicas(placement, first, placement.inline), *(_replicas(placement, s, False) for s in others)]
+        try:
+            for number, (seat, replicas) in enumerate(zip(placement.seats, self._seats, strict=True)):
+                replicas.start(partial(open_engine, seat), cores[number], f"replica-{number}")
+        except BaseException:
+            self.close()
+            raise
+        self._way = _way(placement, self._seats)
+
+    @classmethod
+    def open(cls, model: Path, placement: Placement, compute: str = "fp32") -> Pool:
+        """Load a model file into every replica of a placement.
+
+        Raises:
+            EngineError: an engine is missing or cannot do what is asked.
+        """
+        return cls(placement, lambda seat: open_replica(model, seat, placement.lookup, compute))
+
+    def submit(self, request: Inputs) -> Answer:
+        """Named arrays of (rows, ...) -> an answer that holds scores of (rows,), or the error of its run, or a
+        RefusedError.
+
+        Raises:
+            RuntimeError: the pool is closed.
+            ValueError: the request has no rows.
+        """
+        return self._way.take(request, rows_of(request))
+
+    @property
+    def waiting(self) -> int:
+        """Requests submitted and unanswered, the parts of a split one counted each."""
+        return sum(replicas.waiting for replicas in self._seats)
+
+    @property
+    def refused(self) -> int:
+        """Requests refused so far."""
+        return sum(replicas.refused for replicas in self._seats)
+
+    def close(self) -> None:
+        """Finish what was submitted, then stop the replicas."""
+        for replicas in self._seats:
+            replicas.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Router:
+    """Requests of more than `above` rows go the large way."""
+
+    def __init__(self, small: _Way, large: _Way, above: int) -> None:
+        self._small, self._large, self._above = small, large, above
+
+    def take(self, request: Inputs, rows: int) -> Answer:
+        return (self._large if rows > self._above else self._small).take(request, rows)
+
+
+def _replicas(placement: Placement, seat: Seat, inline: bool) -> Replicas:
+    lock = threading.Lock()
+    gate = Gate() if placement.admission == Admission() else Turnstile(placement.admission)
+    if inline:
+        return InlineReplicas(lock, gate)
+    if placement.batching is None:
+        return Replicas([Replica(lock, gate) for _ in range(seat.replicas)], lock, gate)
+    return Replicas([BatchingReplica(lock, gate, placement.batching) for _ in range(seat.replicas)], lock, gate)
+
+
+def _way(placement: Placement, seats: list[Replicas]) -> _Way:
+    def within(replicas: Replicas) -> _Way:
+        above = placement.split_rows
+        return replicas if above is None or len(replicas) == 1 else Splitter(replicas, above)
+
+    if placement.route is None:
+        return within(seats[0])
+    small, large = seats
+    return _Router(within(small), within(large), placement.route.above_rows)

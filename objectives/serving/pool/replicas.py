@@ -1,0 +1,80 @@
+"""The replicas of one seat: each job goes to the least loaded one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+
+from objectives.serving.engines import Engine, Inputs
+from objectives.serving.pool.admission import Gate
+from objectives.serving.pool.answer import Answer, Job, RefusedError
+from objectives.serving.pool.cores import Cores
+from objectives.serving.pool.replica import Replica
+
+_load = attrgetter("rows", "requests")
+
+
+class Replicas:
+    """Least loaded is the one with the fewest outstanding rows, then requests, then the lowest number.
+
+    One lock guards loads, queues and the end, so that what was let in before `close` is answered.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], lock: threading.Lock, gate: Gate) -> None:
+        self._replicas, self._lock, self._gate = replicas, lock, gate
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    @property
+    def waiting(self) -> int:
+        return sum(replica.requests for replica in self._replicas)
+
+    @property
+    def refused(self) -> int:
+        return self._gate.refused
+
+    def start(self, open_engine: Callable[[], Engine], cores: Sequence[Cores], name: str) -> None:
+        """Open one engine after another. What goes wrong is raised, and `close` then stops those that run."""
+        for number, (replica, own) in enumerate(zip(self._replicas, cores, strict=True)):
+            replica.start(open_engine, own, f"{name}-{number}")
+
+    def answer(self, submitted_ns: int) -> Answer:
+        return self._gate.answer(submitted_ns)
+
+    def take(self, request: Inputs, rows: int) -> Answer:
+        now = time.perf_counter_ns()
+        answer = self._gate.answer(now)
+        self.place(answer, (Job(answer, request, rows, now),))
+        return answer
+
+    def place(self, answer: Answer, jobs: Sequence[Job]) -> None:
+        """Let all jobs of one answer in, or refuse it.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        with self._lock:
+            refusal = self._refusal(jobs)
+            if refusal is None:
+                for job in jobs:
+                    min(self._replicas, key=_load).put(job)
+                return
+        answer.fail(refusal)
+
+    def close(self) -> None:
+        """Finish what was let in, then stop. May be called again."""
+        with self._lock:
+            self._closed = True
+            for replica in self._replicas:
+                replica.queue.put(None)
+        for replica in self._replicas:
+            replica.stop()
+
+    def _refusal(self, jobs: Sequence[Job]) -> RefusedError | None:
+        if self._closed:
+            raise RuntimeError("The pool is closed.")
+        return self._gate.refusal(self._replicas, jobs)

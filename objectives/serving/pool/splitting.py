@@ -1,0 +1,101 @@
+"""A large request that several replicas answer together."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import numpy as np
+
+from objectives.serving.engines import Inputs
+from objectives.serving.pool.answer import Answer, Job, Scores, is_even
+from objectives.serving.pool.replicas import Replicas
+
+
+class Splitter:
+    """Requests of more than `above` rows are cut into parts; each part goes to the least loaded replica.
+
+    A request is let in or refused as a whole, and its turn comes when that of its first part does.
+    """
+
+    def __init__(self, replicas: Replicas, above: int) -> None:
+        self._replicas, self._above = replicas, above
+
+    def take(self, request: Inputs, rows: int) -> Answer:
+        if rows <= self._above or not is_even(request, rows):
+            return self._replicas.take(request, rows)
+        now = time.perf_counter_ns()
+        answer = self._replicas.answer(now)
+        ends = cut(rows, len(self._replicas), self._above)
+        joint = _Joint(answer, len(ends))
+        self._replicas.place(
+            answer,
+            [
+                Job(_Part(joint, i), {name: values[start:end] for name, values in request.items()}, end - start, now)
+                for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
+            ],
+        )
+        return answer
+
+
+def cut(rows: int, replicas: int, above: int) -> list[int]:
+    """Where each part ends: as many nearly equal parts as replicas, but none of fewer than half of `above` rows."""
+    parts = min(replicas, rows // -(-above // 2))
+    return [rows * (i + 1) // parts for i in range(parts)]
+
+
+class _Joint:
+    """Scores of the parts in their order; the first error is everyone's."""
+
+    def __init__(self, answer: Answer, parts: int) -> None:
+        self._answer = answer
+        self._scores: list[Scores] = [np.empty(0, np.float32)] * parts
+        self._left = parts
+        self._begun = self._over = False
+        self._lock = threading.Lock()
+
+    def begin(self) -> bool:
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                self._over = not self._answer.begin()
+            return not self._over
+
+    def finish(self, part: int, scores: Scores) -> None:
+        with self._lock:
+            self._scores[part] = scores
+            self._left -= 1
+            last = self._left == 0 and not self._over
+        if last:
+            self._join()
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            first, self._over = not self._over, True
+        if first:
+            self._answer.fail(error)
+
+    def _join(self) -> None:
+        try:
+            scores = np.concatenate(self._scores)
+        except ValueError as error:
+            self._answer.fail(error)
+        else:
+            self._answer.finish(scores, time.perf_counter_ns())
+
+
+class _Part:
+    """Where a replica leaves what came of one part."""
+
+    def __init__(self, joint: _Joint, number: int) -> None:
+        self._joint, self._number = joint, number
+
+    def begin(self) -> bool:
+        return self._joint.begin()
+
+    def finish(self, scores: Scores, finished_ns: int) -> None:
+        self._joint.finish(self._number, scores)
+
+    def fail(self, error: BaseException) -> None:
+        self._joint.fail(error)

@@ -1,0 +1,278 @@
+"""What this machine offers a study and what it lacks, with what each lack costs and how to mend it.
+
+Works in a light install: a package that is not there is a finding.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objectives.serving.devices import (
+    ENGINES,
+    FEATURES,
+    HOW_TO_GET,
+    Gpu,
+    core_ids,
+    cores_allowed,
+    cpu_features,
+    cpu_model,
+    cpu_quota,
+    devices_of,
+    engine_version,
+    memory_available,
+    nvidia_gpus,
+    onnxruntime_providers,
+    openvino_devices,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BROWSERS = ("google-chrome", "google-chrome-stable", "chrome", "chromium", "chromium-browser")
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Something that is not here."""
+
+    what: str
+    lost: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class EngineFound:
+    """An engine; what it holds goes by its own names (providers, devices), what it offers by those of a seat.
+
+    error: why an engine that is installed cannot be loaded
+    """
+
+    name: str
+    version: str | None
+    holds: tuple[str, ...]
+    offers: tuple[str, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The machine as a study would find it."""
+
+    python: str
+    system: str
+    versions: Mapping[str, str | None]
+    cpu: str
+    cores_machine: int
+    cores_allowed: int
+    cores_why: str | None  # why fewer are allowed than the machine has
+    features: tuple[str, ...]
+    features_missing: tuple[str, ...]
+    engines: tuple[EngineFound, ...]
+    gpus: tuple[Gpu, ...]
+    memory_available_bytes: int | None
+    home: str
+    disk_free_bytes: int
+    browser: str | None
+    lacks: tuple[Lack, ...]
+
+
+# Packages by the extra of leanrec that brings them, as pyproject.toml has them, and what is lost without them.
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "": ("numpy", "onnxruntime"),
+    "study": (
+        "torch", "torch-pruning", "onnx", "onnxscript", "polars", "scikit-learn", "optuna", "mlflow", "plotly",
+        "pydantic", "pyyaml", "rich",
+    ),
+    "openvino": ("openvino",),
+    "png": ("kaleido",),
+}  # fmt: skip
+_LOST_PACKAGES: Mapping[str, str] = {
+    "": "no bundle can be verified or served, and nothing measured",
+    "study": "no study can be run; bundles can be verified and served",
+    "openvino": "the engine openvino, often the faster for large fp32 requests, and bf16 are not offered",
+    "png": "report --png draws no picture",
+}
+# CPU features of which one is enough, what they are called, and what is lost without any.
+_FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("avx512f",), "AVX-512", "kernels compute 8 numbers at a time, not 16"),
+    (
+        ("avx512_vnni", "avx_vnni", "amx_int8"),
+        "VNNI",
+        "int8 saves less time, and its sums saturate: its scores differ from those of a CPU that has it",
+    ),
+    (("avx512_bf16", "amx_bf16"), "AVX-512 BF16 or AMX", "bf16 is not offered"),
+    (("amx_tile",), "AMX", "int8 and bf16 are multiplied by vectors, not by tiles: large requests gain less"),
+)
+
+
+def diagnose(home: Path) -> Diagnosis:
+    """Look at everything; loads the engines, and neither torch nor anything else that is heavy.
+
+    Args:
+        home: where studies are to be kept; it need not be there yet
+    """
+    versions = {name: _version(name) for names in PACKAGES.values() for name in names}
+    features, gpus, browser = cpu_features(), nvidia_gpus(), _browser()
+    engines = tuple(_engine(name) for name in ENGINES)
+    lacks = (
+        *_missing_packages(versions),
+        *_missing_devices(engines, gpus),
+        *_missing_features(features),
+        *_missing_rest(cores_allowed(), browser),
+    )
+    return Diagnosis(
+        python=platform.python_version(),
+        system=platform.platform(),
+        versions=versions,
+        cpu=cpu_model(),
+        cores_machine=os.cpu_count() or 1,
+        cores_allowed=cores_allowed(),
+        cores_why=why_fewer(os.cpu_count() or 1, len(core_ids()), cpu_quota()),
+        features=features,
+        features_missing=tuple(feature for feature in FEATURES if feature not in features),
+        engines=engines,
+        gpus=gpus,
+        memory_available_bytes=memory_available(),
+        home=str(home),
+        disk_free_bytes=_disk_free(home),
+        browser=browser,
+        lacks=lacks,
+    )
+
+
+def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
+    """Why fewer cores are allowed than the machine has; None if all are."""
+    reasons = []
+    if affinity < machine:
+        reasons.append(f"the affinity mask (cpuset, taskset) holds {affinity}")
+    if quota is not None and quota < affinity:
+        reasons.append(f"the control group's quota is {quota:g}")
+    return " and ".join(reasons) or None
+
+
+def _version(package: str) -> str | None:
+    if package in ENGINES:
+        return engine_version(package)
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _engine(name: str) -> EngineFound:
+    try:
+        holds = onnxruntime_providers() if name == "onnxruntime" else openvino_devices()
+        return EngineFound(name, engine_version(name), holds, devices_of(name))
+    except (ImportError, OSError, RuntimeError) as error:
+        return EngineFound(name, engine_version(name), (), (), " ".join(str(error).split()))
+
+
+def _browser() -> str | None:
+    """Chrome or Chromium, where kaleido would look for it."""
+    return os.environ.get("BROWSER_PATH") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+def _disk_free(home: Path) -> int:
+    """Bytes free where the home lies, or will."""
+    folder = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(folder).free
+
+
+def _missing_packages(versions: Mapping[str, str | None]) -> Iterator[Lack]:
+    for extra, names in PACKAGES.items():
+        missing = [name for name in names if versions[name] is None]
+        if missing:
+            wanted = f"'leanrec[{extra}]'" if extra else " ".join(missing)
+            yield Lack(", ".join(missing), _LOST_PACKAGES[extra], f"pip install {wanted}")
+
+
+def _missing_devices(engines: tuple[EngineFound, ...], gpus: tuple[Gpu, ...]) -> Iterator[Lack]:
+    for engine in engines:
+        if engine.error is not None:
+            lost = f"nothing runs on {engine.name}, though it is installed: {engine.error}"
+            yield Lack(f"{engine.name} that loads", lost, f"reinstall it: {HOW_TO_GET[engine.name]}")
+    offers = {engine.name: engine.offers for engine in engines if engine.version is not None and engine.error is None}
+    for device, word in (("cuda", "CUDA"), ("tensorrt", "TensorRT")):
+        if device not in offers.get("onnxruntime", (device,)):
+            what = f"{word} in onnxruntime" if gpus else f"an NVIDIA GPU, for {word}"
+            yield Lack(what, f"the device {device} is not offered", HOW_TO_GET[device])
+    if not any(device.startswith("gpu") for device in offers.get("openvino", ("gpu",))):
+        remedy = "an Intel GPU and its driver (package intel-opencl-icd)"
+        yield Lack("a GPU that openvino knows", "its device gpu is not offered", remedy)
+
+
+def _missing_features(features: tuple[str, ...]) -> Iterator[Lack]:
+    for enough, what, lost in _FEATURES:
+        if not any(feature in features for feature in enough):
+            yield Lack(what, lost, f"a CPU with {' or '.join(enough)}")
+
+
+def _missing_rest(cores: int, browser: str | None) -> Iterator[Lack]:
+    if cores < 2:
+        remedy = "a wider affinity mask or quota, or a larger machine"
+        yield Lack("a second core", "one replica of one thread is the only layout", remedy)
+    if browser is None:
+        yield Lack("Chrome or Chromium", _LOST_PACKAGES["png"], "install chromium, or set BROWSER_PATH to one")
+
+
+def document(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Plain data for `--json`."""
+    return asdict(diagnosis)
+
+
+def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """What there is: names and what is said of them."""
+    d = diagnosis
+    cores = f"{d.cores_allowed} of {d.cores_machine}"
+    there = ", ".join(f"{name} {found}" for name, found in d.versions.items() if found is not None)
+    return [
+        ("python", f"{d.python} on {d.system}"),
+        ("packages", there),
+        ("cpu", d.cpu),
+        ("cores", f"{cores}: {d.cores_why}" if d.cores_why else cores),
+        ("features", f"{' '.join(d.features) or 'none known'}; without {' '.join(d.features_missing) or 'none'}"),
+        *((engine.name, _said(engine)) for engine in d.engines),
+        ("NVIDIA GPUs", ", ".join(f"{gpu.name} ({_gigabytes(gpu.memory_bytes)})" for gpu in d.gpus) or "none"),
+        ("memory", f"{_gigabytes(d.memory_available_bytes)} available"),
+        ("disk", f"{_gigabytes(d.disk_free_bytes)} free at {d.home}"),
+        ("browser", d.browser or "none"),
+    ]
+
+
+def _said(engine: EngineFound) -> str:
+    if engine.version is None:
+        return "not installed"
+    if engine.error is not None:
+        return f"{engine.version}, which does not load: {engine.error}"
+    return f"{engine.version}, devices {', '.join(engine.offers)} (holds {', '.join(engine.holds)})"
+
+
+def _gigabytes(size: int | None) -> str:
+    return "an unknown size" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def lines(diagnosis: Diagnosis) -> list[str]:
+    """The same as the tables, as text: a light install has no rich."""
+    found = [f"{name:<12} {said}" for name, said in facts(diagnosis)]
+    return found + [f"missing: {lack.what}: {lack.lost}. To get it: {lack.remedy}" for lack in diagnosis.lacks]
+
+
+def tables(diagnosis: Diagnosis) -> list[Table]:
+    """What there is, and what is missing if anything is."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = Table(title="This machine", title_justify="left", show_header=False)
+    for row in facts(diagnosis):
+        found.add_row(*map(escape, row))
+    missing = Table("missing", "what is lost", "how to get it", title="What a study does without", title_justify="left")
+    for lack in diagnosis.lacks:
+        missing.add_row(escape(lack.what), escape(lack.lost), escape(lack.remedy))
+    return [found, missing] if diagnosis.lacks else [found]

@@ -1,0 +1,56 @@
+"""Where the baseline's time goes, measured once for a study, and the space narrowed to what is worth compressing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from objectives.measurement.profile import Profile
+from objectives.measurement.roofline import Roofline
+from search.console import Console
+from search.document import Document
+from search.jobs import MeterJobs
+from search.report import write_profile
+from search.report_profile import profile_document
+from search.study import Study
+from search.workers import Worker, call
+from spaces.canonical import from_plain
+from spaces.focus import SHARE, narrowed
+from spaces.space import SearchSpace
+
+
+def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> Document:
+    """The study's profile, measured on the first call and the same from then on: a timing of its own for each run
+    would change the space under the trials that are there.
+
+    Raises:
+        JobError: the baseline cannot be profiled.
+    """
+    found = study.facts.get("profile")
+    if found is not None:
+        return dict(found)
+    console.say("profile: where the baseline's time goes")
+    config = jobs.config
+    answer = call(meter, "profile", jobs.profile(), config.workers.job_seconds, console.say)
+    profile, roofline = from_plain(Profile, answer["profile"]), from_plain(Roofline, answer["roofline"])
+    document = profile_document(config.name, profile, roofline, config.space.focus or SHARE)
+    study.note(profile=document)
+    return document
+
+
+def write_profile_files(document: Document, folder: Path) -> list[Path]:
+    """`profile.json` and `profile.html`."""
+    page, data = folder / "profile.html", folder / "profile.json"
+    write_profile(document, page)
+    data.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return [page, data]
+
+
+def focused(space: SearchSpace, document: Document, console: Console) -> SearchSpace:
+    """The space without the groups that take too little to be worth compressing; each is told with its shares."""
+    inside = frozenset(group["name"] for group in document["groups"] if group["in_focus"])
+    known = set(space.precision)
+    for group in document["groups"]:
+        if group["name"] in known:
+            console.say(f"profile: {group['name']}: {group['reason']}")
+    return narrowed(space, inside)

@@ -1,0 +1,56 @@
+"""Which layer groups are worth compressing, and the space narrowed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from spaces.domains import Choice
+from spaces.space import SearchSpace
+
+SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer group's share of the time of a request and of the bytes that the weights take."""
+
+    group: str
+    time_share: float
+    bytes_share: float
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.time_share <= 1.0 and 0.0 <= self.bytes_share <= 1.0):
+            raise ValueError(f"Shares lie in [0, 1], but got {self}.")
+
+
+def focus(parts: Iterable[Part], share: float = SHARE) -> frozenset[str]:
+    """The groups that take at least this share of the time or of the bytes; a share of 0 keeps all.
+
+    Raises:
+        ValueError: the share lies outside [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"The share that a group must reach lies in [0, 1], but got {share}.")
+    return frozenset(part.group for part in parts if max(part.time_share, part.bytes_share) >= share)
+
+
+def reason(part: Part, share: float = SHARE) -> str:
+    """Why the group is in focus or out of it, in words."""
+    time, size = (_percent(each, share) for each in (part.time_share, part.bytes_share))
+    if focus([part], share):
+        return f"{time} of the time and {size} of the bytes: searched"
+    return f"{time} of the time and {size} of the bytes, both below {100 * share:g}%: kept at fp32, not pruned"
+
+
+def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
+    """The space in which groups out of focus are not pruned and stay fp32; shapes and placement are as before."""
+    pruning = {group: domain for group, domain in space.pruning.items() if group in focus}
+    fp32 = Choice(("fp32",))
+    precision = {group: domain if group in focus else fp32 for group, domain in space.precision.items()}
+    return replace(space, pruning=pruning, precision=precision)
+
+
+def _percent(value: float, bound: float) -> str:
+    """One decimal, three close to the bound: what lies below it must not read as the bound."""
+    return f"{100 * value:.{1 if abs(value - bound) > 5e-4 else 3}f}%"

@@ -1,0 +1,122 @@
+"""Bundles are whole or refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from objectives.record import InputSpec
+from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
+from spaces.candidate import Candidate
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scores = table[item] @ weight, in plain ONNX."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "item"], ["rows"]),
+            helper.make_node("MatMul", ["rows", "w"], ["scores"]),
+        ],
+        "dot",
+        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
+        [numpy_helper.from_array(TABLE, "table"), numpy_helper.from_array(WEIGHT, "w")],
+    )
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    return path
+
+
+@pytest.fixture
+def bundle(model: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    inputs = (InputSpec("item", "int64", (), 30),)
+    example = {"item": np.arange(5, dtype=np.int64)}
+    write_bundle(folder, "toy", model, Candidate(), {"p95_ratio": 0.2}, inputs, "# toy\n", example)
+    return folder
+
+
+def test_a_bundle_serves_what_it_was_verified_with(bundle: Path) -> None:
+    found, difference = verify(bundle)
+    assert (found.name, found.inputs[0].vocabulary, difference) == ("toy", 30, 0.0)
+    with found.open() as pool:
+        assert pool.submit({"item": np.array([7])}).result(timeout=5) == pytest.approx(TABLE[7] @ WEIGHT, abs=1e-5)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "candidate.json", "measurement.json", "README.md"])
+def test_a_changed_or_missing_file_is_refused(bundle: Path, file: str) -> None:
+    data = (bundle / file).read_bytes()
+    (bundle / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BundleError, match=file):
+        read_bundle(bundle)
+    (bundle / file).unlink()
+    with pytest.raises(BundleError, match=file):
+        read_bundle(bundle)
+
+
+def test_other_scores_are_refused(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["example"]["scores"][2] += 0.01
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"differ by 0\.01"):
+        verify(bundle)
+
+
+def test_somebody_elses_folder_is_left_alone(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(BundleError, match="no bundle"):
+        write_bundle(tmp_path, "toy", model, Candidate(), {}, (), "", {"item": np.arange(2)})
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_a_light_install_verifies_and_serves(bundle: Path) -> None:
+    """Only what pyproject's plain dependencies bring can be imported, as after `pip install leanrec`."""
+    needed: set[str] = set()
+    waiting = ["numpy", "onnxruntime"]
+    while waiting:
+        name = waiting.pop()
+        if name.lower() not in needed:
+            needed.add(name.lower())
+            for requirement in distribution(name).requires or []:
+                if "extra ==" not in requirement:
+                    waiting.append(
+                        requirement.split(";")[0]
+                        .split("[")[0]
+                        .split("=")[0]
+                        .strip("<>!~ ")
+                        .split(">")[0]
+                        .split("<")[0]
+                        .strip()
+                    )
+    tops = {t for n in needed for t in (distribution(n).read_text("top_level.txt") or n).split()}
+    tops |= {"google", "coloredlogs", "humanfriendly", "flatbuffers", "packaging", "sympy", "mpmath"}
+    code = f"""
+import sys
+allowed = {sorted(tops)!r} + ["leanrec", "search", "spaces", "objectives"]
+class Light:
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top not in sys.stdlib_module_names and top not in allowed and not top.startswith("_"):
+            raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
+sys.meta_path.insert(0, Light())
+sys.argv = ["leanrec", "verify", {str(bundle)!r}]
+import leanrec
+status = leanrec.main()
+heavy = [m for m in ("torch", "optuna", "mlflow", "plotly", "pydantic", "rich") if m in sys.modules]
+print("status", status, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "status 0 []", done.stdout + done.stderr

@@ -1,0 +1,442 @@
+"""Every engine of this machine under one contract, alone and staged; what is not there is refused, never replaced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from objectives.serving import devices
+from objectives.serving.devices import Gpu, computes_bf16, cores_allowed, cpu_quota, engines_here, memory_available
+from objectives.serving.engines import Engine, EngineError, open_engine, open_replica
+from objectives.serving.staged import DENSE, TABLES, Staged, taken_once
+from spaces.placement import Lookup, Seat
+
+ROOT = Path(__file__).resolve().parents[2]
+ITEMS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+USERS = np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)
+WEIGHT = np.random.default_rng(2).normal(size=(4,)).astype(np.float32)
+INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
+USER = 5
+Inputs = dict[str, np.ndarray]
+Value = tuple[str, int, Sequence[int | str]]
+
+
+def save(path: Path, nodes: Sequence[onnx.NodeProto], takes: Sequence[Value], gives: Sequence[Value]) -> Path:
+    values = {"items": ITEMS, "users": USERS, "weight": WEIGHT}
+    used = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(*value) for value in takes],
+        [helper.make_tensor_value_info(*value) for value in gives],
+        [numpy_helper.from_array(array, name) for name, array in values.items() if name in used],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    return path
+
+
+def node(op: str, takes: str, gives: str) -> onnx.NodeProto:
+    return helper.make_node(op, takes.split(), [gives])
+
+
+SCORING = [node("Mul", "item_rows user_rows", "crossed"), node("MatMul", "crossed weight", "scores")]
+LOOKUPS = [node("Gather", "items item", "item_rows"), node("Gather", "users user", "user_rows")]
+
+
+def whole(path: Path, user_rows: int | str, item_rows: int | str = "rows") -> Path:
+    """scores = (items[item] * users[user]) @ weight."""
+    takes = [("item", INT64, [item_rows]), ("user", INT64, [user_rows])]
+    return save(path, [*LOOKUPS, *SCORING], takes, [("scores", FLOAT, [item_rows])])
+
+
+def cut(folder: Path, user_rows: int | str) -> Path:
+    """The same in two stages, with one more input for the second; beside a model file that is not needed."""
+    embeddings: list[Value] = [("user_rows", FLOAT, [user_rows, 4]), ("item_rows", FLOAT, ["rows", 4])]
+    # An identity merges names of tensors inside OpenVINO; the graph's own must be found all the same.
+    lookups = [node("Identity", "item", "same"), node("Gather", "items same", "item_rows"), LOOKUPS[1]]
+    save(folder / TABLES, lookups, [("item", INT64, ["rows"]), ("user", INT64, [user_rows])], embeddings)
+    shifted = [SCORING[0], node("MatMul", "crossed weight", "plain"), node("Add", "plain shift", "scores")]
+    rest: list[Value] = [("shift", FLOAT, ["rows"])]
+    save(folder / DENSE, shifted, [*rest, *embeddings], [("scores", FLOAT, ["rows"])])
+    return folder / "model.onnx"
+
+
+def request(rows: int) -> Inputs:
+    return {"item": np.arange(rows, dtype=np.int64) % 30, "user": np.full(rows, USER, dtype=np.int64)}
+
+
+def expected(inputs: Inputs) -> np.ndarray:
+    return (ITEMS[inputs["item"]] * USERS[inputs["user"]]) @ WEIGHT + inputs.get("shift", np.float32(0))
+
+
+def shifted(rows: int) -> Inputs:
+    return {**request(rows), "shift": np.linspace(-1, 1, rows, dtype=np.float32)}
+
+
+PAIRS = [(tables, dense) for tables in engines_here() for dense in engines_here()]
+KINDS = [*engines_here(), *(f"{tables}+{dense}" for tables, dense in PAIRS)]
+Open = Callable[[int | str], tuple[Engine, Callable[[int], Inputs]]]
+
+
+@pytest.fixture(params=KINDS)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens an engine whose model takes so many rows of the user, and says how its requests are made."""
+
+    def alone(user_rows: int | str) -> tuple[Engine, Callable[[int], Inputs]]:
+        return open_replica(whole(tmp_path / "model.onnx", user_rows), Seat(request.param, threads=1), None), _plain
+
+    def staged(user_rows: int | str) -> tuple[Engine, Callable[[int], Inputs]]:
+        tables, dense = request.param.split("+")
+        return open_replica(cut(tmp_path, user_rows), Seat(dense, threads=1), Lookup(tables)), shifted
+
+    return staged if "+" in request.param else alone
+
+
+def _plain(rows: int) -> Inputs:
+    return request(rows)
+
+
+class TestEngineContract:
+    """What every engine owes."""
+
+    @pytest.mark.parametrize("user_rows", ["rows", 1])
+    def test_scores_any_number_of_rows(self, opened: Open, user_rows: int | str) -> None:
+        engine, make = opened(user_rows)
+        for rows in (1, 2, 7, 64, 257):
+            scores = engine.run(make(rows))
+            assert scores.shape == (rows,)
+            assert scores.dtype == np.float32
+            assert np.allclose(scores, expected(make(rows)), atol=1e-4)
+
+    def test_what_is_taken_once_is_read_from_the_graph(self, opened: Open) -> None:
+        engine, make = opened(1)
+        assert engine.once == {"user"}
+        asked = make(5)
+        # Only the first row counts, and the caller's arrays stay as they were.
+        asked["user"] = np.array([USER, 1, 2, 3, 4])
+        assert np.allclose(engine.run(asked), expected(make(5)), atol=1e-4)
+        assert asked["user"].tolist() == [USER, 1, 2, 3, 4]
+        assert opened("rows")[0].once == frozenset()
+
+    def test_an_answer_is_not_overwritten_by_the_next(self, opened: Open) -> None:
+        engine, make = opened("rows")
+        first = engine.run(make(4))
+        copy = first.copy()
+        engine.run({**make(4), "item": np.array([20, 21, 22, 23])})
+        assert np.array_equal(first, copy)
+
+    def test_a_missing_input_is_refused_after_a_whole_request_too(self, opened: Open) -> None:
+        engine, make = opened("rows")
+        engine.run(make(3))
+        with pytest.raises(Exception, match="item"):
+            engine.run({name: array for name, array in make(3).items() if name != "item"})
+
+
+@pytest.mark.parametrize("name", engines_here())
+class TestOneGraph:
+    """What an engine owes beside the contract, for a stage to be made of it."""
+
+    def test_all_outputs_go_by_name(self, name: str, tmp_path: Path) -> None:
+        cut(tmp_path, 1)
+        graph = open_engine(name, tmp_path / TABLES, threads=1)
+        assert graph.takes == {"item": (None,), "user": (1,)}
+        assert graph.gives == ("user_rows", "item_rows")
+        found = graph.outputs({"item": np.array([3, 1]), "user": np.array([USER])})
+        assert np.array_equal(found["item_rows"], ITEMS[[3, 1]])
+        assert np.array_equal(found["user_rows"], USERS[[USER]])
+
+    def test_a_graph_of_fixed_size_takes_nothing_once(self, name: str, tmp_path: Path) -> None:
+        engine = open_engine(name, whole(tmp_path / "one.onnx", 1, 1))
+        assert engine.once == frozenset()
+        assert np.allclose(engine.run(request(1)), expected(request(1)), atol=1e-4)
+
+    def test_an_unknown_device_is_refused(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match=r"cpu.*but got 'npu'"):
+            open_engine(name, whole(tmp_path / "model.onnx", "rows"), device="npu")
+
+    def test_a_file_that_is_no_model_is_refused(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "broken.onnx").write_bytes(b"no model")
+        with pytest.raises(EngineError, match=r"broken\.onnx"):
+            open_engine(name, tmp_path / "broken.onnx")
+
+
+def test_a_first_dimension_counts_only_beside_an_open_one() -> None:
+    assert taken_once({"a": (None, 3), "b": (1, 3), "c": (1,), "d": (), "e": (2,)}) == {"b", "c"}
+    assert taken_once({"b": (1, 3), "c": (1,)}) == frozenset()
+    assert taken_once({"b": (1, None), "d": ()}) == frozenset()
+
+
+@pytest.mark.parametrize(("tables", "dense"), PAIRS)
+def test_tables_of_the_user_alone_are_looked_up_once(tables: str, dense: str, tmp_path: Path) -> None:
+    """Their graph has no open dimension; that the request has more rows shows in the other inputs only."""
+    save(tmp_path / TABLES, LOOKUPS[1:], [("user", INT64, [1])], [("user_rows", FLOAT, [1, 4])])
+    takes: list[Value] = [("item", INT64, ["rows"]), ("user_rows", FLOAT, [1, 4])]
+    save(tmp_path / DENSE, [LOOKUPS[0], *SCORING], takes, [("scores", FLOAT, ["rows"])])
+    engine = open_replica(tmp_path / "model.onnx", Seat(dense), Lookup(tables))
+    assert engine.once == {"user"}
+    assert np.allclose(engine.run(request(6)), expected(request(6)), atol=1e-4)
+
+
+def test_a_lookup_needs_both_graphs_and_they_must_fit(tmp_path: Path) -> None:
+    model = cut(tmp_path, "rows")
+    with pytest.raises(ValueError, match=r"takes \['item', 'user'\], but got \['scores'\]"):
+        Staged(open_engine("onnxruntime", tmp_path / DENSE), open_engine("onnxruntime", tmp_path / TABLES))
+    (tmp_path / DENSE).unlink()
+    with pytest.raises(EngineError, match=DENSE):
+        open_replica(model, Seat(), Lookup("onnxruntime"))
+
+
+def test_unknown_engines_and_widths_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = whole(tmp_path / "model.onnx", "rows")
+    with pytest.raises(EngineError, match="tensorflow"):
+        open_engine("tensorflow", model)
+    with pytest.raises(EngineError, match="fp32"):
+        open_engine("onnxruntime", model, compute="bf16")
+    monkeypatch.setattr("objectives.serving.engines.engines_here", lambda: ("onnxruntime",))
+    with pytest.raises(EngineError, match=r"pip install 'leanrec\[openvino\]'"):
+        open_engine("openvino", model)
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "gpu"])
+def test_strange_names_of_devices_are_refused(device: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=rf"cpu, cuda, tensorrt.*but got '{device}'"):
+        open_engine("onnxruntime", whole(tmp_path / "model.onnx", "rows"), device)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a build for GPUs")
+@pytest.mark.parametrize(("device", "word"), [("cuda", "CUDA"), ("cuda:1", "CUDA"), ("tensorrt", "Tensorrt")])
+def test_a_provider_that_the_build_lacks_is_refused(device: str, word: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=rf"{word}ExecutionProvider, but has .*CPUExec.*onnxruntime-gpu"):
+        open_engine("onnxruntime", whole(tmp_path / "model.onnx", "rows"), device)
+
+
+class FakeSession:
+    """A session that loads what it is told to, and remembers what it was asked for."""
+
+    asked: Sequence[tuple[str, Mapping[str, str]]] = ()
+    fallback: int = 1
+    loads: Sequence[str] | None = None
+
+    def __init__(self, _model: str, _options: Any, providers: Any, enable_fallback: int) -> None:
+        FakeSession.asked, FakeSession.fallback = providers, enable_fallback
+
+    def get_providers(self) -> list[str]:
+        return list(self.loads or [name for name, _ in self.asked])
+
+    def get_inputs(self) -> list[Any]:
+        return []
+
+    def get_outputs(self) -> list[Any]:
+        return [helper.make_tensor_value_info("scores", FLOAT, [1])]
+
+    def run(self, _outputs: Any, _inputs: Any) -> list[Any]:
+        return [np.zeros(1, np.float32)]
+
+
+@pytest.fixture
+def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = [f"{kind}ExecutionProvider" for kind in ("Tensorrt", "CUDA", "CPU")]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(FakeSession, "loads", None)
+
+
+@pytest.mark.usefixtures("gpu_build")
+class TestProviders:
+    """A build for GPUs, imitated."""
+
+    @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
+    def test_the_cpu_in_its_place_is_refused(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FakeSession, "loads", ["CPUExecutionProvider"])
+        with pytest.raises(EngineError, match=r"but loaded CPUExecutionProvider\. To get it: .*onnxruntime-gpu"):
+            open_engine("onnxruntime", Path("model.onnx"), device)
+
+    @pytest.mark.parametrize(
+        ("device", "kinds", "number"),
+        [
+            ("cpu", ["CPU"], None),
+            ("cuda", ["CUDA", "CPU"], None),
+            ("cuda:1", ["CUDA", "CPU"], "1"),
+            ("tensorrt:2", ["Tensorrt", "CUDA", "CPU"], "2"),
+        ],
+    )
+    def test_providers_come_in_order_with_the_devices_number(
+        self, device: str, kinds: list[str], number: str | None
+    ) -> None:
+        open_engine("onnxruntime", Path("model.onnx"), device)
+        assert [name for name, _ in FakeSession.asked] == [f"{kind}ExecutionProvider" for kind in kinds]
+        assert [options.get("device_id") for _, options in FakeSession.asked] == [number] * (len(kinds) - 1) + [None]
+        assert FakeSession.fallback == 0
+
+    def test_cuda_does_not_compute_in_tf32_unasked(self) -> None:
+        open_engine("onnxruntime", Path("model.onnx"), "cuda")
+        assert dict(FakeSession.asked)["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
+@pytest.mark.skipif("openvino" not in engines_here(), reason="no OpenVINO here")
+class TestOpenVino:
+    """Widths and devices."""
+
+    @pytest.mark.skipif(not computes_bf16(), reason="no bf16 on this CPU")
+    def test_computes_in_the_width_it_is_asked_for(self, tmp_path: Path) -> None:
+        model, asked = whole(tmp_path / "model.onnx", "rows"), request(30)
+        assert np.allclose(open_engine("openvino", model).run(asked), expected(asked), atol=1e-5)
+        narrow = open_engine("openvino", model, compute="bf16").run(asked)
+        assert np.allclose(narrow, expected(asked), atol=0.1)
+        assert not np.allclose(narrow, expected(asked), atol=1e-5)
+
+    def test_an_unknown_width_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match="fp32, bf16, but got 'fp8'"):
+            open_engine("openvino", whole(tmp_path / "model.onnx", "rows"), compute="fp8")
+
+    @pytest.mark.parametrize(
+        ("found", "asked", "named"),
+        [
+            (["CPU", "GPU"], "gpu", "GPU"),
+            (["CPU", "GPU"], "gpu.0", "GPU.0"),
+            (["CPU", "GPU.0", "GPU.1"], "gpu", "GPU"),
+            (["CPU", "GPU.0", "GPU.1"], "gpu.1", "GPU.1"),
+            (["CPU"], "cpu", "CPU"),
+        ],
+    )
+    def test_gpus_are_not_told_what_only_a_cpu_knows(
+        self, found: list[str], asked: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import openvino
+
+        real, told = openvino.Core(), {}
+
+        class Core:
+            available_devices = found
+
+            def compile_model(self, model: str, device: str, config: dict[str, Any]) -> Any:
+                told[device] = config
+                return real.compile_model(model, "CPU", config)
+
+        monkeypatch.setattr(openvino, "Core", Core)
+        engine = open_engine("openvino", whole(tmp_path / "model.onnx", "rows"), asked, threads=1)
+        assert np.allclose(engine.run(request(4)), expected(request(4)), atol=1e-4)
+        only_cpu = {"ENABLE_CPU_PINNING", "INFERENCE_NUM_THREADS"} & set(told[named])
+        assert bool(only_cpu) == (named == "CPU")
+        with pytest.raises(EngineError, match=r"has the devices cpu.* here, but got 'gpu\.7'"):
+            open_engine("openvino", tmp_path / "model.onnx", "gpu.7")
+
+
+def test_cores_are_those_of_the_affinity_mask() -> None:
+    code = "import os; only = min(os.sched_getaffinity(0)); os.sched_setaffinity(0, {only})\n"
+    code += (
+        "from objectives.serving.devices import cores_allowed, core_ids; print(cores_allowed(), core_ids() == (only,))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1 True"
+    assert cores_allowed() >= 1
+
+
+def tree(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+UNLIMITED = {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {}, None),
+        # Nested: the strictest up the tree counts, wherever it stands.
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2.0),
+        ("0::/a/b\n", {"a/cpu.max": "400000 100000\n", "a/b/cpu.max": "50000 100000\n", "a/c/cpu.max": "1 9\n"}, 0.5),
+        # In a container the path may be the host's, and the mount the container's own.
+        ("0::/docker/x\n", {"cpu.max": "300000 100000\n"}, 3.0),
+        ("0::/../../x\n", {"cpu.max": "300000 100000\n"}, 3.0),
+        (
+            "3:cpu,cpuacct:/\n",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "250000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        ("3:cpuacct,cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "100000", "cpu/x/cpu.cfs_period_us": "100000"}, 1.0),
+        ("3:cpu:/\n", {f"cpu/{name}": text for name, text in UNLIMITED.items()}, None),
+        # Hybrid: version 2 is mounted beside the controllers of version 1; other controllers do not count.
+        ("2:cpuset:/\n1:cpu:/\n0::/\n", {"cpuset/cpu.max": "1 2", "unified/cpu.max": "700000 100000"}, 7.0),
+    ],
+)
+def test_the_strictest_quota_counts(groups: str, files: Mapping[str, str], cores: float | None, tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
+    assert cpu_quota(tmp_path) == cores
+
+
+def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+    assert memory_available(tmp_path) is None
+
+
+def test_a_quota_below_one_core_still_leaves_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "core_ids", lambda: (0, 2, 5, 7))
+    for quota, cores in ((None, 4), (0.5, 1), (2.9, 2), (9.0, 4)):
+        monkeypatch.setattr(devices, "cpu_quota", lambda quota=quota: quota)
+        assert cores_allowed() == cores
+
+
+def test_memory_is_cut_to_the_groups_limit(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB\n", "proc/self/cgroup": "0::/a\n"})
+    assert memory_available(tmp_path) == 2048 * 1024
+    tree(tmp_path, {"sys/fs/cgroup/a/memory.max": "4096\n"})
+    assert memory_available(tmp_path) == 4096
+    tree(tmp_path, {"sys/fs/cgroup/a/memory.max": "max\n", "proc/self/cgroup": "4:memory:/b\n"})
+    assert memory_available(tmp_path) == 2048 * 1024
+    tree(tmp_path, {"sys/fs/cgroup/memory/b/memory.limit_in_bytes": "1000000\n"})
+    assert memory_available(tmp_path) == 1_000_000
+
+
+def test_features_are_read_in_the_order_of_the_list(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/cpuinfo": "model name\t: A CPU\nflags\t\t: fpu amx_tile avx2 avx2x amx_int8\n"})
+    assert devices.cpu_features(tmp_path) == ("avx2", "amx_tile", "amx_int8")
+    assert devices.cpu_model(tmp_path) == "A CPU"
+    assert devices.cpu_features(tmp_path / "nowhere") == ()
+
+
+def test_gpus_are_read_from_the_drivers_words() -> None:
+    text = "NVIDIA L4, 23034 MiB\nNVIDIA A100, SXM, 81920 MiB\nGB10, [N/A]\n"
+    assert devices.read_gpus(text) == (
+        Gpu("NVIDIA L4", 23034 * 2**20),
+        Gpu("NVIDIA A100, SXM", 81920 * 2**20),
+        Gpu("GB10", None),
+    )
+    assert devices.read_gpus("") == ()
+
+
+def test_gpus_are_those_of_a_driver_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = devices.nvidia_gpus.__wrapped__
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask() == ()
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "NVIDIA L4, 23034 MiB"\n')
+    program.chmod(0o755)
+    assert ask() == (Gpu("NVIDIA L4", 23034 * 2**20),)
+    program.write_text('#!/bin/sh\necho "NVIDIA-SMI has failed because it could not reach the driver"\nexit 9\n')
+    assert ask() == ()
+
+
+def test_devices_that_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "openvino_devices", lambda: ("CPU", "GPU.0", "GPU.1"))
+    assert devices.devices_of("openvino") == ("cpu", "gpu.0", "gpu.1")
+    build = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(devices, "onnxruntime_providers", lambda: build)
+    monkeypatch.setattr(devices, "nvidia_gpus", lambda: ())
+    assert devices.devices_of("onnxruntime") == ("cpu",)
+    monkeypatch.setattr(devices, "nvidia_gpus", lambda: (Gpu("NVIDIA L4", None),))
+    assert devices.devices_of("onnxruntime") == ("cpu", "cuda", "tensorrt")
