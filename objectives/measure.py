@@ -38,7 +38,7 @@ from objectives.measurement.roofline import measure_roofline
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, percentile
 from objectives.measurement.strain import DisturbedError
-from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates
+from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates, service_rate
 from objectives.measurement.traffic import BehindError, Request, Submit, precise_sleep, saturated, settle
 from objectives.record import Artifact, Footprint, Latency, Quality, Throughput
 from objectives.serving.devices import engine_version
@@ -68,8 +68,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Load:
-    """How the arms are loaded: a share of the baseline's capacity in the very run, since machines differ from hour to
-    hour; the SLO's percentile, and its milliseconds or None for the baseline's own."""
+    """How the arms are loaded: a share of what the baseline's replica answers one by one, its utilisation, in the very
+    run, since machines differ from hour to hour; the SLO's percentile, and its milliseconds or None for the baseline's
+    own."""
 
     traffic: Traffic
     share: float
@@ -164,7 +165,7 @@ def timed(
         try:
             settle()
             most = saturation(theirs, requests, replicas)
-            rate = load.share * float(np.median(most))
+            rate = load.share * float(np.median(service_rate(theirs, requests)))
             timings = time_side_by_side(ours, theirs, requests, load.traffic, rate, window, seed + attempt)
             check_calm(timings, window.blocks)
             break

@@ -30,8 +30,8 @@ _MOST_WAITING = 0.15
 _MOST_STOLEN = 0.1
 # To read the time of each of so many threads takes tens of milliseconds.
 _MOST_THREADS = 2000
-# Blocks that are run in all, for one that is asked for.
-_MOST_TIMES = 3
+# Blocks that are run in all, for one that is asked for: a neighbour may be busy for some seconds.
+_MOST_TIMES = 20
 _PROC = Path("/proc")
 _JIFFY = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -68,7 +68,7 @@ class Strain:
 
     @property
     def disturbed(self) -> bool:
-        """By itself, with no calm block of the same arm to compare with: others ran and left less than a core."""
+        """By itself, with no calm block of the same arm to compare with."""
         return bool(disturbed(self.row()[None])[0])
 
     def row(self) -> Floats:
@@ -85,7 +85,7 @@ def disturbed(rows: Floats) -> NDArray[np.bool_]:
     wall, _, waiting, foreign, idle, stolen, _ = rows.T
     crowded = (foreign > _FOREIGN * wall) & (idle < wall)
     share = waiting / wall
-    calm = np.quantile(share, _CALM_QUANTILE) if len(rows) > 1 else 0.0
+    calm = np.quantile(share, _CALM_QUANTILE)
     much = (foreign > _MOST_FOREIGN * wall) & (share > _MOST_WAITING)
     result: NDArray[np.bool_] = (crowded & (share > calm + _WAITING)) | much | (stolen > _MOST_STOLEN * wall)
     return result
@@ -128,20 +128,22 @@ def calm_blocks(run: Callable[[], T], blocks: int, watch: Callable[[], Watch] = 
     """So many results of `run`, of which none was disturbed; those that were are run again.
 
     Raises:
-        DisturbedError: most were, thrice over.
+        DisturbedError: too few were calm of twenty times as many.
     """
+    found: list[T] = []
+    rows: list[Floats] = []
     calm: list[T] = []
-    for _ in range(_MOST_TIMES * blocks):
+    while len(calm) < blocks and len(found) < _MOST_TIMES * blocks:
         watched = watch()
-        found = run()
-        if not watched.strain().disturbed:
-            calm.append(found)
-        if len(calm) == blocks:
-            return calm
-    raise DisturbedError(
-        f"Only {len(calm)} of {_MOST_TIMES * blocks} blocks were undisturbed, {blocks} are needed: the machine is busy "
-        "with something else."
-    )
+        found.append(run())
+        rows.append(watched.strain().row())
+        calm = [one for one, bad in zip(found, disturbed(np.array(rows)), strict=True) if not bad]
+    if len(calm) < blocks:
+        raise DisturbedError(
+            f"Only {len(calm)} of {len(found)} blocks were undisturbed, {blocks} are needed: the machine is busy with "
+            "something else."
+        )
+    return calm
 
 
 def _schedstat(file: Path) -> tuple[float, float]:

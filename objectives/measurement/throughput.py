@@ -12,7 +12,7 @@ import numpy as np
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
 from objectives.measurement.strain import calm_blocks
-from objectives.measurement.traffic import Request, Submit, open_loop, saturated
+from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, saturated
 
 _RESAMPLES = 400
 _PROBE_BLOCKS = 5
@@ -20,6 +20,7 @@ _PROBE_REQUESTS = 200
 _PROBE_SECONDS = 0.3
 _SATURATION_BLOCKS = 5
 _SATURATION_SECONDS = 0.1
+_SERVICE_REQUESTS = 40
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,23 @@ def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> Fl
 
     def block() -> float:
         return saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
+
+    return np.array(calm_blocks(block, _SATURATION_BLOCKS))
+
+
+def service_rate(submit: Submit, requests: Sequence[Request]) -> Floats:
+    """Requests a second, one at a time: (blocks,). For one replica a share of it is its utilisation in an open loop;
+    a share of what it answers when saturated would be more, since then it never has to wake up.
+
+    Raises:
+        DisturbedError: the machine is busy with something else.
+    """
+    taken = itertools.count()
+
+    def block() -> float:
+        start = next(taken) * _SERVICE_REQUESTS
+        chosen = [requests[(start + i) % len(requests)] for i in range(_SERVICE_REQUESTS)]
+        return 1000 / float(np.mean(closed_loop(submit, chosen)))
 
     return np.array(calm_blocks(block, _SATURATION_BLOCKS))
 

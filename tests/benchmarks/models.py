@@ -1,4 +1,4 @@
-"""Models and requests that the benchmarks share: DCN-V2 in the sizes of the built-in baseline, untrained."""
+"""Models and requests that the benchmarks share: DCN-V2 in the sizes of the built-in baseline or others, untrained."""
 
 from __future__ import annotations
 
@@ -10,21 +10,40 @@ import torch
 from numpy.typing import NDArray
 
 from objectives.compression.export import to_onnx
-from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes
+from objectives.compression.precision import quantise
+from objectives.compression.user_once import compute_once
+from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes, anatomy
+from spaces.precision import Precision
 
 # MovieLens 100K's fields and vocabularies.
 USER_FIELDS = {"user": 944, "age": 62, "gender": 3, "occupation": 22, "zip": 796}
 ITEM_FIELDS = {"item": 1683, "year": 73, "genres": 217}
 FIELDS = {**USER_FIELDS, **ITEM_FIELDS}
+SMALL_STUDENT = Sizes(embedding_dim=8, crosses=2, mlp=(64,))
+STUDENT = Sizes(embedding_dim=16, crosses=2, mlp=(128, 64))
+FP32 = Precision()
+INT8 = Precision((("cross", "int8-dynamic"), ("mlp", "int8-dynamic")))
 Requests = list[dict[str, NDArray[np.int64]]]
+
+_CALIBRATION_ROWS = 64
 
 
 def baseline_model(folder: Path, sizes: Sizes = BASELINE) -> Path:
+    return write_model(folder, sizes)
+
+
+def write_model(folder: Path, sizes: Sizes = BASELINE, precision: Precision = FP32, user_once: bool = False) -> Path:
+    """The file `model.onnx` in a folder; the user's side once a request, then the widths, as a study builds it."""
     torch.manual_seed(0)
-    example = {name: torch.zeros(4, dtype=torch.int64) for name in FIELDS}
+    model = DCNV2(FIELDS, sizes)
+    graph = to_onnx(model, {name: torch.zeros(4, dtype=torch.int64) for name in FIELDS})
+    if user_once:
+        graph = compute_once(graph, frozenset(USER_FIELDS))
+    if precision.widths:
+        graph = quantise(graph, precision, anatomy(model), request(_CALIBRATION_ROWS, np.random.default_rng(0)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    onnx.save(to_onnx(DCNV2(FIELDS, sizes), example), str(path))
+    onnx.save(graph, str(path))
     return path
 
 

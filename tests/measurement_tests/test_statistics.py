@@ -1,15 +1,26 @@
-"""Weighted AUC against scikit-learn, the bootstrap against brute force and against known coverage."""
+"""Weighted AUC against scikit-learn, the bootstrap against brute force and known coverage, percentiles against SciPy."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from objectives.measurement.quality import paired_quality, resolution
-from objectives.measurement.statistics import group_weights, ratio_of_percentiles, weighted_auc
+from objectives.measurement.statistics import (
+    TooFewSamplesError,
+    fewest_samples,
+    group_weights,
+    percentile,
+    percentile_interval,
+    ratio_of_percentiles,
+    weighted_auc,
+)
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([2, 5, 1000]))
@@ -91,3 +102,61 @@ def test_pairing_cancels_what_disturbs_both_arms() -> None:
     point, (low, high) = ratio_of_percentiles(0.5 * slow * base, slow * base, 95, seed=1)
     assert point == pytest.approx(0.5)
     assert high - low < 1e-9
+
+
+@pytest.mark.parametrize(("percent", "fewest"), [(50, 11), (90, 64), (95, 130), (99, 662)])
+def test_the_fewest_samples_are_those_of_the_early_stopping_rule(percent: float, fewest: int) -> None:
+    assert fewest_samples(percent) == fewest
+
+
+@given(st.floats(1, 99))
+@settings(max_examples=40, deadline=None)
+def test_with_one_sample_less_two_beyond_the_percentile_would_not_be_sure(percent: float) -> None:
+    fewest, beyond = fewest_samples(percent), 1 - percent / 100
+    assert stats.binom.cdf(1, fewest, beyond) <= 0.01 * (1 + 1e-9)
+    assert stats.binom.cdf(1, fewest - 1, beyond) > 0.01 * (1 - 1e-9)
+
+
+@given(
+    st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(math.inf)), min_size=1, max_size=60),
+    st.sampled_from([50, 90, 95, 99]),
+)
+def test_a_percentile_is_the_smallest_sample_that_enough_do_not_exceed(samples: list[float], percent: int) -> None:
+    enough = [each for each in samples if 100 * sum(other <= each for other in samples) >= percent * len(samples)]
+    assert percentile(np.array(samples), percent) == min(enough)
+
+
+def test_refused_requests_do_not_reach_a_percentile_below_them() -> None:
+    samples = np.concatenate([np.arange(1.0, 96.0), np.full(5, np.inf)])
+    assert percentile(samples, 95) == 95, "no average with infinity, which would be infinite or not a number"
+    assert percentile(samples, 96) == np.inf
+    (low, high) = percentile_interval(np.concatenate([samples, samples]), 90)[1]
+    assert low < 90 < high < np.inf
+
+
+@pytest.mark.parametrize("percent", [50, 90, 95, 99])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_the_ranks_of_an_interval_are_the_closest_that_the_binomial_law_allows(percent: int, confidence: float) -> None:
+    """Of samples 1 to n the interval is ranks (r, s); it misses with P(B < r) + P(B >= s), B binomial (n, q)."""
+    fewest, tail = fewest_samples(percent), (1 - confidence) / 2
+    for count in [*range(fewest, fewest + 30), 700, 1000, 3001]:
+        point, (low, high) = percentile_interval(np.arange(1.0, count + 1), percent, confidence)
+        law = stats.binom(count, percent / 100)
+        assert point == math.ceil(count * percent / 100)
+        assert law.cdf(low - 1) <= tail and law.sf(high - 1) <= tail, "the coverage is at least the nominal"
+        assert law.cdf(low) > tail and law.sf(high - 2) > tail, "a rank closer on either side would be too close"
+
+
+def test_an_interval_of_order_statistics_covers_as_often_as_it_says() -> None:
+    count, windows, true_p95 = 200, 3000, -math.log(0.05)
+    drawn = np.random.default_rng(5).exponential(size=(windows, count))
+    held = sum(low <= true_p95 <= high for low, high in (percentile_interval(row, 95)[1] for row in drawn))
+    assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / windows) <= held / windows <= 0.985
+
+
+@pytest.mark.parametrize("percent", [50, 90, 95, 99])
+def test_a_percentile_of_too_few_samples_is_refused(percent: int) -> None:
+    fewest = fewest_samples(percent)
+    percentile_interval(np.ones(fewest), percent)
+    with pytest.raises(TooFewSamplesError, match=f"p{percent} needs {fewest} samples or more, but got {fewest - 1}"):
+        percentile_interval(np.ones(fewest - 1), percent)

@@ -24,7 +24,7 @@ data: {source: synthetic, rows: 4000, users: 120, items: 100, fields: 5}
 quality: {max_loss: 0.4}
 traffic: {rows: {median: 100, sigma: 0.3, max: 200}}
 space: {distillation: {passes: 1}}
-budget: {minutes: 4, trials: 6}
+budget: {minutes: 4, trials: 5}
 """
 
 
@@ -72,7 +72,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     first = [t for t in road.trials() if t.state.is_finished()]
     assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in first) == 2
     assert not [t for t in road.trials() if t.state == optuna.trial.TrialState.RUNNING]
-    assert road.run_until(4, signal.SIGKILL) == -signal.SIGKILL
+    assert road.run_until(3, signal.SIGKILL) == -signal.SIGKILL
     road.before_last = {t.number: t.values for t in road.trials() if t.state.is_finished()}  # type: ignore[attr-defined]
     road.printed = road.command("run", str(road.study))  # type: ignore[attr-defined]
     return road
@@ -88,7 +88,7 @@ def test_no_finished_trial_is_lost_by_a_kill(road: Road) -> None:
     for number, told in road.before_last.items():  # type: ignore[attr-defined]
         assert after[number] == told
     states = [t.state.name for t in road.trials()]
-    assert states.count("COMPLETE") >= 6
+    assert states.count("COMPLETE") >= 5
     assert "RUNNING" not in states
 
 
@@ -174,7 +174,9 @@ def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
     model = mlflow.onnx.load_model("models:/road@champion")
     manifest = json.loads((Path(chosen["bundle"]) / "manifest.json").read_text())
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = {k: np.asarray(v, dtype=np.int64) for k, v in manifest["example"]["inputs"].items()}
+    once = {i.name for i in session.get_inputs() if i.shape == [1]}  # the user's, computed once a request
+    example = manifest["example"]["inputs"].items()
+    inputs = {k: np.asarray(v[:1] if k in once else v, dtype=np.int64) for k, v in example}
     assert np.allclose(session.run(None, inputs)[0], manifest["example"]["scores"], atol=0.02)
     again = json.loads(road.command("choose", str(road.study), "--json", "--prefer", "latency"))
     assert again["confirmed"]["looks"] == confirmed["looks"], "the same model looked at again is no new look"

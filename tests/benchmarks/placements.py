@@ -1,0 +1,341 @@
+"""Where the best placement changes hands: by engine, threads, replicas and rows; by a router; by the user's side once.
+
+    python tests/benchmarks/placements.py [--quick]
+
+The table: all placements of one model take turns in short blocks, in a random order. Service p50 is that of one request
+at a time, saturated requests/s is with two in flight for each replica; both are medians over blocks with their 95%
+interval by order statistics. `*` is the best of its rows, `~` one whose interval meets the best's.
+
+The router: ONNX Runtime takes small requests and OpenVINO large ones, above the number of rows that the table says,
+for the model that it says should gain most. It is paired with either engine alone, which has as many replicas as there
+are cores, of one thread each; the router has as many of each. The rate is a share of what the better engine can answer.
+
+The user's side once: its graph beside the plain one, one request at a time, paired in blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from objectives.measure import Load, quiet, timed, warm_up
+from objectives.measurement.latency import CONFIRM, Window, summarise
+from objectives.measurement.schedule import Traffic
+from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
+from objectives.measurement.strain import DisturbedError
+from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
+from objectives.recommenders.dcn_v2 import BASELINE, Sizes
+from objectives.serving.devices import cores_allowed
+from objectives.serving.pool import Pool
+from spaces.placement import Placement, Route, Seat
+from spaces.precision import Precision
+from tests.benchmarks.models import (
+    FP32,
+    INT8,
+    SMALL_STUDENT,
+    STUDENT,
+    Requests,
+    lognormal_requests,
+    request,
+    write_model,
+)
+
+ROWS = (20, 200, 1000)
+SMALL, LARGE = "onnxruntime", "openvino"
+LOAD = 0.6
+# An engine alone that is given more than this share of what it can answer has no p95 of its own.
+_TOO_MUCH = 0.95
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    sizes: Sizes
+    precision: Precision = FP32
+
+
+VARIANTS = (
+    Variant("baseline fp32", BASELINE),
+    Variant("baseline int8-dynamic", BASELINE, INT8),
+    Variant("student d=8 fp32", SMALL_STUDENT),
+)
+ONCE = (Variant("student d=8", SMALL_STUDENT), Variant("student d=16", STUDENT), Variant("baseline", BASELINE))
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long to look: blocks, requests and seconds of each, for the table; pairs of blocks; the router's window."""
+
+    blocks: int
+    calls: int
+    seconds: float
+    pairs: int
+    window: Window
+
+
+FULL = Length(12, 10, 0.06, 40, CONFIRM)
+QUICK = Length(fewest_samples(50), 3, 0.01, 20, Window(20, 20, 5))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One seat at one number of rows: (blocks,) milliseconds and requests a second."""
+
+    seat: Seat
+    rows: int
+    service_ms: Floats
+    rps: Floats
+
+    @property
+    def name(self) -> str:
+        return f"{self.seat.engine} {self.seat.layout}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of a cell, and whether less of it is better."""
+
+    name: str
+    values: Callable[[Cell], Floats]
+    less: bool
+
+    def point(self, cell: Cell) -> float:
+        return percentile_interval(self.values(cell), 50)[0]
+
+    def ends(self, cell: Cell) -> tuple[float, float]:
+        return percentile_interval(self.values(cell), 50)[1]
+
+    def best(self, cells: Sequence[Cell]) -> Cell:
+        return (min if self.less else max)(cells, key=self.point)
+
+    def as_good(self, cell: Cell, best: Cell) -> bool:
+        (low, high), (lowest, highest) = self.ends(cell), self.ends(best)
+        return low <= highest and lowest <= high
+
+    def told(self, cell: Cell, best: Cell) -> str:
+        mark = "*" if cell is best else "~" if self.as_good(cell, best) else ""
+        low, high = self.ends(cell)
+        return f"{_figure(self.point(cell)):>7} {f'[{_figure(low)}, {_figure(high)}]':<17} {mark}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+MEASURES = (
+    Measure("service p50 ms", lambda cell: cell.service_ms, True),
+    Measure("saturated requests/s", lambda cell: cell.rps, False),
+)
+
+
+def seats() -> list[Seat]:
+    """Both engines on one core, and on all of them as one replica or as many."""
+    cores = cores_allowed()
+    splits = sorted({(1, 1), (1, cores), (cores, 1)})
+    return [Seat(engine, replicas=r, threads=t) for engine in (SMALL, LARGE) for r, t in splits]
+
+
+def measure_table(model: Path, length: Length) -> list[Cell]:
+    random = np.random.default_rng(0)
+    requests = {rows: [request(rows, random) for _ in range(length.calls)] for rows in ROWS}
+    all_requests = [r for some in requests.values() for r in some]
+    taken: dict[tuple[Seat, int], list[tuple[float, float]]] = {(s, rows): [] for s in seats() for rows in ROWS}
+    with ExitStack() as stack:
+        pools = {seat: stack.enter_context(Pool.open(model, Placement(seat))) for seat in seats()}
+        for seat, pool in pools.items():
+            warm_up(pool.submit, all_requests, Placement(seat))
+        for _ in range(length.blocks):
+            for at in random.permutation(len(taken)):
+                seat, rows = list(taken)[at]
+                taken[seat, rows].append(_block(pools[seat], requests[rows], 2 * seat.replicas, length.seconds))
+    return [Cell(seat, rows, *np.array(values).T) for (seat, rows), values in taken.items()]
+
+
+def _block(pool: Pool, requests: Requests, outstanding: int, seconds: float) -> tuple[float, float]:
+    settle()
+    closed_loop(pool.submit, requests[:2])
+    service = float(np.median(closed_loop(pool.submit, requests)))
+    return service, saturated(pool.submit, requests, outstanding, seconds)
+
+
+def table(name: str, cells: Sequence[Cell]) -> Iterator[str]:
+    yield f"\n{name:<30}{MEASURES[0].name:^30}{MEASURES[1].name:^30}"
+    for rows in ROWS:
+        among = [cell for cell in cells if cell.rows == rows]
+        best = [measure.best(among) for measure in MEASURES]
+        for cell in among:
+            told = "".join(f"{m.told(cell, b):<30}" for m, b in zip(MEASURES, best, strict=True))
+            yield f"{rows:>6}  {cell.name:<20}  {told}".rstrip()
+    yield from (f"  {measure.name}: {conclusion(cells, measure)}" for measure in MEASURES)
+
+
+def conclusion(cells: Sequence[Cell], measure: Measure) -> str:
+    """The best by rows, and between which rows it changes: where none that is as good as the best at one number of
+    rows is so at the next."""
+    best, good = [], []
+    for rows in ROWS:
+        among = [cell for cell in cells if cell.rows == rows]
+        best.append(measure.best(among))
+        good.append({cell.seat for cell in among if measure.as_good(cell, best[-1])})
+    told = ", ".join(f"{cell.name} at {cell.rows}" for cell in best)
+    changes = [
+        f"between {a} and {b}" for (a, one), (b, other) in pairwise(zip(ROWS, good, strict=True)) if not one & other
+    ]
+    if changes:
+        verdict = f"the best changes hands {' and '.join(changes)}"
+    elif everywhere := set.intersection(*good):
+        names = " and ".join(sorted(f"{seat.engine} {seat.layout}" for seat in everywhere))
+        verdict = (
+            f"no change is shown: as good as the best at all rows {'is' if len(everywhere) == 1 else 'are'} {names}"
+        )
+    else:
+        verdict = "the best changes, between which rows is not shown"
+    engines = {seat.engine for some in good for seat in some}
+    return f"{told}; {verdict}" + (f"; {engines.pop()} wins everywhere" if len(engines) == 1 else "")
+
+
+def alone(engine: str) -> Seat:
+    return Seat(engine, replicas=cores_allowed(), threads=1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best threshold for a router, and its mean service time over that of the better engine alone: below 1 helps.
+
+    crosses: whether each engine is the faster one somewhere
+    """
+
+    above_rows: int
+    ratio: float
+    crosses: bool
+
+
+def predict(cells: Sequence[Cell], sizes: NDArray[np.int64]) -> Prediction:
+    """From the service times of one thread, on straight lines in logarithms between the rows of the table."""
+    distinct, counts = np.unique(sizes, return_counts=True)
+    small, large = (_curve(cells, engine, distinct) for engine in (SMALL, LARGE))
+    routed = [small[: i + 1] @ counts[: i + 1] + large[i + 1 :] @ counts[i + 1 :] for i in range(len(distinct) - 1)]
+    at = int(np.argmin(routed))
+    better = min(small @ counts, large @ counts)
+    return Prediction(
+        int(distinct[at]), float(routed[at] / better), bool((small < large).any() != (small < large).all())
+    )
+
+
+def _curve(cells: Sequence[Cell], engine: str, sizes: NDArray[np.int64]) -> Floats:
+    """(sizes,) milliseconds."""
+    known = [cell for cell in cells if cell.seat == alone(engine)]
+    logs = [np.log(MEASURES[0].point(cell)) for cell in known]
+    result: Floats = np.exp(np.interp(np.log(sizes), np.log([cell.rows for cell in known]), logs))
+    return result
+
+
+def router(models: Mapping[str, Path], tables: Mapping[str, Sequence[Cell]], window: Window) -> Iterator[str]:
+    requests = lognormal_requests(300, seed=1)
+    sizes = np.array([len(r["item"]) for r in requests])
+    predictions = {name: predict(cells, sizes) for name, cells in tables.items()}
+    yield f"\nrouter: {SMALL} up to a number of rows, {LARGE} above"
+    for name, p in predictions.items():
+        why = "" if p.crosses else ", though one engine is the faster at every size"
+        yield f"  {name}: best above {p.above_rows} rows, predicted {p.ratio:.3f} of the better engine{why}"
+    name = min(predictions, key=lambda each: predictions[each].ratio)
+    yield from routed(name, models[name], predictions[name].above_rows, requests, window)
+
+
+def routed(name: str, model: Path, above_rows: int, requests: Requests, window: Window) -> Iterator[str]:
+    placements = {engine: Placement(alone(engine)) for engine in (SMALL, LARGE)}
+    placements["router"] = Placement(alone(SMALL), route=Route(above_rows, alone(LARGE)))
+    replicas = cores_allowed()
+    with ExitStack() as stack:
+        pools = {each: stack.enter_context(Pool.open(model, p)) for each, p in placements.items()}
+        for each, pool in pools.items():
+            warm_up(pool.submit, requests, placements[each])
+        capacity = _capacities(pools, requests, 2 * replicas)
+        told = ", ".join(f"{each} {rps:.0f}" for each, rps in capacity.items())
+        yield f"  {name}, above {above_rows} rows; can answer a second: {told}"
+        rate = LOAD * max(capacity[SMALL], capacity[LARGE])
+        for engine in (SMALL, LARGE):
+            load = Load(Traffic(), rate / capacity[engine], 95, None)
+            yield f"  of {engine} alone: {_paired(pools['router'], pools[engine], replicas, requests, load, window)}"
+
+
+def _capacities(pools: Mapping[str, Pool], requests: Requests, outstanding: int) -> dict[str, float]:
+    """Requests a second, the median of five blocks in turns."""
+    found: dict[str, list[float]] = {each: [] for each in pools}
+    for _ in range(5):
+        for each, pool in pools.items():
+            settle()
+            found[each].append(saturated(pool.submit, requests, outstanding, 0.2))
+    return {each: float(np.median(rates)) for each, rates in found.items()}
+
+
+def _paired(ours: Pool, theirs: Pool, replicas: int, requests: Requests, load: Load, window: Window) -> str:
+    try:
+        timings, rate, _ = timed(ours.submit, theirs.submit, replicas, list(requests), load, window, seed=0)
+    except (DisturbedError, BehindError) as error:
+        return f"invalid: {error}"
+    found = summarise(timings, rate, seed=0)
+    low, high = found.p95_ratio_interval
+    verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"
+    much = "" if load.share < _TOO_MUCH else f"; {load.share:.0%} of what it can answer, so its queue grew"
+    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {rate:.0f} requests/s: {verdict}{much}"
+
+
+def user_once(folder: Path, length: Length) -> Iterator[str]:
+    yield "\nthe user's side once a request: service p50 of the plain graph's, one thread of ONNX Runtime"
+    random = np.random.default_rng(0)
+    requests = {rows: [request(rows, random) for _ in range(length.calls)] for rows in ROWS}
+    for variant in ONCE:
+        plain, once = (
+            write_model(folder / f"{variant.name} {on}", variant.sizes, user_once=on) for on in (False, True)
+        )
+        seat = Seat(threads=1)
+        with Pool.open(plain, Placement(seat)) as theirs, Pool.open(once, Placement(seat, user_once=True)) as ours:
+            for rows, some in requests.items():
+                ratio, (low, high) = _paired_service(ours, theirs, some, length.pairs)
+                verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference is shown"
+                yield f"  {variant.name:<14}{rows:>6} rows  {ratio:.3f} [{low:.3f}, {high:.3f}]  {verdict}"
+
+
+def _paired_service(ours: Pool, theirs: Pool, requests: Requests, pairs: int) -> tuple[float, tuple[float, float]]:
+    arms = [partial(closed_loop, pool.submit, requests) for pool in (ours, theirs)]
+    blocks: list[list[Floats]] = [[], []]
+    for number in range(-1, pairs):  # the first pair warms up
+        for arm in (0, 1) if number % 2 else (1, 0):
+            settle()
+            closed_loop((ours, theirs)[arm].submit, requests[:2])
+            blocks[arm].append(arms[arm]())
+    return ratio_of_percentiles(np.array(blocks[0][1:]), np.array(blocks[1][1:]), 50, seed=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="too short to decide anything")
+    length = QUICK if parser.parse_args().quick else FULL
+    print(f"{cores_allowed()} cores, {length.blocks} blocks of {length.calls} requests and {length.seconds:g} s")
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        folder = Path(scratch)
+        models = {v.name: write_model(folder / v.name, v.sizes, v.precision) for v in VARIANTS}
+        tables = {}
+        for name, model in models.items():
+            tables[name] = measure_table(model, length)
+            print(*table(name, tables[name]), sep="\n", flush=True)
+        for part in (router(models, tables, length.window), user_once(folder, length)):
+            for line in part:
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""Judge, time and weigh, on engines whose scores are known and on a real model of one node."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.metrics import roc_auc_score
+
+from objectives import measure
+from objectives.measure import Arm, Load, quiet, run_rows, timed, warm_up, weigh
+from objectives.measurement import throughput
+from objectives.measurement.latency import Window, time_side_by_side
+from objectives.measurement.recording import read_recording
+from objectives.measurement.schedule import Traffic
+from objectives.measurement.strain import DisturbedError, Strain
+from objectives.measurement.traffic import BehindError
+from objectives.record import Artifact
+from objectives.serving.engines import EngineError
+from spaces.placement import Batching, Lookup, Placement, Route, Seat
+
+ROOT = Path(__file__).resolve().parents[2]
+ITEMS = 300
+WEIGHTS = np.random.default_rng(0).normal(size=ITEMS).astype(np.float32)
+ROWS = 400
+ONE_THREAD = Placement(Seat(threads=1))
+CALM = Strain(1.0, 0.5, 0.0, 0.0, 1.5, 0.0, 0.0)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """scores = WEIGHTS[item]."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["weights", "item"], ["scores"])],
+        "graph",
+        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
+        [numpy_helper.from_array(WEIGHTS, "weights")],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    return path
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    """As a builder writes it: held-out rows of 40 users, and 30 requests of 1 to 30 rows."""
+    random, folder = np.random.default_rng(1), tmp_path / "holdout"
+    folder.mkdir()
+    item = random.integers(0, ITEMS, ROWS)
+    labels = (WEIGHTS[item] + random.normal(size=ROWS) > 0).astype(np.float32)
+    arrays: dict[str, Any] = {"input.item": item, "labels": labels, "groups": random.integers(0, 40, ROWS)}
+    np.savez(folder / "validation.npz", **arrays)
+    offsets = np.concatenate([[0], np.cumsum(random.permutation(np.arange(1, 31)))])
+    requested: dict[str, Any] = {"input.item": random.integers(0, ITEMS, offsets[-1])}
+    np.savez(folder / "requests.npz", offsets=offsets, **requested)
+    return folder
+
+
+class Fake:
+    """An engine that keeps the parts it was given; the score of a row is told by its own values alone."""
+
+    def __init__(self, once: Sequence[str] = ()) -> None:
+        self.once = frozenset(once)
+        self.parts: list[Mapping[str, NDArray[Any]]] = []
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        self.parts.append(inputs)
+        values = {name: values[:1] if name in self.once else values for name, values in inputs.items()}
+        scores: NDArray[np.float32] = (values["item"] + 1000.0 * values["user"] + 5e4 * values["age"]).astype(
+            np.float32
+        )
+        return scores
+
+
+def _rows(seed: int, count: int, users: int) -> dict[str, NDArray[np.int64]]:
+    """An age goes with no user: both together make the side that is the same in a request."""
+    random = np.random.default_rng(seed)
+    sizes = {"user": users, "age": 2, "item": 900}
+    return {name: random.integers(0, size, count) for name, size in sizes.items()}
+
+
+def _expected(rows: Mapping[str, NDArray[np.int64]]) -> list[float]:
+    return [i + 1000.0 * u + 5e4 * a for i, u, a in zip(rows["item"], rows["user"], rows["age"], strict=True)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 8))
+def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, users: int) -> None:
+    rows, engine = _rows(seed, count, users), Fake(once=["user", "age"])
+    assert run_rows(engine, rows).tolist() == _expected(rows)
+    seen = [(part["user"][0], part["age"][0]) for part in engine.parts]
+    for part in engine.parts:
+        assert len(set(zip(part["user"].tolist(), part["age"].tolist(), strict=True))) == 1
+    assert len(set(seen)) == len(seen), "nobody is computed twice"
+    assert sum(len(part["item"]) for part in engine.parts) == count
+
+
+@pytest.mark.parametrize(("count", "parts"), [(1, [1]), (4096, [4096]), (9000, [4096, 4096, 808])])
+def test_rows_go_in_chunks_in_their_order(count: int, parts: list[int]) -> None:
+    rows, engine = _rows(0, count, 30), Fake()
+    assert run_rows(engine, rows).tolist() == _expected(rows)
+    assert [len(part["item"]) for part in engine.parts] == parts
+    assert np.array_equal(np.concatenate([part["item"] for part in engine.parts]), rows["item"])
+
+
+def _artifact(key: str) -> Artifact:
+    return Artifact(key, f"{key}/model.onnx", {}, 4321, 0.0)
+
+
+class Judged:
+    """`judge` with engines that blur the true scores: the baseline's file not at all, the others by seat."""
+
+    def __init__(self, folder: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch, blur: Mapping[str, float]) -> None:
+        self.cache, self.holdout, self.blur = folder / "cache", holdout, blur
+        self.opened: list[tuple[Seat, Lookup | None]] = []
+        monkeypatch.setattr(measure, "open_replica", self._open)
+
+    def _open(self, file: Path, seat: Seat, lookup: Lookup | None, compute: str) -> Any:
+        self.opened.append((seat, lookup))
+        blur = 0.0 if file.parent.name == "base" else self.blur[seat.engine]
+        return SimpleNamespace(once=frozenset(), run=lambda inputs: self.scores(inputs["item"], blur))
+
+    def scores(self, item: NDArray[np.int64], blur: float) -> NDArray[np.float32]:
+        noise = np.random.default_rng(7).normal(size=len(item))
+        return (WEIGHTS[item] + blur * noise).astype(np.float32)
+
+    def __call__(self, placement: Placement) -> Any:
+        base, ours = _artifact("base"), _artifact("ours")
+        arm = Arm("ours/model.onnx", placement, "fp32")
+        baseline = (base, Arm("base/model.onnx", Placement(), "fp32"))
+        return measure.judge(self.cache, self.holdout, "validation", "auc", (ours, arm), baseline, 0, 0.95)
+
+    def loss(self, blur: float) -> float:
+        with np.load(self.holdout / "validation.npz") as arrays:
+            item, labels = arrays["input.item"], arrays["labels"]
+        auc, base = (roc_auc_score(labels, self.scores(item, b)) for b in (blur, 0.0))
+        return float((base - auc) / base)
+
+
+ROUTED = Placement(Seat(threads=1, replicas=2), route=Route(100, Seat("openvino", threads=2)), user_once=False)
+
+
+@pytest.mark.parametrize("blur", [{"onnxruntime": 0.2, "openvino": 2.0}, {"onnxruntime": 2.0, "openvino": 0.2}])
+def test_of_two_engines_the_one_that_loses_more_speaks_for_both(
+    blur: Mapping[str, float], tmp_path: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = Judged(tmp_path, holdout, monkeypatch, blur)
+    quality, reused = judged(ROUTED)
+    assert quality.loss == pytest.approx(judged.loss(2.0), abs=1e-9)
+    assert quality.loss > judged.loss(0.2)
+    assert not reused
+    assert (quality.rows, quality.groups) == (ROWS, 40)
+
+
+def test_scores_depend_on_the_seats_engines_alone_and_are_kept(
+    tmp_path: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = Judged(tmp_path, holdout, monkeypatch, {"onnxruntime": 0.2, "openvino": 2.0})
+    first, _ = judged(ROUTED)
+    one_replica = {Seat(), Seat("openvino")}
+    assert len(judged.opened) == 3 and {seat for seat, _ in judged.opened} == one_replica
+    again, reused = judged(replace(ROUTED, seat=Seat(threads=2), split_rows=None))
+    assert reused and again == first
+    assert len(judged.opened) == 3, "layouts change no score"
+    alone, reused = judged(Placement(batching=Batching(64)))
+    assert reused and alone.loss == pytest.approx(judged.loss(0.2), abs=1e-9)
+    judged(Placement(lookup=Lookup("openvino")))
+    assert judged.opened[3:] == [(Seat(), Lookup("openvino"))]
+
+
+def test_the_baseline_loses_nothing_against_itself(
+    tmp_path: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quality, _ = Judged(tmp_path, holdout, monkeypatch, {"onnxruntime": 0.0})(Placement())
+    assert quality.loss == 0 and quality.loss_interval == (0, 0)
+
+
+def _warmed(sizes: Sequence[int], placement: Placement) -> list[int]:
+    seen: list[int] = []
+
+    def submit(request: Mapping[str, Any]) -> Any:
+        seen.append(len(request["item"]))
+        return SimpleNamespace(finished_ns=0, result=lambda: None)
+
+    warm_up(submit, [{"item": np.zeros(rows)} for rows in sizes], placement)
+    return seen
+
+
+SIZES = [7, 3, *range(60, 0, -1), 9, *range(1, 30)]
+
+
+def test_the_largest_requests_come_first_and_a_few_sizes_are_enough() -> None:
+    assert _warmed(SIZES, Placement()) == list(range(60, 0, -3))
+    assert _warmed([5, 1, 5, 9], Placement()) == [9, 5, 1]
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        Placement(Seat("openvino")),
+        Placement(Seat(device="tensorrt")),
+        Placement(Seat(device="tensorrt:1")),
+        Placement(lookup=Lookup("openvino")),
+        Placement(lookup=Lookup("onnxruntime", "tensorrt")),
+    ],
+)
+def test_an_engine_that_prepares_by_size_gets_every_size_once(placement: Placement) -> None:
+    assert _warmed(SIZES, placement) == list(range(60, 0, -1))
+
+
+def test_every_replica_is_warmed() -> None:
+    assert _warmed([4, 8], Placement(Seat(replicas=3, threads=1))) == [8, 8, 8, 4, 4, 4]
+    routed = Placement(route=Route(5, Seat("openvino", replicas=2, threads=1)))
+    assert _warmed([4, 8], routed) == [8, 8, 8, 4, 4, 4]
+    assert len(_warmed(SIZES, routed)) == 3 * 60, "one seat that prepares by size is enough"
+
+
+def test_what_was_changed_while_the_clock_ran_is_put_back() -> None:
+    before = sys.getswitchinterval()
+    with pytest.raises(ZeroDivisionError), quiet():
+        assert sys.getswitchinterval() == pytest.approx(5e-5)
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert sys.getswitchinterval() == pytest.approx(before)
+    assert gc.isenabled()
+
+
+LOAD = Load(Traffic(), 0.5, 95, None)
+
+
+class Attempts:
+    """`timed` over a machine that is disturbed, or a generator that is behind, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception]) -> None:
+        self.errors, self.seeds, self.rates = list(errors), list[int](), list[float]()
+        monkeypatch.setattr(measure, "settle", lambda: None)
+        monkeypatch.setattr(measure, "saturation", lambda submit, requests, replicas: np.array([150.0, 160.0]))
+        monkeypatch.setattr(measure, "service_rate", lambda submit, requests: np.array([90.0, 100.0, 900.0]))
+        monkeypatch.setattr(measure, "time_side_by_side", self._time)
+        monkeypatch.setattr(measure, "check_calm", self._check)
+
+    def _time(self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: float, window: Any, seed: int) -> Any:
+        self.rates.append(rate)
+        self.seeds.append(seed)
+        return f"timings {seed}"
+
+    def _check(self, timings: Any, blocks: int) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def run(self) -> Any:
+        submit: Any = None
+        return timed(submit, submit, 1, [], LOAD, Window(), seed=7)
+
+
+def test_a_timing_that_was_disturbed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, [DisturbedError("busy"), BehindError("late")])
+    timings, rate, most = attempts.run()
+    assert timings == "timings 10"
+    assert attempts.seeds == [8, 9, 10], "each with a schedule of its own"
+    assert rate == 50 and attempts.rates == [50] * 3, "half of what the baseline answers one by one, its median"
+    assert most.tolist() == [150, 160]
+
+
+@pytest.mark.parametrize("kind", [DisturbedError, BehindError])
+def test_a_machine_that_stays_disturbed_is_an_error(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    attempts = Attempts(monkeypatch, [kind("no luck")] * 3)
+    with pytest.raises(kind, match=r"no luck \(3 times over\)"):
+        attempts.run()
+    assert attempts.seeds == [8, 9, 10]
+
+
+def test_an_error_of_the_models_own_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, [EngineError("broken")])
+    with pytest.raises(EngineError):
+        attempts.run()
+    assert attempts.seeds == [8]
+
+
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short loops, on a machine that counts as undisturbed whatever else it does."""
+
+    def watch() -> Any:
+        return SimpleNamespace(strain=lambda: CALM)
+
+    monkeypatch.setattr(measure, "time_side_by_side", partial(time_side_by_side, watch=watch))
+    monkeypatch.setattr(measure, "check_calm", lambda timings, blocks: None)
+    monkeypatch.setattr(throughput, "calm_blocks", lambda run, blocks: [run() for _ in range(blocks)])
+    monkeypatch.setattr(throughput, "_SATURATION_SECONDS", 0.01)
+    monkeypatch.setattr(throughput, "_PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(measure, "WINDOWS", {"screen": Window(blocks=20, requests=7, service_requests=1)})
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("slo_ms", [None, 50.0])
+def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
+    arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
+    load = replace(LOAD, slo_ms=slo_ms)
+    latency, found = measure.time(holdout, arm, arm, load, "screen", 5, recording)
+    assert (latency.requests, latency.blocks, latency.repeated_blocks) == (140, 20, 0)
+    assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
+    assert latency.candidate.p99_ms is None
+    assert latency.candidate.refused_share == latency.baseline.refused_share == 0
+    assert found.rps > 0 and found.saturated_rps >= found.rps
+    assert found.slo_ms == (latency.baseline.p95_ms if slo_ms is None else slo_ms)
+    kept = read_recording(recording)
+    assert kept.judged() == (latency, found), "the same numbers again from the file"
+    assert kept.timings.candidate.shape == (20, 7)
+    assert len(kept.candidate.probes) == 4
+    assert len(kept.baseline.probes) == (0 if slo_ms is None else 4)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+def test_a_provider_that_is_missing_is_an_error(model: Path, holdout: Path, tmp_path: Path) -> None:
+    ours = Arm(str(model), Placement(Seat(device="cuda")), "fp32")
+    recording = tmp_path / "3.npz"
+    with pytest.raises(EngineError, match="asked for CUDAExecutionProvider"):
+        measure.time(holdout, ours, Arm(str(model), ONE_THREAD, "fp32"), LOAD, "screen", 0, recording)
+    assert not recording.exists()
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: Path) -> None:
+    found = weigh(holdout, _artifact("ours"), Arm(str(model), ONE_THREAD, "fp32"))
+    assert found.model_bytes == 4321
+    assert found.peak_memory_bytes is not None and 10_000_000 < found.peak_memory_bytes < 2_000_000_000
+    assert found.cpu_seconds_per_1000 is not None and 0 < found.cpu_seconds_per_1000 < 10
+
+
+@pytest.mark.usefixtures("importable")
+def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path) -> None:
+    gone = Arm(str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
+    with pytest.raises(
+        RuntimeError, match=r"The footprint could not be measured: .*EngineError: .*gone\.onnx"
+    ) as caught:
+        weigh(holdout, _artifact("ours"), gone)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_process_that_says_nothing_is_an_error_by_its_status(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = SimpleNamespace(returncode=-9, stdout="", stderr="")
+    monkeypatch.setattr(measure.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(RuntimeError, match="could not be measured: status -9"):
+        weigh(holdout, _artifact("ours"), Arm("model.onnx", ONE_THREAD, "fp32"))
+
+
+def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(command: Sequence[str], input: str, **_: Any) -> Any:
+        asked.append(input)
+        return SimpleNamespace(returncode=0, stdout='{"peak_memory_bytes": 5, "cpu_seconds_per_1000": 0.5}', stderr="")
+
+    monkeypatch.setattr(measure.subprocess, "run", run)
+    arm = Arm("model.onnx", ROUTED, "fp32")
+    found = weigh(holdout, _artifact("ours"), arm)
+    assert (found.model_bytes, found.peak_memory_bytes, found.cpu_seconds_per_1000) == (4321, 5, 0.5)
+    told = json.loads(asked[0])
+    assert told["holdout"] == str(holdout)
+    assert measure.from_plain(Arm, told["arm"]) == arm
