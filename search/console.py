@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -143,7 +143,26 @@ def describe(knobs: Mapping[str, Any]) -> str:
         if value not in plain and not name.startswith(("weights.", "placement.", "distillation.passes"))
     ]
     words.append(f"{knobs['placement.engine']} {knobs['placement.replicas']}x{knobs['placement.threads']}")
-    return " ".join(words)
+    return " ".join([*words, *_dispatch({k.removeprefix("placement."): v for k, v in knobs.items()})])
+
+
+def _dispatch(placement: Mapping[str, Any]) -> Iterator[str]:
+    """How requests reach the replicas, where it is not as they come; a front of an older version may lack a knob."""
+    for flag in ("pinned", "inline", "user_once"):
+        if placement.get(flag):
+            yield flag.replace("_", "-")
+    if placement.get("batch_rows"):
+        yield f"batch<={placement['batch_rows']} rows, {placement['batch_wait_us']} us"
+    if placement.get("split_rows"):
+        yield f"split>{placement['split_rows']} rows"
+    if placement.get("route_rows"):
+        yield f"route>{placement['route_rows']} rows to {placement['route_engine']} {placement['route_layout']}"
+    if placement.get("lookup", "same") != "same":
+        yield f"tables on {placement['lookup']}"
+    if placement.get("queue"):
+        yield f"queue<={placement['queue']}"
+    if placement.get("deadline_ms"):
+        yield f"deadline {placement['deadline_ms']:g} ms"
 
 
 def _pair(interval: Sequence[float], digits: int = 3) -> str:

@@ -246,8 +246,11 @@ faster, a throughput ratio of 4x is four times the load. Milliseconds are this m
 </ul>"""
 
 _HOW_MEASURED = """<p>Latency is open loop: arrivals come from a seeded schedule and do not wait for answers, and a
-request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short blocks;
-the percentiles are pooled over the blocks and the interval of their ratio is a paired bootstrap of the blocks.
-Throughput is the highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the
-engine that serves; its interval resamples users or requests, not rows. Candidates were ranked by validation alone.
+request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short
+blocks; the percentiles are pooled over the blocks and the interval of their ratio is a paired bootstrap of the
+blocks. A pair of blocks in which other processes kept an arm's threads waiting is run again; with too few undisturbed
+ones, or a load generator behind its schedule, the trial is invalid. A point that would enter the front is timed over
+a longer window. The raw timings are kept with each trial, so that a number can be judged again. Throughput is the
+highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the engine that
+serves; its interval resamples users or requests, not rows. Candidates were ranked by validation alone.
 </p>"""

@@ -75,7 +75,7 @@ class Timings:
 
     def calm(self) -> NDArray[np.bool_]:
         """(pairs,) whether neither arm was disturbed."""
-        return ~(disturbed(self.strain[:, 0]) | disturbed(self.strain[:, 1]))
+        return _calm(self.strain)
 
     def kept(self) -> Timings:
         """The calm pairs alone."""
@@ -119,16 +119,21 @@ def time_side_by_side(
     most = _MOST_PAIRS * window.blocks
     schedule = gaps(traffic, rate_rps, most * window.requests, seed).reshape(most, window.requests)
     pairs: list[_Pair] = []
-    timings: Timings | None = None
-    while timings is None or (timings.calm().sum() < window.blocks and len(pairs) < most):
+    strain: list[Floats] = []
+    while len(pairs) < window.blocks or (_calm(np.array(strain)).sum() < window.blocks and len(pairs) < most):
         block = len(pairs)
         start = block * (window.requests + window.service_requests)
         chosen = [requests[(start + i) % len(requests)] for i in range(window.requests + window.service_requests)]
         order = (0, 1) if block % 2 == 0 else (1, 0)
         blocks = {arm: _block(arms[arm], chosen, schedule[block], watch) for arm in order}
         pairs.append((blocks[0], blocks[1]))
-        timings = _timings(pairs)
-    return timings
+        strain.append(np.array([b.strain.row() for b in pairs[-1]]))
+    return _timings(pairs)
+
+
+def _calm(strain: Floats) -> NDArray[np.bool_]:
+    """(pairs,), of the strain of both arms, (pairs, 2, fields)."""
+    return ~(disturbed(strain[:, 0]) | disturbed(strain[:, 1]))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from objectives.measurement.latency import CONFIRM, Window, summarise
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
 from objectives.measurement.strain import DisturbedError
+from objectives.measurement.throughput import service_rate
 from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
 from objectives.recommenders.dcn_v2 import BASELINE, Sizes
 from objectives.serving.devices import cores_allowed
@@ -267,8 +268,9 @@ def routed(name: str, model: Path, above_rows: int, requests: Requests, window: 
         yield f"  {name}, above {above_rows} rows; can answer a second: {told}"
         rate = LOAD * max(capacity[SMALL], capacity[LARGE])
         for engine in (SMALL, LARGE):
-            load = Load(Traffic(), rate / capacity[engine], 95, None)
-            yield f"  of {engine} alone: {_paired(pools['router'], pools[engine], replicas, requests, load, window)}"
+            told = _paired(pools["router"], pools[engine], replicas, requests, rate, window)
+            much = "" if rate < _TOO_MUCH * capacity[engine] else "; about all that it can answer, so its queue grew"
+            yield f"  of {engine} alone: {told}{much}"
 
 
 def _capacities(pools: Mapping[str, Pool], requests: Requests, outstanding: int) -> dict[str, float]:
@@ -281,16 +283,18 @@ def _capacities(pools: Mapping[str, Pool], requests: Requests, outstanding: int)
     return {each: float(np.median(rates)) for each, rates in found.items()}
 
 
-def _paired(ours: Pool, theirs: Pool, replicas: int, requests: Requests, load: Load, window: Window) -> str:
+def _paired(ours: Pool, theirs: Pool, replicas: int, requests: Requests, rate_rps: float, window: Window) -> str:
     try:
+        # A timing's load is a share of what one replica answers one by one.
+        share = rate_rps / float(np.median(service_rate(theirs.submit, requests)))
+        load = Load(Traffic(), share, 95, None)
         timings, rate, _ = timed(ours.submit, theirs.submit, replicas, list(requests), load, window, seed=0)
     except (DisturbedError, BehindError) as error:
         return f"invalid: {error}"
     found = summarise(timings, rate, seed=0)
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"
-    much = "" if load.share < _TOO_MUCH else f"; {load.share:.0%} of what it can answer, so its queue grew"
-    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {rate:.0f} requests/s: {verdict}{much}"
+    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {rate:.0f} requests/s: {verdict}"
 
 
 def user_once(folder: Path, length: Length) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Weighted AUC against scikit-learn, the bootstrap against brute force and known coverage, percentiles against SciPy."""
+"""Weighted AUC against scikit-learn, the bootstrap against brute force and coverage, percentiles against SciPy."""
 
 from __future__ import annotations
 

@@ -92,8 +92,9 @@ def test_foreign_time_of_what_is_not_seen_is_that_of_the_ticks(machine: Machine)
     Idle, waiting for a disk and being stolen are not busy, and core 1 is not ours, nor 20 core 2.
     """
     watch = Watch(machine.proc)
-    busy = {0: [8, 1, 6, 55, 1, 0.5, 0.5, 1], 1: [99, 0, 99, 50, 0, 0, 0, 9], 2: [8, 0, 5.5, 55, 1, 0, 0, 1]}
-    machine.cores({**busy, 20: [99, 0, 5, 50, 0, 0, 0, 9]})
+    not_ours = [99, 0, 99, 50, 0, 0, 0, 9]
+    busy, less = [8, 1, 6, 55, 1, 0.5, 0.5, 1], [8, 0, 5.5, 55, 1, 0, 0, 1]
+    machine.cores({0: busy, 1: not_ours, 2: less, 20: not_ours})
     machine.clock(10, 4)
     strain = watch.strain()
     assert strain.foreign == pytest.approx(6 + 3.5 - 4 - 4 / TICKS, abs=1e-9)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,15 +184,13 @@ def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Stu
 def test_a_group_that_is_not_searched_anyway_is_not_told(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile()), tmp_path)
     ears: Any = Ears()
-    small: Any = SimpleNamespace(**{**vars(space()), "precision": {"mlp": Choice(("fp32", "int8-dynamic"))}})
-    focused(SearchSpace(**vars(small)), document, ears)
+    focused(replace(space(), precision={"mlp": Choice(("fp32", "int8-dynamic"))}), document, ears)
     assert [line.split(":")[1] for line in ears.lines] == [" mlp"]
 
 
 def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile()), tmp_path)
     folder = tmp_path / "reports" / "ml-100k"
-    folder.mkdir(parents=True)
     page, data = write_profile_files(document, folder)
     assert sorted(file.name for file in folder.iterdir()) == ["profile.html", "profile.json"]
     assert json.loads(data.read_text()) == json.loads(json.dumps(document))
@@ -201,12 +199,3 @@ def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Pa
     assert all(group["reason"] in text for group in document["groups"] if group["name"] in ("tables", "mlp"))
     write_profile_files({**document, "study": "other"}, folder)
     assert json.loads(data.read_text())["study"] == "other" and "other: where the time goes" in page.read_text()
-
-
-@pytest.mark.parametrize("exists", [False, True])
-def test_the_folder_is_made_where_there_is_none(exists: bool, study: Study, tmp_path: Path) -> None:
-    folder = tmp_path / "reports" / "ml-100k"
-    if exists:
-        folder.mkdir(parents=True)
-    document, _ = measured(study, Meter(profile()), tmp_path)
-    assert all(file.is_file() for file in write_profile_files(document, folder))

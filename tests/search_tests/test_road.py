@@ -15,6 +15,8 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
+from objectives.measurement.recording import read_recording
+
 # The fixture runs three searches within the first test.
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +26,7 @@ data: {source: synthetic, rows: 4000, users: 120, items: 100, fields: 5}
 quality: {max_loss: 0.4}
 traffic: {rows: {median: 100, sigma: 0.3, max: 200}}
 space: {distillation: {passes: 1}}
+price_per_hour: 0.36
 budget: {minutes: 4, trials: 5}
 """
 
@@ -180,6 +183,57 @@ def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
     assert np.allclose(session.run(None, inputs)[0], manifest["example"]["scores"], atol=0.02)
     again = json.loads(road.command("choose", str(road.study), "--json", "--prefer", "latency"))
     assert again["confirmed"]["looks"] == confirmed["looks"], "the same model looked at again is no new look"
+
+
+def test_raw_timings_are_kept_and_judged_again(road: Road, front: dict[str, Any]) -> None:
+    """By the file alone, in this process: the numbers of the front come out again."""
+    for row in front["rows"]:
+        if row["state"] == "complete":
+            latency, throughput = read_recording(road.home / row["timings"]).judged()
+            assert latency.p95_ratio == pytest.approx(row["latency_ms"]["p95_ratio"], rel=1e-12)
+            assert latency.p95_ratio_interval == pytest.approx(row["latency_ms"]["p95_ratio_interval"], rel=1e-12)
+            assert throughput.ratio == pytest.approx(row["throughput_ratio"], rel=1e-12)
+
+
+def test_the_footprint_is_that_of_a_process_of_its_own(front: dict[str, Any]) -> None:
+    for row in front["rows"]:
+        if row["state"] == "complete":
+            assert 20e6 < row["peak_memory_bytes"] < 2e9
+            assert row["cpu_seconds_per_1000"] > 0
+            assert row["money_per_million"] == pytest.approx(0.36 / 3600 / row["throughput_rps"] * 1e6)
+
+
+def test_the_profile_is_the_one_that_the_space_was_narrowed_by(road: Road) -> None:
+    profile = json.loads(road.command("profile", str(road.study), "--json"))
+    assert sum(group["time_share"] for group in profile["groups"]) == pytest.approx(1)
+    assert {"name", "kind", "time_share", "flops", "bytes", "in_focus"} <= set(profile["groups"][0])
+    again = json.loads(road.command("profile", str(road.study), "--json"))
+    assert again == profile, "measured once"
+    assert "Plotly.newPlot" in (road.home / "reports" / "road" / "profile.html").read_text()
+
+
+def test_the_front_is_measured_again_beside_what_it_was(road: Road, front: dict[str, Any]) -> None:
+    before = len(road.trials())
+    found = json.loads(road.command("remeasure", str(road.study), "--json"))
+    assert [row["trial"] for row in found["rows"]] == sorted(
+        (row["trial"] for row in front["rows"] if row["on_front"] and row["trial"] != 0),
+        key=lambda trial: front["rows"][trial]["latency_ms"]["p95_ratio"],
+    )
+    assert any(row["now"] is not None for row in found["rows"])
+    assert len(road.trials()) == before
+
+
+def test_a_bundle_is_played_under_traffic(road: Road) -> None:
+    bundle = road.home / "reports" / "road" / "bundle"
+    if not bundle.exists():
+        road.command("choose", str(road.study), "--json", "--prefer", "latency")
+    out = road.home / "played"
+    found = json.loads(
+        road.command("bench", str(bundle), "--load", "0.3", "--seconds", "3", "--json", "--out", str(out))
+    )
+    assert found["latency_ms"]["p50"] is not None
+    assert sum(found["timeline"]["refused"]) == found["refused"] == 0
+    assert "Plotly.newPlot" in (out / "bench.html").read_text()
 
 
 def test_the_report_needs_no_network(road: Road) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from objectives.measurement.request_log import read_trace
+from objectives.measurement.request_log import RequestLog, read_request_log, read_trace
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.recommenders import builtin
 from objectives.recommenders.builtin import DCNV2Recommender, open_dataset
@@ -88,8 +88,12 @@ def test_a_trace_is_named_by_the_logs_content_and_made_once(
     tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    original = module.read_request_log
-    monkeypatch.setattr(module, "read_request_log", lambda path: (read.append(path), original(path))[1])
+
+    def reading(path: Path) -> RequestLog:
+        read.append(path)
+        return read_request_log(path)
+
+    monkeypatch.setattr(module, "read_request_log", reading)
     first, copy = logged(tmp_path / "own.csv"), logged(tmp_path / "copy.csv")
     one = traffic_of(study(pattern=f"log:{first}").traffic, home)
     assert traffic_of(study(pattern=f"log:{first}").traffic, home) == one
@@ -155,7 +159,7 @@ def test_rows_come_from_their_file_else_from_the_log_that_is_replayed(tmp_path: 
     plain, sized = logged(tmp_path / "plain.csv"), logged(tmp_path / "sized.csv", rows=SIZES)
     other = logged(tmp_path / "other.csv", rows=(9, 9, 9, 9, 9))
 
-    def rows(**traffic: Any) -> list[int] | None:
+    def rows(**traffic: Any) -> Any:
         trace = rows_trace(study(**traffic), home)
         if trace is None:
             return None
