@@ -129,7 +129,10 @@ def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
     """
     plain = json.dumps({"holdout": str(holdout), "arm": to_plain(arm)})
     command = [sys.executable, "-m", "objectives.measure", "weigh"]
-    done = subprocess.run(command, input=plain, capture_output=True, text=True, timeout=_WEIGH_SECONDS)
+    try:
+        done = subprocess.run(command, input=plain, capture_output=True, text=True, timeout=_WEIGH_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"The footprint could not be measured within {_WEIGH_SECONDS} s.") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise RuntimeError(f"The footprint could not be measured: {lines[-1]}")
@@ -302,10 +305,6 @@ def run_rows(engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.f
 
 
 def _main() -> None:
-    precise_sleep()
-    # A finished replica asks for the interpreter lock; the default wait of 5 ms would show as latency.
-    sys.setswitchinterval(5e-5)
-
     if sys.argv[1:] == ["weigh"]:
         sys.stdout.write(json.dumps(_weigh_here(**json.loads(sys.stdin.read()))))
         return

@@ -128,7 +128,7 @@ def _row(
         "saturated_ratio": m and m.throughput.saturated_ratio,
         "peak_memory_bytes": m and m.footprint.peak_memory_bytes,
         "cpu_seconds_per_1000": m and m.footprint.cpu_seconds_per_1000,
-        "money_per_million": m and price and money_per_million(m.throughput.rps, price),
+        "money_per_million": m and price and m.throughput.rps and money_per_million(m.throughput.rps, price),
         "repeated_blocks": m and m.latency.repeated_blocks,
         "timings": outcome.timings,
         "seconds": {stage: outcome.seconds.get(stage) for stage in ("fit", "export", "judge", "time")},

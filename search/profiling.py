@@ -15,7 +15,7 @@ from search.report_profile import profile_document
 from search.study import Study
 from search.workers import Worker, call
 from spaces.canonical import from_plain
-from spaces.focus import SHARE, narrowed
+from spaces.focus import narrowed
 from spaces.space import SearchSpace
 
 
@@ -33,7 +33,7 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     config = jobs.config
     answer = call(meter, "profile", jobs.profile(), config.workers.job_seconds, console.say)
     profile, roofline = from_plain(Profile, answer["profile"]), from_plain(Roofline, answer["roofline"])
-    document = profile_document(config.name, profile, roofline, config.space.focus or SHARE)
+    document = profile_document(config.name, profile, roofline, config.space.focus)
     study.note(profile=document)
     return document
 

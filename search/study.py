@@ -20,18 +20,24 @@ from spaces.space import SearchSpace
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
+
+def _inverse(ratio: float) -> float | None:
+    """None for a candidate that kept the SLO at no rate: it has no place on the scale."""
+    return 1 / ratio if ratio > 0 else None
+
+
 # What the sampler sees of each objective, lower is better; "throughput" is the one that is turned.
 _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     "latency_p50": lambda m: m.latency.p50_ratio,
     "latency_p95": lambda m: m.latency.p95_ratio,
     "latency_p99": lambda m: m.latency.p99_ratio,
-    "throughput": lambda m: 1 / m.throughput.ratio,
+    "throughput": lambda m: _inverse(m.throughput.ratio),
     "quality": lambda m: m.quality.loss,
     "model_bytes": lambda m: float(m.footprint.model_bytes),
     "peak_memory_bytes": lambda m: m.footprint.peak_memory_bytes,
     "cpu_seconds_per_1000": lambda m: m.footprint.cpu_seconds_per_1000,
     # Of a machine at a given price, money goes as the inverse of what it answers.
-    "money_per_million": lambda m: 1 / m.throughput.ratio,
+    "money_per_million": lambda m: _inverse(m.throughput.ratio),
 }
 OBJECTIVES = tuple(_VALUES)
 

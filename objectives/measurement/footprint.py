@@ -24,9 +24,15 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
 
 
 def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
-    """CPU time of the whole process for a thousand requests in a saturated closed loop, the pool's included."""
+    """CPU time of the whole process for a thousand requests in a saturated closed loop, the pool's included.
+
+    Raises:
+        RuntimeError: every request was refused.
+    """
     before, start = time.process_time(), time.perf_counter()
     rate = saturated(submit, requests, 2 * replicas, _SECONDS)
+    if rate == 0:
+        raise RuntimeError("CPU time is counted by requests served, but got none: all were refused.")
     share = (time.process_time() - before) / (time.perf_counter() - start)
     return 1000 * share / rate
 

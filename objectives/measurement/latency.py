@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -240,6 +241,8 @@ def _percentiles(loop: Floats, service: Floats) -> Percentiles:
     p99_interval: Interval | None = None
     with suppress(TooFewSamplesError):  # no p99 is told then
         p99, p99_interval = percentile_interval(loop, 99)
+    if p99_interval is not None and math.isinf(p99_interval[1]):  # nor where it may have been refused
+        p99, p99_interval = None, None
     return Percentiles(
         p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
     )

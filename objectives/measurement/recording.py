@@ -15,7 +15,7 @@ import numpy as np
 from objectives.measurement.latency import Timings, summarise
 from objectives.measurement.statistics import Floats, interval, percentile
 from objectives.measurement.throughput import Probe, slo_rate
-from objectives.record import Latency, Throughput
+from objectives.record import Latency, NotFiniteError, Throughput
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ class Recording:
     baseline: Search
 
     def judged(self) -> tuple[Latency, Throughput]:
-        """Percentiles, ratios and their intervals; the same each time."""
+        """Percentiles, ratios and their intervals; the same each time.
+
+        Raises:
+            NotFiniteError: so many requests were refused that a percentile is infinite, or the baseline keeps no SLO.
+        """
         return summarise(self.timings, self.rate_rps, self.seed), self._throughput()
 
     def _throughput(self) -> Throughput:
@@ -63,6 +67,8 @@ class Recording:
             base, bases = slo_rate(
                 self.baseline.probes, self.baseline.saturation_rps, self.slo_ms, self.percent, self.seed
             )
+        if base == 0:
+            raise NotFiniteError(f"The baseline must keep the SLO of {limit:g} ms at some rate, but got none.")
         saturated, reference = (float(s.saturation_rps.mean()) for s in (ours, self.baseline))
         return Throughput(
             rps=rate,

@@ -74,7 +74,7 @@ def _ranks(count: int, share: float, confidence: float) -> tuple[int, int]:
 
 def interval(samples: Floats, confidence: float = 0.95) -> tuple[float, float]:
     """The percentile interval of bootstrap samples."""
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 

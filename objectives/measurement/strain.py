@@ -26,8 +26,9 @@ _CALM_QUANTILE = 0.2
 # So much of both is a disturbance even where an arm was never seen calm.
 _MOST_FOREIGN = 0.25
 _MOST_WAITING = 0.15
-# The hypervisor's share that went elsewhere; no thread of the guest sees itself wait for it.
-_MOST_STOLEN = 0.1
+# The hypervisor's share that went elsewhere, above that of calm blocks; no thread of the guest sees itself wait for it.
+_STOLEN = 0.1
+_MOST_STOLEN = 0.3
 # To read the time of each of so many threads takes tens of milliseconds.
 _MOST_THREADS = 2000
 # Blocks that are run in all, for one that is asked for: a neighbour may be busy for some seconds.
@@ -77,17 +78,20 @@ class Strain:
 
 
 def disturbed(rows: Floats) -> NDArray[np.bool_]:
-    """Which blocks of one arm were disturbed: (blocks,). Its calm is the waiting of the calmest fifth of its blocks.
+    """Which blocks of one arm were disturbed: (blocks,). Calm is what the calmest fifth of its blocks do not exceed.
 
     Args:
         rows: (blocks, fields of Strain)
     """
     wall, _, waiting, foreign, idle, stolen, _ = rows.T
     crowded = (foreign > _FOREIGN * wall) & (idle < wall)
-    share = waiting / wall
-    calm = np.quantile(share, _CALM_QUANTILE)
-    much = (foreign > _MOST_FOREIGN * wall) & (share > _MOST_WAITING)
-    result: NDArray[np.bool_] = (crowded & (share > calm + _WAITING)) | much | (stolen > _MOST_STOLEN * wall)
+    waited, taken = waiting / wall, stolen / wall
+    much = (foreign > _MOST_FOREIGN * wall) & (waited > _MOST_WAITING)
+    result: NDArray[np.bool_] = (
+        (crowded & (waited > np.quantile(waited, _CALM_QUANTILE) + _WAITING))
+        | much
+        | (taken > min(np.quantile(taken, _CALM_QUANTILE) + _STOLEN, _MOST_STOLEN))
+    )
     return result
 
 
@@ -143,7 +147,7 @@ def calm_blocks(run: Callable[[], T], blocks: int, watch: Callable[[], Watch] = 
             f"Only {len(calm)} of {len(found)} blocks were undisturbed, {blocks} are needed: the machine is busy with "
             "something else."
         )
-    return calm
+    return calm[:blocks]
 
 
 def _schedstat(file: Path) -> tuple[float, float]:

@@ -62,18 +62,21 @@ def service_rate(submit: Submit, requests: Sequence[Request]) -> Floats:
 
 
 def open_loop_probe(submit: Submit, requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int) -> Probe:
-    """A few short blocks at one rate; queues drain between them.
+    """A few short blocks at one rate; queues drain between them, so the early answers of each are not counted.
 
     Raises:
         DisturbedError: the machine is busy with something else.
     """
     count = max(_PROBE_REQUESTS, int(rate_rps * _PROBE_SECONDS)) // _PROBE_BLOCKS
+    early = count // 3
     taken = itertools.count()
 
     def block() -> Floats:
         number = next(taken)
-        chosen = [requests[(number * count + i) % len(requests)] for i in range(count)]
-        return open_loop(submit, chosen, gaps(traffic, rate_rps, count, seed + number)).latency_ms
+        start = number * (early + count)
+        chosen = [requests[(start + i) % len(requests)] for i in range(early + count)]
+        played = open_loop(submit, chosen, gaps(traffic, rate_rps, early + count, seed + number))
+        return played.latency_ms[early:]
 
     blocks = calm_blocks(block, _PROBE_BLOCKS)
     # In single precision, as they are kept.

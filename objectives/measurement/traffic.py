@@ -173,7 +173,6 @@ def _wait_until(at_ns: int) -> int:
     return now
 
 
-
 def _refused(answer: Answer) -> bool:
     """Waits for the answer."""
     try:

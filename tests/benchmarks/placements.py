@@ -8,7 +8,8 @@ interval by order statistics. `*` is the best of its rows, `~` one whose interva
 
 The router: ONNX Runtime takes small requests and OpenVINO large ones, above the number of rows that the table says,
 for the model that it says should gain most. It is paired with either engine alone, which has as many replicas as there
-are cores, of one thread each; the router has as many of each. The rate is a share of what the better engine can answer.
+are cores, of one thread each; the router has as many of each. The rate is a share of what one replica of the better
+engine answers one by one, which leaves the generator room.
 
 The user's side once: its graph beside the plain one, one request at a time, paired in blocks.
 """
@@ -35,7 +36,6 @@ from objectives.measurement.latency import CONFIRM, Window, summarise
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
 from objectives.measurement.strain import DisturbedError
-from objectives.measurement.throughput import service_rate
 from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
 from objectives.recommenders.dcn_v2 import BASELINE, Sizes
 from objectives.serving.devices import cores_allowed
@@ -56,8 +56,6 @@ from tests.benchmarks.models import (
 ROWS = (20, 200, 1000)
 SMALL, LARGE = "onnxruntime", "openvino"
 LOAD = 0.6
-# An engine alone that is given more than this share of what it can answer has no p95 of its own.
-_TOO_MUCH = 0.95
 
 
 @dataclass(frozen=True)
@@ -258,37 +256,32 @@ def router(models: Mapping[str, Path], tables: Mapping[str, Sequence[Cell]], win
 def routed(name: str, model: Path, above_rows: int, requests: Requests, window: Window) -> Iterator[str]:
     placements = {engine: Placement(alone(engine)) for engine in (SMALL, LARGE)}
     placements["router"] = Placement(alone(SMALL), route=Route(above_rows, alone(LARGE)))
-    replicas = cores_allowed()
     with ExitStack() as stack:
         pools = {each: stack.enter_context(Pool.open(model, p)) for each, p in placements.items()}
         for each, pool in pools.items():
             warm_up(pool.submit, requests, placements[each])
-        capacity = _capacities(pools, requests, 2 * replicas)
-        told = ", ".join(f"{each} {rps:.0f}" for each, rps in capacity.items())
-        yield f"  {name}, above {above_rows} rows; can answer a second: {told}"
-        rate = LOAD * max(capacity[SMALL], capacity[LARGE])
+        rates = _one_by_one(pools, requests)
+        told = ", ".join(f"{each} {rps:.0f}" for each, rps in rates.items())
+        yield f"  {name}, above {above_rows} rows; one by one it answers a second: {told}"
         for engine in (SMALL, LARGE):
-            told = _paired(pools["router"], pools[engine], replicas, requests, rate, window)
-            much = "" if rate < _TOO_MUCH * capacity[engine] else "; about all that it can answer, so its queue grew"
-            yield f"  of {engine} alone: {told}{much}"
+            share = LOAD * max(rates[SMALL], rates[LARGE]) / rates[engine]
+            told = _paired(pools["router"], pools[engine], requests, Load(Traffic(), share, 95, None), window)
+            yield f"  of {engine} alone: {told}"
 
 
-def _capacities(pools: Mapping[str, Pool], requests: Requests, outstanding: int) -> dict[str, float]:
+def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, float]:
     """Requests a second, the median of five blocks in turns."""
     found: dict[str, list[float]] = {each: [] for each in pools}
     for _ in range(5):
         for each, pool in pools.items():
             settle()
-            found[each].append(saturated(pool.submit, requests, outstanding, 0.2))
+            found[each].append(1e3 / float(np.mean(closed_loop(pool.submit, requests[:100]))))
     return {each: float(np.median(rates)) for each, rates in found.items()}
 
 
-def _paired(ours: Pool, theirs: Pool, replicas: int, requests: Requests, rate_rps: float, window: Window) -> str:
+def _paired(ours: Pool, theirs: Pool, requests: Requests, load: Load, window: Window) -> str:
     try:
-        # A timing's load is a share of what one replica answers one by one.
-        share = rate_rps / float(np.median(service_rate(theirs.submit, requests)))
-        load = Load(Traffic(), share, 95, None)
-        timings, rate, _ = timed(ours.submit, theirs.submit, replicas, list(requests), load, window, seed=0)
+        timings, rate, _ = timed(ours.submit, theirs.submit, cores_allowed(), list(requests), load, window, seed=0)
     except (DisturbedError, BehindError) as error:
         return f"invalid: {error}"
     found = summarise(timings, rate, seed=0)

@@ -77,7 +77,6 @@ def test_a_worker_that_burns_a_millisecond_is_seen() -> None:
     assert 0.8 < cpu_seconds_per_1000(submit, [{}], 1) < 4
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="the rate of what is served is divided by")
 def test_cpu_time_where_all_is_refused_is_an_error_of_one_clear_line() -> None:
     class DeclinedError(Exception):
         refused = True

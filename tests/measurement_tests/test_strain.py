@@ -109,7 +109,6 @@ def test_what_the_hypervisor_took_is_stolen(machine: Machine) -> None:
     strain = watch.strain()
     assert strain.stolen == pytest.approx(2.5)
     assert strain.foreign == 0
-    assert strain.disturbed
 
 
 def test_a_crowd_of_threads_is_not_read_one_by_one(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,9 +183,11 @@ def test_an_arm_that_was_never_calm_is_disturbed_throughout() -> None:
     assert judged(*[row(waiting=0.14, foreign=0.5, idle=0.1)] * 10) == [False] * 10, "the arm hardly waits"
 
 
-def test_stolen_time_is_a_disturbance_by_itself() -> None:
+def test_stolen_time_above_that_of_calm_blocks_is_a_disturbance_by_itself() -> None:
     assert judged(*CALM, row(stolen=0.11))[-1] is True
-    assert judged(*CALM, row(stolen=0.1))[-1] is False
+    assert judged(*CALM, row(stolen=0.09))[-1] is False
+    always = [row(stolen=0.05)] * 10
+    assert judged(*always, row(stolen=0.14), row(stolen=0.16)) == [False] * 11 + [True]
 
 
 @given(
@@ -239,7 +240,8 @@ def test_blocks_are_compared_with_the_calmest_of_the_same_run() -> None:
     assert calm_blocks(lambda: next(numbers), 3, script) == [0, 2, 3]
 
 
-def test_a_machine_that_stays_busy_is_an_error() -> None:
+def test_a_machine_that_stays_busy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_TIMES", 3)
     numbers = iter(range(100))
     script = Scripted([QUIET, *[BURDENED] * 20])
     with pytest.raises(DisturbedError, match="Only 1 of 6 blocks were undisturbed, 2 are needed"):
@@ -247,7 +249,6 @@ def test_a_machine_that_stays_busy_is_an_error() -> None:
     assert next(numbers) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="the calm rises with a later block, and earlier ones count after all")
 def test_no_more_blocks_are_given_than_were_asked_for() -> None:
     """The second block waits 0.03 of its time longer than the first, which is too much until the third does too."""
     numbers = iter(range(100))

@@ -143,7 +143,6 @@ def test_the_studys_own_share_decides_what_is_in_focus(
     assert document["share"] == share
 
 
-@pytest.mark.xfail(strict=True, reason="a focus of 0 is taken for none given, and 5% stands instead")
 def test_a_focus_of_none_keeps_every_group(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile(mlp_ms=80.0)), tmp_path, "space.focus=0")
     assert in_focus(document) == {"tables": True, "cross": True, "mlp": True, "other": False, "engine": False}
