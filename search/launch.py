@@ -265,8 +265,8 @@ def _preflight(session: Session, console: Console, builders: int) -> None:
     baseline, first = outcomes[0].measurement, outcomes[1]
     assert baseline is not None and first.measurement is not None
     console.say(
-        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {session.config.traffic.load:.0%} of what it can "
-        f"answer now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
+        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {session.config.traffic.load:.0%} of what it "
+        f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
     )
     shown = resolution(first.measurement.quality)
     session.study.note(preflight=True, resolution=shown, search_seconds=0.0)

@@ -215,7 +215,8 @@ _PATTERNS = ("poisson", "deterministic", "bursts", "diurnal")
 
 
 class TrafficConfig(Section):
-    """Load is a share of the baseline's capacity. Seconds, quiet and depth are those of bursts and of a daily curve."""
+    """Load is a share of what the baseline's replica answers one by one: its utilisation. By default it is moderate: the
+    nearer to 1, the more a queue magnifies each stall of the machine. Seconds, quiet and depth are those of bursts and of a daily curve."""
 
     pattern: str = Field(
         default="poisson",
@@ -223,7 +224,10 @@ class TrafficConfig(Section):
         description=f"{', '.join(_PATTERNS)} or log:FILE, a request log in CSV or Parquet",
     )
     load: float = Field(
-        default=0.6, gt=0, lt=1, description="a number above 0 and below 1, a share of the baseline's capacity"
+        default=0.4,
+        gt=0,
+        lt=1,
+        description="a number above 0 and below 1, a share of what the baseline answers one by one",
     )
     rows: RowsConfig = RowsConfig()
     on_seconds: float = Field(default=0.5, ge=0.001, description="seconds, at least 0.001")

@@ -52,7 +52,7 @@ class Window:
 SCREEN = Window()
 # For a point that would enter the front.
 NEAR = Window(blocks=40)
-CONFIRM = Window(blocks=60, requests=100, service_requests=10)
+CONFIRM = Window(blocks=80, requests=60, service_requests=6)
 
 
 @dataclass(frozen=True)

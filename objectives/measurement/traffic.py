@@ -17,7 +17,7 @@ from objectives.measurement.statistics import percentile
 Request = Mapping[str, NDArray[Any]]
 # Closer than this to the next arrival, asking again and again is surer than sleeping: a core that rests between
 # sparse requests may take 100 us to wake.
-_SPIN_NS = 150_000
+_SPIN_NS = 60_000
 # The last stretch is waited out without giving way, which takes 15 us at a time: so short, it hardly keeps the
 # interpreter from others.
 _HOLD_NS = 20_000

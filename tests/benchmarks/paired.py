@@ -81,7 +81,7 @@ def repeat(model: Path, slower: bool, seed: int, requests: list[Any]) -> tuple[T
         return open_engine(seat.engine, model, seat.device, seat.threads)
 
     placement = Placement()
-    load = Load(Traffic(), 0.6, 95, None)
+    load = Load(Traffic(), 0.4, 95, None)
     with (
         Pool(placement, lambda seat: Slower(engine(seat)) if slower else engine(seat)) as ours,
         Pool(placement, engine) as theirs,

@@ -57,7 +57,7 @@ def test_only_name_and_source_are_needed() -> None:
     config = parse(SMALLEST)
     assert config == StudyConfig(name="a-study", data=MovieLensData(source="ml-100k"))
     assert config.objectives == ("latency_p95", "throughput", "quality")
-    assert (config.quality.max_loss, config.traffic.load, config.slo.percentile) == (0.01, 0.6, 95)
+    assert (config.quality.max_loss, config.traffic.load, config.slo.percentile) == (0.01, 0.4, 95)
     assert (config.traffic.rows.median, config.traffic.rows.sigma, config.traffic.rows.max) == (200, 0.6, 1000)
     assert config.budget == BudgetConfig(minutes=10.0, trials=None)
     assert config.workers == WorkersConfig(builders=None, fit_seconds=600.0, job_seconds=120.0)
@@ -336,7 +336,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"traffic": {"on_seconds": 0}}, "traffic.on_seconds: must be seconds, at least 0.001, but got 0"),
     (
         {"traffic": {"load": 1.0}},
-        "traffic.load: must be a number above 0 and below 1, a share of the baseline's capacity",
+        "traffic.load: must be a number above 0 and below 1, a share of what the baseline answers one by one, but got 1.0",
     ),
     ({"traffic": {"rows": 200}}, "traffic.rows: must be a mapping with the keys median, sigma, max, file, but got 200"),
     ({"traffic": {"rows": {"median": 0}}}, "traffic.rows.median: must be a whole number, at least 1, but got 0"),
