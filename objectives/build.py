@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from objectives.compression.cut import cut_at_tables
 from objectives.compression.distillation import distil, predict
 from objectives.compression.export import ONCE_LIMIT, Rows, check_parity, largest_difference, to_onnx
+from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_widths
 from objectives.compression.pruning import prune
 from objectives.compression.user_once import UserOnceError, compute_once
@@ -68,6 +69,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     make_once(holdout, write)
     progress("baseline: exporting it")
     artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
+    refused, share = _user_once(recommender, Path(task.home) / artifact.path)
     dataset = recommender.dataset
     return Prepared(
         key=recommender.key,
@@ -83,7 +85,8 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         users=len(np.unique(dataset.group)),
         training=recommender.training,
         references=json.loads((holdout / "references.json").read_text()),
-        user_once_refused=_user_once_refused(recommender, Path(task.home) / artifact.path),
+        user_once_refused=refused,
+        user_once_share=share,
     )
 
 
@@ -175,12 +178,14 @@ def _user_inputs(recommender: DCNV2Recommender) -> frozenset[str]:
     return frozenset(field.name for field in recommender.dataset.fields if field.side != "item")
 
 
-def _user_once_refused(recommender: DCNV2Recommender, model: Path) -> str | None:
+def _user_once(recommender: DCNV2Recommender, model: Path) -> tuple[str | None, float | None]:
+    """Why the user's side cannot be computed once a request, or the share of multiply-adds that is left then."""
+    graph, rows = onnx.load(str(model)), recommender.task.rows_median
     try:
-        compute_once(onnx.load(str(model)), _user_inputs(recommender))
+        once = compute_once(graph, _user_inputs(recommender))
     except UserOnceError as error:
-        return str(error)
-    return None
+        return str(error), None
+    return None, multiply_adds(once, rows) / multiply_adds(graph, rows)
 
 
 def _model(task: Task, recommender: DCNV2Recommender, weights: Weights) -> nn.Module:

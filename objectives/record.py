@@ -140,7 +140,8 @@ class InputSpec:
 class Prepared:
     """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads.
 
-    user_once_refused: why the user's side cannot be computed once a request, None where it can.
+    user_once_refused: why the user's side cannot be computed once a request, None where it can
+    user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
     """
 
     key: str
@@ -155,6 +156,7 @@ class Prepared:
     training: Mapping[str, Any]
     references: Mapping[str, float]
     user_once_refused: str | None = None
+    user_once_share: float | None = None
 
 
 @dataclass(frozen=True)

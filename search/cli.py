@@ -201,6 +201,7 @@ def _home_option(options: argparse.Namespace) -> str:
 
 def _profile(options: argparse.Namespace) -> int:
     from search.launch import open_session, profile
+    from search.profiling import user_once
     from search.report_profile import headline, operator_table, profile_table
 
     console = _console(options)
@@ -210,6 +211,7 @@ def _profile(options: argparse.Namespace) -> int:
     console.table(profile_table(document))
     console.table(operator_table(document))
     console.result(headline(document))
+    console.result(user_once(document))
     console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
     return DONE
 

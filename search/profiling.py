@@ -33,7 +33,9 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     config = jobs.config
     answer = call(meter, "profile", jobs.profile(), config.workers.job_seconds, console.say)
     profile, roofline = from_plain(Profile, answer["profile"]), from_plain(Roofline, answer["roofline"])
-    document = profile_document(config.name, profile, roofline, config.space.focus)
+    prepared = jobs.prepared
+    once = {"refused": prepared.user_once_refused, "multiply_adds_share": prepared.user_once_share}
+    document = profile_document(config.name, profile, roofline, config.space.focus) | {"user_once": once}
     study.note(profile=document)
     return document
 
@@ -46,6 +48,17 @@ def write_profile_files(document: Document, folder: Path) -> list[Path]:
     return [page, data]
 
 
+def user_once(document: Document) -> str:
+    """What computing the user's side once a request would save, in a sentence."""
+    found = document["user_once"]
+    if found["refused"] is not None:
+        return f"the user's side cannot be computed once a request: {found['refused']}"
+    left = found["multiply_adds_share"]
+    return (
+        f"the user's side once a request leaves {left:.0%} of the baseline's multiply-adds at {document['rows']} rows"
+    )
+
+
 def focused(space: SearchSpace, document: Document, console: Console) -> SearchSpace:
     """The space without the groups that take too little to be worth compressing; each is told with its shares."""
     inside = frozenset(group["name"] for group in document["groups"] if group["in_focus"])
@@ -53,4 +66,5 @@ def focused(space: SearchSpace, document: Document, console: Console) -> SearchS
     for group in document["groups"]:
         if group["name"] in known:
             console.say(f"profile: {group['name']}: {group['reason']}")
+    console.say(f"profile: {user_once(document)}")
     return narrowed(space, inside)

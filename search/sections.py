@@ -215,8 +215,11 @@ _PATTERNS = ("poisson", "deterministic", "bursts", "diurnal")
 
 
 class TrafficConfig(Section):
-    """Load is a share of what the baseline's replica answers one by one: its utilisation. By default it is moderate: the
-    nearer to 1, the more a queue magnifies each stall of the machine. Seconds, quiet and depth are those of bursts and of a daily curve."""
+    """Load is a share of what the baseline's replica answers one by one: its utilisation. By default it is moderate:
+    the nearer to 1, the more a queue magnifies each stall of the machine.
+
+    Seconds, quiet and depth are those of bursts and of a daily curve.
+    """
 
     pattern: str = Field(
         default="poisson",

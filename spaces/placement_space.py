@@ -76,7 +76,9 @@ class PlacementSpace:
         lookup = pick("lookup", compute == "fp32")
         others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
         route_rows = pick("route_rows", bool(others) and compute == "fp32" and not inline)
-        pinned = pick("pinned", threads is not None and not route_rows)
+        # OpenVINO's threads beyond the first belong to the process, and stay on no replica's cores.
+        pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
+        pinned = pick("pinned", pinnable and not route_rows)
         return Placement(
             seat=Seat(engine, device, replicas, threads, pinned),
             inline=inline,

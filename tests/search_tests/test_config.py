@@ -336,7 +336,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"traffic": {"on_seconds": 0}}, "traffic.on_seconds: must be seconds, at least 0.001, but got 0"),
     (
         {"traffic": {"load": 1.0}},
-        "traffic.load: must be a number above 0 and below 1, a share of what the baseline answers one by one, but got 1.0",
+        "traffic.load: must be a number above 0 and below 1, a share of what the baseline answers one by one, "
+        "but got 1.0",
     ),
     ({"traffic": {"rows": 200}}, "traffic.rows: must be a mapping with the keys median, sigma, max, file, but got 200"),
     ({"traffic": {"rows": {"median": 0}}}, "traffic.rows.median: must be a whole number, at least 1, but got 0"),

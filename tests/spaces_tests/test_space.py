@@ -94,7 +94,9 @@ def _check_placement(placement: Placement, asked: dict[str, object]) -> None:
     assert ("placement.batch_rows" in asked) == (not placement.inline and not placement.user_once)
     assert ("placement.batch_wait_us" in asked) == (placement.batching is not None)
     assert ("placement.route_layout" in asked) == (placement.route is not None)
-    assert ("placement.pinned" in asked) == (placement.seat.threads is not None and placement.route is None)
+    threads = placement.seat.threads
+    pinnable = threads is not None and (placement.seat.engine == "onnxruntime" or threads == 1)
+    assert ("placement.pinned" in asked) == (pinnable and placement.route is None)
     if placement.route is not None:
         assert placement.route.seat.engine != placement.seat.engine
 
