@@ -22,15 +22,7 @@ from numpy.typing import NDArray
 
 from objectives.jobs import serve
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
-from objectives.measurement.latency import (
-    CONFIRM,
-    NEAR,
-    SCREEN,
-    Timings,
-    Window,
-    check_calm,
-    time_side_by_side,
-)
+from objectives.measurement.latency import Timings, Window, check_calm, time_side_by_side
 from objectives.measurement.profile import median_request, profile_model
 from objectives.measurement.quality import paired_quality
 from objectives.measurement.recording import Recording, Search, write_recording
@@ -51,10 +43,8 @@ from spaces.placement import Placement, Seat
 
 _CHUNK_ROWS = 4096
 _TRIES = 3
-_PROBES = {"screen": 3, "near": 5, "confirm": 6}
 _WEIGH_SECONDS = 60
 _SWITCH_SECONDS = 5e-5
-WINDOWS: Mapping[str, Window] = {"screen": SCREEN, "near": NEAR, "confirm": CONFIRM}
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ def judge(
 
 
 def time(
-    holdout: Path, candidate: Arm, baseline: Arm, load: Load, length: str, seed: int, recording: Path
+    holdout: Path, candidate: Arm, baseline: Arm, load: Load, window: Window, seed: int, recording: Path
 ) -> tuple[Latency, Throughput]:
     """Latency at the study's load and throughput under the SLO, both beside the baseline; the raw timings go to a file.
 
@@ -112,11 +102,11 @@ def time(
         BehindError: the generator was behind its schedule, several times over.
     """
     requests = _requests(holdout)
-    window = WINDOWS[length].extended(load.percent)
+    window = window.extended(load.percent)
     with quiet(), _open(candidate) as ours, _open(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
-        recorded = _record((ours, candidate), (theirs, baseline), requests, load, window, _PROBES[length], seed)
+        recorded = _record((ours, candidate), (theirs, baseline), requests, load, window, seed)
     write_recording(recorded, recording)
     return recorded.judged()
 
@@ -184,7 +174,6 @@ def _record(
     requests: list[Request],
     load: Load,
     window: Window,
-    probes: int,
     seed: int,
 ) -> Recording:
     (ours, _), (theirs, their_arm) = candidate, baseline
@@ -194,14 +183,14 @@ def _record(
     first = Probe(rate, kept.candidate)
     searched = Search((), most)
     if load.slo_ms is not None:
-        searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, probes, seed)
+        searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, window.probes, seed)
     return Recording(
         timings=timings,
         rate_rps=rate,
         slo_ms=load.slo_ms,
         percent=load.percent,
         seed=seed,
-        candidate=_search(*candidate, first, requests, load, limit, probes, seed),
+        candidate=_search(*candidate, first, requests, load, limit, window.probes, seed),
         baseline=searched,
     )
 
@@ -322,6 +311,7 @@ def _main() -> None:
         candidate: Any,
         baseline: Any,
         load: Any,
+        window: Any,
         recording: str,
         **options: Any,
     ) -> Any:
@@ -330,6 +320,7 @@ def _main() -> None:
             candidate=from_plain(Arm, candidate),
             baseline=from_plain(Arm, baseline),
             load=from_plain(Load, load),
+            window=from_plain(Window, window),
             recording=Path(recording),
             **options,
         )

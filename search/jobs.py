@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from objectives.measure import Arm, Load
+from objectives.measurement.latency import Window
 from objectives.measurement.schedule import Traffic
 from objectives.record import Artifact, Prepared
 from objectives.task import Task
@@ -51,10 +52,18 @@ class MeterJobs:
             "candidate": to_plain(self._arm(artifact, candidate)),
             "baseline": to_plain(self._baseline()),
             "load": to_plain(load),
-            "length": length,
+            "window": to_plain(self._window(length)),
             "seed": seed,
             "recording": f"{self.task.home}/{recording}",
         }
+
+    def _window(self, length: Length) -> Window:
+        timing = self.config.timing
+        if length == "screen":
+            return Window(timing.screen_blocks)
+        if length == "near":
+            return Window(timing.near_blocks, probes=5)
+        return Window(timing.confirm_blocks, requests=60, service_requests=6, probes=6)
 
     def profile(self) -> dict[str, Any]:
         return {

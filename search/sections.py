@@ -353,6 +353,14 @@ class SpaceConfig(Section):
         return value
 
 
+class TimingConfig(Section):
+    """How many blocks of each arm a timing has: to screen, for a point that would enter the front, and to confirm."""
+
+    screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
+    near_blocks: int = Field(default=40, ge=20, description="a whole number, at least 20")
+    confirm_blocks: int = Field(default=80, ge=20, description="a whole number, at least 20")
+
+
 class BudgetConfig(Section):
     """Minutes of search; the baseline's training is not counted. Trials None: as many as fit."""
 
@@ -389,6 +397,7 @@ class StudyConfig(Section):
     quality: QualityConfig = QualityConfig()
     traffic: TrafficConfig = TrafficConfig()
     slo: SloConfig = SloConfig()
+    timing: TimingConfig = TimingConfig()
     objectives: _Listed[Objective] = Field(
         default=("latency_p95", "throughput", "quality"),
         description=f"a list of one or more different ones of {', '.join(get_args(Objective))}",

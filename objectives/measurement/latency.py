@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from objectives.measurement.statistics import (
     ratio_of_percentiles,
 )
 from objectives.measurement.strain import DisturbedError, Strain, Watch, disturbed
-from objectives.measurement.traffic import Request, Submit, check_offered, closed_loop, open_loop, settle
+from objectives.measurement.traffic import Request, Submit, check_offered, closed_loop, open_loop, settle, spin_ns
 from objectives.record import Interval, Latency, Percentiles
 
 # The baseline's service time may change this much within a timing.
@@ -29,15 +29,18 @@ _MOST_DRIFT = 1.5
 # Pairs of blocks that are run in all, for one that is asked for: the disturbed ones are run again.
 _MOST_PAIRS = 3
 _FEWEST_BLOCKS = 20
+_UNCOUNTED = 2
 
 
 @dataclass(frozen=True)
 class Window:
-    """How long to look: blocks of each arm, open-loop and closed-loop requests of a block."""
+    """How long to look: blocks of each arm, open-loop and closed-loop requests of a block; probes of the search for the
+    rate under the SLO."""
 
     blocks: int = 20
     requests: int = 35
     service_requests: int = 5
+    probes: int = 3
 
     def __post_init__(self) -> None:
         if self.blocks < _FEWEST_BLOCKS or self.requests < 1 or self.service_requests < 1:
@@ -46,13 +49,7 @@ class Window:
     def extended(self, percent: float) -> Window:
         """With blocks enough for a percentile."""
         blocks = -(-fewest_samples(percent) // self.requests)
-        return Window(max(self.blocks, blocks), self.requests, self.service_requests)
-
-
-SCREEN = Window()
-# For a point that would enter the front.
-NEAR = Window(blocks=40)
-CONFIRM = Window(blocks=80, requests=60, service_requests=6)
+        return replace(self, blocks=max(self.blocks, blocks))
 
 
 @dataclass(frozen=True)
@@ -154,9 +151,9 @@ def _block(
 ) -> _Block:
     settle()
     # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
-    closed_loop(submit, chosen[-2:])
+    spin = spin_ns(float(closed_loop(submit, chosen[-_UNCOUNTED:]).mean()))
     watched = watch()
-    arrivals = open_loop(submit, chosen[: len(schedule)], schedule)
+    arrivals = open_loop(submit, chosen[: len(schedule)], schedule, spin)
     service = closed_loop(submit, chosen[len(schedule) :])
     return _Block(arrivals.latency_ms, service, arrivals.lag_ms, arrivals.offered_share, watched.strain())
 

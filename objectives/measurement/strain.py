@@ -20,8 +20,8 @@ T = TypeVar("T")
 # Shares of the wall time. A block is disturbed when others ran, left less than a core idle, and this arm's threads
 # waited longer for a core than they do by themselves: two replicas beside a generator wait for one another, and a
 # neighbour on a free core does no harm.
-_FOREIGN = 0.02
-_WAITING = 0.02
+_FOREIGN = 0.03
+_WAITING = 0.03
 _CALM_QUANTILE = 0.2
 # So much of both is a disturbance even where an arm was never seen calm.
 _MOST_FOREIGN = 0.25

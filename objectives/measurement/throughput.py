@@ -12,7 +12,7 @@ import numpy as np
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
 from objectives.measurement.strain import calm_blocks
-from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, saturated
+from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, saturated, spin_ns
 
 _RESAMPLES = 400
 _PROBE_BLOCKS = 5
@@ -21,6 +21,7 @@ _PROBE_SECONDS = 0.3
 _SATURATION_BLOCKS = 5
 _SATURATION_SECONDS = 0.1
 _SERVICE_REQUESTS = 40
+_UNCOUNTED = 2
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,14 @@ def open_loop_probe(submit: Submit, requests: Sequence[Request], traffic: Traffi
     """
     count = max(_PROBE_REQUESTS, int(rate_rps * _PROBE_SECONDS)) // _PROBE_BLOCKS
     early = count // 3
+    spin = spin_ns(float(closed_loop(submit, requests[:_UNCOUNTED]).mean()))
     taken = itertools.count()
 
     def block() -> Floats:
         number = next(taken)
         start = number * (early + count)
         chosen = [requests[(start + i) % len(requests)] for i in range(early + count)]
-        played = open_loop(submit, chosen, gaps(traffic, rate_rps, early + count, seed + number))
+        played = open_loop(submit, chosen, gaps(traffic, rate_rps, early + count, seed + number), spin)
         return played.latency_ms[early:]
 
     blocks = calm_blocks(block, _PROBE_BLOCKS)

@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure import Load, timed, warm_up
-from objectives.measurement.latency import CONFIRM, Timings, summarise
+from objectives.measurement.latency import Timings, Window, summarise
 from objectives.measurement.recording import Recording, Search, read_recording, write_recording
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import ratio_of_percentiles
@@ -37,6 +37,7 @@ from spaces.placement import Placement, Seat
 from tests.benchmarks.models import baseline_model, lognormal_requests
 
 SLOWER = 0.1
+CONFIRM = Window(blocks=80, requests=60, service_requests=6)  # what `leanrec choose` looks through
 RESAMPLES = 500
 
 

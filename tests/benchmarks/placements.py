@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure import Load, quiet, timed, warm_up
-from objectives.measurement.latency import CONFIRM, Window, summarise
+from objectives.measurement.latency import Window, summarise
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
 from objectives.measurement.strain import DisturbedError
@@ -84,7 +84,7 @@ class Length:
     window: Window
 
 
-FULL = Length(12, 10, 0.06, 40, CONFIRM)
+FULL = Length(12, 10, 0.06, 40, Window(80, 60, 6))
 QUICK = Length(fewest_samples(50), 3, 0.01, 20, Window(20, 20, 5))
 
 

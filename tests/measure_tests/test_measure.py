@@ -305,7 +305,9 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "calm_blocks", lambda run, blocks: [run() for _ in range(blocks)])
     monkeypatch.setattr(throughput, "_SATURATION_SECONDS", 0.01)
     monkeypatch.setattr(throughput, "_PROBE_SECONDS", 0.01)
-    monkeypatch.setattr(measure, "WINDOWS", {"screen": Window(blocks=20, requests=7, service_requests=1)})
+
+
+SMALL = Window(blocks=20, requests=7, service_requests=1)
 
 
 @pytest.mark.usefixtures("calm")
@@ -313,7 +315,7 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
     arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
     load = replace(LOAD, slo_ms=slo_ms)
-    latency, found = measure.time(holdout, arm, arm, load, "screen", 5, recording)
+    latency, found = measure.time(holdout, arm, arm, load, SMALL, 5, recording)
     assert (latency.requests, latency.blocks, latency.repeated_blocks) == (140, 20, 0)
     assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
     assert latency.candidate.p99_ms is None
@@ -332,7 +334,7 @@ def test_a_provider_that_is_missing_is_an_error(model: Path, holdout: Path, tmp_
     ours = Arm(str(model), Placement(Seat(device="cuda")), "fp32")
     recording = tmp_path / "3.npz"
     with pytest.raises(EngineError, match="asked for CUDAExecutionProvider"):
-        measure.time(holdout, ours, Arm(str(model), ONE_THREAD, "fp32"), LOAD, "screen", 0, recording)
+        measure.time(holdout, ours, Arm(str(model), ONE_THREAD, "fp32"), LOAD, SMALL, 0, recording)
     assert not recording.exists()
 
 
