@@ -102,7 +102,6 @@ def time(
         BehindError: the generator was behind its schedule, several times over.
     """
     requests = _requests(holdout)
-    window = window.extended(load.percent)
     with quiet(), _open(candidate) as ours, _open(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
@@ -313,6 +312,7 @@ def _main() -> None:
         load: Any,
         window: Any,
         recording: str,
+        weighed: bool,
         **options: Any,
     ) -> Any:
         latency, throughput = time(
@@ -324,7 +324,8 @@ def _main() -> None:
             recording=Path(recording),
             **options,
         )
-        footprint = weigh(Path(holdout), from_plain(Artifact, artifact), from_plain(Arm, candidate))
+        of = from_plain(Artifact, artifact)
+        footprint = weigh(Path(holdout), of, from_plain(Arm, candidate)) if weighed else Footprint(of.model_bytes)
         return {"latency": to_plain(latency), "throughput": to_plain(throughput), "footprint": to_plain(footprint)}
 
     def profile_job(progress: Any, model: str, groups: Any, holdout: str) -> Any:

@@ -15,6 +15,7 @@ from spaces.candidate import Candidate
 from spaces.canonical import to_plain
 from spaces.placement import Placement
 
+_WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
 Length = Literal["screen", "near", "confirm"]
 
 
@@ -55,15 +56,19 @@ class MeterJobs:
             "window": to_plain(self._window(length)),
             "seed": seed,
             "recording": f"{self.task.home}/{recording}",
+            # It takes a process of its own: for every trial only where the search needs it.
+            "weighed": length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives)),
         }
 
     def _window(self, length: Length) -> Window:
-        timing = self.config.timing
-        if length == "screen":
-            return Window(timing.screen_blocks)
-        if length == "near":
-            return Window(timing.near_blocks, probes=5)
-        return Window(timing.confirm_blocks, requests=60, service_requests=6, probes=6)
+        """With answers enough for the SLO's percentile and the objectives'."""
+        timing, percent = self.config.timing, self.config.slo.percentile
+        windows = {
+            "screen": Window(timing.screen_blocks, requests=25),
+            "near": Window(timing.near_blocks, probes=5),
+            "confirm": Window(timing.confirm_blocks, requests=60, service_requests=6, probes=6),
+        }
+        return windows[length].extended(99 if "latency_p99" in self.config.objectives else percent)
 
     def profile(self) -> dict[str, Any]:
         return {

@@ -357,7 +357,7 @@ class TimingConfig(Section):
     """How many blocks of each arm a timing has: to screen, for a point that would enter the front, and to confirm."""
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
-    near_blocks: int = Field(default=40, ge=20, description="a whole number, at least 20")
+    near_blocks: int = Field(default=30, ge=20, description="a whole number, at least 20")
     confirm_blocks: int = Field(default=80, ge=20, description="a whole number, at least 20")
 
 

@@ -53,6 +53,12 @@ class Candidate:
     def id(self) -> str:
         return "c" + digest(self)[:12]
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing differs from the baseline, its widths said or not."""
+        widths = {width for _, width in self.precision.widths} | {self.precision.compute}
+        return self.weights == Weights() and widths == {"fp32"} and self.placement == Placement()
+
     def knobs(self) -> dict[str, Scalar]:
         """Every choice by its dotted name, for tables and for the ledger."""
         knobs: dict[str, Scalar] = {"weights.origin": self.weights.origin}

@@ -70,12 +70,14 @@ class PlacementSpace:
         engine, device = (BF16_ENGINE, "cpu") if compute == "bf16" else parse_place(pick("engine"))
         user_once = pick("user_once")
         inline = pick("inline", replicas == 1)
-        batch_rows = pick("batch_rows", not inline and not user_once)
+        # It prepares kernels anew for each number of rows, and batches have any number.
+        by_size = engine == BF16_ENGINE
+        batch_rows = pick("batch_rows", not inline and not user_once and not by_size)
         wait_us = pick("batch_wait_us", batch_rows > 0)
         split_rows = pick("split_rows", replicas > 1)
         lookup = pick("lookup", compute == "fp32")
         others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
-        route_rows = pick("route_rows", bool(others) and compute == "fp32" and not inline)
+        route_rows = pick("route_rows", bool(others) and compute == "fp32" and not inline and not batch_rows)
         # OpenVINO's threads beyond the first belong to the process, and stay on no replica's cores.
         pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
         pinned = pick("pinned", pinnable and not route_rows)

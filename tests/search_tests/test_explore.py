@@ -214,7 +214,7 @@ def test_a_point_that_would_enter_the_front_is_timed_again_for_longer(
 
     def scripted(arguments: Mapping[str, Any]) -> Any:
         trial = int(Path(arguments["recording"]).stem.removeprefix("trial-"))
-        lengths.append((trial, "near" if arguments["window"]["blocks"] == 40 else "screen"))
+        lengths.append((trial, "near" if arguments["window"]["blocks"] == 30 else "screen"))
         better = trial % 2 == 1
         return timed(0.5 - 0.01 * trial if better else 0.9, 2.0)
 
@@ -229,6 +229,6 @@ def test_a_point_that_would_enter_the_front_is_timed_again_for_longer(
 
 
 def test_a_longer_look_that_fails_leaves_the_first(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    disturbed = lambda a: "DisturbedError: busy" if a["window"]["blocks"] == 40 else timed()  # noqa: E731
+    disturbed = lambda a: "DisturbedError: busy" if a["window"]["blocks"] == 30 else timed()  # noqa: E731
     _, told, _ = search(parts, answers(time=disturbed), 4, monkeypatch)
     assert [t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")] == ["complete"] * 4

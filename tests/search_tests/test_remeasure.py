@@ -34,8 +34,8 @@ import json, sys
 sys.path.insert(0, {root!r})
 from objectives.jobs import serve
 answers = json.load(open({answers!r}))
-def time(progress, candidate, length, **rest):
-    progress("asked for " + length)
+def time(progress, candidate, window, **rest):
+    progress("asked for " + str(window["blocks"]) + " blocks")
     key = candidate["model"].split("/")[-2]
     if key not in answers:
         raise RuntimeError("the machine is busy")
@@ -138,7 +138,7 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(
     said = capsys.readouterr().err
     assert "trial 2 (1 of 2): timing over a long window" in said
     assert "trial 2: not timed: RuntimeError: the machine is busy" in said
-    assert "asked for confirm" in said
+    assert "asked for 80 blocks" in said
 
 
 def test_all_rows_may_fail(session: Session, meter: Worker, answers: Path) -> None:

@@ -48,6 +48,9 @@ def space() -> SearchSpace:
 def test_the_first_start_is_the_baseline(space: SearchSpace) -> None:
     candidate = space.suggest(optuna.trial.FixedTrial(space.starts()[0]))
     assert candidate == Candidate(Weights(), Precision((("mlp", "fp32"), ("tables", "fp32"))), Placement())
+    assert candidate.is_baseline and Candidate().is_baseline
+    assert not Candidate(precision=Precision((("mlp", "int8-dynamic"),))).is_baseline
+    assert not Candidate(placement=Placement(inline=True)).is_baseline
 
 
 def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpace) -> None:
@@ -91,7 +94,9 @@ def _check_placement(placement: Placement, asked: dict[str, object]) -> None:
     several = placement.seat.replicas > 1
     assert ("placement.inline" in asked) == (not several)
     assert ("placement.split_rows" in asked) == several
-    assert ("placement.batch_rows" in asked) == (not placement.inline and not placement.user_once)
+    by_size = placement.seat.engine == "openvino"
+    assert ("placement.batch_rows" in asked) == (not placement.inline and not placement.user_once and not by_size)
+    assert placement.route is None or placement.batching is None
     assert ("placement.batch_wait_us" in asked) == (placement.batching is not None)
     assert ("placement.route_layout" in asked) == (placement.route is not None)
     threads = placement.seat.threads
