@@ -27,6 +27,7 @@ from objectives.recommenders.builtin import DCNV2Recommender, open_builtin
 from objectives.recommenders.protocol import Batch, Part
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.record import Artifact, InputSpec, Prepared
+from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
 from spaces.candidate import Weights
@@ -38,7 +39,7 @@ Progress = Callable[[str], None]
 FIT_STAGE = 1
 EXPORT_STAGE = 2
 CALIBRATION_ROWS = 2048
-MODEL, TABLES, DENSE = "model.onnx", "tables.onnx", "dense.onnx"
+MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)

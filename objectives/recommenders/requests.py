@@ -58,11 +58,6 @@ def lognormal_rows(median: int, sigma: float, most: int, count: int, seed: int) 
     return np.clip(np.rint(drawn), 1, most).astype(np.int64)
 
 
-def fixed_rows(rows: int, count: int) -> NDArray[np.int64]:
-    """(count,) rows of each request: all the same."""
-    return np.full(count, rows, dtype=np.int64)
-
-
 def recorded_rows(rows: NDArray[np.int64], most: int, count: int) -> NDArray[np.int64]:
     """(count,) rows of each request: those of a log, (n,), in their order, round and round, cut at `most`."""
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1 or most < 1:

@@ -7,7 +7,7 @@ import pytest
 
 from objectives.recommenders.clicklog import in_time_order
 from objectives.recommenders.features import Dataset, encode
-from objectives.recommenders.requests import Requests, draw_requests, fixed_rows, recorded_rows
+from objectives.recommenders.requests import Requests, draw_requests, lognormal_rows, recorded_rows
 from objectives.recommenders.split import split_in_time
 from objectives.recommenders.synthetic import synthetic_log
 
@@ -149,7 +149,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_are_all_the_same_or_those_of_a_log_round_and_round() -> None:
-    assert fixed_rows(7, 4).tolist() == [7, 7, 7, 7]
+    assert lognormal_rows(7, 0.0, 1000, 4, seed=0).tolist() == [7, 7, 7, 7]
     recorded = np.array([3, 900, 1, 40])
     assert recorded_rows(recorded, 100, 10).tolist() == [3, 100, 1, 40, 3, 100, 1, 40, 3, 100]
     assert recorded_rows(recorded, 1000, 2).tolist() == [3, 900]
