@@ -69,8 +69,8 @@ class Arrivals:
 def spin_ns(service_ms: float) -> int:
     """How long before an arrival the generator stops sleeping, for a model that takes so long.
 
-    Asking again and again keeps a core from the model's own threads. Two threads of ONNX Runtime beside the generator on
-    two cores were ready and did not run for 0.07 of the time in calm blocks with 150 us, for 0.03 with 60 us.
+    Asking again and again keeps a core from the model's own threads. Two threads of ONNX Runtime beside the generator
+    on two cores were ready and did not run for 0.07 of the time in calm blocks with 150 us, for 0.03 with 60 us.
     """
     return _LONG_SPIN_NS if service_ms < _SHORT_MS else _SPIN_NS
 
