@@ -26,7 +26,6 @@ ALPHA = 0.05
 # A few are enough: each further look at test widens the interval.
 MOST_LOOKS = 5
 _EXAMPLE_ROWS = 8
-_LONG_WINDOW_TIMES = 10
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,6 @@ def confirm(
         NothingConfirmedError: none held, with the nearest.
     """
     nearest: str | None = None
-    limit = jobs.config.workers.job_seconds
     for row, candidate, outcome in candidates[:MOST_LOOKS]:
         assert outcome.artifact is not None
         name = f"trial {row['trial']}"
@@ -125,7 +123,7 @@ def confirm(
         try:
             recording = jobs.recording(f"confirm-{row['trial']}")
             arguments = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
-            timed = call(meter, "time", arguments, _LONG_WINDOW_TIMES * limit, say)
+            timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
         except JobError as error:
             say(f"{name}: not timed: {error}")
             continue
@@ -140,7 +138,7 @@ def confirm(
         }
         look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
         arguments = jobs.judge(outcome.artifact, candidate, "test", confidence_of(look))
-        quality = from_plain(Quality, call(meter, "judge", arguments, limit, say)["quality"])
+        quality = from_plain(Quality, call(meter, "judge", arguments, jobs.config.workers.job_seconds, say)["quality"])
         if look > len(looks):
             looks.append({"look": look, "trial": row["trial"], "model": model, "quality": to_plain(quality)})
         low, high = quality.loss_interval

@@ -155,8 +155,10 @@ class Explorer:
                 for builder in self._builders:
                     builder.pause()
             workers = self._config.workers
-            limit = workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
-            job = "time" if flight.stage in _TIMING else flight.stage
+            if flight.stage in _TIMING:
+                job, limit = "time", self._jobs.limit_seconds(_length(flight))
+            else:
+                job, limit = flight.stage, workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
             flight.worker.start(job, self._arguments(flight), limit)
 
     def _timing(self) -> bool:
@@ -173,9 +175,8 @@ class Explorer:
         assert flight.artifact is not None
         if flight.stage == "judge":
             return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)
-        length: Length = "near" if flight.stage == "near" else "screen"
         seed = self._config.seed + flight.number
-        return self._jobs.time(flight.artifact, candidate, length, seed, self._recording(flight))
+        return self._jobs.time(flight.artifact, candidate, _length(flight), seed, self._recording(flight))
 
     def _recording(self, flight: Flight) -> str:
         return self._jobs.recording(f"trial-{flight.number}")
@@ -268,6 +269,10 @@ class Explorer:
             builder.resume()
         self._flights.clear()
         self._study.sweep()
+
+
+def _length(flight: Flight) -> Length:
+    return "near" if flight.stage == "near" else "screen"
 
 
 def _complete(trial: Any) -> bool:

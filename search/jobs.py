@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from objectives.measure import Arm, Load
@@ -16,6 +16,8 @@ from spaces.canonical import to_plain
 from spaces.placement import Placement
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
+# A finalist is timed over a window several times longer.
+_CONFIRM_TIMES = 10
 Length = Literal["screen", "near", "confirm"]
 
 
@@ -60,6 +62,11 @@ class MeterJobs:
             "weighed": length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives)),
         }
 
+    def limit_seconds(self, length: Length) -> float:
+        """The longest that a timing may take, what it waits for a calm machine included."""
+        times = _CONFIRM_TIMES if length == "confirm" else 1
+        return times * self.config.workers.job_seconds + self.config.timing.patience_seconds
+
     def _window(self, length: Length) -> Window:
         """With answers enough for the SLO's percentile and the objectives'."""
         timing, percent = self.config.timing, self.config.slo.percentile
@@ -68,7 +75,8 @@ class MeterJobs:
             "near": Window(timing.near_blocks, probes=5),
             "confirm": Window(timing.confirm_blocks, requests=60, service_requests=6, probes=6),
         }
-        return windows[length].extended(99 if "latency_p99" in self.config.objectives else percent)
+        window = replace(windows[length], patience_seconds=timing.patience_seconds)
+        return window.extended(99 if "latency_p99" in self.config.objectives else percent)
 
     def profile(self) -> dict[str, Any]:
         return {

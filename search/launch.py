@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.measurement.quality import resolution
 from objectives.record import Prepared
 from objectives.serving.devices import cores_allowed, describe
 from objectives.task import Task
@@ -22,6 +21,7 @@ from search.explore import Explorer, Told
 from search.home import Home
 from search.jobs import MeterJobs
 from search.ledger import Entry, Ledger
+from search.preflight import begun, preflight, tell_preflight
 from search.profiling import focused, profiled, write_profile_files
 from search.report import write_report
 from search.sections import StudyConfig, SyntheticData
@@ -29,7 +29,7 @@ from search.study import Study, candidate_of, outcome_of
 from search.study_yaml import ConfigError
 from search.traffic import rows_trace, traffic_of
 from search.verdict import best_compromise
-from search.workers import JobError, Worker, call
+from search.workers import Worker, call
 from spaces.canonical import from_plain, to_plain
 
 # The baseline trains to its optimum, however long a student's fit may take.
@@ -122,8 +122,8 @@ def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Doc
 
 def search(session: Session, console: Console) -> None:
     config, home, study = session.config, session.home, session.study
-    if not study.facts.get("preflight"):
-        # Nothing was searched yet: what a failed preflight left would only stand in trial 0's place.
+    if not begun(study):
+        # What was left would only stand in trial 0's place.
         study.restart()
     study.sweep()
     spent = float(study.facts.get("search_seconds", 0.0))
@@ -157,13 +157,14 @@ def search(session: Session, console: Console) -> None:
 
             return Explorer(config, jobs.task, jobs, space, study, builders, meter, threads, record, bar.tick)
 
-        if not study.facts.get("preflight"):
+        if not begun(study):
             for start in space.starts():
                 study.enqueue(start)
-            console.say("preflight: the baseline and one student go through every stage")
+        if not study.facts.get("preflight"):
+            console.say("preflight: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
-                explorer(bar, 0.0).run(float("inf"), 2, 0.0)
-            _preflight(session, console, count)
+                first = preflight(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
+            tell_preflight(config, study, first, console, count)
             spent = 0.0
         with SearchBar(console, budget) as bar:
             end = explorer(bar, budget).run(budget - spent, wanted, spent)
@@ -252,35 +253,6 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         session.ledger.log_file(folder, "bundle")
         session.level(console)
     return chosen
-
-
-def _preflight(session: Session, console: Console, builders: int) -> None:
-    """Refuse a study whose first trials fail; say what the data can show and how many trials to expect."""
-    outcomes = {number: outcome for number, _, outcome, _ in session.entries()}
-    for number, what in ((0, "the baseline"), (1, "the first candidate")):
-        outcome = outcomes.get(number)
-        if outcome is None or outcome.measurement is None:
-            reason = "it was not measured" if outcome is None else outcome.reason
-            raise JobError(f"The preflight ended: {what} did not get through every stage: {reason}")
-    baseline, first = outcomes[0].measurement, outcomes[1]
-    assert baseline is not None and first.measurement is not None
-    console.say(
-        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {session.config.traffic.load:.0%} of what it "
-        f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
-    )
-    shown = resolution(first.measurement.quality)
-    session.study.note(preflight=True, resolution=shown, search_seconds=0.0)
-    seconds = first.seconds
-    building = seconds.get("fit", 0.0) + seconds.get("export", 0.0)
-    trials = 60 * session.config.budget.minutes / (seconds["time"] + building / builders)
-    console.say(
-        f"preflight: passed; a trial takes about {building:.0f} s to build and {seconds['time']:.0f} s to time, so "
-        f"{session.config.budget.minutes:g} minutes hold about {trials:.0f} trials"
-    )
-    tolerated = session.config.quality.max_loss
-    console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
-    if shown > tolerated:
-        console.warn("the data cannot show a loss as small as the one tolerated: more held-out rows are needed")
 
 
 @contextmanager

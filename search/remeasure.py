@@ -23,7 +23,6 @@ from spaces.candidate import Candidate
 from spaces.canonical import from_plain
 
 FILE = "remeasure.json"
-_LONG_WINDOW_TIMES = 10
 
 Entry = tuple[Row, Candidate, Outcome]
 
@@ -102,7 +101,7 @@ def _timed_again(
     recording = jobs.recording(f"remeasure-{row['trial']}")
     arguments = jobs.time(artifact, candidate, "confirm", config.seed + 1, recording)
     try:
-        timed = call(meter, "time", arguments, _LONG_WINDOW_TIMES * config.workers.job_seconds, console.say)
+        timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return again | {"reason": str(error)}
     now = _now(from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))

@@ -354,11 +354,13 @@ class SpaceConfig(Section):
 
 
 class TimingConfig(Section):
-    """How many blocks of each arm a timing has: to screen, for a point that would enter the front, and to confirm."""
+    """How many blocks of each arm a timing has: to screen, for a point that would enter the front, and to confirm; and
+    how long a timing that was disturbed is begun anew."""
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
     near_blocks: int = Field(default=30, ge=20, description="a whole number, at least 20")
     confirm_blocks: int = Field(default=80, ge=20, description="a whole number, at least 20")
+    patience_seconds: float = Field(default=60.0, gt=0, description="seconds above 0")
 
 
 class BudgetConfig(Section):

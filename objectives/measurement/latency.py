@@ -35,12 +35,13 @@ _UNCOUNTED = 2
 @dataclass(frozen=True)
 class Window:
     """How long to look: blocks of each arm, open-loop and closed-loop requests of a block; probes of the search for the
-    rate under the SLO."""
+    rate under the SLO; how long a disturbed look is begun anew."""
 
     blocks: int = 20
     requests: int = 35
     service_requests: int = 5
     probes: int = 3
+    patience_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if self.blocks < _FEWEST_BLOCKS or self.requests < 1 or self.service_requests < 1:

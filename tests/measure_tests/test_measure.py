@@ -264,9 +264,9 @@ class Attempts:
         if self.errors:
             raise self.errors.pop(0)
 
-    def run(self) -> Any:
+    def run(self, patience_seconds: float = 0.0) -> Any:
         submit: Any = None
-        return timed(submit, submit, 1, [], LOAD, Window(), seed=7)
+        return timed(submit, submit, 1, [], LOAD, Window(patience_seconds=patience_seconds), seed=7)
 
 
 def test_a_timing_that_was_disturbed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +276,12 @@ def test_a_timing_that_was_disturbed_is_made_anew(monkeypatch: pytest.MonkeyPatc
     assert attempts.seeds == [8, 9, 10], "each with a schedule of its own"
     assert rate == 50 and attempts.rates == [50] * 3, "half of what the baseline answers one by one, its median"
     assert most.tolist() == [150, 160]
+
+
+def test_a_busy_machine_is_waited_for_but_not_a_generator_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Attempts(monkeypatch, [DisturbedError("busy")] * 6).run(patience_seconds=60.0)[0] == "timings 14"
+    with pytest.raises(BehindError, match=r"late \(3 times over\)"):
+        Attempts(monkeypatch, [BehindError("late")] * 6).run(patience_seconds=60.0)
 
 
 @pytest.mark.parametrize("kind", [DisturbedError, BehindError])

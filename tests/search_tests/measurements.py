@@ -1,8 +1,12 @@
-"""Outcomes with given numbers, for tests of the study, the ledger and the choice."""
+"""Outcomes with given numbers and a small space, for tests of the study, the search, the ledger and the choice."""
 
 from __future__ import annotations
 
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
+from spaces.domains import Choice, Float
+from spaces.placement import layouts
+from spaces.placement_space import PlacementSpace
+from spaces.space import SearchSpace
 
 
 def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:
@@ -17,3 +21,16 @@ def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: floa
     )
     artifact = Artifact(key, f"{key}/model.onnx", {"mlp": "fp32"}, 1000, 1e-6)
     return Outcome("complete", None, measurement, artifact, {"fit": 1.0, "time": 2.0}, ("fit",))
+
+
+def small_space() -> SearchSpace:
+    """Students of one group in two widths, on two cores."""
+    return SearchSpace(
+        architecture={},
+        pruning={"mlp": Float(0.25, 0.75)},
+        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
+        precision={"mlp": Choice(("fp32", "int8-dynamic"))},
+        compute=Choice(("fp32",)),
+        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
+        passes=2,
+    )

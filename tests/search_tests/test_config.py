@@ -909,6 +909,7 @@ STUDIES = st.fixed_dictionaries(
             lambda every: st.integers(1, len(every)).map(lambda n: list(every[:n]))
         ),
         "space": SPACES,
+        "timing": optional(screen_blocks=st.integers(20, 1000), patience_seconds=POSITIVE),
         "budget": optional(minutes=POSITIVE, trials=MAYBE_COUNT),
         "workers": optional(builders=MAYBE_COUNT, fit_seconds=POSITIVE, job_seconds=POSITIVE),
         "seed": st.integers(0, 2**32 - 1),

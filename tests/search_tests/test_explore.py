@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from measurements import complete_outcome
+from measurements import complete_outcome, small_space
 
 from objectives.measurement.schedule import Traffic
 from objectives.record import Artifact, Footprint, InputSpec, Prepared
@@ -23,9 +23,6 @@ from spaces.anatomy import Anatomy, Group
 from spaces.candidate import Candidate, Weights
 from spaces.canonical import to_plain
 from spaces.distillation import Distillation
-from spaces.domains import Choice, Float
-from spaces.placement import layouts
-from spaces.placement_space import PlacementSpace
 from spaces.pruning import Pruning
 from spaces.space import SearchSpace
 
@@ -88,15 +85,7 @@ class Scripted:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> dict[str, Any]:
-    space = SearchSpace(
-        architecture={},
-        pruning={"mlp": Float(0.25, 0.75)},
-        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
-        precision={"mlp": Choice(("fp32", "int8-dynamic"))},
-        compute=Choice(("fp32",)),
-        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
-        passes=2,
-    )
+    space = small_space()
     anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, True),))
     baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
     prepared = Prepared(

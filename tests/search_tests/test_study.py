@@ -6,27 +6,16 @@ from pathlib import Path
 
 import optuna
 import pytest
-from measurements import complete_outcome
+from measurements import complete_outcome, small_space
 
 from objectives.record import NotFiniteError, Outcome, Quality
 from search.study import Study, candidate_of, outcome_of, values
-from spaces.domains import Choice, Float
-from spaces.placement import layouts
-from spaces.placement_space import PlacementSpace
 from spaces.space import SearchSpace
 
 
 @pytest.fixture
 def space() -> SearchSpace:
-    return SearchSpace(
-        architecture={},
-        pruning={"mlp": Float(0.25, 0.75)},
-        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
-        precision={"mlp": Choice(("fp32", "int8-dynamic"))},
-        compute=Choice(("fp32",)),
-        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
-        passes=2,
-    )
+    return small_space()
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""The first trials of a study, which show that every stage works here and how many trials the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from objectives.measurement.quality import resolution
+from objectives.record import Outcome
+from search.console import Console
+from search.sections import StudyConfig
+from search.study import Study, outcome_of
+from search.workers import JobError
+
+# Candidates of which one must be timed: a machine may be busy for a while, or one candidate too fast to load here.
+_MOST_CANDIDATES = 4
+
+
+def begun(study: Study) -> bool:
+    """Whether the baseline was measured as trial 0: what was searched since then is kept."""
+    outcomes = _outcomes(study)
+    return 0 in outcomes and outcomes[0].measurement is not None
+
+
+def preflight(study: Study, run: Callable[[int], object]) -> Outcome:
+    """Run trials until the baseline, trial 0, and one candidate are measured; the candidate's outcome.
+
+    Args:
+        run: so many trials to their end
+
+    Raises:
+        JobError: the baseline was not measured, a candidate ended before it was timed, or no candidate could be timed.
+    """
+    while True:
+        outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
+        _check(outcomes)
+        for number, outcome in outcomes.items():
+            if number != 0 and outcome.measurement is not None:
+                return outcome
+        run(max(1, 2 - len(outcomes)))
+
+
+def tell_preflight(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
+    """Say and keep what the data can show, and how many trials to expect."""
+    baseline = _outcomes(study)[0].measurement
+    assert baseline is not None and first.measurement is not None
+    console.say(
+        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {config.traffic.load:.0%} of what it "
+        f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
+    )
+    shown, seconds = resolution(first.measurement.quality), first.seconds
+    study.note(preflight=True, resolution=shown, search_seconds=0.0)
+    building = seconds.get("fit", 0.0) + seconds.get("export", 0.0)
+    trials = 60 * config.budget.minutes / (seconds["time"] + building / builders)
+    console.say(
+        f"preflight: passed; a trial takes about {building:.0f} s to build and {seconds['time']:.0f} s to time, so "
+        f"{config.budget.minutes:g} minutes hold about {trials:.0f} trials"
+    )
+    tolerated = config.quality.max_loss
+    console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
+    if shown > tolerated:
+        console.warn("the data cannot show a loss as small as the one tolerated: more held-out rows are needed")
+
+
+def _outcomes(study: Study) -> dict[int, Outcome]:
+    found = {trial.number: outcome_of(trial) for trial in study.finished()}
+    return {number: outcome for number, outcome in found.items() if outcome is not None}
+
+
+def _check(outcomes: dict[int, Outcome]) -> None:
+    failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
+    for number, outcome in failed.items():
+        if number == 0 or "time" not in outcome.seconds:
+            what = "the baseline" if number == 0 else f"candidate {number}"
+            raise JobError(f"The preflight ended: {what} did not get through every stage: {outcome.reason}")
+    if len(failed) >= _MOST_CANDIDATES:
+        last = failed[max(failed)].reason
+        raise JobError(f"The preflight ended: none of {len(failed)} candidates could be timed, the last for: {last}")
