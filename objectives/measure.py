@@ -31,7 +31,7 @@ from objectives.measurement.roofline import measure_roofline
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, percentile
 from objectives.measurement.strain import DisturbedError
-from objectives.measurement.throughput import Probe, open_loop_probe, saturation, search_rates, service_rate
+from objectives.measurement.throughput import Pace, Probe, open_loop_probe, saturation, search_rates
 from objectives.measurement.traffic import BehindError, Request, Submit, precise_sleep, saturated, settle
 from objectives.record import Artifact, Footprint, Latency, Quality, Throughput
 from objectives.serving.devices import engine_version
@@ -141,14 +141,14 @@ def _weigh_here(holdout: str, arm: Any) -> dict[str, float]:
 
 def timed(
     ours: Submit, theirs: Submit, replicas: int, requests: list[Request], load: Load, window: Window, seed: int
-) -> tuple[Timings, float, Floats]:
+) -> tuple[Timings, Floats]:
     """Both arms side by side, anew where something disturbed them.
 
     Args:
         replicas: the baseline's
 
     Returns:
-        Timings, the rate (requests per second), and the baseline's saturated rates (blocks,).
+        Timings, and the baseline's saturated rates (blocks,).
 
     Raises:
         DisturbedError: the machine was busy with something else, several times over.
@@ -160,10 +160,10 @@ def timed(
         try:
             settle()
             most = saturation(theirs, requests, replicas)
-            rate = load.share * float(np.median(service_rate(theirs, requests)))
-            timings = time_side_by_side(ours, theirs, requests, load.traffic, rate, window, seed + attempt)
+            pace = Pace(theirs, requests, load.share)
+            timings = time_side_by_side(ours, theirs, requests, load.traffic, pace, window, seed + attempt)
             check_calm(timings, window.blocks)
-            return timings, rate, most
+            return timings, most
         except (DisturbedError, BehindError) as error:
             # A generator that is behind a model as fast as this stays behind; a neighbour may go.
             patience = window.patience_seconds if isinstance(error, DisturbedError) else 0.0
@@ -180,8 +180,9 @@ def _record(
     seed: int,
 ) -> Recording:
     (ours, _), (theirs, their_arm) = candidate, baseline
-    timings, rate, most = timed(ours.submit, theirs.submit, their_arm.placement.replicas, requests, load, window, seed)
+    timings, most = timed(ours.submit, theirs.submit, their_arm.placement.replicas, requests, load, window, seed)
     kept = timings.kept()
+    rate = float(np.median(kept.rate_rps))
     limit = percentile(kept.baseline, load.percent) if load.slo_ms is None else load.slo_ms
     first = Probe(rate, kept.candidate)
     searched = Search((), most)
@@ -189,7 +190,6 @@ def _record(
         searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, window.probes, seed)
     return Recording(
         timings=timings,
-        rate_rps=rate,
         slo_ms=load.slo_ms,
         percent=load.percent,
         seed=seed,

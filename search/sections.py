@@ -359,7 +359,7 @@ class TimingConfig(Section):
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
     near_blocks: int = Field(default=30, ge=20, description="a whole number, at least 20")
-    confirm_blocks: int = Field(default=80, ge=20, description="a whole number, at least 20")
+    confirm_blocks: int = Field(default=120, ge=20, description="a whole number, at least 20")
     patience_seconds: float = Field(default=60.0, gt=0, description="seconds above 0")
 
 

@@ -30,6 +30,7 @@ _MOST_DRIFT = 1.5
 _MOST_PAIRS = 3
 _FEWEST_BLOCKS = 20
 _UNCOUNTED = 2
+_BASELINE = 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Timings:
     lag: (2 pairs, requests), how late the generator was
     offered: (2 pairs,), planned time of a block's arrivals over the time it took
     strain: (pairs, 2, fields of Strain), candidate and baseline
+    rate_rps: (pairs,), the same for both arms of a pair
     """
 
     candidate: Floats
@@ -71,6 +73,7 @@ class Timings:
     lag: Floats
     offered: Floats
     strain: Floats
+    rate_rps: Floats
 
     def calm(self) -> NDArray[np.bool_]:
         """(pairs,) whether neither arm was disturbed."""
@@ -88,6 +91,7 @@ class Timings:
             self.lag[both],
             self.offered[both],
             self.strain[calm],
+            self.rate_rps[calm],
         )
 
     def drift(self) -> float:
@@ -104,30 +108,42 @@ def time_side_by_side(
     baseline: Submit,
     requests: Sequence[Request],
     traffic: Traffic,
-    rate_rps: float,
+    rate: Callable[[], float],
     window: Window,
     seed: int,
     watch: Callable[[], Watch] = Watch,
 ) -> Timings:
     """Alternate blocks of both arms; which goes first alternates too, so a drift of the machine meets both alike.
 
+    A pair's part of the schedule is stretched to the requests per second that `rate` gave when the baseline's turn came
+    in the pair before.
+
     A pair in which an arm was disturbed is kept as it was and another is run, until there are calm ones enough or
     thrice as many in all.
     """
     arms = (candidate, baseline)
     most = _MOST_PAIRS * window.blocks
-    schedule = gaps(traffic, rate_rps, most * window.requests, seed).reshape(most, window.requests)
+    first = now = rate()
+    schedule = gaps(traffic, first, most * window.requests, seed).reshape(most, window.requests)
     pairs: list[_Pair] = []
     strain: list[Floats] = []
+    rates: list[float] = []
     while len(pairs) < window.blocks or (_calm(np.array(strain)).sum() < window.blocks and len(pairs) < most):
         block = len(pairs)
         start = block * (window.requests + window.service_requests)
         chosen = [requests[(start + i) % len(requests)] for i in range(window.requests + window.service_requests)]
         order = (0, 1) if block % 2 == 0 else (1, 0)
-        blocks = {arm: _block(arms[arm], chosen, schedule[block], watch) for arm in order}
+        rates.append(now)
+        stretched = np.maximum(np.rint(schedule[block] * (first / now)), 1).astype(np.int64)
+        blocks: dict[int, _Block] = {}
+        for arm in order:
+            settle()
+            if arm == _BASELINE:
+                now = rate()
+            blocks[arm] = _block(arms[arm], chosen, stretched, watch)
         pairs.append((blocks[0], blocks[1]))
         strain.append(np.array([b.strain.row() for b in pairs[-1]]))
-    return _timings(pairs)
+    return _timings(pairs, rates)
 
 
 def _calm(strain: Floats) -> NDArray[np.bool_]:
@@ -150,7 +166,6 @@ _Pair = tuple[_Block, _Block]
 def _block(
     submit: Submit, chosen: Sequence[Request], schedule: NDArray[np.int64], watch: Callable[[], Watch]
 ) -> _Block:
-    settle()
     # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
     spin = spin_ns(float(closed_loop(submit, chosen[-_UNCOUNTED:]).mean()))
     watched = watch()
@@ -159,7 +174,7 @@ def _block(
     return _Block(arrivals.latency_ms, service, arrivals.lag_ms, arrivals.offered_share, watched.strain())
 
 
-def _timings(pairs: Sequence[_Pair]) -> Timings:
+def _timings(pairs: Sequence[_Pair], rates: Sequence[float]) -> Timings:
     """In single precision, as they are kept: what is judged again later is judged on the same numbers."""
 
     def stack(rows: Sequence[Any]) -> Floats:
@@ -175,6 +190,7 @@ def _timings(pairs: Sequence[_Pair]) -> Timings:
         stack([b.lag for b in both]),
         stack([b.offered for b in both]),
         stack([[b.strain.row() for b in pair] for pair in pairs]),
+        stack(rates),
     )
 
 
@@ -198,7 +214,7 @@ def check_calm(timings: Timings, blocks: int) -> None:
         check_offered(latency, kept.lag[arm::2], float(np.median(kept.offered[arm::2])))
 
 
-def summarise(timings: Timings, rate_rps: float, seed: int) -> Latency:
+def summarise(timings: Timings, seed: int) -> Latency:
     """Pooled percentiles of both arms over the calm pairs and their paired ratios; the same numbers again from the
     same timings.
 
@@ -223,7 +239,7 @@ def summarise(timings: Timings, rate_rps: float, seed: int) -> Latency:
         p99_ratio=p99_ratio,
         service_p50_ratio=service_ratio,
         service_p50_ratio_interval=service_interval,
-        rate_rps=rate_rps,
+        rate_rps=float(np.median(kept.rate_rps)),
         requests=int(kept.candidate.size),
         blocks=len(kept.candidate),
         lag_p95_ms=percentile(kept.lag, 95),

@@ -31,14 +31,13 @@ class Search:
 
 @dataclass(frozen=True)
 class Recording:
-    """Latency in pairs of blocks at one rate, and each arm's search for the rate under the SLO.
+    """Latency in pairs of blocks at the study's load, and each arm's search for the rate under the SLO.
 
-    slo_ms: None for the baseline's own percentile at that rate
+    slo_ms: None for the baseline's own percentile at that load
     baseline: its search, which needs no probes where its own percentile is the SLO
     """
 
     timings: Timings
-    rate_rps: float
     slo_ms: float | None
     percent: int
     seed: int
@@ -51,18 +50,19 @@ class Recording:
         Raises:
             NotFiniteError: so many requests were refused that a percentile is infinite, or the baseline keeps no SLO.
         """
-        return summarise(self.timings, self.rate_rps, self.seed), self._throughput()
+        return summarise(self.timings, self.seed), self._throughput()
 
     def _throughput(self) -> Throughput:
         """Without an SLO of its own the limit is the baseline's percentile in this very run, whose rate is known."""
-        theirs = self.timings.kept().baseline
+        kept = self.timings.kept()
+        theirs, offered = kept.baseline, float(np.median(kept.rate_rps))
         limit = percentile(theirs, self.percent) if self.slo_ms is None else self.slo_ms
         ours = self.candidate
         rate, rates = slo_rate(
             ours.probes, ours.saturation_rps, theirs if self.slo_ms is None else limit, self.percent, self.seed
         )
         if self.slo_ms is None:
-            base, bases = self.rate_rps, np.full(len(rates), self.rate_rps)
+            base, bases = offered, np.full(len(rates), offered)
         else:
             base, bases = slo_rate(
                 self.baseline.probes, self.baseline.saturation_rps, self.slo_ms, self.percent, self.seed
@@ -93,7 +93,7 @@ def write_recording(recording: Recording, path: Path) -> None:
     arrays: dict[str, Any] = {
         f"timings.{f.name}": getattr(recording.timings, f.name).astype(np.float32) for f in fields(Timings)
     }
-    for name in ("rate_rps", "percent", "seed"):
+    for name in ("percent", "seed"):
         arrays[name] = getattr(recording, name)
     arrays["slo_ms"] = np.nan if recording.slo_ms is None else recording.slo_ms
     for arm, search in (("candidate", recording.candidate), ("baseline", recording.baseline)):
@@ -117,7 +117,6 @@ def read_recording(path: Path) -> Recording:
         slo = float(arrays["slo_ms"])
         return Recording(
             timings=timings,
-            rate_rps=float(arrays["rate_rps"]),
             slo_ms=None if np.isnan(slo) else slo,
             percent=int(arrays["percent"]),
             seed=int(arrays["seed"]),

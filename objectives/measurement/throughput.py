@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +22,9 @@ _PROBE_REQUESTS = 200
 _PROBE_SECONDS = 0.3
 _SATURATION_BLOCKS = 5
 _SATURATION_SECONDS = 0.1
-_SERVICE_REQUESTS = 40
+# Of a look at the pace; looks that count.
+_SERVICE_REQUESTS = 12
+_PACE_LOOKS = 3
 _UNCOUNTED = 2
 
 
@@ -45,21 +49,32 @@ def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> Fl
     return np.array(calm_blocks(block, _SATURATION_BLOCKS))
 
 
-def service_rate(submit: Submit, requests: Sequence[Request]) -> Floats:
-    """Requests a second, one at a time: (blocks,). For one replica a share of it is its utilisation in an open loop;
-    a share of what it answers when saturated would be more, since then it never has to wake up.
+class Pace:
+    """A share of what a replica answers one by one at the moment: in an open loop its utilisation. A share of what it
+    answers when saturated would be more, since then it never has to wake up.
+
+    A machine's speed may change by half within minutes; at a fixed rate the queue in its slow moments would be most of
+    a window's p95.
 
     Raises:
         DisturbedError: the machine is busy with something else.
     """
-    taken = itertools.count()
 
-    def block() -> float:
-        start = next(taken) * _SERVICE_REQUESTS
-        chosen = [requests[(start + i) % len(requests)] for i in range(_SERVICE_REQUESTS)]
-        return 1000 / float(np.mean(closed_loop(submit, chosen)))
+    def __init__(self, submit: Submit, requests: Sequence[Request], share: float) -> None:
+        self._submit, self._share = submit, share
+        by_rows = sorted(requests, key=lambda request: len(next(iter(request.values()))))
+        # Evenly spaced among the sizes, so that a few have the mean of all.
+        places = (np.arange(_SERVICE_REQUESTS) + 0.5) / _SERVICE_REQUESTS * len(by_rows)
+        self._requests = [by_rows[int(place)] for place in places]
+        self._recent = deque(calm_blocks(self._service_ms, _PACE_LOOKS), maxlen=_PACE_LOOKS)
 
-    return np.array(calm_blocks(block, _SATURATION_BLOCKS))
+    def __call__(self) -> float:
+        """Requests per second, by the middle of the last looks, of which this call's is one."""
+        self._recent.append(self._service_ms())
+        return self._share * 1000 / statistics.median(self._recent)
+
+    def _service_ms(self) -> float:
+        return float(closed_loop(self._submit, self._requests).mean())
 
 
 def open_loop_probe(submit: Submit, requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int) -> Probe:

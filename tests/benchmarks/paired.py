@@ -37,7 +37,7 @@ from spaces.placement import Placement, Seat
 from tests.benchmarks.models import baseline_model, lognormal_requests
 
 SLOWER = 0.1
-CONFIRM = Window(blocks=80, requests=60, service_requests=6)  # what `leanrec choose` looks through
+CONFIRM = Window(blocks=120, requests=60, service_requests=6)  # what `leanrec choose` looks through
 RESAMPLES = 500
 
 
@@ -77,7 +77,7 @@ def burning(seed: int) -> Iterator[None]:
         burner.wait()
 
 
-def repeat(model: Path, slower: bool, seed: int, requests: list[Any]) -> tuple[Timings, float]:
+def repeat(model: Path, slower: bool, seed: int, requests: list[Any]) -> Timings:
     def engine(seat: Seat) -> Engine:
         return open_engine(seat.engine, model, seat.device, seat.threads)
 
@@ -89,8 +89,8 @@ def repeat(model: Path, slower: bool, seed: int, requests: list[Any]) -> tuple[T
     ):
         for pool in (ours, theirs):
             warm_up(pool.submit, requests, placement)
-        timings, rate, _ = timed(ours.submit, theirs.submit, 1, requests, load, CONFIRM, seed)
-    return timings, rate
+        timings, _ = timed(ours.submit, theirs.submit, 1, requests, load, CONFIRM, seed)
+    return timings
 
 
 def run(name: str, model: Path, slower: bool, repeats: int, folder: Path, burn: bool) -> list[Path]:
@@ -100,15 +100,15 @@ def run(name: str, model: Path, slower: bool, repeats: int, folder: Path, burn: 
         start = time.monotonic()
         with burning(random.Random(f"{name}{number}").randrange(10**6)) if burn else contextlib.nullcontext():
             try:
-                timings, rate = repeat(model, slower, 1000 * number, requests)
+                timings = repeat(model, slower, 1000 * number, requests)
             except (DisturbedError, BehindError) as error:
                 print(f"{name} {number:>2}: invalid after {time.monotonic() - start:.0f} s: {error}", flush=True)
                 continue
         nothing = Search((), np.ones(1))
         path = folder / f"{name}-{number}.npz"
-        write_recording(Recording(timings, rate, None, 95, number, nothing, nothing), path)
+        write_recording(Recording(timings, None, 95, number, nothing, nothing), path)
         files.append(path)
-        found = summarise(timings, rate, number)
+        found = summarise(timings, number)
         print(f"{name} {number:>2}: {_line(found)} in {time.monotonic() - start:.0f} s", flush=True)
     return files
 
@@ -153,7 +153,7 @@ def main() -> None:
     same = run("same", model, False, options.repeats, folder / "aa", not options.calm)
     planted = run("planted", model, True, options.repeats, folder / "planted", not options.calm)
     for name, files in (("same", same), ("planted", planted)):
-        judged = [summarise(r.timings, r.rate_rps, r.seed) for r in map(read_recording, files)]
+        judged = [summarise(r.timings, r.seed) for r in map(read_recording, files)]
         print(f"\n{name}: {len(files)} valid of {options.repeats}")
         for what, points, intervals in (
             ("p95 ratio", [j.p95_ratio for j in judged], [j.p95_ratio_interval for j in judged]),

@@ -82,7 +82,10 @@ class Bench:
     def run(self, seed: int = 3) -> Timings:
         requests: Any = [{"id": i} for i in range(37)]
         ours, theirs = self.arm("ours", 2), self.arm("theirs", 4)
-        return time_side_by_side(ours, theirs, requests, Traffic(), RATE, WINDOW, seed, self.watch)
+        return time_side_by_side(ours, theirs, requests, Traffic(), self.rate, WINDOW, seed, self.watch)
+
+    def rate(self) -> float:
+        return RATE
 
     def by_block(self) -> list[list[Seen]]:
         return [self.seen[at : at + ASKED] for at in range(0, len(self.seen), ASKED)]
@@ -140,7 +143,7 @@ def test_disturbed_pairs_are_run_again_and_left_out(clock: Clock) -> None:
     assert np.array_equal(kept.offered, timings.offered.reshape(23, 2)[calm].ravel())
     assert np.array_equal(kept.strain, timings.strain[calm])
     check_calm(timings, 20)
-    found = summarise(timings, RATE, 0)
+    found = summarise(timings, 0)
     assert (found.blocks, found.repeated_blocks, found.requests) == (20, 3, 140)
 
 
@@ -182,6 +185,7 @@ def made(candidate: Floats, baseline: Floats, **rest: Any) -> Timings:
         lag=np.zeros((2 * pairs, requests)),
         offered=np.ones(2 * pairs),
         strain=np.tile(CALM.row(), (pairs, 2, 1)),
+        rate_rps=np.full(pairs, RATE),
     )
     return replace(calm, **rest)
 
@@ -243,7 +247,7 @@ def test_what_a_disturbed_pair_did_counts_against_nobody() -> None:
     lag[10:12], service[5] = 1000.0, 1e6
     loud = replace(timings, strain=strain, lag=lag, baseline_service=service)
     check_calm(loud, 22)
-    assert summarise(loud, RATE, 0).lag_p95_ms == 0
+    assert summarise(loud, 0).lag_p95_ms == 0
     with pytest.raises(DisturbedError, match="Only 22 of 23"):
         check_calm(loud, 23)
 
@@ -253,7 +257,7 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
     ours, theirs = shuffled(140, (20, 7), 1), 2 * shuffled(140, (20, 7), 2)
     service = 0.5 * shuffled(40, (20, 2), 3)
     lag = 0.001 * shuffled(280, (40, 7), 4)
-    found = summarise(made(ours, theirs, candidate_service=service, baseline_service=2.5 * service, lag=lag), RATE, 9)
+    found = summarise(made(ours, theirs, candidate_service=service, baseline_service=2.5 * service, lag=lag), 9)
     assert (found.candidate.p50_ms, found.candidate.p95_ms, found.candidate.p99_ms) == (70, 133, None)
     assert (found.baseline.p50_ms, found.baseline.p95_ms, found.baseline.p99_ms) == (140, 266, None)
     assert (found.candidate.service_p50_ms, found.baseline.service_p50_ms) == (10, 25)
@@ -268,7 +272,7 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
 
 def test_the_intervals_are_ranks_of_the_binomial_law() -> None:
     """Of the numbers from 1 the sample is its own rank."""
-    found = summarise(made(shuffled(140, (20, 7)), shuffled(140, (20, 7), 1)), RATE, 0).candidate
+    found = summarise(made(shuffled(140, (20, 7)), shuffled(140, (20, 7), 1)), 0).candidate
     for interval, percent in ((found.p50_interval_ms, 0.5), (found.p95_interval_ms, 0.95)):
         assert interval is not None
         law = stats.binom(140, percent)
@@ -279,7 +283,7 @@ def test_the_intervals_are_ranks_of_the_binomial_law() -> None:
 
 def test_a_ratio_that_is_the_same_in_every_block_has_no_width() -> None:
     ours = shuffled(700, (20, 35))
-    found = summarise(made(ours, 4 * ours), RATE, 0)
+    found = summarise(made(ours, 4 * ours), 0)
     assert (found.p95_ratio, *found.p95_ratio_interval) == (0.25, 0.25, 0.25)
     assert (found.p99_ratio, found.p99_ratio_interval) == (0.25, (0.25, 0.25))
     assert (found.candidate.p99_ms, found.baseline.p99_ms) == (693, 2772)
@@ -289,13 +293,13 @@ def test_a_ratio_that_is_the_same_in_every_block_has_no_width() -> None:
 
 def test_the_same_timings_give_the_same_numbers() -> None:
     timings = made(shuffled(140, (20, 7)), shuffled(140, (20, 7), 1))
-    assert summarise(timings, RATE, 4) == summarise(timings, RATE, 4)
-    assert summarise(timings, RATE, 4).p95_ratio_interval != summarise(timings, RATE, 5).p95_ratio_interval
+    assert summarise(timings, 4) == summarise(timings, 4)
+    assert summarise(timings, 4).p95_ratio_interval != summarise(timings, 5).p95_ratio_interval
 
 
 def test_fewer_samples_than_a_p95_needs_are_refused() -> None:
     with pytest.raises(TooFewSamplesError, match="A p95 needs 130 samples or more, but got 120"):
-        summarise(made(shuffled(120, (20, 6)), shuffled(120, (20, 6), 1)), RATE, 0)
+        summarise(made(shuffled(120, (20, 6)), shuffled(120, (20, 6), 1)), 0)
 
 
 def refusing(share: float, shape: tuple[int, int] = (20, 35)) -> Floats:
@@ -308,7 +312,7 @@ def refusing(share: float, shape: tuple[int, int] = (20, 35)) -> Floats:
 
 def test_the_share_of_refused_requests_is_told() -> None:
     timings = made(refusing(1 / 140, (20, 7)), shuffled(140, (20, 7), 1))
-    found = summarise(timings, RATE, 0)
+    found = summarise(timings, 0)
     assert found.candidate.refused_share == pytest.approx(1 / 140)
     assert found.candidate.p95_ms == 133, "a refused request counts among the longest"
     assert found.baseline.refused_share == 0
@@ -318,13 +322,13 @@ def test_the_share_of_refused_requests_is_told() -> None:
 @pytest.mark.parametrize("share", [0.06, 0.5, 1.0])
 def test_a_percentile_that_was_refused_is_no_measurement(share: float) -> None:
     with pytest.raises(NotFiniteError, match="must be finite, but got"):
-        summarise(made(refusing(share), shuffled(700, (20, 35), 1)), RATE, 0)
+        summarise(made(refusing(share), shuffled(700, (20, 35), 1)), 0)
 
 
 @pytest.mark.parametrize("share", [0.003, 0.006, 0.02])
 def test_a_p99_that_was_refused_is_not_told(share: float) -> None:
     """A few refusals say nothing against the p95, which is what is asked for."""
-    found = summarise(made(refusing(share), shuffled(700, (20, 35), 1)), RATE, 0)
+    found = summarise(made(refusing(share), shuffled(700, (20, 35), 1)), 0)
     assert found.candidate.p95_ms == 665
     assert found.candidate.refused_share == pytest.approx(share, abs=1e-3)
     assert found.candidate.p99_ms is None and found.p99_ratio is None
@@ -349,3 +353,25 @@ def test_the_smallest_window_shows_a_p99() -> None:
 def test_a_window_without_enough_of_anything_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match="20 blocks or more with requests in each, but got"):
         replace(Window(), **{field: 19 if field == "blocks" else 0})
+
+
+def test_a_pair_is_stretched_to_the_rate_that_was_found_in_the_pair_before(clock: Clock) -> None:
+    class Slowing(Bench):
+        """Half as fast from the fifth look on."""
+
+        looks = 0
+
+        def rate(self) -> float:
+            self.looks += 1
+            return RATE if self.looks < 5 else RATE / 2
+
+    bench = Slowing(clock)
+    timings = bench.run()
+    assert timings.rate_rps.tolist() == [RATE] * 4 + [RATE / 2] * 16
+    schedule = gaps(Traffic(), RATE, 20 * 7, 3).reshape(20, 7)
+    for pair, (one, other) in enumerate(zip(bench.by_block()[::2], bench.by_block()[1::2], strict=True)):
+        for block in (one, other):
+            moments = [each.at_ns for each in block[2:9]]
+            stretch = 1 if pair < 4 else 2
+            assert np.diff(moments) == pytest.approx(stretch * schedule[pair][1:], abs=30_000)
+    assert summarise(timings, 0).rate_rps == RATE / 2

@@ -18,12 +18,12 @@ from objectives.measurement import traffic
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import (
+    Pace,
     Probe,
     crossing,
     open_loop_probe,
     saturation,
     search_rates,
-    service_rate,
     slo_rate,
 )
 
@@ -204,20 +204,22 @@ def test_saturated_two_are_in_flight_for_each_replica(replicas: int) -> None:
 
 
 @pytest.mark.usefixtures("calm")
-def test_one_by_one_the_rate_is_the_inverse_of_the_mean_service_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Request i of 50 takes i ms; each block has the 40 that come next, so the second begins with number 40."""
-    clock, seen = SimpleNamespace(now=0), list[int]()
+def test_the_pace_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request takes a millisecond for each of its rows, 1 to 300, times how slow the machine is."""
+    clock, slowness = SimpleNamespace(now=0), [1.0]
     monkeypatch.setattr(traffic, "time", SimpleNamespace(perf_counter_ns=lambda: clock.now))
 
     def submit(request: Mapping[str, Any]) -> Any:
-        seen.append(int(request["id"]))
-        clock.now += 1_000_000 * seen[-1]
+        clock.now += round(1_000_000 * len(request["id"]) * slowness[0])
         return SimpleNamespace(finished_ns=clock.now, result=lambda: None)
 
-    found = service_rate(submit, [{"id": np.array(i)} for i in range(50)])
-    taken = np.arange(5 * 40) % 50
-    assert seen == taken.tolist()
-    assert found == pytest.approx(1000 / taken.reshape(5, 40).mean(axis=1))
+    sizes = np.random.default_rng(0).permutation(300) + 1
+    pace = Pace(submit, [{"id": np.zeros(rows)} for rows in sizes], share=0.4)
+    full = 0.4 * 1000 / np.mean(sizes)
+    assert pace() == pytest.approx(full, rel=0.01), "a few sizes have the mean of all"
+    slowness[0] = 5.0
+    assert pace() == pytest.approx(full, rel=0.01), "one slow look is no slower machine"
+    assert pace() == pytest.approx(full / 5, rel=0.01), "two are"
 
 
 @pytest.mark.usefixtures("calm")

@@ -229,11 +229,11 @@ def test_both_arms_get_the_same_requests(tmp_path: Path) -> None:
     requests = [{"id": i} for i in range(37)]
     window = Window(blocks=20, requests=8, service_requests=2)
     timings = time_side_by_side(
-        arm("ours"), arm("theirs"), requests, Traffic(), 5000, window, 0, lambda: Watch(tmp_path)
+        arm("ours"), arm("theirs"), requests, Traffic(), lambda: 5000, window, 0, lambda: Watch(tmp_path)
     )
     assert seen["ours"] == seen["theirs"]
     assert timings.candidate.shape == (20, 8)
-    assert summarise(timings, 5000, 0).candidate.p99_ms is None, "160 samples are too few for a p99"
+    assert summarise(timings, 0).candidate.p99_ms is None, "160 samples are too few for a p99"
 
 
 def test_closed_loop_is_one_at_a_time() -> None:
