@@ -29,8 +29,32 @@ class _Finite:
 
 
 @dataclass(frozen=True)
+class SliceQuality(_Finite):
+    """The same metric and loss on some of the held-out rows alone; or the reason why these rows cannot tell them."""
+
+    name: str
+    rows: int
+    groups: int
+    value: float | None = None
+    baseline: float | None = None
+    loss: float | None = None
+    loss_interval: Interval | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = (self.value, self.baseline, self.loss, self.loss_interval)
+        missing = [number is None for number in numbers]
+        if any(missing) != all(missing) or all(missing) != (self.reason is not None):
+            raise ValueError(f"A slice has all its numbers or a reason, but got {numbers} and {self.reason!r}.")
+
+
+@dataclass(frozen=True)
 class Quality(_Finite):
-    """A metric on held-out rows and its relative loss against the baseline (positive is worse)."""
+    """A metric on held-out rows and its relative loss against the baseline (positive is worse).
+
+    slices: the same on parts of the rows, each interval at the same confidence, not adjusted for their number
+    """
 
     metric: str
     value: float
@@ -40,6 +64,7 @@ class Quality(_Finite):
     rows: int
     groups: int
     confidence: float = 0.95
+    slices: tuple[SliceQuality, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +167,7 @@ class Prepared:
 
     user_once_refused: why the user's side cannot be computed once a request, None where it can
     user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
+    history: positions of the history that the model reads, None where it reads none
     """
 
     key: str
@@ -157,6 +183,7 @@ class Prepared:
     references: Mapping[str, float]
     user_once_refused: str | None = None
     user_once_share: float | None = None
+    history: int | None = None
 
 
 @dataclass(frozen=True)

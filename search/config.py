@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from search.sections import MovieLensData, Range, Section, StudyConfig, SyntheticData
+from search.data_sections import FORMS, MovieLensData
+from search.section import Range, Section
+from search.sections import StudyConfig
 from search.study_yaml import ConfigError, dotted, nearest, plain, show
 from spaces.canonical import digest
 
@@ -61,6 +63,9 @@ def load(
     config = parse(_absolute(data, Path.cwd()))
     if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
         raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
+    kind, _, path = config.data.source.partition(":")
+    if kind in ("table", "criteo") and not Path(path).is_file():
+        raise ConfigError(f"data.source: must name a file that exists, but got {show(config.data.source)}")
     rows = config.traffic.rows.file
     for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):
         if file is not None and not file.is_file():
@@ -156,6 +161,8 @@ def _replaced(
 # Settings that name something on the disk, behind a prefix.
 _ON_DISK = (
     (("data", "source"), "movielens:", "DIR"),
+    (("data", "source"), "table:", "FILE"),
+    (("data", "source"), "criteo:", "FILE"),
     (("traffic", "pattern"), "log:", "FILE"),
     (("traffic", "rows", "file"), "", "FILE"),
 )
@@ -208,7 +215,7 @@ def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
     return (*(key for key in detail["loc"] if key != "[key]" and key not in _TAGGED), *inner)
 
 
-_TAGGED: dict[Any, type[Section]] = {"<range>": Range, "<movielens>": MovieLensData, "<synthetic>": SyntheticData}
+_TAGGED: dict[Any, type[Section]] = {"<range>": Range, **FORMS}
 
 
 def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
@@ -229,8 +236,9 @@ def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
 
 
 def _known(section: type[Section], key: object, value: object) -> str:
-    if section is MovieLensData and key in SyntheticData.model_fields:
-        return f"only data of source synthetic have it (got {show(value)})"
+    for tag, form in FORMS.items():
+        if section in FORMS.values() and section is not form and key in form.model_fields:
+            return f"only data of source {tag.strip('<>')} have it (got {show(value)})"
     near = nearest(key, tuple(section.model_fields))
     return near.removeprefix("; ") or f"the keys here are {_keys(section)}"
 

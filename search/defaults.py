@@ -5,19 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from objectives.record import Prepared
-from objectives.serving.devices import computes_bf16, cores_allowed, places_here
-from search.sections import PlacementConfig, SpaceConfig
+from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
+from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError
+from spaces.anatomy import Anatomy
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.placement import layouts
 from spaces.placement_space import BF16_ENGINE, PlacementSpace
-from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS
+from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
+from spaces.precision_space import PrecisionSpace
+from spaces.pruning import IMPORTANCES
 from spaces.space import SearchSpace
+from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
+_WIDTHS: Mapping[str, tuple[str, ...]] = {"table": TABLE_WIDTHS, "linear": LINEAR_WIDTHS, "attention": LINEAR_WIDTHS}
+_ATTENTION = ("window", "history")
 PASSES = 5
-RATIOS = Float(0.25, 0.9, step=0.05)
+# 0 among them: a group may stay whole while another is pruned.
+RATIOS = Float(0.0, 0.9, step=0.05)
 TEMPERATURE = Float(1.0, 8.0, log=True)
 TEACHER_WEIGHT = Float(0.0, 1.0)
+FEATURE_WEIGHT = Choice((0.0,))
+STEPS = Choice((1, 3))
+RANKS = Choice((1.0, 0.5, 0.25, 0.125))
+TABLE_FORMS = Choice((FULL, SHARED, MIXED))
+OWN = Float(0.05, 0.5)
+TABLE_TEMPERATURE = Float(0.1, 0.6)
 
 
 def space_for(given: SpaceConfig, prepared: Prepared, median_rows: int) -> SearchSpace:
@@ -26,30 +39,71 @@ def space_for(given: SpaceConfig, prepared: Prepared, median_rows: int) -> Searc
     Raises:
         ConfigError: the study file names a group, size, engine or width that is not there, with those that are.
     """
-    anatomy = prepared.anatomy
-    student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
-    ratios: dict[str, Domain] = {group.name: RATIOS for group in anatomy.groups if group.prunable}
-    widths = {g.name: Choice(TABLE_WIDTHS if g.kind == "table" else LINEAR_WIDTHS) for g in anatomy.groups}
-    compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
-    chosen = dict(given.precision or {})
-    computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
-    for group, asked in chosen.items():
-        if group not in widths:
-            raise ConfigError(f"space.precision.{group}: unknown group; the model has {', '.join(widths)}")
-        widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
-    learning = given.distillation
     return SearchSpace(
+        _weights(given, prepared),
+        _precision(given, prepared.anatomy),
+        _placement(given.placement, prepared, median_rows),
+    )
+
+
+def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
+    groups = prepared.anatomy.groups
+    student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
+    ratios: dict[str, Domain] = {group.name: RATIOS for group in groups if group.prunable}
+    ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.kind in ("linear", "attention")}
+    learning = given.distillation
+    window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
+    return WeightsSpace(
         architecture=_replaced("space.architecture", student, given.architecture),
         pruning=_replaced("space.pruning", ratios, given.pruning),
         distillation={
             "temperature": learning.temperature or TEMPERATURE,
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
+            "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
         },
-        precision=widths,
-        compute=computes,
-        placement=_placement(given.placement, prepared, median_rows),
         passes=learning.passes or PASSES,
+        importance=_choice(given.pruning_importance, IMPORTANCES),
+        steps=_choice(given.pruning_steps, STEPS.values),
+        multiple=kernel_unit(),
+        low_rank={g: d for g, d in _replaced("space.low_rank", ranks, given.low_rank).items() if isinstance(d, Choice)},
+        tables={group.name: _table(given.tables) for group in groups if group.kind == "table"},
+        window=window,
+        history=history,
+        quantisation_aware=_choice(given.quantisation_aware, (False, True)),
     )
+
+
+def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
+    widths = {g.name: Choice(_WIDTHS.get(g.kind, ("fp32",))) for g in anatomy.groups}
+    compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
+    chosen = dict(given.precision or {})
+    computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
+    calibrations = _choice(chosen.pop("calibration", None), CALIBRATIONS)
+    for group, asked in chosen.items():
+        if group not in widths:
+            raise ConfigError(f"space.precision.{group}: unknown group; the model has {', '.join(widths)}")
+        widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
+    return PrecisionSpace(widths, computes, calibrations)
+
+
+def _table(given: TablesConfig) -> TableSpace:
+    form = TABLE_FORMS if given.form is None else Choice(given.form)
+    return TableSpace(form, given.own or OWN, given.temperature or TABLE_TEMPERATURE)
+
+
+def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:
+    """Positions of an attention over a history of this length, None where the model has none."""
+    if history is None:
+        if given is not None and any(given):
+            raise ConfigError(f"space.attention.{name}: the model reads no history, but got {list(given)}")
+        return Choice((0,))
+    if given is None:
+        given = (0, *(size for size in (history // 8, history // 4, history // 2) if size > 0))
+    return Choice(tuple(dict.fromkeys(given)))
+
+
+def _choice(given: tuple[Scalar, ...] | None, default: tuple[Scalar, ...]) -> Choice:
+    return Choice(default if given is None else given)
 
 
 def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> PlacementSpace:
@@ -58,21 +112,18 @@ def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> 
     if given.user_once is not None and True in given.user_once and refused is not None:
         raise ConfigError(f"space.placement.user_once: must be [false] for this model, but got true: {refused}")
 
-    def domain(listed: tuple[Scalar, ...] | None, default: tuple[Scalar, ...]) -> Choice:
-        return Choice(default if listed is None else listed)
-
     several = cores > 1
     return PlacementSpace(
         engine=_subset("space.placement.engines", given.engines, places),
         layout=_subset("space.placement.layouts", given.layouts, layouts(cores)),
-        pinned=domain(given.pinned, (False, True) if several else (False,)),
-        inline=domain(given.inline, (False, True)),
-        batch_rows=domain(given.batch_rows, (0, 2 * median_rows, 8 * median_rows)),
-        batch_wait_us=domain(given.batch_wait_us, (0, 200)),
-        split_rows=domain(given.split_rows, (0, median_rows) if several else (0,)),
-        route_rows=domain(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),
+        pinned=_choice(given.pinned, (False, True) if several else (False,)),
+        inline=_choice(given.inline, (False, True)),
+        batch_rows=_choice(given.batch_rows, (0, 2 * median_rows, 8 * median_rows)),
+        batch_wait_us=_choice(given.batch_wait_us, (0, 200)),
+        split_rows=_choice(given.split_rows, (0, median_rows) if several else (0,)),
+        route_rows=_choice(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),
         lookup=_subset("space.placement.lookup", given.lookup, ("same", *places)) if given.lookup else _lookup(places),
-        user_once=domain(given.user_once, (False, True) if refused is None else (False,)),
+        user_once=_choice(given.user_once, (False, True) if refused is None else (False,)),
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
     )

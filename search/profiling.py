@@ -62,7 +62,7 @@ def user_once(document: Document) -> str:
 def focused(space: SearchSpace, document: Document, console: Console) -> SearchSpace:
     """The space without the groups that take too little to be worth compressing; each is told with its shares."""
     inside = frozenset(group["name"] for group in document["groups"] if group["in_focus"])
-    known = set(space.precision)
+    known = set(space.precision.widths)
     for group in document["groups"]:
         if group["name"] in known:
             console.say(f"profile: {group['name']}: {group['reason']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +10,60 @@ Kind = Literal["linear", "table", "attention", "other"]
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where the units of a width lie along one axis of a parameter or buffer.
+
+    Unit u takes the positions first + r * period + u * size + i, for each repeat r and each i below size: a head of an
+    attention is `size` rows of its projections, a dimension of all embeddings repeats in their concatenation.
+    """
+
+    tensor: str
+    axis: int
+    first: int = 0
+    size: int = 1
+    repeats: int = 1
+    period: int = 0
+
+    def __post_init__(self) -> None:
+        if self.axis < 0 or self.first < 0 or self.size < 1 or self.repeats < 1 or self.period < 0:
+            raise ValueError(f"A cut has an axis and positions from 0 and sizes from 1, but got {self}.")
+        if (self.repeats > 1) != (self.period > 0):
+            raise ValueError(f"A cut has a period exactly when it repeats, but got {self}.")
+
+    def positions(self, units: Iterable[int]) -> tuple[int, ...]:
+        """Of these units, in the order of the repeats."""
+        chosen = tuple(units)
+        repeats = (self.first + r * self.period for r in range(self.repeats))
+        return tuple(start + u * self.size + i for start in repeats for u in chosen for i in range(self.size))
+
+
+@dataclass(frozen=True)
+class Width:
+    """One dimension of a model, whose units leave together wherever they lie.
+
+    normalised: a normalisation or a scale spans the units, so that removing some changes what the others give
+    """
+
+    name: str
+    units: int
+    cuts: tuple[Cut, ...]
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        if self.units < 1 or not self.cuts:
+            raise ValueError(f"A width has a unit and a cut or more, but {self.name!r} got {self.units}, {self.cuts}.")
+
+
+@dataclass(frozen=True)
 class Group:
-    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, all tables."""
+    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, all tables; and the
+    widths that pruning the group narrows."""
 
     name: str
     kind: Kind
     modules: tuple[str, ...]
     parameters: int
-    prunable: bool
+    widths: tuple[Width, ...] = ()
     unprunable_reason: str | None = None
 
     def __post_init__(self) -> None:
@@ -24,6 +71,10 @@ class Group:
             raise ValueError(f"A group holds at least one module, but {self.name!r} got none.")
         if self.prunable == (self.unprunable_reason is not None):
             raise ValueError(f"A group is prunable or has a reason why not, but {self.name!r} got both or neither.")
+
+    @property
+    def prunable(self) -> bool:
+        return bool(self.widths)
 
 
 @dataclass(frozen=True)

@@ -4,37 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spaces.architecture import Architecture
 from spaces.canonical import digest
-from spaces.distillation import Distillation
 from spaces.domains import Scalar
 from spaces.placement import Placement
-from spaces.precision import Precision
-from spaces.pruning import Pruning
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Everything that shapes or trains the weights; nothing of it is the baseline's own weights, untouched."""
-
-    architecture: Architecture | None = None
-    pruning: Pruning | None = None
-    distillation: Distillation | None = None
-
-    def __post_init__(self) -> None:
-        changed = self.architecture is not None or self.pruning is not None
-        if changed != (self.distillation is not None):
-            raise ValueError("Weights are distilled exactly when their shape or pruning differs from the baseline's.")
-
-    @property
-    def origin(self) -> str:
-        if self.architecture is not None:
-            return "student"
-        return "pruned" if self.pruning is not None else "baseline"
-
-    @property
-    def id(self) -> str:
-        return "w" + digest(self)[:12]
+from spaces.precision import STATIC, Precision
+from spaces.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -44,6 +18,14 @@ class Candidate:
     weights: Weights = field(default_factory=Weights)
     precision: Precision = field(default_factory=Precision)
     placement: Placement = field(default_factory=Placement)
+
+    def __post_init__(self) -> None:
+        learned = self.weights.quantisation_aware
+        if learned and learned != self.precision.groups(STATIC):
+            raise ValueError(
+                f"The groups that learn with rounding are those held in {STATIC}, but got {list(learned)} and "
+                f"{list(self.precision.groups(STATIC))}."
+            )
 
     @property
     def variant_id(self) -> str:
@@ -61,15 +43,9 @@ class Candidate:
 
     def knobs(self) -> dict[str, Scalar]:
         """Every choice by its dotted name, for tables and for the ledger."""
-        knobs: dict[str, Scalar] = {"weights.origin": self.weights.origin}
-        if self.weights.architecture is not None:
-            knobs |= {f"architecture.{name}": value for name, value in self.weights.architecture.sizes}
-        if self.weights.pruning is not None:
-            knobs |= {f"pruning.{group}": ratio for group, ratio in self.weights.pruning.ratios}
-        if self.weights.distillation is not None:
-            knobs["distillation.temperature"] = self.weights.distillation.temperature
-            knobs["distillation.teacher_weight"] = self.weights.distillation.teacher_weight
-            knobs["distillation.passes"] = self.weights.distillation.passes
+        knobs = self.weights.knobs()
         knobs |= {f"precision.{group}": width for group, width in self.precision.widths}
-        knobs["precision.compute"] = self.precision.compute
+        knobs |= {"precision.compute": self.precision.compute}
+        if self.precision.groups(STATIC) and not self.weights.quantisation_aware:
+            knobs["precision.calibration"] = self.precision.calibration
         return knobs | self.placement.knobs()

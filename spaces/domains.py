@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,3 +98,29 @@ class Float:
 
 
 Domain = Choice | Integer | Float
+
+
+def pick(domain: Choice, suggester: Suggester, name: str) -> Any:
+    """The only value, without asking, or the one suggested."""
+    return domain.values[0] if len(domain.values) == 1 else domain.suggest(suggester, name)
+
+
+def draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:
+    """A value for each domain, in the order of their names."""
+
+    def value(name: str) -> Scalar:
+        domain, knob = domains[name], f"{prefix}.{name}"
+        drawn: Scalar = pick(domain, suggester, knob) if isinstance(domain, Choice) else domain.suggest(suggester, knob)
+        return drawn
+
+    return tuple((name, value(name)) for name in sorted(domains))
+
+
+def middle(domain: Domain) -> Scalar:
+    if isinstance(domain, Choice):
+        return domain.values[len(domain.values) // 2 if len(domain.values) < 4 else (len(domain.values) - 1) // 2]
+    if isinstance(domain, Integer):
+        return domain.low + (domain.high - domain.low) // (2 * domain.step) * domain.step
+    if domain.step is not None:
+        return domain.low + round((domain.high - domain.low) / domain.step) // 2 * domain.step
+    return math.sqrt(domain.low * domain.high) if domain.log else (domain.low + domain.high) / 2

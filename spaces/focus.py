@@ -44,11 +44,17 @@ def reason(part: Part, share: float = SHARE) -> str:
 
 
 def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
-    """The space in which groups out of focus are not pruned and stay fp32; shapes and placement are as before."""
-    pruning = {group: domain for group, domain in space.pruning.items() if group in focus}
+    """The space in which groups out of focus are neither pruned, factorised nor held in another form or width; shapes
+    and placement are as before."""
     fp32 = Choice(("fp32",))
-    precision = {group: domain if group in focus else fp32 for group, domain in space.precision.items()}
-    return replace(space, pruning=pruning, precision=precision)
+    widths = {group: domain if group in focus else fp32 for group, domain in space.precision.widths.items()}
+    weights = replace(
+        space.weights,
+        pruning={group: domain for group, domain in space.weights.pruning.items() if group in focus},
+        low_rank={group: domain for group, domain in space.weights.low_rank.items() if group in focus},
+        tables={group: domain for group, domain in space.weights.tables.items() if group in focus},
+    )
+    return replace(space, weights=weights, precision=replace(space.precision, widths=widths))
 
 
 def _percent(value: float, bound: float) -> str:

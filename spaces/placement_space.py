@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from spaces.domains import Choice, Scalar, Suggester
+from spaces.domains import Choice, Scalar, Suggester, pick
 from spaces.placement import Admission, Batching, Lookup, Placement, Route, Seat, parse_layout, parse_place
+from spaces.precision import Precision
 
 # The engine that alone computes fp32 graphs in bf16; choosing bf16 settles the engine.
 BF16_ENGINE = "openvino"
@@ -55,32 +56,33 @@ class PlacementSpace:
         """Knob values of the baseline's own placement."""
         return {f"placement.{name}": value for name, value in self._baseline().items()}
 
-    def suggest(self, suggester: Suggester, compute: str) -> Placement:
+    def suggest(self, suggester: Suggester, precision: Precision) -> Placement:
         """Only what makes sense beside what was drawn before is asked for."""
 
         baseline = self._baseline()
+        # Widths that one engine alone reads or computes settle it, for every stage and every size of request.
+        settled = parse_place(BF16_ENGINE if precision.compute == "bf16" else _ENGINE)
+        free = precision.compute == "fp32" and not precision.packed
 
-        def pick(name: str, asked: bool = True) -> Any:
+        def ask(name: str, asked: bool = True) -> Any:
             domain: Choice = getattr(self, name)
-            if not asked:
-                return baseline[name]
-            return _pick(domain, suggester, f"placement.{name}")
+            return pick(domain, suggester, f"placement.{name}") if asked else baseline[name]
 
-        replicas, threads = parse_layout(pick("layout"))
-        engine, device = (BF16_ENGINE, "cpu") if compute == "bf16" else parse_place(pick("engine"))
-        user_once = pick("user_once")
-        inline = pick("inline", replicas == 1)
+        replicas, threads = parse_layout(ask("layout"))
+        engine, device = parse_place(ask("engine")) if free else settled
+        user_once = ask("user_once")
+        inline = ask("inline", replicas == 1)
         # It prepares kernels anew for each number of rows, and batches have any number.
         by_size = engine == BF16_ENGINE
-        batch_rows = pick("batch_rows", not inline and not user_once and not by_size)
-        wait_us = pick("batch_wait_us", batch_rows > 0)
-        split_rows = pick("split_rows", replicas > 1)
-        lookup = pick("lookup", compute == "fp32")
+        batch_rows = ask("batch_rows", not inline and not user_once and not by_size)
+        wait_us = ask("batch_wait_us", batch_rows > 0)
+        split_rows = ask("split_rows", replicas > 1)
+        lookup = ask("lookup", free)
         others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
-        route_rows = pick("route_rows", bool(others) and compute == "fp32" and not inline and not batch_rows)
+        route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
         # OpenVINO's threads beyond the first belong to the process, and stay on no replica's cores.
         pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
-        pinned = pick("pinned", pinnable and not route_rows)
+        pinned = ask("pinned", pinnable and not route_rows)
         return Placement(
             seat=Seat(engine, device, replicas, threads, pinned),
             inline=inline,
@@ -89,7 +91,7 @@ class PlacementSpace:
             route=Route(route_rows, self._route(suggester, engine, device)) if route_rows else None,
             lookup=None if lookup in ("same", Seat(engine, device).place) else Lookup(*parse_place(lookup)),
             user_once=user_once,
-            admission=Admission(pick("queue") or None, pick("deadline_ms") or None),
+            admission=Admission(ask("queue") or None, ask("deadline_ms") or None),
         )
 
     def _route(self, suggester: Suggester, engine: str, device: str) -> Seat:
@@ -97,10 +99,6 @@ class PlacementSpace:
         small ones go: its domain depends on that."""
         own = Seat(engine, device).place
         others = Choice(tuple(place for place in self.engine.values if place != own))
-        place = _pick(others, suggester, f"placement.route_from_{own}")
-        layout = _pick(self.layout, suggester, "placement.route_layout")
+        place = pick(others, suggester, f"placement.route_from_{own}")
+        layout = pick(self.layout, suggester, "placement.route_layout")
         return Seat(*parse_place(place), *parse_layout(layout))
-
-
-def _pick(domain: Choice, suggester: Suggester, name: str) -> Any:
-    return domain.values[0] if len(domain.values) == 1 else domain.suggest(suggester, name)

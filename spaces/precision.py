@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-LinearWidth = Literal["fp32", "int8-dynamic", "int8-static"]
-TableWidth = Literal["fp32", "fp16", "int8"]
+LinearWidth = Literal["fp32", "int8-dynamic", "int8-static", "int4"]
+TableWidth = Literal["fp32", "fp16", "int8", "int4", "int2"]
 Compute = Literal["fp32", "bf16"]
+Calibration = Literal["minmax", "entropy", "percentile"]
 
-LINEAR_WIDTHS: tuple[LinearWidth, ...] = ("fp32", "int8-dynamic", "int8-static")
-TABLE_WIDTHS: tuple[TableWidth, ...] = ("fp32", "fp16", "int8")
+LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
+TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
+CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
+STATIC: LinearWidth = "int8-static"
+# Held in operators of ONNX Runtime's own, which no other engine reads.
+PACKED_WIDTHS = frozenset(("int4", "int2"))
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Width by group; a group that is not named stays fp32. `compute` is what fp32 arithmetic is done in."""
+    """Width by group; a group that is not named stays fp32. `compute` is what fp32 arithmetic is done in, calibration
+    how static int8 finds the ranges of what it has not learned them for."""
 
     widths: tuple[tuple[str, str], ...] = ()
     compute: Compute = "fp32"
+    calibration: Calibration = "minmax"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(sorted(self.widths)))
@@ -30,6 +37,17 @@ class Precision:
                 raise ValueError(f"A width is one of {sorted(known)}, but {group!r} got {width!r}.")
         if self.compute not in ("fp32", "bf16"):
             raise ValueError(f"An engine computes in fp32 or bf16, but got {self.compute!r}.")
+        if self.calibration not in CALIBRATIONS:
+            raise ValueError(f"Calibration is one of {', '.join(CALIBRATIONS)}, but got {self.calibration!r}.")
 
     def width(self, group: str) -> str:
         return dict(self.widths).get(group, "fp32")
+
+    def groups(self, width: str) -> tuple[str, ...]:
+        """Those of a width, in the order of their names."""
+        return tuple(group for group, held in self.widths if held == width)
+
+    @property
+    def packed(self) -> bool:
+        """Whether one engine alone can read it."""
+        return any(width in PACKED_WIDTHS for _, width in self.widths)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Importance = Literal["magnitude"]
+# Of a unit: the norm of its weights; the change of the loss without it, to first order; how strongly it answers.
+Importance = Literal["magnitude", "taylor", "activation"]
+IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """The share of units removed from each group, units going by their importance, least first."""
+    """The share of units removed from each group, units going by their importance, least first.
+
+    steps: in one shot, or in so many steps with training between them
+    multiple: what is left of a width is a multiple of this, since kernels work in vectors
+    """
 
     ratios: tuple[tuple[str, float], ...]
     importance: Importance = "magnitude"
+    steps: int = 1
+    multiple: int = 16
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratios", tuple(sorted(self.ratios)))
@@ -22,3 +30,7 @@ class Pruning:
         for group, ratio in self.ratios:
             if not 0.0 < ratio < 1.0:
                 raise ValueError(f"A pruning ratio lies between 0 and 1, but {group!r} got {ratio}.")
+        if self.importance not in IMPORTANCES:
+            raise ValueError(f"Importance is one of {', '.join(IMPORTANCES)}, but got {self.importance!r}.")
+        if self.steps < 1 or self.multiple < 1:
+            raise ValueError(f"Steps and the multiple are at least 1, but got {self.steps} and {self.multiple}.")

@@ -1,4 +1,4 @@
-"""Percentiles with intervals, by order statistics and by the bootstrap, and the AUC under row weights.
+"""Percentiles with intervals, by order statistics and by the bootstrap; AUC and mean under row weights.
 
 Arrays in, numbers out. A percentile is an order statistic, never between two: a refused request took for ever.
 """
@@ -138,6 +138,49 @@ def weighted_auc(scores: Floats, labels: Floats, weights: Floats) -> Floats:
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Floats = (positive * (below + negative / 2)).sum(axis=1) / pairs
+    return result
+
+
+def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floats:
+    """For each row the AUC among the rows of its own group; tied scores count half.
+
+    Args:
+        scores: (n,)
+        labels: (n,) of 0 and 1
+        groups: (n,)
+
+    Returns:
+        (n,), NaN in groups of one class
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    order = np.lexsort((scores, group))
+    starts = (np.diff(group[order], prepend=-1) > 0) | (np.diff(scores[order], prepend=-np.inf) > 0)
+    ties = np.flatnonzero(starts)
+    positive = np.add.reduceat(labels[order], ties)
+    negative = np.add.reduceat(1 - labels[order], ties)
+    owner = group[order][ties]
+    positives, negatives = np.bincount(owner, positive), np.bincount(owner, negative)
+    in_groups_before = np.cumsum(negatives) - negatives
+    below = np.cumsum(negative) - negative - in_groups_before[owner]
+    won = np.bincount(owner, positive * (below + negative / 2))
+    with np.errstate(invalid="ignore"):
+        result: Floats = (won / (positives * negatives))[group]
+    return result
+
+
+def weighted_mean(values: Floats, weights: Floats) -> Floats:
+    """Mean for each row of weights; values that are NaN are left out.
+
+    Args:
+        values: (n,)
+        weights: (resamples, n), not negative
+
+    Returns:
+        (resamples,), NaN where no value has weight
+    """
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        result: Floats = (weights @ np.where(there, values, 0.0)) / (weights @ there.astype(np.float64))
     return result
 
 

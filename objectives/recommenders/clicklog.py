@@ -1,5 +1,7 @@
 """The log of clicks (or ratings) that a data set is made from: raw values, in time order."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -8,6 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Side = Literal["user", "item", "context"]
+Kind = Literal["categorical", "numeric", "multi"]
+
+SEPARATOR = "\x1f"  # between the values of a row of a multi-valued column: ASCII's unit separator, no part of a value
+
+_DTYPES: Mapping[Kind, tuple[str, str]] = {  # kinds of dtype that a column may have, and in words
+    "categorical": ("iuUO", "strings or integers"),
+    "numeric": ("iuf", "numbers"),
+    "multi": ("UO", "strings"),
+}
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
@@ -21,85 +32,96 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
 class ClickLog:
     """n rows, sorted by (timestamp, user, item); `in_time_order` makes one from rows in any order.
 
-    A `side` says whose feature a column is: the user's, the item's, or of the moment (context).
+    A `side` says whose feature a column is: the user's, the item's, or of the moment (context). A `kind` says what it
+    holds: one category a row (a missing one is a category like any other), a finite number (a missing one is NaN), or
+    several categories, as one string in which SEPARATOR stands between them (none: the empty string).
     """
 
     name: str
-    user: NDArray[np.int64]  # (n,) raw ids
-    item: NDArray[np.int64]  # (n,) raw ids
+    user: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no users
+    item: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no items
     timestamp: NDArray[np.int64]  # (n,) seconds
     label: NDArray[np.float32]  # (n,) 0 or 1
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # name -> (n,) strings or integers
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # name -> (n,) values
     sides: Mapping[str, Side] = field(default_factory=dict)  # column -> whose it is
+    kinds: Mapping[str, Kind] = field(default_factory=dict)  # column -> what it holds; "categorical" where left out
     bayes_auc: float | None = None  # the AUC of the true probability; known for synthetic logs only
 
     def __post_init__(self) -> None:
-        rows = len(self.user)
+        rows = len(self.label)
         if rows == 0:
             raise ValueError(f"log {self.name!r} must have at least 1 row, but got 0")
         for name in ("user", "item", "timestamp", "label"):
+            if (array := getattr(self, name)) is None and name in ("user", "item"):
+                continue
             wanted = np.float32 if name == "label" else np.int64
-            array = getattr(self, name)
             _check_shape(name, array, rows)
             if array.dtype != wanted:
                 raise ValueError(f"{name} must be {np.dtype(wanted)}, but got {array.dtype}")
             object.__setattr__(self, name, frozen(array))
-        if set(self.sides) != set(self.columns):
-            raise ValueError(f"sides must name the columns {sorted(self.columns)}, but got {sorted(self.sides)}")
-        for name, column in self.columns.items():
-            if name in ("user", "item"):
-                raise ValueError(f"a further column must not be called user or item, but got {name!r}")
-            _check_shape(f"column {name!r}", column, rows)
-            if column.dtype.kind not in "iuUO":
-                raise ValueError(f"column {name!r} must hold strings or integers, but got {column.dtype}")
-            if self.sides[name] not in get_args(Side):
-                raise ValueError(f"side of {name!r} must be one of {get_args(Side)}, but got {self.sides[name]!r}")
-        object.__setattr__(self, "columns", {name: frozen(column) for name, column in self.columns.items()})
-        object.__setattr__(self, "sides", {name: self.sides[name] for name in self.columns})
-        positives = np.count_nonzero(self.label == 1)
-        negatives = np.count_nonzero(self.label == 0)
-        if positives + negatives != rows:
-            raise ValueError(f"labels must be 0 or 1, but got {self.label[(self.label != 0) & (self.label != 1)][0]}")
-        if positives == 0 or negatives == 0:
-            raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
+        self._settle_columns(rows)
+        _check_label(self.label)
         if self.bayes_auc is not None and not 0 <= self.bayes_auc <= 1:
             raise ValueError(f"bayes_auc must be between 0 and 1, but got {self.bayes_auc}")
-        if not _in_order(self.timestamp, self.user, self.item):
+        if not _in_order(self.timestamp, *(ids for ids in (self.user, self.item) if ids is not None)):
             raise ValueError(
                 f"rows of log {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted"
             )
 
+    def _settle_columns(self, rows: int) -> None:
+        """Checks the columns, and gives each a kind."""
+        if set(self.sides) != set(self.columns):
+            raise ValueError(f"sides must name the columns {sorted(self.columns)}, but got {sorted(self.sides)}")
+        if unknown := set(self.kinds) - set(self.columns):
+            raise ValueError(f"kinds must name columns among {sorted(self.columns)}, but got {sorted(unknown)}")
+        kinds: dict[str, Kind] = {name: self.kinds.get(name, "categorical") for name in self.columns}
+        for name, column in self.columns.items():
+            if name in ("user", "item"):
+                raise ValueError(f"a further column must not be called user or item, but got {name!r}")
+            _check_shape(f"column {name!r}", column, rows)
+            for what, given, known in (("side", self.sides[name], get_args(Side)), ("kind", kinds[name], _DTYPES)):
+                if given not in known:
+                    raise ValueError(f"{what} of {name!r} must be one of {tuple(known)}, but got {given!r}")
+            _check_values(name, column, kinds[name])
+        object.__setattr__(self, "columns", {name: frozen(column) for name, column in self.columns.items()})
+        object.__setattr__(self, "sides", {name: self.sides[name] for name in self.columns})
+        object.__setattr__(self, "kinds", kinds)
+
 
 def in_time_order(
     name: str,
-    user: ArrayLike,
-    item: ArrayLike,
+    user: ArrayLike | None,
+    item: ArrayLike | None,
     timestamp: ArrayLike,
     label: ArrayLike,
     columns: Mapping[str, NDArray[Any]] | None = None,
     sides: Mapping[str, Side] | None = None,
     bayes_auc: float | None = None,
+    kinds: Mapping[str, Kind] | None = None,
 ) -> ClickLog:
     """A log of the given rows, each (n,), sorted by (timestamp, user, item); equal rows keep their order."""
-    arrays = [np.asarray(values) for values in (user, item, timestamp)]
-    for what, array in zip(("user", "item", "timestamp"), arrays, strict=True):
+    given = {"timestamp": timestamp, "user": user, "item": item}
+    keys = {what: np.asarray(values) for what, values in given.items() if values is not None}
+    labels = np.asarray(label, dtype=np.float32)
+    rows = len(keys["timestamp"])
+    for what, array in keys.items():
         if array.dtype.kind not in "iu":
             raise ValueError(f"{what} must hold integers, but got {array.dtype}")
-        _check_shape(what, array, len(arrays[0]))
+        _check_shape(what, array, rows)
     for what, column in (columns or {}).items():
-        _check_shape(f"column {what!r}", column, len(arrays[0]))
-    labels = np.asarray(label, dtype=np.float32)
-    _check_shape("label", labels, len(arrays[0]))
-    order = np.lexsort((arrays[1], arrays[0], arrays[2]))
-    users, items, timestamps = (array[order].astype(np.int64, copy=False) for array in arrays)
+        _check_shape(f"column {what!r}", column, rows)
+    _check_shape("label", labels, rows)
+    order = np.lexsort(tuple(reversed(keys.values())))
+    ordered = {what: array[order].astype(np.int64, copy=False) for what, array in keys.items()}
     return ClickLog(
         name=name,
-        user=users,
-        item=items,
-        timestamp=timestamps,
+        user=ordered.get("user"),
+        item=ordered.get("item"),
+        timestamp=ordered["timestamp"],
         label=labels[order],
         columns={what: column[order] for what, column in (columns or {}).items()},
         sides=sides or {},
+        kinds=kinds or {},
         bayes_auc=bayes_auc,
     )
 
@@ -107,6 +129,23 @@ def in_time_order(
 def _check_shape(what: str, array: NDArray[Any], rows: int) -> None:
     if array.shape != (rows,):
         raise ValueError(f"{what} must have one value for each of the {rows} rows, but got shape {array.shape}")
+
+
+def _check_values(name: str, column: NDArray[Any], kind: Kind) -> None:
+    dtypes, words = _DTYPES[kind]
+    if column.dtype.kind not in dtypes:
+        raise ValueError(f"column {name!r}, {kind}, must hold {words}, but got {column.dtype}")
+    if kind == "numeric" and np.isinf(column).any():
+        raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {column[np.isinf(column)][0]}")
+
+
+def _check_label(label: NDArray[np.float32]) -> None:
+    positives = np.count_nonzero(label == 1)
+    negatives = np.count_nonzero(label == 0)
+    if positives + negatives != len(label):
+        raise ValueError(f"labels must be 0 or 1, but got {label[(label != 0) & (label != 1)][0]}")
+    if positives == 0 or negatives == 0:
+        raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
 
 
 def _in_order(*keys: NDArray[np.int64]) -> bool:

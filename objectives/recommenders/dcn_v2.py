@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spaces.anatomy import Anatomy, Group
+from objectives.recommenders.embedding import columns, lookup, make_tables, numeric
+from objectives.recommenders.features import Field
+from objectives.recommenders.groups import group_of, names_of, tower_widths
+from spaces.anatomy import Anatomy, Cut, Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain
 
@@ -49,19 +52,18 @@ STUDENT: Mapping[str, Domain] = {
 class DCNV2(nn.Module):
     """The parallel form: logit = w [x_L ; MLP(x_0)] with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (eq. 1).
 
+    x_0 holds the vectors of the fields with codes, in the order of the fields, and then the numbers.
+
     Args:
-        fields: rows of the embedding table of each input, in the order of concatenation.
         sizes: widths.
         dropout: share of MLP units dropped in training.
     """
 
-    def __init__(self, fields: Mapping[str, int], sizes: Sizes, dropout: float = DROPOUT) -> None:
+    def __init__(self, fields: Sequence[Field], sizes: Sizes, dropout: float = DROPOUT) -> None:
         super().__init__()
         self.fields = tuple(fields)
-        self.tables = nn.ModuleDict({name: nn.Embedding(rows, sizes.embedding_dim) for name, rows in fields.items()})
-        for table in self.tables.values():
-            nn.init.normal_(table.weight, std=1e-2)  # type: ignore[arg-type]
-        width = len(self.fields) * sizes.embedding_dim
+        self.tables = make_tables(fields, sizes.embedding_dim)
+        width = len(self.tables) * sizes.embedding_dim + len(numeric(fields))
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(sizes.crosses))
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip((width, *sizes.mlp), sizes.mlp, strict=False):
@@ -70,27 +72,46 @@ class DCNV2(nn.Module):
         self.head = nn.Linear(width + sizes.mlp[-1], 1)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Codes of shape (rows,) for each field -> logits of shape (rows,)."""
-        x0 = torch.cat([self.tables[name](inputs[name]) for name in self.fields], dim=1)
+        """Of each field codes (rows,), codes (rows, length) or numbers (rows,) -> logits (rows,)."""
+        x0 = torch.cat([*lookup(self.tables, self.fields, inputs), *columns(self.fields, inputs)], dim=1)
         x = x0
         for layer in self.cross:
             x = x0 * layer(x) + x
         return self.head(torch.cat([x, self.mlp(x0)], dim=1)).squeeze(1)  # type: ignore[no-any-return]
 
 
+def hidden(model: DCNV2) -> str:
+    """The module whose outputs, (rows, units), are the features to distil."""
+    return "mlp"
+
+
 def anatomy(model: DCNV2) -> Anatomy:
-    """Its groups: all tables, the cross network, the MLP; the head's single unit is left alone."""
+    """Its groups: all tables, the cross network, the MLP; the head's single unit is in none.
 
-    def parameters(modules: Sequence[str]) -> int:
-        return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
-
-    tables = tuple(f"tables.{name}" for name in model.fields)
-    cross = tuple(f"cross.{i}" for i in range(len(model.cross)))
-    mlp = tuple(f"mlp.{i}" for i, layer in enumerate(model.mlp) if isinstance(layer, nn.Linear))
-    tied = "its width is tied to the embeddings by the elementwise product with x_0"
+    Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
+    """
+    tables = tuple(f"tables.{name}" for name in model.tables)
+    cross, mlp = names_of(model, "cross", nn.Linear), names_of(model, "mlp", nn.Linear)
+    norms = names_of(model, "mlp", nn.BatchNorm1d)
+    behind_x = Cut("head.weight", 1, first=model.get_parameter("mlp.0.weight").shape[1])
+    tied = "its width is tied to the embeddings by the elementwise product with x_0, and narrows with the tables"
     groups = [
-        Group("tables", "table", tables, parameters(tables), False, "its width is tied to the cross network's"),
-        *([Group("cross", "linear", cross, parameters(cross), False, tied)] if cross else []),
-        Group("mlp", "linear", mlp, parameters(mlp), True),
+        group_of(model, "tables", "table", tables, [_embedding_width(model, tables, cross)]),
+        *([group_of(model, "cross", "linear", cross, reason=tied)] if cross else []),
+        group_of(model, "mlp", "linear", mlp, tower_widths(model, mlp, behind_x, norms)),
     ]
     return Anatomy(tuple(groups))
+
+
+def _embedding_width(model: DCNV2, tables: Sequence[str], cross: Sequence[str]) -> Width:
+    """A dimension that is 0 in x_0 stays 0 in every x_l: it leaves each of them, once for each table."""
+    dimension = model.get_parameter(f"{tables[0]}.weight").shape[1]
+
+    def in_x(tensor: str, axis: int) -> Cut:
+        return Cut(tensor, axis, repeats=len(tables), period=dimension if len(tables) > 1 else 0)
+
+    cuts = [Cut(f"{table}.weight", 1) for table in tables]
+    for layer in cross:
+        cuts += [in_x(f"{layer}.weight", 0), in_x(f"{layer}.weight", 1), in_x(f"{layer}.bias", 0)]
+    cuts += [in_x("mlp.0.weight", 1), in_x("head.weight", 1)]
+    return Width("embedding_dim", dimension, tuple(cuts))

@@ -116,6 +116,11 @@ def computes_bf16() -> bool:
     return any(feature in cpu_features() for feature in ("avx512_bf16", "amx_bf16"))
 
 
+def kernel_unit() -> int:
+    """Floats in a vector of this CPU: a width between two multiples of it costs as much as the higher one."""
+    return 16 if "avx512f" in cpu_features() else 8
+
+
 def engine_version(engine: str) -> str | None:
     for distribution in _DISTRIBUTIONS[engine]:
         try:

@@ -22,9 +22,9 @@ from spaces.anatomy import Anatomy, Group
 from spaces.canonical import from_plain, to_plain
 from spaces.precision import Precision
 
-TABLES = Group("tables", "table", ("tables.user", "tables.item"), 1, False, "tied")
-CROSS = Group("cross", "linear", ("cross.0", "cross.1"), 1, False, "tied")
-MLP = Group("mlp", "linear", ("mlp.0", "mlp.4"), 1, True)
+TABLES = Group("tables", "table", ("tables.user", "tables.item"), 1, (), "tied")
+CROSS = Group("cross", "linear", ("cross.0", "cross.1"), 1, (), "tied")
+MLP = Group("mlp", "linear", ("mlp.0", "mlp.4"), 1, (), "left whole")
 GROUPS = (TABLES, CROSS, MLP)
 
 
@@ -143,8 +143,8 @@ def test_weights_that_were_cut_widened_or_turned_keep_their_group() -> None:
 
 
 def test_of_nested_modules_the_innermost_owns_a_weight() -> None:
-    outer = Group("tower", "other", ("tower",), 1, True)
-    inner = Group("first", "linear", ("tower.0",), 1, True)
+    outer = Group("tower", "other", ("tower",), 1, (), "left whole")
+    inner = Group("first", "linear", ("tower.0",), 1, (), "left whole")
     weights = {
         "model.tower.0.weight": matrix(2, 2),
         "model.tower.1.weight": matrix(2, 2),
@@ -339,7 +339,7 @@ def test_what_a_profile_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="4 repeats or more, but got 3"):
         profile_model(tmp_path / "none.onnx", GROUPS, {}, repeats=3)
     with pytest.raises(ValueError, match="but got a group 'engine'"):
-        profile_model(tmp_path / "none.onnx", (Group("engine", "other", ("a",), 1, True),), {})
+        profile_model(tmp_path / "none.onnx", (Group("engine", "other", ("a",), 1, (), "left whole"),), {})
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30))

@@ -6,7 +6,9 @@ from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome
 from spaces.domains import Choice, Float
 from spaces.placement import layouts
 from spaces.placement_space import PlacementSpace
+from spaces.precision_space import PrecisionSpace
 from spaces.space import SearchSpace
+from spaces.weights_space import WeightsSpace
 
 
 def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:
@@ -25,12 +27,9 @@ def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: floa
 
 def small_space() -> SearchSpace:
     """Students of one group in two widths, on two cores."""
+    learning = {"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)}
     return SearchSpace(
-        architecture={},
-        pruning={"mlp": Float(0.25, 0.75)},
-        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
-        precision={"mlp": Choice(("fp32", "int8-dynamic"))},
-        compute=Choice(("fp32",)),
-        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
-        passes=2,
+        WeightsSpace({}, {"mlp": Float(0.25, 0.75)}, {**learning, "feature_weight": Choice((0.0,))}, passes=2),
+        PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic"))}),
+        PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
     )

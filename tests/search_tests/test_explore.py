@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,12 @@ from search.explore import Explorer, Flight, Told, next_job
 from search.jobs import MeterJobs
 from search.study import Study
 from search.workers import Done
-from spaces.anatomy import Anatomy, Group
-from spaces.candidate import Candidate, Weights
+from spaces.anatomy import Anatomy, Cut, Group, Width
+from spaces.candidate import Candidate
 from spaces.canonical import to_plain
 from spaces.distillation import Distillation
 from spaces.pruning import Pruning
+from spaces.weights import Weights
 from spaces.space import SearchSpace
 
 
@@ -86,7 +88,7 @@ class Scripted:
 @pytest.fixture
 def parts(tmp_path: Path) -> dict[str, Any]:
     space = small_space()
-    anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, True),))
+    anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, (Width("mlp.0", 4, (Cut("mlp.0.weight", 0),)),)),))
     baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
     prepared = Prepared(
         "k", "holdout", anatomy, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
@@ -187,7 +189,7 @@ def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkey
 def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two widths and four layouts of the baseline's weights: eight choices at most, none twice, then an end."""
     space = parts["space"]
-    parts["space"] = SearchSpace({}, {}, space.distillation, space.precision, space.compute, space.placement, 2)
+    parts["space"] = replace(space, weights=replace(space.weights, pruning={}))
     end, told, _ = search(parts, answers(), 500, monkeypatch)
     assert end == "the last 50 choices were all made before"
     complete = [t.candidate.id for t in told if t.outcome.state == "complete"]

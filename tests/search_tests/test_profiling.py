@@ -24,12 +24,14 @@ from spaces.anatomy import Anatomy, Group
 from spaces.canonical import to_plain
 from spaces.domains import Choice, Float
 from spaces.placement_space import PlacementSpace
+from spaces.precision_space import PrecisionSpace
 from spaces.space import SearchSpace
+from spaces.weights_space import WeightsSpace
 
 GROUPS = (
-    Group("tables", "table", ("tables.user",), 1, False, "tied"),
-    Group("cross", "linear", ("cross.0",), 1, True),
-    Group("mlp", "linear", ("mlp.0",), 1, True),
+    Group("tables", "table", ("tables.user",), 1, (), "tied"),
+    Group("cross", "linear", ("cross.0",), 1, (), "left whole"),
+    Group("mlp", "linear", ("mlp.0",), 1, (), "left whole"),
 )
 OBJECTIVES = ["latency_p95", "throughput", "quality"]
 
@@ -150,18 +152,17 @@ def test_a_focus_of_none_keeps_every_group(study: Study, tmp_path: Path) -> None
 
 
 def space() -> SearchSpace:
+    learning = {"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))}
+    pruning = {"mlp": Float(0.25, 0.75), "cross": Float(0.25, 0.5)}
+    widths = {
+        "tables": Choice(("fp32", "int8")),
+        "cross": Choice(("fp32", "int8-dynamic")),
+        "mlp": Choice(("fp32", "int8-dynamic")),
+    }
     return SearchSpace(
-        architecture={"width": Choice((8, 16))},
-        pruning={"mlp": Float(0.25, 0.75), "cross": Float(0.25, 0.5)},
-        distillation={"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0)},
-        precision={
-            "tables": Choice(("fp32", "int8")),
-            "cross": Choice(("fp32", "int8-dynamic")),
-            "mlp": Choice(("fp32", "int8-dynamic")),
-        },
-        compute=Choice(("fp32",)),
-        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto", "2x1"))),
-        passes=3,
+        WeightsSpace({"width": Choice((8, 16))}, pruning, learning, passes=3),
+        PrecisionSpace(widths),
+        PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto", "2x1"))),
     )
 
 
@@ -169,10 +170,10 @@ def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Stu
     document, _ = measured(study, Meter(profile()), tmp_path)
     ears: Any = Ears()
     found = focused(space(), document, ears)
-    assert set(found.pruning) == {"mlp"}
-    widths = {group: domain.values for group, domain in found.precision.items()}
+    assert set(found.weights.pruning) == {"mlp"}
+    widths = {group: domain.values for group, domain in found.precision.widths.items()}
     assert widths == {"tables": ("fp32", "int8"), "cross": ("fp32",), "mlp": ("fp32", "int8-dynamic")}
-    assert (found.architecture, found.placement) == (space().architecture, space().placement)
+    assert (found.weights.architecture, found.placement) == (space().weights.architecture, space().placement)
     assert ears.lines == [
         "profile: tables: 0.4% of the time and 12.0% of the bytes: searched",
         "profile: cross: 3.0% of the time and 2.0% of the bytes, both below 5%: kept at fp32, not pruned",

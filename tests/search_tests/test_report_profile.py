@@ -25,13 +25,15 @@ from spaces.anatomy import Group
 from spaces.domains import Choice, Float
 from spaces.focus import Part, focus, narrowed, reason
 from spaces.placement_space import PlacementSpace
+from spaces.precision_space import PrecisionSpace
 from spaces.space import SearchSpace
+from spaces.weights_space import TableSpace, WeightsSpace
 
 MALICE = "</script><script>alert(1)</script>"
 GROUPS = (
-    Group("tables", "table", ("tables.user",), 1, False, "tied"),
-    Group("cross", "linear", ("cross.0",), 1, False, "tied"),
-    Group("mlp", "linear", ("mlp.0",), 1, True),
+    Group("tables", "table", ("tables.user",), 1, (), "tied"),
+    Group("cross", "linear", ("cross.0",), 1, (), "tied"),
+    Group("mlp", "linear", ("mlp.0",), 1, (), "left whole"),
 )
 
 
@@ -145,18 +147,23 @@ def test_shares_outside_their_range_are_refused() -> None:
 
 
 def test_the_narrowed_space_leaves_the_rest_alone() -> None:
-    space = SearchSpace(
+    weights = WeightsSpace(
         architecture={"width": Choice((8, 16))},
         pruning={"mlp": Float(0.25, 0.75), "attention": Float(0.25, 0.5)},
-        distillation={"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0)},
-        precision={"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))},
-        compute=Choice(("fp32",)),
-        placement=PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto",))),
+        distillation={
+            "temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))
+        },
         passes=3,
-    )
+        low_rank={"mlp": Choice((1.0, 0.5)), "attention": Choice((1.0, 0.5))},
+        tables={"tables": TableSpace(Choice(("full", "shared-rows")), Choice((0.1,)), Choice((0.5,)))},
+    )  # fmt: skip
+    widths = {"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))}
+    placement = PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto",)))
+    space = SearchSpace(weights, PrecisionSpace(widths), placement)
     small = narrowed(space, frozenset({"mlp"}))
-    assert small.pruning == {"mlp": space.pruning["mlp"]}
-    assert small.precision == {"mlp": space.precision["mlp"], "tables": Choice(("fp32",))}
-    assert (small.architecture, small.placement, small.passes) == (space.architecture, space.placement, 3)
+    assert small.weights.pruning == {"mlp": weights.pruning["mlp"]}
+    assert small.weights.low_rank == {"mlp": weights.low_rank["mlp"]} and small.weights.tables == {}
+    assert small.precision.widths == {"mlp": widths["mlp"], "tables": Choice(("fp32",))}
+    assert (small.weights.architecture, small.placement, small.weights.passes) == (weights.architecture, placement, 3)
     assert narrowed(space, frozenset({"mlp", "tables", "attention"})) == space
-    assert narrowed(space, frozenset()).origins == ("baseline", "student")
+    assert narrowed(space, frozenset()).weights.origins == ("baseline", "student")

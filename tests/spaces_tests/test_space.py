@@ -10,26 +10,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spaces.anatomy import Cut, Group, Width
 from spaces.architecture import Architecture
-from spaces.candidate import Candidate, Weights
+from spaces.attention import Attention
+from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Domain, Float, Integer
+from spaces.low_rank import LowRank
 from spaces.placement import Admission, Batching, Lookup, Placement, Route, Seat, layouts, parse_layout, parse_place
 from spaces.placement_space import PlacementSpace
 from spaces.precision import Precision
+from spaces.precision_space import PrecisionSpace
 from spaces.pruning import Pruning
 from spaces.space import SearchSpace
+from spaces.tables import MixedDimensions, SharedRows
+from spaces.weights import Weights
+from spaces.weights_space import TableSpace, WeightsSpace
+
+LEARNING = {
+    "temperature": Float(1.0, 8.0, log=True),
+    "teacher_weight": Float(0.0, 1.0),
+    "feature_weight": Choice((0.0,)),
+}
 
 
 @pytest.fixture
 def space() -> SearchSpace:
     return SearchSpace(
-        architecture={"width": Choice((8, 16, 32)), "depth": Integer(1, 3)},
-        pruning={"mlp": Float(0.25, 0.75, step=0.25)},
-        distillation={"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)},
-        precision={"mlp": Choice(("fp32", "int8-dynamic", "int8-static")), "tables": Choice(("fp32", "fp16", "int8"))},
-        compute=Choice(("fp32", "bf16")),
+        weights=WeightsSpace(
+            architecture={"width": Choice((8, 16, 32)), "depth": Integer(1, 3)},
+            pruning={"mlp": Float(0.0, 0.75, step=0.25)},
+            distillation=LEARNING,
+            passes=3,
+            importance=Choice(("magnitude", "taylor")),
+            steps=Choice((1, 2)),
+            low_rank={"mlp": Choice((1.0, 0.5))},
+            tables={
+                "tables": TableSpace(
+                    Choice(("full", "shared-rows", "mixed-dimensions")), Choice((0.1, 0.5)), Float(0.1, 0.6)
+                )
+            },
+            window=Choice((0, 8)),
+            history=Choice((0, 16)),
+            quantisation_aware=Choice((False, True)),
+        ),
+        precision=PrecisionSpace(
+            {
+                "mlp": Choice(("fp32", "int8-dynamic", "int8-static", "int4")),
+                "tables": Choice(("fp32", "fp16", "int8", "int2")),
+            },
+            compute=Choice(("fp32", "bf16")),
+            calibration=Choice(("minmax", "entropy")),
+        ),
         placement=PlacementSpace(
             engine=Choice(("onnxruntime", "openvino")),
             layout=Choice(layouts(2)),
@@ -41,7 +74,6 @@ def space() -> SearchSpace:
             route_rows=Choice((0, 200)),
             user_once=Choice((False, True)),
         ),
-        passes=3,
     )
 
 
@@ -68,25 +100,73 @@ def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: Sea
         prefixes = {name.split(".")[0] for name in trial.params}
         assert ("architecture" in prefixes) == (candidate.weights.origin == "student")
         assert ("pruning" in prefixes) == (candidate.weights.origin == "pruned")
-        assert ("distillation" in prefixes) == (candidate.weights.origin != "baseline")
-        for name, value in trial.params.items():
-            section, _, knob = name.partition(".")
-            domains: dict[str, dict[str, Domain]] = {
-                "architecture": dict(space.architecture),
-                "pruning": dict(space.pruning),
-                "distillation": dict(space.distillation),
-                "precision": {**space.precision, "compute": space.compute},
-                "placement": {
-                    **{f.name: getattr(space.placement, f.name) for f in dataclasses.fields(PlacementSpace)},
-                    "route_layout": space.placement.layout,
-                },
-                "weights": {"origin": Choice(space.origins)},
-            }
-            assert value in domains[section][knob]
-        if candidate.precision.compute == "bf16":
-            assert candidate.placement.seat.engine == "openvino"
-            assert not {"placement.engine", "placement.route_rows"} & set(trial.params)
+        for technique in ("distillation", "tables", "attention", "low_rank"):
+            assert (technique in prefixes) == (candidate.weights.origin != "baseline")
+        domains = _domains(space)
+        assert all(value in domains[name] for name, value in trial.params.items())
+        _check_weights(candidate, trial.params)
+        settled = {"bf16": "openvino", "fp32": "onnxruntime"}[candidate.precision.compute]
+        if candidate.precision.compute == "bf16" or candidate.precision.packed:
+            assert candidate.placement.seat.engine == settled
+            assert not {"placement.engine", "placement.route_rows", "placement.lookup"} & set(trial.params)
         _check_placement(candidate.placement, trial.params)
+
+
+def _domains(space: SearchSpace) -> dict[str, Domain]:
+    weights, precision, placement = space.weights, space.precision, space.placement
+    found: dict[str, Domain] = {"weights.origin": Choice(weights.origins)}
+    for prefix, domains in (
+        ("architecture", weights.architecture),
+        ("pruning", weights.pruning),
+        ("low_rank", weights.low_rank),
+        ("distillation", weights.distillation),
+        ("precision", precision.widths),
+    ):
+        found |= {f"{prefix}.{name}": domain for name, domain in domains.items()}
+    for group, tables in weights.tables.items():
+        found |= {f"tables.{group}.{f.name}": getattr(tables, f.name) for f in dataclasses.fields(TableSpace)}
+    found |= {f"placement.{f.name}": getattr(placement, f.name) for f in dataclasses.fields(PlacementSpace)}
+    return found | {
+        "pruning.importance": weights.importance,
+        "pruning.steps": weights.steps,
+        "attention.window": weights.window,
+        "attention.history": weights.history,
+        "weights.quantisation_aware": weights.quantisation_aware,
+        "precision.compute": precision.compute,
+        "precision.calibration": precision.calibration,
+        "placement.route_layout": placement.layout,
+    }
+
+
+def _check_weights(candidate: Candidate, asked: dict[str, object]) -> None:
+    """A technique's further knobs are asked for where it is drawn, and what is drawn is what was asked."""
+    weights, static = candidate.weights, bool(candidate.precision.groups("int8-static"))
+    changed = weights.origin != "baseline"
+    assert ("pruning.steps" in asked) == (weights.pruning is not None)
+    assert ("tables.tables.own" in asked) == bool(weights.shared_rows)
+    assert ("tables.tables.temperature" in asked) == bool(weights.mixed_dimensions)
+    assert ("weights.quantisation_aware" in asked) == (static and changed)
+    assert ("precision.calibration" in asked) == (static and not weights.quantisation_aware)
+    assert bool(weights.quantisation_aware) == bool(asked.get("weights.quantisation_aware", False))
+    assert (weights.attention is not None) == bool(asked.get("attention.window") or asked.get("attention.history"))
+
+
+def test_every_technique_is_drawn_alone_and_with_others(space: SearchSpace) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    drawn = [space.suggest(study.ask()).weights for _ in range(400)]
+    for has in (
+        lambda w: w.architecture, lambda w: w.pruning, lambda w: w.low_rank, lambda w: w.shared_rows,
+        lambda w: w.mixed_dimensions, lambda w: w.attention, lambda w: w.quantisation_aware,
+    ):  # fmt: skip
+        assert any(has(w) for w in drawn) and not all(has(w) for w in drawn)
+    assert any(w.low_rank and w.pruning and w.attention and w.shared_rows for w in drawn)
+
+
+def test_groups_learn_with_the_rounding_that_they_are_held_in() -> None:
+    weights = Weights(distillation=Distillation(1.0, 0.5, 1), quantisation_aware=("mlp",))
+    assert Candidate(weights, Precision((("mlp", "int8-static"),))).knobs()["weights.quantisation_aware"] is True
+    with pytest.raises(ValueError, match=r"held in int8-static, but got \['mlp'\] and \[\]"):
+        Candidate(weights, Precision((("mlp", "int8-dynamic"),)))
 
 
 def _check_placement(placement: Placement, asked: dict[str, object]) -> None:
@@ -124,7 +204,7 @@ def test_a_policy_holds_in_every_candidate() -> None:
     kept = PlacementSpace(
         Choice(("onnxruntime",)), Choice(("1xauto",)), queue=Choice((8,)), deadline_ms=Choice((20.0,))
     )
-    assert kept.suggest(optuna.trial.FixedTrial({}), "fp32") == Placement(admission=Admission(8, 20.0))
+    assert kept.suggest(optuna.trial.FixedTrial({}), Precision()) == Placement(admission=Admission(8, 20.0))
 
 
 def test_tables_may_lie_elsewhere_and_a_route_leads_to_another_place() -> None:
@@ -136,12 +216,12 @@ def test_tables_may_lie_elsewhere_and_a_route_leads_to_another_place() -> None:
     )
     asked = {"placement.engine": "onnxruntime:cuda", "placement.lookup": "onnxruntime", "placement.route_rows": 64}
     drawn = space.suggest(
-        optuna.trial.FixedTrial({**asked, "placement.route_from_onnxruntime:cuda": "openvino"}), "fp32"
+        optuna.trial.FixedTrial({**asked, "placement.route_from_onnxruntime:cuda": "openvino"}), Precision()
     )
     assert drawn.seat == Seat("onnxruntime", "cuda") and drawn.lookup == Lookup("onnxruntime")
     assert drawn.route == Route(64, Seat("openvino"))
     same = {**asked, "placement.engine": "onnxruntime", "placement.route_rows": 0}
-    assert space.suggest(optuna.trial.FixedTrial(same), "fp32").lookup is None
+    assert space.suggest(optuna.trial.FixedTrial(same), Precision()).lookup is None
 
 
 @given(
@@ -171,10 +251,10 @@ def test_a_candidate_survives_json_and_keeps_its_name(
 
 
 def test_the_order_of_knobs_does_not_change_the_name() -> None:
-    one = Weights(Architecture((("a", 1), ("b", 2))), None, Distillation(1.0, 0.5, 1))
-    two = Weights(Architecture((("b", 2), ("a", 1))), None, Distillation(1.0, 0.5, 1))
+    one = Weights(Architecture((("a", 1), ("b", 2))), distillation=Distillation(1.0, 0.5, 1))
+    two = Weights(Architecture((("b", 2), ("a", 1))), distillation=Distillation(1.0, 0.5, 1))
     assert one.id == two.id
-    assert one.id != Weights(Architecture((("a", 1), ("b", 3))), None, Distillation(1.0, 0.5, 1)).id
+    assert one.id != Weights(Architecture((("a", 1), ("b", 3))), distillation=Distillation(1.0, 0.5, 1)).id
 
 
 def test_an_unknown_key_is_named() -> None:
@@ -211,11 +291,35 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: PlacementSpace(Choice(("onnxruntime",)), Choice(("1x1",))), "1xauto"),
         (lambda: Weights(pruning=Pruning((("mlp", 0.5),))), "distilled"),
         (lambda: parse_layout("2by1"), "REPLICASxTHREADS"),
+        (lambda: Pruning((("mlp", 0.5),), steps=0), "at least 1"),
+        (lambda: Pruning((("mlp", 0.5),), "size"), "magnitude, taylor, activation"),  # type: ignore[arg-type]
+        (lambda: LowRank((("mlp", 1.0),)), "between 0 and 1"),
+        (lambda: LowRank(()), "each group once"),
+        (lambda: SharedRows("tables", 1.0), r"lies in \[0, 1\)"),
+        (lambda: MixedDimensions("tables", 0.0), r"lies in \(0, 1\]"),
+        (lambda: Attention(), "neither"),
+        (lambda: Attention(window=0), "at least 1"),
+        (lambda: Distillation(1.0, 0.5, 1, -0.1), "at least 0"),
+        (lambda: Precision(calibration="mean"), "minmax, entropy, percentile"),  # type: ignore[arg-type]
+        (lambda: Cut("w", 0, repeats=2), "period"),
+        (lambda: Width("w", 0, (Cut("w", 0),)), "a unit and a cut"),
+        (lambda: Group("g", "linear", ("m",), 1), "both or neither"),
+        (lambda: TableSpace(Choice(("shared-rows",)), Choice((0.1,)), Choice((0.1,))), "full at least"),
+        (lambda: WeightsSpace({}, {}, LEARNING, 1, low_rank={"mlp": Choice((0.5,))}), "baseline's 1.0"),
+        (lambda: WeightsSpace({}, {}, {"temperature": Choice((1.0,))}, 1), "distillation has"),
+        (lambda: PrecisionSpace({"mlp": Choice(("int4",))}), "fp32"),
     ],
 )
 def test_what_exists_is_valid(make: object, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         make()  # type: ignore[operator]
+
+
+def test_the_positions_of_a_cut_are_those_of_its_units() -> None:
+    """Two heads of size 3 behind 4 other rows; a dimension of three fields of 5 side by side."""
+    assert Cut("q", 0, first=4, size=3).positions((0, 1)) == (4, 5, 6, 7, 8, 9)
+    assert Cut("q", 0, first=4, size=3).positions((1,)) == (7, 8, 9)
+    assert Cut("w", 1, repeats=3, period=5).positions((0, 4)) == (0, 4, 5, 9, 10, 14)
 
 
 def test_layouts_never_share_a_core() -> None:

@@ -1,0 +1,22 @@
+"""How much of a history an attention looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Attention:
+    """window: positions that each position attends to, itself included, or None for all before it; history: the latest
+    so many positions that are read at all, or None for all."""
+
+    window: int | None = None
+    history: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.window is None and self.history is None:
+            raise ValueError("Sparse attention has a window or a history, but got neither.")
+        for name in ("window", "history"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"A {name} of attention is at least 1, but got {value}.")

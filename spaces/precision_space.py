@@ -1,0 +1,44 @@
+"""What the width of each group may be, and which of these knobs are asked for beside which others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from spaces.domains import Choice, Scalar, Suggester, draw, middle, pick
+from spaces.precision import STATIC, Precision
+
+_FP32, _MINMAX = Choice(("fp32",)), Choice(("minmax",))
+
+
+@dataclass(frozen=True)
+class PrecisionSpace:
+    """Widths by group, each with the baseline's fp32; what fp32 arithmetic is done in; how static int8 finds ranges."""
+
+    widths: Mapping[str, Choice]
+    compute: Choice = _FP32
+    calibration: Choice = _MINMAX
+
+    def __post_init__(self) -> None:
+        widths = {f"precision.{group}": domain for group, domain in self.widths.items()}
+        for knob, domain in {**widths, "precision.compute": self.compute}.items():
+            if "fp32" not in domain:
+                raise ValueError(f"{knob} must offer the baseline's fp32, but got {list(domain.values)}.")
+
+    def baseline(self) -> dict[str, Scalar]:
+        return {f"precision.{group}": "fp32" for group in self.widths} | {"precision.compute": "fp32"}
+
+    def narrow(self) -> dict[str, Scalar]:
+        """Knob values with each group in the middle of its widths."""
+        return {f"precision.{g}": middle(d) for g, d in self.widths.items() if len(d.values) > 1}
+
+    def suggest(self, suggester: Suggester) -> Precision:
+        compute = pick(self.compute, suggester, "precision.compute")
+        widths = draw(self.widths, suggester, "precision")
+        return Precision(tuple((group, str(width)) for group, width in widths), compute)
+
+    def calibrated(self, suggester: Suggester, precision: Precision, learned: bool) -> Precision:
+        """With the method that finds the ranges of static int8, where there is any that has not learned them."""
+        if learned or not precision.groups(STATIC):
+            return precision
+        return replace(precision, calibration=pick(self.calibration, suggester, "precision.calibration"))

@@ -1,0 +1,37 @@
+"""How the embedding tables of a group hold their rows in fewer numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """The frequent ids keep rows of their own; each rare one is the product of a row for its quotient and one for its
+    remainder (Shi et al., KDD 2020, section 3).
+
+    own: share of a table's rows that are kept, the most frequent ids'
+    """
+
+    group: str
+    own: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.own < 1.0:
+            raise ValueError(f"The share of ids with own rows lies in [0, 1), but {self.group!r} got {self.own}.")
+
+
+@dataclass(frozen=True)
+class MixedDimensions:
+    """Rare ids have fewer dimensions: block k of a table has (its frequency over the first's) ^ temperature of them
+    (Ginart et al., ISIT 2021, eq. 3), and a projection to the full dimension."""
+
+    group: str
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature <= 1.0:
+            raise ValueError(f"A temperature of dimensions lies in (0, 1], but {self.group!r} got {self.temperature}.")
+
+
+TableForm = SharedRows | MixedDimensions

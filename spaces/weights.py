@@ -1,0 +1,81 @@
+"""Everything that shapes or trains the weights of a candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spaces.architecture import Architecture
+from spaces.attention import Attention
+from spaces.canonical import digest
+from spaces.distillation import Distillation
+from spaces.domains import Scalar
+from spaces.low_rank import LowRank
+from spaces.pruning import Pruning
+from spaces.tables import MixedDimensions, SharedRows
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Nothing of it is the baseline's own weights, untouched. The stages run in the order of the fields.
+
+    quantisation_aware: groups that learn with the rounding of int8 in the loop
+    """
+
+    architecture: Architecture | None = None
+    shared_rows: tuple[SharedRows, ...] = ()
+    mixed_dimensions: tuple[MixedDimensions, ...] = ()
+    attention: Attention | None = None
+    pruning: Pruning | None = None
+    low_rank: LowRank | None = None
+    distillation: Distillation | None = None
+    quantisation_aware: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quantisation_aware", tuple(sorted(self.quantisation_aware)))
+        changed = self.reshaped or bool(self.quantisation_aware)
+        if changed and self.distillation is None:
+            raise ValueError("Weights that differ from the baseline's are distilled, but got no distillation.")
+        if self.architecture is not None and self.pruning is not None:
+            raise ValueError("A student has the sizes of its own, so it is not pruned, but got both.")
+        tables = [form.group for form in (*self.shared_rows, *self.mixed_dimensions)]
+        if len(set(tables)) != len(tables):
+            raise ValueError(f"The tables of a group are held in one form, but got {tables}.")
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether any shape differs from the baseline's."""
+        return any(
+            (self.architecture, self.shared_rows, self.mixed_dimensions, self.attention, self.pruning, self.low_rank)
+        )
+
+    @property
+    def origin(self) -> str:
+        if self.architecture is not None:
+            return "student"
+        return "baseline" if self.distillation is None else "pruned"
+
+    @property
+    def id(self) -> str:
+        return "w" + digest(self)[:12]
+
+    def knobs(self) -> dict[str, Scalar]:
+        """Every choice by its dotted name."""
+        knobs: dict[str, Scalar] = {"weights.origin": self.origin}
+        if self.architecture is not None:
+            knobs |= {f"architecture.{name}": value for name, value in self.architecture.sizes}
+        knobs |= {f"tables.{form.group}.own": form.own for form in self.shared_rows}
+        knobs |= {f"tables.{form.group}.temperature": form.temperature for form in self.mixed_dimensions}
+        if self.attention is not None:
+            knobs |= {"attention.window": self.attention.window or 0, "attention.history": self.attention.history or 0}
+        if self.pruning is not None:
+            knobs |= {f"pruning.{group}": ratio for group, ratio in self.pruning.ratios}
+            knobs |= {"pruning.importance": self.pruning.importance, "pruning.steps": self.pruning.steps}
+        if self.low_rank is not None:
+            knobs |= {f"low_rank.{group}": share for group, share in self.low_rank.shares}
+        if self.distillation is not None:
+            knobs["distillation.temperature"] = self.distillation.temperature
+            knobs["distillation.teacher_weight"] = self.distillation.teacher_weight
+            knobs["distillation.feature_weight"] = self.distillation.feature_weight
+            knobs["distillation.passes"] = self.distillation.passes
+            knobs["weights.quantisation_aware"] = bool(self.quantisation_aware)
+        return knobs

@@ -1,0 +1,158 @@
+"""What the knobs of the weights may be, and which of them are asked for beside which others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spaces.architecture import Architecture
+from spaces.attention import Attention
+from spaces.distillation import Distillation
+from spaces.domains import Choice, Domain, Scalar, Suggester, draw, middle, pick
+from spaces.low_rank import LowRank
+from spaces.pruning import Pruning
+from spaces.tables import MixedDimensions, SharedRows
+from spaces.weights import Weights
+
+FULL, SHARED, MIXED = "full", "shared-rows", "mixed-dimensions"
+_NO, _ONCE, _MAGNITUDE = Choice((False,)), Choice((1,)), Choice(("magnitude",))
+_NONE = Choice((0,))
+
+
+@dataclass(frozen=True)
+class TableSpace:
+    """The forms that the tables of a group may take, and how far each goes."""
+
+    form: Choice
+    own: Domain
+    temperature: Domain
+
+    def __post_init__(self) -> None:
+        unknown = set(self.form.values) - {FULL, SHARED, MIXED}
+        if FULL not in self.form or unknown:
+            raise ValueError(f"Tables are {FULL} at least, {SHARED} or {MIXED} too, but got {self.form.values}.")
+
+
+@dataclass(frozen=True)
+class WeightsSpace:
+    """Domains by knob; one with a single value is settled and not asked for.
+
+    architecture: sizes of a student by name
+    pruning, low_rank: share that leaves, or of the rank that stays, by group; 0 and 1 leave the group whole
+    multiple: what pruning leaves of a width is a multiple of this
+    tables: by group
+    window, history: of attention; 0 is all
+    distillation: temperature, teacher_weight and feature_weight
+    """
+
+    architecture: Mapping[str, Domain]
+    pruning: Mapping[str, Domain]
+    distillation: Mapping[str, Domain]
+    passes: int
+    importance: Choice = _MAGNITUDE
+    steps: Choice = _ONCE
+    multiple: int = 16
+    low_rank: Mapping[str, Choice] = field(default_factory=dict)
+    tables: Mapping[str, TableSpace] = field(default_factory=dict)
+    window: Choice = _NONE
+    history: Choice = _NONE
+    quantisation_aware: Choice = _NO
+
+    def __post_init__(self) -> None:
+        wanted = {"temperature", "teacher_weight", "feature_weight"}
+        if set(self.distillation) != wanted:
+            raise ValueError(f"distillation has {', '.join(sorted(wanted))}, but got {sorted(self.distillation)}.")
+        whole = {f"low_rank.{g}": (1.0, d) for g, d in self.low_rank.items()}
+        whole |= {"attention.window": (0, self.window), "attention.history": (0, self.history)}
+        whole |= {"weights.quantisation_aware": (False, self.quantisation_aware)}
+        for knob, (value, domain) in whole.items():
+            if value not in domain:
+                raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """pruned: the baseline's own weights, of which something is cut away, factorised, shared or narrowed."""
+        reshaping = (
+            self.pruning,
+            self.low_rank,
+            self.tables,
+            len(self.window.values) > 1,
+            len(self.history.values) > 1,
+        )
+        student = ("student",) if self.architecture else ()
+        return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
+
+    def starts(self) -> tuple[dict[str, Scalar], ...]:
+        """Knob values of the middle of each road away from the baseline; no technique but the road's own."""
+        whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
+        whole |= {f"tables.{group}.form": FULL for group in self.tables}
+        whole |= {"attention.window": 0, "attention.history": 0, "weights.quantisation_aware": False}
+        whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
+        whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
+        roads = {"student": ("architecture", self.architecture), "pruned": ("pruning", self.pruning)}
+        return tuple(
+            whole | {f"{prefix}.{name}": middle(d) for name, d in domains.items()} | {"weights.origin": origin}
+            for origin, (prefix, domains) in roads.items()
+            if domains
+        )
+
+    def suggest(self, suggester: Suggester, static: tuple[str, ...]) -> Weights:
+        """Only the knobs that matter for the drawn origin are asked for.
+
+        Args:
+            static: the groups held in static int8, which may learn with its rounding
+        """
+        origin = Choice(self.origins).suggest(suggester, "weights.origin")
+        if origin == "baseline":
+            return Weights()
+        shared, mixed = self._tables(suggester)
+        return Weights(
+            architecture=Architecture(draw(self.architecture, suggester, "architecture"))
+            if origin == "student"
+            else None,
+            shared_rows=shared,
+            mixed_dimensions=mixed,
+            attention=self._attention(suggester),
+            pruning=self._pruning(suggester) if origin == "pruned" else None,
+            low_rank=self._low_rank(suggester),
+            distillation=self._distillation(suggester),
+            quantisation_aware=static if static and self._learned(suggester) else (),
+        )
+
+    def _tables(self, suggester: Suggester) -> tuple[tuple[SharedRows, ...], tuple[MixedDimensions, ...]]:
+        shared, mixed = [], []
+        for group, space in sorted(self.tables.items()):
+            form = pick(space.form, suggester, f"tables.{group}.form")
+            if form == SHARED:
+                shared.append(SharedRows(group, float(space.own.suggest(suggester, f"tables.{group}.own"))))
+            if form == MIXED:
+                temperature = space.temperature.suggest(suggester, f"tables.{group}.temperature")
+                mixed.append(MixedDimensions(group, float(temperature)))
+        return tuple(shared), tuple(mixed)
+
+    def _attention(self, suggester: Suggester) -> Attention | None:
+        window = pick(self.window, suggester, "attention.window")
+        history = pick(self.history, suggester, "attention.history")
+        return Attention(window or None, history or None) if window or history else None
+
+    def _pruning(self, suggester: Suggester) -> Pruning | None:
+        ratios = tuple((g, float(ratio)) for g, ratio in draw(self.pruning, suggester, "pruning") if float(ratio) > 0)
+        if not ratios:
+            return None
+        importance = pick(self.importance, suggester, "pruning.importance")
+        return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
+
+    def _low_rank(self, suggester: Suggester) -> LowRank | None:
+        drawn = ((g, float(pick(self.low_rank[g], suggester, f"low_rank.{g}"))) for g in sorted(self.low_rank))
+        shares = tuple((group, share) for group, share in drawn if share < 1)
+        return LowRank(shares) if shares else None
+
+    def _distillation(self, suggester: Suggester) -> Distillation:
+        drawn: dict[str, Any] = dict(draw(self.distillation, suggester, "distillation"))
+        return Distillation(
+            float(drawn["temperature"]), float(drawn["teacher_weight"]), self.passes, float(drawn["feature_weight"])
+        )
+
+    def _learned(self, suggester: Suggester) -> bool:
+        return bool(pick(self.quantisation_aware, suggester, "weights.quantisation_aware"))
