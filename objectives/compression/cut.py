@@ -12,6 +12,7 @@ from objectives.compression.graph import attribute, has_control_flow, infer, ini
 _SIZES = (8, 16, 32, 64)
 _WHOLE = {TensorProto.BOOL, *(TensorProto.DataType.Value(f"{kind}{n}") for kind in ("INT", "UINT") for n in _SIZES)}
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_BLOCKS = ("com.microsoft", "GatherBlockQuantized")
 
 
 class CutError(ValueError):
@@ -22,8 +23,8 @@ def cut_at_tables(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelPr
     """(tables, dense): ids to embeddings in fp32, and these with any other inputs to scores.
 
     An embedding is what a lookup in a constant table gives, widened where the table is stored in fp16, in int8 rows
-    with scales, or in blocks (com.microsoft's GatherBlockQuantized); it has the same name in both. An input that is
-    read for more than lookups is an input of both.
+    with scales, or in blocks (com.microsoft's GatherBlockQuantized, and a Slice of what fills its last byte); it has the
+    same name in both. An input that is read for more than lookups is an input of both.
 
     Raises:
         CutError: no lookups, nothing but lookups, ids computed from floats or from another lookup, or control flow.
@@ -64,7 +65,7 @@ class _Lookups:
     """The lookups of a graph, each with the decoding of its table's width."""
 
     def __init__(self, graph: onnx.ModelProto) -> None:
-        inferred = infer(graph)
+        inferred = infer(_standing_in(graph))
         self._nodes = list(graph.graph.node)
         self._shapes = shapes(inferred)
         values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
@@ -83,16 +84,13 @@ class _Lookups:
             embedding = self._embedding(node) if self._is_lookup(node) else None
             if embedding is not None:
                 self._check_ids(node)
-                shape = self._shapes.get(embedding) or self._block_shape(node)
+                shape = self._shapes[embedding]
                 found[embedding] = helper.make_tensor_value_info(embedding, TensorProto.FLOAT, shape)
         return found
 
     def _is_lookup(self, node: NodeProto | None) -> bool:
         """By ids that change, along the first axis of a table that does not."""
-        if node is None or (node.domain, node.op_type) not in (
-            ("", "Gather"),
-            ("com.microsoft", "GatherBlockQuantized"),
-        ):
+        if node is None or (node.domain, node.op_type) not in (("", "Gather"), _BLOCKS):
             return False
         along = attribute(node, "axis" if node.op_type == "Gather" else "gather_axis", 0)
         return along == 0 and node.input[0] in self._constant and node.input[1] not in self._constant
@@ -101,7 +99,10 @@ class _Lookups:
         """The decoded value; None for a row's scale, and for a table of numbers that are no embeddings."""
         value: str = lookup.output[0]
         stored = self._types[lookup.input[0]]
-        if lookup.op_type != "Gather" or stored == TensorProto.FLOAT:
+        if lookup.op_type != "Gather":
+            whole = self._only_reader(value, "Slice")
+            return value if whole is None or not set(whole.input[1:]) <= self._constant else whole.output[0]
+        if stored == TensorProto.FLOAT:
             return None if self._is_scale(lookup) else value
         widened = self._only_reader(value, "Cast")
         if widened is None or self._types[widened.output[0]] != TensorProto.FLOAT:
@@ -145,8 +146,23 @@ class _Lookups:
         if floats:
             raise CutError(f"Ids are whole numbers throughout, but {ids!r} of {lookup.input[0]!r} come from {floats}.")
 
-    def _block_shape(self, lookup: NodeProto) -> list[int | str | None]:
-        """Two codes of 4 bits in a byte, four of 2; the schema of the operator is not onnx's."""
-        ids, table = self._shapes[lookup.input[1]], self._shapes[lookup.input[0]]
-        packed = 8 // attribute(lookup, "bits", 4) if self._types[lookup.input[0]] == TensorProto.UINT8 else 1
-        return [*ids, *(size * packed if isinstance(size, int) else None for size in table[-1:])]
+
+def _standing_in(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which lookups in blocks are those of wide tables, for inference: their schema is not onnx's.
+
+    A byte holds two codes of 4 bits, or four of 2.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    tables = initialisers(graph)
+    for node in made.graph.node:
+        if (node.domain, node.op_type) == _BLOCKS and node.input[0] in tables:
+            table = tables[node.input[0]]
+            a_byte = 8 // attribute(node, "bits", 4) if table.data_type == TensorProto.UINT8 else 1
+            *rows, columns = table.dims
+            wide = helper.make_tensor_value_info(f"{node.output[0]}.wide", TensorProto.FLOAT, [*rows, columns * a_byte])
+            made.graph.input.append(wide)
+            along = attribute(node, "gather_axis", 0)
+            lookup = helper.make_node("Gather", [wide.name, node.input[1]], node.output, node.name, axis=along)
+            node.CopyFrom(lookup)
+    return made

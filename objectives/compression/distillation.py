@@ -1,83 +1,210 @@
-"""A smaller model learns from the labels and from the baseline's softened outputs."""
+"""A smaller model learns from the labels and from the baseline: its softened outputs, its hidden features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from objectives.compression.course import Course, Inputs, Lesson, Outputs, by_name
 from spaces.distillation import Distillation
 
-BATCH = 1024
 _WARM_UP = 0.1
 # One cycle bears a higher peak than a constant rate does (Smith and Topin 2018).
 _PEAK = 3.0
+# Of the root mean square deviation of all features: one that varies less in a batch tells nothing.
+_STILL = 1e-3
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), for one logit.
+    """T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), mean over rows or lists.
 
     One logit z is the two-class softmax of (z, 0), so softening it is sigmoid(z / T). T^2 keeps the gradient's size
     independent of T.
 
     Args:
-        student, teacher: (rows,) logits
+        student, teacher: logits, (rows,), or (lists, candidates)
+
+    Raises:
+        ValueError: the shapes differ, or are of neither form.
     """
-    target = torch.sigmoid(teacher / temperature)
-    return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
+    if student.shape != teacher.shape or student.ndim not in (1, 2):
+        raise ValueError(
+            "Student and teacher score the same rows, or the same lists of candidates, but got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}."
+        )
+    if student.ndim == 1:
+        target = torch.sigmoid(teacher / temperature)
+        return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
+    return temperature**2 * F.cross_entropy(student / temperature, torch.softmax(teacher / temperature, dim=1))
 
 
-def predict(model: nn.Module, inputs: Mapping[str, Tensor], batch: int = 8192) -> Tensor:
-    """Scores of (rows,), without dropout and without a graph."""
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared distance in units of the teacher's deviation, by feature (Romero et al. 2015, eq. 3, without 1/2).
+
+    Features that do not vary over the rows are left out.
+
+    Args:
+        student, teacher: (rows, features), the student's already projected to the teacher's width
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"Features are compared row by row, but got {tuple(student.shape)}, {tuple(teacher.shape)}.")
+    deviation = teacher.std(dim=0, correction=0)
+    varies = deviation > _STILL * deviation.square().mean().sqrt()
+    distance = ((student - teacher) / torch.where(varies, deviation, 1.0)).square() * varies
+    return distance.sum() / (len(teacher) * varies.sum().clamp(min=1))
+
+
+@contextlib.contextmanager
+def hidden_outputs(model: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
+    """Within, a function that gives the latest output of a submodule as (rows, features).
+
+    Raises:
+        ValueError: the model has no such submodule, or it has given no tensor of two axes or more.
+    """
+    try:
+        module = model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"Features come from a submodule of the model, but got {name!r}: {error}.") from error
+    seen: list[object] = []
+
+    def latest() -> Tensor:
+        output = seen[-1] if seen else None
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"{name!r} must give features of (..., width) in each pass, but got {shape}.")
+        return output.flatten(0, -2)
+
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        seen[:] = [output]
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield latest
+    finally:
+        handle.remove()
+
+
+def predict(model: nn.Module, inputs: Inputs, batch: int = 8192, outputs: Outputs = by_name) -> Tensor:
+    """Logits of all rows, without dropout and without a graph."""
     model.eval()
     rows = len(next(iter(inputs.values())))
     with torch.inference_mode():
-        parts = [model(**{k: v[i : i + batch] for k, v in inputs.items()}) for i in range(0, rows, batch)]
+        parts = [outputs(model, {k: v[i : i + batch] for k, v in inputs.items()}) for i in range(0, rows, batch)]
     return torch.cat(parts).clone()
 
 
 def distil(
     student: nn.Module,
-    teacher_scores: Tensor,
-    inputs: Mapping[str, Tensor],
-    labels: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    course: Course,
     optimizer: torch.optim.Optimizer,
     distillation: Distillation,
     seed: int,
-) -> None:
-    """Train the student in place: (1 - a) loss(z, y) + a soft_loss(z, z_teacher, T), one cycle of learning rate.
+    teacher: nn.Module | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> tuple[float, ...]:
+    """Train the student in place over one cycle of learning rate; the mean loss of each pass.
+
+    The loss is (1 - a) loss(z, y) + a soft_loss(z, z_teacher, T) + f feature_loss(P h, h_teacher), where P is learned
+    beside the student and thrown away. The teacher is run only where its logits or features are wanted and not known.
 
     Args:
-        teacher_scores: (rows,) logits of the teacher on the same rows
-        inputs, labels: train rows, (rows, ...) each
+        optimizer: over the student's parameters; P joins it as a group of its own
+        seed: of the order of lessons and of dropout; the global generator is left as it was
+
+    Raises:
+        ValueError: a teacher is wanted, or the name of its hidden module, and there is none; a pass ends early.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = len(labels)
-    batch = min(BATCH, rows)
-    steps = distillation.passes * (rows // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
+    with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
+        torch.manual_seed(seed)
+        features: Callable[[], Tensor] | None = None
+        if distillation.feature_weight > 0:
+            first = next(course.lessons(torch.Generator().manual_seed(seed)))
+            features, projection = stack.enter_context(_features(student, teacher, course, first))
+            optimizer.add_param_group({"params": list(projection.parameters())})
+        schedule = _one_cycle(optimizer, distillation.passes * course.per_pass)
+        generator = torch.Generator().manual_seed(seed)
+        student.train()
+        losses = []
+        for number in range(1, distillation.passes + 1):
+            total = torch.zeros(())
+            for lesson in _whole_pass(course, generator):
+                loss = _loss(student, lesson, course, distillation, teacher, features)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                total += loss.detach()
+            losses.append(float(total) / course.per_pass)
+            progress(f"distilling: pass {number} of {distillation.passes}, loss {losses[-1]:.4f}")
+    student.eval()
+    return tuple(losses)
+
+
+def _loss(
+    student: nn.Module,
+    lesson: Lesson,
+    course: Course,
+    distillation: Distillation,
+    teacher: nn.Module | None,
+    features: Callable[[], Tensor] | None,
+) -> Tensor:
+    outputs, taught = course.outputs(student, lesson.inputs), lesson.taught
+    weight = distillation.teacher_weight
+    if features is not None or (weight > 0 and taught is None):
+        taught = _teach(teacher, lesson, course)
+    loss = course.loss(outputs, lesson.labels)
+    if weight > 0:
+        assert taught is not None
+        loss = (1 - weight) * loss + weight * soft_loss(outputs, taught, distillation.temperature)
+    return loss if features is None else loss + distillation.feature_weight * features()
+
+
+def _teach(teacher: nn.Module | None, lesson: Lesson, course: Course) -> Tensor:
+    if teacher is None:
+        raise ValueError("Outputs or features that are learned need a teacher, or its logits, but got neither.")
+    with torch.no_grad():
+        return course.outputs(teacher.eval(), lesson.inputs)
+
+
+@contextlib.contextmanager
+def _features(
+    student: nn.Module, teacher: nn.Module | None, course: Course, first: Lesson
+) -> Iterator[tuple[Callable[[], Tensor], nn.Linear]]:
+    """The features' loss of the latest outputs of both, and the projection in it, the identity as far as it goes."""
+    if teacher is None or course.hidden is None:
+        raise ValueError(f"Features are those of a teacher's hidden module, but got {teacher}, {course.hidden}.")
+    with hidden_outputs(student, course.hidden) as of_student, hidden_outputs(teacher, course.hidden) as of_teacher:
+        for model in (student, teacher):
+            _teach(model, first, course)
+        projection = nn.Linear(of_student().shape[1], of_teacher().shape[1])
+        nn.init.eye_(projection.weight)
+        nn.init.zeros_(projection.bias)
+        yield lambda: feature_loss(projection(of_student()), of_teacher()), projection
+
+
+def _whole_pass(course: Course, generator: torch.Generator) -> Iterator[Lesson]:
+    given = 0
+    for lesson in itertools.islice(course.lessons(generator), course.per_pass):
+        given += 1
+        yield lesson
+    if given < course.per_pass:
+        raise ValueError(f"A pass has {course.per_pass} lessons, but got {given}.")
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Too few steps have no warm-up (torch divides by zero where it would be one step); the rate of zero comes last."""
+    return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
-        [_PEAK * g["lr"] for g in optimizer.param_groups],
-        total_steps=steps,
-        pct_start=_WARM_UP,
+        [_PEAK * group["lr"] for group in optimizer.param_groups],
+        total_steps=steps + 1,
+        pct_start=_WARM_UP if steps * _WARM_UP > 1 else 0.0,
         cycle_momentum=False,
     )
-    student.train()
-    order = torch.randperm(rows, generator=generator)
-    at = 0
-    for _ in range(steps):
-        if at + batch > rows:
-            order, at = torch.randperm(rows, generator=generator), 0
-        pick = order[at : at + batch]
-        at += batch
-        outputs = student(**{name: values[pick] for name, values in inputs.items()})
-        soft = soft_loss(outputs, teacher_scores[pick], distillation.temperature)
-        total = (1 - distillation.teacher_weight) * loss(outputs, labels[pick]) + distillation.teacher_weight * soft
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    student.eval()

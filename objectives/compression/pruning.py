@@ -1,61 +1,158 @@
-"""Structured pruning: whole units leave each layer of a group, by Torch-Pruning's dependency graph."""
+"""Structured pruning: the least important units of a width leave it, wherever the anatomy says that they lie."""
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Mapping
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import torch
-import torch_pruning
-from torch import Tensor, nn
+from torch import nn
 
-from spaces.anatomy import Anatomy
+from objectives.compression.importance import Evidence, importances
+from objectives.compression.surgery import keep, names_of, recounted, tensors
+from spaces.anatomy import Anatomy, Cut, Width
 from spaces.pruning import Pruning
 
-# Kernels work in vectors of 16 floats; a width between two multiples costs as much as the higher one.
-UNIT = 16
+# The units of a width that leave it.
+Leaving = Mapping[Width, Collection[int]]
 
 
-def kept_units(width: int, ratio: float) -> int:
-    """Units that stay of `width` when `ratio` of them is to go, rounded to whole vectors where there is one."""
-    kept = round(width * (1 - ratio) / UNIT) * UNIT
-    return min(width, max(kept, UNIT))
+def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
+    """Units that stay when `ratio` of them is to go, rounded to what kernels like.
 
-
-def prune(model: nn.Module, pruning: Pruning, anatomy: Anatomy, example: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model with the least important output units of each layer of the named groups cut away.
-
-    Importance is the group L2 norm over all coupled parameters (Fang et al., CVPR 2023, eq. 6).
+    Kernels work in vectors of `multiple` numbers, and a width between two multiples costs as much as the higher one.
+    The number is rounded to the units that fill a vector, halved until they are half of the width or fewer: so a width
+    of 10 goes in steps of 4, one of 4 heads of 16 numbers in steps of 1. One such step stays at least.
 
     Args:
-        example: inputs of two rows or more, to trace with.
+        size: numbers that one unit fills side by side, as of a head
+    """
+    step = math.ceil(multiple / size)
+    while step > max(1, units // 2):
+        step //= 2
+    return min(units, step * max(1, round(units * (1 - ratio) / step)))
+
+
+def pruning_steps(pruning: Pruning) -> tuple[Pruning, ...]:
+    """The steps one by one; each ratio is of the whole width as it was before the first, the last is the asked one.
+
+    Each step leaves the same share of what the step before left. Rounding acts on the whole width, so the last step
+    ends where one shot does.
+    """
+
+    def after(share: float) -> Pruning:
+        ratios = tuple((group, -math.expm1(math.log1p(-ratio) * share)) for group, ratio in pruning.ratios)
+        return replace(pruning, ratios=ratios, steps=1)
+
+    return (*(after(step / pruning.steps) for step in range(1, pruning.steps)), replace(pruning, steps=1))
+
+
+def prune(
+    model: nn.Module,
+    pruning: Pruning,
+    anatomy: Anatomy,
+    evidence: Evidence | None = None,
+    between: Callable[[nn.Module], None] | None = None,
+) -> tuple[nn.Module, Anatomy]:
+    """A copy of the model without the least important units of the named groups, all its parameters trainable; and
+    the anatomy of the copy.
+
+    Importance is judged anew in each step, over all widths of the step at once.
+
+    Args:
+        evidence: needed for importance by taylor and activation
+        between: trains the copy in place, between two steps; parameters are other objects in each step
 
     Raises:
-        ValueError: a group that cannot be pruned, with the reason that the anatomy gives.
+        ValueError: a group that cannot be pruned, or of which nothing can leave; several steps and nothing between
+            them; widths that do not fit the model or each other.
     """
-    pruned = copy.deepcopy(model).eval()
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    if pruning.steps > 1 and between is None:
+        raise ValueError(f"Pruning in several steps trains between them, but got {pruning.steps} steps and no way to.")
+    _check(pruning, anatomy)
+    pruned = copy.deepcopy(model).requires_grad_(True)
+    smaller = anatomy
+    for number, step in enumerate(pruning_steps(pruning)):
+        if number and between is not None:
+            between(pruned)
+        leaving = _leaving(pruned.eval(), step, smaller, anatomy, evidence)
+        after = shrunk(smaller, leaving)
+        _cut(pruned, leaving)
+        smaller = after
+    return pruned.eval(), recounted(smaller, pruned)
+
+
+def shrunk(anatomy: Anatomy, leaving: Leaving) -> Anatomy:
+    """The anatomy when units have left: widths have fewer, and what lies behind a removed position moves up.
+
+    Raises:
+        ValueError: what is left of a width no longer lies at regular distances.
+    """
+    gone = _positions(leaving)
+
+    def cut(cut: Cut, units: list[int]) -> Cut:
+        before = gone.get((cut.tensor, cut.axis), [])
+        return _regular(cut, [p - bisect_left(before, p) for p in cut.positions(units)], len(units))
+
+    def width(width: Width) -> Width:
+        units = [unit for unit in range(width.units) if unit not in leaving.get(width, ())]
+        return replace(width, units=len(units), cuts=tuple(cut(c, units) for c in width.cuts))
+
+    return Anatomy(tuple(replace(group, widths=tuple(width(w) for w in group.widths)) for group in anatomy.groups))
+
+
+def _check(pruning: Pruning, anatomy: Anatomy) -> None:
     for name, ratio in pruning.ratios:
         group = anatomy.group(name)
         if not group.prunable:
             raise ValueError(f"The group {name!r} cannot be pruned: {group.unprunable_reason}.")
-        for module_name in group.modules:
-            _cut(pruned, module_name, ratio, importance, example)
-    for parameter in pruned.parameters():
-        parameter.requires_grad_(True)
-    return pruned
+        if all(_kept(width, ratio, pruning.multiple) == width.units for width in group.widths):
+            units = [width.units for width in group.widths]
+            raise ValueError(f"Pruning takes a unit or more, but {ratio} of {name!r} rounds to none of {units}.")
 
 
-def _cut(model: nn.Module, module_name: str, ratio: float, importance: object, example: Mapping[str, Tensor]) -> None:
-    layer = model.get_submodule(module_name)
-    assert isinstance(layer, nn.Linear)
-    surplus = layer.out_features - kept_units(layer.out_features, ratio)
-    if surplus == 0:
-        return
-    logging.getLogger("torch_pruning").setLevel(logging.ERROR)
-    graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=dict(example))
-    every = list(range(layer.out_features))
-    scores = importance(graph.get_pruning_group(layer, torch_pruning.prune_linear_out_channels, idxs=every))  # type: ignore[operator]
-    least = torch.argsort(scores)[:surplus].tolist()
-    graph.get_pruning_group(layer, torch_pruning.prune_linear_out_channels, idxs=least).prune()
+def _kept(width: Width, ratio: float, multiple: int) -> int:
+    return kept_units(width.units, ratio, multiple, min(cut.size for cut in width.cuts))
+
+
+def _leaving(
+    model: nn.Module, step: Pruning, anatomy: Anatomy, whole: Anatomy, evidence: Evidence | None
+) -> dict[Width, tuple[int, ...]]:
+    surplus: dict[Width, int] = {}
+    for name, ratio in step.ratios:
+        for width, before in zip(anatomy.group(name).widths, whole.group(name).widths, strict=True):
+            count = width.units - _kept(before, ratio, step.multiple)
+            surplus |= {width: count} if count else {}
+    if not surplus:
+        return {}
+    found = zip(surplus, importances(model, list(surplus), step.importance, evidence), strict=True)
+    return {width: tuple(torch.argsort(scores, stable=True)[: surplus[width]].tolist()) for width, scores in found}
+
+
+def _cut(model: nn.Module, leaving: Leaving) -> None:
+    """Each axis once, whichever widths it bears; tied tensors once, by the first of their names."""
+    gone = {(names_of(model, name)[0], axis): positions for (name, axis), positions in _positions(leaving).items()}
+    for (name, axis), positions in gone.items():
+        leave = set(positions)
+        keep(model, name, axis, [p for p in range(tensors(model)[name].shape[axis]) if p not in leave])
+
+
+def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
+    """Those that leave each axis of each tensor, over all widths, sorted."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for width, units in leaving.items():
+        for cut in width.cuts:
+            found.setdefault((cut.tensor, cut.axis), set()).update(cut.positions(units))
+    return {place: sorted(positions) for place, positions in found.items()}
+
+
+def _regular(cut: Cut, positions: list[int], units: int) -> Cut:
+    """The cut whose units lie at these positions, in the order of the repeats."""
+    period = positions[units * cut.size] - positions[0] if cut.repeats > 1 else 0
+    made = replace(cut, first=positions[0], period=period)
+    if made.positions(range(units)) != tuple(positions):
+        raise ValueError(f"Units that are left lie at regular distances, but in {cut} got {positions}.")
+    return made

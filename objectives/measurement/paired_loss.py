@@ -1,6 +1,6 @@
-"""Both arms judged on the same rows: the relative loss and its interval by a bootstrap over users, for all and by slice.
+"""Both arms judged on the same rows, all and by slice: the relative loss and its interval by a bootstrap over users.
 
-The metric comes as a function of row weights, so this file knows none.
+A metric comes as a function of row weights, so this file knows none.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ def is_ranking(metric: str) -> bool:
 
 
 def gains(metric: str, ranks: Floats) -> Floats:
-    """What each held-out item earns, all else being irrelevant (Kang and McAuley 2018, section 4.3); the metric is the mean.
+    """What each held-out item earns, the one relevant item of its row; their mean is the metric.
 
-    hr@K: 1 where rank <= K, else 0. ndcg@K: 1 / log2(1 + rank) where rank <= K, else 0; the ideal is 1.
+    Kang and McAuley 2018, section 4.3. hr@K: 1 where rank <= K, else 0. ndcg@K: 1 / log2(1 + rank) where rank <= K,
+    else 0; the ideal is 1.
 
     Args:
         ranks: (n,) from 1
@@ -42,9 +43,9 @@ def ranks(
 ) -> Floats:
     """Rank of each row's held-out item in the whole catalogue, the items of the row's own history left out.
 
-    Ties count half: 1 + the number of better items + half the number of others with the same score, the mean over all
-    orders of the tied. So a model that gives every item the same score earns what chance earns, not the first rank.
-    A held-out item that its history holds too is not left out.
+    Ties count half: 1 + the number of better items + half the number of others with the same score, the mean rank over
+    all orders of the tied. So a model that scores all items alike does not get the first rank for it. A held-out item
+    that its own history holds too stays in.
 
     Args:
         score: row number -> (items,) scores of the items with the codes 1 to items
@@ -55,7 +56,7 @@ def ranks(
         (n,) from 1, halves between
 
     Raises:
-        ValueError: as many histories as targets, codes of the catalogue, finite scores: one of these does not hold.
+        ValueError: not one history for each target, codes outside the catalogue, scores that are not finite.
     """
     if len(targets) != len(histories):
         raise ValueError(f"There is one history for each target, but got {len(histories)} for {len(targets)}.")

@@ -134,7 +134,7 @@ def _check_shape(what: str, array: NDArray[Any], rows: int) -> None:
 def _check_values(name: str, column: NDArray[Any], kind: Kind) -> None:
     dtypes, words = _DTYPES[kind]
     if column.dtype.kind not in dtypes:
-        raise ValueError(f"column {name!r}, {kind}, must hold {words}, but got {column.dtype}")
+        raise ValueError(f"{kind} column {name!r} must hold {words}, but got {column.dtype}")
     if kind == "numeric" and np.isinf(column).any():
         raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {column[np.isinf(column)][0]}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Sizes:
     top: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, *self.bottom, *self.top) < 1 or not self.top:
+        if min((self.embedding_dim, *self.bottom, *self.top)) < 1 or not self.top:
             raise ValueError(f"Sizes are positive and the top MLP has at least one hidden layer, but got {self}.")
 
     @classmethod
@@ -109,7 +110,7 @@ def _lower_triangle(size: int) -> Tensor:
 
 def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         layers += [_linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 

@@ -43,7 +43,7 @@ class Field:
         if self.length < 1 or (self.length > 1 and self.kind != "multi"):
             rule = "at least 1" if self.kind == "multi" else f"1, since it is {self.kind}"
             raise ValueError(f"the length of field {self.name!r} must be {rule}, but got {self.length}")
-        if self.name in get_args(Side)[:2] and (self.side, self.kind) != (self.name, "categorical"):
+        if self.name in ("user", "item") and (self.side, self.kind) != (self.name, "categorical"):
             raise ValueError(f"field {self.name!r} must be that side's ids, but got {self.side!r}, {self.kind!r}")
 
     @property
@@ -113,12 +113,12 @@ class Dataset:
 def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     """The log as inputs.
 
-    Categories: a value's code is its rank by count in train rows, ties by value; with fewer than min_count it is 0.
-    Numbers: sign(x) log(1 + |x|), less its mean over the train rows that have one, by its deviation there; a missing one
-    is 0, and so are all where train rows have no two different ones. (The logarithm is what the DLRM reference code
-    does to Criteo's counts, negative ones set to 0; here they keep their sign.)
-    Several categories: codes as above, each once, the most frequent first; as many as the train row with most of them,
-    16 at most, so that of more the rarest are dropped.
+    categorical: a value's code is its rank by count in train rows, ties by value; with fewer than min_count it is 0.
+    numeric: (y - mean) / deviation of y = sign(x) log(1 + |x|), by the train rows that have one; a missing one is 0,
+    and so are all where train rows have no two different ones. (The DLRM reference code takes the same logarithm of
+    Criteo's counts, with negative ones set to 0; here they keep their sign.)
+    multi: codes as above, each once, the most frequent first; as long as the longest of a train row but 16 at most, so
+    that of more the rarest are dropped.
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, but got {min_count}")
@@ -128,7 +128,8 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     if log.item is not None:
         columns["item"] = ("item", "categorical", log.item)
     columns |= {name: (log.sides[name], log.kinds[name], column) for name, column in log.columns.items()}
-    fields, inputs = [], {}
+    fields: list[Field] = []
+    inputs: dict[str, NDArray[Any]] = {}
     for name, (side, kind, values) in columns.items():
         if kind == "numeric":
             inputs[name], vocabulary = _standardised(values, split.train), 0
@@ -145,14 +146,16 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
 
 
 def _standardised(values: NDArray[Any], train: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n,)."""
+    """(n,), missing ones 0."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
     known = number[train][~np.isnan(number[train])]
-    # Compared, not by the deviation: that of equal numbers may differ from 0 in its last digit.
-    if len(known) == 0 or known.min() == known.max():
+    # Compared first: the deviation of equal numbers may differ from 0 in its last digit.
+    deviation = known.std() if len(known) and known.min() < known.max() else 0.0
+    if deviation == 0:
         return np.zeros(len(number), dtype=np.float32)
-    return np.nan_to_num((number - known.mean()) / known.std(), nan=0.0).astype(np.float32)
+    standard = (number - known.mean()) / deviation
+    return np.where(np.isnan(standard), 0, standard).astype(np.float32)
 
 
 def _codes(name: str, values: NDArray[Any], train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
@@ -168,17 +171,18 @@ def _codes_of_several(
 ) -> tuple[NDArray[np.int64], int]:
     """The codes of each row's values, (n, length), and the size of the vocabulary."""
     # Worked out once for each different string of values: there are far fewer of them than rows.
-    texts, of_row = np.unique(_series(name, values).fill_null("").to_numpy(), return_inverse=True)
-    in_train = np.bincount(of_row[train], minlength=len(texts))
-    several = pl.DataFrame({"text": np.arange(len(texts)), "rows": in_train, "value": pl.Series(texts, dtype=pl.String)})
-    single = several.with_columns(pl.col("value").str.split(SEPARATOR)).explode("value").unique()
-    single = single.filter(pl.col("value") != "")
-    counted = single.group_by("value").agg(pl.col("rows").sum().alias("len")).filter(pl.col("len") > 0)
+    text = _series(name, values).fill_null("")
+    texts = text.unique()
+    of_row = text.cast(pl.Enum(texts)).to_physical().to_numpy()
+    every = texts.str.split(SEPARATOR).to_frame().with_row_index("text")
+    every = every.with_columns(train=np.bincount(of_row[train], minlength=len(texts)))
+    single = every.explode("value").filter(pl.col("value") != "").unique()
+    counted = single.group_by("value").agg(len=pl.col("train").sum()).filter(pl.col("len") > 0)
     vocabulary = _vocabulary(counted, min_count)
     coded = single.join(vocabulary, on="value").sort("text", "code")
     coded = coded.with_columns(place=pl.int_range(pl.len()).over("text"))
-    longest = coded.filter(pl.col("rows") > 0)["place"].max()
-    length = min(1 if longest is None else int(longest) + 1, LONGEST)  # type: ignore[arg-type]
+    places = coded.filter(pl.col("train") > 0)["place"].to_numpy()
+    length = min(int(places.max(initial=0)) + 1, LONGEST)
     kept = coded.filter(pl.col("place") < length)
     codes = np.zeros((len(texts), length), dtype=np.int64)
     codes[kept["text"].to_numpy(), kept["place"].to_numpy()] = kept["code"].to_numpy()

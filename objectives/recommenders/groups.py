@@ -30,9 +30,7 @@ def group_of(
     return Group(name, kind, tuple(modules), parameters, tuple(widths), None if widths else reason)
 
 
-def tower_widths(
-    model: nn.Module, layers: Sequence[str], reader: Cut, norms: Sequence[str] = ()
-) -> tuple[Width, ...]:
+def tower_widths(model: nn.Module, layers: Sequence[str], reader: Cut, norms: Sequence[str] = ()) -> tuple[Width, ...]:
     """The outputs of each Linear layer of a tower, with its batch normalisation, and the inputs of the next layer.
 
     Args:

@@ -1,15 +1,17 @@
 """Reads a folder of MovieLens, in any of the four shapes it is distributed in, into a log of clicks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from objectives.recommenders.clicklog import ClickLog, Side, in_time_order
+from objectives.recommenders.clicklog import ClickLog, Kind, Side, in_time_order
+from objectives.recommenders.columns import categories, sets
 
 POSITIVE_FROM = 4.0  # stars; a rating of at least this many is a click
 UNKNOWN = "unknown"
@@ -32,7 +34,10 @@ class _Tables:
 
 
 def read_movielens(folder: Path) -> ClickLog:
-    """The ratings in folder with the features of users and items; what is missing reads as "unknown"."""
+    """The ratings in folder with the features of users and items; what is missing reads as "unknown".
+
+    Genres are multi-valued, in the order of the alphabet.
+    """
     for pattern, read in _SHAPES.items():
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
@@ -62,6 +67,7 @@ def _log(name: str, tables: _Tables) -> ClickLog:
         raise ValueError("a rating without a user, an item, a finite rating or a timestamp")
     columns: dict[str, NDArray[Any]] = {}
     sides: dict[str, Side] = {}
+    kinds: dict[str, Kind] = {}
     features: list[tuple[Side, pl.DataFrame]] = []
     if tables.users is not None:
         features.append(("user", _user_features(tables.users)))
@@ -70,11 +76,14 @@ def _log(name: str, tables: _Tables) -> ClickLog:
     for side, table in features:
         joined = ratings.select(side).join(table, on=side, how="left", validate="m:1", maintain_order="left")
         for column in joined.columns[1:]:
-            columns[column], sides[column] = _strings(joined[column]), side
+            several = column == "genres"
+            columns[column] = sets(joined[column], "|", UNKNOWN) if several else categories(joined[column], UNKNOWN)
+            sides[column], kinds[column] = side, "multi" if several else "categorical"
     timestamp = ratings["timestamp"].to_numpy()
     columns["hour"], sides["hour"] = timestamp // 3600 % 24, "context"
     label = ratings["rating"].to_numpy() >= POSITIVE_FROM
-    return in_time_order(name, ratings["user"].to_numpy(), ratings["item"].to_numpy(), timestamp, label, columns, sides)
+    user, item = ratings["user"].to_numpy(), ratings["item"].to_numpy()
+    return in_time_order(name, user, item, timestamp, label, columns, sides, kinds=kinds)
 
 
 def _user_features(users: pl.DataFrame) -> pl.DataFrame:
@@ -91,11 +100,10 @@ def _item_features(items: pl.DataFrame) -> pl.DataFrame:
     # The last year in brackets, since the name itself may hold another; a series has a span, as in "(2006-2007)".
     in_title = pl.col("title").str.extract_all(r"\(\d{4}(?:[–-]\d{0,4})?\)").list.last()
     year = pl.coalesce(pl.col("year").str.extract(r"(\d{4})"), in_title.str.extract(r"(\d{4})"))
-    genres = pl.col("genres").list.eval(pl.element().filter(pl.element() != "")).list.sort().list.join("|")
     return items.select(
         pl.col("item").cast(pl.Int64),
         _span(year.cast(pl.Int64), 5).alias("year"),
-        pl.when(genres == "(no genres listed)").then(None).otherwise(genres).alias("genres"),
+        pl.col("genres").list.eval(pl.element().filter(pl.element() != "(no genres listed)")).list.sort(),
     )
 
 
@@ -103,15 +111,6 @@ def _span(number: pl.Expr, width: int) -> pl.Expr:
     """The bucket that an integer falls in, as "1995-1999"."""
     start = number // width * width
     return pl.format("{}-{}", start, start + (width - 1))
-
-
-def _strings(series: pl.Series) -> NDArray[Any]:
-    """The values as an object array in which equal strings are one object: 8 bytes a row."""
-    filled = series.replace("", None).fill_null(UNKNOWN)
-    categories = filled.unique().sort()
-    codes = filled.cast(pl.Enum(categories)).to_physical().to_numpy()
-    shared: NDArray[Any] = np.array(categories.to_list(), dtype=object)
-    return shared.take(codes)
 
 
 def _recbole(path: Path) -> _Tables:

@@ -1,13 +1,17 @@
 """Requests as production sends them: one user at one moment, and the items to rank."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.features import Dataset
+from objectives.recommenders.drawing import ByWeight
+from objectives.recommenders.features import Dataset, Field
 
 _TRIES = 1000  # test rows to try for one whose user has an unseen item
 
@@ -16,7 +20,7 @@ _TRIES = 1000  # test rows to try for one whose user has an unseen item
 class Requests:
     """Request i is rows offsets[i] to offsets[i + 1] of each input."""
 
-    inputs: Mapping[str, NDArray[np.int64]]  # field -> (total_rows,) codes
+    inputs: Mapping[str, NDArray[Any]]  # field -> (total_rows,) codes or numbers, or (total_rows, length) codes
     offsets: NDArray[np.int64]  # (count + 1,)
 
     def __post_init__(self) -> None:
@@ -24,14 +28,14 @@ class Requests:
         if offsets.ndim != 1 or len(offsets) < 1 or offsets[0] != 0 or np.any(np.diff(offsets) < 1):
             raise ValueError(f"offsets must start at 0 and ascend, but got {offsets[:5]}... of shape {offsets.shape}")
         for name, values in self.inputs.items():
-            if values.shape != (offsets[-1],):
+            if values.shape[:1] != (offsets[-1],):
                 raise ValueError(f"input {name!r} must have {offsets[-1]} rows, but got shape {values.shape}")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> dict[str, NDArray[np.int64]]:
-        """The inputs of one request, each (rows,): views, not copies."""
+    def __getitem__(self, index: int) -> dict[str, NDArray[Any]]:
+        """The inputs of one request, `rows` of each: views, not copies."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"a request's number must be within {len(self)} requests, but got {index}")
         index %= len(self)
@@ -44,7 +48,7 @@ class Requests:
             np.savez(file, allow_pickle=False, offsets=self.offsets, **arrays)
 
     @staticmethod
-    def load(path: Path) -> "Requests":
+    def load(path: Path) -> Requests:
         with np.load(path, allow_pickle=False) as stored:
             if "offsets" not in stored.files:
                 raise ValueError(f"a file of requests must hold offsets, but got {path} with {stored.files}")
@@ -66,40 +70,52 @@ def recorded_rows(rows: NDArray[np.int64], most: int, count: int) -> NDArray[np.
 
 
 def draw_requests(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> Requests:
-    """One request for each of rows, (count,): that many candidates for a user of the test rows, drawn by frequency.
+    """One request for each of rows, (count,): a test row's user side and context, and that many candidates.
 
-    Request i copies a test row's user side and context, and ranks items drawn by their count in train rows among those
-    the user had no event with before that row: without replacement while there are enough of them, else with.
+    Where the data name items, those are drawn by their count in train rows among those that the test row's user had no
+    event with before it: without replacement while there are enough of them, else with. Where they do not, a candidate
+    is the item side of any test row.
     """
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1:
         raise ValueError(f"rows must be the sizes, at least 1, of at least 1 request, but got {rows}")
     random = np.random.default_rng(seed)
-    weight = np.bincount(dataset.inputs["item"][dataset.split.train], minlength=dataset.fields[1].vocabulary).astype(
-        np.float64
-    )
-    weight[0] = 0  # not an item: whatever is unseen or too rare
-    if not weight.any():
-        raise ValueError(f"the train rows must hold a known item, but got none in {dataset.name!r}")
-    known, cumulative, history = weight > 0, np.cumsum(weight), _History(dataset)
-    moments, items = [], []
-    for count in rows.tolist():
-        moment, allowed = _moment(dataset, history, known, random)
-        moments.append(moment)
-        items.append(_draw(count, weight, cumulative, allowed, random))
-    moment_of_row = np.repeat(np.array(moments, dtype=np.int64), rows)
-    item = np.concatenate(items)
-    # Where a log changes an item's features over time, the latest in train counts: the last assignment stays.
-    latest = np.zeros(dataset.fields[1].vocabulary, dtype=np.int64)
-    latest[dataset.inputs["item"][dataset.split.train]] = dataset.split.train
+    item = dataset.field("item")
+    if item is None:
+        moments = random.choice(dataset.split.test, size=len(rows))
+        candidates = random.choice(dataset.split.test, size=int(rows.sum()))
+    else:
+        moments, candidates = _rank_items(dataset, item, rows, random)
+    moment_of_row = np.repeat(moments, rows)
     inputs = {
-        field.name: dataset.inputs[field.name][latest[item] if field.side == "item" else moment_of_row]
+        field.name: dataset.inputs[field.name][candidates if field.side == "item" else moment_of_row]
         for field in dataset.fields
     }
     return Requests(inputs, np.concatenate(([0], np.cumsum(rows))).astype(np.int64))
 
 
+def _rank_items(
+    dataset: Dataset, item: Field, rows: NDArray[np.int64], random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The test row of each request, (count,), and for each candidate, (total_rows,), a row with its features."""
+    train, codes = dataset.split.train, dataset.inputs["item"]
+    count = np.bincount(codes[train], minlength=item.vocabulary).astype(np.float64)
+    count[0] = 0  # not an item: whatever is unseen or too rare
+    if not count.any():
+        raise ValueError(f"the train rows must hold a known item, but got none in {dataset.name!r}")
+    popular, history = ByWeight(count), _History(dataset)
+    moments, items = [], []
+    for wanted in rows.tolist():
+        moment, allowed = _moment(dataset, history, popular.possible, random)
+        moments.append(moment)
+        items.append(popular.draw(wanted, allowed, random))
+    # Where a log changes an item's features over time, the latest in train counts: the last assignment stays.
+    latest = np.zeros(item.vocabulary, dtype=np.int64)
+    latest[codes[train]] = train
+    return np.array(moments, dtype=np.int64), latest[np.concatenate(items)]
+
+
 class _History:
-    """Finds the items that a user had seen before a row."""
+    """Finds the items that a user had seen before a row; without users, none."""
 
     def __init__(self, dataset: Dataset) -> None:
         order = np.argsort(dataset.group, kind="stable")  # within a user, time order is kept
@@ -128,29 +144,3 @@ def _moment(
         if allowed.any():
             return row, allowed
     raise ValueError(f"users of test rows must have items that they have not seen, but got none in {dataset.name!r}")
-
-
-def _draw(
-    count: int,
-    weight: NDArray[np.float64],
-    cumulative: NDArray[np.float64],
-    allowed: NDArray[np.bool_],
-    random: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Items, (count,), drawn one after the other by weight among the allowed; none twice while they suffice."""
-    if np.count_nonzero(allowed) < count:
-        possible = np.flatnonzero(allowed)
-        share = weight[possible] / weight[possible].sum()
-        repeated: NDArray[np.int64] = random.choice(possible, size=count, p=share)
-        return repeated
-    # Drawing from all and passing over what is not allowed is fast as long as most of the weight is left ...
-    drawn = np.searchsorted(cumulative, random.random(4 * count) * cumulative[-1], side="right")
-    drawn = np.minimum(drawn, len(weight) - 1)  # rounding may reach the very end
-    drawn = drawn[allowed[drawn]]
-    taken: NDArray[np.int64] = drawn[np.sort(np.unique(drawn, return_index=True)[1])][:count]
-    if len(taken) == count:
-        return taken
-    # ... else the rest come by an exponential race: the first to arrive at a rate of its weight is drawn next.
-    left = np.setdiff1d(np.flatnonzero(allowed), taken, assume_unique=True)
-    arrival = random.exponential(size=len(left)) / weight[left]
-    return np.concatenate([taken, left[np.argsort(arrival, kind="stable")[: count - len(taken)]]])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.anatomy import Anatomy, Cut, Group, Width
+from spaces.anatomy import Anatomy, Cut, Group, Kind, Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain
 
@@ -73,48 +73,45 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, read: Tensor, padding: Tensor, window: int | None) -> Tensor:
-        """(..., Q, d), (..., S, d), (..., S) -> (..., Q, d).
+        """(..., Q, d), (..., S, d), (..., 1, S) -> (..., Q, d).
 
         Args:
             queries: of the last Q positions
-            padding: what is added to the score of each key
+            padding: what is added to the scores of each key
             window: positions that each query sees, itself included, or None for all before it
         """
-        q, k, v = (self._heads(values) for values in (self.q(queries), self.k(read), self.v(read)))
-        asked, seen = q.shape[-2], k.shape[-2]
-        padding = padding.unsqueeze(-2)  # the same for all heads
-        at = torch.arange(seen - asked, seen), torch.arange(seen)
-        if window is None or asked <= window:
-            mixed = self._mix(q, k, v, padding, _hidden(*at, window))
+        q, k, v = self.q(queries), self.k(read), self.v(read)
+        heads = q.shape[-1] // self.head_dim
+        if heads > 1:
+            q, k, v = (torch.unflatten(values, -1, (heads, -1)).transpose(-3, -2) for values in (q, k, v))
+            padding = padding.unsqueeze(-3)
+        if window is None or q.shape[-2] <= window:
+            mixed = self._mix_at_once(q, k, v, padding, window)
         else:
             mixed = self._mix_in_blocks(q, k, v, padding, window)
-        return self.out(mixed.transpose(-3, -2).flatten(-2))  # type: ignore[no-any-return]
+        return self.out(mixed.transpose(-3, -2).flatten(-2) if heads > 1 else mixed)  # type: ignore[no-any-return]
 
-    def _heads(self, values: Tensor) -> Tensor:
-        """(..., positions, heads * head_dim) -> (..., heads, positions, head_dim)."""
-        return values.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
-
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, hidden: Tensor) -> Tensor:
-        """(..., Q, head_dim), twice (..., S, head_dim), (..., S), (Q, S) -> (..., Q, head_dim)."""
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """(..., Q, head_dim), twice (..., S, head_dim), (..., Q or 1, S) -> (..., Q, head_dim)."""
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
-        weights = torch.softmax(scores + (padding.unsqueeze(-2) + hidden), -1)
-        return self.dropout(weights) @ v  # type: ignore[no-any-return]
+        return self.dropout(torch.softmax(scores + mask, -1)) @ v  # type: ignore[no-any-return]
+
+    def _mix_at_once(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, window: int | None) -> Tensor:
+        asked, seen = q.shape[-2], k.shape[-2]
+        if asked == 1 and (window is None or seen <= window):
+            return self._mix(q, k, v, padding)  # the last position sees all
+        return self._mix(q, k, v, padding + _hidden(torch.arange(seen - asked, seen), torch.arange(seen), window))
 
     def _mix_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, window: int) -> Tensor:
-        """The same for blocks of `window` queries, each with the keys that one of them sees: the cost grows with the
-        number of queries times the window. The first block starts before the first query where that is needed."""
+        """Blocks of `window` queries, each with the keys that one of them sees: the cost grows with the number of
+        queries times the window. The first block may begin before the first query."""
         asked, seen = q.shape[-2], k.shape[-2]
         blocks = -(-asked // window)
         first = seen - blocks * window + window * torch.arange(blocks).unsqueeze(1)
-        of_query = first + torch.arange(window)
-        of_key = first + torch.arange(1 - window, window)
-        mixed = self._mix(
-            _take(q, of_query - (seen - asked), -2),
-            _take(k, of_key, -2),
-            _take(v, of_key, -2),
-            _take(padding, of_key, -1),
-            _hidden(of_query, of_key, window),
-        )
+        of_query, of_key = first + torch.arange(window), first + torch.arange(1 - window, window)
+        mask = _take(padding.squeeze(-2), of_key, -1).unsqueeze(-2) + _hidden(of_query, of_key, window)
+        of_query = of_query - (seen - asked)
+        mixed = self._mix(_take(q, of_query, -2), _take(k, of_key, -2), _take(v, of_key, -2), mask)
         return mixed.flatten(-3, -2)[..., -asked:, :]
 
 
@@ -132,7 +129,7 @@ def _hidden(asked: Tensor, seen: Tensor, window: int | None) -> Tensor:
 
 def _take(values: Tensor, at: Tensor, axis: int) -> Tensor:
     """The axis becomes two, those of `at`; below 0 stands for 0."""
-    return values.index_select(axis, at.clamp(min=0).flatten()).unflatten(axis, at.shape)
+    return torch.unflatten(values.index_select(axis, at.clamp(min=0).flatten()), axis, at.shape)
 
 
 class FeedForward(nn.Module):
@@ -164,7 +161,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(sizes.d, sizes.feed_forward, dropout)
 
     def forward(self, x: Tensor, padding: Tensor, wanted: int, window: int | None) -> Tensor:
-        """(..., S, d), (..., S) -> (..., wanted, d), of the last positions."""
+        """(..., S, d), (..., 1, S) -> (..., wanted, d), of the last positions."""
         queries = self.attention_norm(x[..., -wanted:, :])
         x = self.feed_forward_norm(queries + self.attention(queries, x, padding, window))
         return x + self.feed_forward(x)  # type: ignore[no-any-return]
@@ -212,8 +209,9 @@ class SASRec(nn.Module):
         Of a history of several rows the first is read.
         """
         read = history[0] if self.history is None else history[0, -self.history :]
-        state = self.norm(self._states(read, 1))[0]
-        return self.tables["item"](item) @ state  # type: ignore[no-any-return]
+        state = self.norm(self._states(read, 1))
+        # The vector on the left: ONNX Runtime takes ten times as long for a matrix times a vector.
+        return F.linear(state, self.tables["item"](item)).squeeze(0)
 
     def positions(self, history: Tensor, candidates: Tensor) -> Tensor:
         """(B, L) codes, (B, L, C) candidates for the item after each -> (B, L, C) logits, for training.
@@ -223,7 +221,7 @@ class SASRec(nn.Module):
         """
         length = history.shape[1]
         piece = min(length, self.history or length)
-        pieces = F.pad(history, (-length % piece, 0)).unflatten(1, (-1, piece))
+        pieces = torch.unflatten(F.pad(history, (-length % piece, 0)), 1, (-1, piece))
         states = self.norm(self._states(pieces, piece).flatten(1, 2)[:, -length:])
         return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
 
@@ -245,12 +243,13 @@ class SASRec(nn.Module):
         return x
 
     def _embed(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., L) codes -> (..., L, d), zeros where padded (eq. 1), and what padding adds to attention's scores."""
-        real = (history != 0).to(torch.float32)
+        """(..., L) codes -> (..., L, d), zeros where padded (eq. 1); (..., 1, L), what padding adds to any score."""
+        padded = history == 0
         items = self.tables["item"](history)
         from_end = torch.arange(history.shape[-1] - 1, -1, -1)
         x = items * math.sqrt(items.shape[-1]) + self.tables["position"](from_end)
-        return self.dropout(x) * real.unsqueeze(-1), (1 - real) * _PADDING
+        x = self.dropout(x).masked_fill(padded.unsqueeze(-1), 0.0)
+        return x, torch.where(padded.unsqueeze(-2), _PADDING, 0.0)
 
 
 class TrainingForm(nn.Module):
@@ -292,26 +291,30 @@ def hidden(model: SASRec) -> str:
 
 def anatomy(model: SASRec) -> Anatomy:
     """Its groups: the tables, whose dimension every layer reads or gives; the attention of all blocks; their MLPs."""
-    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
+    tables = [f"tables.{name}" for name in model.tables]
     attention = [f"{block}.attention.{part}" for block in blocks for part in ("q", "k", "v", "out")]
     mlp = [f"{block}.feed_forward.{part}" for block in blocks for part in ("inner", "outer")]
-    tables = [f"tables.{name}" for name in model.tables]
-    heads = [width for block in blocks if (width := _heads(model, block)).units > 1]
-    reason = None if heads else "each block has one head"
+    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+    def group(name: str, kind: Kind, modules: Sequence[str], widths: Sequence[Width], reason: str | None) -> Group:
+        total = sum(
+            size for parameter, size in parameters.items() if parameter.startswith(tuple(f"{m}." for m in modules))
+        )
+        return Group(name, kind, tuple(modules), total, tuple(widths), reason)
+
+    heads = [width for name, block in blocks.items() if (width := _heads(name, block.attention)).units > 1]
+    units = [_units(name, block.feed_forward) for name, block in blocks.items()]
     return Anatomy(
         (
-            Group("tables", "table", tuple(tables), _parameters(model, tables), (_dimension(model, tables, blocks),)),
-            Group("attention", "attention", tuple(attention), _parameters(model, attention), tuple(heads), reason),
-            Group("mlp", "linear", tuple(mlp), _parameters(model, mlp), tuple(_units(model, b) for b in blocks)),
+            group("tables", "table", tables, [_dimension(model, tables, blocks)], None),
+            group("attention", "attention", attention, heads, None if heads else "each block has one head"),
+            group("mlp", "linear", mlp, units, None),
         )
     )
 
 
-def _parameters(model: SASRec, modules: Sequence[str]) -> int:
-    return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
-
-
-def _dimension(model: SASRec, tables: Sequence[str], blocks: Sequence[str]) -> Width:
+def _dimension(model: SASRec, tables: Iterable[str], blocks: Iterable[str]) -> Width:
     """Of embeddings and states: what reads them along axis 1 of its weight, what gives them along axis 0."""
     norms = ["norm", *(f"{b}.{n}" for b in blocks for n in ("attention_norm", "feed_forward_norm"))]
     readers = [f"{b}.{n}" for b in blocks for n in ("attention.q", "attention.k", "attention.v", "feed_forward.inner")]
@@ -321,14 +324,14 @@ def _dimension(model: SASRec, tables: Sequence[str], blocks: Sequence[str]) -> W
     return Width("d", model.norm.weight.shape[0], tuple(cuts), normalised=True)
 
 
-def _heads(model: SASRec, block: str) -> Width:
-    attention, size = f"{block}.attention", model.get_submodule(f"{block}.attention").head_dim
-    cuts = [Cut(f"{attention}.{name}.{of}", 0, size=size) for name in "qkv" for of in ("weight", "bias")]
-    units = model.get_parameter(f"{attention}.q.weight").shape[0] // size
-    return Width(f"{attention}.heads", units, (*cuts, Cut(f"{attention}.out.weight", 1, size=size)))
+def _heads(block: str, attention: Attention) -> Width:
+    name, size = f"{block}.attention", attention.head_dim
+    cuts = [Cut(f"{name}.{part}.{of}", 0, size=size) for part in "qkv" for of in ("weight", "bias")]
+    units = attention.q.weight.shape[0] // size
+    return Width(f"{name}.heads", units, (*cuts, Cut(f"{name}.out.weight", 1, size=size)))
 
 
-def _units(model: SASRec, block: str) -> Width:
-    mlp = f"{block}.feed_forward"
-    cuts = (Cut(f"{mlp}.inner.weight", 0), Cut(f"{mlp}.inner.bias", 0), Cut(f"{mlp}.outer.weight", 1))
-    return Width(f"{mlp}.units", model.get_parameter(f"{mlp}.inner.weight").shape[0], cuts)
+def _units(block: str, mlp: FeedForward) -> Width:
+    name = f"{block}.feed_forward"
+    cuts = (Cut(f"{name}.inner.weight", 0), Cut(f"{name}.inner.bias", 0), Cut(f"{name}.outer.weight", 1))
+    return Width(f"{name}.units", mlp.inner.weight.shape[0], cuts)

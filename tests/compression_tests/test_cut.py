@@ -18,9 +18,15 @@ from objectives.compression.graph import once_inputs
 from objectives.compression.precision import quantise
 from objectives.compression.user_once import compute_once
 from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
+from objectives.recommenders.features import Field
 from spaces.precision import Precision
 
-FIELDS = {"user": 60, "item": 80, "hour": 24}
+INPUTS = [
+    Field(name="user", side="user", vocabulary=60),
+    Field(name="item", side="item", vocabulary=80),
+    Field(name="hour", side="user", vocabulary=24),
+]
+FIELDS = {field.name: field.vocabulary for field in INPUTS}
 USER = frozenset({"user", "hour"})
 ROWS = (1, 2, 7, 64, 257)
 Arrays = dict[str, np.ndarray]
@@ -60,7 +66,7 @@ def _in_two(
 @pytest.fixture(scope="module")
 def model() -> DCNV2:
     torch.manual_seed(0)
-    made = DCNV2(FIELDS, Sizes(8, 2, (32,)))
+    made = DCNV2(INPUTS, Sizes(8, 2, (32,)))
     for table in made.tables.values():
         torch.nn.init.normal_(table.weight, std=0.3)  # type: ignore[arg-type]
     return made.eval()

@@ -15,10 +15,17 @@ from objectives.compression.graph import multiply_adds, once_inputs
 from objectives.compression.pruning import prune
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
+from objectives.recommenders.features import Field
 from spaces.pruning import Pruning
 
 # The user's fields stand between the item's.
-FIELDS = {"user": 60, "item": 80, "hour": 24, "genre": 12}
+INPUTS = [
+    Field(name="user", side="user", vocabulary=60),
+    Field(name="item", side="item", vocabulary=80),
+    Field(name="hour", side="user", vocabulary=24),
+    Field(name="genre", side="item", vocabulary=12),
+]
+FIELDS = {field.name: field.vocabulary for field in INPUTS}
 USER = frozenset({"user", "hour"})
 ROWS = (1, 2, 7, 64, 257)
 
@@ -33,7 +40,7 @@ def _request(
 
 def _model(sizes: Sizes) -> DCNV2:
     torch.manual_seed(0)
-    model = DCNV2(FIELDS, sizes)
+    model = DCNV2(INPUTS, sizes)
     for table in model.tables.values():
         torch.nn.init.normal_(table.weight, std=0.3)  # type: ignore[arg-type]
     model.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -23,7 +24,6 @@ FIELDS = (
     Field(name="hour", side="context", vocabulary=24),
 )
 CODES = tuple(field for field in FIELDS if field.kind != "numeric")
-NUMBERS = ("age", "price")
 USER = frozenset({"age", "user", "liked"})
 ROWS = (1, 2, 7, 64, 257)
 Arrays = dict[str, NDArray[np.generic]]
@@ -54,7 +54,7 @@ def one_users(inputs: Mapping[str, Tensor], row: int) -> Arrays:
     }
 
 
-def lively(model: nn.Module, fields: Iterable[Field]) -> nn.Module:
+def lively(model: nn.Module) -> nn.Module:
     """In place: parameters and statistics of a size at which every part of the model shows in its scores."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def lively(model: nn.Module, fields: Iterable[Field]) -> nn.Module:
             if tensor.is_floating_point():
                 fan_in = 4 if tensor.dim() < 2 or name.startswith("tables.") else tensor.shape[1]
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * fan_in**-0.5)
-            if name.endswith("running_var"):
+            if name.endswith(("running_var", "bias")):  # so that no unit is silent in all rows
                 tensor.copy_(tensor.abs() + 0.5)
     return model.eval()
 
@@ -73,7 +73,9 @@ def scores(model: nn.Module, inputs: Mapping[str, Tensor]) -> NDArray[np.float32
     return answer
 
 
-def vectors_by_hand(model: nn.Module, fields: Iterable[Field], inputs: Mapping[str, Tensor]) -> list[NDArray[np.float64]]:
+def vectors_by_hand(
+    model: nn.Module, fields: Iterable[Field], inputs: Mapping[str, Tensor]
+) -> list[NDArray[np.float64]]:
     """(rows, d) of each field with codes, one code at a time."""
     tables = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     made = []
@@ -97,3 +99,21 @@ def sliced(model: nn.Module, width: Width, gone: Iterable[int]) -> dict[str, Ten
         kept = [i for i in range(state[cut.tensor].shape[cut.axis]) if i not in leave]
         state[cut.tensor] = state[cut.tensor].index_select(cut.axis, torch.tensor(kept))
     return state
+
+
+def factored(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
+    """Copies that compute the same: every table and the layer of rank 2 in two factors, and multiplied out."""
+    factors, whole = copy.deepcopy(model), copy.deepcopy(model)
+    for name in [*(f"tables.{field.name}" for field in CODES), layer]:
+        weight = whole.get_parameter(f"{name}.weight")
+        if name == layer:
+            first, second = nn.Linear(weight.shape[1], 2, bias=False), nn.Linear(2, weight.shape[0])
+            second.bias = nn.Parameter(model.get_parameter(f"{name}.bias"))
+            product = second.weight @ first.weight
+        else:
+            first, second = nn.Embedding(weight.shape[0], 2), nn.Linear(2, weight.shape[1], bias=False)
+            product = first.weight @ second.weight.T
+        with torch.no_grad():
+            weight.copy_(product)
+        factors.set_submodule(name, nn.Sequential(first, second))
+    return factors, whole

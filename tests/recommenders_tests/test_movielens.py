@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from objectives.recommenders.clicklog import ClickLog
+from objectives.recommenders.clicklog import SEPARATOR, ClickLog
 from objectives.recommenders.movielens import read_movielens
 
 # user, item, stars, seconds; out of order, with a tie, one user and one item without features.
@@ -19,7 +19,7 @@ RATINGS = [(7, 2, 5, 7200), (1, 1, 3, 3600), (1, 2, 4, 3600), (9, 3, 1, 90000), 
 # What any reader must make of them: user, item, seconds, label, year, genres, hour.
 ROWS = [
     (7, 4, 100, 1, "unknown", "unknown", 0),
-    (1, 1, 3600, 0, "1995-1999", "Animation|Children's|Comedy", 1),
+    (1, 1, 3600, 0, "1995-1999", SEPARATOR.join(["Animation", "Children's", "Comedy"]), 1),
     (1, 2, 3600, 1, "1965-1969", "Drama", 1),
     (7, 2, 7200, 1, "1965-1969", "Drama", 2),
     (9, 3, 90000, 0, "unknown", "unknown", 1),
@@ -96,6 +96,8 @@ def test_each_shape_reads_to_the_same_rows(write: object, tmp_path: Path) -> Non
     write(tmp_path)
     log = read_movielens(tmp_path)
     assert log.name == tmp_path.name
+    assert {name for name, kind in log.kinds.items() if kind != "categorical"} == {"genres"}
+    assert log.kinds["genres"] == "multi"
     assert _rows(log, "year", "genres", "hour") == ROWS
     assert {name: log.sides[name] for name in ("year", "genres", "hour")} == {
         "year": "item",
@@ -171,7 +173,7 @@ def test_the_real_one_reads_as_the_csv_module_reads_it() -> None:
             movie = movies[int(row["movieId"])]
             years = re.findall(r"\((\d{4})[^()]*\)", movie["title"])
             year = int(years[-1]) - int(years[-1]) % 5 if years else None
-            genres = "|".join(sorted(movie["genres"].split("|")))
+            genres = SEPARATOR.join(sorted(movie["genres"].split("|")))
             seconds = int(row["timestamp"])
             expected.append(
                 (

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from objectives.recommenders import references
-from objectives.recommenders.clicklog import in_time_order
+from objectives.recommenders.clicklog import SEPARATOR, in_time_order
 from objectives.recommenders.features import encode
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.split import Split, split_in_time
@@ -27,6 +29,37 @@ def test_popularity_is_the_smoothed_mean_label_of_the_item_in_train() -> None:
     assert popularity_scores(data, "test") == pytest.approx([seven, prior])
 
 
+def test_without_items_popularity_is_the_mean_label_in_train() -> None:
+    log = in_time_order("nobody", None, None, range(9), [1, 1, 0, 0, 1, 0, 1, 1, 0], {"x": np.arange(9)}, {"x": "user"})
+    data = encode(log, Split(np.arange(5), np.array([5, 6]), np.array([7, 8]), "over_all", ""))
+    assert popularity_scores(data, "test") == pytest.approx([0.6, 0.6])
+
+
+def test_logistic_regression_sees_every_code_and_number() -> None:
+    random = np.random.default_rng(0)
+    rows, letters = 3000, np.array(list("abcdef"))
+    colour, price = random.integers(3, size=rows), random.normal(size=rows)
+    has = random.random((rows, 6)) < 0.3
+    tags = np.array([SEPARATOR.join(letters[row]) for row in has], dtype=object)
+    logit = np.array([-1, 0, 1])[colour] + 1.5 * price + has @ np.array([2, -2, 1, -1, 0, 0])
+    label = random.random(rows) < 1 / (1 + np.exp(-logit))
+    columns = {"colour": colour, "price": price, "tags": tags}
+    kinds = {"price": "numeric", "tags": "multi"}
+    log = in_time_order("mixed", None, None, range(rows), label, columns, dict.fromkeys(columns, "item"), kinds=kinds)  # type: ignore[arg-type]
+    data = encode(log, split_in_time(log))
+    # The same by pandas and scikit-learn from the raw values; a column for what is unseen, never set, changes nothing.
+    hot = np.column_stack([pd.get_dummies(colour), data.inputs["price"], has])
+    parts = {part: getattr(data.split, part) for part in ("train", "validation", "test")}
+    models = [
+        LogisticRegression(C=c, max_iter=1000).fit(hot[parts["train"]], log.label[parts["train"]])
+        for c in (0.1, 0.3, 1.0, 3.0)
+    ]
+    held = parts["validation"]
+    best = max(models, key=lambda model: roc_auc_score(log.label[held], model.decision_function(hot[held])))
+    expected = best.decision_function(hot[parts["test"]])
+    np.testing.assert_allclose(logistic_regression_scores(data, "test", seed=0), expected, atol=0.01)
+
+
 def test_scores_lie_between_chance_and_the_best_there_can_be() -> None:
     log = synthetic_log(20_000, 100, 100, fields=6, seed=1)
     data = encode(log, split_in_time(log))
@@ -40,7 +73,18 @@ def test_scores_lie_between_chance_and_the_best_there_can_be() -> None:
 
 
 def test_the_data_layer_loads_neither_torch_nor_sklearn() -> None:
-    names = ("clicklog", "movielens", "fetch", "synthetic", "split", "features", "requests")
+    names = (
+        "clicklog",
+        "columns",
+        "table",
+        "criteo",
+        "movielens",
+        "fetch",
+        "synthetic",
+        "split",
+        "features",
+        "requests",
+    )
     program = "import sys\n" + "".join(f"import objectives.recommenders.{name}\n" for name in names)
     program += "print(sorted({'torch', 'sklearn', 'search', 'optuna', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run(

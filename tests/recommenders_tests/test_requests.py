@@ -1,11 +1,14 @@
 """Requests: the items a user has not seen, as popular as they are in train, under one user at one moment."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from objectives.recommenders.clicklog import in_time_order
+from objectives.recommenders.clicklog import SEPARATOR, ClickLog, in_time_order
 from objectives.recommenders.features import Dataset, encode
 from objectives.recommenders.requests import Requests, draw_requests, lognormal_rows, recorded_rows
 from objectives.recommenders.split import split_in_time
@@ -72,6 +75,58 @@ def test_no_item_was_seen_before_the_moment() -> None:
         assert not seen & shown
         of_the_moment += (first[of] * 7 + of * 5) % 60 in shown
     assert of_the_moment > 0  # what the user saw at that very moment is a candidate like any other
+
+
+def _mixed_log(rows: int = 600) -> ClickLog:
+    """Of each side a category, a number and several categories, each telling its row (for the item: the item)."""
+    number = np.arange(rows)
+    item = number * 7 % 40
+    own = {"user": number, "item": item, "context": number}
+    columns = {f"{side}_c": of for side, of in own.items()}
+    columns |= {f"{side}_n": of * 1.0 for side, of in own.items()}
+    columns |= {f"{side}_m": np.array([f"x{SEPARATOR}{value % 9}" for value in of]) for side, of in own.items()}
+    sides = {name: name.partition("_")[0] for name in columns}
+    kinds = {name: {"c": "categorical", "n": "numeric", "m": "multi"}[name[-1]] for name in columns}
+    user = number % 30
+    return in_time_order("mixed", user, item, number, number // 3 % 2, columns, sides, kinds=kinds)  # type: ignore[arg-type]
+
+
+def _rows_of(data: Dataset, values: dict[str, NDArray[Any]], sides: set[str]) -> list[tuple[Any, ...]]:
+    names = [field.name for field in data.fields if field.side in sides and field.name not in ("user", "item")]
+    rows = len(next(iter(values.values())))
+    return [tuple(np.ravel(values[name][row]).tolist() for name in names) for row in range(rows)]
+
+
+@pytest.mark.parametrize("absent", [(), ("user",), ("item",), ("user", "item")])
+def test_numbers_and_several_values_follow_their_row(absent: tuple[str, ...], tmp_path: Path) -> None:
+    log = replace(_mixed_log(), **dict.fromkeys(absent))
+    data = encode(log, split_in_time(log, how="over_all"))
+    drawn = draw_requests(data, np.array([3, 1, 20] * 15), seed=2)
+    drawn.save(tmp_path / "requests")
+    drawn = Requests.load(tmp_path / "requests")
+    for field in data.fields:
+        assert drawn.inputs[field.name].dtype == field.dtype
+        assert drawn.inputs[field.name].shape == (drawn.offsets[-1], *field.shape)
+    test = {name: values[data.split.test] for name, values in data.inputs.items()}
+    moments = _rows_of(data, test, {"user", "context"})
+    items = _rows_of(data, test if "item" in absent else dict(data.inputs), {"item"})
+    for i in range(len(drawn)):
+        of_moment = _rows_of(data, drawn[i], {"user", "context"})
+        assert of_moment[0] in moments and of_moment == of_moment[:1] * len(of_moment)
+        assert all(row in items for row in _rows_of(data, drawn[i], {"item"}))
+        if "item" not in absent:
+            assert len(set(drawn[i]["item_c"].tolist())) == len(of_moment)
+
+
+def test_without_items_each_test_row_is_as_likely_a_candidate_and_as_likely_a_moment() -> None:
+    place = np.arange(600) % 60  # the 60 test rows have one of each place, and so have the train rows
+    columns, sides = {"shown": place, "when": place}, {"shown": "item", "when": "context"}
+    log = in_time_order("places", None, None, np.arange(600), np.arange(600) // 3 % 2, columns, sides)  # type: ignore[arg-type]
+    data = encode(log, split_in_time(log))
+    drawn = draw_requests(data, np.full(3000, 2), seed=0)
+    for codes, expected in ((drawn.inputs["shown"], 100), (drawn.inputs["when"][::2], 50)):
+        counts = np.bincount(codes, minlength=61)[1:]
+        assert abs(np.sum((counts - expected) ** 2 / expected) - 59) < 5 * np.sqrt(2 * 59)
 
 
 def test_a_catalogue_too_small_repeats_items_and_one_used_up_is_refused() -> None:
@@ -141,9 +196,15 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
             draw_requests(DATA, rows, seed=0)
     with pytest.raises(ValueError, match="offsets must start at 0 and ascend"):
         Requests({"item": np.arange(3)}, np.array([0, 3, 3]))
-    with pytest.raises(ValueError, match="input 'item' must have 4 rows"):
-        Requests({"item": np.arange(3)}, np.array([0, 4]))
+    for values in (np.arange(3), np.zeros((3, 4)), np.array(4)):
+        with pytest.raises(ValueError, match="input 'item' must have 4 rows"):
+            Requests({"item": values}, np.array([0, 4]))
     np.savez(tmp_path / "other.npz", x=np.arange(3))
+    unknown = in_time_order("new", [1] * 9, [*range(8), 8], range(9), [0, 1] * 4 + [0])
+    with pytest.raises(ValueError, match="train rows must hold a known item, but got none in 'new'"):
+        draw_requests(
+            encode(unknown, split_in_time(unknown, fractions=(0.4, 0.3, 0.3)), min_count=2), np.array([1]), seed=0
+        )
     with pytest.raises(ValueError, match="must hold offsets"):
         Requests.load(tmp_path / "other.npz")
 

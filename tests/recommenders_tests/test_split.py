@@ -80,6 +80,21 @@ def test_users_with_a_row_each_are_split_over_all_though_none_was_seen() -> None
         split_in_time(log, how="by_user")
 
 
+def test_a_log_without_users_is_split_over_all() -> None:
+    rows = np.arange(100)
+    log = in_time_order("nobody", None, None, rows, rows % 2)
+    split = split_in_time(log)
+    assert [part.tolist() for part in (split.train, split.validation, split.test)] == [
+        list(range(80)),
+        list(range(80, 90)),
+        list(range(90, 100)),
+    ]
+    assert split.how == "over_all" and "names no users" in split.reason
+    np.testing.assert_array_equal(split_in_time(log, how="over_all").test, split.test)
+    with pytest.raises(ValueError, match="by user must have users, but got none in log 'nobody'"):
+        split_in_time(log, how="by_user")
+
+
 def test_bad_arguments_are_refused() -> None:
     log = synthetic_log(100, 5, 5)
     with pytest.raises(ValueError, match="sum to 1, but got"):

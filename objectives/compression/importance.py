@@ -1,0 +1,177 @@
+"""How much each unit of a width matters: by its weights, by the loss without it, or by how strongly it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from objectives.compression.surgery import check_lies_in, tensors
+from objectives.compression.tables import MixedTable, SharedRowsTable
+from spaces.anatomy import Cut, Width
+from spaces.pruning import Importance
+
+# What maps ids to embeddings; a compressed table is looked at as a whole, not by its parts.
+_TABLES = (nn.Embedding, SharedRowsTable, MixedTable)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A few batches of train rows, and how the model is asked and judged on them.
+
+    batches: inputs by name, and labels; read once for each step of the pruning
+    outputs: (model, inputs) -> what the loss takes
+    loss: (outputs, labels) -> a scalar, the mean over the rows
+    """
+
+    batches: Sequence[tuple[Mapping[str, Tensor], Tensor]]
+    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if not self.batches:
+            raise ValueError("Evidence has a batch or more, but got none.")
+
+
+def importances(
+    model: nn.Module, widths: Sequence[Width], kind: Importance, evidence: Evidence | None = None
+) -> tuple[Tensor, ...]:
+    """The share of each unit, (units,), in the importance of its width, for each of the widths.
+
+    magnitude: the squared norm of all parameters of a unit (Fang et al., CVPR 2023, eq. 6).
+    taylor: the squared change of a batch's loss to first order when all parameters of a unit go to zero, the mean over
+        batches (Molchanov et al., CVPR 2019, eq. 8).
+    activation: the mean size of what a unit answers: of an embedding where the units are its dimensions, of what the
+        next layers read otherwise, so behind normalisation and activation.
+
+    The model is looked at in the mode that it is in; parameters of the widths require gradients for taylor.
+
+    Raises:
+        ValueError: widths that do not lie in the model, taylor or activation without evidence, units of which no
+            answer is seen, or an importance that is not finite.
+    """
+    for width in widths:
+        check_lies_in(model, width)
+    if kind == "magnitude":
+        found = _magnitude(model, widths)
+    elif evidence is None:
+        raise ValueError(f"Importance by {kind} is judged on rows, but got no evidence.")
+    else:
+        found = (_taylor if kind == "taylor" else _activation)(model, widths, evidence)
+    for width, scores in zip(widths, found, strict=True):
+        if not torch.isfinite(scores).all():
+            raise ValueError(f"Importances are finite, but those of {width.name!r} by {kind} got {scores.tolist()}.")
+    return tuple(scores / scores.sum() if scores.any() else scores for scores in found)
+
+
+def _magnitude(model: nn.Module, widths: Sequence[Width]) -> list[Tensor]:
+    squares = {name: tensor.detach().square() for name, tensor in _parameters(model, widths).items()}
+    return [_over_cuts(squares, width) for width in widths]
+
+
+def _taylor(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -> list[Tensor]:
+    parameters = _parameters(model, widths)
+    totals = [torch.zeros(width.units) for width in widths]
+    for inputs, labels in evidence.batches:
+        loss = evidence.loss(evidence.outputs(model, inputs), labels)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        changes = {
+            name: tensor.detach() * gradient
+            for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True)
+            if gradient is not None
+        }
+        for total, width in zip(totals, widths, strict=True):
+            total += _over_cuts(changes, width).square()
+    return [total / len(evidence.batches) for total in totals]
+
+
+def _activation(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -> list[Tensor]:
+    """Sums over the layers that answer; each counts with the mean over all that it answered."""
+    watched = [[_Answers(width, *place) for place in _places(model, width)] for width in widths]
+    with ExitStack() as hooks, torch.no_grad():
+        for answers in (answers for of_width in watched for answers in of_width):
+            hooks.enter_context(_hook(model, answers))
+        for inputs, _ in evidence.batches:
+            evidence.outputs(model, inputs)
+    return [torch.stack([answers.mean() for answers in of_width]).sum(0) for of_width in watched]
+
+
+def _parameters(model: nn.Module, widths: Sequence[Width]) -> dict[str, nn.Parameter]:
+    """Those that the widths cut; statistics of a normalisation are none."""
+    held = tensors(model)
+    cut = dict.fromkeys(cut.tensor for width in widths for cut in width.cuts)
+    return {name: tensor for name in cut if isinstance(tensor := held[name], nn.Parameter)}
+
+
+def _over_cuts(values: Mapping[str, Tensor], width: Width) -> Tensor:
+    """Sums of the values at each unit's positions, over the cuts, (units,)."""
+    total = torch.zeros(width.units)
+    for cut in width.cuts:
+        if cut.tensor in values:
+            total += _per_unit(values[cut.tensor], cut, width.units)
+    return total
+
+
+def _per_unit(values: Tensor, cut: Cut, units: int) -> Tensor:
+    positions = torch.tensor(cut.positions(range(units)), device=values.device)
+    at = values.index_select(cut.axis, positions).movedim(cut.axis, 0)
+    return at.reshape(cut.repeats, units, cut.size, -1).sum((0, 2, 3)).cpu()
+
+
+class _Answers:
+    """What one layer answers with the units of a width, summed up call by call."""
+
+    def __init__(self, width: Width, module: str, cut: Cut, read: bool) -> None:
+        self.module = module
+        self._width, self._cut, self._read = width, replace(cut, axis=1), read
+        self._total, self._count = torch.zeros(width.units), 0
+
+    def note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """A forward hook."""
+        values = inputs[0] if self._read else output
+        rows = values.detach().abs().reshape(-1, values.shape[-1])
+        self._total += _per_unit(rows, self._cut, self._width.units)
+        self._count += len(rows)
+
+    def mean(self) -> Tensor:
+        if not self._count:
+            raise ValueError(f"Layers of {self._width.name!r} answer the evidence, but {self.module!r} was not called.")
+        return self._total / self._count
+
+
+def _hook(model: nn.Module, answers: _Answers) -> torch.utils.hooks.RemovableHandle:
+    return model.get_submodule(answers.module).register_forward_hook(answers.note)
+
+
+def _places(model: nn.Module, width: Width) -> list[tuple[str, Cut, bool]]:
+    """Where answers are seen: module, where the units lie, and whether it reads them (or gives them)."""
+    tables = {name: cut for cut in width.cuts if (name := _table(model, cut)) is not None}
+    if tables:
+        return [(name, cut, False) for name, cut in tables.items()]
+    readers = [(name, cut, True) for cut in width.cuts if (name := _reader(model, cut)) is not None]
+    if not readers:
+        raise ValueError(
+            f"Importance by activation needs a table or a Linear layer that reads the units, but {width.name!r} cuts "
+            f"{[cut.tensor for cut in width.cuts]}."
+        )
+    return readers
+
+
+def _table(model: nn.Module, cut: Cut) -> str | None:
+    """The outermost table that holds the tensor."""
+    return next((name for name in _owners(cut) if isinstance(model.get_submodule(name), _TABLES)), None)
+
+
+def _reader(model: nn.Module, cut: Cut) -> str | None:
+    owner = cut.tensor.rpartition(".")[0]
+    return owner if isinstance(model.get_submodule(owner), nn.Linear) and cut.axis == 1 else None
+
+
+def _owners(cut: Cut) -> Iterator[str]:
+    """From the outermost module that holds the tensor inwards, the model itself left out."""
+    path = cut.tensor.split(".")[:-1]
+    return (".".join(path[: depth + 1]) for depth in range(len(path)))

@@ -1,0 +1,100 @@
+"""Linear layers as two thin factors, by the truncated singular value decomposition of their weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from objectives.compression.surgery import replace_module
+from spaces.anatomy import Anatomy
+from spaces.low_rank import LowRank
+
+# Kernels work in vectors; a rank between two multiples costs as much as the higher one.
+_MULTIPLE = 8
+
+
+class LowRankLinear(nn.Module):
+    """(..., in) -> (..., rank) -> (..., out), without anything between."""
+
+    first: nn.Linear
+    second: nn.Linear
+
+    def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
+        super().__init__()
+        if first.bias is not None or first.out_features != second.in_features:
+            raise ValueError(
+                f"The first factor has no bias and gives what the second takes, but got {first}, {second}."
+            )
+        self.first = first
+        self.second = second
+
+    @property
+    def in_features(self) -> int:
+        return self.first.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.second.out_features
+
+    def forward(self, values: Tensor) -> Tensor:
+        outputs: Tensor = self.second(self.first(values))
+        return outputs
+
+
+def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest product of (rows, rank) and (rank, columns), U sqrt(S) and sqrt(S) V^T (Eckart and Young 1936)."""
+    left, values, right = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
+    root = values[:rank].sqrt()
+    return (left[:, :rank] * root).to(matrix.dtype), (root[:, None] * right[:rank]).to(matrix.dtype)
+
+
+def rank_of(inputs: int, outputs: int, share: float) -> int | None:
+    """The share of the full rank, to the nearest multiple of 8 that is not 0, else to a whole number from 1; None
+    where two factors would hold as many parameters as the layer."""
+    wanted = share * min(inputs, outputs)
+    rank = round(wanted / _MULTIPLE) * _MULTIPLE or max(1, round(wanted))
+    return rank if rank * (inputs + outputs) < inputs * outputs else None
+
+
+def factorise(model: nn.Module, low_rank: LowRank, anatomy: Anatomy) -> nn.Module:
+    """A copy of the model in which each nn.Linear of the named groups is a LowRankLinear, where that is smaller.
+
+    Raises:
+        ValueError: a group that is neither linear nor attention, or one in which no layer is smaller as two.
+    """
+    factorised = copy.deepcopy(model)
+    for name, share in low_rank.shares:
+        group = anatomy.group(name)
+        if group.kind not in ("linear", "attention"):
+            raise ValueError(f"Groups of kind linear or attention have factors, but {name!r} is of kind {group.kind}.")
+        changed = [_replace(factorised, module, share) for module in group.modules]
+        if not any(changed):
+            raise ValueError(f"Low rank has nothing to gain at {share} of the rank of {name!r}: no layer is smaller.")
+    return factorised
+
+
+def _replace(model: nn.Module, name: str, share: float) -> bool:
+    """Whether the module is a Linear, and smaller as two, which it then is."""
+    layer = model.get_submodule(name)
+    rank = rank_of(layer.in_features, layer.out_features, share) if isinstance(layer, nn.Linear) else None
+    if rank is None:
+        return False
+    assert isinstance(layer, nn.Linear)
+    replace_module(model, name, _split(layer, rank))
+    return True
+
+
+def _split(layer: nn.Linear, rank: int) -> LowRankLinear:
+    """The bias goes to the second factor."""
+    like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    first = nn.Linear(layer.in_features, rank, bias=False, **like)
+    second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
+    left, right = factors(layer.weight, rank)
+    with torch.no_grad():
+        first.weight.copy_(right)
+        second.weight.copy_(left)
+        if layer.bias is not None:
+            second.bias.copy_(layer.bias)
+    return LowRankLinear(first, second).train(layer.training)

@@ -1,0 +1,117 @@
+"""Bit widths: a graph rewritten to narrower weights, and the widths that are read back from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import onnx
+
+from objectives.compression.export import PREFIX
+from objectives.compression.graph import keep_needed
+from objectives.compression.precision.calibration import Range, Rows, value_ranges
+from objectives.compression.precision.products import block_product as _block_product
+from objectives.compression.precision.products import dynamic_int8 as _dynamic_int8
+from objectives.compression.precision.products import half_product as _half_product
+from objectives.compression.precision.reading import read_widths
+from objectives.compression.precision.static import static_int8, static_products
+from objectives.compression.precision.tables import block_rows as _block_rows
+from objectives.compression.precision.tables import half_rows as _half_rows
+from objectives.compression.precision.tables import int8_rows as _int8_rows
+from objectives.compression.precision.weights import WidthError, weights
+from spaces.anatomy import Anatomy
+from spaces.precision import STATIC, Precision
+
+__all__ = ["Range", "WidthError", "quantise", "read_widths"]
+
+_Pass = Callable[[onnx.ModelProto, str], None]
+
+
+def quantise(
+    graph: onnx.ModelProto,
+    precision: Precision,
+    anatomy: Anatomy,
+    calibration: Rows,
+    ranges: Mapping[str, Range] | None = None,
+) -> onnx.ModelProto:
+    """A copy of an fp32 graph with each group's weights in the width that was asked for.
+
+    All matrices under the names of a group's modules have its width: both factors of one that was factorised, both
+    halves of one that `compute_once` cut in two, all parts of a compressed table, its projections too.
+
+    Args:
+        calibration: inputs of some train rows, for the ranges of static int8 that are not given; where the graph takes
+            the user's inputs once, the rows of one user go through it together
+        ranges: (low, high) that a module's input was trained to be rounded to, by the module's dotted name
+
+    Raises:
+        WidthError: what is read back from the result is not what was asked.
+        ValueError: a group or a module that there is not.
+    """
+    asked = _asked(graph, precision, anatomy)
+    narrowed = {w: width for name, width in asked.items() for w in weights(graph, anatomy.group(name))}
+    result = copy.deepcopy(graph)
+    # Static first: its ranges are those of the graph as exported; the others rewrite single nodes.
+    static = [weight for weight, width in narrowed.items() if width == STATIC]
+    _round_products(result, static, precision, calibration, ranges or {})
+    passes = _passes()
+    for weight, width in narrowed.items():
+        for rewrite in passes.get(width, ()):
+            rewrite(result, weight)
+    keep_needed(result)
+    onnx.checker.check_model(result, full_check=True)
+    _check_read(asked, read_widths(result, anatomy))
+    return result
+
+
+def _asked(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy) -> dict[str, str]:
+    """The width of each group that is narrowed or there at all.
+
+    The anatomy is the baseline's: a smaller sibling has fewer layers of the same names.
+    """
+    named = {anatomy.group(name).name: width for name, width in precision.widths if width != "fp32"}
+    return dict.fromkeys(read_widths(graph, anatomy), "fp32") | named
+
+
+def _passes() -> dict[str, tuple[_Pass, ...]]:
+    """What rewrites the lookups of a weight, and what rewrites its products."""
+    return {
+        "int8-dynamic": (_dynamic_int8,),
+        "fp16": (_half_rows, _half_product),
+        "int8": (_int8_rows, partial(_block_product, bits=8)),
+        "int4": (partial(_block_rows, bits=4), partial(_block_product, bits=4)),
+        "int2": (partial(_block_rows, bits=2), partial(_block_product, bits=2)),
+    }
+
+
+def _round_products(
+    graph: onnx.ModelProto,
+    narrowed: Sequence[str],
+    precision: Precision,
+    calibration: Rows,
+    learned: Mapping[str, Range],
+) -> None:
+    """By the ranges that were learned, and those of the calibration rows for the rest."""
+    products = static_products(graph, narrowed)
+    modules = {product.output[0]: _module(product.input[1]) for product in products}
+    unmet = sorted(set(learned) - set(modules.values()))
+    if unmet:
+        raise ValueError(f"Ranges are of modules that are held in {STATIC}, but got some of {unmet}.")
+    ranges = {out: learned[module] for out, module in modules.items() if module in learned}
+    inputs = {product.output[0]: product.input[0] for product in products if product.output[0] not in ranges}
+    if inputs:
+        seen = value_ranges(graph, list(inputs.values()), calibration, precision.calibration)
+        ranges |= {out: seen[x] for out, x in inputs.items()}
+    static_int8(graph, ranges)
+
+
+def _module(weight: str) -> str:
+    """The dotted name of the module whose weight it is, or a half of whose weight."""
+    return weight.removeprefix(PREFIX).rpartition(".weight")[0]
+
+
+def _check_read(asked: Mapping[str, str], read: Mapping[str, str]) -> None:
+    wrong = {name: (width, read.get(name, "none")) for name, width in asked.items() if width != read.get(name)}
+    if wrong:
+        raise WidthError("; ".join(f"{g}: asked {a}, but the graph holds {r}" for g, (a, r) in wrong.items()) + ".")

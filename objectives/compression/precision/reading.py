@@ -1,0 +1,85 @@
+"""The widths that a graph holds, read from its initialisers' types and from the nodes that consume them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from objectives.compression.graph import attribute
+from objectives.compression.precision.weights import PLACES, prefixes
+from spaces.anatomy import Anatomy
+
+
+def read_widths(graph: onnx.ModelProto, anatomy: Anatomy) -> dict[str, str]:
+    """The width of each group that the graph holds: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static.
+
+    Of several, "mixed: ..."; of whole numbers in an operator that is none of these forms, the type and its name.
+    """
+    held = _Reading(graph).widths
+    widths: dict[str, str] = {}
+    for group in anatomy.groups:
+        found = sorted({width for name, width in held.items() if name.startswith(prefixes(group))})
+        if found:
+            widths[group.name] = found[0] if len(found) == 1 else "mixed: " + ", ".join(found)
+    return widths
+
+
+class _Reading:
+    """`widths`: of each weight, by the name of the initialiser that holds it."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self._made_by = {name: node for node in graph.graph.node for name in node.output}
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in graph.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        names = {tensor.name for tensor in graph.graph.initializer}
+        matrices = [t for t in graph.graph.initializer if len(t.dims) >= 2 and not _is_scale(t.name, names)]
+        found = {tensor.name: self._width(tensor) for tensor in matrices}
+        self.widths: Mapping[str, str] = {name: width for name, width in found.items() if width is not None}
+
+    def _width(self, tensor: TensorProto) -> str | None:
+        """None where it is no weight: nothing reads it, or no lookup and no product does."""
+        nodes = self._readers.get(tensor.name, [])
+        if tensor.data_type == TensorProto.FLOAT:
+            weighs = (node.op_type in PLACES and node.input[PLACES[node.op_type]] == tensor.name for node in nodes)
+            return "fp32" if any(weighs) else None
+        if tensor.data_type == TensorProto.FLOAT16:
+            return "fp16" if nodes else None
+        if tensor.data_type not in (TensorProto.INT8, TensorProto.UINT8):
+            return None
+        return " and ".join(sorted({self._whole_number_width(tensor, node) for node in nodes})) or None
+
+    def _whole_number_width(self, tensor: TensorProto, node: NodeProto) -> str:
+        kind = node.op_type
+        if kind in ("GatherBlockQuantized", "MatMulNBits"):
+            return f"int{attribute(node, 'bits', 4)}"
+        if tensor.data_type == TensorProto.INT8:
+            if kind == "Gather":
+                return "int8"
+            if kind == "MatMulInteger" and self._maker(node.input[0]) == "DynamicQuantizeLinear":
+                return "int8-dynamic"
+            if kind == "DequantizeLinear" and self._meets_rounded(node.output[0]):
+                return "int8-static"
+        return f"{TensorProto.DataType.Name(tensor.data_type).lower()} in {kind}"
+
+    def _maker(self, value: str) -> str:
+        return self._made_by[value].op_type if value in self._made_by else "nothing"
+
+    def _meets_rounded(self, weight: str) -> bool:
+        """Whether all that read it multiply it with a rounded activation."""
+        nodes = self._readers.get(weight, [])
+        rounded = [
+            node.op_type in ("Gemm", "MatMul")
+            and self._maker(node.input[0]) == "DequantizeLinear"
+            and self._maker(self._made_by[node.input[0]].input[0]) == "QuantizeLinear"
+            for node in nodes
+        ]
+        return bool(rounded) and all(rounded)
+
+
+def _is_scale(name: str, names: Collection[str]) -> bool:
+    stem = name.removesuffix("_scale")
+    return stem != name and (stem in names or f"{stem}_quantized" in names)

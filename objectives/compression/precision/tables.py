@@ -1,0 +1,84 @@
+"""Tables in fewer bits: narrow rows are stored, and widened after the lookup."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from objectives.compression.graph import replace
+from objectives.compression.precision.rounding import block_codes, block_size, int8_codes, packed
+from objectives.compression.precision.weights import ENGINE, add_initialisers, array, import_engine, lookups
+
+
+def half_rows(graph: onnx.ModelProto, weight: str) -> None:
+    """Rows in fp16."""
+    nodes = lookups(graph, weight)
+    if not nodes:
+        return
+    add_initialisers(graph, {f"{weight}_rows": array(graph, weight).astype(np.float16)})
+    for gather in nodes:
+        ids, out = gather.input[1], gather.output[0]
+        half = helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_half"], f"{out}_rows")
+        widen = helper.make_node("Cast", [f"{out}_half"], [out], f"{out}_widen", to=TensorProto.FLOAT)
+        replace(graph, gather, [half, widen])
+
+
+def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
+    """Each row has a scale of its own: value = code * scale."""
+    nodes = lookups(graph, weight)
+    if not nodes:
+        return
+    codes, scale = int8_codes(array(graph, weight), axis=1)
+    add_initialisers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale})
+    for gather in nodes:
+        ids, out = gather.input[1], gather.output[0]
+        made = [
+            helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_codes"], f"{out}_rows"),
+            helper.make_node("Gather", [f"{weight}_rows_scale", ids], [f"{out}_scale"], f"{out}_scales"),
+            helper.make_node("Cast", [f"{out}_codes"], [f"{out}_float"], f"{out}_widen", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{out}_float", f"{out}_scale"], [out], f"{out}_rescale"),
+        ]
+        replace(graph, gather, made)
+
+
+def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
+    """A few neighbours in a row share a scale: codes of 4 or 2 bits, decoded by GatherBlockQuantized.
+
+    A row fills whole bytes: columns that this adds are sliced off behind the lookup. The operator takes blocks of a
+    power of two from 16, of which the last may be cut short.
+    """
+    nodes = lookups(graph, weight)
+    if not nodes:
+        return
+    table = array(graph, weight)
+    rows, columns = table.shape
+    size = block_size(columns)
+    width = columns + -columns % (8 // bits)
+    codes, scales = block_codes(table, bits)
+    add_initialisers(
+        graph, {f"{weight}_rows": packed(codes.reshape(rows, -1)[:, :width], bits), f"{weight}_rows_scale": scales}
+    )
+    import_engine(graph)
+    for gather in nodes:
+        ids, out = gather.input[1], gather.output[0]
+        full = out if width == columns else f"{out}_padded"
+        lookup = helper.make_node(
+            "GatherBlockQuantized",
+            [f"{weight}_rows", ids, f"{weight}_rows_scale"],
+            [full],
+            f"{out}_rows",
+            domain=ENGINE,
+            gather_axis=0,
+            quantize_axis=1,
+            block_size=size,
+            bits=bits,
+        )
+        replace(graph, gather, [lookup, *([] if full == out else [_slice(graph, full, out, columns)])])
+
+
+def _slice(graph: onnx.ModelProto, value: str, out: str, columns: int) -> onnx.NodeProto:
+    """The first columns."""
+    names = [f"{out}_{part}" for part in ("first", "end", "axis")]
+    add_initialisers(graph, dict(zip(names, np.array([[0], [columns], [-1]]), strict=True)))
+    return helper.make_node("Slice", [value, *names], [out], f"{out}_slice")

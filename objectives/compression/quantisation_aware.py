@@ -1,0 +1,246 @@
+"""Weights that learn with the rounding of static int8 in the loop, by torchao's PT2E.
+
+What is trained is a plain model: the traced graph that rounds holds the model's own parameters and buffers, and stands
+in for one of its methods while it learns. So no weight is read back, and the model is exported as any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+    enable_observer,
+)
+from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+    annotate_input_qspec_map,
+)
+
+from objectives.compression.distillation import hidden_outputs
+
+Ranges = dict[str, tuple[float, float]]
+
+# Inputs by a moving range (Jacob et al. 2018, section 3.1), weights by output channel as they are at each step.
+_INPUT = QuantizationSpec(
+    dtype=torch.uint8,
+    quant_min=0,
+    quant_max=255,
+    qscheme=torch.per_tensor_affine,
+    observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
+)
+_WEIGHT = QuantizationSpec(
+    dtype=torch.int8,
+    quant_min=-127,
+    quant_max=127,
+    qscheme=torch.per_channel_symmetric,
+    ch_axis=0,
+    observer_or_fake_quant_ctr=FakeQuantize.with_args(
+        observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
+    ),
+)
+# What the arguments of torch's operators are when a model is judged and not trained.
+_JUDGED = {"train": False, "training": False, "dropout_p": 0.0}
+
+
+def train_aware(
+    model: nn.Module,
+    modules: Sequence[str],
+    train: Callable[[nn.Module], None],
+    example: Mapping[str, Tensor],
+    method: str = "forward",
+    hidden: str | None = None,
+) -> tuple[nn.Module, Ranges]:
+    """A copy of the model that `train` has trained while linear layers rounded, and the range of each layer's input.
+
+    Rounding is that of the static graph: inputs as uint8, one scale and zero point for all, of the returned range;
+    weights as int8 in [-127, 127], symmetric, one scale for an output channel. All else is computed as it was.
+    `train` is given the copy, whose parameters, submodules and modes are the model's own; only its method is traced.
+
+    Args:
+        modules: dotted names of linear layers, or of modules that hold some, such as two factors
+        example: inputs of the method by name, (rows, ...) each, two rows or more; the rows alone may change later
+        method: of the model, what is trained
+        hidden: dotted name of a submodule whose forward hooks are to see its output
+
+    Returns:
+        ranges: by name of each linear layer: (low, high) of what 0 and 255 stand for
+
+    Raises:
+        ValueError: a name is that of no linear layer, or the method does not multiply by its weight; `train` never ran
+            the model in train mode.
+    """
+    learner = copy.deepcopy(model).train()
+    rounding = _Rounding(_linears(learner, modules))
+    graph = prepare_qat_pt2e(_trace(learner, method, example, hidden), rounding)
+    with _standing_in(_StandIn(learner, graph, method, tuple(example), hidden)):
+        train(learner)
+    return learner.eval(), _ranges(graph, rounding.products)
+
+
+def _linears(model: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
+    found: dict[str, nn.Linear] = {}
+    for name in modules:
+        try:
+            inside = model.get_submodule(name).named_modules(prefix=name)
+        except AttributeError as error:
+            raise ValueError(f"Rounding is learned in layers of the model, but got {name!r}: {error}.") from error
+        linears = {full: module for full, module in inside if isinstance(module, nn.Linear)}
+        if not linears:
+            kind = type(model.get_submodule(name)).__name__
+            raise ValueError(f"Rounding is learned in linear layers, but {name!r} got {kind}.")
+        found |= linears
+    if not found:
+        raise ValueError("Rounding is learned in one layer or more, but got none.")
+    return found
+
+
+class _Traced(nn.Module):
+    """The method with inputs by position, as torch.export takes dynamic shapes of any names; hidden outputs behind."""
+
+    def __init__(self, model: nn.Module, method: str, names: tuple[str, ...], hidden: str | None) -> None:
+        super().__init__()
+        self.model, self.method, self.names, self.hidden = model, method, names, hidden
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        run = getattr(self.model, self.method)
+        inputs = dict(zip(self.names, values, strict=True))
+        if self.hidden is None:
+            return (run(**inputs),)
+        with hidden_outputs(self.model, self.hidden) as latest:
+            return run(**inputs), latest()
+
+
+def _trace(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden: str | None) -> fx.GraphModule:
+    rows = {0: torch.export.Dim.DYNAMIC}
+    traced = _Traced(model, method, tuple(example), hidden)
+    program = torch.export.export(
+        traced, tuple(example.values()), dynamic_shapes={"values": tuple(rows for _ in example)}
+    )
+    graph = program.module(check_guards=False)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    held = dict(graph.named_parameters()) | dict(graph.named_buffers())
+    assert all(own[name.removeprefix("model.")] is tensor for name, tensor in held.items() if name.startswith("model."))
+    return graph
+
+
+class _Rounding(Quantizer):  # type: ignore[misc]
+    """Marks the products with the layers' weights, whatever they were called from; a layer called twice has one range.
+
+    products: by name of the layer, its product that was traced first
+    """
+
+    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
+        super().__init__()
+        self.names = {id(linear.weight): name for name, linear in linears.items()}
+        self.products: dict[str, Any] = {}
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        products = [node for node in model.graph.nodes if node.target is torch.ops.aten.linear.default]
+        for product in (node for node in products if node.args[1].op == "get_attr"):
+            x, weight = product.args[:2]
+            name = self.names.get(id(operator.attrgetter(weight.target)(model)))
+            if name is None:
+                continue
+            first = self.products.setdefault(name, product)
+            shared = SharedQuantizationSpec((first.args[0], first))
+            annotate_input_qspec_map(product, x, _INPUT if product is first else shared)
+            annotate_input_qspec_map(product, weight, _WEIGHT)
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        missing = sorted(set(self.names.values()) - set(self.products))
+        if missing:
+            raise ValueError(f"A layer that learns rounding multiplies by its weight, but {missing} got no product.")
+
+
+class _StandIn:
+    """Runs the rounding graph where the model's method ran, in the model's mode.
+
+    The graph was traced in train mode. torchao's own switch between modes knows only dropout and batch normalisation,
+    and turns their constants into the defaults; here any operator keeps its own.
+    """
+
+    def __init__(
+        self, learner: nn.Module, graph: fx.GraphModule, method: str, names: tuple[str, ...], hidden: str | None
+    ) -> None:
+        self.learner, self.graph, self.method, self.names = learner, graph, method, names
+        self.hidden = None if hidden is None else learner.get_submodule(hidden)
+        self.parameters = tuple(inspect.signature(getattr(learner, method)).parameters)
+        self.switches = [(node, node.args, _judged(node)) for node in graph.graph.nodes if _judged(node) != node.args]
+        self.training, self.ran = True, False
+
+    def __call__(self, *values: Tensor, **named: Tensor) -> Tensor:
+        self._follow(self.learner.training)
+        inputs = dict(zip(self.parameters, values, strict=False)) | named
+        outputs, *features = self.graph(*(inputs[name] for name in self.names))
+        for feature in features:
+            assert self.hidden is not None
+            self.hidden(feature)
+        return outputs  # type: ignore[no-any-return]
+
+    def _follow(self, training: bool) -> None:
+        """Ranges move in train mode only, and before the first such run there is nothing to round to."""
+        self.ran |= training
+        if training == self.training:
+            return
+        for node, trained, judged in self.switches:
+            node.args = trained if training else judged
+        self.graph.recompile()
+        self.graph.apply(enable_observer if training else disable_observer)
+        self.graph.apply(enable_fake_quant if self.ran else disable_fake_quant)
+        self.training = training
+
+
+def _judged(node: fx.Node) -> tuple[Any, ...]:
+    """The arguments of a node when the model is judged and not trained."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.args
+    names = [argument.name for argument in node.target._schema.arguments]
+    return tuple(_JUDGED.get(name, value) for name, value in zip(names, node.args, strict=False))
+
+
+@contextlib.contextmanager
+def _standing_in(stand_in: _StandIn) -> Iterator[None]:
+    """The method of this one model is the stand-in; a hidden submodule passes on what it is given, for its hooks."""
+    patched: list[tuple[nn.Module, str, Any]] = [(stand_in.learner, stand_in.method, stand_in)]
+    if stand_in.hidden is not None:
+        patched.append((stand_in.hidden, "forward", _pass_on))
+    for module, name, function in patched:
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for module, name, _ in patched:
+            delattr(module, name)
+
+
+def _pass_on(value: Tensor) -> Tensor:
+    return value
+
+
+def _ranges(graph: fx.GraphModule, products: Mapping[str, Any]) -> Ranges:
+    """What 0 and 255 stand for at the input of each product."""
+    ranges = {}
+    for name, product in products.items():
+        rounding: Any = graph.get_submodule(product.args[0].target)
+        if not torch.isfinite(rounding.activation_post_process.min_val):
+            raise ValueError(f"Rounding is learned by running the model in train mode, but {name!r} saw no rows.")
+        scale, zero_point = rounding.scale.item(), rounding.zero_point.item()
+        ranges[name] = (-zero_point * scale, (255 - zero_point) * scale)
+    return ranges

@@ -1,0 +1,372 @@
+"""The losses against closed forms in numpy; the loop against what it may run, repeat and leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.special import expit, log_softmax, softmax
+from torch import Tensor, nn
+
+from objectives.compression.course import Course, Lesson, lessons_of
+from objectives.compression.distillation import distil, feature_loss, hidden_outputs, predict, soft_loss
+from spaces.distillation import Distillation
+
+ROWS, WIDTH = 96, 6
+
+
+class Tower(nn.Module):
+    """`body` is what features are taken from."""
+
+    def __init__(self, hidden: int, seed: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.Linear(WIDTH, hidden), nn.Tanh(), nn.Dropout(dropout))
+        self.head = nn.Linear(hidden, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class Silent(nn.Module):
+    """A teacher that must not be asked."""
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        raise AssertionError("the teacher was run")
+
+
+@pytest.fixture
+def rows() -> dict[str, Tensor]:
+    return {"x": torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(1))}
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.randint(0, 2, (ROWS,), generator=torch.Generator().manual_seed(2)).float()
+
+
+def _course(rows: dict[str, Tensor], labels: Tensor, taught: Tensor | None = None, hidden: str | None = None) -> Course:
+    return Course(*lessons_of(rows, labels, taught, 32), loss=F.binary_cross_entropy_with_logits, hidden=hidden)
+
+
+def _train(
+    student: nn.Module, course: Course, choice: Distillation, seed: int = 0, **others: object
+) -> tuple[float, ...]:
+    return distil(student, course, torch.optim.Adam(student.parameters(), lr=1e-2), choice, seed, **others)  # type: ignore[arg-type]
+
+
+# -- the losses
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 8.0])
+def test_one_logit_is_softened_as_two_classes(temperature: float) -> None:
+    student, teacher = np.random.default_rng(0).normal(size=(2, 50))
+    p = expit(teacher / temperature)
+    expected = -(p * np.log(expit(student / temperature)) + (1 - p) * np.log(expit(-student / temperature))).mean()
+    got = soft_loss(torch.tensor(student), torch.tensor(teacher), temperature)
+    assert got.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_list_is_softened_by_its_softmax(temperature: float) -> None:
+    student, teacher = np.random.default_rng(1).normal(size=(2, 20, 7))
+    expected = -(softmax(teacher / temperature, axis=1) * log_softmax(student / temperature, axis=1)).sum(1).mean()
+    got = soft_loss(torch.tensor(student), torch.tensor(teacher), temperature)
+    assert got.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
+
+
+def test_two_candidates_are_one_logit() -> None:
+    """The softmax of (z, 0) is the sigmoid of z."""
+    student, teacher = torch.randn(2, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    pairs = [torch.stack([z, torch.zeros_like(z)], 1) for z in (student, teacher)]
+    assert soft_loss(*pairs, 4.0).item() == pytest.approx(soft_loss(student, teacher, 4.0).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [300.0, 3000.0])
+def test_gradients_keep_their_size_at_any_temperature(temperature: float) -> None:
+    """For large T they are (z - v) / N in lists of mean zero (Hinton et al., eq. 4), and (z - v) / 4 for one logit."""
+    generator = torch.Generator().manual_seed(4)
+    student, teacher = torch.randn(2, 5, 8, dtype=torch.float64, generator=generator)
+    student, teacher = (z - z.mean(1, keepdim=True) for z in (student, teacher))
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(5 * soft_loss(student, teacher, temperature), student)
+    assert torch.allclose(gradient, (student - teacher) / 8, atol=5 / temperature)
+    one, other = student.detach()[:, 0].requires_grad_(), teacher[:, 0]
+    (gradient,) = torch.autograd.grad(5 * soft_loss(one, other, temperature), one)
+    assert torch.allclose(gradient, (one - other) / 4, atol=5 / temperature)
+
+
+@pytest.mark.parametrize("shapes", [((4,), (5,)), ((4,), (4, 1)), ((2, 3, 4), (2, 3, 4))])
+def test_logits_of_other_rows_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=r"score the same rows.*but got \("):
+        soft_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 2.0)
+
+
+def test_features_are_compared_in_the_teachers_deviations() -> None:
+    student, teacher = np.random.default_rng(5).normal(size=(2, 40, 3)) * [1.0, 10.0, 0.1]
+    expected = (((student - teacher) / teacher.std(0)) ** 2).mean()
+    assert feature_loss(torch.tensor(student), torch.tensor(teacher)).item() == pytest.approx(expected, rel=1e-9)
+    scaled = [torch.tensor(values * [7.0, 0.01, 300.0]) for values in (student, teacher)]
+    assert feature_loss(*scaled).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_feature_that_does_not_vary_says_nothing() -> None:
+    student, teacher = np.random.default_rng(6).normal(size=(2, 40, 3))
+    teacher[:, 1] = 5.0
+    varied = [0, 2]
+    expected = (((student - teacher)[:, varied] / teacher[:, varied].std(0)) ** 2).mean()
+    assert feature_loss(torch.tensor(student), torch.tensor(teacher)).item() == pytest.approx(expected, rel=1e-9)
+    still = torch.ones(4, 2)
+    assert feature_loss(torch.zeros(4, 2), still).item() == 0.0
+
+
+def test_features_of_other_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"row by row, but got \(3, 2\), \(4, 2\)"):
+        feature_loss(torch.zeros(3, 2), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 3, 4)])
+def test_hidden_outputs_are_rows_of_features(shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    x = torch.randn(shape)
+    with hidden_outputs(model, "0") as latest:
+        model(x)
+        model(-x)
+        assert torch.equal(latest(), model[0](-x).reshape(-1, 3))
+    assert not model[0]._forward_hooks
+
+
+def test_hidden_modules_that_give_no_features_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Flatten(0))
+    with pytest.raises(ValueError, match="submodule of the model, but got 'tower'"), hidden_outputs(model, "tower"):
+        pass
+    with hidden_outputs(model, "1") as latest:
+        with pytest.raises(ValueError, match=r"'1' must give features .* but got NoneType"):
+            latest()
+        model(torch.zeros(2, 4))
+        with pytest.raises(ValueError, match=r"but got \(6,\)"):
+            latest()
+
+
+# -- lessons
+
+
+def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labels: Tensor) -> None:
+    numbers = torch.arange(ROWS)
+    lessons, per_pass = lessons_of({"x": rows["x"], "number": numbers}, labels, numbers * 2.0, 20)
+    generator = torch.Generator().manual_seed(0)
+    orders = []
+    for _ in range(2):
+        given = list(lessons(generator))
+        assert len(given) == per_pass == 4
+        orders.append(torch.cat([lesson.inputs["number"] for lesson in given]).tolist())
+        for lesson in given:
+            pick = lesson.inputs["number"]
+            assert torch.equal(lesson.inputs["x"], rows["x"][pick])
+            assert torch.equal(lesson.labels, labels[pick])
+            assert lesson.taught is not None and torch.equal(lesson.taught, pick * 2.0)
+    assert orders[0] != orders[1]
+    assert all(len(set(order)) == 80 for order in orders)
+
+
+def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
+    assert lessons_of(rows, labels, batch=1000)[1] == 1
+    with pytest.raises(ValueError, match="got 0 rows and batches of 1024"):
+        lessons_of({"x": torch.zeros(0, 2)}, torch.zeros(0))
+    with pytest.raises(ValueError, match="at least one lesson, but got 0"):
+        Course(lambda generator: iter(()), 0, F.mse_loss)
+
+
+# -- the loop
+
+
+@pytest.mark.parametrize(
+    "choice", [Distillation(2.0, 0.0, 30), Distillation(2.0, 0.5, 30), Distillation(4.0, 1.0, 30, 0.5)]
+)
+def test_the_loss_falls(rows: dict[str, Tensor], labels: Tensor, choice: Distillation) -> None:
+    teacher = Tower(8, seed=1).eval()
+    losses = _train(Tower(4, seed=2), _course(rows, labels, hidden="body"), choice, teacher=teacher)
+    assert len(losses) == 30
+    assert losses[-1] < losses[0]
+
+
+def test_a_student_comes_to_the_teachers_scores_from_the_teacher_alone(rows: dict[str, Tensor], labels: Tensor) -> None:
+    """The labels are noise."""
+    teacher = Tower(8, seed=1).eval()
+    scores = predict(teacher, rows)
+
+    def correlation(weight: float) -> float:
+        student = Tower(4, seed=3)
+        _train(student, _course(rows, labels, scores), Distillation(2.0, weight, 100))
+        return float(np.corrcoef(predict(student, rows), scores)[0, 1])
+
+    assert correlation(1.0) > 0.95
+    assert abs(correlation(0.0)) < 0.6
+
+
+def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
+    """Candidates are drawn in each lesson, so their scores can only come from running the teacher on them."""
+
+    class Ranker(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.items, self.query = nn.Embedding(30, 5), nn.Linear(WIDTH, 5)
+
+        def positions(self, x: Tensor, candidates: Tensor) -> Tensor:
+            return (self.items(candidates) @ self.query(x).unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
+
+    def lessons(generator: torch.Generator) -> Iterator[Lesson]:
+        for _ in range(5):
+            x = torch.randn(24, WIDTH, generator=generator)
+            yield Lesson({"x": x, "candidates": torch.randint(0, 30, (24, 4), generator=generator)}, torch.zeros(24))
+
+    def outputs(model: nn.Module, inputs: object) -> Tensor:
+        return model.positions(**inputs)  # type: ignore[no-any-return,operator,arg-type]
+
+    course = Course(lessons, 5, lambda logits, labels: F.cross_entropy(logits, labels.long()), outputs)
+    teacher, student = Ranker(1), Ranker(2)
+    held = {"x": torch.randn(200, WIDTH), "candidates": torch.randint(0, 30, (200, 4))}
+
+    def agreement() -> float:
+        best = [predict(model, held, outputs=outputs).argmax(1) for model in (teacher, student)]
+        return (best[0] == best[1]).float().mean().item()
+
+    before = agreement()
+    _train(student, course, Distillation(1.0, 1.0, 60), teacher=teacher)
+    assert before < 0.5 < 0.8 < agreement()
+
+
+def test_the_control_learns_from_labels_without_running_the_teacher(rows: dict[str, Tensor], labels: Tensor) -> None:
+    control, alone = Tower(4, seed=2), Tower(4, seed=2)
+    _train(control, _course(rows, labels, hidden="body"), Distillation(2.0, 0.0, 3), teacher=Silent())
+    _train(alone, _course(rows, labels), Distillation(8.0, 0.0, 3))
+    assert all(torch.equal(a, b) for a, b in zip(control.parameters(), alone.parameters(), strict=True))
+
+
+def test_known_scores_are_not_asked_for_again(rows: dict[str, Tensor], labels: Tensor) -> None:
+    teacher = Tower(8, seed=1).eval()
+    known, asked = Tower(4, seed=2), Tower(4, seed=2)
+    choice = Distillation(2.0, 0.5, 3)
+    _train(known, _course(rows, labels, predict(teacher, rows)), choice, teacher=Silent())
+    _train(asked, _course(rows, labels), choice, teacher=teacher)
+    for a, b in zip(known.parameters(), asked.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> None:
+    """Dropout included; and the generator that others draw from is not touched."""
+    teacher = Tower(8, seed=1).eval()
+
+    def weights(seed: int) -> Tensor:
+        student = Tower(4, seed=2, dropout=0.3)
+        before = torch.get_rng_state()
+        _train(student, _course(rows, labels, hidden="body"), Distillation(2.0, 0.5, 3, 1.0), seed, teacher=teacher)
+        assert torch.equal(before, torch.get_rng_state())
+        return student.head.weight
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, Tensor], labels: Tensor) -> None:
+    """With a rate of nothing it stays one, and the loss of features is the whole loss."""
+    teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
+    nothing = Course(*lessons_of(rows, labels, batch=32), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
+    assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("width", [3, 8, 12])
+def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels: Tensor, width: int) -> None:
+    """From features alone, the best linear map of the student's onto the teacher's leaves less over than before."""
+    teacher = Tower(8, seed=1).eval()
+    student = Tower(width, seed=2)
+
+    def left_over() -> float:
+        with torch.no_grad():
+            mine = torch.cat([student.eval().body(rows["x"]), torch.ones(ROWS, 1)], 1)
+            theirs = teacher.body(rows["x"])
+        fit = torch.linalg.lstsq(mine, theirs).solution
+        return ((mine @ fit - theirs) / theirs.std(0)).square().mean().item()
+
+    before, names = left_over(), list(student.state_dict())
+    nothing = Course(*lessons_of(rows, labels, batch=32), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    _train(student, nothing, Distillation(1.0, 0.0, 150, 1.0), teacher=teacher)
+    assert left_over() < 0.7 * before
+    assert list(student.state_dict()) == names
+    assert not student.body._forward_hooks and not teacher.body._forward_hooks
+
+
+def test_the_teacher_stays_as_it_was(rows: dict[str, Tensor], labels: Tensor) -> None:
+    teacher = Tower(8, seed=1, dropout=0.5).eval()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    _train(Tower(4, seed=2), _course(rows, labels, hidden="body"), Distillation(2.0, 0.5, 2, 1.0), teacher=teacher)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+
+
+@pytest.mark.parametrize("steps", [*range(1, 13), 40])
+def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
+    """Whatever the number of steps: torch's own schedule fails where the warm-up is one step."""
+    rates: list[float] = []
+    student = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return outputs.square().mean()
+
+    def lessons(generator: torch.Generator) -> Iterator[Lesson]:
+        yield from [Lesson({"input": torch.ones(2, 1)}, torch.zeros(2))] * steps
+
+    distil(student, Course(lessons, steps, loss), optimizer, Distillation(1.0, 0.0, 1), 0)
+    peak = int(np.argmax(rates))
+    assert len(rates) == steps
+    assert min(rates) > 0
+    assert 0.1 < max(rates) <= 0.3 + 1e-9
+    assert steps < 40 or (peak in (3, 4) and max(rates) > 0.299)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_each_pass_is_told(rows: dict[str, Tensor], labels: Tensor) -> None:
+    lines: list[str] = []
+    losses = _train(Tower(4, seed=2), _course(rows, labels), Distillation(1.0, 0.0, 2), progress=lines.append)
+    assert lines == [f"distilling: pass {n} of 2, loss {loss:.4f}" for n, loss in enumerate(losses, 1)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "hidden", "teacher", "reason"),
+    [
+        (Distillation(2.0, 0.5, 1), None, None, "need a teacher, or its logits"),
+        (Distillation(2.0, 0.0, 1, 1.0), "body", None, "a teacher's hidden module"),
+        (Distillation(2.0, 0.0, 1, 1.0), None, Tower, "a teacher's hidden module"),
+        (Distillation(2.0, 0.0, 1, 1.0), "trunk", Tower, "submodule of the model, but got 'trunk'"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(
+    rows: dict[str, Tensor],
+    labels: Tensor,
+    choice: Distillation,
+    hidden: str | None,
+    teacher: Callable[..., nn.Module] | None,
+    reason: str,
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        _train(
+            Tower(4, seed=2),
+            _course(rows, labels, hidden=hidden),
+            choice,
+            teacher=None if teacher is None else teacher(8, seed=1),
+        )
+
+
+def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
+    lessons, per_pass = lessons_of(rows, labels, batch=32)
+    with pytest.raises(ValueError, match="has 4 lessons, but got 3"):
+        _train(
+            Tower(4, seed=2), Course(lessons, per_pass + 1, F.binary_cross_entropy_with_logits), Distillation(1, 0, 1)
+        )

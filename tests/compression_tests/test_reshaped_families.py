@@ -1,0 +1,185 @@
+"""Each family pruned, factorised and with compressed tables, group by group, by the anatomy that it gives itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from objectives.compression.export import run_onnx, to_onnx
+from objectives.compression.importance import Evidence, importances
+from objectives.compression.low_rank import LowRankLinear, factorise
+from objectives.compression.pruning import prune
+from objectives.compression.tables import MixedTable, SharedRowsTable, compress_tables
+from objectives.recommenders import dcn_v2, dlrm, sasrec
+from objectives.recommenders.features import Field
+from spaces.anatomy import Anatomy, Width
+from spaces.low_rank import LowRank
+from spaces.pruning import IMPORTANCES, Importance, Pruning
+from spaces.tables import MixedDimensions, SharedRows, TableForm
+from tests.recommenders_tests.mixed_fields import draw, lively
+
+FIELDS = (
+    Field(name="user", side="user", vocabulary=300),
+    Field(name="age", side="user", kind="numeric"),
+    Field(name="item", side="item", vocabulary=400),
+    Field(name="tags", side="item", kind="multi", vocabulary=20, length=3),
+)
+ITEMS, LENGTH = 400, 12
+
+
+@dataclass(frozen=True)
+class Family:
+    """A small model, how it is asked while serving and while training, and rows for both."""
+
+    make: Callable[[], nn.Module]
+    anatomy: Callable[[nn.Module], Anatomy]
+    serving: dict[str, Tensor]
+    evidence: Evidence
+    prunable: tuple[str, ...]
+    linear: tuple[str, ...]
+
+
+def _of_rows(make: Callable[[], nn.Module], anatomy: Callable[..., Anatomy], *groups: tuple[str, ...]) -> Family:
+    rows, labels = draw(FIELDS, 64), torch.arange(64).remainder(2).float()
+    loss = nn.functional.binary_cross_entropy_with_logits
+    evidence = Evidence([(rows, labels)], lambda model, inputs: model(**inputs), loss)
+    return Family(make, anatomy, rows, evidence, *groups)
+
+
+def _sequences() -> Family:
+    random = np.random.default_rng(0)
+    history = torch.from_numpy(random.integers(1, ITEMS + 1, (8, LENGTH)))
+    history[:, :3] = 0
+    candidates = torch.from_numpy(random.integers(1, ITEMS + 1, (8, LENGTH, 4)))
+    evidence = Evidence(
+        [({"history": history, "candidates": candidates}, torch.zeros(0))],
+        lambda model, inputs: sasrec.outputs(model, inputs),  # type: ignore[arg-type]
+        lambda outputs, _: sasrec.loss(outputs),
+    )
+    sizes = sasrec.Sizes(d=16, blocks=2, heads=4, feed_forward=24, length=LENGTH)
+    serving = {"history": history[:1], "item": torch.arange(1, 65)}
+    return Family(
+        lambda: sasrec.SASRec(ITEMS, sizes), sasrec.anatomy, serving, evidence,  # type: ignore[arg-type]
+        ("tables", "attention", "mlp"), ("attention", "mlp"),
+    )  # fmt: skip
+
+
+FAMILIES = {
+    "dcn-v2": _of_rows(
+        lambda: dcn_v2.DCNV2(FIELDS, dcn_v2.Sizes(16, 2, (48, 32))), dcn_v2.anatomy,
+        ("tables", "mlp"), ("cross", "mlp"),
+    ),
+    "dlrm": _of_rows(
+        lambda: dlrm.DLRM(FIELDS, dlrm.Sizes(16, (32, 24), (48, 32))), dlrm.anatomy,
+        ("tables", "bottom", "top"), ("bottom", "top"),
+    ),
+    "sasrec": _sequences(),
+}  # fmt: skip
+PRUNED = [(name, group) for name, family in FAMILIES.items() for group in family.prunable]
+FACTORISED = [(name, group) for name, family in FAMILIES.items() for group in family.linear]
+
+
+def made(family: Family) -> nn.Module:
+    torch.manual_seed(0)
+    return lively(family.make())
+
+
+def scores(model: nn.Module, family: Family) -> Tensor:
+    with torch.inference_mode():
+        return model(**family.serving)  # type: ignore[no-any-return]
+
+
+def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict[Width, list[int]]:
+    """The less important half of each width."""
+    widths = family.anatomy(model).group(group).widths
+    found = importances(model, widths, kind, family.evidence)
+    return {w: torch.argsort(s, stable=True)[: w.units // 2].tolist() for w, s in zip(widths, found, strict=True)}
+
+
+@pytest.mark.parametrize("kind", IMPORTANCES)
+@pytest.mark.parametrize(("name", "group"), PRUNED)
+def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, group: str, kind: Importance) -> None:
+    """Where a normalisation spans the units, the tensors are the sliced ones and the scores are finite."""
+    family = FAMILIES[name]
+    model = made(family)
+    pruned, smaller = prune(model, Pruning(((group, 0.5),), kind, multiple=1), family.anatomy(model), family.evidence)
+    removed = gone(model, family, group, kind)
+    silent = copy.deepcopy(model)
+    cut: dict[tuple[str, int], set[int]] = {}
+    for width, units in removed.items():
+        for c in width.cuts:
+            cut.setdefault((c.tensor, c.axis), set()).update(c.positions(units))
+    state, dense = pruned.state_dict(), silent.state_dict()
+    for tensor, values in model.state_dict().items():
+        for axis in range(values.dim()):
+            leave = cut.get((tensor, axis), set())
+            values = values.index_select(axis, torch.tensor([p for p in range(values.shape[axis]) if p not in leave]))
+        assert torch.equal(state[tensor], values), tensor
+    for (tensor, axis), leave in cut.items():
+        if not tensor.endswith(("running_mean", "running_var")):
+            dense[tensor].index_fill_(axis, torch.tensor(sorted(leave)), 0.0)
+    if any(width.normalised for width in removed):
+        assert torch.isfinite(scores(pruned, family)).all()
+    else:
+        assert torch.allclose(scores(pruned, family), scores(silent, family), rtol=1e-4, atol=1e-4)
+    assert smaller == family.anatomy(pruned), "the family reads the same anatomy from the pruned model"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_groups_at_once_in_steps_and_exported(name: str) -> None:
+    family = FAMILIES[name]
+    model = made(family)
+    asked = Pruning(tuple((group, 0.5) for group in family.prunable), "taylor", steps=3, multiple=4)
+    calls: list[Tensor] = []
+    pruned, smaller = prune(
+        model, asked, family.anatomy(model), family.evidence, lambda m: calls.append(scores(m, family))
+    )
+    assert len(calls) == 2 and smaller == family.anatomy(pruned)
+    for group in family.prunable:
+        for before, after in zip(family.anatomy(model).group(group).widths, smaller.group(group).widths, strict=True):
+            assert after.units == before.units // 2
+    graph = to_onnx(pruned, family.serving)
+    got = run_onnx(graph, {n: v.numpy() for n, v in family.serving.items()})
+    assert np.allclose(got, scores(pruned, family), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "group"), FACTORISED)
+def test_factors_stand_for_the_truncated_weights(name: str, group: str) -> None:
+    family = FAMILIES[name]
+    model = made(family)
+    factorised = factorise(model, LowRank(((group, 0.25),)), family.anatomy(model))
+    changed = 0
+    for module in family.anatomy(model).group(group).modules:
+        layer = factorised.get_submodule(module)
+        if isinstance(layer, LowRankLinear):
+            changed += 1
+            product = (layer.second.weight @ layer.first.weight).detach()
+            left, values, right = np.linalg.svd(model.get_parameter(f"{module}.weight").detach().numpy())
+            rank = layer.first.out_features
+            assert np.allclose(product, (left[:, :rank] * values[:rank]) @ right[:rank], atol=1e-4)
+            model.get_parameter(f"{module}.weight").data = product
+    assert changed
+    assert torch.allclose(scores(factorised, family), scores(model, family), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", [SharedRows("tables", 0.2), MixedDimensions("tables", 0.4)])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_compressed_tables_then_pruned_everywhere_still_answer(name: str, form: TableForm) -> None:
+    """As a candidate may ask: tables, then pruning of all groups, then factors."""
+    family = FAMILIES[name]
+    model = made(family)
+    compressed, anatomy = compress_tables(model, [form], family.anatomy(model))
+    kinds = [type(compressed.get_submodule(module)) for module in anatomy.group("tables").modules]
+    assert {SharedRowsTable, MixedTable} & set(kinds)
+    asked = Pruning(tuple((group, 0.5) for group in family.prunable), "activation", multiple=4)
+    pruned, smaller = prune(compressed, asked, anatomy, family.evidence)
+    group = family.linear[-1]
+    factorised = factorise(pruned, LowRank(((group, 0.2),)), smaller)
+    assert scores(factorised, family).shape == (64,)
+    assert torch.isfinite(scores(factorised, family)).all()
