@@ -71,9 +71,9 @@ class MeterJobs:
         """With answers enough for the SLO's percentile and the objectives'."""
         timing, percent = self.config.timing, self.config.slo.percentile
         windows = {
-            "screen": Window(timing.screen_blocks, requests=25),
+            "screen": Window(timing.screen_blocks),
             "near": Window(timing.near_blocks, probes=5),
-            "confirm": Window(timing.confirm_blocks, requests=60, service_requests=6, probes=6),
+            "confirm": Window(timing.confirm_blocks, probes=6),
         }
         window = replace(windows[length], patience_seconds=timing.patience_seconds)
         return window.extended(99 if "latency_p99" in self.config.objectives else percent)

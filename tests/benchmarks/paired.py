@@ -3,7 +3,8 @@ slower, both while another process burns a core at random times.
 
     python tests/benchmarks/paired.py [--repeats 40] [--folder DIR]
 
-Each repeat's raw timings are kept in the folder; the coverage is reckoned from those, resampled.
+Each repeat's raw timings are kept in the folder; the coverage is reckoned from those, resampled. Run again on the same
+folder, it goes on with the repeats that are not there yet.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from spaces.placement import Placement, Seat
 from tests.benchmarks.models import baseline_model, lognormal_requests
 
 SLOWER = 0.1
-CONFIRM = Window(blocks=120, requests=60, service_requests=6)  # what `leanrec choose` looks through
+CONFIRM = Window(blocks=120)  # what `leanrec choose` looks through
 RESAMPLES = 500
 
 
@@ -97,15 +98,21 @@ def run(name: str, model: Path, slower: bool, repeats: int, folder: Path, burn: 
     requests = lognormal_requests(300, seed=1)
     files = []
     for number in range(repeats):
+        path, invalid = folder / f"{name}-{number}.npz", folder / f"{name}-{number}.invalid"
+        if path.exists():
+            files.append(path)
+        if path.exists() or invalid.exists():
+            continue
         start = time.monotonic()
         with burning(random.Random(f"{name}{number}").randrange(10**6)) if burn else contextlib.nullcontext():
             try:
                 timings = repeat(model, slower, 1000 * number, requests)
             except (DisturbedError, BehindError) as error:
                 print(f"{name} {number:>2}: invalid after {time.monotonic() - start:.0f} s: {error}", flush=True)
+                folder.mkdir(parents=True, exist_ok=True)
+                invalid.write_text(str(error))
                 continue
         nothing = Search((), np.ones(1))
-        path = folder / f"{name}-{number}.npz"
         write_recording(Recording(timings, None, 95, number, nothing, nothing), path)
         files.append(path)
         found = summarise(timings, number)
