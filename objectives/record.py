@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,6 +11,11 @@ from spaces.anatomy import Anatomy
 
 Interval = tuple[float, float]
 State = Literal["complete", "stopped", "failed"]
+
+
+def rows_of(request: Mapping[str, Sized]) -> int:
+    """Rows of a request: those of its longest input, since one of the user's may be given once."""
+    return max(len(values) for values in request.values())
 
 
 class NotFiniteError(ValueError):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from spaces.canonical import digest
+from spaces.domains import Scalar
 
 
 @dataclass(frozen=True)
 class Task:
     """A recommender by name, its data, its metric, the rows of its requests, and the seed of all of it.
 
-    Rows are log-normal, or those of a trace named by its content; cut at rows_max either way.
+    Rows are log-normal, or those of a trace named by its content; cut at rows_max either way. Columns say what those of
+    a table hold; sizes are those of the baseline that differ from the published ones.
     """
 
     home: str
@@ -26,6 +29,8 @@ class Task:
     seed: int
     synthetic: Mapping[str, float] | None = None
     rows_trace: str | None = None
+    columns: Mapping[str, Any] | None = None
+    sizes: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path:
@@ -37,6 +42,6 @@ class Task:
 
     def key(self, *more: object) -> str:
         """Names what follows from this task and from `more`; the home is no part of it."""
-        parts = [self.recommender, self.source, self.synthetic, self.metric, self.seed]
+        parts = [self.recommender, self.source, self.synthetic, self.columns, self.sizes, self.metric, self.seed]
         rows = [self.rows_median, self.rows_sigma, self.rows_max, self.rows_trace and Path(self.rows_trace).name]
         return digest(parts, rows, *more)[:20]

@@ -23,8 +23,8 @@ def cut_at_tables(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelPr
     """(tables, dense): ids to embeddings in fp32, and these with any other inputs to scores.
 
     An embedding is what a lookup in a constant table gives, widened where the table is stored in fp16, in int8 rows
-    with scales, or in blocks (com.microsoft's GatherBlockQuantized, and a Slice of what fills its last byte); it has the
-    same name in both. An input that is read for more than lookups is an input of both.
+    with scales, or in blocks (com.microsoft's GatherBlockQuantized, and a Slice of the columns that are no padding);
+    it has the same name in both. An input that is read for more than lookups is an input of both.
 
     Raises:
         CutError: no lookups, nothing but lookups, ids computed from floats or from another lookup, or control flow.

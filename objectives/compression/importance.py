@@ -63,8 +63,11 @@ def importances(
     else:
         found = (_taylor if kind == "taylor" else _activation)(model, widths, evidence)
     for width, scores in zip(widths, found, strict=True):
-        if not torch.isfinite(scores).all():
-            raise ValueError(f"Importances are finite, but those of {width.name!r} by {kind} got {scores.tolist()}.")
+        broken = int((~torch.isfinite(scores)).sum())
+        if broken:
+            raise ValueError(
+                f"Importances are finite, but by {kind} {broken} of {width.units} of {width.name!r} are not."
+            )
     return tuple(scores / scores.sum() if scores.any() else scores for scores in found)
 
 

@@ -19,10 +19,6 @@ from torchao.quantization.pt2e import (
     FakeQuantize,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
-    disable_fake_quant,
-    disable_observer,
-    enable_fake_quant,
-    enable_observer,
 )
 from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import (
@@ -195,15 +191,16 @@ class _StandIn:
         return outputs  # type: ignore[no-any-return]
 
     def _follow(self, training: bool) -> None:
-        """Ranges move in train mode only, and before the first such run there is nothing to round to."""
+        """Ranges of inputs move in train mode only, and before the first such run there is nothing to round to."""
         self.ran |= training
         if training == self.training:
             return
         for node, trained, judged in self.switches:
             node.args = trained if training else judged
         self.graph.recompile()
-        self.graph.apply(enable_observer if training else disable_observer)
-        self.graph.apply(enable_fake_quant if self.ran else disable_fake_quant)
+        for module in (each for each in self.graph.modules() if isinstance(each, FakeQuantize)):
+            module.enable_observer(training or module.is_per_channel)
+            module.enable_fake_quant(self.ran)
         self.training = training
 
 

@@ -18,7 +18,7 @@ from objectives.compression.surgery import recounted, replace_module
 from spaces.anatomy import Anatomy, Cut, Group
 from spaces.tables import SharedRows, TableForm
 
-# Of 64 dimensions in fp32, 256 rows are 64 KB: they lie in a core's own cache, and nothing is gained by fewer.
+# Of 64 dimensions in fp32, 256 rows are 64 KB: they fit a core's own cache, and nothing is gained by fewer.
 SMALLEST = 256
 # Each block is one more lookup for every id.
 _BLOCKS = 4
@@ -56,19 +56,31 @@ class SharedRowsTable(nn.Module):
         shared = self.quotient(rare // count) * self.remainder(rare % count)
         return torch.where((ids < own).unsqueeze(-1), self.own(ids.clamp(max=own - 1)), shared)
 
-    def dimensions(self) -> tuple[tuple[str, int], ...]:
-        """Tensors that hold the d dimensions, and along which axis."""
-        return (("own.weight", 1), ("quotient.weight", 1), ("remainder.weight", 1))
+    def wide(self) -> tuple[str, ...]:
+        """Its tensors whose columns are the d dimensions."""
+        return ("own.weight", "quotient.weight", "remainder.weight")
+
+
+class Projection(nn.Module):
+    """(..., d_k) -> (..., d) by a weight (d_k, d). Laid out so, the exporter keeps it as it is, and by its name; it
+    would transpose that of a Linear into a nameless copy where ids have two axes."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows @ self.weight
 
 
 class MixedTable(nn.Module):
     """Blocks of ids one after the other, each of its own dimension and projected to d where that is smaller (Ginart et
-    al., ISIT 2021); a block is its rows (n_k, d_k), and the projection (d, d_k) unless d_k is d."""
+    al., ISIT 2021); a block is its rows (n_k, d_k), and the projection (d_k, d) unless d_k is d."""
 
     def __init__(self, blocks: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(_embedding(rows) for rows, _ in blocks)
-        self.projections = nn.ModuleList(nn.Identity() if by is None else _projection(by) for _, by in blocks)
+        self.projections = nn.ModuleList(nn.Identity() if by is None else Projection(by) for _, by in blocks)
 
     @classmethod
     def of(cls, table: Tensor, temperature: float, counts: Tensor | None = None) -> MixedTable:
@@ -108,12 +120,10 @@ class MixedTable(nn.Module):
         rows: Tensor = self.projections[k](block(ids.clamp(0, block.num_embeddings - 1)))
         return rows
 
-    def dimensions(self) -> tuple[tuple[str, int], ...]:
-        """Tensors that hold the d dimensions, and along which axis."""
-        projected = [isinstance(projection, nn.Linear) for projection in self.projections]
-        return tuple(
-            (f"projections.{k}.weight", 0) if p else (f"blocks.{k}.weight", 1) for k, p in enumerate(projected)
-        )
+    def wide(self) -> tuple[str, ...]:
+        """Its tensors whose columns are the d dimensions."""
+        whole = (isinstance(projection, nn.Identity) for projection in self.projections)
+        return tuple(f"{'blocks' if w else 'projections'}.{k}.weight" for k, w in enumerate(whole))
 
 
 CompressedTable = SharedRowsTable | MixedTable
@@ -197,9 +207,7 @@ def _moved(anatomy: Anatomy, made: Mapping[str, CompressedTable]) -> Anatomy:
 
     def moved(cut: Cut) -> tuple[Cut, ...]:
         name = cut.tensor.removesuffix(".weight")
-        if name not in made:
-            return (cut,)
-        return tuple(replace(cut, tensor=f"{name}.{part}", axis=axis) for part, axis in made[name].dimensions())
+        return tuple(replace(cut, tensor=f"{name}.{part}") for part in made[name].wide()) if name in made else (cut,)
 
     def of(group: Group) -> Group:
         widths = (replace(w, cuts=tuple(new for cut in w.cuts for new in moved(cut))) for w in group.widths)
@@ -231,19 +239,9 @@ def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _block(rows: Tensor, dimension: int) -> tuple[Tensor, Tensor | None]:
-    if dimension == rows.shape[1]:
-        return rows, None
-    left, right = factors(rows, dimension)
-    return left, right.T
+    return (rows, None) if dimension == rows.shape[1] else factors(rows, dimension)
 
 
 def _embedding(rows: Tensor) -> nn.Embedding:
     made: nn.Embedding = nn.Embedding.from_pretrained(rows.clone().contiguous(), freeze=False)  # type: ignore[no-untyped-call]
-    return made
-
-
-def _projection(by: Tensor) -> nn.Linear:
-    made = nn.Linear(by.shape[1], by.shape[0], bias=False, device=by.device, dtype=by.dtype)
-    with torch.no_grad():
-        made.weight.copy_(by)
     return made

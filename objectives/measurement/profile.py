@@ -10,6 +10,7 @@ from objectives.measurement.engine_trace import Inputs, profiler_cost_ms, trace_
 from objectives.measurement.graph import Graph, read_graph
 from objectives.measurement.layer_groups import OTHER, assign, weight_owners
 from objectives.measurement.operator_cost import bytes_moved, flops
+from objectives.record import rows_of
 from spaces.anatomy import Group, Kind
 
 # The engine's own time beside its kernels: feeding, scheduling, handing the scores back.
@@ -130,10 +131,6 @@ def summarise(
 def median_request(requests: Sequence[Inputs]) -> Inputs:
     """The request whose number of rows is the (lower) median; the first of equals."""
     return sorted(requests, key=rows_of)[(len(requests) - 1) // 2]
-
-
-def rows_of(request: Inputs) -> int:
-    return len(next(iter(request.values())))
 
 
 def _weight_bytes(graph: Graph, groups: Sequence[Group]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
 from objectives.measurement.strain import calm_blocks
 from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, saturated, spin_ns
+from objectives.record import rows_of
 
 _RESAMPLES = 400
 _PROBE_BLOCKS = 5
@@ -62,7 +63,7 @@ class Pace:
 
     def __init__(self, submit: Submit, requests: Sequence[Request], share: float) -> None:
         self._submit, self._share = submit, share
-        by_rows = sorted(requests, key=lambda request: len(next(iter(request.values()))))
+        by_rows = sorted(requests, key=rows_of)
         # Evenly spaced among the sizes, so that a few have the mean of all.
         places = (np.arange(_SERVICE_REQUESTS) + 0.5) / _SERVICE_REQUESTS * len(by_rows)
         self._requests = [by_rows[int(place)] for place in places]

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from objectives.recommenders.drawing import ByWeight
 from objectives.recommenders.features import Dataset, Field
+from objectives.task import Task
 
+REQUESTS = 1000
 _TRIES = 1000  # test rows to try for one whose user has an unseen item
 
 
@@ -67,6 +69,14 @@ def recorded_rows(rows: NDArray[np.int64], most: int, count: int) -> NDArray[np.
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1 or most < 1:
         raise ValueError(f"recorded rows and the most of them must be at least 1, but got {rows} and {most}")
     return np.minimum(np.resize(rows, count), most).astype(np.int64)
+
+
+def request_rows(task: Task, seed: int) -> NDArray[np.int64]:
+    """(requests,) rows of each, as the task says them."""
+    if task.rows_trace is None:
+        return lognormal_rows(task.rows_median, task.rows_sigma, task.rows_max, REQUESTS, seed)
+    with np.load(task.rows_trace) as trace:
+        return recorded_rows(trace["rows"], task.rows_max, REQUESTS)
 
 
 def draw_requests(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> Requests:

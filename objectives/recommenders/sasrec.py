@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.anatomy import Anatomy, Cut, Group, Kind, Width
+from objectives.recommenders.groups import group_of
+from objectives.recommenders.self_attention import SelfAttention
+from spaces.anatomy import Anatomy, Cut, Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain
 
@@ -41,13 +43,13 @@ class Sizes:
 
     @classmethod
     def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
-        """A student's sizes; the length of a history is not its choice but the requests'."""
+        """A student's sizes; the length of a history is the requests', and not a student's to choose."""
         sizes = {name: int(value) for name, value in architecture.as_dict().items()}
         return cls(sizes["embedding_dim"], sizes["blocks"], sizes["heads"], sizes["feed_forward"], length)
 
 
-# Section 4.3 of the paper, and the authors' main.py; a length of 200 and a dropout of 0.2 for ML-1M, 0.5 for the
-# sparse sets.
+# Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
+# of 0.5 for the sparser sets.
 BASELINE = Sizes(d=50, blocks=2, heads=1, feed_forward=50, length=50)
 
 # A student's sizes; the baseline's own are among them.
@@ -59,81 +61,8 @@ STUDENT: Mapping[str, Domain] = {
 }
 
 
-class Attention(nn.Module):
-    """Causal multi-head attention whose queries are the last positions of those that it reads (eqs. 2 to 4).
-
-    Heads may be cut away: their number is that of the projections' units over `head_dim`.
-    """
-
-    def __init__(self, d: int, heads: int, head_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.q, self.k, self.v = (nn.Linear(d, heads * head_dim) for _ in range(3))
-        self.out = nn.Linear(heads * head_dim, d)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, queries: Tensor, read: Tensor, padding: Tensor, window: int | None) -> Tensor:
-        """(..., Q, d), (..., S, d), (..., 1, S) -> (..., Q, d).
-
-        Args:
-            queries: of the last Q positions
-            padding: what is added to the scores of each key
-            window: positions that each query sees, itself included, or None for all before it
-        """
-        q, k, v = self.q(queries), self.k(read), self.v(read)
-        heads = q.shape[-1] // self.head_dim
-        if heads > 1:
-            q, k, v = (torch.unflatten(values, -1, (heads, -1)).transpose(-3, -2) for values in (q, k, v))
-            padding = padding.unsqueeze(-3)
-        if window is None or q.shape[-2] <= window:
-            mixed = self._mix_at_once(q, k, v, padding, window)
-        else:
-            mixed = self._mix_in_blocks(q, k, v, padding, window)
-        return self.out(mixed.transpose(-3, -2).flatten(-2) if heads > 1 else mixed)  # type: ignore[no-any-return]
-
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """(..., Q, head_dim), twice (..., S, head_dim), (..., Q or 1, S) -> (..., Q, head_dim)."""
-        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
-        return self.dropout(torch.softmax(scores + mask, -1)) @ v  # type: ignore[no-any-return]
-
-    def _mix_at_once(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, window: int | None) -> Tensor:
-        asked, seen = q.shape[-2], k.shape[-2]
-        if asked == 1 and (window is None or seen <= window):
-            return self._mix(q, k, v, padding)  # the last position sees all
-        return self._mix(q, k, v, padding + _hidden(torch.arange(seen - asked, seen), torch.arange(seen), window))
-
-    def _mix_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor, window: int) -> Tensor:
-        """Blocks of `window` queries, each with the keys that one of them sees: the cost grows with the number of
-        queries times the window. The first block may begin before the first query."""
-        asked, seen = q.shape[-2], k.shape[-2]
-        blocks = -(-asked // window)
-        first = seen - blocks * window + window * torch.arange(blocks).unsqueeze(1)
-        of_query, of_key = first + torch.arange(window), first + torch.arange(1 - window, window)
-        mask = _take(padding.squeeze(-2), of_key, -1).unsqueeze(-2) + _hidden(of_query, of_key, window)
-        of_query = of_query - (seen - asked)
-        mixed = self._mix(_take(q, of_query, -2), _take(k, of_key, -2), _take(v, of_key, -2), mask)
-        return mixed.flatten(-3, -2)[..., -asked:, :]
-
-
-def _hidden(asked: Tensor, seen: Tensor, window: int | None) -> Tensor:
-    """(..., Q), (..., S) numbers of positions -> (..., Q, S): 0 where a query sees a key, else minus infinity.
-
-    Each sees itself at least; none sees one before 0.
-    """
-    behind = asked.unsqueeze(-1) - seen.unsqueeze(-2)
-    sees = (behind >= 0) & (seen >= 0).unsqueeze(-2)
-    if window is not None:
-        sees &= behind < window
-    return torch.zeros(behind.shape).masked_fill(~(sees | (behind == 0)), -math.inf)
-
-
-def _take(values: Tensor, at: Tensor, axis: int) -> Tensor:
-    """The axis becomes two, those of `at`; below 0 stands for 0."""
-    return torch.unflatten(values.index_select(axis, at.clamp(min=0).flatten()), axis, at.shape)
-
-
 class FeedForward(nn.Module):
-    """Two linear layers for each position alone (eq. 5)."""
+    """Two linear layers, for each position alone (eq. 4)."""
 
     def __init__(self, d: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -146,17 +75,17 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before and added to what it read.
+    """Attention and feed-forward, each added to what it read, which is normalised before (section III-C).
 
-    Queries and what is added are normalised, keys and values are not: so it is in the authors' code, whose numbers
-    are the published ones (github.com/kang205/SASRec, model.py). The layer after the heads is that of Vaswani et al.
-    2017, section 3.2.2; with it the heads are free of the dimension.
+    As in the authors' code (github.com/kang205/SASRec, model.py), which gave the published numbers: what is added is
+    the normalised input, and keys and values read the input as it is. The layer behind the heads is that of Vaswani et
+    al. 2017, section 3.2.2; with it, heads can be cut away and the dimension stay.
     """
 
     def __init__(self, sizes: Sizes, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(sizes.d, eps=_EPSILON)
-        self.attention = Attention(sizes.d, sizes.heads, sizes.head_dim, dropout)
+        self.attention = SelfAttention(sizes.d, sizes.heads, sizes.head_dim, dropout)
         self.feed_forward_norm = nn.LayerNorm(sizes.d, eps=_EPSILON)
         self.feed_forward = FeedForward(sizes.d, sizes.feed_forward, dropout)
 
@@ -168,7 +97,7 @@ class Block(nn.Module):
 
 
 class SASRec(nn.Module):
-    """A position is numbered by its distance from the end, so the latest item's embedding is 0's for any length.
+    """A position is numbered by its distance from the end, so that the latest has the same embedding at any length.
 
     Args:
         items: of the catalogue, coded 1 to items; 0 is padding, on the left of a history
@@ -252,29 +181,18 @@ class SASRec(nn.Module):
         return x, torch.where(padded.unsqueeze(-2), _PADDING, 0.0)
 
 
-class TrainingForm(nn.Module):
-    """The model with `positions` as its forward, for what traces or hooks a forward."""
-
-    def __init__(self, model: SASRec) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
-        return self.model.positions(history, candidates)
-
-
-def targeted(logits: Tensor, candidates: Tensor) -> Tensor:
-    """(B, L, C), (B, L, C) -> (M, C): the lists whose target, candidate 0, is an item."""
-    return logits[candidates[..., 0] != 0]
-
-
 def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(M, C) logits of the M positions of a batch, `history` (B, L) and `candidates` (B, L, C), that have a target."""
-    return targeted(model.positions(inputs["history"], inputs["candidates"]), inputs["candidates"])
+    """(M, C) logits of the M positions of a batch that have a target, candidate 0, which is then not padding.
+
+    Args:
+        inputs: `history` (B, L) and `candidates` (B, L, C)
+    """
+    history, candidates = inputs["history"], inputs["candidates"]
+    return model.positions(history, candidates)[candidates[..., 0] != 0]
 
 
 def loss(outputs: Tensor) -> Tensor:
-    """Binary cross entropy of (M, C) lists, candidate 0 against the mean of the others (eq. 7, with one other).
+    """Binary cross entropy of (M, C) lists: candidate 0 against the mean of the others, of which section III-E has one.
 
     Raises:
         ValueError: no list, or one without a negative.
@@ -285,53 +203,50 @@ def loss(outputs: Tensor) -> Tensor:
 
 
 def hidden(model: SASRec) -> str:
-    """The module whose output a student's features are compared with: (..., d), the final normalisation."""
+    """The module whose outputs, (..., d), are the features to distil: the last normalisation."""
     return "norm"
 
 
 def anatomy(model: SASRec) -> Anatomy:
-    """Its groups: the tables, whose dimension every layer reads or gives; the attention of all blocks; their MLPs."""
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
+    """Its groups: the tables, whose dimension every layer reads or gives; the attention of all blocks; their MLPs.
+
+    Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
+    """
+    blocks = {name: block for name, block in model.named_modules() if isinstance(block, Block)}
     tables = [f"tables.{name}" for name in model.tables]
-    attention = [f"{block}.attention.{part}" for block in blocks for part in ("q", "k", "v", "out")]
-    mlp = [f"{block}.feed_forward.{part}" for block in blocks for part in ("inner", "outer")]
-    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
-
-    def group(name: str, kind: Kind, modules: Sequence[str], widths: Sequence[Width], reason: str | None) -> Group:
-        total = sum(
-            size for parameter, size in parameters.items() if parameter.startswith(tuple(f"{m}." for m in modules))
-        )
-        return Group(name, kind, tuple(modules), total, tuple(widths), reason)
-
-    heads = [width for name, block in blocks.items() if (width := _heads(name, block.attention)).units > 1]
-    units = [_units(name, block.feed_forward) for name, block in blocks.items()]
+    attention = [f"{name}.attention.{part}" for name in blocks for part in ("q", "k", "v", "out")]
+    mlp = [f"{name}.feed_forward.{part}" for name in blocks for part in ("inner", "outer")]
+    heads = [_heads(f"{name}.attention", block.attention) for name, block in blocks.items()]
+    units = [_units(f"{name}.feed_forward", block.feed_forward) for name, block in blocks.items()]
+    several = [width for width in heads if width.units > 1]
     return Anatomy(
         (
-            group("tables", "table", tables, [_dimension(model, tables, blocks)], None),
-            group("attention", "attention", attention, heads, None if heads else "each block has one head"),
-            group("mlp", "linear", mlp, units, None),
+            group_of(model, "tables", "table", tables, [_dimension(model, tables, list(blocks))]),
+            group_of(model, "attention", "attention", attention, several, "each block has one head"),
+            group_of(model, "mlp", "linear", mlp, units),
         )
     )
 
 
-def _dimension(model: SASRec, tables: Iterable[str], blocks: Iterable[str]) -> Width:
+def _dimension(model: SASRec, tables: Sequence[str], blocks: Sequence[str]) -> Width:
     """Of embeddings and states: what reads them along axis 1 of its weight, what gives them along axis 0."""
-    norms = ["norm", *(f"{b}.{n}" for b in blocks for n in ("attention_norm", "feed_forward_norm"))]
-    readers = [f"{b}.{n}" for b in blocks for n in ("attention.q", "attention.k", "attention.v", "feed_forward.inner")]
-    givers = [f"{b}.{n}" for b in blocks for n in ("attention.out", "feed_forward.outer")]
+    readers = [
+        f"{b}.{part}" for b in blocks for part in ("attention.q", "attention.k", "attention.v", "feed_forward.inner")
+    ]
+    givers = [f"{b}.{part}" for b in blocks for part in ("attention.out", "feed_forward.outer")]
+    givers += [f"{b}.{norm}" for b in blocks for norm in ("attention_norm", "feed_forward_norm")]
     cuts = [Cut(f"{name}.weight", 1) for name in (*tables, *readers)]
-    cuts += [Cut(f"{name}.{of}", 0) for name in (*norms, *givers) for of in ("weight", "bias")]
+    cuts += [Cut(f"{name}.{tensor}", 0) for name in (*givers, "norm") for tensor in ("weight", "bias")]
     return Width("d", model.norm.weight.shape[0], tuple(cuts), normalised=True)
 
 
-def _heads(block: str, attention: Attention) -> Width:
-    name, size = f"{block}.attention", attention.head_dim
-    cuts = [Cut(f"{name}.{part}.{of}", 0, size=size) for part in "qkv" for of in ("weight", "bias")]
+def _heads(name: str, attention: SelfAttention) -> Width:
+    size = attention.head_dim
+    cuts = [Cut(f"{name}.{part}.{tensor}", 0, size=size) for part in "qkv" for tensor in ("weight", "bias")]
     units = attention.q.weight.shape[0] // size
     return Width(f"{name}.heads", units, (*cuts, Cut(f"{name}.out.weight", 1, size=size)))
 
 
-def _units(block: str, mlp: FeedForward) -> Width:
-    name = f"{block}.feed_forward"
+def _units(name: str, mlp: FeedForward) -> Width:
     cuts = (Cut(f"{name}.inner.weight", 0), Cut(f"{name}.inner.bias", 0), Cut(f"{name}.outer.weight", 1))
-    return Width(f"{name}.units", mlp.inner.weight.shape[0], cuts)
+    return Width(f"{name}.inner", mlp.inner.weight.shape[0], cuts)

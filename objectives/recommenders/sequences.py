@@ -106,6 +106,12 @@ def histories(sequences: Sequences, part: HeldOut, length: int) -> tuple[Codes, 
     return _latest(sequences, at, length), sequences.codes[at], np.arange(sequences.users)
 
 
+def seen_before(sequences: Sequences, part: HeldOut, user: NDArray[np.int64]) -> Codes:
+    """All that each user, (n,), had taken before the part's event, (n, longest), with 0 on the left."""
+    longest = int((sequences.target_at(part) - sequences.offsets[:-1])[user].max())
+    return histories(sequences, part, longest)[0][user]
+
+
 def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
     """Of each user's latest length + 1 train events all but the last, and what follows each, both (users, length).
 

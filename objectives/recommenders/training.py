@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from objectives.recommenders.protocol import Batch
+from objectives.recommenders.protocol import Batch, Inputs
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trained:
 
 def train_to_optimum(
     model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[nn.Module, Inputs, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     batches: Callable[[], Iterable[Batch]],
     validate: Callable[[nn.Module], float],
@@ -45,9 +45,9 @@ def train_to_optimum(
     waited = fallen = 0
     for epoch in range(most_epochs):
         model.train()
-        for inputs, labels, _ in batches():
+        for inputs, labels in batches():
             optimizer.zero_grad(set_to_none=True)
-            loss(model(**inputs), labels).backward()  # type: ignore[no-untyped-call]
+            loss(model, inputs, labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         history.append(validate(model))
         progress(f"baseline: epoch {epoch + 1}, validation {history[-1]:.4f}, {time.monotonic() - start:.0f} s")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from objectives.compression.attention import sparsify
 from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.graph import multiply_adds
-from objectives.recommenders.sasrec import Attention as SelfAttention
-from objectives.recommenders.sasrec import SASRec, Sizes, TrainingForm
+from objectives.recommenders.sasrec import SASRec, Sizes
+from objectives.recommenders.self_attention import SelfAttention
 from spaces.attention import Attention
 
 ITEMS = 40
@@ -61,7 +61,7 @@ def _banded(model: SASRec, window: int) -> Iterator[SASRec]:
         )
         asked, seen = q.shape[-2], k.shape[-2]
         band = torch.ones(seen, seen, dtype=torch.bool).tril().triu(1 - window)[seen - asked :]
-        mask = padding[..., None, None, :] + torch.zeros(asked, seen).masked_fill(~band, -torch.inf)
+        mask = padding.unsqueeze(-3) + torch.zeros(asked, seen).masked_fill(~band, -torch.inf)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return module.out(mixed.transpose(-3, -2).flatten(-2))  # type: ignore[no-any-return]
 
@@ -214,8 +214,17 @@ def test_the_graph_computes_that_much_less(
 
 def test_the_training_form_costs_the_length_times_the_window() -> None:
     """Products of attention alone: blocks of w queries with 2w - 1 keys, where all with all would be L squared."""
+
+    class TrainingForm(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
+            return self.model.positions(history, candidates)  # type: ignore[operator,no-any-return]
+
     window, histories = 3, _histories(LENGTH, 5)
-    model = TrainingForm(sparsify(_model(), Attention(window=window)))  # type: ignore[arg-type]
-    graph = to_onnx(model, {"history": histories, "candidates": histories.unsqueeze(-1).repeat(1, 1, 2)})
+    narrowed = TrainingForm(sparsify(_model(), Attention(window=window)))
+    graph = to_onnx(narrowed, {"history": histories, "candidates": histories.unsqueeze(-1).repeat(1, 1, 2)})
     scores = LENGTH * (2 * window - 1)
     assert multiply_adds(graph, 2) == 2 * (_products([LENGTH] * 3, [scores] * 2) + LENGTH * 2 * D)

@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 
 from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.graph import multiply_adds, once_inputs
-from objectives.recommenders import sasrec
 from objectives.recommenders.sasrec import (
     BASELINE,
     STUDENT,
-    Attention,
+    FeedForward,
     SASRec,
     Sizes,
-    TrainingForm,
     anatomy,
     hidden,
     loss,
     outputs,
-    targeted,
 )
+from objectives.recommenders.self_attention import SelfAttention
 from spaces.anatomy import Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice
@@ -111,7 +109,7 @@ def test_it_is_the_papers(sizes: Sizes, real: int) -> None:
 
 def test_its_attention_is_torchs() -> None:
     torch.manual_seed(1)
-    ours = Attention(12, heads=3, head_dim=4, dropout=0.0)
+    ours = SelfAttention(12, heads=3, head_dim=4, dropout=0.0)
     theirs = torch.nn.MultiheadAttention(12, 3, batch_first=True)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
@@ -121,8 +119,8 @@ def test_its_attention_is_torchs() -> None:
     queries, read = torch.randn(2, 7, 12), torch.randn(2, 7, 12)
     later = torch.ones(7, 7, dtype=torch.bool).triu(1)
     expected, _ = theirs(queries, read, read, attn_mask=later)
-    assert torch.allclose(ours(queries, read, torch.zeros(2, 7), None), expected, atol=1e-6)
-    last = ours(queries[:, -2:], read, torch.zeros(2, 7), None)
+    assert torch.allclose(ours(queries, read, torch.zeros(2, 1, 7)), expected, atol=1e-6)
+    last = ours(queries[:, -2:], read, torch.zeros(2, 1, 7))
     assert torch.allclose(last, expected[:, -2:], atol=1e-6), "the queries are the last positions"
 
 
@@ -180,14 +178,13 @@ def test_lists_without_a_target_are_left_out() -> None:
     history, candidates = torch.cat([_history(9, 4), _history(9, 9, 1)]), torch.randint(1, ITEMS + 1, (2, 9, 3))
     candidates[0, :5, 0] = 0
     got = outputs(model, {"history": history, "candidates": candidates})
-    every = TrainingForm(model)(history, candidates)
+    every = model.positions(history, candidates)
     assert got.shape == (4 + 9, 3)
     assert torch.equal(got, torch.cat([every[0, 5:], every[1]]))
-    assert torch.equal(got, targeted(every, candidates))
 
 
 def test_the_loss_is_the_papers() -> None:
-    """Equation (7): -log sigmoid(r_o) - log(1 - sigmoid(r_j)), over the lists; the mean where there are more j."""
+    """Section III-E: -log sigmoid(r_o) - log(1 - sigmoid(r_j)), over the lists; the mean where there are more j."""
     lists = np.random.default_rng(0).normal(size=(20, 4))
     sigmoid = 1 / (1 + np.exp(-lists))
     one = (-np.log(sigmoid[:, 0]) - np.log(1 - sigmoid[:, 1])).mean()
@@ -306,7 +303,7 @@ def test_pruned_heads_are_the_dense_model_with_these_heads_at_zero() -> None:
     model = _model()
     for block, width in enumerate(anatomy(model).group("attention").widths):
         pruned = _model()
-        pruned.blocks[block].attention = Attention(12, heads=2, head_dim=4, dropout=0.0)
+        pruned.blocks[block].attention = SelfAttention(12, heads=2, head_dim=4, dropout=0.0)
         pruned.load_state_dict(_cut(model, width, [0, 2]))
         _assert_same(pruned.eval(), _silenced(model, width, [1]))
 
@@ -315,7 +312,7 @@ def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
     model = _model()
     for block, width in enumerate(anatomy(model).group("mlp").widths):
         pruned = _model()
-        pruned.blocks[block].feed_forward = sasrec.FeedForward(12, 4, dropout=0.0)
+        pruned.blocks[block].feed_forward = FeedForward(12, 4, dropout=0.0)
         pruned.load_state_dict(_cut(model, width, [1, 4, 5, 9]))
         _assert_same(pruned.eval(), _silenced(model, width, [0, 2, 3, 6, 7, 8]))
 
@@ -326,7 +323,7 @@ def test_a_pruned_dimension_is_a_smaller_model_with_the_sliced_tensors() -> None
     (width,) = anatomy(model).group("tables").widths
     smaller = SASRec(ITEMS, Sizes(7, 2, 1, 10, 9))
     for block in smaller.blocks:
-        block.attention = Attention(7, heads=3, head_dim=4, dropout=0.0)
+        block.attention = SelfAttention(7, heads=3, head_dim=4, dropout=0.0)
     smaller.load_state_dict(_cut(model, width, kept))
     history = _history(9, 9)
     states = reference(smaller, history[0].numpy())

@@ -32,23 +32,27 @@ def value_ranges(graph: onnx.ModelProto, values: Sequence[str], rows: Rows, rule
     Args:
         rows: inputs; where the graph takes the user's inputs once, the rows of one user go through it together
     """
+    given = {name: rows[name] for name in values if name in rows}
+    made = _computed(graph, [name for name in dict.fromkeys(values) if name not in rows], rows)
+    return {name: _RULES[rule](seen.ravel().astype(np.float32, copy=False)) for name, seen in (given | made).items()}
+
+
+def _computed(graph: onnx.ModelProto, values: Sequence[str], rows: Rows) -> Rows:
+    """What nodes give, flat."""
     import onnxruntime
 
+    if not values:
+        return {}
     probe = onnx.ModelProto()
     probe.CopyFrom(graph)
     del probe.graph.output[:]
-    made = [name for name in dict.fromkeys(values) if name not in rows]
-    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in made)
+    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in values)
     keep_needed(probe)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    seen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in values}
-    for batch in _batches(rows, once_inputs(graph)):
-        found = batch | dict(zip(made, session.run(made, batch), strict=True))
-        for name, parts in seen.items():
-            parts.append(found[name].ravel().astype(np.float32, copy=False))
-    return {name: _RULES[rule](np.concatenate(parts)) for name, parts in seen.items()}
+    seen = [session.run(values, batch) for batch in _batches(rows, once_inputs(graph))]
+    return {name: np.concatenate([batch[i].ravel() for batch in seen]) for i, name in enumerate(values)}
 
 
 def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.generic]]]:

@@ -79,18 +79,28 @@ class Job(NamedTuple):
 
 
 def rows_of(request: Inputs) -> int:
-    """The rows of a request: the length of its first array.
+    """The rows of a request: those of its longest array, since what is the user's may be given once.
 
     Raises:
-        ValueError: there is no array, or the first one has no rows.
+        ValueError: there is no array, or one has no rows.
     """
     try:
-        return len(next(iter(request.values())))
-    except (StopIteration, TypeError) as error:
+        return max(len(values) for values in request.values())
+    except (ValueError, TypeError) as error:
         shapes = {name: np.shape(values) for name, values in request.items()}
         raise ValueError(f"A request holds arrays of (rows, ...), but got shapes {shapes}.") from error
 
 
 def is_even(request: Inputs, rows: int) -> bool:
-    """Whether all arrays have so many rows; only then can a request be cut or joined row by row."""
+    """Whether all arrays have so many rows; only then can requests be joined row by row."""
     return all(values.shape[:1] == (rows,) for values in request.values())
+
+
+def cut_rows(request: Inputs, start: int, end: int) -> Inputs:
+    """Some rows of each array; one of a single row is the user's and whole in every part."""
+    return {name: values if len(values) == 1 else values[start:end] for name, values in request.items()}
+
+
+def is_divisible(request: Inputs, rows: int) -> bool:
+    """Whether each array has so many rows, or a single one; only then can a request be cut row by row."""
+    return all(values.shape[:1] in ((rows,), (1,)) for values in request.values())

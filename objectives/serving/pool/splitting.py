@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from objectives.serving.engines import Inputs
-from objectives.serving.pool.answer import Answer, Job, Scores, is_even
+from objectives.serving.pool.answer import Answer, Job, Scores, cut_rows, is_divisible
 from objectives.serving.pool.replicas import Replicas
 
 
@@ -23,7 +23,7 @@ class Splitter:
         self._replicas, self._above = replicas, above
 
     def take(self, request: Inputs, rows: int) -> Answer:
-        if rows <= self._above or not is_even(request, rows):
+        if rows <= self._above or not is_divisible(request, rows):
             return self._replicas.take(request, rows)
         now = time.perf_counter_ns()
         answer = self._replicas.answer(now)
@@ -32,7 +32,7 @@ class Splitter:
         self._replicas.place(
             answer,
             [
-                Job(_Part(joint, i), {name: values[start:end] for name, values in request.items()}, end - start, now)
+                Job(_Part(joint, i), cut_rows(request, start, end), end - start, now)
                 for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
             ],
         )

@@ -1,0 +1,226 @@
+"""A recommender that scores each row of a request by its fields: a family's model on an encoded log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from objectives.recommenders.families import FAMILIES, Family, resized
+from objectives.recommenders.features import Dataset, encode
+from objectives.recommenders.protocol import Batch, Facts, HeldOut, Inputs, Method
+from objectives.recommenders.references import logistic_regression_scores, popularity_scores
+from objectives.recommenders.requests import draw_requests, request_rows
+from objectives.recommenders.slices import slices_of
+from objectives.recommenders.sources import least_count, read_log
+from objectives.recommenders.split import split_in_time
+from objectives.recommenders.training import train_to_optimum
+from objectives.record import InputSpec
+from objectives.store import make_once
+from objectives.task import Task
+from spaces.anatomy import Anatomy
+from spaces.architecture import Architecture
+from spaces.canonical import digest
+from spaces.domains import Choice
+
+Progress = Callable[[str], None]
+
+# Raised when training or its data change, so that no older baseline is found in the cache.
+STAGE = 2
+BATCH = 256
+LARGE_BATCH = 4096  # of a log with more than
+_MANY_ROWS = 1_000_000
+LEARNING_RATE = 1e-3
+# L2 on the whole tables at each step, as FuxiCTR's embedding_regularizer.
+TABLE_DECAY = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class PointwiseRecommender:
+    """Implements `Recommender`."""
+
+    dataset: Dataset
+    model: nn.Module
+    task: Task
+    training: Mapping[str, Any]
+    key: str
+    once: frozenset[str] = frozenset()
+    method: Method = "forward"
+
+    @property
+    def _family(self) -> Family:
+        return FAMILIES[self.task.recommender]
+
+    @property
+    def hidden(self) -> str:
+        return self._family.hidden(self.model)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        return tuple(
+            InputSpec(f.name, f.dtype, f.shape, f.vocabulary or None, "item" if f.side == "item" else "user")
+            for f in self.dataset.fields
+        )
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        logits: Tensor = model(**inputs)
+        return logits
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, labels)
+
+    def train_rows(self) -> Batch:
+        return _tensors(self.dataset, "train")
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        return _shuffled(self.dataset, _batch(self.dataset), generator)
+
+    @property
+    def per_pass(self) -> int:
+        rows = len(self.dataset.split.train)
+        return rows // _batch(self.dataset) + (rows % _batch(self.dataset) > 1)
+
+    def serving_rows(self, count: int) -> dict[str, Tensor]:
+        return {name: values[:count] for name, values in self.train_rows()[0].items()}
+
+    def counts(self) -> Mapping[str, Tensor]:
+        inputs, _ = self.train_rows()
+        coded = {f.name: f.vocabulary for f in self.dataset.fields if f.kind != "numeric"}
+        return {
+            f"tables.{name}": torch.bincount(inputs[name].flatten(), minlength=rows) for name, rows in coded.items()
+        }
+
+    def held_out(self, part: Literal["validation", "test"]) -> HeldOut:
+        inputs, labels, groups = self.dataset.rows(part)
+        return HeldOut(inputs, labels, groups, slices_of(self.dataset, part))
+
+    def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
+        return (drawn[i] for i in range(len(drawn)))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return _optimizer(model)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return self._family.build(self.dataset.fields, self._family.sizes(architecture))
+
+    def anatomy(self, model: nn.Module) -> Anatomy:
+        return self._family.anatomy(model)
+
+    def student(self) -> Mapping[str, Any]:
+        domains = self._family.student(self.dataset.fields)
+        return {name: list(d.values) for name, d in domains.items() if isinstance(d, Choice)}
+
+    def history(self) -> None:
+        return None
+
+    def facts(self) -> Facts:
+        dataset = self.dataset
+        return Facts(
+            split=dataset.split.reason,
+            rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
+            users=len(np.unique(dataset.group)),
+            training=self.training,
+            references=self._references(),
+        )
+
+    def _references(self) -> dict[str, float | None]:
+        inputs, labels = _tensors(self.dataset, "test")
+        known = self.dataset.field("item") is not None
+        scores = {
+            "baseline": _scores(self.model, inputs),
+            "popularity": popularity_scores(self.dataset, "test") if known else None,
+            "logistic_regression": logistic_regression_scores(self.dataset, "test", self.task.seed),
+        }
+        aucs = {n: None if s is None else float(roc_auc_score(labels.numpy(), s)) for n, s in scores.items()}
+        return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
+
+
+def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
+    """Read the data and train the baseline, or find it in the cache.
+
+    Raises:
+        ValueError: the source or a size is not known, or the files are not what they should be.
+    """
+    progress(f"data: reading {task.source}")
+    log = read_log(task)
+    dataset = encode(log, split_in_time(log), least_count(task.source))
+    progress(f"data: {len(dataset.label):,} rows; {dataset.split.reason}")
+    family = FAMILIES[task.recommender]
+    sizes = resized(family.baseline, task.sizes)
+    rules = [sizes, _batch(dataset), LEARNING_RATE, TABLE_DECAY, STAGE]
+    key = digest(task.recommender, dataset.key(), rules, task.seed, torch.__version__)[:20]
+    folder = task.cache / "baselines" / key
+
+    def train(into: Path) -> None:
+        torch.manual_seed(task.seed)
+        _train(family.build(dataset.fields, sizes), dataset, task.seed, into, progress)
+
+    make_once(folder, train)
+    model = family.build(dataset.fields, sizes)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    training = json.loads((folder / "training.json").read_text())
+    return PointwiseRecommender(dataset, model.eval(), task, training, key)
+
+
+def _train(fresh: nn.Module, dataset: Dataset, seed: int, into: Path, progress: Progress) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = _tensors(dataset, "validation")
+    trained = train_to_optimum(
+        fresh,
+        lambda model, given, truth: F.binary_cross_entropy_with_logits(model(**given), truth),
+        _optimizer(fresh),
+        lambda: _shuffled(dataset, _batch(dataset), generator),
+        lambda model: float(roc_auc_score(labels.numpy(), _scores(model, inputs))),
+        progress=progress,
+    )
+    torch.save(fresh.state_dict(), into / "state.pt")
+    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
+    (into / "training.json").write_text(json.dumps(facts))
+
+
+def _batch(dataset: Dataset) -> int:
+    return LARGE_BATCH if len(dataset.split.train) > _MANY_ROWS else BATCH
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    tables = [p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
+    of_tables = {id(p) for p in tables}
+    others = [p for p in model.parameters() if id(p) not in of_tables]
+    return torch.optim.Adam(
+        [{"params": tables, "weight_decay": TABLE_DECAY}, {"params": others, "weight_decay": 0.0}], lr=LEARNING_RATE
+    )
+
+
+def _tensors(dataset: Dataset, part: Literal["train", "validation", "test"]) -> Batch:
+    inputs, labels, _ = dataset.rows(part)
+    return {name: torch.from_numpy(values) for name, values in inputs.items()}, torch.from_numpy(labels)
+
+
+def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+    """A last batch of one row, which batch normalisation cannot take, is left out."""
+    inputs, labels = _tensors(dataset, "train")
+    order = torch.randperm(len(labels), generator=generator)
+    for start in range(0, len(order), batch):
+        pick = order[start : start + batch]
+        if len(pick) > 1:
+            yield {name: values[pick] for name, values in inputs.items()}, labels[pick]
+
+
+def _scores(model: nn.Module, inputs: Inputs, chunk: int = 65536) -> NDArray[np.float32]:
+    """(rows,)"""
+    model.eval()
+    rows = len(next(iter(inputs.values())))
+    with torch.inference_mode():
+        parts = [model(**{n: v[i : i + chunk] for n, v in inputs.items()}) for i in range(0, rows, chunk)]
+    scores: NDArray[np.float32] = torch.cat(parts).numpy()
+    return scores

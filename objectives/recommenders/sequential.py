@@ -1,0 +1,248 @@
+"""A recommender that ranks the items of a catalogue by a user's history: SASRec on sequences of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from objectives.recommenders import sasrec
+from objectives.recommenders.families import resized
+from objectives.recommenders.protocol import Batch, Facts, HeldOut, Inputs, Method
+from objectives.recommenders.requests import request_rows
+from objectives.recommenders.sequence_draws import Negatives, draw_requests
+from objectives.recommenders.sequences import (
+    Sequences,
+    histories,
+    item_counts,
+    rare_target,
+    seen_before,
+    sequences_of,
+    short_history,
+    training,
+)
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS
+from objectives.recommenders.sources import read_log
+from objectives.recommenders.training import train_to_optimum
+from objectives.record import InputSpec
+from objectives.store import make_once
+from objectives.task import Task
+from spaces.anatomy import Anatomy
+from spaces.architecture import Architecture
+from spaces.canonical import digest
+from spaces.domains import Choice
+
+Progress = Callable[[str], None]
+
+# Raised when training or its data change, so that no older baseline is found in the cache.
+STAGE = 1
+BATCH = 128  # users; section 4.3 of the paper, as the learning rate; the authors' code has the second beta
+LEARNING_RATE = 1e-3
+BETAS = (0.9, 0.98)
+# Against one negative in the paper; a student and its teacher compare longer lists.
+NEGATIVES, LISTED = 1, 15
+# Each is a request of its own, so no more than so many are judged; they are drawn evenly.
+MOST_USERS = {"validation": 2000, "test": 5000}
+_EARLY_STOPPING_USERS = 1000
+_SHARED_HISTORY = 32  # serving rows that have the same history
+
+
+@dataclass(frozen=True, eq=False)
+class SequentialRecommender:
+    """Implements `Recommender`; labels of training are of no use, the item that came next is candidate 0."""
+
+    sequences: Sequences
+    model: sasrec.SASRec
+    task: Task
+    training: Mapping[str, Any]
+    key: str
+    length: int
+    once: frozenset[str] = frozenset(("history",))
+    hidden: str = "norm"
+    method: Method = "positions"
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        codes = self.sequences.items + 1
+        return (
+            InputSpec("history", "int64", (self.length,), codes, "user"),
+            InputSpec("item", "int64", (), codes, "item"),
+        )
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        return sasrec.outputs(model, inputs)  # type: ignore[arg-type]  # siblings of the model
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return sasrec.loss(outputs)
+
+    def train_rows(self) -> None:
+        return None
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        return _lessons(self.sequences, self.length, LISTED, generator)
+
+    @property
+    def per_pass(self) -> int:
+        return -(-self.sequences.users // BATCH)
+
+    def serving_rows(self, count: int) -> dict[str, Tensor]:
+        """Some histories, with several items each."""
+        random = np.random.default_rng(self.task.seed)
+        history, _ = training(self.sequences, self.length)
+        users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
+        return {
+            "history": torch.from_numpy(np.repeat(history[users], _SHARED_HISTORY, axis=0)[:count]),
+            "item": torch.from_numpy(random.integers(1, self.sequences.items + 1, size=count)),
+        }
+
+    def counts(self) -> Mapping[str, Tensor]:
+        return {"tables.item": torch.from_numpy(item_counts(self.sequences))}
+
+    def held_out(self, part: Literal["validation", "test"]) -> HeldOut:
+        users = _some_users(self.sequences, MOST_USERS[part], self.task.seed)
+        history, target, _ = (values[users] for values in histories(self.sequences, part, self.length))
+        return HeldOut(
+            inputs={"history": history},
+            labels=target,
+            groups=users,
+            slices={
+                LITTLE_HISTORY: short_history(self.sequences, users),
+                RARE_ITEMS: rare_target(self.sequences, target),
+            },
+            seen=seen_before(self.sequences, part, users),
+            items=np.arange(1, self.sequences.items + 1),
+        )
+
+    def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
+
+    def anatomy(self, model: nn.Module) -> Anatomy:
+        return sasrec.anatomy(model)  # type: ignore[arg-type]  # the model or a sibling
+
+    def student(self) -> Mapping[str, Any]:
+        return {name: list(d.values) for name, d in sasrec.STUDENT.items() if isinstance(d, Choice)}
+
+    def history(self) -> int:
+        return self.length
+
+    def facts(self) -> Facts:
+        sequences, test = self.sequences, self.held_out("test")
+        events = len(sequences.codes) - 2 * sequences.users
+        held = {part: min(MOST_USERS[part], sequences.users) for part in ("validation", "test")}
+        return Facts(
+            split="The last event of each user is for test, the one before it for validation, the rest for train.",
+            rows={"train": events, **held},
+            users=sequences.users,
+            training=self.training,
+            references={
+                "baseline": _ndcg(lambda i: _all_scores(self.model, test.inputs["history"][i : i + 1]), test),
+                "popularity": _ndcg(lambda i: item_counts(sequences)[1:].astype(np.float64), test),
+                "logistic_regression": None,
+            },
+        )
+
+
+def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
+    """Read the data and train the baseline, or find it in the cache.
+
+    Raises:
+        ValueError: the source or a size is not known, or the files are not what they should be.
+    """
+    progress(f"data: reading {task.source}")
+    sequences = sequences_of(read_log(task))
+    progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
+    sizes = resized(sasrec.BASELINE, task.sizes)
+    rules = [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE]
+    key = digest(task.recommender, sequences.key(), rules, task.seed, torch.__version__)[:20]
+    folder = task.cache / "baselines" / key
+
+    def train(into: Path) -> None:
+        torch.manual_seed(task.seed)
+        _train(sasrec.SASRec(sequences.items, sizes), sequences, sizes.length, task.seed, into, progress)
+
+    make_once(folder, train)
+    model = sasrec.SASRec(sequences.items, sizes)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    facts = json.loads((folder / "training.json").read_text())
+    return SequentialRecommender(sequences, model.eval(), task, facts, key, sizes.length)
+
+
+def _train(
+    fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, into: Path, progress: Progress
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    users = _some_users(sequences, _EARLY_STOPPING_USERS, seed)
+    history, target, _ = (values[users] for values in histories(sequences, "validation", length))
+    held = HeldOut(
+        {"history": history}, target, users, {}, seen_before(sequences, "validation", users),
+        np.arange(1, sequences.items + 1),
+    )  # fmt: skip
+    trained = train_to_optimum(
+        fresh,
+        lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
+        torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
+        lambda: _lessons(sequences, length, NEGATIVES, generator),
+        lambda model: _ndcg(lambda i: _all_scores(model, history[i : i + 1]), held),
+        progress=progress,
+    )
+    torch.save(fresh.state_dict(), into / "state.pt")
+    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
+    (into / "training.json").write_text(json.dumps(facts))
+
+
+def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Batches of users, their negatives drawn anew; candidate 0 is what came next, 0 where padding did."""
+    history, target = training(sequences, length)
+    drawing = Negatives(sequences)
+    random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    order = torch.randperm(sequences.users, generator=generator).numpy()
+    for start in range(0, len(order), BATCH):
+        users = order[start : start + BATCH]
+        others = drawing.draw(users, (length, negatives), random)
+        candidates = np.concatenate([target[users][:, :, None], others], axis=2)
+        inputs = {"history": torch.from_numpy(history[users]), "candidates": torch.from_numpy(candidates)}
+        yield inputs, torch.zeros(len(users))
+
+
+def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
+    """Sorted; all of them where they are no more."""
+    if sequences.users <= most:
+        return np.arange(sequences.users)
+    return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
+
+
+def _all_scores(model: nn.Module, history: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(items,) of one history, (1, length)."""
+    model.eval()
+    rows = model.get_submodule("tables.item").get_parameter("weight").shape[0]
+    with torch.inference_mode():
+        scores: Tensor = model(history=torch.from_numpy(history), item=torch.arange(1, rows))
+    return scores.double().numpy()
+
+
+def _ndcg(score: Callable[[int], NDArray[np.float64]], held: HeldOut, at: int = 10) -> float:
+    """Mean NDCG of the next item among those of the catalogue that the user had not taken before."""
+    assert held.seen is not None
+    gains = []
+    for i, target in enumerate(held.labels.tolist()):
+        scores = score(i).copy()
+        own = scores[target - 1]
+        taken = held.seen[i]
+        scores[taken[taken > 0] - 1] = -np.inf
+        scores[target - 1] = -np.inf
+        rank = 1 + float((scores > own).sum()) + 0.5 * float((scores == own).sum())
+        gains.append(1 / np.log2(1 + rank) if rank <= at else 0.0)
+    return float(np.mean(gains))

@@ -1,0 +1,55 @@
+"""From the source that a task names to its log of clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from objectives.recommenders.clicklog import ClickLog
+from objectives.recommenders.criteo import read_criteo
+from objectives.recommenders.fetch import KNOWN, fetch
+from objectives.recommenders.movielens import read_movielens
+from objectives.recommenders.synthetic import synthetic_log
+from objectives.recommenders.table import Schema, read_table
+from objectives.task import Task
+
+# Of a log with hashed values, one that is rarer in train says nothing; its code is that of the unseen.
+_LEAST_OF_CRITEO = 10
+
+
+def read_log(task: Task) -> ClickLog:
+    """
+    Raises:
+        ValueError: the source is not known or its files are not what they should be.
+    """
+    kind, _, path = task.source.partition(":")
+    if task.source in KNOWN:
+        return read_movielens(fetch(task.source, task.data_sets))
+    if kind == "movielens" and path:
+        return read_movielens(Path(path))
+    if kind == "table" and path and task.columns is not None:
+        return read_table(Path(path), _schema(task.columns))
+    if kind == "criteo" and path:
+        return read_criteo(Path(path))
+    if task.source == "synthetic" and task.synthetic is not None:
+        return _synthetic(task.synthetic, task.seed)
+    raise ValueError(
+        f"data.source is one of {sorted(KNOWN)}, movielens:DIR, table:FILE, criteo:FILE or synthetic, but got "
+        f"{task.source!r}."
+    )
+
+
+def least_count(source: str) -> int:
+    """Train rows that a value of this source needs to have a code of its own."""
+    return _LEAST_OF_CRITEO if source.startswith("criteo:") else 1
+
+
+def _schema(columns: Mapping[str, Any]) -> Schema:
+    return Schema(**{name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in columns.items()})
+
+
+def _synthetic(options: Mapping[str, float], seed: int) -> ClickLog:
+    shares = {name: float(value) for name, value in options.items() if name in ("user_turnover", "order")}
+    sizes = {name: int(value) for name, value in options.items() if name not in shares}
+    return synthetic_log(**sizes, seed=seed, **shares)  # type: ignore[arg-type]
