@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
 from objectives.compression.cut import cut_at_tables
-from objectives.compression.distillation import distil, predict
 from objectives.compression.export import ONCE_LIMIT, Rows, check_parity, largest_difference, to_onnx
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_widths
-from objectives.compression.pruning import prune
 from objectives.compression.user_once import UserOnceError, compute_once
+from objectives.fitting import Fitted
+from objectives.fitting import fit as fit_weights
 from objectives.jobs import serve
-from objectives.recommenders.builtin import DCNV2Recommender, open_builtin
-from objectives.recommenders.protocol import Batch, Part
-from objectives.recommenders.references import logistic_regression_scores, popularity_scores
-from objectives.record import Artifact, InputSpec, Prepared
+from objectives.recommenders.builtin import open_builtin
+from objectives.recommenders.protocol import HeldOut, Recommender
+from objectives.record import Artifact, Prepared
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
-from spaces.candidate import Weights
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.precision import Precision
+from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 1
-EXPORT_STAGE = 2
+FIT_STAGE = 2
+EXPORT_STAGE = 3
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -53,41 +50,31 @@ class Form:
 def prepare(task: Task, progress: Progress) -> Prepared:
     """Train the baseline, export it, and write the held-out rows and the requests as plain arrays."""
     recommender = _open(task, progress)
-    holdout = task.cache / "holdouts" / digest(recommender.key, task.key())[:20]
+    holdout = task.cache / "holdouts" / digest(recommender.key, task.key(), EXPORT_STAGE)[:20]
 
     def write(into: Path) -> None:
-        progress("baseline: judging it beside popularity and logistic regression")
+        progress("baseline: judging it beside simple references")
         for part in ("validation", "test"):
-            inputs, labels, groups = _rows(recommender, part)
-            arrays: dict[str, Any] = {f"input.{name}": values.numpy() for name, values in inputs.items()}
-            np.savez(into / f"{part}.npz", labels=labels.numpy(), groups=groups.numpy(), **arrays)
-        requests = list(recommender.requests(task.seed))
-        offsets = np.cumsum([0, *(len(next(iter(r.values()))) for r in requests)])
-        joined: dict[str, Any] = {f"input.{name}": np.concatenate([r[name] for r in requests]) for name in requests[0]}
-        np.savez(into / "requests.npz", offsets=offsets, **joined)
-        (into / "references.json").write_text(json.dumps(_references(recommender)))
+            np.savez(into / f"{part}.npz", **_arrays(recommender.held_out(part)))
+        np.savez(into / "requests.npz", **_joined(list(recommender.requests(task.seed))))
+        (into / "facts.json").write_text(json.dumps(to_plain(recommender.facts())))
 
     make_once(holdout, write)
     progress("baseline: exporting it")
     artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
-    refused, share = _user_once(recommender, Path(task.home) / artifact.path)
-    dataset = recommender.dataset
+    refused, share = _user_once(recommender, Path(task.home) / artifact.path, task.rows_median)
+    facts = json.loads((holdout / "facts.json").read_text())
     return Prepared(
         key=recommender.key,
         holdout=str(holdout),
-        anatomy=recommender.anatomy(),
+        anatomy=recommender.anatomy(recommender.model),
         student=recommender.student(),
-        inputs=tuple(
-            InputSpec(f.name, "int64", (), f.vocabulary, "item" if f.side == "item" else "user") for f in dataset.fields
-        ),
+        inputs=recommender.inputs,
         baseline=artifact,
-        split=dataset.split.reason,
-        rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
-        users=len(np.unique(dataset.group)),
-        training=recommender.training,
-        references=json.loads((holdout / "references.json").read_text()),
         user_once_refused=refused,
         user_once_share=share,
+        history=recommender.history(),
+        **facts,
     )
 
 
@@ -96,7 +83,8 @@ def fit(task: Task, weights: Weights, progress: Progress) -> bool:
     if weights.distillation is None:
         return True
     recommender = _open(task, progress)
-    return make_once(_weights_folder(task, recommender, weights), lambda into: _fit(recommender, task, weights, into))
+    folder = _weights_folder(task, recommender, weights)
+    return make_once(folder, lambda into: fit_weights(recommender, weights, task.seed, progress).save(into))
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
@@ -104,45 +92,29 @@ def export(task: Task, weights: Weights, precision: Precision, form: Form, progr
     return _export(task, _open(task, progress), weights, precision, form)
 
 
-def _fit(recommender: DCNV2Recommender, task: Task, weights: Weights, into: Path) -> None:
-    assert weights.distillation is not None
-    torch.manual_seed(task.seed)
-    inputs, labels, _ = _rows(recommender, "train")
-    if weights.architecture is not None:
-        student = recommender.build(weights.architecture)
-    else:
-        assert weights.pruning is not None
-        example = {name: values[:2] for name, values in inputs.items()}
-        student = prune(recommender.model, weights.pruning, recommender.anatomy(), example)
-    teacher = _teacher_scores(task)
-    optimizer = recommender.optimizer(student)
-    distil(student, teacher, inputs, labels, recommender.loss, optimizer, weights.distillation, task.seed)
-    torch.save(student, into / "model.pt")
-
-
 def _export(
-    task: Task, recommender: DCNV2Recommender, weights: Weights, precision: Precision, form: Form
+    task: Task, recommender: Recommender, weights: Weights, precision: Precision, form: Form
 ) -> tuple[Artifact, bool]:
-    stored = Precision(precision.widths)  # what an engine computes in changes no file
+    # What an engine computes in changes no file.
+    stored = Precision(precision.widths, calibration=precision.calibration)
     key = digest(_weights_key(recommender, weights), stored, form, EXPORT_STAGE, onnx.__version__, torch.__version__)
     folder = task.cache / "artifacts" / key[:20]
-    anatomy = recommender.anatomy()
 
     def write(into: Path) -> None:
-        rows = {name: values[:CALIBRATION_ROWS] for name, values in _rows(recommender, "train")[0].items()}
+        fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
         if form == Form() and all(width == "fp32" for _, width in stored.widths):
-            model = _model(task, recommender, weights)
-            graph = to_onnx(model, rows)
-            parity = check_parity(model, graph, rows)
+            graph = to_onnx(fitted.model, rows, recommender.once)
+            parity = check_parity(fitted.model, graph, rows)
         else:
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
-            graph, parity = _narrowed(onnx.load(str(Path(task.home) / plain.path)), stored, form, recommender, arrays)
+            source = onnx.load(str(Path(task.home) / plain.path))
+            graph, parity = _narrowed(source, stored, form, _user_inputs(recommender), fitted, arrays)
         onnx.save(graph, str(into / MODEL))
         size = (into / MODEL).stat().st_size
         if form.cut:
             size = _write_cut(graph, into)
-        facts = {"widths": read_widths(graph, anatomy), "parity": parity, "model_bytes": size}
+        facts = {"widths": read_widths(graph, fitted.anatomy), "parity": parity, "model_bytes": size}
         (into / "facts.json").write_text(json.dumps(facts))
 
     reused = make_once(folder, write)
@@ -152,7 +124,7 @@ def _export(
 
 
 def _narrowed(
-    source: onnx.ModelProto, stored: Precision, form: Form, recommender: DCNV2Recommender, rows: Rows
+    source: onnx.ModelProto, stored: Precision, form: Form, users: frozenset[str], fitted: Fitted, rows: Rows
 ) -> tuple[onnx.ModelProto, float]:
     """The graph in its form and widths, and the largest difference of its scores from the source's.
 
@@ -161,10 +133,10 @@ def _narrowed(
     """
     graph = source
     if form.user_once:
-        graph = compute_once(source, _user_inputs(recommender))
+        graph = compute_once(source, users)
         largest_difference(graph, source, rows, ONCE_LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantise(graph, stored, recommender.anatomy(), rows)
+        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges)
     return graph, largest_difference(graph, source, rows)
 
 
@@ -175,75 +147,66 @@ def _write_cut(graph: onnx.ModelProto, into: Path) -> int:
     return sum((into / name).stat().st_size for name in (TABLES, DENSE))
 
 
-def _user_inputs(recommender: DCNV2Recommender) -> frozenset[str]:
-    return frozenset(field.name for field in recommender.dataset.fields if field.side != "item")
+def _user_inputs(recommender: Recommender) -> frozenset[str]:
+    """Those that are the same in all rows of a request, and are not given once anyway."""
+    return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
 
 
-def _user_once(recommender: DCNV2Recommender, model: Path) -> tuple[str | None, float | None]:
+def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | None, float | None]:
     """Why the user's side cannot be computed once a request, or the share of multiply-adds that is left then."""
-    graph, rows = onnx.load(str(model)), recommender.task.rows_median
+    users = _user_inputs(recommender)
+    if not users:
+        once = ", ".join(sorted(recommender.once))
+        return (f"{once} is given once anyway" if once else "no input is the user's or the moment's alone"), None
+    graph = onnx.load(str(model))
     try:
-        once = compute_once(graph, _user_inputs(recommender))
+        once_graph = compute_once(graph, users)
     except UserOnceError as error:
         return str(error), None
-    return None, multiply_adds(once, rows) / multiply_adds(graph, rows)
+    return None, multiply_adds(once_graph, rows) / multiply_adds(graph, rows)
 
 
-def _model(task: Task, recommender: DCNV2Recommender, weights: Weights) -> nn.Module:
+def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
     if weights.distillation is None:
-        return recommender.model
-    # Our own cache, written by `_fit`: a pruned model has no class that could be rebuilt from sizes alone.
-    path = _weights_folder(task, recommender, weights) / "model.pt"
-    model: nn.Module = torch.load(path, weights_only=False)
-    return model
+        return Fitted(recommender.model, recommender.anatomy(recommender.model), {})
+    return Fitted.load(_weights_folder(task, recommender, weights))
 
 
-def _weights_key(recommender: DCNV2Recommender, weights: Weights) -> str:
+def _weights_key(recommender: Recommender, weights: Weights) -> str:
     return digest(recommender.key, weights, FIT_STAGE)[:20]
 
 
-def _weights_folder(task: Task, recommender: DCNV2Recommender, weights: Weights) -> Path:
+def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> Path:
     return task.cache / "weights" / _weights_key(recommender, weights)
 
 
-def _rows(recommender: DCNV2Recommender, part: Part) -> Batch:
-    inputs, labels, groups = zip(*recommender.batches(part), strict=True)
-    joined = {name: torch.cat([batch[name] for batch in inputs]) for name in inputs[0]}
-    return joined, torch.cat(labels), torch.cat(groups)
+def _arrays(held: HeldOut) -> dict[str, Any]:
+    """By the names that the meter reads them under."""
+    arrays: dict[str, Any] = {f"input.{name}": values for name, values in held.inputs.items()}
+    arrays |= {f"slice.{name}": mask for name, mask in held.slices.items()}
+    arrays |= {"labels": held.labels, "groups": held.groups}
+    return arrays if held.seen is None or held.items is None else arrays | {"seen": held.seen, "items": held.items}
 
 
-def _references(recommender: DCNV2Recommender) -> dict[str, float]:
-    inputs, labels, _ = _rows(recommender, "test")
-    dataset = recommender.dataset
-    scores = {
-        "baseline": predict(recommender.model, inputs).numpy(),
-        "popularity": popularity_scores(dataset, "test"),
-        "logistic_regression": logistic_regression_scores(dataset, "test", recommender.task.seed),
-    }
-    aucs = {name: float(roc_auc_score(labels.numpy(), values)) for name, values in scores.items()}
-    return aucs | ({} if dataset.bayes_auc is None else {"bayes_optimal": dataset.bayes_auc})
+def _joined(requests: list[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
+    """Each input's rows one after the other, and where each request begins."""
+    arrays: dict[str, Any] = {}
+    for name in requests[0]:
+        arrays[f"input.{name}"] = np.concatenate([request[name] for request in requests])
+        arrays[f"offsets.{name}"] = np.cumsum([0, *(len(request[name]) for request in requests)])
+    return arrays
 
 
-# One builder serves one study, so one recommender and one set of teacher scores stay in memory.
-_opened: dict[str, DCNV2Recommender] = {}
+# One builder serves one study, so one recommender stays in memory.
+_opened: dict[str, Recommender] = {}
 
 
-def _open(task: Task, progress: Progress) -> DCNV2Recommender:
+def _open(task: Task, progress: Progress) -> Recommender:
     key = digest(task)
     if key not in _opened:
         _opened.clear()
         _opened[key] = open_builtin(task, progress)
     return _opened[key]
-
-
-@lru_cache(maxsize=1)
-def _teacher_of(key: str) -> Tensor:
-    recommender = _opened[key]
-    return predict(recommender.model, _rows(recommender, "train")[0])
-
-
-def _teacher_scores(task: Task) -> Tensor:
-    return _teacher_of(digest(task))
 
 
 def _main() -> None:

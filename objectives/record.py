@@ -173,6 +173,7 @@ class Prepared:
     user_once_refused: why the user's side cannot be computed once a request, None where it can
     user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
     history: positions of the history that the model reads, None where it reads none
+    references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
     """
 
     key: str
@@ -185,10 +186,11 @@ class Prepared:
     rows: Mapping[str, int]
     users: int
     training: Mapping[str, Any]
-    references: Mapping[str, float]
+    references: Mapping[str, float | None]
     user_once_refused: str | None = None
     user_once_share: float | None = None
     history: int | None = None
+    reference_metric: str = "auc"
 
 
 @dataclass(frozen=True)

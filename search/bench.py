@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measure import quiet, warm_up
+from objectives.arms import quiet, warm_up
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
 from objectives.measurement.schedule import PATTERNS, Pattern, Traffic, gaps
 from objectives.measurement.statistics import fewest_samples

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from objectives.arms import requests_of
 from objectives.record import Footprint, Latency, Outcome, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
+from objectives.serving.pool.answer import cut_rows
 from objectives.task import Task
 from search.document import Document, Row
 from search.front import unit_objectives
@@ -211,9 +213,7 @@ def bundle_up(
 ) -> None:  # fmt: skip
     """Write the bundle of a confirmed point."""
     assert outcome.artifact is not None
-    with np.load(Path(prepared.holdout) / "requests.npz") as arrays:
-        rows = min(_EXAMPLE_ROWS, int(arrays["offsets"][1]))  # of one request: one user
-        example = {spec.name: arrays[f"input.{spec.name}"][:rows] for spec in prepared.inputs}
+    example = cut_rows(requests_of(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
     measurement = {
         "study": config.name,
         "machine": machine,

@@ -42,7 +42,8 @@ def load(
 ) -> StudyConfig:
     """The study of a preset's name or a YAML file, with `key.path=value` overrides, and those given by name last.
 
-    A relative movielens:DIR is relative to the file that says it; in an override or a preset, to the working directory.
+    A relative DIR or FILE starts from the folder of the file that says it; in an override or a preset, from the working
+    directory.
 
     Raises:
         ConfigError: the file is missing or malformed, or a field is wrong; one line.
@@ -63,8 +64,8 @@ def load(
     config = parse(_absolute(data, Path.cwd()))
     if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
         raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
-    kind, _, path = config.data.source.partition(":")
-    if kind in ("table", "criteo") and not Path(path).is_file():
+    kind, _, file_of_data = config.data.source.partition(":")
+    if kind in ("table", "criteo") and not Path(file_of_data).is_file():
         raise ConfigError(f"data.source: must name a file that exists, but got {show(config.data.source)}")
     rows = config.traffic.rows.file
     for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from search.section import Listed, Section, rule
-from search.study_yaml import show
+from search.study_yaml import dotted, nearest, show
 
 SOURCES = "ml-100k, movielens:DIR, table:FILE, criteo:FILE or synthetic"
 
@@ -26,37 +26,61 @@ class MovieLensData(Section):
         return Path(folder) if folder else None
 
 
+_Column = Annotated[str, Field(min_length=1)]
+
+
 class ColumnsConfig(Section):
     """What the columns of a table hold. Those that are neither the user's nor the item's are of the moment.
 
     positive_from None: the label is 0 or 1; else the least that counts as 1, such as 4 stars.
     """
 
-    label: str = Field(description="the name of a column")
-    timestamp: str = Field(description="the name of a column")
-    user: str | None = Field(default=None, description="the name of a column, or null")
-    item: str | None = Field(default=None, description="the name of a column, or null")
-    categorical: Listed[str] = Field(default=(), description="a list of columns")
-    numeric: Listed[str] = Field(default=(), description="a list of columns")
-    multi: Listed[str] = Field(default=(), description="a list of columns that hold several values each")
+    label: _Column = Field(description="the name of a column")
+    timestamp: _Column = Field(description="the name of a column")
+    user: _Column | None = Field(default=None, description="the name of a column, or null")
+    item: _Column | None = Field(default=None, description="the name of a column, or null")
+    categorical: Listed[_Column] = Field(default=(), description="a list of columns")
+    numeric: Listed[_Column] = Field(default=(), description="a list of columns")
+    multi: Listed[_Column] = Field(default=(), description="a list of columns that hold several values each")
     separator: str = Field(default="|", min_length=1, description="text that stands between several values in CSV")
-    of_user: Listed[str] = Field(default=(), description="a list of the columns above")
-    of_item: Listed[str] = Field(default=(), description="a list of the columns above")
+    of_user: Listed[_Column] = Field(default=(), description="a list of the features above")
+    of_item: Listed[_Column] = Field(default=(), description="a list of the features above")
     positive_from: float | None = Field(default=None, description="a number, or null")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (*self.categorical, *self.numeric, *self.multi)
+
+    def _places(self, *keys: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Each column that these keys name, after the place where it stands."""
+        for key in keys:
+            value: str | tuple[str, ...] | None = getattr(self, key)
+            if isinstance(value, str):
+                yield (key,), value
+            else:
+                yield from (((key, index), name) for index, name in enumerate(value or ()))
 
     @model_validator(mode="after")
     def _each_once(self) -> ColumnsConfig:
-        features = (*self.categorical, *self.numeric, *self.multi)
-        named = [name for name in (self.label, self.timestamp, self.user, self.item) if name is not None]
-        for name in (*features, *named):
-            if (*features, *named).count(name) > 1:
-                raise rule(f"must name each column once, but {show(name)} stands there more than once")
-        for place, names in (("of_user", self.of_user), ("of_item", self.of_item)):
-            for index, name in enumerate(names):
-                if name not in features:
-                    raise rule(f"must be one of {', '.join(features) or 'none'}, but got {show(name)}", place, index)
-        if both := sorted(set(self.of_user) & set(self.of_item)):
-            raise rule(f"must not be of_user's too, but got {show(both[0])}", "of_item")
+        for keys in (("label", "timestamp", "user", "item", "categorical", "numeric", "multi"), ("of_user", "of_item")):
+            places: dict[str, tuple[str | int, ...]] = {}
+            for place, name in self._places(*keys):
+                if name in places:
+                    raise rule(f"must be another column than {dotted(places[name])}, but got {show(name)}", *place)
+                places[name] = place
+        return self
+
+    @model_validator(mode="after")
+    def _features(self) -> ColumnsConfig:
+        for place, name in self._places("categorical", "numeric", "multi"):
+            if name in ("user", "item"):
+                raise rule(f"must not be called user or item, which are keys here, but got {show(name)}", *place)
+        for place, name in self._places("of_user", "of_item"):
+            if name not in self.features:
+                may_be = f"one of the features {', '.join(self.features)}" if self.features else "absent without features"
+                raise rule(f"must be {may_be}, but got {show(name)}{nearest(name, self.features)}", *place)
+        if not self.features and self.user is None and self.item is None:
+            raise rule("must name a user, an item or a feature, but got none")
         return self
 
 
@@ -94,7 +118,12 @@ class SyntheticData(Section):
         return value
 
 
-FORMS = {"<movielens>": MovieLensData, "<table>": TableData, "<criteo>": CriteoData, "<synthetic>": SyntheticData}
+FORMS: Mapping[str, type[Section]] = {
+    "<movielens>": MovieLensData,
+    "<table>": TableData,
+    "<criteo>": CriteoData,
+    "<synthetic>": SyntheticData,
+}
 _BY_KIND = {"table": "<table>", "criteo": "<criteo>", "synthetic": "<synthetic>"}
 
 

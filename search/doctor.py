@@ -87,7 +87,7 @@ class Diagnosis:
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "": ("numpy", "onnxruntime"),
     "study": (
-        "torch", "torch-pruning", "onnx", "onnxscript", "polars", "scikit-learn", "optuna", "mlflow", "plotly",
+        "torch", "torchao", "onnx", "onnxscript", "polars", "scikit-learn", "optuna", "mlflow", "plotly",
         "pydantic", "pyyaml", "rich",
     ),
     "openvino": ("openvino",),

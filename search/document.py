@@ -14,6 +14,7 @@ from search.front import hypervolume, non_dominated, unit_objectives
 from search.sections import StudyConfig
 from search.study import candidate_of, outcome_of, values
 from search.verdict import doubts
+from spaces.canonical import to_plain
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -59,6 +60,7 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "slo_ms": config.slo.ms or _middle([m.throughput.slo_ms for _, m in measured if m is not None]),
         "bayes_auc": references.pop("bayes_optimal", None),
         "references": references,
+        "reference_metric": prepared.get("reference_metric", "auc"),
         "split": prepared.get("split", ""),
         "front_size": sum(on_front),
         "counts": counts,
@@ -107,6 +109,7 @@ def _row(
             "value": m and m.quality.value,
             "loss": m and m.quality.loss,
             "loss_interval": m and list(m.quality.loss_interval),
+            "slices": [to_plain(part) for part in m.quality.slices] if m else [],
         },
         "latency_ms": {
             "p50": m and m.latency.candidate.p50_ms,

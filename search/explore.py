@@ -13,12 +13,12 @@ from optuna.trial import Trial
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
 from search.front import non_dominated
-from search.jobs import Length, MeterJobs
+from search.jobs import Length, MeterJobs, building
 from search.sections import StudyConfig
 from search.study import Study, outcome_of, values
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain, to_plain
+from spaces.canonical import from_plain
 from spaces.space import SearchSpace
 
 Stage = Literal["fit", "export", "judge", "time", "near"]
@@ -165,13 +165,9 @@ class Explorer:
         return any(f.stage in _TIMING and f.worker is not None for f in self._flights)
 
     def _arguments(self, flight: Flight) -> Mapping[str, Any]:
-        task, candidate = to_plain(self._task), flight.candidate
-        building = {"task": task, "weights": to_plain(candidate.weights), "threads": self._threads}
-        if flight.stage == "fit":
-            return building
-        if flight.stage == "export":
-            form = {"user_once": candidate.placement.user_once, "cut": candidate.placement.lookup is not None}
-            return {**building, "precision": to_plain(candidate.precision), **form}
+        candidate = flight.candidate
+        if flight.stage == "fit" or flight.stage == "export":
+            return building(self._task, candidate, flight.stage, self._threads)
         assert flight.artifact is not None
         if flight.stage == "judge":
             return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)

@@ -1,24 +1,35 @@
-"""What the meter is asked, the same words in the search and at the choice."""
+"""What the workers are asked, the same words in the search, at the choice and after it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from objectives.measure import Arm, Load
+from objectives.arms import Arm
 from objectives.measurement.latency import Window
 from objectives.measurement.schedule import Traffic
 from objectives.record import Artifact, Prepared
 from objectives.task import Task
+from objectives.timing import Load
 from search.sections import StudyConfig
 from spaces.candidate import Candidate
 from spaces.canonical import to_plain
-from spaces.placement import Placement
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
 # A finalist is timed over a window several times longer.
 _CONFIRM_TIMES = 10
 Length = Literal["screen", "near", "confirm"]
+# A candidate and what was built of it.
+Side = tuple[Artifact, Candidate]
+
+
+def building(task: Task, candidate: Candidate, stage: Literal["fit", "export"], threads: int) -> dict[str, Any]:
+    """Arguments of a builder's job on the way to a candidate's model file."""
+    arguments = {"task": to_plain(task), "weights": to_plain(candidate.weights), "threads": threads}
+    if stage == "fit":
+        return arguments
+    form = {"user_once": candidate.placement.user_once, "cut": candidate.placement.lookup is not None}
+    return {**arguments, "precision": to_plain(candidate.precision), **form}
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,18 @@ class MeterJobs:
     traffic: Traffic
 
     def judge(
-        self, artifact: Artifact, candidate: Candidate, part: Literal["validation", "test"], confidence: float
+        self,
+        artifact: Artifact,
+        candidate: Candidate,
+        part: Literal["validation", "test"],
+        confidence: float,
+        beside: Side | None = None,
     ) -> dict[str, Any]:
+        """`beside` stands where the baseline does; None for the baseline itself."""
+        other, partner = self._other(beside)
         return {
             "candidate": {"artifact": to_plain(artifact), "arm": to_plain(self._arm(artifact, candidate))},
-            "baseline": {"artifact": to_plain(self.prepared.baseline), "arm": to_plain(self._baseline())},
+            "baseline": {"artifact": to_plain(other), "arm": to_plain(self._arm(other, partner))},
             "cache": str(self.task.cache),
             "holdout": self.prepared.holdout,
             "part": part,
@@ -45,15 +63,21 @@ class MeterJobs:
         }
 
     def time(
-        self, artifact: Artifact, candidate: Candidate, length: Length, seed: int, recording: str
+        self,
+        artifact: Artifact,
+        candidate: Candidate,
+        length: Length,
+        seed: int,
+        recording: str,
+        beside: Side | None = None,
     ) -> dict[str, Any]:
-        """The recording's path is relative to the home."""
+        """The recording's path is relative to the home; `beside` is as in `judge`."""
         load = Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms)
         return {
             "holdout": self.prepared.holdout,
             "artifact": to_plain(artifact),
             "candidate": to_plain(self._arm(artifact, candidate)),
-            "baseline": to_plain(self._baseline()),
+            "baseline": to_plain(self._arm(*self._other(beside))),
             "load": to_plain(load),
             "window": to_plain(self._window(length)),
             "seed": seed,
@@ -80,7 +104,7 @@ class MeterJobs:
 
     def profile(self) -> dict[str, Any]:
         return {
-            "model": self._baseline().model,
+            "model": self._arm(*self._other(None)).model,
             "groups": to_plain(self.prepared.anatomy.groups),
             "holdout": self.prepared.holdout,
         }
@@ -92,6 +116,6 @@ class MeterJobs:
     def _arm(self, artifact: Artifact, candidate: Candidate) -> Arm:
         return Arm(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
 
-    def _baseline(self) -> Arm:
-        """fp32, ONNX Runtime's own defaults, one replica."""
-        return Arm(f"{self.task.home}/{self.prepared.baseline.path}", Placement(), "fp32")
+    def _other(self, beside: Side | None) -> Side:
+        """The baseline: fp32, ONNX Runtime's own defaults, one replica."""
+        return beside or (self.prepared.baseline, Candidate())

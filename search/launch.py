@@ -15,6 +15,7 @@ from objectives.task import Task
 from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
 from search.config import difference
 from search.console import Console, SearchBar
+from search.data_sections import SyntheticData, TableData
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
 from search.explore import Explorer, Told
@@ -24,11 +25,12 @@ from search.ledger import Entry, Ledger
 from search.preflight import begun, preflight, tell_preflight
 from search.profiling import focused, profiled, write_profile_files
 from search.report import write_report
-from search.sections import StudyConfig, SyntheticData
+from search.sections import StudyConfig
 from search.study import Study, candidate_of, outcome_of
 from search.study_yaml import ConfigError
 from search.traffic import rows_trace, traffic_of
 from search.verdict import best_compromise
+from search.wording import metric_name
 from search.workers import Worker, call
 from spaces.canonical import from_plain, to_plain
 
@@ -93,9 +95,10 @@ def open_session(config: StudyConfig, home: Home) -> Session:
 def task_of(config: StudyConfig, home: Home) -> Task:
     rows, data = config.traffic.rows, config.data
     synthetic = data.model_dump(exclude={"source"}) if isinstance(data, SyntheticData) else None
+    columns = data.columns.model_dump(mode="json") if isinstance(data, TableData) else None
     return Task(
-        str(home.root), config.recommender, data.source, config.quality.metric,
-        rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home),
+        str(home.root), config.recommender, data.source, config.metric,
+        rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home), columns, config.sizes,
     )  # fmt: skip
 
 
@@ -198,16 +201,20 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     plain = call(builder, "prepare", arguments, _PREPARE_TIMES * config.workers.fit_seconds, console.say)
     prepared = from_plain(Prepared, plain)
     study.note(prepared=plain, machine=describe())
-    references = sorted(prepared.references.items(), key=lambda item: -item[1])
+    known = {name: value for name, value in prepared.references.items() if value is not None}
     console.say(
-        "baseline: AUC on test "
-        + ", ".join(f"{name.replace('_', ' ')} {auc:.4f}" for name, auc in references)
-        + f" ({prepared.rows['test']:,} rows of {prepared.users:,} users)"
+        f"baseline: {metric_name(prepared.reference_metric)} on test "
+        + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in sorted(known.items(), key=_descending))
+        + f" ({prepared.rows['test']:,} rows, {prepared.users:,} users)"
     )
-    simple = max(prepared.references["popularity"], prepared.references["logistic_regression"])
-    if prepared.references["baseline"] <= simple:
-        console.warn("the baseline does not beat both references: a smaller model may be all that the data need")
+    simple = [value for name, value in known.items() if name in ("popularity", "logistic_regression")]
+    if simple and known["baseline"] <= max(simple):
+        console.warn("the baseline does not beat the references: a smaller model may be all that the data need")
     return prepared
+
+
+def _descending(item: tuple[str, float]) -> float:
+    return -item[1]
 
 
 def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Document:

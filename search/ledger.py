@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -217,7 +218,15 @@ def _metrics(outcome: Outcome, minutes: float | None) -> dict[str, float]:
     if outcome.artifact is not None:
         numbers["parity"] = outcome.artifact.parity
     measured = {} if outcome.measurement is None else _flat(to_plain(outcome.measurement))
+    if outcome.measurement is not None:
+        for part in outcome.measurement.quality.slices:
+            measured |= _flat(to_plain(part), f"quality.slice.{_plain_name(part.name)}.")
     return numbers | {k: float(v) for k, v in measured.items() if isinstance(v, (int, float))}
+
+
+def _plain_name(text: str) -> str:
+    """As MLflow takes it in the name of a metric."""
+    return re.sub(r"[^A-Za-z0-9_ -]", "_", text)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

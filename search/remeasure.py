@@ -61,24 +61,34 @@ def all_failed(document: Document) -> bool:
     return all(row["now"] is None for row in document["rows"])
 
 
-def _front(session: Session) -> tuple[Prepared, list[Entry]]:
-    """The front's points, fastest first, and what they were built from."""
-    name, found = session.config.name, session.document()
-    facts = session.study.facts
-    if "prepared" not in facts or found["baseline"] is None:
+def prepared_of(session: Session, document: Document) -> Prepared:
+    """What every look after the search is measured beside.
+
+    Raises:
+        ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
+    """
+    name, facts = session.config.name, session.study.facts
+    if "prepared" not in facts or document["baseline"] is None:
         raise ConfigError(f"STUDY: {name!r} has no measured baseline yet; leanrec run does that")
     prepared = from_plain(Prepared, facts["prepared"])
-    entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
-    members = sorted((r for r in found["rows"] if r["on_front"]), key=lambda r: float(r["latency_ms"]["p95_ratio"]))
-    rows = [(r, *entries[r["trial"]]) for r in members if r["trial"] != 0]
-    if not rows:
-        raise ConfigError(f"STUDY: the front of {name!r} has no point but the baseline")
     for what, path in (
         ("the baseline's model file", session.home.root / prepared.baseline.path),
         ("the requests", Path(prepared.holdout) / "requests.npz"),
     ):
         if not path.is_file():
             raise ConfigError(f"STUDY: {what} of {name!r} must lie in the cache, but {path} is gone")
+    return prepared
+
+
+def _front(session: Session) -> tuple[Prepared, list[Entry]]:
+    """The front's points, fastest first, and what they were built from."""
+    found = session.document()
+    prepared = prepared_of(session, found)
+    entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
+    members = sorted((r for r in found["rows"] if r["on_front"]), key=lambda r: float(r["latency_ms"]["p95_ratio"]))
+    rows = [(r, *entries[r["trial"]]) for r in members if r["trial"] != 0]
+    if not rows:
+        raise ConfigError(f"STUDY: the front of {session.config.name!r} has no point but the baseline")
     return prepared, rows
 
 

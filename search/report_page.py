@@ -224,7 +224,7 @@ def _method(document: Document) -> str:
         "objectives": ", ".join(name.replace("_", " ") for name in document["objectives"]),
         "tolerated loss": f"{percent(document['max_loss'])} of {metric}, relative to the baseline",
         "resolution": f"{percent(resolution)}, the smallest loss that this data could show" if resolution else None,
-        "AUC on test": ", ".join(
+        f"{metric_name(document.get('reference_metric', 'auc'))} on test": ", ".join(
             f"{name.replace('_', ' ')} {value:.4f}" for name, value in references.items() if value is not None
         ),
     }

@@ -75,9 +75,9 @@ class _ReadsDomain:
             Annotated[Range, Tag("<range>")] | Annotated[Any, Tag("<values>")],
             Discriminator(lambda v: "<range>" if isinstance(v, (Mapping, Range)) else "<values>"),
         ]
-        schema = core_schema.no_info_before_validator_function(_written, handler.generate_schema(form))
+        schema = core_schema.no_info_before_validator_function(written, handler.generate_schema(form))
         return core_schema.no_info_after_validator_function(
-            self._read, schema, serialization=core_schema.plain_serializer_function_ser_schema(_written)
+            self._read, schema, serialization=core_schema.plain_serializer_function_ser_schema(written)
         )
 
     def _read(self, form: Any) -> Domain:
@@ -115,7 +115,7 @@ def _domain(form: Any, real: bool) -> Domain:
     return Choice(tuple(values))
 
 
-def _written(value: Any) -> Any:
+def written(value: Any) -> Any:
     """A domain as the study file writes it; anything else as it is, a tuple as a list."""
     if isinstance(value, Choice):
         return list(value.values)
@@ -126,14 +126,14 @@ def _written(value: Any) -> Any:
 
 AnyDomain = Annotated[Domain, _ReadsDomain()]
 # These bounds are those of the records in spaces; a test compares them.
-Ratios = Annotated[Domain, _ReadsDomain((0.0, 1.0), "ratios from 0 to below 1", open_above=True)]
-Ranks = Annotated[Domain, _ReadsDomain((0.0, 1.0), "shares above 0 and at most 1", open_below=True)]
+Ratios = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to below 1", open_above=True)]
+Fractions = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers above 0 and at most 1", open_below=True)]
 Weights = Annotated[Domain, _ReadsDomain((0.0, math.inf), "numbers of at least 0")]
 Temperatures = Annotated[Domain, _ReadsDomain((1.0, math.inf), "numbers of at least 1")]
 Shares = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to 1")]
 
 T = TypeVar("T")
-# A list in YAML and JSON, a tuple here; one value alone is a list of one.
+# A list in YAML and JSON, a tuple here; one word alone is a list of one.
 Listed = Annotated[
     tuple[T, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),

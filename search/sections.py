@@ -162,11 +162,19 @@ class StudyConfig(Section):
         if metric is not None and ranking != ("@" in metric):
             may_be = "ndcg@K or hr@K" if ranking else "auc or gauc"
             raise rule(f"must be {may_be} for {self.recommender}, but got {show(metric)}", "quality", "metric")
-        columns = self.data.columns if isinstance(self.data, TableData) else None
-        known = columns is None or None not in (columns.user, columns.item)
-        if ranking and (isinstance(self.data, CriteoData) or not known):
-            raise rule("must hold users and items for sasrec, but this source names none", "data", "source")
+        self._check_named("user", "sasrec" if ranking else "gauc" if metric == "gauc" else None)
+        self._check_named("item", "sasrec" if ranking else None)
         return self
+
+    def _check_named(self, who: Literal["user", "item"], needed_for: str | None) -> None:
+        """That the data say who the user or the item is, where the model or the metric needs it."""
+        if needed_for is None:
+            return
+        if isinstance(self.data, CriteoData):
+            others = "ml-100k, movielens:DIR, table:FILE or synthetic"
+            raise rule(f"must be {others} for {needed_for}, but got {show(self.data.source)}", "data", "source")
+        if isinstance(self.data, TableData) and getattr(self.data.columns, who) is None:
+            raise rule(f"must be the name of a column for {needed_for}, but got null", "data", "columns", who)
 
     @property
     def metric(self) -> str:

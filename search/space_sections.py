@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from search.section import AnyDomain, Listed, Ranks, Ratios, Section, Shares, Temperatures, Weights, rule
+from search.section import AnyDomain, Fractions, Listed, Ratios, Section, Shares, Temperatures, Weights, rule, written
 from search.study_yaml import nearest, show
 from spaces.domains import Choice, Domain
 from spaces.placement import Seat, parse_layout, parse_place
@@ -45,8 +45,8 @@ class TablesConfig(Section):
     form: Listed[Literal["full", "shared-rows", "mixed-dimensions"]] | None = Field(
         default=None, description="a list of full, shared-rows and mixed-dimensions, full among them, or null"
     )
-    own: Shares | None = None
-    temperature: Shares | None = None
+    own: Ratios | None = None
+    temperature: Fractions | None = None
 
     @field_validator("form")
     @classmethod
@@ -104,7 +104,7 @@ class PlacementConfig(Section):
 
     @field_validator("pinned", "inline", "user_once", "batch_rows", "split_rows", "route_rows", "batch_wait_us")
     @classmethod
-    def __holds(cls, values: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...] | None:
+    def _holds_off(cls, values: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...] | None:
         if values is None:
             return None
         if info.field_name == "batch_wait_us":
@@ -132,7 +132,7 @@ class SpaceConfig(Section):
     pruning_steps: Listed[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="a list of whole numbers, at least 1, or null"
     )
-    low_rank: Mapping[str, Ranks] | None = Field(
+    low_rank: Mapping[str, Fractions] | None = Field(
         default=None, description="a mapping of layer group to shares of the rank, {} for none, or null"
     )
     tables: TablesConfig = TablesConfig()
@@ -153,9 +153,16 @@ class SpaceConfig(Section):
                 if width not in known:
                     near = nearest(width, known)
                     raise rule(f"must be one of {', '.join(known)}, but got {show(width)}{near}", group, index)
-            if group != "calibration":
+            if group == "calibration":
+                _holds(widths, at=group)
+            else:
                 _offers("fp32", widths, group)
         return value
+
+    @field_validator("pruning_importance", "pruning_steps")
+    @classmethod
+    def _different(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        return None if values is None else _holds(values)
 
     @field_validator("quantisation_aware")
     @classmethod
@@ -167,7 +174,8 @@ class SpaceConfig(Section):
     def _holds_whole(cls, value: Mapping[str, Domain] | None) -> Mapping[str, Domain] | None:
         for group, domain in (value or {}).items():
             if not isinstance(domain, Choice) or 1.0 not in domain:
-                raise rule("must be a list of shares, 1.0 (the whole rank) among them", group)
+                got = show(written(domain))
+                raise rule(f"must be a list of shares, 1.0 (the whole rank) among them, but got {got}", group)
         return value
 
 
@@ -190,9 +198,9 @@ def _offers(baseline: str, values: tuple[str, ...], *at: str) -> tuple[str, ...]
     return values
 
 
-def _holds(values: tuple[Any, ...], *off: Any) -> tuple[Any, ...]:
-    """The values, which are different and hold the one that leaves the baseline as it is."""
+def _holds(values: tuple[Any, ...], *off: Any, at: str | None = None) -> tuple[Any, ...]:
+    """The values, which are different and hold the one that leaves the baseline as it is, if there is one."""
     if not values or len(set(values)) != len(values) or any(value not in values for value in off):
         among = "".join(f", {str(value).lower()} among them" for value in off)
-        raise rule(f"must be different values{among}, but got {show(list(values))}")
+        raise rule(f"must be different values{among}, but got {show(values)}", *(() if at is None else (at,)))
     return values

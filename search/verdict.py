@@ -66,6 +66,16 @@ def best_compromise(rows: Sequence[Row], max_loss: float) -> Row:
     return max(rows, key=worth)
 
 
+def subject(document: Document) -> Row | None:
+    """The row that a study comes down to: the chosen one, else the best compromise on the front, None without one."""
+    chosen = document.get("chosen")
+    if chosen:
+        row: Row = chosen["row"]
+        return row
+    front = [row for row in document["rows"] if row["on_front"] and row["trial"] != 0]
+    return best_compromise(front, document["max_loss"]) if front else None
+
+
 def _on_test(document: Document, row: Row, confirmed: Mapping[str, Any]) -> tuple[str, list[str]]:
     """`confirmed` is measured anew, on test; what it does not hold again is the row's own."""
     tolerated, interval = percent(document["max_loss"]), confirmed["loss_interval"]
@@ -214,9 +224,10 @@ def doubts(document: Document) -> list[str]:
     others = {name: value for name, value in references.items() if name != "baseline" and value is not None}
     ahead = [name for name, value in others.items() if own is not None and value >= own]
     if ahead:
+        metric = metric_name(document.get("reference_metric", "auc"))
         names = " and ".join(f"{name.replace('_', ' ')} ({references[name]:.3f})" for name in ahead)
         said.append(
-            f"On test the baseline itself (AUC {own:.3f}) does not beat {names}: "
+            f"On test the baseline itself ({metric} {own:.3f}) does not beat {names}: "
             "the simpler model may be the better thing to deploy."
         )
     return said

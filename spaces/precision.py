@@ -14,7 +14,7 @@ LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 STATIC: LinearWidth = "int8-static"
-# Held in operators of ONNX Runtime's own, which no other engine reads.
+# Held in operators of ONNX Runtime's own. OpenVINO reads them for some sizes only, and not exactly for all of these.
 PACKED_WIDTHS = frozenset(("int4", "int2"))
 
 

@@ -26,7 +26,7 @@ class PrecisionSpace:
                 raise ValueError(f"{knob} must offer the baseline's fp32, but got {list(domain.values)}.")
 
     def baseline(self) -> dict[str, Scalar]:
-        return {f"precision.{group}": "fp32" for group in self.widths} | {"precision.compute": "fp32"}
+        return dict.fromkeys((*(f"precision.{group}" for group in self.widths), "precision.compute"), "fp32")
 
     def narrow(self) -> dict[str, Scalar]:
         """Knob values with each group in the middle of its widths."""

@@ -11,7 +11,7 @@ from spaces.distillation import Distillation
 from spaces.domains import Scalar
 from spaces.low_rank import LowRank
 from spaces.pruning import Pruning
-from spaces.tables import MixedDimensions, SharedRows
+from spaces.tables import MixedDimensions, SharedRows, TableForm
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,18 @@ class Weights:
             raise ValueError("Weights that differ from the baseline's are distilled, but got no distillation.")
         if self.architecture is not None and self.pruning is not None:
             raise ValueError("A student has the sizes of its own, so it is not pruned, but got both.")
-        tables = [form.group for form in (*self.shared_rows, *self.mixed_dimensions)]
+        tables = [form.group for form in self.table_forms]
         if len(set(tables)) != len(tables):
             raise ValueError(f"The tables of a group are held in one form, but got {tables}.")
 
     @property
+    def table_forms(self) -> tuple[TableForm, ...]:
+        return (*self.shared_rows, *self.mixed_dimensions)
+
+    @property
     def reshaped(self) -> bool:
         """Whether any shape differs from the baseline's."""
-        return any(
-            (self.architecture, self.shared_rows, self.mixed_dimensions, self.attention, self.pruning, self.low_rank)
-        )
+        return any((self.architecture, self.table_forms, self.attention, self.pruning, self.low_rank))
 
     @property
     def origin(self) -> str:

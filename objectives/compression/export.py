@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.compression.graph import once_inputs
+from objectives.compression.naming import name_turned
 
 # Initialisers are named after the module's parameters behind this.
 PREFIX = "model."
@@ -43,9 +44,14 @@ class _Positional(nn.Module):
         return scores
 
 
-def to_onnx(model: nn.Module, example: Mapping[str, Tensor]) -> onnx.ModelProto:
-    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`."""
+def to_onnx(model: nn.Module, example: Mapping[str, Tensor], once: frozenset[str] = frozenset()) -> onnx.ModelProto:
+    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`.
+
+    Args:
+        once: inputs that the model takes once a request, of which the example's first row is given
+    """
     names = tuple(example)
+    given = tuple(values[:1] if name in once else values for name, values in example.items())
     rows = {0: torch.export.Dim.DYNAMIC}
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -53,16 +59,17 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor]) -> onnx.ModelProto:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Positional(model.eval(), names),
-            tuple(example.values()),
+            given,
             dynamo=True,
             input_names=list(names),
             output_names=["scores"],
-            dynamic_shapes={"values": tuple(rows for _ in names)},
+            dynamic_shapes={"values": tuple({} if name in once else rows for name in names)},
             external_data=False,
             verbose=False,
         )
     assert program is not None
     graph = program.model_proto
+    name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
     graph.ClearField("metadata_props")
     for node in graph.graph.node:
         node.ClearField("metadata_props")

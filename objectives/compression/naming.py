@@ -42,9 +42,9 @@ def _parameter(
     matrix: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]], taken: set[str]
 ) -> str | None:
     """The first free name among those whose values the matrix has, transposed or as they are."""
-    for name, values in parameters.items():
-        if any(form.shape == matrix.shape and np.array_equal(form, matrix) for form in (values.T, values)):
-            free = [candidate for candidate in (name, name + TURNED) if candidate not in taken]
-            if free:
-                return free[0]
-    return None
+    names = [name for name, values in parameters.items() if _holds(matrix, values)]
+    return next((name for name in [*names, *(name + TURNED for name in names)] if name not in taken), None)
+
+
+def _holds(matrix: NDArray[np.generic], values: NDArray[np.generic]) -> bool:
+    return any(form.shape == matrix.shape and np.array_equal(form, matrix) for form in (values.T, values))

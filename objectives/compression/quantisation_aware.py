@@ -52,6 +52,7 @@ _WEIGHT = QuantizationSpec(
 )
 # What the arguments of torch's operators are when a model is judged and not trained.
 _JUDGED = {"train": False, "training": False, "dropout_p": 0.0}
+_COUNT = ".num_batches_tracked"
 
 
 def train_aware(
@@ -129,9 +130,10 @@ def _trace(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden:
         traced, tuple(example.values()), dynamic_shapes={"values": tuple(rows for _ in example)}
     )
     graph = program.module(check_guards=False)
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
     held = dict(graph.named_parameters()) | dict(graph.named_buffers())
-    assert all(own[name.removeprefix("model.")] is tensor for name, tensor in held.items() if name.startswith("model."))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if held.get(f"model.{name}", tensor) is not tensor:
+            raise RuntimeError(f"A traced model trains the model's own tensors, but got a copy of {name}.")
     return graph
 
 
@@ -208,6 +210,8 @@ def _judged(node: fx.Node) -> tuple[Any, ...]:
     """The arguments of a node when the model is judged and not trained."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.args
+    if node.target is torch.ops.aten.add_.Tensor and str(getattr(node.args[0], "target", "")).endswith(_COUNT):
+        return (node.args[0], 0)
     names = [argument.name for argument in node.target._schema.arguments]
     return tuple(_JUDGED.get(name, value) for name, value in zip(names, node.args, strict=False))
 

@@ -55,7 +55,7 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
             raise ValueError(f"sizes.{name}: unknown; the model has {', '.join(known)}")
         try:
             several = isinstance(known[name], tuple)
-            values[name] = tuple(int(width) for width in str(value).split("-")) if several else int(value)
+            values[name] = tuple(int(width) for width in str(value).split("-")) if several else int(str(value))
         except ValueError as error:
             may_be = "widths such as 64-32" if isinstance(known[name], tuple) else "a whole number"
             raise ValueError(f"sizes.{name}: must be {may_be}, but got {value!r}") from error

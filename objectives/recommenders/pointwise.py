@@ -130,6 +130,7 @@ class PointwiseRecommender:
             rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
             users=len(np.unique(dataset.group)),
             training=self.training,
+            reference_metric="auc",
             references=self._references(),
         )
 

@@ -54,13 +54,15 @@ class Facts:
     rows: by part
     users: groups of all parts
     training: of the baseline
-    references: the metric on test, of the baseline and of simple rules; None where one does not apply
+    reference_metric: of the references
+    references: on test, of the baseline and of simple rules; None where one does not apply
     """
 
     split: str
     rows: Mapping[str, int]
     users: int
     training: Mapping[str, Any]
+    reference_metric: str
     references: Mapping[str, float | None]
 
 

@@ -10,7 +10,7 @@ from objectives.recommenders.sequences import Codes, HeldOut, Sequences, histori
 
 
 class Negatives:
-    """Draws items that a user has no train event with: those that Kang and McAuley (2018) train against (eq. 6)."""
+    """Draws items that a user has no train event with, to train against (Kang and McAuley 2018, section III-E)."""
 
     def __init__(self, sequences: Sequences) -> None:
         user, code = _taken(sequences, "validation")

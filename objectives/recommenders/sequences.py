@@ -1,6 +1,6 @@
 """What each user took, in order: the data of a sequential recommender, cut into train, validation and test.
 
-The preparation is that of Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), section 4.1.
+The preparation is that of Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), section IV-A.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ def histories(sequences: Sequences, part: HeldOut, length: int) -> tuple[Codes, 
     The latest `length` events, after as many 0 as are lacking. The history of test includes validation's event.
     """
     at = sequences.target_at(part)
-    return _latest(sequences, at, length), sequences.codes[at], np.arange(sequences.users)
+    return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at], np.arange(sequences.users)
 
 
 def seen_before(sequences: Sequences, part: HeldOut, user: NDArray[np.int64]) -> Codes:
     """All that each user, (n,), had taken before the part's event, (n, longest), with 0 on the left."""
-    longest = int((sequences.target_at(part) - sequences.offsets[:-1])[user].max())
-    return histories(sequences, part, longest)[0][user]
+    start, end = sequences.offsets[user], sequences.target_at(part)[user]
+    return _latest(sequences, start, end, int((end - start).max()))
 
 
 def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
@@ -117,8 +117,8 @@ def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
 
     Both have 0 on the left where events are lacking: a user's first event is an input only, not a target.
     """
-    end = sequences.target_at("validation")
-    inputs, targets = _latest(sequences, end - 1, length), _latest(sequences, end, length)
+    start, end = sequences.offsets[:-1], sequences.target_at("validation")
+    inputs, targets = _latest(sequences, start, end - 1, length), _latest(sequences, start, end, length)
     targets[inputs == 0] = 0
     return inputs, targets
 
@@ -151,12 +151,12 @@ def rare_target(sequences: Sequences, target: Codes) -> NDArray[np.bool_]:
     return np.asarray(of_it_and_rarer[target] <= _RARE * counts.sum())
 
 
-def _latest(sequences: Sequences, end: NDArray[np.int64], length: int) -> Codes:
-    """Each user's latest events before position `end`, (users,), with 0 on the left, (users, length)."""
+def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:
+    """The latest events from position `start` to before `end`, (n,) each, with 0 on the left, (n, length)."""
     if length < 1:
         raise ValueError(f"the length of a history must be at least 1, but got {length}")
     at = end[:, None] + np.arange(-length, 0)
-    return np.where(at >= sequences.offsets[:-1, None], sequences.codes[np.maximum(at, 0)], 0)
+    return np.where(at >= start[:, None], sequences.codes[np.maximum(at, 0)], 0)
 
 
 def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDArray[np.bool_]:

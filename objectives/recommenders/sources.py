@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.criteo import read_criteo
@@ -13,9 +12,12 @@ from objectives.recommenders.movielens import read_movielens
 from objectives.recommenders.synthetic import synthetic_log
 from objectives.recommenders.table import Schema, read_table
 from objectives.task import Task
+from spaces.canonical import from_plain
 
 # Of a log with hashed values, one that is rarer in train says nothing; its code is that of the unseen.
 _LEAST_OF_CRITEO = 10
+# Of a synthetic log, those that are whole numbers.
+_SIZES = ("rows", "users", "items", "fields")
 
 
 def read_log(task: Task) -> ClickLog:
@@ -28,8 +30,10 @@ def read_log(task: Task) -> ClickLog:
         return read_movielens(fetch(task.source, task.data_sets))
     if kind == "movielens" and path:
         return read_movielens(Path(path))
-    if kind == "table" and path and task.columns is not None:
-        return read_table(Path(path), _schema(task.columns))
+    if kind == "table" and path:
+        if task.columns is None:
+            raise ValueError("data.columns must say what those of a table hold, but got none.")
+        return read_table(Path(path), from_plain(Schema, task.columns))
     if kind == "criteo" and path:
         return read_criteo(Path(path))
     if task.source == "synthetic" and task.synthetic is not None:
@@ -45,11 +49,6 @@ def least_count(source: str) -> int:
     return _LEAST_OF_CRITEO if source.startswith("criteo:") else 1
 
 
-def _schema(columns: Mapping[str, Any]) -> Schema:
-    return Schema(**{name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in columns.items()})
-
-
 def _synthetic(options: Mapping[str, float], seed: int) -> ClickLog:
-    shares = {name: float(value) for name, value in options.items() if name in ("user_turnover", "order")}
-    sizes = {name: int(value) for name, value in options.items() if name not in shares}
-    return synthetic_log(**sizes, seed=seed, **shares)  # type: ignore[arg-type]
+    given = {name: int(value) if name in _SIZES else float(value) for name, value in options.items()}
+    return synthetic_log(**given, seed=seed)  # type: ignore[arg-type]

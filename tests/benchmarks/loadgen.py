@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure import quiet, warm_up
+from objectives.arms import quiet, warm_up
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
 from objectives.measurement.strain import Watch

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure import Load, timed, warm_up
+from objectives.arms import warm_up
 from objectives.measurement.latency import Timings, Window, summarise
 from objectives.measurement.recording import Recording, Search, read_recording, write_recording
 from objectives.measurement.schedule import Traffic
@@ -32,6 +32,7 @@ from objectives.measurement.statistics import ratio_of_percentiles
 from objectives.measurement.strain import DisturbedError
 from objectives.measurement.traffic import BehindError, precise_sleep
 from objectives.record import Latency
+from objectives.timing import Load, timed
 from objectives.serving.engines import Engine, open_engine
 from objectives.serving.pool import Pool
 from spaces.placement import Placement, Seat

@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure import Load, quiet, timed, warm_up
+from objectives.arms import quiet, warm_up
 from objectives.measurement.latency import Window, summarise
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
 from objectives.measurement.strain import DisturbedError
 from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
 from objectives.recommenders.dcn_v2 import BASELINE, Sizes
+from objectives.timing import Load, timed
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
 from spaces.placement import Placement, Route, Seat

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.compression.attention import sparsify
 from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.graph import multiply_adds
+from objectives.recommenders import self_attention
 from objectives.recommenders.sasrec import SASRec, Sizes
 from objectives.recommenders.self_attention import SelfAttention
 from spaces.attention import Attention
@@ -49,8 +49,7 @@ def _every_item(histories: Tensor) -> Tensor:
     return torch.arange(ITEMS + 1).repeat(*histories.shape, 1)
 
 
-@contextmanager
-def _banded(model: SASRec, window: int) -> Iterator[SASRec]:
+def _banded(model: SASRec, window: int) -> SASRec:
     """The full model with an oracle in each attention: torch's own, dense, under a banded mask."""
 
     def attend(module: SelfAttention, args: tuple[Tensor, Tensor, Tensor, int | None], out: Tensor) -> Tensor:
@@ -68,20 +67,27 @@ def _banded(model: SASRec, window: int) -> Iterator[SASRec]:
     dense = copy.deepcopy(model)
     for block in dense.blocks:
         block.attention.register_forward_hook(attend)  # type: ignore[union-attr,arg-type]
-    yield dense
+    return dense
 
 
 # -- what is computed
 
 
+@pytest.fixture(params=[True, False], ids=["in blocks", "at once"])
+def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is computed in blocks of queries always, or, at these sizes, never."""
+    monkeypatch.setattr(self_attention, "WORTHWHILE", -(10**9) if request.param else 10**9)
+
+
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_window_is_a_dense_banded_mask(window: int, blocks: int) -> None:
-    """In both forms; the training form computes in blocks, the serving form shrinks from block to block."""
+    """In both forms: the training form at all positions, the serving form at fewer from block to block."""
     model = _model(blocks)
     narrowed, histories = sparsify(model, Attention(window=window)), _histories(0, 1, 5, LENGTH)
-    with torch.inference_mode(), _banded(model, window) as dense:
-        expected = dense.positions(histories, _every_item(histories))
+    with torch.inference_mode():
+        expected = _banded(model, window).positions(histories, _every_item(histories))
         got = narrowed.positions(histories, _every_item(histories))  # type: ignore[operator]
         assert torch.allclose(got, expected, atol=1e-5)
         for history, scores in zip(histories, expected[:, -1], strict=True):
@@ -89,6 +95,7 @@ def test_a_window_is_a_dense_banded_mask(window: int, blocks: int) -> None:
             assert torch.allclose(served, scores, atol=1e-5)
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(("blocks", "window", "reach"), [(1, 4, 4), (2, 4, 7), (3, 3, 7), (3, 4, 10)])
 def test_the_last_position_depends_on_its_reach(blocks: int, window: int, reach: int) -> None:
     """1 + blocks * (window - 1) positions: an older item changes nothing at all, the oldest within does."""
@@ -131,6 +138,7 @@ def test_training_reads_pieces_of_that_length(history: int) -> None:
         assert torch.allclose(got[0, -1], served, atol=1e-5), "the last is what is served"
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("asked", [Attention(window=5), Attention(history=5), Attention(3, 7)])
 def test_gradients_are_finite_under_padding(asked: Attention) -> None:
     narrowed, histories = sparsify(_model(), asked).train(), _histories(0, 1, 6, LENGTH)
@@ -172,10 +180,8 @@ def test_every_part_that_can_be_narrowed_is() -> None:
 # -- the graph
 
 
-def _graph(model: nn.Module, length: int = LENGTH) -> onnx.ModelProto:
-    graph = to_onnx(model, {"history": _histories(5, length=length), "item": torch.arange(1, 4)})
-    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    return graph
+def _graph(model: nn.Module) -> onnx.ModelProto:
+    return to_onnx(model, {"history": _histories(5), "item": torch.arange(1, 4)}, frozenset({"history"}))
 
 
 def _products(spans: list[int], scores: list[int]) -> int:
@@ -200,8 +206,9 @@ def _products(spans: list[int], scores: list[int]) -> int:
     ids=["all", "window", "history", "both", "in blocks"],
 )
 def test_the_graph_computes_that_much_less(
-    blocks: int, asked: Attention | None, spans: list[int], scores: list[int]
+    monkeypatch: pytest.MonkeyPatch, blocks: int, asked: Attention | None, spans: list[int], scores: list[int]
 ) -> None:
+    monkeypatch.setattr(self_attention, "WORTHWHILE", 0)
     narrowed = _model(blocks) if asked is None else sparsify(_model(blocks), asked)
     graph = _graph(narrowed)
     assert multiply_adds(graph, 20) == _products(spans, scores) + 20 * D
@@ -212,8 +219,9 @@ def test_the_graph_computes_that_much_less(
     assert shape == [1, LENGTH], "the request stays as it was"
 
 
-def test_the_training_form_costs_the_length_times_the_window() -> None:
-    """Products of attention alone: blocks of w queries with 2w - 1 keys, where all with all would be L squared."""
+def test_the_training_form_costs_the_length_times_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of w queries with 2w - 1 keys each, where all with all would be L squared."""
+    monkeypatch.setattr(self_attention, "WORTHWHILE", 0)
 
     class TrainingForm(nn.Module):
         def __init__(self, model: nn.Module) -> None:
@@ -228,3 +236,15 @@ def test_the_training_form_costs_the_length_times_the_window() -> None:
     graph = to_onnx(narrowed, {"history": histories, "candidates": histories.unsqueeze(-1).repeat(1, 1, 2)})
     scores = LENGTH * (2 * window - 1)
     assert multiply_adds(graph, 2) == 2 * (_products([LENGTH] * 3, [scores] * 2) + LENGTH * 2 * D)
+
+
+def test_a_long_history_costs_its_length_and_not_its_square() -> None:
+    """By torch's own count of the products' operations."""
+    model = sparsify(_model(2, 400), Attention(window=4))
+    counts = []
+    for length in (200, 400):
+        histories = _histories(length, length=length)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model.positions(histories, histories.unsqueeze(-1))  # type: ignore[operator]
+        counts.append(counter.get_total_flops())
+    assert counts[1] == 2 * counts[0]

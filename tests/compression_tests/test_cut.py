@@ -130,19 +130,16 @@ def test_embeddings_have_one_row_where_ids_have(graph: onnx.ModelProto) -> None:
 # -- small graphs
 
 
-def _text(body: str, inputs: str = "int64[N] user, int64[N] item", opset: int = 18) -> onnx.ModelProto:
+def _text(body: str, inputs: str = "int64[N] user, int64[N] item") -> onnx.ModelProto:
     """Tables `table` (9, 4), `remap` (9,) of whole numbers, and a matrix."""
     model = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["": {opset}, "com.microsoft": 1]>'
-        f"g ({inputs}) => (float[N] scores) {{ {body} }}"
+        f'<ir_version: 10, opset_import: ["": 18]> g ({inputs}) => (float[N] scores) {{ {body} }}'
     )
     draw = np.random.default_rng(7)
     arrays = {
         "table": draw.normal(size=(9, 4)).astype(np.float32),
         "matrix": draw.normal(size=(4, 1)).astype(np.float32),
         "remap": draw.permutation(9),
-        "codes": draw.integers(0, 256, (9, 8), np.uint8),
-        "scales": draw.normal(size=(9, 1)).astype(np.float32),
         "one": np.array([1]),
         "most": np.array(8),
     }
@@ -151,23 +148,6 @@ def _text(body: str, inputs: str = "int64[N] user, int64[N] item", opset: int = 
 
 
 HEAD = "y = MatMul(x, matrix)\n scores = Squeeze(y, one)"
-
-
-def test_four_bits_in_blocks_are_decoded_with_the_tables() -> None:
-    """Two codes a byte, the low one first, zero at 8."""
-    model = _text(
-        "e = com.microsoft.GatherBlockQuantized<gather_axis = 0, quantize_axis = 1, block_size = 16, bits = 4>"
-        "(codes, item, scales)\n scores = ReduceSum<keepdims = 0>(e, one)",
-        inputs="int64[N] item",
-    )
-    tables, dense = cut_at_tables(model)
-    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    ids = np.array([3, 0, 8])
-    codes = np.stack([arrays["codes"] & 15, arrays["codes"] >> 4], axis=-1).reshape(9, 16).astype(int)
-    got = _onnxruntime(tables, {"item": ids})
-    assert np.allclose(got["e"], ((codes - 8) * arrays["scales"])[ids], atol=1e-5)
-    assert np.allclose(_onnxruntime(dense, got)["scores"], run_onnx(model, {"item": ids}), atol=1e-4)
-    assert [d.dim_value for d in dense.graph.input[0].type.tensor_type.shape.dim][1:] == [16]
 
 
 def test_other_inputs_and_shared_tables_go_where_they_are_read() -> None:

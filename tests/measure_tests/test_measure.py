@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
-from objectives import measure
-from objectives.measure import Arm, Load, quiet, run_rows, timed, warm_up, weigh
+from objectives import timing
+from objectives.arms import Arm, quiet, warm_up
+from objectives.judging import judge, run_rows
 from objectives.measurement import throughput
 from objectives.measurement.latency import Window, time_side_by_side
 from objectives.measurement.recording import read_recording
@@ -33,6 +34,7 @@ from objectives.measurement.strain import DisturbedError, Strain
 from objectives.measurement.traffic import BehindError
 from objectives.record import Artifact
 from objectives.serving.engines import EngineError
+from objectives.timing import Load, timed, weigh
 from spaces.canonical import from_plain
 from spaces.placement import Batching, Lookup, Placement, Route, Seat
 
@@ -129,7 +131,7 @@ class Judged:
     def __init__(self, folder: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch, blur: Mapping[str, float]) -> None:
         self.cache, self.holdout, self.blur = folder / "cache", holdout, blur
         self.opened: list[tuple[Seat, Lookup | None]] = []
-        monkeypatch.setattr(measure, "open_replica", self._open)
+        monkeypatch.setattr(timing, "open_replica", self._open)
 
     def _open(self, file: Path, seat: Seat, lookup: Lookup | None, compute: str) -> Any:
         self.opened.append((seat, lookup))
@@ -144,7 +146,7 @@ class Judged:
         base, ours = _artifact("base"), _artifact("ours")
         arm = Arm("ours/model.onnx", placement, "fp32")
         baseline = (base, Arm("base/model.onnx", Placement(), "fp32"))
-        return measure.judge(self.cache, self.holdout, "validation", "auc", (ours, arm), baseline, 0, 0.95)
+        return judge(self.cache, self.holdout, "validation", "auc", (ours, arm), baseline, 0, 0.95)
 
     def loss(self, blur: float) -> float:
         with np.load(self.holdout / "validation.npz") as arrays:
@@ -249,11 +251,11 @@ class Attempts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception]) -> None:
         self.errors, self.seeds, self.rates = list(errors), list[int](), list[float]()
-        monkeypatch.setattr(measure, "settle", lambda: None)
-        monkeypatch.setattr(measure, "saturation", lambda submit, requests, replicas: np.array([150.0, 160.0]))
-        monkeypatch.setattr(measure, "Pace", lambda submit, requests, share: share * 100)
-        monkeypatch.setattr(measure, "time_side_by_side", self._time)
-        monkeypatch.setattr(measure, "check_calm", self._check)
+        monkeypatch.setattr(timing, "settle", lambda: None)
+        monkeypatch.setattr(timing, "saturation", lambda submit, requests, replicas: np.array([150.0, 160.0]))
+        monkeypatch.setattr(timing, "Pace", lambda submit, requests, share: share * 100)
+        monkeypatch.setattr(timing, "time_side_by_side", self._time)
+        monkeypatch.setattr(timing, "check_calm", self._check)
 
     def _time(self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: float, window: Any, seed: int) -> Any:
         self.rates.append(rate)
@@ -306,8 +308,8 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     def watch() -> Any:
         return SimpleNamespace(strain=lambda: CALM)
 
-    monkeypatch.setattr(measure, "time_side_by_side", partial(time_side_by_side, watch=watch))
-    monkeypatch.setattr(measure, "check_calm", lambda timings, blocks: None)
+    monkeypatch.setattr(timing, "time_side_by_side", partial(time_side_by_side, watch=watch))
+    monkeypatch.setattr(timing, "check_calm", lambda timings, blocks: None)
     monkeypatch.setattr(throughput, "calm_blocks", lambda run, blocks: [run() for _ in range(blocks)])
     monkeypatch.setattr(throughput, "_SATURATION_SECONDS", 0.01)
     monkeypatch.setattr(throughput, "_PROBE_SECONDS", 0.01)
@@ -321,7 +323,7 @@ SMALL = Window(blocks=20, requests=7, service_requests=1)
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
     arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
     load = replace(LOAD, slo_ms=slo_ms)
-    latency, found = measure.time(holdout, arm, arm, load, SMALL, 5, recording)
+    latency, found = timing.time(holdout, arm, arm, load, SMALL, 5, recording)
     assert (latency.requests, latency.blocks, latency.repeated_blocks) == (140, 20, 0)
     assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
     assert latency.candidate.p99_ms is None
@@ -340,7 +342,7 @@ def test_a_provider_that_is_missing_is_an_error(model: Path, holdout: Path, tmp_
     ours = Arm(str(model), Placement(Seat(device="cuda")), "fp32")
     recording = tmp_path / "3.npz"
     with pytest.raises(EngineError, match="asked for CUDAExecutionProvider"):
-        measure.time(holdout, ours, Arm(str(model), ONE_THREAD, "fp32"), LOAD, SMALL, 0, recording)
+        timing.time(holdout, ours, Arm(str(model), ONE_THREAD, "fp32"), LOAD, SMALL, 0, recording)
     assert not recording.exists()
 
 

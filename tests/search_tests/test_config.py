@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from search import sections as module
+from search import space_sections
 from search.config import difference, load, parse, preset_names, settings_digest, write_template
-from search.sections import BudgetConfig, MovieLensData, StudyConfig, SyntheticData, WorkersConfig
+from search.data_sections import MovieLensData, SyntheticData
+from search.sections import BudgetConfig, StudyConfig, WorkersConfig
 from search.study_yaml import ConfigError
 from search.study_yaml import plain as plain_data
 from spaces.distillation import Distillation
@@ -114,7 +116,7 @@ def test_an_empty_mapping_switches_off_and_null_does_not() -> None:
 
 
 def test_a_domain_may_be_given_as_itself() -> None:
-    space = module.SpaceConfig(pruning={"mlp": Float(0.1, 0.9)}, architecture={"size": Choice((1, 2))})
+    space = space_sections.SpaceConfig(pruning={"mlp": Float(0.1, 0.9)}, architecture={"size": Choice((1, 2))})
     assert space == study(space={"pruning": {"mlp": {"low": 0.1, "high": 0.9}}, "architecture": {"size": [1, 2]}}).space
 
 
@@ -748,7 +750,7 @@ def test_the_template_has_every_key() -> None:
 
 
 def test_the_template_says_what_each_choice_may_be() -> None:
-    for word in (*get_args(module.Objective), "auc", "poisson", "dcn-v2", *module._WIDTHS, "bf16"):
+    for word in (*get_args(module.Objective), "auc", "poisson", "dcn-v2", *space_sections._WIDTHS, "bf16"):
         assert word in TEMPLATE
 
 
@@ -868,14 +870,25 @@ SPACES = optional(
     architecture=st.dictionaries(
         NAMES, st.one_of(SCALARS, choices(SCALARS), ranges(st.integers(-(2**40), 2**40)), ranges(FLOATS)), max_size=3
     ),
-    pruning=st.one_of(
-        st.none(), st.dictionaries(NAMES, real_domains(0, 1, exclude_min=True, exclude_max=True), max_size=3)
+    pruning=st.one_of(st.none(), st.dictionaries(NAMES, real_domains(0, 1, exclude_max=True), max_size=3)),
+    pruning_importance=listed("magnitude", st.sampled_from(["taylor", "activation"])),
+    pruning_steps=listed(1, COUNT),
+    low_rank=st.dictionaries(NAMES, listed(1.0, st.floats(0, 1, exclude_min=True)), max_size=3),
+    tables=optional(
+        form=listed("full", st.sampled_from(["shared-rows", "mixed-dimensions"])),
+        own=real_domains(0, 1, exclude_max=True),
+        temperature=real_domains(0, 1),
     ),
+    attention=optional(window=listed(0, COUNT), history=listed(0, COUNT)),
+    quantisation_aware=st.just([False, True]),
     distillation=optional(
-        temperature=real_domains(1, 1e300), teacher_weight=real_domains(0, 1), passes=st.one_of(st.none(), COUNT)
+        temperature=real_domains(1, 1e300),
+        teacher_weight=real_domains(0, 1),
+        feature_weight=real_domains(0, 1e300),
+        passes=st.one_of(st.none(), COUNT),
     ),
     precision=st.dictionaries(
-        NAMES.filter(lambda name: name != "compute"), listed("fp32", st.sampled_from(module._WIDTHS)), max_size=3
+        NAMES.filter(lambda name: name not in ("compute", "calibration")), listed("fp32", st.sampled_from(space_sections._WIDTHS)), max_size=3
     ),
     placement=optional(
         engines=listed("onnxruntime", PLACES),

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed")
 
-from objectives.measure import quiet, warm_up
+from objectives.arms import quiet, warm_up
 from objectives.measurement.traffic import closed_loop
 from objectives.serving.pool import Pool
 from tests.benchmarks import loadgen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def _imports(file: Path) -> Iterator[str]:
 
 def _files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
+
+
+def test_every_package_is_packaged() -> None:
+    made = {folder.parent for package in ALLOWED for folder in (ROOT / package).rglob("__init__.py")}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(settings["packages"]) == {".".join(folder.relative_to(ROOT).parts) for folder in made}
 
 
 @pytest.mark.parametrize("package", ALLOWED)

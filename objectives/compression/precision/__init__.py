@@ -11,14 +11,10 @@ import onnx
 from objectives.compression.export import PREFIX
 from objectives.compression.graph import keep_needed
 from objectives.compression.precision.calibration import Range, Rows, value_ranges
-from objectives.compression.precision.products import block_product as _block_product
-from objectives.compression.precision.products import dynamic_int8 as _dynamic_int8
-from objectives.compression.precision.products import half_product as _half_product
+from objectives.compression.precision.products import block_product, dynamic_int8, half_product
 from objectives.compression.precision.reading import read_widths
 from objectives.compression.precision.static import static_int8, static_products
-from objectives.compression.precision.tables import block_rows as _block_rows
-from objectives.compression.precision.tables import half_rows as _half_rows
-from objectives.compression.precision.tables import int8_rows as _int8_rows
+from objectives.compression.precision.tables import block_rows, half_rows, int8_rows
 from objectives.compression.precision.weights import WidthError, weights
 from spaces.anatomy import Anatomy
 from spaces.precision import STATIC, Precision
@@ -77,11 +73,11 @@ def _asked(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy) -> di
 def _passes() -> dict[str, tuple[_Pass, ...]]:
     """What rewrites the lookups of a weight, and what rewrites its products."""
     return {
-        "int8-dynamic": (_dynamic_int8,),
-        "fp16": (_half_rows, _half_product),
-        "int8": (_int8_rows, partial(_block_product, bits=8)),
-        "int4": (partial(_block_rows, bits=4), partial(_block_product, bits=4)),
-        "int2": (partial(_block_rows, bits=2), partial(_block_product, bits=2)),
+        "int8-dynamic": (dynamic_int8,),
+        "fp16": (half_rows, half_product),
+        "int8": (int8_rows, partial(block_product, bits=8)),
+        "int4": (partial(block_rows, bits=4), partial(block_product, bits=4)),
+        "int2": (partial(block_rows, bits=2), partial(block_product, bits=2)),
     }
 
 
@@ -112,6 +108,7 @@ def _module(weight: str) -> str:
 
 
 def _check_read(asked: Mapping[str, str], read: Mapping[str, str]) -> None:
-    wrong = {name: (width, read.get(name, "none")) for name, width in asked.items() if width != read.get(name)}
+    nothing = "none of its weights"
+    wrong = {name: (width, read.get(name, nothing)) for name, width in asked.items() if width != read.get(name)}
     if wrong:
         raise WidthError("; ".join(f"{g}: asked {a}, but the graph holds {r}" for g, (a, r) in wrong.items()) + ".")

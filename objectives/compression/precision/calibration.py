@@ -31,13 +31,22 @@ def value_ranges(graph: onnx.ModelProto, values: Sequence[str], rows: Rows, rule
 
     Args:
         rows: inputs; where the graph takes the user's inputs once, the rows of one user go through it together
+
+    Raises:
+        ValueError: a value is not finite on some row.
     """
-    given = {name: rows[name] for name in values if name in rows}
-    made = _computed(graph, [name for name in dict.fromkeys(values) if name not in rows], rows)
-    return {name: _RULES[rule](seen.ravel().astype(np.float32, copy=False)) for name, seen in (given | made).items()}
+    seen = {name: rows[name] for name in values if name in rows}
+    seen |= _computed(graph, [name for name in dict.fromkeys(values) if name not in rows], rows)
+    return {name: _range(name, found.ravel().astype(np.float32, copy=False), rule) for name, found in seen.items()}
 
 
-def _computed(graph: onnx.ModelProto, values: Sequence[str], rows: Rows) -> Rows:
+def _range(name: str, values: NDArray[np.float32], rule: Calibration) -> Range:
+    if not np.isfinite(values).all():
+        raise ValueError(f"Calibration rows give finite values, but {name!r} got others.")
+    return _RULES[rule](values)
+
+
+def _computed(graph: onnx.ModelProto, values: Sequence[str], rows: Rows) -> dict[str, NDArray[np.generic]]:
     """What nodes give, flat."""
     import onnxruntime
 
@@ -93,6 +102,8 @@ def _entropy(values: NDArray[np.float32]) -> Range:
     """
     from onnxruntime.quantization.calibrate import HistogramCollector
 
+    if np.abs(values).max() < np.finfo(np.float32).tiny:  # too little for bins
+        return _minmax(values)
     collector = HistogramCollector(
         "entropy", symmetric=False, num_bins=_BINS, num_quantized_bins=_LEVELS, percentile=None, scenario=None
     )

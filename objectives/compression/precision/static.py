@@ -4,8 +4,9 @@ QuantizeLinear and DequantizeLinear are put around each product by hand, not by 
 all ranges were learned no calibration pass is needed, only the products read the rounded values (the library gives
 them to every reader), and operands of more than two axes are taken as those of two are. It also keeps in one place what
 ONNX Runtime 1.32 needs if it is to compute in int8 and not, quietly, in fp32: zero points of weights and biases, which
-the standard lets be left out; for operands of two axes a Gemm, not a MatMul and an Add that it would join; an Add
-between a Gemm and a Relu that no narrow product reads; nought as the low end of what a Relu gives.
+the standard lets be left out; for operands of two axes a Gemm, with a bias even if it is nought, or it would join a
+MatMul with an Add, a Gemm with a Transpose or a Sum; for more axes a bias of three; an Add between a product and a
+Clip, or a Relu that no narrow product reads; nought as the low end of what a Relu gives.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def _narrow(
     scale = _hold_weight(graph, product)
     made = [_widen(f"{product.input[1]}_quantized", f"{product.input[1]}_scale", f"{out}_weight", 1 - transposed)]
     operands, alone = [x.name, f"{out}_weight"], out
-    fused = flat and _is_fused(graph, out, static)
-    codes = None if fused else _bias_codes(graph, bias, x.scale * scale)
+    fused = _is_fused(graph, out, static)
+    codes = None if fused else _bias_codes(graph, bias, x.scale * scale, flat)
     if codes is not None:
         _hold(graph, f"{out}_bias", codes, x.scale * scale)
         made.append(_widen(f"{out}_bias_quantized", f"{out}_bias_scale", f"{out}_bias", 0))
@@ -90,7 +91,23 @@ def _narrow(
     made.append(helper.make_node("Gemm" if flat else "MatMul", operands, [alone], f"{out}_product"))
     if flat:
         made[-1].attribute.append(helper.make_attribute("transB", int(transposed)))
-    return made if alone == out else [*made, _add(graph, alone, bias, out, len(scale))]
+    else:
+        _lift_bias(graph, out)
+    if alone != out and not bias:
+        bias = [f"{out}_nought"]
+        add_initialisers(graph, {bias[0]: np.zeros(len(scale) if flat else (1, 1, len(scale)), np.float32)})
+    return made if alone == out else [*made, helper.make_node("Add", [alone, *bias], [out], f"{out}_add")]
+
+
+def _lift_bias(graph: onnx.ModelProto, out: str) -> None:
+    """A constant that is added to it gets three axes."""
+    held = initialisers(graph)
+    for node in [node for node in readers(graph, out) if node.op_type == "Add"]:
+        for i, name in enumerate(node.input):
+            if name in held and len(held[name].dims) == 1:
+                node.input[i] = f"{name}_lifted"
+                if f"{name}_lifted" not in held:
+                    add_initialisers(graph, {f"{name}_lifted": array(graph, name)[None, None]})
 
 
 def _hold_weight(graph: onnx.ModelProto, product: NodeProto) -> Floats:
@@ -102,20 +119,26 @@ def _hold_weight(graph: onnx.ModelProto, product: NodeProto) -> Floats:
     return scale.ravel()
 
 
-def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats) -> NDArray[np.int32] | None:
-    """None where there is no bias, where it is computed (as the user's half of a product is to the item's), and where
-    a step is so small that its codes would not fit."""
+def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats, flat: bool) -> NDArray[np.int32] | None:
+    """None where it is computed (as the user's half of a product is to the item's), and where a step is so small that
+    its codes would not fit; and a MatMul has none."""
+    if not bias:
+        return np.zeros(step.shape, np.int32) if flat else None
     held = initialisers(graph)
-    if not bias or bias[0] not in held or len(held[bias[0]].dims) != 1:
+    if bias[0] not in held or len(held[bias[0]].dims) != 1:
         return None
     codes = np.rint(array(graph, bias[0]).astype(np.float64) / step)
     return codes.astype(np.int32) if np.abs(codes).max() <= _LARGEST_BIAS else None
 
 
 def _is_fused(graph: onnx.ModelProto, out: str, static: Collection[str]) -> bool:
-    """Whether a Relu reads it that no narrow product reads: the engine would compute the two as one, in fp32."""
-    relus = [node.output[0] for node in readers(graph, out) if node.op_type == "Relu"]
-    return any(not any(node.output[0] in static for node in readers(graph, relu)) for relu in relus)
+    """Whether the engine would compute it together with what reads it, in fp32: a Clip, or a Relu that no narrow
+    product reads."""
+    clipped = [node for node in readers(graph, out) if node.op_type in ("Clip", "Relu")]
+    return any(
+        node.op_type == "Clip" or not any(reader.output[0] in static for reader in readers(graph, node.output[0]))
+        for node in clipped
+    )
 
 
 def _hold(graph: onnx.ModelProto, name: str, codes: NDArray[np.generic], scale: Floats) -> None:
@@ -126,11 +149,3 @@ def _hold(graph: onnx.ModelProto, name: str, codes: NDArray[np.generic], scale: 
 def _widen(codes: str, scale: str, name: str, axis: int) -> NodeProto:
     zero = scale.removesuffix("_scale") + "_zero"
     return helper.make_node("DequantizeLinear", [codes, scale, zero], [name], f"{name}_widen", axis=axis)
-
-
-def _add(graph: onnx.ModelProto, alone: str, bias: Sequence[str], out: str, outputs: int) -> NodeProto:
-    """A bias, or nought, behind a product."""
-    if not bias:
-        bias = [f"{out}_nought"]
-        add_initialisers(graph, {bias[0]: np.zeros(outputs, np.float32)})
-    return helper.make_node("Add", [alone, *bias], [out], f"{out}_add")

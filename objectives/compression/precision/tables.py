@@ -45,8 +45,8 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
 def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
     """A few neighbours in a row share a scale: codes of 4 or 2 bits, decoded by GatherBlockQuantized.
 
-    A row fills whole bytes: columns that this adds are sliced off behind the lookup. The operator takes blocks of a
-    power of two from 16, of which the last may be cut short.
+    A row fills whole bytes: columns that this adds are sliced off behind the lookup. In ONNX Runtime a row may end
+    within a block; OpenVINO reads only rows of whole blocks.
     """
     nodes = lookups(graph, weight)
     if not nodes:

@@ -1,0 +1,79 @@
+"""Two arms of a measurement: a model file and how it is run, with the requests that both are asked."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measurement.traffic import Request, Submit, precise_sleep, saturated
+from objectives.record import rows_of
+from objectives.serving.engines import PREPARED_BY_SIZE
+from objectives.serving.pool import Pool
+from spaces.placement import Placement
+
+_SWITCH_SECONDS = 5e-5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model file and how it is run."""
+
+    model: str
+    placement: Placement
+    compute: str
+
+
+def open_arm(arm: Arm) -> Pool:
+    return Pool.open(Path(arm.model), arm.placement, arm.compute)
+
+
+def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
+    """Buffers grow with the largest request; an engine that prepares kernels by size gets every size once, as it would
+    in its first minutes of service, any other a few."""
+    sizes = {rows_of(request): request for request in requests}
+    ordered = sorted(sizes, reverse=True)
+    places = [place for place in (*placement.seats, placement.lookup) if place is not None]
+    by_size = any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
+    for rows in ordered if by_size else ordered[:: max(1, len(ordered) // 20)]:
+        saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While the clock runs: threads wake on time, a finished replica gets the interpreter at once (the default wait of
+    5 ms would show as latency), and no garbage is collected."""
+    before = sys.getswitchinterval()
+    precise_sleep()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        sys.setswitchinterval(before)
+
+
+@lru_cache(maxsize=1)
+def requests_of(holdout: Path) -> list[Request]:
+    """Those that a builder wrote: of each input the rows of each request."""
+    with np.load(holdout / "requests.npz") as arrays:
+        inputs = named(arrays, "input")
+        parts = {name: itertools.pairwise(arrays[f"offsets.{name}"].tolist()) for name in inputs}
+        cut = {name: [inputs[name][a:b] for a, b in places] for name, places in parts.items()}
+    return [dict(zip(cut, values, strict=True)) for values in zip(*cut.values(), strict=True)]
+
+
+def named(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file whose names begin with the kind and a dot, without that."""
+    return {name.removeprefix(f"{kind}."): arrays[name] for name in arrays if name.startswith(f"{kind}.")}

@@ -1,0 +1,130 @@
+"""Fit: the weights of a candidate, from the baseline's. A builder's stage; takes minutes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from objectives.compression.chain import passes_of, reshape
+from objectives.compression.course import BATCH, Course, Lesson, lessons_of
+from objectives.compression.distillation import distil, predict
+from objectives.compression.importance import Evidence
+from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.transfer import start_from
+from spaces.anatomy import Anatomy
+from spaces.canonical import from_plain, to_plain
+from spaces.distillation import Distillation
+from spaces.weights import Weights
+
+Progress = Callable[[str], None]
+_MODEL, _MADE_OF, _RANGES = "model.pt", "anatomy.json", "ranges.json"
+# Batches that tell what a unit matters.
+_EVIDENCE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A model in its final shape, what it is made of, and the ranges that layers learned to round to, by module."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    ranges: dict[str, tuple[float, float]]
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.model, folder / _MODEL)
+        (folder / _MADE_OF).write_text(json.dumps(to_plain(self.anatomy)))
+        (folder / _RANGES).write_text(json.dumps(self.ranges))
+
+    @staticmethod
+    def load(folder: Path) -> Fitted:
+        # Our own cache: a pruned model has no class that could be rebuilt from sizes alone.
+        model: nn.Module = torch.load(folder / _MODEL, weights_only=False)
+        anatomy = from_plain(Anatomy, json.loads((folder / _MADE_OF).read_text()))
+        ranges = {name: (low, high) for name, (low, high) in json.loads((folder / _RANGES).read_text()).items()}
+        return Fitted(model, anatomy, ranges)
+
+
+def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progress) -> Fitted:
+    """Shape, cut and factorise, then learn from the baseline; the order is that of `compression.chain`.
+
+    Raises:
+        ValueError: a stage that cannot be done on this model, or would change nothing.
+    """
+    given = weights.distillation
+    assert given is not None
+    torch.manual_seed(seed)
+    passes, course = passes_of(weights), _course(recommender, given)
+
+    def learn(model: nn.Module, times: int) -> None:
+        learning = replace(given, passes=times)
+        distil(model, course, recommender.optimizer(model), learning, seed, recommender.model, progress)
+
+    start = _start(recommender, weights)
+    model, anatomy = reshape(
+        start,
+        recommender.anatomy(start),
+        weights,
+        recommender.counts(),
+        lambda: _evidence(recommender, seed),
+        lambda cut: learn(cut, passes.between),
+    )
+    learn(model, passes.plain)
+    if not weights.quantisation_aware:
+        return Fitted(model, anatomy, {})
+    from objectives.compression.quantisation_aware import train_aware  # loads torchao, which takes seconds
+
+    modules = [name for group in weights.quantisation_aware for name in anatomy.group(group).modules]
+    example = next(course.lessons(torch.Generator().manual_seed(seed))).inputs
+    wanted = recommender.hidden if given.feature_weight > 0 else None
+    aware, ranges = train_aware(
+        model, modules, lambda learner: learn(learner, passes.rounding), example, recommender.method, wanted
+    )
+    return Fitted(aware, anatomy, ranges)
+
+
+def _start(recommender: Recommender, weights: Weights) -> nn.Module:
+    if weights.architecture is None:
+        return copy.deepcopy(recommender.model)
+    student = recommender.build(weights.architecture)
+    start_from(student, recommender.model)
+    return student
+
+
+def _course(recommender: Recommender, distillation: Distillation) -> Course:
+    """The teacher's logits are worked out once where each pass has the same rows."""
+    rows = recommender.train_rows()
+    if rows is None:
+        lessons, per_pass = _drawn_anew(recommender), recommender.per_pass
+    else:
+        taught = _taught(recommender) if distillation.teacher_weight > 0 else None
+        lessons, per_pass = lessons_of(*rows, taught, BATCH)
+    return Course(lessons, per_pass, recommender.loss, recommender.outputs, recommender.hidden)
+
+
+def _drawn_anew(recommender: Recommender) -> Callable[[torch.Generator], Iterator[Lesson]]:
+    return lambda generator: (Lesson(inputs, labels) for inputs, labels in recommender.lessons(generator))
+
+
+# One builder serves one study, so one teacher's logits stay in memory.
+_known: dict[str, Tensor] = {}
+
+
+def _taught(recommender: Recommender) -> Tensor:
+    if recommender.key not in _known:
+        _known.clear()
+        rows = recommender.train_rows()
+        assert rows is not None
+        _known[recommender.key] = predict(recommender.model, rows[0], outputs=recommender.outputs)
+    return _known[recommender.key]
+
+
+def _evidence(recommender: Recommender, seed: int) -> Evidence:
+    drawn = islice(recommender.lessons(torch.Generator().manual_seed(seed)), _EVIDENCE)
+    return Evidence(tuple(drawn), recommender.outputs, recommender.loss)

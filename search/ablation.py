@@ -1,0 +1,153 @@
+"""Each technique of a trial taken back, and alone: built, judged and timed beside the model that lacks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from objectives.record import Artifact, Latency, Quality, Throughput
+from objectives.serving.devices import cores_allowed, describe
+from search.ablation_verdict import ablation_document, told
+from search.console import Console
+from search.document import Document
+from search.effects import FACT, KINDS, Ablation, Difference, Effect, Kind, ablations, fact
+from search.jobs import MeterJobs, Side, building
+from search.launch import Session, jobs_of
+from search.remeasure import prepared_of
+from search.study_yaml import ConfigError
+from search.verdict import subject
+from search.workers import JobError, Worker, call
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain
+from spaces.techniques import Technique, techniques
+
+FILE = "ablation.json"
+_DONE_TO_IT = {"without": "taken back", "alone": "alone"}
+
+
+def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, console: Console) -> Document:
+    """Measure what is not measured yet of a trial's techniques; write and give the document.
+
+    Each effect is noted with the study as soon as it is there. One that fails has a reason, the others go on, and the
+    next call tries it again.
+
+    Args:
+        trial: None for the chosen one, else the best compromise on the front
+
+    Raises:
+        ConfigError: there is no such trial, nothing in it to take back, or the study has no baseline or lost its files.
+        JobError: the trial's own model cannot be built again.
+    """
+    found = session.document()
+    jobs = jobs_of(session.config, session.home, prepared_of(session, found))
+    number = _trial(found, trial)
+    candidate = next(candidate for known, candidate, *_ in session.entries() if known == number)
+    parts = techniques(candidate)
+    if not parts:
+        raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
+    known = _known(session, number, candidate, console)
+    bench = _Bench(session, jobs, builder, meter, console)
+    wanted = list(_missing(known, parts))
+    if wanted:
+        chosen = (bench.built(candidate), candidate)
+        for place, (part, kind) in enumerate(wanted, 1):
+            known = known.joined(bench.effect(chosen, part, kind, f"{place} of {len(wanted)}", number))
+            session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
+    document = ablation_document(session.config.name, known, session.study.facts.get("profile"))
+    path = session.home.reports(session.config.name) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return document
+
+
+def _trial(document: Document, trial: int | None) -> int:
+    if trial is None:
+        row = subject(document)
+        if row is None:
+            raise ConfigError(f"STUDY: the front of {document['study']!r} has no point but the baseline")
+        return int(row["trial"])
+    measured = [row["trial"] for row in document["rows"] if row["state"] == "complete" and row["trial"] != 0]
+    if trial not in measured:
+        raise ConfigError(f"--trial: must be a measured trial, one of {measured}, but got {trial}")
+    return trial
+
+
+def _known(session: Session, trial: int, candidate: Candidate, console: Console) -> Ablation:
+    """What an earlier call measured here; timings of another machine are not gone on with."""
+    empty = Ablation(trial, candidate, describe())
+    for before in ablations(session.study.facts):
+        if (before.trial, before.candidate) == (trial, candidate):
+            if before.machine == empty.machine:
+                return before
+            console.say(f"what was measured on {before.machine} is measured again on this machine")
+    return empty
+
+
+def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Technique, Kind]]:
+    for kind in KINDS:
+        for part in parts:
+            effect = known.found(part.name, part.group, kind)
+            if effect is None or effect.difference is None:
+                yield part, kind
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where the two models of a comparison are built and measured, one after the other."""
+
+    session: Session
+    jobs: MeterJobs
+    builder: Worker
+    meter: Worker
+    console: Console
+
+    def built(self, candidate: Candidate) -> Artifact:
+        """A candidate's model file, from the cache where it is there.
+
+        Raises:
+            JobError: it cannot be built.
+        """
+        limits, threads, say = self.session.config.workers, cores_allowed(), self.console.say
+        if candidate.weights.distillation is not None:
+            fit = building(self.jobs.task, candidate, "fit", threads)
+            call(self.builder, "fit", fit, limits.fit_seconds, say)
+        export = building(self.jobs.task, candidate, "export", threads)
+        answer = call(self.builder, "export", export, limits.job_seconds, say)
+        return from_plain(Artifact, answer["artifact"])
+
+    def effect(self, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
+        other = part.without if kind == "without" else part.alone
+        timings = self.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
+        empty = Effect(part.name, part.group, kind, other, reason="not measured")
+        head = f"{empty.name}, {_DONE_TO_IT[kind]}"
+        self.console.say(f"{head} ({place}): building and measuring")
+        try:
+            theirs = (self.built(other), other)
+            baseline = (self.jobs.prepared.baseline, Candidate())
+            pair = (chosen, theirs) if kind == "without" else (theirs, baseline)
+            difference = self._difference(*pair, timings)
+        except (JobError, ValueError) as error:
+            self.console.say(f"{head}: not measured: {error}")
+            return Effect(part.name, part.group, kind, other, reason=str(error))
+        self.console.say(f"{head}: {told(difference)}")
+        return Effect(part.name, part.group, kind, other, difference, timings=timings)
+
+    def _difference(self, with_it: Side, without_it: Side, recording: str) -> Difference:
+        """Of what has a technique to what has not, on the same rows and under the same requests."""
+        config, say = self.session.config, self.console.say
+        judging = self.jobs.judge(*with_it, "validation", 0.95, without_it)
+        judged = call(self.meter, "judge", judging, config.workers.job_seconds, say)
+        timing = self.jobs.time(*with_it, "near", config.seed + 1, recording, without_it)
+        timed = call(self.meter, "time", timing, self.jobs.limit_seconds("near"), say)
+        return Difference(
+            from_plain(Quality, judged["quality"]),
+            from_plain(Latency, timed["latency"]),
+            from_plain(Throughput, timed["throughput"]),
+            with_it[0].model_bytes / without_it[0].model_bytes,
+        )
+
+
+def nothing_measured(document: Document) -> bool:
+    """Whether not one comparison came to numbers."""
+    return not any((part[kind] or {}).get("difference") for part in document["techniques"] for kind in KINDS)
