@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from objectives.record import Artifact, Latency, Quality, Throughput
 from objectives.serving.devices import cores_allowed, describe
-from search.ablation_verdict import ablation_document, told
+from search.ablation_verdict import ablation_document, label, told
 from search.console import Console
 from search.document import Document
 from search.effects import FACT, KINDS, Ablation, Difference, Effect, Kind, ablations, fact
@@ -119,8 +119,7 @@ class _Bench:
     def effect(self, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
         other = part.without if kind == "without" else part.alone
         timings = self.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
-        empty = Effect(part.name, part.group, kind, other, reason="not measured")
-        head = f"{empty.name}, {_DONE_TO_IT[kind]}"
+        head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"
         self.console.say(f"{head} ({place}): building and measuring")
         try:
             theirs = (self.built(other), other)

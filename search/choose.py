@@ -17,6 +17,7 @@ from objectives.task import Task
 from search.document import Document, Row
 from search.front import unit_objectives
 from search.jobs import MeterJobs
+from search.report_slices import slices_markdown
 from search.sections import StudyConfig
 from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
@@ -188,6 +189,7 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "baseline": quality.baseline,
             "rows": quality.rows,
             "users": quality.groups,
+            "slices": to_plain(quality.slices),
             "looks": confirmed.looks,
             "p95_ms": latency.candidate.p95_ms,
             "baseline_p95_ms": latency.baseline.p95_ms,
@@ -253,6 +255,7 @@ def _card(
 | {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
 loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
 
+{slices_markdown(to_plain(quality.slices))}\
 Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}.
 
 | choice | value |

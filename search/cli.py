@@ -115,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     benching.add_argument("--seed", type=int, default=0)
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
     add("remeasure", "time the front's artifacts again on this machine", _remeasure, study)
+    ablating = add(
+        "ablate", "what helped: each technique of a trial taken back, and alone, measured in pairs", _ablate, study
+    )
+    ablating.add_argument(
+        "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
+    )
     add("doctor", "what this machine offers a study, what it lacks and how to get it", _doctor, shared)
     showing = add("ui", "MLflow's UI on the study home", _ui, shared)
     showing.add_argument("--port", type=int, default=5000)
@@ -259,6 +265,35 @@ def _remeasure(options: argparse.Namespace) -> int:
     console.result(conclusion(document))
     console.result(f"written: {home.reports(name) / FILE}")
     return FAILED if all_failed(document) else DONE
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from search.ablation import FILE, ablate, nothing_measured
+    from search.effects import FACT
+    from search.launch import locked, stoppable
+    from search.report_ablation import ablation_table
+    from search.workers import Worker
+
+    console, session = _console(options), _existing(options)
+    name, home = session.config.name, session.home
+    builder = Worker("builder", home.logs(name) / "builder-0.log")
+    meter = Worker("meter", home.logs(name) / "meter.log")
+    with locked(home, name), stoppable():
+        try:
+            document = ablate(session, options.trial, builder, meter, console)
+        finally:
+            builder.kill()
+            meter.kill()
+            if FACT in session.study.facts:
+                session.level(console)
+    console.document(document)
+    console.table(ablation_table(document))
+    for part in document["techniques"]:
+        console.result(f"- {part['label']}: {part['verdict']}")
+    if document["control"]:
+        console.result(document["control"]["sentence"])
+    console.result(f"written: {home.reports(name) / FILE}, {home.reports(name) / 'report.html'}")
+    return FAILED if nothing_measured(document) else DONE
 
 
 def _doctor(options: argparse.Namespace) -> int:

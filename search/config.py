@@ -204,10 +204,22 @@ def _line(detail: ErrorDetails) -> str:
     if "[key]" in detail["loc"]:
         return f"{dotted(place)}: must have text as its key (put it in quotes), {got}"
     if place and place[-1] not in section.model_fields:  # inside a field: a group's widths, or one of them
-        field = {"string_type": "text", "tuple_type": "a list"}.get(detail["type"], field)
+        inner = _INNER.get(detail["type"])
+        field = inner.format(**context) if inner else field
     if detail["type"] == "string_type" and isinstance(detail["input"], (bool, int, float)):
         got += " (put it in quotes)"
     return f"{dotted(place)}: must be {field}, {got}"
+
+
+# What may stand inside a field, by the kind of pydantic's error.
+_INNER = {
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "greater_than_equal": "at least {ge}",
+}
 
 
 def _place(detail: ErrorDetails) -> tuple[str | int, ...]:

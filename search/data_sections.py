@@ -30,7 +30,7 @@ _Column = Annotated[str, Field(min_length=1)]
 
 
 class ColumnsConfig(Section):
-    """What the columns of a table hold. Those that are neither the user's nor the item's are of the moment.
+    """What the columns of a table hold. Features that are neither the user's nor the item's are of the moment.
 
     positive_from None: the label is 0 or 1; else the least that counts as 1, such as 4 stars.
     """
@@ -75,10 +75,11 @@ class ColumnsConfig(Section):
         for place, name in self._places("categorical", "numeric", "multi"):
             if name in ("user", "item"):
                 raise rule(f"must not be called user or item, which are keys here, but got {show(name)}", *place)
+        known = ", ".join(self.features) or "(there are none)"
         for place, name in self._places("of_user", "of_item"):
             if name not in self.features:
-                may_be = f"one of the features {', '.join(self.features)}" if self.features else "absent without features"
-                raise rule(f"must be {may_be}, but got {show(name)}{nearest(name, self.features)}", *place)
+                near = nearest(name, self.features)
+                raise rule(f"must be one of the features {known}, but got {show(name)}{near}", *place)
         if not self.features and self.user is None and self.item is None:
             raise rule("must name a user, an item or a feature, but got none")
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from objectives.record import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
@@ -21,13 +21,16 @@ from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 _WIDTHS: Mapping[str, tuple[str, ...]] = {"table": TABLE_WIDTHS, "linear": LINEAR_WIDTHS, "attention": LINEAR_WIDTHS}
 _ATTENTION = ("window", "history")
 PASSES = 5
-# 0 among them: a group may stay whole while another is pruned.
-RATIOS = Float(0.0, 0.9, step=0.05)
+# 0 leaves a group whole while another is pruned. What is left of a width is rounded to what kernels like, which may be
+# half of it: of a width of two such steps, 0.25 and less round to nothing, and the trial fails. From 0.3 on, every
+# ratio takes something of every width that can be cut; 0.3, 0.6, 0.9 are the three ways to cut one of four steps.
+RATIOS = Choice((0.0, 0.3, 0.45, 0.6, 0.75, 0.9))
 TEMPERATURE = Float(1.0, 8.0, log=True)
 TEACHER_WEIGHT = Float(0.0, 1.0)
 FEATURE_WEIGHT = Choice((0.0,))
 STEPS = Choice((1, 3))
-RANKS = Choice((1.0, 0.5, 0.25, 0.125))
+# Two factors of half the rank are as large as a square layer; those of less are smaller.
+RANKS = Choice((1.0, 0.375, 0.25, 0.125))
 TABLE_FORMS = Choice((FULL, SHARED, MIXED))
 OWN = Float(0.05, 0.5)
 TABLE_TEMPERATURE = Float(0.1, 0.6)
@@ -65,8 +68,8 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         importance=_choice(given.pruning_importance, IMPORTANCES),
         steps=_choice(given.pruning_steps, STEPS.values),
         multiple=kernel_unit(),
-        low_rank={g: d for g, d in _replaced("space.low_rank", ranks, given.low_rank).items() if isinstance(d, Choice)},
-        tables={group.name: _table(given.tables) for group in groups if group.kind == "table"},
+        low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
+        tables=_tables(given.tables, [group.name for group in groups if group.kind == "table"]),
         window=window,
         history=history,
         quantisation_aware=_choice(given.quantisation_aware, (False, True)),
@@ -86,9 +89,16 @@ def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
     return PrecisionSpace(widths, computes, calibrations)
 
 
-def _table(given: TablesConfig) -> TableSpace:
+def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
+    """Those of the groups that may have less than the whole rank."""
+    return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
+
+
+def _tables(given: TablesConfig, groups: Sequence[str]) -> dict[str, TableSpace]:
+    """None where full is the only form."""
     form = TABLE_FORMS if given.form is None else Choice(given.form)
-    return TableSpace(form, given.own or OWN, given.temperature or TABLE_TEMPERATURE)
+    space = TableSpace(form, given.own or OWN, given.temperature or TABLE_TEMPERATURE)
+    return dict.fromkeys(groups, space) if len(form.values) > 1 else {}
 
 
 def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:
@@ -97,6 +107,12 @@ def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) ->
         if given is not None and any(given):
             raise ConfigError(f"space.attention.{name}: the model reads no history, but got {list(given)}")
         return Choice((0,))
+    beyond = [size for size in given or () if size >= history]
+    if beyond:
+        raise ConfigError(
+            f"space.attention.{name}: must be 0 (all) or below the {history} positions of the history, but got "
+            f"{beyond[0]}"
+        )
     if given is None:
         given = (0, *(size for size in (history // 8, history // 4, history // 2) if size > 0))
     return Choice(tuple(dict.fromkeys(given)))

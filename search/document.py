@@ -10,6 +10,8 @@ from optuna.trial import FrozenTrial
 
 from objectives.measurement.footprint import money_per_million
 from objectives.record import Measurement
+from search.ablation_verdict import ablation_document
+from search.effects import ablations
 from search.front import hypervolume, non_dominated, unit_objectives
 from search.sections import StudyConfig
 from search.study import candidate_of, outcome_of, values
@@ -65,8 +67,19 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "front_size": sum(on_front),
         "counts": counts,
         "chosen": facts.get("chosen"),
+        "ablation": _ablation(config.name, rows, facts),
     }
     return found | {"warnings": list(doubts(found))}
+
+
+def _ablation(study: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Document | None:
+    """What helped at the chosen trial, where that was looked at, else at the last one that was."""
+    candidates = {row["trial"]: row["candidate"] for row in rows}
+    # A study begun anew has other candidates under the same numbers.
+    known = [ablation for ablation in ablations(facts) if candidates.get(ablation.trial) == ablation.candidate.id]
+    chosen = (facts.get("chosen") or {}).get("row", {}).get("trial")
+    known.sort(key=lambda ablation: ablation.trial == chosen)
+    return ablation_document(study, known[-1], facts.get("profile")) if known else None
 
 
 def front_numbers(document: Document) -> list[int]:

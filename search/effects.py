@@ -51,10 +51,6 @@ class Effect:
             raise ValueError(f"An effect is measured or has a reason, but got {self.difference}, {self.reason!r}.")
 
     @property
-    def name(self) -> str:
-        return self.technique if self.group is None else f"{self.technique}: {self.group}"
-
-    @property
     def key(self) -> tuple[str, str | None, Kind]:
         return self.technique, self.group, self.kind
 

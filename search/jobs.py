@@ -82,9 +82,12 @@ class MeterJobs:
             "window": to_plain(self._window(length)),
             "seed": seed,
             "recording": f"{self.task.home}/{recording}",
-            # It takes a process of its own: for every trial only where the search needs it.
-            "weighed": length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives)),
+            "weighed": beside is None and self._weighed(candidate, length),
         }
+
+    def _weighed(self, candidate: Candidate, length: Length) -> bool:
+        """It takes a process of its own: for every trial only where the search needs it."""
+        return length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives))
 
     def limit_seconds(self, length: Length) -> float:
         """The longest that a timing may take, what it waits for a calm machine included."""

@@ -18,6 +18,7 @@ from search.console import Console, SearchBar
 from search.data_sections import SyntheticData, TableData
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
+from search.effects import ablations
 from search.explore import Explorer, Told
 from search.home import Home
 from search.jobs import MeterJobs
@@ -63,7 +64,8 @@ class Session:
         found = self.document()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        if self.ledger.level(self.entries(), front_numbers(found)):
+        level = self.ledger.level(self.entries(), front_numbers(found))
+        if level and self.ledger.level_effects(ablations(self.study.facts)):
             self.ledger.log_file(path, "report")
         if self.ledger.trouble:
             console.warn(self.ledger.trouble)

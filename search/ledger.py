@@ -1,7 +1,7 @@
-"""The only mlflow: one parent run a study, one child run a trial, written from the study's own trials.
+"""The only mlflow: one parent run a study, one child run a trial, and one a technique's effect.
 
-The study's database is what counts; the ledger is brought level with it after every trial and at every start, so a kill
-or an absent server costs nothing but a delay.
+All are written from what the study knows. Its database is what counts; the ledger is brought level with it after every
+trial and at every start, so a kill or an absent server costs nothing but a delay.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from objectives.record import Outcome
+from objectives.record import Measurement, Outcome
+from search.effects import Ablation, Difference, Effect
 from spaces.candidate import Candidate
-from spaces.canonical import to_plain
+from spaces.canonical import digest, to_plain
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -62,6 +63,11 @@ class Ledger:
         """One finished run for each entry and none else; front members carry a tag. False while the server is away."""
         self._down_since = None
         return self._try(lambda: self._level(list(entries), set(front)))
+
+    def level_effects(self, ablations: Iterable[Ablation]) -> bool:
+        """One finished run for each effect of a technique and none else; one measured anew replaces the former."""
+        pairs = [(ablation.trial, effect) for ablation in ablations for effect in ablation.effects]
+        return self._try(lambda: self._level_effects({digest(*pair): pair for pair in pairs}))
 
     def log_file(self, path: Path, folder: str) -> None:
         """A file or a folder as an artifact of the parent run."""
@@ -160,9 +166,46 @@ class Ledger:
             self._client.log_artifact(run.info.run_id, str(self._home / outcome.timings), "timings")
         self._client.set_terminated(run.info.run_id, _STATUS[outcome.state])
 
+    def _level_effects(self, wanted: Mapping[str, tuple[int, Effect]]) -> None:
+        kept = set()
+        for run in self._runs("ablation"):
+            name = run.data.tags.get("leanrec.effect", "")
+            if name not in wanted or name in kept or run.info.status == "RUNNING":
+                self._client.delete_run(run.info.run_id)
+            else:
+                kept.add(name)
+        for name, (trial, effect) in wanted.items():
+            if name not in kept:
+                self._write_effect(name, trial, effect)
+
+    def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
+        now = int(time.time() * 1000)
+        what = effect.technique if effect.group is None else f"{effect.technique} {effect.group}"
+        tags = {
+            "mlflow.parentRunId": self._parent or "",
+            "leanrec.role": "ablation",
+            "leanrec.study": self._study,
+            "leanrec.trial": str(trial),
+            "leanrec.effect": name,
+            "technique": effect.technique,
+            "kind": effect.kind,
+            "candidate": effect.other.id,
+            **({} if effect.group is None else {"group": effect.group}),
+            **({} if effect.reason is None else {"reason": effect.reason}),
+        }
+        run = self._client.create_run(
+            self._experiment, start_time=now, run_name=f"trial {trial} {effect.kind}: {what}", tags=tags
+        )
+        self._client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in _difference(effect).items()],
+            params=[Param(key, str(value)) for key, value in effect.other.knobs().items()],
+        )
+        if effect.timings is not None and (self._home / effect.timings).exists():
+            self._client.log_artifact(run.info.run_id, str(self._home / effect.timings), "timings")
+        self._client.set_terminated(run.info.run_id, "FINISHED" if effect.reason is None else "FAILED")
+
     def _level(self, entries: list[Entry], front: set[int]) -> None:
-        if self._parent is None:
-            self._open()
         known = {number for number, *_ in entries}
         children = self._children()
         for number, runs in children.items():
@@ -183,16 +226,24 @@ class Ledger:
 
     def _children(self) -> dict[int, list[Run]]:
         children: dict[int, list[Run]] = {}
+        for run in self._runs("trial"):
+            children.setdefault(int(run.data.tags["leanrec.trial"]), []).append(run)
+        return children
+
+    def _runs(self, role: str) -> list[Run]:
+        """All of a role, page by page."""
+        if self._parent is None:
+            self._open()
+        runs: list[Run] = []
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], "tags.`leanrec.role` = 'trial'", max_results=_PAGE, page_token=token
+                [self._experiment], f"tags.`leanrec.role` = '{role}'", max_results=_PAGE, page_token=token
             )
-            for run in page:
-                children.setdefault(int(run.data.tags["leanrec.trial"]), []).append(run)
+            runs += page
             token = page.token
             if not token:
-                return children
+                return runs
 
     def _resting(self) -> bool:
         return self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
@@ -217,11 +268,18 @@ def _metrics(outcome: Outcome, minutes: float | None) -> dict[str, float]:
         numbers["minutes"] = minutes
     if outcome.artifact is not None:
         numbers["parity"] = outcome.artifact.parity
-    measured = {} if outcome.measurement is None else _flat(to_plain(outcome.measurement))
-    if outcome.measurement is not None:
-        for part in outcome.measurement.quality.slices:
-            measured |= _flat(to_plain(part), f"quality.slice.{_plain_name(part.name)}.")
-    return numbers | {k: float(v) for k, v in measured.items() if isinstance(v, (int, float))}
+    return numbers if outcome.measurement is None else numbers | _measured(outcome.measurement)
+
+
+def _difference(effect: Effect) -> dict[str, float]:
+    return {} if effect.difference is None else _measured(effect.difference)
+
+
+def _measured(record: Measurement | Difference) -> dict[str, float]:
+    found = _flat(to_plain(record))
+    for part in record.quality.slices:
+        found |= _flat(to_plain(part), f"quality.slice.{_plain_name(part.name)}.")
+    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float))}
 
 
 def _plain_name(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from search.report_ablation import ablation_figure, dots
 from search.report_axes import Parallel, parallel
 from search.report_data import Curve, Document, FrontData, front_data, hypervolume_curves
 from search.report_front import FONT, GRID, INK, LOOK, PALETTE, describe_front
@@ -87,6 +88,8 @@ def write_report(document: Document, path: Path) -> None:
     # Lines need two trials and an upright or two to run between.
     if len(knobs.trials) > 1:
         figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
+    if document.get("ablation") and dots(document["ablation"]):
+        figures["ablation"] = _fragment(go.Figure(ablation_figure(document["ablation"])), "ablation-plot")
     text = page(document, verdict(document), figures, get_plotlyjs(), knobs.constant, AXIS_PIXELS * len(knobs.axes))
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

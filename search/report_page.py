@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from search.report_ablation import ablation_section
 from search.report_data import Document, Row, all_rows, front_data, knobs_by_family, metric_of
 from search.report_front import loss_window
+from search.report_html import cell, section, table
+from search.report_slices import slices_section
 from search.report_style import PRINT_SCRIPT, STYLE
 from search.verdict import Verdict, alike_trials
 from search.wording import (
@@ -32,14 +35,16 @@ def page(
     constant: Mapping[str, str],
     knobs_pixels: int,
 ) -> str:
-    """`figures`: HTML fragments by name, `knobs` left out where there is nothing to compare."""
+    """`figures`: HTML fragments by name, `knobs` and `ablation` left out where there is nothing to compare."""
     title = f"{escape(document['study'])}: what compression bought"
     sections = [
         _verdict(document, words),
-        _section("The front", _front_caption(document), f'<figure class="plot">{figures["front"]}</figure>'),
-        _section("The points of the front", "", _front_table(document)),
+        section("The front", _front_caption(document), f'<figure class="plot">{figures["front"]}</figure>'),
+        section("The points of the front", "", _front_table(document)),
+        ablation_section(document.get("ablation"), figures.get("ablation")),
+        slices_section(document),
         _knobs(figures.get("knobs"), constant, knobs_pixels),
-        _section(
+        section(
             "How the search went",
             "Hypervolume is the share of the cube of gains that the front covers: "
             f"{document['hypervolume'] or 0:.3f} at the end. A curve still rising says that more time would pay.",
@@ -47,8 +52,8 @@ def page(
             f'<figure class="plot">{figures["by_trial"]}</figure></div>',
         ),
         _endings(document),
-        _section("How to read this", "", _HOW_TO_READ),
-        _section("How it was measured", "", _method(document)),
+        section("How to read this", "", _HOW_TO_READ),
+        section("How it was measured", "", _method(document)),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -56,12 +61,6 @@ def page(
         f"<title>{title}</title>\n<style>{STYLE}</style>\n<script>{plotly_js}</script>\n</head>\n<body>\n<main>\n"
         f"{''.join(sections)}\n</main>\n<script>{PRINT_SCRIPT}</script>\n</body>\n</html>\n"
     )
-
-
-def _section(title: str, lead: str, body: str) -> str:
-    """`title` and `lead` are text, `body` is HTML."""
-    paragraph = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{paragraph}{body}\n</section>\n"
 
 
 def _verdict(document: Document, words: Verdict) -> str:
@@ -109,7 +108,7 @@ def _front_table(document: Document) -> str:
         return '<p class="note">The baseline has not been measured.</p>'
     front = [row for row in all_rows(document)[1:] if row["on_front"]]
     if not front:
-        alone = _table(_HEADS, [_front_row(baseline, baseline, "baseline")])
+        alone = table(_HEADS, [_front_row(baseline, baseline, "baseline")])
         return f'{alone}<p class="note">No candidate is on the front.</p>'
     front.sort(key=lambda row: float(row["latency_ms"]["p95_ratio"]))
     alike = alike_trials(document, chosen) if chosen else []
@@ -118,7 +117,7 @@ def _front_table(document: Document) -> str:
         tag = "chosen" if row["trial"] == chosen_trial else "≈ chosen" if row["trial"] in alike else ""
         cells.append(_front_row(row, baseline, tag))
     note = '<p class="note">≈ chosen: its intervals overlap those of the chosen point on every objective.</p>'
-    return _table(_HEADS, cells) + (note if len(alike) > 1 else "")
+    return table(_HEADS, cells) + (note if len(alike) > 1 else "")
 
 
 _HEADS = ("trial", "recipe", "p95", "p95 ratio", "throughput", "throughput ratio", "quality loss", "model")
@@ -134,20 +133,13 @@ def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
     return (
         f"{row['trial']}{badge}",
         _recipe(row, baseline),
-        _cell(latency["p95"], column_milliseconds),
-        _cell(latency["p95_ratio"], column_ratio, intervals[0]),
-        _cell(row["throughput_rps"], lambda value: f"{value:,.0f}/s"),
-        _cell(row["throughput_ratio"], column_ratio, intervals[1]),
-        _cell(quality["loss"], column_percent, intervals[2]),
-        _cell(row["model_bytes"], size),
+        cell(latency["p95"], column_milliseconds),
+        cell(latency["p95_ratio"], column_ratio, intervals[0]),
+        cell(row["throughput_rps"], lambda value: f"{value:,.0f}/s"),
+        cell(row["throughput_ratio"], column_ratio, intervals[1]),
+        cell(quality["loss"], column_percent, intervals[2]),
+        cell(row["model_bytes"], size),
     )
-
-
-def _cell(value: float | None, word: Callable[[float], str], interval: Sequence[float] | None = None) -> str:
-    if value is None:
-        return MISSING
-    ends = f"<small>{escape(word(interval[0]))} to {escape(word(interval[1]))}</small>" if interval else ""
-    return f"{escape(word(value))}{ends}"
 
 
 def _recipe(row: Row, baseline: Row) -> str:
@@ -172,13 +164,6 @@ def _pairs(mapping: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in mapping.items())
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """`rows` are HTML cells."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-
-
 def _knobs(figure: str | None, constant: Mapping[str, str], pixels: int) -> str:
     same = f'<p class="note">The same in every trial: {escape(_pairs(constant))}.</p>' if constant else ""
     lead = (
@@ -186,9 +171,9 @@ def _knobs(figure: str | None, constant: Mapping[str, str], pixels: int) -> str:
         f"lose too much lighter. Drag along an upright to pick trials; {MISSING} is a knob that a trial does not have."
     )
     if figure is None:
-        return _section("What was tried", "One trial ran to the end, so there is nothing to compare it with.", same)
+        return section("What was tried", "One trial ran to the end, so there is nothing to compare it with.", same)
     plot = f'<div class="scroll"><figure class="plot" style="min-width:{pixels}px">{figure}</figure></div>'
-    return _section("What was tried", lead, plot + same)
+    return section("What was tried", lead, plot + same)
 
 
 def _endings(document: Document) -> str:
@@ -198,7 +183,7 @@ def _endings(document: Document) -> str:
         if row["state"] != "complete":
             groups.setdefault((row["state"], row["reason"] or "no reason was recorded"), []).append(row["trial"])
     if not groups:
-        return _section("What did not run to the end", "Every trial ran to the end.", "")
+        return section("What did not run to the end", "Every trial ran to the end.", "")
     # Failures before trials that were stopped on purpose.
     ordered = sorted(groups.items(), key=lambda item: (item[0][0] != "failed", -len(item[1])))
     rows = [
@@ -209,8 +194,8 @@ def _endings(document: Document) -> str:
         "A failed trial could not be built or measured; "
         "a stopped one was given up on purpose, to spend its time elsewhere."
     )
-    table = _table(("", "reason", "how many", "trials"), rows).replace("<table>", '<table class="reasons">')
-    return _section("What did not run to the end", lead, table)
+    body = table(("", "reason", "how many", "trials"), rows).replace("<table>", '<table class="reasons">')
+    return section("What did not run to the end", lead, body)
 
 
 def _method(document: Document) -> str:

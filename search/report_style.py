@@ -31,6 +31,11 @@ td { padding: 8px 12px 8px 0; text-align: right; vertical-align: top; white-spac
 td small { display: block; color: var(--muted); font-size: 12px; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 td:nth-child(2) { width: 40%; min-width: 240px; white-space: normal; overflow-wrap: anywhere; }
+table.helped td:nth-child(2) { width: 30%; } table.helped thead tr:last-child th { text-align: right; }
+table.helped thead th[colspan] { border-bottom: 1px solid var(--line); }
+.helped td.missing { text-align: left; white-space: normal; color: var(--muted); }
+.slices :is(th, td):last-child { text-align: left; } .slices :is(th, td):nth-child(2) { text-align: right; }
+table.slices td:nth-child(2) { width: auto; min-width: 0; }
 table.reasons td:nth-child(2) { width: 60%; } .reasons :is(th, td):last-child { min-width: 160px; text-align: left; }
 .reasons td:last-child { white-space: normal; }
 .tag { margin-left: 4px; padding: 1px 7px; font-size: 12px; border: 1px solid var(--muted); border-radius: 9px; }

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
 from search.data_sections import SOURCES, CriteoData, DataConfig, TableData
 from search.section import Listed, Section, rule
 from search.space_sections import SpaceConfig
 from search.study_yaml import show
-from spaces.domains import Scalar
 
 Objective = Literal[
     "latency_p50",
@@ -125,6 +125,14 @@ class WorkersConfig(Section):
     job_seconds: float = Field(default=120.0, gt=0, description="seconds above 0")
 
 
+def _size(value: Any) -> int | str:
+    if type(value) is int and value >= 0:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+(-[0-9]+)*", value):
+        return value
+    raise rule(f"must be a whole number, at least 0, or widths such as 64-32, but got {show(value)}")
+
+
 class StudyConfig(Section):
     """One study, complete and valid; to plain JSON by `model_dump(mode="json")`, back by `parse`."""
 
@@ -134,7 +142,7 @@ class StudyConfig(Section):
         description="at most 100 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
     )
     recommender: Literal["dcn-v2", "dlrm", "sasrec"] = "dcn-v2"
-    sizes: Mapping[str, Scalar] = Field(
+    sizes: Mapping[str, Annotated[int | str, PlainValidator(_size)]] = Field(
         default={}, description="a mapping of those of the baseline's sizes that differ"
     )
     data: DataConfig = Field(description=f"a mapping with a source: {SOURCES}")

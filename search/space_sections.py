@@ -31,8 +31,8 @@ _Wholes = Listed[Annotated[int, Field(ge=0)]] | None
 _Flags = Listed[bool] | None
 
 
-def _wholes(what: str) -> Any:
-    return Field(default=None, description=f"a list of {what}, 0 (none) among them, or null")
+def _wholes(what: str, zero: str = "none") -> Any:
+    return Field(default=None, description=f"a list of {what}, 0 ({zero}) among them, or null")
 
 
 def _flags() -> Any:
@@ -57,8 +57,8 @@ class TablesConfig(Section):
 class AttentionConfig(Section):
     """Positions that a sparse attention looks at; 0: all."""
 
-    window: _Wholes = _wholes("positions")
-    history: _Wholes = _wholes("positions")
+    window: _Wholes = _wholes("positions", "all")
+    history: _Wholes = _wholes("positions", "all")
 
     @field_validator("window", "history")
     @classmethod

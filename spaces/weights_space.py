@@ -134,6 +134,7 @@ class WeightsSpace:
     def _attention(self, suggester: Suggester) -> Attention | None:
         window = pick(self.window, suggester, "attention.window")
         history = pick(self.history, suggester, "attention.history")
+        window = 0 if history and window >= history else window  # it sees all that is read
         return Attention(window or None, history or None) if window or history else None
 
     def _pruning(self, suggester: Suggester) -> Pruning | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,20 @@ def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def rank_of(inputs: int, outputs: int, share: float) -> int | None:
-    """The share of the full rank, to the nearest multiple of 8 that is not 0, else to a whole number from 1; None
-    where two factors would hold as many parameters as the layer."""
+    """The share of the full rank, to the nearest multiple of 8 that is not 0, else to a whole number from 1; to the
+    multiple below where rounding up would lose what the share gains; None where two factors would hold as many
+    parameters as the layer."""
     wanted = share * min(inputs, outputs)
-    rank = round(wanted / _MULTIPLE) * _MULTIPLE or max(1, round(wanted))
-    return rank if rank * (inputs + outputs) < inputs * outputs else None
+    whole = max(1, round(wanted))
+    nearest = round(wanted / _MULTIPLE) * _MULTIPLE or whole
+    below = math.floor(wanted / _MULTIPLE) * _MULTIPLE or whole
+
+    def gains(rank: float) -> bool:
+        return rank * (inputs + outputs) < inputs * outputs
+
+    if gains(nearest):
+        return nearest
+    return below if gains(max(below, wanted)) else None
 
 
 def factorise(model: nn.Module, low_rank: LowRank, anatomy: Anatomy) -> nn.Module:

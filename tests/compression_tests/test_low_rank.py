@@ -71,6 +71,7 @@ def test_no_product_of_that_rank_is_nearer(rows: int, columns: int, seed: int, d
     [
         (400, 400, 0.25, 96), (400, 100, 0.25, 24), (64, 64, 0.25, 16), (64, 64, 0.05, 3), (64, 64, 0.001, 1),
         (10, 10, 0.25, 2), (64, 64, 0.5, None), (400, 400, 0.48, 192), (48, 2, 0.5, 1), (2, 1, 0.5, None),
+        (32, 32, 0.375, 8), (16, 16, 0.375, 6), (24, 24, 0.5, None), (40, 64, 0.7, None),
     ],
 )  # fmt: skip
 def test_ranks_fill_vectors_and_are_worth_two_layers(inputs: int, outputs: int, share: float, rank: int | None) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
-from objectives import timing
+from objectives import judging, timing
 from objectives.arms import Arm, quiet, warm_up
 from objectives.judging import judge, run_rows
 from objectives.measurement import throughput
@@ -68,11 +68,13 @@ def holdout(tmp_path: Path) -> Path:
     folder.mkdir()
     item = random.integers(0, ITEMS, ROWS)
     labels = (WEIGHTS[item] + random.normal(size=ROWS) > 0).astype(np.float32)
-    arrays: dict[str, Any] = {"input.item": item, "labels": labels, "groups": random.integers(0, 40, ROWS)}
+    groups = random.integers(0, 40, ROWS)
+    arrays: dict[str, Any] = {"input.item": item, "labels": labels, "groups": groups}
+    arrays |= {"slice.even items": item % 2 == 0, "slice.nobody": groups < 0}
     np.savez(folder / "validation.npz", **arrays)
     offsets = np.concatenate([[0], np.cumsum(random.permutation(np.arange(1, 31)))])
-    requested: dict[str, Any] = {"input.item": random.integers(0, ITEMS, offsets[-1])}
-    np.savez(folder / "requests.npz", offsets=offsets, **requested)
+    requested: dict[str, Any] = {"input.item": random.integers(0, ITEMS, offsets[-1]), "offsets.item": offsets}
+    np.savez(folder / "requests.npz", **requested)
     return folder
 
 
@@ -86,29 +88,36 @@ class Fake:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         self.parts.append(inputs)
         values = {name: values[:1] if name in self.once else values for name, values in inputs.items()}
-        scores = values["item"] + 1000.0 * values["user"] + 5e4 * values["age"]
-        return np.asarray(scores, dtype=np.float32)
+        liked = values["liked"] @ [2e5, 4e5]
+        return np.asarray(values["item"] + 1000.0 * values["user"] + 5e4 * values["age"] + liked, dtype=np.float32)
 
 
-def _rows(seed: int, count: int, users: int) -> dict[str, NDArray[np.int64]]:
-    """An age goes with no user: both together make the side that is the same in a request."""
+def _rows(seed: int, count: int, users: int) -> dict[str, NDArray[Any]]:
+    """An age and what is liked go with no user: together they make the side that is the same in a request."""
     random = np.random.default_rng(seed)
     sizes = {"user": users, "age": 2, "item": 900}
-    return {name: random.integers(0, size, count) for name, size in sizes.items()}
+    rows: dict[str, NDArray[Any]] = {name: random.integers(0, size, count) for name, size in sizes.items()}
+    return {**rows, "age": rows["age"].astype(np.float32), "liked": random.integers(0, 2, (count, 2))}
 
 
-def _expected(rows: Mapping[str, NDArray[np.int64]]) -> list[float]:
-    return [i + 1000.0 * u + 5e4 * a for i, u, a in zip(rows["item"], rows["user"], rows["age"], strict=True)]
+def _side(rows: Mapping[str, NDArray[Any]]) -> list[tuple[float, ...]]:
+    """Of each row: user, age, what is liked."""
+    return [(*pair, *liked) for *pair, liked in zip(rows["user"], rows["age"], rows["liked"].tolist(), strict=True)]
+
+
+def _expected(rows: Mapping[str, NDArray[Any]]) -> list[float]:
+    sides = zip(rows["item"].tolist(), _side(rows), strict=True)
+    return [i + 1000.0 * u + 5e4 * a + 2e5 * b + 4e5 * c for i, (u, a, b, c) in sides]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 8))
 def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, users: int) -> None:
-    rows, engine = _rows(seed, count, users), Fake(once=["user", "age"])
+    """Codes, numbers and several codes a row alike."""
+    rows, engine = _rows(seed, count, users), Fake(once=["user", "age", "liked"])
     assert run_rows(engine, rows).tolist() == _expected(rows)
-    seen = [(part["user"][0], part["age"][0]) for part in engine.parts]
-    for part in engine.parts:
-        assert len(set(zip(part["user"].tolist(), part["age"].tolist(), strict=True))) == 1
+    assert all(len(set(_side(part))) == 1 for part in engine.parts)
+    seen = [_side(part)[0] for part in engine.parts]
     assert len(set(seen)) == len(seen), "nobody is computed twice"
     assert sum(len(part["item"]) for part in engine.parts) == count
 
@@ -131,7 +140,7 @@ class Judged:
     def __init__(self, folder: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch, blur: Mapping[str, float]) -> None:
         self.cache, self.holdout, self.blur = folder / "cache", holdout, blur
         self.opened: list[tuple[Seat, Lookup | None]] = []
-        monkeypatch.setattr(timing, "open_replica", self._open)
+        monkeypatch.setattr(judging, "open_replica", self._open)
 
     def _open(self, file: Path, seat: Seat, lookup: Lookup | None, compute: str) -> Any:
         self.opened.append((seat, lookup))

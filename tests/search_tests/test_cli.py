@@ -41,6 +41,8 @@ def leanrec(*arguments: str, home: Path, cwd: Path | None = None) -> subprocess.
         (["bench", ".", "--seconds", "0"], ["--seconds", "0"]),
         (["bench", ".", "--rows", "0"], ["--rows", "0"]),
         (["remeasure", "ml-100k"], ["STUDY", "leanrec run"]),
+        (["ablate", "ml-100k"], ["STUDY", "leanrec run"]),
+        (["ablate", "ml-100k", "--trial", "best"], ["--trial", "best"]),
         (["profile", "ml-100x"], ["ml-100x", "ml-100k"]),
         (["ui", "--port", "99999"], ["--port", "99999"]),
         (["fly"], ["fly"]),
@@ -86,13 +88,13 @@ def test_init_writes_a_file_that_validates_and_never_overwrites(tmp_path: Path) 
     assert leanrec("init", "study.yaml", home=tmp_path).returncode == 0
     done = leanrec("validate", "study.yaml", "--json", home=tmp_path)
     assert done.returncode == 0
-    assert json.loads(done.stdout)["quality"]["metric"] == "auc"
+    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01}
     again = leanrec("init", "study.yaml", home=tmp_path)
     assert (again.returncode, len(again.stderr.strip().splitlines())) == (2, 1)
 
 
 @pytest.mark.parametrize(
-    "command", ["data", "run", "status", "front", "report", "choose", "verify", "ui", "init", "validate"]
+    "command", ["data", "run", "status", "front", "report", "choose", "ablate", "verify", "ui", "init", "validate"]
 )
 def test_every_command_has_help(command: str, tmp_path: Path) -> None:
     done = leanrec(command, "--help", home=tmp_path)

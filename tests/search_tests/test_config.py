@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -18,19 +18,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from objectives.recommenders.table import Schema
 from search import sections as module
 from search import space_sections
 from search.config import difference, load, parse, preset_names, settings_digest, write_template
-from search.data_sections import MovieLensData, SyntheticData
+from search.data_sections import ColumnsConfig, CriteoData, MovieLensData, SyntheticData, TableData
 from search.sections import BudgetConfig, StudyConfig, WorkersConfig
 from search.study_yaml import ConfigError
 from search.study_yaml import plain as plain_data
+from spaces.canonical import from_plain
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Float, Integer
+from spaces.low_rank import LowRank
 from spaces.placement import parse_layout
-from spaces.pruning import Pruning
+from spaces.precision import CALIBRATIONS
+from spaces.pruning import IMPORTANCES, Pruning
+from spaces.tables import MixedDimensions, SharedRows
+from spaces.weights_space import FULL, MIXED, SHARED
 
 SMALLEST = {"name": "a-study", "data": {"source": "ml-100k"}}
+SOURCES = "ml-100k, movielens:DIR, table:FILE, criteo:FILE or synthetic"
+COLUMNS = {"label": "clicked", "timestamp": "time", "user": "user_id", "item": "item_id"}
 TEMPLATE = resources.files("search").joinpath("presets", "template.yaml").read_text(encoding="utf-8")
 
 
@@ -52,6 +60,11 @@ def study(**sections: Any) -> StudyConfig:
     return parse({**SMALLEST, **sections})
 
 
+def table(**columns: Any) -> dict[str, Any]:
+    """A section of data in a table."""
+    return {"data": {"source": "table:clicks.csv", "columns": {**COLUMNS, **columns}}}
+
+
 # --- what is read ---
 
 
@@ -67,11 +80,74 @@ def test_only_name_and_source_are_needed() -> None:
 
 
 def test_synthetic_data_have_sizes_and_others_do_not() -> None:
-    data = study(data={"source": "synthetic", "rows": 500, "users": 50}).data
-    assert data == SyntheticData(rows=500, users=50, items=2000, fields=8, user_turnover=0.0)
-    assert refused(study, data={"source": "ml-100k", "rows": 500}) == (
-        "data.rows: unknown key; only data of source synthetic have it (got 500)"
-    )
+    data = study(data={"source": "synthetic", "rows": 500, "users": 50, "order": 0.8}).data
+    assert data == SyntheticData(rows=500, users=50, items=2000, fields=8, user_turnover=0.0, order=0.8)
+    for source in ("ml-100k", "movielens:d", "criteo:day_0"):
+        assert refused(study, data={"source": source, "rows": 500}) == (
+            "data.rows: unknown key; only data of source synthetic have it (got 500)"
+        )
+    line = "data.rows: unknown key; only data of source synthetic have it (got 500)"
+    assert refused(study, data={**table()["data"], "rows": 500}) == line
+
+
+def test_a_table_has_columns_and_others_do_not() -> None:
+    written_as = {
+        "categorical": ["country", "category"],
+        "numeric": "price",
+        "multi": ["tags"],
+        "separator": ";",
+        "of_user": "country",
+        "of_item": ["category", "tags"],
+        "positive_from": 4,
+    }
+    data = study(**table(**written_as)).data
+    assert isinstance(data, TableData) and data.source == "table:clicks.csv"
+    columns = data.columns
+    assert columns.features == ("country", "category", "price", "tags")
+    assert (columns.label, columns.timestamp, columns.user, columns.item) == ("clicked", "time", "user_id", "item_id")
+    assert (columns.of_user, columns.of_item, columns.separator) == (("country",), ("category", "tags"), ";")
+    assert repr(columns.positive_from) == "4.0"
+    smallest = ColumnsConfig(label="y", timestamp="t", user="user")
+    assert (smallest.item, smallest.features, smallest.separator, smallest.positive_from) == (None, (), "|", None)
+    for source in ("ml-100k", "movielens:d", "criteo:day_0", "synthetic"):
+        assert refused(study, data={"source": source, "columns": {}}) == (
+            "data.columns: unknown key; only data of source table have it (got {})"
+        )
+
+
+@pytest.mark.parametrize("columns", [{}, {"categorical": ["c"], "of_user": ["c"]}, {"user": None, "numeric": ["n"]}])
+def test_columns_become_the_schema_that_reads_the_table(columns: dict[str, Any]) -> None:
+    data = study(**table(**columns)).data
+    assert isinstance(data, TableData)
+    schema = from_plain(Schema, data.columns.model_dump(mode="json"))
+    assert (schema.label, schema.user, schema.item) == ("clicked", data.columns.user, "item_id")
+    assert tuple(schema.kinds) == data.columns.features
+
+
+def test_criteos_form_needs_no_more_than_its_file() -> None:
+    assert study(data={"source": "criteo:train.txt"}).data == CriteoData(source="criteo:train.txt")
+
+
+@pytest.mark.parametrize(
+    ("recommender", "given", "metric"),
+    [
+        ("dcn-v2", None, "auc"),
+        ("dlrm", None, "auc"),
+        ("dlrm", "gauc", "gauc"),
+        ("sasrec", None, "ndcg@10"),
+        ("sasrec", "hr@5", "hr@5"),
+        ("sasrec", "ndcg@100", "ndcg@100"),
+    ],
+)
+def test_the_metric_is_the_studys_or_the_familys_own(recommender: str, given: str | None, metric: str) -> None:
+    config = study(recommender=recommender, quality={"metric": given})
+    assert (config.quality.metric, config.metric) == (given, metric)
+
+
+def test_sizes_are_whole_numbers_or_widths() -> None:
+    sizes = {"embedding_dim": 16, "crosses": 0, "mlp": "256-128", "top": "64"}
+    assert study(sizes=sizes).sizes == sizes
+    assert study().sizes == {}
 
 
 def test_frozen() -> None:
@@ -108,11 +184,22 @@ def test_real_knobs_are_floats_however_they_are_written() -> None:
     assert repr(space.distillation.temperature) == repr(Float(1.0, 4.0))
     assert repr(space.distillation.teacher_weight) == repr(Choice((0.0, 1.0)))
     assert space.pruning == {"m": Choice((0.5,))}
+    space = study(
+        space={
+            "low_rank": {"m": [1, 0.25]},
+            "tables": {"own": 0, "temperature": {"low": 0.1, "high": 1}},
+            "distillation": {"feature_weight": [0, 1]},
+        }
+    ).space
+    assert space.low_rank is not None and repr(space.low_rank["m"]) == repr(Choice((1.0, 0.25)))
+    assert repr(space.tables.own) == repr(Choice((0.0,)))
+    assert repr(space.tables.temperature) == repr(Float(0.1, 1.0))
+    assert repr(space.distillation.feature_weight) == repr(Choice((0.0, 1.0)))
 
 
 def test_an_empty_mapping_switches_off_and_null_does_not() -> None:
-    space = study(space={"architecture": {}, "pruning": None}).space
-    assert space.architecture == {} and space.pruning is None
+    space = study(space={"architecture": {}, "low_rank": {}, "pruning": None}).space
+    assert space.architecture == {} and space.low_rank == {} and space.pruning is None
 
 
 def test_a_domain_may_be_given_as_itself() -> None:
@@ -123,6 +210,10 @@ def test_a_domain_may_be_given_as_itself() -> None:
 def test_a_single_width_or_engine_is_a_list_of_one() -> None:
     space = study(space={"precision": {"mlp": "fp32"}, "placement": {"engines": "onnxruntime"}}).space
     assert space.precision == {"mlp": ("fp32",)} and space.placement.engines == ("onnxruntime",)
+    words = {"pruning_importance": "taylor", "tables": {"form": "full"}, "precision": {"calibration": "entropy"}}
+    space = study(space=words).space
+    assert (space.pruning_importance, space.tables.form) == (("taylor",), ("full",))
+    assert space.precision == {"calibration": ("entropy",)}
 
 
 @pytest.mark.parametrize("section", ["quality", "traffic", "slo", "space", "budget", "workers"])
@@ -130,27 +221,33 @@ def test_a_section_with_nothing_in_it_is_its_default(tmp_path: Path, section: st
     assert load(written(tmp_path, f"name: a-study\ndata: {{source: ml-100k}}\n{section}:\n")) == parse(SMALLEST)
 
 
-@pytest.mark.parametrize("knob", ["ratio", "temperature", "teacher_weight"])
+# How a knob's value is written, and the record that it becomes; 0 of a group's units and all of its rank become none.
+BOUNDS: dict[str, tuple[Callable[[float], dict[str, Any]], Callable[[float], object]]] = {
+    "ratio": (lambda v: {"pruning": {"mlp": v}}, lambda v: v == 0 or Pruning((("mlp", v),))),
+    "share": (
+        lambda v: {"low_rank": {"mlp": list(dict.fromkeys([1.0, v]))}},
+        lambda v: v == 1 or LowRank((("mlp", v),)),
+    ),
+    "own": (lambda v: {"tables": {"own": v}}, lambda v: SharedRows("tables", v)),
+    "dimensions": (lambda v: {"tables": {"temperature": v}}, lambda v: MixedDimensions("tables", v)),
+    "temperature": (lambda v: {"distillation": {"temperature": v}}, lambda v: Distillation(v, 0.5, 1)),
+    "teacher_weight": (lambda v: {"distillation": {"teacher_weight": v}}, lambda v: Distillation(1.0, v, 1)),
+    "feature_weight": (lambda v: {"distillation": {"feature_weight": v}}, lambda v: Distillation(1.0, 0.5, 1, v)),
+}
+
+
+@pytest.mark.parametrize("knob", BOUNDS)
 @pytest.mark.parametrize("value", [-0.5, 0.0, 1e-9, 0.5, 0.999, 1.0, 1.5, 50.0])
 def test_bounds_are_those_of_the_records_that_the_knobs_become(knob: str, value: float) -> None:
-    def becomes_a_record() -> bool:
+    def accepted(make: Callable[[], object]) -> bool:
         try:
-            if knob == "ratio":
-                Pruning((("mlp", value),))
-            else:
-                Distillation(**{"temperature": 1.0, "teacher_weight": 0.5, "passes": 1, knob: value})
+            make()
         except ValueError:
             return False
         return True
 
-    def is_read() -> bool:
-        try:
-            study(space={"pruning": {"mlp": value}} if knob == "ratio" else {"distillation": {knob: value}})
-        except ConfigError:
-            return False
-        return True
-
-    assert is_read() == becomes_a_record()
+    written_as, record = BOUNDS[knob]
+    assert accepted(lambda: study(space=written_as(value))) == accepted(lambda: record(value))
 
 
 # --- YAML ---
@@ -200,7 +297,7 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 BAD_FILES = [
     ("", "study.yaml: is empty"),
     ("# nothing\n", "study.yaml: is empty"),
-    ("- a\n- b\n", "study.yaml: must hold a mapping with the keys name, recommender, data, quality"),
+    ("- a\n- b\n", "study.yaml: must hold a mapping with the keys name, recommender, sizes, data, quality"),
     ("just text\n", "study.yaml: must hold a mapping"),
     ("name: a\nquality: {max_loss: 0.01\nslo: {}\n", "study.yaml, line 3: not valid YAML: "),
     ("name: a\n\tseed: 1\n", "study.yaml, line 2: not valid YAML: "),
@@ -259,6 +356,7 @@ def test_no_such_file_and_a_folder(tmp_path: Path) -> None:
 
 # --- fields ---
 
+METRICS = "auc, gauc, ndcg@K, hr@K, or null for the model family's own"
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"name": "My study"},
@@ -273,20 +371,79 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "name: must be at most 100 lower-case letters, digits, '.', '_' and '-', a letter or digit first, b",
     ),
     ({"name": None}, "name: must be at most 100 lower-case"),
-    ({"recommender": "dlrm"}, "recommender: must be dcn-v2, but got 'dlrm'"),
-    ({"recommender": "dcn_v2"}, "recommender: must be dcn-v2, but got 'dcn_v2'; did you mean 'dcn-v2'?"),
-    ({"data": {"source": "ml-1m"}}, "data.source: must be ml-100k, movielens:DIR or synthetic, but got 'ml-1m'"),
+    ({"recommender": "gru4rec"}, "recommender: must be one of dcn-v2, dlrm, sasrec, but got 'gru4rec'"),
     (
-        {"data": {"source": "movielens:"}},
-        "data.source: must be ml-100k, movielens:DIR or synthetic, but got 'movielens:'",
+        {"recommender": "dcn_v2"},
+        "recommender: must be one of dcn-v2, dlrm, sasrec, but got 'dcn_v2'; did you mean 'dcn-v2'?",
     ),
-    ({"data": {"source": 3}}, "data.source: must be ml-100k, movielens:DIR or synthetic, but got 3"),
-    ({"data": {}}, "data.source: missing; must be ml-100k, movielens:DIR or synthetic"),
-    ({"data": None}, "data.source: missing; must be ml-100k, movielens:DIR or synthetic"),
+    ({"sizes": None}, "sizes: must be a mapping of those of the baseline's sizes that differ, but got null"),
     (
-        {"data": "ml-100k"},
-        "data: must be a mapping with a source: ml-100k, movielens:DIR or synthetic, but got 'ml-100k'",
+        {"sizes": {"mlp": [64, 32]}},
+        "sizes.mlp: must be a whole number, at least 0, or widths such as 64-32, but got [6",
     ),
+    ({"sizes": {"mlp": "64x32"}}, "sizes.mlp: must be a whole number, at least 0, or widths such as 64-32, but got '6"),
+    ({"sizes": {"mlp": "64-"}}, "sizes.mlp: must be a whole number, at least 0, or widths such as 64-32, but got '64-"),
+    ({"sizes": {"crosses": 2.0}}, "sizes.crosses: must be a whole number, at least 0, or widths such as 64-32, but go"),
+    ({"sizes": {"crosses": -1}}, "sizes.crosses: must be a whole number, at least 0, or widths such as 64-32, but got"),
+    ({"sizes": {"crosses": True}}, "sizes.crosses: must be a whole number, at least 0, or widths such as 64-32, but g"),
+    ({"sizes": {1: 2}}, "sizes.1: must have text as its key (put it in quotes), but got 1"),
+    ({"data": {"source": "ml-1m"}}, f"data.source: must be {SOURCES}, but got 'ml-1m'"),
+    ({"data": {"source": "movielens:"}}, f"data.source: must be {SOURCES}, but got 'movielens:'"),
+    ({"data": {"source": "tables:x.csv"}}, f"data.source: must be {SOURCES}, but got 'tables:x.csv'"),
+    ({"data": {"source": 3}}, f"data.source: must be {SOURCES}, but got 3"),
+    ({"data": {}}, f"data.source: missing; must be {SOURCES}"),
+    ({"data": None}, f"data.source: missing; must be {SOURCES}"),
+    ({"data": "ml-100k"}, f"data: must be a mapping with a source: {SOURCES}, but got 'ml-100k'"),
+    ({"data": {"source": "criteo:"}}, "data.source: must be criteo:FILE, but got 'criteo:'"),
+    ({"data": {"source": "table:", "columns": COLUMNS}}, "data.source: must be table:FILE, but got 'table:'"),
+    ({"data": {"source": "synthetic:x"}}, "data.source: must be synthetic, but got 'synthetic:x'; did you mean 'synt"),
+    ({"data": {"source": "table:x.csv"}}, "data.columns: missing; must be a mapping that says what the columns hold"),
+    (
+        {"data": {"source": "table:x.csv", "columns": ["label"]}},
+        "data.columns: must be a mapping that says what the columns hold, but got ['label']",
+    ),
+    (
+        {"data": {"source": "table:x.csv", "columns": None}},
+        "data.columns.label: missing; must be the name of a column (and 1 more)",
+    ),
+    (table(label=None), "data.columns.label: must be the name of a column, but got null"),
+    (table(label=""), "data.columns.label: must be the name of a column, but got ''"),
+    (table(timestamp=3), "data.columns.timestamp: must be the name of a column, but got 3 (put it in quotes)"),
+    (table(user=["u"]), "data.columns.user: must be the name of a column, or null, but got ['u']"),
+    (table(categorical=None), "data.columns.categorical: must be a list of columns, but got null"),
+    (table(numeric={"a": 1}), "data.columns.numeric: must be a list of columns, but got {a: 1}"),
+    (table(numeric=["a", 1]), "data.columns.numeric.1: must be text, but got 1 (put it in quotes)"),
+    (table(multi=["a", ""]), "data.columns.multi.1: must be text that is not empty, but got ''"),
+    (table(separator=""), "data.columns.separator: must be text that stands between several values in CSV, but got ''"),
+    (table(positive_from="4"), "data.columns.positive_from: must be a number, or null, but got '4'"),
+    (table(positive_from=math.nan), "data.columns.positive_from: must be a number, or null, but got .nan"),
+    (table(user="clicked"), "data.columns.user: must be another column than label, but got 'clicked'"),
+    (table(item="user_id"), "data.columns.item: must be another column than user, but got 'user_id'"),
+    (table(numeric=["a", "time"]), "data.columns.numeric.1: must be another column than timestamp, but got 'time'"),
+    (
+        table(categorical=["a", "b"], numeric=["b"]),
+        "data.columns.numeric.0: must be another column than categorical.1, but got 'b'",
+    ),
+    (table(multi=["a", "a"]), "data.columns.multi.1: must be another column than multi.0, but got 'a'"),
+    (
+        table(categorical=["a", "user"]),
+        "data.columns.categorical.1: must not be called user or item, which are keys here, but got 'user'",
+    ),
+    (table(multi="item"), "data.columns.multi.0: must not be called user or item, which are keys here, but got 'item'"),
+    (
+        table(categorical=["country"], of_user=["contry"]),
+        "data.columns.of_user.0: must be one of the features country, but got 'contry'; did you mean 'country'?",
+    ),
+    (table(of_item="a"), "data.columns.of_item.0: must be one of the features (there are none), but got 'a'"),
+    (
+        table(categorical=["a", "b"], of_user=["a", "b"], of_item=["b"]),
+        "data.columns.of_item.0: must be another column than of_user.1, but got 'b'",
+    ),
+    (
+        table(categorical=["a"], of_user=["a", "a"]),
+        "data.columns.of_user.1: must be another column than of_user.0, but got 'a'",
+    ),
+    (table(user=None, item=None), "data.columns: must name a user, an item or a feature, but got none"),
     ({"data": {"source": "synthetic", "rows": 0}}, "data.rows: must be a whole number, at least 2, but got 0"),
     ({"data": {"source": "synthetic", "rows": 2.5}}, "data.rows: must be a whole number, at least 2, but got 2.5"),
     (
@@ -302,10 +459,46 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"data": {"source": "synthetic", "user_turnover": 2}},
         "data.user_turnover: must be a number from 0 to 1, but got 2",
     ),
+    ({"data": {"source": "synthetic", "order": -0.1}}, "data.order: must be a number from 0 to 1, but got -0.1"),
     ({"quality": 3}, "quality: must be a mapping with the keys metric, max_loss, but got 3"),
     ({"quality": []}, "quality: must be a mapping with the keys metric, max_loss, but got []"),
-    ({"quality": {"metric": "ndcg"}}, "quality.metric: must be auc, but got 'ndcg'"),
-    ({"quality": {"metric": ["auc"]}}, "quality.metric: must be auc, but got ['auc']"),
+    ({"quality": {"metric": "ndcg"}}, f"quality.metric: must be {METRICS}, but got 'ndcg'"),
+    ({"quality": {"metric": "ndcg@0"}}, f"quality.metric: must be {METRICS}, but got 'ndcg@0'"),
+    ({"quality": {"metric": "auc\n"}}, f"quality.metric: must be {METRICS}, but got 'auc\\n'"),
+    ({"quality": {"metric": ["auc"]}}, f"quality.metric: must be {METRICS}, but got ['auc']"),
+    ({"quality": {"metric": "ndcg@10"}}, "quality.metric: must be auc or gauc for dcn-v2, but got 'ndcg@10'"),
+    (
+        {"recommender": "dlrm", "quality": {"metric": "hr@10"}},
+        "quality.metric: must be auc or gauc for dlrm, but got 'hr@10'",
+    ),
+    (
+        {"recommender": "sasrec", "quality": {"metric": "auc"}},
+        "quality.metric: must be ndcg@K or hr@K for sasrec, but got 'auc'",
+    ),
+    (
+        {"recommender": "sasrec", "quality": {"metric": "gauc"}},
+        "quality.metric: must be ndcg@K or hr@K for sasrec, but got 'gauc'",
+    ),
+    (
+        {"recommender": "sasrec", "data": {"source": "criteo:/x"}},
+        "data.source: must be ml-100k, movielens:DIR, table:FILE or synthetic for sasrec, but got 'criteo:/x'",
+    ),
+    (
+        {"quality": {"metric": "gauc"}, "data": {"source": "criteo:/x"}},
+        "data.source: must be ml-100k, movielens:DIR, table:FILE or synthetic for gauc, but got 'criteo:/x'",
+    ),
+    (
+        {"recommender": "sasrec", **table(user=None)},
+        "data.columns.user: must be the name of a column for sasrec, but got null",
+    ),
+    (
+        {"recommender": "sasrec", **table(item=None)},
+        "data.columns.item: must be the name of a column for sasrec, but got null",
+    ),
+    (
+        {"quality": {"metric": "gauc"}, **table(user=None)},
+        "data.columns.user: must be the name of a column for gauc, but got null",
+    ),
     (
         {"quality": {"max_loss": 0}},
         "quality.max_loss: must be a number above 0 and below 1, such as 0.01 for 1%, but got 0",
@@ -365,8 +558,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"objectives": None}, "objectives: must be a list of one or more different ones of latency_p50"),
     (
         {"space": []},
-        "space: must be a mapping with the keys focus, architecture, pruning, distillation, precision, placement, "
-        "but got []",
+        "space: must be a mapping with the keys focus, architecture, pruning, pruning_importance, pruning_steps, "
+        "low_rank, tables, attention, quantisation_aware, distillation, precision, placement, but got []",
     ),
     (
         {"space": {"architecture": [1]}},
@@ -437,13 +630,94 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"space": {"pruning": 0.5}},
         "space.pruning: must be a mapping of layer group to ratios, {} for no pruning, or null, b",
     ),
-    ({"space": {"pruning": {"mlp": [0.5, 1.0]}}}, "space.pruning.mlp: must be ratios above 0 and below 1"),
-    ({"space": {"pruning": {"mlp": 0}}}, "space.pruning.mlp: must be ratios above 0 and below 1"),
-    ({"space": {"pruning": {"mlp": {"low": 0, "high": 0.5}}}}, "space.pruning.mlp: must be ratios above 0 and below 1"),
-    ({"space": {"pruning": {"mlp": {"low": 0.5, "high": 1}}}}, "space.pruning.mlp: must be ratios above 0 and below 1"),
-    ({"space": {"pruning": {"mlp": "half"}}}, "space.pruning.mlp: must be ratios above 0 and below 1"),
-    ({"space": {"pruning": {"mlp": True}}}, "space.pruning.mlp: must be ratios above 0 and below 1"),
-    ({"space": {"pruning": {"a b\n": 2}}}, "space.pruning.'a b\\n': must be ratios above 0 and below 1"),
+    ({"space": {"pruning": {"mlp": [0.5, 1.0]}}}, "space.pruning.mlp: must be numbers from 0 to below 1"),
+    (
+        {"space": {"pruning": {"mlp": {"low": -0.1, "high": 0.5}}}},
+        "space.pruning.mlp: must be numbers from 0 to below 1",
+    ),
+    ({"space": {"pruning": {"mlp": {"low": 0.5, "high": 1}}}}, "space.pruning.mlp: must be numbers from 0 to below 1"),
+    ({"space": {"pruning": {"mlp": "half"}}}, "space.pruning.mlp: must be numbers from 0 to below 1"),
+    ({"space": {"pruning": {"mlp": True}}}, "space.pruning.mlp: must be numbers from 0 to below 1"),
+    ({"space": {"pruning": {"a b\n": 2}}}, "space.pruning.'a b\\n': must be numbers from 0 to below 1"),
+    ({"space": {"pruning_importance": []}}, "space.pruning_importance: must be different values, but got []"),
+    (
+        {"space": {"pruning_importance": ["tailor"]}},
+        "space.pruning_importance.0: must be one of magnitude, taylor, activation, but got 'tailor'; did you mean 'tay",
+    ),
+    (
+        {"space": {"pruning_importance": ["taylor", "taylor"]}},
+        "space.pruning_importance: must be different values, but got ['taylor', 'taylor']",
+    ),
+    ({"space": {"pruning_steps": []}}, "space.pruning_steps: must be different values, but got []"),
+    ({"space": {"pruning_steps": [1, 0]}}, "space.pruning_steps.1: must be at least 1, but got 0"),
+    ({"space": {"pruning_steps": [3, 3]}}, "space.pruning_steps: must be different values, but got [3, 3]"),
+    ({"space": {"pruning_steps": [1.5]}}, "space.pruning_steps.0: must be a whole number, but got 1.5"),
+    ({"space": {"pruning_steps": 3}}, "space.pruning_steps: must be a list of whole numbers, at least 1, or null, but"),
+    (
+        {"space": {"low_rank": 0.5}},
+        "space.low_rank: must be a mapping of layer group to shares of the rank, {} for none, or null, but got 0.5",
+    ),
+    (
+        {"space": {"low_rank": {"mlp": [0.5]}}},
+        "space.low_rank.mlp: must be a list of shares, 1.0 (the whole rank) among them, but got [0.5]",
+    ),
+    (
+        {"space": {"low_rank": {"mlp": {"low": 0.5, "high": 1}}}},
+        "space.low_rank.mlp: must be a list of shares, 1.0 (the whole rank) among them, but got {low: 0.5, high: 1.0",
+    ),
+    (
+        {"space": {"low_rank": {"mlp": [1, 0]}}},
+        "space.low_rank.mlp: must be numbers above 0 and at most 1, but got 0.0",
+    ),
+    (
+        {"space": {"low_rank": {"mlp": [1, 2]}}},
+        "space.low_rank.mlp: must be numbers above 0 and at most 1, but got 2.0",
+    ),
+    ({"space": {"tables": 3}}, "space.tables: must be a mapping with the keys form, own, temperature, but got 3"),
+    (
+        {"space": {"tables": {"form": ["shared-rows"]}}},
+        "space.tables.form: must be different values, the baseline's full among them, but got ['shared-rows']",
+    ),
+    (
+        {"space": {"tables": {"form": []}}},
+        "space.tables.form: must be different values, the baseline's full among them, but got []",
+    ),
+    (
+        {"space": {"tables": {"form": ["full", "shared"]}}},
+        "space.tables.form.1: must be one of full, shared-rows, mixed-dimensions, but got 'shared'; did you mean 'sha",
+    ),
+    ({"space": {"tables": {"own": 1}}}, "space.tables.own: must be numbers from 0 to below 1, but got 1.0"),
+    (
+        {"space": {"tables": {"temperature": [0, 0.5]}}},
+        "space.tables.temperature: must be numbers above 0 and at most 1, but got 0.0",
+    ),
+    (
+        {"space": {"attention": {"window": [8]}}},
+        "space.attention.window: must be different values, 0 among them, but got [8]",
+    ),
+    (
+        {"space": {"attention": {"window": 8}}},
+        "space.attention.window: must be a list of positions, 0 (all) among them, or null, but got 8",
+    ),
+    ({"space": {"attention": {"window": [0, -1]}}}, "space.attention.window.1: must be at least 0, but got -1"),
+    ({"space": {"attention": {"history": [0, 2.5]}}}, "space.attention.history.1: must be a whole number, but got 2.5"),
+    (
+        {"space": {"attention": {"history": [0, 5, 5]}}},
+        "space.attention.history: must be different values, 0 among them, but got [0, 5, 5]",
+    ),
+    (
+        {"space": {"quantisation_aware": [True]}},
+        "space.quantisation_aware: must be different values, false among them, but got [true]",
+    ),
+    (
+        {"space": {"quantisation_aware": True}},
+        "space.quantisation_aware: must be a list of false and true, false among them, or null, but got true",
+    ),
+    ({"space": {"quantisation_aware": [0, 1]}}, "space.quantisation_aware.0: must be true or false, but got 0 (and 1"),
+    (
+        {"space": {"distillation": {"feature_weight": [0, -1]}}},
+        "space.distillation.feature_weight: must be numbers of at least 0, but got -1.0",
+    ),
     (
         {"space": {"distillation": {"temperature": 0.5}}},
         "space.distillation.temperature: must be numbers of at least 1, bu",
@@ -465,8 +739,20 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "space.distillation.passes: must be a whole number, at least 1, or n",
     ),
     (
-        {"space": {"precision": {"mlp": ["fp32", "int4"]}}},
-        "space.precision.mlp.1: must be one of fp32, int8-dynamic, int8-s",
+        {"space": {"precision": {"mlp": ["fp32", "int3"]}}},
+        "space.precision.mlp.1: must be one of fp32, int8-dynamic, int8-static, int4, fp16, int8, int2, but got 'int3'",
+    ),
+    (
+        {"space": {"precision": {"calibration": ["fp32"]}}},
+        "space.precision.calibration.0: must be one of minmax, entropy, percentile, but got 'fp32'",
+    ),
+    (
+        {"space": {"precision": {"calibration": []}}},
+        "space.precision.calibration: must be different values, but got []",
+    ),
+    (
+        {"space": {"precision": {"calibration": ["entropy", "entropy"]}}},
+        "space.precision.calibration: must be different values, but got ['entropy', 'entropy']",
     ),
     (
         {"space": {"precision": {"mlp": ["fp32", "int8-dinamic"]}}},
@@ -566,10 +852,8 @@ def test_bad_fields(tmp_path: Path, sections: dict[str, Any], start: str) -> Non
 
 def test_missing_fields() -> None:
     assert refused(parse, {"data": {"source": "ml-100k"}}).startswith("name: missing; must be at most 100 lower-case")
-    assert refused(parse, {"name": "a"}) == (
-        "data: missing; must be a mapping with a source: ml-100k, movielens:DIR or synthetic"
-    )
-    assert refused(parse, [1]).startswith("study: must be a mapping with the keys name, recommender, data,")
+    assert refused(parse, {"name": "a"}) == (f"data: missing; must be a mapping with a source: {SOURCES}")
+    assert refused(parse, [1]).startswith("study: must be a mapping with the keys name, recommender, sizes, data,")
 
 
 def test_a_number_as_text_is_hinted_at() -> None:
@@ -615,6 +899,7 @@ def sections(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tup
 KEYS = [
     *sections(StudyConfig),
     *((("data",), name) for name in SyntheticData.model_fields),
+    *((("data", "columns"), name) for name in ColumnsConfig.model_fields),
     *((("space", "pruning", "mlp"), name) for name in ("low", "high", "step", "log")),
 ]
 
@@ -625,6 +910,8 @@ def test_an_unknown_key_names_the_nearest(path: tuple[str, ...], name: str) -> N
     data: dict[str, Any] = json.loads(json.dumps(SMALLEST))
     if path == ("data",):
         data["data"]["source"] = "synthetic"
+    if path == ("data", "columns"):
+        data |= table()
     inner = data
     for key in path:
         inner = inner.setdefault(key, {})
@@ -690,7 +977,7 @@ def test_bad_named_overrides() -> None:
     assert refused(load, "ml-100k", seed=-1).startswith("seed: ")
 
 
-# --- folders of MovieLens ---
+# --- folders and files of data ---
 
 
 def test_a_folder_is_relative_to_the_file_and_stored_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -705,6 +992,27 @@ def test_a_folder_is_relative_to_the_file_and_stored_absolute(tmp_path: Path, mo
         assert isinstance(data, MovieLensData) and data.folder == (tmp_path / "here").resolve()
     data = load("ml-100k").data
     assert isinstance(data, MovieLensData) and data.folder is None
+
+
+@pytest.mark.parametrize("kind", ["table", "criteo"])
+def test_a_file_is_relative_to_the_study_and_stored_absolute(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("studies", "here"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "clicks.csv").touch()
+    columns = f", columns: {json.dumps(COLUMNS)}" if kind == "table" else ""
+    source = written(tmp_path / "studies", f"name: a\ndata: {{source: '{kind}:clicks.csv'{columns}}}\n")
+    monkeypatch.chdir(tmp_path)
+    assert load(source).data.source == f"{kind}:{(tmp_path / 'studies' / 'clicks.csv').resolve()}"
+    given_here = load(source, [f"data.source={kind}:here/clicks.csv"]).data.source
+    assert given_here == f"{kind}:{(tmp_path / 'here' / 'clicks.csv').resolve()}"
+    line = refused(load, source, [f"data.source={kind}:studies"])
+    assert line == f"data.source: must name a file that exists, but got '{kind}:{(tmp_path / 'studies').resolve()}'"
+    assert refused(load, source, [f"data.source={kind}:gone.csv"]).startswith("data.source: must name a file that exis")
+    assert refused(load, source, [f"data.source={kind}:~nobody-of-that-name/x"]).startswith(
+        f"data.source: must be {kind}:FILE, but got"
+    )
 
 
 @pytest.mark.parametrize("folder", ["gone", "study.yaml", "~nobody-of-that-name/x", '"a\\0b"'])
@@ -749,8 +1057,20 @@ def test_the_template_has_every_key() -> None:
     assert study(**yaml.safe_load(example)).data == SyntheticData()
 
 
+def test_the_template_has_every_key_of_a_tables_columns() -> None:
+    commented = TEMPLATE[TEMPLATE.index("  # columns:\n") : TEMPLATE.index("  # For synthetic only:")]
+    example = yaml.safe_load(re.sub(r"^  # ", "", commented, flags=re.MULTILINE))
+    assert set(example["columns"]) == set(ColumnsConfig.model_fields)
+    data = study(data={"source": "table:clicks.csv", **example}).data
+    assert isinstance(data, TableData) and set(data.columns.of_item) < set(data.columns.features)
+
+
 def test_the_template_says_what_each_choice_may_be() -> None:
-    for word in (*get_args(module.Objective), "auc", "poisson", "dcn-v2", *space_sections._WIDTHS, "bf16"):
+    recommenders = get_args(StudyConfig.model_fields["recommender"].annotation)
+    assert recommenders == ("dcn-v2", "dlrm", "sasrec")
+    techniques = (*space_sections._WIDTHS, "bf16", *IMPORTANCES, *CALIBRATIONS, FULL, SHARED, MIXED)
+    metrics, sources = ("auc", "gauc", "ndcg@K", "hr@K"), ("ml-100k", "movielens:DIR", "table:FILE", "criteo:FILE")
+    for word in (*get_args(module.Objective), *metrics, *sources, "poisson", *recommenders, *techniques):
         assert word in TEMPLATE
 
 
@@ -758,11 +1078,16 @@ def test_the_examples_in_the_template_can_be_used() -> None:
     lines = TEMPLATE.replace("# for example: ", "").splitlines()
     examples = [line.strip() for line in TEMPLATE.splitlines() if "# for example: " in line]
     keys = {line.removeprefix("# for example: ").split(":")[0] for line in examples}
-    assert len(examples) == len(keys) == 16
+    assert len(examples) == len(keys) == 25
     with_examples = "\n".join(line for line in lines if not re.match(rf"\s*({'|'.join(keys)}): null", line))
     config = parse(yaml.safe_load(with_examples))
-    assert None not in (config.space.architecture, config.space.pruning, config.space.distillation.temperature)
-    assert config.space.placement.layouts == ("1xauto", "1x1", "2x1")
+    space = config.space
+    for section in (space, space.tables, space.attention, space.distillation, space.placement):
+        unset = {"own", "temperature"} if section is space.tables else {"queue", "deadline_ms"}
+        assert {name for name in keys & set(type(section).model_fields) if getattr(section, name) is None} <= unset
+    assert space.placement.layouts == ("1xauto", "1x1", "2x1")
+    assert space.low_rank == {"mlp": Choice((1.0, 0.25))} and space.pruning_steps == (1, 3)
+    assert space.tables.form == ("full", "shared-rows", "mixed-dimensions") and space.attention.window == (0, 8, 16)
 
 
 def test_the_template_replaces_nothing(tmp_path: Path) -> None:
@@ -809,6 +1134,12 @@ def test_what_may_change_on_resuming() -> None:
         ("space.pruning={}", "space.pruning was null, now {}"),
         ("data={source: synthetic}", "data.source was 'ml-100k', now 'synthetic'"),
         ("slo.ms=3", "slo.ms was null, now 3.0"),
+        ("recommender=dlrm", "recommender was 'dcn-v2', now 'dlrm'"),
+        ("quality.metric=gauc", "quality.metric was null, now 'gauc'"),
+        ("sizes.crosses=2", "sizes.crosses was absent, now 2"),
+        ("space.low_rank.mlp=[1.0, 0.25]", "space.low_rank was null, now {mlp: [1.0, 0.25]}"),
+        ("space.attention.window=[0, 8]", "space.attention.window was null, now [0, 8]"),
+        ("space.pruning_steps=[3]", "space.pruning_steps was null, now [3]"),
     ],
 )
 def test_the_first_difference(override: str, line: str) -> None:
@@ -877,7 +1208,7 @@ SPACES = optional(
     tables=optional(
         form=listed("full", st.sampled_from(["shared-rows", "mixed-dimensions"])),
         own=real_domains(0, 1, exclude_max=True),
-        temperature=real_domains(0, 1),
+        temperature=real_domains(0, 1, exclude_min=True),
     ),
     attention=optional(window=listed(0, COUNT), history=listed(0, COUNT)),
     quantisation_aware=st.just([False, True]),
@@ -888,7 +1219,9 @@ SPACES = optional(
         passes=st.one_of(st.none(), COUNT),
     ),
     precision=st.dictionaries(
-        NAMES.filter(lambda name: name not in ("compute", "calibration")), listed("fp32", st.sampled_from(space_sections._WIDTHS)), max_size=3
+        NAMES.filter(lambda name: name not in ("compute", "calibration")),
+        listed("fp32", st.sampled_from(space_sections._WIDTHS)),
+        max_size=3,
     ),
     placement=optional(
         engines=listed("onnxruntime", PLACES),
@@ -899,6 +1232,17 @@ SPACES = optional(
         queue=MAYBE_COUNT,
     ),
 )
+COLUMN = st.text(min_size=1, max_size=8)
+
+
+def columns_of(names: list[str]) -> dict[str, Any]:
+    """Columns of a table whose names are all different: features of each kind, one the user's and one the item's."""
+    label, timestamp, user, item, *features = (f"{number}{name}" for number, name in enumerate(names))
+    kinds = {kind: features[start::3] for start, kind in enumerate(("categorical", "numeric", "multi"))}
+    owned = {"of_user": features[:1], "of_item": features[1:2]}
+    return {"label": label, "timestamp": timestamp, "user": user, "item": item, **kinds, **owned}
+
+
 STUDIES = st.fixed_dictionaries(
     {
         "name": st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,20}\Z"),
@@ -908,10 +1252,16 @@ STUDIES = st.fixed_dictionaries(
             .filter(lambda t: "\n" not in t)
             .map(lambda t: {"source": f"movielens:/{t}"}),
             st.integers(1, 10**6).map(lambda n: {"source": "synthetic", "rows": n + 1, "users": n}),
+            st.lists(COLUMN, min_size=4, max_size=9).map(
+                lambda names: {"source": "table:/x.csv", "columns": columns_of(names)}
+            ),
+            st.just({"source": "criteo:/x"}),
         ),
         "price_per_hour": POSITIVE,
     },
     optional={
+        "recommender": st.sampled_from(["dcn-v2", "dlrm"]),
+        "sizes": st.dictionaries(NAMES, st.one_of(st.integers(0, 4096), st.just("64-32")), max_size=2),
         "quality": optional(max_loss=st.floats(0, 1, exclude_min=True, exclude_max=True)),
         "traffic": optional(
             load=st.floats(0, 1, exclude_min=True, exclude_max=True),
@@ -960,11 +1310,29 @@ def test_a_difference_is_found_exactly_when_digests_differ(a: dict[str, Any], b:
     st.recursive(SCALARS | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 )
 def test_any_other_data_are_one_line(data: Any) -> None:
-    for section in ("quality", "traffic", "objectives", "space", "seed", "data"):
+    for section in ("recommender", "sizes", "quality", "traffic", "objectives", "space", "seed", "data"):
         try:
             study(**{section: data})
         except ConfigError as error:
             assert len(str(error).splitlines()) == 1 and str(error).split(":")[0].startswith(section)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    st.dictionaries(st.sampled_from(sorted(ColumnsConfig.model_fields)), SCALARS | st.none() | st.lists(SCALARS)),
+    st.lists(st.sampled_from(["a", "b", "user"]), max_size=3),
+)
+def test_any_columns_are_a_schema_or_one_line(columns: dict[str, Any], names: list[str]) -> None:
+    """What the study file lets through is what reads the table."""
+    for given_columns in (columns, {"numeric": names, "of_user": names[:1], "of_item": names[1:], **columns}):
+        try:
+            data = study(**table(**given_columns)).data
+        except ConfigError as error:
+            line = str(error)
+            assert len(line.splitlines()) == 1 and line.startswith("data.columns")
+        else:
+            assert isinstance(data, TableData)
+            from_plain(Schema, data.columns.model_dump(mode="json"))
 
 
 @settings(deadline=None)  # the machine may be busy

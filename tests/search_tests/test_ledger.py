@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ablated import ablation
 from measurements import complete_outcome
 from mlflow.tracking import MlflowClient
 
@@ -108,3 +110,59 @@ def test_a_dead_server_costs_no_trial(tmp_path: Path, uri: str) -> None:
     back = opened(uri, tmp_path)
     assert back.level(entries(1), [])
     assert sorted(runs(uri)) == ["0", "1"]
+
+
+def effect_runs(uri: str) -> dict[tuple[str, str], Any]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'ablation'")
+    named = {(r.data.tags["technique"], r.data.tags["kind"]): r for r in found}
+    assert len(named) == len(found), "one run for each technique and kind"
+    return named
+
+
+def test_an_effect_is_a_child_run_of_its_own(uri: str, tmp_path: Path) -> None:
+    ledger = opened(uri, tmp_path)
+    known = ablation(trial=1)
+    assert ledger.level_effects([known])
+    found = effect_runs(uri)
+    assert len(found) == 8
+    run = found["pruning", "without"]
+    assert run.data.metrics["latency.p95_ratio"] == 0.5
+    assert run.data.metrics["latency.p95_ratio_interval.high"] == 0.54
+    assert run.data.metrics["bytes_ratio"] == 0.5
+    assert run.data.metrics["quality.slice.users with little history.loss_interval.low"] == 0.001
+    assert run.data.tags["leanrec.trial"] == "1"
+    assert run.data.params["precision.tables"] == "int8", "the knobs of the other candidate"
+    assert run.data.params["weights.origin"] == "baseline"
+    parent = MlflowClient(uri).get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["leanrec.role"] == "study"
+    failed = found["engine and threads", "alone"]
+    assert (failed.info.status, failed.data.tags["reason"], failed.data.metrics) == ("FAILED", "it broke", {})
+    assert found["narrower weights", "alone"].data.tags["group"] == "tables"
+
+
+def test_effects_are_levelled_as_trials_are(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half written, measured anew, gone with a study that was begun anew; and the trials' own runs are let be."""
+    ledger, known = opened(uri, tmp_path), ablation()
+    ledger.record(*entries(1)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.level_effects([known])
+    again = opened(uri, tmp_path)
+    assert again.level_effects([known])
+    before = {name: run.info.run_id for name, run in effect_runs(uri).items()}
+    assert all(run.info.status != "RUNNING" for run in effect_runs(uri).values())
+    assert again.level_effects([known])
+    assert {name: run.info.run_id for name, run in effect_runs(uri).items()} == before
+    failed = known.effects[-1]
+    mended = known.joined(replace(failed, difference=known.effects[0].difference, reason=None))
+    assert again.level_effects([mended])
+    after = effect_runs(uri)
+    assert after["engine and threads", "alone"].info.status == "FINISHED"
+    assert {n for n, run in after.items() if run.info.run_id != before[n]} == {("engine and threads", "alone")}
+    assert again.level_effects([])
+    assert effect_runs(uri) == {}
+    assert sorted(runs(uri)) == ["0"]

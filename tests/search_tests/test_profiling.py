@@ -185,7 +185,7 @@ def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Stu
 def test_a_group_that_is_not_searched_anyway_is_not_told(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile()), tmp_path)
     ears: Any = Ears()
-    focused(replace(space(), precision={"mlp": Choice(("fp32", "int8-dynamic"))}), document, ears)
+    focused(replace(space(), precision=PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic"))})), document, ears)
     assert [line.split(":")[1] for line in ears.lines[:-1]] == [" mlp"]
 
 

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ablated import ablated_document, ablation
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 
 from search.report import front_data, front_figure, hypervolume_figure, parallel_figure, write_png, write_report
+from search.report_ablation import ablation_figure, ablation_table, dots
 from search.report_axes import knob_axis, log_steps, parallel
 from search.report_data import hypervolume_curves
 from search.report_front import loss_window
+from search.report_slices import slices_markdown, slices_of
 from search.verdict import doubts
 
 Document = dict[str, Any]
@@ -328,3 +332,103 @@ def test_the_picture_is_a_png(front_document: Document, tmp_path: Path) -> None:
     pytest.importorskip("kaleido")
     write_png(front_document, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_dots_are_the_measured_effects() -> None:
+    found, known = dots(ablated_document()), ablation()
+    measured = [effect for effect in known.effects if effect.difference is not None]
+    assert len(found) == len(measured) == 7
+    for dot in found:
+        effect = next(e for e in measured if dot.label.startswith(e.technique) and e.kind == dot.kind)
+        assert effect.difference is not None
+        latency, quality = effect.difference.latency, effect.difference.quality
+        assert (dot.p95_ratio, dot.p95_ratio_interval) == (latency.p95_ratio, latency.p95_ratio_interval)
+        assert dot.service_p50_ratio_interval == latency.service_p50_ratio_interval
+        assert (dot.loss, dot.loss_interval) == (quality.loss, quality.loss_interval)
+        assert dot.bytes_ratio == effect.difference.bytes_ratio
+
+
+def test_the_effects_are_drawn_at_the_trial_and_alone_side_by_side() -> None:
+    figure = ablation_figure(ablated_document())
+    without, losses, alone, _ = figure["data"]
+    assert [without["name"], alone["name"]] == ["at the trial", "alone"]
+    assert without["x"] == [0.5, 1.0, 1.0, 1.3] and alone["x"] == [0.5, 1.0, 1.0]
+    assert without["x"][0] + without["error_x"]["array"][0] == pytest.approx(0.54)
+    assert without["x"][0] - without["error_x"]["arrayminus"][0] == pytest.approx(0.47)
+    assert losses["x"][0] == pytest.approx(0.4), "in percent"
+    assert all(0 < below - above < 1 for above, below in zip(without["y"], alone["y"], strict=False))
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    assert all(0.47 <= tick <= 1.42 for tick in figure["layout"]["xaxis"]["tickvals"])
+
+
+def test_a_report_says_what_helped_and_who_pays(front_document: Document, choose_trial: Any, tmp_path: Path) -> None:
+    trial = next(row["trial"] for row in front_document["rows"] if row["on_front"] and row["trial"])
+    ablated = ablated_document(trial)
+    slices = ablated["techniques"][0]["without"]["difference"]["quality"]["slices"]
+    front_document |= {"chosen": choose_trial(front_document, trial, (0.001, 0.005)), "ablation": ablated}
+    front_document["chosen"]["confirmed"]["slices"] = slices
+    text, tags = read(front_document, tmp_path)
+    said = " ".join(tags.text)
+    assert text.count("Plotly.newPlot(") == 5
+    assert all(part["verdict"] in said and part["label"] in said for part in ablated["techniques"])
+    assert ablated["control"]["sentence"] in said and "not measured: it broke" in said
+    assert "Who pays" in said and f"AUC of trial {trial} on parts of the test rows" in said
+    assert "all of its labels are alike" in said and "0.10% to 2.30%" in said
+
+
+def test_without_an_ablation_and_slices_nothing_is_said_of_them(front_document: Document, tmp_path: Path) -> None:
+    _, tags = read(front_document, tmp_path)
+    assert not {"What helped", "Who pays"} & set(tags.text)
+
+
+def test_an_ablation_without_a_number_has_no_figure(front_document: Document, tmp_path: Path) -> None:
+    ablated = ablated_document()
+    for part in ablated["techniques"]:
+        part |= {"without": None, "alone": None}
+    text, tags = read(front_document | {"ablation": ablated | {"control": None}}, tmp_path)
+    assert text.count("Plotly.newPlot(") == 4
+    assert tags.text.count("not measured yet") == 8
+
+
+def test_what_an_ablation_names_is_escaped(front_document: Document, tmp_path: Path) -> None:
+    ablated = ablated_document() | {"machine": MALICE}
+    ablated["control"]["sentence"] = MALICE
+    for part in ablated["techniques"]:
+        part |= {"label": MALICE, "verdict": MALICE}
+    ablated["techniques"][-1]["alone"]["reason"] = MALICE
+    for row in front_document["rows"]:
+        row["quality"]["slices"] = [{"name": MALICE, "rows": 1, "groups": 1, "reason": MALICE}
+                                    | dict.fromkeys(("value", "baseline", "loss", "loss_interval"))]  # fmt: skip
+    text, tags = read(front_document | {"ablation": ablated}, tmp_path)
+    assert "<img" not in text and "alert('x')</script>" not in text
+    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 5
+
+
+def test_slices_are_those_of_test_once_chosen(front_document: Document, choose_trial: Any) -> None:
+    rows = [row for row in front_document["rows"] if row["on_front"] and row["trial"]]
+    for row in rows:
+        row["quality"]["slices"] = [{"name": f"of {row['trial']}"}]
+    what, slices = slices_of(front_document)
+    assert "validation" in what and [slices[0]["name"]] == [f"of {what.split()[3]}"], "the best compromise"
+    front_document["chosen"] = choose_trial(front_document, rows[0]["trial"], (0.001, 0.005))
+    assert slices_of(front_document)[1] == rows[0]["quality"]["slices"], "a choice that told no slices of test"
+    front_document["chosen"]["confirmed"]["slices"] = []
+    what, slices = slices_of(front_document)
+    assert what.endswith(f"trial {rows[0]['trial']} on parts of the test rows") and not slices
+
+
+def test_the_card_has_a_line_for_each_slice() -> None:
+    slices = ablated_document()["techniques"][0]["without"]["difference"]["quality"]["slices"]
+    assert slices_markdown(slices).splitlines()[2:] == [
+        "| users with little history | 50 | 0.7000 | 0.7100 | +1.20% [+0.10%, +2.30%] |",
+        "| rare items | 50 | – | – | not told: all of its labels are alike |",
+        "",
+    ]
+    assert slices_markdown([]) == ""
+
+
+def test_the_table_of_effects_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=200).print(ablation_table(ablated_document()))
+    shown = capsys.readouterr().out
+    assert shown.count("at the trial") == 4 and "alone, not measured: it broke" in shown
+    assert "0.500 [0.470, 0.540]" in shown and "+0.40% [+0.10%, +0.70%]" in shown

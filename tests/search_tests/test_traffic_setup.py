@@ -13,8 +13,11 @@ import pytest
 
 from objectives.measurement.request_log import RequestLog, read_request_log, read_trace
 from objectives.measurement.schedule import Traffic, gaps
-from objectives.recommenders import builtin
-from objectives.recommenders.builtin import DCNV2Recommender, open_dataset
+from objectives.recommenders import requests as drawing
+from objectives.recommenders.features import encode
+from objectives.recommenders.pointwise import PointwiseRecommender
+from objectives.recommenders.sources import read_log
+from objectives.recommenders.split import split_in_time
 from search import traffic as module
 from search.config import parse
 from search.home import Home
@@ -180,12 +183,13 @@ def test_the_rows_of_a_log_are_those_of_the_requests(
     tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In their order, round and round, cut at the most."""
-    monkeypatch.setattr(builtin, "REQUESTS", 12)
+    monkeypatch.setattr(drawing, "REQUESTS", 12)
     log = logged(tmp_path / "own.csv", rows=SIZES)
     task = task_of(study(rows={"file": str(log), "median": 20, "max": 50}), home)
     assert task.rows_trace == str(traces(home)[0])
-    dataset = open_dataset(task)
-    recommender = DCNV2Recommender(dataset, cast(Any, None), task, {})
+    clicks = read_log(task)
+    dataset = encode(clicks, split_in_time(clicks))
+    recommender = PointwiseRecommender(dataset, cast(Any, None), task, {}, "key")
     requests = list(recommender.requests(seed=4))
     assert [len(request["item"]) for request in requests] == [3, 40, 12, 50, 7, 3, 40, 12, 50, 7, 3, 40]
     assert all(len(set(map(len, request.values()))) == 1 for request in requests)

@@ -1,0 +1,195 @@
+"""Candidates at random, all the way: fitted in a step or two, exported, opened as they are placed, and asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import optuna
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from objectives import build
+from objectives.arms import requests_of
+from objectives.fitting import Fitted
+from objectives.recommenders.builtin import open_builtin
+from objectives.recommenders.protocol import Batch, Recommender
+from objectives.recommenders.synthetic import synthetic_log
+from objectives.record import Artifact, Prepared
+from objectives.serving.pool import Pool
+from objectives.task import Task
+from search.defaults import space_for
+from search.space_sections import SpaceConfig
+from spaces.candidate import Candidate
+from spaces.space import SearchSpace
+from spaces.weights import Weights
+from tests.recommenders_tests.mixed_fields import lively
+
+Request = Mapping[str, NDArray[Any]]
+LESSON_ROWS = 32
+COLUMNS = {
+    "label": "label", "timestamp": "timestamp", "user": "user", "item": "item", "categorical": ["hour"],
+    "numeric": ["age"], "multi": ["tags"], "of_user": ["age"], "of_item": ["tags"],
+}  # fmt: skip
+# What a technique says that would leave its group as it is.
+NOTHING_TO_GAIN = re.compile(r"nothing to gain|rounds to none")
+
+
+class Brief:
+    """A recommender of which little is to be learned: a pass is one small batch. All else is the recommender's own."""
+
+    per_pass = 1
+
+    def __init__(self, whole: Recommender) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def train_rows(self) -> Batch | None:
+        rows = self._whole.train_rows()
+        return None if rows is None else _few(rows)
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        return map(_few, islice(self._whole.lessons(generator), self.per_pass))
+
+
+def _few(batch: Batch) -> Batch:
+    inputs, labels = batch
+    return {name: values[:LESSON_ROWS] for name, values in inputs.items()}, labels[:LESSON_ROWS]
+
+
+@contextmanager
+def brief_training() -> Iterator[None]:
+    """Within, a builder opens recommenders that were hardly trained, whose every part shows, and that are brief."""
+
+    def opened(task: Task, progress: build.Progress) -> Brief:
+        whole = open_builtin(task, progress)
+        lively(whole.model)
+        return Brief(whole)
+
+    def once_over(*given: Any, **named: Any) -> Any:
+        return train(*given, **named, most_epochs=1)
+
+    from objectives.recommenders.training import train_to_optimum as train
+
+    with (
+        patch("objectives.recommenders.pointwise.train_to_optimum", once_over),
+        patch("objectives.recommenders.sequential.train_to_optimum", once_over),
+        patch("objectives.build.open_builtin", opened),
+    ):
+        yield
+
+
+def write_table(path: Path, rows: int, users: int, items: int) -> None:
+    """A synthetic log as Parquet, with numbers and sets beside the categories."""
+    log, random = synthetic_log(rows, users, items, fields=3), np.random.default_rng(0)
+    assert log.user is not None and log.item is not None
+    tags = [[f"t{tag}" for tag in random.choice(20, random.integers(1, 4), replace=False)] for _ in range(items)]
+    table = {
+        "user": log.user, "item": log.item, "timestamp": log.timestamp, "label": log.label, **log.columns,
+        "age": random.normal(40, 9, users)[log.user], "tags": [tags[item] for item in log.item],
+    }  # fmt: skip
+    pl.DataFrame(table).write_parquet(path)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A prepared recommender, its space, and requests of few rows and of many."""
+
+    task: Task
+    prepared: Prepared
+    space: SearchSpace
+    requests: tuple[Request, Request]
+
+    @classmethod
+    def open(cls, task: Task, config: Mapping[str, Any]) -> Shop:
+        prepared = build.prepare(task, _quiet)
+        space = space_for(SpaceConfig.model_validate(config), prepared, task.rows_median)
+        by_rows = sorted(requests_of(Path(prepared.holdout)), key=lambda request: len(request["item"]))
+        return cls(task, prepared, space, (by_rows[0], by_rows[-1]))
+
+    def candidates(self, count: int, seed: int) -> list[Candidate]:
+        """One engine computes in bf16 and another reads packed widths, so that nothing runs both: drawn anew."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+        drawn = (self.space.suggest(study.ask()) for _ in range(10 * count))
+        runnable = (c for c in drawn if not (c.precision.packed and c.precision.compute == "bf16"))
+        return list(islice(runnable, count))
+
+    def fitted(self, weights: Weights) -> Fitted:
+        """By a builder's own stage and cache.
+
+        Raises:
+            ValueError: a technique cannot be applied, or would change nothing.
+        """
+        build.fit(self.task, weights, _quiet)
+        return build._fitted(self.task, build._open(self.task, _quiet), weights)
+
+    def model(self, artifact: Artifact) -> Path:
+        return Path(self.task.home) / artifact.path
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How far a candidate came: to the scores of each request, or to a technique's refusal to leave a group as it is.
+
+    seconds: by stage
+    """
+
+    candidate: Candidate
+    seconds: Mapping[str, float]
+    artifact: Artifact | None = None
+    scores: tuple[NDArray[np.float32], ...] = ()
+    refusal: str | None = None
+
+
+def walk(shop: Shop, candidate: Candidate) -> Walk:
+    """
+    Raises:
+        Exception: whatever stops it but a refusal that names the group.
+    """
+    seconds: dict[str, float] = {}
+    placement = candidate.placement
+    try:
+        with _clocked(seconds, "fit"):
+            build.fit(shop.task, candidate.weights, _quiet)
+    except ValueError as error:
+        groups = [repr(group.name) for group in shop.prepared.anatomy.groups]
+        if not NOTHING_TO_GAIN.search(str(error)) or not any(name in str(error) for name in groups):
+            raise
+        return Walk(candidate, seconds, refusal=str(error))
+    with _clocked(seconds, "export"):
+        form = build.Form(placement.user_once, placement.lookup is not None)
+        artifact, _ = build.export(shop.task, candidate.weights, candidate.precision, form, _quiet)
+    with _clocked(seconds, "serve"), Pool.open(shop.model(artifact), placement, candidate.precision.compute) as pool:
+        scores = tuple(pool.submit(request).result() for request in shop.requests)
+    return Walk(candidate, seconds, artifact, scores)
+
+
+def told(candidate: Candidate) -> str:
+    """Its choices, to be read beside a failure."""
+    return json.dumps(candidate.knobs())
+
+
+@contextmanager
+def _clocked(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[stage] = time.monotonic() - start
+
+
+def _quiet(line: str) -> None:
+    pass

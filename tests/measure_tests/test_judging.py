@@ -1,0 +1,189 @@
+"""Judging users by the rank of what came next, and rows by slice, on an engine whose scores are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from objectives import judging
+from objectives.arms import Arm, named, requests_of
+from objectives.judging import judge
+from objectives.record import Artifact, Quality
+from spaces.placement import Placement, Route, Seat
+
+USERS, ITEMS, LENGTH = 90, 40, 5
+# How far each arm's file is from the truth.
+BLUR = {"base": 0.1, "ours": 0.6, "worse": 2.0}
+TASTE = np.random.default_rng(0).normal(size=(ITEMS + 1, ITEMS + 1))
+NOISE = np.random.default_rng(1).normal(size=(ITEMS + 1, ITEMS + 1))
+
+
+def _scores(latest: int, items: NDArray[np.int64], blur: float) -> NDArray[np.float32]:
+    return (TASTE[latest, items] + blur * NOISE[latest, items]).astype(np.float32)
+
+
+class Engine:
+    """Scores items by the latest one of a history, which is given once."""
+
+    once = frozenset({"history"})
+
+    def __init__(self, blur: float, asked: list[tuple[tuple[int, ...], int]]) -> None:
+        self.blur, self.asked = blur, asked
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        assert set(inputs) == {"history", "item"}
+        self.asked.append((inputs["history"].shape, len(inputs["item"])))
+        return _scores(int(inputs["history"][0, -1]), inputs["item"], self.blur)
+
+
+def _users() -> dict[str, NDArray[Any]]:
+    """What comes next is often what the latest item leads to, and never something that was taken before."""
+    random = np.random.default_rng(2)
+    seen = np.array([random.permutation(np.arange(1, ITEMS + 1))[:12] for _ in range(USERS)])
+    seen[::3, :6] = 0  # shorter histories, padded on the left
+    labels = np.empty(USERS, dtype=np.int64)
+    for user in range(USERS):
+        free = np.setdiff1d(np.arange(1, ITEMS + 1), seen[user])
+        liking = TASTE[seen[user, -1], free] + random.normal(size=len(free))
+        labels[user] = free[np.argmax(liking)]
+    return {
+        "input.history": seen[:, -LENGTH:],
+        "labels": labels,
+        "groups": np.arange(USERS),
+        "seen": seen,
+        "items": np.arange(1, ITEMS + 1),
+        "slice.short": np.arange(USERS) % 3 == 0,
+        "slice.nobody": np.zeros(USERS, dtype=bool),
+    }
+
+
+@pytest.fixture
+def asked() -> list[tuple[tuple[int, ...], int]]:
+    return []
+
+
+@pytest.fixture
+def holdout(tmp_path: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    def opened(file: Path, seat: Seat, lookup: object, compute: str) -> Any:
+        return Engine(BLUR["worse" if seat.engine == "openvino" else file.parent.name], asked)
+
+    monkeypatch.setattr(judging, "open_replica", opened)
+    folder = tmp_path / "holdout"
+    folder.mkdir()
+    np.savez(folder / "test.npz", **_users())
+    return folder
+
+
+def _judge(holdout: Path, metric: str, ours: str = "ours", placement: Placement | None = None) -> tuple[Quality, bool]:
+    def pair(name: str, placement: Placement) -> tuple[Artifact, Arm]:
+        return Artifact(name, f"{name}/model.onnx", {}, 1, 0.0), Arm(f"{name}/model.onnx", placement, "fp32")
+
+    cache = holdout.with_name("cache")
+    candidate, baseline = pair(ours, placement or Placement()), pair("base", Placement())
+    return judge(cache, holdout, "test", metric, candidate, baseline, 0, 0.95)
+
+
+def _gains(metric: str, blur: float) -> NDArray[np.float64]:
+    """Of each user, by sorting what is left of the catalogue."""
+    name, cut = metric.split("@")
+    users, gains = _users(), []
+    for seen, target in zip(users["seen"].tolist(), users["labels"].tolist(), strict=True):
+        left = np.array([item for item in range(1, ITEMS + 1) if item not in seen])
+        order = left[np.argsort(-_scores(seen[-1], left, blur), kind="stable")].tolist()
+        place = order.index(target) + 1
+        worth = 1.0 if name == "hr" else 1 / np.log2(1 + place)
+        gains.append(worth if place <= int(cut) else 0.0)
+    return np.array(gains)
+
+
+@pytest.mark.parametrize("metric", ["ndcg@10", "hr@1", "hr@10", "ndcg@5"])
+def test_a_ranking_is_that_of_the_sorted_catalogue(metric: str, holdout: Path) -> None:
+    quality, reused = _judge(holdout, metric)
+    ours, theirs = _gains(metric, BLUR["ours"]), _gains(metric, BLUR["base"])
+    assert not reused and quality.metric == metric
+    assert quality.value == pytest.approx(ours.mean()) and quality.baseline == pytest.approx(theirs.mean())
+    assert quality.loss == pytest.approx((theirs.mean() - ours.mean()) / theirs.mean())
+    assert (quality.rows, quality.groups) == (USERS, USERS)
+    assert quality.loss_interval[0] < quality.loss < quality.loss_interval[1]
+    short, nobody = quality.slices
+    kept = np.arange(USERS) % 3 == 0
+    assert (short.name, short.rows, short.value) == ("short", 30, pytest.approx(ours[kept].mean()))
+    assert (nobody.rows, nobody.value) == (0, None) and nobody.reason is not None
+
+
+def test_each_user_is_one_request_with_all_items(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
+    _judge(holdout, "ndcg@10")
+    assert asked == [((1, LENGTH), ITEMS)] * (2 * USERS), "both arms"
+
+
+def test_ranks_are_kept_whatever_is_made_of_them(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
+    _judge(holdout, "ndcg@10")
+    asked.clear()
+    quality, reused = _judge(holdout, "hr@3")
+    assert reused and not asked and quality.value == pytest.approx(_gains("hr@3", BLUR["ours"]).mean())
+
+
+def test_a_slower_engine_that_ranks_worse_speaks_for_both(holdout: Path) -> None:
+    routed = Placement(Seat(threads=1), route=Route(20, Seat("openvino", threads=1)))
+    quality, _ = _judge(holdout, "ndcg@10", placement=routed)
+    assert quality.value == pytest.approx(_gains("ndcg@10", BLUR["worse"]).mean())
+
+
+def test_the_baseline_loses_nothing_against_itself(holdout: Path) -> None:
+    quality, _ = _judge(holdout, "ndcg@10", ours="base")
+    assert quality.loss == 0 and quality.loss_interval == (0, 0)
+
+
+@pytest.mark.parametrize("metric", ["auc", "gauc"])
+def test_users_and_what_came_next_have_no_metric_of_rows(metric: str, holdout: Path) -> None:
+    with pytest.raises(ValueError, match=r"The metric of ranks is one of hr@K and ndcg@K, but got") as caught:
+        _judge(holdout, metric)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_rows_are_judged_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random, rows = np.random.default_rng(3), 500
+    item = random.integers(1, ITEMS + 1, rows)
+    truth = TASTE[1, item] + random.normal(size=rows)
+    masks = {"even": item % 2 == 0, "first users": np.arange(rows) < 100, "nobody": np.zeros(rows, dtype=bool)}
+    arrays = {"input.item": item, "labels": (truth > 0).astype(np.float32), "groups": np.arange(rows) // 10}
+    np.savez(tmp_path / "test.npz", **arrays, **{f"slice.{name}": mask for name, mask in masks.items()})
+
+    def opened(file: Path, *_: object) -> Any:
+        blur = BLUR[file.parent.name]
+        return SimpleNamespace(once=frozenset(), run=lambda inputs: _scores(1, inputs["item"], blur))
+
+    monkeypatch.setattr(judging, "open_replica", opened)
+    quality, _ = _judge(tmp_path, "auc")
+    assert [part.name for part in quality.slices] == list(masks)
+    for part in quality.slices[:2]:
+        kept = masks[part.name]
+        ours, theirs = (
+            roc_auc_score(arrays["labels"][kept], _scores(1, item[kept], BLUR[arm])) for arm in ("ours", "base")
+        )
+        assert (part.rows, part.groups) == (kept.sum(), len(np.unique(arrays["groups"][kept])))
+        assert part.value == pytest.approx(ours) and part.baseline == pytest.approx(theirs)
+        assert part.loss == pytest.approx((theirs - ours) / theirs)
+    assert quality.slices[2].reason is not None
+
+
+def test_each_input_has_places_of_its_own_in_a_request(tmp_path: Path) -> None:
+    arrays = {
+        "input.history": np.arange(9).reshape(3, 3),
+        "offsets.history": np.array([0, 1, 2, 3]),
+        "input.item": np.arange(10, 16),
+        "offsets.item": np.array([0, 3, 4, 6]),
+    }
+    np.savez(tmp_path / "requests.npz", **arrays)
+    requests = requests_of(tmp_path)
+    assert [request["history"].tolist() for request in requests] == [[[0, 1, 2]], [[3, 4, 5]], [[6, 7, 8]]]
+    assert [request["item"].tolist() for request in requests] == [[10, 11, 12], [13], [14, 15]]
+    with np.load(tmp_path / "requests.npz") as stored:
+        assert {name: len(values) for name, values in named(stored, "input").items()} == {"history": 3, "item": 6}

@@ -1,0 +1,85 @@
+"""Held-out rows of users with little history and of rare items, found again by counting one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from objectives.recommenders.clicklog import ClickLog, in_time_order
+from objectives.recommenders.features import Dataset, encode
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, slices_of
+from objectives.recommenders.split import Part, split_in_time
+
+
+def _log(seed: int, users: bool = True, items: bool = True, turnover: bool = False) -> ClickLog:
+    """Users and items of very different frequencies; with turnover, some come late."""
+    random, rows = np.random.default_rng(seed), 600
+    user = np.minimum(random.geometric(0.08, rows), 40)
+    item = np.minimum(random.geometric(0.05, rows), 60)
+    if turnover:
+        user[500:] += random.integers(0, 10, 100)
+        item[500:] += random.integers(0, 30, 100)
+    label = random.integers(2, size=rows)
+    shade = random.choice(list("rgb"), rows)
+    return in_time_order(
+        "log", user if users else None, item if items else None, np.arange(rows), label, {"shade": shade},
+        {"shade": "context"},
+    )  # fmt: skip
+
+
+def _dataset(log: ClickLog) -> Dataset:
+    return encode(log, split_in_time(log))
+
+
+def _little(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
+    """By counting the train rows of each user, of those that have any the first quarter's most."""
+    assert log.user is not None
+    counts = Counter(log.user[dataset.split.train].tolist())
+    ordered = sorted(counts.values())
+    few = ordered[max(0, -(-len(ordered) // 4) - 1)]
+    return [counts[user] <= few for user in log.user[getattr(dataset.split, part)].tolist()]
+
+
+def _rare(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
+    """By adding items from the rarest up while a fifth of the train rows is not exceeded; equals go by value, the
+    larger first, as their codes do."""
+    assert log.item is not None
+    counts = Counter(log.item[dataset.split.train].tolist())
+    rare, together = set[int](), 0
+    for item in sorted(counts, key=lambda item: (counts[item], -item)):
+        together += counts[item]
+        if together > 0.2 * len(dataset.split.train):
+            break
+        rare.add(item)
+    return [item in rare or item not in counts for item in log.item[getattr(dataset.split, part)].tolist()]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("turnover", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_slices_are_found_by_counting(seed: int, turnover: bool, part: Part) -> None:
+    log = _log(seed, turnover=turnover)
+    dataset = _dataset(log)
+    found = slices_of(dataset, part)
+    assert list(found) == [LITTLE_HISTORY, RARE_ITEMS]
+    assert found[LITTLE_HISTORY].tolist() == _little(log, dataset, part)
+    assert found[RARE_ITEMS].tolist() == _rare(log, dataset, part)
+    assert all(mask.dtype == np.bool_ and 0 < mask.sum() < len(mask) for mask in found.values())
+
+
+def test_an_item_too_rare_for_a_code_is_rare() -> None:
+    log = _log(0)
+    dataset = encode(log, split_in_time(log), min_count=12)
+    rare = slices_of(dataset, "test")[RARE_ITEMS]
+    assert (dataset.inputs["item"][dataset.split.test] == 0).any()
+    assert rare[dataset.inputs["item"][dataset.split.test] == 0].all()
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "names"),
+    [(True, False, [LITTLE_HISTORY]), (False, True, [RARE_ITEMS]), (False, False, [])],
+)
+def test_there_are_slices_as_far_as_the_data_name_users_and_items(users: bool, items: bool, names: list[str]) -> None:
+    assert list(slices_of(_dataset(_log(0, users, items)), "test")) == names
