@@ -81,6 +81,8 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             {
                 "architecture": STUDENTS[family],
                 "distillation": {"passes": 1, "feature_weight": [0, 0.5]},
+                # Entropy takes as long for each range as all else together.
+                "precision": {"calibration": ["minmax", "percentile"]},
                 "placement": {"lookup": ["same", "onnxruntime", "openvino"], **UNBATCHED[family]},
             },
         )
@@ -199,18 +201,26 @@ def is_weight(tensor: TensorProto) -> bool:
 
 
 def check_scores(shop: Shop, done: Walk) -> None:
-    """Those of the whole graph in ONNX Runtime, exactly where that is what runs and all is in fp32."""
+    """Those of the whole graph in ONNX Runtime, to the last digits where that is what runs."""
     assert done.artifact is not None and np.isfinite(done.artifact.parity)
-    candidate, path = done.candidate, shop.model(done.artifact)
+    path = shop.model(done.artifact)
     graph = onnx.load(str(path))
-    places = [*candidate.placement.seats, *([candidate.placement.lookup] if candidate.placement.lookup else [])]
-    rounded = any(width.startswith("int8-") for width in done.artifact.widths.values())
-    rough = rounded or any(place.engine != "onnxruntime" for place in places)
     for request, scores in zip(shop.requests, done.scores, strict=True):
         expected = run_onnx(graph, request)
-        assert scores.shape == expected.shape and np.isfinite(scores).all()
-        off = np.abs(scores - expected).max() / (1 + expected.std())
-        assert off < (0.3 if rough else 1e-4), (off, told(candidate))
-    if candidate.precision.compute == "bf16":
+        assert scores.shape == expected.shape
+        assert np.abs(scores - expected).max() <= tolerance(done.candidate) * (1 + expected.std()), told(done.candidate)
+    if done.candidate.precision.compute == "bf16":
         exact = open_engine("openvino", path).run(shop.requests[1])
         assert not np.array_equal(done.scores[1], exact)
+
+
+def tolerance(candidate: Candidate) -> float:
+    """bf16 has 8 bits. Of int8, a value may fall on the other side of a rounding edge in another engine, and dynamic
+    ranges are those of the rows that are run together."""
+    if candidate.precision.compute == "bf16":
+        return 0.1
+    placement, widths = candidate.placement, dict(candidate.precision.widths).values()
+    lookup = [placement.lookup] if placement.lookup else []
+    other = any(place.engine != "onnxruntime" for place in (*placement.seats, *lookup))
+    in_parts = placement.split_rows is not None and "int8-dynamic" in widths
+    return 0.02 if in_parts or (other and any(width.startswith("int8-") for width in widths)) else 1e-4

@@ -236,7 +236,7 @@ def _flat_matmul() -> Case:
     return Case(graph, _anatomy(mlp=("mlp.0",)), {"x": _floats(ROWS, 20)}, scores)
 
 
-def _factors() -> Case:
+def _factors(rows: int | str = "rows") -> Case:
     arrays = _draw(mlp__0__first__weight=(6, 20), mlp__0__second__weight=(24, 6), mlp__0__second__bias=(24,))
     nodes = [
         _node("Gemm", "x model.mlp.0.first.weight", "a", transB=1),
@@ -250,8 +250,8 @@ def _factors() -> Case:
         b = by.multiply(a, "model.mlp.0.second.weight") + arrays["model.mlp.0.second.bias"]
         return np.maximum(b, 0).sum(axis=1)
 
-    graph = _graph(nodes, arrays, x=(FLOAT, ["rows", 20]))
-    return Case(graph, _anatomy(mlp=("mlp.0",)), {"x": _floats(ROWS, 20)}, scores)
+    graph = _graph(nodes, arrays, x=(FLOAT, [rows, 20]))
+    return Case(graph, _anatomy(mlp=("mlp.0",)), {"x": _floats(rows if isinstance(rows, int) else ROWS, 20)}, scores)
 
 
 def _halves() -> Case:
@@ -380,6 +380,7 @@ PRODUCTS = {
     "matmul without bias": _bare_stack,
     "matmul of two axes": _flat_matmul,
     "factors": _factors,
+    "factors of few rows": lambda: _factors(8),
     "halves": _halves,
 }
 TABLES = {"shared": _shared, "multi": _multi, "compressed": _compressed, "tied": _tied}

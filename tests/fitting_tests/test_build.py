@@ -33,6 +33,7 @@ from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.canonical import from_plain, to_plain
 from spaces.distillation import Distillation
+from spaces.domains import Scalar
 from spaces.low_rank import LowRank
 from spaces.placement import Placement, Seat
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS, Precision
@@ -117,7 +118,7 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
     assert (found.key, found.inputs, found.history) == (recommender.key, recommender.inputs, recommender.history())
     assert found.anatomy == recommender.anatomy(recommender.model)
     for part in ("validation", "test"):
-        held = recommender.held_out(part)  # type: ignore[arg-type]
+        held = recommender.held_out(part)
         with np.load(Path(found.holdout) / f"{part}.npz") as arrays:
             assert set(arrays) == {
                 *(f"input.{name}" for name in held.inputs),
@@ -197,7 +198,7 @@ def test_what_an_engine_computes_in_is_no_other_file(
 
 def _reshaped(family: str) -> dict[str, Weights]:
     group = LINEAR[family]
-    students = {
+    students: Mapping[str, tuple[tuple[str, Scalar], ...]] = {
         "dcn-v2": (("embedding_dim", 4), ("crosses", 1), ("mlp", "32-16")),
         "dlrm": (("embedding_dim", 4), ("bottom", "16"), ("top", "32")),
         "sasrec": (("embedding_dim", 8), ("blocks", 1), ("heads", 2), ("feed_forward", 16)),
@@ -290,7 +291,7 @@ def test_several_techniques_and_widths_at_once(
     _check_parity(task, opened(family), weights, plain)
     mixed = Precision(((LINEAR[family], "int8-static"), ("tables", "int4")))
     narrow = _made(task, weights, mixed)
-    assert narrow.widths == plain.widths | {LINEAR[family]: "int8-static", "tables": "int4"}
+    assert narrow.widths == {**plain.widths, LINEAR[family]: "int8-static", "tables": "int4"}
     assert 0 < narrow.parity < 1
     # What was learned is what is rounded to: of the first factor's inputs, which no Relu gives.
     ranges = Fitted.load(build._weights_folder(task, opened(family), weights)).ranges

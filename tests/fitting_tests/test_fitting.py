@@ -19,6 +19,7 @@ from objectives.compression.low_rank import LowRankLinear
 from objectives.compression.tables import MixedTable, SharedRowsTable
 from objectives.fitting import Fitted, fit
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.sasrec import SASRec
 from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.distillation import Distillation
@@ -199,7 +200,7 @@ def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> N
 def test_attention_reads_no_more_than_it_is_told(opened: Opened) -> None:
     recommender = opened("sasrec")
     fitted = _fit(recommender, attention=Attention(window=2, history=4))
-    assert (fitted.model.window, fitted.model.history) == (2, 4)
+    assert isinstance(fitted.model, SASRec) and (fitted.model.window, fitted.model.history) == (2, 4)
     rows = recommender.serving_rows(100)
     scores, history = _scores(recommender, fitted.model), rows["history"]
     for position, matters in ((3, False), (4, False), (6, True), (7, True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,16 @@ from objectives.recommenders.pointwise import PointwiseRecommender, open_pointwi
 from objectives.recommenders.protocol import Recommender
 from objectives.task import Task
 from spaces.architecture import Architecture
+from spaces.domains import Scalar
 
-SIZES = {"dcn-v2": {"embedding_dim": 4, "crosses": 1, "mlp": "16"}, "dlrm": {"embedding_dim": 4, "top": "16"}}
-STUDENT = {"dcn-v2": SIZES["dcn-v2"], "dlrm": {"embedding_dim": 4, "top": "16", "bottom": "8"}}
+SIZES: Mapping[str, Mapping[str, Scalar]] = {
+    "dcn-v2": {"embedding_dim": 4, "crosses": 1, "mlp": "16"},
+    "dlrm": {"embedding_dim": 4, "top": "16"},
+}
+STUDENT: Mapping[str, Mapping[str, Scalar]] = {
+    "dcn-v2": SIZES["dcn-v2"],
+    "dlrm": {"embedding_dim": 4, "top": "16", "bottom": "8"},
+}
 SYNTHETIC = {"rows": 1285, "users": 40, "items": 30, "fields": 5}
 TRAIN = 1028  # 4 batches of 256 and 4 rows
 

@@ -69,7 +69,8 @@ def _padded(events: list[int], length: int) -> list[int]:
 
 def test_it_is_a_recommender(opened: SequentialRecommender) -> None:
     recommender: Recommender = opened
-    assert (recommender.once, recommender.method, recommender.history()) == ({"history"}, "positions", 6)
+    assert recommender.once == frozenset({"history"})
+    assert recommender.method == "positions" and recommender.history() == 6
     assert not recommender.model.training and recommender.train_rows() is None
     history, item = recommender.inputs
     assert (history.name, history.dtype, history.shape, history.vocabulary, history.side) == (

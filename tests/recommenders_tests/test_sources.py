@@ -32,9 +32,9 @@ def _same(log: ClickLog, other: ClickLog) -> bool:
 
 
 @pytest.mark.parametrize("shares", [{}, {"user_turnover": 1, "order": 0.5}, {"zipf": 0.5, "positive_rate": 0.2}])
-def test_a_synthetic_log_is_that_of_the_tasks_seed(tmp_path: Path, shares: Mapping[str, float]) -> None:
+def test_a_synthetic_log_is_that_of_the_tasks_seed(tmp_path: Path, shares: Mapping[str, Any]) -> None:
     """Numbers may come as floats, as they do from JSON."""
-    given = {name: float(value) for name, value in SIZES.items()} | shares
+    given = {**{name: float(value) for name, value in SIZES.items()}, **shares}
     log = read_log(_task(tmp_path, "synthetic", synthetic=given))
     assert _same(log, synthetic_log(**SIZES, seed=7, **shares))
     assert not _same(log, synthetic_log(**SIZES, seed=8, **shares))
