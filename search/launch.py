@@ -131,7 +131,8 @@ def search(session: Session, console: Console) -> None:
         # What was left would only stand in trial 0's place.
         study.restart()
     study.sweep()
-    spent = float(study.facts.get("search_seconds", 0.0))
+    # The preflight is no part of the budget, whether it ended or was interrupted.
+    spent = float(study.facts.get("search_seconds", 0.0)) if study.facts.get("preflight") else 0.0
     budget = config.budget.minutes * 60
     complete = sum(r["state"] == "complete" for r in session.document()["rows"])
     wanted = None if config.budget.trials is None else config.budget.trials - complete
@@ -170,7 +171,6 @@ def search(session: Session, console: Console) -> None:
             with SearchBar(console, 0.0) as bar:
                 first = preflight(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
             tell_preflight(config, study, first, console, count)
-            spent = 0.0
         with SearchBar(console, budget) as bar:
             end = explorer(bar, budget).run(budget - spent, wanted, spent)
         console.say(f"search: {end}")

@@ -345,8 +345,9 @@ def test_a_window_is_extended_to_the_fewest_blocks_that_show_a_percentile(
     assert extended.blocks == min(possible)
 
 
-def test_the_smallest_window_shows_a_p99() -> None:
-    assert Window().extended(99) == Window()
+def test_a_window_is_extended_until_it_shows_a_percentile() -> None:
+    assert Window().extended(95) == Window()
+    assert Window().extended(99) == replace(Window(), blocks=27), "662 samples or more, 25 of a block"
 
 
 @pytest.mark.parametrize("field", ["blocks", "requests", "service_requests"])
