@@ -105,7 +105,8 @@ class DLRM(nn.Module):
 def _lower_triangle(size: int) -> Tensor:
     """Places, row after row, in a flattened (size, size) matrix."""
     row, column = torch.tril_indices(size, size, offset=-1)
-    return row * size + column
+    places: Tensor = row * size + column
+    return places
 
 
 def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:

@@ -163,6 +163,8 @@ def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:
     if device == "CPU":
         # Pinned threads of two replicas land on the same core.
         config["ENABLE_CPU_PINNING"] = False
+        # Chains of products that it joins, where the number of rows is fixed, come out as garbage or crash in 2026.4.1.
+        config["SNIPPETS_MODE"] = "DISABLE"
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
     return config

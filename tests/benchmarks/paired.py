@@ -32,9 +32,9 @@ from objectives.measurement.statistics import ratio_of_percentiles
 from objectives.measurement.strain import DisturbedError
 from objectives.measurement.traffic import BehindError, precise_sleep
 from objectives.record import Latency
-from objectives.timing import Load, timed
 from objectives.serving.engines import Engine, open_engine
 from objectives.serving.pool import Pool
+from objectives.timing import Load, timed
 from spaces.placement import Placement, Seat
 from tests.benchmarks.models import baseline_model, lognormal_requests
 

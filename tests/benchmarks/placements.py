@@ -38,9 +38,9 @@ from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.strain import DisturbedError
 from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
 from objectives.recommenders.dcn_v2 import BASELINE, Sizes
-from objectives.timing import Load, timed
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
+from objectives.timing import Load, timed
 from spaces.placement import Placement, Route, Seat
 from spaces.precision import Precision
 from tests.benchmarks.models import (

@@ -26,7 +26,6 @@ from spaces.canonical import to_plain
 from spaces.distillation import Distillation
 from spaces.pruning import Pruning
 from spaces.weights import Weights
-from spaces.space import SearchSpace
 
 
 def flight(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> Flight:

@@ -121,19 +121,13 @@ def _hold_weight(graph: onnx.ModelProto, product: NodeProto) -> Floats:
 
 def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats, flat: bool) -> NDArray[np.int32] | None:
     """None where it is computed (as the user's half of a product is to the item's), and where a step is so small that
-    its codes would not fit; and a MatMul has none.
-
-    One of them is not nought: without a bias, or with one of noughts, OpenVINO 2026.4 gives garbage where a Gemm has a
-    fixed number of rows and its result is rounded again. One step is the product of two codes of 1.
-    """
-    if not bias and not flat:
-        return None
+    its codes would not fit; and a MatMul has none."""
+    if not bias:
+        return np.zeros(step.shape, np.int32) if flat else None
     held = initialisers(graph)
-    if bias and (bias[0] not in held or len(held[bias[0]].dims) != 1):
+    if bias[0] not in held or len(held[bias[0]].dims) != 1:
         return None
-    values = array(graph, bias[0]).astype(np.float64) if bias else np.zeros(step.shape)
-    codes = np.rint(values / step)
-    codes[0] += not codes.any()
+    codes = np.rint(array(graph, bias[0]).astype(np.float64) / step)
     return codes.astype(np.int32) if np.abs(codes).max() <= _LARGEST_BIAS else None
 
 
