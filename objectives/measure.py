@@ -45,6 +45,9 @@ def _main() -> None:
         weighed: bool,
         **options: Any,
     ) -> Any:
+        of = from_plain(Artifact, artifact)
+        # First: a recording belongs to a timing that nothing behind it can undo.
+        footprint = weigh(Path(holdout), of, from_plain(Arm, candidate)) if weighed else Footprint(of.model_bytes)
         latency, throughput = time(
             holdout=Path(holdout),
             candidate=from_plain(Arm, candidate),
@@ -54,8 +57,6 @@ def _main() -> None:
             recording=Path(recording),
             **options,
         )
-        of = from_plain(Artifact, artifact)
-        footprint = weigh(Path(holdout), of, from_plain(Arm, candidate)) if weighed else Footprint(of.model_bytes)
         return {"latency": to_plain(latency), "throughput": to_plain(throughput), "footprint": to_plain(footprint)}
 
     def profile_job(progress: Any, model: str, groups: Any, holdout: str) -> Any:

@@ -26,7 +26,7 @@ from objectives.serving.pool import Pool
 from spaces.canonical import from_plain, to_plain
 
 _TRIES = 3
-_WEIGH_SECONDS = 60
+_WEIGH_SECONDS = 100
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def time(
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
         recorded = _record((ours, candidate), (theirs, baseline), requests, load, window, seed)
+    judged = recorded.judged()
     write_recording(recorded, recording)
-    return recorded.judged()
+    return judged
 
 
 def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from objectives.fitting import Fitted
 from objectives.recommenders.builtin import open_builtin
 from objectives.recommenders.protocol import Batch, Recommender
 from objectives.recommenders.synthetic import synthetic_log
+from objectives.recommenders.training import train_to_optimum
 from objectives.record import Artifact, Prepared
 from objectives.serving.pool import Pool
 from objectives.task import Task
@@ -78,11 +80,7 @@ def brief_training() -> Iterator[None]:
         lively(whole.model)
         return Brief(whole)
 
-    def once_over(*given: Any, **named: Any) -> Any:
-        return train(*given, **named, most_epochs=1)
-
-    from objectives.recommenders.training import train_to_optimum as train
-
+    once_over = partial(train_to_optimum, most_epochs=1)
     with (
         patch("objectives.recommenders.pointwise.train_to_optimum", once_over),
         patch("objectives.recommenders.sequential.train_to_optimum", once_over),
