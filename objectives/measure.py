@@ -44,7 +44,7 @@ from spaces.placement import Placement, Seat
 
 _CHUNK_ROWS = 4096
 _TRIES = 3
-_WEIGH_SECONDS = 60
+_WEIGH_SECONDS = 100
 _SWITCH_SECONDS = 5e-5
 
 
@@ -107,8 +107,9 @@ def time(
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
         recorded = _record((ours, candidate), (theirs, baseline), requests, load, window, seed)
+    judged = recorded.judged()
     write_recording(recorded, recording)
-    return recorded.judged()
+    return judged
 
 
 def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
@@ -319,6 +320,9 @@ def _main() -> None:
         weighed: bool,
         **options: Any,
     ) -> Any:
+        of = from_plain(Artifact, artifact)
+        # First: a recording belongs to a timing that nothing behind it can undo.
+        footprint = weigh(Path(holdout), of, from_plain(Arm, candidate)) if weighed else Footprint(of.model_bytes)
         latency, throughput = time(
             holdout=Path(holdout),
             candidate=from_plain(Arm, candidate),
@@ -328,8 +332,6 @@ def _main() -> None:
             recording=Path(recording),
             **options,
         )
-        of = from_plain(Artifact, artifact)
-        footprint = weigh(Path(holdout), of, from_plain(Arm, candidate)) if weighed else Footprint(of.model_bytes)
         return {"latency": to_plain(latency), "throughput": to_plain(throughput), "footprint": to_plain(footprint)}
 
     def profile_job(progress: Any, model: str, groups: Any, holdout: str) -> Any:
