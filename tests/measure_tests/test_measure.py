@@ -28,11 +28,11 @@ from objectives.arms import Arm, quiet, warm_up
 from objectives.judging import judge, run_rows
 from objectives.measurement import throughput
 from objectives.measurement.latency import Window, time_side_by_side
-from objectives.measurement.recording import read_recording
+from objectives.measurement.recording import Recording, read_recording
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.strain import DisturbedError, Strain
 from objectives.measurement.traffic import BehindError
-from objectives.record import Artifact
+from objectives.record import Artifact, NotFiniteError
 from objectives.serving.engines import EngineError
 from objectives.timing import Load, timed, weigh
 from spaces.canonical import from_plain
@@ -397,3 +397,18 @@ def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pyte
     told = json.loads(asked[0])
     assert told["holdout"] == str(holdout)
     assert from_plain(Arm, told["arm"]) == arm
+
+
+@pytest.mark.usefixtures("calm")
+def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
+    model: Path, holdout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(self: Recording) -> None:
+        raise NotFiniteError("a percentile is infinite")
+
+    arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
+    recording.write_bytes(b"the first look")
+    monkeypatch.setattr(Recording, "judged", judged)
+    with pytest.raises(NotFiniteError):
+        timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording)
+    assert recording.read_bytes() == b"the first look"
