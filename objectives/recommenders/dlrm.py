@@ -93,10 +93,14 @@ class DLRM(nn.Module):
         return self._logit(torch.cat([dense, self._dot_products([dense, *vectors])], dim=1))
 
     def _dot_products(self, vectors: Sequence[Tensor]) -> Tensor:
-        """(rows, d) each -> (rows, pairs), a pair of equals in neither; one product and one lookup of the places in it
-        that count, which engines run faster than a product for each pair."""
-        stacked = torch.stack(tuple(vectors), dim=1)
-        return (stacked @ stacked.transpose(1, 2)).flatten(1).index_select(1, self.get_buffer("pairs"))
+        """(rows, d) each -> (rows, pairs), a vector with each one before it.
+
+        One product of all with all, of which the lower triangle is taken. The rows are the last axis meanwhile: ONNX
+        Runtime then copies runs of them instead of single numbers (a third of the time at 26 fields and 200 rows).
+        """
+        stacked = torch.cat(tuple(vectors), dim=1).reshape(-1, len(vectors), vectors[0].shape[1])
+        products = (stacked @ stacked.transpose(1, 2)).flatten(1)
+        return products.t().index_select(0, self.get_buffer("pairs")).t()
 
     def _logit(self, features: Tensor) -> Tensor:
         return self.head(self.top(features)).squeeze(1)  # type: ignore[no-any-return]
