@@ -33,7 +33,7 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 2
+FIT_STAGE = 3
 EXPORT_STAGE = 3
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
@@ -74,6 +74,8 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         user_once_refused=refused,
         user_once_share=share,
         history=recommender.history(),
+        once=tuple(sorted(recommender.once)),
+        table_rows={name: len(counts) for name, counts in recommender.counts().items()},
         **facts,
     )
 

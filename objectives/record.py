@@ -173,6 +173,8 @@ class Prepared:
     user_once_refused: why the user's side cannot be computed once a request, None where it can
     user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
     history: positions of the history that the model reads, None where it reads none
+    once: inputs that a request gives once, by the model's own form
+    table_rows: by the table's dotted name
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
     """
 
@@ -190,6 +192,8 @@ class Prepared:
     user_once_refused: str | None = None
     user_once_share: float | None = None
     history: int | None = None
+    once: tuple[str, ...] = ()
+    table_rows: Mapping[str, int] = field(default_factory=dict)
     reference_metric: str = "auc"
 
 

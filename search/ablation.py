@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from objectives.record import Artifact, Latency, Quality, Throughput
-from objectives.serving.devices import cores_allowed, describe
+from objectives.serving.devices import describe
 from search.ablation_verdict import ablation_document, label, told
 from search.console import Console
 from search.document import Document
-from search.effects import FACT, KINDS, Ablation, Difference, Effect, Kind, ablations, fact
-from search.jobs import MeterJobs, Side, building
+from search.effects import FACT, KINDS, Ablation, Effect, Kind, ablations, fact
+from search.jobs import Side
 from search.launch import Session, jobs_of
+from search.pairs import Pairs
 from search.remeasure import prepared_of
 from search.study_yaml import ConfigError
 from search.verdict import subject
-from search.workers import JobError, Worker, call
+from search.workers import JobError, Worker
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain
 from spaces.techniques import Technique, techniques
 
 FILE = "ablation.json"
@@ -47,12 +45,12 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
     if not parts:
         raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
     known = _known(session, number, candidate, console)
-    bench = _Bench(session, jobs, builder, meter, console)
+    pairs = Pairs(jobs, builder, meter, console)
     wanted = list(_missing(known, parts))
     if wanted:
-        chosen = (bench.built(candidate), candidate)
+        chosen = (pairs.built(candidate), candidate)
         for place, (part, kind) in enumerate(wanted, 1):
-            known = known.joined(bench.effect(chosen, part, kind, f"{place} of {len(wanted)}", number))
+            known = known.joined(_effect(pairs, chosen, part, kind, f"{place} of {len(wanted)}", number))
             session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
     document = ablation_document(session.config.name, known, session.study.facts.get("profile"))
     path = session.home.reports(session.config.name) / FILE
@@ -92,59 +90,21 @@ def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Tech
                 yield part, kind
 
 
-@dataclass(frozen=True)
-class _Bench:
-    """Where the two models of a comparison are built and measured, one after the other."""
-
-    session: Session
-    jobs: MeterJobs
-    builder: Worker
-    meter: Worker
-    console: Console
-
-    def built(self, candidate: Candidate) -> Artifact:
-        """A candidate's model file, from the cache where it is there.
-
-        Raises:
-            JobError: it cannot be built.
-        """
-        limits, threads, say = self.session.config.workers, cores_allowed(), self.console.say
-        if candidate.weights.distillation is not None:
-            fit = building(self.jobs.task, candidate, "fit", threads)
-            call(self.builder, "fit", fit, limits.fit_seconds, say)
-        export = building(self.jobs.task, candidate, "export", threads)
-        answer = call(self.builder, "export", export, limits.job_seconds, say)
-        return from_plain(Artifact, answer["artifact"])
-
-    def effect(self, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
-        other = part.without if kind == "without" else part.alone
-        timings = self.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
-        head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"
-        self.console.say(f"{head} ({place}): building and measuring")
-        try:
-            theirs = (self.built(other), other)
-            baseline = (self.jobs.prepared.baseline, Candidate())
-            pair = (chosen, theirs) if kind == "without" else (theirs, baseline)
-            difference = self._difference(*pair, timings)
-        except (JobError, ValueError) as error:
-            self.console.say(f"{head}: not measured: {error}")
-            return Effect(part.name, part.group, kind, other, reason=str(error))
-        self.console.say(f"{head}: {told(difference)}")
-        return Effect(part.name, part.group, kind, other, difference, timings=timings)
-
-    def _difference(self, with_it: Side, without_it: Side, recording: str) -> Difference:
-        """Of what has a technique to what has not, on the same rows and under the same requests."""
-        config, say = self.session.config, self.console.say
-        judging = self.jobs.judge(*with_it, "validation", 0.95, without_it)
-        judged = call(self.meter, "judge", judging, config.workers.job_seconds, say)
-        timing = self.jobs.time(*with_it, "near", config.seed + 1, recording, without_it)
-        timed = call(self.meter, "time", timing, self.jobs.limit_seconds("near"), say)
-        return Difference(
-            from_plain(Quality, judged["quality"]),
-            from_plain(Latency, timed["latency"]),
-            from_plain(Throughput, timed["throughput"]),
-            with_it[0].model_bytes / without_it[0].model_bytes,
-        )
+def _effect(pairs: Pairs, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
+    """The chosen model beside itself without the technique, or the baseline with the technique beside itself."""
+    other, say = (part.without if kind == "without" else part.alone), pairs.console.say
+    recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
+    head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"
+    say(f"{head} ({place}): building and measuring")
+    try:
+        theirs = (pairs.built(other), other)
+        sides = (chosen, theirs) if kind == "without" else (theirs, pairs.baseline)
+        difference = pairs.difference(*sides, "near", recording)
+    except (JobError, ValueError) as error:
+        say(f"{head}: not measured: {error}")
+        return Effect(part.name, part.group, kind, other, reason=str(error))
+    say(f"{head}: {told(difference)}")
+    return Effect(part.name, part.group, kind, other, difference, timings=recording)
 
 
 def nothing_measured(document: Document) -> bool:

@@ -8,7 +8,7 @@ from objectives.record import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
 from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError
-from spaces.anatomy import Anatomy
+from spaces.anatomy import Anatomy, Group
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.placement import layouts
 from spaces.placement_space import BF16_ENGINE, PlacementSpace
@@ -16,6 +16,7 @@ from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
 from spaces.precision_space import PrecisionSpace
 from spaces.pruning import IMPORTANCES
 from spaces.space import SearchSpace
+from spaces.tables import SMALLEST
 from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
 _WIDTHS: Mapping[str, tuple[str, ...]] = {"table": TABLE_WIDTHS, "linear": LINEAR_WIDTHS, "attention": LINEAR_WIDTHS}
@@ -69,7 +70,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         steps=_choice(given.pruning_steps, STEPS.values),
         multiple=kernel_unit(),
         low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
-        tables=_tables(given.tables, [group.name for group in groups if group.kind == "table"]),
+        tables=_tables(given.tables, [g.name for g in groups if g.kind == "table" and _large(g, prepared.table_rows)]),
         window=window,
         history=history,
         quantisation_aware=_choice(given.quantisation_aware, (False, True)),
@@ -92,6 +93,11 @@ def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
 def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
     """Those of the groups that may have less than the whole rank."""
     return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
+
+
+def _large(group: Group, rows: Mapping[str, int]) -> bool:
+    """Whether any of its tables is worth another form."""
+    return any(rows.get(module, 0) >= SMALLEST for module in group.modules)
 
 
 def _tables(given: TablesConfig, groups: Sequence[str]) -> dict[str, TableSpace]:
@@ -127,6 +133,12 @@ def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> 
     refused = prepared.user_once_refused
     if given.user_once is not None and True in given.user_once and refused is not None:
         raise ConfigError(f"space.placement.user_once: must be [false] for this model, but got true: {refused}")
+    if given.batch_rows is not None and any(given.batch_rows) and prepared.once:
+        once = ", ".join(prepared.once)
+        raise ConfigError(
+            f"space.placement.batch_rows: must be [0] for this model, but got {list(given.batch_rows)}: a request "
+            f"gives its {once} once, and a batch has several"
+        )
 
     several = cores > 1
     return PlacementSpace(
@@ -134,7 +146,7 @@ def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> 
         layout=_subset("space.placement.layouts", given.layouts, layouts(cores)),
         pinned=_choice(given.pinned, (False, True) if several else (False,)),
         inline=_choice(given.inline, (False, True)),
-        batch_rows=_choice(given.batch_rows, (0, 2 * median_rows, 8 * median_rows)),
+        batch_rows=_choice(given.batch_rows, (0,) if prepared.once else (0, 2 * median_rows, 8 * median_rows)),
         batch_wait_us=_choice(given.batch_wait_us, (0, 200)),
         split_rows=_choice(given.split_rows, (0, median_rows) if several else (0,)),
         route_rows=_choice(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),

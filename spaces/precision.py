@@ -37,6 +37,8 @@ class Precision:
                 raise ValueError(f"A width is one of {sorted(known)}, but {group!r} got {width!r}.")
         if self.compute not in ("fp32", "bf16"):
             raise ValueError(f"An engine computes in fp32 or bf16, but got {self.compute!r}.")
+        if self.compute == "bf16" and self.packed:
+            raise ValueError(f"No engine computes in bf16 and reads {sorted(PACKED_WIDTHS)}, but got {self.widths}.")
         if self.calibration not in CALIBRATIONS:
             raise ValueError(f"Calibration is one of {', '.join(CALIBRATIONS)}, but got {self.calibration!r}.")
 

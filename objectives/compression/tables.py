@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from objectives.compression.low_rank import factors
 from objectives.compression.surgery import recounted, replace_module
 from spaces.anatomy import Anatomy, Cut, Group
-from spaces.tables import SharedRows, TableForm
+from spaces.tables import SMALLEST, SharedRows, TableForm
 
-# Of 64 dimensions in fp32, 256 rows are 64 KB: they fit a core's own cache, and nothing is gained by fewer.
-SMALLEST = 256
 # Each block is one more lookup for every id.
 _BLOCKS = 4
 

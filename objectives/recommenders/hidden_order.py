@@ -1,8 +1,8 @@
 """The order that is hidden in a synthetic log: which item tends to come after which, with probabilities that are known.
 
-The items lie on a circle, each on an arc as long as its popularity, and the circle is cut into equal sections. An item
-leads to the next one in three draws: a point of its arc, one of the followers of the section that the point lies in,
-and a point of the follower; the next item is the one that lies there. The followers are permutations of the sections,
+The items lie on a circle, each on an arc as long as its popularity, and the circle is cut into equal sections, each of
+which another follows. An item leads to the next one in two draws: a point of its own arc, and a point of the section
+that follows the first point's; the next item is the one that lies there. What follows is a permutation of the sections,
 so points spread evenly stay spread evenly: however strong the order, an item is as popular as without it.
 
 Which of a user's earlier items leads is drawn too, the latest most often: the mixture transition distribution of
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from objectives.recommenders.clicklog import frozen
 
-SECTIONS = 100
-_FOLLOWERS = (0.7, 0.3)  # how likely each of a section's followers is
-_LATEST = 0.5  # how likely the latest item is to lead; the one before it half of the rest, and so on
+SECTIONS = 32  # a matrix of this rank tells all of the order: fewer than the usual embedding dimensions
+_LATEST = 0.4  # how likely the latest item is to lead; the one before it by the same share of the rest, and so on
 _STREAM = 0x6F72646572  # parts the order's random numbers from the log's, which have the same seed
 
 
@@ -29,11 +28,11 @@ class HiddenOrder:
     """What is drawn once for a log; made by `hidden_order`."""
 
     bounds: NDArray[np.float64]  # (items + 1,) from 0 to 1: item i lies from bounds[i] to bounds[i + 1]
-    followers: NDArray[np.int64]  # (followers, SECTIONS) in each row a permutation of the sections
+    follower: NDArray[np.int64]  # (SECTIONS,) which section follows each
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", frozen(self.bounds))
-        object.__setattr__(self, "followers", frozen(self.followers))
+        object.__setattr__(self, "follower", frozen(self.follower))
 
     @property
     def popularity(self) -> NDArray[np.float64]:
@@ -70,12 +69,9 @@ class HiddenOrder:
         leads = _LATEST * (1 - _LATEST) ** np.arange(len(history))
         leads[-1] = (1 - _LATEST) ** (len(history) - 1)  # a lag that reaches beyond the first item ends there
         items, place = np.unique(history[::-1], return_inverse=True)
-        before = np.bincount(place, weights=leads) @ self._sections(items)
-        after = np.zeros(SECTIONS)
-        for likely, follower in zip(_FOLLOWERS, self.followers, strict=True):
-            after[follower] += likely * before
-        section = (1 - strength) / SECTIONS + strength * after
-        up_to = np.concatenate(([0.0], np.cumsum(section)))
+        section = np.empty(SECTIONS)
+        section[self.follower] = np.bincount(place, weights=leads) @ self._sections(items)
+        up_to = np.concatenate(([0.0], np.cumsum((1 - strength) / SECTIONS + strength * section)))
         return np.diff(np.interp(self.bounds, _section_bounds(), up_to))
 
     def _after(self, item: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
@@ -83,8 +79,7 @@ class HiddenOrder:
         start, end = self.bounds[item], self.bounds[item + 1]
         point = start + random.random(len(item)) * (end - start)
         section = np.minimum((point * SECTIONS).astype(np.int64), SECTIONS - 1)  # rounding may reach the very end
-        way = random.choice(len(_FOLLOWERS), size=len(item), p=_FOLLOWERS)
-        return self._at((self.followers[way, section] + random.random(len(item))) / SECTIONS)
+        return self._at((self.follower[section] + random.random(len(item))) / SECTIONS)
 
     def _at(self, point: NDArray[np.float64]) -> NDArray[np.int64]:
         """The item, (n,), that each point of the circle, (n,), lies in."""
@@ -104,7 +99,7 @@ def hidden_order(items: int, zipf: float, seed: int) -> HiddenOrder:
     weight = random.permutation(np.arange(1, items + 1, dtype=np.float64) ** -zipf)
     bounds = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
     bounds[-1] = 1.0  # cumulated, it is off by rounding
-    return HiddenOrder(bounds, np.stack([random.permutation(SECTIONS) for _ in _FOLLOWERS]))
+    return HiddenOrder(bounds, random.permutation(SECTIONS))
 
 
 def _section_bounds() -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.arms import quiet, warm_up
 from objectives.measurement.latency import Window, summarise
 from objectives.measurement.schedule import Traffic
-from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
+from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
 from objectives.measurement.strain import DisturbedError
 from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
 from objectives.recommenders.dcn_v2 import BASELINE, Sizes
@@ -53,6 +52,7 @@ from tests.benchmarks.models import (
     request,
     write_model,
 )
+from tests.benchmarks.pairing import paired_service
 
 ROWS = (20, 200, 1000)
 SMALL, LARGE = "onnxruntime", "openvino"
@@ -282,13 +282,13 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
 
 def _paired(ours: Pool, theirs: Pool, requests: Requests, load: Load, window: Window) -> str:
     try:
-        timings, rate, _ = timed(ours.submit, theirs.submit, cores_allowed(), list(requests), load, window, seed=0)
+        timings, _ = timed(ours.submit, theirs.submit, cores_allowed(), list(requests), load, window, seed=0)
     except (DisturbedError, BehindError) as error:
         return f"invalid: {error}"
-    found = summarise(timings, rate, seed=0)
+    found = summarise(timings, seed=0)
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"
-    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {rate:.0f} requests/s: {verdict}"
+    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {found.rate_rps:.0f} requests/s: {verdict}"
 
 
 def user_once(folder: Path, length: Length) -> Iterator[str]:
@@ -302,20 +302,9 @@ def user_once(folder: Path, length: Length) -> Iterator[str]:
         seat = Seat(threads=1)
         with Pool.open(plain, Placement(seat)) as theirs, Pool.open(once, Placement(seat, user_once=True)) as ours:
             for rows, some in requests.items():
-                ratio, (low, high) = _paired_service(ours, theirs, some, length.pairs)
+                ratio, (low, high) = paired_service(ours, theirs, some, length.pairs)
                 verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference is shown"
                 yield f"  {variant.name:<14}{rows:>6} rows  {ratio:.3f} [{low:.3f}, {high:.3f}]  {verdict}"
-
-
-def _paired_service(ours: Pool, theirs: Pool, requests: Requests, pairs: int) -> tuple[float, tuple[float, float]]:
-    arms = [partial(closed_loop, pool.submit, requests) for pool in (ours, theirs)]
-    blocks: list[list[Floats]] = [[], []]
-    for number in range(-1, pairs):  # the first pair warms up
-        for arm in (0, 1) if number % 2 else (1, 0):
-            settle()
-            closed_loop((ours, theirs)[arm].submit, requests[:2])
-            blocks[arm].append(arms[arm]())
-    return ratio_of_percentiles(np.array(blocks[0][1:]), np.array(blocks[1][1:]), 50, seed=0)
 
 
 def main() -> None:

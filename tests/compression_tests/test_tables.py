@@ -19,7 +19,6 @@ from objectives.compression.graph import once_inputs
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.pruning import prune
 from objectives.compression.tables import (
-    SMALLEST,
     MixedTable,
     SharedRowsTable,
     block_dimensions,
@@ -29,7 +28,7 @@ from objectives.compression.tables import (
 from objectives.compression.user_once import compute_once
 from spaces.anatomy import Anatomy, Cut, Group, Width
 from spaces.pruning import IMPORTANCES, Importance, Pruning
-from spaces.tables import MixedDimensions, SharedRows, TableForm
+from spaces.tables import SMALLEST, MixedDimensions, SharedRows, TableForm
 
 ROWS = {"user": 300, "item": 1000, "hour": 24}
 D = 16

@@ -17,8 +17,7 @@ def _transitions(order: HiddenOrder) -> NDArray[np.float64]:
     share = np.zeros((items, SECTIONS))  # of each section, that is an item's
     np.add.at(share, (item, section), length * SECTIONS)
     leads = np.zeros((SECTIONS, SECTIONS))
-    for likely, follower in zip((0.7, 0.3), order.followers, strict=True):
-        leads[np.arange(SECTIONS), follower] += likely
+    leads[np.arange(SECTIONS), order.follower] = 1
     of_item = share / share.sum(axis=1, keepdims=True)
     return of_item @ leads @ share.T
 
@@ -29,8 +28,8 @@ def test_probabilities_are_a_mixture_over_earlier_items(items: int, zipf: float)
     after, random = _transitions(order), np.random.default_rng(0)
     for length in (1, 2, 5):
         history = random.integers(items, size=length)
-        # The latest leads half of the time, the one before it a quarter; what is left goes to the first.
-        weight = [0.5**lag for lag in range(1, length)] + [0.5 ** (length - 1)]
+        # The latest leads with 0.4, the one before it with 0.4 of the rest; what is left goes to the first.
+        weight = [0.4 * 0.6**lag for lag in range(length - 1)] + [0.6 ** (length - 1)]
         mixture = sum(w * after[item] for w, item in zip(weight, history[::-1], strict=True))
         expected = 0.3 * order.popularity + 0.7 * mixture
         np.testing.assert_allclose(order.probabilities(history, 0.7), expected, atol=1e-12)
@@ -96,8 +95,8 @@ def test_first_visits_wait_for_nobody() -> None:
 
 def test_the_same_arguments_make_the_same_order() -> None:
     one, again, other = (hidden_order(30, 1.0, seed) for seed in (5, 5, 6))
-    assert np.array_equal(one.bounds, again.bounds) and np.array_equal(one.followers, again.followers)
-    assert not np.array_equal(one.followers, other.followers)
-    assert sorted(one.followers[0].tolist()) == list(range(SECTIONS))
+    assert np.array_equal(one.bounds, again.bounds) and np.array_equal(one.follower, again.follower)
+    assert not np.array_equal(one.follower, other.follower)
+    assert sorted(one.follower.tolist()) == list(range(SECTIONS))
     with pytest.raises(ValueError, match="read-only"):
         one.bounds[0] = 1

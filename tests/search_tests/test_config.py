@@ -1233,12 +1233,13 @@ SPACES = optional(
     ),
 )
 # PyYAML writes some line breaks of Unicode so that it reads them back as spaces.
-COLUMN = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8)
+COLUMN = st.text(st.characters(exclude_categories=("C", "Z")), max_size=8)
 
 
 def columns_of(names: list[str]) -> dict[str, Any]:
     """Columns of a table whose names are all different: features of each kind, one the user's and one the item's."""
-    label, timestamp, user, item, *features = (f"{number}{name}" for number, name in enumerate(names))
+    # A letter first: PyYAML leaves 1e5 without quotes, which is a number to us.
+    label, timestamp, user, item, *features = (f"c{number}{name}" for number, name in enumerate(names))
     kinds = {kind: features[start::3] for start, kind in enumerate(("categorical", "numeric", "multi"))}
     owned = {"of_user": features[:1], "of_item": features[1:2]}
     return {"label": label, "timestamp": timestamp, "user": user, "item": item, **kinds, **owned}

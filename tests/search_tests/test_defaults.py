@@ -24,6 +24,7 @@ from spaces.focus import narrowed
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
 from spaces.pruning import IMPORTANCES
 from spaces.space import SearchSpace
+from spaces.tables import SMALLEST
 
 
 def width(name: str, units: int) -> tuple[Width, ...]:
@@ -56,6 +57,7 @@ def prepared(**changes: Any) -> Prepared:
         "training": {},
         "references": {},
         "history": 50,
+        "table_rows": {"tables.item": 5000},
     }
     return Prepared(**{**given, **changes})
 
@@ -91,6 +93,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- the weights ---
+
+
+@pytest.mark.parametrize(("rows", "offered"), [(SMALLEST - 1, set()), (SMALLEST, {"tables"})])
+def test_tables_that_a_core_holds_anyway_keep_their_form(rows: int, offered: set[str]) -> None:
+    assert set(space(table_rows={"tables.item": rows}).weights.tables) == offered
 
 
 def test_every_technique_is_offered_to_the_groups_that_it_fits() -> None:
@@ -305,6 +312,16 @@ def test_a_model_whose_users_side_cannot_be_computed_once() -> None:
     assert values(space(user_once_refused=reason).placement.user_once) == (False,)
     assert refused({"placement": {"user_once": [False, True]}}, user_once_refused=reason) == (
         f"space.placement.user_once: must be [false] for this model, but got true: {reason}"
+    )
+
+
+def test_a_model_that_takes_its_history_once_is_not_batched() -> None:
+    assert values(space().placement.batch_rows) == (0, 200, 800)
+    assert values(space(once=("history",)).placement.batch_rows) == (0,)
+    assert values(space({"placement": {"batch_rows": [0]}}, once=("history",)).placement.batch_rows) == (0,)
+    assert refused({"placement": {"batch_rows": [0, 64]}}, once=("history",)) == (
+        "space.placement.batch_rows: must be [0] for this model, but got [0, 64]: a request gives its history once, "
+        "and a batch has several"
     )
 
 

@@ -1,0 +1,238 @@
+"""Each technique alone, at two settings, for one family: time, bytes and quality beside the baseline.
+
+    python tests/benchmarks/alone.py STUDY.yaml --home DIR [--length screen]
+
+The study file says the model, its data and how long a student learns; its baseline is trained first where it is not in
+the cache. Every cell is built, judged on validation and timed beside the baseline in a run of its own; one that cannot
+be built says why. What was measured is kept in the home, and a second call measures the rest.
+
+Groups out of the profile's focus, which a study would leave alone, are marked with a dot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from objectives.record import Prepared
+from search.config import load
+from search.console import Console
+from search.defaults import space_for
+from search.effects import Difference
+from search.home import Home
+from search.jobs import Length
+from search.launch import Session, jobs_of, locked, open_session, prepare
+from search.pairs import Pairs
+from search.profiling import profiled
+from search.workers import JobError, Worker
+from spaces.anatomy import Group
+from spaces.architecture import Architecture
+from spaces.attention import Attention
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain, to_plain
+from spaces.distillation import Distillation
+from spaces.domains import Choice
+from spaces.focus import SHARE
+from spaces.low_rank import LowRank
+from spaces.placement import Batching, Placement, Seat, parse_layout, parse_place
+from spaces.placement_space import BF16_ENGINE
+from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
+from spaces.pruning import Pruning
+from spaces.space import SearchSpace
+from spaces.tables import MixedDimensions, SharedRows
+from spaces.weights import Weights
+
+RATIOS, RANKS = (0.3, 0.6), (0.375, 0.125)
+OWN, TEMPERATURES_OF_DIMENSIONS = (0.3, 0.05), (0.2, 0.6)
+TEMPERATURES = (1.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One technique at one setting, and the layer group that it concerns, if it is one."""
+
+    technique: str
+    setting: str
+    candidate: Candidate
+    group: str | None = None
+
+
+def cells(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
+    learning = Distillation(temperature=2.0, teacher_weight=0.5, passes=space.weights.passes)
+    groups = prepared.anatomy.groups
+    yield from _students(space, learning)
+    for group in groups:
+        yield from _reshaped(group, space, learning)
+    yield from _attention(space, learning)
+    for t in TEMPERATURES:
+        taught = replace(learning, temperature=t)
+        yield Cell("distillation", f"its own shape, T={t:g}", Candidate(Weights(distillation=taught)))
+    for group in groups:
+        yield from _narrowed(group, learning)
+    yield from _placed(prepared, space)
+
+
+def _students(space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
+    """Each size in the middle of its values, and each at its least."""
+    sizes = {name: d.values for name, d in space.weights.architecture.items() if isinstance(d, Choice)}
+    for setting, place in (("middle", lambda n: (n - 1) // 2), ("smallest", lambda n: 0)):
+        chosen = Architecture(tuple((name, values[place(len(values))]) for name, values in sizes.items()))
+        told = ", ".join(f"{name} {value}" for name, value in chosen.sizes)
+        yield Cell(
+            "lighter architecture",
+            f"{setting}: {told}",
+            Candidate(Weights(architecture=chosen, distillation=learning)),
+        )
+
+
+def _reshaped(group: Group, space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
+    name, weights = group.name, space.weights
+
+    def learned(**parts: object) -> Candidate:
+        return Candidate(replace(Weights(distillation=learning), **parts))
+
+    if name in weights.pruning:
+        for ratio in RATIOS:
+            cut = Pruning(((name, ratio),), multiple=weights.multiple)
+            yield Cell("pruning", f"{name} {ratio:.0%}", learned(pruning=cut), name)
+    if name in weights.low_rank:
+        for share in RANKS:
+            yield Cell("low rank", f"{name} {share:g}", learned(low_rank=LowRank(((name, share),))), name)
+    if name in weights.tables:
+        for own in OWN:
+            yield Cell("shared rows", f"{name}, own {own:g}", learned(shared_rows=(SharedRows(name, own),)), name)
+        for t in TEMPERATURES_OF_DIMENSIONS:
+            mixed = (MixedDimensions(name, t),)
+            yield Cell("mixed dimensions", f"{name}, temperature {t:g}", learned(mixed_dimensions=mixed), name)
+
+
+def _attention(space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
+    for name in ("window", "history"):
+        offered: Choice = getattr(space.weights, name)
+        for size in sorted(int(value) for value in offered.values if value)[:2]:
+            attention = Attention(**{name: size})
+            weights = Weights(attention=attention, distillation=learning)
+            yield Cell("sparse attention", f"{name} {size}", Candidate(weights))
+
+
+def _narrowed(group: Group, learning: Distillation) -> Iterator[Cell]:
+    name = group.name
+    if group.kind == "table":
+        for width in TABLE_WIDTHS[1:]:
+            yield Cell("narrower tables", f"{name} {width}", Candidate(precision=Precision(((name, width),))), name)
+    if group.kind not in ("linear", "attention"):
+        return
+    for width in LINEAR_WIDTHS[1:]:
+        if width != STATIC:
+            yield Cell("narrower layers", f"{name} {width}", Candidate(precision=Precision(((name, width),))), name)
+    for calibration in CALIBRATIONS:
+        static = Precision(((name, STATIC),), calibration=calibration)
+        yield Cell("narrower layers", f"{name} {STATIC} {calibration}", Candidate(precision=static), name)
+    for passes in (1, max(2, learning.passes)):
+        aware = Weights(distillation=replace(learning, passes=passes), quantisation_aware=(name,))
+        told = f"{name}, {passes} {'pass' if passes == 1 else 'passes'}"
+        yield Cell("learning with rounding", told, Candidate(aware, Precision(((name, STATIC),))), name)
+
+
+def _placed(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
+    """How the baseline's own weights are run; bf16 beside fp32 of ONNX Runtime, so the engine's change is in it."""
+    offered = space.placement
+    for place in offered.engine.values:
+        for layout in offered.layout.values:
+            placement = Placement(_seat(str(place), str(layout)))
+            if placement != Placement():
+                yield Cell("engine and threads", f"{place} {layout}", Candidate(placement=placement))
+    if "bf16" in space.precision.compute:
+        for layout in offered.layout.values[:2]:
+            half = Precision(compute="bf16")
+            placement = Placement(_seat(BF16_ENGINE, str(layout)))
+            yield Cell("computing in bf16", f"{BF16_ENGINE} {layout}", Candidate(precision=half, placement=placement))
+    for rows in offered.batch_rows.values[1:]:
+        yield Cell("batching", f"{rows} rows", Candidate(placement=Placement(batching=Batching(int(rows)))))
+    if prepared.user_once_refused is None:
+        for threads in (None, 1):
+            once = Placement(Seat(threads=threads), user_once=True)
+            yield Cell("the user's side once", once.seat.layout, Candidate(placement=once))
+
+
+def _seat(place: str, layout: str) -> Seat:
+    return Seat(*parse_place(place), *parse_layout(layout))
+
+
+def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Difference | str:
+    """From the home where it is known; else now, and kept. Why it cannot be is kept as well."""
+    path = known / f"{cell.candidate.id}.json"
+    if not path.is_file():
+        recording = pairs.jobs.recording(f"alone-{cell.candidate.id}")
+        try:
+            side = (pairs.built(cell.candidate), cell.candidate)
+            plain = to_plain(pairs.difference(side, pairs.baseline, length, recording))
+        except JobError as error:
+            plain = str(error)
+        known.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plain))
+    plain = json.loads(path.read_text())
+    return plain if isinstance(plain, str) else from_plain(Difference, plain)
+
+
+def line(cell: Cell, found: Difference | str, focus: frozenset[str]) -> str:
+    mark = "." if cell.group is not None and cell.group not in focus else " "
+    head = f"{mark}{cell.technique:<23} {cell.setting:<44}"
+    if isinstance(found, str):
+        return f"{head} {found}"
+    low, high = found.latency.p95_ratio_interval
+    service, (fast, slow) = found.latency.service_p50_ratio, found.latency.service_p50_ratio_interval
+    least, most = found.quality.loss_interval
+    return (
+        f"{head} {found.latency.p95_ratio:>6.3f} {f'[{low:.3f}, {high:.3f}]':<15} {service:>6.3f} "
+        f"{f'[{fast:.3f}, {slow:.3f}]':<15} {found.throughput.ratio:>6.2f} {found.bytes_ratio:>7.3f} "
+        f"{found.quality.loss:>+8.2%} [{least:+.2%}, {most:+.2%}]"
+    )
+
+
+def run(session: Session, builder: Worker, meter: Worker, console: Console, length: Length) -> Iterator[str]:
+    config, home = session.config, session.home
+    prepared = prepare(session, builder, console)
+    jobs = jobs_of(config, home, prepared)
+    groups = profiled(session.study, jobs, meter, console)["groups"]
+    focus = frozenset(group["name"] for group in groups if group["in_focus"])
+    space = space_for(config.space, prepared, config.traffic.rows.median)
+    pairs, known = Pairs(jobs, builder, meter, console), home.root / "alone" / config.name
+    yield f"{config.name}: in focus (from {SHARE:.0%} of time or bytes): {', '.join(sorted(focus))}"
+    yield (
+        f" {'technique':<23} {'setting':<44} {'p95 ratio':<22} {'service p50 ratio':<22} {'rate x':>6} {'bytes x':>7} "
+        f"{'loss':>8}"
+    )
+    for cell in cells(prepared, space):
+        yield line(cell, measured(cell, pairs, length, known), focus)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--length", choices=get_args(Length), default="screen")
+    options = parser.parse_args()
+    home, console = Home.find(options.home), Console(quiet=False, as_json=False)
+    session = open_session(load(options.study), home)
+    name = session.config.name
+    builder = Worker("builder", home.logs(name) / "builder-0.log")
+    meter = Worker("meter", home.logs(name) / "meter.log")
+    with locked(home, name):
+        try:
+            for told in run(session, builder, meter, console, options.length):
+                print(told, flush=True)
+        finally:
+            builder.kill()
+            meter.kill()
+
+
+if __name__ == "__main__":
+    main()
