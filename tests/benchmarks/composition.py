@@ -81,9 +81,7 @@ def shop_of(family: str, home: Path) -> Shop:
     """In the published sizes, on a synthetic log: with numbers and sets, or with an order to learn."""
     source: dict[str, Any] = {"source": "synthetic", "synthetic": SEQUENCES}
     placement: dict[str, Any] = {"lookup": ["same", "onnxruntime", "openvino"]}
-    if family == "sasrec":
-        placement["batch_rows"] = [0]  # graphs that take a history once a request are not batched
-    else:
+    if family != "sasrec":
         write_table(home / "clicks.parquet", rows=20_000, users=2000, items=3000)
         source = {"source": f"table:{home / 'clicks.parquet'}", "columns": COLUMNS}
     task = Task(str(home), family, metric="auc", rows_median=200, rows_sigma=0.6, rows_max=1000, seed=0, **source)

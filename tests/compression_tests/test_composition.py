@@ -45,8 +45,6 @@ STUDENTS: dict[str, dict[str, list[int | str]]] = {
     "dlrm": {"embedding_dim": [8, 12], "bottom": ["32", "32-16"], "top": ["48", "48-32"]},
     "sasrec": {"embedding_dim": [16, 24], "blocks": [1], "heads": [1, 2], "feed_forward": [32]},
 }
-# Graphs that take a history once a request are not batched.
-UNBATCHED: dict[str, dict[str, list[int]]] = {"dcn-v2": {}, "dlrm": {}, "sasrec": {"batch_rows": [0]}}
 # Products in int8 beside lookups, as of a compressed table's parts, are stored as ONNX Runtime's blocks are.
 STORED = {
     "fp32": {TensorProto.FLOAT}, "fp16": {TensorProto.FLOAT16}, "int8": {TensorProto.INT8, TensorProto.UINT8},
@@ -87,7 +85,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 "distillation": {"passes": 1, "feature_weight": [0, 0.5]},
                 # Entropy takes as long for each range as all else together.
                 "precision": {"calibration": ["minmax", "percentile"]},
-                "placement": {"lookup": ["same", "onnxruntime", "openvino"], **UNBATCHED[family]},
+                "placement": {"lookup": ["same", "onnxruntime", "openvino"]},
             },
         )
 
