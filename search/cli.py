@@ -1,28 +1,17 @@
-"""The commands: parsing, printing, calling. What a command needs is imported when it runs: a bundle is served light."""
+"""The command line: what may be asked, which command does it, and what is said of an error."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from search.console import Console
-    from search.home import Home
-    from search.launch import Session
-    from search.sections import StudyConfig
+from search import commands
+from search.commands import FAILED, InputError
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-
-
-class InputError(ValueError):
-    """The command line or what it names is wrong."""
+WRONG, INTERRUPTED = 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,33 +64,35 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="leanrec", description="Make a trained recommender smaller and run it better, by measurement."
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    known = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, what: str, run: Callable[[argparse.Namespace], int], parent: _Parser) -> Any:
-        command = commands.add_parser(name, help=what, description=what, parents=[parent])
+        command = known.add_parser(name, help=what, description=what, parents=[parent])
         command.set_defaults(command=run)
         return command
 
-    add("data", "fetch a known data set and verify its checksum", _data, shared).add_argument("name", metavar="NAME")
-    running = add("run", "launch or resume a study", _run, study)
+    add("data", "fetch a known data set and verify its checksum", commands.data, shared).add_argument(
+        "name", metavar="NAME"
+    )
+    running = add("run", "launch or resume a study", commands.run, study)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
     running.add_argument("--trials", type=int, help="trials in all, those that failed not counted when a study goes on")
     running.add_argument("--all-groups", action="store_true", help="search every layer group, however little it takes")
-    add("profile", "where the baseline's time goes, and what is worth compressing", _profile, study)
-    add("status", "how far a study is", _status, study)
-    add("front", "the Pareto front of a study", _front, study)
-    reporting = add("report", "write a study's report, one HTML file", _report, study)
+    add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile, study)
+    add("status", "how far a study is", commands.status, study)
+    add("front", "the Pareto front of a study", commands.front, study)
+    reporting = add("report", "write a study's report, one HTML file", commands.report, study)
     reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
-    choosing = add("choose", "confirm finalists on test, write and register a bundle", _choose, study)
+    choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose, study)
     choosing.add_argument("--p95-ms", type=float, help="the highest p95 that is good enough, in milliseconds")
     choosing.add_argument("--p95-ratio", type=float, help="the same as a share of the baseline's")
     choosing.add_argument("--max-loss", type=float, help="the loss that is tolerated (default: the study's)")
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
-    add("verify", "check that a bundle is whole and answers as it should", _verify, shared).add_argument(
+    add("verify", "check that a bundle is whole and answers as it should", commands.verify, shared).add_argument(
         "bundle", metavar="BUNDLE"
     )
-    benching = add("bench", "one bundle under one pattern of traffic, with a timeline", _bench, shared)
+    benching = add("bench", "one bundle under one pattern of traffic, with a timeline", commands.bench, shared)
     benching.add_argument("bundle", metavar="BUNDLE")
     benching.add_argument("--pattern", help="closed, poisson (default), deterministic, bursts, diurnal or replay")
     benching.add_argument("--log", metavar="FILE", help="a request log, CSV or Parquet, whose arrivals are replayed")
@@ -114,318 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     benching.add_argument("--seed", type=int, default=0)
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
-    add("remeasure", "time the front's artifacts again on this machine", _remeasure, study)
+    add("remeasure", "time the front's artifacts again on this machine", commands.remeasure, study)
     ablating = add(
-        "ablate", "what helped: each technique of a trial taken back, and alone, measured in pairs", _ablate, study
+        "ablate",
+        "what helped: each technique of a trial taken back, and alone, measured in pairs",
+        commands.ablate,
+        study,
     )
     ablating.add_argument(
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
-    add("doctor", "what this machine offers a study, what it lacks and how to get it", _doctor, shared)
-    showing = add("ui", "MLflow's UI on the study home", _ui, shared)
+    add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor, shared)
+    showing = add("ui", "MLflow's UI on the study home", commands.ui, shared)
     showing.add_argument("--port", type=int, default=5000)
     showing.add_argument("--host", default="127.0.0.1")
-    add("init", "write a study file with every setting explained", _init, shared).add_argument("file", metavar="FILE")
-    add("validate", "check a study file", _validate, study)
+    add("init", "write a study file with every setting explained", commands.init, shared).add_argument(
+        "file", metavar="FILE"
+    )
+    add("validate", "check a study file", commands.validate, study)
     return parser
-
-
-def _console(options: argparse.Namespace) -> Console:
-    from search.console import Console
-
-    return Console(options.quiet, options.json)
-
-
-def _home(options: argparse.Namespace) -> Home:
-    from search.home import Home
-
-    return Home.find(options.home)
-
-
-def _config(options: argparse.Namespace) -> StudyConfig:
-    from search.config import load
-
-    minutes, trials = getattr(options, "minutes", None), getattr(options, "trials", None)
-    overrides = [*options.set, *(["space.focus=0"] if getattr(options, "all_groups", False) else [])]
-    return load(options.study, overrides, seed=options.seed, minutes=minutes, trials=trials)
-
-
-def _existing(options: argparse.Namespace) -> Session:
-    """A study that was run before, with the settings that it was begun with.
-
-    Raises:
-        InputError: there is none.
-    """
-    from search.launch import open_session
-    from search.study import exists
-
-    config, home = _config(options), _home(options)
-    if not exists(config.name, home.storage(config.storage)):
-        raise InputError(f"STUDY: {config.name!r} was not run in {home.root}; leanrec run {options.study} does that")
-    return open_session(config, home)
-
-
-def _data(options: argparse.Namespace) -> int:
-    from objectives.recommenders.fetch import KNOWN, fetch
-
-    if options.name not in KNOWN:
-        raise InputError(f"NAME: {options.name!r} is not a known data set; there are {', '.join(sorted(KNOWN))}")
-    home, console = _home(options), _console(options)
-    home.claim()
-    folder = fetch(options.name, home.data_sets)
-    console.result(f"{options.name} lies in {folder}, checksums verified")
-    console.document({"name": options.name, "folder": str(folder)})
-    return DONE
-
-
-def _run(options: argparse.Namespace) -> int:
-    from search.launch import run
-
-    console = _console(options)
-    session, document = run(_config(options), _home(options), console)
-    _show_front(session, document, console)
-    console.result(f"next: leanrec choose {options.study}{_home_option(options)}, leanrec ui{_home_option(options)}")
-    return DONE
-
-
-def _show_front(session: Session, document: dict[str, Any], console: Console) -> None:
-    from search.console import front_table
-    from search.verdict import verdict
-
-    console.table(front_table(document))
-    said = verdict(document)
-    console.result(said.headline)
-    for sentence in said.sentences:
-        console.result(f"- {sentence}")
-    console.result(f"report: {session.home.reports(session.config.name) / 'report.html'}")
-    console.document(document)
-
-
-def _home_option(options: argparse.Namespace) -> str:
-    return f" --home {options.home}" if options.home else ""
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from search.launch import open_session, profile
-    from search.profiling import user_once
-    from search.report_profile import headline, operator_table, profile_table
-
-    console = _console(options)
-    session = open_session(_config(options), _home(options))
-    document = profile(session, console)
-    console.document(document)
-    console.table(profile_table(document))
-    console.table(operator_table(document))
-    console.result(headline(document))
-    console.result(user_once(document))
-    console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
-    return DONE
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from objectives.serving.bundle import read_bundle
-    from search.bench import Plan, bench
-    from search.bench_requests import parse_rows
-    from search.report_bench import doubts, facts, headline
-
-    folder = Path(options.bundle)
-    if not folder.is_dir():
-        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
-    log = Path(options.log) if options.log else None
-    pattern = options.pattern or ("poisson" if log is None else "replay")
-    rows = parse_rows(options.rows) if options.rows else None
-    plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed)
-    console, bundle = _console(options), read_bundle(folder)
-    out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
-    document = bench(bundle, plan, out, console)
-    console.document(document)
-    console.result(headline(document))
-    console.result("; ".join(facts(document)))
-    for doubt in doubts(document):
-        console.warn(doubt)
-    console.result(f"timeline: {out / 'bench.html'}")
-    return DONE if document["valid"] else FAILED
-
-
-def _remeasure(options: argparse.Namespace) -> int:
-    from search.launch import locked, stoppable
-    from search.remeasure import FILE, all_failed, conclusion, remeasure, remeasured_table
-    from search.workers import Worker
-
-    console, session = _console(options), _existing(options)
-    name, home = session.config.name, session.home
-    meter = Worker("meter", home.logs(name) / "meter.log")
-    with locked(home, name), stoppable():
-        try:
-            document = remeasure(session, meter, console)
-        finally:
-            meter.kill()
-    console.document(document)
-    console.table(remeasured_table(document))
-    console.result(conclusion(document))
-    console.result(f"written: {home.reports(name) / FILE}")
-    return FAILED if all_failed(document) else DONE
-
-
-def _ablate(options: argparse.Namespace) -> int:
-    from search.ablation import FILE, ablate, nothing_measured
-    from search.effects import FACT
-    from search.launch import locked, stoppable
-    from search.report_ablation import ablation_table
-    from search.workers import Worker
-
-    console, session = _console(options), _existing(options)
-    name, home = session.config.name, session.home
-    builder = Worker("builder", home.logs(name) / "builder-0.log")
-    meter = Worker("meter", home.logs(name) / "meter.log")
-    with locked(home, name), stoppable():
-        try:
-            document = ablate(session, options.trial, builder, meter, console)
-        finally:
-            builder.kill()
-            meter.kill()
-            if FACT in session.study.facts:
-                session.level(console)
-    console.document(document)
-    console.table(ablation_table(document))
-    for part in document["techniques"]:
-        console.result(f"- {part['label']}: {part['verdict']}")
-    if document["control"]:
-        console.result(document["control"]["sentence"])
-    console.result(f"written: {home.reports(name) / FILE}, {home.reports(name) / 'report.html'}")
-    return FAILED if nothing_measured(document) else DONE
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from search.doctor import diagnose, document, lines, tables
-
-    # Works in a light install too: no home is claimed, and nothing but the standard library is needed to print.
-    found = diagnose(Path(options.home or os.environ.get("LEANREC_HOME") or ".").resolve())
-    if options.json:
-        sys.stdout.write(json.dumps(document(found), allow_nan=False) + "\n")
-    elif importlib.util.find_spec("rich") is None:
-        sys.stdout.write("\n".join(lines(found)) + "\n")
-    else:
-        console = _console(options)
-        for table in tables(found):
-            console.table(table)
-    return DONE
-
-
-def _status(options: argparse.Namespace) -> int:
-    console, session = _console(options), _existing(options)
-    document = session.document()
-    budget = session.config.budget.minutes
-    counts = document["counts"]
-    found = {
-        "study": document["study"],
-        "minutes": document["minutes"],
-        "budget_minutes": budget,
-        "trials": counts,
-        "weights": len({r["weights"] for r in document["rows"] if r["state"] == "complete"}),
-        "front_size": document["front_size"],
-        "hypervolume": document["hypervolume"],
-        "chosen": None if document["chosen"] is None else document["chosen"]["row"]["trial"],
-    }
-    console.document(found)
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.result(f"{document['study']}: {document['minutes']:.1f} of {budget:g} minutes; trials: {told}")
-    console.result(
-        f"{found['weights']} different weights, {document['front_size']} points on the front, "
-        f"hypervolume {document['hypervolume']:.3f}"
-    )
-    return DONE
-
-
-def _front(options: argparse.Namespace) -> int:
-    session = _existing(options)
-    _show_front(session, session.document(), _console(options))
-    return DONE
-
-
-def _report(options: argparse.Namespace) -> int:
-    console, session = _console(options), _existing(options)
-    document = session.level(console)
-    folder = session.home.reports(session.config.name)
-    files = [folder / "report.html"]
-    (folder / "front.json").write_text(json.dumps(document, indent=1) + "\n")
-    files.append(folder / "front.json")
-    if options.png:
-        from search.report import write_png
-
-        write_png(document, folder / "front.png")
-        files.append(folder / "front.png")
-    for file in files:
-        console.result(str(file))
-    console.document({"files": [str(file) for file in files]})
-    return DONE
-
-
-def _choose(options: argparse.Namespace) -> int:
-    from search.choose import Policy
-    from search.launch import choose
-
-    for field in ("p95_ms", "p95_ratio"):
-        value = getattr(options, field)
-        if value is not None and not value > 0:
-            raise InputError(f"--{field.replace('_', '-')}: must be above 0, but got {value}")
-    if options.max_loss is not None and not 0 < options.max_loss < 1:
-        raise InputError(f"--max-loss: must lie between 0 and 1, but got {options.max_loss}")
-    console, session = _console(options), _existing(options)
-    tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
-    policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer)
-    out = Path(options.out).resolve() if options.out else None
-    chosen = choose(session, policy, out, console)
-    console.document(chosen)
-    console.result(chosen["reason"])
-    confirmed = chosen["confirmed"]
-    console.result(
-        f"p95 {confirmed['p95_ratio']:.3f} of the baseline's, service p50 {confirmed['service_p50_ratio']:.3f}, "
-        f"throughput {confirmed['throughput_ratio']:.2f}x"
-    )
-    console.result(f"bundle: {chosen['bundle']}")
-    console.result(f"next: leanrec verify {chosen['bundle']}")
-    return DONE
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from objectives.serving.bundle import verify
-
-    folder = Path(options.bundle)
-    if not folder.is_dir():
-        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
-    bundle, difference = verify(folder)
-    if options.json:
-        found = {"bundle": str(folder), "name": bundle.name, "verified": True, "largest_difference": difference}
-        sys.stdout.write(json.dumps(found) + "\n")
-    else:
-        engine, files = bundle.candidate.placement.seat.engine, len(bundle.manifest["files"])
-        sys.stdout.write(
-            f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g}\n"
-        )
-    return DONE
-
-
-def _ui(options: argparse.Namespace) -> int:
-    from search.ui import open_ui
-
-    home = _home(options)
-    home.claim()
-    return open_ui(home, options.host, options.port, _console(options).say)
-
-
-def _init(options: argparse.Namespace) -> int:
-    from search.config import write_template
-
-    console = _console(options)
-    write_template(Path(options.file))
-    console.document({"file": options.file})
-    console.result(f"{options.file} is written; next: leanrec validate {options.file}")
-    return DONE
-
-
-def _validate(options: argparse.Namespace) -> int:
-    console, config = _console(options), _config(options)
-    console.document(config.model_dump(mode="json"))
-    console.result(f"{config.name} is valid; next: leanrec run {options.study}")
-    return DONE
