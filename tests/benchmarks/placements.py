@@ -281,13 +281,13 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
 
 def _paired(ours: Pool, theirs: Pool, requests: Requests, load: Load, window: Window) -> str:
     try:
-        timings, rate, _ = timed(ours.submit, theirs.submit, cores_allowed(), list(requests), load, window, seed=0)
+        timings, _ = timed(ours.submit, theirs.submit, cores_allowed(), list(requests), load, window, seed=0)
     except (DisturbedError, BehindError) as error:
         return f"invalid: {error}"
-    found = summarise(timings, rate, seed=0)
+    found = summarise(timings, seed=0)
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"
-    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {rate:.0f} requests/s: {verdict}"
+    return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {found.rate_rps:.0f} requests/s: {verdict}"
 
 
 def user_once(folder: Path, length: Length) -> Iterator[str]:
