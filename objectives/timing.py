@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time as clock
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_b
 from objectives.measurement.latency import Timings, Window, check_calm, time_side_by_side
 from objectives.measurement.recording import Recording, Search, write_recording
 from objectives.measurement.schedule import Traffic
-from objectives.measurement.statistics import Floats, percentile
+from objectives.measurement.statistics import percentile
 from objectives.measurement.strain import DisturbedError
-from objectives.measurement.throughput import Pace, Probe, open_loop_probe, saturation, search_rates
+from objectives.measurement.throughput import Pace, Probe, Slowness, open_loop_probe, saturation, search_rates
 from objectives.measurement.traffic import BehindError, Request, Submit, settle
 from objectives.record import Artifact, Footprint, Latency, Throughput
 from objectives.serving.pool import Pool
@@ -89,15 +90,12 @@ def weigh_here(holdout: str, arm: Any) -> dict[str, float]:
 
 
 def timed(
-    ours: Submit, theirs: Submit, replicas: int, requests: list[Request], load: Load, window: Window, seed: int
-) -> tuple[Timings, Floats]:
+    ours: Submit, theirs: Submit, requests: list[Request], load: Load, window: Window, seed: int
+) -> tuple[Timings, Pace]:
     """Both arms side by side, anew where something disturbed them.
 
-    Args:
-        replicas: the baseline's
-
     Returns:
-        Timings, and the baseline's saturated rates (blocks,).
+        Timings, and the baseline's pace, which can be asked again.
 
     Raises:
         DisturbedError: the machine was busy with something else, several times over.
@@ -108,16 +106,23 @@ def timed(
         attempt += 1
         try:
             settle()
-            most = saturation(theirs, requests, replicas)
-            pace = Pace(theirs, requests, load.share)
-            timings = time_side_by_side(ours, theirs, requests, load.traffic, pace, window, seed + attempt)
+            pace = Pace(theirs, requests)
+            timings = time_side_by_side(
+                ours, theirs, requests, load.traffic, partial(_rate, pace, load.share), window, seed + attempt
+            )
             check_calm(timings, window.blocks)
-            return timings, most
+            return timings, pace
         except (DisturbedError, BehindError) as error:
             # A generator that is behind a model as fast as this stays behind; a neighbour may go.
             patience = window.patience_seconds if isinstance(error, DisturbedError) else 0.0
             if attempt >= _TRIES and clock.monotonic() - start >= patience:
                 raise type(error)(f"{error} ({attempt} times over)") from error
+
+
+def _rate(pace: Pace, share: float) -> float:
+    """Requests per second that are a share of what is answered one by one at the moment: in an open loop the
+    utilisation. A share of what is answered when saturated would be more, since then nothing has to wake up."""
+    return share * 1000 / pace()
 
 
 def _record(
@@ -128,32 +133,49 @@ def _record(
     window: Window,
     seed: int,
 ) -> Recording:
+    """The search for rates comes after the timing, on a machine that may be another by then: it goes by the
+    baseline's pace, and its rates and latencies are those at the pace of the timing."""
     (ours, _), (theirs, their_arm) = candidate, baseline
-    timings, most = timed(ours.submit, theirs.submit, their_arm.placement.replicas, requests, load, window, seed)
+    timings, pace = timed(ours.submit, theirs.submit, requests, load, window, seed)
     kept = timings.kept()
     rate = float(np.median(kept.rate_rps))
+
+    def slowness() -> float:
+        settle()
+        now = pace() / (load.share * 1000 / rate)
+        settle()
+        return now
+
+    most = saturation(theirs.submit, requests, their_arm.placement.replicas, slowness)
     limit = percentile(kept.baseline, load.percent) if load.slo_ms is None else load.slo_ms
     first = Probe(rate, kept.candidate)
     searched = Search((), most)
     if load.slo_ms is not None:
-        searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, window.probes, seed)
+        searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, window.probes, seed, slowness)
     return Recording(
         timings=timings,
         slo_ms=load.slo_ms,
         percent=load.percent,
         seed=seed,
-        candidate=_search(*candidate, first, requests, load, limit, window.probes, seed),
+        candidate=_search(*candidate, first, requests, load, limit, window.probes, seed, slowness),
         baseline=searched,
     )
 
 
 def _search(
-    pool: Pool, arm: Arm, first: Probe, requests: list[Request], load: Load, limit_ms: float, probes: int, seed: int
+    pool: Pool,
+    arm: Arm,
+    first: Probe,
+    requests: list[Request],
+    load: Load,
+    limit_ms: float,
+    probes: int,
+    seed: int,
+    slowness: Slowness,
 ) -> Search:
-    settle()
-    most = saturation(pool.submit, requests, arm.placement.replicas)
+    most = saturation(pool.submit, requests, arm.placement.replicas, slowness)
 
     def probe(rate_rps: float) -> Probe:
-        return open_loop_probe(pool.submit, requests, load.traffic, rate_rps, seed)
+        return open_loop_probe(pool.submit, requests, load.traffic, rate_rps, seed, slowness)
 
     return Search(search_rates(probe, first, float(most.mean()), limit_ms, load.percent, probes), most)

@@ -31,38 +31,47 @@ _UNCOUNTED = 2
 
 @dataclass(frozen=True)
 class Probe:
-    """Latency in milliseconds at one offered rate, (blocks, requests)."""
+    """Latency in milliseconds at one offered rate, (blocks, requests); both as they are where slowness is 1."""
 
     rate_rps: float
     latency_ms: Floats
 
 
-def saturation(submit: Submit, requests: Sequence[Request], replicas: int) -> Floats:
-    """Requests a second in a closed loop that always keeps two in flight for each replica: (blocks,).
+# How many times slower the machine is at the moment than at some other one.
+Slowness = Callable[[], float]
+
+
+def _steady() -> float:
+    return 1.0
+
+
+def saturation(submit: Submit, requests: Sequence[Request], replicas: int, slowness: Slowness = _steady) -> Floats:
+    """Requests a second in a closed loop that always keeps two in flight for each replica, as it would be where
+    slowness is 1: (blocks,).
 
     Raises:
         DisturbedError: the machine is busy with something else.
     """
 
     def block() -> float:
-        return saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
+        slower = slowness()
+        return slower * saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
 
     return np.array(calm_blocks(block, _SATURATION_BLOCKS))
 
 
 class Pace:
-    """A share of what a replica answers one by one at the moment: in an open loop its utilisation. A share of what it
-    answers when saturated would be more, since then it never has to wake up.
+    """How long a replica takes for a request at the moment, one by one.
 
-    A machine's speed may change by half within minutes; at a fixed rate the queue in its slow moments would be most of
-    a window's p95.
+    A machine's speed may change by half within minutes. At a fixed rate the queue in its slow moments would be most of
+    a window's p95, and a rate that was found in a fast moment could not be held against one of a slow moment.
 
     Raises:
         DisturbedError: the machine is busy with something else.
     """
 
-    def __init__(self, submit: Submit, requests: Sequence[Request], share: float) -> None:
-        self._submit, self._share = submit, share
+    def __init__(self, submit: Submit, requests: Sequence[Request]) -> None:
+        self._submit = submit
         by_rows = sorted(requests, key=rows_of)
         # Evenly spaced among the sizes, so that a few have the mean of all.
         places = (np.arange(_SERVICE_REQUESTS) + 0.5) / _SERVICE_REQUESTS * len(by_rows)
@@ -70,16 +79,26 @@ class Pace:
         self._recent = deque(calm_blocks(self._service_ms, _PACE_LOOKS), maxlen=_PACE_LOOKS)
 
     def __call__(self) -> float:
-        """Requests per second, by the middle of the last looks, of which this call's is one."""
+        """Mean milliseconds of a request, by the middle of the last looks, of which this call's is one."""
         self._recent.append(self._service_ms())
-        return self._share * 1000 / statistics.median(self._recent)
+        return statistics.median(self._recent)
 
     def _service_ms(self) -> float:
         return float(closed_loop(self._submit, self._requests).mean())
 
 
-def open_loop_probe(submit: Submit, requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int) -> Probe:
+def open_loop_probe(
+    submit: Submit,
+    requests: Sequence[Request],
+    traffic: Traffic,
+    rate_rps: float,
+    seed: int,
+    slowness: Slowness = _steady,
+) -> Probe:
     """A few short blocks at one rate; queues drain between them, so the early answers of each are not counted.
+
+    Where the machine is slower, arrivals come that much slower, and latencies are told as they would be where slowness
+    is 1: a queue at the same utilisation, on another clock.
 
     Raises:
         DisturbedError: the machine is busy with something else.
@@ -90,11 +109,11 @@ def open_loop_probe(submit: Submit, requests: Sequence[Request], traffic: Traffi
     taken = itertools.count()
 
     def block() -> Floats:
-        number = next(taken)
+        number, slower = next(taken), slowness()
         start = number * (early + count)
         chosen = [requests[(start + i) % len(requests)] for i in range(early + count)]
-        played = open_loop(submit, chosen, gaps(traffic, rate_rps, early + count, seed + number), spin)
-        return played.latency_ms[early:]
+        played = open_loop(submit, chosen, gaps(traffic, rate_rps / slower, early + count, seed + number), spin)
+        return played.latency_ms[early:] / slower
 
     blocks = calm_blocks(block, _PROBE_BLOCKS)
     # In single precision, as they are kept.

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -95,7 +95,7 @@ def _students(space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
 def _reshaped(group: Group, space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
     name, weights = group.name, space.weights
 
-    def learned(**parts: object) -> Candidate:
+    def learned(**parts: Any) -> Candidate:
         return Candidate(replace(Weights(distillation=learning), **parts))
 
     if name in weights.pruning:
@@ -125,8 +125,9 @@ def _attention(space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
 def _narrowed(group: Group, learning: Distillation) -> Iterator[Cell]:
     name = group.name
     if group.kind == "table":
-        for width in TABLE_WIDTHS[1:]:
-            yield Cell("narrower tables", f"{name} {width}", Candidate(precision=Precision(((name, width),))), name)
+        for of_table in TABLE_WIDTHS[1:]:
+            narrow = Candidate(precision=Precision(((name, of_table),)))
+            yield Cell("narrower tables", f"{name} {of_table}", narrow, name)
     if group.kind not in ("linear", "attention"):
         return
     for width in LINEAR_WIDTHS[1:]:

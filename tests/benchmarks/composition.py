@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ class Tally:
     drawn: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     failed: dict[str, str] = field(default_factory=dict)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     service_ms: list[float] = field(default_factory=list)
 
     def add(self, shop: Shop, candidate: Candidate) -> None:
@@ -54,7 +54,8 @@ class Tally:
         except Exception as error:  # whatever it is, it is what this program is to find
             self.failed[told(candidate)] = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return
-        self.seconds.update(done.seconds)
+        for stage, seconds in done.seconds.items():
+            self.seconds[stage] += seconds
         if done.artifact is None:
             self.refused[str(done.refusal)] += 1
             return

@@ -91,7 +91,7 @@ def repeat(model: Path, slower: bool, seed: int, requests: list[Any]) -> Timings
     ):
         for pool in (ours, theirs):
             warm_up(pool.submit, requests, placement)
-        timings, _ = timed(ours.submit, theirs.submit, 1, requests, load, CONFIRM, seed)
+        timings, _ = timed(ours.submit, theirs.submit, requests, load, CONFIRM, seed)
     return timings
 
 

@@ -282,7 +282,7 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
 
 def _paired(ours: Pool, theirs: Pool, requests: Requests, load: Load, window: Window) -> str:
     try:
-        timings, _ = timed(ours.submit, theirs.submit, cores_allowed(), list(requests), load, window, seed=0)
+        timings, _ = timed(ours.submit, theirs.submit, list(requests), load, window, seed=0)
     except (DisturbedError, BehindError) as error:
         return f"invalid: {error}"
     found = summarise(timings, seed=0)

@@ -261,13 +261,12 @@ class Attempts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception]) -> None:
         self.errors, self.seeds, self.rates = list(errors), list[int](), list[float]()
         monkeypatch.setattr(timing, "settle", lambda: None)
-        monkeypatch.setattr(timing, "saturation", lambda submit, requests, replicas: np.array([150.0, 160.0]))
-        monkeypatch.setattr(timing, "Pace", lambda submit, requests, share: share * 100)
+        monkeypatch.setattr(timing, "Pace", lambda submit, requests: lambda: 8.0)
         monkeypatch.setattr(timing, "time_side_by_side", self._time)
         monkeypatch.setattr(timing, "check_calm", self._check)
 
-    def _time(self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: float, window: Any, seed: int) -> Any:
-        self.rates.append(rate)
+    def _time(self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: Any, window: Any, seed: int) -> Any:
+        self.rates.append(rate())
         self.seeds.append(seed)
         return f"timings {seed}"
 
@@ -277,16 +276,16 @@ class Attempts:
 
     def run(self, patience_seconds: float = 0.0) -> Any:
         submit: Any = None
-        return timed(submit, submit, 1, [], LOAD, Window(patience_seconds=patience_seconds), seed=7)
+        return timed(submit, submit, [], LOAD, Window(patience_seconds=patience_seconds), seed=7)
 
 
 def test_a_timing_that_was_disturbed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = Attempts(monkeypatch, [DisturbedError("busy"), BehindError("late")])
-    timings, most = attempts.run()
+    timings, pace = attempts.run()
     assert timings == "timings 10"
     assert attempts.seeds == [8, 9, 10], "each with a schedule of its own"
-    assert attempts.rates == [50] * 3, "half of what the baseline answers one by one, looked at anew each time"
-    assert most.tolist() == [150, 160]
+    assert attempts.rates == [62.5] * 3, "half of what is answered one by one at 8 ms each, looked at anew each time"
+    assert pace() == 8.0
 
 
 def test_a_busy_machine_is_waited_for_but_not_a_generator_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:

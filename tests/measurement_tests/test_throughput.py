@@ -214,12 +214,37 @@ def test_the_pace_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(finished_ns=clock.now, result=lambda: None)
 
     sizes = np.random.default_rng(0).permutation(300) + 1
-    pace = Pace(submit, [{"id": np.zeros(rows)} for rows in sizes], share=0.4)
-    full = 0.4 * 1000 / np.mean(sizes)
-    assert pace() == pytest.approx(full, rel=0.01), "a few sizes have the mean of all"
+    pace = Pace(submit, [{"id": np.zeros(rows)} for rows in sizes])
+    mean = np.mean(sizes)
+    assert pace() == pytest.approx(mean, rel=0.01), "a few sizes have the mean of all"
     slowness[0] = 5.0
-    assert pace() == pytest.approx(full, rel=0.01), "one slow look is no slower machine"
-    assert pace() == pytest.approx(full / 5, rel=0.01), "two are"
+    assert pace() == pytest.approx(mean, rel=0.01), "one slow look is no slower machine"
+    assert pace() == pytest.approx(5 * mean, rel=0.01), "two are"
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("slower", [0.5, 3.0])
+def test_rates_and_latencies_are_those_of_the_reference_pace(monkeypatch: pytest.MonkeyPatch, slower: float) -> None:
+    """The same queue on a clock of another speed: arrivals and services that take so many times longer."""
+
+    def found(times: float, slowness: float) -> tuple[Probe, float]:
+        def played(submit: Any, requests: Any, gaps_ns: NDArray[np.int64], spin: int) -> Any:
+            arrivals, left, at = np.cumsum(gaps_ns), np.empty(len(gaps_ns)), 0.0
+            for i, arrival in enumerate(arrivals):
+                at = max(at, arrival) + 2e6 * times
+                left[i] = at
+            return SimpleNamespace(latency_ms=(left - arrivals) / 1e6)
+
+        monkeypatch.setattr(module, "open_loop", played)
+        monkeypatch.setattr(module, "saturated", lambda *_: 500 / times)
+        probe = open_loop_probe(Arm(), [{"id": np.array(0)}], Traffic(), 300.0, 1, lambda: slowness)
+        return probe, float(saturation(Arm(), [], 1, lambda: slowness).mean())
+
+    (probe, most), (reference, _) = found(slower, slower), found(1.0, 1.0)
+    assert (probe.rate_rps, most) == (300.0, pytest.approx(500))
+    np.testing.assert_allclose(probe.latency_ms, reference.latency_ms, rtol=1e-4)
+    unpaced, _ = found(slower, 1.0)
+    assert percentile(unpaced.latency_ms, 95) != pytest.approx(percentile(reference.latency_ms, 95), rel=0.3)
 
 
 @pytest.mark.usefixtures("calm")
