@@ -106,6 +106,7 @@ def factored(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
     factors, whole = copy.deepcopy(model), copy.deepcopy(model)
     for name in [*(f"tables.{field.name}" for field in CODES), layer]:
         weight = whole.get_parameter(f"{name}.weight")
+        first: nn.Linear | nn.Embedding
         if name == layer:
             first, second = nn.Linear(weight.shape[1], 2, bias=False), nn.Linear(2, weight.shape[0])
             second.bias = nn.Parameter(model.get_parameter(f"{name}.bias"))
