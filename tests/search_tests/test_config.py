@@ -1190,6 +1190,8 @@ def listed(baseline: Any, others: st.SearchStrategy[Any]) -> st.SearchStrategy[l
     return st.lists(others, max_size=4).map(lambda more: list(dict.fromkeys([baseline, *more])))
 
 
+# PyYAML writes some line breaks of Unicode so that it reads them back as spaces.
+INK = st.characters(exclude_categories=("C", "Z"))
 POSITIVE = st.floats(1e-300, 1e300)
 COUNT = st.integers(1, 10**6)
 MAYBE_COUNT = st.one_of(st.none(), COUNT)
@@ -1232,8 +1234,6 @@ SPACES = optional(
         queue=MAYBE_COUNT,
     ),
 )
-# PyYAML writes some line breaks of Unicode so that it reads them back as spaces.
-COLUMN = st.text(st.characters(exclude_categories=("C", "Z")), max_size=8)
 
 
 def columns_of(names: list[str]) -> dict[str, Any]:
@@ -1250,11 +1250,9 @@ STUDIES = st.fixed_dictionaries(
         "name": st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,20}\Z"),
         "data": st.one_of(
             st.just({"source": "ml-100k"}),
-            st.text(min_size=1, max_size=8)
-            .filter(lambda t: "\n" not in t)
-            .map(lambda t: {"source": f"movielens:/{t}"}),
+            st.text(INK, min_size=1, max_size=8).map(lambda t: {"source": f"movielens:/{t}"}),
             st.integers(1, 10**6).map(lambda n: {"source": "synthetic", "rows": n + 1, "users": n}),
-            st.lists(COLUMN, min_size=4, max_size=9).map(
+            st.lists(st.text(INK, max_size=8), min_size=4, max_size=9).map(
                 lambda names: {"source": "table:/x.csv", "columns": columns_of(names)}
             ),
             st.just({"source": "criteo:/x"}),
@@ -1278,7 +1276,7 @@ STUDIES = st.fixed_dictionaries(
         "budget": optional(minutes=POSITIVE, trials=MAYBE_COUNT),
         "workers": optional(builders=MAYBE_COUNT, fit_seconds=POSITIVE, job_seconds=POSITIVE),
         "seed": st.integers(0, 2**32 - 1),
-        "tracking_uri": st.one_of(st.none(), st.text(min_size=1, max_size=8)),
+        "tracking_uri": st.one_of(st.none(), st.text(INK, min_size=1, max_size=8)),
     },
 )
 
