@@ -27,6 +27,7 @@ from objectives.record import Artifact, Prepared
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
+from spaces.anatomy import Anatomy
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.precision import Precision
 from spaces.weights import Weights
@@ -63,11 +64,11 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     progress("baseline: exporting it")
     artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
     refused, share = _user_once(recommender, Path(task.home) / artifact.path, task.rows_median)
-    facts = json.loads((holdout / "facts.json").read_text())
+    facts, anatomy = json.loads((holdout / "facts.json").read_text()), recommender.anatomy(recommender.model)
     return Prepared(
         key=recommender.key,
         holdout=str(holdout),
-        anatomy=recommender.anatomy(recommender.model),
+        anatomy=anatomy,
         student=recommender.student(),
         inputs=recommender.inputs,
         baseline=artifact,
@@ -75,7 +76,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         user_once_share=share,
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
-        table_rows={name: len(counts) for name, counts in recommender.counts().items()},
+        table_rows=_table_rows(recommender, anatomy),
         **facts,
     )
 
@@ -147,6 +148,11 @@ def _write_cut(graph: onnx.ModelProto, into: Path) -> int:
     for part, name in zip(cut_at_tables(graph), (TABLES, DENSE), strict=True):
         onnx.save(part, str(into / name))
     return sum((into / name).stat().st_size for name in (TABLES, DENSE))
+
+
+def _table_rows(recommender: Recommender, anatomy: Anatomy) -> dict[str, int]:
+    names = [name for group in anatomy.groups if group.kind == "table" for name in group.modules]
+    return {name: recommender.model.get_parameter(f"{name}.weight").shape[0] for name in names}
 
 
 def _user_inputs(recommender: Recommender) -> frozenset[str]:

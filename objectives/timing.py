@@ -141,7 +141,7 @@ def _record(
     rate = float(np.median(kept.rate_rps))
 
     def slowness() -> float:
-        settle()
+        settle()  # an arm that has just gone idle would hold a core
         now = pace() / (load.share * 1000 / rate)
         settle()
         return now

@@ -36,6 +36,13 @@ def _home(options: argparse.Namespace) -> Home:
     return Home.find(options.home)
 
 
+def _bundle_folder(options: argparse.Namespace) -> Path:
+    folder = Path(options.bundle)
+    if not folder.is_dir():
+        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
+    return folder
+
+
 def _config(options: argparse.Namespace) -> StudyConfig:
     from search.config import load
 
@@ -123,9 +130,7 @@ def bench(options: argparse.Namespace) -> int:
     from search.bench_requests import parse_rows
     from search.report_bench import doubts, facts, headline
 
-    folder = Path(options.bundle)
-    if not folder.is_dir():
-        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
+    folder = _bundle_folder(options)
     log = Path(options.log) if options.log else None
     pattern = options.pattern or ("poisson" if log is None else "replay")
     rows = parse_rows(options.rows) if options.rows else None
@@ -288,9 +293,7 @@ def choose(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     from objectives.serving.bundle import verify
 
-    folder = Path(options.bundle)
-    if not folder.is_dir():
-        raise InputError(f"BUNDLE: {options.bundle!r} is no folder")
+    folder = _bundle_folder(options)
     bundle, difference = verify(folder)
     if options.json:
         found = {"bundle": str(folder), "name": bundle.name, "verified": True, "largest_difference": difference}

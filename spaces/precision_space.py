@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from spaces.domains import Choice, Scalar, Suggester, draw, middle, pick
-from spaces.precision import STATIC, Compute, Precision
+from spaces.precision import STATIC, Precision
 
 _FP32, _MINMAX = Choice(("fp32",)), Choice(("minmax",))
 
@@ -36,10 +36,11 @@ class PrecisionSpace:
         """One engine computes in bf16 and another reads packed widths: beside those, fp32 is not a question."""
         widths = draw(self.widths, suggester, "precision")
         precision = Precision(tuple((group, str(width)) for group, width in widths))
-        return precision if precision.packed else replace(precision, compute=self._compute(suggester))
-
-    def _compute(self, suggester: Suggester) -> Compute:
-        return "bf16" if pick(self.compute, suggester, "precision.compute") == "bf16" else "fp32"
+        return (
+            precision
+            if precision.packed
+            else replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
+        )
 
     def calibrated(self, suggester: Suggester, precision: Precision, learned: bool) -> Precision:
         """With the method that finds the ranges of static int8, where there is any that has not learned them."""

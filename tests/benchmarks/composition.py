@@ -81,12 +81,17 @@ class Tally:
 def shop_of(family: str, home: Path) -> Shop:
     """In the published sizes, on a synthetic log: with numbers and sets, or with an order to learn."""
     source: dict[str, Any] = {"source": "synthetic", "synthetic": SEQUENCES}
-    placement: dict[str, Any] = {"lookup": ["same", "onnxruntime", "openvino"]}
     if family != "sasrec":
         write_table(home / "clicks.parquet", rows=20_000, users=2000, items=3000)
         source = {"source": f"table:{home / 'clicks.parquet'}", "columns": COLUMNS}
     task = Task(str(home), family, metric="auc", rows_median=200, rows_sigma=0.6, rows_max=1000, seed=0, **source)
-    return Shop.open(task, {"distillation": {"passes": 1, "feature_weight": [0, 0.5]}, "placement": placement})
+    return Shop.open(
+        task,
+        {
+            "distillation": {"passes": 1, "feature_weight": [0, 0.5]},
+            "placement": {"lookup": ["same", "onnxruntime", "openvino"]},
+        },
+    )
 
 
 def run(families: Sequence[str], candidates: int, seed: int) -> Iterator[Tally]:

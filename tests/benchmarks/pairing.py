@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from objectives.serving.pool import Pool
 
 def paired_service(ours: Pool, theirs: Pool, requests: Sequence[Any], pairs: int) -> tuple[float, tuple[float, float]]:
     """Ratio of the p50 over paired blocks, each of all requests, with its 95% interval."""
-    arms = [partial(closed_loop, pool.submit, requests) for pool in (ours, theirs)]
-    blocks: list[list[Floats]] = [[], []]
+    pools, blocks = (ours, theirs), (list[Floats](), list[Floats]())
     for number in range(-1, pairs):  # the first pair warms up
         for arm in (0, 1) if number % 2 else (1, 0):
             settle()
-            closed_loop((ours, theirs)[arm].submit, requests[:2])
-            blocks[arm].append(arms[arm]())
+            closed_loop(pools[arm].submit, requests[:2])
+            blocks[arm].append(closed_loop(pools[arm].submit, requests))
     return ratio_of_percentiles(np.array(blocks[0][1:]), np.array(blocks[1][1:]), 50, seed=0)

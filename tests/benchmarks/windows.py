@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,12 +74,12 @@ def table(length: int, rows: int, pairs: int, folder: Path) -> Iterator[str]:
                 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=40)
-    options = parser.parse_args(argv)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, quiet():
         for length in options.lengths:
             for line in table(length, options.rows, options.pairs, Path(scratch)):

@@ -117,6 +117,8 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
     assert from_plain(Prepared, to_plain(found)) == found
     assert (found.key, found.inputs, found.history) == (recommender.key, recommender.inputs, recommender.history())
     assert found.anatomy == recommender.anatomy(recommender.model)
+    assert found.once == tuple(sorted(recommender.once))
+    assert {name: len(counts) for name, counts in recommender.counts().items()}.items() <= found.table_rows.items()
     for part in ("validation", "test"):
         held = recommender.held_out(part)
         with np.load(Path(found.holdout) / f"{part}.npz") as arrays:
