@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.arms import Arm, quiet, requests_of
+from objectives.glance import glance
 from objectives.jobs import serve
 from objectives.judging import judge
 from objectives.measurement.latency import Window
@@ -32,6 +33,9 @@ def _main() -> None:
             cache=Path(cache), holdout=Path(holdout), candidate=_pair(candidate), baseline=_pair(baseline), **options
         )
         return {"quality": to_plain(quality), "reused": reused}
+
+    def glance_job(progress: Any, holdout: str, candidate: Any, baseline: Any) -> Any:
+        return to_plain(glance(Path(holdout), from_plain(Arm, candidate), from_plain(Arm, baseline)))
 
     def time_job(
         progress: Any,
@@ -66,7 +70,7 @@ def _main() -> None:
             roofline = measure_roofline(working_set=sum(group.weight_bytes for group in found.groups))
         return {"profile": to_plain(found), "roofline": to_plain(roofline)}
 
-    serve({"judge": judge_job, "time": time_job, "profile": profile_job})
+    serve({"judge": judge_job, "glance": glance_job, "time": time_job, "profile": profile_job})
 
 
 def _pair(plain: Any) -> tuple[Artifact, Arm]:

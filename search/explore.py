@@ -10,21 +10,24 @@ from typing import Any, Literal
 import numpy as np
 from optuna.trial import Trial
 
+from objectives.glance import Glance
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
 from search.front import non_dominated
 from search.jobs import Length, MeterJobs, building
+from search.nesting import least_tried
+from search.screening import UNSEEN, loses, outrun
 from search.sections import StudyConfig
-from search.study import Study, outcome_of, values
+from search.study import Study, measured, outcome_of, values
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain
 from spaces.space import SearchSpace
 
-Stage = Literal["fit", "export", "judge", "time", "near"]
+Stage = Literal["fit", "export", "judge", "glance", "time", "near"]
 _BUILDING: tuple[Stage, ...] = ("fit", "export")
 # While these run, nothing else does.
-_TIMING: tuple[Stage, ...] = ("near", "time")
+_TIMING: tuple[Stage, ...] = ("near", "time", "glance")
 # So many choices in a row that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
@@ -95,8 +98,8 @@ class Explorer:
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
         self._flights: list[Flight] = []
-        self._known = {t.user_attrs["candidate_id"] for t in study.finished() if _complete(t)}
-        self._duplicates = 0
+        self._known = {t.user_attrs["candidate_id"] for t in study.finished() if _settled(outcome_of(t))}
+        self._duplicates = self._asked = 0
 
     def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
         """Search until the time or the trials are used up; says in one line why it ended.
@@ -132,7 +135,7 @@ class Explorer:
             self._ground()
 
     def _ask(self, seconds: float) -> None:
-        trial, candidate = self._study.ask(self._space)
+        trial, candidate = self._study.ask(self._space, self._again())
         trial.set_user_attr("candidate_id", candidate.id)
         in_flight = {f.candidate.id for f in self._flights}
         if candidate.id in self._known | in_flight:
@@ -143,6 +146,16 @@ class Explorer:
             return
         self._duplicates = 0
         self._flights.append(Flight(trial, candidate, "fit" if candidate.weights.distillation else "export"))
+
+    def _again(self) -> dict[str, Any] | None:
+        """Knobs of weights that there are, every other time."""
+        self._asked += 1
+        if self._asked % 2:
+            return None
+        finished, config = self._study.finished(), self._config
+        flying = [flight.candidate.weights.id for flight in self._flights]
+        trial = least_tried(finished, flying, config.objectives, config.quality.max_loss)
+        return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
         while not (self._meter.busy and self._timing()):
@@ -155,10 +168,10 @@ class Explorer:
                 for builder in self._builders:
                     builder.pause()
             workers = self._config.workers
-            if flight.stage in _TIMING:
-                job, limit = "time", self._jobs.limit_seconds(_length(flight))
-            else:
-                job, limit = flight.stage, workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
+            limit = workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
+            if flight.stage in ("time", "near"):
+                limit = self._jobs.limit_seconds(_length(flight))
+            job = "time" if flight.stage == "near" else flight.stage
             flight.worker.start(job, self._arguments(flight), limit)
 
     def _timing(self) -> bool:
@@ -171,6 +184,8 @@ class Explorer:
         assert flight.artifact is not None
         if flight.stage == "judge":
             return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)
+        if flight.stage == "glance":
+            return self._jobs.glance(flight.artifact, candidate)
         seed = self._config.seed + flight.number
         return self._jobs.time(flight.artifact, candidate, _length(flight), seed, self._recording(flight))
 
@@ -202,12 +217,12 @@ class Explorer:
 
     def _advance(self, flight: Flight, done: Done) -> Outcome | None:
         """Take in what a stage gave; the trial's outcome when that was the last."""
-        seconds, result = dict(flight.seconds), done.result
+        result = done.result
         if result is None and flight.screened is not None:
             # A longer look that failed leaves the first one as it was, its recording too.
             return self._complete(flight, flight.screened)
         if result is None:
-            return Outcome("failed", done.error, None, flight.artifact, seconds, tuple(flight.reused))
+            return self._ended(flight, "failed", done.error)
         if result.get("reused"):
             flight.reused.append(flight.stage)
         try:
@@ -218,8 +233,16 @@ class Explorer:
                 flight.artifact, flight.stage = from_plain(Artifact, result["artifact"]), "judge"
                 return None
             if flight.stage == "judge":
-                flight.quality, flight.stage = from_plain(Quality, result["quality"]), "time"
+                flight.quality, flight.stage = from_plain(Quality, result["quality"]), "glance"
+                if not self._screens(flight):
+                    flight.stage = "time"
+                elif (reason := loses(flight.quality, self._config.quality.max_loss)) is not None:
+                    return self._ended(flight, "stopped", reason)
                 return None
+            if flight.stage == "glance":
+                reason = self._outrun(flight, from_plain(Glance, result))
+                flight.stage = "time"
+                return None if reason is None else self._ended(flight, "stopped", reason)
             assert flight.quality is not None and flight.artifact is not None
             measurement = Measurement(
                 flight.quality,
@@ -231,28 +254,40 @@ class Explorer:
                 flight.stage, flight.screened = "near", measurement
                 return None
         except ValueError as error:
-            return Outcome("failed", str(error), None, flight.artifact, seconds, tuple(flight.reused))
+            return self._ended(flight, "failed", str(error))
         return self._complete(flight, measurement)
+
+    def _ended(self, flight: Flight, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
+        return Outcome(state, reason, None, flight.artifact, dict(flight.seconds), tuple(flight.reused))
 
     def _complete(self, flight: Flight, measurement: Measurement) -> Outcome:
         reused, recording = tuple(flight.reused), self._recording(flight)
         return Outcome("complete", None, measurement, flight.artifact, dict(flight.seconds), reused, recording)
+
+    def _screens(self, flight: Flight) -> bool:
+        """Not before a candidate went through every stage: the baseline and it are what the rest is held against."""
+        return flight.number > 0 and any(number > 0 for number in measured(self._study.finished()))
+
+    def _outrun(self, flight: Flight, glance: Glance) -> str | None:
+        if UNSEEN & set(self._config.objectives):
+            return None
+        assert flight.quality is not None
+        rivals = {number: m for number, m in measured(self._study.finished()).items() if number > 0}
+        return outrun(glance, flight.quality.loss, rivals, self._config.quality.max_loss)
 
     def _would_enter(self, measurement: Measurement) -> bool:
         """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""
         max_loss, objectives = self._config.quality.max_loss, self._config.objectives
         if measurement.quality.loss > max_loss:
             return False
-        outcomes = [outcome_of(trial) for trial in self._study.finished()]
-        rivals = [o.measurement for o in outcomes if o is not None and o.measurement is not None]
-        kept = [measurement, *(m for m in rivals if m.quality.loss <= max_loss)]
+        kept = [measurement, *(m for m in measured(self._study.finished()).values() if m.quality.loss <= max_loss)]
         return bool(non_dominated(np.array([values(m, objectives) for m in kept]))[0])
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
         self._study.tell(flight.number, outcome, minutes)
         # Only now, never while the clock runs: a write to the database would disturb a timing.
         self._study.note(search_seconds=60 * minutes)
-        if outcome.state == "complete":
+        if _settled(outcome):
             self._known.add(flight.candidate.id)
         self._record(Told(flight.number, flight.candidate, outcome, minutes))
 
@@ -271,6 +306,8 @@ def _length(flight: Flight) -> Length:
     return "near" if flight.stage == "near" else "screen"
 
 
-def _complete(trial: Any) -> bool:
-    outcome = outcome_of(trial)
-    return outcome is not None and outcome.state == "complete"
+def _settled(outcome: Outcome | None) -> bool:
+    """Measured, or built and found not worth timing: nothing that need be asked again."""
+    if outcome is None:
+        return False
+    return outcome.state == "complete" or (outcome.state == "stopped" and outcome.artifact is not None)

@@ -85,6 +85,13 @@ class MeterJobs:
             "weighed": beside is None and self._weighed(candidate, length),
         }
 
+    def glance(self, artifact: Artifact, candidate: Candidate) -> dict[str, Any]:
+        return {
+            "holdout": self.prepared.holdout,
+            "candidate": to_plain(self._arm(artifact, candidate)),
+            "baseline": to_plain(self._arm(*self._other(None))),
+        }
+
     def _weighed(self, candidate: Candidate, length: Length) -> bool:
         """It takes a process of its own: for every trial only where the search needs it."""
         return length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives))

@@ -234,8 +234,9 @@ _HOW_MEASURED = """<p>Latency is open loop: arrivals come from a seeded schedule
 request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short
 blocks; the percentiles are pooled over the blocks and the interval of their ratio is a paired bootstrap of the
 blocks. A pair of blocks in which other processes kept an arm's threads waiting is run again; with too few undisturbed
-ones, or a load generator behind its schedule, the trial is invalid. A point that would enter the front is timed over
-a longer window. The raw timings are kept with each trial, so that a number can be judged again. Throughput is the
+ones, or a load generator behind its schedule, the trial is invalid. A candidate that surely loses too much, or that a
+glance finds clearly slower than the baseline or than one that loses no more, is stopped untimed; a point that would
+enter the front is timed over a longer window. The raw timings are kept with each trial, so that a number can be judged again. Throughput is the
 highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the engine that
 serves; its interval resamples users or requests, not rows. Candidates were ranked by validation alone.
 </p>"""

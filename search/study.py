@@ -82,7 +82,10 @@ class Study:
     def enqueue(self, params: Mapping[str, Any]) -> None:
         self._study.enqueue_trial(dict(params))
 
-    def ask(self, space: SearchSpace) -> tuple[Trial, Candidate]:
+    def ask(self, space: SearchSpace, settled: Mapping[str, Any] | None = None) -> tuple[Trial, Candidate]:
+        """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
+        if settled and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self.enqueue(settled)
         trial = self._study.ask()
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
@@ -148,6 +151,12 @@ def outcome_of(trial: FrozenTrial) -> Outcome | None:
 def candidate_of(trial: FrozenTrial) -> Candidate | None:
     plain = trial.user_attrs.get("candidate")
     return None if plain is None else from_plain(Candidate, plain)
+
+
+def measured(trials: Sequence[FrozenTrial]) -> dict[int, Measurement]:
+    """Of those that are complete, by number."""
+    found = {trial.number: outcome_of(trial) for trial in trials}
+    return {n: o.measurement for n, o in found.items() if o is not None and o.measurement is not None}
 
 
 def exists(name: str, storage: str) -> bool:

@@ -116,6 +116,11 @@ def draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tu
     return tuple((name, value(name)) for name in sorted(domains))
 
 
+def least(domain: Domain) -> Scalar:
+    """The first of a choice: sizes stand in their order."""
+    return domain.values[0] if isinstance(domain, Choice) else domain.low
+
+
 def middle(domain: Domain) -> Scalar:
     if isinstance(domain, Choice):
         return domain.values[len(domain.values) // 2 if len(domain.values) < 4 else (len(domain.values) - 1) // 2]

@@ -56,6 +56,12 @@ class PlacementSpace:
         """Knob values of the baseline's own placement."""
         return {f"placement.{name}": value for name, value in self._baseline().items()}
 
+    def lean(self) -> dict[str, Scalar]:
+        """Knob values of a placement that suits small models: one thread, which is the caller's own where that is
+        offered."""
+        layout = "1x1" if "1x1" in self.layout else _LAYOUT
+        return {"placement.layout": layout, "placement.inline": True in self.inline}
+
     def suggest(self, suggester: Suggester, precision: Precision) -> Placement:
         """Only what makes sense beside what was drawn before is asked for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spaces.candidate import Candidate
@@ -21,11 +22,19 @@ class SearchSpace:
     placement: PlacementSpace
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Knob values of the trials that come first: the baseline, then the middle of each road away from it."""
+        """Knob values of the trials that come first: the baseline, then some way along each road away from it."""
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
-        layouts = self.placement.layout.values
-        lean = {**baseline, **self.precision.narrow(), "placement.layout": layouts[min(1, len(layouts) - 1)]}
+        lean = {**baseline, **self.precision.narrow(), **self.placement.lean()}
         return (baseline, *({**lean, **road} for road in self.weights.starts()), lean)
+
+    @staticmethod
+    def weights_knobs(knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Those of a candidate's knobs that settle its weights; widths are among them where the weights learned with
+        their rounding."""
+        learned = knobs.get("weights.quantisation_aware", False)
+        free = ("placement.",) if learned else ("placement.", "precision.")
+        kept = {name: value for name, value in knobs.items() if not name.startswith(free)}
+        return {"weights.quantisation_aware": False, **kept}
 
     def suggest(self, suggester: Suggester) -> Candidate:
         """Widths come first: which groups may learn with rounding, and which engines there are, hangs on them."""

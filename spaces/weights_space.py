@@ -9,7 +9,7 @@ from typing import Any
 from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.distillation import Distillation
-from spaces.domains import Choice, Domain, Scalar, Suggester, draw, middle, pick
+from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
 from spaces.low_rank import LowRank
 from spaces.pruning import Pruning
 from spaces.tables import MixedDimensions, SharedRows
@@ -84,16 +84,21 @@ class WeightsSpace:
         return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Knob values of the middle of each road away from the baseline; no technique but the road's own."""
+        """Knob values of the middle of each road away from the baseline, and of the smallest student; no technique but
+        the road's own."""
         whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
         whole |= {"attention.window": 0, "attention.history": 0, "weights.quantisation_aware": False}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
-        roads = {"student": ("architecture", self.architecture), "pruned": ("pruning", self.pruning)}
+        roads = (
+            ("student", "architecture", self.architecture, middle),
+            ("pruned", "pruning", self.pruning, middle),
+            ("student", "architecture", self.architecture, least),
+        )
         return tuple(
-            whole | {f"{prefix}.{name}": middle(d) for name, d in domains.items()} | {"weights.origin": origin}
-            for origin, (prefix, domains) in roads.items()
+            whole | {f"{prefix}.{name}": of(d) for name, d in domains.items()} | {"weights.origin": origin}
+            for origin, prefix, domains, of in roads
             if domains
         )
 

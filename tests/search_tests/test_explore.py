@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,7 @@ def answers(**changes: Any) -> dict[str, Any]:
         "fit": lambda a: {"reused": False},
         "export": lambda a: {"artifact": artifact, "reused": True},
         "judge": lambda a: {"quality": to_plain(measured.quality), "reused": False},
+        "glance": lambda a: {"service_ratio": 0.5, "saturated_ratio": 2.0},
         "time": lambda a: timed(),
     }  # fmt: skip
     return good | changes
@@ -150,7 +152,7 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     )
     assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
     assert all(t.outcome.reused == ("export",) for t in complete)
-    assert {kind for kind, job in log if job in ("judge", "time")} == {"meter"}
+    assert {kind for kind, job in log if job in ("judge", "glance", "time")} == {"meter"}
     assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
 
 
@@ -158,7 +160,7 @@ def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkey
     _, _, log = search(parts, answers(), 6, monkeypatch)
     timing = False
     for kind, job in log:
-        if job == "time":
+        if job in ("glance", "time"):
             timing = True
         elif kind == "builder" and job == "resume":
             timing = False
@@ -214,7 +216,10 @@ def test_a_point_that_would_enter_the_front_is_timed_again_for_longer(
         looks = [length for trial, length in lengths if trial == number]
         assert looks == (["screen", "near"] if number % 2 == 1 else ["screen"])
     assert all(
-        t.outcome.seconds["time"] == pytest.approx(0.2 if t.number % 2 else 0.1) for t in told if t.number in complete
+        t.outcome.seconds["time"] in (pytest.approx(looks), pytest.approx(looks + 0.1))  # a glance at all but the first
+        for t in told
+        if t.number in complete
+        for looks in [0.2 if t.number % 2 else 0.1]
     )
 
 
@@ -222,3 +227,49 @@ def test_a_longer_look_that_fails_leaves_the_first(parts: dict[str, Any], monkey
     disturbed = lambda a: "DisturbedError: busy" if a["window"]["blocks"] == 30 else timed()  # noqa: E731
     _, told, _ = search(parts, answers(time=disturbed), 4, monkeypatch)
     assert [t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")] == ["complete"] * 4
+
+
+def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those after it are not: what is known to lose too much is stopped, and is not built again."""
+    quality = to_plain(replace(complete_outcome().measurement.quality, loss=0.5, loss_interval=(0.4, 0.6)))
+    _, told, log = search(parts, answers(judge=lambda a: {"quality": quality, "reused": False}), 12, monkeypatch)
+    states = {t.number: t.outcome.state for t in told}
+    measured = [number for number, state in states.items() if state == "complete" and number > 0]
+    first = min(measured)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.number > first + 2]
+    assert stopped, "two more may have been under way"
+    assert all("above the tolerated" in (t.outcome.reason or "") for t in stopped if t.outcome.artifact)
+    assert sum(job == "time" for _, job in log) >= len(measured) + 1
+
+
+def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {"service_ratio": 4.9, "saturated_ratio": 0.2}
+    _, told, log = search(parts, answers(glance=lambda a: slow), 12, monkeypatch)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+    assert stopped
+    assert all(t.outcome.reason.startswith("not timed: at a glance 4.9 of the baseline's time") for t in stopped)
+    assert sum(job == "glance" for _, job in log) >= len(stopped)
+    again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], 0.01, 0)
+    parts["study"] = again
+    known = {t.candidate.id for t in told if t.outcome.artifact}
+    _, later, _ = search(parts, answers(glance=lambda a: slow), 4, monkeypatch)
+    assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
+
+
+def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
+    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
+    parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], 0.01, 0)
+    _, told, _ = search(parts, answers(glance=slow), 8, monkeypatch)
+    assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+
+
+def test_every_other_time_weights_that_there_are_run_in_another_way(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, told, _ = search(parts, answers(), 24, monkeypatch)
+    drawn = [t.candidate for t in told if t.outcome.state == "complete" and t.candidate.weights.distillation]
+    often = Counter(c.weights.id for c in drawn)
+    assert max(often.values()) > 1, "pruning ratios are continuous: no weights come twice by chance"
+    assert len(often) > 3
+    assert len({c.id for c in drawn}) == len(drawn)

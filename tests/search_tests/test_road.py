@@ -232,9 +232,12 @@ def test_a_bundle_is_played_under_traffic(road: Road) -> None:
     if not bundle.exists():
         road.command("choose", str(road.study), "--json", "--prefer", "latency")
     out = road.home / "played"
-    found = json.loads(
-        road.command("bench", str(bundle), "--load", "0.3", "--seconds", "3", "--json", "--out", str(out))
-    )
+    process = road.start("bench", str(bundle), "--load", "0.3", "--seconds", "3", "--json", "--out", str(out))
+    printed, err = process.communicate(timeout=580)
+    found = json.loads(printed)
+    # On a busy machine the generator may be late for a model as fast as this: the command has to say so, and does.
+    assert process.returncode == (0 if found["valid"] else 1), err
+    assert found["valid"] or f"Not valid. {found['reason']}" in err
     assert found["latency_ms"]["p50"] is not None
     assert sum(found["timeline"]["refused"]) == found["refused"] == 0
     assert "Plotly.newPlot" in (out / "bench.html").read_text()

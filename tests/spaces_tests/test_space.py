@@ -87,8 +87,26 @@ def test_the_first_start_is_the_baseline(space: SearchSpace) -> None:
 
 def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpace) -> None:
     drawn = [space.suggest(optuna.trial.FixedTrial(start)) for start in space.starts()]
-    assert [c.weights.origin for c in drawn] == ["baseline", "student", "pruned", "baseline"]
-    assert len({c.id for c in drawn}) == 4
+    assert [c.weights.origin for c in drawn] == ["baseline", "student", "pruned", "student", "baseline"]
+    assert len({c.id for c in drawn}) == 5
+    assert all(c.placement == Placement(Seat("onnxruntime", "cpu", 1, 1), inline=True) for c in drawn[1:])
+    sizes = [dict(c.weights.architecture.sizes) for c in drawn if c.weights.architecture]
+    assert sizes[1] == {"width": 8, "depth": 1}
+
+
+def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_run(space: SearchSpace) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    learned = 0
+    for _ in range(60):
+        trial = study.ask()
+        first = space.suggest(trial)
+        study.enqueue_trial(space.weights_knobs(trial.params))
+        again = space.suggest(study.ask())
+        assert again.weights == first.weights
+        learned += bool(first.weights.quantisation_aware)
+        if first.weights.quantisation_aware:
+            assert again.precision.widths == first.precision.widths
+    assert learned
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,39 @@
+"""Which trained weights are to be stored and run in another way: they are trained once, and what they cost hangs on
+that as much as on themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from search.front import non_dominated
+from search.study import candidate_of, measured, values
+
+# Of weights on the front, before new ones are worth more.
+_WAYS = 6
+
+
+def least_tried(
+    trials: Sequence[FrozenTrial], flying: Sequence[str], objectives: Sequence[str], max_loss: float
+) -> FrozenTrial | None:
+    """The trial on the front whose weights were tried in the fewest ways; None where all were in enough.
+
+    Args:
+        flying: ids of the weights of trials that have not ended
+    """
+    able = {n: m for n, m in measured(trials).items() if n > 0 and m.quality.loss <= max_loss}
+    if not able:
+        return None
+    best = non_dominated(np.array([values(m, objectives) for m in able.values()]))
+    front = {n for n, kept in zip(able, best, strict=True) if kept}
+    tried = Counter([*map(_weights, trials), *flying])
+    least = min((t for t in trials if t.number in front), key=lambda trial: tried[_weights(trial)])
+    return least if tried[_weights(least)] < _WAYS else None
+
+
+def _weights(trial: FrozenTrial) -> str | None:
+    candidate = candidate_of(trial)
+    return None if candidate is None else candidate.weights.id

@@ -1,0 +1,47 @@
+"""Which candidates are not worth timing: those that surely lose too much, and those that are outrun at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from objectives.glance import Glance
+from objectives.record import Measurement, Quality
+
+# A glance may be wrong by this much in each of its ratios.
+_MARGIN = 1.25
+# Objectives that a glance tells nothing of.
+UNSEEN = frozenset({"model_bytes", "peak_memory_bytes", "cpu_seconds_per_1000"})
+
+
+def loses(quality: Quality, max_loss: float) -> str | None:
+    """Why a candidate need not be timed for its quality, or None: its whole interval lies beyond the tolerated loss."""
+    low, high = quality.loss_interval
+    if low <= max_loss:
+        return None
+    return f"not timed: its loss of {quality.loss:.2%} [{low:.2%}, {high:.2%}] is above the tolerated {max_loss:.2%}"
+
+
+def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], max_loss: float) -> str | None:
+    """Why a candidate need not be timed for its speed, or None: it is slower than the baseline, whatever its quality,
+    or slower than a feasible candidate that loses no more; both one by one and saturated, by more than a glance errs.
+
+    Args:
+        measured: by trial, without the baseline
+    """
+    told = (
+        f"not timed: at a glance {glance.service_ratio:.3g} of the baseline's time and {glance.saturated_ratio:.3g} "
+        "of its throughput"
+    )
+    if _slower(glance, 1.0, 1.0):
+        return told
+    for trial, rival in measured.items():
+        if rival.quality.loss > min(loss, max_loss):
+            continue
+        most = rival.throughput.saturated_ratio or rival.throughput.ratio
+        if _slower(glance, rival.latency.service_p50_ratio, most):
+            return f"{told}, where trial {trial} has {rival.latency.service_p50_ratio:.3g} and {most:.3g}"
+    return None
+
+
+def _slower(glance: Glance, service_ratio: float, saturated_ratio: float) -> bool:
+    return glance.service_ratio > _MARGIN * service_ratio and _MARGIN * glance.saturated_ratio < saturated_ratio
