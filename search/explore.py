@@ -18,7 +18,7 @@ from search.jobs import Length, MeterJobs, building
 from search.nesting import least_tried
 from search.screening import UNSEEN, loses, outrun
 from search.sections import StudyConfig
-from search.study import Study, measured, outcome_of, values
+from search.study import Study, measured, outcome_of, sought
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain
@@ -281,7 +281,7 @@ class Explorer:
         if measurement.quality.loss > max_loss:
             return False
         kept = [measurement, *(m for m in measured(self._study.finished()).values() if m.quality.loss <= max_loss)]
-        return bool(non_dominated(np.array([values(m, objectives) for m in kept]))[0])
+        return bool(non_dominated(np.array([sought(m, objectives) for m in kept]))[0])
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
         self._study.tell(flight.number, outcome, minutes)

@@ -10,7 +10,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.front import non_dominated
-from search.study import candidate_of, measured, values
+from search.study import candidate_of, measured, sought
 
 # Of weights on the front, before new ones are worth more.
 _WAYS = 6
@@ -27,7 +27,7 @@ def least_tried(
     able = {n: m for n, m in measured(trials).items() if n > 0 and m.quality.loss <= max_loss}
     if not able:
         return None
-    best = non_dominated(np.array([values(m, objectives) for m in able.values()]))
+    best = non_dominated(np.array([sought(m, objectives) for m in able.values()]))
     front = {n for n, kept in zip(able, best, strict=True) if kept}
     tried = Counter([*map(_weights, trials), *flying])
     least = min((t for t in trials if t.number in front), key=lambda trial: tried[_weights(trial)])

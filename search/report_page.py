@@ -236,7 +236,8 @@ blocks; the percentiles are pooled over the blocks and the interval of their rat
 blocks. A pair of blocks in which other processes kept an arm's threads waiting is run again; with too few undisturbed
 ones, or a load generator behind its schedule, the trial is invalid. A candidate that surely loses too much, or that a
 glance finds clearly slower than the baseline or than one that loses no more, is stopped untimed; a point that would
-enter the front is timed over a longer window. The raw timings are kept with each trial, so that a number can be judged again. Throughput is the
-highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out rows through the engine that
-serves; its interval resamples users or requests, not rows. Candidates were ranked by validation alone.
+enter the front is timed over a longer window. The raw timings are kept with each trial, so that a number can be
+judged again. Throughput is the highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out
+rows through the engine that serves; its interval resamples users or requests, not rows. Candidates were ranked by
+validation alone.
 </p>"""

@@ -23,7 +23,7 @@ def loses(quality: Quality, max_loss: float) -> str | None:
 
 def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], max_loss: float) -> str | None:
     """Why a candidate need not be timed for its speed, or None: it is slower than the baseline, whatever its quality,
-    or slower than a feasible candidate that loses no more; both one by one and saturated, by more than a glance errs.
+    or than a feasible candidate that loses no more, or nothing; one by one and saturated, by more than a glance errs.
 
     Args:
         measured: by trial, without the baseline
@@ -35,7 +35,7 @@ def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], max
     if _slower(glance, 1.0, 1.0):
         return told
     for trial, rival in measured.items():
-        if rival.quality.loss > min(loss, max_loss):
+        if rival.quality.loss > min(max(loss, 0.0), max_loss):
             continue
         most = rival.throughput.saturated_ratio or rival.throughput.ratio
         if _slower(glance, rival.latency.service_p50_ratio, most):

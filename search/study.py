@@ -125,11 +125,11 @@ class Study:
             self._study.tell(trial, state=state)
             return
         trial.set_constraint("quality_loss", outcome.measurement.quality.loss - self._max_loss)
-        self._study.tell(trial, values(outcome.measurement, self._objectives))
+        self._study.tell(trial, sought(outcome.measurement, self._objectives))
 
 
 def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """What the sampler minimises: ratios to the baseline and the loss.
+    """What a front is made of, lower is better: ratios to the baseline and the loss.
 
     Raises:
         ValueError: one of them was not measured.
@@ -141,6 +141,17 @@ def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
             raise ValueError(f"Every objective must be measured, but got nothing for {name}.")
         found.append(value)
     return found
+
+
+def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
+    """What the search minimises: the same, but a loss below zero counts as none. A gain over the baseline is welcome;
+    time is spent on what was asked for, and the hypervolume counts no more.
+
+    Raises:
+        ValueError: one of them was not measured.
+    """
+    pairs = zip(objectives, values(measurement, objectives), strict=True)
+    return [max(0.0, value) if name == "quality" else value for name, value in pairs]
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome | None:

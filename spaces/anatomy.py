@@ -78,10 +78,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Table:
+    """An embedding table by its module's dotted name: its rows, and the inputs whose codes it looks up as they are."""
+
+    name: str
+    rows: int
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Anatomy:
-    """The groups of one model; modules in none of them are left alone."""
+    """The groups of one model, and its tables; modules in no group are left alone."""
 
     groups: tuple[Group, ...]
+    tables: tuple[Table, ...] = ()
 
     def __post_init__(self) -> None:
         modules = [m for group in self.groups for m in group.modules]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from objectives.recommenders.features import Field
@@ -21,7 +22,8 @@ def numeric(fields: Sequence[Field]) -> tuple[Field, ...]:
 
 
 def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
-    """A table of (vocabulary, dimension), drawn from N(0, 0.01^2), for each field that has codes, by its name.
+    """A table of (vocabulary, dimension), drawn from N(0, 0.01^2), for each field that has codes, by its name. Code 0
+    of a multi-valued field is padding: its row is zero and stays so.
 
     Raises:
         ValueError: no field has codes, two share a name, or a name is one that a module cannot have.
@@ -33,10 +35,17 @@ def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
     for field in embedded(fields):
         if "." in field.name or not field.name or hasattr(tables, field.name):
             raise ValueError(f"A field's name has no dot and is not torch's own, but got {field.name!r}; rename it.")
-        tables[field.name] = nn.Embedding(field.vocabulary, dimension)
-    for table in tables.values():
-        nn.init.normal_(table.get_parameter("weight"), std=_STD)
+        tables[field.name] = _table(field, dimension)
     return tables
+
+
+@torch.no_grad()
+def _table(field: Field, dimension: int) -> nn.Embedding:
+    table = nn.Embedding(field.vocabulary, dimension, padding_idx=0 if field.kind == "multi" else None)
+    nn.init.normal_(table.weight, std=_STD)
+    if table.padding_idx is not None:
+        table.weight[table.padding_idx] = 0
+    return table
 
 
 def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -50,15 +59,22 @@ def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, 
     vectors = []
     for field in embedded(fields):
         codes = inputs[field.name]
-        found = tables[field.name](codes)
-        vectors.append(_mean(found, codes) if field.kind == "multi" else found)
+        table = tables[field.name]
+        vectors.append(_mean(table, codes, field) if field.kind == "multi" else table(codes))
     return vectors
 
 
-def _mean(found: Tensor, codes: Tensor) -> Tensor:
-    """(rows, length, d) and (rows, length) to (rows, d)."""
-    given = (codes != 0).to(found.dtype).unsqueeze(2)
-    return (found * given).sum(1) / given.sum(1).clamp(min=1)
+def _mean(table: nn.Module, codes: Tensor, field: Field) -> Tensor:
+    """(rows, length) -> (rows, d), of the codes that are not padding, whose vector is zero.
+
+    The values of an item come first meanwhile: ONNX Runtime sums over a first axis in a tenth of the time (a third of
+    the whole mean at 191 rows). Those of a user stay behind the rows, so that they can be computed once a request.
+    """
+    axis = 0 if field.side == "item" else 1
+    read = codes.t() if axis == 0 else codes
+    given = (read != 0).to(torch.float32).sum(axis).clamp(min=1)
+    mean: Tensor = table(read).sum(axis) / given.unsqueeze(1)
+    return mean
 
 
 def columns(fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:

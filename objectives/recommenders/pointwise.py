@@ -35,7 +35,7 @@ from spaces.domains import Choice
 Progress = Callable[[str], None]
 
 # Raised when training or its data change, so that no older baseline is found in the cache.
-STAGE = 2
+STAGE = 3
 BATCH = 256
 LARGE_BATCH = 4096  # of a log with more than
 _MANY_ROWS = 1_000_000

@@ -64,6 +64,9 @@ def lively(model: nn.Module) -> nn.Module:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * fan_in**-0.5)
             if name.endswith(("running_var", "bias")):  # so that no unit is silent in all rows
                 tensor.copy_(tensor.abs() + 0.5)
+        for table in model.modules():
+            if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+                table.weight[table.padding_idx] = 0
     return model.eval()
 
 

@@ -52,6 +52,8 @@ def test_a_rival_outruns_what_is_slower_and_loses_no_less() -> None:
     assert outrun(Glance(0.24, 3.0), 0.005, rivals, 0.01) is None
     assert outrun(Glance(0.4, 4.5), 0.005, rivals, 0.01) is None
     assert outrun(Glance(0.4, 3.0), 0.05, {7: measured(0.2, 5.0, 0.02)}, 0.01) is None, "it is not feasible itself"
+    gains = outrun(Glance(0.4, 3.0), -0.02, {7: measured(0.2, 5.0, -0.001)}, 0.01)
+    assert gains is not None, "a gain over the baseline is not searched for"
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 10), st.floats(-0.1, 0.1))

@@ -1,0 +1,168 @@
+"""What a model is made of, found by tracing it: groups of layers, the widths that may narrow, and what is left alone.
+
+The program of the model's forward (torch.export) tells which positions of which tensors must leave together (Fang et
+al., CVPR 2023, call it the dependency graph; here every position is followed on its own, so that heads, concatenations
+and vectors side by side need no rules of their own); each width is then tried on the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from objectives.compression.surgery import names_of, tensors
+from objectives.compression.tracing.attention import attention_weights
+from objectives.compression.tracing.groups import TABLES, grouped, layers_of, left_alone, tables_of
+from objectives.compression.tracing.program import Flow, TraceError, flow_of, program_of
+from objectives.compression.tracing.trial import answers_of, tried
+from objectives.compression.tracing.widths import Found, widths_of
+from spaces.anatomy import Anatomy, Group, Table, Width
+
+__all__ = ["TraceError", "Traced", "trace"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The groups of a model, and why each module with parameters that is in none is left alone, by dotted name."""
+
+    anatomy: Anatomy
+    left_alone: Mapping[str, str]
+
+
+def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
+    """
+    Args:
+        example: inputs by name, as the forward takes them; a few rows
+
+    Raises:
+        TraceError: the forward cannot be traced.
+    """
+    flow = flow_of(model, program_of(model, example))
+    read = {other for name in flow.held for other in names_of(model, name)}
+    tables, layers = tables_of(model, read), layers_of(model, read)
+    weights = attention_weights({node: name for name, node in flow.places.items()})
+    attention = {layer for layer in layers if names_of(model, f"{layer}.weight")[0] in weights}
+    groups = {TABLES: ("table", tables)} if tables else {}
+    named = {**groups, **grouped(layers, attention)}
+    owners = {module: name for name, (_, modules) in named.items() for module in modules}
+    good, refused = _tried(model, example, widths_of(flow), owners, flow)
+    found = []
+    for name, (kind, modules) in named.items():
+        widths = tuple(width for owner, width in good if owner == name)
+        reason = None if widths else _why_not(model, name, modules, good, refused, flow)
+        parameters = sum(p.numel() for module in modules for p in model.get_submodule(module).parameters())
+        found.append(Group(name, kind, modules, parameters, widths, reason))  # type: ignore[arg-type]
+    looked_up = tuple(Table(t, tensors(model)[f"{t}.weight"].shape[0], _inputs(model, t, flow)) for t in tables)
+    return Traced(Anatomy(tuple(found), looked_up), left_alone(model, set(owners), read))
+
+
+def _tried(
+    model: nn.Module, example: Mapping[str, Tensor], found: Sequence[Found], owners: Mapping[str, str], flow: Flow
+) -> tuple[list[tuple[str, Width]], list[tuple[Found, str]]]:
+    """Widths with the groups that they narrow, and those that cannot be cut, each with its reason."""
+    good: list[tuple[str, Width]] = []
+    refused: list[tuple[Found, str]] = []
+    expected = answers_of(model, example)
+    taken: set[str] = set()
+    for width in found:
+        owner = _owner(width, owners)
+        if owner is None:
+            continue
+        if width.reason is not None:
+            refused.append((width, width.reason))
+            continue
+        named = Width(_name(width, owners, taken), width.units, width.cuts, width.spanned)
+        outcome = tried(model, named, example, expected)
+        if isinstance(outcome, str):
+            refused.append((width, outcome))
+            continue
+        taken.add(named.name)
+        good.append((owner, replace(named, normalised=width.spanned or outcome)))
+    return good, refused
+
+
+def _owner(width: Found, owners: Mapping[str, str]) -> str | None:
+    """The tables where one bears the units, else the group of the first layer that makes them."""
+    if any(owners.get(_module(tensor)) == TABLES for tensor, _ in width.places):
+        return TABLES
+    made = [owners[_module(t)] for t, axis in width.places if axis == 0 and _module(t) in owners]
+    return made[0] if made else None
+
+
+def _name(width: Found, owners: Mapping[str, str], taken: set[str]) -> str:
+    """After the layer that makes the units; of heads and of embeddings it is said what they are."""
+    modules = [_module(tensor) for tensor, axis in width.places if axis == 0 and _module(tensor) in owners]
+    on_tables = [_module(tensor) for tensor, _ in width.places if owners.get(_module(tensor)) == TABLES]
+    name = modules[0] if modules else on_tables[0]
+    if on_tables:
+        every = [module for module, owner in owners.items() if owner == TABLES]
+        name = "embedding_dim" if len(set(on_tables)) == len(every) else f"{on_tables[0]}.dim"
+    elif max(cut.size for cut in width.cuts) > 1:
+        name = f"{name.rpartition('.')[0] or name}.heads"
+    return name if name not in taken else f"{name}.{sum(t.startswith(name) for t in taken)}"
+
+
+def _why_not(
+    model: nn.Module,
+    name: str,
+    modules: Sequence[str],
+    good: Sequence[tuple[str, Width]],
+    refused: Sequence[tuple[Found, str]],
+    flow: Flow,
+) -> str:
+    """Why nothing of a group can be cut: the first reason that holds for one of its layers."""
+    axis = 1 if name == TABLES else 0
+    names = [names_of(model, f"{module}.weight")[0] for module in modules]
+    for owner, width in good:
+        if owner != name and any(cut.tensor in names and cut.axis == axis for cut in width.cuts):
+            return f"its width is tied to that of {owner}, and narrows with it"
+    for found, reason in refused:
+        if any((tensor, axis) in found.places for tensor in names):
+            return reason
+    for tensor in names:
+        units = flow.held[tensor].axes[axis]
+        reasons = [] if units is None else [flow.units.pinned(int(unit)) for unit in units]
+        if reasons and reasons[0] is not None:
+            return reasons[0]
+    return "each of its layers has a single unit"
+
+
+def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
+    """Inputs whose codes the table looks up as they are."""
+    place = flow.places[names_of(model, f"{table}.weight")[0]]
+    given = {spec.arg.name for spec in flow.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
+    found: dict[str, None] = {}
+    for lookup in place.users:
+        if len(lookup.args) > 1 and isinstance(lookup.args[1], Node):
+            found |= dict.fromkeys(n.name for n in _sources(lookup.args[1]) if n.name in given)
+    return tuple(found)
+
+
+_AS_THEY_ARE = frozenset(
+    ("view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
+     "_to_copy", "slice", "select", "split_with_sizes", "index_select", "alias", "detach", "cat", "clamp", "getitem",
+     "constant_pad_nd", "stack")
+)  # fmt: skip
+
+
+def _sources(ids: Node) -> Iterator[Node]:
+    stack, seen = [ids], set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "placeholder":
+            yield node
+            continue
+        schema = getattr(node.target, "_schema", None)
+        name = schema.name.rpartition("::")[2] if schema is not None else getattr(node.target, "__name__", "")
+        if name in _AS_THEY_ARE:
+            stack.extend(node.all_input_nodes)
+
+
+def _module(tensor: str) -> str:
+    return tensor.rpartition(".")[0]

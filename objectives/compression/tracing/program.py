@@ -1,0 +1,170 @@
+"""A model as a program of few operators (torch.export), and the units that its parameters are found to have."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import operator
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from objectives.compression.surgery import tensors
+from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply
+from objectives.compression.tracing.units import Axis, Units
+
+_HELD = (InputKind.PARAMETER, InputKind.BUFFER)
+
+
+class TraceError(ValueError):
+    """The model cannot be traced, with the part at fault."""
+
+
+def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgram:
+    """The model's forward over these inputs in core ATen operators, in the mode of serving; every size is fixed.
+
+    Raises:
+        TraceError: its forward cannot be exported, with the first line of why and where.
+    """
+    model.eval()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, (), dict(example), strict=False)
+            return exported.run_decompositions()  # type: ignore[no-any-return]
+    except Exception as error:  # whatever the user's own forward raises
+        raise TraceError(f"The model's forward must be traceable by torch.export, but got {_reason(error)}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what was raised, and the innermost line of the user's own code that it came from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ours = ("/torch/", "tracing/program.py")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in ours)]
+    where = f" ({frames[-1].name}, line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason'}{where}"
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """What was found: the units, those of each parameter's and buffer's axes by its first name, the program's nodes,
+    and the node that stands for each name."""
+
+    units: Units
+    held: Mapping[str, Operand]
+    program: ExportedProgram
+    places: Mapping[str, Node]
+
+
+def flow_of(model: nn.Module, program: ExportedProgram) -> Flow:
+    """Follow the units of all parameters through the program to its outputs, which keep their sizes."""
+    units = Units()
+    held: dict[str, Operand] = {}
+    places: dict[str, Node] = {}
+    values: dict[Node, Any] = {}
+    named = _first_names(model)
+    sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = sources[node.name]
+            name = named.get(spec.target or "") if spec.kind in _HELD else None
+            shape = _shape(node)
+            if name is None:
+                values[node] = Operand((None,) * len(shape), shape)
+                continue
+            places.setdefault(name, node)
+            if name not in held:
+                held[name] = Operand(tuple(units.fresh(size) for size in shape), shape)
+            values[node] = held[name]
+        elif node.op == "call_function":
+            values[node] = _called(node, values, units)
+        elif node.op == "output":
+            for operand in _operands(node.args, values):
+                for axis in operand.axes:
+                    units.pin(axis, "it is what the model gives")
+    return Flow(units, held, program, places)
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a tensor to its first one; tied weights have several."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model).items()}
+
+
+def _called(node: Node, values: Mapping[Node, Any], units: Units) -> Any:
+    if node.target is operator.getitem:
+        source, at = node.args
+        return values[source][at]  # type: ignore[index]
+    target: Any = node.target
+    made = node.meta.get("val")
+    several = isinstance(made, (list, tuple))
+    shapes = tuple(_sizes(value) for value in (made if several else [made]))  # type: ignore[union-attr]
+    schema = getattr(target, "_schema", None)
+    name = schema.name.rpartition("::")[2] if schema is not None else str(target)
+    foreign = schema is not None and not schema.name.startswith("aten::")
+    arguments = _arguments(node, values, schema)
+    call = Call(
+        schema.name if foreign and schema is not None else name,
+        POINTWISE in getattr(target, "tags", ()),
+        arguments,
+        shapes,
+        units,
+    )
+    outputs: Outputs = apply(call)
+    found = [Operand(axes, shape) for axes, shape in zip(outputs, shapes, strict=True)]
+    return found if several else found[0]
+
+
+def _arguments(node: Node, values: Mapping[Node, Any], schema: Any) -> tuple[Any, ...]:
+    """In the order of the operator's schema, those by keyword among them."""
+
+    def known(argument: Any) -> Any:
+        if isinstance(argument, Node):
+            return values.get(argument)
+        if isinstance(argument, (list, tuple)):
+            return [known(item) for item in argument]
+        return argument
+
+    given = [known(argument) for argument in node.args]
+    if schema is not None:
+        for argument in schema.arguments[len(given) :]:
+            given.append(known(node.kwargs.get(argument.name, argument.default_value)))
+    return tuple(given)
+
+
+def _operands(arguments: Any, values: Mapping[Node, Any]) -> Iterator[Operand]:
+    for argument in arguments:
+        if isinstance(argument, Node) and isinstance(values.get(argument), Operand):
+            yield values[argument]
+        elif isinstance(argument, (list, tuple)):
+            yield from _operands(argument, values)
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    return _sizes(node.meta.get("val"))
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
+
+
+def axes_of(flow: Flow) -> Iterator[tuple[str, int, Axis]]:
+    """Tensor, axis and units, over all that the program reads of the model."""
+    for name, operand in flow.held.items():
+        for axis, found in enumerate(operand.axes):
+            yield name, axis, found

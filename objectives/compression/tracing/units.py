@@ -1,0 +1,89 @@
+"""Units: positions along axes of tensors that must leave a model together, as a union of all that was tied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Of an axis the unit at each position; None where no unit can leave it.
+Axis = NDArray[np.int64] | None
+
+
+class Units:
+    """Disjoint sets of positions (Tarjan 1975). A set that is pinned keeps all of its positions, for a reason."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._source: list[int] = []
+        self._reason: dict[int, str] = {}
+        self._spanned: set[int] = set()
+        self._sources = 0
+
+    def fresh(self, size: int) -> NDArray[np.int64]:
+        """(size,) units, each alone, of one source: one axis of one tensor."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + size))
+        self._source.extend([self._sources] * size)
+        self._sources += 1
+        return np.arange(start, start + size)
+
+    def source(self, unit: int) -> int:
+        """Number of the axis that the unit was made for."""
+        return self._source[unit]
+
+    def root(self, unit: int) -> int:
+        """The same for all units that are tied."""
+        while self._parent[unit] != unit:
+            self._parent[unit] = unit = self._parent[self._parent[unit]]
+        return unit
+
+    def roots(self, axis: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([self.root(int(unit)) for unit in axis.flat], dtype=np.int64).reshape(axis.shape)
+
+    def tie(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        """Position by position."""
+        for a, b in zip(one.flat, other.flat, strict=True):
+            self._tie(int(a), int(b))
+
+    def pin(self, axis: Axis, reason: str) -> None:
+        if axis is not None:
+            for unit in axis.flat:
+                self._reason.setdefault(self.root(int(unit)), reason)
+
+    def span(self, axis: Axis) -> None:
+        """A normalisation or a scale is computed over these units together."""
+        if axis is not None:
+            self._spanned.update(self.root(int(unit)) for unit in axis.flat)
+
+    def pinned(self, unit: int) -> str | None:
+        """Why the unit stays, None where it may leave."""
+        return self._reason.get(self.root(unit))
+
+    def spanned(self, unit: int) -> bool:
+        return self.root(unit) in self._spanned
+
+    def join(self, axes: Sequence[Axis], reason: str) -> Axis:
+        """Axes of one length that are one and the same: tied, or all pinned where one of them is fixed."""
+        known = [axis for axis in axes if axis is not None]
+        if len(known) < len(axes):
+            for axis in known:
+                self.pin(axis, reason)
+            return None
+        for axis in known[1:]:
+            self.tie(known[0], axis)
+        return known[0]
+
+    def _tie(self, one: int, other: int) -> None:
+        a, b = self.root(one), self.root(other)
+        if a == b:
+            return
+        # The older one stays the root, so that what is found hangs on no accident of the order.
+        a, b = min(a, b), max(a, b)
+        self._parent[b] = a
+        if b in self._reason:
+            self._reason.setdefault(a, self._reason.pop(b))
+        if b in self._spanned:
+            self._spanned.discard(b)
+            self._spanned.add(a)
