@@ -1,17 +1,20 @@
-"""The console entry: makes sure that the packages are ours before anything of them is imported."""
+"""The console entry and `import leanrec`, which make sure that the packages are ours before importing any of them."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("search", "spaces", "objectives")
+# What `import leanrec` offers, each loaded when it is asked for.
+_OFFERED = ("Study",)
 
 
-def main() -> int:
-    """Run the command line; status 2 when another distribution's package stands where ours should."""
-    # The user's own modules are found last, so that none of them hides one of ours.
+def _stranger() -> str | None:
+    """Which package is another distribution's, in one line; the import path then has ours first, the user's own
+    modules last, so that none of them hides one of ours."""
     here = {"", str(Path.cwd())}
     own = str(Path(__file__).resolve().parent)
     sys.path[:] = [own, *(p for p in sys.path if p not in here and p != own), str(Path.cwd())]
@@ -19,8 +22,25 @@ def main() -> int:
         spec = importlib.util.find_spec(package)
         found = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent.parent
         if found != Path(own):
-            sys.stderr.write(f"leanrec: the package {package!r} is found at {found}, not beside leanrec at {own}\n")
-            return 2
+            return f"leanrec: the package {package!r} is found at {found}, not beside leanrec at {own}"
+    return None
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERED:
+        raise AttributeError(f"leanrec has {', '.join(_OFFERED)}, but got {name!r}")
+    if (stranger := _stranger()) is not None:
+        raise ImportError(stranger)
+    from search import notebook
+
+    return getattr(notebook, name)
+
+
+def main() -> int:
+    """Run the command line; status 2 when another distribution's package stands where ours should."""
+    if (stranger := _stranger()) is not None:
+        sys.stderr.write(stranger + "\n")
+        return 2
     from search.cli import run_command
 
     return run_command(sys.argv[1:])

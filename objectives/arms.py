@@ -1,19 +1,13 @@
-"""Two arms of a measurement: a model file and how it is run, with the requests that both are asked."""
+"""Arms of a measurement: a model file and how it is run."""
 
 from __future__ import annotations
 
 import gc
-import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from objectives.measurement.traffic import Request, Submit, precise_sleep, saturated
 from objectives.record import rows_of
@@ -62,18 +56,3 @@ def quiet() -> Iterator[None]:
     finally:
         gc.enable()
         sys.setswitchinterval(before)
-
-
-@lru_cache(maxsize=1)
-def requests_of(holdout: Path) -> list[Request]:
-    """Those that a builder wrote: of each input the rows of each request."""
-    with np.load(holdout / "requests.npz") as arrays:
-        inputs = named(arrays, "input")
-        parts = {name: itertools.pairwise(arrays[f"offsets.{name}"].tolist()) for name in inputs}
-        cut = {name: [inputs[name][a:b] for a, b in places] for name, places in parts.items()}
-    return [dict(zip(cut, values, strict=True)) for values in zip(*cut.values(), strict=True)]
-
-
-def named(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a file whose names begin with the kind and a dot, without that."""
-    return {name.removeprefix(f"{kind}."): arrays[name] for name in arrays if name.startswith(f"{kind}.")}

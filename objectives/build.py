@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,29 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from objectives.anatomy import of_baseline
 from objectives.compression.cut import cut_at_tables
-from objectives.compression.export import ONCE_LIMIT, Rows, check_parity, largest_difference, to_onnx
+from objectives.compression.export import (
+    ONCE_LIMIT,
+    Rows,
+    Signature,
+    check_parity,
+    check_requests,
+    largest_difference,
+    to_onnx,
+)
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_widths
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
+from objectives.grading import grade
+from objectives.holdout import read_requests, write_held_out, write_requests
 from objectives.jobs import serve
-from objectives.recommenders.builtin import open_builtin
-from objectives.recommenders.protocol import HeldOut, Recommender
-from objectives.record import Artifact, Prepared
+from objectives.recommenders.opening import open_recommender
+from objectives.recommenders.protocol import Recommender
+from objectives.record import Artifact, InputSpec, Prepared, rows_of
+from objectives.rehearsal import rehearse
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -37,6 +49,7 @@ Progress = Callable[[str], None]
 FIT_STAGE = 3
 EXPORT_STAGE = 3
 CALIBRATION_ROWS = 2048
+_SHAPES = 8
 MODEL = "model.onnx"
 
 
@@ -56,27 +69,33 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     def write(into: Path) -> None:
         progress("baseline: judging it beside simple references")
         for part in ("validation", "test"):
-            np.savez(into / f"{part}.npz", **_arrays(recommender.held_out(part)))
-        np.savez(into / "requests.npz", **_joined(list(recommender.requests(task.seed))))
+            write_held_out(recommender.held_out(part), into, part)
+        write_requests(list(recommender.requests(task.seed)), into)
         (into / "facts.json").write_text(json.dumps(to_plain(recommender.facts())))
 
     make_once(holdout, write)
     progress("baseline: exporting it")
     artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
-    refused, share = _user_once(recommender, Path(task.home) / artifact.path, task.rows_median)
-    facts, anatomy = json.loads((holdout / "facts.json").read_text()), recommender.anatomy(recommender.model)
+    rows = int(np.median([rows_of(request) for request in read_requests(holdout)]))
+    refused, share = _user_once(recommender, Path(task.home) / artifact.path, rows)
+    facts, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
     return Prepared(
         key=recommender.key,
         holdout=str(holdout),
-        anatomy=anatomy,
+        anatomy=traced.anatomy,
+        left_alone=traced.left_alone,
+        metric=recommender.metric,
+        graded=recommender.graded,
+        median_rows=rows,
+        featured=recommender.hidden is not None,
+        built=recommender.built,
         student=recommender.student(),
-        inputs=recommender.inputs,
+        inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
         baseline=artifact,
         user_once_refused=refused,
         user_once_share=share,
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
-        table_rows=_table_rows(recommender, anatomy),
         **facts,
     )
 
@@ -106,8 +125,11 @@ def _export(
     def write(into: Path) -> None:
         fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
         if form == Form() and all(width == "fp32" for _, width in stored.widths):
-            graph = to_onnx(fitted.model, rows, recommender.once)
-            parity = check_parity(fitted.model, graph, rows)
+            signature = _signature(recommender)
+            graph = to_onnx(fitted.model, rows, signature)
+            parity = check_parity(fitted.model, graph, rows, signature.scores)
+            if signature.open:
+                parity = max(parity, check_requests(fitted.model, graph, _of_each_shape(recommender, task), signature))
         else:
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
@@ -150,9 +172,21 @@ def _write_cut(graph: onnx.ModelProto, into: Path) -> int:
     return sum((into / name).stat().st_size for name in (TABLES, DENSE))
 
 
-def _table_rows(recommender: Recommender, anatomy: Anatomy) -> dict[str, int]:
-    names = [name for group in anatomy.groups if group.kind == "table" for name in group.modules]
-    return {name: recommender.model.get_parameter(f"{name}.weight").shape[0] for name in names}
+def _coded(spec: InputSpec, anatomy: Anatomy) -> InputSpec:
+    """With the codes that it may have, as far as tables look them up as they are."""
+    rows = [table.rows for table in anatomy.tables if spec.name in table.inputs]
+    return replace(spec, vocabulary=min(rows)) if rows and spec.vocabulary is None else spec
+
+
+def _signature(recommender: Recommender) -> Signature:
+    axes = {spec.name: tuple(i for i, size in enumerate(spec.shape, 1) if size is None) for spec in recommender.inputs}
+    return Signature(recommender.once, {name: of for name, of in axes.items() if of}, recommender.scores)
+
+
+def _of_each_shape(recommender: Recommender, task: Task) -> list[Mapping[str, NDArray[Any]]]:
+    """A few requests, no two of the same lengths."""
+    by_shape = {tuple(v.shape[1:] for v in request.values()): request for request in recommender.requests(task.seed)}
+    return list(by_shape.values())[:_SHAPES]
 
 
 def _user_inputs(recommender: Recommender) -> frozenset[str]:
@@ -176,7 +210,7 @@ def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | 
 
 def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
     if weights.distillation is None:
-        return Fitted(recommender.model, recommender.anatomy(recommender.model), {})
+        return Fitted(recommender.model, of_baseline(recommender).anatomy, {})
     return Fitted.load(_weights_folder(task, recommender, weights))
 
 
@@ -188,23 +222,6 @@ def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> P
     return task.cache / "weights" / _weights_key(recommender, weights)
 
 
-def _arrays(held: HeldOut) -> dict[str, Any]:
-    """By the names that the meter reads them under."""
-    arrays: dict[str, Any] = {f"input.{name}": values for name, values in held.inputs.items()}
-    arrays |= {f"slice.{name}": mask for name, mask in held.slices.items()}
-    arrays |= {"labels": held.labels, "groups": held.groups}
-    return arrays if held.seen is None or held.items is None else arrays | {"seen": held.seen, "items": held.items}
-
-
-def _joined(requests: list[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
-    """Each input's rows one after the other, and where each request begins."""
-    arrays: dict[str, Any] = {}
-    for name in requests[0]:
-        arrays[f"input.{name}"] = np.concatenate([request[name] for request in requests])
-        arrays[f"offsets.{name}"] = np.cumsum([0, *(len(request[name]) for request in requests)])
-    return arrays
-
-
 # One builder serves one study, so one recommender stays in memory.
 _opened: dict[str, Recommender] = {}
 
@@ -213,7 +230,7 @@ def _open(task: Task, progress: Progress) -> Recommender:
     key = digest(task)
     if key not in _opened:
         _opened.clear()
-        _opened[key] = open_builtin(task, progress)
+        _opened[key] = open_recommender(task, progress)
     return _opened[key]
 
 
@@ -221,6 +238,13 @@ def _main() -> None:
     def prepare_job(progress: Progress, task: Any, threads: int) -> Any:
         torch.set_num_threads(threads)
         return to_plain(prepare(from_plain(Task, task), progress))
+
+    def rehearse_job(progress: Progress, task: Any, threads: int) -> Any:
+        torch.set_num_threads(threads)
+        of = from_plain(Task, task)
+        recommender = open_recommender(of, progress, train=False)
+        folder = of.cache / "rehearsals" / recommender.key
+        return to_plain(rehearse(recommender, _signature(recommender), folder, of.seed, progress))
 
     def fit_job(progress: Progress, task: Any, weights: Any, threads: int) -> Any:
         torch.set_num_threads(threads)
@@ -239,7 +263,20 @@ def _main() -> None:
         )
         return {"artifact": to_plain(artifact), "reused": reused}
 
-    serve({"prepare": prepare_job, "fit": fit_job, "export": export_job})
+    def grade_job(progress: Progress, task: Any, threads: int, holdout: str, **options: Any) -> Any:
+        torch.set_num_threads(threads)
+        recommender = _open(from_plain(Task, task), progress)
+        return {"quality": to_plain(grade(recommender, Path(holdout), **options))}
+
+    serve(
+        {
+            "rehearse": rehearse_job,
+            "prepare": prepare_job,
+            "fit": fit_job,
+            "export": export_job,
+            "grade": grade_job,
+        }
+    )
 
 
 if __name__ == "__main__":

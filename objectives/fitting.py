@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from objectives.anatomy import of_baseline, of_sibling
 from objectives.compression.chain import passes_of, reshape
 from objectives.compression.course import BATCH, Course, Lesson, lessons_of
 from objectives.compression.distillation import distil, predict
 from objectives.compression.importance import Evidence
+from objectives.compression.soft_loss import soft_loss_of
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.transfer import start_from
 from spaces.anatomy import Anatomy
@@ -60,18 +63,18 @@ def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progres
     given = weights.distillation
     assert given is not None
     torch.manual_seed(seed)
-    passes, course = passes_of(weights), _course(recommender, given)
+    passes, course = passes_of(weights), course_of(recommender, given)
 
     def learn(model: nn.Module, times: int) -> None:
         learning = replace(given, passes=times)
         distil(model, course, recommender.optimizer(model), learning, seed, recommender.model, progress)
 
-    start = _start(recommender, weights)
+    start, made_of = _start(recommender, weights)
     model, anatomy = reshape(
         start,
-        recommender.anatomy(start),
+        made_of,
         weights,
-        recommender.counts(),
+        recommender.counts(made_of.tables) if weights.table_forms else {},
         lambda: _evidence(recommender, seed),
         lambda cut: learn(cut, passes.between),
     )
@@ -89,23 +92,28 @@ def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progres
     return Fitted(aware, anatomy, ranges)
 
 
-def _start(recommender: Recommender, weights: Weights) -> nn.Module:
+def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Anatomy]:
     if weights.architecture is None:
-        return copy.deepcopy(recommender.model)
+        return copy.deepcopy(recommender.model), of_baseline(recommender).anatomy
     student = recommender.build(weights.architecture)
     start_from(student, recommender.model)
-    return student
+    return student, of_sibling(recommender, student).anatomy
 
 
-def _course(recommender: Recommender, distillation: Distillation) -> Course:
-    """The teacher's logits are worked out once where each pass has the same rows."""
+def course_of(recommender: Recommender, distillation: Distillation) -> Course:
+    """What there is to learn; the teacher's outputs are worked out once where each pass has the same rows."""
     rows = recommender.train_rows()
     if rows is None:
         lessons, per_pass = _drawn_anew(recommender), recommender.per_pass
     else:
         taught = _taught(recommender) if distillation.teacher_weight > 0 else None
         lessons, per_pass = lessons_of(*rows, taught, BATCH)
-    return Course(lessons, per_pass, recommender.loss, recommender.outputs, recommender.hidden)
+    of_scores = soft_loss_of(recommender.answer)
+
+    def soft(outputs: Any, taught: Any, temperature: float) -> Tensor:
+        return of_scores(recommender.scores(outputs), recommender.scores(taught), temperature)
+
+    return Course(lessons, per_pass, recommender.loss, recommender.outputs, recommender.hidden, soft)
 
 
 def _drawn_anew(recommender: Recommender) -> Callable[[torch.Generator], Iterator[Lesson]]:

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.arms import Arm, open_arm, quiet, requests_of, warm_up
+from objectives.arms import Arm, open_arm, quiet, warm_up
+from objectives.holdout import read_requests
 from objectives.measurement.throughput import Pace
 from objectives.measurement.traffic import Request, Submit, saturated, settle
 
@@ -30,7 +31,7 @@ def glance(holdout: Path, candidate: Arm, baseline: Arm) -> Glance:
     Raises:
         DisturbedError: the machine is busy with something else.
     """
-    requests = requests_of(holdout)
+    requests = read_requests(holdout)
     with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)

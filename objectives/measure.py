@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from objectives.arms import Arm, quiet, requests_of
+from objectives.arms import Arm, quiet
 from objectives.glance import glance
+from objectives.holdout import read_requests
 from objectives.jobs import serve
-from objectives.judging import judge
+from objectives.judging import judge, score
 from objectives.measurement.latency import Window
 from objectives.measurement.profile import median_request, profile_model
 from objectives.measurement.roofline import measure_roofline
@@ -33,6 +34,10 @@ def _main() -> None:
             cache=Path(cache), holdout=Path(holdout), candidate=_pair(candidate), baseline=_pair(baseline), **options
         )
         return {"quality": to_plain(quality), "reused": reused}
+
+    def score_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, part: str) -> Any:
+        ours, theirs, reused = score(Path(cache), Path(holdout), part, _pair(candidate), _pair(baseline))
+        return {"candidates": ours, "baseline": theirs, "reused": reused}
 
     def glance_job(progress: Any, holdout: str, candidate: Any, baseline: Any) -> Any:
         return to_plain(glance(Path(holdout), from_plain(Arm, candidate), from_plain(Arm, baseline)))
@@ -64,13 +69,13 @@ def _main() -> None:
         return {"latency": to_plain(latency), "throughput": to_plain(throughput), "footprint": to_plain(footprint)}
 
     def profile_job(progress: Any, model: str, groups: Any, holdout: str) -> Any:
-        request = median_request(requests_of(Path(holdout)))
+        request = median_request(read_requests(Path(holdout)))
         with quiet():
             found = profile_model(Path(model), [from_plain(Group, g) for g in groups], request)
             roofline = measure_roofline(working_set=sum(group.weight_bytes for group in found.groups))
         return {"profile": to_plain(found), "roofline": to_plain(roofline)}
 
-    serve({"judge": judge_job, "glance": glance_job, "time": time_job, "profile": profile_job})
+    serve({"judge": judge_job, "score": score_job, "glance": glance_job, "time": time_job, "profile": profile_job})
 
 
 def _pair(plain: Any) -> tuple[Artifact, Arm]:

@@ -59,6 +59,7 @@ class Quality(_Finite):
     """A metric on held-out rows and its relative loss against the baseline (positive is worse).
 
     slices: the same on parts of the rows, each interval at the same confidence, not adjusted for their number
+    others: the same of a model's other outputs
     """
 
     metric: str
@@ -70,6 +71,7 @@ class Quality(_Finite):
     groups: int
     confidence: float = 0.95
     slices: tuple[SliceQuality, ...] = ()
+    others: tuple[SliceQuality, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,15 @@ class Artifact:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One named input of a model: its dtype, its shape after the rows, and how many codes it knows (from 0).
+    """One named input of a model: its dtype, its shape after the rows (None where requests differ), and how many codes
+    it knows (from 0).
 
     An input of the user's side is the same in all rows of a request.
     """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     vocabulary: int | None
     side: Literal["user", "item"] = "item"
 
@@ -174,7 +177,12 @@ class Prepared:
     user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
     history: positions of the history that the model reads, None where it reads none
     once: inputs that a request gives once, by the model's own form
-    table_rows: by the table's dotted name
+    left_alone: modules that no technique reaches, each with the reason
+    metric: by name
+    graded: whether the metric is a function of the user's own, which a builder evaluates
+    median_rows: of the requests
+    featured: whether a module is known whose outputs are features to distil
+    built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
     """
 
@@ -193,7 +201,12 @@ class Prepared:
     user_once_share: float | None = None
     history: int | None = None
     once: tuple[str, ...] = ()
-    table_rows: Mapping[str, int] = field(default_factory=dict)
+    left_alone: Mapping[str, str] = field(default_factory=dict)
+    metric: str = "auc"
+    graded: bool = False
+    median_rows: int = 200
+    featured: bool = True
+    built: bool = True
     reference_metric: str = "auc"
 
 

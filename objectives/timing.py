@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from objectives.arms import Arm, open_arm, quiet, requests_of, warm_up
+from objectives.arms import Arm, open_arm, quiet, warm_up
+from objectives.holdout import read_requests
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.latency import Timings, Window, check_calm, time_side_by_side
 from objectives.measurement.recording import Recording, Search, write_recording
@@ -51,7 +52,7 @@ def time(
         DisturbedError: the machine was busy with something else, several times over.
         BehindError: the generator was behind its schedule, several times over.
     """
-    requests = requests_of(holdout)
+    requests = read_requests(holdout)
     with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
@@ -82,7 +83,7 @@ def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
 
 def weigh_here(holdout: str, arm: Any) -> dict[str, float]:
     """The child's side of `weigh`."""
-    requests, of = requests_of(Path(holdout)), from_plain(Arm, arm)
+    requests, of = read_requests(Path(holdout)), from_plain(Arm, arm)
     with quiet(), open_arm(of) as pool:
         warm_up(pool.submit, requests, of.placement)
         cpu = cpu_seconds_per_1000(pool.submit, requests, of.placement.replicas)

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +21,7 @@ from objectives.measurement.strain import Strain, Watch
 from objectives.measurement.throughput import saturation
 from objectives.measurement.timeline import Played, joined, play, play_closed, timeline
 from objectives.measurement.traffic import Request, Submit, settle
+from objectives.record import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
 from search.bench_requests import draw_requests, draw_rows
@@ -91,7 +92,7 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
     """
     log = None if plan.log is None else _read_log(plan.log)
     rows = _rows(plan, log, bundle)
-    requests = draw_requests(bundle.inputs, rows, plan.seed)
+    requests = draw_requests(_sized(bundle), rows, plan.seed)
     with tempfile.TemporaryDirectory() as scratch, quiet(), bundle.open() as pool:
         placement = bundle.candidate.placement
         console.say(f"bench: warming up over requests of {rows.min()} to {rows.max()} rows")
@@ -105,6 +106,14 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
     document = _document(bundle, plan, rows, result, strain)
     _write(document, out)
     return document
+
+
+def _sized(bundle: Bundle) -> list[InputSpec]:
+    """The bundle's inputs; a length that differs between requests is that of its example."""
+    example = bundle.manifest["example"]["inputs"] if any(None in spec.shape for spec in bundle.inputs) else {}
+    return [
+        replace(spec, shape=np.shape(example[spec.name])[1:]) if None in spec.shape else spec for spec in bundle.inputs
+    ]
 
 
 def _read_log(path: Path) -> RequestLog:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from objectives.arms import requests_of
+from objectives.holdout import read_requests
 from objectives.record import Footprint, Latency, Outcome, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.answer import cut_rows
@@ -17,11 +17,13 @@ from objectives.task import Task
 from search.document import Document, Row
 from search.front import unit_objectives
 from search.jobs import MeterJobs
+from search.judged import judged
+from search.limits import Limits
 from search.report_slices import slices_markdown
 from search.sections import StudyConfig
 from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain, to_plain
+from spaces.canonical import digest, from_plain, to_plain
 
 Preference = Literal["latency", "throughput", "memory", "knee"]
 PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory")
@@ -39,6 +41,11 @@ class Policy:
     p95_ms: float | None = None
     p95_ratio: float | None = None
     prefer: Preference = "knee"
+    slices: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_loss, self.slices)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ def confirm(
     looks: list[dict[str, Any]],
     policy: Policy,
     meter: Worker,
+    builder: Worker,
     say: Callable[[str], None],
 ) -> Confirmed:
     """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
@@ -140,17 +148,18 @@ def confirm(
             "compute": candidate.precision.compute,
         }
         look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
-        arguments = jobs.judge(outcome.artifact, candidate, "test", confidence_of(look))
-        quality = from_plain(Quality, call(meter, "judge", arguments, jobs.config.workers.job_seconds, say)["quality"])
+        ours = (outcome.artifact, candidate)
+        quality = judged(jobs, meter, builder, ours, "test", confidence_of(look), say)
         if look > len(looks):
             looks.append({"look": look, "trial": row["trial"], "model": model, "quality": to_plain(quality)})
         low, high = quality.loss_interval
         told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
-        if high <= policy.max_loss:
+        unproved = policy.limits.unproved(quality)
+        if unproved is None:
             say(f"{name}: {told}: confirmed")
             footprint = from_plain(Footprint, timed["footprint"])
             return Confirmed(row, latency, throughput, quality, footprint, len(looks))
-        say(f"{name}: {told}: not confirmed, the limit is {policy.max_loss:.2%}")
+        say(f"{name}: {told}: not confirmed: {unproved}")
         nearest = nearest or told
     if nearest is None:
         raise NothingConfirmedError("no point of the front keeps the policy")
@@ -211,11 +220,11 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
 
 def bundle_up(
     folder: Path, config: StudyConfig, task: Task, prepared: Prepared, candidate: Candidate, outcome: Outcome,
-    confirmed: Confirmed, why: str, machine: str,
+    confirmed: Confirmed, why: str, machine: str, policy: Policy,
 ) -> None:  # fmt: skip
-    """Write the bundle of a confirmed point."""
+    """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
     assert outcome.artifact is not None
-    example = cut_rows(requests_of(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
+    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
     measurement = {
         "study": config.name,
         "machine": machine,
@@ -225,11 +234,21 @@ def bundle_up(
         "footprint": to_plain(confirmed.footprint),
         "traffic": config.traffic.model_dump(mode="json"),
         "widths": dict(outcome.artifact.widths),
+        "recipe": {
+            "settings": config.model_dump(mode="json"),
+            "policy": to_plain(policy),
+            "made_of": made_of(prepared, candidate),
+        },
     }
     write_bundle(
         folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
         _card(config, candidate, outcome, confirmed, why, machine), example,
     )  # fmt: skip
+
+
+def made_of(prepared: Prepared, candidate: Candidate) -> str:
+    """Names the checkpoint and what was done to it: what is the same need not be built again."""
+    return digest(prepared.key, candidate.id)
 
 
 def _card(

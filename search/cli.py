@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     benching.add_argument("--seed", type=int, default=0)
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
+    building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build, shared)
+    building.add_argument("bundle", metavar="BUNDLE")
+    building.add_argument(
+        "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"
+    )
+    building.add_argument("--out", metavar="DIR", help="where the new bundle goes (default: in the old one's place)")
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure, study)
     ablating = add(
         "ablate",
@@ -122,5 +128,6 @@ def _parser() -> argparse.ArgumentParser:
     add("init", "write a study file with every setting explained", commands.init, shared).add_argument(
         "file", metavar="FILE"
     )
-    add("validate", "check a study file", commands.validate, study)
+    checking = add("validate", "check a study file and rehearse every stage on its model", commands.validate, study)
+    checking.add_argument("--only-file", action="store_true", help="look at the file alone, not at the model")
     return parser

@@ -198,6 +198,23 @@ def ablate(options: argparse.Namespace) -> int:
     return FAILED if nothing_measured(document) else DONE
 
 
+def build(options: argparse.Namespace) -> int:
+    from search.launch import stoppable
+    from search.recipe import answered, read_recipe, rebuild
+
+    console, home = _console(options), _home(options)
+    recipe = read_recipe(_bundle_folder(options), options.model)
+    out = Path(options.out) if options.out else recipe.bundle.folder
+    with stoppable():
+        document = rebuild(recipe, home, out, console)
+    console.document(document)
+    console.result(document["reason"])
+    if not answered(document):
+        return FAILED
+    console.result(f"bundle: {out}")
+    return DONE
+
+
 def doctor(options: argparse.Namespace) -> int:
     from search.doctor import diagnose, document, lines, tables
 
@@ -275,7 +292,7 @@ def choose(options: argparse.Namespace) -> int:
         raise InputError(f"--max-loss: must lie between 0 and 1, but got {options.max_loss}")
     console, session = _console(options), _existing(options)
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
-    policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer)
+    policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer, dict(session.config.quality.slices))
     out = Path(options.out).resolve() if options.out else None
     chosen = launch.choose(session, policy, out, console)
     console.document(chosen)
@@ -326,6 +343,18 @@ def init(options: argparse.Namespace) -> int:
 
 def validate(options: argparse.Namespace) -> int:
     console, config = _console(options), _config(options)
-    console.document(config.model_dump(mode="json"))
+    plain = config.model_dump(mode="json")
+    if options.only_file:
+        console.document({**plain, "preflight": None})
+        console.result(f"{config.name} is valid; next: leanrec validate {options.study}")
+        return DONE
+    from search.validation import conclusion, preflight, tables
+
+    found = preflight(config, _home(options), console)
+    console.document({**plain, "preflight": found})
+    for table in tables(found):
+        console.table(table)
+    for line in conclusion(found):
+        console.result(line)
     console.result(f"{config.name} is valid; next: leanrec run {options.study}")
     return DONE

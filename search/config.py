@@ -64,9 +64,10 @@ def load(
     config = parse(_absolute(data, Path.cwd()))
     if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
         raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
-    kind, _, file_of_data = config.data.source.partition(":")
+    source = "" if config.data is None else config.data.source
+    kind, _, file_of_data = source.partition(":")
     if kind in ("table", "criteo") and not Path(file_of_data).is_file():
-        raise ConfigError(f"data.source: must name a file that exists, but got {show(config.data.source)}")
+        raise ConfigError(f"data.source: must name a file that exists, but got {show(source)}")
     rows = config.traffic.rows.file
     for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):
         if file is not None and not file.is_file():

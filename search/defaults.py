@@ -37,7 +37,7 @@ OWN = Float(0.05, 0.5)
 TABLE_TEMPERATURE = Float(0.1, 0.6)
 
 
-def space_for(given: SpaceConfig, prepared: Prepared, median_rows: int) -> SearchSpace:
+def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
     """Every knob of the study; where a placement cuts, by rows, follows the median request.
 
     Raises:
@@ -46,19 +46,24 @@ def space_for(given: SpaceConfig, prepared: Prepared, median_rows: int) -> Searc
     return SearchSpace(
         _weights(given, prepared),
         _precision(given, prepared.anatomy),
-        _placement(given.placement, prepared, median_rows),
+        _placement(given.placement, prepared),
     )
 
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     groups = prepared.anatomy.groups
+    rows = {table.name: table.rows for table in prepared.anatomy.tables}
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
     ratios: dict[str, Domain] = {group.name: RATIOS for group in groups if group.prunable}
     ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.kind in ("linear", "attention")}
     learning = given.distillation
     window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
+    if learning.feature_weight is not None and not prepared.featured and learning.feature_weight != Choice((0.0,)):
+        raise ConfigError(
+            "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
+        )
     return WeightsSpace(
-        architecture=_replaced("space.architecture", student, given.architecture),
+        architecture=_sizes(student, given.architecture, prepared.built),
         pruning=_replaced("space.pruning", ratios, given.pruning),
         distillation={
             "temperature": learning.temperature or TEMPERATURE,
@@ -70,7 +75,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         steps=_choice(given.pruning_steps, STEPS.values),
         multiple=kernel_unit(),
         low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
-        tables=_tables(given.tables, [g.name for g in groups if g.kind == "table" and _large(g, prepared.table_rows)]),
+        tables=_tables(given.tables, [g.name for g in groups if g.kind == "table" and _large(g, rows)]),
         window=window,
         history=history,
         quantisation_aware=_choice(given.quantisation_aware, (False, True)),
@@ -88,6 +93,13 @@ def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
             raise ConfigError(f"space.precision.{group}: unknown group; the model has {', '.join(widths)}")
         widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
     return PrecisionSpace(widths, computes, calibrations)
+
+
+def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, built: bool) -> Mapping[str, Domain]:
+    """Of a sibling; a factory that builds them and names no sizes takes whichever the study file names."""
+    if given and not built:
+        raise ConfigError("space.architecture: must be left out for this model, whose factory has no build(shape)")
+    return dict(given or {}) if built and not offered else _replaced("space.architecture", offered, given)
 
 
 def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
@@ -128,16 +140,16 @@ def _choice(given: tuple[Scalar, ...] | None, default: tuple[Scalar, ...]) -> Ch
     return Choice(default if given is None else given)
 
 
-def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> PlacementSpace:
+def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
+    median_rows = prepared.median_rows
     places, cores = places_here(), cores_allowed()
     refused = prepared.user_once_refused
     if given.user_once is not None and True in given.user_once and refused is not None:
         raise ConfigError(f"space.placement.user_once: must be [false] for this model, but got true: {refused}")
-    if given.batch_rows is not None and any(given.batch_rows) and prepared.once:
-        once = ", ".join(prepared.once)
+    alone = _unbatched(prepared)
+    if given.batch_rows is not None and any(given.batch_rows) and alone is not None:
         raise ConfigError(
-            f"space.placement.batch_rows: must be [0] for this model, but got {list(given.batch_rows)}: a request "
-            f"gives its {once} once, and a batch has several"
+            f"space.placement.batch_rows: must be [0] for this model, but got {list(given.batch_rows)}: {alone}"
         )
 
     several = cores > 1
@@ -146,7 +158,7 @@ def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> 
         layout=_subset("space.placement.layouts", given.layouts, layouts(cores)),
         pinned=_choice(given.pinned, (False, True) if several else (False,)),
         inline=_choice(given.inline, (False, True)),
-        batch_rows=_choice(given.batch_rows, (0,) if prepared.once else (0, 2 * median_rows, 8 * median_rows)),
+        batch_rows=_choice(given.batch_rows, (0,) if alone else (0, 2 * median_rows, 8 * median_rows)),
         batch_wait_us=_choice(given.batch_wait_us, (0, 200)),
         split_rows=_choice(given.split_rows, (0, median_rows) if several else (0,)),
         route_rows=_choice(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),
@@ -155,6 +167,14 @@ def _placement(given: PlacementConfig, prepared: Prepared, median_rows: int) -> 
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
     )
+
+
+def _unbatched(prepared: Prepared) -> str | None:
+    """Why several requests cannot be answered as one, or None."""
+    if prepared.once:
+        return f"a request gives its {', '.join(prepared.once)} once, and a batch has several"
+    lengths = [spec.name for spec in prepared.inputs if None in spec.shape]
+    return f"requests give {', '.join(lengths)} in different lengths" if lengths else None
 
 
 def _lookup(places: tuple[str, ...]) -> Choice:

@@ -26,7 +26,8 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
     """DESIGN's JSON of a front, with more keys for the report. Trials whose choice was never settled are left out."""
     measured = [(trial, _measurement(trial)) for trial in trials if candidate_of(trial) is not None]
     max_loss = config.quality.max_loss
-    feasible = [m is not None and m.quality.loss <= max_loss for _, m in measured]
+    limits = config.quality.limits
+    feasible = [m is not None and limits.kept(m.quality) for _, m in measured]
     front = _front(
         [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok], config.objectives
     )

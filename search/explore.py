@@ -24,8 +24,10 @@ from spaces.candidate import Candidate
 from spaces.canonical import from_plain
 from spaces.space import SearchSpace
 
-Stage = Literal["fit", "export", "judge", "glance", "time", "near"]
-_BUILDING: tuple[Stage, ...] = ("fit", "export")
+# Judging is one stage, or two where the metric is the user's own: the meter scores, and a builder grades.
+Stage = Literal["fit", "export", "judge", "score", "grade", "glance", "time", "near"]
+_BUILDING: tuple[Stage, ...] = ("grade", "fit", "export")
+_JUDGING: tuple[Stage, ...] = ("judge", "score")
 # While these run, nothing else does.
 _TIMING: tuple[Stage, ...] = ("near", "time", "glance")
 # So many choices in a row that were measured before: the sampler finds nothing new.
@@ -46,6 +48,7 @@ class Flight:
     artifact: Artifact | None = None
     quality: Quality | None = None
     screened: Measurement | None = None
+    scored: Mapping[str, Any] | None = None
 
     @property
     def number(self) -> int:
@@ -66,7 +69,7 @@ def next_job(flights: Sequence[Flight], builders_idle: int, meter_idle: bool) ->
     """The flight to move on, oldest first: measuring before building, never the same weights fitted twice at once."""
     waiting = [f for f in flights if f.worker is None]
     if meter_idle:
-        for stage in (*_TIMING, "judge"):
+        for stage in (*_TIMING, *_JUDGING):
             for flight in waiting:
                 if flight.stage == stage:
                     return flight
@@ -154,7 +157,7 @@ class Explorer:
             return None
         finished, config = self._study.finished(), self._config
         flying = [flight.candidate.weights.id for flight in self._flights]
-        trial = least_tried(finished, flying, config.objectives, config.quality.max_loss)
+        trial = least_tried(finished, flying, config.objectives, config.quality.limits)
         return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
@@ -181,7 +184,12 @@ class Explorer:
         candidate = flight.candidate
         if flight.stage == "fit" or flight.stage == "export":
             return building(self._task, candidate, flight.stage, self._threads)
+        if flight.stage == "grade":
+            assert flight.scored is not None
+            return self._jobs.grade(flight.scored, "validation", 0.95, self._threads)
         assert flight.artifact is not None
+        if flight.stage == "score":
+            return self._jobs.score(flight.artifact, candidate, "validation")
         if flight.stage == "judge":
             return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)
         if flight.stage == "glance":
@@ -206,7 +214,7 @@ class Explorer:
             if flight.stage in _TIMING:
                 for builder in self._builders:
                     builder.resume()
-            stage = "time" if flight.stage in _TIMING else flight.stage
+            stage = _told_as(flight.stage)
             flight.seconds[stage] = flight.seconds.get(stage, 0.0) + done.seconds
             outcome = self._advance(flight, done)
             if outcome is not None:
@@ -224,19 +232,23 @@ class Explorer:
         if result is None:
             return self._ended(flight, "failed", done.error)
         if result.get("reused"):
-            flight.reused.append(flight.stage)
+            flight.reused.append(_told_as(flight.stage))
         try:
             if flight.stage == "fit":
                 flight.stage = "export"
                 return None
             if flight.stage == "export":
-                flight.artifact, flight.stage = from_plain(Artifact, result["artifact"]), "judge"
+                flight.artifact = from_plain(Artifact, result["artifact"])
+                flight.stage = "score" if self._jobs.prepared.graded else "judge"
                 return None
-            if flight.stage == "judge":
+            if flight.stage == "score":
+                flight.scored, flight.stage = result, "grade"
+                return None
+            if flight.stage in ("judge", "grade"):
                 flight.quality, flight.stage = from_plain(Quality, result["quality"]), "glance"
                 if not self._screens(flight):
                     flight.stage = "time"
-                elif (reason := loses(flight.quality, self._config.quality.max_loss)) is not None:
+                elif (reason := loses(flight.quality, self._config.quality.limits)) is not None:
                     return self._ended(flight, "stopped", reason)
                 return None
             if flight.stage == "glance":
@@ -273,14 +285,14 @@ class Explorer:
             return None
         assert flight.quality is not None
         rivals = {number: m for number, m in measured(self._study.finished()).items() if number > 0}
-        return outrun(glance, flight.quality.loss, rivals, self._config.quality.max_loss)
+        return outrun(glance, flight.quality.loss, rivals, self._config.quality.limits)
 
     def _would_enter(self, measurement: Measurement) -> bool:
         """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""
-        max_loss, objectives = self._config.quality.max_loss, self._config.objectives
-        if measurement.quality.loss > max_loss:
+        limits, objectives = self._config.quality.limits, self._config.objectives
+        if not limits.kept(measurement.quality):
             return False
-        kept = [measurement, *(m for m in measured(self._study.finished()).values() if m.quality.loss <= max_loss)]
+        kept = [measurement, *(m for m in measured(self._study.finished()).values() if limits.kept(m.quality))]
         return bool(non_dominated(np.array([sought(m, objectives) for m in kept]))[0])
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
@@ -300,6 +312,11 @@ class Explorer:
             builder.resume()
         self._flights.clear()
         self._study.sweep()
+
+
+def _told_as(stage: Stage) -> str:
+    """Under which of DESIGN's stages its seconds are counted."""
+    return "time" if stage in _TIMING else "judge" if stage in ("score", "grade") else stage
 
 
 def _length(flight: Flight) -> Length:

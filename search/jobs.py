@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -50,6 +51,17 @@ class MeterJobs:
         beside: Side | None = None,
     ) -> dict[str, Any]:
         """`beside` stands where the baseline does; None for the baseline itself."""
+        return {
+            **self.score(artifact, candidate, part, beside),
+            "metric": self.prepared.metric,
+            "seed": self.config.seed,
+            "confidence": confidence,
+        }
+
+    def score(
+        self, artifact: Artifact, candidate: Candidate, part: Literal["validation", "test"], beside: Side | None = None
+    ) -> dict[str, Any]:
+        """Where the metric is evaluated elsewhere, by `grade`."""
         other, partner = self._other(beside)
         return {
             "candidate": {"artifact": to_plain(artifact), "arm": to_plain(self._arm(artifact, candidate))},
@@ -57,7 +69,19 @@ class MeterJobs:
             "cache": str(self.task.cache),
             "holdout": self.prepared.holdout,
             "part": part,
-            "metric": self.task.metric,
+        }
+
+    def grade(
+        self, scored: Mapping[str, Any], part: Literal["validation", "test"], confidence: float, threads: int
+    ) -> dict[str, Any]:
+        """Of a builder, on what `score` answered."""
+        return {
+            "task": to_plain(self.task),
+            "threads": threads,
+            "holdout": self.prepared.holdout,
+            "part": part,
+            "candidates": scored["candidates"],
+            "baseline": scored["baseline"],
             "seed": self.config.seed,
             "confidence": confidence,
         }

@@ -79,7 +79,7 @@ def open_session(config: StudyConfig, home: Home) -> Session:
         ConfigError: a study of that name was begun with other settings.
     """
     home.claim()
-    study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.max_loss, config.seed)
+    study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
     settings = config.model_dump(mode="json")
     before = study.facts.get("config")
     if before is not None:
@@ -99,7 +99,7 @@ def task_of(config: StudyConfig, home: Home) -> Task:
     synthetic = data.model_dump(exclude={"source"}) if isinstance(data, SyntheticData) else None
     columns = data.columns.model_dump(mode="json") if isinstance(data, TableData) else None
     return Task(
-        str(home.root), config.recommender, data.source, config.metric,
+        str(home.root), config.recommender, "" if data is None else data.source, config.metric,
         rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home), columns, config.sizes,
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def search(session: Session, console: Console) -> None:
     try:
         prepared = prepare(session, builders[0], console)
         jobs = jobs_of(config, home, prepared)
-        space = space_for(config.space, prepared, config.traffic.rows.median)
+        space = space_for(config.space, prepared)
         if config.space.focus > 0:
             space = focused(space, profiled(study, jobs, meter, console), console)
         threads = max(1, cores // count)
@@ -236,21 +236,23 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = list(facts.get("looks", []))
     meter = Worker("meter", home.logs(config.name) / "meter.log")
+    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
     with locked(home, config.name), stoppable():
         try:
             rows = [(row, *entries[row["trial"]]) for row in ordered]
             try:
-                confirmed = confirm(jobs_of(config, home, prepared), rows, looks, policy, meter, console.say)
+                confirmed = confirm(jobs_of(config, home, prepared), rows, looks, policy, meter, builder, console.say)
             finally:
                 study.note(looks=looks)
         finally:
             meter.kill()
+            builder.kill()
         trial = confirmed.row["trial"]
         candidate, outcome = entries[trial]
         why = reason(confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, study.facts["machine"])
+        bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         assert outcome.artifact is not None

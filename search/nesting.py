@@ -10,6 +10,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.front import non_dominated
+from search.limits import Limits
 from search.study import candidate_of, measured, sought
 
 # Of weights on the front, before new ones are worth more.
@@ -17,14 +18,14 @@ _WAYS = 6
 
 
 def least_tried(
-    trials: Sequence[FrozenTrial], flying: Sequence[str], objectives: Sequence[str], max_loss: float
+    trials: Sequence[FrozenTrial], flying: Sequence[str], objectives: Sequence[str], limits: Limits
 ) -> FrozenTrial | None:
     """The trial on the front whose weights were tried in the fewest ways; None where all were in enough.
 
     Args:
         flying: ids of the weights of trials that have not ended
     """
-    able = {n: m for n, m in measured(trials).items() if n > 0 and m.quality.loss <= max_loss}
+    able = {n: m for n, m in measured(trials).items() if n > 0 and limits.kept(m.quality)}
     if not able:
         return None
     best = non_dominated(np.array([sought(m, objectives) for m in able.values()]))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from objectives.record import Artifact, Latency, Quality, Throughput
+from objectives.record import Artifact, Latency, Throughput
 from objectives.serving.devices import cores_allowed
 from search.console import Console
 from search.effects import Difference
 from search.jobs import Length, MeterJobs, Side, building
+from search.judged import judged
 from search.workers import Worker, call
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain
@@ -48,12 +49,11 @@ class Pairs:
             JobError: one of the two cannot be judged or timed.
         """
         config, say = self.jobs.config, self.console.say
-        judging = self.jobs.judge(*ours, "validation", 0.95, theirs)
-        judged = call(self.meter, "judge", judging, config.workers.job_seconds, say)
+        quality = judged(self.jobs, self.meter, self.builder, ours, "validation", 0.95, say, theirs)
         timing = self.jobs.time(*ours, length, config.seed + 1, recording, theirs)
         timed = call(self.meter, "time", timing, self.jobs.limit_seconds(length), say)
         return Difference(
-            from_plain(Quality, judged["quality"]),
+            quality,
             from_plain(Latency, timed["latency"]),
             from_plain(Throughput, timed["throughput"]),
             ours[0].model_bytes / theirs[0].model_bytes,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from objectives.glance import Glance
 from objectives.record import Measurement, Quality
+from search.limits import Limits
 
 # A glance may be wrong by this much in each of its ratios.
 _MARGIN = 1.25
@@ -13,15 +14,13 @@ _MARGIN = 1.25
 UNSEEN = frozenset({"model_bytes", "peak_memory_bytes", "cpu_seconds_per_1000"})
 
 
-def loses(quality: Quality, max_loss: float) -> str | None:
+def loses(quality: Quality, limits: Limits) -> str | None:
     """Why a candidate need not be timed for its quality, or None: its whole interval lies beyond the tolerated loss."""
-    low, high = quality.loss_interval
-    if low <= max_loss:
-        return None
-    return f"not timed: its loss of {quality.loss:.2%} [{low:.2%}, {high:.2%}] is above the tolerated {max_loss:.2%}"
+    reason = limits.lost(quality)
+    return None if reason is None else f"not timed: {reason}"
 
 
-def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], max_loss: float) -> str | None:
+def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], limits: Limits) -> str | None:
     """Why a candidate need not be timed for its speed, or None: it is slower than the baseline, whatever its quality,
     or than a feasible candidate that loses no more, or nothing; one by one and saturated, by more than a glance errs.
 
@@ -35,7 +34,7 @@ def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], max
     if _slower(glance, 1.0, 1.0):
         return told
     for trial, rival in measured.items():
-        if rival.quality.loss > min(max(loss, 0.0), max_loss):
+        if rival.quality.loss > max(loss, 0.0) or not limits.kept(rival.quality):
             continue
         most = rival.throughput.saturated_ratio or rival.throughput.ratio
         if _slower(glance, rival.latency.service_p50_ratio, most):

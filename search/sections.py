@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
 from search.data_sections import SOURCES, CriteoData, DataConfig, TableData
+from search.limits import Limits
 from search.section import Listed, Section, rule
 from search.space_sections import SpaceConfig
 from search.study_yaml import show
@@ -30,6 +31,9 @@ Objective = Literal[
 _LARGEST_SEED = 2**32 - 1
 
 
+BUILT_IN = ("dcn-v2", "dlrm", "sasrec")
+
+
 class QualityConfig(Section):
     metric: str | None = Field(
         default=None,
@@ -37,6 +41,13 @@ class QualityConfig(Section):
         description="auc, gauc, ndcg@K, hr@K, or null for the model family's own",
     )
     max_loss: float = Field(default=0.01, gt=0, lt=1, description="a number above 0 and below 1, such as 0.01 for 1%")
+    slices: Mapping[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default={}, description="a mapping of slice to the loss that is tolerated there, such as {rare items: 0.02}"
+    )
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_loss, dict(self.slices))
 
 
 class RowsConfig(Section):
@@ -141,11 +152,15 @@ class StudyConfig(Section):
         max_length=100,
         description="at most 100 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
     )
-    recommender: Literal["dcn-v2", "dlrm", "sasrec"] = "dcn-v2"
+    recommender: str = Field(
+        default="dcn-v2",
+        pattern=rf"^({'|'.join(BUILT_IN)}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$",
+        description=f"{', '.join(BUILT_IN)}, or package.module:factory for one's own",
+    )
     sizes: Mapping[str, Annotated[int | str, PlainValidator(_size)]] = Field(
         default={}, description="a mapping of those of the baseline's sizes that differ"
     )
-    data: DataConfig = Field(description=f"a mapping with a source: {SOURCES}")
+    data: DataConfig | None = Field(default=None, description=f"a mapping with a source: {SOURCES}")
     quality: QualityConfig = QualityConfig()
     traffic: TrafficConfig = TrafficConfig()
     slo: SloConfig = SloConfig()
@@ -163,6 +178,24 @@ class StudyConfig(Section):
     seed: int = Field(default=0, ge=0, le=_LARGEST_SEED, description=f"a whole number from 0 to {_LARGEST_SEED}")
     tracking_uri: str | None = Field(default=None, min_length=1, description="MLflow's address, or null")
     storage: str | None = Field(default=None, min_length=1, description="the address of Optuna's database, or null")
+
+    @property
+    def own(self) -> bool:
+        """Whether the recommender is the user's own, with data, metric and traffic's rows from its factory."""
+        return ":" in self.recommender
+
+    @model_validator(mode="after")
+    def _own_or_built_in(self) -> StudyConfig:
+        if self.own:
+            for key in ("data", "sizes"):
+                if value := getattr(self, key):
+                    shown = show(value if key == "sizes" else value.source)
+                    raise rule(
+                        f"must be left out for one's own recommender, whose factory gives it, but got {shown}", key
+                    )
+        elif self.data is None:
+            raise rule(f"missing; must be {type(self).model_fields['data'].description}", "data")
+        return self
 
     @model_validator(mode="after")
     def _fitting(self) -> StudyConfig:
@@ -186,8 +219,8 @@ class StudyConfig(Section):
 
     @property
     def metric(self) -> str:
-        """The study's, or the model family's own."""
-        return self.quality.metric or ("ndcg@10" if self.recommender == "sasrec" else "auc")
+        """The study's, or the model family's own; empty where the factory's."""
+        return self.quality.metric or ("" if self.own else "ndcg@10" if self.recommender == "sasrec" else "auc")
 
     @model_validator(mode="after")
     def _priced(self) -> StudyConfig:

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from objectives.record import Measurement, Outcome
+from search.limits import Limits
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
 from spaces.space import SearchSpace
@@ -45,8 +46,8 @@ OBJECTIVES = tuple(_VALUES)
 class Study:
     """One optuna study in a database; one coordinator asks and tells."""
 
-    def __init__(self, name: str, storage: str, objectives: Sequence[str], max_loss: float, seed: int) -> None:
-        self._objectives, self._max_loss = tuple(objectives), max_loss
+    def __init__(self, name: str, storage: str, objectives: Sequence[str], limits: Limits, seed: int) -> None:
+        self._objectives, self._limits = tuple(objectives), limits
         self._name, self._storage, self._seed = name, storage, seed
         self._study = self._open()
 
@@ -124,7 +125,8 @@ class Study:
             state = TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
             self._study.tell(trial, state=state)
             return
-        trial.set_constraint("quality_loss", outcome.measurement.quality.loss - self._max_loss)
+        for name, excess in self._limits.excesses(outcome.measurement.quality).items():
+            trial.set_constraint(f"loss on {name}", excess)
         self._study.tell(trial, sought(outcome.measurement, self._objectives))
 
 

@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from search.study_yaml import ConfigError
+
 Kind = Literal["builder", "meter"]
 MODULES: Mapping[Kind, str] = {"builder": "objectives.build", "meter": "objectives.measure"}
 _PR_SET_PDEATHSIG = 1
+# The kind of an error that is the user's to mend.
+_OF_THE_USER = "FactoryError"
 
 
 class JobError(RuntimeError):
@@ -168,6 +172,7 @@ def call(
 
     Raises:
         JobError: it failed, with the reason.
+        ConfigError: the user's factory, or something that it gave, is not what it should be.
     """
     worker.start(job, arguments, limit_seconds)
     while True:
@@ -177,7 +182,8 @@ def call(
             say(worker.progress.pop(0))
         if done is not None:
             if done.error is not None:
-                raise JobError(done.error)
+                kind, colon, line = done.error.partition(": ")
+                raise ConfigError(line) if colon and kind == _OF_THE_USER else JobError(done.error)
             return done.result
 
 

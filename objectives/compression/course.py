@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from objectives.compression.soft_loss import soft_loss
+
 Inputs = Mapping[str, Tensor]
-Outputs = Callable[[nn.Module, Inputs], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
+Outputs = Callable[[nn.Module, Inputs], Any]
+Loss = Callable[[Any, Any], Tensor]
+# (student's outputs, teacher's outputs, temperature) -> a scalar.
+Soft = Callable[[Any, Any, float], Tensor]
 
 BATCH = 1024
 
 
-def by_name(model: nn.Module, inputs: Inputs) -> Tensor:
+def by_name(model: nn.Module, inputs: Inputs) -> Any:
     """What a model gives that takes its inputs by name."""
-    outputs: Tensor = model(**inputs)
-    return outputs
+    return model(**inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """One batch: inputs by name and labels, (rows, ...) each; the teacher's logits on them where they are known."""
+    """One batch: inputs by name, (rows, ...) each, and labels; the teacher's outputs on them where they are known."""
 
     inputs: Inputs
-    labels: Tensor
-    taught: Tensor | None = None
+    labels: Any
+    taught: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +40,10 @@ class Course:
 
     lessons: one pass over train, ordered by the generator; inputs may be drawn anew in each
     per_pass: lessons in a pass
-    outputs: logits, (rows,) or (lists, candidates)
     loss: of outputs and labels, mean over rows or lists
+    outputs: of a model on inputs
     hidden: dotted name of the module, in student and teacher, whose output is compared where features are learned
+    soft: of a student's outputs and the teacher's, at a temperature; the mean likewise
     """
 
     lessons: Callable[[torch.Generator], Iterator[Lesson]]
@@ -46,6 +51,7 @@ class Course:
     loss: Loss
     outputs: Outputs = by_name
     hidden: str | None = None
+    soft: Soft = soft_loss
 
     def __post_init__(self) -> None:
         if self.per_pass < 1:

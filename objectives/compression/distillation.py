@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.compression.course import Course, Inputs, Lesson, Outputs, by_name
@@ -18,29 +18,6 @@ _WARM_UP = 0.1
 _PEAK = 3.0
 # Of the root mean square deviation of all features: one that varies less in a batch tells nothing.
 _STILL = 1e-3
-
-
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), mean over rows or lists.
-
-    One logit z is the two-class softmax of (z, 0), so softening it is sigmoid(z / T). T^2 keeps the gradient's size
-    independent of T.
-
-    Args:
-        student, teacher: logits, (rows,), or (lists, candidates)
-
-    Raises:
-        ValueError: the shapes differ, or are of neither form.
-    """
-    if student.shape != teacher.shape or student.ndim not in (1, 2):
-        raise ValueError(
-            "Student and teacher score the same rows, or the same lists of candidates, but got "
-            f"{tuple(student.shape)} and {tuple(teacher.shape)}."
-        )
-    if student.ndim == 1:
-        target = torch.sigmoid(teacher / temperature)
-        return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
-    return temperature**2 * F.cross_entropy(student / temperature, torch.softmax(teacher / temperature, dim=1))
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -112,7 +89,7 @@ def distil(
 ) -> tuple[float, ...]:
     """Train the student in place over one cycle of learning rate; the mean loss of each pass.
 
-    The loss is (1 - a) loss(z, y) + a soft_loss(z, z_teacher, T) + f feature_loss(P h, h_teacher), where P is learned
+    The loss is (1 - a) loss(z, y) + a soft(z, z_teacher, T) + f feature_loss(P h, h_teacher), where P is learned
     beside the student and thrown away. The teacher is run only where its logits or features are wanted and not known.
 
     Args:
@@ -163,11 +140,11 @@ def _loss(
     loss = course.loss(outputs, lesson.labels)
     if weight > 0:
         assert taught is not None
-        loss = (1 - weight) * loss + weight * soft_loss(outputs, taught, distillation.temperature)
+        loss = (1 - weight) * loss + weight * course.soft(outputs, taught, distillation.temperature)
     return loss if features is None else loss + distillation.feature_weight * features()
 
 
-def _teach(teacher: nn.Module | None, lesson: Lesson, course: Course) -> Tensor:
+def _teach(teacher: nn.Module | None, lesson: Lesson, course: Course) -> Any:
     if teacher is None:
         raise ValueError("Outputs or features that are learned need a teacher, or its logits, but got neither.")
     with torch.no_grad():

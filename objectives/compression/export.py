@@ -6,7 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +27,7 @@ PARITY_LIMIT = 1e-4
 ONCE_LIMIT = 1e-5
 
 Rows = Mapping[str, NDArray[np.generic]]
+Scores = Callable[[Any], Tensor]
 
 
 class ParityError(RuntimeError):
@@ -34,36 +37,54 @@ class ParityError(RuntimeError):
 class _Positional(nn.Module):
     """torch.export takes dynamic shapes by position where a forward takes any names."""
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...], scores: Scores) -> None:
         super().__init__()
         self.model = model
         self.names = names
+        self.scores = scores
 
     def forward(self, *values: Tensor) -> Tensor:
-        scores: Tensor = self.model(**dict(zip(self.names, values, strict=True)))
-        return scores
+        return self.scores(self.model(**dict(zip(self.names, values, strict=True))))
 
 
-def to_onnx(model: nn.Module, example: Mapping[str, Tensor], once: frozenset[str] = frozenset()) -> onnx.ModelProto:
-    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`.
+def _as_given(outputs: Any) -> Tensor:
+    scores: Tensor = outputs
+    return scores
 
-    Args:
-        once: inputs that the model takes once a request, of which the example's first row is given
+
+@dataclass(frozen=True)
+class Signature:
+    """How a model is asked and what it answers.
+
+    once: inputs that the model takes once a request, of which an example's first row is given
+    open: of inputs whose length differs between requests, those axes
+    scores: of what the model gives, (rows,) or (rows, outputs)
     """
-    names = tuple(example)
+
+    once: frozenset[str] = frozenset()
+    open: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scores: Scores = _as_given
+
+
+def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signature = Signature()) -> onnx.ModelProto:
+    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`."""
+    names, once = tuple(example), signature.once
     given = tuple(values[:1] if name in once else values for name, values in example.items())
-    rows = {0: torch.export.Dim.DYNAMIC}
+    dynamic = tuple(
+        dict.fromkeys((*(() if name in once else (0,)), *signature.open.get(name, ())), torch.export.Dim.DYNAMIC)
+        for name in names
+    )
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Positional(model.eval(), names),
+            _Positional(model.eval(), names, signature.scores),
             given,
             dynamo=True,
             input_names=list(names),
             output_names=["scores"],
-            dynamic_shapes={"values": tuple({} if name in once else rows for name in names)},
+            dynamic_shapes={"values": dynamic},
             external_data=False,
             verbose=False,
         )
@@ -78,7 +99,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], once: frozenset[str
 
 
 def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-    """Scores of (rows,) by ONNX Runtime's CPU provider, for checks while building.
+    """Scores of (rows,) or (rows, outputs) by ONNX Runtime's CPU provider, for checks while building.
 
     Args:
         inputs: all of the same number of rows; of one that the graph takes once a request, the first row is given
@@ -94,7 +115,9 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
     return scores
 
 
-def check_parity(model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Tensor]) -> float:
+def check_parity(
+    model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Tensor], scores: Scores = _as_given
+) -> float:
     """The largest difference of scores between model and graph, over several numbers of rows.
 
     Args:
@@ -109,10 +132,35 @@ def check_parity(model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Te
     for count in PARITY_ROWS:
         inputs = {name: values[[0] * count if name in once else slice(count)] for name, values in rows.items()}
         with torch.inference_mode():
-            expected = model.eval()(**inputs).numpy()
+            expected = scores(model.eval()(**inputs)).numpy()
         got = run_onnx(graph, {name: values.numpy() for name, values in inputs.items()})
         if got.shape != expected.shape:
             raise ParityError(f"The graph must give scores of shape {expected.shape}, but got {got.shape}.")
+        worst = max(worst, float(np.abs(got - expected).max()))
+    if not worst <= PARITY_LIMIT:
+        raise ParityError(f"Scores of graph and model must agree within {PARITY_LIMIT:g}, but differ by {worst:.3g}.")
+    return worst
+
+
+def check_requests(
+    model: nn.Module, graph: onnx.ModelProto, requests: Sequence[Mapping[str, NDArray[Any]]], signature: Signature
+) -> float:
+    """The largest difference of scores between model and graph over whole requests, whose lengths may differ.
+
+    Raises:
+        ParityError: it exceeds PARITY_LIMIT, or the graph takes no such request.
+    """
+    worst = 0.0
+    for request in requests:
+        with torch.inference_mode():
+            given = {name: torch.from_numpy(values) for name, values in request.items()}
+            expected = signature.scores(model.eval()(**given)).numpy()
+        try:
+            got = run_onnx(graph, request)
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            shapes = {name: values.shape for name, values in request.items()}
+            line = str(error).strip().splitlines()[0]
+            raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
         worst = max(worst, float(np.abs(got - expected).max()))
     if not worst <= PARITY_LIMIT:
         raise ParityError(f"Scores of graph and model must agree within {PARITY_LIMIT:g}, but differ by {worst:.3g}.")

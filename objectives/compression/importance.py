@@ -28,9 +28,9 @@ class Evidence:
     loss: (outputs, labels) -> a scalar, the mean over the rows
     """
 
-    batches: Sequence[tuple[Mapping[str, Tensor], Tensor]]
-    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    batches: Sequence[tuple[Mapping[str, Tensor], Any]]
+    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Any]
+    loss: Callable[[Any, Any], Tensor]
 
     def __post_init__(self) -> None:
         if not self.batches:

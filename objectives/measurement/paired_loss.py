@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.statistics import Floats, group_weights, interval
+from objectives.measurement.statistics import RESAMPLES, Floats, group_weights, interval
 from objectives.record import Interval, Quality, SliceQuality
 
 Groups = NDArray[np.int64]
@@ -38,6 +38,7 @@ def paired_loss(
     seed: int,
     confidence: float,
     slices: Mapping[str, Mask],
+    resamples: int = RESAMPLES,
 ) -> Quality:
     """One bootstrap draws groups for all rows, and each slice sees what was drawn of its own: so its interval knows
     that the number of its users is chance too.
@@ -54,7 +55,7 @@ def paired_loss(
     arms = candidate, baseline
     whole = _pair(arms, groups, np.ones(len(groups), dtype=np.bool_))
     pairs, reasons = _by_slice(arms, groups, slices)
-    of_whole, *of_slices = _drawn([whole, *pairs.values()], groups, seed)
+    of_whole, *of_slices = _drawn([whole, *pairs.values()], groups, seed, resamples)
     drawn = dict(zip(pairs, of_slices, strict=True))
 
     def judged(name: str) -> SliceQuality:
@@ -136,9 +137,11 @@ def _pair(arms: tuple[Arm, Arm], groups: Groups, kept: Mask) -> _Pair:
     return _Pair(rows, ours, theirs, value, reference)
 
 
-def _drawn(pairs: Sequence[_Pair], groups: Groups, seed: int) -> Floats:
+def _drawn(pairs: Sequence[_Pair], groups: Groups, seed: int, resamples: int) -> Floats:
     """(pairs, resamples) losses; the weights are drawn once for all."""
-    return np.concatenate([[pair.losses(weights) for pair in pairs] for weights in group_weights(groups, seed)], axis=1)
+    return np.concatenate(
+        [[pair.losses(weights) for pair in pairs] for weights in group_weights(groups, seed, resamples)], axis=1
+    )
 
 
 def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from objectives.recommenders.embedding import columns, lookup, make_tables, numeric
 from objectives.recommenders.features import Field
-from objectives.recommenders.groups import group_of, names_of, tower_widths
-from spaces.anatomy import Anatomy, Cut, Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain
 
@@ -83,35 +81,3 @@ class DCNV2(nn.Module):
 def hidden(model: DCNV2) -> str:
     """The module whose outputs, (rows, units), are the features to distil."""
     return "mlp"
-
-
-def anatomy(model: DCNV2) -> Anatomy:
-    """Its groups: all tables, the cross network, the MLP; the head's single unit is in none.
-
-    Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
-    """
-    tables = tuple(f"tables.{name}" for name in model.tables)
-    cross, mlp = names_of(model, "cross", nn.Linear), names_of(model, "mlp", nn.Linear)
-    norms = names_of(model, "mlp", nn.BatchNorm1d)
-    behind_x = Cut("head.weight", 1, first=model.get_parameter("mlp.0.weight").shape[1])
-    tied = "its width is tied to the embeddings by the elementwise product with x_0, and narrows with the tables"
-    groups = [
-        group_of(model, "tables", "table", tables, [_embedding_width(model, tables, cross)]),
-        *([group_of(model, "cross", "linear", cross, reason=tied)] if cross else []),
-        group_of(model, "mlp", "linear", mlp, tower_widths(model, mlp, behind_x, norms)),
-    ]
-    return Anatomy(tuple(groups))
-
-
-def _embedding_width(model: DCNV2, tables: Sequence[str], cross: Sequence[str]) -> Width:
-    """A dimension that is 0 in x_0 stays 0 in every x_l: it leaves each of them, once for each table."""
-    dimension = model.get_parameter(f"{tables[0]}.weight").shape[1]
-
-    def in_x(tensor: str, axis: int) -> Cut:
-        return Cut(tensor, axis, repeats=len(tables), period=dimension if len(tables) > 1 else 0)
-
-    cuts = [Cut(f"{table}.weight", 1) for table in tables]
-    for layer in cross:
-        cuts += [in_x(f"{layer}.weight", 0), in_x(f"{layer}.weight", 1), in_x(f"{layer}.bias", 0)]
-    cuts += [in_x("mlp.0.weight", 1), in_x("head.weight", 1)]
-    return Width("embedding_dim", dimension, tuple(cuts))

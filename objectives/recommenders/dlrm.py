@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from objectives.recommenders.embedding import columns, lookup, make_tables, numeric
 from objectives.recommenders.features import Field
-from objectives.recommenders.groups import group_of, names_of, tower_widths
-from spaces.anatomy import Anatomy, Cut, Group, Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain, Scalar
 
@@ -131,36 +129,3 @@ def _linear(fan_in: int, fan_out: int) -> nn.Linear:
 def hidden(model: DLRM) -> str:
     """The module whose outputs, (rows, units), are the features to distil."""
     return "top"
-
-
-def anatomy(model: DLRM) -> Anatomy:
-    """Its groups: all tables, the bottom MLP where there is one, the top MLP; the head's single unit is in none.
-
-    Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
-    """
-    tables = tuple(f"tables.{name}" for name in model.tables)
-    bottom = names_of(model, "bottom", nn.Linear) if model.bottom is not None else ()
-    top = names_of(model, "top", nn.Linear)
-    groups = [
-        group_of(model, "tables", "table", tables, [_embedding_width(model, tables, bottom)]),
-        *([_bottom_group(model, bottom)] if bottom else []),
-        group_of(model, "top", "linear", top, tower_widths(model, top, Cut("head.weight", 1))),
-    ]
-    return Anatomy(tuple(groups))
-
-
-def _bottom_group(model: DLRM, bottom: Sequence[str]) -> Group:
-    *inner, last = bottom
-    tied = "its only layer's width is tied to the embeddings by the dot products, and narrows with the tables"
-    return group_of(
-        model, "bottom", "linear", bottom, tower_widths(model, inner, Cut(f"{last}.weight", 1)), reason=tied
-    )
-
-
-def _embedding_width(model: DLRM, tables: Sequence[str], bottom: Sequence[str]) -> Width:
-    """A dimension that is 0 in all vectors adds nothing to a dot product; the top reads the bottom's first."""
-    dimension = model.get_parameter(f"{tables[0]}.weight").shape[1]
-    cuts = [Cut(f"{table}.weight", 1) for table in tables]
-    if bottom:
-        cuts += [Cut(f"{bottom[-1]}.weight", 0), Cut(f"{bottom[-1]}.bias", 0), Cut("top.0.weight", 1)]
-    return Width("embedding_dim", dimension, tuple(cuts))

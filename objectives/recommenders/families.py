@@ -10,7 +10,6 @@ from torch import nn
 
 from objectives.recommenders import dcn_v2, dlrm
 from objectives.recommenders.features import Field
-from spaces.anatomy import Anatomy
 from spaces.architecture import Architecture
 from spaces.domains import Domain, Scalar
 
@@ -30,15 +29,12 @@ class Family:
     build: Callable[[Sequence[Field], Any], nn.Module]
     sizes: Callable[[Architecture], Any]
     student: Callable[[Sequence[Field]], Mapping[str, Domain]]
-    anatomy: Callable[[Any], Anatomy]
     hidden: Callable[[Any], str]
 
 
 FAMILIES: Mapping[str, Family] = {
-    "dcn-v2": Family(
-        dcn_v2.BASELINE, dcn_v2.DCNV2, dcn_v2.Sizes.of, lambda _: dcn_v2.STUDENT, dcn_v2.anatomy, dcn_v2.hidden
-    ),
-    "dlrm": Family(dlrm.BASELINE, dlrm.DLRM, dlrm.Sizes.of, dlrm.student, dlrm.anatomy, dlrm.hidden),
+    "dcn-v2": Family(dcn_v2.BASELINE, dcn_v2.DCNV2, dcn_v2.Sizes.of, lambda _: dcn_v2.STUDENT, dcn_v2.hidden),
+    "dlrm": Family(dlrm.BASELINE, dlrm.DLRM, dlrm.Sizes.of, dlrm.student, dlrm.hidden),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.holdout import HeldOut
+from objectives.recommenders.counts import counted
 from objectives.recommenders.families import FAMILIES, Family, resized
 from objectives.recommenders.features import Dataset, encode
-from objectives.recommenders.protocol import Batch, Facts, HeldOut, Inputs, Method
+from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import slices_of
@@ -27,7 +29,7 @@ from objectives.recommenders.training import train_to_optimum
 from objectives.record import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
-from spaces.anatomy import Anatomy
+from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
 from spaces.domains import Choice
@@ -55,6 +57,9 @@ class PointwiseRecommender:
     key: str
     once: frozenset[str] = frozenset()
     method: Method = "forward"
+    graded: bool = False
+    built: bool = True
+    answer: Answer = "logits"
 
     @property
     def _family(self) -> Family:
@@ -63,6 +68,13 @@ class PointwiseRecommender:
     @property
     def hidden(self) -> str:
         return self._family.hidden(self.model)
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -74,6 +86,9 @@ class PointwiseRecommender:
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
         logits: Tensor = model(**inputs)
         return logits
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, labels)
@@ -92,16 +107,12 @@ class PointwiseRecommender:
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         return {name: values[:count] for name, values in self.train_rows()[0].items()}
 
-    def counts(self) -> Mapping[str, Tensor]:
-        inputs, _ = self.train_rows()
-        coded = {f.name: f.vocabulary for f in self.dataset.fields if f.kind != "numeric"}
-        return {
-            f"tables.{name}": torch.bincount(inputs[name].flatten(), minlength=rows) for name, rows in coded.items()
-        }
+    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        return counted(tables, [self.train_rows()[0]])
 
     def held_out(self, part: Literal["validation", "test"]) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)
-        return HeldOut(inputs, labels, groups, slices_of(self.dataset, part))
+        return HeldOut((inputs,), labels, groups, slices_of(self.dataset, part))
 
     def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
         drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
@@ -112,9 +123,6 @@ class PointwiseRecommender:
 
     def build(self, architecture: Architecture) -> nn.Module:
         return self._family.build(self.dataset.fields, self._family.sizes(architecture))
-
-    def anatomy(self, model: nn.Module) -> Anatomy:
-        return self._family.anatomy(model)
 
     def student(self) -> Mapping[str, Any]:
         domains = self._family.student(self.dataset.fields)
@@ -146,8 +154,8 @@ class PointwiseRecommender:
         return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
 
 
-def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
-    """Read the data and train the baseline, or find it in the cache.
+def open_pointwise(task: Task, progress: Progress, train: bool = True) -> PointwiseRecommender:
+    """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
 
     Raises:
         ValueError: the source or a size is not known, or the files are not what they should be.
@@ -162,12 +170,14 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
     key = digest(task.recommender, dataset.key(), rules, task.seed, torch.__version__)[:20]
     folder = task.cache / "baselines" / key
 
-    def train(into: Path) -> None:
+    def make(into: Path) -> None:
         torch.manual_seed(task.seed)
         _train(family.build(dataset.fields, sizes), dataset, task.seed, into, progress)
 
-    make_once(folder, train)
     model = family.build(dataset.fields, sizes)
+    if not train and not folder.exists():
+        return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained")
+    make_once(folder, make)
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
     training = json.loads((folder / "training.json").read_text())
     return PointwiseRecommender(dataset, model.eval(), task, training, key)

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.holdout import HeldOut
 from objectives.record import InputSpec
-from spaces.anatomy import Anatomy
+from spaces.anatomy import Table
 from spaces.architecture import Architecture
 
 Part = Literal["train", "validation", "test"]
 Inputs = Mapping[str, Tensor]
-# Inputs by name and labels, (rows, ...) each.
-Batch = tuple[Inputs, Tensor]
-# How a model is asked in training: inputs by name -> logits, (rows,) or (lists, candidates).
+# Inputs by name, (rows, ...) each, and labels, in whatever form the loss takes them.
+Batch = tuple[Inputs, Any]
+# How a model is asked in training: inputs by name -> its outputs.
 Method = Literal["forward", "positions"]
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """What a model is judged on: n rows with labels, or n users and the item that came next for each.
-
-    inputs: by name, (n, ...) each; of a ranking without the one that takes items
-    labels: (n,) 0 or 1; of a ranking the next item's code
-    groups: (n,) the user or request that a row belongs to
-    slices: (n,) bool by name
-    seen: of a ranking, codes of the items that a user had before, (n, longest), 0 as padding
-    items: of a ranking, codes of the catalogue, (items,)
-    """
-
-    inputs: Mapping[str, NDArray[Any]]
-    labels: NDArray[Any]
-    groups: NDArray[np.int64]
-    slices: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    seen: NDArray[np.int64] | None = None
-    items: NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.seen is None) != (self.items is None):
-            raise ValueError("A ranking has both a catalogue and what was seen of it, but got one of them.")
+# What a model's scores are; lists are logits of (lists, candidates).
+Answer = Literal["logits", "probabilities", "values", "lists"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +57,7 @@ class Recommender(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """Trained; its forward takes named tensors and returns (rows,) scores, higher is better."""
+        """Trained; its forward takes named tensors and gives what `scores` reads."""
         ...
 
     @property
@@ -91,8 +69,9 @@ class Recommender(Protocol):
         ...
 
     @property
-    def hidden(self) -> str:
-        """Dotted name of the module, in the model and its siblings, whose outputs are its features."""
+    def hidden(self) -> str | None:
+        """Dotted name of the module, in the model and its siblings, whose outputs are its features; None where none is
+        known."""
         ...
 
     @property
@@ -100,11 +79,39 @@ class Recommender(Protocol):
         """Of the model and its siblings, what is run in training."""
         ...
 
-    def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
-        """Logits in training, (rows,) or (lists, candidates)."""
+    @property
+    def metric(self) -> str:
+        """By name."""
         ...
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    @property
+    def graded(self) -> bool:
+        """Whether the metric is a function of the user's own, which `grade` evaluates."""
+        ...
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        """The user's own metric, higher is better, of (n,) each.
+
+        Raises:
+            ValueError: there is none, or it fails.
+        """
+        ...
+
+    @property
+    def answer(self) -> Answer:
+        """What the scores are."""
+        ...
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
+        """What the model gives in training."""
+        ...
+
+    def scores(self, outputs: Any) -> Tensor:
+        """Of those outputs the scores, higher is better: (rows,), (rows, outputs) with the main one first, or (lists,
+        candidates)."""
+        ...
+
+    def loss(self, outputs: Any, labels: Any) -> Tensor:
         """Mean over the rows or lists."""
         ...
 
@@ -125,8 +132,8 @@ class Recommender(Protocol):
         """Rows as requests give them, (count, ...) each, from train: to trace, calibrate and compare with."""
         ...
 
-    def counts(self) -> Mapping[str, Tensor]:
-        """How often each id is looked up in train, (rows,), by the table's dotted name."""
+    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        """How often each id is looked up in train, (rows,), by the table's dotted name, as far as it is known."""
         ...
 
     def held_out(self, part: Literal["validation", "test"]) -> HeldOut: ...
@@ -143,8 +150,9 @@ class Recommender(Protocol):
         """An untrained smaller sibling with the same inputs and outputs."""
         ...
 
-    def anatomy(self, model: nn.Module) -> Anatomy:
-        """Of the model or of a sibling, as built."""
+    @property
+    def built(self) -> bool:
+        """Whether `build` makes siblings."""
         ...
 
     def student(self) -> Mapping[str, Any]:

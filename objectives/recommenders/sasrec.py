@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives.recommenders.groups import group_of
 from objectives.recommenders.self_attention import SelfAttention
-from spaces.anatomy import Anatomy, Cut, Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain
 
@@ -205,48 +203,3 @@ def loss(outputs: Tensor) -> Tensor:
 def hidden(model: SASRec) -> str:
     """The module whose outputs, (..., d), are the features to distil: the last normalisation."""
     return "norm"
-
-
-def anatomy(model: SASRec) -> Anatomy:
-    """Its groups: the tables, whose dimension every layer reads or gives; the attention of all blocks; their MLPs.
-
-    Of a model as it was built or pruned: every layer a Linear, every table an Embedding.
-    """
-    blocks = {name: block for name, block in model.named_modules() if isinstance(block, Block)}
-    tables = [f"tables.{name}" for name in model.tables]
-    attention = [f"{name}.attention.{part}" for name in blocks for part in ("q", "k", "v", "out")]
-    mlp = [f"{name}.feed_forward.{part}" for name in blocks for part in ("inner", "outer")]
-    heads = [_heads(f"{name}.attention", block.attention) for name, block in blocks.items()]
-    units = [_units(f"{name}.feed_forward", block.feed_forward) for name, block in blocks.items()]
-    several = [width for width in heads if width.units > 1]
-    return Anatomy(
-        (
-            group_of(model, "tables", "table", tables, [_dimension(model, tables, list(blocks))]),
-            group_of(model, "attention", "attention", attention, several, "each block has one head"),
-            group_of(model, "mlp", "linear", mlp, units),
-        )
-    )
-
-
-def _dimension(model: SASRec, tables: Sequence[str], blocks: Sequence[str]) -> Width:
-    """Of embeddings and states: what reads them along axis 1 of its weight, what gives them along axis 0."""
-    readers = [
-        f"{b}.{part}" for b in blocks for part in ("attention.q", "attention.k", "attention.v", "feed_forward.inner")
-    ]
-    givers = [f"{b}.{part}" for b in blocks for part in ("attention.out", "feed_forward.outer")]
-    givers += [f"{b}.{norm}" for b in blocks for norm in ("attention_norm", "feed_forward_norm")]
-    cuts = [Cut(f"{name}.weight", 1) for name in (*tables, *readers)]
-    cuts += [Cut(f"{name}.{tensor}", 0) for name in (*givers, "norm") for tensor in ("weight", "bias")]
-    return Width("d", model.norm.weight.shape[0], tuple(cuts), normalised=True)
-
-
-def _heads(name: str, attention: SelfAttention) -> Width:
-    size = attention.head_dim
-    cuts = [Cut(f"{name}.{part}.{tensor}", 0, size=size) for part in "qkv" for tensor in ("weight", "bias")]
-    units = attention.q.weight.shape[0] // size
-    return Width(f"{name}.heads", units, (*cuts, Cut(f"{name}.out.weight", 1, size=size)))
-
-
-def _units(name: str, mlp: FeedForward) -> Width:
-    cuts = (Cut(f"{name}.inner.weight", 0), Cut(f"{name}.inner.bias", 0), Cut(f"{name}.outer.weight", 1))
-    return Width(f"{name}.inner", mlp.inner.weight.shape[0], cuts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.holdout import HeldOut
 from objectives.recommenders import sasrec
 from objectives.recommenders.families import resized
-from objectives.recommenders.protocol import Batch, Facts, HeldOut, Inputs, Method
+from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.sequence_draws import Negatives, draw_requests
 from objectives.recommenders.sequences import (
@@ -35,7 +36,7 @@ from objectives.recommenders.training import train_to_optimum
 from objectives.record import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
-from spaces.anatomy import Anatomy
+from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
 from spaces.domains import Choice
@@ -71,6 +72,16 @@ class SequentialRecommender:
     once: frozenset[str] = frozenset(("history",))
     hidden: str = "norm"
     method: Method = "positions"
+    graded: bool = False
+    built: bool = True
+    answer: Answer = "lists"
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -82,6 +93,9 @@ class SequentialRecommender:
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
         return sasrec.outputs(model, inputs)  # type: ignore[arg-type]  # siblings of the model
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return sasrec.loss(outputs)
@@ -106,14 +120,16 @@ class SequentialRecommender:
             "item": torch.from_numpy(random.integers(1, self.sequences.items + 1, size=count)),
         }
 
-    def counts(self) -> Mapping[str, Tensor]:
-        return {"tables.item": torch.from_numpy(item_counts(self.sequences))}
+    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        """Of the catalogue's: as often as its items were taken."""
+        counts = torch.from_numpy(item_counts(self.sequences))
+        return {table.name: counts for table in tables if "item" in table.inputs}
 
     def held_out(self, part: Literal["validation", "test"]) -> HeldOut:
         users = _some_users(self.sequences, MOST_USERS[part], self.task.seed)
         history, target, _ = (values[users] for values in histories(self.sequences, part, self.length))
         return HeldOut(
-            inputs={"history": history},
+            inputs=({"history": history},),
             labels=target,
             groups=users,
             slices={
@@ -133,9 +149,6 @@ class SequentialRecommender:
     def build(self, architecture: Architecture) -> nn.Module:
         return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
 
-    def anatomy(self, model: nn.Module) -> Anatomy:
-        return sasrec.anatomy(model)  # type: ignore[arg-type]  # the model or a sibling
-
     def student(self) -> Mapping[str, Any]:
         return {name: list(d.values) for name, d in sasrec.STUDENT.items() if isinstance(d, Choice)}
 
@@ -153,15 +166,15 @@ class SequentialRecommender:
             training=self.training,
             reference_metric="ndcg@10",
             references={
-                "baseline": _ndcg(lambda i: _all_scores(self.model, test.inputs["history"][i : i + 1]), test),
+                "baseline": _ndcg(lambda i: _all_scores(self.model, test.inputs[0]["history"][i : i + 1]), test),
                 "popularity": _ndcg(lambda i: item_counts(sequences)[1:].astype(np.float64), test),
                 "logistic_regression": None,
             },
         )
 
 
-def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
-    """Read the data and train the baseline, or find it in the cache.
+def open_sequential(task: Task, progress: Progress, train: bool = True) -> SequentialRecommender:
+    """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
 
     Raises:
         ValueError: the source or a size is not known, or the files are not what they should be.
@@ -174,12 +187,14 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     key = digest(task.recommender, sequences.key(), rules, task.seed, torch.__version__)[:20]
     folder = task.cache / "baselines" / key
 
-    def train(into: Path) -> None:
+    def make(into: Path) -> None:
         torch.manual_seed(task.seed)
         _train(sasrec.SASRec(sequences.items, sizes), sequences, sizes.length, task.seed, into, progress)
 
-    make_once(folder, train)
     model = sasrec.SASRec(sequences.items, sizes)
+    if not train and not folder.exists():
+        return SequentialRecommender(sequences, model.eval(), task, {}, f"{key}-untrained", sizes.length)
+    make_once(folder, make)
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
     facts = json.loads((folder / "training.json").read_text())
     return SequentialRecommender(sequences, model.eval(), task, facts, key, sizes.length)
@@ -190,7 +205,7 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, i
     users = _some_users(sequences, _EARLY_STOPPING_USERS, seed)
     history, target, _ = (values[users] for values in histories(sequences, "validation", length))
     held = HeldOut(
-        {"history": history}, target, users, {}, seen_before(sequences, "validation", users),
+        ({"history": history},), target, users, {}, seen_before(sequences, "validation", users),
         np.arange(1, sequences.items + 1),
     )  # fmt: skip
     trained = train_to_optimum(

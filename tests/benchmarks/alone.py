@@ -204,7 +204,7 @@ def run(session: Session, builder: Worker, meter: Worker, console: Console, leng
     jobs = jobs_of(config, home, prepared)
     groups = profiled(session.study, jobs, meter, console)["groups"]
     focus = frozenset(group["name"] for group in groups if group["in_focus"])
-    space = space_for(config.space, prepared, config.traffic.rows.median)
+    space = space_for(config.space, prepared)
     pairs, known = Pairs(jobs, builder, meter, console), home.root / "alone" / config.name
     yield f"{config.name}: in focus (from {SHARE:.0%} of time or bytes): {', '.join(sorted(focus))}"
     yield (

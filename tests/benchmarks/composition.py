@@ -22,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import quiet, requests_of, warm_up
+from objectives.arms import quiet, warm_up
+from objectives.holdout import read_requests
 from objectives.measurement.traffic import closed_loop
 from objectives.serving.pool import Pool
 from objectives.task import Task
@@ -59,7 +60,7 @@ class Tally:
         if done.artifact is None:
             self.refused[str(done.refusal)] += 1
             return
-        requests = requests_of(Path(shop.prepared.holdout))[:REQUESTS]
+        requests = read_requests(Path(shop.prepared.holdout))[:REQUESTS]
         with Pool.open(shop.model(done.artifact), candidate.placement, candidate.precision.compute) as pool:
             warm_up(pool.submit, requests, candidate.placement)
             taken = closed_loop(pool.submit, requests)

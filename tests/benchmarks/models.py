@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from objectives.compression.export import to_onnx
 from objectives.compression.precision import quantise
+from objectives.compression.tracing import trace
 from objectives.compression.user_once import compute_once
-from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes, anatomy
+from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes
 from objectives.recommenders.features import Field
 from spaces.precision import Precision
 
@@ -41,11 +42,13 @@ def write_model(folder: Path, sizes: Sizes = BASELINE, precision: Precision = FP
     """The file `model.onnx` in a folder; the user's side once a request, then the widths, as a study builds it."""
     torch.manual_seed(0)
     model = DCNV2(INPUTS, sizes)
-    graph = to_onnx(model, {name: torch.zeros(4, dtype=torch.int64) for name in FIELDS})
+    rows = {name: torch.zeros(4, dtype=torch.int64) for name in FIELDS}
+    graph = to_onnx(model, rows)
     if user_once:
         graph = compute_once(graph, frozenset(USER_FIELDS))
     if precision.widths:
-        graph = quantise(graph, precision, anatomy(model), request(_CALIBRATION_ROWS, np.random.default_rng(0)))
+        anatomy, calibration = trace(model, rows).anatomy, request(_CALIBRATION_ROWS, np.random.default_rng(0))
+        graph = quantise(graph, precision, anatomy, calibration)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     onnx.save(graph, str(path))

@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.arms import Arm
 from objectives.build import prepare
-from objectives.compression.export import to_onnx
+from objectives.compression.export import Signature, to_onnx
 from objectives.fitting import fit
 from objectives.judging import judge
-from objectives.recommenders.builtin import open_builtin
+from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, Prepared
 from objectives.serving.devices import cores_allowed
@@ -53,7 +53,7 @@ EXAMPLE_ROWS = 257
 
 def lessons(config: StudyConfig, prepared: Prepared, weight: float) -> dict[str, Weights]:
     """By what is told of them: labels alone, then each temperature."""
-    space = space_for(config.space, prepared, config.traffic.rows.median).weights
+    space = space_for(config.space, prepared).weights
     shape = Architecture(tuple((name, middle(domain)) for name, domain in space.architecture.items()))
     alone = Distillation(temperature=1.0, teacher_weight=0.0, passes=space.passes)
     taught = {f"T = {t:g}": replace(alone, temperature=t, teacher_weight=weight) for t in TEMPERATURES}
@@ -68,7 +68,7 @@ def loss(recommender: Recommender, prepared: Prepared, task: Task, weights: Weig
     fitted = fit(recommender, weights, seed, lambda line: None)
     key = digest("temperatures", recommender.key, weights, seed)[:20]
     path = folder / f"{key}.onnx"
-    onnx.save(to_onnx(fitted.model, recommender.serving_rows(EXAMPLE_ROWS), recommender.once), str(path))
+    onnx.save(to_onnx(fitted.model, recommender.serving_rows(EXAMPLE_ROWS), Signature(recommender.once)), str(path))
     ours = Artifact(key, str(path), {}, path.stat().st_size, 0.0), Arm(str(path), Placement(), "fp32")
     base = prepared.baseline
     theirs = base, Arm(str(Path(task.home) / base.path), Placement(), "fp32")
@@ -89,7 +89,7 @@ def told(name: str, losses: Sequence[float]) -> str:
 def run(config: StudyConfig, home: Home, seeds: int, weight: float, say: Callable[[str], None]) -> Iterator[str]:
     torch.set_num_threads(cores_allowed())
     task = task_of(config, home)
-    prepared, recommender = prepare(task, say), open_builtin(task, say)
+    prepared, recommender = prepare(task, say), open_recommender(task, say)
     folder = home.root / "temperatures"
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / f"{config.name}.json"

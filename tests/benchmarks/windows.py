@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.arms import quiet
 from objectives.compression.attention import sparsify
-from objectives.compression.export import to_onnx
+from objectives.compression.export import Signature, to_onnx
 from objectives.compression.graph import multiply_adds
 from objectives.recommenders.sasrec import BASELINE, SASRec
 from objectives.serving.pool import Pool
@@ -41,7 +41,7 @@ SHARES = (0.05, 0.1, 0.2, 0.5)
 
 def graph_of(model: SASRec, length: int, rows: int) -> onnx.ModelProto:
     example = {"history": torch.ones((rows, length), dtype=torch.int64), "item": torch.ones(rows, dtype=torch.int64)}
-    return to_onnx(model, example, ONCE)
+    return to_onnx(model, example, Signature(ONCE))
 
 
 def requests(length: int, rows: int) -> list[dict[str, NDArray[np.int64]]]:

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from objectives import build
-from objectives.arms import requests_of
 from objectives.fitting import Fitted
-from objectives.recommenders.builtin import open_builtin
+from objectives.holdout import read_requests
+from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.protocol import Batch, Recommender
 from objectives.recommenders.synthetic import synthetic_log
 from objectives.recommenders.training import train_to_optimum
@@ -76,7 +76,7 @@ def brief_training() -> Iterator[None]:
     """Within, a builder opens recommenders that were hardly trained, whose every part shows, and that are brief."""
 
     def opened(task: Task, progress: build.Progress) -> Brief:
-        whole = open_builtin(task, progress)
+        whole = open_recommender(task, progress)
         lively(whole.model)
         return Brief(whole)
 
@@ -84,7 +84,7 @@ def brief_training() -> Iterator[None]:
     with (
         patch("objectives.recommenders.pointwise.train_to_optimum", once_over),
         patch("objectives.recommenders.sequential.train_to_optimum", once_over),
-        patch("objectives.build.open_builtin", opened),
+        patch("objectives.build.open_recommender", opened),
     ):
         yield
 
@@ -113,8 +113,8 @@ class Shop:
     @classmethod
     def open(cls, task: Task, config: Mapping[str, Any]) -> Shop:
         prepared = build.prepare(task, _quiet)
-        space = space_for(SpaceConfig.model_validate(config), prepared, task.rows_median)
-        by_rows = sorted(requests_of(Path(prepared.holdout)), key=lambda request: len(request["item"]))
+        space = space_for(SpaceConfig.model_validate(config), prepared)
+        by_rows = sorted(read_requests(Path(prepared.holdout)), key=lambda request: len(request["item"]))
         return cls(task, prepared, space, (by_rows[0], by_rows[-1]))
 
     def candidates(self, count: int, seed: int) -> list[Candidate]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.compression.attention import sparsify
-from objectives.compression.export import check_parity, to_onnx
+from objectives.compression.export import Signature, check_parity, to_onnx
 from objectives.compression.graph import multiply_adds
 from objectives.recommenders import self_attention
 from objectives.recommenders.sasrec import SASRec, Sizes
@@ -181,7 +181,7 @@ def test_every_part_that_can_be_narrowed_is() -> None:
 
 
 def _graph(model: nn.Module) -> onnx.ModelProto:
-    return to_onnx(model, {"history": _histories(5), "item": torch.arange(1, 4)}, frozenset({"history"}))
+    return to_onnx(model, {"history": _histories(5), "item": torch.arange(1, 4)}, Signature(frozenset({"history"})))
 
 
 def _products(spans: list[int], scores: list[int]) -> int:

@@ -16,9 +16,10 @@ from objectives.compression.distillation import predict
 from objectives.compression.export import ONCE_LIMIT, ParityError, check_parity, largest_difference, run_onnx, to_onnx
 from objectives.compression.precision import quantise, read_widths
 from objectives.compression.user_once import compute_once
-from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
+from objectives.recommenders.dcn_v2 import DCNV2, Sizes
 from objectives.recommenders.features import Field
 from spaces.precision import Precision
+from tests.written_anatomies import dcn_v2_anatomy
 
 INPUTS = [
     Field(name="user", side="user", vocabulary=60),
@@ -107,7 +108,7 @@ def test_one_pass_one_answer_whatever_the_rows(
     model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor]
 ) -> None:
     """Static ranges do not hang on the request: one row alone scores as it does among others."""
-    narrow = quantise(graph, Precision((("mlp", "int8-static"),)), anatomy(model), _arrays(rows))
+    narrow = quantise(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
     together = run_onnx(narrow, _arrays(rows))[:5]
     alone = [run_onnx(narrow, {k: v[i : i + 1] for k, v in _arrays(rows).items()})[0] for i in range(5)]
     assert np.allclose(together, alone, atol=1e-5)
@@ -121,7 +122,7 @@ def test_static_int8_leaves_other_groups_alone(
     crossed = next(node for node in graph.graph.node if both in node.output).input[0]
     wide, narrow = (
         copy.deepcopy(graph),
-        quantise(graph, Precision((("mlp", "int8-static"),)), anatomy(model), _arrays(rows)),
+        quantise(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows)),
     )
     for made in (wide, narrow):
         made.graph.output[0].CopyFrom(helper.make_tensor_value_info(crossed, TensorProto.FLOAT, None))
@@ -133,10 +134,10 @@ def test_a_smaller_sibling_lacks_layers_and_is_narrowed_all_the_same(
 ) -> None:
     sibling = DCNV2(INPUTS, Sizes(4, 1, (16,))).eval()
     narrow = quantise(
-        to_onnx(sibling, rows), Precision((("mlp", "int8-dynamic"), ("cross", "int8-dynamic"))), anatomy(model),
+        to_onnx(sibling, rows), Precision((("mlp", "int8-dynamic"), ("cross", "int8-dynamic"))), dcn_v2_anatomy(model),
         _arrays(rows),
     )  # fmt: skip
-    assert read_widths(narrow, anatomy(model))["cross"] == "int8-dynamic"
+    assert read_widths(narrow, dcn_v2_anatomy(model))["cross"] == "int8-dynamic"
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -150,7 +151,7 @@ def test_static_int8_is_computed_in_whole_numbers(
 ) -> None:
     """Of what ONNX Runtime makes of the graph: all products but the head's, which is in no group, have int8 kernels."""
     asked = Precision((("mlp", "int8-static"), ("cross", "int8-static")))
-    narrow = quantise(once if cut else graph, asked, anatomy(model), _arrays(rows))
+    narrow = quantise(once if cut else graph, asked, dcn_v2_anatomy(model), _arrays(rows))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -180,11 +181,11 @@ def test_narrow_tables_of_one_user_are_the_rounded_tables(
 ) -> None:
     tables = {f"model.tables.{f}.weight": model.tables[f].weight.detach().numpy() for f in FIELDS}
     rounded = {k: v.astype(np.float16) if width == "fp16" else _round_trip(v, 1) for k, v in tables.items()}
-    narrow = quantise(once, Precision((("tables", width),)), anatomy(model), _arrays(rows))
+    narrow = quantise(once, Precision((("tables", width),)), dcn_v2_anatomy(model), _arrays(rows))
     of_one_user = {k: np.repeat(v[:1], 50) if k in USER else v[:50] for k, v in _arrays(rows).items()}
     expected = run_onnx(_replaced(graph, rounded), of_one_user)
     assert np.allclose(run_onnx(narrow, of_one_user), expected, atol=1e-5)
-    assert read_widths(narrow, anatomy(model)) == {"tables": width, "cross": "fp32", "mlp": "fp32"}
+    assert read_widths(narrow, dcn_v2_anatomy(model)) == {"tables": width, "cross": "fp32", "mlp": "fp32"}
 
 
 def test_static_ranges_are_those_of_rows_with_their_own_user(
@@ -201,7 +202,7 @@ def test_static_ranges_are_those_of_rows_with_their_own_user(
         "item half": tables["item"],
         "second layer": torch.cat(seen).numpy(),
     }
-    narrow = quantise(once, Precision((("mlp", "int8-static"),)), anatomy(model), _arrays(rows))
+    narrow = quantise(once, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
     held, made_by = _held(narrow), {name: node for node in narrow.graph.node for name in node.output}
     scales = []
     for layer in ("0.weight.user", "0.weight.item", "4.weight"):

@@ -17,9 +17,10 @@ from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.graph import once_inputs
 from objectives.compression.precision import quantise
 from objectives.compression.user_once import compute_once
-from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
+from objectives.recommenders.dcn_v2 import DCNV2, Sizes
 from objectives.recommenders.features import Field
 from spaces.precision import Precision
+from tests.written_anatomies import dcn_v2_anatomy
 
 INPUTS = [
     Field(name="user", side="user", vocabulary=60),
@@ -78,7 +79,7 @@ def graph(model: DCNV2) -> onnx.ModelProto:
 
 
 def _narrow(graph: onnx.ModelProto, model: DCNV2, **widths: str) -> onnx.ModelProto:
-    return quantise(graph, Precision(tuple(widths.items())), anatomy(model), _request(64))
+    return quantise(graph, Precision(tuple(widths.items())), dcn_v2_anatomy(model), _request(64))
 
 
 @pytest.mark.parametrize("once", [False, True])

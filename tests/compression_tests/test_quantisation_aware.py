@@ -25,6 +25,7 @@ from objectives.recommenders import dcn_v2, sasrec
 from objectives.recommenders.features import Field
 from spaces.distillation import Distillation
 from spaces.precision import Precision
+from tests.written_anatomies import dcn_v2_anatomy, sasrec_anatomy
 
 Array = NDArray[np.float32]
 FIELDS = {"user": 12, "item": 20}
@@ -486,7 +487,7 @@ def test_dcn_v2_learns_what_the_engine_computes() -> None:
     model = dcn_v2.DCNV2(fields, dcn_v2.Sizes(8, 2, (32, 16)))
     for table in model.tables.values():
         nn.init.normal_(table.get_parameter("weight"), std=0.5)
-    anatomy = dcn_v2.anatomy(model)
+    anatomy = dcn_v2_anatomy(model)
     judged: list[Array] = []
 
     def train(learner: nn.Module) -> None:
@@ -504,7 +505,7 @@ def test_sasrec_learns_what_the_engine_computes() -> None:
     """Trained and distilled over all positions of drawn lists, served as one history and candidates."""
     torch.manual_seed(0)
     model, teacher = (sasrec.SASRec(30, sasrec.Sizes(d, 2, heads, d, 8)) for d, heads in ((16, 2), (24, 1)))
-    anatomy = sasrec.anatomy(model)
+    anatomy = sasrec_anatomy(model)
 
     def lessons(generator: torch.Generator) -> Iterator[Lesson]:
         for _ in range(5):

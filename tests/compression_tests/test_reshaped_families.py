@@ -23,6 +23,7 @@ from spaces.low_rank import LowRank
 from spaces.pruning import IMPORTANCES, Importance, Pruning
 from spaces.tables import MixedDimensions, SharedRows, TableForm
 from tests.recommenders_tests.mixed_fields import draw, lively
+from tests.written_anatomies import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
 
 FIELDS = (
     Field(name="user", side="user", vocabulary=300),
@@ -65,18 +66,18 @@ def _sequences() -> Family:
     sizes = sasrec.Sizes(d=16, blocks=2, heads=4, feed_forward=24, length=LENGTH)
     serving = {"history": history[:1], "item": torch.arange(1, 65)}
     return Family(
-        lambda: sasrec.SASRec(ITEMS, sizes), sasrec.anatomy, serving, evidence,  # type: ignore[arg-type]
+        lambda: sasrec.SASRec(ITEMS, sizes), sasrec_anatomy, serving, evidence,  # type: ignore[arg-type]
         ("tables", "attention", "mlp"), ("attention", "mlp"),
     )  # fmt: skip
 
 
 FAMILIES = {
     "dcn-v2": _of_rows(
-        lambda: dcn_v2.DCNV2(FIELDS, dcn_v2.Sizes(16, 2, (48, 32))), dcn_v2.anatomy,
+        lambda: dcn_v2.DCNV2(FIELDS, dcn_v2.Sizes(16, 2, (48, 32))), dcn_v2_anatomy,
         ("tables", "mlp"), ("cross", "mlp"),
     ),
     "dlrm": _of_rows(
-        lambda: dlrm.DLRM(FIELDS, dlrm.Sizes(16, (32, 24), (48, 32))), dlrm.anatomy,
+        lambda: dlrm.DLRM(FIELDS, dlrm.Sizes(16, (32, 24), (48, 32))), dlrm_anatomy,
         ("tables", "bottom", "top"), ("bottom", "top"),
     ),
     "sasrec": _sequences(),

@@ -19,6 +19,7 @@ from spaces.anatomy import Anatomy, Table, Width
 from spaces.pruning import Pruning
 from tests.compression_tests.random_models import random_model, rows
 from tests.recommenders_tests.mixed_fields import draw, lively
+from tests.written_anatomies import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
 
 FIELDS = (
     Field(name="user", side="user", vocabulary=300),
@@ -50,9 +51,9 @@ def _history() -> dict[str, Tensor]:
 
 
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Anatomy], Callable[[], dict[str, Tensor]]]] = {
-    "dcn-v2": (_crossed, dcn_v2.anatomy, lambda: draw(FIELDS, 7)),
-    "dlrm": (_dotted, dlrm.anatomy, lambda: draw(FIELDS, 7)),
-    "sasrec": (_attending, sasrec.anatomy, _history),
+    "dcn-v2": (_crossed, dcn_v2_anatomy, lambda: draw(FIELDS, 7)),
+    "dlrm": (_dotted, dlrm_anatomy, lambda: draw(FIELDS, 7)),
+    "sasrec": (_attending, sasrec_anatomy, _history),
 }
 
 

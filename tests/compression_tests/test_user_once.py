@@ -14,9 +14,10 @@ from objectives.compression.export import check_parity, run_onnx, to_onnx
 from objectives.compression.graph import multiply_adds, once_inputs
 from objectives.compression.pruning import prune
 from objectives.compression.user_once import UserOnceError, compute_once
-from objectives.recommenders.dcn_v2 import DCNV2, Sizes, anatomy
+from objectives.recommenders.dcn_v2 import DCNV2, Sizes
 from objectives.recommenders.features import Field
 from spaces.pruning import Pruning
+from tests.written_anatomies import dcn_v2_anatomy
 
 # The user's fields stand between the item's.
 INPUTS = [
@@ -60,7 +61,7 @@ def graph() -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def pruned() -> onnx.ModelProto:
     model = _model(Sizes(8, 2, (64, 48)))
-    smaller, _ = prune(model, Pruning((("mlp", 0.5),)), anatomy(model))
+    smaller, _ = prune(model, Pruning((("mlp", 0.5),)), dcn_v2_anatomy(model))
     return _export(smaller)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from objectives.recommenders.builtin import open_builtin
+from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.task import Task
 from tests.fitting_tests.small import small_task
@@ -27,4 +27,4 @@ def task_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Task]:
 
 @pytest.fixture(scope="session")
 def opened(task_of: Callable[[str], Task]) -> Callable[[str], Recommender]:
-    return cache(lambda family: open_builtin(task_of(family), lambda line: None))
+    return cache(lambda family: open_recommender(task_of(family), lambda line: None))

@@ -20,11 +20,13 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from objectives import build
-from objectives.arms import Arm, requests_of
+from objectives.anatomy import of_baseline
+from objectives.arms import Arm
 from objectives.build import Form, export, fit, prepare
 from objectives.fitting import Fitted
+from objectives.holdout import read_requests
 from objectives.judging import judge
-from objectives.recommenders.builtin import open_builtin
+from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, Prepared, Quality
 from objectives.task import Task
@@ -116,9 +118,11 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
     found, recommender = prepared(family), opened(family)
     assert from_plain(Prepared, to_plain(found)) == found
     assert (found.key, found.inputs, found.history) == (recommender.key, recommender.inputs, recommender.history())
-    assert found.anatomy == recommender.anatomy(recommender.model)
+    assert found.anatomy == of_baseline(recommender).anatomy
     assert found.once == tuple(sorted(recommender.once))
-    assert {name: len(counts) for name, counts in recommender.counts().items()}.items() <= found.table_rows.items()
+    rows = {table.name: table.rows for table in found.anatomy.tables}
+    counts = recommender.counts(found.anatomy.tables)
+    assert {name: len(of) for name, of in counts.items()}.items() <= rows.items() and counts
     for part in ("validation", "test"):
         held = recommender.held_out(part)
         with np.load(Path(found.holdout) / f"{part}.npz") as arrays:
@@ -132,7 +136,7 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
             assert set(held.slices) == {"users with little history", "rare items"}
             assert all(arrays[f"slice.{name}"].dtype == bool for name in held.slices)
     wanted = list(recommender.requests(task_of(family).seed))
-    requests = requests_of(Path(found.holdout))
+    requests = read_requests(Path(found.holdout))
     assert len(requests) == len(wanted) == 1000
     for request, of in zip(requests, wanted, strict=True):
         assert set(request) == set(of) and all(np.array_equal(request[name], of[name]) for name in of)
@@ -140,7 +144,7 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
 
 
 def test_requests_hold_the_history_once_and_the_items_as_often_as_asked(prepared: Callable[[str], Prepared]) -> None:
-    requests = requests_of(Path(prepared("sasrec").holdout))
+    requests = read_requests(Path(prepared("sasrec").holdout))
     assert {request["history"].shape for request in requests} == {(1, 8)}
     rows = [len(request["item"]) for request in requests]
     assert min(rows) >= 1 and 40 < max(rows) <= 60 and np.median(rows) == pytest.approx(20, abs=3)
@@ -222,7 +226,7 @@ def test_the_file_scores_as_the_model_does(
     task, weights = task_of(family), _reshaped(family)[name]
     artifact = _made(task, weights)
     _check_parity(task, opened(family), weights, artifact)
-    assert set(artifact.widths) == {group.name for group in opened(family).anatomy(opened(family).model).groups}
+    assert set(artifact.widths) == {group.name for group in of_baseline(opened(family)).anatomy.groups}
 
 
 def _composed(family: str) -> Weights:
@@ -425,7 +429,7 @@ def test_a_narrow_model_is_judged_through_the_engine(
 )
 def test_a_task_that_cannot_be_is_refused_in_one_line(change: Mapping[str, Any], line: str, task_of: TaskOf) -> None:
     with pytest.raises(ValueError, match=line) as caught:
-        open_builtin(replace(task_of("dcn-v2"), **change), _silent)
+        open_recommender(replace(task_of("dcn-v2"), **change), _silent)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from objectives.anatomy import of_baseline, of_sibling
 from objectives.compression.chain import passes_of
 from objectives.compression.low_rank import LowRankLinear
 from objectives.compression.tables import MixedTable, SharedRowsTable
@@ -91,7 +92,7 @@ def test_the_same_again_from_the_same_seed_and_from_its_file(family: str, opened
     recommender = opened(family)
     fitted, again = _fit(recommender), _fit(recommender)
     assert _shapes(fitted.model) == _shapes(recommender.model)
-    assert fitted.anatomy == recommender.anatomy(recommender.model) and fitted.ranges == {}
+    assert fitted.anatomy == of_baseline(recommender).anatomy and fitted.ranges == {}
     assert not torch.equal(_scores(recommender, fitted.model), _scores(recommender, recommender.model))
     assert torch.equal(_scores(recommender, fitted.model), _scores(recommender, again.model))
     fitted.save(tmp_path)
@@ -104,7 +105,7 @@ def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened) -> None
     recommender = opened(family)
     fitted = _fit(recommender, architecture=STUDENTS[family])
     assert _shapes(fitted.model) == _shapes(recommender.build(STUDENTS[family]))
-    assert fitted.anatomy == recommender.anatomy(fitted.model)
+    assert fitted.anatomy == of_sibling(recommender, fitted.model).anatomy
     assert sum(p.numel() for p in fitted.model.parameters()) < sum(p.numel() for p in recommender.model.parameters())
 
 
@@ -132,10 +133,10 @@ def test_a_pruned_group_has_the_units_that_stay(family: str, importance: Importa
     recommender, (group, first, (inputs, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, pruning=Pruning(((group, 0.5),), importance))
     assert _shapes(fitted.model)[f"{first}.weight"] == (outputs // 2, inputs)
-    widths = {w.name: w.units for w in recommender.anatomy(recommender.model).group(group).widths}
+    widths = {w.name: w.units for w in of_baseline(recommender).anatomy.group(group).widths}
     assert {w.name: w.units for w in fitted.anatomy.group(group).widths} == {n: u // 2 for n, u in widths.items()}
     assert _changed(recommender, fitted) == {
-        cut.tensor for width in recommender.anatomy(recommender.model).group(group).widths for cut in width.cuts
+        cut.tensor for width in of_baseline(recommender).anatomy.group(group).widths for cut in width.cuts
     }
 
 
@@ -145,7 +146,7 @@ def test_steps_of_pruning_have_passes_of_training_between_them(family: str, open
     fitted = fit(recommender, weights, 0, lines.append)
     told = [line.partition(",")[0].partition(": ")[2] for line in lines]
     assert told == ["pass 1 of 1", "pass 1 of 1", "pass 1 of 2", "pass 2 of 2"]
-    widths = recommender.anatomy(recommender.model).group(group).widths
+    widths = of_baseline(recommender).anatomy.group(group).widths
     assert [w.units for w in fitted.anatomy.group(group).widths] == [w.units // 4 for w in widths]
 
 
@@ -180,7 +181,7 @@ def test_rare_ids_are_held_in_less(family: str, form: SharedRows | MixedDimensio
     held = sum(p.numel() for p in table.parameters())
     saved = before.get_parameter("weight").numel() - held
     assert saved > 0
-    whole = recommender.anatomy(recommender.model).group("tables").parameters
+    whole = of_baseline(recommender).anatomy.group("tables").parameters
     assert fitted.anatomy.group("tables").parameters == whole - saved
 
 
@@ -188,7 +189,7 @@ def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> N
     """What mixed dimensions go by: the most frequent code first, and as many as the rows of train look up."""
     recommender = opened(family)
     rows = recommender.train_rows()
-    for name, counts in recommender.counts().items():
+    for name, counts in recommender.counts(of_baseline(recommender).anatomy.tables).items():
         table = recommender.model.get_submodule(name)
         assert counts.shape == (table.get_parameter("weight").shape[0],)
         assert (np.diff(counts[1:].numpy()) <= 0).all()

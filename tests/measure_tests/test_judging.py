@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives import judging
-from objectives.arms import Arm, named, requests_of
+from objectives.arms import Arm, named
+from objectives.holdout import read_requests
 from objectives.judging import judge
 from objectives.record import Artifact, Quality
 from spaces.placement import Placement, Route, Seat
@@ -182,7 +183,7 @@ def test_each_input_has_places_of_its_own_in_a_request(tmp_path: Path) -> None:
         "offsets.item": np.array([0, 3, 4, 6]),
     }
     np.savez(tmp_path / "requests.npz", allow_pickle=False, **arrays)
-    requests = requests_of(tmp_path)
+    requests = read_requests(tmp_path)
     assert [request["history"].tolist() for request in requests] == [[[0, 1, 2]], [[3, 4, 5]], [[6, 7, 8]]]
     assert [request["item"].tolist() for request in requests] == [[10, 11, 12], [13], [14, 15]]
     with np.load(tmp_path / "requests.npz") as stored:

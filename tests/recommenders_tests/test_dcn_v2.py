@@ -13,7 +13,7 @@ from torch import nn
 from objectives.compression.export import check_parity, run_onnx, to_onnx
 from objectives.compression.graph import multiply_adds
 from objectives.compression.user_once import compute_once
-from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, STUDENT, Sizes, anatomy, hidden
+from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, STUDENT, Sizes, hidden
 from objectives.recommenders.features import Field
 from spaces.architecture import Architecture
 from tests.recommenders_tests.mixed_fields import (
@@ -29,6 +29,7 @@ from tests.recommenders_tests.mixed_fields import (
     sliced,
     vectors_by_hand,
 )
+from tests.written_anatomies import dcn_v2_anatomy as anatomy
 
 SIZES = Sizes(embedding_dim=6, crosses=2, mlp=(20, 12))
 X = 5 * 6 + 2  # columns of x_0

@@ -13,7 +13,7 @@ import torch
 from objectives.compression.export import check_parity, run_onnx, to_onnx
 from objectives.compression.graph import attribute, multiply_adds
 from objectives.compression.user_once import UserOnceError, compute_once
-from objectives.recommenders.dlrm import BASELINE, DLRM, STUDENT, Sizes, anatomy, hidden, student
+from objectives.recommenders.dlrm import BASELINE, DLRM, STUDENT, Sizes, hidden, student
 from objectives.recommenders.features import Field
 from spaces.architecture import Architecture
 from tests.recommenders_tests.mixed_fields import (
@@ -29,6 +29,7 @@ from tests.recommenders_tests.mixed_fields import (
     sliced,
     vectors_by_hand,
 )
+from tests.written_anatomies import dlrm_anatomy as anatomy
 
 SIZES = Sizes(embedding_dim=6, bottom=(10, 8), top=(20, 12))
 ONE_NUMBER = FIELDS[:2]  # a table and a number: one pair

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
+from objectives.anatomy import of_baseline, of_sibling
 from objectives.recommenders import pointwise
 from objectives.recommenders.families import FAMILIES
 from objectives.recommenders.pointwise import PointwiseRecommender, open_pointwise
 from objectives.recommenders.protocol import Recommender
 from objectives.task import Task
+from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.domains import Scalar
 
@@ -155,7 +157,10 @@ def test_a_log_without_items_has_no_popularity(tmp_path: Path, untrained: list[i
     facts = opened.facts()
     assert facts.references["popularity"] is None and facts.references["logistic_regression"] is not None
     assert opened.held_out("test").slices == {}
-    assert list(opened.counts()) == ["tables.town"], "numbers are looked up nowhere"
+    town = Table("tables.town", 12, ("town",))
+    counts = opened.counts([town, Table("tables.distance", 9)])
+    assert list(counts) == ["tables.town"], "what looks up no input as it is has no counts"
+    assert counts["tables.town"].sum() == facts.rows["train"]
 
 
 def test_requests_are_of_the_tasks_sizes(opened: PointwiseRecommender) -> None:
@@ -182,7 +187,9 @@ def test_a_sibling_takes_the_same_inputs(opened: PointwiseRecommender) -> None:
         assert sibling.eval()(**opened.serving_rows(7)).shape == (7,)
     sizes = set(opened.student())
     assert sizes == set(SIZES[family]), "a bottom only where there are numbers"
-    assert [g.name for g in opened.anatomy(sibling).groups] == [g.name for g in opened.anatomy(opened.model).groups]
+    assert [g.name for g in of_sibling(opened, sibling).anatomy.groups] == [
+        g.name for g in of_baseline(opened).anatomy.groups
+    ]
 
 
 def test_a_baseline_is_trained_once(home: Path, untrained: list[int], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from objectives.compression.export import check_parity, to_onnx
+from objectives.compression.export import Signature, check_parity, to_onnx
 from objectives.compression.graph import multiply_adds, once_inputs
 from objectives.recommenders.sasrec import (
     BASELINE,
@@ -21,7 +21,6 @@ from objectives.recommenders.sasrec import (
     FeedForward,
     SASRec,
     Sizes,
-    anatomy,
     hidden,
     loss,
     outputs,
@@ -30,6 +29,7 @@ from objectives.recommenders.self_attention import SelfAttention
 from spaces.anatomy import Width
 from spaces.architecture import Architecture
 from spaces.domains import Choice
+from tests.written_anatomies import sasrec_anatomy as anatomy
 
 ITEMS = 40
 SMALL = Sizes(d=12, blocks=2, heads=3, feed_forward=10, length=9)
@@ -358,7 +358,7 @@ def test_hidden_is_the_last_normalisation() -> None:
 
 
 def _graph(model: SASRec) -> onnx.ModelProto:
-    return to_onnx(model, {"history": _history(9, 5), "item": torch.arange(1, 4)}, frozenset({"history"}))
+    return to_onnx(model, {"history": _history(9, 5), "item": torch.arange(1, 4)}, Signature(frozenset({"history"})))
 
 
 @pytest.mark.parametrize("sizes", [SMALL, Sizes(10, 2, 1, 10, 9)])

@@ -136,7 +136,7 @@ def session(tmp_path: Path) -> Session:
     home = Home(tmp_path)
     home.claim()
     config = load("synthetic-small", ["name=s"])
-    study = Study("s", home.storage(None), config.objectives, config.quality.max_loss, 0)
+    study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
     filled(home, study)
     return Session(config, home, study, cast(Ledger, None))
 

@@ -86,7 +86,7 @@ def test_a_busy_port_gives_one_line(tmp_path: Path) -> None:
 
 def test_init_writes_a_file_that_validates_and_never_overwrites(tmp_path: Path) -> None:
     assert leanrec("init", "study.yaml", home=tmp_path).returncode == 0
-    done = leanrec("validate", "study.yaml", "--json", home=tmp_path)
+    done = leanrec("validate", "study.yaml", "--only-file", "--json", home=tmp_path)
     assert done.returncode == 0
     assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01}
     again = leanrec("init", "study.yaml", home=tmp_path)

@@ -17,7 +17,7 @@ from search import defaults
 from search.config import parse
 from search.defaults import RANKS, RATIOS, space_for
 from search.study_yaml import ConfigError
-from spaces.anatomy import Anatomy, Cut, Group, Width
+from spaces.anatomy import Anatomy, Cut, Group, Table, Width
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import narrowed
@@ -38,8 +38,10 @@ ANATOMY = Anatomy(
         Group("attention", "attention", ("blocks.0.q", "blocks.0.k"), 4608, (), "each block has one head"),
         Group("mlp", "linear", ("blocks.0.inner",), 2304, width("blocks.0.inner", 48)),
         Group("head", "other", ("norm",), 96, (), "left whole"),
-    )
+    ),
+    (Table("tables.item", 5000, ("history", "item")),),
 )
+
 STUDENT = {"embedding_dim": [16, 32, 48], "blocks": [1, 2]}
 
 
@@ -57,14 +59,13 @@ def prepared(**changes: Any) -> Prepared:
         "training": {},
         "references": {},
         "history": 50,
-        "table_rows": {"tables.item": 5000},
     }
     return Prepared(**{**given, **changes})
 
 
 def space(given: Mapping[str, Any] | None = None, median_rows: int = 100, **changes: Any) -> SearchSpace:
     config = parse({"name": "s", "data": {"source": "ml-100k"}, "space": given or {}})
-    return space_for(config.space, prepared(**changes), median_rows)
+    return space_for(config.space, prepared(**{"median_rows": median_rows, **changes}))
 
 
 def refused(given: Mapping[str, Any], **changes: Any) -> str:
@@ -97,7 +98,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("rows", "offered"), [(SMALLEST - 1, set()), (SMALLEST, {"tables"})])
 def test_tables_that_a_core_holds_anyway_keep_their_form(rows: int, offered: set[str]) -> None:
-    assert set(space(table_rows={"tables.item": rows}).weights.tables) == offered
+    anatomy = replace(ANATOMY, tables=(Table("tables.item", rows, ("item",)),))
+    assert set(space(anatomy=anatomy).weights.tables) == offered
 
 
 def test_every_technique_is_offered_to_the_groups_that_it_fits() -> None:

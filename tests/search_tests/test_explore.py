@@ -19,6 +19,7 @@ from search import explore
 from search.config import load
 from search.explore import Explorer, Flight, Told, next_job
 from search.jobs import MeterJobs
+from search.limits import Limits
 from search.study import Study
 from search.workers import Done
 from spaces.anatomy import Anatomy, Cut, Group, Width
@@ -98,7 +99,9 @@ def parts(tmp_path: Path) -> dict[str, Any]:
         "task": Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0),
         "prepared": prepared,
         "space": space,
-        "study": Study("s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95", "throughput", "quality"], 0.01, 0),
+        "study": Study(
+            "s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95", "throughput", "quality"], Limits(0.01), 0
+        ),
     }
 
 
@@ -249,7 +252,7 @@ def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypa
     assert stopped
     assert all(t.outcome.reason.startswith("not timed: at a glance 4.9 of the baseline's time") for t in stopped)
     assert sum(job == "glance" for _, job in log) >= len(stopped)
-    again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], 0.01, 0)
+    again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
     parts["study"] = again
     known = {t.candidate.id for t in told if t.outcome.artifact}
     _, later, _ = search(parts, answers(glance=lambda a: slow), 4, monkeypatch)
@@ -259,7 +262,7 @@ def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypa
 def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
-    parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], 0.01, 0)
+    parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
     _, told, _ = search(parts, answers(glance=slow), 8, monkeypatch)
     assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
 

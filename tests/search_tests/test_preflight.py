@@ -8,6 +8,7 @@ import pytest
 from measurements import complete_outcome, small_space
 
 from objectives.record import Outcome
+from search.limits import Limits
 from search.preflight import begun, preflight
 from search.study import Study
 from search.workers import JobError
@@ -23,7 +24,7 @@ class Trials:
 
     def __init__(self, folder: Path, ends: list[Outcome]) -> None:
         folder.mkdir(exist_ok=True)
-        self.study = Study("preflight", f"sqlite:///{folder}/study.db", ("latency_p95",), 0.01, 0)
+        self.study = Study("preflight", f"sqlite:///{folder}/study.db", ("latency_p95",), Limits(0.01), 0)
         self.ends, self.asked = ends, 0
 
     def run(self, trials: int) -> None:

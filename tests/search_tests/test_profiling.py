@@ -17,6 +17,7 @@ from objectives.record import Artifact, InputSpec, Prepared
 from objectives.task import Task
 from search.config import load
 from search.jobs import MeterJobs
+from search.limits import Limits
 from search.profiling import focused, profiled, write_profile_files
 from search.study import Study
 from search.workers import Done, JobError
@@ -86,7 +87,7 @@ def jobs(root: Path, *settings: str) -> MeterJobs:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, 0.01, 0)
+    return Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0)
 
 
 def measured(study: Study, meter: Meter, root: Path, *settings: str) -> tuple[Any, Ears]:
@@ -119,7 +120,7 @@ def test_it_is_measured_once_and_stays_the_same(study: Study, tmp_path: Path) ->
     first, _ = measured(study, Meter(profile()), tmp_path)
     later = Meter(profile(mlp_ms=0.001))
     again, ears = measured(study, later, tmp_path)
-    reopened, _ = measured(Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, 0.01, 0), later, tmp_path)
+    reopened, _ = measured(Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0), later, tmp_path)
     assert first == again == reopened == study.facts["profile"]
     assert later.asked == [] and ears.lines == []
     study.restart()

@@ -63,7 +63,7 @@ def session(tmp_path: Path) -> Session:
     home = Home(tmp_path)
     home.claim()
     config = load("synthetic-small", ["name=s"])
-    study = Study("s", home.storage(None), config.objectives, config.quality.max_loss, 0)
+    study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
     outcomes = [
         complete_outcome(1.0, 1.0, 0.0, "base"),
         complete_outcome(0.5, 4.0, 0.001, "one"),
@@ -170,7 +170,7 @@ def test_what_every_row_needs_is_looked_for_first(session: Session, meter: Worke
 def test_a_study_without_a_baseline_is_refused(tmp_path: Path, meter: Worker) -> None:
     home, config = Home(tmp_path), load("synthetic-small", ["name=s"])
     home.claim()
-    study = Study("s", home.storage(None), config.objectives, config.quality.max_loss, 0)
+    study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
     with pytest.raises(ConfigError, match="no measured baseline"):
         remeasure(Session(config, home, study, cast(Ledger, None)), meter, QUIET)
 

@@ -11,7 +11,10 @@ from measurements import complete_outcome
 
 from objectives.glance import Glance
 from objectives.record import Measurement, Quality
+from search.limits import Limits
 from search.screening import loses, outrun
+
+LIMITS = Limits(0.01)
 
 
 def measured(service: float, most: float, loss: float) -> Measurement:
@@ -29,10 +32,10 @@ def quality(low: float, high: float) -> Quality:
 
 
 def test_only_a_whole_interval_beyond_the_tolerated_loss_loses() -> None:
-    assert loses(quality(0.0, 0.1), 0.01) is None
-    assert loses(quality(0.01, 0.1), 0.01) is None
+    assert loses(quality(0.0, 0.1), LIMITS) is None
+    assert loses(quality(0.01, 0.1), LIMITS) is None
     assert (
-        loses(quality(0.02, 0.04), 0.01) == "not timed: its loss of 3.00% [2.00%, 4.00%] is above the tolerated 1.00%"
+        loses(quality(0.02, 0.04), LIMITS) == "not timed: its loss of 3.00% [2.00%, 4.00%] is above the tolerated 1.00%"
     )
 
 
@@ -41,22 +44,22 @@ def test_only_a_whole_interval_beyond_the_tolerated_loss_loses() -> None:
     [(1.3, 0.7, True), (1.3, 0.9, False), (1.2, 0.2, False), (0.2, 9.0, False), (4.9, 1.4, False)],
 )
 def test_slower_than_the_baseline_is_slower_in_both(service: float, most: float, stopped: bool) -> None:
-    assert (outrun(Glance(service, most), -0.1, {}, 0.01) is not None) == stopped
+    assert (outrun(Glance(service, most), -0.1, {}, LIMITS) is not None) == stopped
 
 
 def test_a_rival_outruns_what_is_slower_and_loses_no_less() -> None:
     rivals = {7: measured(0.2, 5.0, 0.004)}
-    told = outrun(Glance(0.4, 3.0), 0.005, rivals, 0.01)
+    told = outrun(Glance(0.4, 3.0), 0.005, rivals, LIMITS)
     assert told is not None and told.endswith("where trial 7 has 0.2 and 5")
-    assert outrun(Glance(0.4, 3.0), 0.003, rivals, 0.01) is None
-    assert outrun(Glance(0.24, 3.0), 0.005, rivals, 0.01) is None
-    assert outrun(Glance(0.4, 4.5), 0.005, rivals, 0.01) is None
-    assert outrun(Glance(0.4, 3.0), 0.05, {7: measured(0.2, 5.0, 0.02)}, 0.01) is None, "it is not feasible itself"
-    gains = outrun(Glance(0.4, 3.0), -0.02, {7: measured(0.2, 5.0, -0.001)}, 0.01)
+    assert outrun(Glance(0.4, 3.0), 0.003, rivals, LIMITS) is None
+    assert outrun(Glance(0.24, 3.0), 0.005, rivals, LIMITS) is None
+    assert outrun(Glance(0.4, 4.5), 0.005, rivals, LIMITS) is None
+    assert outrun(Glance(0.4, 3.0), 0.05, {7: measured(0.2, 5.0, 0.02)}, LIMITS) is None, "it is not feasible itself"
+    gains = outrun(Glance(0.4, 3.0), -0.02, {7: measured(0.2, 5.0, -0.001)}, LIMITS)
     assert gains is not None, "a gain over the baseline is not searched for"
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 10), st.floats(-0.1, 0.1))
 def test_nothing_outruns_itself(service: float, most: float, loss: float) -> None:
-    told = outrun(Glance(service, most), loss, {3: measured(service, most, loss)}, 0.01)
+    told = outrun(Glance(service, most), loss, {3: measured(service, most, loss)}, LIMITS)
     assert told is None or "trial" not in told

@@ -9,6 +9,7 @@ import pytest
 from measurements import complete_outcome, small_space
 
 from objectives.record import NotFiniteError, Outcome, Quality
+from search.limits import Limits
 from search.study import Study, candidate_of, outcome_of, values
 from spaces.space import SearchSpace
 
@@ -24,7 +25,7 @@ def storage(tmp_path: Path) -> str:
 
 
 def open_study(storage: str) -> Study:
-    return Study("s", storage, ["latency_p95", "throughput", "quality"], 0.01, seed=0)
+    return Study("s", storage, ["latency_p95", "throughput", "quality"], Limits(0.01), seed=0)
 
 
 def test_an_outcome_comes_back_whole_after_reopening(space: SearchSpace, storage: str) -> None:

@@ -1,0 +1,73 @@
+"""Grade: a metric that is a function of the user's own, on scores that the meter wrote. A builder's stage, since user
+code runs in builders alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.holdout import HeldOut, read_held_out
+from objectives.measurement.paired_loss import Arm, Mask, Resampled, paired_loss
+from objectives.measurement.statistics import Floats
+from objectives.recommenders.protocol import Recommender
+from objectives.record import Quality
+
+# Each is a call of the user's function for either arm.
+_RESAMPLES = 200
+
+
+def grade(
+    recommender: Recommender,
+    holdout: Path,
+    part: str,
+    candidates: list[str],
+    baseline: str,
+    seed: int,
+    confidence: float,
+) -> Quality:
+    """As `judging.judge`, of files of scores.
+
+    Args:
+        candidates: of each engine that answers; the one that loses more speaks for all
+
+    Raises:
+        ValueError: the user's function fails.
+        UndefinedLossError: it gives 0 or nothing for the baseline, or too often nothing.
+    """
+    held = read_held_out(holdout, part)
+    theirs = _arm(recommender, _main(Path(baseline)), held)
+    found = (
+        paired_loss(
+            recommender.metric, _arm(recommender, _main(Path(path)), held), theirs, held.groups, seed, confidence,
+            held.slices, _RESAMPLES,
+        )
+        for path in candidates
+    )  # fmt: skip
+    return max(found, key=lambda quality: quality.loss)
+
+
+def _main(scores: Path) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = np.load(scores)
+    return found if found.ndim == 1 else found[:, 0]
+
+
+def _arm(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Arm:
+    def kept(mask: Mask) -> Resampled:
+        columns = scores[mask], held.labels[mask], held.groups[mask]
+        return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
+
+    return kept
+
+
+def _value(recommender: Recommender, columns: tuple[NDArray[Any], ...], row: Floats) -> float:
+    """On rows as often as they were drawn; a group that was drawn twice is two groups."""
+    times = row.astype(np.int64)
+    picks = np.repeat(np.arange(len(times)), times)
+    if not len(picks):
+        return float("nan")
+    copies = np.arange(len(picks)) - np.repeat(np.cumsum(times) - times, times)
+    scores, labels, groups = (column[picks] for column in columns)
+    return recommender.grade(scores, labels, groups * int(times.max()) + copies)

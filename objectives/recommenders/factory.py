@@ -1,0 +1,225 @@
+"""The user's own factory: loaded by its name, called, and what it returned looked over before anything is spent."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class FactoryError(ValueError):
+    """A factory, or something that it gave, is not what it should be; one line."""
+
+
+@runtime_checkable
+class Given(Protocol):
+    """What a factory returns. `build`, `shapes`, `optimizer`, `hidden`, `output` and `slices` may be there too:
+
+    build(shape): an untrained sibling of these sizes; shapes: by name the sizes to try, unless the study file has them
+    optimizer(parameters): for fine-tuning
+    hidden: dotted name of the module, in the model and its siblings, whose outputs are features to distil
+    output: of a model with several outputs, the name or number of the one that the metric is of
+    slices(split): masks of the split's rows by name, on which the loss is told too
+    """
+
+    name: str
+    model: nn.Module
+    metric: str | Callable[[Any, Any, Any], float]
+
+    def loss(self, outputs: Any, labels: Any) -> Tensor:
+        """The mean over the rows."""
+        ...
+
+    def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], Any, Any]]:
+        """(inputs by name, labels, groups), each of the same rows."""
+        ...
+
+    def requests(self, seed: int) -> Iterable[Mapping[str, Any]]:
+        """Arrays by input's name, one request each."""
+        ...
+
+
+def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
+    """
+    Args:
+        spec: `package.module:factory`
+        folder: put at the end of the import path, so that nothing in it hides what is installed
+
+    Raises:
+        FactoryError: there is no such module, or nothing callable of that name in it.
+    """
+    module, colon, name = spec.partition(":")
+    if not colon or not module or not name:
+        raise FactoryError(f"recommender: must be package.module:factory, but got {spec!r}")
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise FactoryError(f"recommender: importing {module} failed: {_told(error)}") from error
+        raise FactoryError(
+            f"recommender: there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
+        ) from error
+    except Exception as error:  # whatever the user's own module raises
+        raise FactoryError(f"recommender: importing {module} failed: {_told(error)}") from error
+    factory = getattr(found, name, None)
+    if not callable(factory):
+        known = [n for n, v in vars(found).items() if callable(v) and getattr(v, "__module__", None) == module]
+        has = f"; it has {', '.join(known)}" if known else ""
+        raise FactoryError(f"recommender: {module} must have a function {name!r}, but has none{has}")
+    return factory  # type: ignore[no-any-return]
+
+
+def given_by(factory: Callable[[], Given], spec: str) -> Given:
+    """What the factory returns, its parts looked over; the model is brought to the CPU.
+
+    Raises:
+        FactoryError: it fails, or a part is missing or of another kind.
+    """
+    try:
+        given = factory()
+    except Exception as error:  # whatever the user's own factory raises
+        raise FactoryError(f"{spec}: the factory failed: {_told(error)}") from error
+    for part, what in _PARTS.items():
+        value = getattr(given, part, None)
+        if value is None or not _KINDS[what](value):
+            got = "nothing" if value is None else type(value).__name__
+            raise FactoryError(f"{spec}: {part} must be {what}, but got {got}")
+    for part, what in _OPTIONAL.items():
+        value = getattr(given, part, None)
+        if value is not None and not _KINDS[what](value):
+            raise FactoryError(f"{spec}: {part} must be {what} or left out, but got {type(value).__name__}")
+    given.model = given.model.to("cpu").float().eval()
+    return given
+
+
+_PARTS = {
+    "name": "text",
+    "model": "a torch.nn.Module",
+    "loss": "a function of outputs and labels",
+    "metric": "the name of a metric, or a function of scores, labels and groups",
+    "batches": "a function of the split",
+    "requests": "a function of the seed",
+}
+_OPTIONAL = {
+    "build": "a function of the shape",
+    "shapes": "a mapping",
+    "optimizer": "a function of the parameters",
+    "hidden": "text",
+    "slices": "a function of the split",
+}
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str) and bool(value),
+    "a torch.nn.Module": lambda value: isinstance(value, nn.Module),
+    "a mapping": lambda value: isinstance(value, Mapping),
+    "the name of a metric, or a function of scores, labels and groups": lambda v: callable(v) or isinstance(v, str),
+    **dict.fromkeys(
+        (
+            "a function of outputs and labels",
+            "a function of the split",
+            "a function of the seed",
+            "a function of the shape",
+            "a function of the parameters",
+        ),
+        callable,
+    ),
+}
+
+
+def batches_of(given: Given, split: Split) -> Iterator[tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]]:
+    """The split's batches, checked one by one: inputs that the forward takes, as many labels and groups as rows.
+
+    Raises:
+        FactoryError: names what was expected of `batches`.
+    """
+    where = f"{given.name}: batches({split!r})"
+    try:
+        source = iter(given.batches(split))
+    except Exception as error:
+        raise FactoryError(f"{where} failed: {_told(error)}") from error
+    number = 0
+    while True:
+        try:
+            batch = next(source)
+        except StopIteration:
+            break
+        except Exception as error:
+            raise FactoryError(f"{where} failed: {_told(error)}") from error
+        yield _checked(given, batch, where)
+        number += 1
+    if number == 0:
+        raise FactoryError(f"{where} must yield a batch or more, but yielded none")
+
+
+def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 3:
+        got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise FactoryError(f"{where} must yield (inputs, labels, groups), but yielded {got}")
+    inputs, labels, groups = batch
+    if not isinstance(inputs, Mapping) or not inputs:
+        raise FactoryError(f"{where}: inputs must be tensors by name, but got {type(inputs).__name__}")
+    tensors = {name: torch.as_tensor(value).cpu() for name, value in inputs.items()}
+    taken, required = forward_takes(given.model)
+    missing, stray = sorted(required - set(tensors)), sorted(set(tensors) - taken if taken else [])
+    if missing or stray:
+        has = f"lack {', '.join(missing)}" if missing else f"have {', '.join(stray)}, which it does not take"
+        raise FactoryError(f"{where}: inputs must be what the model's forward takes, but they {has}")
+    rows = {name: len(value) if value.ndim else 0 for name, value in tensors.items()}
+    count = max(rows.values())
+    if count == 0 or any(size not in (1, count) for size in rows.values()):
+        raise FactoryError(f"{where}: inputs must have the same rows, but got {rows}")
+    found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    for part, size in (("labels", rows_in(labels)), ("groups", len(found) if found.ndim else 0)):
+        if size != count:
+            raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {size}")
+    return tensors, _on_cpu(labels), found
+
+
+def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
+    """Names that a model's forward takes, none where it takes any; and those that it must be given."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {p.name for p in parameters if p.kind in kinds}
+    required = {p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty}
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return (set() if any_name else named), required
+
+
+def rows_in(labels: Any) -> int:
+    """Of labels in any nesting: those of the first array."""
+    if isinstance(labels, Mapping):
+        labels = list(labels.values())
+    while isinstance(labels, (list, tuple)) and labels and hasattr(labels[0], "__len__"):
+        labels = labels[0]
+    return len(labels) if hasattr(labels, "__len__") else 0
+
+
+def _on_cpu(labels: Any) -> Any:
+    if isinstance(labels, Tensor):
+        return labels.cpu()
+    if isinstance(labels, Mapping):
+        return {name: _on_cpu(value) for name, value in labels.items()}
+    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], (Tensor, Mapping, list, tuple)):
+        return type(labels)(_on_cpu(value) for value in labels)
+    return torch.as_tensor(labels)
+
+
+def _told(error: BaseException) -> str:
+    """Its kind, its first line, and the innermost line of the user's own code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    inside = ("/torch/", "importlib", "objectives/recommenders/factory.py")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in inside)]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason'}{where}"

@@ -1,0 +1,133 @@
+"""Rehearsal: every stage once and briefly, before any budget is spent; what can be compressed, what cannot, and why."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from objectives.anatomy import of_baseline
+from objectives.compression.distillation import distil
+from objectives.compression.export import Signature, check_parity, check_requests, largest_difference, to_onnx
+from objectives.compression.low_rank import factorise
+from objectives.compression.precision import quantise
+from objectives.compression.pruning import prune
+from objectives.fitting import course_of
+from objectives.holdout import write_requests
+from objectives.jobs import one_line
+from objectives.recommenders.protocol import Recommender
+from objectives.rehearsed import MODEL, Rehearsal, Tried
+from spaces.anatomy import Anatomy, Group
+from spaces.distillation import Distillation
+from spaces.low_rank import LowRank
+from spaces.precision import Precision
+from spaces.pruning import Pruning
+
+Progress = Callable[[str], None]
+_ROWS = 512
+_RATIO, _SHARE = 0.5, 0.25
+_STEPS = 3
+
+
+def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed: int, progress: Progress) -> Rehearsal:
+    """Trace, export, parity, each technique once on each group that it fits, and a few steps of fine-tuning.
+
+    Raises:
+        TraceError: the model's forward cannot be traced.
+        ParityError: the exported graph does not give the model's scores.
+        ValueError: a step of fine-tuning fails.
+    """
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str) -> _Clock:
+        progress(f"rehearsal: {stage}")
+        return _Clock(stage, seconds)
+
+    with timed("trace"):
+        traced = of_baseline(recommender)
+    model, rows = recommender.model, recommender.serving_rows(_ROWS)
+    with timed("export"):
+        graph = to_onnx(model, rows, signature)
+    with timed("parity"):
+        parity = check_parity(model, graph, rows, signature.scores)
+        requests = list(recommender.requests(seed))
+        check_requests(model, graph, requests[:_STEPS], signature)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(graph, str(folder / MODEL))
+    write_requests(requests, folder)
+    with timed("techniques"):
+        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature))
+    with timed("step"):
+        _learn(recommender, seed)
+    seconds["step"] /= _STEPS
+    return Rehearsal(
+        traced.anatomy, traced.left_alone, tried, str(folder), parity, (folder / MODEL).stat().st_size, seconds,
+        recommender.per_pass,
+    )  # fmt: skip
+
+
+class _Clock:
+    def __init__(self, stage: str, seconds: dict[str, float]) -> None:
+        self._stage, self._seconds = stage, seconds
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._seconds[self._stage] = time.monotonic() - self._start
+
+
+def _techniques(
+    recommender: Recommender, anatomy: Anatomy, graph: onnx.ModelProto, signature: Signature
+) -> Iterator[Tried]:
+    model, rows = recommender.model, recommender.serving_rows(_ROWS)
+    arrays = {name: values.numpy() for name, values in rows.items()}
+
+    def pruned(group: Group) -> None:
+        smaller, _ = prune(model, Pruning(((group.name, _RATIO),), multiple=1), anatomy)
+        _check(smaller)
+
+    def factorised(group: Group) -> None:
+        _check(factorise(model, LowRank(((group.name, _SHARE),)), anatomy))
+
+    def narrowed(group: Group, width: str) -> None:
+        largest_difference(quantise(graph, Precision(((group.name, width),)), anatomy, arrays), graph, arrays)
+
+    def _check(smaller: nn.Module) -> None:
+        check_parity(smaller, to_onnx(smaller, rows, signature), rows, signature.scores)
+
+    for group in anatomy.groups:
+        if group.prunable:
+            yield _tried(group, "pruning", pruned)
+        else:
+            yield Tried(group.name, "pruning", group.unprunable_reason)
+        if group.kind == "table":
+            yield _tried(group, "int8", lambda of: narrowed(of, "int8"))
+        if group.kind in ("linear", "attention"):
+            yield _tried(group, "low rank", factorised)
+            yield _tried(group, "int8-dynamic", lambda of: narrowed(of, "int8-dynamic"))
+
+
+def _tried(group: Group, technique: str, attempt: Callable[[Group], None]) -> Tried:
+    try:
+        attempt(group)
+    except Exception as error:  # whatever the user's own forward raises, smaller than it was
+        return Tried(group.name, technique, one_line(error))
+    return Tried(group.name, technique)
+
+
+def _learn(recommender: Recommender, seed: int) -> None:
+    """A copy of the model learns from a few batches as a student does."""
+    student = copy.deepcopy(recommender.model).requires_grad_(True)
+    whole = course_of(recommender, Distillation(2.0, 0.5, 1))
+    few = min(_STEPS, whole.per_pass)
+    lessons = list(islice(whole.lessons(torch.Generator().manual_seed(seed)), few))
+    course = replace(whole, per_pass=few, lessons=lambda generator: iter(lessons))
+    distil(student, course, recommender.optimizer(student), Distillation(2.0, 0.5, 1), seed, recommender.model)

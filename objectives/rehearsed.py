@@ -1,0 +1,40 @@
+"""What came of a rehearsal. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spaces.anatomy import Anatomy
+
+MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One technique on one group; refused: why it cannot be done, None where it can."""
+
+    group: str
+    technique: str
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came of it.
+
+    left_alone: modules with parameters that are in no group, each with the reason
+    folder: where the exported baseline and the requests lie
+    parity: of the exported baseline
+    seconds: by stage; `step` is one batch of fine-tuning
+    batches: in a pass over train
+    """
+
+    anatomy: Anatomy
+    left_alone: Mapping[str, str]
+    tried: tuple[Tried, ...]
+    folder: str
+    parity: float
+    model_bytes: int
+    seconds: Mapping[str, float]
+    batches: int

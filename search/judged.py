@@ -1,0 +1,41 @@
+"""One candidate's quality, waited for: the meter judges it, or scores it for a builder that knows the user's metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from objectives.record import Artifact, Quality
+from objectives.serving.devices import cores_allowed
+from search.jobs import MeterJobs, Side
+from search.workers import Worker, call
+from spaces.candidate import Candidate
+from spaces.canonical import from_plain
+
+
+def judged(
+    jobs: MeterJobs,
+    meter: Worker,
+    builder: Worker,
+    ours: tuple[Artifact, Candidate],
+    part: Literal["validation", "test"],
+    confidence: float,
+    say: Callable[[str], None],
+    beside: Side | None = None,
+) -> Quality:
+    """
+    Args:
+        builder: asked only where the metric is the user's own
+        beside: as in `MeterJobs.judge`
+
+    Raises:
+        JobError: it cannot be judged.
+    """
+    limit = jobs.config.workers.job_seconds
+    if not jobs.prepared.graded:
+        return from_plain(
+            Quality, call(meter, "judge", jobs.judge(*ours, part, confidence, beside), limit, say)["quality"]
+        )
+    scored = call(meter, "score", jobs.score(*ours, part, beside), limit, say)
+    asked = jobs.grade(scored, part, confidence, cores_allowed())
+    return from_plain(Quality, call(builder, "grade", asked, limit, say)["quality"])

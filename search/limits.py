@@ -1,0 +1,55 @@
+"""What may be lost: of the metric over all held-out rows, and of it on slices that the study names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from objectives.record import Interval, Quality
+
+_ALL = "all rows"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The tolerated relative losses, over all rows and by slice."""
+
+    max_loss: float
+    slices: Mapping[str, float] = field(default_factory=dict)
+
+    def kept(self, quality: Quality) -> bool:
+        """Whether every point loss is within its limit; a slice that cannot be told breaks none."""
+        return all(excess <= 0 for excess in self.excesses(quality).values())
+
+    def excesses(self, quality: Quality) -> dict[str, float]:
+        """By how much each point loss is above its limit, below zero where it is within."""
+        return {name: loss - limit for name, loss, _, limit in self._each(quality) if loss is not None}
+
+    def lost(self, quality: Quality) -> str | None:
+        """Which limit is broken for certain, the whole interval being above it; None where none is."""
+        for name, loss, interval, limit in self._each(quality):
+            if loss is not None and interval is not None and interval[0] > limit:
+                low, high = interval
+                where = "" if name == _ALL else f" on {name}"
+                return f"its loss of {loss:.2%} [{low:.2%}, {high:.2%}]{where} is above the tolerated {limit:.2%}"
+        return None
+
+    def unproved(self, quality: Quality) -> str | None:
+        """Which limit is not kept for certain, the upper end of an interval being above it; None where all are."""
+        for name, loss, interval, limit in self._each(quality):
+            where = "" if name == _ALL else f" on {name}"
+            if loss is None or interval is None:
+                return f"the loss{where} cannot be told, and may be {limit:.2%} at most"
+            if not interval[1] <= limit:
+                return f"the loss{where} may be {interval[1]:.2%}, {interval[1] - limit:.2%} above the {limit:.2%}"
+        return None
+
+    def _each(self, quality: Quality) -> list[tuple[str, float | None, Interval | None, float]]:
+        """Name, loss, interval and limit."""
+        found = [(_ALL, quality.loss, quality.loss_interval, self.max_loss)]
+        of = {part.name: part for part in quality.slices}
+        every: list[tuple[str, float | None, Interval | None, float]] = [*found]
+        for name, limit in self.slices.items():
+            part = of.get(name)
+            every.append((name, part.loss if part else None, part.loss_interval if part else None, limit))
+        return every

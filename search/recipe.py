@@ -1,0 +1,225 @@
+"""Tomorrow's checkpoint: a bundle's recipe applied to it without a search, and held to the bundle's policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.record import Artifact, Footprint, Latency, Outcome, Prepared, Quality, Throughput
+from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
+from objectives.serving.devices import cores_allowed, describe
+from objectives.store import make_once
+from search.choose import ALPHA, Confirmed, Policy, bundle_up, made_of
+from search.config import parse
+from search.console import Console
+from search.document import Document
+from search.home import Home
+from search.jobs import MeterJobs, Side
+from search.judged import judged
+from search.launch import jobs_of, task_of
+from search.pairs import Pairs
+from search.sections import StudyConfig
+from search.wording import percent, percent_interval
+from search.workers import Worker, call
+from spaces.canonical import digest, from_plain, to_plain
+
+_PREPARE_TIMES = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a bundle says of how it was made, and what it has to keep."""
+
+    bundle: Bundle
+    config: StudyConfig
+    policy: Policy
+    made_of: str
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle."""
+
+    artifact: Artifact
+    quality: Quality
+    latency: Latency
+    throughput: Throughput
+    footprint: Footprint
+    beside_old: Latency
+    quality_to_old: Quality
+
+
+def read_recipe(folder: Path, model: str | None) -> Recipe:
+    """
+    Args:
+        model: `package.module:factory` of the checkpoint; None for the bundle's own recommender
+
+    Raises:
+        BundleError: it is no bundle, or none that keeps a recipe.
+        ConfigError: the recommender is none.
+    """
+    bundle = read_bundle(folder)
+    kept = json.loads((folder / MEASUREMENT).read_text()).get("recipe")
+    if kept is None:
+        raise BundleError(f"{folder} keeps no recipe: it was written by an older leanrec; choose again")
+    settings = kept["settings"]
+    if model is not None:
+        settings = {**settings, "recommender": model, "data": None, "sizes": {}}
+    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]), kept["made_of"])
+
+
+def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document:
+    """Build, check, judge on test and time; the new bundle is written where the policy holds, and nothing is where it
+    does not. A checkpoint that the bundle was made of already is left as it is.
+
+    Raises:
+        ConfigError: the factory, or something that it gave, is not what it should be.
+        JobError: the candidate cannot be built, judged or timed.
+    """
+    config, candidate = recipe.config, recipe.bundle.candidate
+    home.claim()
+    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    try:
+        task = task_of(config, home)
+        asked = {"task": to_plain(task), "threads": cores_allowed()}
+        limit = _PREPARE_TIMES * config.workers.fit_seconds
+        prepared = from_plain(Prepared, call(builder, "prepare", asked, limit, console.say))
+        made = made_of(prepared, candidate)
+        if made == recipe.made_of and out.resolve() == recipe.bundle.folder.resolve():
+            return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
+        pairs = Pairs(jobs_of(config, home, prepared), builder, meter, console)
+        found = _measured(recipe, pairs, home)
+    finally:
+        builder.kill()
+        meter.kill()
+    refused = _broken(recipe.policy, found)
+    if refused is None:
+        confirmed = Confirmed({"trial": None}, found.latency, found.throughput, found.quality, found.footprint, 1)
+        why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
+        outcome = Outcome("stopped", "built by a recipe", None, found.artifact)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        bundle_up(out, config, task, prepared, candidate, outcome, confirmed, why, describe(), recipe.policy)
+    return _document(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
+
+
+def _measured(recipe: Recipe, pairs: Pairs, home: Home) -> Rebuilt:
+    candidate, jobs, say = recipe.bundle.candidate, pairs.jobs, pairs.console.say
+    say("build: fitting and exporting")
+    artifact = pairs.built(candidate)
+    ours = (artifact, candidate)
+    say("build: judging on test")
+    quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say)
+    say("build: timing beside the checkpoint's own baseline")
+    timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)
+    say("build: timing beside the old bundle")
+    old = _old_side(recipe.bundle, home)
+    beside = _timed(jobs, pairs.meter, ours, "build-old", pairs.console, old)
+    to_old = judged(jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say, old)
+    return Rebuilt(
+        artifact, quality, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]),
+        from_plain(Footprint, timed["footprint"]), from_plain(Latency, beside["latency"]), to_old,
+    )  # fmt: skip
+
+
+def _timed(
+    jobs: MeterJobs, meter: Worker, ours: Side, name: str, console: Console, beside: Side | None = None
+) -> Document:
+    recording = jobs.recording(name)
+    arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
+    answer: Document = call(meter, "time", arguments, jobs.limit_seconds("confirm"), console.say)
+    return answer
+
+
+def _old_side(bundle: Bundle, home: Home) -> Side:
+    """The old bundle's files, as the meter finds an artifact's."""
+    names = model_files(bundle.candidate.placement)
+    key = digest([bundle.manifest["files"][name] for name in names])[:20]
+    folder = home.mlruns / "cache" / "bundles" / key
+
+    def copy(into: Path) -> None:
+        for name in names:
+            shutil.copyfile(bundle.folder / name, into / name)
+
+    make_once(folder, copy)
+    size = sum((folder / name).stat().st_size for name in names)
+    return Artifact(key, str((folder / MODEL).relative_to(home.root)), {}, size, 0.0), bundle.candidate
+
+
+def _broken(policy: Policy, found: Rebuilt) -> str | None:
+    """The first part of the policy that does not hold, with the margin; None where all do. A checkpoint that is surely
+    worse than what it would replace, by more than the tolerated loss, holds none, however well it was compressed."""
+    if (unproved := policy.limits.unproved(found.quality)) is not None:
+        return f"on test {unproved}"
+    lost, (low, high) = found.quality_to_old.loss, found.quality_to_old.loss_interval
+    if low > policy.max_loss:
+        return (
+            f"on the same rows it loses {percent(lost)} [{percent(low)}, {percent(high)}] to the old bundle, surely "
+            f"more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
+        )
+    p95 = found.latency.candidate.p95_ms
+    if policy.p95_ms is not None and p95 > policy.p95_ms:
+        return f"the p95 is {p95:.3f} ms, {p95 - policy.p95_ms:.3f} ms above the {policy.p95_ms:g} ms of the policy"
+    ratio = found.latency.p95_ratio
+    if policy.p95_ratio is not None and ratio > policy.p95_ratio:
+        return (
+            f"the p95 ratio is {ratio:.3f}, {ratio - policy.p95_ratio:.3f} above the {policy.p95_ratio:g} of the policy"
+        )
+    return None
+
+
+def _told(found: Rebuilt, policy: Policy) -> str:
+    quality, latency = found.quality, found.latency
+    low, high = latency.p95_ratio_interval
+    return (
+        f"its loss is {percent(quality.loss)} {percent_interval(quality.loss_interval)} of the tolerated "
+        f"{percent(policy.max_loss)}, its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
+        f"checkpoint's baseline and {found.beside_old.p95_ratio:.3f} to the old bundle"
+    )
+
+
+def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> Document:
+    policy = recipe.policy
+    plain: Document = {
+        "bundle": str(out),
+        "recommender": recipe.config.recommender,
+        "accepted": refused is None,
+        "unchanged": found is None,
+        "reason": reason,
+        "policy": to_plain(policy),
+        "loss": None,
+        "loss_interval": None,
+        "loss_margin": None,
+        "loss_to_old": None,
+        "loss_to_old_interval": None,
+        "p95_ratio": None,
+        "p95_ratio_interval": None,
+        "p95_ms": None,
+        "p95_ratio_to_old": None,
+        "p95_ratio_to_old_interval": None,
+        "throughput_ratio": None,
+        "model_bytes": None,
+    }
+    if found is None:
+        return plain
+    return plain | {
+        "loss": found.quality.loss,
+        "loss_interval": list(found.quality.loss_interval),
+        "loss_margin": policy.max_loss - found.quality.loss_interval[1],
+        "loss_to_old": found.quality_to_old.loss,
+        "loss_to_old_interval": list(found.quality_to_old.loss_interval),
+        "p95_ratio": found.latency.p95_ratio,
+        "p95_ratio_interval": list(found.latency.p95_ratio_interval),
+        "p95_ms": found.latency.candidate.p95_ms,
+        "p95_ratio_to_old": found.beside_old.p95_ratio,
+        "p95_ratio_to_old_interval": list(found.beside_old.p95_ratio_interval),
+        "throughput_ratio": found.throughput.ratio,
+        "model_bytes": found.artifact.model_bytes,
+    }
+
+
+def answered(document: Document) -> bool:
+    """Whether there is a bundle of the checkpoint now."""
+    return bool(document["accepted"])

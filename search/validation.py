@@ -1,0 +1,142 @@
+"""Preflight: whether and how a model can be helped, told before any budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from objectives.arms import Arm
+from objectives.glance import Glance
+from objectives.measurement.profile import Profile
+from objectives.rehearsed import MODEL, Rehearsal
+from objectives.serving.devices import cores_allowed
+from search.console import Console
+from search.document import Document
+from search.home import Home
+from search.launch import task_of
+from search.sections import StudyConfig
+from search.wording import count
+from search.workers import Worker, call
+from spaces.anatomy import Group
+from spaces.canonical import from_plain, to_plain
+from spaces.placement import Placement
+
+_LIMIT_SECONDS = 600.0
+# Of a trial's timing, as it was measured on several models: blocks and probes at the study's load, and waiting for
+# threads that spin on.
+_REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A model that went through every stage once."""
+
+    rehearsal: Rehearsal
+    profile: Profile
+    glance: Glance
+    seconds: float
+
+
+def preflight(config: StudyConfig, home: Home, console: Console) -> Document:
+    """The document of `leanrec validate`.
+
+    Raises:
+        JobError: the model does not get through, with the part at fault.
+    """
+    start = time.monotonic()
+    home.claim()
+    task = task_of(config, home)
+    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    try:
+        asked = {"task": to_plain(task), "threads": cores_allowed()}
+        rehearsal = from_plain(Rehearsal, call(builder, "rehearse", asked, _LIMIT_SECONDS, console.say))
+        builder.kill()
+        console.say("rehearsal: a request through the pool, and where its time goes")
+        model = f"{rehearsal.folder}/{MODEL}"
+        arm = to_plain(Arm(model, Placement(), "fp32"))
+        seen = {"holdout": rehearsal.folder, "candidate": arm, "baseline": arm}
+        glance = from_plain(Glance, call(meter, "glance", seen, _LIMIT_SECONDS, console.say))
+        groups = to_plain(rehearsal.anatomy.groups)
+        looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
+        profile = from_plain(Profile, call(meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
+    finally:
+        builder.kill()
+        meter.kill()
+    return document(config, Preflight(rehearsal, profile, glance, time.monotonic() - start))
+
+
+def document(config: StudyConfig, found: Preflight) -> Document:
+    rehearsal = found.rehearsal
+    shares = {group.name: group.time_share for group in found.profile.groups}
+    return {
+        "study": config.name,
+        "recommender": config.recommender,
+        "groups": [_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.anatomy.groups],
+        "left_alone": [{"module": name, "reason": reason} for name, reason in rehearsal.left_alone.items()],
+        "parity": rehearsal.parity,
+        "model_bytes": rehearsal.model_bytes,
+        "p50_ms": found.profile.p50_ms,
+        "rows": found.profile.rows,
+        "trials": _trials(config, found),
+        "seconds": {**rehearsal.seconds, "all": found.seconds},
+    }
+
+
+def _group(group: Group, rehearsal: Rehearsal, share: float | None) -> Document:
+    tried = [one for one in rehearsal.tried if one.group == group.name]
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "modules": list(group.modules),
+        "parameters": group.parameters,
+        "time_share": share,
+        "can": [one.technique for one in tried if one.refused is None],
+        "cannot": [{"technique": one.technique, "reason": one.refused} for one in tried if one.refused is not None],
+    }
+
+
+def _trials(config: StudyConfig, found: Preflight) -> int:
+    """About how many fit into the budget."""
+    builders = config.workers.builders or min(cores_allowed(), 4)
+    passes = config.space.distillation.passes or 5
+    rehearsal = found.rehearsal
+    fit = passes * rehearsal.batches * rehearsal.seconds["step"] + rehearsal.seconds["export"]
+    at_load = found.profile.p50_ms / 1000 / config.traffic.load
+    return max(1, round(60 * config.budget.minutes / (fit / builders + _REQUESTS_TIMED * at_load + _WAITED_SECONDS)))
+
+
+def tables(found: Document) -> list[Table]:
+    """What can be done with each group, and what is left alone."""
+    can = Table(title=f"What can be compressed of {found['recommender']}", title_justify="left")
+    for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
+        can.add_column(name, justify=justify)  # type: ignore[arg-type]
+    can.add_column("can be done")
+    can.add_column("cannot, and why")
+    for group in found["groups"]:
+        share = "" if group["time_share"] is None else f"{group['time_share']:.0%}"
+        cannot = "\n".join(f"{one['technique']}: {one['reason']}" for one in group["cannot"])
+        layers, parameters = len(group["modules"]), group["parameters"]
+        can.add_row(group["name"], str(layers), f"{parameters:,}", share, ", ".join(group["can"]), cannot)
+    if not found["left_alone"]:
+        return [can]
+    alone = Table("module", "why", title="Left alone", title_justify="left")
+    for one in found["left_alone"]:
+        alone.add_row(one["module"], one["reason"])
+    return [can, alone]
+
+
+def conclusion(found: Document) -> Sequence[str]:
+    able = [group["name"] for group in found["groups"] if group["can"]]
+    share = sum(group["time_share"] or 0.0 for group in found["groups"] if group["can"])
+    return [
+        f"A request of {found['rows']} rows takes {found['p50_ms']:.3g} ms; exported and model agree within "
+        f"{found['parity']:.1e}.",
+        f"{share:.0%} of that time is in {', '.join(able)}, which can be made smaller."
+        if able
+        else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
+        f"The budget holds about {count(found['trials'], 'trial')}; this took {found['seconds']['all']:.0f} s.",
+    ]

@@ -1,0 +1,190 @@
+"""A model of one's own through a builder's and a meter's stages: lengths that differ, several outputs, a metric of
+one's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from objectives import build, rehearsal
+from objectives.arms import Arm
+from objectives.compression.export import run_onnx
+from objectives.grading import grade
+from objectives.holdout import read_held_out, read_requests
+from objectives.judging import judge, score
+from objectives.record import Artifact, Prepared
+from objectives.task import Task
+from spaces.distillation import Distillation
+from spaces.placement import Placement
+from spaces.precision import Precision
+from spaces.pruning import Pruning
+from spaces.weights import Weights
+
+SHOP = """
+import numpy as np, torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = nn.Embedding(30, 8), nn.Embedding(50, 8)
+        self.tower = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.click, self.like = nn.Linear(32, 1), nn.Linear(32, 1)
+
+    def forward(self, user, item, history):
+        x = torch.cat([self.user(user) + self.item(history).mean(1), self.item(item)], 1)
+        x = self.tower(x)
+        return {"like": self.like(x).squeeze(1), "click": self.click(x).squeeze(1)}
+
+def worse(scores, labels, groups):
+    "Minus the log loss, above a floor: higher is better."
+    p = np.clip(1 / (1 + np.exp(-scores)), 1e-6, 1 - 1e-6)
+    return 2 + float(np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p)))
+
+class Shop:
+    name, metric, output = "shop", "auc", "click"
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = Net()
+
+    def loss(self, outputs, labels):
+        return sum(nn.functional.binary_cross_entropy_with_logits(outputs[n], labels[n]) for n in outputs)
+
+    def batches(self, split):
+        for number in range({"train": 20, "validation": 6, "test": 6}[split]):
+            random = np.random.default_rng([number, len(split)])
+            user, item = random.integers(30, size=50), random.integers(50, size=50)
+            history = random.integers(50, size=(50, 2 + number % 3))
+            click = ((user + item) % 3 == 0) ^ (random.random(50) < 0.2)
+            inputs = {"user": user, "item": item, "history": history}
+            inputs = {name: torch.from_numpy(values) for name, values in inputs.items()}
+            labels = {"click": torch.from_numpy(click).float(), "like": torch.from_numpy(item % 2).float()}
+            yield inputs, labels, user
+
+    def requests(self, seed):
+        random = np.random.default_rng(seed)
+        for _ in range(40):
+            rows, length = int(random.integers(3, 30)), int(random.integers(1, 6))
+            yield {
+                "user": np.repeat(random.integers(30), rows),
+                "item": random.integers(50, size=rows),
+                "history": np.repeat(random.integers(50, size=(1, length)), rows, axis=0),
+            }
+
+def factory():
+    return Shop()
+
+def graded():
+    shop = Shop()
+    shop.metric = worse
+    return shop
+"""
+LEARN = Distillation(2.0, 0.5, 2)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("own")
+
+
+@pytest.fixture
+def task_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Task]:
+    (home / "own_shop.py").write_text(SHOP)
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(home)])
+    return lambda factory: Task(str(home), f"own_shop:{factory}", "", "", 200, 0.6, 1000, 0)
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def _arm(task: Task, artifact: Artifact) -> Arm:
+    return Arm(f"{task.home}/{artifact.path}", Placement(), "fp32")
+
+
+def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
+    pair, base = (artifact, _arm(task, artifact)), (found.baseline, _arm(task, found.baseline))
+    quality, _ = judge(task.cache, Path(found.holdout), "test", found.metric, pair, base, 0, 0.95)
+    return quality
+
+
+def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
+    task = task_of("factory")
+    found = build.prepare(task, _quiet)
+    assert (found.metric, found.graded, found.built, found.featured) == ("auc", False, False, False)
+    assert [g.name for g in found.anatomy.groups] == ["tables", "tower"]
+    specs = {spec.name: (spec.shape, spec.vocabulary, spec.side) for spec in found.inputs}
+    assert specs == {"user": ((), 30, "user"), "item": ((), 50, "item"), "history": ((None,), 50, "user")}
+    assert set(found.left_alone) == {"click", "like"} and found.baseline.parity < 1e-5
+    graph = onnx.load(str(Path(task.home) / found.baseline.path))
+    recommender = build._open(task, _quiet)
+    for request in read_requests(Path(found.holdout))[:10]:
+        with torch.inference_mode():
+            expected = recommender.model(**{n: torch.from_numpy(v) for n, v in request.items()})
+        got = run_onnx(graph, request)
+        assert np.allclose(got[:, 0], expected["click"], atol=1e-5) and np.allclose(
+            got[:, 1], expected["like"], atol=1e-5
+        )
+
+
+def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: Callable[[str], Task]) -> None:
+    task = task_of("factory")
+    found = build.prepare(task, _quiet)
+    weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
+    build.fit(task, weights, _quiet)
+    precision = Precision((("tower", "int8-dynamic"), ("tables", "int8")))
+    artifact, _ = build.export(task, weights, precision, build.Form(), _quiet)
+    assert artifact.widths == {"tower": "int8-dynamic", "tables": "int8"}
+    assert artifact.model_bytes < found.baseline.model_bytes
+    quality = _judged(task, found, artifact)
+    held = read_held_out(Path(found.holdout), "test")
+    graph = onnx.load(str(Path(task.home) / artifact.path))
+    scores = np.concatenate([run_onnx(graph, block) for block in held.inputs])
+    assert quality.value == pytest.approx(roc_auc_score(held.labels, scores[:, 0]), abs=1e-6)
+    (like,) = quality.others
+    assert like.name == "like" and like.value == pytest.approx(
+        roc_auc_score(held.others["like"], scores[:, 1]), abs=1e-6
+    )
+    assert {part.name for part in quality.slices} <= {"users with little history", "rare items"}
+
+
+def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[[str], Task]) -> None:
+    task = task_of("graded")
+    found = build.prepare(task, _quiet)
+    assert found.graded and found.metric == "worse"
+    artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), build.Form(), _quiet)
+    pair, base = (artifact, _arm(task, artifact)), (found.baseline, _arm(task, found.baseline))
+    ours, theirs, _ = score(task.cache, Path(found.holdout), "test", pair, base)
+    quality = grade(build._open(task, _quiet), Path(found.holdout), "test", ours, theirs, 0, 0.95)
+    held = read_held_out(Path(found.holdout), "test")
+    expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]
+    assert (quality.value, quality.baseline) == (
+        pytest.approx(expected[0], rel=1e-4),
+        pytest.approx(expected[1], rel=1e-4),
+    )
+    assert quality.loss_interval[0] <= quality.loss <= quality.loss_interval[1]
+
+
+def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
+    task = task_of("factory")
+    recommender = build._open(task, _quiet)
+    found = rehearsal.rehearse(recommender, build._signature(recommender), home / "rehearsal", 0, _quiet)
+    assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
+        ("tables", "pruning"),
+        ("tables", "int8"),
+        ("tower", "pruning"),
+        ("tower", "low rank"),
+        ("tower", "int8-dynamic"),
+    }
+    assert found.parity < 1e-5 and found.batches == 20 and found.seconds["step"] > 0
+    assert len(read_requests(Path(found.folder))) == 40

@@ -1,0 +1,309 @@
+"""A recommender of one's own: what its factory must give, and what is read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from objectives.recommenders import own
+from objectives.recommenders.factory import FactoryError, batches_of, given_by, load_factory
+from objectives.recommenders.own import OwnRecommender, open_own
+from objectives.task import Task
+from spaces.anatomy import Table
+from spaces.architecture import Architecture
+
+USERS, ITEMS = 30, 50
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
+        self.tower = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, user: Tensor, item: Tensor, history: Tensor) -> Tensor:
+        """A history of any length."""
+        u = self.user(user) + self.item(history).mean(1)
+        return self.tower(torch.cat([u, self.item(item)], 1)).squeeze(1)
+
+
+class Mine:
+    """Histories of 3 in train, of 2 to 4 when judged and asked."""
+
+    name, metric = "mine", "auc"
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.rows: dict[str, tuple[int, ...]] = {"train": (40, 40, 1), "validation": (30, 25), "test": (20, 20, 20)}
+        self.model: nn.Module = Net()
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+        for number, rows in enumerate(self.rows[split]):
+            random = np.random.default_rng([number, rows, len(split)])
+            user, item = random.integers(USERS, size=rows), random.integers(ITEMS, size=rows)
+            history = random.integers(ITEMS, size=(rows, 3 if split == "train" else 2 + number % 2))
+            inputs = {
+                "user": torch.from_numpy(user),
+                "item": torch.from_numpy(item),
+                "history": torch.from_numpy(history),
+            }
+            yield inputs, torch.from_numpy((random.random(rows) < 0.5).astype(np.float32)), user
+
+    def requests(self, seed: int) -> Iterator[dict[str, Any]]:
+        random = np.random.default_rng(seed)
+        for _ in range(60):
+            rows, length = int(random.integers(2, 9)), int(random.integers(2, 5))
+            yield {
+                "user": np.repeat(random.integers(USERS), rows),
+                "item": random.integers(ITEMS, size=rows),
+                "history": np.repeat(random.integers(ITEMS, size=(1, length)), rows, axis=0),
+            }
+
+
+def opened(given: Any, monkeypatch: pytest.MonkeyPatch, metric: str = "") -> OwnRecommender:
+    monkeypatch.setattr(own, "load_factory", lambda spec, folder: lambda: given)
+    return open_own(Task("home", "mine:factory", "", metric, 200, 0.6, 1000, 0), lambda line: None)
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> OwnRecommender:
+    return opened(Mine(), monkeypatch)
+
+
+def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
+    found = {spec.name: (spec.dtype, spec.shape, spec.side) for spec in mine.inputs}
+    assert found == {
+        "user": ("int64", (), "user"),
+        "item": ("int64", (), "item"),
+        "history": ("int64", (None,), "user"),
+    }
+    assert mine.once == frozenset() and mine.answer == "logits" and (mine.metric, mine.graded) == ("auc", False)
+    assert mine.hidden is None and not mine.built and mine.student() == {}
+
+
+def test_what_is_judged_is_what_the_batches_yield(mine: OwnRecommender) -> None:
+    """In blocks of one length of history, with labels and groups in the same order."""
+    held = mine.held_out("test")
+    assert [block["history"].shape for block in held.inputs] == [(40, 2), (20, 3)]
+    yielded = list(Mine().batches("test"))
+    order = [0, 2, 1]
+    assert np.array_equal(
+        np.concatenate([b["item"] for b in held.inputs]), np.concatenate([yielded[i][0]["item"] for i in order])
+    )
+    assert np.array_equal(held.labels, np.concatenate([yielded[i][1] for i in order]))
+    users = np.concatenate([yielded[i][2] for i in order])
+    assert all(len(np.unique(users[held.groups == group])) == 1 for group in np.unique(held.groups))
+    with torch.inference_mode():
+        scores = [mine.model(**{n: torch.from_numpy(v) for n, v in block.items()}) for block in held.inputs]
+    auc = roc_auc_score(held.labels, torch.cat(scores).numpy())
+    assert mine.facts().references == {"baseline": pytest.approx(auc)}
+    assert mine.facts().rows == {"train": 81, "validation": 55, "test": 60}
+
+
+def test_users_and_items_that_train_has_little_of_are_slices(mine: OwnRecommender) -> None:
+    held = mine.held_out("validation")
+    train = list(Mine().batches("train"))
+    counts = np.bincount(np.concatenate([groups for _, _, groups in train]), minlength=USERS)
+    users = np.concatenate([block["user"] for block in held.inputs])
+    few = np.quantile(counts[counts > 0], 0.25)
+    assert np.array_equal(held.slices["users with little history"], counts[users] <= few)
+    assert held.slices["rare items"].any() and not held.slices["rare items"].all()
+
+
+def test_slices_of_ones_own_follow_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.slices = lambda split: {"even": np.arange(sum(given.rows[split])) % 2 == 0}  # type: ignore[attr-defined]
+    held = opened(given, monkeypatch).held_out("test")
+    assert list(held.slices) == ["even"]
+    assert held.slices["even"].tolist() == [i % 2 == 0 for i in [*range(20), *range(40, 60), *range(20, 40)]]
+
+
+def test_a_pass_leaves_out_batches_of_one_row(mine: OwnRecommender) -> None:
+    lessons = list(mine.lessons(torch.Generator()))
+    assert [len(labels) for _, labels in lessons] == [40, 40] and mine.per_pass == 2
+
+
+def test_rows_of_serving_have_one_length(mine: OwnRecommender) -> None:
+    rows = mine.serving_rows(100)
+    assert {len(values) for values in rows.values()} == {100} and rows["history"].shape[1] in (2, 3, 4)
+
+
+def test_counts_are_of_every_input_that_a_table_looks_up(mine: OwnRecommender) -> None:
+    (counts,) = mine.counts([Table("item", ITEMS, ("history", "item"))]).values()
+    assert counts.sum() == 81 * 4
+    train = list(Mine().batches("train"))
+    assert counts[7] == sum(int((b["item"] == 7).sum() + (b["history"] == 7).sum()) for b, _, _ in train)
+
+
+def test_the_key_follows_weights_and_data(mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(Mine(), monkeypatch).key == mine.key
+    trained = Mine()
+    with torch.no_grad():
+        trained.model.user.weight[3, 1] += 1  # type: ignore[union-attr, index, operator]
+    assert opened(trained, monkeypatch).key != mine.key
+    other = Mine()
+    other.rows = {**other.rows, "test": (20, 20)}
+    assert opened(other, monkeypatch).key != mine.key
+
+
+def test_a_metric_of_ones_own_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.metric = lambda scores, labels, groups: float(np.mean(scores[labels == 1]))  # type: ignore[assignment]
+    found = opened(given, monkeypatch)
+    assert found.graded and found.metric == "<lambda>"
+    assert found.grade(np.array([1.0, 2.0]), np.array([0, 1]), np.array([0, 0])) == 2
+    assert not opened(given, monkeypatch, "gauc").graded, "the study names another"
+
+
+class Both(nn.Module):
+    """Two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net(8)
+        self.like = nn.Linear(1, 1)
+
+    def forward(self, user: Tensor, item: Tensor, history: Tensor) -> dict[str, Tensor]:
+        logit = self.net(user, item, history)
+        return {"like": self.like(logit.unsqueeze(1)), "click": torch.sigmoid(logit)}
+
+
+def _both() -> Mine:
+    given = Mine()
+    given.model, given.output = Both(), "click"  # type: ignore[attr-defined]
+    plain = given.batches
+    given.batches = lambda split: (  # type: ignore[method-assign]
+        (inputs, {"click": labels, "like": 1 - labels}, groups) for inputs, labels, groups in plain(split)
+    )
+    given.loss = lambda outputs, labels: nn.functional.binary_cross_entropy(outputs["click"], labels["click"])  # type: ignore[method-assign]
+    return given
+
+
+def test_of_several_outputs_one_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(_both(), monkeypatch)
+    outputs = found.outputs(found.model, found.serving_rows(5))
+    scores = found.scores(outputs)
+    assert torch.equal(scores[:, 0], outputs["click"]) and torch.equal(scores[:, 1], outputs["like"][:, 0])
+    held = found.held_out("test")
+    assert np.array_equal(held.others["like"], 1 - held.labels) and list(held.others) == ["like"]
+    assert found.answer == "logits", "the other output is no probability"
+
+
+def test_siblings_are_the_factorys(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.build, given.shapes = lambda shape: Net(**shape), {"width": [4, 8]}  # type: ignore[attr-defined]
+    found = opened(given, monkeypatch)
+    assert found.built and found.student() == {"width": [4, 8]}
+    sibling = found.build(Architecture((("width", 4),)))
+    assert sibling.tower[0].out_features == 4  # type: ignore[index, union-attr]
+
+
+# --- one line for whatever is wrong ---
+
+
+def _broken(**changes: Any) -> Any:
+    given = Mine()
+    for name, value in changes.items():
+        setattr(given, name, value)
+    return given
+
+
+def _batches(inputs: Any = None, labels: Any = None, groups: Any = None) -> Any:
+    def batches(split: str) -> Iterator[Any]:
+        for good, truth, owners in Mine().batches(split):
+            yield (
+                good if inputs is None else inputs(good),
+                truth if labels is None else labels,
+                owners if groups is None else groups,
+            )
+
+    return batches
+
+
+WRONG: list[tuple[Any, str]] = [
+    (_broken(model=3), "mine:factory: model must be a torch.nn.Module, but got int"),
+    (_broken(name=""), "mine:factory: name must be text, but got str"),
+    (_broken(loss=None), "mine:factory: loss must be a function of outputs and labels, but got nothing"),
+    (_broken(build=4), "mine:factory: build must be a function of the shape or left out, but got int"),
+    (_broken(metric="ndcg@10"), "mine: metric must be one of auc, gauc or a function, but got 'ndcg@10'"),
+    (_broken(batches=lambda split: []), "mine: batches('train') must yield a batch or more, but yielded none"),
+    (
+        _broken(batches=lambda split: [({}, 1)]),
+        "mine: batches('train') must yield (inputs, labels, groups), but yielded 2 parts",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {"user": inputs["user"]})),
+        "mine: batches('train'): inputs must be what the model's forward takes, but they lack history, item",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "age": inputs["user"]})),
+        "mine: batches('train'): inputs must be what the model's forward takes, but they have age, which it does not "
+        "take",
+    ),
+    (
+        _broken(batches=_batches(labels=torch.zeros(3))),
+        "mine: batches('train'): labels must have 40 rows as the inputs have, but have 3",
+    ),
+    (
+        _broken(batches=_batches(groups=[1, 2])),
+        "mine: batches('train'): groups must have 40 rows as the inputs have, but have 2",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "user": inputs["user"] + 100})),
+        "mine: a batch of train does not fit the model: IndexError: index out of range in self",
+    ),
+    (_broken(requests=lambda seed: []), "mine: requests(0) must yield a request or more, but yielded none"),
+    (
+        _broken(requests=lambda seed: [{"user": np.zeros(3), "item": np.zeros(2)}]),
+        "mine: requests(0): inputs must have the same rows, or one, but got {'user': 3, 'item': 2}",
+    ),
+    (
+        _broken(loss=lambda outputs, labels: outputs - labels),
+        "mine: loss must give one number that has a gradient, but gave a tensor of shape (40,)",
+    ),
+    (_broken(model=Both()), "mine: output must be one of the model's ['like', 'click'], but got None"),
+]
+
+
+@pytest.mark.parametrize(("given", "line"), WRONG, ids=[line.split(": ", 1)[1][:40] for _, line in WRONG])
+def test_what_is_wrong_is_named_in_one_line(given: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FactoryError) as caught:
+        opened(given, monkeypatch)
+    assert str(caught.value) == line
+
+
+def test_a_factory_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
+    (tmp_path / "found_shop.py").write_text("def factory():\n    return 1 / 0\n\ndef other():\n    pass\n")
+    (tmp_path / "broken_shop.py").write_text("import no_such_thing\n")
+    factory = load_factory("found_shop:factory", tmp_path)
+    with pytest.raises(
+        FactoryError, match=r"the factory failed: ZeroDivisionError: division by zero \(found_shop.py, line 2\)"
+    ):
+        given_by(factory, "found_shop:factory")
+    for spec, line in (
+        ("found_shop:nothing", "found_shop must have a function 'nothing', but has none; it has factory, other"),
+        ("no_shop:factory", f"there is no module 'no_shop' on the import path or in {tmp_path}"),
+        ("broken_shop:factory", "importing broken_shop failed: ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("found_shop", "must be package.module:factory, but got 'found_shop'"),
+    ):
+        with pytest.raises(FactoryError) as caught:
+            load_factory(spec, tmp_path)
+        assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_batch_that_fails_is_named_with_its_line() -> None:
+    given = SimpleNamespace(name="mine", model=Net(), batches=lambda split: iter([1 / 0]))
+    with pytest.raises(FactoryError, match=r"batches\('test'\) failed: ZeroDivisionError"):
+        list(batches_of(given, "test"))  # type: ignore[arg-type]
