@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from search import launch
 from search.choose import Policy, Preference
@@ -15,7 +14,7 @@ from search.config import load, parse
 from search.console import Console
 from search.document import Document
 from search.home import Home
-from search.report import front_figure, write_report
+from search.report import Figure, front_figure, write_report
 from search.sections import StudyConfig
 from search.validation import preflight
 from search.verdict import verdict
@@ -88,7 +87,7 @@ class Study:
         table = pd.DataFrame([_flat(row) for row in rows])
         return table if table.empty else table.sort_values("p95_ratio").set_index("trial")
 
-    def figure(self) -> go.Figure:
+    def figure(self) -> Figure:
         """The front: p95 ratio, loss and throughput, with intervals."""
         return front_figure(self.document())
 

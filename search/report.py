@@ -21,7 +21,18 @@ from search.report_page import page
 from search.report_profile import profile_figure, profile_page
 from search.verdict import verdict
 
-__all__ = ["FrontData", "front_data", "front_figure", "get_plotlyjs", "write_png", "write_profile", "write_report"]
+Figure = go.Figure
+
+__all__ = [
+    "Figure",
+    "FrontData",
+    "front_data",
+    "front_figure",
+    "get_plotlyjs",
+    "write_png",
+    "write_profile",
+    "write_report",
+]
 
 # No link to a site, and no button that sends the data away: plotly 7 shows one unless it is told not to.
 CONFIG = {

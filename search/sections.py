@@ -13,7 +13,7 @@ from search.data_sections import SOURCES, CriteoData, DataConfig, TableData
 from search.limits import Limits
 from search.section import Listed, Section, rule
 from search.space_sections import SpaceConfig
-from search.study_yaml import show
+from search.study_yaml import nearest, show
 
 Objective = Literal[
     "latency_p50",
@@ -42,7 +42,7 @@ class QualityConfig(Section):
     )
     max_loss: float = Field(default=0.01, gt=0, lt=1, description="a number above 0 and below 1, such as 0.01 for 1%")
     slices: Mapping[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default={}, description="a mapping of slice to the loss that is tolerated there, such as {rare items: 0.02}"
+        default={}, description="a mapping of slice to a number above 0 and below 1, such as {rare items: 0.02}"
     )
 
     @property
@@ -152,11 +152,7 @@ class StudyConfig(Section):
         max_length=100,
         description="at most 100 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
     )
-    recommender: str = Field(
-        default="dcn-v2",
-        pattern=rf"^({'|'.join(BUILT_IN)}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$",
-        description=f"{', '.join(BUILT_IN)}, or package.module:factory for one's own",
-    )
+    recommender: str = Field(default="dcn-v2", description=f"{', '.join(BUILT_IN)}, or package.module:factory")
     sizes: Mapping[str, Annotated[int | str, PlainValidator(_size)]] = Field(
         default={}, description="a mapping of those of the baseline's sizes that differ"
     )
@@ -178,6 +174,14 @@ class StudyConfig(Section):
     seed: int = Field(default=0, ge=0, le=_LARGEST_SEED, description=f"a whole number from 0 to {_LARGEST_SEED}")
     tracking_uri: str | None = Field(default=None, min_length=1, description="MLflow's address, or null")
     storage: str | None = Field(default=None, min_length=1, description="the address of Optuna's database, or null")
+
+    @field_validator("recommender")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in BUILT_IN and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value):
+            known = f"one of {', '.join(BUILT_IN)}, or package.module:factory"
+            raise rule(f"must be {known}, but got {show(value)}{nearest(value, BUILT_IN)}")
+        return value
 
     @property
     def own(self) -> bool:

@@ -12,7 +12,8 @@ from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
 from objectives.compression.course import Course, Lesson, lessons_of
-from objectives.compression.distillation import distil, feature_loss, hidden_outputs, predict, soft_loss
+from objectives.compression.distillation import distil, feature_loss, hidden_outputs, predict
+from objectives.compression.soft_loss import soft_loss, soft_loss_of
 from spaces.distillation import Distillation
 
 ROWS, WIDTH = 96, 6
@@ -370,3 +371,21 @@ def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tens
         _train(
             Tower(4, seed=2), Course(lessons, per_pass + 1, F.binary_cross_entropy_with_logits), Distillation(1, 0, 1)
         )
+
+
+def test_probabilities_are_taken_back_to_logits_and_values_are_compared_as_they_are() -> None:
+    student, teacher = torch.randn(9, dtype=torch.double), torch.randn(9, dtype=torch.double)
+    of_probabilities, of_values = soft_loss_of("probabilities"), soft_loss_of("values")
+    expected = soft_loss(student, teacher, 3.0).item()
+    assert of_probabilities(student.sigmoid(), teacher.sigmoid(), 3.0).item() == pytest.approx(expected, rel=1e-6)
+    scaled = of_values(5 * student + 2, 5 * teacher + 2, 3.0).item()
+    mean = teacher.mean()
+    by_hand = ((student - teacher) ** 2).mean() / ((teacher - mean) ** 2).mean()
+    assert scaled == pytest.approx(by_hand.item(), rel=1e-9), "in units of the teacher's own variance"
+
+
+def test_several_outputs_add_up() -> None:
+    student, teacher = torch.randn(9, 2), torch.randn(9, 2)
+    one = [soft_loss(student[:, i], teacher[:, i], 2.0).item() for i in range(2)]
+    assert soft_loss_of("logits")(student, teacher, 2.0).item() == pytest.approx(sum(one), rel=1e-5)
+    assert soft_loss_of("lists")(student, teacher, 2.0).item() == pytest.approx(soft_loss(student, teacher, 2.0).item())

@@ -24,7 +24,7 @@ from objectives.anatomy import of_baseline
 from objectives.arms import Arm
 from objectives.build import Form, export, fit, prepare
 from objectives.fitting import Fitted
-from objectives.holdout import read_requests
+from objectives.holdout import read_held_out, read_requests
 from objectives.judging import judge
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.protocol import Recommender
@@ -49,7 +49,7 @@ ROWS = (1, 2, 7, 64, 257)
 FULL, PLAIN = Precision(), Form()
 LEARNING = Distillation(2.0, 0.5, 1)
 POINTWISE = ("dcn-v2", "dlrm")
-LINEAR = {"dcn-v2": "mlp", "dlrm": "top", "sasrec": "mlp"}
+LINEAR = {"dcn-v2": "mlp", "dlrm": "top", "sasrec": "feed_forward"}
 ONE_THREAD = Placement(Seat(threads=1))
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -125,16 +125,12 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
     assert {name: len(of) for name, of in counts.items()}.items() <= rows.items() and counts
     for part in ("validation", "test"):
         held = recommender.held_out(part)
-        with np.load(Path(found.holdout) / f"{part}.npz") as arrays:
-            assert set(arrays) == {
-                *(f"input.{name}" for name in held.inputs),
-                *(f"slice.{name}" for name in held.slices),
-                *(("labels", "groups") if held.seen is None else ("labels", "groups", "seen", "items")),
-            }
-            assert all(np.array_equal(arrays[f"input.{name}"], values) for name, values in held.inputs.items())
-            assert np.array_equal(arrays["labels"], held.labels) and np.array_equal(arrays["groups"], held.groups)
-            assert set(held.slices) == {"users with little history", "rare items"}
-            assert all(arrays[f"slice.{name}"].dtype == bool for name in held.slices)
+        written = read_held_out(Path(found.holdout), part)
+        assert all(np.array_equal(written.inputs[0][name], values) for name, values in held.inputs[0].items())
+        assert np.array_equal(written.labels, held.labels) and np.array_equal(written.groups, held.groups)
+        assert (written.seen is None) == (held.seen is None)
+        assert set(written.slices) == set(held.slices) == {"users with little history", "rare items"}
+        assert all(mask.dtype == bool for mask in written.slices.values())
     wanted = list(recommender.requests(task_of(family).seed))
     requests = read_requests(Path(found.holdout))
     assert len(requests) == len(wanted) == 1000
@@ -247,7 +243,7 @@ WIDTHS: Mapping[Kind, Sequence[str]] = {"linear": LINEAR_WIDTHS, "attention": LI
 
 def _cases() -> list[tuple[str, str]]:
     groups = {"dcn-v2": ("tables", "cross", "mlp"), "dlrm": ("tables", "bottom", "top")}
-    groups["sasrec"] = ("tables", "attention", "mlp")
+    groups["sasrec"] = ("tables", "attention", "feed_forward")
     return [(family, group) for family, of in groups.items() for group in of]
 
 
@@ -353,7 +349,7 @@ def test_rows_are_judged_as_by_the_models_own_scores(
     task, weights = task_of(family), _reshaped(family)["pruned"]
     artifact = _made(task, weights, form=Form(user_once=user_once))
     held = opened(family).held_out("test")
-    ours, theirs = (_scored(_model(task, opened(family), w), held.inputs) for w in (weights, Weights()))
+    ours, theirs = (_scored(_model(task, opened(family), w), held.inputs[0]) for w in (weights, Weights()))
     quality = _judged(task, prepared(family), "auc", artifact)
     value, baseline = (float(roc_auc_score(held.labels, scores)) for scores in (ours, theirs))
     assert quality.value == pytest.approx(value, abs=1e-3) and quality.baseline == pytest.approx(baseline, abs=1e-3)
@@ -417,7 +413,7 @@ def test_a_narrow_model_is_judged_through_the_engine(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"recommender": "fm"}, r"recommender is one of dcn-v2, dlrm, sasrec, but got 'fm'"),
+        ({"recommender": "fm"}, r"recommender is one of dcn-v2, dlrm, sasrec or package.module:factory, but got 'fm'"),
         ({"source": "netflix"}, r"data\.source is one of .*table:FILE.* but got 'netflix'"),
         ({"columns": None}, r"data\.columns must say what those of a table hold, but got none"),
         ({"source": "table:/nowhere/clicks.csv"}, r"nowhere/clicks\.csv.*must be a file, but got none"),

@@ -36,7 +36,7 @@ LEARNING = Distillation(2.0, 0.5, 1)
 LINEAR: Mapping[str, tuple[str, str, tuple[int, int]]] = {
     "dcn-v2": ("mlp", "mlp.0", (42, 64)),
     "dlrm": ("top", "top.0", (23, 64)),
-    "sasrec": ("mlp", "blocks.0.feed_forward.inner", (16, 32)),
+    "sasrec": ("feed_forward", "blocks.0.feed_forward.inner", (16, 32)),
 }
 # A quarter of the first layer's full rank, which is that of its inputs, to multiples of 8 where there are so many.
 QUARTER = {"dcn-v2": 8, "dlrm": 8, "sasrec": 4}

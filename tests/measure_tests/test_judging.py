@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives import judging
-from objectives.arms import Arm, named
-from objectives.holdout import read_requests
+from objectives.arms import Arm
+from objectives.holdout import HeldOut, write_held_out
 from objectives.judging import judge
 from objectives.record import Artifact, Quality
 from spaces.placement import Placement, Route, Seat
@@ -44,7 +44,7 @@ class Engine:
         return _scores(int(inputs["history"][0, -1]), inputs["item"], self.blur)
 
 
-def _users() -> dict[str, NDArray[Any]]:
+def _users() -> HeldOut:
     """What comes next is often what the latest item leads to, and never something that was taken before."""
     random = np.random.default_rng(2)
     seen = np.array([random.permutation(np.arange(1, ITEMS + 1))[:12] for _ in range(USERS)])
@@ -54,15 +54,14 @@ def _users() -> dict[str, NDArray[Any]]:
         free = np.setdiff1d(np.arange(1, ITEMS + 1), seen[user])
         liking = TASTE[seen[user, -1], free] + random.normal(size=len(free))
         labels[user] = free[np.argmax(liking)]
-    return {
-        "input.history": seen[:, -LENGTH:],
-        "labels": labels,
-        "groups": np.arange(USERS),
-        "seen": seen,
-        "items": np.arange(1, ITEMS + 1),
-        "slice.short": np.arange(USERS) % 3 == 0,
-        "slice.nobody": np.zeros(USERS, dtype=bool),
-    }
+    return HeldOut(
+        ({"history": seen[:, -LENGTH:]},),
+        labels,
+        np.arange(USERS),
+        {"short": np.arange(USERS) % 3 == 0, "nobody": np.zeros(USERS, dtype=bool)},
+        seen,
+        np.arange(1, ITEMS + 1),
+    )
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def holdout(tmp_path: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatc
     monkeypatch.setattr(judging, "open_replica", opened)
     folder = tmp_path / "holdout"
     folder.mkdir()
-    np.savez(folder / "test.npz", allow_pickle=False, **_users())
+    write_held_out(_users(), folder, "test")
     return folder
 
 
@@ -95,7 +94,8 @@ def _gains(metric: str, blur: float) -> NDArray[np.float64]:
     """Of each user, by sorting what is left of the catalogue."""
     name, cut = metric.split("@")
     users, gains = _users(), []
-    for seen, target in zip(users["seen"].tolist(), users["labels"].tolist(), strict=True):
+    assert users.seen is not None
+    for seen, target in zip(users.seen.tolist(), users.labels.tolist(), strict=True):
         left = np.array([item for item in range(1, ITEMS + 1) if item not in seen])
         order = left[np.argsort(-_scores(seen[-1], left, blur), kind="stable")].tolist()
         place = order.index(target) + 1
@@ -154,8 +154,8 @@ def test_rows_are_judged_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     item = random.integers(1, ITEMS + 1, rows)
     truth = TASTE[1, item] + random.normal(size=rows)
     masks = {"even": item % 2 == 0, "first users": np.arange(rows) < 100, "nobody": np.zeros(rows, dtype=bool)}
-    arrays = {"input.item": item, "labels": (truth > 0).astype(np.float32), "groups": np.arange(rows) // 10}
-    np.savez(tmp_path / "test.npz", **arrays, **{f"slice.{name}": mask for name, mask in masks.items()})
+    held = HeldOut(({"item": item},), (truth > 0).astype(np.float32), np.arange(rows) // 10, masks)
+    write_held_out(held, tmp_path, "test")
 
     def opened(file: Path, *_: object) -> Any:
         blur = BLUR[file.parent.name]
@@ -166,25 +166,8 @@ def test_rows_are_judged_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [part.name for part in quality.slices] == list(masks)
     for part in quality.slices[:2]:
         kept = masks[part.name]
-        ours, theirs = (
-            roc_auc_score(arrays["labels"][kept], _scores(1, item[kept], BLUR[arm])) for arm in ("ours", "base")
-        )
-        assert (part.rows, part.groups) == (kept.sum(), len(np.unique(arrays["groups"][kept])))
+        ours, theirs = (roc_auc_score(held.labels[kept], _scores(1, item[kept], BLUR[arm])) for arm in ("ours", "base"))
+        assert (part.rows, part.groups) == (kept.sum(), len(np.unique(held.groups[kept])))
         assert part.value == pytest.approx(ours) and part.baseline == pytest.approx(theirs)
         assert part.loss == pytest.approx((theirs - ours) / theirs)
     assert quality.slices[2].reason is not None
-
-
-def test_each_input_has_places_of_its_own_in_a_request(tmp_path: Path) -> None:
-    arrays = {
-        "input.history": np.arange(9).reshape(3, 3),
-        "offsets.history": np.array([0, 1, 2, 3]),
-        "input.item": np.arange(10, 16),
-        "offsets.item": np.array([0, 3, 4, 6]),
-    }
-    np.savez(tmp_path / "requests.npz", allow_pickle=False, **arrays)
-    requests = read_requests(tmp_path)
-    assert [request["history"].tolist() for request in requests] == [[[0, 1, 2]], [[3, 4, 5]], [[6, 7, 8]]]
-    assert [request["item"].tolist() for request in requests] == [[10, 11, 12], [13], [14, 15]]
-    with np.load(tmp_path / "requests.npz") as stored:
-        assert {name: len(values) for name, values in named(stored, "input").items()} == {"history": 3, "item": 6}

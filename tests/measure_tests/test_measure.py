@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 from objectives import judging, timing
 from objectives.arms import Arm, quiet, warm_up
+from objectives.holdout import HeldOut, read_held_out, write_held_out, write_requests
 from objectives.judging import judge, run_rows
 from objectives.measurement import throughput
 from objectives.measurement.latency import Window, time_side_by_side
@@ -69,12 +70,10 @@ def holdout(tmp_path: Path) -> Path:
     item = random.integers(0, ITEMS, ROWS)
     labels = (WEIGHTS[item] + random.normal(size=ROWS) > 0).astype(np.float32)
     groups = random.integers(0, 40, ROWS)
-    arrays: dict[str, Any] = {"input.item": item, "labels": labels, "groups": groups}
-    arrays |= {"slice.even items": item % 2 == 0, "slice.nobody": groups < 0}
-    np.savez(folder / "validation.npz", **arrays)
-    offsets = np.concatenate([[0], np.cumsum(random.permutation(np.arange(1, 31)))])
-    requested: dict[str, Any] = {"input.item": random.integers(0, ITEMS, offsets[-1]), "offsets.item": offsets}
-    np.savez(folder / "requests.npz", **requested)
+    held = HeldOut(({"item": item},), labels, groups, {"even items": item % 2 == 0, "nobody": groups < 0})
+    write_held_out(held, folder, "validation")
+    sizes = random.permutation(np.arange(1, 31)).tolist()
+    write_requests([{"item": random.integers(0, ITEMS, size)} for size in sizes], folder)
     return folder
 
 
@@ -158,8 +157,8 @@ class Judged:
         return judge(self.cache, self.holdout, "validation", "auc", (ours, arm), baseline, 0, 0.95)
 
     def loss(self, blur: float) -> float:
-        with np.load(self.holdout / "validation.npz") as arrays:
-            item, labels = arrays["input.item"], arrays["labels"]
+        held = read_held_out(self.holdout, "validation")
+        item, labels = held.inputs[0]["item"], held.labels
         auc, base = (roc_auc_score(labels, self.scores(item, b)) for b in (blur, 0.0))
         return float((base - auc) / base)
 

@@ -143,7 +143,7 @@ def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score],
 @pytest.mark.parametrize("metric", ["auc", "gauc", "ndcg@10"])
 def test_intervals_are_those_of_a_bootstrap_that_copies_rows(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same draws of users, each resample written out and judged by another; a slice has its rows of each."""
-    monkeypatch.setattr(paired_loss, "group_weights", partial(group_weights, resamples=40))
+    monkeypatch.setattr(paired_loss, "group_weights", lambda groups, seed, _: group_weights(groups, seed, 40))
     paired, arms, groups = _judge(metric, seed=5)
     part = groups % 3 > 0
     quality = paired(seed=7, confidence=0.9, slices={"part": part})

@@ -138,13 +138,15 @@ def test_what_is_judged_and_what_is_told_are_of_one_model(opened: PointwiseRecom
     held, facts = opened.held_out("test"), opened.facts()
     assert held.seen is held.items is None
     assert set(held.slices) == {"users with little history", "rare items"}
-    assert {len(values) for values in (*held.inputs.values(), held.labels, held.groups, *held.slices.values())} == {129}
-    auc = roc_auc_score(held.labels, _scores(opened, held.inputs))
+    assert {len(values) for values in (*held.inputs[0].values(), held.labels, held.groups, *held.slices.values())} == {
+        129
+    }
+    auc = roc_auc_score(held.labels, _scores(opened, held.inputs[0]))
     assert facts.reference_metric == "auc" and facts.references["baseline"] == pytest.approx(auc, abs=1e-9)
     assert facts.rows == {"train": TRAIN, "validation": 128, "test": 129} and facts.users == 40
     assert facts.training["history"][facts.training["best_epoch"]] == max(facts.training["history"])
     validation = opened.held_out("validation")
-    best = roc_auc_score(validation.labels, _scores(opened, validation.inputs))
+    best = roc_auc_score(validation.labels, _scores(opened, validation.inputs[0]))
     assert best == pytest.approx(max(facts.training["history"]), abs=1e-9), "the best epoch's weights are kept"
 
 

@@ -148,7 +148,7 @@ def test_what_a_user_had_taken_and_what_came_next(
     assert held.seen is not None and held.items is not None
     assert held.groups.tolist() == list(range(140)) and held.items.tolist() == list(range(1, ITEMS + 1))
     assert held.labels.tolist() == [user[-behind] for user in events]
-    assert held.inputs["history"].tolist() == [_padded(user[:-behind], 6) for user in events]
+    assert held.inputs[0]["history"].tolist() == [_padded(user[:-behind], 6) for user in events]
     assert [sorted(set(row) - {0}) for row in held.seen.tolist()] == [sorted(set(user[:-behind])) for user in events]
 
 
@@ -172,7 +172,7 @@ def test_of_many_users_some_are_judged(home: Path, monkeypatch: pytest.MonkeyPat
     held, whole = opened.held_out("test"), _whole(opened)
     assert len(held.groups) == 30 and np.all(np.diff(held.groups) > 0)
     assert np.array_equal(held.labels, whole.labels[held.groups])
-    assert np.array_equal(held.inputs["history"], whole.inputs["history"][held.groups])
+    assert np.array_equal(held.inputs[0]["history"], whole.inputs[0]["history"][held.groups])
     assert all(np.array_equal(mask, whole.slices[name][held.groups]) for name, mask in held.slices.items())
     assert held.seen is not None and whole.seen is not None
     for row, user in enumerate(held.groups.tolist()):
@@ -193,7 +193,7 @@ def test_what_is_told_is_the_meters_own_metric(opened: SequentialRecommender, ev
     assert held.seen is not None
 
     def score(user: int) -> NDArray[np.float32]:
-        history = torch.from_numpy(held.inputs["history"][[user]])
+        history = torch.from_numpy(held.inputs[0]["history"][[user]])
         with torch.inference_mode():
             scores: NDArray[np.float32] = opened.model(history=history, item=torch.arange(1, ITEMS + 1)).numpy()
         return scores

@@ -88,7 +88,7 @@ def test_init_writes_a_file_that_validates_and_never_overwrites(tmp_path: Path) 
     assert leanrec("init", "study.yaml", home=tmp_path).returncode == 0
     done = leanrec("validate", "study.yaml", "--only-file", "--json", home=tmp_path)
     assert done.returncode == 0
-    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01}
+    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}}
     again = leanrec("init", "study.yaml", home=tmp_path)
     assert (again.returncode, len(again.stderr.strip().splitlines())) == (2, 1)
 

@@ -371,10 +371,14 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "name: must be at most 100 lower-case letters, digits, '.', '_' and '-', a letter or digit first, b",
     ),
     ({"name": None}, "name: must be at most 100 lower-case"),
-    ({"recommender": "gru4rec"}, "recommender: must be one of dcn-v2, dlrm, sasrec, but got 'gru4rec'"),
+    (
+        {"recommender": "gru4rec"},
+        "recommender: must be one of dcn-v2, dlrm, sasrec, or package.module:factory, but got 'gru4rec'",
+    ),
     (
         {"recommender": "dcn_v2"},
-        "recommender: must be one of dcn-v2, dlrm, sasrec, but got 'dcn_v2'; did you mean 'dcn-v2'?",
+        "recommender: must be one of dcn-v2, dlrm, sasrec, or package.module:factory, but got 'dcn_v2'; did you mean "
+        "'dcn-v2'?",
     ),
     ({"sizes": None}, "sizes: must be a mapping of those of the baseline's sizes that differ, but got null"),
     (
@@ -392,7 +396,20 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"data": {"source": "tables:x.csv"}}, f"data.source: must be {SOURCES}, but got 'tables:x.csv'"),
     ({"data": {"source": 3}}, f"data.source: must be {SOURCES}, but got 3"),
     ({"data": {}}, f"data.source: missing; must be {SOURCES}"),
-    ({"data": None}, f"data.source: missing; must be {SOURCES}"),
+    ({"data": None}, f"data: missing; must be a mapping with a source: {SOURCES}"),
+    (
+        {"recommender": "shop:factory"},
+        "data: must be left out for one's own recommender, whose factory gives it, but got 'ml-100k'",
+    ),
+    (
+        {"recommender": "shop:factory", "data": None, "sizes": {"mlp": 3}},
+        "sizes: must be left out for one's own recommender, whose factory gives it, but got {mlp: 3}",
+    ),
+    ({"recommender": "shop factory"}, "recommender: must be one of dcn-v2"),
+    (
+        {"quality": {"slices": {"rare items": 2}}},
+        "quality.slices.'rare items': must be a mapping of slice to a number above 0 and below 1",
+    ),
     ({"data": "ml-100k"}, f"data: must be a mapping with a source: {SOURCES}, but got 'ml-100k'"),
     ({"data": {"source": "criteo:"}}, "data.source: must be criteo:FILE, but got 'criteo:'"),
     ({"data": {"source": "table:", "columns": COLUMNS}}, "data.source: must be table:FILE, but got 'table:'"),
@@ -460,8 +477,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "data.user_turnover: must be a number from 0 to 1, but got 2",
     ),
     ({"data": {"source": "synthetic", "order": -0.1}}, "data.order: must be a number from 0 to 1, but got -0.1"),
-    ({"quality": 3}, "quality: must be a mapping with the keys metric, max_loss, but got 3"),
-    ({"quality": []}, "quality: must be a mapping with the keys metric, max_loss, but got []"),
+    ({"quality": 3}, "quality: must be a mapping with the keys metric, max_loss, slices, but got 3"),
+    ({"quality": []}, "quality: must be a mapping with the keys metric, max_loss, slices, but got []"),
     ({"quality": {"metric": "ndcg"}}, f"quality.metric: must be {METRICS}, but got 'ndcg'"),
     ({"quality": {"metric": "ndcg@0"}}, f"quality.metric: must be {METRICS}, but got 'ndcg@0'"),
     ({"quality": {"metric": "auc\n"}}, f"quality.metric: must be {METRICS}, but got 'auc\\n'"),
@@ -870,7 +887,7 @@ def test_the_nearest_value_is_hinted_at() -> None:
 def test_the_first_error_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = "seed: -1\nslo: {ms: -1, percentile: 3}\nname: a\nquality: {max_lose: 1}\n"
     assert refused(load, written(tmp_path, text)) == (
-        "seed: must be a whole number from 0 to 4294967295, but got -1 (and 4 more)"
+        "seed: must be a whole number from 0 to 4294967295, but got -1 (and 3 more)"
     )
     text = "quality: {max_lose: 1}\nseed: -1\nname: a\ndata: {source: ml-100k}\n"
     assert refused(load, written(tmp_path, text)) == (
@@ -1066,8 +1083,7 @@ def test_the_template_has_every_key_of_a_tables_columns() -> None:
 
 
 def test_the_template_says_what_each_choice_may_be() -> None:
-    recommenders = get_args(StudyConfig.model_fields["recommender"].annotation)
-    assert recommenders == ("dcn-v2", "dlrm", "sasrec")
+    recommenders = (*module.BUILT_IN, "package.module:factory")
     techniques = (*space_sections._WIDTHS, "bf16", *IMPORTANCES, *CALIBRATIONS, FULL, SHARED, MIXED)
     metrics, sources = ("auc", "gauc", "ndcg@K", "hr@K"), ("ml-100k", "movielens:DIR", "table:FILE", "criteo:FILE")
     for word in (*get_args(module.Objective), *metrics, *sources, "poisson", *recommenders, *techniques):
@@ -1078,7 +1094,7 @@ def test_the_examples_in_the_template_can_be_used() -> None:
     lines = TEMPLATE.replace("# for example: ", "").splitlines()
     examples = [line.strip() for line in TEMPLATE.splitlines() if "# for example: " in line]
     keys = {line.removeprefix("# for example: ").split(":")[0] for line in examples}
-    assert len(examples) == len(keys) == 25
+    assert len(examples) == len(keys) == 26
     with_examples = "\n".join(line for line in lines if not re.match(rf"\s*({'|'.join(keys)}): null", line))
     config = parse(yaml.safe_load(with_examples))
     space = config.space

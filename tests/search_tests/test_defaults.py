@@ -357,10 +357,11 @@ def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None
     whole = space()
     candidates = [whole.suggest(FixedTrial(knobs)) for knobs in whole.starts()]
     assert candidates[0].is_baseline
-    assert [candidate.weights.origin for candidate in candidates] == ["baseline", "student", "pruned", "baseline"]
+    origins = [candidate.weights.origin for candidate in candidates]
+    assert origins == ["baseline", "student", "pruned", "student", "baseline"]
     pruning = candidates[2].weights.pruning
     assert pruning is not None and pruning.ratios == (("mlp", 0.45), ("tables", 0.45))
-    for candidate in candidates[1:3]:
+    for candidate in candidates[1:4]:
         weights = candidate.weights
         assert (weights.low_rank, weights.attention, weights.table_forms) == (None, None, ())
 

@@ -46,7 +46,7 @@ def test_optuna_sees_the_tolerated_loss_as_a_constraint(space: SearchSpace, stor
         trial, _ = study.ask(space)
         study.tell(trial.number, complete_outcome(loss=loss), 0)
     raw = optuna.load_study(study_name="s", storage=storage)
-    assert [t.constraints["quality_loss"] for t in raw.trials] == pytest.approx([-0.005, 0.01])
+    assert [t.constraints["loss on all rows"] for t in raw.trials] == pytest.approx([-0.005, 0.01])
     assert [t.number for t in raw.best_trials] == [0]
 
 

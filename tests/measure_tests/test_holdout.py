@@ -1,0 +1,49 @@
+"""Held-out rows and requests come back as they were written, whatever their lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from objectives.holdout import HeldOut, read_held_out, read_requests, write_held_out, write_requests
+
+
+def test_requests_of_several_lengths_come_back(tmp_path: Path) -> None:
+    """An input that is given once, one of each row, and one whose length differs between requests."""
+    random = np.random.default_rng(0)
+    sent = [
+        {
+            "user": random.integers(9, size=1),
+            "item": random.integers(9, size=rows),
+            "history": random.integers(9, size=(rows, length)),
+            "price": random.random((rows, 2)).astype(np.float32),
+        }
+        for rows, length in ((3, 2), (1, 5), (4, 1), (2, 0))
+    ]
+    write_requests(sent, tmp_path)
+    found = read_requests(tmp_path)
+    assert len(found) == len(sent)
+    for one, other in zip(found, sent, strict=True):
+        assert list(one) == list(other)
+        for name in one:
+            assert one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name])
+
+
+def test_blocks_slices_and_other_labels_come_back(tmp_path: Path) -> None:
+    blocks = ({"item": np.arange(3), "history": np.ones((3, 2))}, {"item": np.arange(2), "history": np.ones((2, 4))})
+    held = HeldOut(blocks, np.arange(5), np.arange(5), {"odd.ones": np.arange(5) % 2 == 1}, others={"like": np.ones(5)})
+    write_held_out(held, tmp_path, "test")
+    found = read_held_out(tmp_path, "test")
+    assert [{n: v.tolist() for n, v in block.items()} for block in found.inputs] == [
+        {n: v.tolist() for n, v in block.items()} for block in blocks
+    ]
+    assert found.labels.tolist() == found.groups.tolist() == list(range(5)) and found.seen is found.items is None
+    assert found.slices["odd.ones"].tolist() == [False, True, False, True, False]
+    assert found.others["like"].tolist() == [1.0] * 5
+
+
+def test_a_ranking_has_a_catalogue_and_what_was_seen_of_it() -> None:
+    with pytest.raises(ValueError, match="but got one of them"):
+        HeldOut(({},), np.arange(2), np.arange(2), items=np.arange(3))
