@@ -14,7 +14,7 @@ USERS, ITEMS, SHOPS, ROWS = 300, 500, 40, 20_000
 class Ranker(nn.Module):
     """Embeddings, a gate, a tower: nothing that leanrec has seen before."""
 
-    def __init__(self, width: int = 256) -> None:
+    def __init__(self, width: int = 512) -> None:
         super().__init__()
         self.user, self.item, self.shop = nn.Embedding(USERS, 16), nn.Embedding(ITEMS, 16), nn.Embedding(SHOPS, 16)
         self.gate = nn.Linear(49, 49)
@@ -32,7 +32,7 @@ class Shop:
     def __init__(self) -> None:
         self.data = clicks()
         self.model = trained(self.data["train"])
-        self.shapes = {"width": [16, 32, 64, 256]}
+        self.shapes = {"width": [16, 32, 64, 128, 512]}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
@@ -48,7 +48,7 @@ class Shop:
         random = np.random.default_rng(seed)
         inputs, _ = self.data["test"]
         for _ in range(300):
-            rows = random.integers(len(inputs["user"]), size=int(random.lognormal(5, 0.5)))
+            rows = random.integers(len(inputs["user"]), size=int(random.lognormal(5.3, 0.5)))
             request = {name: values[rows].numpy() for name, values in inputs.items()}
             yield request | {"user": np.repeat(request["user"][:1], len(rows))}
 
