@@ -408,7 +408,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"recommender": "shop factory"}, "recommender: must be one of dcn-v2"),
     (
         {"quality": {"slices": {"rare items": 2}}},
-        "quality.slices.'rare items': must be a mapping of slice to a number above 0 and below 1",
+        "quality.slices.'rare items': must be a mapping of slice to a number",
     ),
     ({"data": "ml-100k"}, f"data: must be a mapping with a source: {SOURCES}, but got 'ml-100k'"),
     ({"data": {"source": "criteo:"}}, "data.source: must be criteo:FILE, but got 'criteo:'"),
