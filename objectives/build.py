@@ -26,6 +26,7 @@ from objectives.compression.export import (
 )
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_widths
+from objectives.compression.saving import save_graph
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
@@ -39,6 +40,7 @@ from objectives.rehearsal import rehearse
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
+from objectives.undertrained import undertrained
 from spaces.anatomy import Anatomy
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.precision import Precision
@@ -71,7 +73,11 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         for part in ("validation", "test"):
             write_held_out(recommender.held_out(part), into, part)
         write_requests(list(recommender.requests(task.seed)), into)
-        (into / "facts.json").write_text(json.dumps(to_plain(recommender.facts())))
+        facts = to_plain(recommender.facts())
+        if not recommender.facts().training:  # a built-in baseline was trained until it gained no more
+            progress("baseline: looking whether one more pass of training would better it")
+            facts["undertrained"] = undertrained(recommender, task.seed)
+        (into / "facts.json").write_text(json.dumps(facts))
 
     make_once(holdout, write)
     progress("baseline: exporting it")
@@ -89,6 +95,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         median_rows=rows,
         featured=recommender.hidden is not None,
         built=recommender.built,
+        columns=recommender.columns,
         student=recommender.student(),
         inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
         baseline=artifact,
@@ -135,8 +142,7 @@ def _export(
             arrays = {name: values.numpy() for name, values in rows.items()}
             source = onnx.load(str(Path(task.home) / plain.path))
             graph, parity = _narrowed(source, stored, form, _user_inputs(recommender), fitted, arrays)
-        onnx.save(graph, str(into / MODEL))
-        size = (into / MODEL).stat().st_size
+        size = save_graph(graph, into / MODEL)
         if form.cut:
             size = _write_cut(graph, into)
         facts = {"widths": read_widths(graph, fitted.anatomy), "parity": parity, "model_bytes": size}

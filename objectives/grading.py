@@ -37,16 +37,24 @@ def grade(
         ValueError: the user's function fails.
         UndefinedLossError: it gives 0 or nothing for the baseline, or too often nothing.
     """
-    held = read_held_out(holdout, part)
-    theirs = _arm(recommender, _main(Path(baseline)), held)
-    found = (
-        paired_loss(
-            recommender.metric, _arm(recommender, _main(Path(path)), held), theirs, held.groups, seed, confidence,
-            held.slices, _RESAMPLES,
-        )
-        for path in candidates
-    )  # fmt: skip
+    held, theirs = read_held_out(holdout, part), _main(Path(baseline))
+    found = (graded(recommender, _main(Path(path)), theirs, held, seed, confidence) for path in candidates)
     return max(found, key=lambda quality: quality.loss)
+
+
+def graded(
+    recommender: Recommender,
+    candidate: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+    held: HeldOut,
+    seed: int,
+    confidence: float,
+) -> Quality:
+    """Of scores, (n,) each."""
+    ours, theirs = (_arm(recommender, scores, held) for scores in (candidate, baseline))
+    return paired_loss(
+        recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices, resamples=_RESAMPLES
+    )
 
 
 def _main(scores: Path) -> NDArray[np.float32]:

@@ -143,9 +143,14 @@ class Measurement:
     footprint: Footprint
 
 
+# Beside a model file that is too large for one.
+WEIGHTS = "weights.bin"
+
+
 @dataclass(frozen=True)
 class Artifact:
-    """One exported model file (relative to the home) and what was read back from its graph."""
+    """One exported model file (relative to the home), with its weights beside it where it is large, and what was read
+    back from its graph."""
 
     key: str
     path: str
@@ -183,6 +188,8 @@ class Prepared:
     median_rows: of the requests
     featured: whether a module is known whose outputs are features to distil
     built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
+    undertrained: what one more pass of training gains, where that is certain
+    columns: names of a model's outputs, the main one first, where there are several
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
     """
 
@@ -207,6 +214,8 @@ class Prepared:
     median_rows: int = 200
     featured: bool = True
     built: bool = True
+    undertrained: str | None = None
+    columns: tuple[str, ...] = ()
     reference_metric: str = "auc"
 
 

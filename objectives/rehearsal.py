@@ -19,6 +19,7 @@ from objectives.compression.export import Signature, check_parity, check_request
 from objectives.compression.low_rank import factorise
 from objectives.compression.precision import quantise
 from objectives.compression.pruning import prune
+from objectives.compression.saving import save_graph
 from objectives.fitting import course_of
 from objectives.holdout import write_requests
 from objectives.jobs import one_line
@@ -60,7 +61,7 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
         requests = list(recommender.requests(seed))
         check_requests(model, graph, requests[:_STEPS], signature)
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph, str(folder / MODEL))
+    size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"):
         tried = tuple(_techniques(recommender, traced.anatomy, graph, signature))
@@ -68,7 +69,7 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
         _learn(recommender, seed)
     seconds["step"] /= _STEPS
     return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, str(folder), parity, (folder / MODEL).stat().st_size, seconds,
+        traced.anatomy, traced.left_alone, tried, str(folder), parity, size, seconds,
         recommender.per_pass,
     )  # fmt: skip
 

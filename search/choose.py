@@ -242,7 +242,7 @@ def bundle_up(
     }
     write_bundle(
         folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
-        _card(config, candidate, outcome, confirmed, why, machine), example,
+        _card(config, candidate, outcome, confirmed, why, machine), example, prepared.columns,
     )  # fmt: skip
 
 

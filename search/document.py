@@ -65,6 +65,8 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "references": references,
         "reference_metric": prepared.get("reference_metric", "auc"),
         "split": prepared.get("split", ""),
+        "undertrained": prepared.get("undertrained"),
+        "left_alone": dict(prepared.get("left_alone") or {}),
         "front_size": sum(on_front),
         "counts": counts,
         "chosen": facts.get("chosen"),

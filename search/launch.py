@@ -209,6 +209,8 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
         + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in sorted(known.items(), key=_descending))
         + f" ({prepared.rows['test']:,} rows, {prepared.users:,} users)"
     )
+    if prepared.undertrained is not None:
+        console.warn(f"the baseline is under-trained: {prepared.undertrained}; what distilling gains is partly that")
     simple = [value for name, value in known.items() if name in ("popularity", "logistic_regression")]
     if simple and known["baseline"] <= max(simple):
         console.warn("the baseline does not beat the references: a smaller model may be all that the data need")

@@ -105,7 +105,7 @@ def _timed_again(
     assert artifact is not None
     again: Row = {"trial": row["trial"], "then": _then(row), "now": None, "agrees": None, "reason": None}
     model = session.home.root / artifact.path
-    for file in (model.with_name(name) for name in model_files(candidate.placement)):
+    for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
             return again | {"reason": f"its model file is gone from the cache: {file}"}
     recording = jobs.recording(f"remeasure-{row['trial']}")

@@ -216,6 +216,10 @@ def doubts(document: Document) -> list[str]:
             f"The smallest loss that this data can show is {percent(resolution)}, more than the tolerated "
             f"{percent(max_loss)}: with so few held-out rows, no loss of that size can be seen."
         )
+    if document.get("undertrained"):
+        said.append(
+            f"The baseline is under-trained: {document['undertrained']}. Part of what distilling gains is just that."
+        )
     complete = document["counts"]["complete"]
     if complete < FEW_TRIALS:
         said.append(f"Only {count(complete, 'trial')} ran to the end, so a longer search may well find better.")

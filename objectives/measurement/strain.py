@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import resource
 import time
@@ -111,10 +112,14 @@ class Watch:
         foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
         return Strain(wall, cpu, waiting, foreign, max(0.0, self._cores * wall - cpu - foreign), stolen, switches)
 
+    def _files(self, pattern: str) -> list[Path]:
+        """Unlike pathlib's, this search goes on where a process ends while it is looked at."""
+        return [Path(name) for name in glob.iglob(str(self._proc / pattern))]
+
     def _read(self) -> Mapping[str, float]:
         busy, stolen = _cores(self._proc)
-        delay = sum(_schedstat(file)[1] for file in self._proc.glob("self/task/*/schedstat"))
-        threads = list(self._proc.glob("[0-9]*/task/*/schedstat"))
+        delay = sum(_schedstat(file)[1] for file in self._files("self/task/*/schedstat"))
+        threads = self._files("[0-9]*/task/*/schedstat")
         ran = sum(_schedstat(file)[0] for file in threads) if len(threads) <= _MOST_THREADS else 0.0
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {

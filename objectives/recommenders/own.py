@@ -36,6 +36,7 @@ _TELLING = 20
 # Of the users by their rows in train, and of the items: the share that counts as having little.
 _FEW = 0.25
 _LEARNING_RATE = 1e-3
+_LARGEST = 1_900_000_000
 # Those of scores and labels that leanrec knows.
 _METRICS = ("auc", "gauc")
 
@@ -279,6 +280,10 @@ class OwnRecommender:
             return self.names_of(self.outputs(self.model.eval(), inputs))
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        return () if self._names is None else tuple(map(str, self._names))
+
+    @property
     def _main(self) -> Any:
         return None if self._names is None else self._names[0]
 
@@ -370,6 +375,12 @@ def open_own(task: Task, progress: Progress) -> OwnRecommender:
     progress(f"recommender: calling {task.recommender}")
     given = given_by(load_factory(task.recommender, Path.cwd()), task.recommender)
     torch.manual_seed(task.seed)
+    size = 4 * sum(tensor.numel() for tensor in given.model.state_dict().values())
+    if size > _LARGEST:
+        raise FactoryError(
+            f"{given.name}: model must hold {_LARGEST / 1e9:.1f} GB of weights at most, which is what one ONNX graph can "
+            f"hold, but holds {size / 1e9:.1f} GB"
+        )
     recommender = OwnRecommender(given, task, _sent(given, task.seed))
     _try_out(recommender)
     return recommender

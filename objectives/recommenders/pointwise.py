@@ -58,6 +58,7 @@ class PointwiseRecommender:
     once: frozenset[str] = frozenset()
     method: Method = "forward"
     graded: bool = False
+    columns: tuple[str, ...] = ()
     built: bool = True
     answer: Answer = "logits"
 

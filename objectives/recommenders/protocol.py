@@ -102,6 +102,11 @@ class Recommender(Protocol):
         """What the scores are."""
         ...
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the scores' columns, where there are several."""
+        ...
+
     def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
         """What the model gives in training."""
         ...

@@ -73,6 +73,7 @@ class SequentialRecommender:
     hidden: str = "norm"
     method: Method = "positions"
     graded: bool = False
+    columns: tuple[str, ...] = ()
     built: bool = True
     answer: Answer = "lists"
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.record import InputSpec
+from objectives.record import WEIGHTS, InputSpec
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
@@ -54,9 +54,11 @@ class Bundle:
         return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute)
 
 
-def model_files(placement: Placement) -> tuple[str, ...]:
-    """Names of the files that hold the model: two where it was cut at its tables."""
-    return (MODEL,) if placement.lookup is None else (TABLES, DENSE)
+def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:
+    """Names of the files in a folder that hold the model: two where it was cut at its tables, and where it is large."""
+    if placement.lookup is not None:
+        return TABLES, DENSE
+    return (MODEL, WEIGHTS) if (folder / WEIGHTS).exists() else (MODEL,)
 
 
 def write_bundle(
@@ -68,12 +70,14 @@ def write_bundle(
     inputs: Sequence[InputSpec],
     card: str,
     example: Mapping[str, NDArray[Any]],
+    columns: Sequence[str] = (),
 ) -> None:
     """Write a bundle whole or not at all; one of ours that lies there already is replaced.
 
     Args:
         model: the model's file; one that was cut has its two files beside it
         example: one request of a few rows; the pool's scores for it go into the manifest, for `verify`
+        columns: of a model with several outputs their names, the main one first
 
     Raises:
         BundleError: something else lies at `folder`.
@@ -85,7 +89,7 @@ def write_bundle(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        names = model_files(candidate.placement)
+        names = model_files(candidate.placement, model.parent)
         for file in names:
             shutil.copyfile(model.with_name(file), partial / file)
         (partial / CANDIDATE).write_text(json.dumps(to_plain(candidate), indent=2) + "\n")
@@ -97,7 +101,7 @@ def write_bundle(
             "format": FORMAT,
             "name": name,
             "inputs": to_plain(list(inputs)),
-            "output": {"name": "scores", "dtype": "float32", "shape": []},
+            "output": {"name": "scores", "dtype": "float32", "shape": list(scores.shape[1:]), "columns": list(columns)},
             "files": {file: _sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
             "verified_on": {
                 "cpu": cpu_model(),
@@ -142,7 +146,7 @@ def read_bundle(folder: Path) -> Bundle:
         inputs = tuple(from_plain(InputSpec, item) for item in manifest["inputs"])
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder} holds a candidate or inputs that cannot be read: {error}") from error
-    for name in model_files(candidate.placement):
+    for name in {*model_files(candidate.placement, folder), *({WEIGHTS} & set(files))}:
         _check(folder, name, files)
     return Bundle(folder, str(manifest["name"]), candidate, inputs, manifest)
 

@@ -160,3 +160,117 @@ def test_a_model_that_cannot_be_traced_is_named_with_the_line_at_fault() -> None
     with pytest.raises(TraceError, match=r"torch\.export, but got .*forward, line \d+ of test_tracing\.py") as caught:
         trace(Choosing(), {"numbers": torch.randn(5, 2)})
     assert "\n" not in str(caught.value)
+
+
+# --- the hard cases: each is compressed where it can be, or left alone and said ---
+
+
+class Bagged(nn.Module):
+    """An EmbeddingBag with offsets, a table that two inputs share, and a tower with batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(50, 8, mode="sum", include_last_offset=True)
+        self.item = nn.Embedding(40, 8)
+        self.tower = nn.Sequential(nn.Linear(24, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, words: Tensor, ends: Tensor, item: Tensor, last: Tensor) -> Tensor:
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+        return self.tower(torch.cat([self.bag(words, offsets), self.item(item), self.item(last)], 1)).squeeze(1)
+
+
+def test_a_bag_and_a_shared_table_are_tables() -> None:
+    torch.manual_seed(0)
+    example = {
+        "words": torch.randint(50, (12,)),
+        "ends": torch.tensor([3, 5, 9, 12]),
+        "item": torch.randint(40, (4,)),
+        "last": torch.randint(40, (4,)),
+    }
+    traced = trace(Bagged(), example)
+    tables, tower = traced.anatomy.groups
+    assert (tables.name, set(tables.modules)) == ("tables", {"bag", "item"}) and tables.prunable
+    assert {(cut.tensor, cut.axis, cut.repeats) for width in tables.widths for cut in width.cuts} == {
+        ("bag.weight", 1, 1),
+        ("item.weight", 1, 1),
+        ("tower.0.weight", 1, 1),
+        ("tower.0.weight", 1, 2),
+    }
+    assert [width.units for width in tower.widths] == [32] and tower.modules == ("tower.0",)
+    assert dict((table.name, table.inputs) for table in traced.anatomy.tables)["item"] == ("item", "last")
+
+
+def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.item = nn.Embedding(40, 16)
+            self.attend = nn.MultiheadAttention(16, 4, batch_first=True)
+            self.tower = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 1))
+
+        def forward(self, history: Tensor) -> Tensor:
+            read = self.item(history)
+            return self.tower(self.attend(read, read, read, need_weights=False)[0].mean(1)).squeeze(1)
+
+    traced = trace(Attending(), {"history": torch.randint(40, (5, 6))})
+    groups = {group.name: group for group in traced.anatomy.groups}
+    assert "packs its projections" in traced.left_alone["attend"]
+    assert groups["attend"].kind == "attention" and not groups["attend"].prunable
+    assert not groups["tables"].prunable and groups["tables"].unprunable_reason
+    assert groups["tower"].prunable
+
+
+def test_an_operator_without_a_rule_pins_what_it_reads() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(4, 16), nn.Linear(16, 12), nn.Linear(12, 1)
+
+        def forward(self, numbers: Tensor) -> Tensor:
+            x = torch.cumsum(self.first(numbers), dim=1)
+            return self.third(torch.relu(self.second(x))).squeeze(1)
+
+    traced = trace(Sorted(), {"numbers": torch.randn(5, 4)})
+    widths = [width.name for group in traced.anatomy.groups for width in group.widths]
+    assert widths == ["second"], "only what the running sum does not read"
+
+
+def test_a_custom_operator_is_named() -> None:
+    @torch.library.custom_op("leanrec_test::twice", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return 2 * x
+
+    @twice.register_fake
+    def _(x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 16)
+            self.head = nn.Linear(16, 1)
+
+        def forward(self, numbers: Tensor) -> Tensor:
+            return self.head(torch.ops.leanrec_test.twice(self.first(numbers))).squeeze(1)
+
+    traced = trace(Custom(), {"numbers": torch.randn(5, 4)})
+    (group,) = traced.anatomy.groups
+    assert group.unprunable_reason == "leanrec has no rule for leanrec_test::twice, which reads it"
+
+
+def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
+    """Nothing in the traced program tells that the forward counts on 16 units."""
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 16), nn.Linear(16, 1)
+
+        def forward(self, numbers: Tensor) -> Tensor:
+            x = torch.relu(self.first(numbers))
+            return self.second(x.view(-1, 16)).squeeze(1)
+
+    traced = trace(Counted(), {"numbers": torch.randn(5, 4)})
+    (group,) = traced.anatomy.groups
+    assert group.unprunable_reason is not None
+    assert group.unprunable_reason.startswith("with a unit less the model fails: RuntimeError: ")

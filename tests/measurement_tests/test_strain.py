@@ -279,3 +279,20 @@ print(strain.waiting > 0, strain.foreign > 0, strain.disturbed)
 def test_a_burner_on_the_only_core_is_noticed() -> None:
     done = subprocess.run([sys.executable, "-c", CROWDED], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "True"]
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_left_out(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is listed and gone when it is opened."""
+    scan = os.scandir
+
+    def gone(path: Any = ".") -> Any:
+        if str(path).endswith("/7/task"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    watch = Watch(machine.proc)
+    machine.clock(1, 0)
+    assert watch.strain().foreign == pytest.approx(0.0)

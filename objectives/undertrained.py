@@ -1,0 +1,62 @@
+"""Whether a baseline had learned all that its data tell: one more pass of its own loss, on a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from objectives.grading import graded
+from objectives.measurement.paired_loss import UndefinedLossError
+from objectives.measurement.quality import paired_quality
+from objectives.recommenders.protocol import Recommender
+
+
+def undertrained(recommender: Recommender, seed: int) -> str | None:
+    """What one more pass over train gains on validation where that is certain, the whole interval being a gain; None
+    where it is not, or cannot be told. The model itself is not changed."""
+    learner = copy.deepcopy(recommender.model).requires_grad_(True).train()
+    optimizer = recommender.optimizer(learner)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for inputs, labels in recommender.lessons(torch.Generator().manual_seed(seed)):
+            optimizer.zero_grad(set_to_none=True)
+            recommender.loss(recommender.outputs(learner, inputs), labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    held = recommender.held_out("validation")
+    ours, theirs = (_scores(recommender, model, held.inputs) for model in (learner, recommender.model))
+    try:
+        if recommender.graded:
+            quality = graded(recommender, ours, theirs, held, seed, 0.95)
+        else:
+            quality = paired_quality(recommender.metric, ours, theirs, held.labels, held.groups, seed)
+    except UndefinedLossError:
+        return None
+    if not quality.loss_interval[1] < 0:
+        return None
+    low, high = (-end for end in reversed(quality.loss_interval))
+    return f"one more pass over train betters {quality.metric} by {-quality.loss:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def _scores(
+    recommender: Recommender, model: nn.Module, blocks: Sequence[Any], chunk: int = 4096
+) -> NDArray[np.float32]:
+    """(n,) of the main output."""
+    found = []
+    with torch.inference_mode():
+        for block in blocks:
+            rows = len(next(iter(block.values())))
+            for start in range(0, rows, chunk):
+                part = {
+                    name: torch.from_numpy(values[start : start + (1 if name in recommender.once else chunk)])
+                    for name, values in block.items()
+                }
+                scores = recommender.scores(recommender.outputs(model.eval(), part))
+                found.append(scores if scores.ndim == 1 else scores[:, 0])
+    joined: NDArray[np.float32] = torch.cat(found).numpy()
+    return joined

@@ -1,0 +1,94 @@
+"""Models from packages that nobody here wrote: preflight, a short study, what was compressed and what was left alone.
+
+pip install -e '.[foreign]'
+python tests/benchmarks/foreign.py --home DIR [--model NAME ...] [--minutes 5] [--only-preflight]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ("din", "autoint", "ft_transformer", "bert")
+STUDY = """
+name: {name}
+recommender: foreign_models:{model}
+quality: {{max_loss: 0.01}}
+space: {{distillation: {{passes: 2}}}}
+budget: {{minutes: {minutes:g}}}
+"""
+
+
+def leanrec(folder: Path, *words: str) -> str:
+    """
+    Raises:
+        subprocess.CalledProcessError: it failed; what it said stands above.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "leanrec.py"), *words, "--home", str(folder)]
+    return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def best(rows: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    able = [row for row in rows if row["feasible"] and row["trial"]]
+    return min(able, key=lambda row: float(row["latency_ms"]["p95_ratio"]), default=None)
+
+
+def lines(model: str, rehearsed: Mapping[str, Any], front: Mapping[str, Any] | None) -> list[str]:
+    groups = "; ".join(f"{g['name']}: {', '.join(g['can']) or 'nothing'}" for g in rehearsed["groups"])
+    refused = [f"{g['name']}: {c['technique']} ({c['reason']})" for g in rehearsed["groups"] for c in g["cannot"]]
+    alone = [f"{one['module']} ({one['reason']})" for one in rehearsed["left_alone"]]
+    told = [
+        f"{model}: preflight {rehearsed['seconds']['all']:.0f} s",
+        f"  can be compressed: {groups}",
+        *(f"  cannot: {line}" for line in refused),
+        *(f"  left alone: {line}" for line in alone),
+    ]
+    row = None if front is None else best(front["rows"])
+    if row is not None:
+        latency, quality = row["latency_ms"], row["quality"]
+        low, high = latency["p95_ratio_interval"]
+        least, most = quality["loss_interval"]
+        told.append(
+            f"  best: p95 ratio {latency['p95_ratio']:.3f} [{low:.3f}, {high:.3f}]  throughput "
+            f"{row['throughput_ratio']:.1f}x  loss {quality['loss']:+.2%} [{least:+.2%}, {most:+.2%}]  {row['origin']}"
+        )
+    elif front is not None:
+        told.append(f"  no feasible point: {front['counts']}")
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--only-preflight", action="store_true")
+    options = parser.parse_args()
+    folder = options.home.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(__file__).with_name("foreign_models.py"), folder)
+    told: list[str] = []
+    for model in options.model:
+        name = model.replace("_", "-")
+        file = folder / f"{name}.yaml"
+        file.write_text(STUDY.format(name=name, model=model, minutes=options.minutes))
+        rehearsed = json.loads(leanrec(folder, "validate", str(file), "--json"))["preflight"]
+        front = None
+        if not options.only_preflight:
+            leanrec(folder, "run", str(file), "--minutes", str(options.minutes))
+            front = json.loads(leanrec(folder, "front", str(file), "--json"))
+        told += lines(model, rehearsed, front)
+    print("\n" + "\n".join(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Recommenders whose classes come from packages that nobody here wrote, as factories: trained on clicks drawn here.
+
+torch-rechub's DIN, DeepCTR-Torch's AutoInt, rtdl's FT-Transformer, and an encoder of Hugging Face's transformers over a
+history. Each adapter says in a few lines how named tensors reach the package's model, as a user's would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+USERS, ITEMS, KINDS, LENGTH, ROWS = 400, 800, 30, 20, 24_000
+_ENDS = {"train": (0, 18_000), "validation": (18_000, 21_000), "test": (21_000, ROWS)}
+
+
+def clicks() -> dict[str, np.ndarray[Any, Any]]:
+    """Users with tastes, items of kinds; a history holds what a user likes, codes from 1, 0 as padding."""
+    random = np.random.default_rng(0)
+    taste, look = random.normal(size=(USERS, 6)), random.normal(size=(ITEMS, 6))
+    kind = random.integers(KINDS, size=ITEMS)
+    liked = np.argsort(-(taste @ look.T) + random.gumbel(size=(USERS, ITEMS)), axis=1)[:, :LENGTH] + 1
+    liked[:, : LENGTH // 4] *= random.random((USERS, 1)) < 0.5
+    user, item = random.integers(USERS, size=ROWS), random.integers(ITEMS, size=ROWS)
+    logit = 0.8 * (taste[user] * look[item]).sum(1) + random.normal(size=KINDS)[kind[item]]
+    price = random.lognormal(size=ITEMS).astype(np.float32)[item]
+    clicked = (random.random(ROWS) < 1 / (1 + np.exp(-logit + 0.2 * price))).astype(np.float32)
+    return {
+        "user": user,
+        "item": item + 1,
+        "kind": kind[item],
+        "price": price,
+        "history": liked[user],
+        "clicked": clicked,
+    }
+
+
+class Shop:
+    """One model on those clicks; `takes` are the columns that its forward reads."""
+
+    metric = "auc"
+
+    def __init__(self, name: str, model: nn.Module, takes: tuple[str, ...], probabilities: bool, passes: int) -> None:
+        self.name, self.takes, self.probabilities = name, takes, probabilities
+        self.columns = {n: torch.from_numpy(values) for n, values in clicks().items()}
+        self.model = self._trained(model, passes)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        if self.probabilities:
+            return F.binary_cross_entropy(outputs.reshape(-1).clamp(1e-7, 1 - 1e-7), labels)
+        return F.binary_cross_entropy_with_logits(outputs.reshape(-1), labels)
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+        start, end = _ENDS[split]
+        for at in range(start, end, 500):
+            rows = slice(at, min(at + 500, end))
+            yield self._inputs(rows), self.columns["clicked"][rows], self.columns["user"][rows]
+
+    def requests(self, seed: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        """One user and some hundred items."""
+        random = np.random.default_rng(seed)
+        for _ in range(200):
+            size = int(np.clip(random.lognormal(4.6, 0.5), 1, 600))
+            rows = torch.from_numpy(random.integers(*_ENDS["test"], size=size))
+            request = {name: values.numpy() for name, values in self._inputs(rows).items()}
+            for name in {"user", "history"} & set(request):
+                request[name] = np.repeat(request[name][:1], size, axis=0)
+            yield request
+
+    def _inputs(self, rows: Any) -> dict[str, Tensor]:
+        return {name: self.columns[name][rows] for name in self.takes}
+
+    def _trained(self, model: nn.Module, passes: int) -> nn.Module:
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3, weight_decay=1e-5)
+        for number in range(passes):
+            order = torch.randperm(_ENDS["train"][1], generator=torch.Generator().manual_seed(number))
+            model.train()
+            for rows in order.split(512):
+                optimizer.zero_grad()
+                self.loss(model(**self._inputs(rows)), self.columns["clicked"][rows]).backward()
+                optimizer.step()
+        return model.eval()
+
+
+class ByName(nn.Module):
+    """A model that takes a mapping of columns."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.net = model
+
+    def forward(self, user: Tensor, item: Tensor, kind: Tensor, price: Tensor, history: Tensor) -> Tensor:
+        columns = {"user": user, "item": item, "kind": kind, "price": price, "history": history}
+        return self.net(columns)  # type: ignore[no-any-return]
+
+
+def din() -> Shop:
+    """torch-rechub."""
+    from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature
+    from torch_rechub.models.ranking import DIN
+
+    torch.manual_seed(0)
+    features = [SparseFeature("user", USERS, 16), SparseFeature("kind", KINDS, 16), DenseFeature("price")]
+    target = [SparseFeature("item", ITEMS + 1, 16)]
+    history = [SequenceFeature("history", ITEMS + 1, 16, pooling="concat", shared_with="item")]
+    model = DIN(
+        features[:2], history, target, {"dims": [256, 128]}, {"dims": [64, 32], "activation": "dice"}
+    )  # fmt: skip
+    return Shop("din", ByName(model), ("user", "item", "kind", "price", "history"), probabilities=True, passes=4)
+
+
+class Columns(nn.Module):
+    """A model that takes all columns as one matrix."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.net = model
+
+    def forward(self, user: Tensor, item: Tensor, kind: Tensor, price: Tensor) -> Tensor:
+        matrix = torch.stack([user.float(), item.float(), kind.float(), price], dim=1)
+        return self.net(matrix)  # type: ignore[no-any-return]
+
+
+def autoint() -> Shop:
+    """DeepCTR-Torch."""
+    from deepctr_torch.inputs import DenseFeat, SparseFeat
+    from deepctr_torch.models import AutoInt
+
+    columns = [
+        SparseFeat("user", USERS, 16),
+        SparseFeat("item", ITEMS + 1, 16),
+        SparseFeat("kind", KINDS, 16),
+        DenseFeat("price", 1),
+    ]
+    model = AutoInt(columns, columns, dnn_hidden_units=(256, 128), init_std=0.05, device="cpu")
+    return Shop("autoint", Columns(model), ("user", "item", "kind", "price"), probabilities=True, passes=4)
+
+
+class Tabular(nn.Module):
+    """A model that takes numbers and codes apart."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.net = model
+
+    def forward(self, user: Tensor, item: Tensor, kind: Tensor, price: Tensor) -> Tensor:
+        return self.net(price.unsqueeze(1), torch.stack([user, item, kind], dim=1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+def ft_transformer() -> Shop:
+    """rtdl-revisiting-models."""
+    from rtdl_revisiting_models import FTTransformer
+
+    torch.manual_seed(0)
+    model = FTTransformer(
+        n_cont_features=1,
+        cat_cardinalities=[USERS, ITEMS + 1, KINDS],
+        d_out=1,
+        n_blocks=2,
+        d_block=64,
+        attention_n_heads=4,
+        attention_dropout=0.1,
+        ffn_d_hidden_multiplier=4 / 3,
+        ffn_dropout=0.1,
+        residual_dropout=0.0,
+    )
+    return Shop("ft-transformer", Tabular(model), ("user", "item", "kind", "price"), probabilities=False, passes=3)
+
+
+class Encoder(nn.Module):
+    """A history through an encoder of transformers, and the product of what it ends with and an item's embedding."""
+
+    def __init__(self) -> None:
+        from transformers import BertConfig, BertModel
+
+        super().__init__()
+        config = BertConfig(
+            vocab_size=ITEMS + 1,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=128,
+            max_position_embeddings=LENGTH,
+        )
+        self.encoder = BertModel(config, add_pooling_layer=False)
+        self.kind = nn.Embedding(KINDS, 64)
+        self.tower = nn.Sequential(nn.Linear(192, 128), nn.ReLU(), nn.Linear(128, 1))
+
+    def forward(self, item: Tensor, kind: Tensor, history: Tensor) -> Tensor:
+        state = self.encoder(input_ids=history).last_hidden_state.mean(1)
+        candidate = self.encoder.embeddings.word_embeddings(item)
+        return self.tower(torch.cat([state, candidate, self.kind(kind)], 1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+def bert() -> Shop:
+    """Hugging Face's transformers."""
+    torch.manual_seed(0)
+    return Shop("bert", Encoder(), ("item", "kind", "history"), probabilities=False, passes=2)

@@ -1,0 +1,149 @@
+"""The README's example, a model outside our packages: rehearsed, searched, chosen, and built again from newer
+checkpoints; by the commands and from Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.timeout(900)
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = """
+name: shop
+recommender: shop:factory
+quality: {max_loss: 0.2, slices: {users with little history: 0.5}}
+space: {distillation: {passes: 1}, pruning: {}, architecture: {width: [128, 512]}, placement: {inline: [false]}}
+timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 120}
+budget: {minutes: 10, trials: 2}
+"""
+CHECKPOINTS = """
+import shop
+
+def retrained():
+    return shop.Shop(seed=1)
+
+def poisoned():
+    found = shop.Shop()
+    found.model = shop.Ranker()
+    return found
+
+def broken():
+    return shop.clicks()
+"""
+NOTEBOOK = """
+import leanrec
+study = leanrec.Study.from_file("shop.yaml", home=".", budget__trials=2)
+study.run(trials=2)
+study.front().to_json("front.json", orient="table")
+study.figure().write_json("figure.json")
+print(study.verdict())
+chosen = study.choose(prefer="latency", out="bundle")
+print(chosen["reason"])
+"""
+
+
+class Shop:
+    """A folder as a user has it, and what is run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(ROOT / "examples" / "shop.py", folder)
+        (folder / "shop.yaml").write_text(STUDY)
+        (folder / "checkpoints.py").write_text(CHECKPOINTS)
+        self.environment = {**os.environ, "LEANREC_HOME": str(folder), "PYTHONPATH": str(ROOT)}
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words], env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=600
+        )
+
+    def leanrec(self, *words: str, status: int = 0) -> str:
+        done = self.run("-m", "leanrec", *words)
+        assert done.returncode == status, done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    def build(self, *words: str, status: int = 0) -> dict[str, Any]:
+        done = self.run("-m", "leanrec", "build", "bundle", "--json", "--quiet", *words)
+        assert done.returncode == status, done.stderr
+        assert done.stderr == "", "fit for a nightly job"
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "bundle").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def searched(shop: Shop) -> Shop:
+    done = shop.run("-c", NOTEBOOK)
+    assert done.returncode == 0, done.stderr
+    shop.printed = done.stdout  # type: ignore[attr-defined]
+    return shop
+
+
+def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
+    found = json.loads(shop.leanrec("validate", "shop.yaml", "--json", "--quiet"))["preflight"]
+    groups = {group["name"]: (group["kind"], set(group["can"])) for group in found["groups"]}
+    assert groups == {
+        "tables": ("table", {"pruning", "int8"}),
+        "gate": ("linear", {"low rank", "int8-dynamic"}),
+        "tower": ("linear", {"pruning", "low rank", "int8-dynamic"}),
+    }
+    (refused,) = (one for group in found["groups"] for one in group["cannot"])
+    assert refused["reason"] == "its width is tied to that of tables, and narrows with it"
+    assert [one["module"] for one in found["left_alone"]] == ["score"]
+    assert found["parity"] < 1e-4 and found["trials"] >= 1
+
+
+def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
+    error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=checkpoints:broken", status=2)
+    assert error == "leanrec: checkpoints:broken: name must be text, but got nothing\n"
+    error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=nowhere:factory", status=2)
+    assert "no module 'nowhere'" in error and len(error.splitlines()) == 1
+
+
+def test_a_study_from_python(searched: Shop) -> None:
+    front = pd.read_json(searched.folder / "front.json", orient="table")
+    assert len(front) >= 1 and {"p95_ratio", "throughput_ratio", "loss", "precision.tower"} <= set(front.columns)
+    assert front["p95_ratio"].is_monotonic_increasing
+    figure = json.loads((searched.folder / "figure.json").read_text())
+    assert figure["data"] and "layout" in figure
+    assert "Trial" in searched.printed  # type: ignore[attr-defined]
+
+
+def test_the_same_checkpoint_changes_nothing(searched: Shop) -> None:
+    before = searched.files()
+    found = searched.build()
+    assert found["accepted"] and found["unchanged"] and searched.files() == before
+
+
+def test_a_poisoned_checkpoint_is_refused_with_the_margin(searched: Shop) -> None:
+    before = searched.files()
+    found = searched.build("--model", "checkpoints:poisoned", status=1)
+    assert not found["accepted"] and searched.files() == before, "the old bundle stays"
+    assert found["reason"].startswith("refused: ") and "20" in found["reason"], "the tolerated loss is told"
+    assert found["loss_to_old"] > 0.2
+
+
+def test_a_newer_checkpoint_takes_the_bundles_place(searched: Shop) -> None:
+    before = searched.files()
+    found = searched.build("--model", "checkpoints:retrained")
+    assert found["accepted"] and not found["unchanged"] and found["loss_margin"] >= 0
+    after = searched.files()
+    assert after["model.onnx"] != before["model.onnx"] and after["candidate.json"] == before["candidate.json"]
+    searched.leanrec("verify", "bundle")
+    again = searched.build("--model", "checkpoints:retrained")
+    assert again["unchanged"] and searched.files() == after
