@@ -114,7 +114,7 @@ class Watch:
 
     def _files(self, pattern: str) -> list[Path]:
         """Unlike pathlib's, this search goes on where a process ends while it is looked at."""
-        return [Path(name) for name in glob.iglob(str(self._proc / pattern))]
+        return [Path(name) for name in glob.iglob(str(self._proc / pattern))]  # noqa: PTH207
 
     def _read(self) -> Mapping[str, float]:
         busy, stolen = _cores(self._proc)

@@ -378,8 +378,8 @@ def open_own(task: Task, progress: Progress) -> OwnRecommender:
     size = 4 * sum(tensor.numel() for tensor in given.model.state_dict().values())
     if size > _LARGEST:
         raise FactoryError(
-            f"{given.name}: model must hold {_LARGEST / 1e9:.1f} GB of weights at most, which is what one ONNX graph can "
-            f"hold, but holds {size / 1e9:.1f} GB"
+            f"{given.name}: model must hold {_LARGEST / 1e9:.1f} GB of weights at most, as much as one ONNX graph can, "
+            f"but holds {size / 1e9:.1f} GB"
         )
     recommender = OwnRecommender(given, task, _sent(given, task.seed))
     _try_out(recommender)

@@ -197,7 +197,7 @@ def test_a_bag_and_a_shared_table_are_tables() -> None:
         ("tower.0.weight", 1, 2),
     }
     assert [width.units for width in tower.widths] == [32] and tower.modules == ("tower.0",)
-    assert dict((table.name, table.inputs) for table in traced.anatomy.tables)["item"] == ("item", "last")
+    assert {table.name: table.inputs for table in traced.anatomy.tables}["item"] == ("item", "last")
 
 
 def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
