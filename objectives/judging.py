@@ -78,7 +78,9 @@ def _quality(
         return paired_quality(metric, ours, theirs, held.labels, held.groups, seed, confidence, held.slices)
     main = paired_quality(metric, ours[:, 0], theirs[:, 0], held.labels, held.groups, seed, confidence, held.slices)
     others = (
-        _of_output(name, paired_quality(metric, ours[:, i], theirs[:, i], labels, held.groups, seed, confidence))
+        _of_output(
+            f"output {name}", paired_quality(metric, ours[:, i], theirs[:, i], labels, held.groups, seed, confidence)
+        )
         for i, (name, labels) in enumerate(held.others.items(), 1)
     )
     return replace(main, others=tuple(others))

@@ -73,6 +73,11 @@ class Quality(_Finite):
     slices: tuple[SliceQuality, ...] = ()
     others: tuple[SliceQuality, ...] = ()
 
+    @property
+    def parts(self) -> tuple[SliceQuality, ...]:
+        """What is told beside the whole: slices, and a model's other outputs."""
+        return (*self.slices, *self.others)
+
 
 @dataclass(frozen=True)
 class Percentiles(_Finite):

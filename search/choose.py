@@ -198,7 +198,7 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "baseline": quality.baseline,
             "rows": quality.rows,
             "users": quality.groups,
-            "slices": to_plain(quality.slices),
+            "slices": to_plain(quality.parts),
             "looks": confirmed.looks,
             "p95_ms": latency.candidate.p95_ms,
             "baseline_p95_ms": latency.baseline.p95_ms,
@@ -274,7 +274,7 @@ def _card(
 | {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
 loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
 
-{slices_markdown(to_plain(quality.slices))}\
+{slices_markdown(to_plain(quality.parts))}\
 Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}.
 
 | choice | value |

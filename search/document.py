@@ -125,7 +125,7 @@ def _row(
             "value": m and m.quality.value,
             "loss": m and m.quality.loss,
             "loss_interval": m and list(m.quality.loss_interval),
-            "slices": [to_plain(part) for part in m.quality.slices] if m else [],
+            "slices": [to_plain(part) for part in m.quality.parts] if m else [],
         },
         "latency_ms": {
             "p50": m and m.latency.candidate.p50_ms,

@@ -1,4 +1,4 @@
-"""What may be lost: of the metric over all held-out rows, and of it on slices that the study names."""
+"""What may be lost: of the metric over all held-out rows, and of it on slices, or of other outputs, by name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Limits:
     def _each(self, quality: Quality) -> list[tuple[str, float | None, Interval | None, float]]:
         """Name, loss, interval and limit."""
         found = [(_ALL, quality.loss, quality.loss_interval, self.max_loss)]
-        of = {part.name: part for part in quality.slices}
+        of = {part.name: part for part in quality.parts}
         every: list[tuple[str, float | None, Interval | None, float]] = [*found]
         for name, limit in self.slices.items():
             part = of.get(name)

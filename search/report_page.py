@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -25,6 +26,8 @@ from search.wording import (
     significant,
     size,
 )
+
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*%?")
 
 
 def page(
@@ -52,6 +55,7 @@ def page(
             f'<figure class="plot">{figures["by_trial"]}</figure></div>',
         ),
         _endings(document),
+        _left_alone(document),
         section("How to read this", "", _HOW_TO_READ),
         section("How it was measured", "", _method(document)),
     ]
@@ -177,18 +181,25 @@ def _knobs(figure: str | None, constant: Mapping[str, str], pixels: int) -> str:
 
 
 def _endings(document: Document) -> str:
-    """Trials that did not run to the end, by reason, the most frequent first."""
-    groups: dict[tuple[str, str], list[int]] = {}
+    """Trials that did not run to the end, by reason, the most frequent first; reasons that differ by their numbers alone
+    are one, with dots for the numbers."""
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for row in document["rows"]:
         if row["state"] != "complete":
-            groups.setdefault((row["state"], row["reason"] or "no reason was recorded"), []).append(row["trial"])
+            reason = row["reason"] or "no reason was recorded"
+            groups.setdefault((row["state"], _NUMBER.sub("…", reason)), []).append((row["trial"], reason))
     if not groups:
         return section("What did not run to the end", "Every trial ran to the end.", "")
     # Failures before trials that were stopped on purpose.
     ordered = sorted(groups.items(), key=lambda item: (item[0][0] != "failed", -len(item[1])))
     rows = [
-        (escape(state), escape(reason), str(len(trials)), escape(", ".join(map(str, trials))))
-        for (state, reason), trials in ordered
+        (
+            escape(state),
+            escape(form if len({reason for _, reason in trials}) > 1 else trials[0][1]),
+            str(len(trials)),
+            escape(", ".join(str(trial) for trial, _ in trials)),
+        )
+        for (state, form), trials in ordered
     ]
     lead = (
         "A failed trial could not be built or measured; "
@@ -196,6 +207,15 @@ def _endings(document: Document) -> str:
     )
     body = table(("", "reason", "how many", "trials"), rows).replace("<table>", '<table class="reasons">')
     return section("What did not run to the end", lead, body)
+
+
+def _left_alone(document: Document) -> str:
+    """Parts of the model that no technique reaches; empty where there is none."""
+    found = document.get("left_alone") or {}
+    if not found:
+        return ""
+    rows = [(escape(module), escape(reason)) for module, reason in found.items()]
+    return section("What was left alone", "", table(("", "why"), rows).replace("<table>", '<table class="reasons">'))
 
 
 def _method(document: Document) -> str:

@@ -152,7 +152,7 @@ def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: 
     scores = np.concatenate([run_onnx(graph, block) for block in held.inputs])
     assert quality.value == pytest.approx(roc_auc_score(held.labels, scores[:, 0]), abs=1e-6)
     (like,) = quality.others
-    assert like.name == "like" and like.value == pytest.approx(
+    assert like.name == "output like" and like.value == pytest.approx(
         roc_auc_score(held.others["like"], scores[:, 1]), abs=1e-6
     )
     assert {part.name for part in quality.slices} <= {"users with little history", "rare items"}
