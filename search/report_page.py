@@ -181,8 +181,8 @@ def _knobs(figure: str | None, constant: Mapping[str, str], pixels: int) -> str:
 
 
 def _endings(document: Document) -> str:
-    """Trials that did not run to the end, by reason, the most frequent first; reasons that differ by their numbers alone
-    are one, with dots for the numbers."""
+    """Trials that did not run to the end, by reason, the most frequent first; reasons that differ by numbers alone are
+    one, with dots for the numbers."""
     groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for row in document["rows"]:
         if row["state"] != "complete":
