@@ -215,7 +215,8 @@ def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
     traced = trace(Attending(), {"history": torch.randint(40, (5, 6))})
     groups = {group.name: group for group in traced.anatomy.groups}
     assert "packs its projections" in traced.left_alone["attend"]
-    assert groups["attend"].kind == "attention" and not groups["attend"].prunable
+    assert groups["attend"].kind == "attention" and groups["attend"].modules == ("attend.out_proj",)
+    assert [width.name for width in groups["attend"].widths] == ["attend.out_proj"], "only what it gives"
     assert not groups["tables"].prunable and groups["tables"].unprunable_reason
     assert groups["tower"].prunable
 
