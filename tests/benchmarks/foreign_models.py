@@ -79,9 +79,10 @@ class Shop:
         for number in range(passes):
             order = torch.randperm(_ENDS["train"][1], generator=torch.Generator().manual_seed(number))
             model.train()
-            for rows in order.split(512):
+            for rows in torch.split(order, 512):
                 optimizer.zero_grad()
-                self.loss(model(**self._inputs(rows)), self.columns["clicked"][rows]).backward()
+                loss = self.loss(model(**self._inputs(rows)), self.columns["clicked"][rows])
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         return model.eval()
 
