@@ -28,7 +28,7 @@ traffic: {rows: {median: 200, sigma: 0.3, max: 400}}
 space: {distillation: {passes: 1}}
 price_per_hour: 0.36
 timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 150}
-budget: {minutes: 15, trials: 5}
+budget: {minutes: 15, trials: 4}
 """
 
 
@@ -95,7 +95,8 @@ def test_no_finished_trial_is_lost_by_a_kill(road: Road) -> None:
     for number, told in road.told.items():
         assert after[number] == told
     states = [t.state.name for t in road.trials()]
-    assert states.count("COMPLETE") >= 4, "three, and of the last call's two one at least even on a busy machine"
+    assert states.count("COMPLETE") >= 3, "as many as were measured before the kill"
+    assert len(states) > 3, "and the last call went on from there"
     assert "RUNNING" not in states
 
 
@@ -216,6 +217,7 @@ def test_the_profile_is_the_one_that_the_space_was_narrowed_by(road: Road) -> No
     assert "Plotly.newPlot" in (road.home / "reports" / "road" / "profile.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_front_is_measured_again_beside_what_it_was(road: Road, front: dict[str, Any]) -> None:
     before = len(road.trials())
     found = json.loads(road.command("remeasure", str(road.study), "--json"))
