@@ -56,7 +56,7 @@ class OwnRecommender:
 
     @cached_property
     def key(self) -> str:
-        """Of the weights, of the code of the model's class and of the data that it is judged on."""
+        """Of the weights, of the code of the model's class and of all data."""
         content = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             content.update(name.encode())
@@ -67,7 +67,8 @@ class OwnRecommender:
                 for name, values in block.items():
                     content.update(name.encode() + values.tobytes())
             content.update(held.labels.tobytes() + held.groups.tobytes())
-        return digest(self.given.name, content.hexdigest(), _code(self.given), torch.__version__)[:20]
+        train = self._train.content
+        return digest(self.given.name, content.hexdigest(), train, _code(self.given), torch.__version__)[:20]
 
     @property
     def graded(self) -> bool:
@@ -444,19 +445,24 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Train, looked at once: rows, batches of two rows or more, and how often each group and each code was there."""
+    """Train, looked at once: rows, batches of two rows or more, how often each group and each code was there, and a
+    digest of all of it."""
 
     rows: int
     batches: int
     groups: Counter[Any]
     codes: Mapping[str, Counter[int]]
+    content: str
 
 
 def _look(given: Given) -> _Seen:
     rows = batches = 0
     groups: Counter[Any] = Counter()
     codes: dict[str, Counter[int]] = {}
-    for inputs, _, owners in batches_of(given, "train"):
+    content = hashlib.sha256()
+    for inputs, labels, owners in batches_of(given, "train"):
+        for part in (*inputs.values(), *_leaves(labels)):
+            content.update(part.detach().contiguous().numpy().tobytes())
         rows, batches = rows + len(owners), batches + (len(owners) > 1)
         groups.update(owners.tolist())
         for name, values in inputs.items():
@@ -464,7 +470,16 @@ def _look(given: Given) -> _Seen:
                 codes.setdefault(name, Counter()).update(values.tolist())
     if batches == 0:
         raise FactoryError(f"{given.name}: batches('train') must yield a batch of two rows or more, but yielded none")
-    return _Seen(rows, batches, groups, codes)
+    return _Seen(rows, batches, groups, codes, content.hexdigest())
+
+
+def _leaves(labels: Any) -> Iterator[Tensor]:
+    """Of labels in any nesting, the tensors."""
+    if isinstance(labels, Tensor):
+        yield labels
+    else:
+        for part in labels.values() if isinstance(labels, Mapping) else labels:
+            yield from _leaves(part)
 
 
 def _little(values: NDArray[Any], counts: Counter[Any]) -> NDArray[np.bool_]:

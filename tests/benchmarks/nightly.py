@@ -22,8 +22,10 @@ CHECKPOINTS = """
 import shop
 
 def poisoned():
+    "A pipeline that broke overnight: clicks and the rest are mixed up in what a student learns from."
     found = shop.Shop()
-    found.model = shop.Ranker()
+    inputs, labels = found.data["train"]
+    found.data["train"] = (inputs, 1 - labels)
     return found
 """
 
