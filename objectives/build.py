@@ -74,7 +74,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
             write_held_out(recommender.held_out(part), into, part)
         write_requests(list(recommender.requests(task.seed)), into)
         facts = to_plain(recommender.facts())
-        if not recommender.facts().training:  # a built-in baseline was trained until it gained no more
+        if not facts["training"]:  # a built-in baseline was trained until it gained no more
             progress("baseline: looking whether one more pass of training would better it")
             facts["undertrained"] = undertrained(recommender, task.seed)
         (into / "facts.json").write_text(json.dumps(facts))

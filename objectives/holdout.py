@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Request = Mapping[str, NDArray[Any]]
+from objectives.measurement.traffic import Request
+
 _REQUESTS = "requests.npz"
 
 
@@ -69,7 +70,7 @@ def read_held_out(folder: Path, part: str) -> HeldOut:
         )
 
 
-def write_requests(requests: Sequence[Mapping[str, NDArray[Any]]], folder: Path) -> None:
+def write_requests(requests: Sequence[Request], folder: Path) -> None:
     """Of each input all values in a row, and the shape that it has in each request: lengths may differ."""
     arrays: dict[str, Any] = {}
     for name in requests[0]:

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from objectives.errors import one_line
+
 Handler = Callable[..., Any]
 
 
@@ -32,9 +34,3 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         except Exception as error:
             reply = json.dumps({"error": one_line(error), "trace": traceback.format_exc()})
         replies.write(reply + "\n")
-
-
-def one_line(error: BaseException) -> str:
-    """The error's kind and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -20,9 +20,9 @@ from objectives.compression.low_rank import factorise
 from objectives.compression.precision import quantise
 from objectives.compression.pruning import prune
 from objectives.compression.saving import save_graph
+from objectives.errors import one_line
 from objectives.fitting import course_of
 from objectives.holdout import write_requests
-from objectives.jobs import one_line
 from objectives.recommenders.protocol import Recommender
 from objectives.rehearsed import MODEL, Rehearsal, Tried
 from spaces.anatomy import Anatomy, Group

@@ -200,7 +200,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace) -> int:
     from search.launch import stoppable
-    from search.recipe import answered, read_recipe, rebuild
+    from search.recipe import read_recipe, rebuild
 
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options), options.model)
@@ -209,7 +209,7 @@ def build(options: argparse.Namespace) -> int:
         document = rebuild(recipe, home, out, console)
     console.document(document)
     console.result(document["reason"])
-    if not answered(document):
+    if not document["accepted"]:
         return FAILED
     console.result(f"bundle: {out}")
     return DONE

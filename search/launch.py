@@ -196,13 +196,22 @@ def profile(session: Session, console: Console) -> Document:
     return found
 
 
+def prepared_by(builder: Worker, config: StudyConfig, home: Home, console: Console) -> Prepared:
+    """A study's recommender, from the cache as far as it is there.
+
+    Raises:
+        ConfigError: the factory, or something that it gave, is not what it should be.
+        JobError: the baseline cannot be trained or exported.
+    """
+    arguments = {"task": to_plain(task_of(config, home)), "threads": cores_allowed()}
+    limit = _PREPARE_TIMES * config.workers.fit_seconds
+    return from_plain(Prepared, call(builder, "prepare", arguments, limit, console.say))
+
+
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     """The baseline trained, judged beside simple references, and exported."""
-    config, study = session.config, session.study
-    arguments = {"task": to_plain(task_of(config, session.home)), "threads": cores_allowed()}
-    plain = call(builder, "prepare", arguments, _PREPARE_TIMES * config.workers.fit_seconds, console.say)
-    prepared = from_plain(Prepared, plain)
-    study.note(prepared=plain, machine=describe())
+    prepared = prepared_by(builder, session.config, session.home, console)
+    session.study.note(prepared=to_plain(prepared), machine=describe())
     known = {name: value for name, value in prepared.references.items() if value is not None}
     console.say(
         f"baseline: {metric_name(prepared.reference_metric)} on test "

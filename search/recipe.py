@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.record import Artifact, Footprint, Latency, Outcome, Prepared, Quality, Throughput
+from objectives.record import Artifact, Footprint, Latency, Outcome, Quality, Throughput
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
-from objectives.serving.devices import cores_allowed, describe
+from objectives.serving.devices import describe
 from objectives.store import make_once
 from search.choose import ALPHA, Confirmed, Policy, bundle_up, made_of
 from search.config import parse
@@ -18,14 +18,12 @@ from search.document import Document
 from search.home import Home
 from search.jobs import MeterJobs, Side
 from search.judged import judged
-from search.launch import jobs_of, task_of
+from search.launch import jobs_of, prepared_by, task_of
 from search.pairs import Pairs
 from search.sections import StudyConfig
 from search.wording import percent, percent_interval
 from search.workers import Worker, call
 from spaces.canonical import digest, from_plain, to_plain
-
-_PREPARE_TIMES = 10
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
     builder = Worker("builder", home.logs(config.name) / "builder-0.log")
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
-        task = task_of(config, home)
-        asked = {"task": to_plain(task), "threads": cores_allowed()}
-        limit = _PREPARE_TIMES * config.workers.fit_seconds
-        prepared = from_plain(Prepared, call(builder, "prepare", asked, limit, console.say))
+        prepared = prepared_by(builder, config, home, console)
         made = made_of(prepared, candidate)
         if made == recipe.made_of and out.resolve() == recipe.bundle.folder.resolve():
             return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
@@ -101,7 +96,9 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
         outcome = Outcome("stopped", "built by a recipe", None, found.artifact)
         out.parent.mkdir(parents=True, exist_ok=True)
-        bundle_up(out, config, task, prepared, candidate, outcome, confirmed, why, describe(), recipe.policy)
+        bundle_up(
+            out, config, task_of(config, home), prepared, candidate, outcome, confirmed, why, describe(), recipe.policy
+        )
     return _document(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
 
 
@@ -218,8 +215,3 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "throughput_ratio": found.throughput.ratio,
         "model_bytes": found.artifact.model_bytes,
     }
-
-
-def answered(document: Document) -> bool:
-    """Whether there is a bundle of the checkpoint now."""
-    return bool(document["accepted"])

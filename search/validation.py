@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from objectives.arms import Arm
-from objectives.glance import Glance
 from objectives.measurement.profile import Profile
 from objectives.rehearsed import MODEL, Rehearsal
 from objectives.serving.devices import cores_allowed
 from search.console import Console
+from search.defaults import PASSES
 from search.document import Document
 from search.home import Home
 from search.launch import task_of
@@ -25,8 +25,8 @@ from spaces.canonical import from_plain, to_plain
 from spaces.placement import Placement
 
 _LIMIT_SECONDS = 600.0
-# Of a trial's timing, as it was measured on several models: blocks and probes at the study's load, and waiting for
-# threads that spin on.
+# A rough guess at a trial's timing: requests of its blocks and probes at the study's load, and waiting for threads that
+# spin on. The study's own first candidate tells better.
 _REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
 
 
@@ -36,7 +36,6 @@ class Preflight:
 
     rehearsal: Rehearsal
     profile: Profile
-    glance: Glance
     seconds: float
 
 
@@ -59,14 +58,14 @@ def preflight(config: StudyConfig, home: Home, console: Console) -> Document:
         model = f"{rehearsal.folder}/{MODEL}"
         arm = to_plain(Arm(model, Placement(), "fp32"))
         seen = {"holdout": rehearsal.folder, "candidate": arm, "baseline": arm}
-        glance = from_plain(Glance, call(meter, "glance", seen, _LIMIT_SECONDS, console.say))
+        call(meter, "glance", seen, _LIMIT_SECONDS, console.say)
         groups = to_plain(rehearsal.anatomy.groups)
         looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
         profile = from_plain(Profile, call(meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
     finally:
         builder.kill()
         meter.kill()
-    return document(config, Preflight(rehearsal, profile, glance, time.monotonic() - start))
+    return document(config, Preflight(rehearsal, profile, time.monotonic() - start))
 
 
 def document(config: StudyConfig, found: Preflight) -> Document:
@@ -102,7 +101,7 @@ def _group(group: Group, rehearsal: Rehearsal, share: float | None) -> Document:
 def _trials(config: StudyConfig, found: Preflight) -> int:
     """About how many fit into the budget."""
     builders = config.workers.builders or min(cores_allowed(), 4)
-    passes = config.space.distillation.passes or 5
+    passes = config.space.distillation.passes or PASSES
     rehearsal = found.rehearsal
     fit = passes * rehearsal.batches * rehearsal.seconds["step"] + rehearsal.seconds["export"]
     at_load = found.profile.p50_ms / 1000 / config.traffic.load

@@ -67,8 +67,9 @@ def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, 
 def _mean(table: nn.Module, codes: Tensor, field: Field) -> Tensor:
     """(rows, length) -> (rows, d), of the codes that are not padding, whose vector is zero.
 
-    The values of an item come first meanwhile: ONNX Runtime sums over a first axis in a tenth of the time (a third of
-    the whole mean at 191 rows). Those of a user stay behind the rows, so that they can be computed once a request.
+    The values of an item come first meanwhile: ONNX Runtime sums over a first axis faster (35 us and not 103 for 191
+    rows of 10 values, the mask that is spared included). Those of a user stay behind the rows, so that they can be
+    computed once a request.
     """
     axis = 0 if field.side == "item" else 1
     read = codes.t() if axis == 0 else codes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,6 +12,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from objectives.errors import innermost, one_line
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -217,9 +218,5 @@ def _on_cpu(labels: Any) -> Any:
 
 
 def _told(error: BaseException) -> str:
-    """Its kind, its first line, and the innermost line of the user's own code."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    inside = ("/torch/", "importlib", "objectives/recommenders/factory.py")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in inside)]
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason'}{where}"
+    frame = innermost(error)
+    return one_line(error) + (f" ({Path(frame.filename).name}, line {frame.lineno})" if frame else "")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.errors import one_line
 from objectives.holdout import HeldOut
 from objectives.recommenders.counts import counted
 from objectives.recommenders.factory import FactoryError, Given, batches_of, given_by, load_factory
@@ -86,7 +87,7 @@ class OwnRecommender:
             return float(self.given.metric(scores, labels, groups))
         except Exception as error:  # whatever the user's own metric raises
             raise FactoryError(
-                f"{self.given.name}: metric(scores, labels, groups) failed: {type(error).__name__}: {error}"
+                f"{self.given.name}: metric(scores, labels, groups) failed: {one_line(error)}"
             ) from error
 
     @cached_property
@@ -202,7 +203,7 @@ class OwnRecommender:
             made = make(architecture.as_dict())
         except Exception as error:  # whatever the user's own code raises
             raise FactoryError(
-                f"{self.given.name}: build({architecture.as_dict()}) failed: {type(error).__name__}: {error}"
+                f"{self.given.name}: build({architecture.as_dict()}) failed: {one_line(error)}"
             ) from error
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
@@ -395,7 +396,7 @@ def _sent(given: Given, seed: int) -> tuple[Mapping[str, NDArray[Any]], ...]:
             for request in islice(given.requests(seed), _REQUESTS)
         )
     except Exception as error:  # whatever the user's own code raises
-        raise FactoryError(f"{where} failed: {type(error).__name__}: {error}") from error
+        raise FactoryError(f"{where} failed: {one_line(error)}") from error
     if not requests:
         raise FactoryError(f"{where} must yield a request or more, but yielded none")
     names = list(requests[0])
@@ -417,14 +418,12 @@ def _try_out(recommender: OwnRecommender) -> None:
             with torch.no_grad():
                 outputs = recommender.outputs(recommender.model.eval(), of)
         except Exception as error:  # whatever the user's own forward raises
-            raise FactoryError(
-                f"{given.name}: {what} does not fit the model: {type(error).__name__}: {error}"
-            ) from error
+            raise FactoryError(f"{given.name}: {what} does not fit the model: {one_line(error)}") from error
         recommender.scores(outputs)
     try:
         loss = recommender.loss(recommender.outputs(recommender.model, inputs), labels)
     except Exception as error:  # whatever the user's own loss raises
-        raise FactoryError(f"{given.name}: loss(outputs, labels) failed: {type(error).__name__}: {error}") from error
+        raise FactoryError(f"{given.name}: loss(outputs, labels) failed: {one_line(error)}") from error
     if isinstance(given.metric, str) and given.metric not in _METRICS:
         known = ", ".join(_METRICS)
         raise FactoryError(f"{given.name}: metric must be one of {known} or a function, but got {given.metric!r}")

@@ -35,7 +35,7 @@ AIM_P95_RATIO, AIM_THROUGHPUT_RATIO = 0.10, 6.0
 FIELDS = {"source": "synthetic", "rows": 300_000, "users": 20_000, "items": 10_000, "fields": 26}
 MILLIONS = {"source": "synthetic", "rows": 2_000_000, "users": 100_000, "items": 50_000, "fields": 26}
 SEQUENCES = {"source": "synthetic", "rows": 1_500_000, "users": 100_000, "items": 20_000, "order": 0.8}
-# SASRec ranks most of the catalogue in a request, as its metric does; of 200 items its 80 us are less than a load
+# SASRec ranks most of the catalogue in a request, as its metric does; of 200 items its 76 us are less than a load
 # generator on the same two cores can keep to. MovieLens' histories are of 200, as the authors' for ML-1M.
 _LATEST = {"sizes": {"length": 200}, "traffic": {"rows": {"median": 2000, "sigma": 0.3, "max": 3600}}}
 _USERS = {"traffic": {"rows": {"median": 10_000, "sigma": 0.3, "max": 20_000}}}

@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.benchmarks.nightly import CHECKPOINTS
+
 pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
@@ -31,18 +33,9 @@ space:
 timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 120}
 budget: {minutes: 10, trials: 2}
 """
-CHECKPOINTS = """
-import shop
-
+MORE = """
 def retrained():
     return shop.Shop(seed=1)
-
-def poisoned():
-    "A pipeline that broke overnight: clicks and the rest are mixed up in what a student learns from."
-    found = shop.Shop()
-    inputs, labels = found.data["train"]
-    found.data["train"] = (inputs, 1 - labels)
-    return found
 
 def broken():
     return shop.clicks()
@@ -66,7 +59,7 @@ class Shop:
         self.folder = folder
         shutil.copy(ROOT / "examples" / "shop.py", folder)
         (folder / "shop.yaml").write_text(STUDY)
-        (folder / "checkpoints.py").write_text(CHECKPOINTS)
+        (folder / "checkpoints.py").write_text(CHECKPOINTS + MORE)
         self.environment = {**os.environ, "LEANREC_HOME": str(folder), "PYTHONPATH": str(ROOT)}
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 

@@ -18,6 +18,7 @@ from objectives.compression.tracing.attention import attention_weights
 from objectives.compression.tracing.groups import TABLES, grouped, layers_of, left_alone, tables_of
 from objectives.compression.tracing.program import Flow, TraceError, flow_of, program_of
 from objectives.compression.tracing.trial import answers_of, tried
+from objectives.compression.tracing.walk import MOVES, nearest, operator_name
 from objectives.compression.tracing.widths import Found, widths_of
 from spaces.anatomy import Anatomy, Group, Table, Width
 
@@ -48,7 +49,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
     groups = {TABLES: ("table", tables)} if tables else {}
     named = {**groups, **grouped(layers, attention)}
     owners = {module: name for name, (_, modules) in named.items() for module in modules}
-    good, refused = _tried(model, example, widths_of(flow), owners, flow)
+    good, refused = _tried(model, example, widths_of(flow), owners)
     found = []
     for name, (kind, modules) in named.items():
         widths = tuple(width for owner, width in good if owner == name)
@@ -60,7 +61,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
 
 
 def _tried(
-    model: nn.Module, example: Mapping[str, Tensor], found: Sequence[Found], owners: Mapping[str, str], flow: Flow
+    model: nn.Module, example: Mapping[str, Tensor], found: Sequence[Found], owners: Mapping[str, str]
 ) -> tuple[list[tuple[str, Width]], list[tuple[Found, str]]]:
     """Widths with the groups that they narrow, and those that cannot be cut, each with its reason."""
     good: list[tuple[str, Width]] = []
@@ -137,31 +138,18 @@ def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for lookup in place.users:
         if len(lookup.args) > 1 and isinstance(lookup.args[1], Node):
-            found |= dict.fromkeys(n.name for n in _sources(lookup.args[1]) if n.name in given)
+            found |= dict.fromkeys(n.name for n in _codes_from(lookup.args[1]) if n.name in given)
     return tuple(found)
 
 
-_AS_THEY_ARE = frozenset(
-    ("view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
-     "_to_copy", "slice", "select", "split_with_sizes", "index_select", "alias", "detach", "cat", "clamp", "getitem",
-     "constant_pad_nd", "stack")
-)  # fmt: skip
-
-
-def _sources(ids: Node) -> Iterator[Node]:
-    stack, seen = [ids], set()
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node.op == "placeholder":
-            yield node
-            continue
-        schema = getattr(node.target, "_schema", None)
-        name = schema.name.rpartition("::")[2] if schema is not None else getattr(node.target, "__name__", "")
-        if name in _AS_THEY_ARE:
-            stack.extend(node.all_input_nodes)
+def _codes_from(ids: Node) -> Iterator[Node]:
+    """What codes are given as, through what only moves, pads or bounds them."""
+    return nearest(
+        [ids],
+        lambda n: n.op == "placeholder",
+        lambda n: operator_name(n) in MOVES | {"clamp", "constant_pad_nd", "stack"},
+        lambda n: n.all_input_nodes,
+    )
 
 
 def _module(tensor: str) -> str:

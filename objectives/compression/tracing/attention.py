@@ -7,14 +7,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch.fx import Node
 
+from objectives.compression.tracing.walk import MOVES, nearest, operator_name
+
 _SOFTMAX = ("_softmax", "_safe_softmax")
 _PRODUCTS = ("bmm", "mm", "addmm", "baddbmm")
-_MOVES = frozenset(
-    (
-        "view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
-        "_to_copy", "slice", "select", "split_with_sizes", "getitem", "index_select", "alias", "detach", "cat",
-    )
-)  # fmt: skip
 
 
 def attention_weights(nodes: Mapping[Node, str]) -> set[str]:
@@ -28,7 +24,7 @@ def attention_weights(nodes: Mapping[Node, str]) -> set[str]:
     found: set[str] = set()
     graph = next(iter(nodes)).graph
     for softmax in graph.nodes:
-        if _name(softmax) not in _SOFTMAX:
+        if operator_name(softmax) not in _SOFTMAX:
             continue
         scores = next(iter(_back(softmax.args[0], _PRODUCTS)), None)
         mixing = [node for node in _forth(softmax) if not _weights(node, nodes)]
@@ -45,43 +41,18 @@ def attention_weights(nodes: Mapping[Node, str]) -> set[str]:
     return found
 
 
-def _name(node: object) -> str:
-    if not isinstance(node, Node) or node.op != "call_function":
-        return ""
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.rpartition("::")[2] if schema is not None else getattr(node.target, "__name__", "")
-
-
 def _transparent(node: Node) -> bool:
-    return _name(node) in _MOVES or torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return operator_name(node) in MOVES or torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
 def _back(start: object, wanted: tuple[str, ...]) -> Iterator[Node]:
     """The nearest of these operators that a value comes from, through what only moves or scales."""
-    stack, seen = [start], set()
-    while stack:
-        node = stack.pop()
-        if not isinstance(node, Node) or node in seen:
-            continue
-        seen.add(node)
-        if _name(node) in wanted:
-            yield node
-        elif _transparent(node):
-            stack.extend(node.all_input_nodes)
+    return nearest([start], lambda n: operator_name(n) in wanted, _transparent, lambda n: n.all_input_nodes)
 
 
 def _forth(start: Node) -> Iterator[Node]:
     """The nearest products that read a value."""
-    stack, seen = list(start.users), set()
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if _name(node) in _PRODUCTS:
-            yield node
-        elif _transparent(node):
-            stack.extend(node.users)
+    return nearest(start.users, lambda n: operator_name(n) in _PRODUCTS, _transparent, lambda n: n.users)
 
 
 def _weights(layer: Node, nodes: Mapping[Node, str]) -> set[str]:
@@ -89,7 +60,7 @@ def _weights(layer: Node, nodes: Mapping[Node, str]) -> set[str]:
     found = set()
     for side in layer.all_input_nodes:
         source = side
-        while _name(source) in ("permute", "t", "transpose", "view") and source.all_input_nodes:
+        while operator_name(source) in ("permute", "t", "transpose", "view") and source.all_input_nodes:
             source = source.all_input_nodes[0]
         if source in nodes and len(source.meta["val"].shape) == 2:
             found.add(nodes[source])

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import operator
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from objectives.compression.surgery import tensors
-from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply
+from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply, operands_in
 from objectives.compression.tracing.units import Axis, Units
+from objectives.compression.tracing.walk import operator_name
+from objectives.errors import innermost, one_line
 
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
 
@@ -52,12 +53,9 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
 
 
 def _reason(error: BaseException) -> str:
-    """One line: what was raised, and the innermost line of the user's own code that it came from."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    ours = ("/torch/", "tracing/program.py")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in ours)]
-    where = f" ({frames[-1].name}, line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason'}{where}"
+    frame = innermost(error)
+    where = f" ({frame.name}, line {frame.lineno} of {Path(frame.filename).name})" if frame else ""
+    return one_line(error) + where
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +92,7 @@ def flow_of(model: nn.Module, program: ExportedProgram) -> Flow:
         elif node.op == "call_function":
             values[node] = _called(node, values, units)
         elif node.op == "output":
-            for operand in _operands(node.args, values):
+            for operand in operands_in(_known(node.args, values)):
                 for axis in operand.axes:
                     units.pin(axis, "it is what the model gives")
     return Flow(units, held, program, places)
@@ -115,44 +113,31 @@ def _called(node: Node, values: Mapping[Node, Any], units: Units) -> Any:
     several = isinstance(made, (list, tuple))
     shapes = tuple(_sizes(value) for value in (made if several else [made]))  # type: ignore[union-attr]
     schema = getattr(target, "_schema", None)
-    name = schema.name.rpartition("::")[2] if schema is not None else str(target)
-    foreign = schema is not None and not schema.name.startswith("aten::")
+    name = operator_name(node)
+    if schema is not None and not schema.name.startswith("aten::"):
+        name = schema.name
     arguments = _arguments(node, values, schema)
-    call = Call(
-        schema.name if foreign and schema is not None else name,
-        POINTWISE in getattr(target, "tags", ()),
-        arguments,
-        shapes,
-        units,
-    )
-    outputs: Outputs = apply(call)
+    outputs: Outputs = apply(Call(name, POINTWISE in getattr(target, "tags", ()), arguments, shapes, units))
     found = [Operand(axes, shape) for axes, shape in zip(outputs, shapes, strict=True)]
     return found if several else found[0]
 
 
+def _known(argument: Any, values: Mapping[Node, Any]) -> Any:
+    """An argument with operands in the nodes' places."""
+    if isinstance(argument, Node):
+        return values.get(argument)
+    if isinstance(argument, (list, tuple)):
+        return [_known(item, values) for item in argument]
+    return argument
+
+
 def _arguments(node: Node, values: Mapping[Node, Any], schema: Any) -> tuple[Any, ...]:
     """In the order of the operator's schema, those by keyword among them."""
-
-    def known(argument: Any) -> Any:
-        if isinstance(argument, Node):
-            return values.get(argument)
-        if isinstance(argument, (list, tuple)):
-            return [known(item) for item in argument]
-        return argument
-
-    given = [known(argument) for argument in node.args]
+    given = [_known(argument, values) for argument in node.args]
     if schema is not None:
         for argument in schema.arguments[len(given) :]:
-            given.append(known(node.kwargs.get(argument.name, argument.default_value)))
+            given.append(_known(node.kwargs.get(argument.name, argument.default_value), values))
     return tuple(given)
-
-
-def _operands(arguments: Any, values: Mapping[Node, Any]) -> Iterator[Operand]:
-    for argument in arguments:
-        if isinstance(argument, Node) and isinstance(values.get(argument), Operand):
-            yield values[argument]
-        elif isinstance(argument, (list, tuple)):
-            yield from _operands(argument, values)
 
 
 def _shape(node: Node) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ class Call:
 
     @property
     def operands(self) -> list[Operand]:
-        return list(_operands(self.arguments))
+        return list(operands_in(self.arguments))
 
     def given(self, place: int, default: Any = None) -> Any:
         return self.arguments[place] if len(self.arguments) > place else default
@@ -63,12 +63,13 @@ def apply(call: Call) -> Outputs:
     return rule(call)
 
 
-def _operands(arguments: Any) -> Iterator[Operand]:
+def operands_in(arguments: Any) -> Iterator[Operand]:
+    """In any nesting of lists."""
     for argument in arguments:
         if isinstance(argument, Operand):
             yield argument
         elif isinstance(argument, (list, tuple)):
-            yield from _operands(argument)
+            yield from operands_in(argument)
 
 
 def _unknown(call: Call) -> Outputs:
@@ -306,9 +307,9 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("full", "arange", "zeros", "ones", "scalar_tensor", "empty", "eye"), _made),
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     **dict.fromkeys(("mm", "bmm"), _mm),
-    **dict.fromkeys(("squeeze",), _squeeze),
-    **dict.fromkeys(("sum",), _reduced(spans=False)),
-    **dict.fromkeys(("mean",), _reduced(spans=True)),
+    "squeeze": _squeeze,
+    "sum": _reduced(spans=False),
+    "mean": _reduced(spans=True),
     **dict.fromkeys(("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin"), _reduced(None)),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),

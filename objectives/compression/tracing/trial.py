@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.compression.surgery import keep, names_of, tensors
+from objectives.errors import one_line
 from spaces.anatomy import Cut, Width
 
 # Of scores, beside their own size: sums in another order.
@@ -40,7 +41,7 @@ def tried(model: nn.Module, width: Width, example: Mapping[str, Tensor], expecte
         _arrange(smaller, width.cuts, range(1, width.units))
         found = answers_of(smaller, example)
     except Exception as error:  # whatever the user's own forward raises
-        return f"with a unit less the model fails: {_line(error)}"
+        return f"with a unit less the model fails: {one_line(error)}"
     if not _alike(found, expected, shapes_alone=True):
         return "with a unit less the model's answers have another shape, or are not finite"
     return not _alike(found, answers_of(_silenced(model, width.cuts), example))
@@ -114,8 +115,3 @@ def _tensors_in(answer: object) -> Iterable[Tensor]:
     elif isinstance(answer, (list, tuple)):
         for value in answer:
             yield from _tensors_in(value)
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason'}"

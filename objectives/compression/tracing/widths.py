@@ -67,10 +67,7 @@ def _cuts(place: Place, positions: NDArray[np.int64]) -> list[Cut] | None:
     size = min(len(run) for run in runs)
     if any(len(run) % size for run in runs):
         return None
-    # Units of one position each that lie next to each other look like a run; the next unit tells.
-    step = int(positions[1][0] - first[0])
-    size = size if step == size or len(first) == size else min(size, step)
-    if step != size or len(first) % size:
+    if positions[1][0] - first[0] != size:
         return None
     starts = first[::size]
     units = np.arange(len(positions))[:, None, None]
