@@ -36,7 +36,7 @@ from objectives.jobs import serve
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, InputSpec, Prepared, rows_of
-from objectives.rehearsal import rehearse
+from objectives.rehearsal import parts_of, rehearse
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -96,6 +96,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         featured=recommender.hidden is not None,
         built=recommender.built,
         columns=recommender.columns,
+        parts=parts_of(recommender),
         student=recommender.student(),
         inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
         baseline=artifact,

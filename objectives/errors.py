@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 
 # Frames of these are none of the user's own code.
-_NOT_THEIRS = ("/torch/", "importlib", "objectives/recommenders/factory.py", "tracing/program.py")
+_NOT_THEIRS = ("/torch/", "importlib", "recommenders/own/factory.py", "tracing/program.py")
 
 
 def one_line(error: BaseException) -> str:

@@ -43,6 +43,16 @@ class HeldOut:
         if (self.seen is None) != (self.items is None):
             raise ValueError("A ranking has both a catalogue and what was seen of it, but got one of them.")
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what a loss is told of beside all rows: slices, and other outputs."""
+        return (*self.slices, *map(of_output, self.others))
+
+
+def of_output(name: str) -> str:
+    """The part of another output."""
+    return f"output {name}"
+
 
 def write_held_out(held: HeldOut, folder: Path, part: str) -> None:
     arrays: dict[str, Any] = {"labels": held.labels, "groups": held.groups}

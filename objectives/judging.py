@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arms import Arm
-from objectives.holdout import HeldOut, read_held_out
+from objectives.holdout import HeldOut, of_output, read_held_out
 from objectives.measurement.quality import paired_quality, paired_ranking
 from objectives.measurement.ranking import ranks
 from objectives.record import Artifact, Quality, SliceQuality
@@ -79,7 +79,7 @@ def _quality(
     main = paired_quality(metric, ours[:, 0], theirs[:, 0], held.labels, held.groups, seed, confidence, held.slices)
     others = (
         _of_output(
-            f"output {name}", paired_quality(metric, ours[:, i], theirs[:, i], labels, held.groups, seed, confidence)
+            of_output(name), paired_quality(metric, ours[:, i], theirs[:, i], labels, held.groups, seed, confidence)
         )
         for i, (name, labels) in enumerate(held.others.items(), 1)
     )

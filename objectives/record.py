@@ -195,6 +195,7 @@ class Prepared:
     built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
     undertrained: what one more pass of training gains, where that is certain
     columns: names of a model's outputs, the main one first, where there are several
+    parts: names of the slices and of the other outputs whose loss is told beside that of all rows
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
     """
 
@@ -221,6 +222,7 @@ class Prepared:
     built: bool = True
     undertrained: str | None = None
     columns: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     reference_metric: str = "auc"
 
 

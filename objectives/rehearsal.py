@@ -69,9 +69,15 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
         _learn(recommender, seed)
     seconds["step"] /= _STEPS
     return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, str(folder), parity, size, seconds,
+        traced.anatomy, traced.left_alone, tried, str(folder), parts_of(recommender), parity, size, seconds,
         recommender.per_pass,
     )  # fmt: skip
+
+
+def parts_of(recommender: Recommender) -> tuple[str, ...]:
+    """Of the rows that the search looks at; a metric of the user's own is told of the main output alone."""
+    held = recommender.held_out("validation")
+    return tuple(held.slices) if recommender.graded else held.parts
 
 
 class _Clock:

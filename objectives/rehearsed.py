@@ -25,6 +25,7 @@ class Rehearsal:
 
     left_alone: modules with parameters that are in no group, each with the reason
     folder: where the exported baseline and the requests lie
+    parts: names of the slices and of the other outputs whose loss is told beside that of all rows
     parity: of the exported baseline
     seconds: by stage; `step` is one batch of fine-tuning
     batches: in a pass over train
@@ -34,6 +35,7 @@ class Rehearsal:
     left_alone: Mapping[str, str]
     tried: tuple[Tried, ...]
     folder: str
+    parts: tuple[str, ...]
     parity: float
     model_bytes: int
     seconds: Mapping[str, float]

@@ -6,12 +6,14 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 from search import commands
 from search.commands import FAILED, InputError
 
 WRONG, INTERRUPTED = 2, 130
+# Name, what it does, and the function that runs it.
+_Add: TypeAlias = Callable[[str, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,39 +63,67 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("study", metavar="STUDY", help="a preset's name, such as ml-100k, or a YAML file")
     study.add_argument("--seed", type=int, help="overrides the study's seed")
     study.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting")
+    bundle = _Parser(add_help=False, parents=[shared])
+    bundle.add_argument("bundle", metavar="BUNDLE")
     parser = _Parser(
         prog="leanrec", description="Make a trained recommender smaller and run it better, by measurement."
     )
     known = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, what: str, run: Callable[[argparse.Namespace], int], parent: _Parser) -> Any:
-        command = known.add_parser(name, help=what, description=what, parents=[parent])
-        command.set_defaults(command=run)
-        return command
+    def adder(parent: _Parser) -> _Add:
+        def add(name: str, what: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+            command = known.add_parser(name, help=what, description=what, parents=[parent])
+            command.set_defaults(command=run)
+            return command
 
-    add("data", "fetch a known data set and verify its checksum", commands.data, shared).add_argument(
-        "name", metavar="NAME"
-    )
-    running = add("run", "launch or resume a study", commands.run, study)
+        return add
+
+    _of_no_study(adder(shared))
+    _of_a_study(adder(study))
+    _of_a_bundle(adder(bundle))
+    return parser
+
+
+def _of_no_study(add: _Add) -> None:
+    add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
+    fetching = add("data", "fetch a known data set and verify its checksum", commands.data)
+    fetching.add_argument("name", metavar="NAME")
+    starting = add("init", "write a study file with every setting explained", commands.init)
+    starting.add_argument("file", metavar="FILE")
+    showing = add("ui", "MLflow's UI on the study home", commands.ui)
+    showing.add_argument("--port", type=int, default=5000)
+    showing.add_argument("--host", default="127.0.0.1")
+
+
+def _of_a_study(add: _Add) -> None:
+    checking = add("validate", "check a study file and rehearse every stage on its model", commands.validate)
+    checking.add_argument("--only-file", action="store_true", help="look at the file alone, not at the model")
+    add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
+    running = add("run", "launch or resume a study", commands.run)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
     running.add_argument("--trials", type=int, help="trials in all, those that failed not counted when a study goes on")
     running.add_argument("--all-groups", action="store_true", help="search every layer group, however little it takes")
-    add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile, study)
-    add("status", "how far a study is", commands.status, study)
-    add("front", "the Pareto front of a study", commands.front, study)
-    reporting = add("report", "write a study's report, one HTML file", commands.report, study)
+    add("status", "how far a study is", commands.status)
+    add("front", "the Pareto front of a study", commands.front)
+    reporting = add("report", "write a study's report, one HTML file", commands.report)
     reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
-    choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose, study)
+    choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
     choosing.add_argument("--p95-ms", type=float, help="the highest p95 that is good enough, in milliseconds")
     choosing.add_argument("--p95-ratio", type=float, help="the same as a share of the baseline's")
     choosing.add_argument("--max-loss", type=float, help="the loss that is tolerated (default: the study's)")
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
-    add("verify", "check that a bundle is whole and answers as it should", commands.verify, shared).add_argument(
-        "bundle", metavar="BUNDLE"
+    what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
+    ablating = add("ablate", what, commands.ablate)
+    ablating.add_argument(
+        "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
-    benching = add("bench", "one bundle under one pattern of traffic, with a timeline", commands.bench, shared)
-    benching.add_argument("bundle", metavar="BUNDLE")
+    add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
+
+
+def _of_a_bundle(add: _Add) -> None:
+    add("verify", "check that a bundle is whole and answers as it should", commands.verify)
+    benching = add("bench", "one bundle under one pattern of traffic, with a timeline", commands.bench)
     benching.add_argument("--pattern", help="closed, poisson (default), deterministic, bursts, diurnal or replay")
     benching.add_argument("--log", metavar="FILE", help="a request log, CSV or Parquet, whose arrivals are replayed")
     speed = benching.add_mutually_exclusive_group()
@@ -105,29 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     benching.add_argument("--seed", type=int, default=0)
     benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
-    building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build, shared)
-    building.add_argument("bundle", metavar="BUNDLE")
+    building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)
     building.add_argument(
         "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"
     )
     building.add_argument("--out", metavar="DIR", help="where the new bundle goes (default: in the old one's place)")
-    add("remeasure", "time the front's artifacts again on this machine", commands.remeasure, study)
-    ablating = add(
-        "ablate",
-        "what helped: each technique of a trial taken back, and alone, measured in pairs",
-        commands.ablate,
-        study,
-    )
-    ablating.add_argument(
-        "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
-    )
-    add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor, shared)
-    showing = add("ui", "MLflow's UI on the study home", commands.ui, shared)
-    showing.add_argument("--port", type=int, default=5000)
-    showing.add_argument("--host", default="127.0.0.1")
-    add("init", "write a study file with every setting explained", commands.init, shared).add_argument(
-        "file", metavar="FILE"
-    )
-    checking = add("validate", "check a study file and rehearse every stage on its model", commands.validate, study)
-    checking.add_argument("--only-file", action="store_true", help="look at the file alone, not at the model")
-    return parser

@@ -23,6 +23,7 @@ from search.explore import Explorer, Told
 from search.home import Home
 from search.jobs import MeterJobs
 from search.ledger import Entry, Ledger
+from search.limits import check_slices
 from search.preflight import begun, preflight, tell_preflight
 from search.profiling import focused, profiled, write_profile_files
 from search.report import write_report
@@ -147,6 +148,7 @@ def search(session: Session, console: Console) -> None:
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
         prepared = prepare(session, builders[0], console)
+        check_slices(config.quality.slices, prepared.parts)
         jobs = jobs_of(config, home, prepared)
         space = space_for(config.space, prepared)
         if config.space.focus > 0:

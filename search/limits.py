@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from objectives.record import Interval, Quality
+from search.study_yaml import ConfigError, nearest, show
 
 _ALL = "all rows"
 
@@ -53,3 +54,14 @@ class Limits:
             part = of.get(name)
             every.append((name, part.loss if part else None, part.loss_interval if part else None, limit))
         return every
+
+
+def check_slices(limits: Mapping[str, float], parts: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: a limit is on a part that the held-out rows do not have.
+    """
+    for name in limits:
+        if name not in parts:
+            known = f"one of {', '.join(parts)}" if parts else "left out, since the held-out rows have no slices"
+            raise ConfigError(f"quality.slices: must be {known}, but got {show(name)}{nearest(name, parts)}")

@@ -17,6 +17,7 @@ from search.defaults import PASSES
 from search.document import Document
 from search.home import Home
 from search.launch import task_of
+from search.limits import check_slices
 from search.sections import StudyConfig
 from search.wording import count
 from search.workers import Worker, call
@@ -43,6 +44,7 @@ def preflight(config: StudyConfig, home: Home, console: Console) -> Document:
     """The document of `leanrec validate`.
 
     Raises:
+        ConfigError: the study file does not fit the model.
         JobError: the model does not get through, with the part at fault.
     """
     start = time.monotonic()
@@ -54,6 +56,7 @@ def preflight(config: StudyConfig, home: Home, console: Console) -> Document:
         asked = {"task": to_plain(task), "threads": cores_allowed()}
         rehearsal = from_plain(Rehearsal, call(builder, "rehearse", asked, _LIMIT_SECONDS, console.say))
         builder.kill()
+        check_slices(config.quality.slices, rehearsal.parts)
         console.say("rehearsal: a request through the pool, and where its time goes")
         model = f"{rehearsal.folder}/{MODEL}"
         arm = to_plain(Arm(model, Placement(), "fp32"))

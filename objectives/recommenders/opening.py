@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from objectives.recommenders.families import FAMILIES
-from objectives.recommenders.own import open_own
+from objectives.recommenders.own.opening import open_own
 from objectives.recommenders.pointwise import open_pointwise
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.sequential import open_sequential

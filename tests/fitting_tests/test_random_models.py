@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from objectives import build
-from objectives.recommenders import own
-from objectives.recommenders.own import open_own
+from objectives.recommenders.own import opening
+from objectives.recommenders.own.opening import open_own
 from objectives.rehearsal import rehearse
 from objectives.task import Task
 from tests.compression_tests.random_models import random_model, rows
@@ -48,7 +48,7 @@ class Drawn:
 def _rehearsed(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Drawn(seed)
     before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
-    monkeypatch.setattr(own, "load_factory", lambda spec, _: lambda: given)
+    monkeypatch.setattr(opening, "load_factory", lambda spec, _: lambda: given)
     recommender = open_own(Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
     found = rehearse(recommender, build._signature(recommender), folder / "rehearsal", 0, lambda line: None)
     assert found.parity <= 1e-4

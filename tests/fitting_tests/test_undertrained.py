@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.recommenders import own
-from objectives.recommenders.own import OwnRecommender, open_own
+from objectives.recommenders.own import opening
+from objectives.recommenders.own.opening import open_own
+from objectives.recommenders.own.recommender import OwnRecommender
 from objectives.task import Task
 from objectives.undertrained import undertrained
 
@@ -53,7 +54,7 @@ class Given:
 
 
 def _opened(given: Given, monkeypatch: pytest.MonkeyPatch) -> OwnRecommender:
-    monkeypatch.setattr(own, "load_factory", lambda spec, folder: lambda: given)
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
     return open_own(Task("home", "x:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
 
 

@@ -42,6 +42,7 @@ def test_blocks_slices_and_other_labels_come_back(tmp_path: Path) -> None:
     assert found.labels.tolist() == found.groups.tolist() == list(range(5)) and found.seen is found.items is None
     assert found.slices["odd.ones"].tolist() == [False, True, False, True, False]
     assert found.others["like"].tolist() == [1.0] * 5
+    assert found.parts == ("odd.ones", "output like")
 
 
 def test_a_ranking_has_a_catalogue_and_what_was_seen_of_it() -> None:

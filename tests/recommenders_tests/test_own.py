@@ -13,9 +13,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from objectives.recommenders import own
-from objectives.recommenders.factory import FactoryError, batches_of, given_by, load_factory
-from objectives.recommenders.own import OwnRecommender, open_own
+from objectives.recommenders.own import opening
+from objectives.recommenders.own.factory import FactoryError, batches_of, given_by, load_factory
+from objectives.recommenders.own.opening import open_own
+from objectives.recommenders.own.recommender import OwnRecommender
 from objectives.task import Task
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
@@ -72,7 +73,7 @@ class Mine:
 
 
 def opened(given: Any, monkeypatch: pytest.MonkeyPatch, metric: str = "") -> OwnRecommender:
-    monkeypatch.setattr(own, "load_factory", lambda spec, folder: lambda: given)
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
     return open_own(Task("home", "mine:factory", "", metric, 200, 0.6, 1000, 0), lambda line: None)
 
 

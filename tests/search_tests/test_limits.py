@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from objectives.record import Quality, SliceQuality
-from search.limits import Limits
+from search.limits import Limits, check_slices
+from search.study_yaml import ConfigError
 
 
 def quality(loss: float, *slices: tuple[str, float]) -> Quality:
@@ -56,3 +57,20 @@ def test_limits_are_kept_broken_or_unproved(found: Quality, kept: bool, lost: st
 def test_a_slice_that_nobody_limits_is_only_told() -> None:
     assert Limits(0.01).kept(quality(0.005, ("rare items", 0.9)))
     assert Limits(0.01).excesses(quality(0.005, ("rare items", 0.9))) == {"all rows": pytest.approx(-0.005)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "may"),
+    [
+        (
+            ("rare items", "output like"),
+            "one of rare items, output like, but got 'rare item'; did you mean 'rare items'?",
+        ),
+        ((), "left out, since the held-out rows have no slices, but got 'rare item'"),
+    ],
+)
+def test_a_limit_is_on_a_part_that_there_is(parts: tuple[str, ...], may: str) -> None:
+    check_slices(dict.fromkeys(parts, 0.1), parts)
+    with pytest.raises(ConfigError) as caught:
+        check_slices({"rare item": 0.1}, parts)
+    assert str(caught.value) == f"quality.slices: must be {may}"

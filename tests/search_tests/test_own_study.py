@@ -113,6 +113,8 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
 def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
     error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=checkpoints:broken", status=2)
     assert error == "leanrec: checkpoints:broken: name must be text, but got nothing\n"
+    error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "quality.slices={nobody: 0.1}", status=2)
+    assert error.startswith("leanrec: quality.slices: must be one of ")
     error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=nowhere:factory", status=2)
     assert "no module 'nowhere'" in error and len(error.splitlines()) == 1
 

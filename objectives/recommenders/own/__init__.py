@@ -1,0 +1,1 @@
+"""The user's own recommender, as its factory gives it."""

@@ -1,0 +1,97 @@
+"""Outputs of the user's own model: which there are, which have labels, and which one the metric is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from objectives.recommenders.own.factory import FactoryError, Given
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """
+    names: of several outputs the names or numbers, the main one first; empty where the model gives one tensor alone
+    labelled: those of them that there are labels of
+    """
+
+    factory: str
+    names: tuple[Any, ...]
+    labelled: frozenset[Any]
+
+    @property
+    def main(self) -> Any:
+        return self.names[0] if self.names else None
+
+    @property
+    def others(self) -> tuple[Any, ...]:
+        """All but the main one that there are labels of."""
+        return tuple(name for name in self.names[1:] if name in self.labelled)
+
+    def scores(self, outputs: Any) -> Tensor:
+        """(rows,), or (rows, outputs) where there are several: the main one comes first.
+
+        Raises:
+            FactoryError: an output is not one score for each row.
+        """
+        if not self.names:
+            return _column(outputs, "the model")
+        return torch.stack([_column(outputs[name], f"output {name}") for name in self.names], 1)
+
+    def labels(self, labels: Any) -> NDArray[np.float64]:
+        """(rows, 1 + others): of the main output, then of the others."""
+        return np.stack([self._of(labels, name) for name in (self.main, *self.others)], axis=1)
+
+    def _of(self, labels: Any, output: Any) -> NDArray[np.float64]:
+        if isinstance(labels, Mapping):
+            if output not in labels:
+                raise FactoryError(
+                    f"{self.factory}: labels must hold those of output {output!r}, but have {list(labels)}"
+                )
+            labels = labels[output]
+        elif isinstance(labels, (list, tuple)):
+            labels = labels[output if isinstance(output, int) else 0]
+        elif labels.ndim == 2 and labels.shape[1] > 1 and isinstance(output, int):
+            labels = labels[:, output]
+        found = np.asarray(labels, dtype=np.float64)
+        return found.reshape(len(found), -1)[:, 0]
+
+
+def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
+    """Those of one batch.
+
+    Raises:
+        FactoryError: `output` does not say which of several is the main one.
+    """
+    labelled = _labelled(labels)
+    if isinstance(outputs, Tensor):
+        return Outputs(given.name, (), labelled)
+    known = list(outputs) if isinstance(outputs, Mapping) else list(range(len(outputs)))
+    main = getattr(given, "output", None)
+    if len(known) > 1 and main not in known:
+        raise FactoryError(f"{given.name}: output must be one of the model's {known}, but got {main!r}")
+    main = known[0] if main is None else main
+    rest = sorted((name for name in known if name != main), key=lambda name: name not in labelled)
+    return Outputs(given.name, (main, *rest), labelled)
+
+
+def _labelled(labels: Any) -> frozenset[Any]:
+    if isinstance(labels, Mapping):
+        return frozenset(labels)
+    if isinstance(labels, (list, tuple)):
+        return frozenset(range(len(labels)))
+    return frozenset(range(labels.shape[1] if labels.ndim == 2 else 1))
+
+
+def _column(value: Any, what: str) -> Tensor:
+    """(rows,)"""
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] != 1):
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise FactoryError(f"{what} must give one score for each row, but gave {got}")
+    return value.reshape(len(value))

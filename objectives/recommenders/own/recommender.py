@@ -1,0 +1,251 @@
+"""The user's own recommender, as its factory gives it: judged, shrunk and asked as it is, never retrained."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from objectives.errors import one_line
+from objectives.holdout import HeldOut
+from objectives.recommenders.counts import counted
+from objectives.recommenders.own.factory import FactoryError, Given, batches_of
+from objectives.recommenders.own.held_out import HeldPart, gathered
+from objectives.recommenders.own.outputs import Outputs, outputs_of
+from objectives.recommenders.own.sent import Arrays, Sent
+from objectives.recommenders.own.train import Train, look
+from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
+from objectives.record import InputSpec
+from objectives.task import Task
+from spaces.anatomy import Table
+from spaces.architecture import Architecture
+from spaces.canonical import digest
+
+_LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class OwnRecommender:
+    """Implements `Recommender`."""
+
+    given: Given
+    task: Task
+    sent: Sent
+    method: Method = "forward"
+
+    @property
+    def model(self) -> nn.Module:
+        return self.given.model
+
+    @cached_property
+    def key(self) -> str:
+        """Of the weights, of the code of the model's class and of all data."""
+        content = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            content.update(name.encode())
+            content.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+        for held in self._held.values():
+            for block in held.inputs:
+                for name, values in block.items():
+                    content.update(name.encode() + values.tobytes())
+            content.update(held.labels.tobytes() + held.groups.tobytes())
+        train = self._train.content
+        return digest(self.given.name, content.hexdigest(), train, _code(self.given), torch.__version__)[:20]
+
+    # -- what it is judged by
+
+    @property
+    def graded(self) -> bool:
+        return not self.task.metric and not isinstance(self.given.metric, str)
+
+    @property
+    def metric(self) -> str:
+        """The study's, the factory's, or the name of the factory's function."""
+        own = self.given.metric
+        return self.task.metric or (own if isinstance(own, str) else getattr(own, "__name__", "own metric"))
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        assert not isinstance(self.given.metric, str)
+        try:
+            return float(self.given.metric(scores, labels, groups))
+        except Exception as error:  # whatever the user's own metric raises
+            raise FactoryError(
+                f"{self.given.name}: metric(scores, labels, groups) failed: {one_line(error)}"
+            ) from error
+
+    def held_out(self, part: HeldPart) -> HeldOut:
+        return self._held[part]
+
+    def facts(self) -> Facts:
+        held = self._held
+        return Facts(
+            split="The parts are those that the factory gives.",
+            rows={"train": self._train.rows, **{part: len(rows.labels) for part, rows in held.items()}},
+            users=len(np.unique(np.concatenate([rows.groups for rows in held.values()]))),
+            training={},
+            reference_metric="auc",
+            references=self._references(),
+        )
+
+    def _references(self) -> dict[str, float | None]:
+        """On test; only AUC can be told of any model."""
+        held, parts = self._held["test"], []
+        if set(np.unique(held.labels)) != {0, 1}:
+            return {"baseline": None}
+        with torch.inference_mode():
+            for block in held.inputs:
+                tensors = {n: torch.from_numpy(v[:1] if n in self.once else v) for n, v in block.items()}
+                scores = self.scores(self.outputs(self.model.eval(), tensors))
+                parts.append(scores if scores.ndim == 1 else scores[:, 0])
+        return {"baseline": float(roc_auc_score(held.labels, torch.cat(parts).numpy()))}
+
+    # -- what goes in and what comes out
+
+    @cached_property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        users = self.sent.of_user
+        return tuple(
+            InputSpec(name, str(values.dtype), self._shape(name), None, "user" if name in users else "item")
+            for name, values in self.sent.first.items()
+        )
+
+    def _shape(self, name: str) -> tuple[int | None, ...]:
+        """After the rows; None where requests differ, or the batches do."""
+        blocks = (block for held in self._held.values() for block in held.inputs)
+        seen = {values[name].shape[1:] for values in (*self.sent.requests, *blocks)}
+        return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True))
+
+    @property
+    def once(self) -> frozenset[str]:
+        return self.sent.once
+
+    def requests(self, seed: int) -> Iterable[Arrays]:
+        return self.sent.requests
+
+    def serving_rows(self, count: int) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(values) for name, values in self.sent.rows(count).items()}
+
+    @cached_property
+    def answer(self) -> Answer:
+        """Probabilities where everything that the model gives lies between 0 and 1 and labels are 0 and 1; logits where
+        labels alone are; else values."""
+        inputs, labels, _ = self._first_batch
+        if not set(np.unique(self._outputs.labels(labels)[:, 0])) <= {0, 1}:
+            return "values"
+        with torch.inference_mode():
+            scores = self.scores(self.outputs(self.model.eval(), inputs))
+        return "probabilities" if bool(((scores >= 0) & (scores <= 1)).all()) else "logits"
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
+        return model(**inputs)
+
+    def scores(self, outputs: Any) -> Tensor:
+        return self._outputs.scores(outputs)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(map(str, self._outputs.names))
+
+    # -- what it learns from
+
+    def loss(self, outputs: Any, labels: Any) -> Tensor:
+        return self.given.loss(outputs, labels)
+
+    def train_rows(self) -> None:
+        return None
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        """In the user's own order; a batch of one row, which batch normalisation cannot take, is left out."""
+        for inputs, labels, groups in batches_of(self.given, "train"):
+            if len(groups) > 1:
+                yield inputs, labels
+
+    @property
+    def per_pass(self) -> int:
+        return self._train.batches
+
+    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        return counted(tables, (inputs for inputs, _, _ in batches_of(self.given, "train")))
+
+    @property
+    def hidden(self) -> str | None:
+        return getattr(self.given, "hidden", None)
+
+    def history(self) -> None:
+        return None
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The user's own, else AdamW."""
+        make = getattr(self.given, "optimizer", None)
+        if make is None:
+            return torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+        made = make(model.parameters())
+        if not isinstance(made, torch.optim.Optimizer):
+            raise FactoryError(
+                f"{self.given.name}: optimizer must give a torch.optim.Optimizer, but gave {type(made).__name__}"
+            )
+        return made
+
+    # -- its smaller siblings
+
+    @property
+    def built(self) -> bool:
+        return getattr(self.given, "build", None) is not None
+
+    def student(self) -> Mapping[str, Any]:
+        return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        make = getattr(self.given, "build", None)
+        if make is None:
+            raise FactoryError(f"{self.given.name}: a smaller sibling needs build(shape), but the factory gave none")
+        try:
+            made = make(architecture.as_dict())
+        except Exception as error:  # whatever the user's own code raises
+            raise FactoryError(
+                f"{self.given.name}: build({architecture.as_dict()}) failed: {one_line(error)}"
+            ) from error
+        if not isinstance(made, nn.Module):
+            raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
+        return made.to("cpu").float()
+
+    # -- what its batches tell
+
+    @cached_property
+    def _first_batch(self) -> tuple[Inputs, Any, NDArray[Any]]:
+        return next(batches_of(self.given, "train"))
+
+    @cached_property
+    def _outputs(self) -> Outputs:
+        inputs, labels, _ = self._first_batch
+        with torch.inference_mode():
+            return outputs_of(self.given, self.outputs(self.model.eval(), inputs), labels)
+
+    @cached_property
+    def _train(self) -> Train:
+        return look(self.given)
+
+    @cached_property
+    def _held(self) -> dict[HeldPart, HeldOut]:
+        parts: tuple[HeldPart, ...] = ("validation", "test")
+        return {part: gathered(self.given, part, self._outputs, self._train, self.sent) for part in parts}
+
+
+def _code(given: Given) -> str:
+    """Of the model's class and the loss, as far as it can be read."""
+    parts = []
+    for thing in (type(given.model), given.loss):
+        try:
+            parts.append(inspect.getsource(thing))
+        except (OSError, TypeError):
+            parts.append(repr(thing))
+    return "\n".join(parts)

@@ -1,0 +1,102 @@
+"""Requests as the user's own factory sends them, and what they tell of the inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from objectives.errors import one_line
+from objectives.recommenders.own.factory import FactoryError, Given
+
+Arrays = Mapping[str, NDArray[Any]]
+_REQUESTS = 1000
+# Requests of several rows that must agree on an input before it is taken to be the user's.
+_TELLING = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """Requests, all with the same inputs, each given for all rows of a request or once."""
+
+    requests: tuple[Arrays, ...]
+
+    @property
+    def first(self) -> Arrays:
+        return self.requests[0]
+
+    @cached_property
+    def once(self) -> frozenset[str]:
+        """Inputs of one row beside others of several."""
+        several = self._several
+        return frozenset(n for n in self.first if several and all(len(request[n]) == 1 for request in several))
+
+    @cached_property
+    def of_user(self) -> frozenset[str]:
+        """Inputs that are the same in all rows of each request."""
+        telling = self._several
+        if len(telling) < _TELLING:
+            return self.once
+        return frozenset(n for n in self.first if all((request[n] == request[n][:1]).all() for request in telling))
+
+    @cached_property
+    def _several(self) -> list[Arrays]:
+        """Those of several rows."""
+        return [request for request in self.requests if max(map(len, request.values())) > 1]
+
+    def rows(self, count: int) -> dict[str, NDArray[Any]]:
+        """Rows of requests, of those of the commonest lengths."""
+        shapes = Counter(shape_of(request) for request in self.requests)
+        (common, _), *_ = shapes.most_common(1)
+        alike = [rowed(request) for request in self.requests if shape_of(request) == common]
+        joined = {name: np.concatenate([request[name] for request in alike]) for name in alike[0]}
+        picks = np.resize(np.arange(len(next(iter(joined.values())))), count)
+        return {name: values[picks] for name, values in joined.items()}
+
+
+def sent_by(given: Given, seed: int) -> Sent:
+    """The first thousand.
+
+    Raises:
+        FactoryError: there are none, or they do not have the same inputs, or rows differ within one.
+    """
+    where = f"{given.name}: requests({seed})"
+    try:
+        requests = tuple(
+            {name: _array(value) for name, value in request.items()}
+            for request in islice(given.requests(seed), _REQUESTS)
+        )
+    except Exception as error:  # whatever the user's own code raises
+        raise FactoryError(f"{where} failed: {one_line(error)}") from error
+    if not requests:
+        raise FactoryError(f"{where} must yield a request or more, but yielded none")
+    names = list(requests[0])
+    for request in requests:
+        if list(request) != names:
+            raise FactoryError(f"{where} must name the same inputs in each, but got {names} and {list(request)}")
+        rows = {name: len(values) if values.ndim else 0 for name, values in request.items()}
+        if not rows or min(rows.values()) == 0 or any(size not in (1, max(rows.values())) for size in rows.values()):
+            raise FactoryError(f"{where}: inputs must have the same rows, or one, but got {rows}")
+    return Sent(requests)
+
+
+def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, NDArray[Any]]:
+    """What is given once, repeated for each row."""
+    count = rows or max(map(len, arrays.values()))
+    return {n: np.repeat(v, count, axis=0) if len(v) == 1 < count else v for n, v in arrays.items()}
+
+
+def shape_of(arrays: Arrays) -> tuple[tuple[int, ...], ...]:
+    """Of one row."""
+    return tuple(values.shape[1:] for values in arrays.values())
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
