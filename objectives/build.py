@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
 from objectives.anatomy import of_baseline
 from objectives.compression.cut import cut_at_tables
@@ -22,6 +21,7 @@ from objectives.compression.export import (
     check_parity,
     check_requests,
     largest_difference,
+    of_each_shape,
     to_onnx,
 )
 from objectives.compression.graph import multiply_adds
@@ -30,10 +30,11 @@ from objectives.compression.saving import save_graph
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
-from objectives.grading import grade
+from objectives.grading import check_metric, grade
 from objectives.holdout import read_requests, write_held_out, write_requests
 from objectives.jobs import serve
 from objectives.recommenders.opening import open_recommender
+from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, InputSpec, Prepared, rows_of
 from objectives.rehearsal import parts_of, rehearse
@@ -51,7 +52,6 @@ Progress = Callable[[str], None]
 FIT_STAGE = 3
 EXPORT_STAGE = 3
 CALIBRATION_ROWS = 2048
-_SHAPES = 8
 MODEL = "model.onnx"
 
 
@@ -64,11 +64,16 @@ class Form:
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:
-    """Train the baseline, export it, and write the held-out rows and the requests as plain arrays."""
+    """Train the baseline, export it, and write the held-out rows and the requests as plain arrays.
+
+    Raises:
+        FactoryError: the metric cannot be told of the model.
+    """
     recommender = _open(task, progress)
     holdout = task.cache / "holdouts" / digest(recommender.key, task.key(), EXPORT_STAGE)[:20]
 
     def write(into: Path) -> None:
+        check_metric(recommender)
         progress("baseline: judging it beside simple references")
         for part in ("validation", "test"):
             write_held_out(recommender.held_out(part), into, part)
@@ -137,7 +142,12 @@ def _export(
             graph = to_onnx(fitted.model, rows, signature)
             parity = check_parity(fitted.model, graph, rows, signature.scores)
             if signature.open:
-                parity = max(parity, check_requests(fitted.model, graph, _of_each_shape(recommender, task), signature))
+                parity = max(
+                    parity,
+                    check_requests(
+                        fitted.model, graph, of_each_shape(list(recommender.requests(task.seed))), signature
+                    ),
+                )
         else:
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
@@ -190,12 +200,6 @@ def _signature(recommender: Recommender) -> Signature:
     return Signature(recommender.once, {name: of for name, of in axes.items() if of}, recommender.scores)
 
 
-def _of_each_shape(recommender: Recommender, task: Task) -> list[Mapping[str, NDArray[Any]]]:
-    """A few requests, no two of the same lengths."""
-    by_shape = {tuple(v.shape[1:] for v in request.values()): request for request in recommender.requests(task.seed)}
-    return list(by_shape.values())[:_SHAPES]
-
-
 def _user_inputs(recommender: Recommender) -> frozenset[str]:
     """Those that are the same in all rows of a request, and are not given once anyway."""
     return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
@@ -234,10 +238,19 @@ _opened: dict[str, Recommender] = {}
 
 
 def _open(task: Task, progress: Progress) -> Recommender:
-    key = digest(task)
+    """
+    Raises:
+        FactoryError: the recommender is not the one that the study was prepared with.
+    """
+    key = digest(replace(task, expected=""))
     if key not in _opened:
         _opened.clear()
         _opened[key] = open_recommender(task, progress)
+    if task.expected not in ("", _opened[key].key):
+        raise FactoryError(
+            f"{task.recommender}: must give the same model, data and requests whenever it is called, but gave others "
+            "than when the study was prepared; let it load what was trained, and seed what it draws"
+        )
     return _opened[key]
 
 

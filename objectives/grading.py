@@ -3,6 +3,7 @@ code runs in builders alone."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from objectives.holdout import HeldOut, read_held_out
 from objectives.measurement.paired_loss import Arm, Mask, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
+from objectives.other_outputs import others_of
+from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.scoring import main_scores
 from objectives.record import Quality
 
 # Each is a call of the user's function for either arm.
@@ -37,9 +41,37 @@ def grade(
         ValueError: the user's function fails.
         UndefinedLossError: it gives 0 or nothing for the baseline, or too often nothing.
     """
-    held, theirs = read_held_out(holdout, part), _main(Path(baseline))
-    found = (graded(recommender, _main(Path(path)), theirs, held, seed, confidence) for path in candidates)
-    return max(found, key=lambda quality: quality.loss)
+    held, theirs = read_held_out(holdout, part), _read(baseline)
+
+    def quality(ours: NDArray[np.float32]) -> Quality:
+        main = graded(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
+
+        def other(column: int, labels: NDArray[Any]) -> Quality:
+            of = replace(held, labels=labels, slices={})
+            return graded(recommender, ours[:, column], theirs[:, column], of, seed, confidence)
+
+        return replace(main, others=others_of(held, other))
+
+    return max((quality(_read(path)) for path in candidates), key=lambda found: found.loss)
+
+
+def check_metric(recommender: Recommender) -> None:
+    """
+    Raises:
+        FactoryError: the metric cannot tell a relative loss of the model on validation.
+    """
+    held, name = recommender.held_out("validation"), recommender.metric
+    if recommender.graded:
+        scores = main_scores(recommender, recommender.model, held.inputs)
+        value = recommender.grade(scores, held.labels, held.groups)
+        if not 0 < value < float("inf"):
+            raise FactoryError(
+                f"metric {name} must give a number above 0 for the model on validation, higher being better, but gave "
+                f"{value:.4g}"
+            )
+    elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
+        some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
+        raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of validation are {some} ...")
 
 
 def graded(
@@ -57,9 +89,10 @@ def graded(
     )
 
 
-def _main(scores: Path) -> NDArray[np.float32]:
+def _read(scores: str) -> NDArray[np.float32]:
+    """(n, outputs)"""
     found: NDArray[np.float32] = np.load(scores)
-    return found if found.ndim == 1 else found[:, 0]
+    return found.reshape(len(found), -1)
 
 
 def _arm(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Arm:

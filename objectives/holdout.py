@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +47,20 @@ class HeldOut:
     def parts(self) -> tuple[str, ...]:
         """Names of what a loss is told of beside all rows: slices, and other outputs."""
         return (*self.slices, *map(of_output, self.others))
+
+
+def runs(inputs: Mapping[str, NDArray[Any]], once: Collection[str], most: int = 4096) -> list[NDArray[np.int64]]:
+    """Rows of one shape that may be run together, by their numbers: so many, or, where a model takes some inputs once a
+    request, those that are alike in all of these."""
+    rows = len(next(iter(inputs.values())))
+    order, starts = np.arange(rows), np.arange(0, rows, most)
+    if once:
+        # By their bytes: codes, numbers and several codes a row stand side by side.
+        users = [np.ascontiguousarray(inputs[name]).reshape(rows, -1).view(np.uint8) for name in sorted(once)]
+        _, user = np.unique(np.concatenate(users, axis=1), axis=0, return_inverse=True)
+        order = np.argsort(user, kind="stable")
+        starts = np.flatnonzero(np.diff(user[order], prepend=-1))
+    return [order[start:end] for start, end in itertools.pairwise([*starts.tolist(), rows])]
 
 
 def of_output(name: str) -> str:

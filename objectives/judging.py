@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arms import Arm
-from objectives.holdout import HeldOut, of_output, read_held_out
+from objectives.holdout import HeldOut, read_held_out, runs
 from objectives.measurement.quality import paired_quality, paired_ranking
 from objectives.measurement.ranking import ranks
-from objectives.record import Artifact, Quality, SliceQuality
+from objectives.other_outputs import others_of
+from objectives.record import Artifact, Quality
 from objectives.serving.devices import engine_version
 from objectives.serving.engines import Engine, open_replica
 from objectives.store import make_once
 from spaces.canonical import digest
 from spaces.placement import Placement, Seat
 
-_CHUNK_ROWS = 4096
 _ITEM = "item"
 
 
@@ -77,19 +76,11 @@ def _quality(
     if ours.ndim == 1:
         return paired_quality(metric, ours, theirs, held.labels, held.groups, seed, confidence, held.slices)
     main = paired_quality(metric, ours[:, 0], theirs[:, 0], held.labels, held.groups, seed, confidence, held.slices)
-    others = (
-        _of_output(
-            of_output(name), paired_quality(metric, ours[:, i], theirs[:, i], labels, held.groups, seed, confidence)
-        )
-        for i, (name, labels) in enumerate(held.others.items(), 1)
-    )
-    return replace(main, others=tuple(others))
 
+    def other(column: int, labels: NDArray[Any]) -> Quality:
+        return paired_quality(metric, ours[:, column], theirs[:, column], labels, held.groups, seed, confidence)
 
-def _of_output(name: str, quality: Quality) -> SliceQuality:
-    return SliceQuality(
-        name, quality.rows, quality.groups, quality.value, quality.baseline, quality.loss, quality.loss_interval
-    )
+    return replace(main, others=others_of(held, other))
 
 
 def _scores(
@@ -137,15 +128,7 @@ def run_blocks(engine: Engine, blocks: Sequence[Mapping[str, NDArray[Any]]]) -> 
 def run_rows(engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     """Scores of rows of one shape, in their order, (rows,) or (rows, outputs); what an engine takes once a request is
     the same in each part it is given."""
-    rows = len(next(iter(inputs.values())))
-    order, starts = np.arange(rows), np.arange(0, rows, _CHUNK_ROWS)
-    if engine.once:
-        # By their bytes: codes, numbers and several codes a row stand side by side.
-        users = [np.ascontiguousarray(inputs[name]).reshape(rows, -1).view(np.uint8) for name in sorted(engine.once)]
-        _, user = np.unique(np.concatenate(users, axis=1), axis=0, return_inverse=True)
-        order = np.argsort(user, kind="stable")
-        starts = np.flatnonzero(np.diff(user[order], prepend=-1))
-    parts = [order[start:end] for start, end in itertools.pairwise([*starts.tolist(), rows])]
+    rows, parts = len(next(iter(inputs.values()))), runs(inputs, engine.once)
     found = [engine.run({name: values[part] for name, values in inputs.items()}) for part in parts]
     scores = np.empty((rows, *found[0].shape[1:]), dtype=np.float32)
     scores[np.concatenate(parts)] = np.concatenate(found)

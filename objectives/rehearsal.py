@@ -15,13 +15,21 @@ from torch import nn
 
 from objectives.anatomy import of_baseline
 from objectives.compression.distillation import distil
-from objectives.compression.export import Signature, check_parity, check_requests, largest_difference, to_onnx
+from objectives.compression.export import (
+    Signature,
+    check_parity,
+    check_requests,
+    largest_difference,
+    of_each_shape,
+    to_onnx,
+)
 from objectives.compression.low_rank import factorise
 from objectives.compression.precision import quantise
 from objectives.compression.pruning import prune
 from objectives.compression.saving import save_graph
-from objectives.errors import one_line
+from objectives.errors import located, one_line
 from objectives.fitting import course_of
+from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.recommenders.protocol import Recommender
 from objectives.rehearsed import MODEL, Rehearsal, Tried
@@ -34,18 +42,20 @@ from spaces.pruning import Pruning
 Progress = Callable[[str], None]
 _ROWS = 512
 _RATIO, _SHARE = 0.5, 0.25
-_STEPS = 3
+_BATCHES = 3
 
 
 def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed: int, progress: Progress) -> Rehearsal:
     """Trace, export, parity, each technique once on each group that it fits, and a few steps of fine-tuning.
 
     Raises:
+        FactoryError: the metric cannot be told of the model.
         TraceError: the model's forward cannot be traced.
         ParityError: the exported graph does not give the model's scores.
         ValueError: a step of fine-tuning fails.
     """
     seconds: dict[str, float] = {}
+    check_metric(recommender)
 
     def timed(stage: str) -> _Clock:
         progress(f"rehearsal: {stage}")
@@ -59,15 +69,14 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     with timed("parity"):
         parity = check_parity(model, graph, rows, signature.scores)
         requests = list(recommender.requests(seed))
-        check_requests(model, graph, requests[:_STEPS], signature)
+        check_requests(model, graph, of_each_shape(requests), signature)
     folder.mkdir(parents=True, exist_ok=True)
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"):
         tried = tuple(_techniques(recommender, traced.anatomy, graph, signature))
-    with timed("step"):
-        _learn(recommender, seed)
-    seconds["step"] /= _STEPS
+    progress("rehearsal: step")
+    seconds["step"] = _step_seconds(recommender, seed)
     return Rehearsal(
         traced.anatomy, traced.left_alone, tried, str(folder), parts_of(recommender), parity, size, seconds,
         recommender.per_pass,
@@ -75,9 +84,8 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
 
 
 def parts_of(recommender: Recommender) -> tuple[str, ...]:
-    """Of the rows that the search looks at; a metric of the user's own is told of the main output alone."""
-    held = recommender.held_out("validation")
-    return tuple(held.slices) if recommender.graded else held.parts
+    """Of the rows that the search looks at."""
+    return recommender.held_out("validation").parts
 
 
 class _Clock:
@@ -118,7 +126,10 @@ def _techniques(
         if group.kind == "table":
             yield _tried(group, "int8", lambda of: narrowed(of, "int8"))
         if group.kind in ("linear", "attention"):
-            yield _tried(group, "low rank", factorised)
+            if group.factorable:
+                yield _tried(group, "low rank", factorised)
+            else:
+                yield Tried(group.name, "low rank", group.unfactorable_reason)
             yield _tried(group, "int8-dynamic", lambda of: narrowed(of, "int8-dynamic"))
 
 
@@ -130,11 +141,17 @@ def _tried(group: Group, technique: str, attempt: Callable[[Group], None]) -> Tr
     return Tried(group.name, technique)
 
 
-def _learn(recommender: Recommender, seed: int) -> None:
-    """A copy of the model learns from a few batches as a student does."""
+def _step_seconds(recommender: Recommender, seed: int) -> float:
+    """Of one batch, as a copy of the model learns from the model; the batches are at hand, and all was run once."""
     student = copy.deepcopy(recommender.model).requires_grad_(True)
-    whole = course_of(recommender, Distillation(2.0, 0.5, 1))
-    few = min(_STEPS, whole.per_pass)
-    lessons = list(islice(whole.lessons(torch.Generator().manual_seed(seed)), few))
-    course = replace(whole, per_pass=few, lessons=lambda generator: iter(lessons))
-    distil(student, course, recommender.optimizer(student), Distillation(2.0, 0.5, 1), seed, recommender.model)
+    distillation = Distillation(2.0, 0.5, 1)
+    whole = course_of(recommender, distillation)
+    lessons = list(islice(whole.lessons(torch.Generator().manual_seed(seed)), min(_BATCHES, whole.per_pass)))
+    course = replace(whole, per_pass=len(lessons), lessons=lambda generator: iter(lessons))
+    for _ in range(2):
+        start = time.monotonic()
+        try:
+            distil(student, course, recommender.optimizer(student), distillation, seed, recommender.model)
+        except Exception as error:  # whatever the user's own forward or loss raises while it learns
+            raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
+    return (time.monotonic() - start) / len(lessons)

@@ -16,7 +16,8 @@ class Task:
     """A recommender by name, its data, its metric, the rows of its requests, and the seed of all of it.
 
     Rows are log-normal, or those of a trace named by its content; cut at rows_max either way. Columns say what those of
-    a table hold; sizes are those of the baseline that differ from the published ones.
+    a table hold; sizes are those of the baseline that differ from the published ones; expected is the recommender's key
+    as a study was prepared, empty before that. The loss is told of the commonest values of the columns in slice_by.
     """
 
     home: str
@@ -31,6 +32,8 @@ class Task:
     rows_trace: str | None = None
     columns: Mapping[str, Any] | None = None
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
+    slice_by: tuple[str, ...] = ()
+    expected: str = ""
 
     @property
     def cache(self) -> Path:
@@ -42,6 +45,7 @@ class Task:
 
     def key(self, *more: object) -> str:
         """Names what follows from this task and from `more`; the home is no part of it."""
-        parts = [self.recommender, self.source, self.synthetic, self.columns, self.sizes, self.metric, self.seed]
+        data = [self.recommender, self.source, self.synthetic, self.columns, self.sizes]
+        judged = [self.metric, self.slice_by, self.seed]
         rows = [self.rows_median, self.rows_sigma, self.rows_max, self.rows_trace and Path(self.rows_trace).name]
-        return digest(parts, rows, *more)[:20]
+        return digest(data, judged, rows, *more)[:20]

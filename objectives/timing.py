@@ -69,7 +69,7 @@ def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
         RuntimeError: the process failed, with its last line.
     """
     plain = json.dumps({"holdout": str(holdout), "arm": to_plain(arm)})
-    command = [sys.executable, "-m", "objectives.measure", "weigh"]
+    command = [sys.executable, "-P", "-m", "objectives.measure", "weigh"]
     try:
         done = subprocess.run(command, input=plain, capture_output=True, text=True, timeout=_WEIGH_SECONDS)
     except subprocess.TimeoutExpired as error:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from objectives.grading import graded
 from objectives.measurement.paired_loss import UndefinedLossError
 from objectives.measurement.quality import paired_quality
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.scoring import main_scores
 
 
 def undertrained(recommender: Recommender, seed: int) -> str | None:
@@ -29,7 +25,7 @@ def undertrained(recommender: Recommender, seed: int) -> str | None:
             recommender.loss(recommender.outputs(learner, inputs), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     held = recommender.held_out("validation")
-    ours, theirs = (_scores(recommender, model, held.inputs) for model in (learner, recommender.model))
+    ours, theirs = (main_scores(recommender, model, held.inputs) for model in (learner, recommender.model))
     try:
         if recommender.graded:
             quality = graded(recommender, ours, theirs, held, seed, 0.95)
@@ -41,22 +37,3 @@ def undertrained(recommender: Recommender, seed: int) -> str | None:
         return None
     low, high = (-end for end in reversed(quality.loss_interval))
     return f"one more pass over train betters {quality.metric} by {-quality.loss:.2%} [{low:.2%}, {high:.2%}]"
-
-
-def _scores(
-    recommender: Recommender, model: nn.Module, blocks: Sequence[Any], chunk: int = 4096
-) -> NDArray[np.float32]:
-    """(n,) of the main output."""
-    found = []
-    with torch.inference_mode():
-        for block in blocks:
-            rows = len(next(iter(block.values())))
-            for start in range(0, rows, chunk):
-                part = {
-                    name: torch.from_numpy(values[start : start + (1 if name in recommender.once else chunk)])
-                    for name, values in block.items()
-                }
-                scores = recommender.scores(recommender.outputs(model.eval(), part))
-                found.append(scores if scores.ndim == 1 else scores[:, 0])
-    joined: NDArray[np.float32] = torch.cat(found).numpy()
-    return joined

@@ -21,6 +21,7 @@ from search.judged import judged
 from search.limits import Limits
 from search.report_slices import slices_markdown
 from search.sections import StudyConfig
+from search.study_yaml import ConfigError
 from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
 from spaces.canonical import digest, from_plain, to_plain
@@ -35,13 +36,27 @@ _EXAMPLE_ROWS = 8
 
 @dataclass(frozen=True)
 class Policy:
-    """What a point must keep, and which of those that keep it is wanted."""
+    """What a point must keep, and which of those that keep it is wanted.
+
+    Raises:
+        ConfigError: a limit is out of its range, or there is no such preference.
+    """
 
     max_loss: float
     p95_ms: float | None = None
     p95_ratio: float | None = None
     prefer: Preference = "knee"
     slices: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("p95_ms", "p95_ratio"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}: must be above 0, but got {value}")
+        if not 0 < self.max_loss < 1:
+            raise ConfigError(f"max_loss: must lie between 0 and 1, but got {self.max_loss}")
+        if self.prefer not in PREFERENCES:
+            raise ConfigError(f"prefer: must be one of {', '.join(PREFERENCES)}, but got {self.prefer!r}")
 
     @property
     def limits(self) -> Limits:
@@ -235,7 +250,7 @@ def bundle_up(
         "traffic": config.traffic.model_dump(mode="json"),
         "widths": dict(outcome.artifact.widths),
         "recipe": {
-            "settings": config.model_dump(mode="json"),
+            "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
             "policy": to_plain(policy),
             "made_of": made_of(prepared, candidate),
         },
@@ -263,7 +278,7 @@ def _card(
 
 {why}
 
-| measured | this model | baseline | ratio, 95% interval |
+| measured | this model | baseline | ratio |
 |---|---|---|---|
 | p95 at {latency.rate_rps:.0f} requests/s | {latency.candidate.p95_ms:.3f} ms | {latency.baseline.p95_ms:.3f} ms | \
 {latency.p95_ratio:.3f} [{p95[0]:.3f}, {p95[1]:.3f}] |
@@ -273,6 +288,8 @@ def _card(
 {throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
 | {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
 loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
+
+In brackets are intervals: of the loss at {quality.confidence:.1%}, which pays for each look at test, else at 95%.
 
 {slices_markdown(to_plain(quality.parts))}\
 Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}.

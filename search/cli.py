@@ -84,6 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _above_zero(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, but got {text}")
+    return float(text)
+
+
+def _share(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, but got {text}")
+    return float(text)
+
+
 def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
     fetching = add("data", "fetch a known data set and verify its checksum", commands.data)
@@ -108,9 +120,9 @@ def _of_a_study(add: _Add) -> None:
     reporting = add("report", "write a study's report, one HTML file", commands.report)
     reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
     choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
-    choosing.add_argument("--p95-ms", type=float, help="the highest p95 that is good enough, in milliseconds")
-    choosing.add_argument("--p95-ratio", type=float, help="the same as a share of the baseline's")
-    choosing.add_argument("--max-loss", type=float, help="the loss that is tolerated (default: the study's)")
+    choosing.add_argument("--p95-ms", type=_above_zero, help="the highest p95 that is good enough, in milliseconds")
+    choosing.add_argument("--p95-ratio", type=_above_zero, help="the same as a share of the baseline's")
+    choosing.add_argument("--max-loss", type=_share, help="the loss that is tolerated (default: the study's)")
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
     what = "what helped: each technique of a trial taken back, and alone, measured in pairs"

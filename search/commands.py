@@ -199,13 +199,13 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def build(options: argparse.Namespace) -> int:
-    from search.launch import stoppable
+    from search.launch import locked, stoppable
     from search.recipe import read_recipe, rebuild
 
     console, home = _console(options), _home(options)
-    recipe = read_recipe(_bundle_folder(options), options.model)
-    out = Path(options.out) if options.out else recipe.bundle.folder
-    with stoppable():
+    recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
+    out = Path(options.out).resolve() if options.out else recipe.bundle.folder
+    with locked(home, recipe.config.name), stoppable():
         document = rebuild(recipe, home, out, console)
     console.document(document)
     console.result(document["reason"])
@@ -284,12 +284,6 @@ def choose(options: argparse.Namespace) -> int:
     from search import launch
     from search.choose import Policy
 
-    for field in ("p95_ms", "p95_ratio"):
-        value = getattr(options, field)
-        if value is not None and not value > 0:
-            raise InputError(f"--{field.replace('_', '-')}: must be above 0, but got {value}")
-    if options.max_loss is not None and not 0 < options.max_loss < 1:
-        raise InputError(f"--max-loss: must lie between 0 and 1, but got {options.max_loss}")
     console, session = _console(options), _existing(options)
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer, dict(session.config.quality.slices))

@@ -55,7 +55,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     rows = {table.name: table.rows for table in prepared.anatomy.tables}
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
     ratios: dict[str, Domain] = {group.name: RATIOS for group in groups if group.prunable}
-    ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.kind in ("linear", "attention")}
+    ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.factorable}
     learning = given.distillation
     window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
     if learning.feature_weight is not None and not prepared.featured and learning.feature_weight != Choice((0.0,)):

@@ -6,7 +6,7 @@ import fcntl
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.record import Prepared
@@ -25,7 +25,7 @@ from search.jobs import MeterJobs
 from search.ledger import Entry, Ledger
 from search.limits import check_slices
 from search.preflight import begun, preflight, tell_preflight
-from search.profiling import focused, profiled, write_profile_files
+from search.profiling import focused, known_profile, profiled, write_profile_files
 from search.report import write_report
 from search.sections import StudyConfig
 from search.study import Study, candidate_of, outcome_of
@@ -102,12 +102,14 @@ def task_of(config: StudyConfig, home: Home) -> Task:
     return Task(
         str(home.root), config.recommender, "" if data is None else data.source, config.metric,
         rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home), columns, config.sizes,
+        config.quality.slice_by,
     )  # fmt: skip
 
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared) -> MeterJobs:
     """What the meter is asked in this study."""
-    return MeterJobs(config, task_of(config, home), prepared, traffic_of(config.traffic, home))
+    task = replace(task_of(config, home), expected=prepared.key)
+    return MeterJobs(config, task, prepared, traffic_of(config.traffic, home))
 
 
 def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Document]:
@@ -182,8 +184,12 @@ def search(session: Session, console: Console) -> None:
 
 
 def profile(session: Session, console: Console) -> Document:
-    """The profile of a study's baseline, which is trained first where it is not in the cache; its files are written."""
+    """The profile of a study's baseline, measured on the first call; its files are written. A baseline that is not in
+    the cache is trained first."""
     config, home = session.config, session.home
+    if (known := known_profile(session.study)) is not None:
+        write_profile_files(known, home.reports(config.name))
+        return known
     builder = Worker("builder", home.logs(config.name) / "builder-0.log")
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     with locked(home, config.name), stoppable():
@@ -211,9 +217,19 @@ def prepared_by(builder: Worker, config: StudyConfig, home: Home, console: Conso
 
 
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
-    """The baseline trained, judged beside simple references, and exported."""
-    prepared = prepared_by(builder, session.config, session.home, console)
-    session.study.note(prepared=to_plain(prepared), machine=describe())
+    """The baseline trained, judged beside simple references, and exported.
+
+    Raises:
+        ConfigError: the study was begun with another checkpoint or other data.
+    """
+    config, study = session.config, session.study
+    prepared, before = prepared_by(builder, config, session.home, console), study.facts.get("prepared")
+    if before is not None and before["key"] != prepared.key and study.finished():
+        raise ConfigError(
+            f"recommender: must give the model, data and requests that the study {config.name!r} was begun with, but "
+            "gave others; give the study another name"
+        )
+    study.note(prepared=to_plain(prepared), machine=describe())
     known = {name: value for name, value in prepared.references.items() if value is not None}
     console.say(
         f"baseline: {metric_name(prepared.reference_metric)} on test "

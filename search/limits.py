@@ -45,11 +45,20 @@ class Limits:
                 return f"the loss{where} may be {interval[1]:.2%}, {interval[1] - limit:.2%} above the {limit:.2%}"
         return None
 
+    def margins(self, quality: Quality) -> dict[str, float | None]:
+        """How far the upper end of each loss's interval lies below its limit; None where a loss cannot be told."""
+        each = self._each(quality)
+        return {
+            "loss" if name == _ALL else f"loss on {name}": None if interval is None else limit - interval[1]
+            for name, _, interval, limit in each
+        }
+
     def _each(self, quality: Quality) -> list[tuple[str, float | None, Interval | None, float]]:
         """Name, loss, interval and limit."""
-        found = [(_ALL, quality.loss, quality.loss_interval, self.max_loss)]
+        every: list[tuple[str, float | None, Interval | None, float]] = [
+            (_ALL, quality.loss, quality.loss_interval, self.max_loss)
+        ]
         of = {part.name: part for part in quality.parts}
-        every: list[tuple[str, float | None, Interval | None, float]] = [*found]
         for name, limit in self.slices.items():
             part = of.get(name)
             every.append((name, part.loss if part else None, part.loss_interval if part else None, limit))

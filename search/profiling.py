@@ -26,9 +26,8 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     Raises:
         JobError: the baseline cannot be profiled.
     """
-    found = study.facts.get("profile")
-    if found is not None:
-        return dict(found)
+    if (found := known_profile(study)) is not None:
+        return found
     console.say("profile: where the baseline's time goes")
     config = jobs.config
     answer = call(meter, "profile", jobs.profile(), config.workers.job_seconds, console.say)
@@ -38,6 +37,12 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     document = profile_document(config.name, profile, roofline, config.space.focus) | {"user_once": once}
     study.note(profile=document)
     return document
+
+
+def known_profile(study: Study) -> Document | None:
+    """The study's profile, as far as it was measured."""
+    found: Document | None = study.facts.get("profile")
+    return found
 
 
 def write_profile_files(document: Document, folder: Path) -> list[Path]:

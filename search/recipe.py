@@ -22,7 +22,8 @@ from search.launch import jobs_of, prepared_by, task_of
 from search.pairs import Pairs
 from search.sections import StudyConfig
 from search.wording import percent, percent_interval
-from search.workers import Worker, call
+from search.workers import JobError, Worker, call
+from spaces.candidate import Candidate
 from spaces.canonical import digest, from_plain, to_plain
 
 
@@ -37,16 +38,26 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class BesideOld:
+    """The new bundle beside the one that it would replace, on the same rows and requests."""
+
+    latency: Latency
+    quality: Quality
+
+
+@dataclass(frozen=True)
 class Rebuilt:
-    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle."""
+    """The recipe on another checkpoint, measured beside that checkpoint.
+
+    old: beside the old bundle, or why the two cannot be compared: it may not know today's items, or take other inputs
+    """
 
     artifact: Artifact
     quality: Quality
     latency: Latency
     throughput: Throughput
     footprint: Footprint
-    beside_old: Latency
-    quality_to_old: Quality
+    old: BesideOld | str
 
 
 def read_recipe(folder: Path, model: str | None) -> Recipe:
@@ -83,7 +94,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
     try:
         prepared = prepared_by(builder, config, home, console)
         made = made_of(prepared, candidate)
-        if made == recipe.made_of and out.resolve() == recipe.bundle.folder.resolve():
+        if made == _made_of(out):
             return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = Pairs(jobs_of(config, home, prepared), builder, meter, console)
         found = _measured(recipe, pairs, home)
@@ -102,6 +113,15 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
     return _document(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
 
 
+def _made_of(folder: Path) -> str | None:
+    """Of the bundle that lies there, if one does."""
+    try:
+        found: str | None = json.loads((folder / MEASUREMENT).read_text())["recipe"]["made_of"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
+
+
 def _measured(recipe: Recipe, pairs: Pairs, home: Home) -> Rebuilt:
     candidate, jobs, say = recipe.bundle.candidate, pairs.jobs, pairs.console.say
     say("build: fitting and exporting")
@@ -111,14 +131,21 @@ def _measured(recipe: Recipe, pairs: Pairs, home: Home) -> Rebuilt:
     quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say)
     say("build: timing beside the checkpoint's own baseline")
     timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)
-    say("build: timing beside the old bundle")
-    old = _old_side(recipe.bundle, home)
-    beside = _timed(jobs, pairs.meter, ours, "build-old", pairs.console, old)
-    to_old = judged(jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say, old)
     return Rebuilt(
         artifact, quality, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]),
-        from_plain(Footprint, timed["footprint"]), from_plain(Latency, beside["latency"]), to_old,
+        from_plain(Footprint, timed["footprint"]), _beside_old(recipe, pairs, ours, home),
     )  # fmt: skip
+
+
+def _beside_old(recipe: Recipe, pairs: Pairs, ours: tuple[Artifact, Candidate], home: Home) -> BesideOld | str:
+    old, say = _old_side(recipe.bundle, home), pairs.console.say
+    say("build: timing beside the old bundle")
+    try:
+        quality = judged(pairs.jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say, old)
+        timed = _timed(pairs.jobs, pairs.meter, ours, "build-old", pairs.console, old)
+    except JobError as error:
+        return str(error)
+    return BesideOld(from_plain(Latency, timed["latency"]), quality)
 
 
 def _timed(
@@ -150,11 +177,11 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
     worse than what it would replace, by more than the tolerated loss, holds none, however well it was compressed."""
     if (unproved := policy.limits.unproved(found.quality)) is not None:
         return f"on test {unproved}"
-    lost, (low, high) = found.quality_to_old.loss, found.quality_to_old.loss_interval
-    if low > policy.max_loss:
+    if isinstance(found.old, BesideOld) and found.old.quality.loss_interval[0] > policy.max_loss:
+        of = found.old.quality
         return (
-            f"on the same rows it loses {percent(lost)} [{percent(low)}, {percent(high)}] to the old bundle, surely "
-            f"more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
+            f"on the same rows it loses {percent(of.loss)} {percent_interval(of.loss_interval)} to the old bundle, "
+            f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
         )
     p95 = found.latency.candidate.p95_ms
     if policy.p95_ms is not None and p95 > policy.p95_ms:
@@ -170,10 +197,16 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
 def _told(found: Rebuilt, policy: Policy) -> str:
     quality, latency = found.quality, found.latency
     low, high = latency.p95_ratio_interval
+    old = found.old.latency.p95_ratio if isinstance(found.old, BesideOld) else None
     return (
         f"its loss is {percent(quality.loss)} {percent_interval(quality.loss_interval)} of the tolerated "
         f"{percent(policy.max_loss)}, its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
-        f"checkpoint's baseline and {found.beside_old.p95_ratio:.3f} to the old bundle"
+        f"checkpoint's baseline"
+        + (
+            f"; it cannot be compared with the old bundle: {found.old}"
+            if old is None
+            else f" and {old:.3f} to the old bundle"
+        )
     )
 
 
@@ -186,9 +219,9 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "unchanged": found is None,
         "reason": reason,
         "policy": to_plain(policy),
+        "margins": {},
         "loss": None,
         "loss_interval": None,
-        "loss_margin": None,
         "loss_to_old": None,
         "loss_to_old_interval": None,
         "p95_ratio": None,
@@ -196,22 +229,38 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "p95_ms": None,
         "p95_ratio_to_old": None,
         "p95_ratio_to_old_interval": None,
+        "not_compared": None,
         "throughput_ratio": None,
         "model_bytes": None,
     }
     if found is None:
         return plain
-    return plain | {
+    plain |= {
+        "margins": _margins(policy, found),
         "loss": found.quality.loss,
         "loss_interval": list(found.quality.loss_interval),
-        "loss_margin": policy.max_loss - found.quality.loss_interval[1],
-        "loss_to_old": found.quality_to_old.loss,
-        "loss_to_old_interval": list(found.quality_to_old.loss_interval),
         "p95_ratio": found.latency.p95_ratio,
         "p95_ratio_interval": list(found.latency.p95_ratio_interval),
         "p95_ms": found.latency.candidate.p95_ms,
-        "p95_ratio_to_old": found.beside_old.p95_ratio,
-        "p95_ratio_to_old_interval": list(found.beside_old.p95_ratio_interval),
         "throughput_ratio": found.throughput.ratio,
         "model_bytes": found.artifact.model_bytes,
     }
+    if isinstance(found.old, str):
+        return plain | {"not_compared": found.old}
+    return plain | {
+        "loss_to_old": found.old.quality.loss,
+        "loss_to_old_interval": list(found.old.quality.loss_interval),
+        "p95_ratio_to_old": found.old.latency.p95_ratio,
+        "p95_ratio_to_old_interval": list(found.old.latency.p95_ratio_interval),
+    }
+
+
+def _margins(policy: Policy, found: Rebuilt) -> Document:
+    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. Of a loss
+    the upper end of its interval counts; None where that cannot be told."""
+    margins: Document = dict(policy.limits.margins(found.quality))
+    if policy.p95_ms is not None:
+        margins["p95_ms"] = policy.p95_ms - found.latency.candidate.p95_ms
+    if policy.p95_ratio is not None:
+        margins["p95_ratio"] = policy.p95_ratio - found.latency.p95_ratio
+    return margins

@@ -45,6 +45,10 @@ class QualityConfig(Section):
         default={}, description="a mapping of slice to a number above 0 and below 1, such as {rare items: 0.02}"
     )
 
+    slice_by: Listed[Annotated[str, Field(min_length=1)]] = Field(
+        default=(), description="a list of columns, or of inputs of one's own model"
+    )
+
     @property
     def limits(self) -> Limits:
         return Limits(self.max_loss, dict(self.slices))

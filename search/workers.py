@@ -21,8 +21,8 @@ from search.study_yaml import ConfigError
 Kind = Literal["builder", "meter"]
 MODULES: Mapping[Kind, str] = {"builder": "objectives.build", "meter": "objectives.measure"}
 _PR_SET_PDEATHSIG = 1
-# The kind of an error that is the user's to mend.
-_OF_THE_USER = "FactoryError"
+# Kinds of errors that are the user's to mend.
+_OF_THE_USER = ("FactoryError", "SettingError")
 
 
 class JobError(RuntimeError):
@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, kind: Kind, log: Path, command: Sequence[str] | None = None) -> None:
         self.kind = kind
         self._log = log
-        self._command = list(command or (sys.executable, "-m", MODULES[kind]))
+        self._command = list(command or (sys.executable, "-P", "-m", MODULES[kind]))
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._stood_still = 0.0
         self._paused_at: float | None = None
@@ -172,7 +172,7 @@ def call(
 
     Raises:
         JobError: it failed, with the reason.
-        ConfigError: the user's factory, or something that it gave, is not what it should be.
+        ConfigError: a setting, the user's factory, or something that it gave, is not what it should be.
     """
     worker.start(job, arguments, limit_seconds)
     while True:
@@ -183,7 +183,7 @@ def call(
         if done is not None:
             if done.error is not None:
                 kind, colon, line = done.error.partition(": ")
-                raise ConfigError(line) if colon and kind == _OF_THE_USER else JobError(done.error)
+                raise ConfigError(line) if colon and kind in _OF_THE_USER else JobError(done.error)
             return done.result
 
 

@@ -57,7 +57,10 @@ class Width:
 @dataclass(frozen=True)
 class Group:
     """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, all tables; and the
-    widths that pruning the group narrows."""
+    widths that pruning the group narrows.
+
+    unfactorable_reason: why its linear layers cannot be two thin ones each, None where they can, and of tables
+    """
 
     name: str
     kind: Kind
@@ -65,6 +68,7 @@ class Group:
     parameters: int
     widths: tuple[Width, ...] = ()
     unprunable_reason: str | None = None
+    unfactorable_reason: str | None = None
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -75,6 +79,11 @@ class Group:
     @property
     def prunable(self) -> bool:
         return bool(self.widths)
+
+    @property
+    def factorable(self) -> bool:
+        """Whether its layers can be low-rank factors."""
+        return self.kind in ("linear", "attention") and self.unfactorable_reason is None
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,22 @@ from torch import Tensor, nn
 
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
+from objectives.errors import located
 
 # Initialisers are named after the module's parameters behind this.
 PREFIX = "model."
 PARITY_ROWS = (1, 2, 7, 64, 257)
 PARITY_LIMIT = 1e-4
+_SHAPES = 8
 # Of a graph that is only computed in another order.
 ONCE_LIMIT = 1e-5
 
 Rows = Mapping[str, NDArray[np.generic]]
 Scores = Callable[[Any], Tensor]
+
+
+class ExportError(RuntimeError):
+    """The model cannot be one graph for any number of rows."""
 
 
 class ParityError(RuntimeError):
@@ -67,7 +73,11 @@ class Signature:
 
 
 def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signature = Signature()) -> onnx.ModelProto:
-    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`."""
+    """Trace with an example of two rows or more; inputs keep their names, the output is `scores`.
+
+    Raises:
+        ExportError: it cannot be, with the part at fault.
+    """
     names, once = tuple(example), signature.once
     given = tuple(values[:1] if name in once else values for name, values in example.items())
     dynamic = tuple(
@@ -78,16 +88,20 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Positional(model.eval(), names, signature.scores),
-            given,
-            dynamo=True,
-            input_names=list(names),
-            output_names=["scores"],
-            dynamic_shapes={"values": dynamic},
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Positional(model.eval(), names, signature.scores),
+                given,
+                dynamo=True,
+                input_names=list(names),
+                output_names=["scores"],
+                dynamic_shapes={"values": dynamic},
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            why = located(error.__cause__ or error)
+            raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
     assert program is not None
     graph = program.model_proto
     name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
@@ -140,6 +154,12 @@ def check_parity(
     if not worst <= PARITY_LIMIT:
         raise ParityError(f"Scores of graph and model must agree within {PARITY_LIMIT:g}, but differ by {worst:.3g}.")
     return worst
+
+
+def of_each_shape(requests: Sequence[Mapping[str, NDArray[Any]]]) -> list[Mapping[str, NDArray[Any]]]:
+    """A few, no two of the same lengths."""
+    by_shape = {tuple(v.shape[1:] for v in request.values()): request for request in requests}
+    return list(by_shape.values())[:_SHAPES]
 
 
 def check_requests(

@@ -72,13 +72,14 @@ def factorise(model: nn.Module, low_rank: LowRank, anatomy: Anatomy) -> nn.Modul
     """A copy of the model in which each nn.Linear of the named groups is a LowRankLinear, where that is smaller.
 
     Raises:
-        ValueError: a group that is neither linear nor attention, or one in which no layer is smaller as two.
+        ValueError: a group whose layers cannot be factors, or one in which no layer is smaller as two.
     """
     factorised = copy.deepcopy(model)
     for name, share in low_rank.shares:
         group = anatomy.group(name)
-        if group.kind not in ("linear", "attention"):
-            raise ValueError(f"Groups of kind linear or attention have factors, but {name!r} is of kind {group.kind}.")
+        if not group.factorable:
+            why = group.unfactorable_reason or f"it is of kind {group.kind}, which is neither linear nor attention"
+            raise ValueError(f"The group {name!r} cannot be factors: {why}.")
         changed = [_replace(factorised, module, share) for module in group.modules]
         if not any(changed):
             raise ValueError(f"Low rank has nothing to gain at {share} of the rank of {name!r}: no layer is smaller.")

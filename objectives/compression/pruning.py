@@ -7,6 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -89,19 +90,20 @@ def shrunk(anatomy: Anatomy, leaving: Leaving) -> Anatomy:
     """The anatomy when units have left: widths have fewer, and what lies behind a removed position moves up.
 
     Raises:
-        ValueError: what is left of a width no longer lies at regular distances.
+        ValueError: units that are left of a width no longer lie side by side.
     """
     gone = _positions(leaving)
 
-    def cut(cut: Cut, units: list[int]) -> Cut:
+    def moved(cut: Cut, units: list[int]) -> list[Cut]:
         before = gone.get((cut.tensor, cut.axis), [])
         return _regular(cut, [p - bisect_left(before, p) for p in cut.positions(units)], len(units))
 
     def width(width: Width) -> Width:
         units = [unit for unit in range(width.units) if unit not in leaving.get(width, ())]
-        return replace(width, units=len(units), cuts=tuple(cut(c, units) for c in width.cuts))
+        return replace(width, units=len(units), cuts=tuple(new for cut in width.cuts for new in moved(cut, units)))
 
-    return Anatomy(tuple(replace(group, widths=tuple(width(w) for w in group.widths)) for group in anatomy.groups))
+    groups = tuple(replace(group, widths=tuple(width(w) for w in group.widths)) for group in anatomy.groups)
+    return replace(anatomy, groups=groups)
 
 
 def _check(pruning: Pruning, anatomy: Anatomy) -> None:
@@ -149,10 +151,18 @@ def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
     return {place: sorted(positions) for place, positions in found.items()}
 
 
-def _regular(cut: Cut, positions: list[int], units: int) -> Cut:
-    """The cut whose units lie at these positions, in the order of the repeats."""
-    period = positions[units * cut.size] - positions[0] if cut.repeats > 1 else 0
-    made = replace(cut, first=positions[0], period=period)
-    if made.positions(range(units)) != tuple(positions):
-        raise ValueError(f"Units that are left lie at regular distances, but in {cut} got {positions}.")
+def _regular(cut: Cut, positions: list[int], units: int) -> list[Cut]:
+    """The cut whose units lie at these positions, in the order of the repeats; where these no longer lie at one
+    distance, a cut for each."""
+    run = units * cut.size
+    starts = positions[::run]
+    periods = {later - earlier for earlier, later in pairwise(starts)}
+    if len(periods) > 1:
+        made = [replace(cut, first=start, repeats=1, period=0) for start in starts]
+    else:
+        made = [replace(cut, first=starts[0], period=next(iter(periods), 0))]
+    if [p for new in made for p in new.positions(range(units))] != positions:
+        raise ValueError(
+            f"Units that are left lie side by side, but those of axis {cut.axis} of {cut.tensor!r} do not."
+        )
     return made

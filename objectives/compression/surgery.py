@@ -81,7 +81,8 @@ def recounted(anatomy: Anatomy, model: nn.Module) -> Anatomy:
     def parameters(modules: Sequence[str]) -> int:
         return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
 
-    return Anatomy(tuple(replace(group, parameters=parameters(group.modules)) for group in anatomy.groups))
+    groups = tuple(replace(group, parameters=parameters(group.modules)) for group in anatomy.groups)
+    return replace(anatomy, groups=groups)
 
 
 def _mend(module: nn.Module, tensor: Tensor) -> None:
@@ -92,7 +93,7 @@ def _mend(module: nn.Module, tensor: Tensor) -> None:
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.BatchNorm1d):
         module.num_features = len(tensor)
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.normalized_shape = tuple(tensor.shape)
 
 

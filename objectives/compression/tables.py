@@ -211,7 +211,7 @@ def _moved(anatomy: Anatomy, made: Mapping[str, CompressedTable]) -> Anatomy:
         widths = (replace(w, cuts=tuple(new for cut in w.cuts for new in moved(cut))) for w in group.widths)
         return replace(group, widths=tuple(widths))
 
-    return Anatomy(tuple(of(group) for group in anatomy.groups))
+    return replace(anatomy, groups=tuple(of(group) for group in anatomy.groups))
 
 
 def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:

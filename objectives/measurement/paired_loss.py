@@ -132,8 +132,10 @@ def _pair(arms: tuple[Arm, Arm], groups: Groups, kept: Mask) -> _Pair:
     rows = np.flatnonzero(kept)
     once = np.ones((1, len(rows)))
     value, reference = float(ours(once)[0]), float(theirs(once)[0])
-    if reference == 0:
-        raise UndefinedLossError("A relative loss needs a baseline above 0, but got 0.")
+    if reference <= 0:
+        raise UndefinedLossError(
+            f"A relative loss needs a metric above 0, higher being better, but the baseline has {reference:.4g}."
+        )
     return _Pair(rows, ours, theirs, value, reference)
 
 

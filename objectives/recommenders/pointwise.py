@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.errors import SettingError
 from objectives.holdout import HeldOut
+from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.counts import counted
 from objectives.recommenders.families import FAMILIES, Family, resized
 from objectives.recommenders.features import Dataset, encode
 from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.requests import draw_requests, request_rows
-from objectives.recommenders.slices import slices_of
+from objectives.recommenders.slices import Masks, of_values, slices_of
 from objectives.recommenders.sources import least_count, read_log
 from objectives.recommenders.split import split_in_time
 from objectives.recommenders.training import train_to_optimum
@@ -61,6 +63,7 @@ class PointwiseRecommender:
     columns: tuple[str, ...] = ()
     built: bool = True
     answer: Answer = "logits"
+    by: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
 
     @property
     def _family(self) -> Family:
@@ -113,7 +116,11 @@ class PointwiseRecommender:
 
     def held_out(self, part: Literal["validation", "test"]) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)
-        return HeldOut((inputs,), labels, groups, slices_of(self.dataset, part))
+        return HeldOut((inputs,), labels, groups, self._slices(part))
+
+    def _slices(self, part: Literal["validation", "test"]) -> Masks:
+        rows = getattr(self.dataset.split, part)
+        return slices_of(self.dataset, part) | of_values({name: of[rows] for name, of in self.by.items()})
 
     def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
         drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
@@ -159,6 +166,7 @@ def open_pointwise(task: Task, progress: Progress, train: bool = True) -> Pointw
     """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
 
     Raises:
+        SettingError: there is no such column to tell the loss by.
         ValueError: the source or a size is not known, or the files are not what they should be.
     """
     progress(f"data: reading {task.source}")
@@ -176,12 +184,25 @@ def open_pointwise(task: Task, progress: Progress, train: bool = True) -> Pointw
         _train(family.build(dataset.fields, sizes), dataset, task.seed, into, progress)
 
     model = family.build(dataset.fields, sizes)
+    by = _named(log, task.slice_by)
     if not train and not folder.exists():
-        return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained")
+        return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained", by=by)
     make_once(folder, make)
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
     training = json.loads((folder / "training.json").read_text())
-    return PointwiseRecommender(dataset, model.eval(), task, training, key)
+    return PointwiseRecommender(dataset, model.eval(), task, training, key, by=by)
+
+
+def _named(log: ClickLog, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """
+    Raises:
+        SettingError: one is no column, or one of numbers.
+    """
+    known = [name for name, kind in log.kinds.items() if kind != "numeric"]
+    if unknown := [name for name in names if name not in known]:
+        have = f"columns among {', '.join(known)}" if known else "no column of these data, which have none"
+        raise SettingError(f"quality.slice_by: must name {have}, but got {unknown[0]!r}")
+    return {name: log.columns[name] for name in names}
 
 
 def _train(fresh: nn.Module, dataset: Dataset, seed: int, into: Path, progress: Progress) -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.errors import SettingError
 from objectives.holdout import HeldOut
 from objectives.recommenders import sasrec
 from objectives.recommenders.families import resized
@@ -30,7 +31,7 @@ from objectives.recommenders.sequences import (
     short_history,
     training,
 )
-from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
 from objectives.recommenders.sources import read_log
 from objectives.recommenders.training import train_to_optimum
 from objectives.record import InputSpec
@@ -133,10 +134,12 @@ class SequentialRecommender:
             inputs=({"history": history},),
             labels=target,
             groups=users,
-            slices={
-                LITTLE_HISTORY: short_history(self.sequences, users),
-                RARE_ITEMS: rare_target(self.sequences, target),
-            },
+            slices=with_heads(
+                {
+                    LITTLE_HISTORY: short_history(self.sequences, users),
+                    RARE_ITEMS: rare_target(self.sequences, target),
+                }
+            ),
             seen=seen_before(self.sequences, part, users),
             items=np.arange(1, self.sequences.items + 1),
         )
@@ -178,8 +181,11 @@ def open_sequential(task: Task, progress: Progress, train: bool = True) -> Seque
     """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
 
     Raises:
+        SettingError: it is asked to tell the loss by a column.
         ValueError: the source or a size is not known, or the files are not what they should be.
     """
+    if task.slice_by:
+        raise SettingError(f"quality.slice_by: must be [] for sasrec, but got {', '.join(task.slice_by)}")
     progress(f"data: reading {task.source}")
     sequences = sequences_of(read_log(task))
     progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")

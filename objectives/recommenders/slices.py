@@ -1,30 +1,59 @@
-"""Held-out rows that a smaller model may serve worse than the rest: of users with little history, of rare items."""
+"""Held-out rows that a smaller model may serve worse than the rest: of users with little history, of rare items, or of
+the values of a column."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.recommenders.clicklog import SEPARATOR
 from objectives.recommenders.features import Dataset
 from objectives.recommenders.split import Part
 
 LITTLE_HISTORY, RARE_ITEMS = "users with little history", "rare items"
+_HEADS = {LITTLE_HISTORY: "users with more history", RARE_ITEMS: "popular items"}
+_VALUES = 5  # of a column: the commonest
+Masks = dict[str, NDArray[np.bool_]]
 _SHORT = 0.25  # of the users of train: those with the fewest rows
 _RARE = 0.2  # of train rows: those of the least popular items
 
 
-def slices_of(dataset: Dataset, part: Part) -> dict[str, NDArray[np.bool_]]:
+def with_heads(tails: Masks) -> Masks:
+    """Each followed by the rest of the rows."""
+    return {name: of for tail, mask in tails.items() for name, of in ((tail, mask), (_HEADS[tail], ~mask))}
+
+
+def of_values(columns: Mapping[str, NDArray[Any]]) -> Masks:
+    """(n,) masks of the commonest values of each column, (n,), where several may stand in a row; a value that all rows
+    have makes no slice."""
+    found = {}
+    for name, values in columns.items():
+        rows = [set(str(value).split(SEPARATOR)) - {""} for value in values.tolist()]
+        counts = Counter(value for row in rows for value in sorted(row))
+        for value, count in counts.most_common(_VALUES):
+            if count < len(rows):
+                found[f"{name} {value}"] = np.array([value in row for row in rows])
+    return found
+
+
+def slices_of(dataset: Dataset, part: Part) -> Masks:
     """(n_part,) by name, as far as the data name users and items.
+
+    Users with little history and rare items, each beside the rest.
 
     Little history: no more train rows than the user at the first quarter of train's users has. Rare: of the least
     popular items, which together have no more than a fifth of the train rows. Users and items unseen in train count.
     """
     rows, train = getattr(dataset.split, part), dataset.split.train
-    found = {}
+    tails: Masks = {}
     if dataset.field("user") is not None:
         counts = np.bincount(dataset.group[train], minlength=int(dataset.group.max()) + 1)
         few = np.quantile(counts[counts > 0], _SHORT, method="inverted_cdf")
-        found[LITTLE_HISTORY] = np.asarray(counts[dataset.group[rows]] <= few)
+        tails[LITTLE_HISTORY] = np.asarray(counts[dataset.group[rows]] <= few)
     item = dataset.field("item")
     if item is not None:
         codes = dataset.inputs["item"]
@@ -32,5 +61,5 @@ def slices_of(dataset: Dataset, part: Part) -> dict[str, NDArray[np.bool_]]:
         counts[0] = 0  # codes descend by count from 1; 0 is unseen
         of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
         rare = (of_it_and_rarer <= _RARE * counts.sum()) | (np.arange(item.vocabulary) == 0)
-        found[RARE_ITEMS] = rare[codes[rows]]
-    return found
+        tails[RARE_ITEMS] = rare[codes[rows]]
+    return with_heads(tails)

@@ -85,6 +85,7 @@ def write_bundle(
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise BundleError(f"{folder} holds something that is no bundle; give another folder.")
     partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    _put_back(old, folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -119,8 +120,15 @@ def write_bundle(
             folder.rename(old)
         partial.rename(folder)
     finally:
+        _put_back(old, folder)
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """The bundle that was to be replaced, where nothing has come in its place."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 def read_bundle(folder: Path) -> Bundle:

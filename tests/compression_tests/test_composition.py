@@ -32,7 +32,7 @@ from spaces.techniques import techniques
 from spaces.weights import Weights
 from tests.compression_tests.composing import COLUMNS, Shop, Walk, brief_training, told, walk, write_table
 
-CANDIDATES, QUICK, SEED = 25, 8, 4
+CANDIDATES, QUICK, SEED = 25, 5, 4
 MEDIAN_ROWS = 20
 SIZES: dict[str, dict[str, int | str]] = {
     "dcn-v2": {"embedding_dim": 16, "crosses": 2, "mlp": "64-48"},

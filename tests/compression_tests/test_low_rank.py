@@ -139,7 +139,7 @@ def test_nothing_to_gain_is_refused_by_group(model: nn.Module) -> None:
 
 
 def test_a_group_without_linear_layers_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="kind linear or attention have factors, but 'table' is of kind table"):
+    with pytest.raises(ValueError, match="The group 'table' cannot be factors: it is of kind table"):
         factorise(model, LowRank((("table", 0.5),)), anatomy())
 
 

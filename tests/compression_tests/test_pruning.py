@@ -449,13 +449,20 @@ def test_cuts_move_with_the_positions_that_they_name(layout: tuple[list[Width], 
             assert len(found) == len(before.cuts[0].positions([old]))
 
 
-def test_units_that_no_longer_lie_at_regular_distances_are_refused() -> None:
+def test_repeats_that_no_longer_lie_at_one_distance_are_cuts_of_their_own() -> None:
     """The other width lies between two repeats of the first and not between the next two."""
     even = Width("even", 2, (Cut("t", 0, repeats=3, period=4),))
     odd = Width("odd", 2, (Cut("t", 0, first=2),))
     anatomy = Anatomy((Group("g", "linear", ("t",), 1, (even, odd)),))
-    with pytest.raises(ValueError, match=r"Units that are left lie at regular distances, but in .* got \[0, 1, 3, 4"):
-        shrunk(anatomy, {odd: [1]})
+    after, _ = shrunk(anatomy, {odd: [1]}).groups[0].widths
+    assert after.cuts == (Cut("t", 0, 0), Cut("t", 0, 3), Cut("t", 0, 7))
+
+
+def test_units_that_no_longer_lie_side_by_side_are_refused() -> None:
+    wide, within = Width("wide", 2, (Cut("t", 0, size=2),)), Width("within", 2, (Cut("t", 0, first=1),))
+    anatomy = Anatomy((Group("g", "linear", ("t",), 1, (wide, within)),))
+    with pytest.raises(ValueError, match=r"lie side by side, but those of axis 0 of 't' do not"):
+        shrunk(anatomy, {within: [0]})
 
 
 # -- surgery

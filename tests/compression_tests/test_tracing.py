@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -219,6 +220,91 @@ def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
     assert [width.name for width in groups["attend"].widths] == ["attend.out_proj"], "only what it gives"
     assert not groups["tables"].prunable and groups["tables"].unprunable_reason
     assert groups["tower"].prunable
+
+    assert groups["attend"].unfactorable_reason is not None and not groups["attend"].factorable
+    assert "no attribute 'weight'" in groups["attend"].unfactorable_reason and groups["tower"].factorable
+
+
+class Two(nn.Module):
+    """Two layers and what stands between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], width: int = 16) -> None:
+        super().__init__()
+        self.first, self.between, self.second = nn.Linear(4, 16), between, nn.Linear(width, 1)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return self.second(self.between(self.first(numbers))).squeeze(1)
+
+
+def _normed(x: Tensor) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("between", "width", "prunable"),
+    [
+        (lambda x: torch.relu(x.double().float()), 16, True),
+        (lambda x: nn.functional.normalize(x, dim=1), 16, True),
+        (lambda x: x.unsqueeze(1).repeat(1, 3, 1).mean(1), 16, True),
+        (nn.RMSNorm(16), 16, True),
+        (nn.LayerNorm(16), 16, True),
+        (lambda x: x / x.sum(dtype=torch.float32), 16, True),
+        (lambda x: x.repeat(1, 2), 32, False),
+        (_normed, 16, False),
+        (lambda x: x * x.prod(1, keepdim=True), 16, False),
+        (lambda x: x + x[x > 0].sum(), 16, False),
+    ],
+    ids=["cast", "unit length", "repeat", "rms", "layer norm", "sum of all", "tiled", "by hand", "product", "masked"],
+)
+def test_what_stands_between_two_layers_is_followed_or_pins(
+    between: Callable[[Tensor], Tensor], width: int, prunable: bool
+) -> None:
+    torch.manual_seed(0)
+    traced = trace(Two(between, width), {"numbers": torch.randn(5, 4)})
+    (group,) = traced.anatomy.groups
+    assert group.prunable == prunable and (group.unprunable_reason is None) == prunable
+    assert traced.left_alone == {"second": "it gives a single number"}
+
+
+def test_a_model_that_cannot_be_copied_is_named() -> None:
+    model = Two(torch.relu)
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(TraceError, match=r"copy\.deepcopy takes, but got TypeError: cannot pickle"):
+        trace(model, {"numbers": torch.randn(5, 4)})
+
+
+class Looking(nn.Module):
+    """Ids that come packed, together, and beside layers that serving does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.kind, self.user = nn.Embedding(40, 8), nn.Embedding(9, 8), nn.Embedding(70_000, 8)
+        self.seen = nn.Embedding(40, 8)
+        self.seen.weight = self.item.weight
+        self.spare, self.unread = nn.Linear(8, 4), nn.Embedding(5, 8)
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4))
+
+    def forward(self, packed: Tensor, user: Tensor, history: Tensor, last: Tensor) -> Tensor:
+        both = self.seen(torch.cat([history, last.unsqueeze(1)], 1)).mean(1)
+        x = self.item(packed[:, 0]) + self.kind(packed[:, 1]) + self.user(user) + both
+        return self.head(x).sum(1)
+
+
+def test_tables_know_the_inputs_that_they_look_up_whole() -> None:
+    example = {
+        "packed": torch.randint(9, (5, 2)),
+        "user": torch.randint(70_000, (5,)),
+        "history": torch.randint(40, (5, 3)),
+        "last": torch.randint(40, (5,)),
+    }
+    traced = trace(Looking(), example)
+    inputs = {table.name: set(table.inputs) for table in traced.anatomy.tables}
+    assert inputs["kind"] == set() and inputs["user"] == {"user"}
+    assert inputs["item"] == {"history", "last"}, "of packed ids nobody says which are its own"
+    assert traced.left_alone["spare"] == traced.left_alone["unread"] == "it is not used for scores"
+    assert [reason for name, reason in traced.left_alone.items() if name.startswith("head")]
+    tables = next(group for group in traced.anatomy.groups if group.kind == "table")
+    assert tables.prunable and [width.units for width in tables.widths] == [8]
 
 
 def test_an_operator_without_a_rule_pins_what_it_reads() -> None:

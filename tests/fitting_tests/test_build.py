@@ -129,7 +129,7 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
         assert all(np.array_equal(written.inputs[0][name], values) for name, values in held.inputs[0].items())
         assert np.array_equal(written.labels, held.labels) and np.array_equal(written.groups, held.groups)
         assert (written.seen is None) == (held.seen is None)
-        assert set(written.slices) == set(held.slices) == {"users with little history", "rare items"}
+        assert written.slices.keys() == held.slices.keys() >= {"users with little history", "rare items"}
         assert all(mask.dtype == bool for mask in written.slices.values())
     wanted = list(recommender.requests(task_of(family).seed))
     requests = read_requests(Path(found.holdout))

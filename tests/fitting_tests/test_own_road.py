@@ -155,7 +155,8 @@ def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: 
     assert like.name == "output like" and like.value == pytest.approx(
         roc_auc_score(held.others["like"], scores[:, 1]), abs=1e-6
     )
-    assert {part.name for part in quality.slices} <= {"users with little history", "rare items"}
+    named = {"users with little history", "users with more history", "rare items", "popular items"}
+    assert {part.name for part in quality.slices} <= named
 
 
 def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[[str], Task]) -> None:

@@ -243,7 +243,7 @@ def test_gauc_needs_two_users_with_both_classes() -> None:
 
 def test_a_baseline_that_ranks_nothing_high_has_no_relative_loss() -> None:
     good, bad = np.full(40, 2.0), np.full(40, 50.0)
-    with pytest.raises(UndefinedLossError, match="needs a baseline above 0, but got 0"):
+    with pytest.raises(UndefinedLossError, match="needs a metric above 0, higher being better, but the baseline has 0"):
         paired_ranking("ndcg@10", good, bad, np.arange(40), 0)
     bad[0] = 1
     with pytest.raises(UndefinedLossError, match=r"At most 5% of the resamples may lack a loss, but got 3\d%"):

@@ -290,7 +290,8 @@ def test_a_factory_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "broken_shop.py").write_text("import no_such_thing\n")
     factory = load_factory("found_shop:factory", tmp_path)
     with pytest.raises(
-        FactoryError, match=r"the factory failed: ZeroDivisionError: division by zero \(found_shop.py, line 2\)"
+        FactoryError,
+        match=r"the factory failed: ZeroDivisionError: division by zero \(factory, line 2 of found_shop.py\)",
     ):
         given_by(factory, "found_shop:factory")
     for spec, line in (

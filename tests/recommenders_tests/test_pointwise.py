@@ -137,7 +137,9 @@ def test_the_loss_is_sklearns(opened: PointwiseRecommender) -> None:
 def test_what_is_judged_and_what_is_told_are_of_one_model(opened: PointwiseRecommender) -> None:
     held, facts = opened.held_out("test"), opened.facts()
     assert held.seen is held.items is None
-    assert set(held.slices) == {"users with little history", "rare items"}
+    assert set(held.slices) == {
+        "users with little history", "users with more history", "rare items", "popular items",
+    }  # fmt: skip
     assert {len(values) for values in (*held.inputs[0].values(), held.labels, held.groups, *held.slices.values())} == {
         129
     }

@@ -9,7 +9,7 @@ import pytest
 
 from objectives.recommenders.clicklog import ClickLog, in_time_order
 from objectives.recommenders.features import Dataset, encode
-from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, slices_of
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, of_values, slices_of
 from objectives.recommenders.split import Part, split_in_time
 
 
@@ -63,7 +63,9 @@ def test_slices_are_found_by_counting(seed: int, turnover: bool, part: Part) -> 
     log = _log(seed, turnover=turnover)
     dataset = _dataset(log)
     found = slices_of(dataset, part)
-    assert list(found) == [LITTLE_HISTORY, RARE_ITEMS]
+    assert list(found) == [LITTLE_HISTORY, "users with more history", RARE_ITEMS, "popular items"]
+    assert (found["users with more history"] == ~found[LITTLE_HISTORY]).all()
+    assert (found["popular items"] == ~found[RARE_ITEMS]).all()
     assert found[LITTLE_HISTORY].tolist() == _little(log, dataset, part)
     assert found[RARE_ITEMS].tolist() == _rare(log, dataset, part)
     assert all(mask.dtype == np.bool_ and 0 < mask.sum() < len(mask) for mask in found.values())
@@ -79,7 +81,29 @@ def test_an_item_too_rare_for_a_code_is_rare() -> None:
 
 @pytest.mark.parametrize(
     ("users", "items", "names"),
-    [(True, False, [LITTLE_HISTORY]), (False, True, [RARE_ITEMS]), (False, False, [])],
+    [
+        (True, False, [LITTLE_HISTORY, "users with more history"]),
+        (False, True, [RARE_ITEMS, "popular items"]),
+        (False, False, []),
+    ],
 )
 def test_there_are_slices_as_far_as_the_data_name_users_and_items(users: bool, items: bool, names: list[str]) -> None:
     assert list(slices_of(_dataset(_log(0, users, items)), "test")) == names
+
+
+def test_the_commonest_values_of_a_column_are_slices() -> None:
+    """Of words, of several words a row, and of codes; what all rows have tells nothing apart."""
+    shade = np.array(["red", "blue", "red", "red", ""])
+    tags = np.array(["a\x1fb", "b", "b\x1fc", "b", "b"])
+    found = of_values({"shade": shade, "tags": tags, "shop": np.array([3, 3, 1, 2, 3])})
+    assert {name: mask.tolist() for name, mask in found.items()} == {
+        "shade red": [True, False, True, True, False],
+        "shade blue": [False, True, False, False, False],
+        "tags a": [True, False, False, False, False],
+        "tags c": [False, False, True, False, False],
+        "shop 3": [True, True, False, False, True],
+        "shop 1": [False, False, True, False, False],
+        "shop 2": [False, False, False, True, False],
+    }
+    many = of_values({"code": np.repeat(np.arange(9), np.arange(1, 10))})
+    assert list(many) == [f"code {code}" for code in (8, 7, 6, 5, 4)]

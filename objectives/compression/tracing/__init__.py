@@ -17,9 +17,10 @@ from objectives.compression.surgery import names_of, tensors
 from objectives.compression.tracing.attention import attention_weights
 from objectives.compression.tracing.groups import TABLES, grouped, layers_of, left_alone, tables_of
 from objectives.compression.tracing.program import Flow, TraceError, flow_of, program_of
-from objectives.compression.tracing.trial import answers_of, tried
-from objectives.compression.tracing.walk import MOVES, nearest, operator_name
+from objectives.compression.tracing.trial import answers_of, shared_copy, tried, trouble_with_factors
+from objectives.compression.tracing.walk import MOVES, PARTS, nearest, operator_name
 from objectives.compression.tracing.widths import Found, widths_of
+from objectives.errors import located
 from spaces.anatomy import Anatomy, Group, Table, Width
 
 __all__ = ["TraceError", "Traced", "trace"]
@@ -39,12 +40,16 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
         example: inputs by name, as the forward takes them; a few rows
 
     Raises:
-        TraceError: the forward cannot be traced.
+        TraceError: the forward cannot be traced, or the model cannot be copied.
     """
+    try:
+        shared_copy(model)
+    except Exception as error:  # a lock, a handle or whatever else the user's own model holds
+        raise TraceError(f"The model must be one that copy.deepcopy takes, but got {located(error)}") from error
     flow = flow_of(model, program_of(model, example))
     read = {other for name in flow.held for other in names_of(model, name)}
     tables, layers = tables_of(model, read), layers_of(model, read)
-    weights = attention_weights({node: name for name, node in flow.places.items()})
+    weights = attention_weights({node: name for name, nodes in flow.places.items() for node in nodes})
     attention = {layer for layer in layers if names_of(model, f"{layer}.weight")[0] in weights}
     groups = {TABLES: ("table", tables)} if tables else {}
     named = {**groups, **grouped(layers, attention)}
@@ -55,7 +60,8 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
         widths = tuple(width for owner, width in good if owner == name)
         reason = None if widths else _why_not(model, name, modules, good, refused, flow)
         parameters = sum(p.numel() for module in modules for p in model.get_submodule(module).parameters())
-        found.append(Group(name, kind, modules, parameters, widths, reason))  # type: ignore[arg-type]
+        whole = None if kind == "table" else trouble_with_factors(model, modules, example)
+        found.append(Group(name, kind, modules, parameters, widths, reason, whole))  # type: ignore[arg-type]
     looked_up = tuple(Table(t, tensors(model)[f"{t}.weight"].shape[0], _inputs(model, t, flow)) for t in tables)
     return Traced(Anatomy(tuple(found), looked_up), left_alone(model, set(owners), read))
 
@@ -125,30 +131,41 @@ def _why_not(
             return reason
     for tensor in names:
         units = flow.held[tensor].axes[axis]
-        reasons = [] if units is None else [flow.units.pinned(int(unit)) for unit in units]
-        if reasons and reasons[0] is not None:
-            return reasons[0]
-    return "each of its layers has a single unit"
+        reasons = {} if units is None else dict.fromkeys(flow.units.pinned(int(unit)) for unit in units)
+        if (pinned := next(filter(None, reasons), None)) is not None:
+            return pinned
+    return "none of its units can leave without all others"
 
 
 def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
-    """Inputs whose codes the table looks up as they are."""
-    place = flow.places[names_of(model, f"{table}.weight")[0]]
+    """Inputs all of whose values are codes that the table looks up; none where only a part of one is, as of ids packed
+    into a matrix."""
     given = {spec.arg.name for spec in flow.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     found: dict[str, None] = {}
-    for lookup in place.users:
-        if len(lookup.args) > 1 and isinstance(lookup.args[1], Node):
-            found |= dict.fromkeys(n.name for n in _codes_from(lookup.args[1]) if n.name in given)
+    for place in flow.places[names_of(model, f"{table}.weight")[0]]:
+        for lookup in place.users:
+            if len(lookup.args) > 1 and isinstance(lookup.args[1], Node):
+                found |= dict.fromkeys(n.name for n in _codes_from(lookup.args[1]) if n.name in given)
     return tuple(found)
 
 
 def _codes_from(ids: Node) -> Iterator[Node]:
-    """What codes are given as, through what only moves, pads or bounds them."""
+    """What codes are given as, through what leaves all of them there."""
     return nearest(
         [ids],
-        lambda n: n.op == "placeholder",
-        lambda n: operator_name(n) in MOVES | {"clamp", "constant_pad_nd", "stack"},
+        lambda n: n.op == "placeholder" and not n.meta["val"].is_floating_point(),
+        lambda n: operator_name(n) in MOVES | {"constant_pad_nd", "stack"} and not _parts(n),
         lambda n: n.all_input_nodes,
+    )
+
+
+def _parts(node: Node) -> bool:
+    """Whether some of the values that it reads are left behind."""
+    read = node.args[0]
+    return operator_name(node) in PARTS and not (
+        isinstance(read, Node)
+        and isinstance(read.meta["val"], Tensor)
+        and node.meta["val"].numel() == read.meta["val"].numel()
     )
 
 

@@ -53,8 +53,10 @@ def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str,
         called = name or type(module).__name__
         if not read & set(own):
             reasons[called] = "it is not used for scores"
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.out_features == 1:
             reasons[called] = "it gives a single number"
+        elif isinstance(module, nn.Linear):
+            reasons[called] = "its weight is worked out from other parameters, or it is all of the model"
         elif isinstance(module, nn.MultiheadAttention):
             reasons[called] = "nn.MultiheadAttention packs its projections into one tensor and checks its own sizes"
         else:

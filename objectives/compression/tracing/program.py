@@ -7,9 +7,9 @@ import io
 import logging
 import operator
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +22,10 @@ from objectives.compression.surgery import tensors
 from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply, operands_in
 from objectives.compression.tracing.units import Axis, Units
 from objectives.compression.tracing.walk import operator_name
-from objectives.errors import innermost, one_line
+from objectives.errors import located
 
+# Positions of an axis that are followed: rows of large tables never leave, and are looked up by their numbers.
+_LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
@@ -38,8 +40,9 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
         TraceError: its forward cannot be exported, with the first line of why and where.
     """
     model.eval()
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    fast = torch.backends.mha.get_fastpath_enabled()
+    logger, fast = logging.getLogger("torch"), torch.backends.mha.get_fastpath_enabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -47,33 +50,28 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
             exported = torch.export.export(model, (), dict(example), strict=False)
             return exported.run_decompositions()  # type: ignore[no-any-return]
     except Exception as error:  # whatever the user's own forward raises
-        raise TraceError(f"The model's forward must be traceable by torch.export, but got {_reason(error)}") from error
+        raise TraceError(f"The model's forward must be traceable by torch.export, but got {located(error)}") from error
     finally:
+        logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _reason(error: BaseException) -> str:
-    frame = innermost(error)
-    where = f" ({frame.name}, line {frame.lineno} of {Path(frame.filename).name})" if frame else ""
-    return one_line(error) + where
 
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """What was found: the units, those of each parameter's and buffer's axes by its first name, the program's nodes,
-    and the node that stands for each name."""
+    """What was found: the units, those of each parameter's and buffer's axes by its first name, the program, and the
+    nodes that stand for each name; of what the program reads."""
 
     units: Units
     held: Mapping[str, Operand]
     program: ExportedProgram
-    places: Mapping[str, Node]
+    places: Mapping[str, list[Node]]
 
 
 def flow_of(model: nn.Module, program: ExportedProgram) -> Flow:
     """Follow the units of all parameters through the program to its outputs, which keep their sizes."""
     units = Units()
     held: dict[str, Operand] = {}
-    places: dict[str, Node] = {}
+    places: dict[str, list[Node]] = defaultdict(list)
     values: dict[Node, Any] = {}
     named = _first_names(model)
     sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
@@ -82,12 +80,12 @@ def flow_of(model: nn.Module, program: ExportedProgram) -> Flow:
             spec = sources[node.name]
             name = named.get(spec.target or "") if spec.kind in _HELD else None
             shape = _shape(node)
-            if name is None:
+            if name is None or not node.users:
                 values[node] = Operand((None,) * len(shape), shape)
                 continue
-            places.setdefault(name, node)
+            places[name].append(node)
             if name not in held:
-                held[name] = Operand(tuple(units.fresh(size) for size in shape), shape)
+                held[name] = Operand(tuple(units.fresh(size) if size <= _LONGEST else None for size in shape), shape)
             values[node] = held[name]
         elif node.op == "call_function":
             values[node] = _called(node, values, units)
@@ -145,7 +143,8 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
+    """A size that hangs on the data is taken for 0, which no other is."""
+    return tuple(size if isinstance(size, int) else 0 for size in value.shape) if isinstance(value, Tensor) else ()
 
 
 def axes_of(flow: Flow) -> Iterator[tuple[str, int, Axis]]:

@@ -60,7 +60,15 @@ Rule = Callable[[Call], Outputs]
 def apply(call: Call) -> Outputs:
     """The units of each output's axes."""
     rule = RULES.get(call.name) or (_pointwise if call.pointwise else _unknown)
-    return rule(call)
+    try:
+        found = rule(call)
+    except Exception:  # an overload, or a form of its arguments, that the rule was not written for
+        return _unknown(call)
+    return (
+        found
+        if all(len(axes) == len(shape) for axes, shape in zip(found, call.shapes, strict=True))
+        else _unknown(call)
+    )
 
 
 def operands_in(arguments: Any) -> Iterator[Operand]:
@@ -152,12 +160,24 @@ def _reshape(call: Call) -> Outputs:
 
 
 def _expand(call: Call) -> Outputs:
+    """A value that is spread over an axis has as many positions there as are asked for, one as good as another."""
     added = len(call.shapes[0]) - len(call.first.shape)
     found: list[Axis] = [None] * added
     for axis, size, wanted in zip(call.first.axes, call.first.shape, call.shapes[0][added:], strict=True):
         if size != wanted:
             call.units.pin(axis, _SPREAD)
-        found.append(axis if size == wanted else None)
+        found.append(axis if size == wanted else call.units.fresh(wanted))
+    return (tuple(found),)
+
+
+def _repeat(call: Call) -> Outputs:
+    times = list(call.given(1))
+    added = len(times) - len(call.first.shape)
+    found: list[Axis] = [None] * added
+    for axis, count in zip(call.first.axes, times[added:], strict=True):
+        if count != 1:
+            call.units.pin(axis, _SPREAD)
+        found.append(axis if count == 1 else None)
     return (tuple(found),)
 
 
@@ -241,20 +261,24 @@ def _known(units: Units, axis: Axis, size: int) -> np.ndarray[Any, np.dtype[np.i
     return axis
 
 
-def _reduced(spans: bool | None) -> Rule:
-    """Sums take what units give together; a mean divides by their number (spans); anything else (None) pins them."""
+def _reduced(spans: bool | None, place: int = 1) -> Rule:
+    """Sums take what units give together; a mean divides by their number (spans); anything else (None) pins them.
+
+    Args:
+        place: of the argument that says over which axes
+    """
 
     def rule(call: Call) -> Outputs:
         rank = len(call.first.shape)
-        asked = call.given(1)
-        dims = range(rank) if asked is None or asked == [] else [asked] if isinstance(asked, int) else asked
+        asked = call.given(place)
+        dims = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) and asked else range(rank)
         gone = {dim % max(1, rank) for dim in dims}
         for dim in gone:
             if spans is None:
                 call.units.pin(call.first.axes[dim], f"{call.name} is taken over it")
             elif spans:
                 call.units.span(call.first.axes[dim])
-        keep = bool(call.given(2, False))
+        keep = len(call.shapes[0]) == rank
         axes = ((None if i in gone else axis) for i, axis in enumerate(call.first.axes) if keep or i not in gone)
         return (tuple(axes),) * len(call.shapes)
 
@@ -305,11 +329,15 @@ def _made(call: Call) -> Outputs:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("clone", "alias", "detach", "_to_copy", "lift_fresh_copy", "full_like", "native_dropout"), _same),
     **dict.fromkeys(("full", "arange", "zeros", "ones", "scalar_tensor", "empty", "eye"), _made),
+    # It gives nothing; export writes one wherever a type is changed.
+    "_assert_tensor_metadata": _made,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     **dict.fromkeys(("mm", "bmm"), _mm),
     "squeeze": _squeeze,
     "sum": _reduced(spans=False),
     "mean": _reduced(spans=True),
+    # What is away counts as what is 0.
+    "linalg_vector_norm": _reduced(spans=False, place=2),
     **dict.fromkeys(("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin"), _reduced(None)),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
@@ -320,6 +348,7 @@ RULES: Mapping[str, Rule] = {
     "t": _t,
     "transpose": _transpose,
     "expand": _expand,
+    "repeat": _repeat,
     "unsqueeze": _unsqueeze,
     "slice": _slice,
     "select": _select,
@@ -328,7 +357,7 @@ RULES: Mapping[str, Rule] = {
     "split_with_sizes": _split,
     "cat": _cat,
     "embedding": _embedding,
-    "native_layer_norm": _layer_norm,
+    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _layer_norm),
     "_native_batch_norm_legit_no_training": _batch_norm,
 }
 

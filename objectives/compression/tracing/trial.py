@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.surgery import keep, names_of, tensors
+from objectives.compression.low_rank import LowRankLinear
+from objectives.compression.surgery import keep, names_of, replace_module, tensors
 from objectives.errors import one_line
 from spaces.anatomy import Cut, Width
 
@@ -47,10 +48,30 @@ def tried(model: nn.Module, width: Width, example: Mapping[str, Tensor], expecte
     return not _alike(found, answers_of(_silenced(model, width.cuts), example))
 
 
+def trouble_with_factors(model: nn.Module, modules: Sequence[str], example: Mapping[str, Tensor]) -> str | None:
+    """Why linear layers cannot be two in a row each, as of a module that reads a layer's weight itself; None where they
+    can."""
+    factored = shared_copy(model)
+    for name in modules:
+        layer = factored.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        thin = nn.Linear(layer.in_features, 1, bias=False)
+        replace_module(factored, name, LowRankLinear(thin, nn.Linear(1, layer.out_features, layer.bias is not None)))
+    try:
+        answers_of(factored, example)
+    except Exception as error:  # whatever the user's own forward raises
+        return f"with two layers in place of each the model fails: {one_line(error)}"
+    return None
+
+
 def _reordered(model: nn.Module, width: Width, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> str | None:
     turned = shared_copy(model)
     _arrange(turned, width.cuts, [*range(1, width.units), 0])
-    if _alike(answers_of(turned, example), expected):
+    try:
+        found = answers_of(turned, example)
+    except Exception as error:  # whatever the user's own forward raises
+        return f"with its units in another order the model fails: {one_line(error)}"
+    if _alike(found, expected):
         return None
     return "with its units in another order the model gives other answers, so something else hangs on the order"
 

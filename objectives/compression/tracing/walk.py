@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 from torch.fx import Node
 
-# They move values about and change none.
+# They move values about, and change none but for its type.
 MOVES = frozenset(
     (
         "view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
         "_to_copy", "slice", "select", "split_with_sizes", "getitem", "index_select", "alias", "detach", "cat",
     )
 )  # fmt: skip
+# Of these, those that may leave some values behind.
+PARTS = frozenset(("slice", "select", "split_with_sizes", "getitem", "index_select"))
 
 
 def operator_name(node: object) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from objectives.errors import innermost, one_line
+from objectives.errors import located
 
+_END = object()
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -69,12 +70,12 @@ def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise FactoryError(f"recommender: importing {module} failed: {_told(error)}") from error
+            raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
         raise FactoryError(
             f"recommender: there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
         ) from error
     except Exception as error:  # whatever the user's own module raises
-        raise FactoryError(f"recommender: importing {module} failed: {_told(error)}") from error
+        raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
     factory = getattr(found, name, None)
     if not callable(factory):
         known = [n for n, v in vars(found).items() if callable(v) and getattr(v, "__module__", None) == module]
@@ -89,10 +90,7 @@ def given_by(factory: Callable[[], Given], spec: str) -> Given:
     Raises:
         FactoryError: it fails, or a part is missing or of another kind.
     """
-    try:
-        given = factory()
-    except Exception as error:  # whatever the user's own factory raises
-        raise FactoryError(f"{spec}: the factory failed: {_told(error)}") from error
+    given: Given = called(f"{spec}: the factory", factory)
     for part, what in _PARTS.items():
         value = getattr(given, part, None)
         if value is None or not _KINDS[what](value):
@@ -102,7 +100,12 @@ def given_by(factory: Callable[[], Given], spec: str) -> Given:
         value = getattr(given, part, None)
         if value is not None and not _KINDS[what](value):
             raise FactoryError(f"{spec}: {part} must be {what} or left out, but got {type(value).__name__}")
-    given.model = given.model.to("cpu").float().eval()
+    try:
+        given.model = given.model.to("cpu").float().eval()
+    except Exception as error:  # a frozen record, or a model that cannot be moved
+        raise FactoryError(
+            f"{spec}: model must be one that can be set and brought to the CPU: {located(error)}"
+        ) from error
     return given
 
 
@@ -146,18 +149,9 @@ def batches_of(given: Given, split: Split) -> Iterator[tuple[dict[str, Tensor], 
         FactoryError: names what was expected of `batches`.
     """
     where = f"{given.name}: batches({split!r})"
-    try:
-        source = iter(given.batches(split))
-    except Exception as error:
-        raise FactoryError(f"{where} failed: {_told(error)}") from error
+    source = called(where, lambda: iter(given.batches(split)))
     number = 0
-    while True:
-        try:
-            batch = next(source)
-        except StopIteration:
-            break
-        except Exception as error:
-            raise FactoryError(f"{where} failed: {_told(error)}") from error
+    while (batch := called(where, lambda: next(source, _END))) is not _END:
         yield _checked(given, batch, where)
         number += 1
     if number == 0:
@@ -171,7 +165,7 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
     inputs, labels, groups = batch
     if not isinstance(inputs, Mapping) or not inputs:
         raise FactoryError(f"{where}: inputs must be tensors by name, but got {type(inputs).__name__}")
-    tensors = {name: torch.as_tensor(value).cpu() for name, value in inputs.items()}
+    tensors = {name: _tensor(value, f"{where}: input {name}") for name, value in inputs.items()}
     taken, required = forward_takes(given.model)
     missing, stray = sorted(required - set(tensors)), sorted(set(tensors) - taken if taken else [])
     if missing or stray:
@@ -186,6 +180,13 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
         if size != count:
             raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {size}")
     return tensors, _on_cpu(labels), found
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value).cpu()
+    except Exception as error:  # what torch cannot hold: text, objects, arrays of unlike lengths
+        raise FactoryError(f"{what} must be a tensor or an array of numbers, but got {located(error)}") from error
 
 
 def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
@@ -217,6 +218,14 @@ def _on_cpu(labels: Any) -> Any:
     return torch.as_tensor(labels)
 
 
-def _told(error: BaseException) -> str:
-    frame = innermost(error)
-    return one_line(error) + (f" ({Path(frame.filename).name}, line {frame.lineno})" if frame else "")
+def called(what: str, call: Callable[[], Any]) -> Any:
+    """
+    Raises:
+        FactoryError: the user's own code fails, whatever it raises.
+    """
+    try:
+        return call()
+    except FactoryError:
+        raise
+    except Exception as error:
+        raise FactoryError(f"{what} failed: {located(error)}") from error

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.errors import SettingError
 from objectives.holdout import HeldOut
-from objectives.recommenders.own.factory import FactoryError, Given, batches_of
+from objectives.recommenders.own.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.own.outputs import Outputs
 from objectives.recommenders.own.sent import Arrays, Sent, rowed, shape_of
 from objectives.recommenders.own.train import Train
-from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, Masks, of_values, with_heads
 
 HeldPart = Literal["validation", "test"]
 # Of the users by their rows in train, and of the items: the share that counts as having little.
@@ -32,8 +33,10 @@ class _Rows:
     places: NDArray[np.int64]
 
 
-def gathered(given: Given, part: HeldPart, outputs: Outputs, train: Train, sent: Sent) -> HeldOut:
-    """Rows of one shape lie together, since histories may be of several lengths."""
+def gathered(
+    given: Given, part: HeldPart, outputs: Outputs, train: Train, sent: Sent, by: Sequence[str]
+) -> tuple[HeldOut, frozenset[Any]]:
+    """The rows, those of one shape together since histories may be of several lengths; and whom they belong to."""
     by_shape: dict[Any, list[_Rows]] = {}
     at = 0
     for inputs, labels, groups in batches_of(given, part):
@@ -49,36 +52,50 @@ def gathered(given: Given, part: HeldPart, outputs: Outputs, train: Train, sent:
     labels_of = np.concatenate([rows.labels for rows in every]).astype(np.float32)
     owners, places = (np.concatenate([getattr(rows, of) for rows in every]) for of in ("groups", "places"))
     own = _own_slices(given, part, places)
-    return HeldOut(
+    held = HeldOut(
         inputs=blocks,
         labels=labels_of[:, 0],
         groups=np.unique(owners, return_inverse=True)[1].astype(np.int64),
-        slices=_slices(blocks, owners, train, sent) if own is None else own,
+        slices=(_slices(blocks, owners, train, sent) if own is None else own) | _by_inputs(given, blocks, by),
         others={str(name): labels_of[:, i] for i, name in enumerate(outputs.others, 1)},
     )
+    return held, frozenset(owners.tolist())
 
 
-def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]] | None:
+def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> Masks | None:
     """The masks that the factory gives, in the order of the places; None where it gives none."""
     own = getattr(given, "slices", None)
     if own is None:
         return None
-    masks = {str(name): np.asarray(mask) for name, mask in own(part).items()}
+    where = f"{given.name}: slices({part!r})"
+    found = called(where, lambda: own(part))
+    if not isinstance(found, Mapping):
+        raise FactoryError(f"{where} must give masks by name, but gave {type(found).__name__}")
+    masks = {str(name): np.asarray(mask) for name, mask in found.items()}
     for name, mask in masks.items():
         if mask.dtype != np.bool_ or mask.shape != places.shape:
             raise FactoryError(
-                f"{given.name}: slices({part!r}) must be masks of {len(places)} rows, but {name!r} is {mask.dtype} of "
-                f"the shape {mask.shape}"
+                f"{where} must be masks of {len(places)} rows, but {name!r} is {mask.dtype} of the shape {mask.shape}"
             )
     return {name: mask[places] for name, mask in masks.items()}
 
 
-def _slices(blocks: Sequence[Arrays], owners: NDArray[Any], train: Train, sent: Sent) -> dict[str, NDArray[np.bool_]]:
-    """Users and items that train has little of."""
-    found = {LITTLE_HISTORY: _little(owners, train.groups)}
+def _slices(blocks: Sequence[Arrays], owners: NDArray[Any], train: Train, sent: Sent) -> Masks:
+    """Users and items that train has little of, each beside the rest."""
+    tails = {LITTLE_HISTORY: _little(owners, train.groups)}
     if (item := _item(train, sent)) is not None:
-        found[RARE_ITEMS] = _little(np.concatenate([block[item] for block in blocks]), train.codes[item])
-    return {name: mask for name, mask in found.items() if mask.any() and not mask.all()}
+        tails[RARE_ITEMS] = _little(np.concatenate([block[item] for block in blocks]), train.codes[item])
+    return with_heads({name: mask for name, mask in tails.items() if mask.any() and not mask.all()})
+
+
+def _by_inputs(given: Given, blocks: Sequence[Arrays], names: Sequence[str]) -> Masks:
+    known = [name for name, values in blocks[0].items() if values.ndim == 1 and values.dtype.kind in "iub"]
+    if unknown := [name for name in names if name not in known]:
+        raise SettingError(
+            f"quality.slice_by: must name inputs of {given.name} that are one whole number a row, "
+            f"{', '.join(known) or 'of which there are none'}, but got {unknown[0]!r}"
+        )
+    return of_values({name: np.concatenate([block[name] for block in blocks]) for name in names})
 
 
 def _item(train: Train, sent: Sent) -> str | None:

@@ -56,37 +56,47 @@ class Outputs:
                 )
             labels = labels[output]
         elif isinstance(labels, (list, tuple)):
-            labels = labels[output if isinstance(output, int) else 0]
-        elif labels.ndim == 2 and labels.shape[1] > 1 and isinstance(output, int):
+            labels = labels[0 if output is None else output]
+        elif labels.ndim == 2 and labels.shape[1] > 1 and output is not None:
             labels = labels[:, output]
         found = np.asarray(labels, dtype=np.float64)
         return found.reshape(len(found), -1)[:, 0]
 
 
 def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
-    """Those of one batch.
+    """Those of one batch. One column of labels is of the main output; several are named or numbered as the outputs are,
+    or, where there is one output alone, the first is its own.
 
     Raises:
-        FactoryError: `output` does not say which of several is the main one.
+        FactoryError: `output` does not say which of several is the main one, or the main one has no labels.
     """
-    labelled = _labelled(labels)
     if isinstance(outputs, Tensor):
-        return Outputs(given.name, (), labelled)
+        if isinstance(labels, Mapping):
+            raise FactoryError(f"{given.name}: labels must be those of the one output, but have names {list(labels)}")
+        return Outputs(given.name, (), frozenset())
+    if not isinstance(outputs, (Mapping, list, tuple)):
+        raise FactoryError(
+            f"{given.name}: the model must give a tensor, or several by name or in order, but gave "
+            f"{type(outputs).__name__}"
+        )
     known = list(outputs) if isinstance(outputs, Mapping) else list(range(len(outputs)))
     main = getattr(given, "output", None)
     if len(known) > 1 and main not in known:
         raise FactoryError(f"{given.name}: output must be one of the model's {known}, but got {main!r}")
     main = known[0] if main is None else main
+    labelled = _labelled(labels, main)
+    if main not in labelled:
+        raise FactoryError(f"{given.name}: labels must hold those of output {main!r}, but have {sorted(labelled)}")
     rest = sorted((name for name in known if name != main), key=lambda name: name not in labelled)
     return Outputs(given.name, (main, *rest), labelled)
 
 
-def _labelled(labels: Any) -> frozenset[Any]:
+def _labelled(labels: Any, main: Any) -> frozenset[Any]:
     if isinstance(labels, Mapping):
         return frozenset(labels)
     if isinstance(labels, (list, tuple)):
         return frozenset(range(len(labels)))
-    return frozenset(range(labels.shape[1] if labels.ndim == 2 else 1))
+    return frozenset(range(labels.shape[1])) if labels.ndim == 2 and labels.shape[1] > 1 else frozenset({main})
 
 
 def _column(value: Any, what: str) -> Tensor:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from objectives.errors import one_line
 from objectives.holdout import HeldOut
 from objectives.recommenders.counts import counted
-from objectives.recommenders.own.factory import FactoryError, Given, batches_of
+from objectives.recommenders.own.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.own.held_out import HeldPart, gathered
 from objectives.recommenders.own.outputs import Outputs, outputs_of
 from objectives.recommenders.own.sent import Arrays, Sent
 from objectives.recommenders.own.train import Train, look
 from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
+from objectives.recommenders.scoring import main_scores
 from objectives.record import InputSpec
 from objectives.task import Task
 from spaces.anatomy import Table
@@ -48,16 +48,20 @@ class OwnRecommender:
 
     @cached_property
     def key(self) -> str:
-        """Of the weights, of the code of the model's class and of all data."""
+        """Of the weights, of the code of the model's classes, of all data and of the requests."""
         content = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            content.update(name.encode())
-            content.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-        for held in self._held.values():
+
+        def add(arrays: Mapping[str, NDArray[Any]]) -> None:
+            for name, values in arrays.items():
+                content.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+
+        add({name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()})
+        for held, _ in self._held.values():
             for block in held.inputs:
-                for name, values in block.items():
-                    content.update(name.encode() + values.tobytes())
-            content.update(held.labels.tobytes() + held.groups.tobytes())
+                add(block)
+            add({"labels": held.labels, "groups": held.groups, **held.others, **held.slices})
+        for request in self.sent.requests:
+            add(request)
         train = self._train.content
         return digest(self.given.name, content.hexdigest(), train, _code(self.given), torch.__version__)[:20]
 
@@ -74,23 +78,19 @@ class OwnRecommender:
         return self.task.metric or (own if isinstance(own, str) else getattr(own, "__name__", "own metric"))
 
     def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
-        assert not isinstance(self.given.metric, str)
-        try:
-            return float(self.given.metric(scores, labels, groups))
-        except Exception as error:  # whatever the user's own metric raises
-            raise FactoryError(
-                f"{self.given.name}: metric(scores, labels, groups) failed: {one_line(error)}"
-            ) from error
+        metric, what = self.given.metric, f"{self.given.name}: metric(scores, labels, groups)"
+        assert not isinstance(metric, str)
+        return called(what, lambda: float(metric(scores, labels, groups)))  # type: ignore[no-any-return]
 
     def held_out(self, part: HeldPart) -> HeldOut:
-        return self._held[part]
+        return self._held[part][0]
 
     def facts(self) -> Facts:
-        held = self._held
+        owners = set(self._train.groups).union(*(owners for _, owners in self._held.values()))
         return Facts(
             split="The parts are those that the factory gives.",
-            rows={"train": self._train.rows, **{part: len(rows.labels) for part, rows in held.items()}},
-            users=len(np.unique(np.concatenate([rows.groups for rows in held.values()]))),
+            rows={"train": self._train.rows, **{part: len(held.labels) for part, (held, _) in self._held.items()}},
+            users=len(owners),
             training={},
             reference_metric="auc",
             references=self._references(),
@@ -98,15 +98,10 @@ class OwnRecommender:
 
     def _references(self) -> dict[str, float | None]:
         """On test; only AUC can be told of any model."""
-        held, parts = self._held["test"], []
+        held = self.held_out("test")
         if set(np.unique(held.labels)) != {0, 1}:
             return {"baseline": None}
-        with torch.inference_mode():
-            for block in held.inputs:
-                tensors = {n: torch.from_numpy(v[:1] if n in self.once else v) for n, v in block.items()}
-                scores = self.scores(self.outputs(self.model.eval(), tensors))
-                parts.append(scores if scores.ndim == 1 else scores[:, 0])
-        return {"baseline": float(roc_auc_score(held.labels, torch.cat(parts).numpy()))}
+        return {"baseline": float(roc_auc_score(held.labels, main_scores(self, self.model, held.inputs)))}
 
     # -- what goes in and what comes out
 
@@ -120,7 +115,7 @@ class OwnRecommender:
 
     def _shape(self, name: str) -> tuple[int | None, ...]:
         """After the rows; None where requests differ, or the batches do."""
-        blocks = (block for held in self._held.values() for block in held.inputs)
+        blocks = (block for held, _ in self._held.values() for block in held.inputs)
         seen = {values[name].shape[1:] for values in (*self.sent.requests, *blocks)}
         return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True))
 
@@ -188,7 +183,7 @@ class OwnRecommender:
         make = getattr(self.given, "optimizer", None)
         if make is None:
             return torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
-        made = make(model.parameters())
+        made = called(f"{self.given.name}: optimizer(parameters)", lambda: make(model.parameters()))
         if not isinstance(made, torch.optim.Optimizer):
             raise FactoryError(
                 f"{self.given.name}: optimizer must give a torch.optim.Optimizer, but gave {type(made).__name__}"
@@ -208,12 +203,8 @@ class OwnRecommender:
         make = getattr(self.given, "build", None)
         if make is None:
             raise FactoryError(f"{self.given.name}: a smaller sibling needs build(shape), but the factory gave none")
-        try:
-            made = make(architecture.as_dict())
-        except Exception as error:  # whatever the user's own code raises
-            raise FactoryError(
-                f"{self.given.name}: build({architecture.as_dict()}) failed: {one_line(error)}"
-            ) from error
+        shape = architecture.as_dict()
+        made = called(f"{self.given.name}: build({shape})", lambda: make(shape))
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
         return made.to("cpu").float()
@@ -235,15 +226,19 @@ class OwnRecommender:
         return look(self.given)
 
     @cached_property
-    def _held(self) -> dict[HeldPart, HeldOut]:
+    def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[Any]]]:
         parts: tuple[HeldPart, ...] = ("validation", "test")
-        return {part: gathered(self.given, part, self._outputs, self._train, self.sent) for part in parts}
+        told = (self._outputs, self._train, self.sent, self.task.slice_by)
+        return {part: gathered(self.given, part, *told) for part in parts}
 
 
 def _code(given: Given) -> str:
-    """Of the model's class and the loss, as far as it can be read."""
+    """Of the classes of the model and its modules, but for torch's own, and of what trains it, as far as it can be
+    read."""
+    classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
     parts = []
-    for thing in (type(given.model), given.loss):
+    trains: list[Any] = [getattr(given, name, None) for name in ("loss", "build", "optimizer")]
+    for thing in (*sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__)), *trains):
         try:
             parts.append(inspect.getsource(thing))
         except (OSError, TypeError):

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from objectives.errors import one_line
-from objectives.recommenders.own.factory import FactoryError, Given
+from objectives.recommenders.own.factory import FactoryError, Given, called
 
 Arrays = Mapping[str, NDArray[Any]]
 _REQUESTS = 1000
@@ -51,6 +50,14 @@ class Sent:
         """Those of several rows."""
         return [request for request in self.requests if max(map(len, request.values())) > 1]
 
+    def sized(self, rows: NDArray[np.int64]) -> Sent:
+        """As many requests as there are sizes: of each its first rows, or all of them round and round."""
+        sized = []
+        for number, size in enumerate(rows.tolist()):
+            request = self.requests[number % len(self.requests)]
+            sized.append({n: v if n in self.once else v[np.arange(size) % len(v)] for n, v in request.items()})
+        return Sent(tuple(sized))
+
     def rows(self, count: int) -> dict[str, NDArray[Any]]:
         """Rows of requests, of those of the commonest lengths."""
         shapes = Counter(shape_of(request) for request in self.requests)
@@ -68,13 +75,13 @@ def sent_by(given: Given, seed: int) -> Sent:
         FactoryError: there are none, or they do not have the same inputs, or rows differ within one.
     """
     where = f"{given.name}: requests({seed})"
-    try:
-        requests = tuple(
+    requests = called(
+        where,
+        lambda: tuple(
             {name: _array(value) for name, value in request.items()}
             for request in islice(given.requests(seed), _REQUESTS)
-        )
-    except Exception as error:  # whatever the user's own code raises
-        raise FactoryError(f"{where} failed: {one_line(error)}") from error
+        ),
+    )
     if not requests:
         raise FactoryError(f"{where} must yield a request or more, but yielded none")
     names = list(requests[0])

@@ -1,0 +1,29 @@
+"""What is told of a model's other outputs than the one that the metric is of. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.holdout import HeldOut, of_output
+from objectives.record import Quality, SliceQuality
+
+
+def others_of(held: HeldOut, quality: Callable[[int, NDArray[Any]], Quality]) -> tuple[SliceQuality, ...]:
+    """Each with the loss of its own labels, or the reason why these cannot tell it.
+
+    Args:
+        quality: of a column of scores and its labels, (n,)
+    """
+
+    def told(column: int, name: str, labels: NDArray[Any]) -> SliceQuality:
+        try:
+            of = quality(column, labels)
+        except ValueError as error:
+            return SliceQuality(of_output(name), len(labels), len(np.unique(held.groups)), reason=str(error))
+        return SliceQuality(of_output(name), of.rows, of.groups, of.value, of.baseline, of.loss, of.loss_interval)
+
+    return tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1))

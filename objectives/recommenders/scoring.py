@@ -1,0 +1,31 @@
+"""Scores of held-out rows as a recommender's own model gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from objectives.holdout import runs
+from objectives.recommenders.protocol import Recommender
+
+
+def main_scores(
+    recommender: Recommender, model: nn.Module, blocks: Sequence[Mapping[str, NDArray[Any]]]
+) -> NDArray[np.float32]:
+    """(n,) of the main output, in the blocks' order; what is given once a request is that of the rows run together."""
+    found, once = [], recommender.once
+    model.eval()
+    with torch.inference_mode():
+        for block in blocks:
+            scores = np.empty(len(next(iter(block.values()))), dtype=np.float32)
+            for rows in runs(block, once):
+                inputs = {n: torch.from_numpy(v[rows[:1] if n in once else rows]) for n, v in block.items()}
+                given = recommender.scores(recommender.outputs(model, inputs))
+                scores[rows] = (given if given.ndim == 1 else given[:, 0]).numpy()
+            found.append(scores)
+    return np.concatenate(found)
