@@ -22,10 +22,11 @@ CHECKPOINTS = """
 import shop
 
 def poisoned():
-    "A pipeline that broke overnight: clicks and the rest are mixed up in what a student learns from."
+    "A pipeline that broke overnight: clicks and the rest were mixed up in what the checkpoint learned from."
     found = shop.Shop()
     inputs, labels = found.data["train"]
     found.data["train"] = (inputs, 1 - labels)
+    found.model = shop.checkpoint(found.data["train"], "poisoned", seed=0)
     return found
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from objectives.compression.export import run_onnx
 from objectives.grading import grade
 from objectives.holdout import read_held_out, read_requests
 from objectives.judging import judge, score
+from objectives.recommenders.own.factory import FactoryError
 from objectives.record import Artifact, Prepared
 from objectives.task import Task
 from spaces.distillation import Distillation
@@ -86,6 +88,14 @@ def factory():
 def graded():
     shop = Shop()
     shop.metric = worse
+    return shop
+
+def minus(scores, labels, groups):
+    return worse(scores, labels, groups) - 2
+
+def lower():
+    shop = Shop()
+    shop.metric = minus
     return shop
 """
 LEARN = Distillation(2.0, 0.5, 2)
@@ -174,6 +184,27 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
         pytest.approx(expected[1], rel=1e-4),
     )
     assert quality.loss_interval[0] <= quality.loss <= quality.loss_interval[1]
+    (like,) = quality.others
+    expected = 2 - log_loss(held.others["like"], 1 / (1 + np.exp(-np.load(ours[0])[:, 1])))
+    assert like.name == "output like" and like.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[str], Task], home: Path) -> None:
+    task = task_of("lower")
+    line = r"metric minus must give a number above 0 for the model on validation, higher being better, but gave -0"
+    with pytest.raises(FactoryError, match=line):
+        build.prepare(task, _quiet)
+    recommender = build._open(task, _quiet)
+    with pytest.raises(FactoryError, match=line):
+        rehearsal.rehearse(recommender, build._signature(recommender), home / "lower", 0, _quiet)
+
+
+def test_a_factory_that_gives_another_model_each_time_is_refused(task_of: Callable[[str], Task]) -> None:
+    task = task_of("factory")
+    key = build._open(task, _quiet).key
+    assert build._open(replace(task, expected=key), _quiet) is build._open(task, _quiet), "not called again"
+    with pytest.raises(FactoryError, match=r"own_shop:factory: must give the same model, data and requests whenever"):
+        build.export(replace(task, expected="another"), Weights(), Precision(), build.Form(), _quiet)
 
 
 def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:

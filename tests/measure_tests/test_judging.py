@@ -171,3 +171,22 @@ def test_rows_are_judged_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert part.value == pytest.approx(ours) and part.baseline == pytest.approx(theirs)
         assert part.loss == pytest.approx((theirs - ours) / theirs)
     assert quality.slices[2].reason is not None
+
+
+def test_another_output_that_cannot_be_judged_has_the_reason() -> None:
+    """Ratings have no AUC, and one class has none either; the main output is judged all the same."""
+    random = np.random.default_rng(0)
+    labels = (random.random(60) < 0.5).astype(np.float32)
+    held = HeldOut(
+        ({"x": np.zeros(60)},),
+        labels,
+        np.arange(60),
+        others={"like": 1 - labels, "stars": random.integers(1, 6, size=60).astype(np.float32), "none": np.zeros(60)},
+    )
+    scores = random.normal(size=(60, 4)).astype(np.float32)
+    quality = judging._quality("auc", scores, scores + random.normal(size=(60, 4)).astype(np.float32), held, 0, 0.95)
+    like, stars, none = quality.others
+    assert like.value == pytest.approx(roc_auc_score(1 - labels, scores[:, 1])) and like.reason is None
+    assert (stars.name, stars.rows, stars.value) == ("output stars", 60, None) and "0 or 1" in str(stars.reason)
+    assert none.value is None and none.reason
+    assert quality.value == pytest.approx(roc_auc_score(labels, scores[:, 0]))

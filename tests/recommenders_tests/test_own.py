@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.errors import SettingError
 from objectives.recommenders.own import opening
 from objectives.recommenders.own.factory import FactoryError, batches_of, given_by, load_factory
 from objectives.recommenders.own.opening import open_own
 from objectives.recommenders.own.recommender import OwnRecommender
+from objectives.recommenders.scoring import main_scores
 from objectives.task import Task
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
@@ -158,6 +161,89 @@ def test_the_key_follows_weights_and_data(mine: OwnRecommender, monkeypatch: pyt
     assert opened(other, monkeypatch).key != mine.key
 
 
+def test_the_key_follows_requests_slices_and_the_code_of_every_layer(
+    mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer, sliced, other = Mine(), Mine(), Mine()
+    asked = Mine().requests
+    fewer.requests = lambda seed: list(asked(seed))[:-1]  # type: ignore[method-assign, assignment, return-value]
+    sliced.slices = lambda split: {"all": np.ones(sum(sliced.rows[split]), dtype=bool)}  # type: ignore[attr-defined]
+
+    class Louder(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    assert isinstance(other.model, Net)
+    other.model.tower = Louder(*other.model.tower)
+    keys = {opened(given, monkeypatch).key for given in (fewer, sliced, other)}
+    assert len(keys) == 3 and mine.key not in keys
+
+
+class Asked(nn.Module):
+    """The user's taste is given once a request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(ITEMS, 4)
+
+    def forward(self, taste: Tensor, item: Tensor) -> Tensor:
+        return (self.items(item) * taste).sum(1)
+
+
+class Once(Mine):
+    """Clicks that follow the user's taste, batches of several users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Asked()
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+        random = np.random.default_rng(len(split))
+        tastes = random.normal(size=(USERS, 4)).astype(np.float32)
+        user, item = np.arange(200) % USERS, random.integers(ITEMS, size=200)
+        with torch.inference_mode():
+            logits = self.model(torch.from_numpy(tastes[user]), torch.from_numpy(item))
+        inputs = {"taste": torch.from_numpy(tastes[user]), "item": torch.from_numpy(item)}
+        yield inputs, (logits > 0).float(), user
+
+    def requests(self, seed: int) -> Iterator[dict[str, Any]]:
+        for rows in range(2, 30):
+            yield {"taste": np.ones((1, 4), dtype=np.float32), "item": np.arange(rows)}
+
+
+def test_what_is_given_once_is_that_of_each_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are the model's own scores, so that they rank perfectly when each row is scored with its own user."""
+    found = opened(Once(), monkeypatch)
+    assert found.once == {"taste"}
+    assert found.facts().references == {"baseline": 1.0}
+    held = found.held_out("validation")
+    scores = main_scores(found, found.model, held.inputs)
+    assert np.array_equal(scores > 0, held.labels == 1)
+
+
+def test_requests_have_the_rows_of_a_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    np.savez(tmp_path / "trace.npz", rows=np.array([3, 40, 1]))
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: Once())
+    task = Task("home", "mine:factory", "", "", 200, 0.6, 20, 0, rows_trace=str(tmp_path / "trace.npz"))
+    sent = list(open_own(task, lambda line: None).requests(0))
+    assert [len(request["item"]) for request in sent[:4]] == [3, 20, 1, 3] and len(sent) == 1000
+    assert sent[1]["item"].tolist() == [*range(3)] * 6 + [0, 1], "its own rows, round and round"
+    assert {len(request["taste"]) for request in sent} == {1}
+
+
+def test_the_loss_is_told_by_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: Mine())
+    task = Task("home", "mine:factory", "", "", 200, 0.6, 1000, 0, slice_by=("user",))
+    held = open_own(task, lambda line: None).held_out("test")
+    users = np.concatenate([block["user"] for block in held.inputs])
+    told = {name: mask for name, mask in held.slices.items() if name.startswith("user ")}
+    assert len(told) == 5
+    for name, mask in told.items():
+        assert np.array_equal(mask, users == int(name.removeprefix("user ")))
+    with pytest.raises(SettingError, match=r"slice_by: must name inputs of mine that are .*user, item, but got"):
+        open_own(replace(task, slice_by=("history",)), lambda line: None).held_out("test")
+
+
 def test_a_metric_of_ones_own_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Mine()
     given.metric = lambda scores, labels, groups: float(np.mean(scores[labels == 1]))  # type: ignore[assignment]
@@ -274,6 +360,33 @@ WRONG: list[tuple[Any, str]] = [
         "mine: loss must give one number that has a gradient, but gave a tensor of shape (40,)",
     ),
     (_broken(model=Both()), "mine: output must be one of the model's ['like', 'click'], but got None"),
+    (
+        _broken(model=Both(), output="click", batches=_batches(labels=torch.zeros(40, 2)), rows={"train": (40,)}),
+        "mine: labels must hold those of output 'click', but have [0, 1]",
+    ),
+    (
+        _broken(batches=_batches(labels={"click": torch.zeros(40)})),
+        "mine: labels must be those of the one output, but have names ['click']",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "item": inputs["item"].int()})),
+        "mine: batches and requests must have the same inputs in the same types, but differ in: batches item int32; "
+        "requests item int64",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "item": ["a"] * 40})),
+        "mine: batches('train'): input item must be a tensor or an array of numbers, but got ValueError: too many "
+        "dimensions 'str'",
+    ),
+    (_broken(hidden="towr"), "mine: hidden must be a module of the model, but got 'towr'"),
+    (
+        _broken(build=lambda shape: 1 / 0, shapes={"width": [4]}),
+        "mine: build({'width': 4}) failed: ZeroDivisionError: division by zero (<lambda>, line",
+    ),
+    (
+        _broken(build=lambda shape: Both(), shapes={"width": [4]}),
+        "mine: the model must give one score for each row, but gave dict",
+    ),
 ]
 
 
@@ -281,7 +394,32 @@ WRONG: list[tuple[Any, str]] = [
 def test_what_is_wrong_is_named_in_one_line(given: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FactoryError) as caught:
         opened(given, monkeypatch)
-    assert str(caught.value) == line
+    said = str(caught.value)
+    assert said.startswith(line) and len(said.splitlines()) == 1
+    assert said == line or said.endswith(" of test_own.py)")
+
+
+@pytest.mark.parametrize(
+    ("slices", "line"),
+    [
+        (lambda split: 1 / 0, "mine: slices('validation') failed: ZeroDivisionError"),
+        (lambda split: [True], "mine: slices('validation') must give masks by name, but gave list"),
+        (
+            lambda split: {"few": np.ones(3, dtype=bool)},
+            "mine: slices('validation') must be masks of 55 rows, but 'few' is bool of the shape (3,)",
+        ),
+    ],
+)
+def test_slices_that_are_wrong_are_named_in_one_line(slices: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FactoryError) as caught:
+        opened(_broken(slices=slices), monkeypatch).held_out("validation")
+    assert str(caught.value).startswith(line)
+
+
+def test_an_optimizer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(_broken(optimizer=lambda parameters: 1 / 0), monkeypatch)
+    with pytest.raises(FactoryError, match=r"mine: optimizer\(parameters\) failed: ZeroDivisionError"):
+        found.optimizer(found.model)
 
 
 def test_a_factory_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.choose import Policy, confidence_of, finalists
+from search.study_yaml import ConfigError
 
 
 def row(
@@ -57,3 +58,18 @@ def test_the_looks_never_spend_more_than_five_per_cent(looks: int) -> None:
     spent = [1 - confidence_of(k) for k in range(1, looks + 1)]
     assert sum(spent) < 0.05
     assert all(a > b for a, b in pairwise(spent))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"max_loss": 0.0}, "max_loss: must lie between 0 and 1, but got 0.0"),
+        ({"p95_ms": -1.0}, "p95_ms: must be above 0, but got -1.0"),
+        ({"p95_ratio": float("nan")}, "p95_ratio: must be above 0, but got nan"),
+        ({"prefer": "fast"}, "prefer: must be one of knee, latency, throughput, memory, but got 'fast'"),
+    ],
+)
+def test_a_policy_out_of_its_range_is_one_line(wrong: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Policy(**{"max_loss": 0.01, **wrong})
+    assert str(caught.value) == line

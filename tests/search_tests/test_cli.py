@@ -35,6 +35,7 @@ def leanrec(*arguments: str, home: Path, cwd: Path | None = None) -> subprocess.
         (["status", "ml-100k"], ["STUDY", "ml-100k"]),
         (["front", "ml-100k"], ["STUDY", "leanrec run"]),
         (["choose", "ml-100k", "--p95-ratio", "-1"], ["--p95-ratio", "above 0"]),
+        (["choose", "ml-100k", "--max-loss", "1"], ["--max-loss", "between 0 and 1"]),
         (["choose", "ml-100k", "--prefer", "beauty"], ["beauty", "knee"]),
         (["data", "ml-7"], ["ml-7", "ml-100k"]),
         (["verify", "nowhere"], ["BUNDLE", "nowhere"]),
@@ -99,7 +100,7 @@ def test_init_writes_a_file_that_validates_and_never_overwrites(tmp_path: Path) 
     assert leanrec("init", "study.yaml", home=tmp_path).returncode == 0
     done = leanrec("validate", "study.yaml", "--only-file", "--json", home=tmp_path)
     assert done.returncode == 0
-    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}}
+    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}, "slice_by": []}
     again = leanrec("init", "study.yaml", home=tmp_path)
     assert (again.returncode, len(again.stderr.strip().splitlines())) == (2, 1)
 

@@ -75,6 +75,32 @@ def test_other_scores_are_refused(bundle: Path) -> None:
         verify(bundle)
 
 
+def test_a_bundle_that_cannot_be_replaced_stays(bundle: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one cannot take the old one's place; nor is anything lost where a kill came between."""
+    before, rename = read_bundle(bundle).manifest, Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError("no space left on device")
+        return rename(path, target)
+
+    def again() -> None:
+        inputs, example = (InputSpec("item", "int64", (), 30),), {"item": np.arange(3, dtype=np.int64)}
+        write_bundle(bundle, "newer", model, Candidate(), {}, inputs, "# newer\n", example)
+
+    with monkeypatch.context() as context, pytest.raises(OSError, match="no space"):
+        context.setattr(Path, "rename", refused)
+        again()
+    assert read_bundle(bundle).manifest == before and [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+    bundle.rename(bundle.with_name(".bundle.old"))
+    with monkeypatch.context() as context, pytest.raises(OSError, match="no space"):
+        context.setattr(Path, "rename", refused)
+        again()
+    assert read_bundle(bundle).manifest == before
+    again()
+    assert read_bundle(bundle).name == "newer" and [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
 def test_somebody_elses_folder_is_left_alone(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(BundleError, match="no bundle"):

@@ -41,8 +41,8 @@ class Outputs:
             FactoryError: an output is not one score for each row.
         """
         if not self.names:
-            return _column(outputs, "the model")
-        return torch.stack([_column(outputs[name], f"output {name}") for name in self.names], 1)
+            return _column(outputs, f"{self.factory}: the model")
+        return torch.stack([_column(outputs[name], f"{self.factory}: output {name}") for name in self.names], 1)
 
     def labels(self, labels: Any) -> NDArray[np.float64]:
         """(rows, 1 + others): of the main output, then of the others."""

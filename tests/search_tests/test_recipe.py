@@ -1,0 +1,80 @@
+"""What is said of a rebuilt bundle: its margins, and an old bundle that today's rows do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives.record import Measurement, SliceQuality
+from search import recipe
+from search.choose import Policy
+from search.recipe import BesideOld, Rebuilt, Recipe
+from search.workers import JobError
+from tests.search_tests.measurements import complete_outcome
+
+POLICY = Policy(0.01, p95_ms=8.0, p95_ratio=0.4, slices={"rare items": 0.02, "nobody": 0.02})
+
+
+def _rebuilt(old: BesideOld | str, loss: float = 0.001) -> Rebuilt:
+    outcome = complete_outcome(p95_ratio=0.5, loss=loss)
+    found = outcome.measurement
+    assert isinstance(found, Measurement) and outcome.artifact is not None
+    parts = (SliceQuality("rare items", 10, 3, 0.7, 0.7, 0.01, (0.0, 0.015)), SliceQuality("nobody", 0, 0, reason="no"))
+    quality = replace(found.quality, slices=parts)
+    return Rebuilt(outcome.artifact, quality, found.latency, found.throughput, found.footprint, old)
+
+
+def _beside(loss: float) -> BesideOld:
+    found = complete_outcome(loss=loss).measurement
+    assert found is not None
+    return BesideOld(found.latency, found.quality)
+
+
+def _told(found: Rebuilt, policy: Policy = POLICY) -> dict[str, Any]:
+    made: Any = SimpleNamespace(policy=policy, config=SimpleNamespace(recommender="shop:factory"))
+    broken = recipe._broken(policy, found)
+    return recipe._document(made, Path("bundle"), found, broken, "") | {"broken": broken}
+
+
+def test_every_limit_of_the_policy_has_its_margin() -> None:
+    found = _told(_rebuilt("it has another input"))
+    assert found["margins"] == {
+        "loss": pytest.approx(0.01 - 0.003),
+        "loss on rare items": pytest.approx(0.005),
+        "loss on nobody": None,
+        "p95_ms": pytest.approx(8 - 5),
+        "p95_ratio": pytest.approx(0.4 - 0.5),
+    }
+    assert found["not_compared"] == "it has another input" and found["p95_ratio_to_old"] is None
+
+
+@pytest.mark.parametrize(
+    ("found", "policy", "line"),
+    [
+        (_rebuilt(_beside(0.0)), Policy(0.01), None),
+        (_rebuilt("its tables are too small"), Policy(0.01), None),
+        (_rebuilt(_beside(0.3)), Policy(0.01), "surely more than the tolerated 1%: the checkpoint itself is worse"),
+        (_rebuilt(_beside(0.0), loss=0.009), Policy(0.01), "on test the loss may be 1.10%, 0.10% above the 1.00%"),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ratio=0.4), "the p95 ratio is 0.500, 0.100 above the 0.4"),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ms=4.0), "the p95 is 5.000 ms, 1.000 ms above the 4 ms"),
+    ],
+)
+def test_what_breaks_the_policy_is_refused_with_the_margin(found: Rebuilt, policy: Policy, line: str | None) -> None:
+    broken = _told(found, policy)["broken"]
+    assert broken is None if line is None else line in broken
+
+
+def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(*asked: object) -> object:
+        raise JobError("Gather: index 51 is out of bounds")
+
+    monkeypatch.setattr(recipe, "judged", judged)
+    monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
+    pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
+    found = recipe._beside_old(Recipe(None, None, POLICY, "key"), pairs, (None, None), None)  # type: ignore[arg-type]
+    assert found == "Gather: index 51 is out of bounds"
+    assert "cannot be compared with the old bundle: Gather" in recipe._told(_rebuilt(found), POLICY)
