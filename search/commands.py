@@ -342,9 +342,9 @@ def validate(options: argparse.Namespace) -> int:
         console.document({**plain, "preflight": None})
         console.result(f"{config.name} is valid; next: leanrec validate {options.study}")
         return DONE
-    from search.validation import conclusion, preflight, tables
+    from search.validation import conclusion, tables, validated
 
-    found = preflight(config, _home(options), console)
+    found = validated(config, _home(options), console)
     console.document({**plain, "preflight": found})
     for table in tables(found):
         console.table(table)

@@ -16,7 +16,7 @@ from search.document import Document
 from search.home import Home
 from search.report import Figure, front_figure, write_report
 from search.sections import StudyConfig
-from search.validation import preflight
+from search.validation import validated
 from search.verdict import verdict
 
 
@@ -61,7 +61,7 @@ class Study:
 
     def validate(self) -> Document:
         """Every stage once and briefly; what can be compressed, what is left alone and why."""
-        return preflight(self.config, self.home, self._console)
+        return validated(self.config, self.home, self._console)
 
     def run(self, minutes: float | None = None, trials: int | None = None) -> Study:
         """Search until the minutes or trials, in all, are used up; an interrupt keeps what was finished."""

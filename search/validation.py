@@ -1,4 +1,4 @@
-"""Preflight: whether and how a model can be helped, told before any budget is spent."""
+"""Validation: whether and how a model can be helped, told before any budget is spent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
 
 
 @dataclass(frozen=True)
-class Preflight:
+class Validated:
     """A model that went through every stage once."""
 
     rehearsal: Rehearsal
@@ -40,7 +40,7 @@ class Preflight:
     seconds: float
 
 
-def preflight(config: StudyConfig, home: Home, console: Console) -> Document:
+def validated(config: StudyConfig, home: Home, console: Console) -> Document:
     """The document of `leanrec validate`.
 
     Raises:
@@ -68,10 +68,10 @@ def preflight(config: StudyConfig, home: Home, console: Console) -> Document:
     finally:
         builder.kill()
         meter.kill()
-    return document(config, Preflight(rehearsal, profile, time.monotonic() - start))
+    return document(config, Validated(rehearsal, profile, time.monotonic() - start))
 
 
-def document(config: StudyConfig, found: Preflight) -> Document:
+def document(config: StudyConfig, found: Validated) -> Document:
     rehearsal = found.rehearsal
     shares = {group.name: group.time_share for group in found.profile.groups}
     return {
@@ -101,7 +101,7 @@ def _group(group: Group, rehearsal: Rehearsal, share: float | None) -> Document:
     }
 
 
-def _trials(config: StudyConfig, found: Preflight) -> int:
+def _trials(config: StudyConfig, found: Validated) -> int:
     """About how many fit into the budget."""
     builders = config.workers.builders or min(cores_allowed(), 4)
     passes = config.space.distillation.passes or PASSES

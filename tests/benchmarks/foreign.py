@@ -37,6 +37,22 @@ def leanrec(folder: Path, *words: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
+def studied(
+    folder: Path, model: str, minutes: float, only_preflight: bool = False
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """What the rehearsal tells of a model, and its study's front."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(__file__).with_name("foreign_models.py"), folder)
+    name = model.replace("_", "-")
+    file = folder / f"{name}.yaml"
+    file.write_text(STUDY.format(name=name, model=model, minutes=minutes))
+    rehearsed = json.loads(leanrec(folder, "validate", str(file), "--json"))["preflight"]
+    if only_preflight:
+        return rehearsed, None
+    leanrec(folder, "run", str(file), "--minutes", str(minutes))
+    return rehearsed, json.loads(leanrec(folder, "front", str(file), "--json"))
+
+
 def best(rows: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     able = [row for row in rows if row["feasible"] and row["trial"]]
     return min(able, key=lambda row: float(row["latency_ms"]["p95_ratio"]), default=None)
@@ -74,19 +90,9 @@ def main() -> None:
     parser.add_argument("--only-preflight", action="store_true")
     options = parser.parse_args()
     folder = options.home.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(Path(__file__).with_name("foreign_models.py"), folder)
     told: list[str] = []
     for model in options.model:
-        name = model.replace("_", "-")
-        file = folder / f"{name}.yaml"
-        file.write_text(STUDY.format(name=name, model=model, minutes=options.minutes))
-        rehearsed = json.loads(leanrec(folder, "validate", str(file), "--json"))["preflight"]
-        front = None
-        if not options.only_preflight:
-            leanrec(folder, "run", str(file), "--minutes", str(options.minutes))
-            front = json.loads(leanrec(folder, "front", str(file), "--json"))
-        told += lines(model, rehearsed, front)
+        told += lines(model, *studied(folder, model, options.minutes, options.only_preflight))
     print("\n" + "\n".join(told))
 
 

@@ -26,8 +26,8 @@ class FactoryError(ValueError):
 
 @runtime_checkable
 class Given(Protocol):
-    """What a factory returns, the same each time: it is called in several processes. A metric that is a function gives a
-    number above 0, higher being better. `build`, `shapes`, `optimizer`, `hidden`, `output` and `slices` may be there too:
+    """What a factory returns, the same each time, since it is called in several processes. A metric that is a function
+    gives a number above 0, higher being better. What else may be there:
 
     build(shape): an untrained sibling of these sizes; shapes: by name the sizes to try, unless the study file has them
     optimizer(parameters): for fine-tuning

@@ -1,0 +1,31 @@
+"""Whole short studies of models from packages that nobody here wrote: `pytest -m foreign`, with the extra `foreign`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.foreign import MODELS, best, studied
+
+pytestmark = [pytest.mark.foreign, pytest.mark.timeout(1200)]
+PACKAGES = {
+    "din": "torch_rechub",
+    "autoint": "deepctr_torch",
+    "ft_transformer": "rtdl_revisiting_models",
+    "bert": "transformers",
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_packages_model_is_studied(model: str, tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGES[model])
+    rehearsed, front = studied(tmp_path, model, minutes=2)
+    able = {group["name"] for group in rehearsed["groups"] if group["can"]}
+    assert able and rehearsed["parity"] < 1e-4 and rehearsed["seconds"]["all"] < 120
+    assert all(one["reason"] for one in rehearsed["left_alone"])
+    assert front is not None and front["rows"][0]["state"] == "complete"
+    point = best(front["rows"])
+    assert point is not None and point["quality"]["loss"] <= 0.01
+    touched = {knob.split(".", 1)[1] for knob, value in point["knobs"].items() if knob.startswith("precision.")}
+    assert touched - {"compute", "calibration"} <= {group["name"] for group in rehearsed["groups"]}
