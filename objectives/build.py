@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -70,7 +71,8 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         FactoryError: the metric cannot be told of the model.
     """
     recommender = _open(task, progress)
-    holdout = task.cache / "holdouts" / digest(recommender.key, task.key(), EXPORT_STAGE)[:20]
+    key = digest(recommender.key, task.key(), _of_slices(recommender), EXPORT_STAGE)[:20]
+    holdout = task.cache / "holdouts" / key
 
     def write(into: Path) -> None:
         check_metric(recommender)
@@ -111,6 +113,16 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         once=tuple(sorted(recommender.once)),
         **facts,
     )
+
+
+def _of_slices(recommender: Recommender) -> str:
+    """Names the slices of the held-out rows, on which no weight hangs."""
+    content = hashlib.sha256()
+    parts: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+    for part in parts:
+        for name, mask in recommender.held_out(part).slices.items():
+            content.update(name.encode() + mask.tobytes())
+    return content.hexdigest()
 
 
 def fit(task: Task, weights: Weights, progress: Progress) -> bool:
@@ -248,8 +260,9 @@ def _open(task: Task, progress: Progress) -> Recommender:
         _opened[key] = open_recommender(task, progress)
     if task.expected not in ("", _opened[key].key):
         raise FactoryError(
-            f"{task.recommender}: must give the same model, data and requests whenever it is called, but gave others "
-            "than when the study was prepared; let it load what was trained, and seed what it draws"
+            f"{task.recommender}: must give the same model, data and requests, by the same code and library versions, "
+            "whenever it is called, but gave others than when the study was prepared; let it load what was trained, "
+            "and seed what it draws"
         )
     return _opened[key]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from pathlib import Path
 
-# Frames of these are none of the user's own code, nor are those of a library that it calls.
-_NOT_THEIRS = ("/torch/", "importlib", "recommenders/own/", "tracing/program.py")
-_LIBRARIES = "/site-packages/"
+# Frames of these are none of the user's own code.
+_NOT_THEIRS = ("/torch/", "importlib", str(Path(__file__).resolve().parent), sysconfig.get_paths()["stdlib"])
+# Nor are those of a library that it calls, where there are any of its own.
+_LIBRARIES = ("/site-packages/", "/dist-packages/")
 
 
 class SettingError(ValueError):
@@ -30,7 +32,11 @@ def located(error: BaseException) -> str:
 def innermost(error: BaseException) -> traceback.FrameSummary | None:
     """The user's own frame that is nearest to the error; None where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not any(part in frame.filename for part in _NOT_THEIRS)]
-    plain = [frame for frame in theirs if _LIBRARIES not in frame.filename]
-    found = plain or theirs
+    libraries = [frame for frame in frames if any(part in frame.filename for part in _LIBRARIES)]
+    others = [frame for frame in frames if frame not in libraries]
+    theirs = [
+        [frame for frame in of if not any(part in frame.filename for part in parts)]
+        for of, parts in ((others, _NOT_THEIRS), (libraries, _NOT_THEIRS[:2]))
+    ]
+    found = theirs[0] or theirs[1]
     return found[-1] if found else None

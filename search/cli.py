@@ -84,16 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number(text: str, most: float, rule: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 < number < most:
+        raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
+    return number
+
+
 def _above_zero(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, but got {text}")
-    return float(text)
+    return _number(text, float("inf"), "be above 0")
 
 
 def _share(text: str) -> float:
-    if not 0 < float(text) < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, but got {text}")
-    return float(text)
+    return _number(text, 1.0, "lie between 0 and 1")
 
 
 def _of_no_study(add: _Add) -> None:

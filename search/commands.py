@@ -205,6 +205,7 @@ def build(options: argparse.Namespace) -> int:
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
     out = Path(options.out).resolve() if options.out else recipe.bundle.folder
+    home.claim()
     with locked(home, recipe.config.name), stoppable():
         document = rebuild(recipe, home, out, console)
     console.document(document)

@@ -83,12 +83,13 @@ def open_session(config: StudyConfig, home: Home) -> Session:
     study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
     settings = config.model_dump(mode="json")
     before = study.facts.get("config")
-    if before is not None:
-        changed = difference(before, settings)
-        if changed is not None:
+    changed = None if before is None else difference(before, settings)
+    if changed is not None:
+        if study.finished():
             raise ConfigError(
                 f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
             )
+        study.forget()
     study.note(config=settings)
     ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
     ledger.open(settings)
@@ -226,8 +227,8 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     prepared, before = prepared_by(builder, config, session.home, console), study.facts.get("prepared")
     if before is not None and before["key"] != prepared.key and study.finished():
         raise ConfigError(
-            f"recommender: must give the model, data and requests that the study {config.name!r} was begun with, but "
-            "gave others; give the study another name"
+            f"recommender: must give the model, data and requests that the study {config.name!r} was begun with, by "
+            "the same code and library versions, but gave others; give the study another name"
         )
     study.note(prepared=to_plain(prepared), machine=describe())
     known = {name: value for name, value in prepared.references.items() if value is not None}

@@ -22,8 +22,7 @@ from search.launch import jobs_of, prepared_by, task_of
 from search.pairs import Pairs
 from search.sections import StudyConfig
 from search.wording import percent, percent_interval
-from search.workers import JobError, Worker, call
-from spaces.candidate import Candidate
+from search.workers import JobError, LostJobError, Worker, call
 from spaces.canonical import digest, from_plain, to_plain
 
 
@@ -34,30 +33,28 @@ class Recipe:
     bundle: Bundle
     config: StudyConfig
     policy: Policy
-    made_of: str
 
 
 @dataclass(frozen=True)
 class BesideOld:
-    """The new bundle beside the one that it would replace, on the same rows and requests."""
+    """The new bundle beside the one that it would replace, on the same rows and requests, as far as the two can be
+    compared; else why not: the old one may not know today's items, or take other inputs, or a timing was disturbed."""
 
-    latency: Latency
-    quality: Quality
+    quality: Quality | None = None
+    latency: Latency | None = None
+    trouble: str | None = None
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The recipe on another checkpoint, measured beside that checkpoint.
-
-    old: beside the old bundle, or why the two cannot be compared: it may not know today's items, or take other inputs
-    """
+    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle."""
 
     artifact: Artifact
     quality: Quality
     latency: Latency
     throughput: Throughput
     footprint: Footprint
-    old: BesideOld | str
+    old: BesideOld
 
 
 def read_recipe(folder: Path, model: str | None) -> Recipe:
@@ -76,7 +73,7 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
     settings = kept["settings"]
     if model is not None:
         settings = {**settings, "recommender": model, "data": None, "sizes": {}}
-    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]), kept["made_of"])
+    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]))
 
 
 def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document:
@@ -88,7 +85,6 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
         JobError: the candidate cannot be built, judged or timed.
     """
     config, candidate = recipe.config, recipe.bundle.candidate
-    home.claim()
     builder = Worker("builder", home.logs(config.name) / "builder-0.log")
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
@@ -137,15 +133,22 @@ def _measured(recipe: Recipe, pairs: Pairs, home: Home) -> Rebuilt:
     )  # fmt: skip
 
 
-def _beside_old(recipe: Recipe, pairs: Pairs, ours: tuple[Artifact, Candidate], home: Home) -> BesideOld | str:
+def _beside_old(recipe: Recipe, pairs: Pairs, ours: Side, home: Home) -> BesideOld:
+    """
+    Raises:
+        LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
+    """
     old, say = _old_side(recipe.bundle, home), pairs.console.say
     say("build: timing beside the old bundle")
+    quality = None
     try:
         quality = judged(pairs.jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say, old)
         timed = _timed(pairs.jobs, pairs.meter, ours, "build-old", pairs.console, old)
+    except LostJobError:
+        raise
     except JobError as error:
-        return str(error)
-    return BesideOld(from_plain(Latency, timed["latency"]), quality)
+        return BesideOld(quality, None, str(error))
+    return BesideOld(quality, from_plain(Latency, timed["latency"]))
 
 
 def _timed(
@@ -177,8 +180,8 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
     worse than what it would replace, by more than the tolerated loss, holds none, however well it was compressed."""
     if (unproved := policy.limits.unproved(found.quality)) is not None:
         return f"on test {unproved}"
-    if isinstance(found.old, BesideOld) and found.old.quality.loss_interval[0] > policy.max_loss:
-        of = found.old.quality
+    of = found.old.quality
+    if of is not None and of.loss_interval[0] > policy.max_loss:
         return (
             f"on the same rows it loses {percent(of.loss)} {percent_interval(of.loss_interval)} to the old bundle, "
             f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
@@ -197,15 +200,15 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
 def _told(found: Rebuilt, policy: Policy) -> str:
     quality, latency = found.quality, found.latency
     low, high = latency.p95_ratio_interval
-    old = found.old.latency.p95_ratio if isinstance(found.old, BesideOld) else None
+    old = found.old.latency
     return (
         f"its loss is {percent(quality.loss)} {percent_interval(quality.loss_interval)} of the tolerated "
         f"{percent(policy.max_loss)}, its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
         f"checkpoint's baseline"
         + (
-            f"; it cannot be compared with the old bundle: {found.old}"
+            f"; its speed cannot be compared with the old bundle's: {found.old.trouble}"
             if old is None
-            else f" and {old:.3f} to the old bundle"
+            else f" and {old.p95_ratio:.3f} to the old bundle"
         )
     )
 
@@ -245,20 +248,23 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "throughput_ratio": found.throughput.ratio,
         "model_bytes": found.artifact.model_bytes,
     }
-    if isinstance(found.old, str):
-        return plain | {"not_compared": found.old}
-    return plain | {
-        "loss_to_old": found.old.quality.loss,
-        "loss_to_old_interval": list(found.old.quality.loss_interval),
-        "p95_ratio_to_old": found.old.latency.p95_ratio,
-        "p95_ratio_to_old_interval": list(found.old.latency.p95_ratio_interval),
-    }
+    old = found.old
+    if old.quality is not None:
+        plain |= {"loss_to_old": old.quality.loss, "loss_to_old_interval": list(old.quality.loss_interval)}
+    if old.latency is not None:
+        plain |= {
+            "p95_ratio_to_old": old.latency.p95_ratio,
+            "p95_ratio_to_old_interval": list(old.latency.p95_ratio_interval),
+        }
+    return plain | {"not_compared": old.trouble}
 
 
 def _margins(policy: Policy, found: Rebuilt) -> Document:
     """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. Of a loss
-    the upper end of its interval counts; None where that cannot be told."""
+    the upper end of its interval counts, and of that to the old bundle the lower; None where that cannot be told."""
     margins: Document = dict(policy.limits.margins(found.quality))
+    if found.old.quality is not None:
+        margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]
     if policy.p95_ms is not None:
         margins["p95_ms"] = policy.p95_ms - found.latency.candidate.p95_ms
     if policy.p95_ratio is not None:

@@ -67,9 +67,13 @@ class Study:
     def restart(self) -> None:
         """Forget all trials; what is known of the study as a whole stays."""
         facts = self.facts
+        self.forget()
+        self.note(**facts)
+
+    def forget(self) -> None:
+        """All trials, and what is known of the study as a whole."""
         optuna.delete_study(study_name=self._name, storage=self._storage)
         self._study = self._open()
-        self.note(**facts)
 
     @property
     def facts(self) -> dict[str, Any]:

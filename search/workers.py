@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +29,19 @@ class JobError(RuntimeError):
     """A job that the whole study hangs on has failed."""
 
 
+class LostJobError(JobError):
+    """One whose process died or took too long."""
+
+
 @dataclass(frozen=True)
 class Done:
-    """How a job ended: a result, or an error in one line; `seconds` leave out what it stood still."""
+    """How a job ended: a result, or an error in one line; `seconds` leave out what it stood still; lost where its
+    process died or took too long."""
 
     result: Any | None
     error: str | None
     seconds: float
+    lost: bool = False
 
 
 class Worker:
@@ -97,7 +103,7 @@ class Worker:
                 return self._end(reply.get("result"), reply.get("error"))
         if self._paused_at is None and self._worked() > self._limit:
             self.kill()
-            return self._end(None, f"The job took longer than {self._limit:g} s and was ended.")
+            return replace(self._end(None, f"The job took longer than {self._limit:g} s and was ended."), lost=True)
         return None
 
     def pause(self) -> None:
@@ -155,10 +161,10 @@ class Worker:
         seconds = self._end(None, None).seconds
         self.kill()
         if code >= 0:
-            return Done(None, f"The {self.kind} ended with status {code}; its log is {self._log}.", seconds)
+            return Done(None, f"The {self.kind} ended with status {code}; its log is {self._log}.", seconds, True)
         name = signal.Signals(-code).name
         hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return Done(None, f"The {self.kind} was ended by {name}{hint}; its log is {self._log}.", seconds)
+        return Done(None, f"The {self.kind} was ended by {name}{hint}; its log is {self._log}.", seconds, True)
 
     def _note(self, text: str) -> None:
         with self._log.open("a") as log:
@@ -171,7 +177,7 @@ def call(
     """One job from start to end, passing its progress on.
 
     Raises:
-        JobError: it failed, with the reason.
+        JobError: it failed, with the reason; LostJobError where its process died or took too long.
         ConfigError: a setting, the user's factory, or something that it gave, is not what it should be.
     """
     worker.start(job, arguments, limit_seconds)
@@ -183,7 +189,9 @@ def call(
         if done is not None:
             if done.error is not None:
                 kind, colon, line = done.error.partition(": ")
-                raise ConfigError(line) if colon and kind in _OF_THE_USER else JobError(done.error)
+                if colon and kind in _OF_THE_USER:
+                    raise ConfigError(line)
+                raise LostJobError(done.error) if done.lost else JobError(done.error)
             return done.result
 
 

@@ -121,6 +121,8 @@ def distil(
                 total += loss.detach()
             losses.append(float(total) / course.per_pass)
             progress(f"distilling: pass {number} of {distillation.passes}, loss {losses[-1]:.4f}")
+        # What a layer keeps of its last forward cannot be copied while it has a gradient.
+        _teach(student, lesson, course)
     student.eval()
     return tuple(losses)
 

@@ -24,7 +24,7 @@ from objectives.recommenders.features import Dataset, encode
 from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.requests import draw_requests, request_rows
-from objectives.recommenders.slices import Masks, of_values, slices_of
+from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
 from objectives.recommenders.sources import least_count, read_log
 from objectives.recommenders.split import split_in_time
 from objectives.recommenders.training import train_to_optimum
@@ -119,8 +119,9 @@ class PointwiseRecommender:
         return HeldOut((inputs,), labels, groups, self._slices(part))
 
     def _slices(self, part: Literal["validation", "test"]) -> Masks:
-        rows = getattr(self.dataset.split, part)
-        return slices_of(self.dataset, part) | of_values({name: of[rows] for name, of in self.by.items()})
+        rows, train = getattr(self.dataset.split, part), self.dataset.split.train
+        wanted = {name: commonest(column[train].tolist()) for name, column in self.by.items()}
+        return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
 
     def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
         drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)

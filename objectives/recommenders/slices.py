@@ -4,7 +4,7 @@ the values of a column."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,17 +27,23 @@ def with_heads(tails: Masks) -> Masks:
     return {name: of for tail, mask in tails.items() for name, of in ((tail, mask), (_HEADS[tail], ~mask))}
 
 
-def of_values(columns: Mapping[str, NDArray[Any]]) -> Masks:
-    """(n,) masks of the commonest values of each column, (n,), where several may stand in a row; a value that all rows
-    have makes no slice."""
-    found = {}
+def commonest(values: Iterable[Any]) -> tuple[str, ...]:
+    """The commonest values of a column's rows, where several may stand in one."""
+    counts = Counter(value for row in values for value in sorted(_of_row(row)))
+    return tuple(value for value, _ in counts.most_common(_VALUES))
+
+
+def of_values(columns: Mapping[str, NDArray[Any]], wanted: Mapping[str, Sequence[str]]) -> Masks:
+    """(n,) masks of the rows of each column, (n,), that have one of its wanted values."""
+    found: Masks = {}
     for name, values in columns.items():
-        rows = [set(str(value).split(SEPARATOR)) - {""} for value in values.tolist()]
-        counts = Counter(value for row in rows for value in sorted(row))
-        for value, count in counts.most_common(_VALUES):
-            if count < len(rows):
-                found[f"{name} {value}"] = np.array([value in row for row in rows])
+        rows = [_of_row(value) for value in values.tolist()]
+        found |= {f"{name} {value}": np.array([value in row for row in rows]) for value in wanted[name]}
     return found
+
+
+def _of_row(value: Any) -> set[str]:
+    return set() if value is None else set(str(value).split(SEPARATOR)) - {""}
 
 
 def slices_of(dataset: Dataset, part: Part) -> Masks:

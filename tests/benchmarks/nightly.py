@@ -45,9 +45,14 @@ def told(name: str, found: dict[str, Any]) -> str:
     verdict = "accepted" if found["accepted"] else found["reason"]
     return (
         f"{name:12} loss {found['loss']:+.2%} [{low:+.2%}, {high:+.2%}]  p95 ratio {found['p95_ratio']:.3f} "
-        f"[{least:.3f}, {most:.3f}]  to the old bundle: p95 {found['p95_ratio_to_old']:.3f}, loss "
-        f"{found['loss_to_old']:+.2%}  {verdict}"
+        f"[{least:.3f}, {most:.3f}]  to the old bundle: {_to_old(found)}  {verdict}"
     )
+
+
+def _to_old(found: dict[str, Any]) -> str:
+    if found["not_compared"] is not None:
+        return str(found["not_compared"])
+    return f"p95 {found['p95_ratio_to_old']:.3f}, loss {found['loss_to_old']:+.2%}"
 
 
 def main() -> None:

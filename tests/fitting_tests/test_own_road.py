@@ -90,6 +90,14 @@ def graded():
     shop.metric = worse
     return shop
 
+calls = iter(range(100))
+
+def drawn():
+    shop = Shop()
+    torch.manual_seed(next(calls))
+    shop.model = Net()
+    return shop
+
 def minus(scores, labels, groups):
     return worse(scores, labels, groups) - 2
 
@@ -199,12 +207,20 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
         rehearsal.rehearse(recommender, build._signature(recommender), home / "lower", 0, _quiet)
 
 
-def test_a_factory_that_gives_another_model_each_time_is_refused(task_of: Callable[[str], Task]) -> None:
-    task = task_of("factory")
-    key = build._open(task, _quiet).key
-    assert build._open(replace(task, expected=key), _quiet) is build._open(task, _quiet), "not called again"
-    with pytest.raises(FactoryError, match=r"own_shop:factory: must give the same model, data and requests whenever"):
-        build.export(replace(task, expected="another"), Weights(), Precision(), build.Form(), _quiet)
+@pytest.mark.parametrize(("factory", "refused"), [("factory", False), ("drawn", True)])
+def test_a_factory_that_gives_another_model_each_time_is_refused(
+    factory: str, refused: bool, task_of: Callable[[str], Task]
+) -> None:
+    """As in another builder's process, where the factory is called anew."""
+    task = task_of(factory)
+    expecting = replace(task, expected=build._open(task, _quiet).key)
+    assert build._open(expecting, _quiet) is build._open(task, _quiet), "not called again in this one"
+    build._opened.clear()
+    if not refused:
+        assert build._open(expecting, _quiet).key == expecting.expected
+        return
+    with pytest.raises(FactoryError, match=r"own_shop:drawn: must give the same model, data and requests"):
+        build.export(expecting, Weights(), Precision(), build.Form(), _quiet)
 
 
 def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -161,9 +162,10 @@ def test_the_key_follows_weights_and_data(mine: OwnRecommender, monkeypatch: pyt
     assert opened(other, monkeypatch).key != mine.key
 
 
-def test_the_key_follows_requests_slices_and_the_code_of_every_layer(
+def test_the_key_follows_requests_and_the_code_of_every_layer(
     mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And not the slices, on which no weight hangs."""
     fewer, sliced, other = Mine(), Mine(), Mine()
     asked = Mine().requests
     fewer.requests = lambda seed: list(asked(seed))[:-1]  # type: ignore[method-assign, assignment, return-value]
@@ -175,8 +177,29 @@ def test_the_key_follows_requests_slices_and_the_code_of_every_layer(
 
     assert isinstance(other.model, Net)
     other.model.tower = Louder(*other.model.tower)
-    keys = {opened(given, monkeypatch).key for given in (fewer, sliced, other)}
-    assert len(keys) == 3 and mine.key not in keys
+    keys = {opened(given, monkeypatch).key for given in (fewer, other)}
+    assert len(keys) == 2 and mine.key not in keys
+    assert opened(sliced, monkeypatch).key == mine.key
+
+
+class Lossy:
+    """A loss whose source is that of its class."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Lossy,
+        lambda: functools.partial(nn.functional.binary_cross_entropy_with_logits, pos_weight=torch.tensor(2.0)),
+        nn.BCEWithLogitsLoss,
+    ],
+)
+def test_the_key_hangs_on_no_objects_address(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [opened(_broken(loss=make()), monkeypatch) for _ in range(3)]
+    assert len({found.key for found in kept}) == 1
 
 
 class Asked(nn.Module):
@@ -264,6 +287,28 @@ class Both(nn.Module):
     def forward(self, user: Tensor, item: Tensor, history: Tensor) -> dict[str, Tensor]:
         logit = self.net(user, item, history)
         return {"like": self.like(logit.unsqueeze(1)), "click": torch.sigmoid(logit)}
+
+
+class Named(Net):
+    """One output, by name."""
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        return {"score": super().forward(*inputs, **named)}
+
+
+@pytest.mark.parametrize("model", [Net, Named])
+@pytest.mark.parametrize("packed", [lambda y, w: (y, w), lambda y, w: torch.stack([y, w], 1)])
+def test_of_one_output_the_first_labels_are_its_own(model: Any, packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a loss takes weights beside the labels."""
+    given = Mine()
+    given.model = model()
+    plain = given.batches
+    given.batches = lambda split: (  # type: ignore[method-assign]
+        (inputs, packed(labels, labels + 0.5), groups) for inputs, labels, groups in plain(split)
+    )
+    given.loss = lambda outputs, labels: sum(p.square().sum() for p in given.model.parameters())  # type: ignore
+    held = opened(given, monkeypatch).held_out("validation")
+    assert set(np.unique(held.labels)) == {0, 1} and held.others == {}
 
 
 def _both() -> Mine:
@@ -363,6 +408,10 @@ WRONG: list[tuple[Any, str]] = [
     (
         _broken(model=Both(), output="click", batches=_batches(labels=torch.zeros(40, 2)), rows={"train": (40,)}),
         "mine: labels must hold those of output 'click', but have [0, 1]",
+    ),
+    (
+        _broken(model=Named(), batches=_batches(labels={"click": torch.zeros(40)}), rows={"train": (40,)}),
+        "mine: labels must hold those of output 'score', but have ['click']",
     ),
     (
         _broken(batches=_batches(labels={"click": torch.zeros(40)})),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 
 from objectives.record import Artifact, Prepared
 from search import launch
+from search.config import parse
 from search.console import Console
+from search.home import Home
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy
 from spaces.canonical import to_plain
+from tests.search_tests.measurements import complete_outcome, small_space
 
 
 def _prepared(key: str) -> Prepared:
@@ -48,3 +52,17 @@ def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
     with pytest.raises(ConfigError, match=r"recommender: must give the model, data and requests that the study 'shop'"):
         launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
     assert study.facts["prepared"]["key"] == "old"
+
+
+def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> None:
+    """As those that the data refused; what was found by them is forgotten. Of a study with trials they may not."""
+    home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
+    session = launch.open_session(parse({**given, "quality": {"slices": {"nobody": 0.1}}}), home)
+    session.study.note(profile={"of": "former settings"})
+    session = launch.open_session(parse({**given, "quality": {"slices": {"rare items": 0.1}}}), home)
+    assert "profile" not in session.study.facts
+    assert session.study.facts["config"]["quality"]["slices"] == {"rare items": 0.1}
+    trial, _ = session.study.ask(small_space())
+    session.study.tell(trial.number, complete_outcome(), 0.1)
+    with pytest.raises(ConfigError, match=r"quality\.slices.*give it another name"):
+        launch.open_session(parse({**given, "quality": {"slices": {}}}), home)

@@ -140,14 +140,14 @@ def test_a_poisoned_checkpoint_is_refused_with_the_margin(searched: Shop) -> Non
     found = searched.build("--model", "checkpoints:poisoned", status=1)
     assert not found["accepted"] and searched.files() == before, "the old bundle stays"
     assert found["reason"].startswith("refused: ") and "10" in found["reason"], "the tolerated loss is told"
-    assert found["margins"]["loss"] < 0
+    assert found["margins"]["loss to the old bundle"] < 0
 
 
 @pytest.mark.slow
 def test_a_newer_checkpoint_takes_the_bundles_place(searched: Shop) -> None:
     before = searched.files()
     found = searched.build("--model", "checkpoints:retrained")
-    assert found["accepted"] and not found["unchanged"] and min(found["margins"].values()) >= 0
+    assert found["accepted"] and not found["unchanged"] and found["margins"]["loss"] >= 0
     after = searched.files()
     assert after["model.onnx"] != before["model.onnx"] and after["candidate.json"] == before["candidate.json"]
     searched.leanrec("verify", BUNDLE)

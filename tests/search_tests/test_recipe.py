@@ -13,13 +13,13 @@ from objectives.record import Measurement, SliceQuality
 from search import recipe
 from search.choose import Policy
 from search.recipe import BesideOld, Rebuilt, Recipe
-from search.workers import JobError
+from search.workers import JobError, LostJobError
 from tests.search_tests.measurements import complete_outcome
 
 POLICY = Policy(0.01, p95_ms=8.0, p95_ratio=0.4, slices={"rare items": 0.02, "nobody": 0.02})
 
 
-def _rebuilt(old: BesideOld | str, loss: float = 0.001) -> Rebuilt:
+def _rebuilt(old: BesideOld, loss: float = 0.001) -> Rebuilt:
     outcome = complete_outcome(p95_ratio=0.5, loss=loss)
     found = outcome.measurement
     assert isinstance(found, Measurement) and outcome.artifact is not None
@@ -31,7 +31,12 @@ def _rebuilt(old: BesideOld | str, loss: float = 0.001) -> Rebuilt:
 def _beside(loss: float) -> BesideOld:
     found = complete_outcome(loss=loss).measurement
     assert found is not None
-    return BesideOld(found.latency, found.quality)
+    return BesideOld(found.quality, found.latency)
+
+
+def _undisturbed(loss: float) -> BesideOld:
+    """Judged, and then not timed."""
+    return replace(_beside(loss), latency=None, trouble="disturbed")
 
 
 def _told(found: Rebuilt, policy: Policy = POLICY) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _told(found: Rebuilt, policy: Policy = POLICY) -> dict[str, Any]:
 
 
 def test_every_limit_of_the_policy_has_its_margin() -> None:
-    found = _told(_rebuilt("it has another input"))
+    found = _told(_rebuilt(BesideOld(trouble="it has another input")))
     assert found["margins"] == {
         "loss": pytest.approx(0.01 - 0.003),
         "loss on rare items": pytest.approx(0.005),
@@ -56,8 +61,13 @@ def test_every_limit_of_the_policy_has_its_margin() -> None:
     ("found", "policy", "line"),
     [
         (_rebuilt(_beside(0.0)), Policy(0.01), None),
-        (_rebuilt("its tables are too small"), Policy(0.01), None),
-        (_rebuilt(_beside(0.3)), Policy(0.01), "surely more than the tolerated 1%: the checkpoint itself is worse"),
+        (_rebuilt(BesideOld(trouble="its tables are too small")), Policy(0.01), None),
+        (
+            _rebuilt(_undisturbed(0.3)),
+            Policy(0.01),
+            "surely more than the tolerated 1%: the checkpoint",
+        ),
+        (_rebuilt(_beside(0.3)), Policy(0.01), "surely more than the tolerated 1%: the checkpoint"),
         (_rebuilt(_beside(0.0), loss=0.009), Policy(0.01), "on test the loss may be 1.10%, 0.10% above the 1.00%"),
         (_rebuilt(_beside(0.0)), Policy(0.01, p95_ratio=0.4), "the p95 ratio is 0.500, 0.100 above the 0.4"),
         (_rebuilt(_beside(0.0)), Policy(0.01, p95_ms=4.0), "the p95 is 5.000 ms, 1.000 ms above the 4 ms"),
@@ -68,13 +78,43 @@ def test_what_breaks_the_policy_is_refused_with_the_margin(found: Rebuilt, polic
     assert broken is None if line is None else line in broken
 
 
-def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_to_the_old_bundle_has_a_margin_too() -> None:
+    assert _told(_rebuilt(_beside(0.3)), Policy(0.01))["margins"]["loss to the old bundle"] == pytest.approx(
+        0.01 - 0.298
+    )
+
+
+@pytest.mark.parametrize("fails", ["judged", "timed"])
+def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quality = _beside(0.3).quality
+
     def judged(*asked: object) -> object:
+        if fails == "judged":
+            raise JobError("Gather: index 51 is out of bounds")
+        return quality
+
+    def timed(*asked: object) -> object:
         raise JobError("Gather: index 51 is out of bounds")
+
+    monkeypatch.setattr(recipe, "judged", judged)
+    monkeypatch.setattr(recipe, "_timed", timed)
+    monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
+    pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
+    made: Any = Recipe(None, None, POLICY)  # type: ignore[arg-type]
+    found = recipe._beside_old(made, pairs, None, None)  # type: ignore[arg-type]
+    assert found.trouble == "Gather: index 51 is out of bounds" and found.latency is None
+    assert found.quality is (None if fails == "judged" else quality), "what was judged counts"
+    assert "cannot be compared with the old bundle's: Gather" in recipe._told(_rebuilt(found), POLICY)
+
+
+def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of the two, so nothing may be replaced."""
+
+    def judged(*asked: object) -> object:
+        raise LostJobError("The meter was ended by SIGKILL")
 
     monkeypatch.setattr(recipe, "judged", judged)
     monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
     pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
-    found = recipe._beside_old(Recipe(None, None, POLICY, "key"), pairs, (None, None), None)  # type: ignore[arg-type]
-    assert found == "Gather: index 51 is out of bounds"
-    assert "cannot be compared with the old bundle: Gather" in recipe._told(_rebuilt(found), POLICY)
+    with pytest.raises(LostJobError):
+        recipe._beside_old(Recipe(None, None, POLICY), pairs, None, None)  # type: ignore[arg-type]

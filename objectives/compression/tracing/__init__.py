@@ -42,10 +42,6 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
     Raises:
         TraceError: the forward cannot be traced, or the model cannot be copied.
     """
-    try:
-        shared_copy(model)
-    except Exception as error:  # a lock, a handle or whatever else the user's own model holds
-        raise TraceError(f"The model must be one that copy.deepcopy takes, but got {located(error)}") from error
     flow = flow_of(model, program_of(model, example))
     read = {other for name in flow.held for other in names_of(model, name)}
     tables, layers = tables_of(model, read), layers_of(model, read)
@@ -73,6 +69,10 @@ def _tried(
     good: list[tuple[str, Width]] = []
     refused: list[tuple[Found, str]] = []
     expected = answers_of(model, example)
+    try:
+        shared_copy(model)
+    except Exception as error:  # a lock, a handle or whatever else the user's own model holds
+        raise TraceError(f"The model must be one that copy.deepcopy takes, but got {located(error)}") from error
     taken: set[str] = set()
     for width in found:
         owner = _owner(width, owners)

@@ -16,7 +16,7 @@ from objectives.recommenders.own.factory import FactoryError, Given, batches_of,
 from objectives.recommenders.own.outputs import Outputs
 from objectives.recommenders.own.sent import Arrays, Sent, rowed, shape_of
 from objectives.recommenders.own.train import Train
-from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, Masks, of_values, with_heads
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, Masks, commonest, of_values, with_heads
 
 HeldPart = Literal["validation", "test"]
 # Of the users by their rows in train, and of the items: the share that counts as having little.
@@ -56,7 +56,7 @@ def gathered(
         inputs=blocks,
         labels=labels_of[:, 0],
         groups=np.unique(owners, return_inverse=True)[1].astype(np.int64),
-        slices=(_slices(blocks, owners, train, sent) if own is None else own) | _by_inputs(given, blocks, by),
+        slices=(_slices(blocks, owners, train, sent) if own is None else own) | _by_inputs(given, blocks, train, by),
         others={str(name): labels_of[:, i] for i, name in enumerate(outputs.others, 1)},
     )
     return held, frozenset(owners.tolist())
@@ -88,14 +88,15 @@ def _slices(blocks: Sequence[Arrays], owners: NDArray[Any], train: Train, sent: 
     return with_heads({name: mask for name, mask in tails.items() if mask.any() and not mask.all()})
 
 
-def _by_inputs(given: Given, blocks: Sequence[Arrays], names: Sequence[str]) -> Masks:
-    known = [name for name, values in blocks[0].items() if values.ndim == 1 and values.dtype.kind in "iub"]
-    if unknown := [name for name in names if name not in known]:
+def _by_inputs(given: Given, blocks: Sequence[Arrays], train: Train, names: Sequence[str]) -> Masks:
+    """By the values that are the commonest in train."""
+    if unknown := [name for name in names if name not in train.codes]:
         raise SettingError(
             f"quality.slice_by: must name inputs of {given.name} that are one whole number a row, "
-            f"{', '.join(known) or 'of which there are none'}, but got {unknown[0]!r}"
+            f"{', '.join(train.codes) or 'of which there are none'}, but got {unknown[0]!r}"
         )
-    return of_values({name: np.concatenate([block[name] for block in blocks]) for name in names})
+    wanted = {name: commonest(train.codes[name].elements()) for name in names}
+    return of_values({name: np.concatenate([block[name] for block in blocks]) for name in names}, wanted)
 
 
 def _item(train: Train, sent: Sent) -> str | None:

@@ -66,6 +66,8 @@ def _try_out(recommender: OwnRecommender) -> None:
     loss = called(
         f"{given.name}: loss(outputs, labels)", lambda: recommender.loss(recommender.outputs(model, inputs), labels)
     )
+    with torch.no_grad():  # what a layer keeps of its last forward cannot be copied while it has a gradient
+        recommender.outputs(model, inputs)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise FactoryError(f"{given.name}: loss must give one number that has a gradient, but gave {got}")

@@ -56,8 +56,8 @@ class Outputs:
                 )
             labels = labels[output]
         elif isinstance(labels, (list, tuple)):
-            labels = labels[0 if output is None else output]
-        elif labels.ndim == 2 and labels.shape[1] > 1 and output is not None:
+            labels = labels[output if len(self.names) > 1 else 0]
+        elif labels.ndim == 2 and labels.shape[1] > 1 and len(self.names) > 1:
             labels = labels[:, output]
         found = np.asarray(labels, dtype=np.float64)
         return found.reshape(len(found), -1)[:, 0]
@@ -84,7 +84,8 @@ def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
     if len(known) > 1 and main not in known:
         raise FactoryError(f"{given.name}: output must be one of the model's {known}, but got {main!r}")
     main = known[0] if main is None else main
-    labelled = _labelled(labels, main)
+    alone = len(known) == 1 and not isinstance(labels, Mapping)
+    labelled = frozenset({main}) if alone else _labelled(labels, main)
     if main not in labelled:
         raise FactoryError(f"{given.name}: labels must hold those of output {main!r}, but have {sorted(labelled)}")
     rest = sorted((name for name in known if name != main), key=lambda name: name not in labelled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ class OwnRecommender:
         for held, _ in self._held.values():
             for block in held.inputs:
                 add(block)
-            add({"labels": held.labels, "groups": held.groups, **held.others, **held.slices})
+            add({"labels": held.labels, "groups": held.groups, **held.others})
         for request in self.sent.requests:
             add(request)
         train = self._train.content
@@ -236,11 +237,21 @@ def _code(given: Given) -> str:
     """Of the classes of the model and its modules, but for torch's own, and of what trains it, as far as it can be
     read."""
     classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
-    parts = []
-    trains: list[Any] = [getattr(given, name, None) for name in ("loss", "build", "optimizer")]
-    for thing in (*sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__)), *trains):
-        try:
-            parts.append(inspect.getsource(thing))
-        except (OSError, TypeError):
-            parts.append(repr(thing))
+    parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
+    parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]
     return "\n".join(parts)
+
+
+def _source(thing: Any) -> str:
+    """The same in each process: no address of an object stands in it."""
+    if thing is None:
+        return ""
+    if isinstance(thing, functools.partial):
+        plain = [value for value in (*thing.args, *thing.keywords.values()) if isinstance(value, (str, int, float))]
+        return f"{_source(thing.func)} {plain} {sorted(thing.keywords)}"
+    for known in (thing, type(thing)):
+        try:
+            return inspect.getsource(known)
+        except (OSError, TypeError):
+            continue
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"

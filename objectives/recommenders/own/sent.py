@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -23,32 +22,19 @@ _TELLING = 20
 
 @dataclass(frozen=True, eq=False)
 class Sent:
-    """Requests, all with the same inputs, each given for all rows of a request or once."""
+    """Requests, all with the same inputs.
+
+    once: inputs of one row beside others of several
+    of_user: inputs that are the same in all rows of each request
+    """
 
     requests: tuple[Arrays, ...]
+    once: frozenset[str]
+    of_user: frozenset[str]
 
     @property
     def first(self) -> Arrays:
         return self.requests[0]
-
-    @cached_property
-    def once(self) -> frozenset[str]:
-        """Inputs of one row beside others of several."""
-        several = self._several
-        return frozenset(n for n in self.first if several and all(len(request[n]) == 1 for request in several))
-
-    @cached_property
-    def of_user(self) -> frozenset[str]:
-        """Inputs that are the same in all rows of each request."""
-        telling = self._several
-        if len(telling) < _TELLING:
-            return self.once
-        return frozenset(n for n in self.first if all((request[n] == request[n][:1]).all() for request in telling))
-
-    @cached_property
-    def _several(self) -> list[Arrays]:
-        """Those of several rows."""
-        return [request for request in self.requests if max(map(len, request.values())) > 1]
 
     def sized(self, rows: NDArray[np.int64]) -> Sent:
         """As many requests as there are sizes: of each its first rows, or all of them round and round."""
@@ -56,7 +42,7 @@ class Sent:
         for number, size in enumerate(rows.tolist()):
             request = self.requests[number % len(self.requests)]
             sized.append({n: v if n in self.once else v[np.arange(size) % len(v)] for n, v in request.items()})
-        return Sent(tuple(sized))
+        return replace(self, requests=tuple(sized))
 
     def rows(self, count: int) -> dict[str, NDArray[Any]]:
         """Rows of requests, of those of the commonest lengths."""
@@ -91,7 +77,12 @@ def sent_by(given: Given, seed: int) -> Sent:
         rows = {name: len(values) if values.ndim else 0 for name, values in request.items()}
         if not rows or min(rows.values()) == 0 or any(size not in (1, max(rows.values())) for size in rows.values()):
             raise FactoryError(f"{where}: inputs must have the same rows, or one, but got {rows}")
-    return Sent(requests)
+    several = [request for request in requests if max(map(len, request.values())) > 1]
+    once = frozenset(n for n in names if several and all(len(request[n]) == 1 for request in several))
+    if len(several) < _TELLING:
+        return Sent(requests, once, once)
+    same = frozenset(n for n in names if all((request[n] == request[n][:1]).all() for request in several))
+    return Sent(requests, once, same)
 
 
 def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, NDArray[Any]]:
