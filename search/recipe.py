@@ -183,7 +183,7 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
     of = found.old.quality
     if of is not None and of.loss_interval[0] > policy.max_loss:
         return (
-            f"on the same rows it loses {percent(of.loss)} {percent_interval(of.loss_interval)} to the old bundle, "
+            f"on the same rows it loses {percent(of.loss)} ({percent_interval(of.loss_interval)}) to the old bundle, "
             f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
         )
     p95 = found.latency.candidate.p95_ms
@@ -202,7 +202,7 @@ def _told(found: Rebuilt, policy: Policy) -> str:
     low, high = latency.p95_ratio_interval
     old = found.old.latency
     return (
-        f"its loss is {percent(quality.loss)} {percent_interval(quality.loss_interval)} of the tolerated "
+        f"its loss is {percent(quality.loss)} ({percent_interval(quality.loss_interval)}) of the tolerated "
         f"{percent(policy.max_loss)}, its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
         f"checkpoint's baseline"
         + (
