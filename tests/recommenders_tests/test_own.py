@@ -471,6 +471,22 @@ def test_an_optimizer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         found.optimizer(found.model)
 
 
+def test_a_model_from_elsewhere_comes_to_the_cpu_in_full_precision() -> None:
+    """As one that was built on a GPU, in halves."""
+
+    class Elsewhere(Net):
+        asked = ""
+
+        def to(self, device: str) -> Elsewhere:  # type: ignore[override]
+            self.asked = device
+            return super().to(device)
+
+    given = _broken(model=Elsewhere().half().train())
+    model = given_by(lambda: given, "mine:factory").model
+    assert model.asked == "cpu" and not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_a_factory_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
     (tmp_path / "found_shop.py").write_text("def factory():\n    return 1 / 0\n\ndef other():\n    pass\n")
