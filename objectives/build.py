@@ -38,7 +38,7 @@ from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, InputSpec, Prepared, rows_of
-from objectives.rehearsal import parts_of, rehearse
+from objectives.rehearsal import parts_of, rehearse, unlearnable
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -51,7 +51,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 3
-EXPORT_STAGE = 3
+EXPORT_STAGE = 4
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -80,7 +80,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         for part in ("validation", "test"):
             write_held_out(recommender.held_out(part), into, part)
         write_requests(list(recommender.requests(task.seed)), into)
-        facts = to_plain(recommender.facts())
+        facts = to_plain(recommender.facts()) | {"unlearnable": unlearnable(recommender, task.seed)}
         if not facts["training"]:  # a built-in baseline was trained until it gained no more
             progress("baseline: looking whether one more pass of training would better it")
             facts["undertrained"] = undertrained(recommender, task.seed)

@@ -193,6 +193,7 @@ class Prepared:
     median_rows: of the requests
     featured: whether a module is known whose outputs are features to distil
     built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
+    unlearnable: why rounding cannot be learned in the model's training, None where it can
     undertrained: what one more pass of training gains, where that is certain
     columns: names of a model's outputs, the main one first, where there are several
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
@@ -220,6 +221,7 @@ class Prepared:
     median_rows: int = 200
     featured: bool = True
     built: bool = True
+    unlearnable: str | None = None
     undertrained: str | None = None
     columns: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from objectives.compression.low_rank import factorise
 from objectives.compression.precision import quantise
 from objectives.compression.pruning import prune
 from objectives.compression.saving import save_graph
+from objectives.compression.training_graph import trouble_with_training
 from objectives.errors import located, one_line
 from objectives.fitting import course_of
 from objectives.grading import check_metric
@@ -74,7 +75,7 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"):
-        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature))
+        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed))
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
     return Rehearsal(
@@ -86,6 +87,15 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
 def parts_of(recommender: Recommender) -> tuple[str, ...]:
     """Of the rows that the search looks at."""
     return recommender.held_out("validation").parts
+
+
+def unlearnable(recommender: Recommender, seed: int) -> str | None:
+    """Why weights cannot learn with their rounding in the loop, None where they can: on a few batches of train, and on
+    a part of one, since the last of a pass is shorter."""
+    lessons = islice(recommender.lessons(torch.Generator().manual_seed(seed)), _BATCHES)
+    batches = [dict(inputs) for inputs, _ in lessons]
+    batches.append({name: values[:-1] if len(values) > 2 else values for name, values in batches[0].items()})
+    return trouble_with_training(recommender.model, recommender.method, batches)
 
 
 class _Clock:
@@ -100,7 +110,7 @@ class _Clock:
 
 
 def _techniques(
-    recommender: Recommender, anatomy: Anatomy, graph: onnx.ModelProto, signature: Signature
+    recommender: Recommender, anatomy: Anatomy, graph: onnx.ModelProto, signature: Signature, seed: int
 ) -> Iterator[Tried]:
     model, rows = recommender.model, recommender.serving_rows(_ROWS)
     arrays = {name: values.numpy() for name, values in rows.items()}
@@ -118,6 +128,7 @@ def _techniques(
     def _check(smaller: nn.Module) -> None:
         check_parity(smaller, to_onnx(smaller, rows, signature), rows, signature.scores)
 
+    not_learned = unlearnable(recommender, seed)
     for group in anatomy.groups:
         if group.prunable:
             yield _tried(group, "pruning", pruned)
@@ -131,6 +142,7 @@ def _techniques(
             else:
                 yield Tried(group.name, "low rank", group.unfactorable_reason)
             yield _tried(group, "int8-dynamic", lambda of: narrowed(of, "int8-dynamic"))
+            yield Tried(group.name, "learned rounding", not_learned)
 
 
 def _tried(group: Group, technique: str, attempt: Callable[[Group], None]) -> Tried:

@@ -78,7 +78,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         tables=_tables(given.tables, [g.name for g in groups if g.kind == "table" and _large(g, rows)]),
         window=window,
         history=history,
-        quantisation_aware=_choice(given.quantisation_aware, (False, True)),
+        quantisation_aware=_aware(given.quantisation_aware, prepared.unlearnable),
     )
 
 
@@ -134,6 +134,12 @@ def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) ->
     if given is None:
         given = (0, *(size for size in (history // 8, history // 4, history // 2) if size > 0))
     return Choice(tuple(dict.fromkeys(given)))
+
+
+def _aware(given: tuple[bool, ...] | None, refused: str | None) -> Choice:
+    if given is not None and True in given and refused is not None:
+        raise ConfigError(f"space.quantisation_aware: must be [false] for this model, but got true: {refused}")
+    return _choice(given, (False,) if refused is not None else (False, True))
 
 
 def _choice(given: tuple[Scalar, ...] | None, default: tuple[Scalar, ...]) -> Choice:

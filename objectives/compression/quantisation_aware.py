@@ -28,7 +28,7 @@ from torchao.quantization.pt2e.quantizer import (
     annotate_input_qspec_map,
 )
 
-from objectives.compression.distillation import hidden_outputs
+from objectives.compression.training_graph import training_graph
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -84,7 +84,7 @@ def train_aware(
     """
     learner = copy.deepcopy(model).train()
     rounding = _Rounding(_linears(learner, modules))
-    graph = prepare_qat_pt2e(_trace(learner, method, example, hidden), rounding)
+    graph = prepare_qat_pt2e(training_graph(learner, method, example, hidden), rounding)
     with _standing_in(_StandIn(learner, graph, method, tuple(example), hidden)):
         train(learner)
     return learner.eval(), _ranges(graph, rounding.products)
@@ -105,36 +105,6 @@ def _linears(model: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
     if not found:
         raise ValueError("Rounding is learned in one layer or more, but got none.")
     return found
-
-
-class _Traced(nn.Module):
-    """The method with inputs by position, as torch.export takes dynamic shapes of any names; hidden outputs behind."""
-
-    def __init__(self, model: nn.Module, method: str, names: tuple[str, ...], hidden: str | None) -> None:
-        super().__init__()
-        self.model, self.method, self.names, self.hidden = model, method, names, hidden
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        run = getattr(self.model, self.method)
-        inputs = dict(zip(self.names, values, strict=True))
-        if self.hidden is None:
-            return (run(**inputs),)
-        with hidden_outputs(self.model, self.hidden) as latest:
-            return run(**inputs), latest()
-
-
-def _trace(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden: str | None) -> fx.GraphModule:
-    rows = {0: torch.export.Dim.DYNAMIC}
-    traced = _Traced(model, method, tuple(example), hidden)
-    program = torch.export.export(
-        traced, tuple(example.values()), dynamic_shapes={"values": tuple(rows for _ in example)}
-    )
-    graph = program.module(check_guards=False)
-    held = dict(graph.named_parameters()) | dict(graph.named_buffers())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if held.get(f"model.{name}", tensor) is not tensor:
-            raise RuntimeError(f"A traced model trains the model's own tensors, but got a copy of {name}.")
-    return graph
 
 
 class _Rounding(Quantizer):  # type: ignore[misc]

@@ -395,3 +395,19 @@ def test_groups_out_of_focus_are_in_no_technique() -> None:
 def test_nothing_in_focus_leaves_a_student_and_sparse_attention() -> None:
     assert narrowed(space(), frozenset()).weights.origins == ("baseline", "student", "pruned")
     assert narrowed(space(history=None), frozenset()).weights.origins == ("baseline", "student")
+
+
+def test_a_model_that_cannot_learn_its_rounding() -> None:
+    assert space().weights.quantisation_aware.values == (False, True)
+    reason = "its training cannot be one graph for all batches"
+    assert space(unlearnable=reason).weights.quantisation_aware.values == (False,)
+    assert refused({"quantisation_aware": [False, True]}, unlearnable=reason) == (
+        f"space.quantisation_aware: must be [false] for this model, but got true: {reason}"
+    )
+
+
+def test_layers_that_cannot_be_factors_have_no_ranks() -> None:
+    whole = [group.name for group in ANATOMY.groups if group.kind in ("linear", "attention")]
+    assert set(space().weights.low_rank) == set(whole)
+    groups = tuple(replace(g, unfactorable_reason="it fails") if g.name == whole[0] else g for g in ANATOMY.groups)
+    assert set(space(anatomy=replace(ANATOMY, groups=groups)).weights.low_rank) == set(whole[1:])

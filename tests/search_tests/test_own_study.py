@@ -95,8 +95,8 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     groups = {group["name"]: (group["kind"], set(group["can"])) for group in found["groups"]}
     assert groups == {
         "tables": ("table", {"pruning", "int8"}),
-        "gate": ("linear", {"low rank", "int8-dynamic"}),
-        "tower": ("linear", {"pruning", "low rank", "int8-dynamic"}),
+        "gate": ("linear", {"low rank", "int8-dynamic", "learned rounding"}),
+        "tower": ("linear", {"pruning", "low rank", "int8-dynamic", "learned rounding"}),
     }
     (refused,) = (one for group in found["groups"] for one in group["cannot"])
     assert refused["reason"] == "its width is tied to that of tables, and narrows with it"

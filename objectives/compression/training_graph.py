@@ -1,0 +1,63 @@
+"""A method of a model as a graph that trains the model's own tensors, for any number of rows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from objectives.compression.distillation import hidden_outputs
+from objectives.errors import one_line
+
+
+class _Traced(nn.Module):
+    """The method with inputs by position, as torch.export takes dynamic shapes of any names; hidden outputs behind."""
+
+    def __init__(self, model: nn.Module, method: str, names: tuple[str, ...], hidden: str | None) -> None:
+        super().__init__()
+        self.model, self.method, self.names, self.hidden = model, method, names, hidden
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        run = getattr(self.model, self.method)
+        inputs = dict(zip(self.names, values, strict=True))
+        if self.hidden is None:
+            return (run(**inputs),)
+        with hidden_outputs(self.model, self.hidden) as latest:
+            return run(**inputs), latest()
+
+
+def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden: str | None) -> fx.GraphModule:
+    """
+    Args:
+        model: in train mode
+        example: inputs of the method by name, (rows, ...) each, two rows or more
+        hidden: dotted name of a submodule whose output is given behind the method's
+
+    Raises:
+        RuntimeError: what the graph would train is a copy. And whatever torch.export raises.
+    """
+    rows = {0: torch.export.Dim.DYNAMIC}
+    traced = _Traced(model, method, tuple(example), hidden)
+    program = torch.export.export(
+        traced, tuple(example.values()), dynamic_shapes={"values": tuple(rows for _ in example)}
+    )
+    graph = program.module(check_guards=False)
+    held = dict(graph.named_parameters()) | dict(graph.named_buffers())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if held.get(f"model.{name}", tensor) is not tensor:
+            raise RuntimeError(f"A traced model trains the model's own tensors, but got a copy of {name}.")
+    return graph
+
+
+def trouble_with_training(model: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> str | None:
+    """Why a model has no such graph, or none that takes all of these batches; None where it has one."""
+    learner = copy.deepcopy(model).train()
+    try:
+        graph = training_graph(learner, method, batches[0], None)
+        for inputs in batches:
+            graph(*inputs.values())
+    except Exception as error:  # whatever the user's own forward raises
+        return f"its training cannot be one graph for all batches: {one_line(error)}"
+    return None
