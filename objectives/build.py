@@ -38,7 +38,7 @@ from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, InputSpec, Prepared, rows_of
-from objectives.rehearsal import parts_of, rehearse, unlearnable
+from objectives.rehearsal import rehearse, unlearnable
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -103,7 +103,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         featured=recommender.hidden is not None,
         built=recommender.built,
         columns=recommender.columns,
-        parts=parts_of(recommender),
+        parts=recommender.held_out("validation").parts,
         student=recommender.student(),
         inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
         baseline=artifact,

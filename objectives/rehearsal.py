@@ -78,15 +78,10 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
         tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed))
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
+    parts = recommender.held_out("validation").parts
     return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, str(folder), parts_of(recommender), parity, size, seconds,
-        recommender.per_pass,
+        traced.anatomy, traced.left_alone, tried, str(folder), parts, parity, size, seconds, recommender.per_pass,
     )  # fmt: skip
-
-
-def parts_of(recommender: Recommender) -> tuple[str, ...]:
-    """Of the rows that the search looks at."""
-    return recommender.held_out("validation").parts
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
