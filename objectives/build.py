@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +32,7 @@ from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
 from objectives.grading import check_metric, grade
-from objectives.holdout import read_requests, write_held_out, write_requests
+from objectives.holdout import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.jobs import serve
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
@@ -51,7 +51,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 3
-EXPORT_STAGE = 4
+EXPORT_STAGE = 5
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -71,14 +71,15 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         FactoryError: the metric cannot be told of the model.
     """
     recommender = _open(task, progress)
-    key = digest(recommender.key, task.key(), _of_slices(recommender), EXPORT_STAGE)[:20]
+    held = {part: recommender.held_out(part) for part in HELD_PARTS}
+    key = digest(recommender.key, task.key(), _of_slices(held), EXPORT_STAGE)[:20]
     holdout = task.cache / "holdouts" / key
 
     def write(into: Path) -> None:
         check_metric(recommender)
         progress("baseline: judging it beside simple references")
-        for part in ("validation", "test"):
-            write_held_out(recommender.held_out(part), into, part)
+        for part, of in held.items():
+            write_held_out(of, into, part)
         write_requests(list(recommender.requests(task.seed)), into)
         facts = to_plain(recommender.facts()) | {"unlearnable": unlearnable(recommender, task.seed)}
         if not facts["training"]:  # a built-in baseline was trained until it gained no more
@@ -103,7 +104,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         featured=recommender.hidden is not None,
         built=recommender.built,
         columns=recommender.columns,
-        parts=recommender.held_out("validation").parts,
+        parts=held["validation"].parts,
         student=recommender.student(),
         inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
         baseline=artifact,
@@ -115,12 +116,11 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     )
 
 
-def _of_slices(recommender: Recommender) -> str:
+def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
     """Names the slices of the held-out rows, on which no weight hangs."""
     content = hashlib.sha256()
-    parts: tuple[Literal["validation", "test"], ...] = ("validation", "test")
-    for part in parts:
-        for name, mask in recommender.held_out(part).slices.items():
+    for of in held.values():
+        for name, mask in of.slices.items():
             content.update(name.encode() + mask.tobytes())
     return content.hexdigest()
 
@@ -168,7 +168,8 @@ def _export(
         size = save_graph(graph, into / MODEL)
         if form.cut:
             size = _write_cut(graph, into)
-        facts = {"widths": read_widths(graph, fitted.anatomy), "parity": parity, "model_bytes": size}
+        widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
+        facts = {"widths": widths, "parity": parity, "model_bytes": size}
         (into / "facts.json").write_text(json.dumps(facts))
 
     reused = make_once(folder, write)

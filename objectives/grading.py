@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.holdout import HeldOut, read_held_out
+from objectives.holdout import HeldOut, HeldPart, read_held_out
 from objectives.measurement.paired_loss import Arm, Mask, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
 from objectives.other_outputs import others_of
@@ -26,7 +26,7 @@ _RESAMPLES = 200
 def grade(
     recommender: Recommender,
     holdout: Path,
-    part: str,
+    part: HeldPart,
     candidates: list[str],
     baseline: str,
     seed: int,

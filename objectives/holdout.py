@@ -7,13 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.traffic import Request
 
+# What a model may be judged on; train is what it learned from.
+HeldPart = Literal["validation", "test"]
+HELD_PARTS: tuple[HeldPart, ...] = ("validation", "test")
 _REQUESTS = "requests.npz"
 
 
@@ -68,7 +71,7 @@ def of_output(name: str) -> str:
     return f"output {name}"
 
 
-def write_held_out(held: HeldOut, folder: Path, part: str) -> None:
+def write_held_out(held: HeldOut, folder: Path, part: HeldPart) -> None:
     arrays: dict[str, Any] = {"labels": held.labels, "groups": held.groups}
     for number, block in enumerate(held.inputs):
         arrays |= {f"input.{number}.{name}": values for name, values in block.items()}
@@ -80,7 +83,7 @@ def write_held_out(held: HeldOut, folder: Path, part: str) -> None:
 
 
 @lru_cache(maxsize=2)
-def read_held_out(folder: Path, part: str) -> HeldOut:
+def read_held_out(folder: Path, part: HeldPart) -> HeldOut:
     with np.load(folder / f"{part}.npz") as arrays:
         blocks = (_named(arrays, f"input.{number}") for number in itertools.count())
         return HeldOut(

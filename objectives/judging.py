@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arms import Arm
-from objectives.holdout import HeldOut, read_held_out, runs
+from objectives.holdout import HeldOut, HeldPart, read_held_out, runs
 from objectives.measurement.quality import paired_quality, paired_ranking
 from objectives.measurement.ranking import ranks
 from objectives.other_outputs import others_of
@@ -28,7 +28,7 @@ _ITEM = "item"
 def judge(
     cache: Path,
     holdout: Path,
-    part: str,
+    part: HeldPart,
     metric: str,
     candidate: tuple[Artifact, Arm],
     baseline: tuple[Artifact, Arm],
@@ -52,7 +52,7 @@ def judge(
 def score(
     cache: Path,
     holdout: Path,
-    part: str,
+    part: HeldPart,
     candidate: tuple[Artifact, Arm],
     baseline: tuple[Artifact, Arm],
 ) -> tuple[list[str], str, bool]:
@@ -84,7 +84,7 @@ def _quality(
 
 
 def _scores(
-    cache: Path, holdout: Path, part: str, held: HeldOut, artifact: Artifact, arm: Arm
+    cache: Path, holdout: Path, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm
 ) -> tuple[NDArray[Any], bool]:
     """Of each row its score, (n,) or (n, outputs), or of each user the rank of the item that came next, (n,)."""
     file, reused = _scored(cache, holdout, part, held, artifact, arm)
@@ -92,7 +92,9 @@ def _scores(
     return scores, reused
 
 
-def _scored(cache: Path, holdout: Path, part: str, held: HeldOut, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
+def _scored(
+    cache: Path, holdout: Path, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm
+) -> tuple[Path, bool]:
     seat, lookup = arm.placement.seat, arm.placement.lookup
     versions = [engine_version(place.engine) for place in (seat, lookup) if place is not None]
     key = digest(holdout.name, part, artifact.key, seat, lookup, versions, arm.compute)[:20]

@@ -35,7 +35,7 @@ def _main() -> None:
         )
         return {"quality": to_plain(quality), "reused": reused}
 
-    def score_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, part: str) -> Any:
+    def score_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, part: Any) -> Any:
         ours, theirs, reused = score(Path(cache), Path(holdout), part, _pair(candidate), _pair(baseline))
         return {"candidates": ours, "baseline": theirs, "reused": reused}
 

@@ -46,7 +46,7 @@ def ablation_document(study: str, ablation: Ablation, profile: Profile | None) -
         "trial": ablation.trial,
         "candidate": candidate.id,
         "machine": ablation.machine,
-        "control": None if control is None or control.difference is None else _control(control.difference.quality),
+        "control": None if control is None or control.difference is None else gain_document(control.difference.quality),
         "techniques": parts,
     }
 
@@ -109,17 +109,14 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
         return (group,)
     weights = candidate.weights
     named: Mapping[str, Sequence[str]] = {
-        "pruning": [name for name, _ in weights.pruning.ratios] if weights.pruning else [],
-        "low rank": [name for name, _ in weights.low_rank.shares] if weights.low_rank else [],
-        "shared rows": [form.group for form in weights.shared_rows],
-        "mixed dimensions": [form.group for form in weights.mixed_dimensions],
         "learning with rounding": weights.quantisation_aware,
         **dict.fromkeys(("lighter architecture", "sparse attention", "distillation", "computing in bf16"), ()),
     }
     return named.get(technique)
 
 
-def _control(quality: Quality) -> dict[str, Any]:
+def gain_document(quality: Quality) -> dict[str, Any]:
+    """What distilling gained, of a model's quality beside the same one's without it."""
     gain, interval = _turned(quality)
     return {
         "metric": quality.metric,
@@ -205,7 +202,10 @@ def _why(groups: Sequence[str] | None, profile: Profile | None) -> str:
     if groups is None:
         own = known.get("engine")
         return "" if own is None else f": the engine's own time is {percent(own['time_share'])} of a request's"
-    names = [name for name in groups if name in known] or [name for name in known if name not in _NO_LAYERS]
+    # A table by itself has its group's shares.
+    tables = [name for name, row in known.items() if row["kind"] == "table"]
+    named = dict.fromkeys(found for name in groups for found in ([name] if name in known else tables))
+    names = list(named) or [name for name in known if name not in _NO_LAYERS]
     time, held = (sum(float(known[name][key]) for name in names) for key in ("time_share", "weight_share"))
     verb = "takes" if len(names) == 1 else "take"
     return f": {_listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"

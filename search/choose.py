@@ -65,7 +65,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A finalist timed over a long window and judged on test."""
+    """A finalist timed over a long window and judged on test.
+
+    control: what distilling gained over the labels alone, where that was looked at
+    """
 
     row: Row
     latency: Latency
@@ -73,6 +76,7 @@ class Confirmed:
     quality: Quality
     footprint: Footprint
     looks: int
+    control: Mapping[str, Any] | None = None
 
 
 class NothingConfirmedError(RuntimeError):
@@ -228,6 +232,7 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
             "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
         },
+        "control": confirmed.control,
         "reason": why,
         "registered": None if registered is None else dict(registered),
     }
@@ -274,10 +279,11 @@ def _card(
     p95, loss = latency.p95_ratio_interval, quality.loss_interval
     knobs = "\n".join(f"| {name} | {value} |" for name, value in candidate.knobs().items())
     widths = ", ".join(f"{group} {width}" for group, width in outcome.artifact.widths.items())
+    said = f"\n{confirmed.control['sentence']}\n" if confirmed.control else ""
     return f"""# {config.name}
 
 {why}
-
+{said}
 | measured | this model | baseline | ratio |
 |---|---|---|---|
 | p95 at {latency.rate_rps:.0f} requests/s | {latency.candidate.p95_ms:.3f} ms | {latency.baseline.p95_ms:.3f} ms | \

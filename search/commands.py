@@ -297,6 +297,8 @@ def choose(options: argparse.Namespace) -> int:
         f"p95 {confirmed['p95_ratio']:.3f} of the baseline's, service p50 {confirmed['service_p50_ratio']:.3f}, "
         f"throughput {confirmed['throughput_ratio']:.2f}x"
     )
+    if chosen["control"]:
+        console.result(chosen["control"]["sentence"])
     console.result(f"bundle: {chosen['bundle']}")
     console.result(f"next: leanrec verify {chosen['bundle']}")
     return DONE

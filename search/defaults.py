@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from objectives.record import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
 from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError
-from spaces.anatomy import Anatomy, Group
+from spaces.anatomy import Anatomy
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.placement import layouts
 from spaces.placement_space import BF16_ENGINE, PlacementSpace
@@ -52,7 +52,6 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     groups = prepared.anatomy.groups
-    rows = {table.name: table.rows for table in prepared.anatomy.tables}
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
     ratios: dict[str, Domain] = {group.name: RATIOS for group in groups if group.prunable}
     ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.factorable}
@@ -75,7 +74,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         steps=_choice(given.pruning_steps, STEPS.values),
         multiple=kernel_unit(),
         low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
-        tables=_tables(given.tables, [g.name for g in groups if g.kind == "table" and _large(g, rows)]),
+        tables=_tables(given.tables, _large(prepared.anatomy)),
         window=window,
         history=history,
         quantisation_aware=_aware(given.quantisation_aware, prepared.unlearnable),
@@ -83,16 +82,24 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
 
 
 def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
-    widths = {g.name: Choice(_WIDTHS.get(g.kind, ("fp32",))) for g in anatomy.groups}
+    kinds = {group.name: group.kind for group in anatomy.groups}
+    widths = {n: Choice(_WIDTHS.get(kinds.get(n, "table"), ("fp32",))) for n in _stored(given.precision or {}, anatomy)}
     compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
     chosen = dict(given.precision or {})
     computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
     calibrations = _choice(chosen.pop("calibration", None), CALIBRATIONS)
     for group, asked in chosen.items():
         if group not in widths:
-            raise ConfigError(f"space.precision.{group}: unknown group; the model has {', '.join(widths)}")
+            raise ConfigError(f"space.precision.{group}: unknown group or table; the model has {', '.join(widths)}")
         widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
     return PrecisionSpace(widths, computes, calibrations)
+
+
+def _stored(named: Collection[str], anatomy: Anatomy) -> Collection[str]:
+    """What has a width of its own: where the study file names a group of tables, no more of them than it names."""
+    whole = any(group.kind == "table" and group.name in named for group in anatomy.groups)
+    asked = (table.name for table in anatomy.tables if table.name in named)
+    return anatomy.stored((*asked, *(() if whole else anatomy.heavy_tables())))
 
 
 def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, built: bool) -> Mapping[str, Domain]:
@@ -107,9 +114,11 @@ def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
     return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
 
 
-def _large(group: Group, rows: Mapping[str, int]) -> bool:
-    """Whether any of its tables is worth another form."""
-    return any(rows.get(module, 0) >= SMALLEST for module in group.modules)
+def _large(anatomy: Anatomy) -> list[str]:
+    """Tables, and groups of them, of which any is worth another form."""
+    rows = {table.name: table.rows for table in anatomy.tables}
+    stored = anatomy.stored(anatomy.heavy_tables())
+    return [name for name, modules in stored.items() if any(rows.get(module, 0) >= SMALLEST for module in modules)]
 
 
 def _tables(given: TablesConfig, groups: Sequence[str]) -> dict[str, TableSpace]:

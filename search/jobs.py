@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from objectives.arms import Arm
+from objectives.holdout import HeldPart
 from objectives.measurement.latency import Window
 from objectives.measurement.schedule import Traffic
 from objectives.record import Artifact, Prepared
@@ -46,7 +47,7 @@ class MeterJobs:
         self,
         artifact: Artifact,
         candidate: Candidate,
-        part: Literal["validation", "test"],
+        part: HeldPart,
         confidence: float,
         beside: Side | None = None,
     ) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class MeterJobs:
         }
 
     def score(
-        self, artifact: Artifact, candidate: Candidate, part: Literal["validation", "test"], beside: Side | None = None
+        self, artifact: Artifact, candidate: Candidate, part: HeldPart, beside: Side | None = None
     ) -> dict[str, Any]:
         """Where the metric is evaluated elsewhere, by `grade`."""
         other, partner = self._other(beside)
@@ -71,9 +72,7 @@ class MeterJobs:
             "part": part,
         }
 
-    def grade(
-        self, scored: Mapping[str, Any], part: Literal["validation", "test"], confidence: float, threads: int
-    ) -> dict[str, Any]:
+    def grade(self, scored: Mapping[str, Any], part: HeldPart, confidence: float, threads: int) -> dict[str, Any]:
         """Of a builder, on what `score` answered."""
         return {
             "task": to_plain(self.task),

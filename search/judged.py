@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
+from objectives.holdout import HeldPart
 from objectives.record import Artifact, Quality
 from objectives.serving.devices import cores_allowed
 from search.jobs import MeterJobs, Side
@@ -18,7 +18,7 @@ def judged(
     meter: Worker,
     builder: Worker,
     ours: tuple[Artifact, Candidate],
-    part: Literal["validation", "test"],
+    part: HeldPart,
     confidence: float,
     say: Callable[[str], None],
     beside: Side | None = None,

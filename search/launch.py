@@ -15,6 +15,7 @@ from objectives.task import Task
 from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
 from search.config import difference
 from search.console import Console, SearchBar
+from search.control import control
 from search.data_sections import SyntheticData, TableData
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
@@ -24,6 +25,7 @@ from search.home import Home
 from search.jobs import MeterJobs
 from search.ledger import Entry, Ledger
 from search.limits import check_slices
+from search.pairs import Pairs
 from search.preflight import begun, preflight, tell_preflight
 from search.profiling import focused, known_profile, profiled, write_profile_files
 from search.report import write_report
@@ -155,7 +157,7 @@ def search(session: Session, console: Console) -> None:
         jobs = jobs_of(config, home, prepared)
         space = space_for(config.space, prepared)
         if config.space.focus > 0:
-            space = focused(space, profiled(study, jobs, meter, console), console)
+            space = focused(space, profiled(study, jobs, meter, console), prepared.anatomy, console)
         threads = max(1, cores // count)
 
         def explorer(bar: SearchBar, seconds: float) -> Explorer:
@@ -261,7 +263,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     if "prepared" not in facts or found["baseline"] is None:
         raise ConfigError(f"STUDY: {config.name!r} has no measured baseline yet; leanrec run does that")
     prepared, task = from_plain(Prepared, facts["prepared"]), task_of(config, home)
-    ordered = finalists(found, policy)
+    jobs, ordered = jobs_of(config, home, prepared), finalists(found, policy)
     entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = list(facts.get("looks", []))
@@ -271,23 +273,26 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         try:
             rows = [(row, *entries[row["trial"]]) for row in ordered]
             try:
-                confirmed = confirm(jobs_of(config, home, prepared), rows, looks, policy, meter, builder, console.say)
+                confirmed = confirm(jobs, rows, looks, policy, meter, builder, console.say)
             finally:
                 study.note(looks=looks)
+            trial = confirmed.row["trial"]
+            candidate, outcome = entries[trial]
+            assert outcome.artifact is not None
+            gained = control(Pairs(jobs, builder, meter, console), (outcome.artifact, candidate))
+            confirmed = replace(confirmed, control=gained)
         finally:
             meter.kill()
             builder.kill()
-        trial = confirmed.row["trial"]
-        candidate, outcome = entries[trial]
         why = reason(confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, study.facts["machine"], policy)
+        machine = study.facts["machine"]
+        bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, machine, policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
-        assert outcome.artifact is not None
         model = home.root / outcome.artifact.path
-        tags = {"candidate": candidate.id, "reason": why[:500]}
+        tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained["sentence"]} if gained else {})
         registered = session.ledger.register(config.name, model, trial, tags)
         chosen = chosen_document(confirmed, folder, why, registered)
         study.note(chosen=chosen)

@@ -14,6 +14,7 @@ from search.report import write_profile
 from search.report_profile import profile_document
 from search.study import Study
 from search.workers import Worker, call
+from spaces.anatomy import Anatomy
 from spaces.canonical import from_plain
 from spaces.focus import narrowed
 from spaces.space import SearchSpace
@@ -64,12 +65,15 @@ def user_once(document: Document) -> str:
     )
 
 
-def focused(space: SearchSpace, document: Document, console: Console) -> SearchSpace:
+def focused(space: SearchSpace, document: Document, anatomy: Anatomy, console: Console) -> SearchSpace:
     """The space without the groups that take too little to be worth compressing; each is told with its shares."""
-    inside = frozenset(group["name"] for group in document["groups"] if group["in_focus"])
-    known = set(space.precision.widths)
+    modules = {group.name: group.modules for group in anatomy.groups}
+    inside: set[str] = set()
     for group in document["groups"]:
-        if group["name"] in known:
+        name = group["name"]
+        if group["in_focus"]:
+            inside |= {name, *modules.get(name, ())}  # a table by itself is looked at as its group is
+        if name in modules:
             console.say(f"profile: {group['name']}: {group['reason']}")
     console.say(f"profile: {user_once(document)}")
-    return narrowed(space, inside)
+    return narrowed(space, frozenset(inside))

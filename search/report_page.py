@@ -79,6 +79,8 @@ def _verdict(document: Document, words: Verdict) -> str:
     if chosen and chosen.get("reason"):
         bundle = f" Its bundle is in <code>{escape(chosen['bundle'])}</code>." if chosen.get("bundle") else ""
         sentences.append(f"{escape(chosen['reason'].rstrip('.'))}.{bundle}")
+    if chosen and chosen.get("control"):
+        sentences.append(escape(chosen["control"]["sentence"]))
     # A warning that the verdict has spoken already is not repeated.
     left = [text for text in document["warnings"] if text not in words.sentences]
     warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in left)

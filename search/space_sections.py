@@ -140,7 +140,7 @@ class SpaceConfig(Section):
     quantisation_aware: _Flags = _flags()
     distillation: DistillationConfig = DistillationConfig()
     precision: Mapping[str, Listed[str]] | None = Field(
-        default=None, description="a mapping of layer group (or compute, calibration) to widths, or null"
+        default=None, description="a mapping of layer group (or table, compute, calibration) to widths, or null"
     )
     placement: PlacementConfig = PlacementConfig()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["linear", "table", "attention", "other"]
+# Of the rows in all tables: what one has to hold, and the others together, to be stored in a way of its own.
+_HEAVY = 0.2
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,26 @@ class Anatomy:
             if group.name == name:
                 return group
         raise ValueError(f"The model has the groups {[g.name for g in self.groups]}, but got {name!r}.")
+
+    def heavy_tables(self) -> tuple[str, ...]:
+        """Those that hold a good part of all rows, and leave a good part to others."""
+        rows = sum(table.rows for table in self.tables)
+        return tuple(table.name for table in self.tables if _HEAVY * rows <= table.rows <= (1 - _HEAVY) * rows)
+
+    def stored(self, names: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Modules by what they are stored as: each of these tables by itself, each group without them; none is empty.
+
+        Args:
+            names: of tables; those of groups say nothing new
+
+        Raises:
+            ValueError: a name that is neither.
+        """
+        groups = {group.name: group.modules for group in self.groups}
+        apart = dict.fromkeys(name for name in names if name not in groups)
+        known = {table.name for table in self.tables}
+        if unknown := [name for name in apart if name not in known]:
+            there = f"groups {list(groups)} and the tables {sorted(known)}"
+            raise ValueError(f"The model has the {there}, but got {unknown[0]!r}.")
+        whole = {name: tuple(m for m in modules if m not in apart) for name, modules in groups.items()}
+        return {name: modules for name, modules in whole.items() if modules} | {name: (name,) for name in apart}

@@ -20,8 +20,9 @@ PACKED_WIDTHS = frozenset(("int4", "int2"))
 
 @dataclass(frozen=True)
 class Precision:
-    """Width by group; a group that is not named stays fp32. `compute` is what fp32 arithmetic is done in, calibration
-    how static int8 finds the ranges of what it has not learned them for."""
+    """Width by group, or of a table by its dotted name, which then has its own; what is not named stays fp32.
+    `compute` is what fp32 arithmetic is done in, calibration how static int8 finds the ranges of what it has not
+    learned them for."""
 
     widths: tuple[tuple[str, str], ...] = ()
     compute: Compute = "fp32"

@@ -1,4 +1,4 @@
-"""How the embedding tables of a group hold their rows in fewer numbers."""
+"""How the embedding tables of a group, or one table by itself, hold their rows in fewer numbers."""
 
 from __future__ import annotations
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from spaces.candidate import Candidate
+from spaces.low_rank import LowRank
 from spaces.placement import Placement
 from spaces.precision import STATIC, Precision
+from spaces.pruning import Pruning
 from spaces.weights import Weights
 
 _Change = Callable[[Candidate, Candidate], Candidate]
@@ -45,17 +48,15 @@ def techniques(candidate: Candidate) -> tuple[Technique, ...]:
 def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
     """Each gives the first candidate the second's value."""
     weights = candidate.weights
-    parts = {
-        "lighter architecture": "architecture",
-        "shared rows": "shared_rows",
-        "mixed dimensions": "mixed_dimensions",
-        "sparse attention": "attention",
-        "pruning": "pruning",
-        "low rank": "low_rank",
-    }
-    changes: dict[tuple[str, str | None], _Change] = {
-        (name, None): _reshaped(part) for name, part in parts.items() if getattr(weights, part)
-    }
+    changes: dict[tuple[str, str | None], _Change] = {}
+    if weights.architecture:
+        changes["lighter architecture", None] = _reshaped("architecture")
+    changes |= {("shared rows", form.group): _formed("shared_rows", form.group) for form in weights.shared_rows}
+    changes |= {("mixed dimensions", f.group): _formed("mixed_dimensions", f.group) for f in weights.mixed_dimensions}
+    if weights.attention:
+        changes["sparse attention", None] = _reshaped("attention")
+    changes |= {("pruning", g): _cut("pruning", "ratios", g) for g in _groups(weights.pruning, "ratios")}
+    changes |= {("low rank", g): _cut("low_rank", "shares", g) for g in _groups(weights.low_rank, "shares")}
     if weights.distillation is not None and _taught(weights):
         changes["distillation", None] = _distilled
     if weights.quantisation_aware:
@@ -70,12 +71,40 @@ def _taught(weights: Weights) -> bool:
 
 
 def _reshaped(part: str) -> _Change:
+    return lambda target, source: _with(target, source, part, getattr(source.weights, part))
+
+
+def _formed(part: str, group: str) -> _Change:
+    """One group's tables in the source's form."""
+
     def change(target: Candidate, source: Candidate) -> Candidate:
-        learning = target.weights.distillation or source.weights.distillation
-        given = {part: getattr(source.weights, part), "distillation": learning}
-        return replace(target, weights=_needed(replace(target.weights, **given)))
+        others = (form for form in getattr(target.weights, part) if form.group != group)
+        own = (form for form in getattr(source.weights, part) if form.group == group)
+        return _with(target, source, part, (*others, *own))
 
     return change
+
+
+def _cut(part: str, by_group: str, group: str) -> _Change:
+    """One group cut as the source's is, by the target's rules for the rest where it has any."""
+
+    def change(target: Candidate, source: Candidate) -> Candidate:
+        own, other = getattr(target.weights, part), getattr(source.weights, part)
+        left = {name: much for name, much in _groups(own, by_group).items() if name != group}
+        left |= {name: much for name, much in _groups(other, by_group).items() if name == group}
+        return _with(target, source, part, replace(own or other, **{by_group: tuple(left.items())}) if left else None)
+
+    return change
+
+
+def _groups(rule: Pruning | LowRank | None, by_group: str) -> dict[str, float]:
+    return {} if rule is None else dict(getattr(rule, by_group))
+
+
+def _with(target: Candidate, source: Candidate, part: str, value: object) -> Candidate:
+    """The target with another value of a part of its weights, learning as one of the two does."""
+    given: dict[str, Any] = {part: value, "distillation": target.weights.distillation or source.weights.distillation}
+    return replace(target, weights=_needed(replace(target.weights, **given)))
 
 
 def _distilled(target: Candidate, source: Candidate) -> Candidate:

@@ -135,7 +135,7 @@ def check_parity(
     """The largest difference of scores between model and graph, over several numbers of rows.
 
     Args:
-        rows: inputs of max(PARITY_ROWS) rows or more; of one that the graph takes once a request, the first row's
+        rows: inputs of max(PARITY_ROWS) rows or more; of one that the graph takes once a request, the last row's
             value stands in all
 
     Raises:
@@ -144,7 +144,7 @@ def check_parity(
     once = once_inputs(graph)
     worst = 0.0
     for count in PARITY_ROWS:
-        inputs = {name: values[[0] * count if name in once else slice(count)] for name, values in rows.items()}
+        inputs = {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
         with torch.inference_mode():
             expected = scores(model.eval()(**inputs)).numpy()
         got = run_onnx(graph, {name: values.numpy() for name, values in inputs.items()})
@@ -193,7 +193,7 @@ def largest_difference(
     """Between the scores of two graphs of one model, over several numbers of rows.
 
     Args:
-        rows: inputs of max(PARITY_ROWS) rows or more; of one that `graph` takes once a request, the first row's value
+        rows: inputs of max(PARITY_ROWS) rows or more; of one that `graph` takes once a request, the last row's value
             stands in all
 
     Raises:
@@ -202,7 +202,7 @@ def largest_difference(
     once = once_inputs(graph)
     worst = 0.0
     for count in PARITY_ROWS:
-        inputs = {name: values[[0] * count if name in once else slice(count)] for name, values in rows.items()}
+        inputs = {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
         worst = max(worst, float(np.abs(run_onnx(graph, inputs) - run_onnx(source, inputs)).max()))
     if limit is not None and not worst <= limit:
         raise ParityError(f"Scores of both graphs must agree within {limit:g}, but differ by {worst:.3g}.")

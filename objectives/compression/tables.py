@@ -133,8 +133,8 @@ def compress_tables(
     anatomy: Anatomy,
     counts: Mapping[str, Tensor] | None = None,
 ) -> tuple[nn.Module, Anatomy]:
-    """A copy of the model with tables in the forms of their groups; and the anatomy of the copy, whose widths cut what
-    the tables hold now.
+    """A copy of the model with tables in the forms of their groups, or in their own; and the anatomy of the copy, whose
+    widths cut what the tables hold now.
 
     A table of fewer than `SMALLEST` rows stays as it is, and so does one that would not hold fewer numbers.
 
@@ -142,14 +142,11 @@ def compress_tables(
         counts: (rows,) how often each id is looked up, by the table's dotted name, for mixed dimensions
 
     Raises:
-        ValueError: a group that holds no tables, or one in which no table becomes smaller.
+        ValueError: a group or a table that there is not, or one in which no table becomes smaller.
     """
-    compressed = copy.deepcopy(model)
+    compressed, stored = copy.deepcopy(model), anatomy.stored(form.group for form in forms)
     for form in forms:
-        group = anatomy.group(form.group)
-        if group.kind != "table":
-            raise ValueError(f"Groups of kind table hold tables, but {group.name!r} is of kind {group.kind}.")
-        made = _smaller(compressed, group, form, counts or {})
+        made = _smaller(compressed, stored[form.group], form, counts or {})
         if not made:
             raise ValueError(f"Tables have nothing to gain by {form}: none of {SMALLEST} rows or more is smaller so.")
         for name, table in made.items():
@@ -180,11 +177,11 @@ def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, count
 
 
 def _smaller(
-    model: nn.Module, group: Group, form: TableForm, counts: Mapping[str, Tensor]
+    model: nn.Module, modules: Sequence[str], form: TableForm, counts: Mapping[str, Tensor]
 ) -> dict[str, CompressedTable]:
-    """The group's tables in the form, by name, where they hold fewer numbers."""
+    """Those of the modules that are tables in the form, by name, where they hold fewer numbers."""
     made: dict[str, CompressedTable] = {}
-    for name in group.modules:
+    for name in modules:
         module = model.get_submodule(name)
         if isinstance(module, nn.Embedding) and module.num_embeddings >= SMALLEST:
             table = _table(module.weight.detach(), form, counts.get(name)).train(module.training)

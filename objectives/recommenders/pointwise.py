@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from objectives.errors import SettingError
-from objectives.holdout import HeldOut
+from objectives.holdout import HeldOut, HeldPart
 from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.counts import counted
 from objectives.recommenders.families import FAMILIES, Family, resized
@@ -26,7 +26,7 @@ from objectives.recommenders.references import logistic_regression_scores, popul
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
 from objectives.recommenders.sources import least_count, read_log
-from objectives.recommenders.split import split_in_time
+from objectives.recommenders.split import Part, split_in_time
 from objectives.recommenders.training import train_to_optimum
 from objectives.record import InputSpec
 from objectives.store import make_once
@@ -109,16 +109,19 @@ class PointwiseRecommender:
         return rows // _batch(self.dataset) + (rows % _batch(self.dataset) > 1)
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
-        return {name: values[:count] for name, values in self.train_rows()[0].items()}
+        inputs, _ = self.train_rows()
+        rows = len(self.dataset.split.train)
+        drawn = np.random.default_rng([self.task.seed, 6]).choice(rows, size=min(count, rows), replace=False)
+        return {name: values[drawn] for name, values in inputs.items()}
 
     def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
         return counted(tables, [self.train_rows()[0]])
 
-    def held_out(self, part: Literal["validation", "test"]) -> HeldOut:
+    def held_out(self, part: HeldPart) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)
         return HeldOut((inputs,), labels, groups, self._slices(part))
 
-    def _slices(self, part: Literal["validation", "test"]) -> Masks:
+    def _slices(self, part: HeldPart) -> Masks:
         rows, train = getattr(self.dataset.split, part), self.dataset.split.train
         wanted = {name: commonest(column[train].tolist()) for name, column in self.by.items()}
         return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
@@ -235,7 +238,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _tensors(dataset: Dataset, part: Literal["train", "validation", "test"]) -> Batch:
+def _tensors(dataset: Dataset, part: Part) -> Batch:
     inputs, labels, _ = dataset.rows(part)
     return {name: torch.from_numpy(values) for name, values in inputs.items()}, torch.from_numpy(labels)
 

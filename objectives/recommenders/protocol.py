@@ -9,12 +9,11 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.holdout import HeldOut
+from objectives.holdout import HeldOut, HeldPart
 from objectives.record import InputSpec
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 
-Part = Literal["train", "validation", "test"]
 Inputs = Mapping[str, Tensor]
 # Inputs by name, (rows, ...) each, and labels, in whatever form the loss takes them.
 Batch = tuple[Inputs, Any]
@@ -141,7 +140,7 @@ class Recommender(Protocol):
         """How often each id is looked up in train, (rows,), by the table's dotted name, as far as it is known."""
         ...
 
-    def held_out(self, part: Literal["validation", "test"]) -> HeldOut: ...
+    def held_out(self, part: HeldPart) -> HeldOut: ...
 
     def requests(self, seed: int) -> Iterable[Mapping[str, NDArray[Any]]]:
         """Named arrays of one request each, in the sizes that production sends."""

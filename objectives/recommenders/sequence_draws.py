@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.holdout import HeldPart
 from objectives.recommenders.drawing import ByWeight
-from objectives.recommenders.sequences import Codes, HeldOut, Sequences, histories, item_counts
+from objectives.recommenders.sequences import Codes, Sequences, histories, item_counts
 
 
 class Negatives:
@@ -66,7 +67,7 @@ def draw_requests(
     return requests
 
 
-def _taken(sequences: Sequences, before: HeldOut) -> tuple[NDArray[np.int64], Codes]:
+def _taken(sequences: Sequences, before: HeldPart) -> tuple[NDArray[np.int64], Codes]:
     """The different pairs of a user, (n,), and an item they had taken before the part's event, (n,); sorted."""
     events = np.diff(sequences.offsets)
     earlier = np.arange(len(sequences.codes)) < np.repeat(sequences.target_at(before), events)

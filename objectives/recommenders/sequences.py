@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.holdout import HeldPart
 from objectives.recommenders.clicklog import ClickLog, frozen
 
-HeldOut = Literal["validation", "test"]
 Codes = NDArray[np.int64]
 
-_FROM_THE_END: dict[HeldOut, int] = {"validation": 2, "test": 1}
+_FROM_THE_END: dict[HeldPart, int] = {"validation": 2, "test": 1}
 _FEWEST = 3  # events of a user: one to train on, one to validate on, one to test on
 _SHORT = 0.25  # of the users: those with the least history
 _RARE = 0.2  # of the train events: those with the least popular items
@@ -57,7 +56,7 @@ class Sequences:
     def users(self) -> int:
         return len(self.offsets) - 1
 
-    def target_at(self, part: HeldOut) -> NDArray[np.int64]:
+    def target_at(self, part: HeldPart) -> NDArray[np.int64]:
         """(users,) where in codes each user's held-out event is; train ends before that of validation."""
         return self.offsets[1:] - _FROM_THE_END[part]
 
@@ -97,7 +96,7 @@ def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Seq
     return Sequences(log.name, *_coded(item, in_train), offsets)
 
 
-def histories(sequences: Sequences, part: HeldOut, length: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int64]]:
+def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int64]]:
     """What each user had taken before the part's event, (users, length), that event, (users,), and the user, (users,).
 
     The latest `length` events, after as many 0 as are lacking. The history of test includes validation's event.
@@ -106,7 +105,7 @@ def histories(sequences: Sequences, part: HeldOut, length: int) -> tuple[Codes, 
     return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at], np.arange(sequences.users)
 
 
-def seen_before(sequences: Sequences, part: HeldOut, user: NDArray[np.int64]) -> Codes:
+def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
     """All that each user, (n,), had taken before the part's event, (n, longest), with 0 on the left."""
     start, end = sequences.offsets[user], sequences.target_at(part)[user]
     return _latest(sequences, start, end, int((end - start).max()))

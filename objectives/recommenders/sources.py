@@ -49,6 +49,12 @@ def least_count(source: str) -> int:
     return _LEAST_OF_CRITEO if source.startswith("criteo:") else 1
 
 
+def all_taken(task: Task) -> bool:
+    """Whether each row is an item that the user took, as each rating is, whatever its label; of a table whose labels
+    are 0 and 1, the rows of 0 were only shown."""
+    return task.columns is None or from_plain(Schema, task.columns).positive_from is not None
+
+
 def _synthetic(options: Mapping[str, float], seed: int) -> ClickLog:
     given = {name: int(value) if name in _SIZES else float(value) for name, value in options.items()}
     return synthetic_log(**given, seed=seed)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from typing import Any, get_args
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.record import Prepared
+from objectives.serving.devices import describe
 from search.config import load
 from search.console import Console
 from search.defaults import space_for
@@ -36,22 +37,23 @@ from spaces.anatomy import Group
 from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain, to_plain
+from spaces.canonical import digest, from_plain, to_plain
 from spaces.distillation import Distillation
 from spaces.domains import Choice
 from spaces.focus import SHARE
 from spaces.low_rank import LowRank
-from spaces.placement import Batching, Placement, Seat, parse_layout, parse_place
+from spaces.placement import Batching, Placement, Route, Seat, parse_layout, parse_place
 from spaces.placement_space import BF16_ENGINE
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
-from spaces.pruning import Pruning
+from spaces.pruning import IMPORTANCES, Pruning
 from spaces.space import SearchSpace
 from spaces.tables import MixedDimensions, SharedRows
 from spaces.weights import Weights
 
 RATIOS, RANKS = (0.3, 0.6), (0.375, 0.125)
 OWN, TEMPERATURES_OF_DIMENSIONS = (0.3, 0.05), (0.2, 0.6)
-TEMPERATURES = (1.0, 4.0)
+TEMPERATURES, FEATURE_WEIGHT = (1.0, 4.0), 0.5
+_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ def cells(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
     for t in TEMPERATURES:
         taught = replace(learning, temperature=t)
         yield Cell("distillation", f"its own shape, T={t:g}", Candidate(Weights(distillation=taught)))
+    if prepared.featured:
+        taught = replace(learning, feature_weight=FEATURE_WEIGHT)
+        told = f"its own shape, features {FEATURE_WEIGHT:g}"
+        yield Cell("distillation", told, Candidate(Weights(distillation=taught)))
     for group in groups:
         yield from _narrowed(group, learning)
     yield from _placed(prepared, space)
@@ -102,15 +108,23 @@ def _reshaped(group: Group, space: SearchSpace, learning: Distillation) -> Itera
         for ratio in RATIOS:
             cut = Pruning(((name, ratio),), multiple=weights.multiple)
             yield Cell("pruning", f"{name} {ratio:.0%}", learned(pruning=cut), name)
+        for importance in IMPORTANCES[1:]:
+            cut = Pruning(((name, RATIOS[-1]),), importance, multiple=weights.multiple)
+            yield Cell("pruning", f"{name} {RATIOS[-1]:.0%} by {importance}", learned(pruning=cut), name)
+        if learning.passes > _STEPS:
+            cut = Pruning(((name, RATIOS[-1]),), steps=_STEPS, multiple=weights.multiple)
+            yield Cell("pruning", f"{name} {RATIOS[-1]:.0%} in {_STEPS} steps", learned(pruning=cut), name)
     if name in weights.low_rank:
         for share in RANKS:
             yield Cell("low rank", f"{name} {share:g}", learned(low_rank=LowRank(((name, share),))), name)
-    if name in weights.tables:
+    for table in weights.tables:
+        if table != name and table not in group.modules:
+            continue
         for own in OWN:
-            yield Cell("shared rows", f"{name}, own {own:g}", learned(shared_rows=(SharedRows(name, own),)), name)
+            yield Cell("shared rows", f"{table}, own {own:g}", learned(shared_rows=(SharedRows(table, own),)), name)
         for t in TEMPERATURES_OF_DIMENSIONS:
-            mixed = (MixedDimensions(name, t),)
-            yield Cell("mixed dimensions", f"{name}, temperature {t:g}", learned(mixed_dimensions=mixed), name)
+            mixed = (MixedDimensions(table, t),)
+            yield Cell("mixed dimensions", f"{table}, temperature {t:g}", learned(mixed_dimensions=mixed), name)
 
 
 def _attention(space: SearchSpace, learning: Distillation) -> Iterator[Cell]:
@@ -157,6 +171,20 @@ def _placed(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
             yield Cell("computing in bf16", f"{BF16_ENGINE} {layout}", Candidate(precision=half, placement=placement))
     for rows in offered.batch_rows.values[1:]:
         yield Cell("batching", f"{rows} rows", Candidate(placement=Placement(batching=Batching(int(rows)))))
+    several = [layout for layout in offered.layout.values if parse_layout(str(layout))[0] > 1][:1]
+    for layout in several:
+        seat = _seat("onnxruntime", str(layout))
+        for rows in offered.split_rows.values[1:]:
+            yield Cell(
+                "splitting", f"{layout}, {rows} rows", Candidate(placement=Placement(seat, split_rows=int(rows)))
+            )
+    for rows in offered.route_rows.values[1:]:
+        if len(offered.engine.values) > 1:
+            other = Route(int(rows), _seat(str(offered.engine.values[1]), "1xauto"))
+            yield Cell("routing", f"{other.seat.place} above {rows} rows", Candidate(placement=Placement(route=other)))
+    one = Seat(threads=1)
+    yield Cell("inline answers", one.layout, Candidate(placement=Placement(one, inline=True)))
+    yield Cell("pinned threads", one.layout, Candidate(placement=Placement(replace(one, pinned=True))))
     if prepared.user_once_refused is None:
         for threads in (None, 1):
             once = Placement(Seat(threads=threads), user_once=True)
@@ -168,19 +196,20 @@ def _seat(place: str, layout: str) -> Seat:
 
 
 def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Difference | str:
-    """From the home where it is known; else now, and kept. Why it cannot be is kept as well."""
-    path = known / f"{cell.candidate.id}.json"
+    """From the home where it was measured by the same rules; else now, and kept. What cannot be is tried again."""
+    jobs = pairs.jobs
+    rules = jobs.config.model_dump(mode="json", include={"traffic", "slo", "timing"})
+    path = known / f"{digest(cell.candidate, jobs.prepared.holdout, rules, length, describe())[:20]}.json"
     if not path.is_file():
-        recording = pairs.jobs.recording(f"alone-{cell.candidate.id}")
+        recording = jobs.recording(f"alone-{cell.candidate.id}")
         try:
             side = (pairs.built(cell.candidate), cell.candidate)
-            plain = to_plain(pairs.difference(side, pairs.baseline, length, recording))
-        except JobError as error:
-            plain = str(error)
+            found = pairs.difference(side, pairs.baseline, length, recording)
+        except (JobError, ValueError) as error:
+            return str(error)
         known.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain))
-    plain = json.loads(path.read_text())
-    return plain if isinstance(plain, str) else from_plain(Difference, plain)
+        path.write_text(json.dumps(to_plain(found)))
+    return from_plain(Difference, json.loads(path.read_text()))
 
 
 def line(cell: Cell, found: Difference | str, focus: frozenset[str]) -> str:

@@ -3,8 +3,9 @@
     python tests/benchmarks/composition.py [--candidates 200] [--seed 0] [--family dcn-v2 ...]
 
 Every technique is in the space, on every engine that is here. Models are hardly trained: what is looked at is whether a
-candidate can be built and served, how long each stage takes, and how often each technique was drawn; a refusal says
-that a technique would have left its group as it is. The times are of one run each, and decide nothing.
+candidate can be built and served, whether its weights, graph and scores show each technique that was asked and no
+other, how long each stage takes, and how often each technique was drawn; a refusal says that a technique would have
+left its group as it is. The times are of one run each, and decide nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from objectives.serving.pool import Pool
 from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.techniques import techniques
+from tests.compression_tests.composed import check
 from tests.compression_tests.composing import COLUMNS, Shop, brief_training, told, walk, write_table
 
 FAMILIES = ("dcn-v2", "dlrm", "sasrec")
@@ -65,6 +67,11 @@ class Tally:
             warm_up(pool.submit, requests, candidate.placement)
             taken = closed_loop(pool.submit, requests)
         self.seconds["time"] += float(taken.sum()) / 1e3
+        try:
+            check(shop, done)
+        except AssertionError as error:
+            self.failed[told(candidate)] = f"not what was asked: {' '.join(str(error).split())}"
+            return
         self.service_ms.append(float(np.median(taken)))
 
     def lines(self) -> Iterator[str]:

@@ -72,12 +72,16 @@ def leanrec(*words: str) -> None:
     subprocess.run([sys.executable, str(ROOT / "leanrec.py"), *words], check=True)
 
 
-def lines(name: str, document: Mapping[str, Any]) -> Iterator[str]:
-    """Of one study: how much was tried, and the best point within each limit."""
+def lines(name: str, document: Mapping[str, Any], rows: int) -> Iterator[str]:
+    """Of one study: how much was tried, and the best point within each limit.
+
+    Args:
+        rows: of the median request
+    """
     counts = document["counts"]
     weights = len({row["weights"] for row in document["rows"] if row["state"] == "complete"})
     yield (
-        f"{name}: {counts['complete']} measured ({weights} weights), {counts['failed']} failed, "
+        f"{name}, {rows} rows: {counts['complete']} measured ({weights} weights), {counts['failed']} failed, "
         f"{counts['stopped']} stopped in {document['minutes']:.0f} min; resolution {document['resolution']:.2%}"
     )
     for limit in LIMITS:
@@ -127,17 +131,24 @@ def main() -> None:
     for name in options.study:
         file = home / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"name": name, **known[name]}, sort_keys=False))
-        place = ("--home", str(home))
-        leanrec("profile", str(file), *place)
-        if options.only_baselines:
-            continue
-        leanrec("run", str(file), *place, "--minutes", str(options.minutes))
-        leanrec("report", str(file), *place)
-        reports = home / "reports" / name
-        document = json.loads((reports / "front.json").read_text())
-        profile = headline(json.loads((reports / "profile.json").read_text()))
-        told += [*lines(name, document), *filter(None, [missed(document, profile)])]
+        try:
+            told += studied(file, home, None if options.only_baselines else options.minutes)
+        except subprocess.CalledProcessError as error:  # the other studies stand for themselves
+            told.append(f"{name}: leanrec {error.cmd[2]} ended with status {error.returncode}")
     print("\n" + "\n".join(told))
+
+
+def studied(file: Path, home: Path, minutes: float | None) -> list[str]:
+    """What is told of one study; nothing where its baseline is all that is wanted."""
+    name, place = file.stem, ("--home", str(home))
+    leanrec("profile", str(file), *place)
+    if minutes is None:
+        return []
+    leanrec("run", str(file), *place, "--minutes", str(minutes))
+    leanrec("report", str(file), *place)
+    reports = home / "reports" / name
+    document, profile = (json.loads((reports / f"{of}.json").read_text()) for of in ("front", "profile"))
+    return [*lines(name, document, profile["rows"]), *filter(None, [missed(document, headline(profile))])]
 
 
 if __name__ == "__main__":

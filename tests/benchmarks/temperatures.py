@@ -104,7 +104,7 @@ def run(config: StudyConfig, home: Home, seeds: int, weight: float, say: Callabl
     for name, weights in lessons(config, prepared, weight).items():
         losses = []
         for seed in range(seeds):
-            key = f"{weights.id}-{seed}"
+            key = digest(prepared.holdout, task.metric, weights, seed)[:20]
             if key not in found:
                 found[key] = loss(recommender, prepared, task, weights, seed, folder)
                 known.write_text(json.dumps(found))

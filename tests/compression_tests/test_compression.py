@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from objectives.compression.precision import quantise, read_widths
 from objectives.compression.user_once import compute_once
 from objectives.recommenders.dcn_v2 import DCNV2, Sizes
 from objectives.recommenders.features import Field
+from spaces.anatomy import Table
 from spaces.precision import Precision
 from tests.written_anatomies import dcn_v2_anatomy
 
@@ -186,6 +188,26 @@ def test_narrow_tables_of_one_user_are_the_rounded_tables(
     expected = run_onnx(_replaced(graph, rounded), of_one_user)
     assert np.allclose(run_onnx(narrow, of_one_user), expected, atol=1e-5)
     assert read_widths(narrow, dcn_v2_anatomy(model)) == {"tables": width, "cross": "fp32", "mlp": "fp32"}
+
+
+@pytest.mark.parametrize(
+    "widths",
+    [{"tables": "int8", "tables.item": "fp16"}, {"tables": "int8", "tables.item": "fp32"}, {"tables.item": "int8"}],
+)
+def test_a_table_by_itself_has_its_own_width(
+    model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor], widths: dict[str, str]
+) -> None:
+    anatomy = replace(dcn_v2_anatomy(model), tables=tuple(Table(f"tables.{f}", 1, (f,)) for f in FIELDS))
+    rounds = {"fp32": lambda v: v, "fp16": lambda v: v.astype(np.float16), "int8": lambda v: _round_trip(v, 1)}
+    of = {f: widths.get(f"tables.{f}", widths.get("tables", "fp32")) for f in FIELDS}
+    tables = {f"model.tables.{f}.weight": rounds[of[f]](model.tables[f].weight.detach().numpy()) for f in FIELDS}
+    narrow = quantise(graph, Precision(tuple(widths.items())), anatomy, _arrays(rows))
+    assert np.allclose(run_onnx(narrow, _arrays(rows)), run_onnx(_replaced(graph, tables), _arrays(rows)), atol=1e-5)
+    asked = {"tables": "fp32", "cross": "fp32", "mlp": "fp32"} | widths
+    assert read_widths(narrow, anatomy, widths) == asked
+    told = set(of.values())
+    together = told.pop() if len(told) == 1 else "mixed: " + ", ".join(sorted(told))
+    assert read_widths(narrow, anatomy)["tables"] == together
 
 
 def test_static_ranges_are_those_of_rows_with_their_own_user(

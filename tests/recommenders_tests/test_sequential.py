@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,8 +167,30 @@ def test_slices_are_of_users_and_of_what_came_next(opened: SequentialRecommender
     assert slices["rare items"].tolist() == [user[-1] in rare for user in events]
 
 
+@pytest.mark.parametrize(("columns", "taken"), [({}, {1}), ({"positive_from": 1.0}, {0, 1})])
+def test_what_was_only_shown_is_no_event(tmp_path: Path, columns: dict[str, float], taken: set[int]) -> None:
+    """Of clicks the rows with label 1 are; of ratings every row is."""
+    random, users, rows = np.random.default_rng(0), 40, 20
+    log = pl.DataFrame(
+        {
+            "who": np.repeat(np.arange(users), rows),
+            "what": random.integers(0, 30, users * rows),
+            "clicked": random.integers(0, 2, users * rows),
+            "at": np.tile(np.arange(rows), users),
+        }
+    )
+    log.write_parquet(tmp_path / "log.parquet")
+    schema = {"label": "clicked", "timestamp": "at", "user": "who", "item": "what", **columns}
+    task = _task(tmp_path, source=f"table:{tmp_path / 'log.parquet'}", columns=schema, synthetic=None)
+    sequences = _open(task).sequences
+    kept = log.filter(pl.col("clicked").is_in(list(taken))).sort("who", "at", maintain_order=True)
+    often = kept.filter(pl.len().over("who") >= 5)
+    assert sequences.ids[sequences.codes - 1].tolist() == often["what"].to_list()
+    assert np.diff(sequences.offsets).tolist() == often.group_by("who", maintain_order=True).len()["len"].to_list()
+
+
 def test_of_many_users_some_are_judged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequential, "MOST_USERS", {"validation": 10, "test": 30})
+    monkeypatch.setattr(sequential, "MOST_USERS", 30)
     opened = _open(_task(home))
     held, whole = opened.held_out("test"), _whole(opened)
     assert len(held.groups) == 30 and np.all(np.diff(held.groups) > 0)
@@ -177,14 +200,14 @@ def test_of_many_users_some_are_judged(home: Path, monkeypatch: pytest.MonkeyPat
     assert held.seen is not None and whole.seen is not None
     for row, user in enumerate(held.groups.tolist()):
         assert set(held.seen[row].tolist()) | {0} == set(whole.seen[user].tolist()) | {0}
-    assert opened.facts().rows == {"train": opened.facts().rows["train"], "validation": 10, "test": 30}
+    assert opened.facts().rows == {"train": opened.facts().rows["train"], "validation": 30, "test": 30}
     other = replace(opened, task=replace(opened.task, seed=4)).held_out("test")
     assert not np.array_equal(other.groups, held.groups)
 
 
 def _whole(opened: SequentialRecommender) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequential, "MOST_USERS", {"validation": 10_000, "test": 10_000})
+        patch.setattr(sequential, "MOST_USERS", 10_000)
         return opened.held_out("test")
 
 

@@ -22,9 +22,9 @@ CHOSEN = Candidate(
 )
 PROFILE = {
     "groups": [
-        {"name": "mlp", "time_share": 0.7, "weight_share": 0.2},
-        {"name": "tables", "time_share": 0.03, "weight_share": 0.8},
-        {"name": "engine", "time_share": 0.27, "weight_share": 0.0},
+        {"name": "mlp", "kind": "linear", "time_share": 0.7, "weight_share": 0.2},
+        {"name": "tables", "kind": "table", "time_share": 0.03, "weight_share": 0.8},
+        {"name": "engine", "kind": "other", "time_share": 0.27, "weight_share": 0.0},
     ]
 }
 

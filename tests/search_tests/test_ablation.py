@@ -180,7 +180,7 @@ def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
     document = ablate(session, None, workers.builder, workers.meter, QUIET)
     assert document["trial"] == 1, "the best compromise of the front"
     assert ratios(document, kind) == pytest.approx(
-        {"pruning": PRUNED, "distillation": 1.0, "narrower weights: tables": INT8, "engine and threads": REPLICAS}
+        {"pruning: mlp": PRUNED, "distillation": 1.0, "narrower weights: tables": INT8, "engine and threads": REPLICAS}
     )
     found = {part["name"]: part[kind]["difference"] for part in document["techniques"]}
     assert found["pruning"]["bytes_ratio"] == 0.5 and found["narrower weights"]["bytes_ratio"] == 0.25
@@ -238,11 +238,11 @@ def test_a_failure_is_a_row_with_a_reason_and_is_tried_again(
     )
     assert not nothing_measured(document)
     said = capsys.readouterr().err
-    assert "pruning, taken back (1 of 8): building and measuring" in said
-    assert "pruning, taken back: not measured: ValueError: the dense model" in said
-    assert "pruning, alone: p95 ratio 0.500 [0.475, 0.525]" in said
+    assert "pruning: mlp, taken back (1 of 8): building and measuring" in said
+    assert "pruning: mlp, taken back: not measured: ValueError: the dense model" in said
+    assert "pruning: mlp, alone: p95 ratio 0.500 [0.475, 0.525]" in said
     again = ablate(session, 1, workers.builder, workers.meter, QUIET)
-    assert ratios(again, "without")["pruning"] == PRUNED
+    assert ratios(again, "without")["pruning: mlp"] == PRUNED
     assert len(ablations(session.study.facts)[0].effects) == 8
 
 
@@ -326,5 +326,5 @@ def test_nothing_measured_is_status_one(
         f"tracking_uri=sqlite:///{tmp_path}/m.db",
     ]
     assert run_command([*arguments, "--quiet"]) == 1
-    assert "pruning: Not measured: The meter ended with status 3" in capsys.readouterr().out
+    assert "pruning: mlp: Not measured: The meter ended with status 3" in capsys.readouterr().out
     workers.kill()

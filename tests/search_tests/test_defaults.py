@@ -102,6 +102,47 @@ def test_tables_that_a_core_holds_anyway_keep_their_form(rows: int, offered: set
     assert set(space(anatomy=anatomy).weights.tables) == offered
 
 
+SHARED = Anatomy(
+    (Group("tables", "table", ("tables.user", "tables.item", "tables.hour"), 9, (), "tied"),),
+    (Table("tables.user", 500, ("user",)), Table("tables.item", 400, ("item",)), Table("tables.hour", 24, ("hour",))),
+)
+
+
+def test_heavy_tables_are_stored_each_in_its_own_way() -> None:
+    found = space(anatomy=SHARED)
+    assert {name: values(d) for name, d in found.precision.widths.items()} == dict.fromkeys(
+        ("tables", "tables.user", "tables.item"), TABLE_WIDTHS
+    )
+    assert set(found.weights.tables) == {"tables.user", "tables.item"}, "hours are few"
+    drawn = draws(found, 200)
+    mixed = {tuple(width for _, width in candidate.precision.widths) for candidate in drawn}
+    assert any(len(set(widths)) == 3 for widths in mixed)
+    assert {form.group for candidate in drawn for form in candidate.weights.table_forms} == {
+        "tables.user",
+        "tables.item",
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [
+        ({"tables": ["fp32", "int8"]}, {"tables"}),
+        ({"tables.hour": ["fp32", "int8"]}, {"tables.user", "tables.item", "tables.hour"}),
+        ({"tables": ["fp32"], "tables.hour": ["fp32", "int8"]}, {"tables", "tables.hour"}),
+    ],
+)
+def test_the_study_file_says_which_tables_are_alike(asked: dict[str, Any], stored: set[str]) -> None:
+    widths = space({"precision": asked}, anatomy=SHARED).precision.widths
+    assert set(widths) == stored
+    assert all(values(widths[name]) == tuple(given) for name, given in asked.items())
+
+
+def test_a_table_that_there_is_not_is_refused() -> None:
+    assert refused({"precision": {"tables.town": ["fp32"]}}, anatomy=SHARED) == (
+        "space.precision.tables.town: unknown group or table; the model has tables, tables.user, tables.item"
+    )
+
+
 def test_every_technique_is_offered_to_the_groups_that_it_fits() -> None:
     weights = space().weights
     assert weights.architecture == {"embedding_dim": Choice((16, 32, 48)), "blocks": Choice((1, 2))}
@@ -182,7 +223,7 @@ def test_what_is_switched_off_is_no_road() -> None:
         ),
         (
             {"precision": {"cross": ["fp32"]}},
-            "space.precision.cross: unknown group; the model has tables, attention, mlp, head",
+            "space.precision.cross: unknown group or table; the model has tables, attention, mlp, head",
         ),
         (
             {"precision": {"mlp": ["fp32", "int2"]}},

@@ -170,7 +170,7 @@ def space() -> SearchSpace:
 def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile()), tmp_path)
     ears: Any = Ears()
-    found = focused(space(), document, ears)
+    found = focused(space(), document, Anatomy(GROUPS), ears)
     assert set(found.weights.pruning) == {"mlp"}
     widths = {group: domain.values for group, domain in found.precision.widths.items()}
     assert widths == {"tables": ("fp32", "int8"), "cross": ("fp32",), "mlp": ("fp32", "int8-dynamic")}
@@ -183,11 +183,17 @@ def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Stu
     ], "what is no layer group is not told"
 
 
-def test_a_group_that_is_not_searched_anyway_is_not_told(study: Study, tmp_path: Path) -> None:
-    document, _ = measured(study, Meter(profile()), tmp_path)
-    ears: Any = Ears()
-    focused(replace(space(), precision=PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic"))})), document, ears)
-    assert [line.split(":")[1] for line in ears.lines[:-1]] == [" mlp"]
+@pytest.mark.parametrize(("tables_ms", "inside"), [(0.04, False), (4.0, True)])
+def test_a_table_by_itself_is_searched_when_its_group_is(
+    study: Study, tmp_path: Path, tables_ms: float, inside: bool
+) -> None:
+    nodes = [NodeCost("rows", "Gather", "tables", tables_ms, 0, 10), NodeCost("mlp", "Gemm", "mlp", 8.0, 10, 10)]
+    seen = summarise(nodes, GROUPS, {"tables": 10, "cross": 0, "mlp": 990, "other": 0}, 200, 8 + tables_ms, None)
+    document, _ = measured(study, Meter(seen), tmp_path)
+    tables = {"tables.user": Choice(("fp32", "int8")), "mlp": Choice(("fp32", "int8-dynamic"))}
+    whole = replace(space(), precision=PrecisionSpace(tables))
+    found = focused(whole, document, Anatomy(GROUPS), Ears())  # type: ignore[arg-type]
+    assert found.precision.widths["tables.user"].values == (("fp32", "int8") if inside else ("fp32",))
 
 
 def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
@@ -9,12 +11,14 @@ from spaces.attention import Attention
 from spaces.candidate import Candidate
 from spaces.distillation import Distillation
 from spaces.domains import Choice, Float
+from spaces.low_rank import LowRank
 from spaces.placement import Placement, Seat, layouts
 from spaces.placement_space import PlacementSpace
 from spaces.precision import Precision
 from spaces.precision_space import PrecisionSpace
 from spaces.pruning import Pruning
 from spaces.space import SearchSpace
+from spaces.tables import MixedDimensions, SharedRows
 from spaces.techniques import techniques
 from spaces.weights import Weights
 from spaces.weights_space import TableSpace, WeightsSpace
@@ -112,6 +116,34 @@ def test_each_group_is_a_technique_of_its_own() -> None:
     assert [t.group for t in found] == ["cross", "mlp"]
     assert found[0].without.weights.quantisation_aware == ("mlp",)
     assert found[0].alone.weights == Weights(distillation=LEARNING, quantisation_aware=("cross",))
+
+
+def test_each_group_is_cut_and_each_table_formed_by_a_technique_of_its_own() -> None:
+    weights = Weights(
+        shared_rows=(SharedRows("tables.item", 0.1),),
+        mixed_dimensions=(MixedDimensions("tables.user", 0.3),),
+        pruning=Pruning((("mlp", 0.5), ("tables", 0.3)), importance="taylor", steps=3),
+        low_rank=LowRank((("cross", 0.25), ("mlp", 0.125))),
+        distillation=LEARNING,
+    )
+    candidate = Candidate(weights)
+    found = {(t.name, t.group): t for t in techniques(candidate)}
+    assert set(found) == {
+        ("shared rows", "tables.item"), ("mixed dimensions", "tables.user"), ("pruning", "mlp"), ("pruning", "tables"),
+        ("low rank", "cross"), ("low rank", "mlp"), ("distillation", None),
+    }  # fmt: skip
+    mlp = found["pruning", "mlp"]
+    assert mlp.without.weights == replace(weights, pruning=Pruning((("tables", 0.3),), importance="taylor", steps=3))
+    alone = Pruning((("mlp", 0.5),), importance="taylor", steps=3)
+    assert mlp.alone == Candidate(Weights(pruning=alone, distillation=LEARNING))
+    cross = found["low rank", "cross"]
+    assert cross.without.weights == replace(weights, low_rank=LowRank((("mlp", 0.125),)))
+    assert cross.alone == Candidate(Weights(low_rank=LowRank((("cross", 0.25),)), distillation=LEARNING))
+    shared = found["shared rows", "tables.item"]
+    assert shared.without.weights == replace(weights, shared_rows=())
+    assert shared.alone == Candidate(Weights(shared_rows=weights.shared_rows, distillation=LEARNING))
+    last = techniques(Candidate(replace(weights, shared_rows=(), mixed_dimensions=(), low_rank=None, pruning=alone)))
+    assert last[0].without == Candidate(), "with the last group goes the technique, and what had to learn"
 
 
 def test_the_baseline_has_no_technique() -> None:

@@ -31,7 +31,8 @@ def quantise(
     calibration: Rows,
     ranges: Mapping[str, Range] | None = None,
 ) -> onnx.ModelProto:
-    """A copy of an fp32 graph with each group's weights in the width that was asked for.
+    """A copy of an fp32 graph with the weights of each group in the width that was asked for; a table that is named by
+    itself has its own.
 
     All matrices under the names of a group's modules have its width: both factors of one that was factorised, both
     halves of one that `compute_once` cut in two, all parts of a compressed table, its projections too.
@@ -45,8 +46,8 @@ def quantise(
         WidthError: what is read back from the result is not what was asked.
         ValueError: a group or a module that there is not.
     """
-    asked = _asked(graph, precision, anatomy)
-    narrowed = {w: width for name, width in asked.items() for w in weights(graph, anatomy.group(name))}
+    asked, stored = _asked(graph, precision, anatomy), anatomy.stored(dict(precision.widths))
+    narrowed = {w: width for name, width in asked.items() for w in weights(graph, stored[name])}
     result = copy.deepcopy(graph)
     # Static first: its ranges are those of the graph as exported; the others rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]
@@ -57,17 +58,17 @@ def quantise(
             rewrite(result, weight)
     keep_needed(result)
     onnx.checker.check_model(result, full_check=True)
-    _check_read(asked, read_widths(result, anatomy))
+    _check_read(asked, read_widths(result, anatomy, dict(precision.widths)))
     return result
 
 
 def _asked(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy) -> dict[str, str]:
-    """The width of each group that is narrowed or there at all.
+    """The width of each group, and of each table that is named by itself, that is narrowed or there at all.
 
     The anatomy is the baseline's: a smaller sibling has fewer layers of the same names.
     """
-    named = {anatomy.group(name).name: width for name, width in precision.widths if width != "fp32"}
-    return dict.fromkeys(read_widths(graph, anatomy), "fp32") | named
+    narrowed = {name: width for name, width in precision.widths if width != "fp32"}
+    return dict.fromkeys(read_widths(graph, anatomy, dict(precision.widths)), "fp32") | narrowed
 
 
 def _passes() -> dict[str, tuple[_Pass, ...]]:

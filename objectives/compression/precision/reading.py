@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -12,17 +12,20 @@ from objectives.compression.precision.weights import PLACES, prefixes
 from spaces.anatomy import Anatomy
 
 
-def read_widths(graph: onnx.ModelProto, anatomy: Anatomy) -> dict[str, str]:
+def read_widths(graph: onnx.ModelProto, anatomy: Anatomy, apart: Iterable[str] = ()) -> dict[str, str]:
     """The width of each group that the graph holds: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static.
 
     Of several, "mixed: ..."; of whole numbers in an operator that is none of these forms, the type and its name.
+
+    Args:
+        apart: tables to be told by themselves, and not with their group
     """
     held = _Reading(graph).widths
     widths: dict[str, str] = {}
-    for group in anatomy.groups:
-        found = sorted({width for name, width in held.items() if name.startswith(prefixes(group))})
+    for part, modules in anatomy.stored(apart).items():
+        found = sorted({width for name, width in held.items() if name.startswith(prefixes(modules))})
         if found:
-            widths[group.name] = found[0] if len(found) == 1 else "mixed: " + ", ".join(found)
+            widths[part] = found[0] if len(found) == 1 else "mixed: " + ", ".join(found)
     return widths
 
 

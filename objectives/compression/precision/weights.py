@@ -1,8 +1,8 @@
-"""The weights of a layer group in a graph, and the nodes that read them."""
+"""The weights of some modules in a graph, and the nodes that read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -11,7 +11,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from objectives.compression.export import PREFIX
 from objectives.compression.graph import attribute, initialisers
-from spaces.anatomy import Group
 
 # Operators of ONNX Runtime's own.
 ENGINE = "com.microsoft"
@@ -24,13 +23,13 @@ class WidthError(RuntimeError):
     """A graph does not hold the widths that were asked for."""
 
 
-def prefixes(group: Group) -> tuple[str, ...]:
-    """What the names of its tensors begin with."""
-    return tuple(f"{PREFIX}{module}." for module in group.modules)
+def prefixes(modules: Sequence[str]) -> tuple[str, ...]:
+    """What the names of their tensors begin with."""
+    return tuple(f"{PREFIX}{module}." for module in modules)
 
 
-def weights(graph: onnx.ModelProto, group: Group) -> list[str]:
-    """The fp32 matrices of a group's modules that are looked up or multiplied: whole, as two factors, as the halves of
+def weights(graph: onnx.ModelProto, modules: Sequence[str]) -> list[str]:
+    """The fp32 matrices of the modules that are looked up or multiplied: whole, as two factors, as the halves of
     the two sides, or as the parts of a compressed table.
 
     What is only added, as positions are, has no width of its own.
@@ -39,7 +38,7 @@ def weights(graph: onnx.ModelProto, group: Group) -> list[str]:
     return [
         tensor.name
         for tensor in graph.graph.initializer
-        if is_matrix(tensor) and tensor.name in read and tensor.name.startswith(prefixes(group))
+        if is_matrix(tensor) and tensor.name in read and tensor.name.startswith(prefixes(modules))
     ]
 
 

@@ -7,17 +7,16 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from objectives.errors import located
+from objectives.recommenders.split import Part
 
 _END = object()
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class FactoryError(ValueError):
@@ -143,7 +142,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def batches_of(given: Given, split: Split) -> Iterator[tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]]:
+def batches_of(given: Given, split: Part) -> Iterator[tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]]:
     """The split's batches, checked one by one: inputs that the forward takes, as many labels and groups as rows.
 
     Raises:

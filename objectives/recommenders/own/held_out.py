@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.errors import SettingError
-from objectives.holdout import HeldOut
+from objectives.holdout import HeldOut, HeldPart
 from objectives.recommenders.own.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.own.outputs import Outputs
 from objectives.recommenders.own.sent import Arrays, Sent, rowed, shape_of
 from objectives.recommenders.own.train import Train
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, Masks, commonest, of_values, with_heads
 
-HeldPart = Literal["validation", "test"]
 # Of the users by their rows in train, and of the items: the share that counts as having little.
 _FEW = 0.25
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from objectives.holdout import HeldOut
+from objectives.holdout import HELD_PARTS, HeldOut, HeldPart
 from objectives.recommenders.counts import counted
 from objectives.recommenders.own.factory import FactoryError, Given, batches_of, called
-from objectives.recommenders.own.held_out import HeldPart, gathered
+from objectives.recommenders.own.held_out import gathered
 from objectives.recommenders.own.outputs import Outputs, outputs_of
 from objectives.recommenders.own.sent import Arrays, Sent
 from objectives.recommenders.own.train import Train, look
@@ -228,9 +228,8 @@ class OwnRecommender:
 
     @cached_property
     def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[Any]]]:
-        parts: tuple[HeldPart, ...] = ("validation", "test")
         told = (self._outputs, self._train, self.sent, self.task.slice_by)
-        return {part: gathered(self.given, part, *told) for part in parts}
+        return {part: gathered(self.given, part, *told) for part in HELD_PARTS}
 
 
 def _code(given: Given) -> str:

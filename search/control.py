@@ -1,0 +1,30 @@
+"""What learning from the baseline gained: a model beside the same one taught by the labels alone for as long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search.ablation_verdict import gain_document
+from search.jobs import Side
+from search.judged import judged
+from search.pairs import Pairs
+from search.workers import JobError
+from spaces.techniques import techniques
+
+
+def control(pairs: Pairs, chosen: Side) -> dict[str, Any] | None:
+    """The gain on test, as `ablation_verdict.gain_document` tells it; None where the model learned nothing from the
+    baseline, or the control could not be built or judged, which is said."""
+    artifact, candidate = chosen
+    without = next((part.without for part in techniques(candidate) if part.name == "distillation"), None)
+    if without is None:
+        return None
+    say = pairs.console.say
+    say("control: the same model, learning from the labels alone for as long")
+    try:
+        beside = (pairs.built(without), without)
+        quality = judged(pairs.jobs, pairs.meter, pairs.builder, (artifact, candidate), "test", 0.95, say, beside)
+    except (JobError, ValueError) as error:
+        say(f"control: not measured: {error}")
+        return None
+    return gain_document(quality)

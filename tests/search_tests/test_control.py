@@ -1,0 +1,79 @@
+"""What distilling gained, told at the choice: which model stands beside the chosen one, and when there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from measurements import complete_outcome
+
+from objectives.record import Artifact, Quality
+from search import control as module
+from search.control import control
+from search.workers import JobError
+from spaces.candidate import Candidate
+from spaces.distillation import Distillation
+from spaces.precision import Precision
+from spaces.pruning import Pruning
+from spaces.weights import Weights
+
+LEARNING = Distillation(temperature=3.0, teacher_weight=0.6, passes=4, feature_weight=0.2)
+CHOSEN = Candidate(
+    Weights(pruning=Pruning((("mlp", 0.5),)), distillation=LEARNING), Precision((("mlp", "int8-dynamic"),))
+)
+MODEL, CONTROL = (Artifact(name, f"{name}.onnx", {}, 10, 0.0) for name in ("chosen", "control"))
+
+
+class Said:
+    def __init__(self, refused: str | None = None) -> None:
+        self.asked: list[Candidate] = []
+        self.lines: list[str] = []
+        self.refused, self.console, self.say = refused, self, self.lines.append
+        self.jobs = self.meter = self.builder = None
+
+    def built(self, candidate: Candidate) -> Artifact:
+        self.asked.append(candidate)
+        if self.refused:
+            raise JobError(self.refused)
+        return CONTROL
+
+
+def quality(loss: float, low: float, high: float) -> Quality:
+    measured = complete_outcome(loss=loss).measurement
+    assert measured is not None
+    return replace(measured.quality, loss=loss, loss_interval=(low, high))
+
+
+def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[Any] = []
+
+    def judged(
+        jobs: Any, meter: Any, builder: Any, ours: Any, part: str, level: float, say: Any, theirs: Any
+    ) -> Quality:
+        sides.append((ours, theirs, part, level))
+        return quality(-0.004, -0.006, -0.002)
+
+    monkeypatch.setattr(module, "judged", judged)
+    pairs: Any = Said()
+    found = control(pairs, (MODEL, CHOSEN))
+    labels = replace(LEARNING, teacher_weight=0.0, feature_weight=0.0)
+    beside = replace(CHOSEN, weights=replace(CHOSEN.weights, distillation=labels))
+    assert pairs.asked == [beside]
+    assert sides == [((MODEL, CHOSEN), (CONTROL, beside), "test", 0.95)]
+    assert found is not None and (found["gain"], found["gain_interval"]) == (0.004, [0.002, 0.006])
+    assert found["sentence"].startswith("Distilling gained 0.40% of AUC [0.20%, 0.60%] over learning from the labels")
+
+
+def test_a_model_that_learned_nothing_from_the_baseline_has_no_control() -> None:
+    pairs: Any = Said("nothing is built")
+    labels = replace(LEARNING, teacher_weight=0.0, feature_weight=0.0)
+    assert control(pairs, (MODEL, Candidate(precision=CHOSEN.precision))) is None
+    assert control(pairs, (MODEL, replace(CHOSEN, weights=replace(CHOSEN.weights, distillation=labels)))) is None
+    assert pairs.asked == [] and pairs.lines == []
+
+
+def test_a_control_that_cannot_be_built_is_said_and_costs_no_choice() -> None:
+    pairs: Any = Said("out of memory")
+    assert control(pairs, (MODEL, CHOSEN)) is None
+    assert pairs.lines[-1] == "control: not measured: out of memory"
