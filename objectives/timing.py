@@ -91,9 +91,18 @@ def weigh_here(holdout: str, arm: Any) -> dict[str, float]:
 
 
 def timed(
-    ours: Submit, theirs: Submit, requests: list[Request], load: Load, window: Window, seed: int
+    ours: Submit,
+    theirs: Submit,
+    requests: list[Request],
+    load: Load,
+    window: Window,
+    seed: int,
+    in_turn: tuple[int | None, int | None] = (None, None),
 ) -> tuple[Timings, Pace]:
     """Both arms side by side, anew where something disturbed them.
+
+    Args:
+        in_turn: of either arm, `Placement.in_turn`
 
     Returns:
         Timings, and the baseline's pace, which can be asked again.
@@ -108,8 +117,9 @@ def timed(
         try:
             settle()
             pace = Pace(theirs, requests)
+            rate = partial(_rate, pace, load.share)
             timings = time_side_by_side(
-                ours, theirs, requests, load.traffic, partial(_rate, pace, load.share), window, seed + attempt
+                ours, theirs, requests, load.traffic, rate, window, seed + attempt, in_turn=in_turn
             )
             check_calm(timings, window.blocks)
             return timings, pace
@@ -136,8 +146,9 @@ def _record(
 ) -> Recording:
     """The search for rates comes after the timing, on a machine that may be another by then: it goes by the
     baseline's pace, and its rates and latencies are those at the pace of the timing."""
-    (ours, _), (theirs, their_arm) = candidate, baseline
-    timings, pace = timed(ours.submit, theirs.submit, requests, load, window, seed)
+    (ours, our_arm), (theirs, their_arm) = candidate, baseline
+    in_turn = our_arm.placement.in_turn, their_arm.placement.in_turn
+    timings, pace = timed(ours.submit, theirs.submit, requests, load, window, seed, in_turn)
     kept = timings.kept()
     rate = float(np.median(kept.rate_rps))
 

@@ -101,7 +101,8 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
         capacity = float(np.median(saturation(pool.submit, requests, placement.replicas)))
         console.say(f"bench: it can answer {capacity:,.0f} requests/s")
         watch = Watch()
-        result = _play(pool.submit, requests, plan, _traffic(plan, log, Path(scratch)), capacity, console)
+        traffic = _traffic(plan, log, Path(scratch))
+        result = _play(pool.submit, placement.in_turn, requests, plan, traffic, capacity, console)
         strain = watch.strain()
     document = _document(bundle, plan, rows, result, strain)
     _write(document, out)
@@ -146,6 +147,7 @@ def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | Non
 
 def _play(
     submit: Submit,
+    in_turn: int | None,
     requests: Sequence[Request],
     plan: Plan,
     traffic: Traffic | None,
@@ -163,9 +165,9 @@ def _play(
     schedule = _schedule(traffic, rate, count, plan.seed)
     if traffic.pattern == "poisson":
         console.say(f"bench: poisson at {rate:,.0f} requests/s for {schedule.sum() / 1e9:.0f} s")
-        return _Result(capacity_rps, rate, play(submit, chosen, schedule), None)
+        return _Result(capacity_rps, rate, play(submit, chosen, schedule, in_turn), None)
     beside = _schedule(Traffic("poisson"), rate, count, plan.seed + 1)
-    ours, theirs = _in_turns(submit, chosen, {plan.pattern: schedule, "poisson": beside}, console)
+    ours, theirs = _alternating(submit, in_turn, chosen, {plan.pattern: schedule, "poisson": beside}, console)
     return _Result(capacity_rps, rate, ours, theirs)
 
 
@@ -184,8 +186,12 @@ def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArr
     return stretched
 
 
-def _in_turns(
-    submit: Submit, requests: Sequence[Request], schedules: dict[str, NDArray[np.int64]], console: Console
+def _alternating(
+    submit: Submit,
+    in_turn: int | None,
+    requests: Sequence[Request],
+    schedules: dict[str, NDArray[np.int64]],
+    console: Console,
 ) -> list[Played]:
     """The same requests by each schedule, turn by turn; who goes first alternates. A turn's queue drains at its end."""
     plays: dict[str, list[Played]] = {name: [] for name in schedules}
@@ -196,7 +202,7 @@ def _in_turns(
             seconds = schedules[name][part].sum() / 1e9
             console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
             settle()
-            plays[name].append(play(submit, requests[part], schedules[name][part]))
+            plays[name].append(play(submit, requests[part], schedules[name][part], in_turn))
     return [joined(plays[name]) for name in schedules]
 
 

@@ -124,6 +124,13 @@ class Placement:
     def replicas(self) -> int:
         return sum(seat.replicas for seat in self.seats)
 
+    @property
+    def in_turn(self) -> int | None:
+        """Replicas that take requests one by one in the order in which they come; None where some are taken together,
+        in parts, by a seat of their own, or are refused."""
+        plain = Placement(self.seat, self.inline, lookup=self.lookup, user_once=self.user_once)
+        return self.replicas if self == plain else None
+
     def knobs(self) -> dict[str, Scalar]:
         """Every choice by its dotted name; 0 and "same" stand for what is not done."""
         batching, route, admission = self.batching, self.route, self.admission

@@ -114,6 +114,7 @@ def time_side_by_side(
     window: Window,
     seed: int,
     watch: Callable[[], Watch] = Watch,
+    in_turn: tuple[int | None, int | None] = (None, None),
 ) -> Timings:
     """Alternate blocks of both arms; which goes first alternates too, so a drift of the machine meets both alike.
 
@@ -122,6 +123,9 @@ def time_side_by_side(
 
     A pair in which an arm was disturbed is kept as it was and another is run, until there are calm ones enough or
     thrice as many in all.
+
+    Args:
+        in_turn: of either arm, as `open_loop` takes it
     """
     arms = (candidate, baseline)
     most = _MOST_PAIRS * window.blocks
@@ -142,7 +146,7 @@ def time_side_by_side(
             settle()
             if arm == _BASELINE:
                 now = rate()
-            blocks[arm] = _block(arms[arm], chosen, stretched, watch)
+            blocks[arm] = _block(arms[arm], chosen, stretched, watch, in_turn[arm])
         pairs.append((blocks[0], blocks[1]))
         strain.append(np.array([b.strain.row() for b in pairs[-1]]))
     return _timings(pairs, rates)
@@ -166,12 +170,16 @@ _Pair = tuple[_Block, _Block]
 
 
 def _block(
-    submit: Submit, chosen: Sequence[Request], schedule: NDArray[np.int64], watch: Callable[[], Watch]
+    submit: Submit,
+    chosen: Sequence[Request],
+    schedule: NDArray[np.int64],
+    watch: Callable[[], Watch],
+    in_turn: int | None,
 ) -> _Block:
     # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
     spin = spin_ns(float(closed_loop(submit, chosen[-_UNCOUNTED:]).mean()))
     watched = watch()
-    arrivals = open_loop(submit, chosen[: len(schedule)], schedule, spin)
+    arrivals = open_loop(submit, chosen[: len(schedule)], schedule, spin, in_turn)
     service = closed_loop(submit, chosen[len(schedule) :])
     return _Block(arrivals.latency_ms, service, arrivals.lag_ms, arrivals.offered_share, watched.strain())
 

@@ -89,10 +89,14 @@ class Timeline:
     cpu_cores: tuple[float, ...]
 
 
-def play(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Played:
-    """A schedule in one go by the open loop, while a thread reads the processor time now and then."""
+def play(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64], in_turn: int | None = None) -> Played:
+    """A schedule in one go by the open loop, while a thread reads the processor time now and then.
+
+    Args:
+        in_turn: as `open_loop` takes it
+    """
     with _processor_read() as readings:
-        arrivals = open_loop(submit, requests, gaps_ns)
+        arrivals = open_loop(submit, requests, gaps_ns, in_turn=in_turn)
     return Played(
         np.cumsum(gaps_ns) / 1e9, arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share, *_clock(readings)
     )

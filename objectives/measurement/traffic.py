@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import heapq
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,9 @@ class Arrivals:
 
     Latency runs from the scheduled arrival and is infinite for a refused request. Lag is how late the generator
     submitted though it was free: a `submit` that holds the caller, as one that runs the model on the caller's own
-    thread does, is the model's time, which shows in the latency of the requests behind it. The offered share is
+    thread does, is the model's time, which shows in the latency of the requests behind it. Nor is it lag while every
+    replica was busy with what came before, where that is known: on time, the request would have waited as long. The
+    offered share is
     the duration of the schedule, likewise put off by what submits held, over that of the submission: 1 is on time.
     """
 
@@ -76,12 +79,19 @@ def spin_ns(service_ms: float) -> int:
 
 
 def open_loop(
-    submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64], spin_ns: int = _SPIN_NS
+    submit: Submit,
+    requests: Sequence[Request],
+    gaps_ns: NDArray[np.int64],
+    spin_ns: int = _SPIN_NS,
+    in_turn: int | None = None,
 ) -> Arrivals:
     """Submit each request at its scheduled time, whether or not earlier ones are answered; wait for all answers.
 
     What is due is submitted at once and in order, so a late generator shows as latency and as lag, never as a lower
     rate. An answer's exception is raised, unless it says that the request was refused.
+
+    Args:
+        in_turn: replicas that take requests one by one in their order; None where it is not so
     """
     if not requests or len(requests) != len(gaps_ns) or gaps_ns.min() < 1:
         raise ValueError(
@@ -104,13 +114,28 @@ def open_loop(
     refused = np.array([_refused(answer) for answer in answers])
     finished = np.array([answer.finished_ns for answer in answers], dtype=np.int64)
     due_ns, free_ns, submitted_ns = planned_ns + start, np.array(free), np.array(submitted)
+    ready_ns = np.maximum.reduce([due_ns, free_ns, idle_since(finished, in_turn)])
     held_ns = np.append(free_ns[1:], now) - submitted_ns
     return Arrivals(
         latency_ms=np.where(refused, np.inf, (finished - due_ns) / 1e6),
-        lag_ms=(submitted_ns - np.maximum(due_ns, free_ns)) / 1e6,
+        lag_ms=np.maximum(submitted_ns - ready_ns, 0) / 1e6,
         refused=refused,
         offered_share=_last_due(planned_ns, held_ns) / int(submitted_ns[-1] - start),
     )
+
+
+def idle_since(finished_ns: NDArray[np.int64], replicas: int | None) -> NDArray[np.int64]:
+    """(n,) from when on a replica has nothing of what came before each of n requests, which are taken in their order:
+    by then all but replicas - 1 of the earlier ones are answered. The least number where that is always, or unknown."""
+    latest: list[int] = []
+    idle = np.full(len(finished_ns), np.iinfo(np.int64).min)
+    if replicas is None:
+        return idle
+    for i, finished in enumerate(finished_ns.tolist()):
+        if len(latest) == replicas:
+            idle[i] = latest[0]
+        (heapq.heappush if len(latest) < replicas else heapq.heappushpop)(latest, finished)
+    return idle
 
 
 def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:

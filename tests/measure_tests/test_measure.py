@@ -264,7 +264,9 @@ class Attempts:
         monkeypatch.setattr(timing, "time_side_by_side", self._time)
         monkeypatch.setattr(timing, "check_calm", self._check)
 
-    def _time(self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: Any, window: Any, seed: int) -> Any:
+    def _time(
+        self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: Any, window: Any, seed: int, in_turn: Any
+    ) -> Any:
         self.rates.append(rate())
         self.seeds.append(seed)
         return f"timings {seed}"

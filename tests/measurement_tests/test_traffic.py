@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from objectives.measurement import traffic
 from objectives.measurement.latency import Window, summarise, time_side_by_side
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.strain import Watch
 from objectives.measurement.throughput import Probe, crossing, search_rates, slo_rate
-from objectives.measurement.traffic import BehindError, check_offered, closed_loop, open_loop, saturated
+from objectives.measurement.traffic import BehindError, check_offered, closed_loop, idle_since, open_loop, saturated
 
 
 class Instant:
@@ -123,6 +125,43 @@ def test_a_generator_that_oversleeps_lags_and_shows_as_latency(clock: Clock) -> 
     assert arrivals.offered_share == pytest.approx(30 / (30 + arrivals.lag_ms[-1]))
     with pytest.raises(BehindError, match="lower the load"):
         check_offered(arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share)
+
+
+@pytest.mark.parametrize(("in_turn", "lags"), [(None, [2.5, 2.5, 2.5]), (1, [2.5, 0, 0]), (2, [2.5, 2.5, 0])])
+def test_what_is_late_while_every_replica_is_busy_does_not_lag(
+    clock: Clock, in_turn: int | None, lags: list[float]
+) -> None:
+    """Due at 10, 20 and 30 ms, submitted 2.5 ms later, and each answered when 25 ms more are over."""
+    clock.oversleep_ns = 2_500_000
+    arrivals = open_loop(lambda request: _answer_at(clock.now + 25_000_000), [{}] * 3, _ms(10, 10, 10), in_turn=in_turn)
+    assert arrivals.lag_ms == pytest.approx(lags, abs=0.2)
+    assert arrivals.latency_ms == pytest.approx([27.5] * 3, abs=0.2), "from the scheduled arrival all the same"
+
+
+def _served(submitted: list[int], service: list[int], replicas: int) -> list[int]:
+    """When each is answered by replicas that take them in order."""
+    free, finished = [0] * replicas, list[int]()
+    for at, takes in zip(submitted, service, strict=True):
+        first = min(range(replicas), key=free.__getitem__)
+        free[first] = max(at, free[first]) + takes
+        finished.append(free[first])
+    return finished
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 60), st.floats(0, 1)), min_size=1, max_size=40),
+    st.integers(1, 3),
+)
+def test_nobody_waits_longer_for_what_is_late_without_lag(drawn: list[tuple[int, int, float]], replicas: int) -> None:
+    """Put off at random as far as a replica is idle again, and no farther, every request is answered when it was."""
+    due = np.cumsum([gap for gap, _, _ in drawn]).tolist()
+    service = [takes for _, takes, _ in drawn]
+    on_time = _served(due, service, replicas)
+    idle = idle_since(np.array(on_time), replicas).tolist()
+    late = [d + int(share * (max(d, i) - d)) for d, i, (_, _, share) in zip(due, idle, drawn, strict=True)]
+    assert _served(late, service, replicas) == on_time
+    later = [max(d, i) + 1 for d, i in zip(due, idle, strict=True)]
+    assert all(a > b for a, b in zip(_served(later, service, replicas), on_time, strict=True)), "it is the last moment"
 
 
 def test_all_that_is_due_is_submitted_at_once_and_in_order(clock: Clock) -> None:
