@@ -140,6 +140,11 @@ class SASRec(nn.Module):
         # The vector on the left: ONNX Runtime takes ten times as long for a matrix times a vector.
         return F.linear(state, self.tables["item"](item)).squeeze(0)
 
+    def states(self, history: Tensor) -> Tensor:
+        """(B, L) codes -> (B, d): of each history what `forward` multiplies its candidates' embeddings with."""
+        read = history if self.history is None else history[:, -self.history :]
+        return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
+
     def positions(self, history: Tensor, candidates: Tensor) -> Tensor:
         """(B, L) codes, (B, L, C) candidates for the item after each -> (B, L, C) logits, for training.
 

@@ -190,7 +190,8 @@ def test_what_was_only_shown_is_no_event(tmp_path: Path, columns: dict[str, floa
 
 
 def test_of_many_users_some_are_judged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequential, "MOST_USERS", 30)
+    monkeypatch.setattr(sequential, "MOST_SCORES", 30 * ITEMS)
+    monkeypatch.setattr(sequential, "FEWEST_USERS", 20)
     opened = _open(_task(home))
     held, whole = opened.held_out("test"), _whole(opened)
     assert len(held.groups) == 30 and np.all(np.diff(held.groups) > 0)
@@ -207,7 +208,7 @@ def test_of_many_users_some_are_judged(home: Path, monkeypatch: pytest.MonkeyPat
 
 def _whole(opened: SequentialRecommender) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequential, "MOST_USERS", 10_000)
+        patch.setattr(sequential, "MOST_SCORES", 10_000 * ITEMS)
         return opened.held_out("test")
 
 
