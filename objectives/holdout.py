@@ -51,6 +51,17 @@ class HeldOut:
         """Names of what a loss is told of beside all rows: slices, and other outputs."""
         return (*self.slices, *map(of_output, self.others))
 
+    def every(self, nth: int) -> HeldOut:
+        """Of a ranking every n-th user."""
+        return HeldOut(
+            tuple({name: values[::nth] for name, values in block.items()} for block in self.inputs),
+            self.labels[::nth],
+            self.groups[::nth],
+            {name: mask[::nth] for name, mask in self.slices.items()},
+            None if self.seen is None else self.seen[::nth],
+            self.items,
+        )
+
 
 def runs(inputs: Mapping[str, NDArray[Any]], once: Collection[str], most: int = 4096) -> list[NDArray[np.int64]]:
     """Rows of one shape that may be run together, by their numbers: so many, or, where a model takes some inputs once a

@@ -23,6 +23,8 @@ from spaces.canonical import digest
 from spaces.placement import Placement, Seat
 
 _ITEM = "item"
+# Of a ranking's users every so many are judged first, where they are enough to tell what is hopeless.
+_NTH, _ENOUGH = 10, 1000
 
 
 def judge(
@@ -34,17 +36,44 @@ def judge(
     baseline: tuple[Artifact, Arm],
     seed: int,
     confidence: float,
+    hopeless: float | None = None,
 ) -> tuple[Quality, bool]:
     """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache.
 
     Where requests are routed by size, the engine that loses more speaks for both.
+
+    Args:
+        hopeless: a loss; where a tenth of a ranking's users say that the whole interval is beyond it, theirs is the
+            quality, and the rest are not judged
     """
-    held = read_held_out(holdout, part)
-    theirs, _ = _scores(cache, holdout, part, held, *baseline)
+    held, asked = read_held_out(holdout, part), (metric, candidate, baseline, seed, confidence)
+    if hopeless is not None and held.items is not None and len(held.labels) >= _NTH * _ENOUGH:
+        found = _judged(cache, f"{holdout.name} every {_NTH}", part, held.every(_NTH), *asked)
+        if found[0].loss_interval[0] > hopeless:
+            return found
+    return _judged(cache, holdout.name, part, held, *asked)
+
+
+def _judged(
+    cache: Path,
+    name: str,
+    part: HeldPart,
+    held: HeldOut,
+    metric: str,
+    candidate: tuple[Artifact, Arm],
+    baseline: tuple[Artifact, Arm],
+    seed: int,
+    confidence: float,
+) -> tuple[Quality, bool]:
+    """
+    Args:
+        name: of these held-out rows in the cache
+    """
+    theirs, _ = _scores(cache, name, part, held, *baseline)
     found = []
     artifact, arm = candidate
     for seat in arm.placement.seats:
-        ours, reused = _scores(cache, holdout, part, held, artifact, replace(arm, placement=_alone(arm, seat)))
+        ours, reused = _scores(cache, name, part, held, artifact, replace(arm, placement=_alone(arm, seat)))
         found.append((_quality(metric, ours, theirs, held, seed, confidence), reused))
     return max(found, key=lambda pair: pair[0].loss)
 
@@ -60,9 +89,9 @@ def score(
     that answers, and the baseline's; and whether all were in the cache."""
     held = read_held_out(holdout, part)
     artifact, arm = candidate
-    theirs, known = _scored(cache, holdout, part, held, *baseline)
+    theirs, known = _scored(cache, holdout.name, part, held, *baseline)
     ours = [
-        _scored(cache, holdout, part, held, artifact, replace(arm, placement=_alone(arm, seat)))
+        _scored(cache, holdout.name, part, held, artifact, replace(arm, placement=_alone(arm, seat)))
         for seat in arm.placement.seats
     ]
     return [str(path) for path, _ in ours], str(theirs), known and all(reused for _, reused in ours)
@@ -84,20 +113,18 @@ def _quality(
 
 
 def _scores(
-    cache: Path, holdout: Path, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm
+    cache: Path, name: str, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm
 ) -> tuple[NDArray[Any], bool]:
     """Of each row its score, (n,) or (n, outputs), or of each user the rank of the item that came next, (n,)."""
-    file, reused = _scored(cache, holdout, part, held, artifact, arm)
+    file, reused = _scored(cache, name, part, held, artifact, arm)
     scores: NDArray[Any] = np.load(file)
     return scores, reused
 
 
-def _scored(
-    cache: Path, holdout: Path, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm
-) -> tuple[Path, bool]:
+def _scored(cache: Path, name: str, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
     seat, lookup = arm.placement.seat, arm.placement.lookup
     versions = [engine_version(place.engine) for place in (seat, lookup) if place is not None]
-    key = digest(holdout.name, part, artifact.key, seat, lookup, versions, arm.compute)[:20]
+    key = digest(name, part, artifact.key, seat, lookup, versions, arm.compute)[:20]
     folder = cache / "scores" / key
 
     def write(into: Path) -> None:

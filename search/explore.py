@@ -30,6 +30,8 @@ _BUILDING: tuple[Stage, ...] = ("grade", "fit", "export")
 _JUDGING: tuple[Stage, ...] = ("judge", "score")
 # While these run, nothing else does.
 _TIMING: tuple[Stage, ...] = ("near", "time", "glance")
+# From so many seconds of judging on, a glance at a candidate's speed comes before its quality is looked at.
+_LONG_JUDGING = 10.0
 # So many choices in a row that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
@@ -47,6 +49,7 @@ class Flight:
     worker: Worker | None = None
     artifact: Artifact | None = None
     quality: Quality | None = None
+    glance: Glance | None = None
     screened: Measurement | None = None
     scored: Mapping[str, Any] | None = None
 
@@ -191,7 +194,8 @@ class Explorer:
         if flight.stage == "score":
             return self._jobs.score(flight.artifact, candidate, "validation")
         if flight.stage == "judge":
-            return self._jobs.judge(flight.artifact, candidate, "validation", 0.95)
+            hopeless = self._config.quality.limits.max_loss if self._screens(flight) else None
+            return self._jobs.judge(flight.artifact, candidate, "validation", 0.95, hopeless=hopeless)
         if flight.stage == "glance":
             return self._jobs.glance(flight.artifact, candidate)
         seed = self._config.seed + flight.number
@@ -239,21 +243,23 @@ class Explorer:
                 return None
             if flight.stage == "export":
                 flight.artifact = from_plain(Artifact, result["artifact"])
-                flight.stage = "score" if self._jobs.prepared.graded else "judge"
+                flight.stage = "glance" if self._glances_first(flight) else self._judging
                 return None
             if flight.stage == "score":
                 flight.scored, flight.stage = result, "grade"
                 return None
             if flight.stage in ("judge", "grade"):
-                flight.quality, flight.stage = from_plain(Quality, result["quality"]), "glance"
+                flight.quality = from_plain(Quality, result["quality"])
                 if not self._screens(flight):
                     flight.stage = "time"
-                elif (reason := loses(flight.quality, self._config.quality.limits)) is not None:
-                    return self._ended(flight, "stopped", reason)
-                return None
+                    return None
+                reason = loses(flight.quality, self._config.quality.limits) or self._outrun(flight)
+                flight.stage = "glance" if flight.glance is None else "time"
+                return None if reason is None else self._ended(flight, "stopped", reason)
             if flight.stage == "glance":
-                reason = self._outrun(flight, from_plain(Glance, result))
-                flight.stage = "time"
+                flight.glance = from_plain(Glance, result)
+                reason = self._outrun(flight)
+                flight.stage = self._judging if flight.quality is None else "time"
                 return None if reason is None else self._ended(flight, "stopped", reason)
             assert flight.quality is not None and flight.artifact is not None
             measurement = Measurement(
@@ -280,12 +286,25 @@ class Explorer:
         """Not before a candidate went through every stage: the baseline and it are what the rest is held against."""
         return flight.number > 0 and any(number > 0 for number in measured(self._study.finished()))
 
-    def _outrun(self, flight: Flight, glance: Glance) -> str | None:
-        if UNSEEN & set(self._config.objectives):
+    @property
+    def _judging(self) -> Stage:
+        return "score" if self._jobs.prepared.graded else "judge"
+
+    def _glances_first(self, flight: Flight) -> bool:
+        """Where judging takes long, what is slower than the baseline need not be judged."""
+        if not self._screens(flight) or UNSEEN & set(self._config.objectives):
+            return False
+        baseline = outcome_of(next(trial for trial in self._study.finished() if trial.number == 0))
+        return baseline is not None and baseline.seconds.get("judge", 0.0) >= _LONG_JUDGING
+
+    def _outrun(self, flight: Flight) -> str | None:
+        """As far as it is known: of what was not judged yet, beside the baseline alone."""
+        if flight.glance is None or UNSEEN & set(self._config.objectives):
             return None
-        assert flight.quality is not None
+        if flight.quality is None:
+            return outrun(flight.glance, 0.0, {}, self._config.quality.limits)
         rivals = {number: m for number, m in measured(self._study.finished()).items() if number > 0}
-        return outrun(glance, flight.quality.loss, rivals, self._config.quality.limits)
+        return outrun(flight.glance, flight.quality.loss, rivals, self._config.quality.limits)
 
     def _would_enter(self, measurement: Measurement) -> bool:
         """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""

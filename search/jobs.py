@@ -50,13 +50,16 @@ class MeterJobs:
         part: HeldPart,
         confidence: float,
         beside: Side | None = None,
+        hopeless: float | None = None,
     ) -> dict[str, Any]:
-        """`beside` stands where the baseline does; None for the baseline itself."""
+        """`beside` stands where the baseline does; None for the baseline itself. `hopeless` is a loss beyond which
+        nobody need know it exactly."""
         return {
             **self.score(artifact, candidate, part, beside),
             "metric": self.prepared.metric,
             "seed": self.config.seed,
             "confidence": confidence,
+            "hopeless": hopeless,
         }
 
     def score(

@@ -46,7 +46,8 @@ def importances(
     taylor: the squared change of a batch's loss to first order when all parameters of a unit go to zero, the mean over
         batches (Molchanov et al., CVPR 2019, eq. 8).
     activation: the mean size of what a unit answers: of an embedding where the units are its dimensions, of what the
-        next layers read otherwise, so behind normalisation and activation.
+        next layers read otherwise, so behind normalisation and activation; of what the layers themselves give where
+        none reads them, as of queries and keys.
 
     The model is looked at in the mode that it is in; parameters of the widths require gradients for taylor.
 
@@ -155,13 +156,14 @@ def _places(model: nn.Module, width: Width) -> list[tuple[str, Cut, bool]]:
     tables = {name: cut for cut in width.cuts if (name := _table(model, cut)) is not None}
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]
-    readers = [(name, cut, True) for cut in width.cuts if (name := _reader(model, cut)) is not None]
-    if not readers:
+    layers = [(name, cut) for cut in width.cuts if (name := _layer(model, cut)) is not None]
+    if not layers:
         raise ValueError(
-            f"Importance by activation needs a table or a Linear layer that reads the units, but {width.name!r} cuts "
+            f"Importance by activation needs a table or a Linear layer that has the units, but {width.name!r} cuts "
             f"{[cut.tensor for cut in width.cuts]}."
         )
-    return readers
+    readers = [(name, cut, True) for name, cut in layers if cut.axis == 1]
+    return readers or [(name, cut, False) for name, cut in layers]
 
 
 def _table(model: nn.Module, cut: Cut) -> str | None:
@@ -169,9 +171,10 @@ def _table(model: nn.Module, cut: Cut) -> str | None:
     return next((name for name in _owners(cut) if isinstance(model.get_submodule(name), _TABLES)), None)
 
 
-def _reader(model: nn.Module, cut: Cut) -> str | None:
-    owner = cut.tensor.rpartition(".")[0]
-    return owner if isinstance(model.get_submodule(owner), nn.Linear) and cut.axis == 1 else None
+def _layer(model: nn.Module, cut: Cut) -> str | None:
+    """The Linear layer whose weight is cut."""
+    owner, _, tensor = cut.tensor.rpartition(".")
+    return owner if isinstance(model.get_submodule(owner), nn.Linear) and tensor == "weight" else None
 
 
 def _owners(cut: Cut) -> Iterator[str]:

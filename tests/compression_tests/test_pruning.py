@@ -329,6 +329,18 @@ def test_activation_is_what_the_next_layer_reads(ranker: nn.Module) -> None:
         assert np.allclose(got, expected / expected.sum(), rtol=1e-4)
 
 
+def test_activation_of_units_that_no_layer_reads_is_what_their_layers_give(ranker: nn.Module) -> None:
+    """As of queries and keys, which meet in a product."""
+    inputs = [inputs for inputs, _ in evidence().batches]
+    x = torch.cat([torch.cat([ranker.tables[n](i[n]) for n in ROWS], 1) for i in inputs])  # type: ignore[index,operator]
+    first = ranker.tower[0](x)  # type: ignore[index,operator]
+    second = ranker.tower[3](ranker.tower[:3](x))  # type: ignore[index,operator]
+    cuts = (Cut("tower.0.weight", 0), Cut("tower.0.bias", 0), Cut("tower.3.weight", 0, first=4))
+    (got,) = importances(ranker, [Width("met", 20, cuts)], "activation", evidence())
+    expected = (first[:, :20].abs().mean(0) + second[:, 4:24].abs().mean(0)).detach().numpy()
+    assert np.allclose(got, expected / expected.sum(), rtol=1e-4)
+
+
 def test_activation_of_embeddings_counts_each_row_as_often_as_it_is_read(ranker: nn.Module) -> None:
     expected = np.zeros(D)
     for name, rows in ROWS.items():
@@ -549,8 +561,8 @@ def test_evidence_has_a_batch() -> None:
 
 
 def test_answers_must_be_seen(ranker: nn.Module) -> None:
-    blind = Width("blind", 32, (Cut("tower.0.weight", 0),))
-    with pytest.raises(ValueError, match=r"needs a table or a Linear layer .* but 'blind' cuts \['tower.0.weight'\]"):
+    blind = Width("blind", 32, (Cut("tower.1.weight", 0),))
+    with pytest.raises(ValueError, match=r"needs a table or a Linear layer .* but 'blind' cuts \['tower.1.weight'\]"):
         importances(ranker, [blind], "activation", evidence())
     idle = replace(evidence(), outputs=lambda model, inputs: torch.zeros(50))
     with pytest.raises(ValueError, match=r"answer the evidence, but 'tower\.3' was not called"):

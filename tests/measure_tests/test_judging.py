@@ -81,13 +81,19 @@ def holdout(tmp_path: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatc
     return folder
 
 
-def _judge(holdout: Path, metric: str, ours: str = "ours", placement: Placement | None = None) -> tuple[Quality, bool]:
+def _judge(
+    holdout: Path,
+    metric: str,
+    ours: str = "ours",
+    placement: Placement | None = None,
+    hopeless: float | None = None,
+) -> tuple[Quality, bool]:
     def pair(name: str, placement: Placement) -> tuple[Artifact, Arm]:
         return Artifact(name, f"{name}/model.onnx", {}, 1, 0.0), Arm(f"{name}/model.onnx", placement, "fp32")
 
     cache = holdout.with_name("cache")
     candidate, baseline = pair(ours, placement or Placement()), pair("base", Placement())
-    return judge(cache, holdout, "test", metric, candidate, baseline, 0, 0.95)
+    return judge(cache, holdout, "test", metric, candidate, baseline, 0, 0.95, hopeless)
 
 
 def _gains(metric: str, blur: float) -> NDArray[np.float64]:
@@ -135,6 +141,25 @@ def test_a_slower_engine_that_ranks_worse_speaks_for_both(holdout: Path) -> None
     routed = Placement(Seat(threads=1), route=Route(20, Seat("openvino", threads=1)))
     quality, _ = _judge(holdout, "ndcg@10", placement=routed)
     assert quality.value == pytest.approx(_gains("ndcg@10", BLUR["worse"]).mean())
+
+
+@pytest.mark.parametrize(("hopeless", "whole"), [(None, True), (9.0, True), (-9.0, False)])
+def test_a_tenth_tells_what_is_hopeless(
+    hopeless: float | None, whole: bool, holdout: Path, asked: list[tuple[tuple[int, ...], int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
+    quality, _ = _judge(holdout, "ndcg@10", ours="worse", hopeless=hopeless)
+    ours, theirs = (_gains("ndcg@10", BLUR[name])[:: 1 if whole else 10] for name in ("worse", "base"))
+    assert quality.value == pytest.approx(ours.mean()) and quality.baseline == pytest.approx(theirs.mean())
+    tenth = 0 if hopeless is None else USERS // 10
+    assert len(asked) == 2 * (tenth + (USERS if whole else 0))
+    assert quality.slices[0].rows == (30 if whole else sum(user % 3 == 0 for user in range(0, USERS, 10)))
+
+
+def test_few_users_are_judged_all_at_once(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
+    _judge(holdout, "ndcg@10", ours="worse", hopeless=-9.0)
+    assert len(asked) == 2 * USERS
 
 
 def test_the_baseline_loses_nothing_against_itself(holdout: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -257,6 +258,28 @@ def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypa
     known = {t.candidate.id for t in told if t.outcome.artifact}
     _, later, _ = search(parts, answers(glance=lambda a: slow), 4, monkeypatch)
     assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(0.1, "glance"), (30.0, "judge")])
+def test_what_takes_long_comes_second(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float, last: str
+) -> None:
+    """Slower than the baseline, a candidate need not be judged; both were asked of each that is timed."""
+    monkeypatch.setattr(Scripted, "poll", partialmethod(polled, seconds))
+    _, _, log = search(parts, answers(), 8, monkeypatch)
+    asked = [job for kind, job in log if kind == "meter" and job in ("judge", "glance")]
+    assert asked[:2] == ["judge", "judge"], "the baseline and the first candidate have no glance"
+    assert asked[-1] == last and asked.count("glance") == asked.count("judge") - 2
+    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
+    _, told, log = search(parts, answers(glance=slow), 12, monkeypatch)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+    judged = sum(job == "judge" for _, job in log)
+    assert stopped and (judged == 0) == (seconds > 10)
+
+
+def polled(worker: Scripted, judging: float) -> Done:
+    worker.busy = False
+    return Done(worker.script[worker.job](worker.arguments), None, judging if worker.job == "judge" else 0.1)
 
 
 def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
