@@ -98,11 +98,12 @@ def expected_auc(probability: NDArray[np.float64]) -> float:
     starts = np.flatnonzero(np.concatenate(([True], p[1:] != p[:-1])))
     tied_p, tied_q = np.add.reduceat(p, starts), np.add.reduceat(q, starts)
     below_q = np.cumsum(tied_q) - tied_q
-    itself = float(p @ q)  # no row makes a pair with itself
+    # Sums of products, not BLAS, which rounds by how many threads it has: the same log has the same key everywhere.
+    itself = float((p * q).sum())  # no row makes a pair with itself
     pairs = float(p.sum() * q.sum()) - itself
     if pairs <= 0:
         raise ValueError(f"probabilities must allow a positive and a negative row, but got {probability[:3]}...")
-    return (float(tied_p @ (below_q + tied_q / 2)) - itself / 2) / pairs
+    return (float((tied_p * (below_q + tied_q / 2)).sum()) - itself / 2) / pairs
 
 
 def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
