@@ -15,15 +15,14 @@ from spaces.techniques import techniques
 def control(pairs: Pairs, chosen: Side) -> dict[str, Any] | None:
     """The gain on test, as `ablation_verdict.gain_document` tells it; None where the model learned nothing from the
     baseline, or the control could not be built or judged, which is said."""
-    artifact, candidate = chosen
-    without = next((part.without for part in techniques(candidate) if part.name == "distillation"), None)
+    without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
     if without is None:
         return None
     say = pairs.console.say
     say("control: the same model, learning from the labels alone for as long")
     try:
         beside = (pairs.built(without), without)
-        quality = judged(pairs.jobs, pairs.meter, pairs.builder, (artifact, candidate), "test", 0.95, say, beside)
+        quality = judged(pairs.jobs, pairs.meter, pairs.builder, chosen, "test", 0.95, say, beside)
     except (JobError, ValueError) as error:
         say(f"control: not measured: {error}")
         return None

@@ -142,10 +142,14 @@ def compress_tables(
         counts: (rows,) how often each id is looked up, by the table's dotted name, for mixed dimensions
 
     Raises:
-        ValueError: a group or a table that there is not, or one in which no table becomes smaller.
+        ValueError: a group or a table that there is not, a group that holds no tables, or one in which none becomes
+            smaller.
     """
     compressed, stored = copy.deepcopy(model), anatomy.stored(form.group for form in forms)
+    others = {group.name: group.kind for group in anatomy.groups if group.kind != "table"}
     for form in forms:
+        if form.group in others:
+            raise ValueError(f"Groups of kind table hold tables, but {form.group!r} is of kind {others[form.group]}.")
         made = _smaller(compressed, stored[form.group], form, counts or {})
         if not made:
             raise ValueError(f"Tables have nothing to gain by {form}: none of {SMALLEST} rows or more is smaller so.")

@@ -348,7 +348,7 @@ def test_activation_sees_what_the_whole_table_gives(model: nn.Module, rows: dict
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (SharedRows("layer", 0.1), r"nothing to gain by SharedRows\(.*none of 256 rows or more is smaller so"),
+        (SharedRows("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
         (SharedRows("tables", 0.999), r"nothing to gain by SharedRows\(.*none of 256 rows or more is smaller so"),
         (MixedDimensions("tables", 1e-6), r"nothing to gain by MixedDimensions\("),
         (SharedRows("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),

@@ -303,7 +303,7 @@ SHARE = "Low rank has nothing to gain"
         ("sasrec", {"pruning": Pruning((("attention", 0.1),))}, r"0\.1 of 'attention' rounds to none of \[2, 2\]"),
         ("dcn-v2", {"low_rank": LowRank((("mlp", 0.9),))}, rf"{SHARE} at 0\.9 of the rank of 'mlp'"),
         ("dlrm", {"low_rank": LowRank((("tables", 0.25),))}, r"'tables' cannot be factors: it is of kind table"),
-        ("dcn-v2", {"shared_rows": (SharedRows("mlp", 0.1),)}, r"nothing to gain by SharedRows\(group='mlp'"),
+        ("dcn-v2", {"shared_rows": (SharedRows("mlp", 0.1),)}, r"'mlp' is of kind linear"),
         ("dlrm", {"shared_rows": (SharedRows("tables", 0.999),)}, r"nothing to gain by SharedRows"),
         ("sasrec", {"mixed_dimensions": (MixedDimensions("tables", 1e-9),)}, r"nothing to gain by MixedDimensions"),
         ("dcn-v2", {"attention": Attention(window=2)}, r"DCNV2 has no attention that can be narrowed"),

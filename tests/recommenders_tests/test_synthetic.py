@@ -1,6 +1,10 @@
 """The synthetic log: its Bayes AUC is an oracle, so it is checked against two others."""
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,8 @@ from sklearn.metrics import roc_auc_score
 from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.hidden_order import hidden_order
 from objectives.recommenders.synthetic import expected_auc, synthetic_log
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _same(one: ClickLog, other: ClickLog) -> bool:
@@ -32,6 +38,22 @@ def test_expected_auc_is_the_sum_over_all_pairs(decimals: int) -> None:
                 pairs += weight
                 right += weight * ((p[i] > p[j]) + 0.5 * (p[i] == p[j]))
     assert expected_auc(p) == pytest.approx(right / pairs, abs=1e-12)
+
+
+def test_expected_auc_is_the_same_on_any_number_of_cores() -> None:
+    """To the last digit: it is part of the data's key. BLAS shares out a long sum among its threads."""
+    code = (
+        "import numpy as np; from objectives.recommenders.synthetic import expected_auc; "
+        "print(repr(expected_auc(np.random.default_rng(0).random(300_000))))"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads},
+        ).stdout
+        for threads in ("1", "2")
+    ]  # fmt: skip
+    assert told[0] == told[1]
 
 
 def test_expected_auc_is_that_of_drawn_labels() -> None:
