@@ -22,10 +22,14 @@ class SearchSpace:
     placement: PlacementSpace
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Knob values of the trials that come first: the baseline, then some way along each road away from it."""
+        """Knob values of the trials that come first: the baseline, then some way along each road away from it and its
+        own weights, narrowed; then all of these in fp32, since a width may cost more time than it saves."""
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
-        lean = {**baseline, **self.precision.narrow(), **self.placement.lean()}
-        return (baseline, *({**lean, **road} for road in self.weights.starts()), lean)
+        lean = {**baseline, **self.placement.lean()}
+        narrow = self.precision.narrow()
+        widths: tuple[dict[str, Scalar], ...] = (narrow, {}) if narrow else ({},)
+        roads: tuple[dict[str, Scalar], ...] = (*self.weights.starts(), {})
+        return (baseline, *({**lean, **width, **road} for width in widths for road in roads))
 
     @staticmethod
     def weights_knobs(knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -86,14 +86,17 @@ class WeightsSpace:
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Knob values of the middle of each road away from the baseline, and of the smallest student; no technique but
         the road's own."""
+        sparse = {"window": self.window, "history": self.history}
         whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
+        whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
         whole |= {"attention.window": 0, "attention.history": 0, "weights.quantisation_aware": False}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
         roads = (
             ("student", "architecture", self.architecture, middle),
             ("pruned", "pruning", self.pruning, middle),
+            ("pruned", "attention", {name: d for name, d in sparse.items() if len(d.values) > 1}, middle),
             ("student", "architecture", self.architecture, least),
         )
         return tuple(

@@ -18,6 +18,7 @@ from search.config import parse
 from search.defaults import RANKS, RATIOS, space_for
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy, Cut, Group, Table, Width
+from spaces.attention import Attention
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import narrowed
@@ -398,13 +399,14 @@ def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None
     whole = space()
     candidates = [whole.suggest(FixedTrial(knobs)) for knobs in whole.starts()]
     assert candidates[0].is_baseline
-    origins = [candidate.weights.origin for candidate in candidates]
-    assert origins == ["baseline", "student", "pruned", "student", "baseline"]
+    roads = ["student", "pruned", "pruned", "student", "baseline"]
+    assert [candidate.weights.origin for candidate in candidates] == ["baseline", *roads, *roads]
     pruning = candidates[2].weights.pruning
     assert pruning is not None and pruning.ratios == (("mlp", 0.45), ("tables", 0.45))
-    for candidate in candidates[1:4]:
+    for number, candidate in enumerate(candidates):
         weights = candidate.weights
-        assert (weights.low_rank, weights.attention, weights.table_forms) == (None, None, ())
+        assert (weights.low_rank, weights.table_forms) == (None, ())
+        assert weights.attention == (Attention(None, 6) if number in (3, 8) else None)
 
 
 # --- narrowed to what is worth compressing ---
