@@ -93,11 +93,29 @@ def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progres
 
 
 def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Anatomy]:
+    """
+    Raises:
+        ValueError: the student is the baseline over again.
+    """
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).anatomy
     student = recommender.build(weights.architecture)
-    start_from(student, recommender.model)
+    copied = start_from(student, recommender.model)
+    if len(copied) == len(student.state_dict()) and _alike(student, recommender):
+        sizes = ", ".join(f"{name} {value}" for name, value in weights.architecture.sizes)
+        raise ValueError(f"A student has other sizes than the baseline's, but got {sizes}.")
     return student, of_sibling(recommender, student).anatomy
+
+
+def _alike(student: nn.Module, recommender: Recommender) -> bool:
+    """Whether it scores as the baseline does: equal tensors may be put to another use, as by another number of
+    heads."""
+    inputs, _ = next(recommender.lessons(torch.Generator().manual_seed(0)))
+    with torch.inference_mode():
+        ours, theirs = (
+            recommender.scores(recommender.outputs(model.eval(), inputs)) for model in (student, recommender.model)
+        )
+    return torch.equal(ours, theirs)
 
 
 def course_of(recommender: Recommender, distillation: Distillation) -> Course:

@@ -47,6 +47,12 @@ STUDENTS: Mapping[str, Architecture] = {
     "dlrm": Architecture((("embedding_dim", 4), ("bottom", "16"), ("top", "16"))),
     "sasrec": Architecture((("embedding_dim", 8), ("blocks", 1), ("heads", 1), ("feed_forward", 16))),
 }
+# The baselines', as they are opened here.
+OWN_SIZES: Mapping[str, dict[str, Any]] = {
+    "dcn-v2": {"embedding_dim": 8, "crosses": 2, "mlp": "64-32"},
+    "dlrm": {"embedding_dim": 8, "bottom": "32", "top": "64-32"},
+    "sasrec": {"embedding_dim": 16, "blocks": 2, "heads": 2, "feed_forward": 32},
+}
 
 
 def _fit(recommender: Recommender, **weights: Any) -> Fitted:
@@ -112,20 +118,30 @@ def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened) -> None
 def test_a_student_starts_from_what_the_teacher_knows(
     family: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the teacher's own sizes it starts as the teacher; what it then learns is told by the lessons alone."""
-    recommender, seen = opened(family), list[Tensor]()
+    """Whatever has the teacher's shape has its values as the lessons begin, and something has not."""
+    recommender, seen = opened(family), list[dict[str, Tensor]]()
 
     def look(student: nn.Module, *_: Any) -> None:
-        seen.append(_scores(recommender, student))
+        seen.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
 
     monkeypatch.setattr("objectives.fitting.distil", look)
-    sizes = {
-        "dcn-v2": Architecture((("embedding_dim", 8), ("crosses", 2), ("mlp", "64-32"))),
-        "dlrm": Architecture((("embedding_dim", 8), ("bottom", "32"), ("top", "64-32"))),
-        "sasrec": Architecture((("embedding_dim", 16), ("blocks", 2), ("heads", 2), ("feed_forward", 32))),
-    }
-    _fit(recommender, architecture=sizes[family])
-    assert torch.equal(seen[0], _scores(recommender, recommender.model))
+    name, size = {"dcn-v2": ("crosses", 1), "dlrm": ("top", "32"), "sasrec": ("blocks", 1)}[family]
+    _fit(recommender, architecture=Architecture(tuple({**OWN_SIZES[family], name: size}.items())))
+    theirs = recommender.model.state_dict()
+    same = {name for name, tensor in seen[0].items() if theirs[name].shape == tensor.shape}
+    assert same and all(torch.equal(seen[0][name], theirs[name]) for name in same)
+    assert len(theirs) > len(same), "something is smaller"
+
+
+def test_a_student_of_the_baselines_own_sizes_is_refused(family: str, opened: Opened) -> None:
+    with pytest.raises(ValueError, match="A student has other sizes than the baseline's, but got"):
+        _fit(opened(family), architecture=Architecture(tuple(OWN_SIZES[family].items())))
+
+
+def test_another_number_of_heads_is_another_student(opened: Opened) -> None:
+    """Though each of its tensors has the baseline's shape."""
+    fitted = _fit(opened("sasrec"), architecture=Architecture(tuple({**OWN_SIZES["sasrec"], "heads": 1}.items())))
+    assert _shapes(fitted.model) == _shapes(opened("sasrec").model)
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
