@@ -89,6 +89,8 @@ def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
     computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
     calibrations = _choice(chosen.pop("calibration", None), CALIBRATIONS)
     for group, asked in chosen.items():
+        if group in kinds and group not in widths:
+            raise ConfigError(f"space.precision.{group}: must be left out, since each of its tables is named by itself")
         if group not in widths:
             raise ConfigError(f"space.precision.{group}: unknown group or table; the model has {', '.join(widths)}")
         widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])

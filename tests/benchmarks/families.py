@@ -50,7 +50,7 @@ def studies(data: Path) -> dict[str, dict[str, Any]]:
         "sasrec-latest": _study("sasrec", latest, 5) | _LATEST,
         "dcn-v2-fields": _study("dcn-v2", FIELDS, 2),
         "dlrm-fields": _study("dlrm", FIELDS, 2),
-        "sasrec-users": _study("sasrec", SEQUENCES, 2) | _USERS,
+        "sasrec-users": _study("sasrec", SEQUENCES, 1) | _USERS,
         "dcn-v2-millions": _study("dcn-v2", MILLIONS, 1),
     }
 

@@ -144,6 +144,13 @@ def test_a_table_that_there_is_not_is_refused() -> None:
     )
 
 
+def test_a_group_of_tables_that_are_all_named_is_refused() -> None:
+    named = {table.name: ["fp32"] for table in SHARED.tables}
+    assert refused({"precision": {"tables": ["fp32"], **named}}, anatomy=SHARED) == (
+        "space.precision.tables: must be left out, since each of its tables is named by itself"
+    )
+
+
 def test_every_technique_is_offered_to_the_groups_that_it_fits() -> None:
     weights = space().weights
     assert weights.architecture == {"embedding_dim": Choice((16, 32, 48)), "blocks": Choice((1, 2))}
