@@ -104,6 +104,9 @@ class _Lookups:
             return value if whole is None or not set(whole.input[1:]) <= self._constant else whole.output[0]
         if stored == TensorProto.FLOAT:
             return None if self._is_scale(lookup) else value
+        dequantised = self._only_reader(value, "DequantizeLinear")
+        if dequantised is not None and self._looks_up(dequantised.input[1], lookup):
+            return dequantised.output[0]
         widened = self._only_reader(value, "Cast")
         if widened is None or self._types[widened.output[0]] != TensorProto.FLOAT:
             return None
@@ -114,18 +117,23 @@ class _Lookups:
         return value
 
     def _is_scale(self, lookup: NodeProto) -> bool:
-        """Whether it meets, in a Mul alone, the widened whole numbers of the same ids."""
-        scaled = self._only_reader(lookup.output[0], "Mul")
-        others = [self._made_by.get(name) for name in scaled.input if name != lookup.output[0]] if scaled else []
+        """Whether it meets the whole numbers of the same ids: in a DequantizeLinear alone, or, widened, in a Mul."""
+        value = lookup.output[0]
+        if (node := self._only_reader(value, "DequantizeLinear")) is not None:
+            return node.input[1] == value and self._looks_up(node.input[0], lookup)
+        if (column := self._only_reader(value, "Unsqueeze")) is not None:
+            value = column.output[0]
+        node = self._only_reader(value, "Mul")
+        others = [self._made_by.get(name) for name in node.input if name != value] if node else []
         codes = [
             n.input[0] for n in others if n is not None and n.op_type == "Cast" and self._types[n.input[0]] in _WHOLE
         ]
         return any(self._looks_up(name, lookup) for name in codes)
 
     def _looks_up(self, value: str, other: NodeProto) -> bool:
-        """Whether a value is what the ids of another lookup give, as it is or widened."""
+        """Whether a value is what the ids of another lookup give: as it is, widened, or as a column."""
         node = self._made_by.get(value)
-        if node is not None and node.op_type == "Cast":
+        if node is not None and node.op_type in ("Cast", "Unsqueeze"):
             node = self._made_by.get(node.input[0])
         return node is not None and self._is_lookup(node) and node.input[1] == other.input[1]
 

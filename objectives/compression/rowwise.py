@@ -157,13 +157,20 @@ def _per_tensor(op: Operation) -> bool:
     return op.first_alone and all(op.shapes[name] in ((), (1,)) for name in op.node.input[1:] if name)
 
 
+def _dequantize(op: Operation) -> bool:
+    """By one scale, or each row by its own."""
+    codes, scale, *zero = op.node.input
+    by_row = len(op.shapes[scale]) == 1 and attribute(op.node, "axis", 1) == 0 and not any(zero)
+    return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
+
+
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 _RULES: Mapping[str, Callable[[Operation], bool]] = {
     "ArgMax": _along_axis(0),
     "ArgMin": _along_axis(0),
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
-    "DequantizeLinear": _per_tensor,
+    "DequantizeLinear": _dequantize,
     "Flatten": _flatten,
     "Gather": _gather,
     "Gemm": _gemm,

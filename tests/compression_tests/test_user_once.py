@@ -211,6 +211,7 @@ ALIKE = {
     "y = Gather<axis = 1>(u, ids)": "e = MatMul(y, half)",
     "y = ArgMax<axis = 1, keepdims = 1>(u)": "e0 = Cast<to = 1>(y)\n e = Mul(e0, b)",
     "q = QuantizeLinear(u, scale, nought)\n y = DequantizeLinear(q, scale, nought)": "",
+    "c8 = Cast<to = 3>(u)\n s = ReduceMax<keepdims = 0>(u, one)\n y = DequantizeLinear<axis = 0>(c8, s)": "",
     "t = Reshape(u, kept)\n y = Transpose<perm = [0, 2, 1]>(t)": "e = Reshape(y, flat)",
     "t = Reshape(u, kept)\n y = MatMul(t, t)": "e = Reshape(y, flat)",
     "t = Reshape(u, kept)\n y = MatMul(small, t)": "e = Reshape(y, flat)",

@@ -129,7 +129,7 @@ class Arithmetic:
         assert codes is not None
         assert (name in self.held) == (codes is self.held.get(name))
         if codes.dtype == np.int8:
-            return (codes * self.held[f"{name}_rows_scale"])[ids]
+            return (codes * self.held[f"{name}_rows_scale"].reshape(-1, 1))[ids]
         if codes.dtype != np.uint8:
             return codes.astype(np.float32)[ids]
         values = _fields(codes, 8 // (-(-columns // codes.shape[1])))
@@ -447,6 +447,14 @@ def test_static_int8_stays_so_whatever_follows(
     kinds = _engine_kinds(narrow, tmp_path)
     assert not {"Gemm", "FusedGemm", "FusedMatMul"} & set(kinds)
     assert kinds.count("MatMul") == (reader == "MatMul")
+
+
+def test_rows_of_one_id_each_are_widened_at_once() -> None:
+    """The scale of a first axis fits no lookup of several ids a row."""
+    graph = _shared().narrow("int8").graph
+    codes = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "Gather" and n.input[0].endswith("_rows")}
+    found = {codes[n.input[0]]: n.op_type for n in graph.node if n.input[0] in codes}
+    assert found == {"item": "DequantizeLinear", "history": "Cast"}
 
 
 @pytest.mark.parametrize("columns", [4, 10, 16, 50, 64])
