@@ -50,7 +50,7 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 3
+FIT_STAGE = 4
 EXPORT_STAGE = 6
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"

@@ -100,8 +100,8 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Anato
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).anatomy
     student = recommender.build(weights.architecture)
-    copied = start_from(student, recommender.model)
-    if len(copied) == len(student.state_dict()) and _alike(student, recommender):
+    start_from(student, recommender.model)
+    if _alike(student, recommender):
         sizes = ", ".join(f"{name} {value}" for name, value in weights.architecture.sizes)
         raise ValueError(f"A student has other sizes than the baseline's, but got {sizes}.")
     return student, of_sibling(recommender, student).anatomy
@@ -110,12 +110,18 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Anato
 def _alike(student: nn.Module, recommender: Recommender) -> bool:
     """Whether it scores as the baseline does: equal tensors may be put to another use, as by another number of
     heads."""
+    if _shapes(student) != _shapes(recommender.model):
+        return False
     inputs, _ = next(recommender.lessons(torch.Generator().manual_seed(0)))
     with torch.inference_mode():
         ours, theirs = (
             recommender.scores(recommender.outputs(model.eval(), inputs)) for model in (student, recommender.model)
         )
     return torch.equal(ours, theirs)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def course_of(recommender: Recommender, distillation: Distillation) -> Course:

@@ -106,7 +106,7 @@ class _Lookups:
             return None if self._is_scale(lookup) else value
         dequantised = self._only_reader(value, "DequantizeLinear")
         if dequantised is not None and self._looks_up(dequantised.input[1], lookup):
-            return dequantised.output[0]
+            return str(dequantised.output[0])
         widened = self._only_reader(value, "Cast")
         if widened is None or self._types[widened.output[0]] != TensorProto.FLOAT:
             return None

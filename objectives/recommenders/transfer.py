@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def start_from(student: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
-    """Copy every parameter and buffer that both have by the same name and in the same shape; returns the names."""
+def start_from(student: nn.Module, teacher: nn.Module) -> None:
+    """Copy every parameter and buffer that both have by the same name; of a larger one its entries at even distances
+    along each axis (weight selection, Xu et al., ICLR 2024, section 3), so that the same units are taken wherever a
+    width is met. What the teacher has smaller, or has not, stays as it was drawn."""
     known = teacher.state_dict()
-    copied = []
     with torch.no_grad():
         for name, tensor in student.state_dict().items():
-            if name in known and known[name].shape == tensor.shape:
-                tensor.copy_(known[name])
-                copied.append(name)
-    return tuple(copied)
+            if name in known and _holds(known[name], tensor):
+                tensor.copy_(_selected(known[name], tensor.shape))
+
+
+def _holds(larger: Tensor, smaller: Tensor) -> bool:
+    return larger.dim() == smaller.dim() and all(a >= b for a, b in zip(larger.shape, smaller.shape, strict=True))
+
+
+def _selected(tensor: Tensor, shape: torch.Size) -> Tensor:
+    for axis, size in enumerate(shape):
+        if size < tensor.shape[axis]:
+            tensor = tensor.index_select(axis, torch.arange(size) * tensor.shape[axis] // size)
+    return tensor
