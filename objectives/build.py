@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from objectives.anatomy import of_baseline
 from objectives.compression.cut import cut_at_tables
@@ -28,6 +29,7 @@ from objectives.compression.export import (
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_widths
 from objectives.compression.saving import save_graph
+from objectives.compression.tables import evenly_seen
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
@@ -46,12 +48,13 @@ from objectives.undertrained import undertrained
 from spaces.anatomy import Anatomy
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.precision import Precision
+from spaces.tables import SMALLEST
 from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 4
-EXPORT_STAGE = 6
+EXPORT_STAGE = 7
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -82,6 +85,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
             write_held_out(of, into, part)
         write_requests(list(recommender.requests(task.seed)), into)
         facts = to_plain(recommender.facts()) | {"unlearnable": unlearnable(recommender, task.seed)}
+        facts["even_tables"] = _even_tables(recommender)
         if not facts["training"]:  # a built-in baseline was trained until it gained no more
             progress("baseline: looking whether one more pass of training would better it")
             facts["undertrained"] = undertrained(recommender, task.seed)
@@ -112,8 +116,17 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         user_once_share=share,
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
+        even_tables=tuple(facts.pop("even_tables")),
         **facts,
     )
+
+
+def _even_tables(recommender: Recommender) -> list[str]:
+    """Of those that are large enough for another form."""
+    modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).anatomy.tables}
+    large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
+    counts = recommender.counts(list(large)) if large else {}
+    return [table.name for table, module in large.items() if evenly_seen(module, counts.get(table.name))]
 
 
 def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,18 @@ _ITEM = "item"
 _NTH, _ENOUGH = 10, 1000
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Held-out rows, by the name that their scores have in the cache; and the threads of the engine that scores them,
+    None for its own choice."""
+
+    cache: Path
+    name: str
+    part: HeldPart
+    held: HeldOut
+    threads: int | None
+
+
 def judge(
     cache: Path,
     holdout: Path,
@@ -37,6 +49,7 @@ def judge(
     seed: int,
     confidence: float,
     hopeless: float | None = None,
+    threads: int | None = None,
 ) -> tuple[Quality, bool]:
     """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache.
 
@@ -45,36 +58,35 @@ def judge(
     Args:
         hopeless: a loss; where a tenth of a ranking's users say that the whole interval is beyond it, theirs is the
             quality, and the rest are not judged
+        threads: of the engine, fewer where others are at work; None for its own choice
     """
-    held, asked = read_held_out(holdout, part), (metric, candidate, baseline, seed, confidence)
-    if hopeless is not None and held.items is not None and len(held.labels) >= _NTH * _ENOUGH:
-        found = _judged(cache, f"{holdout.name} every {_NTH}", part, held.every(_NTH), *asked)
+    rows, asked = _rows(cache, holdout, part, threads), (metric, candidate, baseline, seed, confidence)
+    if hopeless is not None and rows.held.items is not None and len(rows.held.labels) >= _NTH * _ENOUGH:
+        tenth = replace(rows, name=f"{rows.name} every {_NTH}", held=rows.held.every(_NTH))
+        found = _judged(tenth, *asked)
         if found[0].loss_interval[0] > hopeless:
             return found
-    return _judged(cache, holdout.name, part, held, *asked)
+    return _judged(rows, *asked)
+
+
+def _rows(cache: Path, holdout: Path, part: HeldPart, threads: int | None) -> _Rows:
+    return _Rows(cache, holdout.name, part, read_held_out(holdout, part), threads)
 
 
 def _judged(
-    cache: Path,
-    name: str,
-    part: HeldPart,
-    held: HeldOut,
+    rows: _Rows,
     metric: str,
     candidate: tuple[Artifact, Arm],
     baseline: tuple[Artifact, Arm],
     seed: int,
     confidence: float,
 ) -> tuple[Quality, bool]:
-    """
-    Args:
-        name: of these held-out rows in the cache
-    """
-    theirs, _ = _scores(cache, name, part, held, *baseline)
+    theirs, _ = _scores(rows, *baseline)
     found = []
     artifact, arm = candidate
     for seat in arm.placement.seats:
-        ours, reused = _scores(cache, name, part, held, artifact, replace(arm, placement=_alone(arm, seat)))
-        found.append((_quality(metric, ours, theirs, held, seed, confidence), reused))
+        ours, reused = _scores(rows, artifact, replace(arm, placement=_alone(arm, seat)))
+        found.append((_quality(metric, ours, theirs, rows.held, seed, confidence), reused))
     return max(found, key=lambda pair: pair[0].loss)
 
 
@@ -84,16 +96,14 @@ def score(
     part: HeldPart,
     candidate: tuple[Artifact, Arm],
     baseline: tuple[Artifact, Arm],
+    threads: int | None = None,
 ) -> tuple[list[str], str, bool]:
     """The files of both arms' scores for a metric that is evaluated elsewhere: of the candidate one for each engine
-    that answers, and the baseline's; and whether all were in the cache."""
-    held = read_held_out(holdout, part)
+    that answers, and the baseline's; and whether all were in the cache. Threads as in `judge`."""
+    rows = _rows(cache, holdout, part, threads)
     artifact, arm = candidate
-    theirs, known = _scored(cache, holdout.name, part, held, *baseline)
-    ours = [
-        _scored(cache, holdout.name, part, held, artifact, replace(arm, placement=_alone(arm, seat)))
-        for seat in arm.placement.seats
-    ]
+    theirs, known = _scored(rows, *baseline)
+    ours = [_scored(rows, artifact, replace(arm, placement=_alone(arm, seat))) for seat in arm.placement.seats]
     return [str(path) for path, _ in ours], str(theirs), known and all(reused for _, reused in ours)
 
 
@@ -112,23 +122,23 @@ def _quality(
     return replace(main, others=others_of(held, other))
 
 
-def _scores(
-    cache: Path, name: str, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm
-) -> tuple[NDArray[Any], bool]:
+def _scores(rows: _Rows, artifact: Artifact, arm: Arm) -> tuple[NDArray[Any], bool]:
     """Of each row its score, (n,) or (n, outputs), or of each user the rank of the item that came next, (n,)."""
-    file, reused = _scored(cache, name, part, held, artifact, arm)
+    file, reused = _scored(rows, artifact, arm)
     scores: NDArray[Any] = np.load(file)
     return scores, reused
 
 
-def _scored(cache: Path, name: str, part: HeldPart, held: HeldOut, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
+def _scored(rows: _Rows, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
+    """The same scores whatever the threads."""
     seat, lookup = arm.placement.seat, arm.placement.lookup
     versions = [engine_version(place.engine) for place in (seat, lookup) if place is not None]
-    key = digest(name, part, artifact.key, seat, lookup, versions, arm.compute)[:20]
-    folder = cache / "scores" / key
+    key = digest(rows.name, rows.part, artifact.key, seat, lookup, versions, arm.compute)[:20]
+    folder = rows.cache / "scores" / key
 
     def write(into: Path) -> None:
-        engine = open_replica(Path(arm.model), seat, lookup, arm.compute)
+        engine = open_replica(Path(arm.model), replace(seat, threads=rows.threads), lookup, arm.compute)
+        held = rows.held
         found = run_blocks(engine, held.inputs) if held.items is None else _ranks(engine, held)
         np.save(into / "scores.npy", found)
 

@@ -35,8 +35,10 @@ def _main() -> None:
         )
         return {"quality": to_plain(quality), "reused": reused}
 
-    def score_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, part: Any) -> Any:
-        ours, theirs, reused = score(Path(cache), Path(holdout), part, _pair(candidate), _pair(baseline))
+    def score_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, **options: Any) -> Any:
+        ours, theirs, reused = score(
+            cache=Path(cache), holdout=Path(holdout), candidate=_pair(candidate), baseline=_pair(baseline), **options
+        )
         return {"candidates": ours, "baseline": theirs, "reused": reused}
 
     def glance_job(progress: Any, holdout: str, candidate: Any, baseline: Any) -> Any:

@@ -195,6 +195,7 @@ class Prepared:
     built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
     unlearnable: why rounding cannot be learned in the model's training, None where it can
     undertrained: what one more pass of training gains, where that is certain
+    even_tables: large tables whose rows are looked up about as often as each other
     columns: names of a model's outputs, the main one first, where there are several
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
@@ -223,6 +224,7 @@ class Prepared:
     built: bool = True
     unlearnable: str | None = None
     undertrained: str | None = None
+    even_tables: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     reference_metric: str = "auc"

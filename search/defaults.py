@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from objectives.record import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
@@ -74,7 +74,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         steps=_choice(given.pruning_steps, STEPS.values),
         multiple=kernel_unit(),
         low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
-        tables=_tables(given.tables, _large(prepared.anatomy)),
+        tables=_tables(given.tables, prepared),
         window=window,
         history=history,
         quantisation_aware=_aware(given.quantisation_aware, prepared.unlearnable),
@@ -116,18 +116,17 @@ def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
     return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
 
 
-def _large(anatomy: Anatomy) -> list[str]:
-    """Tables, and groups of them, of which any is worth another form."""
-    rows = {table.name: table.rows for table in anatomy.tables}
-    stored = anatomy.stored(anatomy.heavy_tables())
-    return [name for name, modules in stored.items() if any(rows.get(module, 0) >= SMALLEST for module in modules)]
-
-
-def _tables(given: TablesConfig, groups: Sequence[str]) -> dict[str, TableSpace]:
-    """None where full is the only form."""
-    form = TABLE_FORMS if given.form is None else Choice(given.form)
-    space = TableSpace(form, given.own or OWN, given.temperature or TABLE_TEMPERATURE)
-    return dict.fromkeys(groups, space) if len(form.values) > 1 else {}
+def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
+    """Tables, and groups of them, of which any is worth another form. Dimensions are mixed by how often rows are looked
+    up: where all are as often, there is nothing to mix."""
+    rows = {table.name: table.rows for table in prepared.anatomy.tables}
+    stored = prepared.anatomy.stored(prepared.anatomy.heavy_tables())
+    large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
+    even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
+    asked = TABLE_FORMS.values if given.form is None else given.form
+    forms = {name: tuple(f for f in asked if f != MIXED or name not in even) for name in large if large[name]}
+    own, temperature = given.own or OWN, given.temperature or TABLE_TEMPERATURE
+    return {name: TableSpace(Choice(of), own, temperature) for name, of in forms.items() if len(of) > 1}
 
 
 def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:

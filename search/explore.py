@@ -192,10 +192,12 @@ class Explorer:
             return self._jobs.grade(flight.scored, "validation", 0.95, self._threads)
         assert flight.artifact is not None
         if flight.stage == "score":
-            return self._jobs.score(flight.artifact, candidate, "validation")
+            return self._jobs.score(flight.artifact, candidate, "validation", threads=self._threads)
         if flight.stage == "judge":
             hopeless = self._config.quality.limits.max_loss if self._screens(flight) else None
-            return self._jobs.judge(flight.artifact, candidate, "validation", 0.95, hopeless=hopeless)
+            return self._jobs.judge(
+                flight.artifact, candidate, "validation", 0.95, hopeless=hopeless, threads=self._threads
+            )
         if flight.stage == "glance":
             return self._jobs.glance(flight.artifact, candidate)
         seed = self._config.seed + flight.number

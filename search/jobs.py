@@ -51,11 +51,12 @@ class MeterJobs:
         confidence: float,
         beside: Side | None = None,
         hopeless: float | None = None,
+        threads: int | None = None,
     ) -> dict[str, Any]:
         """`beside` stands where the baseline does; None for the baseline itself. `hopeless` is a loss beyond which
-        nobody need know it exactly."""
+        nobody need know it exactly. `threads` are the engine's where builders are at work."""
         return {
-            **self.score(artifact, candidate, part, beside),
+            **self.score(artifact, candidate, part, beside, threads),
             "metric": self.prepared.metric,
             "seed": self.config.seed,
             "confidence": confidence,
@@ -63,7 +64,12 @@ class MeterJobs:
         }
 
     def score(
-        self, artifact: Artifact, candidate: Candidate, part: HeldPart, beside: Side | None = None
+        self,
+        artifact: Artifact,
+        candidate: Candidate,
+        part: HeldPart,
+        beside: Side | None = None,
+        threads: int | None = None,
     ) -> dict[str, Any]:
         """Where the metric is evaluated elsewhere, by `grade`."""
         other, partner = self._other(beside)
@@ -73,6 +79,7 @@ class MeterJobs:
             "cache": str(self.task.cache),
             "holdout": self.prepared.holdout,
             "part": part,
+            "threads": threads,
         }
 
     def grade(self, scored: Mapping[str, Any], part: HeldPart, confidence: float, threads: int) -> dict[str, Any]:

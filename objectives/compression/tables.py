@@ -180,6 +180,18 @@ def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, count
     return [d if d * (size + whole) < size * whole else whole for size, d in zip(sizes, asked, strict=True)]
 
 
+def evenly_seen(table: nn.Embedding, counts: Tensor | None) -> bool:
+    """Whether its rows are looked up about as often as each other, so that no temperature narrows any block.
+
+    Args:
+        counts: (rows,) how often each id is looked up; None for Zipf's law over the codes
+    """
+    sizes = block_sizes(table.num_embeddings)
+    if counts is not None and not counts[: sizes[0]].sum() > 0:
+        return True
+    return min(block_dimensions(sizes, table.embedding_dim, 1.0, counts)) == table.embedding_dim
+
+
 def _smaller(
     model: nn.Module, modules: Sequence[str], form: TableForm, counts: Mapping[str, Tensor]
 ) -> dict[str, CompressedTable]:

@@ -114,7 +114,7 @@ def _auc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:
     """Over all pairs of rows, whether of one user or of two."""
     if labels.min() == labels.max():
         raise UndefinedLossError(f"Labels must hold both classes, but got {labels[0]:g} in all of {len(labels)} rows.")
-    return partial(weighted_auc, scores, labels)
+    return weighted_auc(scores, labels)
 
 
 def _gauc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:

@@ -44,7 +44,7 @@ COLUMNS = {
     "numeric": ["age"], "multi": ["tags"], "of_user": ["age"], "of_item": ["tags"],
 }  # fmt: skip
 # What a technique says that would leave its group as it is.
-NOTHING_TO_GAIN = re.compile(r"nothing to gain|rounds to none")
+NOTHING_TO_GAIN = re.compile(r"nothing to gain|rounds to none|A student has other sizes")
 
 
 class Brief:
@@ -152,7 +152,7 @@ class Walk:
 def walk(shop: Shop, candidate: Candidate) -> Walk:
     """
     Raises:
-        Exception: whatever stops it but a refusal that names the group.
+        Exception: whatever stops it but a refusal that names the group, the table, or the student.
     """
     seconds: dict[str, float] = {}
     placement = candidate.placement
@@ -160,8 +160,10 @@ def walk(shop: Shop, candidate: Candidate) -> Walk:
         with _clocked(seconds, "fit"):
             build.fit(shop.task, candidate.weights, _quiet)
     except ValueError as error:
-        groups = [repr(group.name) for group in shop.prepared.anatomy.groups]
-        if not NOTHING_TO_GAIN.search(str(error)) or not any(name in str(error) for name in groups):
+        anatomy = shop.prepared.anatomy
+        parts = (*(group.name for group in anatomy.groups), *(table.name for table in anatomy.tables))
+        named = ("A student", *map(repr, parts))
+        if not NOTHING_TO_GAIN.search(str(error)) or not any(name in str(error) for name in named):
             raise
         return Walk(candidate, seconds, refusal=str(error))
     with _clocked(seconds, "export"):

@@ -24,6 +24,7 @@ from objectives.compression.tables import (
     block_dimensions,
     block_sizes,
     compress_tables,
+    evenly_seen,
 )
 from objectives.compression.user_once import compute_once
 from spaces.anatomy import Anatomy, Cut, Group, Table, Width
@@ -166,6 +167,20 @@ def test_a_block_that_its_projection_would_not_make_smaller_keeps_all_dimensions
     """20 rows of 64: 16 dimensions and their projection hold 16 (20 + 64) = 1344 for 1280; 15 hold 1260."""
     assert block_dimensions([20, 20], 64, 1.0, torch.tensor([16.0] * 20 + [4.0] * 20)) == [64, 64]
     assert block_dimensions([20, 20], 64, 1.0, torch.tensor([64.0] * 20 + [15.0] * 20)) == [64, 15]
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.6, 1.0])
+def test_rows_that_are_seen_as_often_have_no_dimensions_to_mix(temperature: float) -> None:
+    model, form = Model(), MixedDimensions("tables.item", temperature)
+    item = model.tables["item"]
+    assert isinstance(item, nn.Embedding)
+    even = torch.full((1000,), 10)
+    rare = torch.arange(1000, 0, -1)
+    assert evenly_seen(item, even) and not evenly_seen(item, rare) and not evenly_seen(item, None)
+    assert evenly_seen(item, torch.zeros(1000)), "of what is never seen nothing is known"
+    with pytest.raises(ValueError, match="nothing to gain"):
+        compress_tables(model, [form], anatomy(), {"tables.item": even})
+    compress_tables(model, [form], anatomy(), {"tables.item": rare})
 
 
 def test_ids_are_rows_of_their_block_times_its_projection() -> None:

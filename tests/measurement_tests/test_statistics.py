@@ -32,7 +32,7 @@ def test_weighted_auc_is_scikit_learns(seed: int, levels: int) -> None:
     weights = random.integers(0, 4, (3, 80)).astype(float)
     weights[:, :2] = 1
     expected = [roc_auc_score(labels, scores, sample_weight=w) for w in weights]
-    assert np.allclose(weighted_auc(scores, labels, weights), expected)
+    assert np.allclose(weighted_auc(scores, labels)(weights), expected)
 
 
 def test_groups_are_resampled_whole() -> None:

@@ -144,6 +144,16 @@ def test_a_table_that_there_is_not_is_refused() -> None:
     )
 
 
+def test_dimensions_are_mixed_where_rows_are_looked_up_unevenly() -> None:
+    forms = {name: values(table.form) for name, table in space(anatomy=SHARED).weights.tables.items()}
+    every = ("full", "shared-rows", "mixed-dimensions")
+    assert forms == {"tables.user": every, "tables.item": every}
+    even = space(anatomy=SHARED, even_tables=("tables.user",)).weights.tables
+    assert {n: values(t.form) for n, t in even.items()} == forms | {"tables.user": every[:2]}
+    mixed = {"tables": {"form": ["full", "mixed-dimensions"]}}
+    assert set(space(mixed, anatomy=SHARED, even_tables=("tables.user",)).weights.tables) == {"tables.item"}
+
+
 def test_a_group_of_tables_that_are_all_named_is_refused() -> None:
     named = {table.name: ["fp32"] for table in SHARED.tables}
     assert refused({"precision": {"tables": ["fp32"], **named}}, anatomy=SHARED) == (
