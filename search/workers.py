@@ -119,9 +119,10 @@ class Worker:
             self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the child at once, whatever it is doing."""
+        """End the child at once, whatever it is doing, and those that it has started: they are of its session."""
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:

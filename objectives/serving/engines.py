@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,12 +113,14 @@ def _shape(dimensions: list[int | str | None]) -> Shape:
     return tuple(size if isinstance(size, int) else None for size in dimensions)
 
 
+_TIE = threading.Lock()
+
+
 class OpenVino:
     """OpenVINO on `cpu`, `gpu` or `gpu.1`, one request tuned for latency; the width it computes in is pinned."""
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
-        import openvino
-
+        openvino = _openvino()
         if compute not in _OPENVINO_WIDTHS:
             raise EngineError(f"openvino computes in {', '.join(_OPENVINO_WIDTHS)}, but got {compute!r}.")
         core, name = openvino.Core(), device.upper()
@@ -153,6 +156,16 @@ class OpenVino:
         if len(inputs) != self._count:
             raise ValueError(f"The model takes {sorted(self.takes)}, but got {sorted(inputs)}.")
         return inputs
+
+
+def _openvino() -> Any:
+    """The module, with its tie to numpy made. It makes that on first use, where two threads of 2026.4.1 would wait for
+    each other for ever: one with the interpreter for C++'s guard, the other the other way round."""
+    import openvino
+
+    with _TIE:
+        openvino.Type.f32.to_dtype()
+    return openvino
 
 
 def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:

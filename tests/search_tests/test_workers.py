@@ -15,7 +15,7 @@ from search.workers import Done, JobError, Worker, call, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
 from objectives.jobs import serve
 def double(progress, value): progress("working"); print("noise on stdout"); return 2 * value
@@ -23,10 +23,11 @@ def fail(progress): raise ValueError("bad thing\\nsecond line")
 def fault(progress): os.kill(os.getpid(), signal.SIGSEGV)
 def leave(progress): os._exit(7)
 def out_of_memory(progress): os.kill(os.getpid(), signal.SIGKILL)
+def start(progress): return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
 def sleep(progress, seconds): time.sleep(seconds); return os.getpid()
 def infinite(progress): return float("inf")
 serve(dict(double=double, fail=fail, fault=fault, leave=leave, out_of_memory=out_of_memory, sleep=sleep,
-           infinite=infinite))
+           infinite=infinite, start=start))
 """
 
 
@@ -72,6 +73,20 @@ def test_a_job_that_breaks_says_why_and_the_next_is_served(worker: Worker, job: 
     assert reason in done.error
     assert "\n" not in done.error
     assert finish(worker, "double", value=1).result == 2
+
+
+def test_what_a_child_has_started_ends_with_it(worker: Worker) -> None:
+    child = finish(worker, "start").result
+    os.kill(child, 0)
+    worker.kill()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_job_that_hangs_is_ended(worker: Worker) -> None:

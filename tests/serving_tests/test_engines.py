@@ -440,3 +440,35 @@ def test_devices_that_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.devices_of("onnxruntime") == ("cpu",)
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: (Gpu("NVIDIA L4", None),))
     assert devices.devices_of("onnxruntime") == ("cpu", "cuda", "tensorrt")
+
+
+TWO_AT_FIRST = """
+import os, sys, threading
+import numpy as np
+from pathlib import Path
+from objectives.serving.engines import open_engine
+
+engines = [open_engine("openvino", Path(sys.argv[1]), "cpu", 1) for _ in range(4)]
+start = threading.Barrier(4)
+
+def ask(engine):
+    start.wait()
+    engine.run({"x": np.ones(5, np.float32)})
+
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=ask, args=(engine,), daemon=True) for engine in engines]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_requests_of_several_openvino_replicas_may_come_at_once(tmp_path: Path) -> None:
+    """In a fresh process; without the tie to numpy made beforehand they waited for each other for ever."""
+    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"]) for name in ("x", "scores")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["scores"])], "g", floats[:1], floats[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    command = [sys.executable, "-c", TWO_AT_FIRST, str(tmp_path / "model.onnx")]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
