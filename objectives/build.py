@@ -116,8 +116,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         user_once_share=share,
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
-        even_tables=tuple(facts.pop("even_tables")),
-        **facts,
+        **{**facts, "even_tables": tuple(facts["even_tables"])},
     )
 
 

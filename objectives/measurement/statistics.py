@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
-# Weights that are held at once: 8 MB stay near a core, and many times more take many times longer.
+# Weights that are held at once: 8 MB.
 _AT_ONCE = 1 << 20
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 def start_from(student: nn.Module, teacher: nn.Module) -> None:
     """Copy every parameter and buffer that both have by the same name; of a larger one its entries at even distances
-    along each axis (weight selection, Xu et al., ICLR 2024, section 3), so that the same units are taken wherever a
+    along each axis (weight selection, Xu et al., ICLR 2024), so that the same units are taken wherever a
     width is met. What the teacher has smaller, or has not, stays as it was drawn."""
     known = teacher.state_dict()
     with torch.no_grad():

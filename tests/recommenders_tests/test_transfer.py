@@ -22,8 +22,8 @@ def test_units_at_even_distances_are_taken_and_what_the_teacher_has_not_stays() 
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     start_from(student, teacher)
     ours, theirs = student.state_dict(), teacher.state_dict()
-    third = f"tables.{CODES[0].name}.weight"
-    assert torch.equal(ours[third], theirs[third][:, ::2])
+    table = f"tables.{CODES[0].name}.weight"
+    assert torch.equal(ours[table], theirs[table][:, ::2])
     assert torch.equal(ours["mlp.0.bias"], theirs["mlp.0.bias"][::2])
     assert torch.equal(ours["mlp.1.running_mean"], theirs["mlp.1.running_mean"][::2])
     kept = {name for name, tensor in ours.items() if torch.equal(tensor, before[name])}

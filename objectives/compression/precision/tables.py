@@ -43,7 +43,7 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
 
 
 def _dequantised(out: str) -> list[onnx.NodeProto]:
-    """One row for each id: of ten thousand, ONNX Runtime does it in half the time of a product with a column."""
+    """One row for each id: of ten thousand, ONNX Runtime takes 0.5 to 0.6 of the time of a product with a column."""
     return [helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale"], [out], f"{out}_widen", axis=0)]
 
 
