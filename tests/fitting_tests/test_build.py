@@ -443,3 +443,15 @@ def test_one_recommender_stays_open(task_of: TaskOf) -> None:
     first, second = (build._open(task_of(family), _silent) for family in itertools.islice(FAMILIES, 2))
     assert build._open(task_of("dlrm"), _silent) is second
     assert build._open(task_of("dcn-v2"), _silent) is not first
+
+
+@pytest.mark.parametrize(("first", "even"), [(10, True), (500, False)])
+def test_tables_whose_rows_are_seen_as_often_are_told(
+    opened: Callable[[str], Recommender], first: int, even: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = opened("dcn-v2")
+    large = [table for table in of_baseline(recommender).anatomy.tables if table.rows >= 16]
+    counts = {t.name: torch.tensor([first] * (t.rows // 15 + 1) + [10] * (t.rows - t.rows // 15 - 1)) for t in large}
+    monkeypatch.setattr(build, "SMALLEST", 16)
+    monkeypatch.setattr(type(recommender), "counts", lambda self, tables: counts)
+    assert large and (build._even_tables(recommender) == [table.name for table in large]) == even

@@ -215,3 +215,27 @@ def test_another_output_that_cannot_be_judged_has_the_reason() -> None:
     assert (stars.name, stars.rows, stars.value) == ("output stars", 60, None) and "0 or 1" in str(stars.reason)
     assert none.value is None and none.reason
     assert quality.value == pytest.approx(roc_auc_score(labels, scores[:, 0]))
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_the_engine_has_the_threads_that_are_left_to_it(
+    holdout: Path, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And scores that were worked out by another number of them are not worked out again."""
+    opened, plain = list[int | None](), judging.open_replica
+
+    def noted(file: Path, seat: Seat, lookup: Any, compute: str) -> Any:
+        opened.append(seat.threads)
+        return plain(file, seat, lookup, compute)
+
+    monkeypatch.setattr(judging, "open_replica", noted)
+    artifact, arm = Artifact("ours", "ours/model.onnx", {}, 1, 0.0), Arm("ours/model.onnx", Placement(), "fp32")
+    pairs = (
+        (artifact, arm),
+        (Artifact("base", "base/model.onnx", {}, 1, 0.0), Arm("base/model.onnx", Placement(), "fp32")),
+    )
+    cache = holdout.with_name("cache")
+    judge(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=threads)
+    assert opened == [threads, threads]
+    _, reused = judge(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=2)
+    assert reused and len(opened) == 2
