@@ -56,7 +56,8 @@ class Home:
         """
         mark = self.mlruns / _MARK
         if not mark.exists():
-            strange = [p.name for p in self.mlruns.iterdir() if p.name != "README.md"] if self.mlruns.exists() else []
+            held = [p.name for p in self.mlruns.iterdir()] if self.mlruns.exists() else []
+            strange = [name for name in held if name not in ("README.md", _MARK)]
             if strange:
                 raise ConfigError(
                     f"--home: {self.mlruns} was not made by leanrec (it holds {sorted(strange)[0]}); "

@@ -82,6 +82,11 @@ def open_session(config: StudyConfig, home: Home) -> Session:
         ConfigError: a study of that name was begun with other settings.
     """
     home.claim()
+    with _opening(home):
+        return _opened(config, home)
+
+
+def _opened(config: StudyConfig, home: Home) -> Session:
     study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
     settings = config.model_dump(mode="json")
     before = study.facts.get("config")
@@ -310,6 +315,14 @@ def locked(home: Home, study: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"the study {study!r} is being run by another process; wait for it or stop it") from error
+        yield
+
+
+@contextmanager
+def _opening(home: Home) -> Iterator[None]:
+    """One process at a time: neither Optuna nor MLflow makes a new database where another is making it."""
+    with (home.mlruns / ".opening").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

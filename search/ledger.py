@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.record import Measurement, Outcome
 from search.effects import Ablation, Difference, Effect
@@ -41,13 +43,17 @@ class Ledger:
     """One study's runs in MLflow. `record` never raises for an absent server; `level` says whether all is written."""
 
     def __init__(self, tracking_uri: str, artifacts: Path, study: str, home: Path) -> None:
-        self._client = MlflowClient(tracking_uri=tracking_uri)
         self._uri, self._artifacts, self._study, self._home = tracking_uri, artifacts, study, home
         self._settings: Mapping[str, Any] = {}
         self._experiment = ""
         self._parent: str | None = None
         self._down_since: float | None = None
         self.trouble: str | None = None
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """Of a database, it is opened here: under `_try`, as all that may find nobody there."""
+        return MlflowClient(tracking_uri=self._uri)
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Find or make the study's experiment and its parent run."""
@@ -252,7 +258,7 @@ class Ledger:
         """MLflow's own errors and a store that cannot be reached leave a line in `trouble`."""
         try:
             work()
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             self._down_since = time.monotonic()
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.trouble = f"MLflow at {self._uri} did not answer ({first[:200]}); it is brought level later"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,3 +67,14 @@ def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> Non
     session.study.tell(trial.number, complete_outcome(), 0.1)
     with pytest.raises(ConfigError, match=r"quality\.slices.*give it another name"):
         launch.open_session(parse({**given, "quality": {"slices": {}}}), home)
+
+
+def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
+    """Both databases are made by whoever comes first, and by nobody else."""
+
+    def begun(name: str) -> str | None:
+        config = parse({"name": name, "data": {"source": "synthetic"}})
+        return launch.open_session(config, Home.find(str(tmp_path))).ledger.trouble
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(begun, ("one", "two", "three"))) == [None] * 3

@@ -98,11 +98,12 @@ def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch:
     assert {n for n, r in runs(uri).items() if r.data.tags.get("on_front") == "true"} == {"2"}
 
 
-def test_a_dead_server_costs_no_trial(tmp_path: Path, uri: str) -> None:
+@pytest.mark.parametrize("store", ["a server", "a database"])
+def test_a_store_that_is_away_costs_no_trial(store: str, tmp_path: Path, uri: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    away = opened(f"http://127.0.0.1:{port}", tmp_path)
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    away = opened(nobody if store == "a server" else f"sqlite:///{tmp_path}", tmp_path)
     away.record(*entries(1)[0])
     assert away.trouble is not None
     assert "brought level later" in away.trouble
