@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from objectives.arms import Arm
 from objectives.holdout import HeldOut, HeldPart, read_held_out, runs
+from objectives.measurement.paired_loss import UndefinedLossError
 from objectives.measurement.quality import paired_quality, paired_ranking
 from objectives.measurement.ranking import ranks
 from objectives.other_outputs import others_of
@@ -63,9 +65,10 @@ def judge(
     rows, asked = _rows(cache, holdout, part, threads), (metric, candidate, baseline, seed, confidence)
     if hopeless is not None and rows.held.items is not None and len(rows.held.labels) >= _NTH * _ENOUGH:
         tenth = replace(rows, name=f"{rows.name} every {_NTH}", held=rows.held.every(_NTH))
-        found = _judged(tenth, *asked)
-        if found[0].loss_interval[0] > hopeless:
-            return found
+        with suppress(UndefinedLossError):  # of a metric that is nearly nothing; all users may tell
+            found = _judged(tenth, *asked)
+            if found[0].loss_interval[0] > hopeless:
+                return found
     return _judged(rows, *asked)
 
 

@@ -125,6 +125,10 @@ def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
     even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
     asked = TABLE_FORMS.values if given.form is None else given.form
     forms = {name: tuple(f for f in asked if f != MIXED or name not in even) for name in large if large[name]}
+    if given.form is not None and MIXED in given.form and large and not any(MIXED in of for of in forms.values()):
+        raise ConfigError(
+            f"space.tables.form: {MIXED} must be left out for these data, which look up every id as often"
+        )
     own, temperature = given.own or OWN, given.temperature or TABLE_TEMPERATURE
     return {name: TableSpace(Choice(of), own, temperature) for name, of in forms.items() if len(of) > 1}
 

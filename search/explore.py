@@ -28,6 +28,8 @@ from spaces.space import SearchSpace
 Stage = Literal["fit", "export", "judge", "score", "grade", "glance", "time", "near"]
 _BUILDING: tuple[Stage, ...] = ("grade", "fit", "export")
 _JUDGING: tuple[Stage, ...] = ("judge", "score")
+# Of many users, judging takes as long as learning does.
+_LONG: tuple[Stage, ...] = ("fit", "judge", "score", "grade")
 # While these run, nothing else does.
 _TIMING: tuple[Stage, ...] = ("near", "time", "glance")
 # From so many seconds of judging on, a glance at a candidate's speed comes before its quality is looked at.
@@ -112,7 +114,7 @@ class Explorer:
 
         Args:
             seconds: left for this call
-            trials: to end in this call, measured or failed, or None
+            trials: to end in this call, however they end, or None
             spent_seconds: search time of earlier calls, for the trials' minutes
         """
         start = time.monotonic()
@@ -174,7 +176,7 @@ class Explorer:
                 for builder in self._builders:
                     builder.pause()
             workers = self._config.workers
-            limit = workers.fit_seconds if flight.stage == "fit" else workers.job_seconds
+            limit = workers.fit_seconds if flight.stage in _LONG else workers.job_seconds
             if flight.stage in ("time", "near"):
                 limit = self._jobs.limit_seconds(_length(flight))
             job = "time" if flight.stage == "near" else flight.stage
@@ -207,7 +209,7 @@ class Explorer:
         return self._jobs.recording(f"trial-{flight.number}")
 
     def _collect(self, minutes: float) -> int:
-        """Move on what came back; the number of trials that ended complete or failed."""
+        """Move on what came back; the number of trials that ended."""
         ended = 0
         for flight in [f for f in self._flights if f.worker is not None]:
             worker = flight.worker
@@ -293,11 +295,12 @@ class Explorer:
         return "score" if self._jobs.prepared.graded else "judge"
 
     def _glances_first(self, flight: Flight) -> bool:
-        """Where judging takes long, what is slower than the baseline need not be judged."""
+        """Where judging takes long, what is slower than the baseline need not be judged. Scores from the cache say
+        nothing of how long it takes."""
         if not self._screens(flight) or UNSEEN & set(self._config.objectives):
             return False
-        baseline = outcome_of(next(trial for trial in self._study.finished() if trial.number == 0))
-        return baseline is not None and baseline.seconds.get("judge", 0.0) >= _LONG_JUDGING
+        outcomes = filter(None, map(outcome_of, self._study.finished()))
+        return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_JUDGING for o in outcomes)
 
     def _outrun(self, flight: Flight) -> str | None:
         """As far as it is known: of what was not judged yet, beside the baseline alone."""

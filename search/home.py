@@ -57,8 +57,8 @@ class Home:
         mark = self.mlruns / _MARK
         if not mark.exists():
             held = [p.name for p in self.mlruns.iterdir()] if self.mlruns.exists() else []
-            strange = [name for name in held if name not in ("README.md", _MARK)]
-            if strange:
+            strange = [name for name in held if name != "README.md"]
+            if strange and _MARK not in held:  # another process may have made it by now
                 raise ConfigError(
                     f"--home: {self.mlruns} was not made by leanrec (it holds {sorted(strange)[0]}); "
                     "give another folder with --home"

@@ -31,7 +31,7 @@ def judged(
     Raises:
         JobError: it cannot be judged.
     """
-    limit = jobs.config.workers.job_seconds
+    limit = jobs.config.workers.fit_seconds  # a ranking of many users takes minutes, as learning does
     if not jobs.prepared.graded:
         return from_plain(
             Quality, call(meter, "judge", jobs.judge(*ours, part, confidence, beside), limit, say)["quality"]

@@ -96,7 +96,8 @@ def _opened(config: StudyConfig, home: Home) -> Session:
             raise ConfigError(
                 f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
             )
-        study.forget()
+        with locked(home, config.name):
+            study.forget()
     study.note(config=settings)
     ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
     ledger.open(settings)

@@ -11,7 +11,8 @@ from search.sections import StudyConfig
 from search.study import Study, outcome_of
 from search.workers import JobError
 
-# Candidates of which one must be timed: a machine may be busy for a while, or one candidate too fast to load here.
+# Candidates of which one must get through every stage: a machine may be busy for a while, one candidate too fast to
+# load here, and another of no use.
 _MOST_CANDIDATES = 4
 
 
@@ -28,11 +29,12 @@ def preflight(study: Study, run: Callable[[int], object]) -> Outcome:
         run: so many trials to their end
 
     Raises:
-        JobError: the baseline was not measured, a candidate ended before it was timed, or no candidate could be timed.
+        JobError: the baseline was not measured, or no candidate of this call was.
     """
+    earlier = set(_outcomes(study))
     while True:
         outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
-        _check(outcomes)
+        _check({number: outcome for number, outcome in outcomes.items() if number not in earlier})
         for number, outcome in outcomes.items():
             if number != 0 and outcome.measurement is not None:
                 return outcome
@@ -68,10 +70,10 @@ def _outcomes(study: Study) -> dict[int, Outcome]:
 
 def _check(outcomes: dict[int, Outcome]) -> None:
     failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
-    for number, outcome in failed.items():
-        if number == 0 or "time" not in outcome.seconds:
-            what = "the baseline" if number == 0 else f"candidate {number}"
-            raise JobError(f"The preflight ended: {what} did not get through every stage: {outcome.reason}")
+    if 0 in failed:
+        raise JobError(f"The preflight ended: the baseline did not get through every stage: {failed[0].reason}")
     if len(failed) >= _MOST_CANDIDATES:
         last = failed[max(failed)].reason
-        raise JobError(f"The preflight ended: none of {len(failed)} candidates could be timed, the last for: {last}")
+        raise JobError(
+            f"The preflight ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
+        )

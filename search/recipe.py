@@ -206,11 +206,15 @@ def _told(found: Rebuilt, policy: Policy) -> str:
         f"{percent(policy.max_loss)}, its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
         f"checkpoint's baseline"
         + (
-            f"; its speed cannot be compared with the old bundle's: {found.old.trouble}"
+            f"; {_unknown(found.old)} cannot be compared with the old bundle's: {found.old.trouble}"
             if old is None
             else f" and {old.p95_ratio:.3f} to the old bundle"
         )
     )
+
+
+def _unknown(old: BesideOld) -> str:
+    return "its quality and speed" if old.quality is None else "its speed"
 
 
 def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> Document:

@@ -133,7 +133,8 @@ class BudgetConfig(Section):
 
 
 class WorkersConfig(Section):
-    """Builder processes (None: as many as the machine bears), and the longest that a fit and any other job may take."""
+    """Builder processes (None: as many as the machine bears), and the longest that a fit, a judging or a grading may
+    take, and any other job."""
 
     builders: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     fit_seconds: float = Field(default=600.0, gt=0, description="seconds above 0")

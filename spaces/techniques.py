@@ -144,7 +144,9 @@ def _precision(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]
 
 def _narrowed(group: str) -> _Change:
     def change(target: Candidate, source: Candidate) -> Candidate:
-        widths = {**dict(target.precision.widths), group: source.precision.width(group)}
+        # Tables that have a width of their own keep the target's where it is their group that is narrowed.
+        own = {name: target.precision.width(name) for name, _ in source.precision.widths}
+        widths = {**own, **dict(target.precision.widths), group: source.precision.width(group)}
         learned = set(target.weights.quantisation_aware) - {group}
         if group in source.weights.quantisation_aware:
             learned.add(group)

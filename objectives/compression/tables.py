@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from objectives.compression.low_rank import factors
 from objectives.compression.surgery import recounted, replace_module
 from spaces.anatomy import Anatomy, Cut, Group
-from spaces.tables import SMALLEST, SharedRows, TableForm
+from spaces.tables import SMALLEST, MixedDimensions, SharedRows, TableForm
 
 # Each block is one more lookup for every id.
 _BLOCKS = 4
@@ -133,8 +133,8 @@ def compress_tables(
     anatomy: Anatomy,
     counts: Mapping[str, Tensor] | None = None,
 ) -> tuple[nn.Module, Anatomy]:
-    """A copy of the model with tables in the forms of their groups, or in their own; and the anatomy of the copy, whose
-    widths cut what the tables hold now.
+    """A copy of the model with tables in the forms of their groups; and the anatomy of the copy, whose widths cut what
+    the tables hold now. A heavy table is by itself, and so is each that a form names: its group's form is not its own.
 
     A table of fewer than `SMALLEST` rows stays as it is, and so does one that would not hold fewer numbers.
 
@@ -145,12 +145,12 @@ def compress_tables(
         ValueError: a group or a table that there is not, a group that holds no tables, or one in which none becomes
             smaller.
     """
-    compressed, stored = copy.deepcopy(model), anatomy.stored(form.group for form in forms)
+    compressed, stored = copy.deepcopy(model), anatomy.stored((*anatomy.heavy_tables(), *(f.group for f in forms)))
     others = {group.name: group.kind for group in anatomy.groups if group.kind != "table"}
     for form in forms:
         if form.group in others:
             raise ValueError(f"Groups of kind table hold tables, but {form.group!r} is of kind {others[form.group]}.")
-        made = _smaller(compressed, stored[form.group], form, counts or {})
+        made = _smaller(compressed, stored.get(form.group, ()), form, counts or {})
         if not made:
             raise ValueError(f"Tables have nothing to gain by {form}: none of {SMALLEST} rows or more is smaller so.")
         for name, table in made.items():
@@ -200,6 +200,8 @@ def _smaller(
     for name in modules:
         module = model.get_submodule(name)
         if isinstance(module, nn.Embedding) and module.num_embeddings >= SMALLEST:
+            if isinstance(form, MixedDimensions) and evenly_seen(module, counts.get(name)):
+                continue
             table = _table(module.weight.detach(), form, counts.get(name)).train(module.training)
             table.frequent.padding_idx = 0 if module.padding_idx == 0 else None
             if sum(p.numel() for p in table.parameters()) < module.weight.numel():

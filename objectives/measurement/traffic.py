@@ -55,12 +55,12 @@ class BehindError(RuntimeError):
 class Arrivals:
     """How each of n requests fared, and how well the generator kept the schedule.
 
-    Latency runs from the scheduled arrival and is infinite for a refused request. Lag is how late the generator
-    submitted though it was free: a `submit` that holds the caller, as one that runs the model on the caller's own
-    thread does, is the model's time, which shows in the latency of the requests behind it. Nor is it lag while every
-    replica was busy with what came before, where that is known: on time, the request would have waited as long. The
-    offered share is
-    the duration of the schedule, likewise put off by what submits held, over that of the submission: 1 is on time.
+    Latency runs from the scheduled arrival and is infinite for a refused request. Lag is how much later a request was
+    submitted than by a generator that loses no time of its own: that one too waits for a `submit` that holds the
+    caller, as one that runs the model on the caller's own thread does. Nor is it lag as long as every replica would
+    still be busy with what came before, where that is known: the request would have waited all the same. The offered
+    share is the duration of the schedule, likewise put off by what submits held, over that of the submission: 1 is on
+    time.
     """
 
     latency_ms: NDArray[np.float64]  # (n,)
@@ -100,42 +100,66 @@ def open_loop(
     clock = time.perf_counter_ns
     planned_ns = np.cumsum(gaps_ns)
     plan = planned_ns.tolist()
-    free, submitted, answers = [], [], []
+    submitted, returned, answers = [], [], []
     start = clock() + _HEAD_START_NS
     now = _wait_until(start, spin_ns)
     # Lists and one look at the clock: what is done here is done while the model's threads want the interpreter.
     for request, planned in zip(requests, plan, strict=True):
-        free.append(now)
         if now < start + planned:
             now = _wait_until(start + planned, spin_ns)
         submitted.append(now)
         answers.append(submit(request))
         now = clock()
+        returned.append(now)
     refused = np.array([_refused(answer) for answer in answers])
     finished = np.array([answer.finished_ns for answer in answers], dtype=np.int64)
-    due_ns, free_ns, submitted_ns = planned_ns + start, np.array(free), np.array(submitted)
-    ready_ns = np.maximum.reduce([due_ns, free_ns, idle_since(finished, in_turn)])
-    held_ns = np.append(free_ns[1:], now) - submitted_ns
+    due_ns, submitted_ns = planned_ns + start, np.array(submitted)
+    held_ns = np.array(returned) - submitted_ns
+    ready_ns = last_moments(due_ns, held_ns, submitted_ns, finished, in_turn)
     return Arrivals(
         latency_ms=np.where(refused, np.inf, (finished - due_ns) / 1e6),
         lag_ms=np.maximum(submitted_ns - ready_ns, 0) / 1e6,
         refused=refused,
-        offered_share=_last_due(planned_ns, held_ns) / int(submitted_ns[-1] - start),
+        offered_share=int(on_time(planned_ns, held_ns)[-1]) / int(submitted_ns[-1] - start),
     )
 
 
-def idle_since(finished_ns: NDArray[np.int64], replicas: int | None) -> NDArray[np.int64]:
-    """(n,) from when on a replica has nothing of what came before each of n requests, which are taken in their order:
-    by then all but replicas - 1 of the earlier ones are answered. The least number where that is always, or unknown."""
-    latest: list[int] = []
-    idle = np.full(len(finished_ns), np.iinfo(np.int64).min)
+def on_time(due_ns: NDArray[np.int64], held_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) when a generator that loses no time of its own submits each of n requests, where a submit holds it so long.
+
+    Request i at e[i] = max(due[i], e[i - 1] + held[i - 1]), which unrolls to a running maximum.
+    """
+    before = np.cumsum(held_ns) - held_ns
+    moments: NDArray[np.int64] = before + np.maximum.accumulate(due_ns - before)
+    return moments
+
+
+def last_moments(
+    due_ns: NDArray[np.int64],
+    held_ns: NDArray[np.int64],
+    submitted_ns: NDArray[np.int64],
+    finished_ns: NDArray[np.int64],
+    replicas: int | None,
+) -> NDArray[np.int64]:
+    """(n,) the last moment at which each of n requests is submitted and answered no later than on time, had all before
+    it been on time.
+
+    What a request takes is what it took from when it was submitted and a replica idle; the replica that is idle first
+    takes the next, as one replica does, and several do but for ties and their requests' sizes.
+
+    Args:
+        replicas: that take requests in their order; None where it is not so, and every delay counts
+    """
+    moments = on_time(due_ns, held_ns)
     if replicas is None:
-        return idle
-    for i, finished in enumerate(finished_ns.tolist()):
-        if len(latest) == replicas:
-            idle[i] = latest[0]
-        (heapq.heappush if len(latest) < replicas else heapq.heappushpop)(latest, finished)
-    return idle
+        return moments
+    late, punctual = [0] * replicas, [0] * replicas
+    for i, (submitted, finished) in enumerate(zip(submitted_ns.tolist(), finished_ns.tolist(), strict=True)):
+        takes = max(finished - max(submitted, late[0]), 0)
+        heapq.heapreplace(late, finished)
+        moments[i] = max(int(moments[i]), punctual[0])
+        heapq.heapreplace(punctual, int(moments[i]) + takes)
+    return moments
 
 
 def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:
@@ -222,12 +246,3 @@ def _refused(answer: Answer) -> bool:
             return True
         raise
     return False
-
-
-def _last_due(planned_ns: NDArray[np.int64], held_ns: NDArray[np.int64]) -> int:
-    """Nanoseconds from the start to the last submission of a generator that loses no time of its own.
-
-    It submits request i at e[i] = max(planned[i], e[i - 1] + held[i - 1]), which unrolls to a running maximum.
-    """
-    before = np.cumsum(held_ns) - held_ns
-    return int(before[-1] + np.max(planned_ns - before))

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 def start_from(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy every parameter and buffer that both have by the same name; of a larger one its entries at even distances
-    along each axis (weight selection, Xu et al., ICLR 2024), so that the same units are taken wherever a
-    width is met. What the teacher has smaller, or has not, stays as it was drawn."""
+    """Copy every parameter and buffer that both have by the same name; of a larger one of floats its entries at even
+    distances along each axis (weight selection, Xu et al., ICLR 2024), the same wherever an axis is cut from the same
+    size to the same. What else the teacher has larger, has smaller or has not stays as it was drawn."""
     known = teacher.state_dict()
     with torch.no_grad():
         for name, tensor in student.state_dict().items():
@@ -18,7 +18,10 @@ def start_from(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def _holds(larger: Tensor, smaller: Tensor) -> bool:
-    return larger.dim() == smaller.dim() and all(a >= b for a, b in zip(larger.shape, smaller.shape, strict=True))
+    if larger.shape == smaller.shape:
+        return True
+    fits = larger.dim() == smaller.dim() and all(a >= b for a, b in zip(larger.shape, smaller.shape, strict=True))
+    return fits and smaller.is_floating_point()  # of whole numbers, as positions, a part may point beyond what is there
 
 
 def _selected(tensor: Tensor, shape: torch.Size) -> Tensor:

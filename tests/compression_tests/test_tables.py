@@ -33,7 +33,11 @@ from spaces.tables import SMALLEST, MixedDimensions, SharedRows, TableForm
 
 ROWS = {"user": 300, "item": 1000, "hour": 24}
 D = 16
-FORMS: list[TableForm] = [SharedRows("tables", 0.1), MixedDimensions("tables", 0.5)]
+LARGE = ("tables.user", "tables.item")
+FORMS: list[list[TableForm]] = [
+    [SharedRows(table, 0.1) for table in LARGE],
+    [MixedDimensions(table, 0.5) for table in LARGE],
+]
 
 
 class Model(nn.Module):
@@ -205,10 +209,10 @@ def test_a_table_of_low_rank_is_met_exactly() -> None:
 # -- whole models
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_tables_with_rows_enough_are_compressed_and_nothing_else(model: nn.Module, form: TableForm) -> None:
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
+def test_tables_with_rows_enough_are_compressed_and_nothing_else(model: nn.Module, forms: list[TableForm]) -> None:
     before = copy.deepcopy(model.state_dict())
-    compressed, smaller = compress_tables(model, [form], anatomy())
+    compressed, smaller = compress_tables(model, forms, anatomy())
     after = compressed.state_dict()
     for name in ("user", "item"):
         assert isinstance(compressed.get_submodule(f"tables.{name}"), (SharedRowsTable, MixedTable))
@@ -224,7 +228,7 @@ def test_tables_with_rows_enough_are_compressed_and_nothing_else(model: nn.Modul
 
 
 def test_a_table_by_itself_leaves_the_others_as_they_are(model: nn.Module, rows: dict[str, Tensor]) -> None:
-    forms = [SharedRows("tables.item", 0.1), MixedDimensions("tables", 0.5)]
+    forms = [SharedRows("tables.item", 0.1), MixedDimensions("tables.user", 0.5)]
     compressed, _ = compress_tables(model, forms, anatomy())
     tables = {name: compressed.get_submodule(f"tables.{name}") for name in ROWS}
     assert isinstance(tables["item"], SharedRowsTable) and isinstance(tables["user"], MixedTable)
@@ -237,21 +241,42 @@ def test_a_table_by_itself_leaves_the_others_as_they_are(model: nn.Module, rows:
     assert torch.allclose(one(**rows), whole(**rows), atol=1e-5)
 
 
+def test_a_groups_form_is_not_that_of_a_heavy_table() -> None:
+    """Nor of one that another form names, whichever of them is asked for."""
+    rows = {"user": 2000, "item": 3000, "zip": 600, "city": 700, "hour": 24}
+    model = nn.Module()
+    model.tables = nn.ModuleDict({name: nn.Embedding(count, D) for name, count in rows.items()})
+    names = tuple(f"tables.{name}" for name in rows)
+    group = Group("tables", "table", names, D * sum(rows.values()), (), "left alone")
+    whole = Anatomy((group,), tuple(Table(f"tables.{name}", count, (name,)) for name, count in rows.items()))
+
+    def made(*forms: TableForm) -> dict[str, type[nn.Module]]:
+        compressed, _ = compress_tables(model, forms, whole)
+        return {name: type(compressed.get_submodule(f"tables.{name}")) for name in rows}
+
+    plain = dict.fromkeys(rows, nn.Embedding)
+    shared = made(SharedRows("tables", 0.1))
+    assert shared == {**plain, "zip": SharedRowsTable, "city": SharedRowsTable}
+    assert made(SharedRows("tables.item", 0.1)) == {**plain, "item": SharedRowsTable}
+    both = made(SharedRows("tables", 0.1), MixedDimensions("tables.item", 0.5), MixedDimensions("tables.zip", 0.5))
+    assert both == {**plain, "city": SharedRowsTable, "item": MixedTable, "zip": MixedTable}
+
+
 def test_parameters_are_as_many_as_the_papers(model: nn.Module) -> None:
-    shared, _ = compress_tables(model, [SharedRows("tables", 0.1)], anatomy())
+    shared, _ = compress_tables(model, FORMS[0], anatomy())
     sizes = {name: sum(p.numel() for p in shared.get_submodule(f"tables.{name}").parameters()) for name in ROWS}
     assert sizes == {"user": D * (30 + 17 + 16), "item": D * (100 + 30 + 30), "hour": D * 24}
-    mixed, _ = compress_tables(model, [MixedDimensions("tables", 0.5)], anatomy())
+    mixed, _ = compress_tables(model, FORMS[1], anatomy())
     numbers = zip(block_sizes(1000), block_dimensions(block_sizes(1000), D, 0.5), strict=True)
     expected = sum(d * n + (d * D if d < D else 0) for n, d in numbers)
     assert sum(p.numel() for p in mixed.get_submodule("tables.item").parameters()) == expected
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_a_compressed_model_is_the_one_with_the_rows_that_its_tables_give(
-    model: nn.Module, rows: dict[str, Tensor], form: TableForm
+    model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm]
 ) -> None:
-    compressed, _ = compress_tables(model, [form], anatomy())
+    compressed, _ = compress_tables(model, forms, anatomy())
     filled = copy.deepcopy(model)
     for name in ("user", "item"):
         filled.get_parameter(f"tables.{name}.weight").data = whole(
@@ -261,9 +286,9 @@ def test_a_compressed_model_is_the_one_with_the_rows_that_its_tables_give(
     assert not torch.allclose(scores(compressed, rows), scores(model, rows), atol=1e-2)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_ids_of_any_shape_give_embeddings(model: nn.Module, form: TableForm) -> None:
-    table = compress_tables(model, [form], anatomy())[0].get_submodule("tables.item")
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
+def test_ids_of_any_shape_give_embeddings(model: nn.Module, forms: list[TableForm]) -> None:
+    table = compress_tables(model, forms, anatomy())[0].get_submodule("tables.item")
     ids = torch.randint(0, 1000, (2, 3, 4))
     for shape in ((), (24,), (2, 3, 4)):
         given_ids = ids.flatten()[0] if not shape else ids.reshape(shape)
@@ -272,18 +297,18 @@ def test_ids_of_any_shape_give_embeddings(model: nn.Module, form: TableForm) -> 
         assert torch.allclose(got.reshape(-1, D)[0], table(ids[0, 0, 0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_part_is_trained(model: nn.Module, form: TableForm) -> None:
-    table = compress_tables(model, [form], anatomy())[0].get_submodule("tables.item")
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
+def test_every_part_is_trained(model: nn.Module, forms: list[TableForm]) -> None:
+    table = compress_tables(model, forms, anatomy())[0].get_submodule("tables.item")
     table(torch.arange(1000)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in table.parameters())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_padding_stays_padding(model: nn.Module, form: TableForm) -> None:
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
+def test_padding_stays_padding(model: nn.Module, forms: list[TableForm]) -> None:
     """Code 0 of a table with padding_idx 0 gets no gradient."""
     model.tables["item"] = nn.Embedding(1000, D, padding_idx=0)  # type: ignore[index,operator]
-    table = compress_tables(model, [form], anatomy())[0].get_submodule("tables.item")
+    table = compress_tables(model, forms, anatomy())[0].get_submodule("tables.item")
     table(torch.tensor([0, 1, 2])).sum().backward()
     grads = table.frequent.weight.grad
     assert grads is not None and grads[0].abs().sum() == 0 and (grads[1:3] == 1).all()
@@ -293,12 +318,12 @@ def test_padding_stays_padding(model: nn.Module, form: TableForm) -> None:
 # -- the exported graph
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_compressed_tables_are_exported_for_any_number_of_rows(
-    model: nn.Module, rows: dict[str, Tensor], form: TableForm
+    model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm]
 ) -> None:
     """And the user's side can be computed once, and the graph be cut at the lookups."""
-    compressed, _ = compress_tables(model, [form], anatomy())
+    compressed, _ = compress_tables(model, forms, anatomy())
     graph = to_onnx(compressed, rows)
     assert check_parity(compressed, graph, rows) < 1e-5
     held = {tensor.name for tensor in graph.graph.initializer}
@@ -326,13 +351,13 @@ def evidence(rows: dict[str, Tensor]) -> Evidence:
     return Evidence([(rows, labels)], lambda model, inputs: model(**inputs), loss)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_dimensions_of_compressed_tables_can_be_pruned(
-    model: nn.Module, rows: dict[str, Tensor], form: TableForm, importance: Importance
+    model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm], importance: Importance
 ) -> None:
     """The same as the compressed model with those dimensions at zero where they are read."""
-    compressed, small = compress_tables(model, [form], anatomy())
+    compressed, small = compress_tables(model, forms, anatomy())
     width = small.group("tables").widths[0]
     (found,) = importances(compressed, [width], importance, evidence(rows))
     gone = np.argsort(found.numpy(), kind="stable")[: D // 2]
@@ -345,9 +370,11 @@ def test_dimensions_of_compressed_tables_can_be_pruned(
     assert whole(pruned.get_submodule("tables.item"), 10).shape == (10, D // 2)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_activation_sees_what_the_whole_table_gives(model: nn.Module, rows: dict[str, Tensor], form: TableForm) -> None:
-    compressed, small = compress_tables(model, [form], anatomy())
+@pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
+def test_activation_sees_what_the_whole_table_gives(
+    model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm]
+) -> None:
+    compressed, small = compress_tables(model, forms, anatomy())
     expected = np.zeros(D)
     for name in ROWS:
         expected += (
@@ -364,8 +391,9 @@ def test_activation_sees_what_the_whole_table_gives(model: nn.Module, rows: dict
     ("form", "message"),
     [
         (SharedRows("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
-        (SharedRows("tables", 0.999), r"nothing to gain by SharedRows\(.*none of 256 rows or more is smaller so"),
-        (MixedDimensions("tables", 1e-6), r"nothing to gain by MixedDimensions\("),
+        (SharedRows("tables.item", 0.999), r"nothing to gain by SharedRows\(.*none of 256 rows or more is smaller so"),
+        (MixedDimensions("tables.item", 1e-6), r"nothing to gain by MixedDimensions\("),
+        (SharedRows("tables", 0.1), r"nothing to gain by SharedRows\("),  # but for what is heavy
         (SharedRows("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),
     ],
 )
@@ -380,15 +408,21 @@ def test_small_tables_alone_are_refused(model: nn.Module) -> None:
         compress_tables(model, [SharedRows("tables", 0.1)], only)
 
 
-@pytest.mark.parametrize("counts", [torch.ones(999), torch.cat([torch.zeros(67), torch.ones(933)])])
-def test_counts_that_do_not_fit_are_refused(model: nn.Module, counts: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"Counts are \(1000,\) and some ids of the first block are seen, but got"):
-        compress_tables(model, [MixedDimensions("tables", 0.5)], anatomy(), {"tables.item": counts})
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (torch.ones(999), r"Counts are \(1000,\) and some ids of the first block are seen, but got"),
+        (torch.cat([torch.zeros(67), torch.ones(933)]), "nothing to gain"),
+    ],
+)
+def test_counts_that_tell_nothing_are_refused(model: nn.Module, counts: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compress_tables(model, [MixedDimensions("tables.item", 0.5)], anatomy(), {"tables.item": counts})
 
 
 def test_counts_of_a_table_set_its_dimensions(model: nn.Module) -> None:
     counts = torch.cat([torch.full((n,), c) for n, c in zip(block_sizes(1000), (16.0, 4.0, 1.0, 1.0), strict=True)])
-    compressed, _ = compress_tables(model, [MixedDimensions("tables", 0.5)], anatomy(), {"tables.item": counts})
+    compressed, _ = compress_tables(model, [MixedDimensions("tables.item", 0.5)], anatomy(), {"tables.item": counts})
     table = compressed.get_submodule("tables.item")
     assert isinstance(table, MixedTable)
     assert [block.weight.shape[1] for block in table.blocks] == [D, D // 2, D // 4, D // 4]  # type: ignore[union-attr]

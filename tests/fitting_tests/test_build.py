@@ -50,6 +50,7 @@ FULL, PLAIN = Precision(), Form()
 LEARNING = Distillation(2.0, 0.5, 1)
 POINTWISE = ("dcn-v2", "dlrm")
 LINEAR = {"dcn-v2": "mlp", "dlrm": "top", "sasrec": "feed_forward"}
+TABLE = {"dcn-v2": "tables.shop", "dlrm": "tables.shop", "sasrec": "tables.item"}
 ONE_THREAD = Placement(Seat(threads=1))
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -208,7 +209,7 @@ def _reshaped(family: str) -> dict[str, Weights]:
     given: dict[str, dict[str, Any]] = {
         "student": {"architecture": Architecture(students[family])},
         "pruned": {"pruning": Pruning((("tables", 0.5), (group, 0.5)), "activation", multiple=4)},
-        "shared rows": {"shared_rows": (SharedRows("tables", 0.1),)},
+        "shared rows": {"shared_rows": (SharedRows(TABLE[family], 0.1),)},
     }
     if family == "sasrec":
         given["attention"] = {"attention": Attention(window=2, history=5)}
@@ -229,7 +230,7 @@ def _composed(family: str) -> Weights:
     """All that `_reshaped` leaves out."""
     group, heads = LINEAR[family], (("attention", 0.5),) if family == "sasrec" else ()
     return Weights(
-        mixed_dimensions=(MixedDimensions("tables", 0.4),),
+        mixed_dimensions=(MixedDimensions(TABLE[family], 0.4),),
         attention=Attention(window=3, history=6) if family == "sasrec" else None,
         pruning=Pruning(((group, 0.5), *heads), "taylor", 2, 4),
         low_rank=LowRank(((group, 0.25),)),

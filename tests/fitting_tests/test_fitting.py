@@ -184,12 +184,13 @@ def test_factors_take_the_place_of_a_layer(family: str, opened: Opened) -> None:
     assert all(isinstance(fitted.model.get_submodule(m), LowRankLinear) for m in fitted.anatomy.group(group).modules)
 
 
-@pytest.mark.parametrize("form", [SharedRows("tables", 0.1), MixedDimensions("tables", 0.5)])
-def test_rare_ids_are_held_in_less(family: str, form: SharedRows | MixedDimensions, opened: Opened) -> None:
-    recommender = opened(family)
-    fitted = _fit(recommender, **{"shared_rows" if isinstance(form, SharedRows) else "mixed_dimensions": (form,)})
-    table = fitted.model.get_submodule(TABLE[family])
-    assert isinstance(table, SharedRowsTable if isinstance(form, SharedRows) else MixedTable)
+@pytest.mark.parametrize("name", ["shared_rows", "mixed_dimensions"])
+def test_rare_ids_are_held_in_less(family: str, name: str, opened: Opened) -> None:
+    recommender, of = opened(family), TABLE[family]
+    form = SharedRows(of, 0.1) if name == "shared_rows" else MixedDimensions(of, 0.5)
+    fitted = _fit(recommender, **{name: (form,)})
+    table = fitted.model.get_submodule(of)
+    assert isinstance(table, SharedRowsTable if name == "shared_rows" else MixedTable)
     before = recommender.model.get_submodule(TABLE[family])
     rows = before.get_parameter("weight").shape[0]
     assert table(torch.arange(rows)).shape == before(torch.arange(rows)).shape
@@ -242,7 +243,7 @@ def test_rounding_is_learned_in_the_loop(family: str, opened: Opened, tmp_path: 
 def _everything(family: str) -> dict[str, Any]:
     group = LINEAR[family][0]
     return {
-        "shared_rows": (SharedRows("tables", 0.2),),
+        "shared_rows": (SharedRows(TABLE[family], 0.2),),
         "attention": Attention(window=3, history=6) if family == "sasrec" else None,
         "pruning": Pruning((("tables", 0.5), (group, 0.5)), "taylor", 2, 4),
         "low_rank": LowRank(((group, 0.25),)),

@@ -157,6 +157,19 @@ def test_a_tenth_tells_what_is_hopeless(
     assert quality.slices[0].rows == (30 if whole else sum(user % 3 == 0 for user in range(0, USERS, 10)))
 
 
+def test_a_tenth_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No user of the tenth has what came next first, by the baseline; of all, some have."""
+    monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
+    found, whole = judging.paired_ranking, _judge(holdout, "hr@1", ours="worse")[0]
+
+    def of_a_tenth(metric: str, ours: Any, theirs: Any, *rest: Any, **more: Any) -> Quality:
+        theirs = np.full_like(theirs, ITEMS) if len(theirs) < USERS else theirs
+        return found(metric, ours, theirs, *rest, **more)
+
+    monkeypatch.setattr(judging, "paired_ranking", of_a_tenth)
+    assert _judge(holdout, "hr@1", ours="worse", hopeless=-9.0)[0] == whole
+
+
 def test_few_users_are_judged_all_at_once(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
     _judge(holdout, "ndcg@10", ours="worse", hopeless=-9.0)
     assert len(asked) == 2 * USERS

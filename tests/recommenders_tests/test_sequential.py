@@ -189,11 +189,14 @@ def test_what_was_only_shown_is_no_event(tmp_path: Path, columns: dict[str, floa
     assert np.diff(sequences.offsets).tolist() == often.group_by("who", maintain_order=True).len()["len"].to_list()
 
 
-def test_of_many_users_some_are_judged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequential, "MOST_SCORES", 30 * ITEMS)
-    monkeypatch.setattr(sequential, "FEWEST_USERS", 20)
+@pytest.mark.parametrize("bound", ["MOST_SCORES", "MOST_USERS", "_MOST_SEEN"])
+def test_of_many_users_some_are_judged(bound: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = _open(_task(home))
-    held, whole = opened.held_out("test"), _whole(opened)
+    whole, longest = _whole(opened), int(np.diff(opened.sequences.offsets).max())
+    of_a_user = {"MOST_SCORES": ITEMS, "MOST_USERS": 1, "_MOST_SEEN": longest}
+    monkeypatch.setattr(sequential, bound, 30 * of_a_user[bound])
+    monkeypatch.setattr(sequential, "FEWEST_USERS", 20)
+    held = opened.held_out("test")
     assert len(held.groups) == 30 and np.all(np.diff(held.groups) > 0)
     assert np.array_equal(held.labels, whole.labels[held.groups])
     assert np.array_equal(held.inputs[0]["history"], whole.inputs[0]["history"][held.groups])

@@ -55,6 +55,23 @@ def test_a_student_of_the_teachers_sizes_scores_like_it_and_shares_no_memory() -
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
+def test_whole_numbers_are_taken_as_they_are_or_not_at_all() -> None:
+    """Every other position of a longer history would point beyond the rows of a shorter one's table."""
+
+    def positioned(length: int) -> nn.Module:
+        model = nn.Embedding(length, 3)
+        model.register_buffer("positions", torch.arange(length))
+        return model
+
+    teacher, shorter, same = positioned(50), positioned(25), positioned(50)
+    teacher.get_buffer("positions").add_(1)
+    for student in (shorter, same):
+        start_from(student, teacher)
+    assert torch.equal(shorter.get_buffer("positions"), torch.arange(25))
+    assert torch.equal(shorter.get_parameter("weight"), teacher.get_parameter("weight")[::2])
+    assert torch.equal(same.get_buffer("positions"), teacher.get_buffer("positions"))
+
+
 def test_nothing_fits_between_strangers() -> None:
     student = nn.Linear(4, 5)
     before = [p.clone() for p in student.parameters()]

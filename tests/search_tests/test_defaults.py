@@ -154,6 +154,14 @@ def test_dimensions_are_mixed_where_rows_are_looked_up_unevenly() -> None:
     assert set(space(mixed, anatomy=SHARED, even_tables=("tables.user",)).weights.tables) == {"tables.item"}
 
 
+def test_dimensions_that_nothing_mixes_are_refused_where_they_are_asked_for() -> None:
+    even = ("tables.user", "tables.item")
+    said = refused({"tables": {"form": ["full", "mixed-dimensions"]}}, anatomy=SHARED, even_tables=even)
+    assert said == (
+        "space.tables.form: mixed-dimensions must be left out for these data, which look up every id as often"
+    )
+
+
 def test_a_group_of_tables_that_are_all_named_is_refused() -> None:
     named = {table.name: ["fp32"] for table in SHARED.tables}
     assert refused({"precision": {"tables": ["fp32"], **named}}, anatomy=SHARED) == (

@@ -69,6 +69,15 @@ def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> Non
         launch.open_session(parse({**given, "quality": {"slices": {}}}), home)
 
 
+def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None:
+    """Its baseline may train for minutes before there is a trial."""
+    home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
+    session = launch.open_session(parse(given), home)
+    with launch.locked(home, "shop"), pytest.raises(ConfigError, match="is being run by another process"):
+        launch.open_session(parse({**given, "seed": 3}), home)
+    assert session.study.facts["config"]["seed"] == 0
+
+
 def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
     """Both databases are made by whoever comes first, and by nobody else."""
 

@@ -51,19 +51,18 @@ def test_what_an_interrupted_preflight_finished_is_kept(tmp_path: Path) -> None:
     assert trials.asked == 3, "nothing is left to do"
 
 
-def test_a_candidate_that_could_not_be_timed_is_followed_by_another(tmp_path: Path) -> None:
-    trials = Trials(tmp_path, [DONE, LATE, LATE, DONE])
+@pytest.mark.parametrize("ended", [LATE, BROKEN], ids=["late", "broken"])
+def test_a_candidate_that_failed_is_followed_by_others(ended: Outcome, tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, ended, ended, DONE])
     assert preflight(trials.study, trials.run) == DONE
-    late = Trials(tmp_path / "b", [DONE, LATE, LATE, LATE, LATE])
-    with pytest.raises(JobError, match="none of 4 candidates could be timed, the last for: BehindError: late"):
-        preflight(late.study, late.run)
-
-
-def test_a_stage_that_fails_ends_the_preflight(tmp_path: Path) -> None:
-    failing = Trials(tmp_path / "a", [DONE, BROKEN])
-    with pytest.raises(JobError, match="candidate 1 did not get through every stage: export: no such operator"):
+    failing = Trials(tmp_path / "b", [DONE, ended, ended, ended, ended, ended, DONE])
+    with pytest.raises(JobError, match=f"none of 4 candidates got through every stage, the last for: {ended.reason}"):
         preflight(failing.study, failing.run)
-    broken = Trials(tmp_path / "b", [LATE, DONE])
+    assert preflight(failing.study, failing.run) == DONE, "another call tries others"
+
+
+def test_a_baseline_that_fails_ends_the_preflight(tmp_path: Path) -> None:
+    broken = Trials(tmp_path, [LATE, DONE])
     with pytest.raises(JobError, match="the baseline did not get through every stage: BehindError: late"):
         preflight(broken.study, broken.run)
     assert not begun(broken.study)

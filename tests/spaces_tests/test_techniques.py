@@ -118,6 +118,15 @@ def test_each_group_is_a_technique_of_its_own() -> None:
     assert found[0].alone.weights == Weights(distillation=LEARNING, quantisation_aware=("cross",))
 
 
+def test_a_group_is_narrowed_alone_without_the_table_that_has_its_own_width() -> None:
+    precision = Precision((("mlp", "int4"), ("tables", "int8"), ("tables.item", "fp32")))
+    found = {t.group: t for t in techniques(Candidate(precision=precision))}
+    assert set(found) == {"mlp", "tables"}
+    alone = found["tables"].alone.precision
+    assert {name: alone.width(name) for name in ("mlp", "tables")} == {"mlp": "fp32", "tables": "int8"}
+    assert ("tables.item", "fp32") in alone.widths, "else the group's width would be its own too"
+
+
 def test_each_group_is_cut_and_each_table_formed_by_a_technique_of_its_own() -> None:
     weights = Weights(
         shared_rows=(SharedRows("tables.item", 0.1),),
