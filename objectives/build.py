@@ -53,7 +53,7 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 5
+FIT_STAGE = 6
 EXPORT_STAGE = 7
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"

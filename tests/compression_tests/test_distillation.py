@@ -106,22 +106,23 @@ def test_logits_of_other_rows_are_refused(shapes: tuple[tuple[int, ...], tuple[i
         soft_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 2.0)
 
 
-def test_features_are_compared_in_the_teachers_deviations() -> None:
+def test_the_loss_of_features_is_the_variance_that_is_missed() -> None:
     student, teacher = np.random.default_rng(5).normal(size=(2, 40, 3)) * [1.0, 10.0, 0.1]
-    expected = (((student - teacher) / teacher.std(0)) ** 2).mean()
-    assert feature_loss(torch.tensor(student), torch.tensor(teacher)).item() == pytest.approx(expected, rel=1e-9)
-    scaled = [torch.tensor(values * [7.0, 0.01, 300.0]) for values in (student, teacher)]
-    assert feature_loss(*scaled).item() == pytest.approx(expected, rel=1e-9)
+    expected = ((student - teacher) ** 2).sum() / (40 * teacher.var(0).sum())
+    for scale in (1.0, 300.0):
+        values = (torch.tensor(scale * of) for of in (student, teacher))
+        assert feature_loss(*values).item() == pytest.approx(expected, rel=1e-9)
+    mean = torch.tensor(teacher).mean(0).expand(40, 3)
+    assert feature_loss(mean, torch.tensor(teacher)).item() == pytest.approx(1)
 
 
-def test_a_feature_that_does_not_vary_says_nothing() -> None:
+def test_features_that_hardly_vary_outweigh_no_others() -> None:
+    """As a unit that one row of forty puts just above zero."""
     student, teacher = np.random.default_rng(6).normal(size=(2, 40, 3))
-    teacher[:, 1] = 5.0
-    varied = [0, 2]
-    expected = (((student - teacher)[:, varied] / teacher[:, varied].std(0)) ** 2).mean()
-    assert feature_loss(torch.tensor(student), torch.tensor(teacher)).item() == pytest.approx(expected, rel=1e-9)
-    still = torch.ones(4, 2)
-    assert feature_loss(torch.zeros(4, 2), still).item() == 0.0
+    teacher[:, 1] = np.eye(40)[0] * 1e-6
+    rest = ((student - teacher)[:, [0, 2]] ** 2).sum() / (40 * teacher[:, [0, 2]].var(0).sum())
+    assert feature_loss(torch.tensor(student), torch.tensor(teacher)).item() < 2 * rest
+    assert feature_loss(torch.zeros(4, 2), torch.ones(4, 2)).item() == 0.0, "none varies"
 
 
 def test_features_of_other_rows_are_refused() -> None:
