@@ -146,6 +146,7 @@ def time_side_by_side(
             settle()
             if arm == _BASELINE:
                 now = rate()
+                settle()  # its threads would hold a core through the first requests, and the candidate's would not
             blocks[arm] = _block(arms[arm], chosen, stretched, watch, in_turn[arm])
         pairs.append((blocks[0], blocks[1]))
         strain.append(np.array([b.strain.row() for b in pairs[-1]]))
