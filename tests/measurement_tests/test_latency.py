@@ -116,6 +116,24 @@ def test_the_arm_that_goes_first_alternates(clock: Clock) -> None:
     assert arms == [{"ours"}, {"theirs"}, {"theirs"}, {"ours"}] * 10
 
 
+def test_whatever_ran_before_is_idle_when_a_block_begins(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline too, whose pace is asked for just before: its threads spin on for a while."""
+    bench, events = Bench(clock), list[str]()
+    monkeypatch.setattr(module, "settle", lambda: events.append("idle"))
+    monkeypatch.setattr(bench, "rate", lambda: events.append("paced") or RATE)
+    blocks = bench.arm
+
+    def arm(name: str, milliseconds: float) -> Any:
+        submit = blocks(name, milliseconds)
+        return lambda request: (events.append(name), submit(request))[1]
+
+    monkeypatch.setattr(bench, "arm", arm)
+    bench.run()
+    begun = [i for i, event in enumerate(events) if event in ("ours", "theirs") and event != events[i - 1]]
+    assert len(begun) == 40 and all(events[i - 1] == "idle" for i in begun)
+    assert events.count("paced") == 21
+
+
 def test_both_arms_get_the_same_requests_after_the_same_gaps(clock: Clock) -> None:
     bench = Bench(clock)
     bench.run()
