@@ -23,13 +23,14 @@ class SearchSpace:
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Knob values of the trials that come first: the baseline, then some way along each road away from it and its
-        own weights, narrowed; then all of these in fp32, since a width may cost more time than it saves."""
+        own weights, narrowed; then all of these in fp32, since a width may cost more time than it saves; then the
+        roads as the baseline is placed, since a small model of large requests has work enough for its threads."""
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
-        lean = {**baseline, **self.placement.lean()}
-        narrow = self.precision.narrow()
-        widths: tuple[dict[str, Scalar], ...] = (narrow, {}) if narrow else ({},)
+        lean, narrow = self.placement.lean(), self.precision.narrow()
+        ways: tuple[dict[str, Scalar], ...] = ({**lean, **narrow}, lean, {})
         roads: tuple[dict[str, Scalar], ...] = (*self.weights.starts(), {})
-        return (baseline, *({**lean, **width, **road} for width in widths for road in roads))
+        starts = [baseline, *({**baseline, **way, **road} for way in ways for road in roads)]
+        return tuple(start for i, start in enumerate(starts) if start not in starts[:i])
 
     @staticmethod
     def weights_knobs(knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:

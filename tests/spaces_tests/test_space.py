@@ -88,11 +88,13 @@ def test_the_first_start_is_the_baseline(space: SearchSpace) -> None:
 def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpace) -> None:
     drawn = [space.suggest(optuna.trial.FixedTrial(start)) for start in space.starts()]
     roads = ["student", "pruned", "pruned", "student", "baseline"]
-    assert [c.weights.origin for c in drawn] == ["baseline", *roads, *roads]
-    assert len({c.id for c in drawn}) == 11
-    assert all(c.placement == Placement(Seat("onnxruntime", "cpu", 1, 1), inline=True) for c in drawn[1:])
-    narrow, whole = drawn[1:6], drawn[6:]
+    assert [c.weights.origin for c in drawn] == ["baseline", *roads, *roads, *roads[:-1]]
+    assert len({c.id for c in drawn}) == 15
+    narrow, whole, threaded = drawn[1:6], drawn[6:11], drawn[11:]
+    assert {c.placement for c in (*narrow, *whole)} == {Placement(Seat("onnxruntime", "cpu", 1, 1), inline=True)}
+    assert {c.placement for c in threaded} == {Placement()}
     assert [c.weights for c in narrow] == [c.weights for c in whole]
+    assert [(c.weights, c.precision) for c in threaded] == [(c.weights, c.precision) for c in whole[:-1]]
     assert {c.precision for c in narrow} == {Precision((("mlp", "int8-dynamic"), ("tables", "fp16")))}
     assert {c.precision for c in whole} == {Precision((("mlp", "fp32"), ("tables", "fp32")))}
     sizes = [dict(c.weights.architecture.sizes) for c in whole if c.weights.architecture]
@@ -103,7 +105,7 @@ def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpa
 def test_starts_without_a_width_to_choose_stand_once(space: SearchSpace) -> None:
     held = dataclasses.replace(space, precision=PrecisionSpace({"mlp": Choice(("fp32",))}))
     drawn = [held.suggest(optuna.trial.FixedTrial(start)) for start in held.starts()]
-    assert len(drawn) == len({c.id for c in drawn}) == 6
+    assert len(drawn) == len({c.id for c in drawn}) == 10
 
 
 def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_run(space: SearchSpace) -> None:
