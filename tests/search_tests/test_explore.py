@@ -66,10 +66,12 @@ class Scripted:
     def __init__(self, kind: str, log: list[tuple[str, str]], script: Mapping[str, Any]) -> None:
         self.kind, self.log, self.script, self.busy = kind, log, script, False
         self.progress: list[str] = []
+        self.limits: dict[str, float] = {}
 
     def start(self, job: str, arguments: Mapping[str, Any], limit: float) -> None:
         assert not self.busy
         self.busy, self.job, self.arguments = True, job, arguments
+        self.limits[job] = limit
         self.log.append((self.kind, job))
 
     def poll(self) -> Done:
@@ -106,7 +108,16 @@ def parts(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def search(parts: dict[str, Any], script: Mapping[str, Any], trials: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+def search(
+    parts: dict[str, Any],
+    script: Mapping[str, Any],
+    trials: int,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str, float] | None = None,
+) -> Any:
+    """Args:
+    limits: filled with the seconds that each job of a worker was given last
+    """
     log: list[tuple[str, str]] = []
     told: list[Told] = []
     builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
@@ -118,6 +129,8 @@ def search(parts: dict[str, Any], script: Mapping[str, Any], trials: int, monkey
         told.append, lambda seconds: None,
     )  # fmt: skip
     end = explorer.run(60, trials, 0.0)
+    for worker in (*builders, meter):
+        (limits if limits is not None else {}).update(worker.limits)
     return end, told, log
 
 
@@ -170,6 +183,21 @@ def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkey
             timing = False
         elif job in ("fit", "export"):
             assert not timing, "nothing is built during a timing"
+
+
+def test_learning_and_judging_may_take_longer_than_other_jobs(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranking many users for each score takes as long as learning does."""
+    limits: dict[str, float] = {}
+    parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
+    search(parts, answers(), 4, monkeypatch, limits)
+    assert {job: limits[job] for job in ("fit", "export", "judge", "glance")} == {
+        "fit": 700,
+        "export": 70,
+        "judge": 700,
+        "glance": 70,
+    }
 
 
 def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(

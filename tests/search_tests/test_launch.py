@@ -78,6 +78,17 @@ def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None
     assert session.study.facts["config"]["seed"] == 0
 
 
+def test_a_home_that_another_process_has_just_made_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not there when it was looked for, and is there, with what the other has put in, when it is listed."""
+    other, exists = Home(tmp_path), Path.exists
+    other.claim()
+    monkeypatch.setattr(Path, "exists", lambda path: path.name != ".leanrec" and exists(path))
+    Home(tmp_path).claim()
+    (tmp_path / "mlruns" / ".leanrec").unlink()
+    with pytest.raises(ConfigError, match="was not made by leanrec"):
+        Home(tmp_path).claim()
+
+
 def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
     """Both databases are made by whoever comes first, and by nobody else."""
 

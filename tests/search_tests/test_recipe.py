@@ -104,7 +104,8 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
     found = recipe._beside_old(made, pairs, None, None)  # type: ignore[arg-type]
     assert found.trouble == "Gather: index 51 is out of bounds" and found.latency is None
     assert found.quality is (None if fails == "judged" else quality), "what was judged counts"
-    assert "cannot be compared with the old bundle's: Gather" in recipe._told(_rebuilt(found), POLICY)
+    unknown = "its quality and speed" if fails == "judged" else "; its speed"
+    assert f"{unknown} cannot be compared with the old bundle's: Gather" in recipe._told(_rebuilt(found), POLICY)
 
 
 def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
