@@ -54,7 +54,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 6
-EXPORT_STAGE = 7
+EXPORT_STAGE = 8
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -110,6 +110,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         columns=recommender.columns,
         parts=held["validation"].parts,
         student=recommender.student(),
+        sizes=recommender.sizes(),
         inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
         baseline=artifact,
         user_once_refused=refused,
@@ -181,13 +182,14 @@ def _export(
         if form.cut:
             size = _write_cut(graph, into)
         widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
-        facts = {"widths": widths, "parity": parity, "model_bytes": size}
+        units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
+        facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
         (into / "facts.json").write_text(json.dumps(facts))
 
     reused = make_once(folder, write)
     facts = json.loads((folder / "facts.json").read_text())
     path = str((folder / MODEL).relative_to(task.home))
-    return Artifact(key[:20], path, facts["widths"], facts["model_bytes"], facts["parity"]), reused
+    return from_plain(Artifact, {"key": key[:20], "path": path, **facts}), reused
 
 
 def _narrowed(

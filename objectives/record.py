@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from spaces.anatomy import Anatomy
+from spaces.domains import Scalar
 
 Interval = tuple[float, float]
 State = Literal["complete", "stopped", "failed"]
@@ -155,13 +156,17 @@ WEIGHTS = "weights.bin"
 @dataclass(frozen=True)
 class Artifact:
     """One exported model file (relative to the home), with its weights beside it where it is large, and what was read
-    back from its graph."""
+    back from its graph.
+
+    units: of the widths of each group that can be pruned, by group
+    """
 
     key: str
     path: str
     widths: Mapping[str, str]
     model_bytes: int
     parity: float
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,7 @@ class Prepared:
     even_tables: large tables whose rows are looked up about as often as each other
     columns: names of a model's outputs, the main one first, where there are several
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
+    sizes: the baseline's own, of those that a student chooses
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
     """
 
@@ -227,6 +233,7 @@ class Prepared:
     even_tables: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    sizes: Mapping[str, Scalar] = field(default_factory=dict)
     reference_metric: str = "auc"
 
 

@@ -9,12 +9,13 @@ from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit
 from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy
+from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.placement import layouts
 from spaces.placement_space import BF16_ENGINE, PlacementSpace
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
 from spaces.precision_space import PrecisionSpace
-from spaces.pruning import IMPORTANCES
+from spaces.pruning import IMPORTANCES, ways_to_prune
 from spaces.space import SearchSpace
 from spaces.tables import SMALLEST
 from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
@@ -24,8 +25,9 @@ _ATTENTION = ("window", "history")
 PASSES = 5
 # 0 leaves a group whole while another is pruned. What is left of a width is rounded to what kernels like, which may be
 # half of it: of a width of two such steps, 0.25 and less round to nothing, and the trial fails. From 0.3 on, every
-# ratio takes something of every width that can be cut; 0.3, 0.6, 0.9 are the three ways to cut one of four steps.
-RATIOS = Choice((0.0, 0.3, 0.45, 0.6, 0.75, 0.9))
+# ratio takes something of every width that can be cut; 0.3, 0.6, 0.9 are the three ways to cut one of four steps. Those
+# that leave a group in the same shape are offered once.
+RATIOS = (0.0, 0.3, 0.45, 0.6, 0.75, 0.9)
 TEMPERATURE = Float(1.0, 8.0, log=True)
 TEACHER_WEIGHT = Float(0.0, 1.0)
 FEATURE_WEIGHT = Choice((0.0,))
@@ -53,7 +55,8 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     groups = prepared.anatomy.groups
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
-    ratios: dict[str, Domain] = {group.name: RATIOS for group in groups if group.prunable}
+    unit = kernel_unit()
+    ratios: dict[str, Domain] = {g.name: Choice(ways_to_prune(g, RATIOS, unit)) for g in groups if g.prunable}
     ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.factorable}
     learning = given.distillation
     window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
@@ -63,6 +66,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         )
     return WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
+        own=Architecture(tuple(prepared.sizes.items())) if prepared.sizes else None,
         pruning=_replaced("space.pruning", ratios, given.pruning),
         distillation={
             "temperature": learning.temperature or TEMPERATURE,
@@ -72,7 +76,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         passes=learning.passes or PASSES,
         importance=_choice(given.pruning_importance, IMPORTANCES),
         steps=_choice(given.pruning_steps, STEPS.values),
-        multiple=kernel_unit(),
+        multiple=unit,
         low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
         tables=_tables(given.tables, prepared),
         window=window,

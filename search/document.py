@@ -156,4 +156,5 @@ def _row(
         "minutes": trial.user_attrs.get("minutes"),
         "origin": candidate.weights.origin,
         "widths": {} if outcome.artifact is None else dict(outcome.artifact.widths),
+        "units": {} if outcome.artifact is None else to_plain(outcome.artifact.units),
     }

@@ -162,6 +162,7 @@ class Ledger:
         }
         if outcome.artifact is not None:
             tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
+            tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
         self._client.log_batch(
             run.info.run_id,
             metrics=[Metric(key, value, now, 0) for key, value in _metrics(outcome, minutes).items()],

@@ -157,7 +157,9 @@ def _recipe(row: Row, baseline: Row) -> str:
     said = {name: value for name, value in changed.items() if not name.startswith(_LEFT_TO_DETAILS)}
     families = knobs_by_family(said)
     brief = "; ".join(_PREFIX.get(family, "") + text for family, text in families.items())
-    everything = {**knobs_by_family(row["knobs"]), "widths in the file": _pairs(row.get("widths") or {})}
+    units = {group: "-".join(map(str, of)) for group, of in (row.get("units") or {}).items()}
+    read = {"widths in the file": _pairs(row.get("widths") or {}), "units that are left": _pairs(units)}
+    everything = {**knobs_by_family(row["knobs"]), **read}
     terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v or MISSING)}</dd>" for k, v in everything.items())
     return f"<details><summary>{escape(brief or 'as the baseline')}</summary><dl>{terms}</dl></details>"
 

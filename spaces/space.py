@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spaces.candidate import Candidate
-from spaces.domains import Scalar, Suggester
+from spaces.domains import Choice, Scalar, Suggester
 from spaces.placement_space import PlacementSpace
+from spaces.precision import STATIC
 from spaces.precision_space import PrecisionSpace
 from spaces.weights_space import WeightsSpace
 
@@ -15,11 +16,15 @@ from spaces.weights_space import WeightsSpace
 @dataclass(frozen=True)
 class SearchSpace:
     """Domains by knob. The baseline's own value is in every domain: the weights' origin always offers it, widths hold
-    fp32."""
+    fp32. Where no width may be static int8, there is no rounding to learn."""
 
     weights: WeightsSpace
     precision: PrecisionSpace
     placement: PlacementSpace
+
+    def __post_init__(self) -> None:
+        if not any(STATIC in domain for domain in self.precision.widths.values()):
+            object.__setattr__(self, "weights", replace(self.weights, quantisation_aware=Choice((False,))))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Knob values of the trials that come first: the baseline, then some way along each road away from it and its

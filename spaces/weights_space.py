@@ -38,7 +38,7 @@ class TableSpace:
 class WeightsSpace:
     """Domains by knob; one with a single value is settled and not asked for.
 
-    architecture: sizes of a student by name
+    architecture: sizes of a student by name; one of the baseline's `own` sizes is the baseline
     pruning, low_rank: share that leaves, or of the rank that stays, by group; 0 and 1 leave the group whole
     multiple: what pruning leaves of a width is a multiple of this
     tables: by group
@@ -58,6 +58,7 @@ class WeightsSpace:
     window: Choice = _NONE
     history: Choice = _NONE
     quantisation_aware: Choice = _NO
+    own: Architecture | None = None
 
     def __post_init__(self) -> None:
         wanted = {"temperature", "teacher_weight", "feature_weight"}
@@ -72,13 +73,15 @@ class WeightsSpace:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """pruned: the baseline's own weights, of which something is cut away, factorised, shared or narrowed."""
+        """pruned: the baseline's own weights, of which something is cut away, factorised, shared or narrowed, or which
+        learn to be rounded."""
         reshaping = (
             self.pruning,
             self.low_rank,
             self.tables,
             len(self.window.values) > 1,
             len(self.history.values) > 1,
+            len(self.quantisation_aware.values) > 1,
         )
         student = ("student",) if self.architecture else ()
         return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
@@ -112,13 +115,12 @@ class WeightsSpace:
             static: the groups held in static int8, which may learn with its rounding
         """
         origin = Choice(self.origins).suggest(suggester, "weights.origin")
-        if origin == "baseline":
+        architecture = Architecture(draw(self.architecture, suggester, "architecture")) if origin == "student" else None
+        if origin == "baseline" or (architecture is not None and architecture == self.own):
             return Weights()
         shared, mixed = self._tables(suggester)
         return Weights(
-            architecture=Architecture(draw(self.architecture, suggester, "architecture"))
-            if origin == "student"
-            else None,
+            architecture=architecture,
             shared_rows=shared,
             mixed_dimensions=mixed,
             attention=self._attention(suggester),

@@ -15,26 +15,10 @@ from torch import nn
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.surgery import keep, names_of, recounted, tensors
 from spaces.anatomy import Anatomy, Cut, Width
-from spaces.pruning import Pruning
+from spaces.pruning import Pruning, kept_of
 
 # The units of a width that leave it.
 Leaving = Mapping[Width, Collection[int]]
-
-
-def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
-    """Units that stay when `ratio` of them is to go, rounded to what kernels like.
-
-    Kernels work in vectors of `multiple` numbers, and a width between two multiples costs as much as the higher one.
-    The number is rounded to the units that fill a vector, halved until they are half of the width or fewer: so a width
-    of 10 goes in steps of 4, one of 4 heads of 16 numbers in steps of 1. One such step stays at least.
-
-    Args:
-        size: numbers that one unit fills side by side, as of a head
-    """
-    step = math.ceil(multiple / size)
-    while step > max(1, units // 2):
-        step //= 2
-    return min(units, step * max(1, round(units * (1 - ratio) / step)))
 
 
 def pruning_steps(pruning: Pruning) -> tuple[Pruning, ...]:
@@ -111,13 +95,9 @@ def _check(pruning: Pruning, anatomy: Anatomy) -> None:
         group = anatomy.group(name)
         if not group.prunable:
             raise ValueError(f"The group {name!r} cannot be pruned: {group.unprunable_reason}.")
-        if all(_kept(width, ratio, pruning.multiple) == width.units for width in group.widths):
+        if all(kept_of(width, ratio, pruning.multiple) == width.units for width in group.widths):
             units = [width.units for width in group.widths]
             raise ValueError(f"Pruning takes a unit or more, but {ratio} of {name!r} rounds to none of {units}.")
-
-
-def _kept(width: Width, ratio: float, multiple: int) -> int:
-    return kept_units(width.units, ratio, multiple, min(cut.size for cut in width.cuts))
 
 
 def _leaving(
@@ -126,7 +106,7 @@ def _leaving(
     surplus: dict[Width, int] = {}
     for name, ratio in step.ratios:
         for width, before in zip(anatomy.group(name).widths, whole.group(name).widths, strict=True):
-            count = width.units - _kept(before, ratio, step.multiple)
+            count = width.units - kept_of(before, ratio, step.multiple)
             surplus |= {width: count} if count else {}
     if not surplus:
         return {}

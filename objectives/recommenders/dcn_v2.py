@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from objectives.recommenders.embedding import columns, lookup, make_tables, numeric
 from objectives.recommenders.features import Field
 from spaces.architecture import Architecture
-from spaces.domains import Choice, Domain
+from spaces.domains import Choice
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Sizes:
 BASELINE = Sizes(embedding_dim=10, crosses=5, mlp=(400, 400, 400))
 DROPOUT = 0.2
 
-# A student's sizes; the baseline's own are among them.
-STUDENT: Mapping[str, Domain] = {
+# A student's sizes, the published ones of the baseline among them; of a smaller baseline, no larger than its own.
+STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 10, 16)),
     "crosses": Choice((1, 2, 3, 5)),
     "mlp": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "400-400-400")),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from objectives.recommenders.embedding import columns, lookup, make_tables, numeric
 from objectives.recommenders.features import Field
 from spaces.architecture import Architecture
-from spaces.domains import Choice, Domain, Scalar
+from spaces.domains import Choice, Scalar
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ def _widths(joined: Scalar) -> tuple[int, ...]:
 # arch-sparse-feature-size 16, arch-mlp-bot 13-512-256-64-16, arch-mlp-top 512-256-1).
 BASELINE = Sizes(embedding_dim=16, bottom=(512, 256, 64), top=(512, 256))
 
-# A student's sizes; the baseline's own are among them.
-STUDENT: Mapping[str, Domain] = {
+# A student's sizes, the published ones of the baseline among them; of a smaller baseline, no larger than its own.
+STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 16)),
     "bottom": Choice(("16", "32", "64", "64-32", "128-64", "512-256-64")),
     "top": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "512-256")),
 }
 
 
-def student(fields: Sequence[Field]) -> Mapping[str, Domain]:
+def student(fields: Sequence[Field]) -> Mapping[str, Choice]:
     """Its sizes over these fields: a bottom only where there are numbers for it."""
     return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
 

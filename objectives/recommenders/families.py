@@ -11,9 +11,15 @@ from torch import nn
 from objectives.recommenders import dcn_v2, dlrm
 from objectives.recommenders.features import Field
 from spaces.architecture import Architecture
-from spaces.domains import Domain, Scalar
+from spaces.domains import Choice, Scalar
 
 S = TypeVar("S")
+
+
+def told(sizes: Any) -> dict[str, Scalar]:
+    """A family's sizes in the study file's notation: a number, or several widths as `64-32`."""
+    values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
+    return {name: "-".join(map(str, of)) if isinstance(of, tuple) else of for name, of in values.items()}
 
 
 @dataclass(frozen=True)
@@ -21,14 +27,14 @@ class Family:
     """How a family's models are made, and what they are made of.
 
     baseline: the published sizes
-    student: sizes that a sibling over these fields may take
+    student: sizes that a sibling over these fields may take, where it stays below its baseline
     hidden: dotted name of the module whose outputs are a model's features
     """
 
     baseline: Any
     build: Callable[[Sequence[Field], Any], nn.Module]
     sizes: Callable[[Architecture], Any]
-    student: Callable[[Sequence[Field]], Mapping[str, Domain]]
+    student: Callable[[Sequence[Field]], Mapping[str, Choice]]
     hidden: Callable[[Any], str]
 
 

@@ -19,12 +19,13 @@ from objectives.errors import SettingError
 from objectives.holdout import HeldOut, HeldPart
 from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.counts import counted
-from objectives.recommenders.families import FAMILIES, Family, resized
+from objectives.recommenders.families import FAMILIES, Family, resized, told
 from objectives.recommenders.features import Dataset, encode
 from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
+from objectives.recommenders.smaller import no_larger
 from objectives.recommenders.sources import least_count, read_log
 from objectives.recommenders.split import Part, split_in_time
 from objectives.recommenders.training import train_to_optimum
@@ -34,7 +35,7 @@ from objectives.task import Task
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
-from spaces.domains import Choice
+from spaces.domains import Scalar
 
 Progress = Callable[[str], None]
 
@@ -137,8 +138,12 @@ class PointwiseRecommender:
         return self._family.build(self.dataset.fields, self._family.sizes(architecture))
 
     def student(self) -> Mapping[str, Any]:
-        domains = self._family.student(self.dataset.fields)
-        return {name: list(d.values) for name, d in domains.items() if isinstance(d, Choice)}
+        published = self._family.student(self.dataset.fields)
+        return {name: list(no_larger(published[name], own).values) for name, own in self.sizes().items()}
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        own, named = told(resized(self._family.baseline, self.task.sizes)), self._family.student(self.dataset.fields)
+        return {name: own[name] for name in named}
 
     def history(self) -> None:
         return None

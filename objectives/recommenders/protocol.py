@@ -13,6 +13,7 @@ from objectives.holdout import HeldOut, HeldPart
 from objectives.record import InputSpec
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
+from spaces.domains import Scalar
 
 Inputs = Mapping[str, Tensor]
 # Inputs by name, (rows, ...) each, and labels, in whatever form the loss takes them.
@@ -161,6 +162,10 @@ class Recommender(Protocol):
 
     def student(self) -> Mapping[str, Any]:
         """Sizes that a student may take, in the study file's notation of a domain."""
+        ...
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        """The model's own, by the names of `student`; none where they are not known."""
         ...
 
     def history(self) -> int | None:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.recommenders.self_attention import SelfAttention
+from objectives.recommenders.smaller import no_larger
 from spaces.architecture import Architecture
-from spaces.domains import Choice, Domain
+from spaces.domains import Choice, Scalar
 
 DROPOUT = 0.2
 # Added to the score of a key that is padding: none of it is left after the softmax, and where every key is padding
@@ -45,18 +46,35 @@ class Sizes:
         sizes = {name: int(value) for name, value in architecture.as_dict().items()}
         return cls(sizes["embedding_dim"], sizes["blocks"], sizes["heads"], sizes["feed_forward"], length)
 
+    def chosen(self) -> dict[str, Scalar]:
+        """As a student's are told."""
+        return {
+            "embedding_dim": self.d,
+            "blocks": self.blocks,
+            "heads": self.heads,
+            "feed_forward": self.feed_forward,
+        }
+
 
 # Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
 # of 0.5 for the sparser sets.
 BASELINE = Sizes(d=50, blocks=2, heads=1, feed_forward=50, length=50)
 
-# A student's sizes; the baseline's own are among them.
-STUDENT: Mapping[str, Domain] = {
+# A student's sizes, the published ones of the baseline among them; of a smaller baseline, no larger than its own.
+STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((8, 16, 32, 50)),
     "blocks": Choice((1, 2)),
     "heads": Choice((1, 2)),
     "feed_forward": Choice((16, 32, 50)),
 }
+
+
+def student(own: Sizes) -> dict[str, list[Scalar]]:
+    """Those of a baseline of these sizes: none larger, and any number of heads that divides the dimensions."""
+    offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
+    dims = [int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0]
+    heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
+    return {name: list(values) for name, values in offered.items()} | {"embedding_dim": [*dims], "heads": [*heads]}
 
 
 class FeedForward(nn.Module):

@@ -40,7 +40,7 @@ from objectives.task import Task
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
-from spaces.domains import Choice
+from spaces.domains import Scalar
 
 Progress = Callable[[str], None]
 
@@ -160,7 +160,10 @@ class SequentialRecommender:
         return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
 
     def student(self) -> Mapping[str, Any]:
-        return {name: list(d.values) for name, d in sasrec.STUDENT.items() if isinstance(d, Choice)}
+        return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        return resized(sasrec.BASELINE, self.task.sizes).chosen()
 
     def history(self) -> int:
         return self.length

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.importance import Evidence, importances
-from objectives.compression.pruning import kept_units, prune, pruning_steps, shrunk
+from objectives.compression.pruning import prune, pruning_steps, shrunk
 from objectives.compression.surgery import keep, names_of, replace_module
 from spaces.anatomy import Anatomy, Cut, Group, Width
-from spaces.pruning import IMPORTANCES, Importance, Pruning
+from spaces.pruning import IMPORTANCES, Importance, Pruning, kept_units, ways_to_prune
 
 ROWS = {"user": 30, "item": 40}
 D, HEADS, HEAD = 8, 4, 4
@@ -199,6 +199,28 @@ def test_any_width_can_be_about_halved_and_more_leaves_at_a_higher_ratio(
     low, high = sorted((one, other))
     assert 1 <= kept_units(units, high, multiple, size) <= kept_units(units, low, multiple, size) <= units
     assert units / 4 <= kept_units(units, 0.5, multiple, size) <= max(1, 3 * units / 4)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 600), st.integers(1, 20)), min_size=1, max_size=3),
+    st.lists(st.floats(0.0, 0.99), min_size=1, max_size=8, unique=True),
+    st.sampled_from([1, 8, 16]),
+)
+def test_every_shape_is_offered_once(widths: list[tuple[int, int]], ratios: list[float], multiple: int) -> None:
+    parts = tuple(Width(f"w{i}", n, (Cut(f"w{i}", 0, size=size),)) for i, (n, size) in enumerate(widths))
+    group = Group("mlp", "linear", ("mlp.0",), 1, parts)
+
+    def left(ratio: float) -> tuple[int, ...]:
+        return tuple(kept_units(n, ratio, multiple, size) for n, size in widths)
+
+    def away(ratio: float) -> float:
+        return sum(abs(n * (1 - ratio) - kept) for (n, _), kept in zip(widths, left(ratio), strict=True))
+
+    ways = ways_to_prune(group, ratios, multiple)
+    assert sorted(map(left, ways)) == sorted(set(map(left, ratios)))
+    assert list(ways) == [ratio for ratio in ratios if ratio in ways], "in their order"
+    for way in ways:
+        assert away(way) == min(away(ratio) for ratio in ratios if left(ratio) == left(way))
 
 
 # -- what leaves

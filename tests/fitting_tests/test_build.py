@@ -270,6 +270,25 @@ def test_each_width_is_read_back(
         assert 0 < np.abs(scores - exact).max() < 2 * exact.std() + 0.5
 
 
+def test_the_units_that_are_left_are_told(
+    family: str, opened: Callable[[str], Recommender], prepared: Callable[[str], Prepared], task_of: TaskOf
+) -> None:
+    """As long as the axes that they lie along, wherever they fill one; of other groups as many as before."""
+    task, model, group = task_of(family), opened(family).model, prepared(family).anatomy.group(LINEAR[family])
+    weights = Weights(pruning=Pruning(((group.name, 0.5),), multiple=1), distillation=LEARNING)
+    artifact = _made(task, weights)
+    before, after = (of.state_dict() for of in (model, _model(task, opened(family), weights)))
+    compared = 0
+    for width, left in zip(group.widths, artifact.units[group.name], strict=True):
+        for cut in width.cuts:
+            if before[cut.tensor].shape[cut.axis] == width.units:
+                assert after[cut.tensor].shape[cut.axis] == left < width.units
+                compared += 1
+    assert compared
+    others = {g.name: tuple(w.units for w in g.widths) for g in prepared(family).anatomy.groups if g.widths}
+    assert {**artifact.units, group.name: others[group.name]} == others == prepared(family).baseline.units
+
+
 def test_ranges_go_by_the_rule_that_was_asked_for(task_of: TaskOf) -> None:
     """Scales of the inputs of the first layer: as wide as all values, and narrower by the other rules."""
     scales = {}

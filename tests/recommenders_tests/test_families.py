@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 
 from objectives.recommenders import dcn_v2, dlrm, sasrec
-from objectives.recommenders.families import FAMILIES, resized
+from objectives.recommenders.families import FAMILIES, resized, told
+from objectives.recommenders.smaller import no_larger
 from spaces.architecture import Architecture
 from spaces.domains import Choice
 from tests.recommenders_tests.mixed_fields import FIELDS, draw
@@ -64,13 +66,40 @@ def test_a_family_makes_what_it_describes(name: str) -> None:
     assert tables == {f"tables.{f.name}" for f in FIELDS if f.kind != "numeric"}
 
 
+@pytest.mark.parametrize(
+    ("published", "own", "offered"),
+    [
+        ((4, 8, 10, 16), 10, (4, 8, 10)),
+        ((4, 8, 16), 12, (4, 8, 12)),
+        ((4, 8, 16), 2, (2,)),
+        (("16", "32", "64-32", "128-64", "400-400-400"), "64-32", ("16", "32", "64-32")),
+        (("16", "64-32", "32-16-8"), "64", ("16", "64")),
+        (("16", "64-32"), "100-50-25", ("16", "64-32", "100-50-25")),
+    ],
+)
+def test_students_are_no_larger_than_the_baseline(
+    published: tuple[int | str, ...], own: int | str, offered: tuple[int | str, ...]
+) -> None:
+    assert no_larger(Choice(published), own).values == offered
+
+
+@pytest.mark.parametrize("heads", [1, 2, 5])
+def test_every_student_of_sasrec_can_be_built_with_the_baselines_heads_and_others(heads: int) -> None:
+    own = sasrec.Sizes(d=40, blocks=3, heads=heads, feed_forward=20, length=50)
+    offered = sasrec.student(own)
+    assert {name: values[-1] for name, values in offered.items() if name != "heads"} == {
+        "embedding_dim": 40,
+        "blocks": 3,
+        "feed_forward": 20,
+    }
+    assert heads in offered["heads"] and offered["embedding_dim"] == ([40] if heads == 5 else [8, 16, 32, 40])
+    for values in itertools.product(*offered.values()):
+        sasrec.Sizes.of(Architecture(tuple(zip(offered, values, strict=True))))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_published_sizes_are_a_students_too(name: str) -> None:
     family = FAMILIES[name]
-    of = {
-        size: getattr(family.baseline, size) if isinstance(getattr(family.baseline, size), int) else
-        "-".join(map(str, getattr(family.baseline, size)))
-        for size in family.student(FIELDS)
-    }  # fmt: skip
+    of = {size: value for size, value in told(family.baseline).items() if size in family.student(FIELDS)}
     assert all(value in family.student(FIELDS)[size] for size, value in of.items())
     assert family.sizes(Architecture(tuple(of.items()))) == family.baseline

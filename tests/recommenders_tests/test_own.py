@@ -94,7 +94,7 @@ def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
         "history": ("int64", (None,), "user"),
     }
     assert mine.once == frozenset() and mine.answer == "logits" and (mine.metric, mine.graded) == ("auc", False)
-    assert mine.hidden is None and not mine.built and mine.student() == {}
+    assert mine.hidden is None and not mine.built and mine.student() == mine.sizes() == {}
 
 
 def test_what_is_judged_is_what_the_batches_yield(mine: OwnRecommender) -> None:

@@ -191,6 +191,8 @@ def test_a_sibling_takes_the_same_inputs(opened: PointwiseRecommender) -> None:
         assert sibling.eval()(**opened.serving_rows(7)).shape == (7,)
     sizes = set(opened.student())
     assert sizes == set(SIZES[family]), "a bottom only where there are numbers"
+    assert opened.sizes() == SIZES[family], "the baseline's own are those it was made with"
+    assert all(values[-1] == SIZES[family][name] for name, values in opened.student().items())
     assert [g.name for g in of_sibling(opened, sibling).anatomy.groups] == [
         g.name for g in of_baseline(opened).anatomy.groups
     ]

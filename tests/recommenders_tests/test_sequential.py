@@ -250,7 +250,11 @@ def test_a_sibling_reads_the_same_requests(opened: SequentialRecommender) -> Non
     request = {name: torch.from_numpy(values) for name, values in next(iter(opened.requests(0))).items()}
     with torch.inference_mode():
         assert sibling.eval()(**request).shape == request["item"].shape
-    assert set(opened.student()) == set(sizes)
+    assert set(opened.student()) == set(opened.sizes()) == set(sizes)
+    own = opened.build(Architecture(tuple(opened.sizes().items())))
+    assert {n: t.shape for n, t in own.state_dict().items()} == {
+        n: t.shape for n, t in opened.model.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(

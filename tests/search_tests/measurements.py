@@ -21,7 +21,7 @@ def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: floa
         Throughput(100 * throughput, 100.0, throughput, (throughput * 0.95, throughput * 1.05), 10.0, 200.0),
         Footprint(1000),
     )
-    artifact = Artifact(key, f"{key}/model.onnx", {"mlp": "fp32"}, 1000, 1e-6)
+    artifact = Artifact(key, f"{key}/model.onnx", {"mlp": "fp32"}, 1000, 1e-6, {"mlp": (32, 16)})
     return Outcome("complete", None, measurement, artifact, {"fit": 1.0, "time": 2.0}, ("fit",))
 
 

@@ -11,19 +11,20 @@ import pytest
 from optuna.trial import FixedTrial
 
 from objectives.compression.low_rank import rank_of
-from objectives.compression.pruning import kept_units
 from objectives.record import Artifact, InputSpec, Prepared
+from objectives.serving.devices import kernel_unit
 from search import defaults
 from search.config import parse
 from search.defaults import RANKS, RATIOS, space_for
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy, Cut, Group, Table, Width
+from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import narrowed
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
-from spaces.pruning import IMPORTANCES
+from spaces.pruning import IMPORTANCES, kept_units, ways_to_prune
 from spaces.space import SearchSpace
 from spaces.tables import SMALLEST
 
@@ -43,6 +44,8 @@ ANATOMY = Anatomy(
     (Table("tables.item", 5000, ("history", "item")),),
 )
 
+WAYS = ways_to_prune(ANATOMY.group("tables"), RATIOS, kernel_unit())
+MIDDLE = {3: 0.3, 5: 0.45}[len(WAYS)]  # where vectors hold 16 numbers, and 8
 STUDENT = {"embedding_dim": [16, 32, 48], "blocks": [1, 2]}
 
 
@@ -206,7 +209,7 @@ def test_the_study_file_says_what_each_knob_may_be() -> None:
         }
     ).weights
     assert weights.architecture == {"embedding_dim": Choice((16, 32, 48)), "blocks": Choice((1,))}
-    assert weights.pruning == {"tables": RATIOS, "mlp": Choice((0.0, 0.25))}, "what is not named keeps its own"
+    assert weights.pruning == {"tables": Choice(WAYS), "mlp": Choice((0.0, 0.25))}, "what is not named keeps its own"
     assert (values(weights.importance), values(weights.steps)) == (("taylor",), (2, 4))
     assert weights.low_rank == {"attention": RANKS, "mlp": Choice((1.0, 0.5))}
     table = weights.tables["tables"]
@@ -218,15 +221,35 @@ def test_the_study_file_says_what_each_knob_may_be() -> None:
     assert values(weights.distillation["feature_weight"]) == (0.0, 0.1)
 
 
+@pytest.mark.parametrize(("unit", "ways"), [(16, (0.0, 0.3, 0.6)), (8, (0.0, 0.3, 0.45, 0.6, 0.9))])
+def test_ratios_that_leave_the_same_units_are_one(
+    unit: int, ways: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 units go in whole vectors: of 16, that is 32 (33.6 and 26.4 are asked for) or 16 (19.2, 12 and 4.8)."""
+    monkeypatch.setattr(defaults, "kernel_unit", lambda: unit)
+    assert space().weights.pruning == {"tables": Choice(ways), "mlp": Choice(ways)}
+
+
+def test_the_baselines_own_sizes_are_known_to_the_space() -> None:
+    own = {"embedding_dim": 48, "blocks": 2}
+    assert space(sizes=own).weights.own == Architecture(tuple(own.items()))
+    assert space().weights.own is None, "a factory names none"
+
+
 def test_what_is_switched_off_is_no_road() -> None:
     """Neither is what may only be what the baseline is."""
-    off = {"pruning": {}, "low_rank": {}, "tables": {"form": "full"}, "attention": {"window": [0], "history": [0]}}
+    off: dict[str, Any] = {"pruning": {}, "low_rank": {}, "tables": {"form": "full"}, "quantisation_aware": [False]}
+    off["attention"] = {"window": [0], "history": [0]}
     weights = space(off).weights
     assert (weights.pruning, weights.low_rank, weights.tables) == ({}, {}, {})
     assert weights.origins == ("baseline", "student")
     assert space({**off, "architecture": {}}).weights.origins == ("baseline",)
     whole = space({**off, "low_rank": {"mlp": [1.0], "attention": 1.0}}).weights
     assert whole.low_rank == {} and whole.origins == ("baseline", "student")
+    rounding = {**off, "quantisation_aware": [False, True]}
+    assert "pruned" in space(rounding).weights.origins, "the baseline's weights may learn to be rounded"
+    fp32 = space({**rounding, "precision": {"mlp": ["fp32"], "attention": ["fp32", "int8-dynamic"]}})
+    assert fp32.weights.origins == ("baseline", "student"), "nothing is in static int8, whose rounding is learned"
     assert set(space({"low_rank": {"mlp": [1.0]}}).weights.low_rank) == {"attention"}
     for one in ({"pruning": {"mlp": [0.5]}}, {"low_rank": {"mlp": [1.0, 0.25]}}, {"attention": {"window": [0, 8]}}):
         assert "pruned" in space({**off, **one}).weights.origins
@@ -290,8 +313,8 @@ def test_a_model_without_a_history_has_no_sparse_attention(name: str) -> None:
 
 def test_every_ratio_takes_something_of_every_width_that_can_be_cut() -> None:
     """A ratio that rounds to nothing would fail the whole trial."""
-    ratios = [ratio for ratio in values(RATIOS) if ratio > 0]
-    assert 0.0 in RATIOS and len(ratios) == len(values(RATIOS)) - 1
+    ratios = [ratio for ratio in RATIOS if ratio > 0]
+    assert 0.0 in RATIOS and len(ratios) == len(RATIOS) - 1
     whole = [
         (units, ratio, multiple, size)
         for units in range(2, 1025)
@@ -406,7 +429,7 @@ def test_every_technique_is_drawn_and_none_beyond_what_is_offered() -> None:
     whole = space()
     drawn = [candidate.weights for candidate in draws(whole, 400)]
     ratios = {pair for w in drawn if w.pruning for pair in w.pruning.ratios}
-    assert ratios == {(group, ratio) for group in ("tables", "mlp") for ratio in values(RATIOS)[1:]}
+    assert ratios == {(group, ratio) for group in ("tables", "mlp") for ratio in WAYS[1:]}
     shares = {pair for w in drawn if w.low_rank for pair in w.low_rank.shares}
     assert shares == {(group, share) for group in ("attention", "mlp") for share in values(RANKS)[1:]}
     windows = {w.attention.window for w in drawn if w.attention}
@@ -427,7 +450,7 @@ def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None
     roads = ["student", "pruned", "pruned", "student", "baseline"]
     assert [candidate.weights.origin for candidate in candidates] == ["baseline", *roads, *roads, *roads[:-1]]
     pruning = candidates[2].weights.pruning
-    assert pruning is not None and pruning.ratios == (("mlp", 0.45), ("tables", 0.45))
+    assert pruning is not None and pruning.ratios == (("mlp", MIDDLE), ("tables", MIDDLE))
     for number, candidate in enumerate(candidates):
         weights = candidate.weights
         assert (weights.low_rank, weights.table_forms) == (None, ())

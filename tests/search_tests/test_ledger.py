@@ -70,7 +70,7 @@ def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: P
     assert run.data.metrics["throughput.ratio"] == 2.0
     assert run.data.metrics["seconds.time"] == 2.0
     assert run.data.tags["state"] == "complete"
-    assert run.data.tags["width.mlp"] == "fp32"
+    assert run.data.tags["width.mlp"] == "fp32" and run.data.tags["units.mlp"] == "32-16"
     assert (run.info.status, found["2"].info.status) == ("FINISHED", "FAILED")
     assert found["2"].data.tags["reason"] == "it broke"
     parent = MlflowClient(uri).get_run(run.data.tags["mlflow.parentRunId"])

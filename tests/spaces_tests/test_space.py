@@ -123,6 +123,25 @@ def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_
     assert learned
 
 
+def test_a_student_of_the_baselines_own_sizes_is_the_baseline(space: SearchSpace) -> None:
+    """Nothing else is asked of it, and what it is stored and run as is another question."""
+    own = Architecture((("width", 32), ("depth", 3)))
+    weights = dataclasses.replace(space.weights, own=own)
+    drawn = {"weights.origin": "student", "architecture.width": 32, "architecture.depth": 3}
+    assert weights.suggest(optuna.trial.FixedTrial(drawn), ()) == Weights()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    candidates = [dataclasses.replace(space, weights=weights).suggest(study.ask()) for _ in range(300)]
+    students = [c.weights.architecture for c in candidates if c.weights.architecture is not None]
+    assert own not in students and len(set(students)) == 8
+
+
+def test_without_static_widths_no_rounding_is_learned(space: SearchSpace) -> None:
+    widths = {"mlp": Choice(("fp32", "int8-dynamic"))}
+    narrowed = dataclasses.replace(space, precision=PrecisionSpace(widths))
+    assert False in narrowed.weights.quantisation_aware and True not in narrowed.weights.quantisation_aware
+    assert True in space.weights.quantisation_aware
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: SearchSpace, seed: int) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

@@ -30,6 +30,7 @@ from objectives.task import Task
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
+from spaces.domains import Scalar
 
 _LEARNING_RATE = 1e-3
 
@@ -199,6 +200,10 @@ class OwnRecommender:
 
     def student(self) -> Mapping[str, Any]:
         return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        """A factory names none."""
+        return {}
 
     def build(self, architecture: Architecture) -> nn.Module:
         make = getattr(self.given, "build", None)
