@@ -56,6 +56,7 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
     path = session.home.reports(session.config.name) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    session.ledger.log_file(path, "report")
     return document
 
 

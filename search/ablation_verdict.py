@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from objectives.holdout import HeldPart
 from objectives.record import Latency, Quality, Throughput
 from search.effects import KINDS, Ablation, Difference, Effect
 from search.wording import column_percent, metric_name, percent, times
@@ -46,7 +47,9 @@ def ablation_document(study: str, ablation: Ablation, profile: Profile | None) -
         "trial": ablation.trial,
         "candidate": candidate.id,
         "machine": ablation.machine,
-        "control": None if control is None or control.difference is None else gain_document(control.difference.quality),
+        "control": None
+        if control is None or control.difference is None
+        else gain_document(control.difference.quality, "validation"),
         "techniques": parts,
     }
 
@@ -115,14 +118,14 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
     return named.get(technique)
 
 
-def gain_document(quality: Quality) -> dict[str, Any]:
-    """What distilling gained, of a model's quality beside the same one's without it."""
+def gain_document(quality: Quality, part: HeldPart) -> dict[str, Any]:
+    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data."""
     gain, interval = _turned(quality)
     return {
         "metric": quality.metric,
         "gain": gain,
         "gain_interval": list(interval),
-        "sentence": f"Distilling {gained(quality)}.",
+        "sentence": f"On {part}, distilling {gained(quality)}.",
     }
 
 

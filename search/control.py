@@ -26,4 +26,4 @@ def control(pairs: Pairs, chosen: Side) -> dict[str, Any] | None:
     except (JobError, ValueError) as error:
         say(f"control: not measured: {error}")
         return None
-    return gain_document(quality)
+    return gain_document(quality, "test")

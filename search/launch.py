@@ -299,12 +299,19 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         session.level(console)
         model = home.root / outcome.artifact.path
         tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained["sentence"]} if gained else {})
-        registered = session.ledger.register(config.name, model, trial, tags)
+        registered = session.ledger.register(config.name, model, trial, tags, _gain(gained))
         chosen = chosen_document(confirmed, folder, why, registered)
         study.note(chosen=chosen)
         session.ledger.log_file(folder, "bundle")
         session.level(console)
     return chosen
+
+
+def _gain(control: Document | None) -> dict[str, float]:
+    if control is None:
+        return {}
+    name, (low, high) = "test.distillation_gain", control["gain_interval"]
+    return {name: control["gain"], f"{name}.low": low, f"{name}.high": high}
 
 
 @contextmanager

@@ -88,8 +88,15 @@ class Ledger:
         if self._parent is not None:
             self._try(log)
 
-    def register(self, name: str, model: Path, trial: int, tags: Mapping[str, str]) -> dict[str, str] | None:
-        """A model file as a new version of a registered one, with the alias champion; None without a server."""
+    def register(
+        self, name: str, model: Path, trial: int, tags: Mapping[str, str], metrics: Mapping[str, float]
+    ) -> dict[str, str] | None:
+        """A model file as a new version of a registered one, with the alias champion; None without a server.
+
+        Args:
+            tags: of the version
+            metrics: of the trial's run, known since it was chosen
+        """
         registered: dict[str, str] = {}
 
         def register() -> None:
@@ -100,6 +107,7 @@ class Ledger:
             run = self._children()[trial][0]
             mlflow.set_tracking_uri(self._uri)
             with mlflow.start_run(run_id=run.info.run_id):
+                mlflow.log_metrics(dict(metrics))
                 info = mlflow.onnx.log_model(
                     onnx.load(str(model)),
                     name="model",

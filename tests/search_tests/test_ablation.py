@@ -99,6 +99,16 @@ class Given:
         return self._candidates[int(trial.number)]
 
 
+class Kept:
+    """A ledger of files."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[Path, str]] = []
+
+    def log_file(self, path: Path, folder: str) -> None:
+        self.logged.append((path, folder))
+
+
 class Stopped(Console):
     """Ctrl-C as soon as a line has this word."""
 
@@ -138,7 +148,7 @@ def session(tmp_path: Path) -> Session:
     config = load("synthetic-small", ["name=s"])
     study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
     filled(home, study)
-    return Session(config, home, study, cast(Ledger, None))
+    return Session(config, home, study, cast(Ledger, Kept()))
 
 
 class Workers:
@@ -196,7 +206,9 @@ def test_distilling_is_told_beside_labels_alone_for_as_long(session: Session, wo
     gain = DISTILLED / (1 - 0.004)
     assert document["control"]["gain"] == pytest.approx(gain)
     assert document["control"]["gain_interval"] == pytest.approx([gain - 0.002, gain + 0.002])
-    assert document["control"]["sentence"].startswith("Distilling gained 0.20% of AUC [0.00%, 0.40%] over learning")
+    assert document["control"]["sentence"].startswith(
+        "On validation, distilling gained 0.20% of AUC [0.00%, 0.40%] over learning"
+    )
 
 
 def test_it_is_kept_and_written_and_not_measured_twice(session: Session, workers: Workers) -> None:
@@ -204,6 +216,7 @@ def test_it_is_kept_and_written_and_not_measured_twice(session: Session, workers
     (known,) = ablations(session.study.facts)
     assert (known.trial, known.candidate, len(known.effects)) == (1, CHOSEN, 8)
     assert json.loads((session.home.reports("s") / "ablation.json").read_text()) == document
+    assert (session.home.reports("s") / "ablation.json", "report") in cast(Kept, session.ledger).logged
     before = workers.jobs()
     assert ablate(session, 1, workers.builder, workers.meter, QUIET) == document
     assert workers.jobs() == before

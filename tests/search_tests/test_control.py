@@ -62,7 +62,9 @@ def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else(mon
     assert pairs.asked == [beside]
     assert sides == [((MODEL, CHOSEN), (CONTROL, beside), "test", 0.95)]
     assert found is not None and (found["gain"], found["gain_interval"]) == (0.004, [0.002, 0.006])
-    assert found["sentence"].startswith("Distilling gained 0.40% of AUC [0.20%, 0.60%] over learning from the labels")
+    assert found["sentence"].startswith(
+        "On test, distilling gained 0.40% of AUC [0.20%, 0.60%] over learning from the labels"
+    )
 
 
 def test_a_model_that_learned_nothing_from_the_baseline_has_no_control() -> None:

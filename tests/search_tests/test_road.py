@@ -132,6 +132,7 @@ def test_the_fronts_document_has_designs_keys(front: dict[str, Any]) -> None:
 
 def test_what_was_asked_is_what_the_graph_holds(front: dict[str, Any]) -> None:
     for row in front["rows"]:
+        assert row["state"] != "complete" or row["units"]["mlp"], "what was pruned is read back"
         for group, width in row["widths"].items():
             assert row["knobs"][f"precision.{group}"] == width
 
@@ -178,6 +179,8 @@ def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{road.home}/mlruns/mlflow.db")
     version = client.get_model_version_by_alias("road", "champion")
     assert str(version.version) == chosen["registered"]["version"]
+    told = client.get_run(version.run_id).data.metrics
+    assert told.get("test.distillation_gain") == (chosen["control"]["gain"] if chosen["control"] else None)
     model = mlflow.onnx.load_model("models:/road@champion")
     manifest = json.loads((Path(chosen["bundle"]) / "manifest.json").read_text())
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
