@@ -47,7 +47,7 @@ _BATCHES = 3
 
 
 def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed: int, progress: Progress) -> Rehearsal:
-    """Trace, export, parity, each technique once on each group that it fits, and a few steps of fine-tuning.
+    """Trace, export, parity, on each group one technique of each stage that fits it, and a few steps of fine-tuning.
 
     Raises:
         FactoryError: the metric cannot be told of the model.

@@ -9,7 +9,7 @@ from objectives.serving.devices import describe
 from search.ablation_verdict import ablation_document, label, told
 from search.console import Console
 from search.document import Document
-from search.effects import FACT, KINDS, Ablation, Effect, Kind, ablations, fact
+from search.effects import FACT, FACT_FILE, KINDS, Ablation, Effect, Kind, ablations, fact
 from search.jobs import Side
 from search.launch import Session, jobs_of
 from search.pairs import Pairs
@@ -20,7 +20,6 @@ from search.workers import JobError, Worker
 from spaces.candidate import Candidate
 from spaces.techniques import Technique, techniques
 
-FILE = "ablation.json"
 _DONE_TO_IT = {"without": "taken back", "alone": "alone"}
 
 
@@ -53,10 +52,9 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
             known = known.joined(_effect(pairs, chosen, part, kind, f"{place} of {len(wanted)}", number))
             session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
     document = ablation_document(session.config.name, known, session.study.facts.get("profile"))
-    path = session.home.reports(session.config.name) / FILE
+    path = session.home.reports(session.config.name) / FACT_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    session.ledger.log_file(path, "report")
     return document
 
 

@@ -254,6 +254,7 @@ def bundle_up(
         "footprint": to_plain(confirmed.footprint),
         "traffic": config.traffic.model_dump(mode="json"),
         "widths": dict(outcome.artifact.widths),
+        "units": to_plain(outcome.artifact.units),
         "recipe": {
             "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
             "policy": to_plain(policy),

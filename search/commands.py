@@ -169,9 +169,9 @@ def remeasure(options: argparse.Namespace) -> int:
 
 
 def ablate(options: argparse.Namespace) -> int:
-    from search.ablation import FILE, nothing_measured
     from search.ablation import ablate as take_back
-    from search.effects import FACT
+    from search.ablation import nothing_measured
+    from search.effects import FACT, FACT_FILE
     from search.launch import locked, stoppable
     from search.report_ablation import ablation_table
     from search.workers import Worker
@@ -194,7 +194,7 @@ def ablate(options: argparse.Namespace) -> int:
         console.result(f"- {part['label']}: {part['verdict']}")
     if document["control"]:
         console.result(document["control"]["sentence"])
-    console.result(f"written: {home.reports(name) / FILE}, {home.reports(name) / 'report.html'}")
+    console.result(f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}")
     return FAILED if nothing_measured(document) else DONE
 
 

@@ -9,7 +9,6 @@ from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit
 from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy
-from spaces.architecture import Architecture
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.placement import layouts
 from spaces.placement_space import BF16_ENGINE, PlacementSpace
@@ -66,8 +65,8 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         )
     return WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
-        own=Architecture(tuple(prepared.sizes.items())) if prepared.sizes else None,
-        pruning=_replaced("space.pruning", ratios, given.pruning),
+        own=prepared.sizes,
+        pruning=_pruned(_replaced("space.pruning", ratios, given.pruning)),
         distillation={
             "temperature": learning.temperature or TEMPERATURE,
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
@@ -113,6 +112,12 @@ def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, bu
     if given and not built:
         raise ConfigError("space.architecture: must be left out for this model, whose factory has no build(shape)")
     return dict(given or {}) if built and not offered else _replaced("space.architecture", offered, given)
+
+
+def _pruned(ratios: Mapping[str, Domain]) -> dict[str, Domain]:
+    """Those of the groups of which something may leave."""
+    most = {group: max(map(float, d.values)) if isinstance(d, Choice) else d.high for group, d in ratios.items()}
+    return {group: domain for group, domain in ratios.items() if most[group] > 0}
 
 
 def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:

@@ -13,7 +13,7 @@ from spaces.canonical import from_plain, to_plain
 # The candidate beside itself with the technique taken back; the baseline with nothing but the technique beside itself.
 Kind = Literal["without", "alone"]
 KINDS: tuple[Kind, ...] = ("without", "alone")
-FACT = "ablation"
+FACT, FACT_FILE = "ablation", "ablation.json"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from search.control import control
 from search.data_sections import SyntheticData, TableData
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
-from search.effects import ablations
+from search.effects import FACT_FILE, ablations
 from search.explore import Explorer, Told
 from search.home import Home
 from search.jobs import MeterJobs
@@ -36,7 +36,8 @@ from search.traffic import rows_trace, traffic_of
 from search.verdict import best_compromise
 from search.wording import metric_name
 from search.workers import Worker, call
-from spaces.canonical import from_plain, to_plain
+from spaces.canonical import digest, from_plain, to_plain
+from spaces.space import SearchSpace
 
 # The baseline trains to its optimum, however long a student's fit may take.
 _PREPARE_TIMES = 10
@@ -69,7 +70,9 @@ class Session:
         write_report(found, path)
         level = self.ledger.level(self.entries(), front_numbers(found))
         if level and self.ledger.level_effects(ablations(self.study.facts)):
-            self.ledger.log_file(path, "report")
+            for file in (path, path.with_name(FACT_FILE)):
+                if file.exists():
+                    self.ledger.log_file(file, "report")
         if self.ledger.trouble:
             console.warn(self.ledger.trouble)
         return found
@@ -164,6 +167,7 @@ def search(session: Session, console: Console) -> None:
         space = space_for(config.space, prepared)
         if config.space.focus > 0:
             space = focused(space, profiled(study, jobs, meter, console), prepared.anatomy, console)
+        _same_choices(study, space, config.name)
         threads = max(1, cores // count)
 
         def explorer(bar: SearchBar, seconds: float) -> Explorer:
@@ -190,6 +194,20 @@ def search(session: Session, console: Console) -> None:
     finally:
         for worker in (*builders, meter):
             worker.kill()
+
+
+def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
+    """
+    Raises:
+        ConfigError: the study has trials from a space of other choices: another machine, engine or version's.
+    """
+    before, now = study.facts.get("space"), digest(space)
+    if before not in (None, now) and study.finished():
+        raise ConfigError(
+            f"space: the study {name!r} was begun where the knobs had other choices (by another machine, engines or "
+            "version of leanrec), but its trials have to share them; give it another name"
+        )
+    study.note(space=now)
 
 
 def profile(session: Session, console: Console) -> Document:

@@ -48,8 +48,11 @@ def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> i
     of 10 goes in steps of 4, one of 4 heads of 16 numbers in steps of 1. One such step stays at least.
 
     Args:
+        ratio: 0 leaves the width as it is
         size: numbers that one unit fills side by side, as of a head
     """
+    if ratio == 0:
+        return units
     step = math.ceil(multiple / size)
     while step > max(1, units // 2):
         step //= 2

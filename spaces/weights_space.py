@@ -58,7 +58,7 @@ class WeightsSpace:
     window: Choice = _NONE
     history: Choice = _NONE
     quantisation_aware: Choice = _NO
-    own: Architecture | None = None
+    own: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = {"temperature", "teacher_weight", "feature_weight"}
@@ -75,6 +75,7 @@ class WeightsSpace:
     def origins(self) -> tuple[str, ...]:
         """pruned: the baseline's own weights, of which something is cut away, factorised, shared or narrowed, or which
         learn to be rounded."""
+        settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
         reshaping = (
             self.pruning,
             self.low_rank,
@@ -83,7 +84,7 @@ class WeightsSpace:
             len(self.history.values) > 1,
             len(self.quantisation_aware.values) > 1,
         )
-        student = ("student",) if self.architecture else ()
+        student = ("student",) if self.architecture and not self._is_own(settled) else ()
         return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
@@ -102,10 +103,11 @@ class WeightsSpace:
             ("pruned", "attention", {name: d for name, d in sparse.items() if len(d.values) > 1}, middle),
             ("student", "architecture", self.architecture, least),
         )
+        taken = ((origin, prefix, {n: of(d) for n, d in domains.items()}) for origin, prefix, domains, of in roads)
         return tuple(
-            whole | {f"{prefix}.{name}": of(d) for name, d in domains.items()} | {"weights.origin": origin}
-            for origin, prefix, domains, of in roads
-            if domains
+            whole | {f"{prefix}.{name}": value for name, value in chosen.items()} | {"weights.origin": origin}
+            for origin, prefix, chosen in taken
+            if chosen and not (origin == "student" and self._is_own(chosen))
         )
 
     def suggest(self, suggester: Suggester, static: tuple[str, ...]) -> Weights:
@@ -115,12 +117,12 @@ class WeightsSpace:
             static: the groups held in static int8, which may learn with its rounding
         """
         origin = Choice(self.origins).suggest(suggester, "weights.origin")
-        architecture = Architecture(draw(self.architecture, suggester, "architecture")) if origin == "student" else None
-        if origin == "baseline" or (architecture is not None and architecture == self.own):
+        sizes = draw(self.architecture, suggester, "architecture") if origin == "student" else ()
+        if origin == "baseline" or (sizes and self._is_own(dict(sizes))):
             return Weights()
         shared, mixed = self._tables(suggester)
         return Weights(
-            architecture=architecture,
+            architecture=Architecture(sizes) if sizes else None,
             shared_rows=shared,
             mixed_dimensions=mixed,
             attention=self._attention(suggester),
@@ -129,6 +131,10 @@ class WeightsSpace:
             distillation=self._distillation(suggester),
             quantisation_aware=static if static and self._learned(suggester) else (),
         )
+
+    def _is_own(self, sizes: Mapping[str, Scalar]) -> bool:
+        """Read as text: a study file's 64 are the widths `64`."""
+        return {n: str(v) for n, v in sizes.items()} == {n: str(v) for n, v in self.own.items()} and bool(sizes)
 
     def _tables(self, suggester: Suggester) -> tuple[tuple[SharedRows, ...], tuple[MixedDimensions, ...]]:
         shared, mixed = [], []

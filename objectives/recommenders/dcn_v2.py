@@ -39,7 +39,7 @@ class Sizes:
 BASELINE = Sizes(embedding_dim=10, crosses=5, mlp=(400, 400, 400))
 DROPOUT = 0.2
 
-# A student's sizes, the published ones of the baseline among them; of a smaller baseline, no larger than its own.
+# Sizes of students; of a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 10, 16)),
     "crosses": Choice((1, 2, 3, 5)),

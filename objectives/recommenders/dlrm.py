@@ -44,7 +44,7 @@ def _widths(joined: Scalar) -> tuple[int, ...]:
 # arch-sparse-feature-size 16, arch-mlp-bot 13-512-256-64-16, arch-mlp-top 512-256-1).
 BASELINE = Sizes(embedding_dim=16, bottom=(512, 256, 64), top=(512, 256))
 
-# A student's sizes, the published ones of the baseline among them; of a smaller baseline, no larger than its own.
+# Sizes of students; of a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 16)),
     "bottom": Choice(("16", "32", "64", "64-32", "128-64", "512-256-64")),

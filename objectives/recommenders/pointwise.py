@@ -19,13 +19,13 @@ from objectives.errors import SettingError
 from objectives.holdout import HeldOut, HeldPart
 from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.counts import counted
-from objectives.recommenders.families import FAMILIES, Family, resized, told
+from objectives.recommenders.families import FAMILIES, Family
 from objectives.recommenders.features import Dataset, encode
 from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.requests import draw_requests, request_rows
+from objectives.recommenders.sizes import no_larger, resized, told
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
-from objectives.recommenders.smaller import no_larger
 from objectives.recommenders.sources import least_count, read_log
 from objectives.recommenders.split import Part, split_in_time
 from objectives.recommenders.training import train_to_optimum

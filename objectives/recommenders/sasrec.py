@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.recommenders.self_attention import SelfAttention
-from objectives.recommenders.smaller import no_larger
+from objectives.recommenders.sizes import no_larger, told
 from spaces.architecture import Architecture
 from spaces.domains import Choice, Scalar
 
@@ -26,41 +26,35 @@ _EPSILON = 1e-8
 class Sizes:
     """Embedding dimension, blocks, heads in each, width of their feed-forward, positions of a history."""
 
-    d: int
+    embedding_dim: int
     blocks: int
     heads: int
     feed_forward: int
     length: int
 
     def __post_init__(self) -> None:
-        if min(self.d, self.blocks, self.heads, self.feed_forward, self.length) < 1 or self.d % self.heads:
+        if min(getattr(self, f.name) for f in fields(self)) < 1 or self.embedding_dim % self.heads:
             raise ValueError(f"Sizes are positive and the heads divide the dimension, but got {self}.")
 
     @property
     def head_dim(self) -> int:
-        return self.d // self.heads
+        return self.embedding_dim // self.heads
 
     @classmethod
     def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
         """A student's sizes; the length of a history is the requests', and not a student's to choose."""
-        sizes = {name: int(value) for name, value in architecture.as_dict().items()}
-        return cls(sizes["embedding_dim"], sizes["blocks"], sizes["heads"], sizes["feed_forward"], length)
+        return cls(**{name: int(value) for name, value in architecture.as_dict().items()}, length=length)
 
     def chosen(self) -> dict[str, Scalar]:
-        """As a student's are told."""
-        return {
-            "embedding_dim": self.d,
-            "blocks": self.blocks,
-            "heads": self.heads,
-            "feed_forward": self.feed_forward,
-        }
+        """What a student may have others of."""
+        return {name: size for name, size in told(self).items() if name != "length"}
 
 
 # Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
 # of 0.5 for the sparser sets.
-BASELINE = Sizes(d=50, blocks=2, heads=1, feed_forward=50, length=50)
+BASELINE = Sizes(embedding_dim=50, blocks=2, heads=1, feed_forward=50, length=50)
 
-# A student's sizes, the published ones of the baseline among them; of a smaller baseline, no larger than its own.
+# Sizes of students; of a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((8, 16, 32, 50)),
     "blocks": Choice((1, 2)),
@@ -100,10 +94,10 @@ class Block(nn.Module):
 
     def __init__(self, sizes: Sizes, dropout: float) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(sizes.d, eps=_EPSILON)
-        self.attention = SelfAttention(sizes.d, sizes.heads, sizes.head_dim, dropout)
-        self.feed_forward_norm = nn.LayerNorm(sizes.d, eps=_EPSILON)
-        self.feed_forward = FeedForward(sizes.d, sizes.feed_forward, dropout)
+        self.attention_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
+        self.attention = SelfAttention(sizes.embedding_dim, sizes.heads, sizes.head_dim, dropout)
+        self.feed_forward_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
+        self.feed_forward = FeedForward(sizes.embedding_dim, sizes.feed_forward, dropout)
 
     def forward(self, x: Tensor, padding: Tensor, wanted: int, window: int | None) -> Tensor:
         """(..., S, d), (..., 1, S) -> (..., wanted, d), of the last positions."""
@@ -130,13 +124,13 @@ class SASRec(nn.Module):
         self.window: int | None = None
         self.history: int | None = None
         tables = {
-            "item": nn.Embedding(items + 1, sizes.d, padding_idx=0),
-            "position": nn.Embedding(sizes.length, sizes.d),
+            "item": nn.Embedding(items + 1, sizes.embedding_dim, padding_idx=0),
+            "position": nn.Embedding(sizes.length, sizes.embedding_dim),
         }
         self.tables = nn.ModuleDict(tables)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(sizes, dropout) for _ in range(sizes.blocks))
-        self.norm = nn.LayerNorm(sizes.d, eps=_EPSILON)
+        self.norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
         self._initialise(tables["item"])
 
     @torch.no_grad()

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from objectives.errors import SettingError
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart
 from objectives.recommenders import sasrec
-from objectives.recommenders.families import resized
 from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.sequence_draws import Negatives, draw_requests
@@ -31,6 +30,7 @@ from objectives.recommenders.sequences import (
     short_history,
     training,
 )
+from objectives.recommenders.sizes import resized
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
 from objectives.recommenders.sources import all_taken, read_log
 from objectives.recommenders.training import train_to_optimum

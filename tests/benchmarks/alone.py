@@ -45,7 +45,7 @@ from spaces.low_rank import LowRank
 from spaces.placement import Batching, Placement, Route, Seat, parse_layout, parse_place
 from spaces.placement_space import BF16_ENGINE
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
-from spaces.pruning import IMPORTANCES, Pruning
+from spaces.pruning import IMPORTANCES, Pruning, ways_to_prune
 from spaces.space import SearchSpace
 from spaces.tables import MixedDimensions, SharedRows
 from spaces.weights import Weights
@@ -105,7 +105,7 @@ def _reshaped(group: Group, space: SearchSpace, learning: Distillation) -> Itera
         return Candidate(replace(Weights(distillation=learning), **parts))
 
     if name in weights.pruning:
-        for ratio in RATIOS:
+        for ratio in ways_to_prune(group, RATIOS, weights.multiple):
             cut = Pruning(((name, ratio),), multiple=weights.multiple)
             yield Cell("pruning", f"{name} {ratio:.0%}", learned(pruning=cut), name)
         for importance in IMPORTANCES[1:]:

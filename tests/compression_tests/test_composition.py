@@ -22,7 +22,7 @@ MEDIAN_ROWS = 20
 SIZES: dict[str, dict[str, int | str]] = {
     "dcn-v2": {"embedding_dim": 16, "crosses": 2, "mlp": "64-48"},
     "dlrm": {"embedding_dim": 16, "bottom": "48-32", "top": "64-48"},
-    "sasrec": {"d": 32, "blocks": 2, "heads": 2, "feed_forward": 48, "length": 16},
+    "sasrec": {"embedding_dim": 32, "blocks": 2, "heads": 2, "feed_forward": 48, "length": 16},
 }
 # None as large as the baseline, so that a student always shows.
 STUDENTS: dict[str, dict[str, list[int | str]]] = {

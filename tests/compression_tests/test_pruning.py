@@ -219,6 +219,7 @@ def test_every_shape_is_offered_once(widths: list[tuple[int, int]], ratios: list
     ways = ways_to_prune(group, ratios, multiple)
     assert sorted(map(left, ways)) == sorted(set(map(left, ratios)))
     assert list(ways) == [ratio for ratio in ratios if ratio in ways], "in their order"
+    assert left(0.0) == tuple(n for n, _ in widths), "nothing is to go"
     for way in ways:
         assert away(way) == min(away(ratio) for ratio in ratios if left(ratio) == left(way))
 

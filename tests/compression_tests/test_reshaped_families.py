@@ -1,10 +1,11 @@
-"""Each family pruned, factorised and with compressed tables, group by group, by the anatomy that it gives itself."""
+"""Each family pruned, factorised and with compressed tables, group by group: by the anatomy that was written down by
+hand, and by the one that is traced."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from objectives.compression.importance import Evidence, importances
 from objectives.compression.low_rank import LowRankLinear, factorise
 from objectives.compression.pruning import prune
 from objectives.compression.tables import MixedTable, SharedRowsTable, compress_tables
+from objectives.compression.tracing import trace
 from objectives.recommenders import dcn_v2, dlrm, sasrec
 from objectives.recommenders.features import Field
 from spaces.anatomy import Anatomy, Width
@@ -53,7 +55,7 @@ def _of_rows(make: Callable[[], nn.Module], anatomy: Callable[..., Anatomy], *gr
     return Family(make, anatomy, rows, evidence, *groups)
 
 
-def _sequences() -> Family:
+def _sequences(heads: int) -> Family:
     random = np.random.default_rng(0)
     history = torch.from_numpy(random.integers(1, ITEMS + 1, (8, LENGTH)))
     history[:, :3] = 0
@@ -63,7 +65,7 @@ def _sequences() -> Family:
         lambda model, inputs: sasrec.outputs(model, inputs),  # type: ignore[arg-type]
         lambda outputs, _: sasrec.loss(outputs),
     )
-    sizes = sasrec.Sizes(d=16, blocks=2, heads=4, feed_forward=24, length=LENGTH)
+    sizes = sasrec.Sizes(embedding_dim=16, blocks=2, heads=heads, feed_forward=24, length=LENGTH)
     serving = {"history": history[:1], "item": torch.arange(1, 65)}
     return Family(
         lambda: sasrec.SASRec(ITEMS, sizes), sasrec_anatomy, serving, evidence,  # type: ignore[arg-type]
@@ -80,8 +82,27 @@ FAMILIES = {
         lambda: dlrm.DLRM(FIELDS, dlrm.Sizes(16, (32, 24), (48, 32))), dlrm_anatomy,
         ("tables", "bottom", "top"), ("bottom", "top"),
     ),
-    "sasrec": _sequences(),
+    "sasrec": _sequences(heads=4),
 }  # fmt: skip
+
+
+WRITTEN = tuple(FAMILIES)
+
+
+def _traced(family: Family, prunable: tuple[str, ...], linear: tuple[str, ...]) -> Family:
+    def anatomy(model: nn.Module) -> Anatomy:
+        return trace(model, family.serving).anatomy
+
+    return replace(family, anatomy=anatomy, prunable=prunable, linear=linear)
+
+
+_BLOCKS = ("attention", "feed_forward")
+FAMILIES |= {
+    "dcn-v2, traced": _traced(FAMILIES["dcn-v2"], ("tables", "mlp"), ("cross", "mlp")),
+    "dlrm, traced": _traced(FAMILIES["dlrm"], ("tables", "bottom", "top"), ("bottom", "top")),
+    "sasrec, traced": _traced(FAMILIES["sasrec"], ("tables", *_BLOCKS), _BLOCKS),
+    "sasrec of one head, traced": _traced(_sequences(heads=1), ("tables", *_BLOCKS), _BLOCKS),
+}
 PRUNED = [(name, group) for name, family in FAMILIES.items() for group in family.prunable]
 FACTORISED = [(name, group) for name, family in FAMILIES.items() for group in family.linear]
 
@@ -170,7 +191,7 @@ def test_factors_stand_for_the_truncated_weights(name: str, group: str) -> None:
 
 
 @pytest.mark.parametrize("form", [SharedRows("tables", 0.2), MixedDimensions("tables", 0.4)])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_compressed_tables_then_pruned_everywhere_still_answer(name: str, form: TableForm) -> None:
     """As a candidate may ask: tables, then pruning of all groups, then factors."""
     family = FAMILIES[name]

@@ -29,7 +29,7 @@ COLUMNS: Mapping[str, Any] = {
 SIZES: Mapping[str, Mapping[str, Scalar]] = {
     "dcn-v2": {"embedding_dim": 8, "crosses": 2, "mlp": "64-32"},
     "dlrm": {"embedding_dim": 8, "bottom": "32", "top": "64-32"},
-    "sasrec": {"d": 16, "blocks": 2, "heads": 2, "feed_forward": 32, "length": 8},
+    "sasrec": {"embedding_dim": 16, "blocks": 2, "heads": 2, "feed_forward": 32, "length": 8},
 }
 # Flat enough for most items to come five times and more, so that the items' table can share rows.
 SEQUENCES = {"rows": ROWS, "users": USERS, "items": 320, "fields": 5, "order": 0.8, "zipf": 0.3}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from objectives.recommenders import dcn_v2, dlrm, sasrec
-from objectives.recommenders.families import FAMILIES, resized, told
-from objectives.recommenders.smaller import no_larger
+from objectives.recommenders.families import FAMILIES
+from objectives.recommenders.sizes import no_larger, resized, told
 from spaces.architecture import Architecture
 from spaces.domains import Choice
 from tests.recommenders_tests.mixed_fields import FIELDS, draw
@@ -23,7 +23,7 @@ from tests.recommenders_tests.mixed_fields import FIELDS, draw
         (dcn_v2.BASELINE, {"mlp": "64-32"}, dcn_v2.Sizes(10, 5, (64, 32))),
         (dcn_v2.BASELINE, {"mlp": 64, "crosses": "2", "embedding_dim": 4}, dcn_v2.Sizes(4, 2, (64,))),
         (dlrm.BASELINE, {"bottom": "8", "top": "16-8"}, dlrm.Sizes(16, (8,), (16, 8))),
-        (sasrec.BASELINE, {"d": 16, "heads": 2, "length": 20}, sasrec.Sizes(16, 2, 2, 50, 20)),
+        (sasrec.BASELINE, {"embedding_dim": 16, "heads": 2, "length": 20}, sasrec.Sizes(16, 2, 2, 50, 20)),
     ],
 )
 def test_what_is_not_given_is_as_published(published: Any, given: dict[str, Any], expected: Any) -> None:
@@ -34,7 +34,7 @@ def test_what_is_not_given_is_as_published(published: Any, given: dict[str, Any]
     ("published", "given", "line"),
     [
         (dcn_v2.BASELINE, {"width": 3}, r"^sizes\.width: unknown; the model has embedding_dim, crosses, mlp$"),
-        (sasrec.BASELINE, {"embedding_dim": 8}, r"^sizes\.embedding_dim: unknown; the model has d, blocks, heads"),
+        (sasrec.BASELINE, {"d": 8}, r"^sizes\.d: unknown; the model has embedding_dim, blocks, heads"),
         (dcn_v2.BASELINE, {"mlp": "64-wide"}, r"^sizes\.mlp: must be widths such as 64-32, but got '64-wide'$"),
         (dcn_v2.BASELINE, {"mlp": 6.5}, r"^sizes\.mlp: must be widths such as 64-32, but got 6\.5$"),
         (dcn_v2.BASELINE, {"crosses": "64-32"}, r"^sizes\.crosses: must be a whole number, but got '64-32'$"),
@@ -75,6 +75,8 @@ def test_a_family_makes_what_it_describes(name: str) -> None:
         (("16", "32", "64-32", "128-64", "400-400-400"), "64-32", ("16", "32", "64-32")),
         (("16", "64-32", "32-16-8"), "64", ("16", "64")),
         (("16", "64-32"), "100-50-25", ("16", "64-32", "100-50-25")),
+        (("64", "128-64", "256-128"), "256-64", ("64", "128-64", "256-64")),
+        (("16", "64"), "16-64", ("16", "16-64")),
     ],
 )
 def test_students_are_no_larger_than_the_baseline(
@@ -85,7 +87,7 @@ def test_students_are_no_larger_than_the_baseline(
 
 @pytest.mark.parametrize("heads", [1, 2, 5])
 def test_every_student_of_sasrec_can_be_built_with_the_baselines_heads_and_others(heads: int) -> None:
-    own = sasrec.Sizes(d=40, blocks=3, heads=heads, feed_forward=20, length=50)
+    own = sasrec.Sizes(embedding_dim=40, blocks=3, heads=heads, feed_forward=20, length=50)
     offered = sasrec.student(own)
     assert {name: values[-1] for name, values in offered.items() if name != "heads"} == {
         "embedding_dim": 40,

@@ -30,7 +30,7 @@ from spaces.architecture import Architecture
 TABLE = Table("tables.item", 0, ("history", "item"))
 
 SYNTHETIC = {"rows": 2600, "users": 140, "items": 60, "fields": 2, "order": 0.8}
-SIZES = {"d": 8, "blocks": 1, "feed_forward": 8, "length": 6}
+SIZES = {"embedding_dim": 8, "blocks": 1, "feed_forward": 8, "length": 6}
 ITEMS = 59  # of those that come five times and more
 
 
@@ -305,7 +305,10 @@ def test_another_model_or_other_data_have_another_key(
     ("change", "line"),
     [
         ({"sizes": {"heads": 3}}, r"heads divide the dimension"),
-        ({"sizes": {"mlp": "64"}}, r"^sizes\.mlp: unknown; the model has d, blocks, heads, feed_forward, length$"),
+        (
+            {"sizes": {"mlp": "64"}},
+            r"^sizes\.mlp: unknown; the model has embedding_dim, blocks, heads, feed_forward, length$",
+        ),
         ({"synthetic": {**SYNTHETIC, "rows": 140}}, r"must have users and items with 5 events each, but got none"),
     ],
 )

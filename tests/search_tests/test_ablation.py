@@ -99,16 +99,6 @@ class Given:
         return self._candidates[int(trial.number)]
 
 
-class Kept:
-    """A ledger of files."""
-
-    def __init__(self) -> None:
-        self.logged: list[tuple[Path, str]] = []
-
-    def log_file(self, path: Path, folder: str) -> None:
-        self.logged.append((path, folder))
-
-
 class Stopped(Console):
     """Ctrl-C as soon as a line has this word."""
 
@@ -148,7 +138,7 @@ def session(tmp_path: Path) -> Session:
     config = load("synthetic-small", ["name=s"])
     study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
     filled(home, study)
-    return Session(config, home, study, cast(Ledger, Kept()))
+    return Session(config, home, study, cast(Ledger, None))
 
 
 class Workers:
@@ -216,7 +206,6 @@ def test_it_is_kept_and_written_and_not_measured_twice(session: Session, workers
     (known,) = ablations(session.study.facts)
     assert (known.trial, known.candidate, len(known.effects)) == (1, CHOSEN, 8)
     assert json.loads((session.home.reports("s") / "ablation.json").read_text()) == document
-    assert (session.home.reports("s") / "ablation.json", "report") in cast(Kept, session.ledger).logged
     before = workers.jobs()
     assert ablate(session, 1, workers.builder, workers.meter, QUIET) == document
     assert workers.jobs() == before

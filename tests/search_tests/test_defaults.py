@@ -12,19 +12,17 @@ from optuna.trial import FixedTrial
 
 from objectives.compression.low_rank import rank_of
 from objectives.record import Artifact, InputSpec, Prepared
-from objectives.serving.devices import kernel_unit
 from search import defaults
 from search.config import parse
 from search.defaults import RANKS, RATIOS, space_for
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy, Cut, Group, Table, Width
-from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import narrowed
 from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
-from spaces.pruning import IMPORTANCES, kept_units, ways_to_prune
+from spaces.pruning import IMPORTANCES, kept_units
 from spaces.space import SearchSpace
 from spaces.tables import SMALLEST
 
@@ -44,8 +42,7 @@ ANATOMY = Anatomy(
     (Table("tables.item", 5000, ("history", "item")),),
 )
 
-WAYS = ways_to_prune(ANATOMY.group("tables"), RATIOS, kernel_unit())
-MIDDLE = {3: 0.3, 5: 0.45}[len(WAYS)]  # where vectors hold 16 numbers, and 8
+WAYS = (0.0, 0.3, 0.6)  # of 48 units in vectors of 16
 STUDENT = {"embedding_dim": [16, 32, 48], "blocks": [1, 2]}
 
 
@@ -230,10 +227,22 @@ def test_ratios_that_leave_the_same_units_are_one(
     assert space().weights.pruning == {"tables": Choice(ways), "mlp": Choice(ways)}
 
 
+@pytest.mark.parametrize(
+    ("units", "ways"), [(10, (0.0, 0.3, 0.6)), (16, (0.0, 0.45)), (18, (0.0, 0.3, 0.6)), (1, None)]
+)
+def test_a_group_may_always_stay_whole(
+    units: int, ways: tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 and 4 of 10 stay, 8 of 16, 16 and 8 of 18; a width of one unit cannot be cut."""
+    monkeypatch.setattr(defaults, "kernel_unit", lambda: 8)
+    group = Group("mlp", "linear", ("mlp.0",), 100, width("mlp.0", units))
+    assert space(anatomy=Anatomy((group,))).weights.pruning == ({"mlp": Choice(ways)} if ways else {})
+
+
 def test_the_baselines_own_sizes_are_known_to_the_space() -> None:
     own = {"embedding_dim": 48, "blocks": 2}
-    assert space(sizes=own).weights.own == Architecture(tuple(own.items()))
-    assert space().weights.own is None, "a factory names none"
+    assert space(sizes=own).weights.own == own
+    assert space().weights.own == {}, "a factory names none"
 
 
 def test_what_is_switched_off_is_no_road() -> None:
@@ -450,7 +459,7 @@ def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None
     roads = ["student", "pruned", "pruned", "student", "baseline"]
     assert [candidate.weights.origin for candidate in candidates] == ["baseline", *roads, *roads, *roads[:-1]]
     pruning = candidates[2].weights.pruning
-    assert pruning is not None and pruning.ratios == (("mlp", MIDDLE), ("tables", MIDDLE))
+    assert pruning is not None and pruning.ratios == (("mlp", 0.3), ("tables", 0.3))
     for number, candidate in enumerate(candidates):
         weights = candidate.weights
         assert (weights.low_rank, weights.table_forms) == (None, ())

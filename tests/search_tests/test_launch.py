@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from search.home import Home
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy
 from spaces.canonical import to_plain
+from spaces.precision_space import PrecisionSpace
 from tests.search_tests.measurements import complete_outcome, small_space
 
 
@@ -67,6 +69,19 @@ def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> Non
     session.study.tell(trial.number, complete_outcome(), 0.1)
     with pytest.raises(ConfigError, match=r"quality\.slices.*give it another name"):
         launch.open_session(parse({**given, "quality": {"slices": {}}}), home)
+
+
+def test_a_study_goes_on_with_the_choices_it_was_begun_with() -> None:
+    """Optuna would end with an error of its own at the first choice that it does not know."""
+    begun: Any = Begun(0)
+    launch._same_choices(begun, small_space(), "shop")
+    launch._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
+    begun.trials = 3
+    with pytest.raises(
+        ConfigError, match=r"^space: the study 'shop' was begun where the knobs had other choices.*name$"
+    ):
+        launch._same_choices(begun, small_space(), "shop")
+    launch._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
 
 
 def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None:

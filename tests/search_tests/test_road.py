@@ -132,9 +132,18 @@ def test_the_fronts_document_has_designs_keys(front: dict[str, Any]) -> None:
 
 def test_what_was_asked_is_what_the_graph_holds(front: dict[str, Any]) -> None:
     for row in front["rows"]:
-        assert row["state"] != "complete" or row["units"]["mlp"], "what was pruned is read back"
         for group, width in row["widths"].items():
             assert row["knobs"][f"precision.{group}"] == width
+
+
+def test_the_units_that_are_left_are_told(front: dict[str, Any]) -> None:
+    whole = front["rows"][0]["units"]["mlp"]
+    assert whole == [400, 400, 400]
+    for row in front["rows"]:
+        pruned = row["knobs"].get("pruning.mlp", 0) > 0
+        if row["state"] == "complete" and row["knobs"]["weights.origin"] != "student":
+            assert pruned == (row["units"]["mlp"] != whole)
+            assert all(left <= units for left, units in zip(row["units"]["mlp"], whole, strict=True))
 
 
 def test_the_run_prints_a_front_and_what_to_type_next(road: Road) -> None:

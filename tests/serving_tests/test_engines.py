@@ -409,6 +409,15 @@ def test_features_are_read_in_the_order_of_the_list(tmp_path: Path) -> None:
     assert devices.cpu_features(tmp_path / "nowhere") == ()
 
 
+@pytest.mark.parametrize(("features", "floats"), [(("avx2", "avx512f"), 16), (("avx2",), 8), ((), 8)])
+def test_a_vector_holds_as_many_floats_as_its_bits_do(
+    features: tuple[str, ...], floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """512 bits, else at least 256 are counted on."""
+    monkeypatch.setattr(devices, "cpu_features", lambda: features)
+    assert devices.kernel_unit() == floats
+
+
 def test_gpus_are_read_from_the_drivers_words() -> None:
     text = "NVIDIA L4, 23034 MiB\nNVIDIA A100, SXM, 81920 MiB\nGB10, [N/A]\n"
     assert devices.read_gpus(text) == (

@@ -16,7 +16,7 @@ from spaces.attention import Attention
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
 from spaces.distillation import Distillation
-from spaces.domains import Choice, Domain, Float, Integer
+from spaces.domains import Choice, Domain, Float, Integer, Scalar
 from spaces.low_rank import LowRank
 from spaces.placement import Admission, Batching, Lookup, Placement, Route, Seat, layouts, parse_layout, parse_place
 from spaces.placement_space import PlacementSpace
@@ -126,13 +126,27 @@ def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_
 def test_a_student_of_the_baselines_own_sizes_is_the_baseline(space: SearchSpace) -> None:
     """Nothing else is asked of it, and what it is stored and run as is another question."""
     own = Architecture((("width", 32), ("depth", 3)))
-    weights = dataclasses.replace(space.weights, own=own)
+    weights = dataclasses.replace(space.weights, own={"width": 32, "depth": "3"})
     drawn = {"weights.origin": "student", "architecture.width": 32, "architecture.depth": 3}
     assert weights.suggest(optuna.trial.FixedTrial(drawn), ()) == Weights()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     candidates = [dataclasses.replace(space, weights=weights).suggest(study.ask()) for _ in range(300)]
     students = [c.weights.architecture for c in candidates if c.weights.architecture is not None]
     assert own not in students and len(set(students)) == 8
+
+
+def test_a_road_that_leads_to_the_baseline_is_none(space: SearchSpace) -> None:
+    """A choice of two has its second in the middle, which may be the baseline's own."""
+
+    def students(**domains: Choice) -> list[tuple[Scalar, ...]]:
+        weights = dataclasses.replace(space.weights, own={"width": 32, "depth": 2}, architecture=domains)
+        starts = [start for start in weights.starts() if start["weights.origin"] == "student"]
+        assert ("student" in weights.origins) == bool(starts)
+        return [tuple(start[f"architecture.{name}"] for name in domains) for start in starts]
+
+    assert students(width=Choice((8, 32)), depth=Choice((1, 2))) == [(8, 1)]
+    assert students(width=Choice((32,)), depth=Choice((2,))) == []
+    assert students(width=Choice((8, 16, 32)), depth=Choice((1, 2))) == [(16, 2), (8, 1)]
 
 
 def test_without_static_widths_no_rounding_is_learned(space: SearchSpace) -> None:

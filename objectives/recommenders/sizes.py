@@ -1,0 +1,51 @@
+"""The sizes of a family's models by name, as a study file writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from spaces.domains import Choice, Scalar
+
+S = TypeVar("S")
+
+
+def resized(published: S, given: Mapping[str, Scalar]) -> S:
+    """A family's sizes with some replaced: a number, or several widths as `64-32`.
+
+    Raises:
+        ValueError: a size that there is not, or a value that is none.
+    """
+    known: dict[str, Any] = {f.name: getattr(published, f.name) for f in fields(published)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"sizes.{name}: unknown; the model has {', '.join(known)}")
+        try:
+            several = isinstance(known[name], tuple)
+            values[name] = tuple(int(width) for width in str(value).split("-")) if several else int(str(value))
+        except ValueError as error:
+            may_be = "widths such as 64-32" if isinstance(known[name], tuple) else "a whole number"
+            raise ValueError(f"sizes.{name}: must be {may_be}, but got {value!r}") from error
+    return replace(published, **values)  # type: ignore[type-var]
+
+
+def told(sizes: Any) -> dict[str, Scalar]:
+    """A family's sizes in the study file's notation: a number, or several widths as `64-32`."""
+    values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
+    return {name: "-".join(map(str, of)) if isinstance(of, tuple) else of for name, of in values.items()}
+
+
+def no_larger(published: Choice, own: Scalar) -> Choice:
+    """Of the published sizes of students, those below the baseline's own; and that, the last. Several widths are below
+    others that are no fewer, and each no narrower."""
+
+    def widths(size: Scalar) -> list[int]:
+        return [int(width) for width in str(size).split("-")]
+
+    def below(size: Scalar) -> bool:
+        ours, theirs = widths(size), widths(own)
+        return size != own and len(ours) <= len(theirs) and all(a <= b for a, b in zip(ours, theirs, strict=False))
+
+    return Choice((*filter(below, published.values), own))
