@@ -22,6 +22,7 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as databases
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,6 +36,8 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _AGAIN_SECONDS = 60.0
+# MLflow opens a database ten times over, in 100 seconds: as of a server, once more is enough.
+_TIMES = 2
 _PAGE = 1000
 Entry = tuple[int, Candidate, Outcome, float | None]
 
@@ -53,6 +56,7 @@ class Ledger:
     @cached_property
     def _client(self) -> MlflowClient:
         """Of a database, it is opened here: under `_try`, as all that may find nobody there."""
+        databases.MAX_RETRY_COUNT = _TIMES
         return MlflowClient(tracking_uri=self._uri)
 
     def open(self, settings: Mapping[str, Any]) -> None:

@@ -99,7 +99,11 @@ def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("store", ["a server", "a database"])
-def test_a_store_that_is_away_costs_no_trial(store: str, tmp_path: Path, uri: str) -> None:
+def test_a_store_that_is_away_costs_no_trial_and_no_minutes(
+    store: str, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -108,6 +112,7 @@ def test_a_store_that_is_away_costs_no_trial(store: str, tmp_path: Path, uri: st
     assert away.trouble is not None
     assert "brought level later" in away.trouble
     assert not away.level(entries(1), [])
+    assert sum(slept) < 5
     back = opened(uri, tmp_path)
     assert back.level(entries(1), [])
     assert sorted(runs(uri)) == ["0", "1"]
