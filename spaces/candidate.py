@@ -21,9 +21,9 @@ class Candidate:
 
     def __post_init__(self) -> None:
         learned = self.weights.quantisation_aware
-        if learned and learned != self.precision.groups(STATIC):
+        if not set(learned) <= set(self.precision.groups(STATIC)):
             raise ValueError(
-                f"The groups that learn with rounding are those held in {STATIC}, but got {list(learned)} and "
+                f"The groups that learn with rounding are among those held in {STATIC}, but got {list(learned)} and "
                 f"{list(self.precision.groups(STATIC))}."
             )
 
@@ -46,6 +46,6 @@ class Candidate:
         knobs = self.weights.knobs()
         knobs |= {f"precision.{group}": width for group, width in self.precision.widths}
         knobs |= {"precision.compute": self.precision.compute}
-        if self.precision.groups(STATIC) and not self.weights.quantisation_aware:
+        if set(self.precision.groups(STATIC)) - set(self.weights.quantisation_aware):
             knobs["precision.calibration"] = self.precision.calibration
         return knobs | self.placement.knobs()

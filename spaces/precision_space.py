@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from spaces.domains import Choice, Scalar, Suggester, draw, middle, pick
@@ -42,8 +42,8 @@ class PrecisionSpace:
             else replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
         )
 
-    def calibrated(self, suggester: Suggester, precision: Precision, learned: bool) -> Precision:
-        """With the method that finds the ranges of static int8, where there is any that has not learned them."""
-        if learned or not precision.groups(STATIC):
+    def calibrated(self, suggester: Suggester, precision: Precision, learned: Collection[str]) -> Precision:
+        """With the method that finds the ranges of static int8, where there is a group that has not learned them."""
+        if set(precision.groups(STATIC)) <= set(learned):
             return precision
         return replace(precision, calibration=pick(self.calibration, suggester, "precision.calibration"))

@@ -10,6 +10,7 @@ from spaces.domains import Choice, Scalar, Suggester
 from spaces.placement_space import PlacementSpace
 from spaces.precision import STATIC
 from spaces.precision_space import PrecisionSpace
+from spaces.weights import AWARE
 from spaces.weights_space import WeightsSpace
 
 
@@ -31,24 +32,26 @@ class SearchSpace:
         own weights, narrowed; then all of these in fp32, since a width may cost more time than it saves; then the
         roads as the baseline is placed, since a small model of large requests has work enough for its threads."""
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
+        baseline |= self._unlearned()
         lean, narrow = self.placement.lean(), self.precision.narrow()
         ways: tuple[dict[str, Scalar], ...] = ({**lean, **narrow}, lean, {})
         roads: tuple[dict[str, Scalar], ...] = (*self.weights.starts(), {})
         starts = [baseline, *({**baseline, **way, **road} for way in ways for road in roads)]
         return tuple(start for i, start in enumerate(starts) if start not in starts[:i])
 
-    @staticmethod
-    def weights_knobs(knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Those of a candidate's knobs that settle its weights; widths are among them where the weights learned with
-        their rounding."""
-        learned = knobs.get("weights.quantisation_aware", False)
-        free = ("placement.",) if learned else ("placement.", "precision.")
-        kept = {name: value for name, value in knobs.items() if not name.startswith(free)}
-        return {"weights.quantisation_aware": False, **kept}
+    def weights_knobs(self, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Those of a candidate's knobs that settle its weights; the width of a group that learned with its rounding is
+        among them, and no other group may."""
+        learned = {f"precision.{g}" for g in self.precision.widths if knobs.get(f"{AWARE}.{g}", False)}
+        free = ("placement.", "precision.")
+        return self._unlearned() | {n: v for n, v in knobs.items() if n in learned or not n.startswith(free)}
+
+    def _unlearned(self) -> dict[str, Scalar]:
+        return {f"{AWARE}.{group}": False for group in self.precision.widths}
 
     def suggest(self, suggester: Suggester) -> Candidate:
         """Widths come first: which groups may learn with rounding, and which engines there are, hangs on them."""
         precision = self.precision.suggest(suggester)
         weights = self.weights.suggest(suggester, precision.groups("int8-static"))
-        precision = self.precision.calibrated(suggester, precision, bool(weights.quantisation_aware))
+        precision = self.precision.calibrated(suggester, precision, weights.quantisation_aware)
         return Candidate(weights, precision, self.placement.suggest(suggester, precision))

@@ -13,12 +13,15 @@ from spaces.low_rank import LowRank
 from spaces.pruning import Pruning
 from spaces.tables import MixedDimensions, SharedRows, TableForm
 
+# The knob of each group that may learn with its rounding.
+AWARE = "weights.quantisation_aware"
+
 
 @dataclass(frozen=True)
 class Weights:
     """Nothing of it is the baseline's own weights, untouched. The stages run in the order of the fields.
 
-    quantisation_aware: groups that learn with the rounding of int8 in the loop
+    quantisation_aware: groups that learn with the rounding of static int8 in the loop
     """
 
     architecture: Architecture | None = None
@@ -79,5 +82,5 @@ class Weights:
             knobs["distillation.teacher_weight"] = self.distillation.teacher_weight
             knobs["distillation.feature_weight"] = self.distillation.feature_weight
             knobs["distillation.passes"] = self.distillation.passes
-            knobs["weights.quantisation_aware"] = bool(self.quantisation_aware)
+            knobs |= {f"{AWARE}.{group}": True for group in self.quantisation_aware}
         return knobs

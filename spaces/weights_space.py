@@ -13,7 +13,7 @@ from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middl
 from spaces.low_rank import LowRank
 from spaces.pruning import Pruning
 from spaces.tables import MixedDimensions, SharedRows
-from spaces.weights import Weights
+from spaces.weights import AWARE, Weights
 
 FULL, SHARED, MIXED = "full", "shared-rows", "mixed-dimensions"
 _NO, _ONCE, _MAGNITUDE = Choice((False,)), Choice((1,)), Choice(("magnitude",))
@@ -42,6 +42,7 @@ class WeightsSpace:
     pruning, low_rank: share that leaves, or of the rank that stays, by group; 0 and 1 leave the group whole
     multiple: what pruning leaves of a width is a multiple of this
     tables: by group
+    quantisation_aware: of each group in static int8
     window, history: of attention; 0 is all
     distillation: temperature, teacher_weight and feature_weight
     """
@@ -66,7 +67,7 @@ class WeightsSpace:
             raise ValueError(f"distillation has {', '.join(sorted(wanted))}, but got {sorted(self.distillation)}.")
         whole = {f"low_rank.{g}": (1.0, d) for g, d in self.low_rank.items()}
         whole |= {"attention.window": (0, self.window), "attention.history": (0, self.history)}
-        whole |= {"weights.quantisation_aware": (False, self.quantisation_aware)}
+        whole |= {AWARE: (False, self.quantisation_aware)}
         for knob, (value, domain) in whole.items():
             if value not in domain:
                 raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
@@ -94,7 +95,7 @@ class WeightsSpace:
         whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
         whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
-        whole |= {"attention.window": 0, "attention.history": 0, "weights.quantisation_aware": False}
+        whole |= {"attention.window": 0, "attention.history": 0}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
         roads = (
@@ -114,7 +115,7 @@ class WeightsSpace:
         """Only the knobs that matter for the drawn origin are asked for.
 
         Args:
-            static: the groups held in static int8, which may learn with its rounding
+            static: the groups held in static int8, each of which may learn with its rounding
         """
         origin = Choice(self.origins).suggest(suggester, "weights.origin")
         sizes = draw(self.architecture, suggester, "architecture") if origin == "student" else ()
@@ -129,7 +130,7 @@ class WeightsSpace:
             pruning=self._pruning(suggester) if origin == "pruned" else None,
             low_rank=self._low_rank(suggester),
             distillation=self._distillation(suggester),
-            quantisation_aware=static if static and self._learned(suggester) else (),
+            quantisation_aware=tuple(g for g in static if pick(self.quantisation_aware, suggester, f"{AWARE}.{g}")),
         )
 
     def _is_own(self, sizes: Mapping[str, Scalar]) -> bool:
@@ -170,6 +171,3 @@ class WeightsSpace:
         return Distillation(
             float(drawn["temperature"]), float(drawn["teacher_weight"]), self.passes, float(drawn["feature_weight"])
         )
-
-    def _learned(self, suggester: Suggester) -> bool:
-        return bool(pick(self.quantisation_aware, suggester, "weights.quantisation_aware"))

@@ -321,6 +321,24 @@ def test_several_techniques_and_widths_at_once(
     assert any(scale == pytest.approx((high - low) / 255, rel=1e-4) for scale in _input_scales(task, narrow))
 
 
+def test_one_group_learns_its_ranges_and_another_is_calibrated(
+    opened: Callable[[str], Recommender], task_of: TaskOf
+) -> None:
+    task, found = task_of("dcn-v2"), {}
+    weights = Weights(distillation=LEARNING, quantisation_aware=("mlp",))
+    widths = (("cross", "int8-static"), ("mlp", "int8-static"))
+    for rule in ("minmax", "percentile"):
+        artifact = _made(task, weights, Precision(widths, calibration=rule))  # type: ignore[arg-type]
+        assert {group: artifact.widths[group] for group, _ in widths} == dict(widths)
+        found[rule] = {round(scale, 9) for scale in _input_scales(task, artifact)}
+    ranges = Fitted.load(build._weights_folder(task, opened("dcn-v2"), weights)).ranges
+    assert ranges and all(name.startswith("mlp.") for name in ranges)
+    low, high = ranges["mlp.0"]
+    for scales in found.values():
+        assert any(scale == pytest.approx((high - low) / 255, rel=1e-4) for scale in scales)
+    assert found["minmax"] != found["percentile"], "the ranges of the cross layers go by the rule"
+
+
 @pytest.mark.parametrize(
     ("family", "form"),
     [("dcn-v2", Form(user_once=True)), ("dlrm", Form(cut=True)), ("dlrm", Form(user_once=True, cut=True))],

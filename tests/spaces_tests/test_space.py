@@ -118,8 +118,8 @@ def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_
         again = space.suggest(study.ask())
         assert again.weights == first.weights
         learned += bool(first.weights.quantisation_aware)
-        if first.weights.quantisation_aware:
-            assert again.precision.widths == first.precision.widths
+        for group in first.weights.quantisation_aware:
+            assert again.precision.width(group) == "int8-static"
     assert learned
 
 
@@ -196,7 +196,7 @@ def _domains(space: SearchSpace) -> dict[str, Domain]:
         "pruning.steps": weights.steps,
         "attention.window": weights.window,
         "attention.history": weights.history,
-        "weights.quantisation_aware": weights.quantisation_aware,
+        **{f"weights.quantisation_aware.{group}": weights.quantisation_aware for group in precision.widths},
         "precision.compute": precision.compute,
         "precision.calibration": precision.calibration,
         "placement.route_layout": placement.layout,
@@ -205,14 +205,15 @@ def _domains(space: SearchSpace) -> dict[str, Domain]:
 
 def _check_weights(candidate: Candidate, asked: dict[str, object]) -> None:
     """A technique's further knobs are asked for where it is drawn, and what is drawn is what was asked."""
-    weights, static = candidate.weights, bool(candidate.precision.groups("int8-static"))
+    weights, static = candidate.weights, set(candidate.precision.groups("int8-static"))
     changed = weights.origin != "baseline"
     assert ("pruning.steps" in asked) == (weights.pruning is not None)
     assert ("tables.tables.own" in asked) == bool(weights.shared_rows)
     assert ("tables.tables.temperature" in asked) == bool(weights.mixed_dimensions)
-    assert ("weights.quantisation_aware" in asked) == (static and changed)
-    assert ("precision.calibration" in asked) == (static and not weights.quantisation_aware)
-    assert bool(weights.quantisation_aware) == bool(asked.get("weights.quantisation_aware", False))
+    aware = {n.removeprefix("weights.quantisation_aware."): v for n, v in asked.items() if ".quantisation_aware." in n}
+    assert set(aware) == (static if changed else set())
+    assert set(weights.quantisation_aware) == {group for group, learns in aware.items() if learns}
+    assert ("precision.calibration" in asked) == bool(static - set(weights.quantisation_aware))
     assert (weights.attention is not None) == bool(asked.get("attention.window") or asked.get("attention.history"))
 
 
@@ -229,8 +230,12 @@ def test_every_technique_is_drawn_alone_and_with_others(space: SearchSpace) -> N
 
 def test_groups_learn_with_the_rounding_that_they_are_held_in() -> None:
     weights = Weights(distillation=Distillation(1.0, 0.5, 1), quantisation_aware=("mlp",))
-    assert Candidate(weights, Precision((("mlp", "int8-static"),))).knobs()["weights.quantisation_aware"] is True
-    with pytest.raises(ValueError, match=r"held in int8-static, but got \['mlp'\] and \[\]"):
+    knobs = Candidate(weights, Precision((("mlp", "int8-static"),))).knobs()
+    assert knobs["weights.quantisation_aware.mlp"] is True and "precision.calibration" not in knobs
+    beside = Candidate(weights, Precision((("cross", "int8-static"), ("mlp", "int8-static")), calibration="entropy"))
+    assert beside.knobs()["precision.calibration"] == "entropy", "one learns its ranges, and the other's are looked for"
+    assert "weights.quantisation_aware.cross" not in beside.knobs()
+    with pytest.raises(ValueError, match=r"among those held in int8-static, but got \['mlp'\] and \[\]"):
         Candidate(weights, Precision((("mlp", "int8-dynamic"),)))
 
 

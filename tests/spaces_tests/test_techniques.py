@@ -95,6 +95,13 @@ def test_a_technique_changes_its_own_knobs_alone(seed: int) -> None:
     assert met >= {*OF, "batching", "routing", "inline answers", "the user's side once"}
 
 
+def test_some_static_groups_learn_and_others_are_calibrated() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [space().suggest(study.ask()) for _ in range(300)]
+    both = [c for c in drawn if len(c.precision.groups("int8-static")) == 2 and c.weights.origin != "baseline"]
+    assert {c.weights.quantisation_aware for c in both} == {(), ("cross",), ("mlp",), ("cross", "mlp")}
+
+
 def test_what_is_left_after_the_last_stage_that_learns_is_the_baselines_own_weights() -> None:
     candidate = Candidate(
         Weights(pruning=Pruning((("mlp", 0.5),)), distillation=LEARNING), Precision((("mlp", "int4"),))
