@@ -4,7 +4,8 @@
 
 The study file says the model, its data and how long a student learns; its baseline is trained first where it is not in
 the cache. Every cell is built, judged on validation and timed beside the baseline in a run of its own; one that cannot
-be built says why. What was measured is kept in the home, and a second call measures the rest.
+be built says why, and one whose load generator fell behind is looked at in a closed loop. What was measured is kept in
+the home, and a second call measures the rest.
 
 Groups out of the profile's focus, which a study would leave alone, are marked with a dot.
 """
@@ -17,10 +18,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from objectives.glance import Glance
 from objectives.record import Prepared
 from objectives.serving.devices import describe
 from search.config import load
@@ -28,11 +31,11 @@ from search.console import Console
 from search.defaults import space_for
 from search.effects import Difference
 from search.home import Home
-from search.jobs import Length
+from search.jobs import Length, Side
 from search.launch import Session, jobs_of, locked, open_session, prepare
 from search.pairs import Pairs
 from search.profiling import profiled
-from search.workers import JobError, Worker
+from search.workers import JobError, Worker, call
 from spaces.anatomy import Group
 from spaces.architecture import Architecture
 from spaces.attention import Attention
@@ -54,6 +57,7 @@ RATIOS, RANKS = (0.3, 0.6), (0.375, 0.125)
 OWN, TEMPERATURES_OF_DIMENSIONS = (0.3, 0.05), (0.2, 0.6)
 TEMPERATURES, FEATURE_WEIGHT = (1.0, 4.0), 0.5
 _STEPS = 3
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -204,12 +208,30 @@ def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Differenc
         recording = jobs.recording(f"alone-{cell.candidate.id}")
         try:
             side = (pairs.built(cell.candidate), cell.candidate)
-            found = pairs.difference(side, pairs.baseline, length, recording)
         except (JobError, ValueError) as error:
             return str(error)
+        try:
+            found = pairs.difference(side, pairs.baseline, length, recording)
+        except JobError as error:
+            return f"{closed_loop(pairs, side)}; not in an open loop: {error}"
         known.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(to_plain(found)))
     return from_plain(Difference, json.loads(path.read_text()))
+
+
+def closed_loop(pairs: Pairs, side: Side) -> str:
+    """Beside the baseline without a load generator, which some placements leave no core: the median of some looks, and
+    the least and the most of them."""
+    limit, say = pairs.jobs.config.workers.job_seconds, pairs.console.say
+    looks = [
+        from_plain(Glance, call(pairs.meter, "glance", pairs.jobs.glance(*side), limit, say)) for _ in range(_LOOKS)
+    ]
+    service, rate = (sorted(getattr(look, name) for look in looks) for name in ("service_ratio", "saturated_ratio"))
+    return (
+        f"one by one {median(service):.3f} [{service[0]:.3f}, {service[-1]:.3f}] of the time, saturated "
+        f"{median(rate):.2f}x [{rate[0]:.2f}, {rate[-1]:.2f}], "
+        f"bytes {side[0].model_bytes / pairs.baseline[0].model_bytes:.3f}"
+    )
 
 
 def line(cell: Cell, found: Difference | str, focus: frozenset[str]) -> str:
