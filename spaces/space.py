@@ -47,11 +47,11 @@ class SearchSpace:
         return self._unlearned() | {n: v for n, v in knobs.items() if n in learned or not n.startswith(free)}
 
     def _unlearned(self) -> dict[str, Scalar]:
-        return {f"{AWARE}.{group}": False for group in self.precision.widths}
+        return {f"{AWARE}.{group}": False for group, domain in self.precision.widths.items() if STATIC in domain}
 
     def suggest(self, suggester: Suggester) -> Candidate:
         """Widths come first: which groups may learn with rounding, and which engines there are, hangs on them."""
         precision = self.precision.suggest(suggester)
-        weights = self.weights.suggest(suggester, precision.groups("int8-static"))
+        weights = self.weights.suggest(suggester, precision.groups(STATIC))
         precision = self.precision.calibrated(suggester, precision, weights.quantisation_aware)
         return Candidate(weights, precision, self.placement.suggest(suggester, precision))

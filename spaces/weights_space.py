@@ -119,7 +119,7 @@ class WeightsSpace:
         """
         origin = Choice(self.origins).suggest(suggester, "weights.origin")
         sizes = draw(self.architecture, suggester, "architecture") if origin == "student" else ()
-        if origin == "baseline" or (sizes and self._is_own(dict(sizes))):
+        if origin == "baseline" or self._is_own(dict(sizes)):
             return Weights()
         shared, mixed = self._tables(suggester)
         return Weights(

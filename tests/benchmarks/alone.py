@@ -212,7 +212,7 @@ def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Differenc
             return str(error)
         try:
             found = pairs.difference(side, pairs.baseline, length, recording)
-        except JobError as error:
+        except (JobError, ValueError) as error:
             return f"{closed_loop(pairs, side)}; not in an open loop: {error}"
         known.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(to_plain(found)))
@@ -221,11 +221,12 @@ def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Differenc
 
 def closed_loop(pairs: Pairs, side: Side) -> str:
     """Beside the baseline without a load generator, which some placements leave no core: the median of some looks, and
-    the least and the most of them."""
-    limit, say = pairs.jobs.config.workers.job_seconds, pairs.console.say
-    looks = [
-        from_plain(Glance, call(pairs.meter, "glance", pairs.jobs.glance(*side), limit, say)) for _ in range(_LOOKS)
-    ]
+    the least and the most of them; or why there are none."""
+    asked, limit, say = pairs.jobs.glance(*side), pairs.jobs.config.workers.job_seconds, pairs.console.say
+    try:
+        looks = [from_plain(Glance, call(pairs.meter, "glance", asked, limit, say)) for _ in range(_LOOKS)]
+    except JobError as error:
+        return f"not in a closed loop: {error}"
     service, rate = (sorted(getattr(look, name) for look in looks) for name in ("service_ratio", "saturated_ratio"))
     return (
         f"one by one {median(service):.3f} [{service[0]:.3f}, {service[-1]:.3f}] of the time, saturated "

@@ -308,6 +308,9 @@ def test_the_command_tells_keeps_and_levels(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'ablation'")
     assert len(runs) == 8
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'study'")
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert kept == {"report/report.html", "report/ablation.json"}
     assert "What helped" in (home.reports("synthetic-small") / "report.html").read_text()
 
 
