@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.traffic import Request, Submit, precise_sleep, saturated
 from objectives.record import rows_of
 from objectives.serving.engines import PREPARED_BY_SIZE
@@ -29,6 +32,14 @@ class Arm:
 
 def open_arm(arm: Arm) -> Pool:
     return Pool.open(Path(arm.model), arm.placement, arm.compute)
+
+
+def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
+    """A pool as the load generator drives it: saturated, each replica has a request, or a batch of them, to come."""
+    together = 1
+    if placement.batching is not None:
+        together = max(1, placement.batching.rows // int(np.median([rows_of(request) for request in requests])))
+    return LiveTarget(pool.submit, placement.replicas, 2 * placement.replicas * together, placement.in_turn)
 
 
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:

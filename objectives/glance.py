@@ -6,10 +6,11 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.arms import Arm, open_arm, quiet, warm_up
+from objectives.arms import Arm, load_target, open_arm, quiet, warm_up
 from objectives.holdout import read_requests
+from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.throughput import Pace
-from objectives.measurement.traffic import Request, Submit, saturated, settle
+from objectives.measurement.traffic import Request
 
 _PACE_LOOKS = 5
 _SATURATION_LOOKS = 3
@@ -26,41 +27,30 @@ class Glance:
 
 
 def glance(holdout: Path, candidate: Arm, baseline: Arm) -> Glance:
-    """Both arms in a closed loop, turn by turn.
-
-    Raises:
-        DisturbedError: the machine is busy with something else.
-    """
+    """Both arms in a closed loop, turn by turn."""
     requests = read_requests(holdout)
     with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
-        arms = ((ours.submit, candidate.placement.replicas), (theirs.submit, baseline.placement.replicas))
-        return look(arms[0], arms[1], requests)
+        targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
+        return look(*targets, requests)
 
 
-def look(candidate: tuple[Submit, int], baseline: tuple[Submit, int], requests: list[Request]) -> Glance:
-    """
-    Args:
-        candidate, baseline: how to ask each, and its replicas
-
-    Raises:
-        DisturbedError: the machine is busy with something else.
-    """
-    (ours, replicas), (theirs, their_replicas) = candidate, baseline
-    settle()
-    pace = Pace(ours, requests)
-    settle()
-    their_pace = Pace(theirs, requests)
+def look(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> Glance:
+    """Medians of a few paired looks."""
+    candidate.settle()
+    pace = Pace(candidate, requests)
+    candidate.settle()
+    their_pace = Pace(baseline, requests)
     service, most = [], []
     for _ in range(_PACE_LOOKS):
-        settle()
+        baseline.settle()
         mine = pace()
-        settle()
+        candidate.settle()
         service.append(mine / their_pace())
     for _ in range(_SATURATION_LOOKS):
-        settle()
-        mine = saturated(ours, requests, 2 * replicas, _SATURATION_SECONDS)
-        settle()
-        most.append(mine / saturated(theirs, requests, 2 * their_replicas, _SATURATION_SECONDS))
+        baseline.settle()
+        mine = candidate.saturated(requests, _SATURATION_SECONDS)
+        candidate.settle()
+        most.append(mine / baseline.saturated(requests, _SATURATION_SECONDS))
     return Glance(statistics.median(service), statistics.median(most))

@@ -17,6 +17,7 @@ from objectives.jobs import serve
 from objectives.judging import judge, score
 from objectives.measurement.latency import Window
 from objectives.measurement.profile import median_request, profile_model
+from objectives.measurement.recording import RatioNoise
 from objectives.measurement.roofline import measure_roofline
 from objectives.record import Artifact, Footprint
 from objectives.timing import Load, time, weigh, weigh_here
@@ -54,6 +55,7 @@ def _main() -> None:
         window: Any,
         recording: str,
         weighed: bool,
+        noise: Any,
         **options: Any,
     ) -> Any:
         of = from_plain(Artifact, artifact)
@@ -66,6 +68,7 @@ def _main() -> None:
             load=from_plain(Load, load),
             window=from_plain(Window, window),
             recording=Path(recording),
+            noise=from_plain(RatioNoise, noise),
             **options,
         )
         return {"latency": to_plain(latency), "throughput": to_plain(throughput), "footprint": to_plain(footprint)}

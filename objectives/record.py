@@ -99,7 +99,22 @@ class Percentiles(_Finite):
 
 @dataclass(frozen=True)
 class Latency(_Finite):
-    """Candidate and baseline under the same requests at the same times, and their paired ratios."""
+    """Candidate and baseline under the same requests at the same times, and their paired ratios.
+
+    Percentiles are pooled over the undisturbed pairs of blocks of all visits; a ratio is the geometric mean of those of
+    the visits, and its interval includes how the visits differ.
+
+    rate_rps: of the arrivals, the median over the pairs
+    requests, blocks: that count, of each deployment
+    p95_ratio_all: over all pairs, the disturbed ones too
+    pairs: that were run
+    visits: in which both deployments were opened anew
+    busy_share: CPU time of other processes and of the hypervisor over the wall time; 1 is one core
+    drift: how many times slower the baseline became within a visit, at most
+    lateness: the load generator's p95 lag as a share of the p95 latency; latency counts from the scheduled arrival, so
+        it is part of both
+    p95_visits, service_p50_visits, p99_visits: the ratio of each visit
+    """
 
     candidate: Percentiles
     baseline: Percentiles
@@ -114,21 +129,45 @@ class Latency(_Finite):
     blocks: int
     lag_p95_ms: float
     p99_ratio_interval: Interval | None = None
-    repeated_blocks: int = 0
+    p95_ratio_all: float | None = None
+    pairs: int = 0
+    busy_share: float = 0.0
+    drift: float = 1.0
+    lateness: float = 0.0
+    p95_visits: tuple[float, ...] = ()
+    service_p50_visits: tuple[float, ...] = ()
+    p99_visits: tuple[float, ...] = ()
+
+    @property
+    def repeated_blocks(self) -> int:
+        """Pairs that were run and left out."""
+        return self.pairs - self.blocks
 
 
 @dataclass(frozen=True)
 class Throughput(_Finite):
-    """The highest open-loop rate whose percentile stays within the SLO, and its ratio to the baseline's."""
+    """The highest open-loop rate whose percentile stays within the SLO, and the capacity, of candidate and baseline.
+
+    Both were searched in the same way in the same visits; no rate is above the capacity of its own deployment.
+
+    rps, baseline_rps: requests per second under the SLO
+    slo_ms: the same for both, the mean over the visits
+    capacity_rps, baseline_capacity_rps: requests per second when saturated
+    ratio_visits, capacity_visits: the ratio of each visit
+    """
 
     rps: float
     baseline_rps: float
     ratio: float
     ratio_interval: Interval
     slo_ms: float
-    saturated_rps: float
+    capacity_rps: float
+    baseline_capacity_rps: float
+    capacity_ratio: float
+    capacity_ratio_interval: Interval
     rps_interval: Interval | None = None
-    saturated_ratio: float | None = None
+    ratio_visits: tuple[float, ...] = ()
+    capacity_visits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

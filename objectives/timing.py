@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time as clock
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,29 +13,39 @@ from typing import Any
 
 import numpy as np
 
-from objectives.arms import Arm, open_arm, quiet, warm_up
+from objectives.arms import Arm, load_target, open_arm, quiet, warm_up
 from objectives.holdout import read_requests
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
-from objectives.measurement.latency import Timings, Window, check_calm, time_side_by_side
-from objectives.measurement.recording import Recording, Search, write_recording
+from objectives.measurement.interference import InterferenceMonitor, calm_share
+from objectives.measurement.latency import Window, measure_latency
+from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.recording import (
+    NO_RATIO_NOISE,
+    RatioNoise,
+    Recording,
+    Visit,
+    read_recording,
+    slo_of,
+    write_recording,
+)
 from objectives.measurement.schedule import Traffic
-from objectives.measurement.statistics import percentile
-from objectives.measurement.strain import DisturbedError
-from objectives.measurement.throughput import Pace, Probe, Slowness, open_loop_probe, saturation, search_rates
-from objectives.measurement.traffic import BehindError, Request, Submit, settle
+from objectives.measurement.throughput import Pace, Probe, RateSearch, measure_capacity, search_rates
+from objectives.measurement.traffic import Request
 from objectives.record import Artifact, Footprint, Latency, Throughput
-from objectives.serving.pool import Pool
 from spaces.canonical import from_plain, to_plain
 
-_TRIES = 3
 _WEIGH_SECONDS = 100
 
 
 @dataclass(frozen=True)
 class Load:
-    """How the arms are loaded: a share of what the baseline's replica answers one by one, its utilisation, in the very
-    run, since machines differ from hour to hour; the SLO's percentile, and its milliseconds or None for the baseline's
-    own."""
+    """How both deployments are loaded.
+
+    share: the baseline's utilisation, a share of what its replica answers one by one at that moment, since machines
+        differ from hour to hour
+    percent: the percentile of the SLO
+    slo_ms: None for twice the baseline's own percentile at that load
+    """
 
     traffic: Traffic
     share: float
@@ -44,22 +54,34 @@ class Load:
 
 
 def time(
-    holdout: Path, candidate: Arm, baseline: Arm, load: Load, window: Window, seed: int, recording: Path
+    holdout: Path,
+    candidate: Arm,
+    baseline: Arm,
+    load: Load,
+    window: Window,
+    seed: int,
+    recording: Path,
+    noise: RatioNoise = NO_RATIO_NOISE,
+    append: bool = False,
 ) -> tuple[Latency, Throughput]:
     """Latency at the study's load and throughput under the SLO, both beside the baseline; the raw timings go to a file.
 
+    Args:
+        noise: how ratios differ between visits, by earlier benchmarks of the study
+        append: go on with the recording that is there: its visits count too
+
     Raises:
-        DisturbedError: the machine was busy with something else, several times over.
-        BehindError: the generator was behind its schedule, several times over.
+        NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
     """
     requests = read_requests(holdout)
-    with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
-        warm_up(ours.submit, requests, candidate.placement)
-        warm_up(theirs.submit, requests, baseline.placement)
-        recorded = _record((ours, candidate), (theirs, baseline), requests, load, window, seed)
-    judged = recorded.judged()
+    before = read_recording(recording).visits if append else ()
+    visits = list(before)
+    for number in range(len(before), len(before) + window.visits):
+        visits.append(_visit(candidate, baseline, requests, load, window, seed + 1000 * number))
+    recorded = Recording(tuple(visits), load.slo_ms, load.percent, seed)
+    found = recorded.summarise(noise)
     write_recording(recorded, recording)
-    return judged
+    return found
 
 
 def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
@@ -90,104 +112,71 @@ def weigh_here(holdout: str, arm: Any) -> dict[str, float]:
         return {"peak_memory_bytes": peak_memory_bytes(), "cpu_seconds_per_1000": cpu}
 
 
-def timed(
-    ours: Submit,
-    theirs: Submit,
-    requests: list[Request],
+def measure_visit(
+    candidate: LoadTarget,
+    baseline: LoadTarget,
+    requests: Sequence[Request],
     load: Load,
     window: Window,
     seed: int,
-    in_turn: tuple[int | None, int | None] = (None, None),
-) -> tuple[Timings, Pace]:
-    """Both arms side by side, anew where something disturbed them.
+    monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
+) -> Visit:
+    """Latency of both in alternating blocks, then the capacity and the rate under one SLO of both, in turn.
 
-    Args:
-        in_turn: of either arm, `Placement.in_turn`
-
-    Returns:
-        Timings, and the baseline's pace, which can be asked again.
-
-    Raises:
-        DisturbedError: the machine was busy with something else, several times over.
-        BehindError: the generator was behind its schedule, several times over.
+    Capacity and rates come after the latency, on a machine that may have another speed by then: they follow the
+    baseline's pace, and are reported as they would be at the pace of the latency.
     """
-    start, attempt = clock.monotonic(), 0
-    while True:
-        attempt += 1
-        try:
-            settle()
-            pace = Pace(theirs, requests)
-            rate = partial(_rate, pace, load.share)
-            timings = time_side_by_side(
-                ours, theirs, requests, load.traffic, rate, window, seed + attempt, in_turn=in_turn
-            )
-            check_calm(timings, window.blocks)
-            return timings, pace
-        except (DisturbedError, BehindError) as error:
-            # A generator that is behind a model as fast as this stays behind; a neighbour may go.
-            patience = window.patience_seconds if isinstance(error, DisturbedError) else 0.0
-            if attempt >= _TRIES and clock.monotonic() - start >= patience:
-                raise type(error)(f"{error} ({attempt} times over)") from error
+    for target in (candidate, baseline):
+        target.settle()
+    pace = Pace(baseline, requests)
+    timings = measure_latency(
+        candidate, baseline, requests, load.traffic, partial(_rate, pace, load.share), window, seed, monitor
+    )
+    kept = timings.kept()
+    rate = float(np.median(kept.rate_rps))
+
+    def slowness() -> float:
+        baseline.settle()  # a deployment that has just gone idle would hold a core
+        return pace() / (load.share * 1000 / rate)
+
+    targets = (candidate, baseline)
+    calm = calm_share(timings.taken.max(axis=1))
+    capacity = measure_capacity(targets, requests, slowness, calm, monitor)
+    searches = [
+        RateSearch((Probe(rate, loop),), capacity[:, which], service)
+        for which, (loop, service) in enumerate(
+            ((kept.candidate, kept.candidate_service), (kept.baseline, kept.baseline_service))
+        )
+    ]
+    limit = slo_of(timings, load.slo_ms, load.percent)
+    ours, theirs = search_rates(
+        targets,
+        searches,
+        requests,
+        load.traffic,
+        limit,
+        load.percent,
+        window.probes,
+        window.probe_requests,
+        seed,
+        slowness,
+        calm,
+        monitor,
+    )
+    return Visit(timings, ours, theirs)
+
+
+def _visit(candidate: Arm, baseline: Arm, requests: list[Request], load: Load, window: Window, seed: int) -> Visit:
+    """One visit of pools that are opened for it: where a process lies in memory and on the cores is part of what
+    differs between visits."""
+    with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
+        warm_up(ours.submit, requests, candidate.placement)
+        warm_up(theirs.submit, requests, baseline.placement)
+        targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
+        return measure_visit(*targets, requests, load, window, seed)
 
 
 def _rate(pace: Pace, share: float) -> float:
     """Requests per second that are a share of what is answered one by one at the moment: in an open loop the
     utilisation. A share of what is answered when saturated would be more, since then nothing has to wake up."""
     return share * 1000 / pace()
-
-
-def _record(
-    candidate: tuple[Pool, Arm],
-    baseline: tuple[Pool, Arm],
-    requests: list[Request],
-    load: Load,
-    window: Window,
-    seed: int,
-) -> Recording:
-    """The search for rates comes after the timing, on a machine that may be another by then: it goes by the
-    baseline's pace, and its rates and latencies are those at the pace of the timing."""
-    (ours, our_arm), (theirs, their_arm) = candidate, baseline
-    in_turn = our_arm.placement.in_turn, their_arm.placement.in_turn
-    timings, pace = timed(ours.submit, theirs.submit, requests, load, window, seed, in_turn)
-    kept = timings.kept()
-    rate = float(np.median(kept.rate_rps))
-
-    def slowness() -> float:
-        settle()  # an arm that has just gone idle would hold a core
-        now = pace() / (load.share * 1000 / rate)
-        settle()
-        return now
-
-    most = saturation(theirs.submit, requests, their_arm.placement.replicas, slowness)
-    limit = percentile(kept.baseline, load.percent) if load.slo_ms is None else load.slo_ms
-    first = Probe(rate, kept.candidate)
-    searched = Search((), most)
-    if load.slo_ms is not None:
-        searched = _search(*baseline, Probe(rate, kept.baseline), requests, load, limit, window.probes, seed, slowness)
-    return Recording(
-        timings=timings,
-        slo_ms=load.slo_ms,
-        percent=load.percent,
-        seed=seed,
-        candidate=_search(*candidate, first, requests, load, limit, window.probes, seed, slowness),
-        baseline=searched,
-    )
-
-
-def _search(
-    pool: Pool,
-    arm: Arm,
-    first: Probe,
-    requests: list[Request],
-    load: Load,
-    limit_ms: float,
-    probes: int,
-    seed: int,
-    slowness: Slowness,
-) -> Search:
-    most = saturation(pool.submit, requests, arm.placement.replicas, slowness)
-
-    def probe(rate_rps: float) -> Probe:
-        return open_loop_probe(pool.submit, requests, load.traffic, rate_rps, seed, slowness)
-
-    return Search(search_rates(probe, first, float(most.mean()), limit_ms, load.percent, probes), most)

@@ -37,7 +37,7 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
         JobError: the trial's own model cannot be built again.
     """
     found = session.document()
-    jobs = jobs_of(session.config, session.home, prepared_of(session, found))
+    jobs = jobs_of(session.config, session.home, prepared_of(session, found), session.study)
     number = _trial(found, trial)
     candidate = next(candidate for known, candidate, *_ in session.entries() if known == number)
     parts = techniques(candidate)

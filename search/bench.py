@@ -13,12 +13,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.arms import quiet, warm_up
+from objectives.arms import load_target, quiet, warm_up
+from objectives.measurement.interference import Interference, InterferenceMonitor
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
 from objectives.measurement.schedule import PATTERNS, Pattern, Traffic, gaps
 from objectives.measurement.statistics import fewest_samples
-from objectives.measurement.strain import Strain, Watch
-from objectives.measurement.throughput import saturation
+from objectives.measurement.throughput import measure_capacity
 from objectives.measurement.timeline import Played, joined, play, play_closed, timeline
 from objectives.measurement.traffic import Request, Submit, settle
 from objectives.record import InputSpec
@@ -98,13 +98,13 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
         console.say(f"bench: warming up over requests of {rows.min()} to {rows.max()} rows")
         warm_up(pool.submit, requests, placement)
         settle()
-        capacity = float(np.median(saturation(pool.submit, requests, placement.replicas)))
+        capacity = float(np.median(measure_capacity([load_target(pool, placement, requests)], requests)))
         console.say(f"bench: it can answer {capacity:,.0f} requests/s")
-        watch = Watch()
+        watching = InterferenceMonitor()
         traffic = _traffic(plan, log, Path(scratch))
         result = _play(pool.submit, placement.in_turn, requests, plan, traffic, capacity, console)
-        strain = watch.strain()
-    document = _document(bundle, plan, rows, result, strain)
+        interference = watching.stop()
+    document = _document(bundle, plan, rows, result, interference)
     _write(document, out)
     return document
 
@@ -206,7 +206,9 @@ def _alternating(
     return [joined(plays[name]) for name in schedules]
 
 
-def _document(bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Result, strain: Strain) -> Document:
+def _document(
+    bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Result, interference: Interference
+) -> Document:
     played = result.played
     line = timeline(played)
     reason = next((r for p in (played, result.poisson) if p is not None and (r := behind(p))), None)
@@ -223,8 +225,8 @@ def _document(bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Resu
         "load": None if result.rate_rps is None else result.rate_rps / result.capacity_rps,
         "valid": reason is None,
         "reason": reason,
-        "disturbed": strain.disturbed,
-        "cpu_share": strain.cpu_share,
+        "disturbed": interference.busy,
+        "cpu_share": interference.cpu_share,
         "seconds": played.seconds,
         "requests": len(played.latency_ms),
         "refused": int((~played.served).sum()),

@@ -16,6 +16,7 @@ from objectives.serving.pool.answer import cut_rows
 from objectives.task import Task
 from search.document import Document, Row
 from search.front import unit_objectives
+from search.interference_warnings import interference_warnings
 from search.jobs import MeterJobs
 from search.judged import judged
 from search.limits import Limits
@@ -229,6 +230,11 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "throughput_rps": confirmed.throughput.rps,
             "throughput_ratio": confirmed.throughput.ratio,
             "throughput_ratio_interval": list(confirmed.throughput.ratio_interval),
+            "capacity_ratio": confirmed.throughput.capacity_ratio,
+            "capacity_ratio_interval": list(confirmed.throughput.capacity_ratio_interval),
+            "slo_ms": confirmed.throughput.slo_ms,
+            "visits": len(latency.p95_visits),
+            "warnings": interference_warnings(latency),
             "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
             "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
         },
@@ -278,6 +284,7 @@ def _card(
     assert outcome.artifact is not None
     latency, throughput, quality = confirmed.latency, confirmed.throughput, confirmed.quality
     p95, loss = latency.p95_ratio_interval, quality.loss_interval
+    capacity = throughput.capacity_ratio_interval
     knobs = "\n".join(f"| {name} | {value} |" for name, value in candidate.knobs().items())
     widths = ", ".join(f"{group} {width}" for group, width in outcome.artifact.widths.items())
     said = f"\n{confirmed.control['sentence']}\n" if confirmed.control else ""
@@ -293,6 +300,8 @@ def _card(
 {latency.service_p50_ratio:.3f} |
 | requests/s within {throughput.slo_ms:.2f} ms | {throughput.rps:.0f} | {throughput.baseline_rps:.0f} | \
 {throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
+| capacity, requests/s | {throughput.capacity_rps:.0f} | {throughput.baseline_capacity_rps:.0f} | \
+{throughput.capacity_ratio:.2f} [{capacity[0]:.2f}, {capacity[1]:.2f}] |
 | {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
 loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
 

@@ -295,8 +295,10 @@ def choose(options: argparse.Namespace) -> int:
     confirmed = chosen["confirmed"]
     console.result(
         f"p95 {confirmed['p95_ratio']:.3f} of the baseline's, service p50 {confirmed['service_p50_ratio']:.3f}, "
-        f"throughput {confirmed['throughput_ratio']:.2f}x"
+        f"throughput {confirmed['throughput_ratio']:.2f}x, capacity {confirmed['capacity_ratio']:.2f}x"
     )
+    for warning in confirmed["warnings"]:
+        console.warn(warning)
     if chosen["control"]:
         console.result(chosen["control"]["sentence"])
     console.result(f"bundle: {chosen['bundle']}")

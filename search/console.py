@@ -101,14 +101,23 @@ def _line(told: Told) -> str:
         return f"{head} {told.outcome.state}: {told.outcome.reason}"
     return (
         f"{head} p95 {m.latency.candidate.p95_ms:.2f} ms ({_ratio(m.latency.p95_ratio)}), "
-        f"throughput {m.throughput.ratio:.1f}x, loss {_loss(m.quality.loss)}"
+        f"throughput {m.throughput.ratio:.1f}x, capacity {m.throughput.capacity_ratio:.1f}x, "
+        f"loss {_loss(m.quality.loss)}"
     )
 
 
 def front_table(document: Document) -> Table:
     """The front with its intervals, the baseline first."""
     table = Table(title=f"Front of {document['study']}: {document['front_size']} points", title_justify="left")
-    for name in ("trial", "weights", "p95 ms", "p95 ratio [95%]", "service p50 ratio", "throughput ratio [95%]"):
+    for name in (
+        "trial",
+        "weights",
+        "p95 ms",
+        "p95 ratio [95%]",
+        "service p50 ratio",
+        "throughput ratio [95%]",
+        "capacity ratio [95%]",
+    ):
         table.add_column(name, justify="right" if name != "weights" else "left", no_wrap=True)
     for name in ("loss [95%]", "kB", "choice"):
         table.add_column(name, justify="right" if name != "choice" else "left", no_wrap=name != "choice")
@@ -128,6 +137,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{latency['p95_ratio']:.3f} {_pair(latency['p95_ratio_interval'])}",
         f"{latency['service_p50_ratio']:.3f}",
         f"{row['throughput_ratio']:.2f} {_pair(row['throughput_ratio_interval'], 2)}",
+        f"{row['capacity_ratio']:.2f} {_pair(row['capacity_ratio_interval'], 2)}",
         f"{_loss(quality['loss'])} [{_loss(quality['loss_interval'][0])}, {_loss(quality['loss_interval'][1])}]",
         f"{row['model_bytes'] / 1000:.0f}",
         "the baseline against itself" if row["trial"] == 0 else describe(row["knobs"]),

@@ -13,6 +13,7 @@ from objectives.record import Measurement
 from search.ablation_verdict import ablation_document
 from search.effects import ablations
 from search.front import hypervolume, non_dominated, unit_objectives
+from search.interference_warnings import interference_warnings
 from search.sections import StudyConfig
 from search.study import candidate_of, outcome_of, values
 from search.verdict import doubts
@@ -134,6 +135,7 @@ def _row(
             "service_p50": m and m.latency.candidate.service_p50_ms,
             "p95_ratio": m and m.latency.p95_ratio,
             "p95_ratio_interval": m and list(m.latency.p95_ratio_interval),
+            "p95_ratio_all": m and m.latency.p95_ratio_all,
             "p95_interval": m and m.latency.candidate.p95_interval_ms and list(m.latency.candidate.p95_interval_ms),
             "p99_ratio": m and m.latency.p99_ratio,
             "service_p50_ratio": m and m.latency.service_p50_ratio,
@@ -144,11 +146,15 @@ def _row(
         "throughput_ratio_interval": m and list(m.throughput.ratio_interval),
         "model_bytes": m and m.footprint.model_bytes,
         "throughput_interval": m and m.throughput.rps_interval and list(m.throughput.rps_interval),
-        "saturated_ratio": m and m.throughput.saturated_ratio,
+        "saturated_ratio": m and m.throughput.capacity_ratio,
+        "capacity_ratio": m and m.throughput.capacity_ratio,
+        "capacity_ratio_interval": m and list(m.throughput.capacity_ratio_interval),
         "peak_memory_bytes": m and m.footprint.peak_memory_bytes,
         "cpu_seconds_per_1000": m and m.footprint.cpu_seconds_per_1000,
         "money_per_million": m and price and m.throughput.rps and money_per_million(m.throughput.rps, price),
         "repeated_blocks": m and m.latency.repeated_blocks,
+        "visits": m and len(m.latency.p95_visits),
+        "warnings": interference_warnings(m.latency) if m else [],
         "timings": outcome.timings,
         "seconds": {stage: outcome.seconds.get(stage) for stage in ("fit", "export", "judge", "time")},
         "reused": list(outcome.reused),

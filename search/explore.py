@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from search.nesting import least_tried
 from search.screening import UNSEEN, loses, outrun
 from search.sections import StudyConfig
 from search.study import Study, measured, outcome_of, sought
+from search.visit_noise import ratio_noise
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain
@@ -52,7 +53,8 @@ class Flight:
     artifact: Artifact | None = None
     quality: Quality | None = None
     glance: Glance | None = None
-    screened: Measurement | None = None
+    measured: Measurement | None = None
+    visits: int = 0
     scored: Mapping[str, Any] | None = None
 
     @property
@@ -203,10 +205,15 @@ class Explorer:
         if flight.stage == "glance":
             return self._jobs.glance(flight.artifact, candidate)
         seed = self._config.seed + flight.number
-        return self._jobs.time(flight.artifact, candidate, _length(flight), seed, self._recording(flight))
+        jobs = replace(self._jobs, noise=ratio_noise(list(measured(self._study.finished()).values())))
+        # The visits of a point that would enter the front do not count the first look, which was lucky to be so good.
+        near, append = flight.stage == "near", flight.visits > 0
+        return jobs.time(
+            flight.artifact, candidate, _length(flight), seed, self._recording(flight.number, near), append=append
+        )
 
-    def _recording(self, flight: Flight) -> str:
-        return self._jobs.recording(f"trial-{flight.number}")
+    def _recording(self, number: int, near: bool) -> str:
+        return self._jobs.recording(f"trial-{number}-visits" if near else f"trial-{number}")
 
     def _collect(self, minutes: float) -> int:
         """Move on what came back; the number of trials that ended."""
@@ -234,9 +241,9 @@ class Explorer:
     def _advance(self, flight: Flight, done: Done) -> Outcome | None:
         """Take in what a stage gave; the trial's outcome when that was the last."""
         result = done.result
-        if result is None and flight.screened is not None:
-            # A longer look that failed leaves the first one as it was, its recording too.
-            return self._complete(flight, flight.screened)
+        if result is None and flight.measured is not None:
+            # A visit that failed leaves what was measured before as it was, its recording too.
+            return self._complete(flight, flight.measured)
         if result is None:
             return self._ended(flight, "failed", done.error)
         if result.get("reused"):
@@ -266,14 +273,20 @@ class Explorer:
                 flight.stage = self._judging if flight.quality is None else "time"
                 return None if reason is None else self._ended(flight, "stopped", reason)
             assert flight.quality is not None and flight.artifact is not None
+            footprint = from_plain(Footprint, result["footprint"])
+            if footprint.peak_memory_bytes is None and flight.measured is not None:
+                footprint = flight.measured.footprint
             measurement = Measurement(
                 flight.quality,
                 from_plain(Latency, result["latency"]),
                 from_plain(Throughput, result["throughput"]),
-                from_plain(Footprint, result["footprint"]),
+                footprint,
             )
-            if flight.stage == "time" and flight.number > 0 and self._would_enter(measurement):
-                flight.stage, flight.screened = "near", measurement
+            flight.visits += flight.stage == "near"
+            if flight.stage == "time" and not (flight.number == 0 or self._would_enter(measurement)):
+                return self._complete(flight, measurement)
+            flight.stage, flight.measured = "near", measurement
+            if flight.visits < self._jobs.near_visits:
                 return None
         except ValueError as error:
             return self._ended(flight, "failed", str(error))
@@ -283,7 +296,7 @@ class Explorer:
         return Outcome(state, reason, None, flight.artifact, dict(flight.seconds), tuple(flight.reused))
 
     def _complete(self, flight: Flight, measurement: Measurement) -> Outcome:
-        reused, recording = tuple(flight.reused), self._recording(flight)
+        reused, recording = tuple(flight.reused), self._recording(flight.number, flight.visits > 0)
         return Outcome("complete", None, measurement, flight.artifact, dict(flight.seconds), reused, recording)
 
     def _screens(self, flight: Flight) -> bool:
@@ -344,7 +357,7 @@ def _told_as(stage: Stage) -> str:
 
 
 def _length(flight: Flight) -> Length:
-    return "near" if flight.stage == "near" else "screen"
+    return "visit" if flight.stage == "near" else "screen"
 
 
 def _settled(outcome: Outcome | None) -> bool:

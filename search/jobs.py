@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from objectives.arms import Arm
 from objectives.holdout import HeldPart
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import FEWEST_BLOCKS, Window
+from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
 from objectives.measurement.schedule import Traffic
 from objectives.record import Artifact, Prepared
 from objectives.task import Task
@@ -18,9 +19,10 @@ from spaces.candidate import Candidate
 from spaces.canonical import to_plain
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
-# A finalist is timed over a window several times longer.
-_CONFIRM_TIMES = 10
-Length = Literal["screen", "near", "confirm"]
+# Rates that a visit tries for the rate under the SLO.
+_PROBES = {"screen": 3, "near": 4}
+# Screen: one visit; near: several, in one job; visit: one of those, in a job of its own; confirm: more.
+Length = Literal["screen", "near", "visit", "confirm"]
 # A candidate and what was built of it.
 Side = tuple[Artifact, Candidate]
 
@@ -36,12 +38,16 @@ def building(task: Task, candidate: Candidate, stage: Literal["fit", "export"], 
 
 @dataclass(frozen=True)
 class MeterJobs:
-    """Arguments of the jobs of `objectives.measure`, for one study."""
+    """Arguments of the jobs of `objectives.measure`, for one study.
+
+    noise: how ratios differ between visits, by the study's earlier benchmarks
+    """
 
     config: StudyConfig
     task: Task
     prepared: Prepared
     traffic: Traffic
+    noise: RatioNoise = NO_RATIO_NOISE
 
     def judge(
         self,
@@ -103,8 +109,9 @@ class MeterJobs:
         seed: int,
         recording: str,
         beside: Side | None = None,
+        append: bool = False,
     ) -> dict[str, Any]:
-        """The recording's path is relative to the home; `beside` is as in `judge`."""
+        """The recording's path is relative to the home, its visits go on where `append`; `beside` is as in `judge`."""
         load = Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms)
         return {
             "holdout": self.prepared.holdout,
@@ -115,7 +122,9 @@ class MeterJobs:
             "window": to_plain(self._window(length)),
             "seed": seed,
             "recording": f"{self.task.home}/{recording}",
-            "weighed": beside is None and self._weighed(candidate, length),
+            "weighed": beside is None and not append and self._weighed(candidate, length),
+            "noise": to_plain(self.noise),
+            "append": append,
         }
 
     def glance(self, artifact: Artifact, candidate: Candidate) -> dict[str, Any]:
@@ -131,18 +140,25 @@ class MeterJobs:
 
     def limit_seconds(self, length: Length) -> float:
         """The longest that a timing may take, what it waits for a calm machine included."""
-        times = _CONFIRM_TIMES if length == "confirm" else 1
-        return times * self.config.workers.job_seconds + self.config.timing.patience_seconds
+        visits = self._window(length).visits
+        return visits * (self.config.workers.job_seconds + self.config.timing.patience_seconds)
+
+    @property
+    def near_visits(self) -> int:
+        """Visits of a point that would enter the front."""
+        return self._window("near").visits
 
     def _window(self, length: Length) -> Window:
         """With answers enough for the SLO's percentile and the objectives'."""
         timing, percent = self.config.timing, self.config.slo.percentile
-        windows = {
-            "screen": Window(timing.screen_blocks),
-            "near": Window(timing.near_blocks, probes=5),
-            "confirm": Window(timing.confirm_blocks, probes=6),
-        }
-        window = replace(windows[length], patience_seconds=timing.patience_seconds)
+        blocks = {"screen": timing.screen_blocks, "confirm": timing.confirm_blocks}.get(length, timing.near_blocks)
+        visits = 1 if length == "screen" else max(1, blocks // FEWEST_BLOCKS)
+        window = Window(
+            -(-blocks // visits),
+            probes=_PROBES["screen" if length == "screen" else "near"],
+            visits=1 if length == "visit" else visits,
+            patience_seconds=timing.patience_seconds,
+        )
         return window.extended(99 if "latency_p99" in self.config.objectives else percent)
 
     def profile(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.record import Prepared
 from objectives.serving.devices import cores_allowed, describe
 from objectives.task import Task
@@ -30,15 +31,18 @@ from search.preflight import begun, preflight, tell_preflight
 from search.profiling import focused, known_profile, profiled, write_profile_files
 from search.report import write_report
 from search.sections import StudyConfig
-from search.study import Study, candidate_of, outcome_of
+from search.study import Study, candidate_of, measured, outcome_of
 from search.study_yaml import ConfigError
 from search.traffic import rows_trace, traffic_of
 from search.verdict import best_compromise
+from search.visit_noise import ratio_noise
 from search.wording import metric_name
 from search.workers import Worker, call
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.space import SearchSpace
 
+# Numbers of another version of this cannot stand beside those of this one.
+MEASUREMENT = 2
 # The baseline trains to its optimum, however long a student's fit may take.
 _PREPARE_TIMES = 10
 
@@ -92,6 +96,11 @@ def open_session(config: StudyConfig, home: Home) -> Session:
 def _opened(config: StudyConfig, home: Home) -> Session:
     study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
     settings = config.model_dump(mode="json")
+    if study.finished() and study.facts.get("measurement") != MEASUREMENT:
+        raise ConfigError(
+            f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like for "
+            "like; give it another name"
+        )
     before = study.facts.get("config")
     changed = None if before is None else difference(before, settings)
     if changed is not None:
@@ -101,7 +110,7 @@ def _opened(config: StudyConfig, home: Home) -> Session:
             )
         with locked(home, config.name):
             study.forget()
-    study.note(config=settings)
+    study.note(config=settings, measurement=MEASUREMENT)
     ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
     ledger.open(settings)
     return Session(config, home, study, ledger)
@@ -118,10 +127,11 @@ def task_of(config: StudyConfig, home: Home) -> Task:
     )  # fmt: skip
 
 
-def jobs_of(config: StudyConfig, home: Home, prepared: Prepared) -> MeterJobs:
-    """What the meter is asked in this study."""
+def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
+    """What the meter is asked in this study; its benchmarks tell how visits differ on this machine."""
+    noise = NO_RATIO_NOISE if study is None else ratio_noise(list(measured(study.finished()).values()))
     task = replace(task_of(config, home), expected=prepared.key)
-    return MeterJobs(config, task, prepared, traffic_of(config.traffic, home))
+    return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
 
 
 def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Document]:
@@ -287,7 +297,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     if "prepared" not in facts or found["baseline"] is None:
         raise ConfigError(f"STUDY: {config.name!r} has no measured baseline yet; leanrec run does that")
     prepared, task = from_plain(Prepared, facts["prepared"]), task_of(config, home)
-    jobs, ordered = jobs_of(config, home, prepared), finalists(found, policy)
+    jobs, ordered = jobs_of(config, home, prepared, study), finalists(found, policy)
     entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = list(facts.get("looks", []))

@@ -134,6 +134,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         "p95_ratio_low": latency["p95_ratio_interval"][0],
         "p95_ratio_high": latency["p95_ratio_interval"][1],
         "throughput_ratio": row["throughput_ratio"],
+        "capacity_ratio": row["capacity_ratio"],
         "loss": quality["loss"],
         "loss_low": quality["loss_interval"][0],
         "loss_high": quality["loss_interval"][1],

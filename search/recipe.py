@@ -238,6 +238,7 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "p95_ratio_to_old_interval": None,
         "not_compared": None,
         "throughput_ratio": None,
+        "capacity_ratio": None,
         "model_bytes": None,
     }
     if found is None:
@@ -250,6 +251,7 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "p95_ratio_interval": list(found.latency.p95_ratio_interval),
         "p95_ms": found.latency.candidate.p95_ms,
         "throughput_ratio": found.throughput.ratio,
+        "capacity_ratio": found.throughput.capacity_ratio,
         "model_bytes": found.artifact.model_bytes,
     }
     old = found.old

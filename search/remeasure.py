@@ -38,7 +38,7 @@ def remeasure(session: Session, meter: Worker, console: Console) -> Document:
     """
     config, home = session.config, session.home
     prepared, entries = _front(session)
-    jobs = jobs_of(config, home, prepared)
+    jobs = jobs_of(config, home, prepared, session.study)
     rows = []
     for place, (row, candidate, outcome) in enumerate(entries, 1):
         console.say(f"trial {row['trial']} ({place} of {len(entries)}): timing over a long window")
@@ -128,6 +128,8 @@ def _then(row: Row) -> dict[str, Any]:
         "throughput_rps": row["throughput_rps"],
         "throughput_ratio": row["throughput_ratio"],
         "throughput_ratio_interval": row["throughput_ratio_interval"],
+        "capacity_ratio": row["capacity_ratio"],
+        "capacity_ratio_interval": row["capacity_ratio_interval"],
     }
 
 
@@ -139,6 +141,8 @@ def _now(latency: Latency, throughput: Throughput) -> dict[str, Any]:
         "throughput_rps": throughput.rps,
         "throughput_ratio": throughput.ratio,
         "throughput_ratio_interval": list(throughput.ratio_interval),
+        "capacity_ratio": throughput.capacity_ratio,
+        "capacity_ratio_interval": list(throughput.capacity_ratio_interval),
         "baseline_p95_ms": latency.baseline.p95_ms,
         "rate_rps": latency.rate_rps,
         "requests": latency.requests,

@@ -149,6 +149,9 @@ def _hover(row: Row) -> str:
         served = f"{row['throughput_rps']:,.0f} requests/s, " if row["throughput_rps"] is not None else ""
         ratio = times(row["throughput_ratio"])
         lines.append(f"throughput: {served}{ratio}{_brackets(row['throughput_ratio_interval'], times)}")
+    if row.get("capacity_ratio") is not None:
+        interval = _brackets(row["capacity_ratio_interval"], times)
+        lines.append(f"capacity: {times(row['capacity_ratio'])}{interval}")
     if row["model_bytes"] is not None:
         lines.append(f"model: {size(row['model_bytes'])}")
     lines += [f"{family}: {text}" for family, text in knobs_by_family(row["knobs"]).items()]

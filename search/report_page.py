@@ -126,15 +126,30 @@ def _front_table(document: Document) -> str:
     return table(_HEADS, cells) + (note if len(alike) > 1 else "")
 
 
-_HEADS = ("trial", "recipe", "p95", "p95 ratio", "throughput", "throughput ratio", "quality loss", "model")
+_HEADS = (
+    "trial",
+    "recipe",
+    "p95",
+    "p95 ratio",
+    "throughput",
+    "throughput ratio",
+    "capacity ratio",
+    "quality loss",
+    "model",
+)
 
 
 def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
     latency, quality = row["latency_ms"], row["quality"]
     # The baseline against itself is exact.
     own = row["trial"] == baseline["trial"]
-    measured = latency["p95_ratio_interval"], row["throughput_ratio_interval"], quality["loss_interval"]
-    intervals = (None, None, None) if own else measured
+    measured = (
+        latency["p95_ratio_interval"],
+        row["throughput_ratio_interval"],
+        row.get("capacity_ratio_interval"),
+        quality["loss_interval"],
+    )
+    intervals = (None, None, None, None) if own else measured
     badge = f' <span class="tag {"chosen" if tag == "chosen" else ""}">{escape(tag)}</span>' if tag else ""
     return (
         f"{row['trial']}{badge}",
@@ -143,7 +158,8 @@ def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
         cell(latency["p95_ratio"], column_ratio, intervals[0]),
         cell(row["throughput_rps"], lambda value: f"{value:,.0f}/s"),
         cell(row["throughput_ratio"], column_ratio, intervals[1]),
-        cell(quality["loss"], column_percent, intervals[2]),
+        cell(row.get("capacity_ratio"), column_ratio, intervals[2]),
+        cell(quality["loss"], column_percent, intervals[3]),
         cell(row["model_bytes"], size),
     )
 
@@ -248,20 +264,22 @@ from the edge earns its place by its throughput.</li>
 <li><b>Bars and ranges</b> are 95% intervals of a comparison with the baseline. Candidates are never compared with each
 other directly, so two whose ranges overlap on every objective are best taken as equal.</li>
 <li><b>Ratios</b> are against the baseline under the same requests at the same times: a p95 ratio of 0.2x is five times
-faster, a throughput ratio of 4x is four times the load. Milliseconds are this machine's; ratios travel better.</li>
+faster, a throughput ratio of 4x is four times the load within the SLO, a capacity ratio of 4x four times the requests
+per second when saturated. Milliseconds are this machine's; ratios travel better.</li>
 <li><b>Quality loss</b> is relative to the baseline's own metric; below zero is a gain.</li>
 <li><b>Hypervolume</b> is the volume under the front in a cube of three gains, each from 0 to 1: latency (a p95 ratio of
 0.01x is 1), throughput (a ratio of 100x is 1) and quality kept (no loss is 1, the tolerated loss is 0).</li>
 </ul>"""
 
-_HOW_MEASURED = """<p>Latency is open loop: arrivals come from a seeded schedule and do not wait for answers, and a
-request's latency runs from its scheduled arrival, queueing included. Candidate and baseline alternate in short
-blocks; the percentiles are pooled over the blocks and the interval of their ratio is a paired bootstrap of the
-blocks. A pair of blocks in which other processes kept an arm's threads waiting is run again; with too few undisturbed
-ones, or a load generator behind its schedule, the trial is invalid. A candidate that surely loses too much, or that a
-glance finds clearly slower than the baseline or than one that loses no more, is stopped untimed; a point that would
-enter the front is timed over a longer window. The raw timings are kept with each trial, so that a number can be
-judged again. Throughput is the highest arrival rate whose p95 stays within the SLO. Quality is judged on held-out
-rows through the engine that serves; its interval resamples users or requests, not rows. Candidates were ranked by
-validation alone.
+_HOW_MEASURED = """<p>
+Latency is open loop: arrivals come from a seeded schedule and do not wait for answers, and a request's latency runs
+from its scheduled arrival, queueing included. Candidate and baseline alternate in short blocks, and both are opened
+anew for each visit; a ratio is the geometric mean over the visits, and its interval includes how visits differ. A
+pair of blocks that other processes disturbed is run again and left out. A candidate that surely loses too much, or
+that a glance finds clearly slower than the baseline or than one that loses no more, is stopped untimed; a point
+that would enter the front is measured in further visits. The raw timings are kept with each trial, so that a number
+can be computed again. Throughput is the highest arrival rate whose p95 stays within the SLO, capacity the requests
+per second when saturated, of candidate and baseline in the same visits. Quality is judged on held-out rows through
+the engine that serves; its interval resamples users or requests, not rows. Candidates were ranked by validation
+alone.
 </p>"""

@@ -36,7 +36,7 @@ def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], lim
     for trial, rival in measured.items():
         if rival.quality.loss > max(loss, 0.0) or not limits.kept(rival.quality):
             continue
-        most = rival.throughput.saturated_ratio or rival.throughput.ratio
+        most = rival.throughput.capacity_ratio
         if _slower(glance, rival.latency.service_p50_ratio, most):
             return f"{told}, where trial {trial} has {rival.latency.service_p50_ratio:.3g} and {most:.3g}"
     return None

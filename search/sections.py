@@ -109,18 +109,19 @@ class TrafficConfig(Section):
 
 
 class SloConfig(Section):
-    """ms None: the baseline's own percentile at the study's load."""
+    """ms None: twice the baseline's own percentile at the study's load."""
 
     percentile: Literal[50, 95, 99] = 95
     ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 
 
 class TimingConfig(Section):
-    """How many blocks of each arm a timing has: to screen, for a point that would enter the front, and to confirm; and
-    how long a timing that was disturbed is begun anew."""
+    """How many blocks of candidate and baseline a benchmark has: to screen, in one visit; for a point that would enter
+    the front and to confirm, in visits of 20 or more, each of which opens both anew; and how long a visit goes on
+    looking for undisturbed blocks."""
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
-    near_blocks: int = Field(default=30, ge=20, description="a whole number, at least 20")
+    near_blocks: int = Field(default=60, ge=20, description="a whole number, at least 20")
     confirm_blocks: int = Field(default=120, ge=20, description="a whole number, at least 20")
     patience_seconds: float = Field(default=60.0, gt=0, description="seconds above 0")
 

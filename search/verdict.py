@@ -15,6 +15,8 @@ Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 FEW_TRIALS = 20
+# What `choose` measures once more.
+_MEASURED_AGAIN = ("throughput_ratio_interval", "capacity_ratio", "capacity_ratio_interval")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def _on_test(document: Document, row: Row, confirmed: Mapping[str, Any]) -> tupl
     tolerated, interval = percent(document["max_loss"]), confirmed["loss_interval"]
     p95_ratio = confirmed.get("p95_ratio") or row["latency_ms"]["p95_ratio"]
     p95_interval = confirmed.get("p95_ratio_interval") or _p95_interval(row)
-    if confirmed.get("throughput_ratio_interval"):
-        row = {**row, "throughput_ratio_interval": confirmed["throughput_ratio_interval"]}
+    again = {key: confirmed[key] for key in _MEASURED_AGAIN if confirmed.get(key)}
+    row = {**row, **again}
     gain = _gain(p95_ratio, p95_interval, confirmed.get("throughput_ratio") or row["throughput_ratio"], row)
     looks = confirmed.get("looks") or 1
     looked = "looked at once" if looks == 1 else f"looked at {looks} times, for which the interval is widened"
@@ -153,10 +155,15 @@ def _gain(p95_ratio: float, p95_interval: Sequence[float] | None, throughput_rat
     if throughput_ratio is None:
         return speed
     if _above(interval, 1.0):
-        return f"{speed} and carries {times(throughput_ratio)} its load"
+        return f"{speed} and carries {times(throughput_ratio)} its load{_capacity(row)}"
     if _below(interval, 1.0):
-        return f"{speed}, carrying only {percent(throughput_ratio)} of its load"
+        return f"{speed}, carrying only {percent(throughput_ratio)} of its load{_capacity(row)}"
     return f"{speed}, with no change in load that this measurement can show"
+
+
+def _capacity(row: Row) -> str:
+    ratio = row.get("capacity_ratio")
+    return "" if ratio is None else f" within the SLO ({times(ratio)} its capacity)"
 
 
 def _loss(loss: float, interval: Sequence[float] | None, metric: str) -> str:

@@ -2,70 +2,86 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.schedule import Traffic, gaps
-from objectives.measurement.statistics import (
-    Floats,
-    TooFewSamplesError,
-    fewest_samples,
-    percentile,
-    percentile_interval,
-    ratio_of_percentiles,
+from objectives.measurement.interference import (
+    Interference,
+    InterferenceMonitor,
+    disturbance,
+    taken_share,
+    undisturbed,
 )
-from objectives.measurement.strain import DisturbedError, Strain, Watch, disturbed
-from objectives.measurement.traffic import Request, Submit, check_offered, closed_loop, open_loop, settle, spin_ns
-from objectives.record import Interval, Latency, Percentiles
+from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.schedule import Traffic, gaps
+from objectives.measurement.statistics import Floats, fewest_samples, percentile
+from objectives.measurement.steady_state import variability, warm_up_requests
+from objectives.measurement.traffic import Request, drawn_requests, typical_requests
 
-# The baseline's service time may change this much within a timing.
-_MOST_DRIFT = 1.5
 # Pairs of blocks that are run in all, for one that is asked for: the disturbed ones are run again.
 _MOST_PAIRS = 3
-_FEWEST_BLOCKS = 20
-_UNCOUNTED = 2
+FEWEST_BLOCKS = 20
 _BASELINE = 1
+# Requests that tell how busy a deployment will be.
+_SAMPLED = 50
+# Arrivals that tell how much they vary.
+_DRAWN = 10_000
 
 
 @dataclass(frozen=True)
 class Window:
-    """How long to look: blocks of each arm, open-loop and closed-loop requests of a block; probes of the search for the
-    rate under the SLO; how long a disturbed look is begun anew."""
+    """How much is measured in one visit, and how many visits there are.
+
+    Args:
+        blocks: pairs of blocks of a visit
+        requests: open-loop requests of a block that count, after those that bring it to steady state
+        service_requests: closed-loop requests of a block
+        probes: rates that the search for the rate under the SLO tries in a visit
+        probe_requests: that count at each such rate, more where that takes less than a third of a second
+        visits: times that both deployments are opened anew and measured
+        patience_seconds: how long a visit goes on looking for undisturbed blocks
+    """
 
     blocks: int = 20
-    # A shared machine changes its speed within a second: short blocks let both arms meet the same. The standard error
-    # of a p95 ratio was 0.026 with 160 blocks of 25 and 0.042 with 80 of 60, in as many seconds.
+    # A shared machine changes its speed within a second: short blocks let both deployments meet the same. The standard
+    # error of a p95 ratio was 0.026 with 160 blocks of 25 and 0.042 with 80 of 60, in as many seconds.
     requests: int = 25
     service_requests: int = 5
     probes: int = 3
+    probe_requests: int = 500
+    visits: int = 1
     patience_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.blocks < _FEWEST_BLOCKS or self.requests < 1 or self.service_requests < 1:
-            raise ValueError(f"A window has {_FEWEST_BLOCKS} blocks or more with requests in each, but got {self}.")
+        if (
+            self.blocks < FEWEST_BLOCKS
+            or min(self.requests, self.service_requests, self.probe_requests, self.visits) < 1
+        ):
+            raise ValueError(f"A window must have {FEWEST_BLOCKS} or more blocks of requests, but got {self}.")
 
     def extended(self, percent: float) -> Window:
-        """With blocks enough for a percentile."""
+        """The same with enough blocks in each visit for a percentile."""
         blocks = -(-fewest_samples(percent) // self.requests)
         return replace(self, blocks=max(self.blocks, blocks))
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Raw milliseconds of both arms in pairs of blocks, in the order they were run.
+    """Raw milliseconds of candidate and baseline in pairs of blocks, in the order they were run.
 
-    candidate, baseline: (pairs, requests), open loop from the scheduled arrival; a refused request took for ever
+    candidate, baseline: (pairs, requests), open loop from the scheduled arrival; infinite where refused
     candidate_service, baseline_service: (pairs, service requests), closed loop
     lag: (2 pairs, requests), how late the generator was
     offered: (2 pairs,), planned time of a block's arrivals over the time it took
-    strain: (pairs, 2, fields of Strain), candidate and baseline
-    rate_rps: (pairs,), the same for both arms of a pair
+    interference: (pairs, 2, fields of Interference), candidate and baseline
+    rate_rps: (pairs,), the same for both blocks of a pair
+    wanted: pairs that were asked for
+    warm_up: requests that were dropped from the start of each block
     """
 
     candidate: Floats
@@ -74,88 +90,123 @@ class Timings:
     baseline_service: Floats
     lag: Floats
     offered: Floats
-    strain: Floats
+    interference: Floats
     rate_rps: Floats
+    wanted: int
+    warm_up: int
 
-    def calm(self) -> NDArray[np.bool_]:
-        """(pairs,) whether neither arm was disturbed."""
-        return _calm(self.strain)
+    @property
+    def taken(self) -> Floats:
+        """(pairs, 2) shares of the wall time that others took."""
+        return taken_share(self.interference)
+
+    def undisturbed(self) -> NDArray[np.bool_]:
+        """(pairs,) which pairs are kept: by what other processes did, never by how the deployments fared."""
+        return undisturbed(_disturbance(self.interference), self.wanted)
 
     def kept(self) -> Timings:
-        """The calm pairs alone."""
-        calm = self.calm()
-        both = np.repeat(calm, 2)
-        return Timings(
-            self.candidate[calm],
-            self.baseline[calm],
-            self.candidate_service[calm],
-            self.baseline_service[calm],
-            self.lag[both],
-            self.offered[both],
-            self.strain[calm],
-            self.rate_rps[calm],
+        """The undisturbed pairs alone."""
+        mask = self.undisturbed()
+        both = np.repeat(mask, 2)
+        return replace(
+            self,
+            candidate=self.candidate[mask],
+            baseline=self.baseline[mask],
+            candidate_service=self.candidate_service[mask],
+            baseline_service=self.baseline_service[mask],
+            lag=self.lag[both],
+            offered=self.offered[both],
+            interference=self.interference[mask],
+            rate_rps=self.rate_rps[mask],
         )
 
     def drift(self) -> float:
-        """How many times slower the baseline served in one half of the window than in the other: 1 is steady."""
+        """How many times slower the baseline served in one half of the pairs than in the other: 1 is steady."""
         half = len(self.baseline_service) // 2
         first, second = (
             float(np.median(part)) for part in (self.baseline_service[:half], self.baseline_service[half:])
         )
         return max(first / second, second / first)
 
+    def lateness(self) -> float:
+        """The generator's p95 lag as a share of the p95 latency, of the deployment where it is larger."""
+        pairs = ((self.candidate, self.lag[0::2]), (self.baseline, self.lag[1::2]))
+        return max(percentile(lag, 95) / percentile(latency, 95) for latency, lag in pairs)
 
-def time_side_by_side(
-    candidate: Submit,
-    baseline: Submit,
+
+def measure_latency(
+    candidate: LoadTarget,
+    baseline: LoadTarget,
     requests: Sequence[Request],
     traffic: Traffic,
     rate: Callable[[], float],
     window: Window,
     seed: int,
-    watch: Callable[[], Watch] = Watch,
-    in_turn: tuple[int | None, int | None] = (None, None),
+    monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Timings:
-    """Alternate blocks of both arms; which goes first alternates too, so a drift of the machine meets both alike.
+    """Alternate blocks of both deployments; which goes first alternates too, so a drift of the machine meets both.
 
-    A pair's part of the schedule is stretched to the requests per second that `rate` gave when the baseline's turn came
-    in the pair before.
-
-    A pair in which an arm was disturbed is kept as it was and another is run, until there are calm ones enough or
-    thrice as many in all.
-
-    Args:
-        in_turn: of either arm, as `open_loop` takes it
+    The schedule of a pair is stretched to the requests per second that `rate` gave when the baseline's turn came in the
+    pair before. Pairs that other processes disturbed are kept as they were and others are run, until there are enough
+    undisturbed ones, three times as many in all, or no patience is left.
     """
-    arms = (candidate, baseline)
-    most = _MOST_PAIRS * window.blocks
+    targets = (candidate, baseline)
     first = now = rate()
-    schedule = gaps(traffic, first, most * window.requests, seed).reshape(most, window.requests)
+    most = _MOST_PAIRS * window.blocks
+    warm_up = _warm_up(targets, requests, traffic, first, seed)
+    length = warm_up + window.requests
+    schedule = gaps(traffic, first, most * length, seed).reshape(most, length)
     pairs: list[_Pair] = []
-    strain: list[Floats] = []
+    interference: list[Floats] = []
     rates: list[float] = []
-    while len(pairs) < window.blocks or (_calm(np.array(strain)).sum() < window.blocks and len(pairs) < most):
+    end = time.monotonic() + window.patience_seconds
+    while _goes_on(interference, window.blocks, most, end):
         block = len(pairs)
-        start = block * (window.requests + window.service_requests)
-        chosen = [requests[(start + i) % len(requests)] for i in range(window.requests + window.service_requests)]
+        chosen = drawn_requests(requests, length + window.service_requests, seed, block)
         order = (0, 1) if block % 2 == 0 else (1, 0)
         rates.append(now)
         stretched = np.maximum(np.rint(schedule[block] * (first / now)), 1).astype(np.int64)
         blocks: dict[int, _Block] = {}
-        for arm in order:
-            settle()
-            if arm == _BASELINE:
+        for which in order:
+            target = targets[which]
+            target.settle()
+            if which == _BASELINE:
                 now = rate()
-                settle()  # its threads would hold a core through the first requests, and the candidate's would not
-            blocks[arm] = _block(arms[arm], chosen, stretched, watch, in_turn[arm])
+                target.settle()  # its threads would hold a core through the first requests, the candidate's would not
+            blocks[which] = _block(target, chosen, stretched, warm_up, monitor)
         pairs.append((blocks[0], blocks[1]))
-        strain.append(np.array([b.strain.row() for b in pairs[-1]]))
-    return _timings(pairs, rates)
+        interference.append(np.array([b.interference.row() for b in pairs[-1]]))
+    return _timings(pairs, rates, window.blocks, warm_up)
 
 
-def _calm(strain: Floats) -> NDArray[np.bool_]:
-    """(pairs,), of the strain of both arms, (pairs, 2, fields)."""
-    return ~(disturbed(strain[:, 0]) | disturbed(strain[:, 1]))
+def _goes_on(interference: Sequence[Floats], wanted: int, most: int, end: float) -> bool:
+    """Whether another pair is run."""
+    if len(interference) < wanted:
+        return True
+    enough = bool((_disturbance(np.array(interference)) <= 1).sum() >= wanted)
+    return not enough and len(interference) < most and time.monotonic() < end
+
+
+def _disturbance(interference: Floats) -> Floats:
+    """(pairs, 2, fields) -> (pairs,) the worse of both blocks of each pair."""
+    taken = taken_share(interference)
+    return np.maximum(disturbance(taken[:, 0]), disturbance(taken[:, 1]))
+
+
+def _warm_up(
+    targets: Sequence[LoadTarget], requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int
+) -> int:
+    """As many as the deployment that is busier needs at this rate."""
+    arrivals = gaps(traffic, rate_rps, _DRAWN, seed)
+    sample = typical_requests(requests, _SAMPLED)
+    found = 0
+    for target in targets:
+        target.settle()
+        service = target.closed_loop(sample)
+        finite = service[np.isfinite(service)]
+        utilisation = rate_rps * float(finite.mean()) / 1e3 / target.replicas if finite.size else 1.0
+        found = max(found, warm_up_requests(utilisation, variability(arrivals, service)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -164,29 +215,28 @@ class _Block:
     service: Floats
     lag: Floats
     offered: float
-    strain: Strain
+    interference: Interference
 
 
 _Pair = tuple[_Block, _Block]
 
 
 def _block(
-    submit: Submit,
+    target: LoadTarget,
     chosen: Sequence[Request],
     schedule: NDArray[np.int64],
-    watch: Callable[[], Watch],
-    in_turn: int | None,
+    warm_up: int,
+    monitor: Callable[[], InterferenceMonitor],
 ) -> _Block:
-    # The first answers after the other arm ran find cold caches and sleeping threads; they are not counted.
-    spin = spin_ns(float(closed_loop(submit, chosen[-_UNCOUNTED:]).mean()))
-    watched = watch()
-    arrivals = open_loop(submit, chosen[: len(schedule)], schedule, spin, in_turn)
-    service = closed_loop(submit, chosen[len(schedule) :])
-    return _Block(arrivals.latency_ms, service, arrivals.lag_ms, arrivals.offered_share, watched.strain())
+    watching = monitor()
+    arrivals = target.open_loop(chosen[: len(schedule)], schedule)
+    service = target.closed_loop(chosen[len(schedule) :])
+    stopped = watching.stop()
+    return _Block(arrivals.latency_ms[warm_up:], service, arrivals.lag_ms[warm_up:], arrivals.offered_share, stopped)
 
 
-def _timings(pairs: Sequence[_Pair], rates: Sequence[float]) -> Timings:
-    """In single precision, as they are kept: what is judged again later is judged on the same numbers."""
+def _timings(pairs: Sequence[_Pair], rates: Sequence[float], wanted: int, warm_up: int) -> Timings:
+    """In single precision, as they are stored: what is computed again later is computed from the same numbers."""
 
     def stack(rows: Sequence[Any]) -> Floats:
         return np.array(rows, dtype=np.float32).astype(np.float64)
@@ -194,80 +244,14 @@ def _timings(pairs: Sequence[_Pair], rates: Sequence[float]) -> Timings:
     ours, theirs = zip(*pairs, strict=True)
     both = [block for pair in pairs for block in pair]
     return Timings(
-        stack([b.loop for b in ours]),
-        stack([b.loop for b in theirs]),
-        stack([b.service for b in ours]),
-        stack([b.service for b in theirs]),
-        stack([b.lag for b in both]),
-        stack([b.offered for b in both]),
-        stack([[b.strain.row() for b in pair] for pair in pairs]),
-        stack(rates),
-    )
-
-
-def check_calm(timings: Timings, blocks: int) -> None:
-    """Raises:
-    DisturbedError: too few calm pairs of blocks, or the baseline's own time drifted.
-    BehindError: the generator was behind its schedule.
-    """
-    kept = timings.kept()
-    if len(kept.candidate) < blocks:
-        raise DisturbedError(
-            f"Only {len(kept.candidate)} of {len(timings.candidate)} pairs of blocks were undisturbed, {blocks} are "
-            "needed: the machine is busy with something else."
-        )
-    if (drift := kept.drift()) > _MOST_DRIFT:
-        raise DisturbedError(
-            f"The baseline's own time changed {drift:.2g} times within a timing: the machine is busy with something "
-            "else."
-        )
-    for arm, latency in ((0, kept.candidate), (1, kept.baseline)):
-        check_offered(latency, kept.lag[arm::2], float(np.median(kept.offered[arm::2])))
-
-
-def summarise(timings: Timings, seed: int) -> Latency:
-    """Pooled percentiles of both arms over the calm pairs and their paired ratios; the same numbers again from the
-    same timings.
-
-    Raises:
-        TooFewSamplesError: fewer samples than a p95 needs.
-    """
-    kept = timings.kept()
-    p95_ratio, p95_interval = ratio_of_percentiles(kept.candidate, kept.baseline, 95, seed)
-    service_ratio, service_interval = ratio_of_percentiles(kept.candidate_service, kept.baseline_service, 50, seed)
-    ours = _percentiles(kept.candidate, kept.candidate_service)
-    theirs = _percentiles(kept.baseline, kept.baseline_service)
-    p99_ratio: float | None = None
-    p99_interval: Interval | None = None
-    if ours.p99_ms is not None and theirs.p99_ms is not None:
-        p99_ratio, p99_interval = ratio_of_percentiles(kept.candidate, kept.baseline, 99, seed)
-    return Latency(
-        candidate=ours,
-        baseline=theirs,
-        p50_ratio=ours.p50_ms / theirs.p50_ms,
-        p95_ratio=p95_ratio,
-        p95_ratio_interval=p95_interval,
-        p99_ratio=p99_ratio,
-        service_p50_ratio=service_ratio,
-        service_p50_ratio_interval=service_interval,
-        rate_rps=float(np.median(kept.rate_rps)),
-        requests=int(kept.candidate.size),
-        blocks=len(kept.candidate),
-        lag_p95_ms=percentile(kept.lag, 95),
-        p99_ratio_interval=p99_interval,
-        repeated_blocks=len(timings.candidate) - len(kept.candidate),
-    )
-
-
-def _percentiles(loop: Floats, service: Floats) -> Percentiles:
-    p50, p50_interval = percentile_interval(loop, 50)
-    p95, p95_interval = percentile_interval(loop, 95)
-    p99: float | None = None
-    p99_interval: Interval | None = None
-    with suppress(TooFewSamplesError):  # no p99 is told then
-        p99, p99_interval = percentile_interval(loop, 99)
-    if p99_interval is not None and math.isinf(p99_interval[1]):  # nor where it may have been refused
-        p99, p99_interval = None, None
-    return Percentiles(
-        p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
+        candidate=stack([b.loop for b in ours]),
+        baseline=stack([b.loop for b in theirs]),
+        candidate_service=stack([b.service for b in ours]),
+        baseline_service=stack([b.service for b in theirs]),
+        lag=stack([b.lag for b in both]),
+        offered=stack([b.offered for b in both]),
+        interference=stack([[b.interference.row() for b in pair] for pair in pairs]),
+        rate_rps=stack(rates),
+        wanted=wanted,
+        warm_up=warm_up,
     )

@@ -1,109 +1,261 @@
-"""One timing as it was recorded: raw milliseconds of both arms, in a small file; and what is judged from it.
+"""Raw timings of one benchmark, in a small file; and the numbers that are computed from them.
 
-A number can be judged again from the file, with no new run.
+The same numbers can be computed again from the file, with no new run.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from objectives.measurement.latency import Timings, summarise
-from objectives.measurement.statistics import Floats, interval, percentile
-from objectives.measurement.throughput import Probe, slo_rate
-from objectives.record import Latency, NotFiniteError, Throughput
+from objectives.measurement.latency import Timings
+from objectives.measurement.statistics import (
+    Floats,
+    TooFewSamplesError,
+    block_percentiles,
+    block_picks,
+    fewest_samples,
+    paired_log_variance,
+    percentile,
+    percentile_interval,
+)
+from objectives.measurement.throughput import RESAMPLES, Probe, RateSearch, rate_under_slo, resampled_rates
+from objectives.measurement.visits import NO_NOISE, VisitNoise, ratio_over_visits
+from objectives.record import Interval, Latency, NotFiniteError, Percentiles, Throughput
+
+# Where the study file names no SLO: so many times the baseline's own percentile at the study's load.
+SLO_TIMES = 2.0
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Search:
-    """One arm's search for the rate under the SLO: its probes by rate, and what it answers when saturated.
+class Visit:
+    """Latency in pairs of blocks at the study's load, and the search for the rate under the SLO of both deployments."""
 
-    saturation_rps: (blocks,)
-    """
+    timings: Timings
+    candidate: RateSearch
+    baseline: RateSearch
 
-    probes: tuple[Probe, ...]
-    saturation_rps: Floats
+
+@dataclass(frozen=True)
+class RatioNoise:
+    """How each ratio differs between visits, by earlier benchmarks of the same study."""
+
+    p95: VisitNoise = NO_NOISE
+    p99: VisitNoise = NO_NOISE
+    service_p50: VisitNoise = NO_NOISE
+    throughput: VisitNoise = NO_NOISE
+    capacity: VisitNoise = NO_NOISE
+
+
+NO_RATIO_NOISE = RatioNoise()
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Latency in pairs of blocks at the study's load, and each arm's search for the rate under the SLO.
+    """The visits of one benchmark.
 
-    slo_ms: None for the baseline's own percentile at that load
-    baseline: its search, which needs no probes where its own percentile is the SLO
+    slo_ms: None for `SLO_TIMES` the baseline's own percentile at the study's load, in each visit
     """
 
-    timings: Timings
+    visits: tuple[Visit, ...]
     slo_ms: float | None
     percent: int
     seed: int
-    candidate: Search
-    baseline: Search
 
-    def judged(self) -> tuple[Latency, Throughput]:
+    def summarise(self, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput]:
         """Percentiles, ratios and their intervals; the same each time.
 
         Raises:
-            NotFiniteError: so many requests were refused that a percentile is infinite, or the baseline keeps no SLO.
+            NotFiniteError: a percentile is infinite, so many requests were refused, or the baseline keeps the SLO at no
+                rate.
+            TooFewSamplesError: fewer samples than a p95 needs.
         """
-        return summarise(self.timings, self.seed), self._throughput()
+        return _latency(self, noise), _throughput(self, noise)
 
-    def _throughput(self) -> Throughput:
-        """Without an SLO of its own the limit is the baseline's percentile in this very run, whose rate is known."""
-        kept = self.timings.kept()
-        theirs, offered = kept.baseline, float(np.median(kept.rate_rps))
-        limit = percentile(theirs, self.percent) if self.slo_ms is None else self.slo_ms
-        ours = self.candidate
-        rate, rates = slo_rate(
-            ours.probes, ours.saturation_rps, theirs if self.slo_ms is None else limit, self.percent, self.seed
-        )
-        if self.slo_ms is None:
-            base, bases = offered, np.full(len(rates), offered)
-        else:
-            base, bases = slo_rate(
-                self.baseline.probes, self.baseline.saturation_rps, self.slo_ms, self.percent, self.seed
-            )
+
+def slo_of(timings: Timings, slo_ms: float | None, percent: int) -> float:
+    """The SLO of a visit in milliseconds."""
+    return SLO_TIMES * percentile(timings.kept().baseline, percent) if slo_ms is None else slo_ms
+
+
+def _latency(recording: Recording, noise: RatioNoise) -> Latency:
+    every = [visit.timings for visit in recording.visits]
+    kept = [timings.kept() for timings in every]
+    pooled = {
+        name: np.concatenate([getattr(one, name) for one in kept])
+        for name in ("candidate", "baseline", "candidate_service", "baseline_service")
+    }
+    ours = _percentiles(pooled["candidate"], pooled["candidate_service"])
+    theirs = _percentiles(pooled["baseline"], pooled["baseline_service"])
+    loops = [(one.candidate, one.baseline) for one in kept]
+    services = [(one.candidate_service, one.baseline_service) for one in kept]
+    p95, p95_interval, p95_visits = _ratio(loops, 95, recording.seed, noise.p95)
+    service, service_interval, service_visits = _ratio(services, 50, recording.seed, noise.service_p50)
+    p99: float | None = None
+    p99_interval: Interval | None = None
+    p99_visits: tuple[float, ...] = ()
+    if ours.p99_ms is not None and theirs.p99_ms is not None:
+        enough = all(one.candidate.size >= fewest_samples(99) for one in kept)
+        pairs = loops if enough else [(pooled["candidate"], pooled["baseline"])]
+        p99, p99_interval, p99_visits = _ratio(pairs, 99, recording.seed, noise.p99)
+    return Latency(
+        candidate=ours,
+        baseline=theirs,
+        p50_ratio=ours.p50_ms / theirs.p50_ms,
+        p95_ratio=p95,
+        p95_ratio_interval=p95_interval,
+        p99_ratio=p99,
+        service_p50_ratio=service,
+        service_p50_ratio_interval=service_interval,
+        rate_rps=float(np.median(np.concatenate([one.rate_rps for one in kept]))),
+        requests=int(pooled["candidate"].size),
+        blocks=len(pooled["candidate"]),
+        lag_p95_ms=percentile(np.concatenate([one.lag for one in kept]), 95),
+        p95_ratio_all=_ratio([(one.candidate, one.baseline) for one in every], 95, recording.seed, noise.p95)[0],
+        p99_ratio_interval=p99_interval,
+        pairs=sum(len(one.candidate) for one in every),
+        busy_share=float(np.mean(np.concatenate([one.taken for one in every]))),
+        drift=max(one.drift() for one in kept),
+        lateness=max(one.lateness() for one in kept),
+        p95_visits=p95_visits,
+        service_p50_visits=service_visits,
+        p99_visits=p99_visits,
+    )
+
+
+def _ratio(
+    pairs: Sequence[tuple[Floats, Floats]], percent: int, seed: int, noise: VisitNoise
+) -> tuple[float, Interval, tuple[float, ...]]:
+    """A ratio of percentiles over visits, its interval, and that of each visit.
+
+    Args:
+        pairs: of each visit (blocks, samples) of candidate and baseline
+    """
+    ratios = tuple(percentile(ours, percent) / percentile(theirs, percent) for ours, theirs in pairs)
+    if not all(map(math.isfinite, ratios)):
+        raise NotFiniteError(f"p{percent} must be finite, but too many requests were refused in a visit.")
+    with np.errstate(invalid="ignore"):
+        within = [paired_log_variance(ours, theirs, percent, seed + i) for i, (ours, theirs) in enumerate(pairs)]
+    return (*ratio_over_visits(ratios, within, noise), ratios)
+
+
+def _percentiles(loop: Floats, service: Floats) -> Percentiles:
+    p50, p50_interval = percentile_interval(loop, 50)
+    p95, p95_interval = percentile_interval(loop, 95)
+    p99: float | None = None
+    p99_interval: Interval | None = None
+    with suppress(TooFewSamplesError):  # no p99 is reported then
+        p99, p99_interval = percentile_interval(loop, 99)
+    if p99_interval is not None and math.isinf(p99_interval[1]):  # nor where it may have been refused
+        p99, p99_interval = None, None
+    return Percentiles(
+        p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
+    )
+
+
+def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
+    percent = recording.percent
+    rates, bases, limits, within, rate_within, capacity_within = [], [], [], [], [], []
+    capacities: list[tuple[float, float]] = []
+    for number, visit in enumerate(recording.visits):
+        seed = recording.seed + number
+        limit = slo_of(visit.timings, recording.slo_ms, percent)
+        rate, base = (rate_under_slo(search, limit, percent) for search in (visit.candidate, visit.baseline))
         if base == 0:
             raise NotFiniteError(f"The baseline must keep the SLO of {limit:g} ms at some rate, but got none.")
-        saturated, reference = (float(s.saturation_rps.mean()) for s in (ours, self.baseline))
-        return Throughput(
-            rps=rate,
-            baseline_rps=base,
-            ratio=rate / base,
-            ratio_interval=_around(rate / base, interval(rates / bases)),
-            slo_ms=limit,
-            saturated_rps=saturated,
-            rps_interval=_around(rate, interval(rates)),
-            saturated_ratio=saturated / reference,
+        drawn = _resampled_limits(visit.timings, recording.slo_ms, percent, seed)
+        ours, theirs = (
+            resampled_rates(search, drawn, percent, seed + 10 * side)
+            for side, search in enumerate((visit.candidate, visit.baseline))
         )
+        rates.append(rate)
+        bases.append(base)
+        limits.append(limit)
+        some = theirs > 0
+        within.append(_relative_variance(ours[some] / theirs[some]))
+        rate_within.append(_relative_variance(ours))
+        capacities.append((float(visit.candidate.capacity_rps.mean()), float(visit.baseline.capacity_rps.mean())))
+        capacity_within.append(_capacity_variance(visit, seed))
+    ratios = tuple(rate / base for rate, base in zip(rates, bases, strict=True))
+    capacity_ratios = tuple(ours / theirs for ours, theirs in capacities)
+    ratio, ratio_interval = ratio_over_visits(ratios, within, noise.throughput)
+    capacity, capacity_interval = ratio_over_visits(capacity_ratios, capacity_within, noise.capacity)
+    rps, rps_interval = ratio_over_visits(rates, rate_within)
+    return Throughput(
+        rps=rps,
+        baseline_rps=_geometric_mean(bases),
+        ratio=ratio,
+        ratio_interval=ratio_interval,
+        slo_ms=float(np.mean(limits)),
+        capacity_rps=_geometric_mean([ours for ours, _ in capacities]),
+        baseline_capacity_rps=_geometric_mean([theirs for _, theirs in capacities]),
+        capacity_ratio=capacity,
+        capacity_ratio_interval=capacity_interval,
+        rps_interval=rps_interval,
+        ratio_visits=ratios,
+        capacity_visits=capacity_ratios,
+    )
 
 
-def _around(point: float, found: tuple[float, float]) -> tuple[float, float]:
-    """A point at the highest probe lies at the edge of what the resamples may be."""
-    return min(found[0], point), max(found[1], point)
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(float(np.mean(np.log(values)))) if min(values) > 0 else 0.0
+
+
+def _resampled_limits(timings: Timings, slo_ms: float | None, percent: int, seed: int) -> Floats:
+    """(resamples,) the SLO, where it is the baseline's own percentile of resampled blocks."""
+    if slo_ms is not None:
+        return np.full(RESAMPLES, slo_ms)
+    blocks = timings.kept().baseline
+    return SLO_TIMES * block_percentiles(blocks, percent, block_picks(len(blocks), seed, RESAMPLES))
+
+
+def _capacity_variance(visit: Visit, seed: int) -> float:
+    """Of the logarithm of the capacity ratio, by bursts of both deployments that ran in turn."""
+    ours, theirs = visit.candidate.capacity_rps, visit.baseline.capacity_rps
+    picks = block_picks(len(ours), seed, RESAMPLES)
+    return _relative_variance(ours[picks].mean(axis=1) / theirs[picks].mean(axis=1))
+
+
+def _relative_variance(values: Floats) -> float:
+    """That of the logarithm, to first order; a rate of 0 has no logarithm."""
+    mean = float(values.mean())
+    return float(values.var()) / mean**2 if mean > 0 else 0.0
 
 
 def write_recording(recording: Recording, path: Path) -> None:
-    """A compressed .npz of some tens of kilobytes."""
+    """A compressed .npz of some tens of kilobytes, written at once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {
-        f"timings.{f.name}": getattr(recording.timings, f.name).astype(np.float32) for f in fields(Timings)
+        "format": _FORMAT,
+        "visits": len(recording.visits),
+        "percent": recording.percent,
+        "seed": recording.seed,
+        "slo_ms": np.nan if recording.slo_ms is None else recording.slo_ms,
     }
-    for name in ("percent", "seed"):
-        arrays[name] = getattr(recording, name)
-    arrays["slo_ms"] = np.nan if recording.slo_ms is None else recording.slo_ms
-    for arm, search in (("candidate", recording.candidate), ("baseline", recording.baseline)):
-        arrays[f"{arm}.saturation_rps"] = search.saturation_rps
-        arrays[f"{arm}.rates"] = np.array([p.rate_rps for p in search.probes])
-        for i, probe in enumerate(search.probes):
-            arrays[f"{arm}.probe{i}"] = probe.latency_ms.astype(np.float32)
+    for number, visit in enumerate(recording.visits):
+        for f in fields(Timings):
+            arrays[f"{number}.timings.{f.name}"] = _single(getattr(visit.timings, f.name))
+        for name in ("candidate", "baseline"):
+            search: RateSearch = getattr(visit, name)
+            arrays[f"{number}.{name}.capacity_rps"] = search.capacity_rps
+            arrays[f"{number}.{name}.rates"] = np.array([one.rate_rps for one in search.probes])
+            arrays[f"{number}.{name}.service_ms"] = _single(search.service_ms)
+            for i, one in enumerate(search.probes):
+                arrays[f"{number}.{name}.probe{i}"] = _single(one.latency_ms)
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(partial, **arrays)
     partial.rename(path)
+
+
+def _single(value: Any) -> Any:
+    return value.astype(np.float32) if isinstance(value, np.ndarray) else value
 
 
 def read_recording(path: Path) -> Recording:
@@ -111,21 +263,30 @@ def read_recording(path: Path) -> Recording:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is of an earlier version.
     """
     with np.load(path) as arrays:
-        timings = Timings(**{f.name: arrays[f"timings.{f.name}"].astype(np.float64) for f in fields(Timings)})
+        if int(arrays.get("format", 1)) != _FORMAT:
+            raise ValueError(f"{path}: must be a recording of format {_FORMAT}, but got one of an earlier version")
         slo = float(arrays["slo_ms"])
         return Recording(
-            timings=timings,
+            visits=tuple(_visit(arrays, number) for number in range(int(arrays["visits"]))),
             slo_ms=None if np.isnan(slo) else slo,
             percent=int(arrays["percent"]),
             seed=int(arrays["seed"]),
-            candidate=_search(arrays, "candidate"),
-            baseline=_search(arrays, "baseline"),
         )
 
 
-def _search(arrays: Mapping[str, Any], arm: str) -> Search:
-    rates: Sequence[float] = arrays[f"{arm}.rates"].tolist()
-    probes = tuple(Probe(rate, arrays[f"{arm}.probe{i}"].astype(np.float64)) for i, rate in enumerate(rates))
-    return Search(probes, arrays[f"{arm}.saturation_rps"])
+def _visit(arrays: Mapping[str, Any], number: int) -> Visit:
+    def value(name: str) -> Any:
+        array = arrays[f"{number}.timings.{name}"]
+        return array.astype(np.float64) if array.ndim else int(array)
+
+    timings = Timings(**{f.name: value(f.name) for f in fields(Timings)})
+    return Visit(timings, *(_search(arrays, f"{number}.{name}") for name in ("candidate", "baseline")))
+
+
+def _search(arrays: Mapping[str, Any], name: str) -> RateSearch:
+    rates: Sequence[float] = arrays[f"{name}.rates"].tolist()
+    probes = tuple(Probe(rate, arrays[f"{name}.probe{i}"].astype(np.float64)) for i, rate in enumerate(rates))
+    return RateSearch(probes, arrays[f"{name}.capacity_rps"], arrays[f"{name}.service_ms"].astype(np.float64))

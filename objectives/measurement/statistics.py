@@ -118,6 +118,17 @@ def ratio_of_percentiles(
     return point, interval(ratios, confidence)
 
 
+def paired_log_variance(candidate: Floats, baseline: Floats, percent: float, seed: int) -> float:
+    """Variance of the logarithm of the ratio of pooled percentiles, by the paired block bootstrap.
+
+    Args:
+        candidate, baseline: (blocks, samples of each), as in `ratio_of_percentiles`
+    """
+    picks = block_picks(len(candidate), seed)
+    ratios = block_percentiles(candidate, percent, picks) / block_percentiles(baseline, percent, picks)
+    return float(np.var(np.log(ratios)))
+
+
 def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
     """Area under the ROC curve for each row of weights; tied scores count half (Mann and Whitney 1947).
 

@@ -1,8 +1,8 @@
-"""The highest open-loop rate at which a percentile of latency stays within the SLO."""
+"""The highest open-loop rate at which a percentile of latency stays within the SLO, of two deployments in turn."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import statistics
 from collections import deque
@@ -10,195 +10,296 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
+from objectives.measurement.interference import InterferenceMonitor, least_disturbed
+from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
-from objectives.measurement.strain import calm_blocks
-from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop, saturated, spin_ns
+from objectives.measurement.steady_state import variability, warm_up_requests
+from objectives.measurement.traffic import Request, drawn_requests, typical_requests
 from objectives.record import rows_of
 
-_RESAMPLES = 400
-_PROBE_BLOCKS = 5
-_PROBE_REQUESTS = 200
+RESAMPLES = 400
+_SEGMENTS = 5
 _PROBE_SECONDS = 0.3
-_SATURATION_BLOCKS = 5
-_SATURATION_SECONDS = 0.1
-# Of a look at the pace; looks that count.
-_SERVICE_REQUESTS = 12
+# A probe's warm-up is no longer than twice what it counts: near capacity no measurement reaches the steady state.
+_MOST_WARM_UP = 2
+# Of the way between two rates, the part at either end where no further rate is tried.
+_EDGE = 0.1
+# Nearer to capacity than this a queue has no steady state within a measurement.
+_NEAREST = 0.97
+# A probe that its neighbours contradict by so much (logarithm of the percentile) is repeated.
+_CONTRADICTION = 0.2
+_CAPACITY_BURSTS = 5
+_CAPACITY_SECONDS = 0.1
+_PACE_REQUESTS = 12
 _PACE_LOOKS = 3
-_UNCOUNTED = 2
+# In place of an infinite percentile, of which there is no mean.
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Latency in milliseconds at one offered rate, (blocks, requests); both as they are where slowness is 1."""
+    """Latency in milliseconds at one offered rate, (segments, requests); both as they are where slowness is 1."""
 
     rate_rps: float
     latency_ms: Floats
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """What is known of the rate under the SLO of one deployment.
+
+    probes: in the order of their rates
+    capacity_rps: (bursts,), requests per second when saturated; no rate is above it
+    service_ms: (blocks, requests), one request at a time: the latency at a rate of nearly 0
+    """
+
+    probes: tuple[Probe, ...]
+    capacity_rps: Floats
+    service_ms: Floats
 
 
 # How many times slower the machine is at the moment than at some other one.
 Slowness = Callable[[], float]
 
 
-def _steady() -> float:
-    return 1.0
-
-
-def saturation(submit: Submit, requests: Sequence[Request], replicas: int, slowness: Slowness = _steady) -> Floats:
-    """Requests a second in a closed loop that always keeps two in flight for each replica, as it would be where
-    slowness is 1: (blocks,).
-
-    Raises:
-        DisturbedError: the machine is busy with something else.
-    """
-
-    def block() -> float:
-        slower = slowness()
-        return slower * saturated(submit, requests, 2 * replicas, _SATURATION_SECONDS)
-
-    return np.array(calm_blocks(block, _SATURATION_BLOCKS))
-
-
 class Pace:
-    """How long a replica takes for a request at the moment, one by one.
+    """How long a deployment takes for a request at the moment, one by one.
 
     A machine's speed may change by half within minutes. At a fixed rate the queue in its slow moments would be most of
-    a window's p95, and a rate that was found in a fast moment could not be held against one of a slow moment.
-
-    Raises:
-        DisturbedError: the machine is busy with something else.
+    a window's p95, and a rate that was found in a fast moment could not be compared with one of a slow moment.
     """
 
-    def __init__(self, submit: Submit, requests: Sequence[Request]) -> None:
-        self._submit = submit
-        by_rows = sorted(requests, key=rows_of)
-        # Evenly spaced among the sizes, so that a few have the mean of all.
-        places = (np.arange(_SERVICE_REQUESTS) + 0.5) / _SERVICE_REQUESTS * len(by_rows)
-        self._requests = [by_rows[int(place)] for place in places]
-        self._recent = deque(calm_blocks(self._service_ms, _PACE_LOOKS), maxlen=_PACE_LOOKS)
+    def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
+        self._target = target
+        self._requests = typical_requests(requests, _PACE_REQUESTS)
+        self._recent = deque((self._service_ms() for _ in range(_PACE_LOOKS)), maxlen=_PACE_LOOKS)
 
     def __call__(self) -> float:
-        """Mean milliseconds of a request, by the middle of the last looks, of which this call's is one."""
+        """Mean milliseconds of a request: the median of this measurement and the two before."""
         self._recent.append(self._service_ms())
         return statistics.median(self._recent)
 
     def _service_ms(self) -> float:
-        return float(closed_loop(self._submit, self._requests).mean())
+        return float(self._target.closed_loop(self._requests).mean())
 
 
-def open_loop_probe(
-    submit: Submit,
+def measure_capacity(
+    targets: Sequence[LoadTarget],
+    requests: Sequence[Request],
+    slowness: Slowness = lambda: 1.0,
+    calm: float = math.inf,
+    monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
+) -> Floats:
+    """Requests per second of saturated deployments, in alternating bursts, as they would be where slowness is 1.
+
+    Args:
+        calm: share of the wall time that others take of undisturbed blocks
+
+    Returns:
+        (bursts, targets)
+    """
+
+    def burst(turn: int) -> list[float]:
+        slower = slowness()
+        found = [0.0] * len(targets)
+        for which in range(len(targets)) if turn % 2 == 0 else reversed(range(len(targets))):
+            targets[which].settle()
+            found[which] = slower * targets[which].saturated(requests, _CAPACITY_SECONDS)
+        return found
+
+    turns = range(_CAPACITY_BURSTS)
+    return np.array([least_disturbed(functools.partial(burst, turn), calm, monitor) for turn in turns])
+
+
+def probe(
+    target: LoadTarget,
     requests: Sequence[Request],
     traffic: Traffic,
     rate_rps: float,
+    capacity_rps: float,
+    least: int,
     seed: int,
-    slowness: Slowness = _steady,
+    slower: float = 1.0,
 ) -> Probe:
-    """A few short blocks at one rate; queues drain between them, so the early answers of each are not counted.
+    """One stream at one rate; the requests that bring it to steady state are not counted.
 
-    Where the machine is slower, arrivals come that much slower, and latencies are told as they would be where slowness
-    is 1: a queue at the same utilisation, on another clock.
+    Where the machine is slower, arrivals come that much slower, and latencies are those where slowness is 1: a queue at
+    the same utilisation, on another clock. The same seed gives the same arrivals at every rate, in another scale.
 
-    Raises:
-        DisturbedError: the machine is busy with something else.
+    Args:
+        least: requests that count, at least; a multiple of 5 of them is taken
     """
-    count = max(_PROBE_REQUESTS, int(rate_rps * _PROBE_SECONDS)) // _PROBE_BLOCKS
-    early = count // 3
-    spin = spin_ns(float(closed_loop(submit, requests[:_UNCOUNTED]).mean()))
-    taken = itertools.count()
-
-    def block() -> Floats:
-        number, slower = next(taken), slowness()
-        start = number * (early + count)
-        chosen = [requests[(start + i) % len(requests)] for i in range(early + count)]
-        played = open_loop(submit, chosen, gaps(traffic, rate_rps / slower, early + count, seed + number), spin)
-        return played.latency_ms[early:] / slower
-
-    blocks = calm_blocks(block, _PROBE_BLOCKS)
-    # In single precision, as they are kept.
-    return Probe(rate_rps, np.array(blocks, dtype=np.float32).astype(np.float64))
+    count = max(least, int(rate_rps * _PROBE_SECONDS)) // _SEGMENTS * _SEGMENTS
+    arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
+    sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
+    warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), _MOST_WARM_UP * count)
+    chosen = drawn_requests(requests, warm_up + count, seed)
+    target.settle()
+    played = target.open_loop(chosen, arrivals[: warm_up + count])
+    latency = (played.latency_ms[warm_up:] / slower).reshape(_SEGMENTS, -1)
+    # In single precision, as it is stored.
+    return Probe(rate_rps, latency.astype(np.float32).astype(np.float64))
 
 
 def search_rates(
-    probe: Callable[[float], Probe], first: Probe, saturated_rps: float, slo_ms: float, percent: float, probes: int
-) -> tuple[Probe, ...]:
-    """Bisect (in log rate) for the rate at which the percentile meets the SLO, from a first probe that is given.
-
-    Where the first keeps the SLO the answer lies between it and saturation, else between an eighth of it and it.
-    """
-    done = [first]
-    if percentile(first.latency_ms, percent) <= slo_ms:
-        low, high = first.rate_rps, max(saturated_rps, first.rate_rps)
-        rate = max(0.85 * saturated_rps, math.sqrt(low * high))
-    else:
-        low, high = first.rate_rps / 8, first.rate_rps
-        rate = math.sqrt(low * high)
-    for _ in range(probes):
-        done.append(probe(rate))
-        if percentile(done[-1].latency_ms, percent) <= slo_ms:
-            low = rate
-        else:
-            high = rate
-        rate = math.sqrt(low * high)
-    return tuple(sorted(done, key=lambda p: p.rate_rps))
-
-
-def crossing(rates: Floats, percentiles: Floats, slo: float) -> float:
-    """The rate at which the percentile meets the SLO, by interpolation in logarithms.
+    targets: Sequence[LoadTarget],
+    searches: Sequence[RateSearch],
+    requests: Sequence[Request],
+    traffic: Traffic,
+    slo_ms: float,
+    percent: int,
+    probes: int,
+    least: int,
+    seed: int,
+    slowness: Slowness = lambda: 1.0,
+    calm: float = math.inf,
+    monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
+) -> tuple[RateSearch, ...]:
+    """So many more probes of each deployment, in turn, and one again where its neighbours contradict it.
 
     Args:
-        rates: (n,), ascending
-        percentiles: (n,); more load never lowers a percentile, so a dip is noise and is levelled
-
-    Returns:
-        The highest rate where all keep the SLO; where none does, the lowest rate scaled down by SLO over percentile.
+        searches: what is known of each beforehand
+        least: requests that count in a probe
+        calm: as in `measure_capacity`
     """
-    level = np.maximum.accumulate(percentiles)
-    above = np.flatnonzero(level > slo)
-    if len(above) == 0:
-        return float(rates[-1])
-    at = int(above[0])
-    if at == 0:
-        return float(rates[0] * slo / level[0])
-    x0, x1 = math.log(rates[at - 1]), math.log(rates[at])
-    y0, y1 = math.log(level[at - 1]), math.log(level[at])
-    return math.exp(x0 + (x1 - x0) * (math.log(slo) - y0) / (y1 - y0))
+    found = list(searches)
+
+    def step(which: int, rate: float, number: int) -> None:
+        search = found[which]
+        capacity = float(search.capacity_rps.mean())
+
+        def run() -> Probe:
+            return probe(targets[which], requests, traffic, rate, capacity, least, number, slower)
+
+        slower = slowness()
+        done = least_disturbed(run, calm, monitor)
+        ordered = tuple(sorted((*search.probes, done), key=lambda one: one.rate_rps))
+        found[which] = RateSearch(ordered, search.capacity_rps, search.service_ms)
+
+    for number in range(probes):
+        for which in range(len(targets)) if number % 2 == 0 else reversed(range(len(targets))):
+            if found[which].capacity_rps.mean() > 0:
+                step(which, next_rate(found[which], slo_ms, percent), seed)
+    for which, search in enumerate(found):
+        contradicted = contradicted_rate(search, percent)
+        if contradicted is not None:
+            step(which, contradicted, seed + 1)
+    return tuple(found)
 
 
-def slo_rate(
-    probes: Sequence[Probe], saturation_rps: Floats, slo: float | Floats, percent: float, seed: int
-) -> tuple[float, Floats]:
-    """The rate under the SLO, and its bootstrap over the blocks of each probe.
+def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
+    """The rate to try next: where the percentile would meet the SLO by what is known, apart from what was tried."""
+    rates, percentiles = _known(search, percent)
+    above = int(np.flatnonzero(percentiles > slo_ms)[0])
+    if above == 0:  # not even one at a time: the lowest rate that could tell otherwise
+        return float(rates[-1]) * _EDGE
+    low, high = float(rates[above - 1]), float(rates[above])
+    # The last of the rates is capacity, which is known without a probe.
+    highest = high - (1 - _NEAREST if above == len(rates) - 1 else _EDGE) * (high - low)
+    lowest = low + _EDGE * (high - low)
+    return min(max(_meeting(rates, percentiles, above, slo_ms), lowest), highest)
 
-    A short probe above saturation ends before its queue has grown, so the rate is never above the saturated one.
+
+def contradicted_rate(search: RateSearch, percent: int) -> float | None:
+    """The rate of the probe that lies farthest from the monotone fit, None where none is far."""
+    merged = _merged(search.probes)
+    if len(merged) < 2:
+        return None
+    raw = np.minimum([percentile(one.latency_ms, percent) for one in merged], _LARGEST)
+    weights = np.array([one.latency_ms.size for one in merged], dtype=np.float64)
+    distance = np.abs(np.log(raw / _monotone(raw, weights)))
+    worst = int(distance.argmax())
+    return merged[worst].rate_rps if distance[worst] > _CONTRADICTION else None
+
+
+def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
+    """Requests per second at which the percentile meets the SLO, at most the capacity; 0 where not even one request at
+    a time keeps it."""
+    return _crossing(*_known(search, percent), slo_ms)
+
+
+def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int) -> Floats:
+    """`rate_under_slo` of resampled segments, bursts and blocks.
 
     Args:
-        saturation_rps: (blocks,)
-        slo: milliseconds, or (blocks, requests) milliseconds of the baseline whose own percentile is the SLO; it is
-            then resampled too
+        slo_ms: (resamples,), the SLO of each resample
 
     Returns:
-        Requests per second, and (resamples,) of the same.
+        (resamples,)
     """
-    rates = np.array([p.rate_rps for p in probes])
-    table = np.stack(
+    count = len(slo_ms)
+    bursts = block_picks(len(search.capacity_rps), seed, count)
+    capacity = search.capacity_rps[bursts].mean(axis=1)
+    probes = _merged(search.probes)
+    columns = [
+        block_percentiles(blocks, percent, block_picks(len(blocks), seed + 1 + place, count))
+        for place, blocks in enumerate((search.service_ms, *(one.latency_ms for one in probes)))
+    ]
+    weights = _weights(search.service_ms, probes)
+    table, rates = np.stack(columns, axis=1), np.array([0.0, *(one.rate_rps for one in probes)])
+    return np.array(
         [
-            block_percentiles(p.latency_ms, percent, block_picks(len(p.latency_ms), seed + i, _RESAMPLES))
-            for i, p in enumerate(probes)
-        ],
-        axis=1,
+            _crossing(*_curve(rates, row, weights, float(most)), float(limit))
+            for row, most, limit in zip(table, capacity, slo_ms, strict=True)
+        ]
     )
-    if isinstance(slo, float):
-        limit, limits = slo, np.full(_RESAMPLES, slo)
-    else:
-        limit = percentile(slo, percent)
-        limits = block_percentiles(slo, percent, block_picks(len(slo), seed + len(rates), _RESAMPLES))
-    picks = block_picks(len(saturation_rps), seed + len(rates) + 1, _RESAMPLES)
-    most = saturation_rps[picks].mean(axis=1)
-    point = crossing(rates, np.array([percentile(p.latency_ms, percent) for p in probes]), limit)
-    drawn = np.array([crossing(rates, row, float(at)) for row, at in zip(table, limits, strict=True)])
-    # Where every probe kept the SLO, all that is known is that the rate lies between the highest and saturation.
-    unbroken = table.max(axis=1) <= limits
-    beyond = rates[-1] + np.random.default_rng(seed).random(_RESAMPLES) * np.maximum(most - rates[-1], 0)
-    return min(point, float(saturation_rps.mean())), np.minimum(np.where(unbroken, beyond, drawn), most)
+
+
+def _known(search: RateSearch, percent: int) -> tuple[Floats, Floats]:
+    """Rates and percentiles of `_curve`."""
+    probes = _merged(search.probes)
+    found = [percentile(search.service_ms, percent), *(percentile(one.latency_ms, percent) for one in probes)]
+    rates = np.array([0.0, *(one.rate_rps for one in probes)])
+    return _curve(rates, np.array(found), _weights(search.service_ms, probes), float(search.capacity_rps.mean()))
+
+
+def _weights(service_ms: Floats, probes: Sequence[Probe]) -> Floats:
+    return np.array([service_ms.size, *(one.latency_ms.size for one in probes)], dtype=np.float64)
+
+
+def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
+    """Rates in ascending order and the percentile at each, which never falls: from a rate of 0, where a request meets
+    no other, to capacity, where a queue has no end.
+
+    Args:
+        rates, percentiles, weights: (n,), as they were measured, by rate
+    """
+    below = rates < max(capacity_rps, np.finfo(float).tiny)
+    level = _monotone(percentiles[below], weights[below])
+    return np.append(rates[below], capacity_rps), np.append(level, np.inf)
+
+
+def _merged(probes: Sequence[Probe]) -> list[Probe]:
+    """Probes of one rate as one, by rate."""
+    by_rate: dict[float, list[Floats]] = {}
+    for one in probes:
+        by_rate.setdefault(one.rate_rps, []).append(one.latency_ms)
+    return [Probe(rate, np.concatenate(by_rate[rate])) for rate in sorted(by_rate)]
+
+
+def _monotone(percentiles: Floats, weights: Floats) -> Floats:
+    """The nearest non-decreasing values in the logarithm: a percentile does not fall with load."""
+    logs = np.log(np.minimum(percentiles, _LARGEST))
+    level: Floats = np.exp(isotonic_regression(logs, weights=weights).x)
+    return level
+
+
+def _crossing(rates: Floats, percentiles: Floats, slo_ms: float) -> float:
+    """
+    Args:
+        rates: (n,), ascending, the last one capacity
+        percentiles: (n,), non-decreasing, the last one infinite
+    """
+    above = int(np.flatnonzero(percentiles > slo_ms)[0])
+    return 0.0 if above == 0 else _meeting(rates, percentiles, above, slo_ms)
+
+
+def _meeting(rates: Floats, percentiles: Floats, above: int, slo_ms: float) -> float:
+    """The rate between two neighbours at which the percentile meets the SLO; its inverse falls linearly with the rate,
+    which is exact for M/M/1, where the response time is exponential with the rate mu - lambda."""
+    low, high = 1 / percentiles[above - 1], 1 / percentiles[above]
+    share = (low - 1 / slo_ms) / (low - high)
+    return float(rates[above - 1] + share * (rates[above] - rates[above - 1]))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.statistics import percentile
+from objectives.record import rows_of
 
 Request = Mapping[str, NDArray[Any]]
 # Closer than this to the next arrival, asking again and again is surer than sleeping: a core that rests between
@@ -26,6 +27,8 @@ _LONG_SPIN_NS = 150_000
 # interpreter from others.
 _HOLD_NS = 20_000
 _HEAD_START_NS = 200_000
+# Tells the random numbers of requests from those of arrivals.
+_REQUESTS = 1
 _GLANCE_SECONDS = 0.005
 _IDLE_SHARE = 0.2
 _MOST_LAG = 0.1
@@ -187,6 +190,21 @@ def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, sec
     for answer in flying:
         _refused(answer)
     return served / (elapsed / 1e9)
+
+
+def drawn_requests(requests: Sequence[Request], count: int, *seed: int) -> list[Request]:
+    """So many independent draws: a list that is gone through in its order would vary less in the long run than traffic
+    does, and its queues be shorter. The draws do not depend on those of a schedule from the same seed."""
+    random = np.random.default_rng([*seed, _REQUESTS])
+    return [requests[i] for i in random.integers(len(requests), size=count)]
+
+
+def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
+    """So few requests with the mean rows of all: of each stratum of sizes, the one nearest to the stratum's mean."""
+    by_rows = sorted(requests, key=rows_of)
+    strata = [part for part in np.array_split(np.arange(len(by_rows)), count) if len(part)]
+    sizes = np.array([rows_of(request) for request in by_rows], dtype=np.float64)
+    return [by_rows[int(part[np.abs(sizes[part] - sizes[part].mean()).argmin()])] for part in strata]
 
 
 def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> None:

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.arms import quiet, warm_up
+from objectives.measurement.interference import InterferenceMonitor
 from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
-from objectives.measurement.strain import Watch
 from objectives.measurement.traffic import closed_loop, open_loop, saturated, settle
 from objectives.serving.pool import Answer, Pool
 from spaces.placement import Placement, Seat
@@ -150,9 +150,9 @@ def drive(submit: Submit, requests: Requests, asked: Any) -> Driven:
 
     with tempfile.TemporaryDirectory() as folder:
         settle()
-        watch = Watch()
+        monitor = InterferenceMonitor()
         _start(issue, len(requests), asked, folder)
-        strain = watch.strain()
+        interference = monitor.stop()
         found = _read_log(Path(folder) / "mlperf_log_detail.txt")
         late_ns = _read_lateness(Path(folder) / "mlperf_log_trace.json")
     for answer in answers:
@@ -160,7 +160,7 @@ def drive(submit: Submit, requests: Requests, asked: Any) -> Driven:
     taken_ns = np.array([answer.finished_ns for answer in answers]) - np.array(issued)
     theirs = {percent: found[f"result_{percent:.2f}_percentile_latency_ns"] / 1e6 for percent in PERCENTS}
     ours = (taken_ns + late_ns) / 1e6
-    return Driven(theirs, found["result_validity"], ours, tuple(numbers), strain.disturbed)
+    return Driven(theirs, found["result_validity"], ours, tuple(numbers), interference.busy)
 
 
 def _complete(query: int, done: Future[Any]) -> None:
@@ -226,9 +226,9 @@ def generators(submit: Submit, requests: Requests, rate_rps: float, seconds: flo
         theirs = drive(submit, requests, server(rate_rps, seconds, number))
         chosen = [requests[i] for i in theirs.numbers]
         settle()
-        watch = Watch()
+        monitor = InterferenceMonitor()
         ours = open_loop(submit, chosen, gaps(Traffic(), rate_rps, len(chosen), number))
-        disturbed = theirs.disturbed or watch.strain().disturbed
+        disturbed = theirs.disturbed or monitor.stop().busy
         found.append(Round(theirs.verdict, theirs.theirs_ms[50], at_rank(ours.latency_ms, 50), disturbed))
     return found
 

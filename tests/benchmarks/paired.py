@@ -1,10 +1,11 @@
-"""Does the paired measurement hold what its intervals promise? The baseline against itself, and against one that is 10%
-slower, both while another process burns a core at random times.
+"""Does a benchmark hold what its intervals promise? Real pools, through the whole path.
 
-    python tests/benchmarks/paired.py [--repeats 40] [--folder DIR]
+    python tests/benchmarks/paired.py same      # A/A: a deployment against itself, two kinds of request
+    python tests/benchmarks/paired.py planted   # one that takes twice as long, and one that takes a tenth longer
+    python tests/benchmarks/paired.py hour      # one student 20 times, with other work in between
 
-Each repeat's raw timings are kept in the folder; the coverage is reckoned from those, resampled. Run again on the same
-folder, it goes on with the repeats that are not there yet.
+Options: --runs N, --folder DIR (raw timings; runs that are there are not run again), --burn (another process burns a
+core a quarter of the time).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +27,72 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import warm_up
-from objectives.measurement.latency import Timings, Window, summarise
-from objectives.measurement.recording import Recording, Search, read_recording, write_recording
+from objectives.arms import load_target, quiet, warm_up
+from objectives.measurement.latency import Window
+from objectives.measurement.recording import NO_RATIO_NOISE, Recording, Visit, read_recording, write_recording
 from objectives.measurement.schedule import Traffic
-from objectives.measurement.statistics import ratio_of_percentiles
-from objectives.measurement.strain import DisturbedError
-from objectives.measurement.traffic import BehindError, precise_sleep
-from objectives.record import Latency
+from objectives.record import Latency, Throughput
 from objectives.serving.engines import Engine, open_engine
 from objectives.serving.pool import Pool
-from objectives.timing import Load, timed
+from objectives.timing import Load, measure_visit
+from search.visit_noise import pooled
 from spaces.placement import Placement, Seat
-from tests.benchmarks.models import baseline_model, lognormal_requests
+from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal_requests, write_model
 
-SLOWER = 0.1
-CONFIRM = Window(blocks=120)  # what `leanrec choose` looks through
-RESAMPLES = 500
+NEAR = Window(visits=3, probes=4)  # a point that would enter the front
+CONFIRM = Window(visits=6, probes=4)  # what `leanrec choose` measures
+LOAD = Load(Traffic(), 0.4, 95, None)
+# Median rows of a request.
+KINDS = {"20 rows": 20, "200 rows": 200}
+RATIOS = ("p95", "service p50", "throughput", "capacity")
 
 
 class Slower:
-    """An engine that takes a tenth longer by a busy wait, which leaves the interpreter to others."""
+    """An engine that takes longer by a busy wait, which leaves the interpreter to others."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, share: float) -> None:
+        self._engine, self._share = engine, share
         self.once = engine.once
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
         start = time.perf_counter_ns()
         scores = self._engine.run(inputs)
         end = time.perf_counter_ns()
-        until = end + int(SLOWER * (end - start))
+        until = end + int(self._share * (end - start))
         while time.perf_counter_ns() < until:
             time.sleep(0)
         return scores
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A candidate's model, how much longer it takes than it would, and the baseline's model."""
+
+    candidate: Path
+    slower: float
+    baseline: Path
+
+
+def measure(pair: Pair, requests: Requests, window: Window, seed: int) -> Recording:
+    """As a study's meter does, but for the engine that waits."""
+    visits = tuple(_visit(pair, requests, window, seed + number) for number in range(window.visits))
+    return Recording(visits, LOAD.slo_ms, LOAD.percent, seed)
+
+
+def _visit(pair: Pair, requests: Requests, window: Window, seed: int) -> Visit:
+    def candidate(seat: Seat) -> Engine:
+        engine = open_engine(seat.engine, pair.candidate, seat.device, seat.threads)
+        return Slower(engine, pair.slower) if pair.slower else engine
+
+    def baseline(seat: Seat) -> Engine:
+        return open_engine(seat.engine, pair.baseline, seat.device, seat.threads)
+
+    placement = Placement()
+    with quiet(), Pool(placement, candidate) as ours, Pool(placement, baseline) as theirs:
+        for pool in (ours, theirs):
+            warm_up(pool.submit, requests, placement)
+        targets = [load_target(pool, placement, requests) for pool in (ours, theirs)]
+        return measure_visit(targets[0], targets[1], requests, LOAD, window, seed)
 
 
 @contextlib.contextmanager
@@ -79,105 +114,108 @@ def burning(seed: int) -> Iterator[None]:
         burner.wait()
 
 
-def repeat(model: Path, slower: bool, seed: int, requests: list[Any]) -> Timings:
-    def engine(seat: Seat) -> Engine:
-        return open_engine(seat.engine, model, seat.device, seat.threads)
-
-    placement = Placement()
-    load = Load(Traffic(), 0.4, 95, None)
-    with (
-        Pool(placement, lambda seat: Slower(engine(seat)) if slower else engine(seat)) as ours,
-        Pool(placement, engine) as theirs,
-    ):
-        for pool in (ours, theirs):
-            warm_up(pool.submit, requests, placement)
-        timings, _ = timed(ours.submit, theirs.submit, requests, load, CONFIRM, seed)
-    return timings
-
-
-def run(name: str, model: Path, slower: bool, repeats: int, folder: Path, burn: bool) -> list[Path]:
-    requests = lognormal_requests(300, seed=1)
-    files = []
-    for number in range(repeats):
-        path, invalid = folder / f"{name}-{number}.npz", folder / f"{name}-{number}.invalid"
-        if path.exists():
-            files.append(path)
-        if path.exists() or invalid.exists():
-            continue
-        start = time.monotonic()
-        with burning(random.Random(f"{name}{number}").randrange(10**6)) if burn else contextlib.nullcontext():
-            try:
-                timings = repeat(model, slower, 1000 * number, requests)
-            except (DisturbedError, BehindError) as error:
-                print(f"{name} {number:>2}: invalid after {time.monotonic() - start:.0f} s: {error}", flush=True)
-                folder.mkdir(parents=True, exist_ok=True)
-                invalid.write_text(str(error))
-                continue
-        nothing = Search((), np.ones(1))
-        write_recording(Recording(timings, None, 95, number, nothing, nothing), path)
-        files.append(path)
-        found = summarise(timings, number)
-        print(f"{name} {number:>2}: {_line(found)} in {time.monotonic() - start:.0f} s", flush=True)
-    return files
+def run(
+    name: str, pair: Pair, rows: int, window: Window, options: argparse.Namespace, runs: int, pause: float = 0.0
+) -> list[Recording]:
+    """So many benchmarks, each in its file."""
+    requests = lognormal_requests(300, seed=1, median=rows)
+    found = []
+    for number in range(runs):
+        path = options.folder / name.replace(" ", "-") / f"{number}.npz"
+        if not path.exists():
+            start = time.monotonic()
+            with (
+                burning(random.Random(f"{name}{number}").randrange(10**6)) if options.burn else contextlib.nullcontext()
+            ):
+                write_recording(measure(pair, requests, window, 1000 * number), path)
+            latency, throughput = read_recording(path).summarise()
+            print(f"{name} {number:>2}: {_line(latency, throughput)} in {time.monotonic() - start:.0f} s", flush=True)
+            if pause:
+                _other_work(pause)
+        found.append(read_recording(path))
+    return found
 
 
-def _line(found: Latency) -> str:
-    low, high = found.p95_ratio_interval
-    service = found.service_p50_ratio_interval
-    return (
-        f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}], "
-        f"service p50 ratio {found.service_p50_ratio:.3f} [{service[0]:.3f}, {service[1]:.3f}], "
-        f"{found.repeated_blocks} pairs repeated, lag p95 {found.lag_p95_ms:.3f} ms"
+def _other_work(seconds: float) -> None:
+    """What a builder does between two benchmarks: products of matrices, and memory taken and given back."""
+    end = time.monotonic() + seconds
+    values = np.random.default_rng(0).normal(size=(1500, 1500))
+    while time.monotonic() < end:
+        values = np.tanh(values @ values.T / 1500)
+        time.sleep(0.05)
+
+
+def _ratios(latency: Latency, throughput: Throughput) -> list[tuple[float, float, float]]:
+    return [
+        (latency.p95_ratio, *latency.p95_ratio_interval),
+        (latency.service_p50_ratio, *latency.service_p50_ratio_interval),
+        (throughput.ratio, *throughput.ratio_interval),
+        (throughput.capacity_ratio, *throughput.capacity_ratio_interval),
+    ]
+
+
+def _line(latency: Latency, throughput: Throughput) -> str:
+    told = ", ".join(
+        f"{name} {point:.3f} [{low:.3f}, {high:.3f}]"
+        for name, (point, low, high) in zip(RATIOS, _ratios(latency, throughput), strict=True)
     )
+    return f"{told}; {latency.pairs} pairs, others took {latency.busy_share:.0%} of a core"
 
 
-def coverage(files: list[Path], seed: int = 0) -> float:
-    """Of A/A intervals around 1, over resamples of the recorded pairs of blocks in which the arms of each pair change
-    places at random: so the true ratio is 1 by construction."""
-    random_ = np.random.default_rng(seed)
-    recorded = [read_recording(path).timings.kept() for path in files]
-    covered = []
-    for _ in range(RESAMPLES):
-        timings = recorded[random_.integers(len(recorded))]
-        picks = random_.integers(0, len(timings.candidate), len(timings.candidate))
-        swap = random_.random(len(picks)) < 0.5
-        ours, theirs = timings.candidate[picks], timings.baseline[picks]
-        a, b = np.where(swap[:, None], theirs, ours), np.where(swap[:, None], ours, theirs)
-        _, (low, high) = ratio_of_percentiles(a, b, 95, int(random_.integers(2**31)))
-        covered.append(low <= 1 <= high)
-    return float(np.mean(covered))
+def summaries(recordings: Sequence[Recording]) -> list[list[tuple[float, float, float]]]:
+    """(runs, ratios) of point and ends; as in a study, each benchmark knows how the visits of earlier ones differed."""
+    found: list[list[tuple[float, float, float]]] = []
+    earlier: list[tuple[Latency, Throughput]] = []
+    for recording in recordings:
+        noise = pooled([one for one, _ in earlier], [one for _, one in earlier]) if earlier else NO_RATIO_NOISE
+        earlier.append(recording.summarise(noise))
+        found.append(_ratios(*earlier[-1]))
+    return found
+
+
+def table(name: str, recordings: Sequence[Recording], truth: Sequence[float] | None) -> None:
+    """Medians and how often the intervals hold the truth; None for the pooled value of the runs themselves."""
+    print(f"\n{name}: {len(recordings)} runs")
+    columns = np.array(summaries(recordings))
+    for place, ratio in enumerate(RATIOS):
+        points, lows, highs = columns[:, place].T
+        true = float(np.exp(np.log(points).mean())) if truth is None else truth[place]
+        holds, clear = (lows <= true) & (true <= highs), (lows > 1) | (highs < 1)
+        print(
+            f"  {ratio:<12} median {np.median(points):.3f}, from {points.min():.3f} to {points.max():.3f}; width "
+            f"{np.median(highs / lows):.2f}x; {holds.sum()} of {len(points)} hold {true:.3f}, "
+            f"{clear.sum()} are clear of 1"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--calm", action="store_true", help="without the process that burns a core")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["same", "planted", "hour"])
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--burn", action="store_true")
+    parser.add_argument("--minutes", type=float, default=60.0, help="that the runs of `hour` are spread over")
     options = parser.parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="paired-"))
-    precise_sleep()
-    sys.setswitchinterval(5e-5)
-    model = baseline_model(folder)
-    same = run("same", model, False, options.repeats, folder / "aa", not options.calm)
-    planted = run("planted", model, True, options.repeats, folder / "planted", not options.calm)
-    for name, files in (("same", same), ("planted", planted)):
-        judged = [summarise(r.timings, r.seed) for r in map(read_recording, files)]
-        print(f"\n{name}: {len(files)} valid of {options.repeats}")
-        for what, points, intervals in (
-            ("p95 ratio", [j.p95_ratio for j in judged], [j.p95_ratio_interval for j in judged]),
-            (
-                "service p50 ratio",
-                [j.service_p50_ratio for j in judged],
-                [j.service_p50_ratio_interval for j in judged],
-            ),
-        ):
-            covers = np.mean([low <= 1 <= high for low, high in intervals])
-            print(
-                f"  {what}: median {np.median(points):.3f}, points from {min(points):.3f} to {max(points):.3f}; "
-                f"{covers:.0%} of the intervals hold 1, {1 - covers:.0%} are clear of it"
+    options.folder = options.folder or Path(tempfile.mkdtemp(prefix="paired-"))
+    model = baseline_model(options.folder / "baseline")
+    if options.what == "same":
+        for name, rows in KINDS.items():
+            runs = (options.runs or 30) // len(KINDS)
+            table(f"A/A, {name}", run(f"same {name}", Pair(model, 0.0, model), rows, NEAR, options, runs), [1.0] * 4)
+    if options.what == "planted":
+        for slower in (1.0, 0.1):
+            planted = run(
+                f"slower by {slower:g}", Pair(model, slower, model), 200, CONFIRM, options, options.runs or 30
             )
-    print(f"\nA/A coverage over {RESAMPLES} resamples of the recorded timings: {coverage(same):.3f}")
-    print(f"raw timings: {folder}")
+            service = 1 + slower
+            table(f"{service:g} times as long", planted, [float("nan"), service, float("nan"), 1 / service])
+    if options.what == "hour":
+        student = write_model(options.folder / "student", STUDENT)
+        runs = options.runs or 20
+        pause = partial(max, 1.0)(60 * options.minutes / runs - 30)
+        found = run("hour", Pair(student, 0.0, model), 200, NEAR, options, runs, pause)
+        table(f"a student, over {options.minutes:g} minutes", found, None)
+    print(f"raw timings: {options.folder}")
 
 
 if __name__ == "__main__":

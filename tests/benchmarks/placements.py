@@ -30,16 +30,18 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import quiet, warm_up
-from objectives.measurement.latency import Window, summarise
+
+from objectives.arms import load_target, quiet, warm_up
+from objectives.measurement.latency import Window
+from objectives.measurement.load_target import LoadTarget
+from objectives.measurement.recording import Recording
 from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
-from objectives.measurement.strain import DisturbedError
-from objectives.measurement.traffic import BehindError, closed_loop, saturated, settle
+from objectives.measurement.traffic import closed_loop, saturated, settle
 from objectives.recommenders.dcn_v2 import BASELINE, Sizes
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
-from objectives.timing import Load, timed
+from objectives.timing import Load, measure_visit
 from spaces.placement import Placement, Route, Seat
 from spaces.precision import Precision
 from tests.benchmarks.models import (
@@ -266,7 +268,8 @@ def routed(name: str, model: Path, above_rows: int, requests: Requests, window: 
         yield f"  {name}, above {above_rows} rows; one by one it answers a second: {told}"
         for engine in (SMALL, LARGE):
             share = LOAD * max(rates[SMALL], rates[LARGE]) / rates[engine]
-            told = _paired(pools["router"], pools[engine], requests, Load(Traffic(), share, 95, None), window)
+            targets = tuple(load_target(pools[each], placements[each], requests) for each in ("router", engine))
+            told = _paired(targets, requests, Load(Traffic(), share, 95, None), window)
             yield f"  of {engine} alone: {told}"
 
 
@@ -280,12 +283,9 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
     return {each: float(np.median(rates)) for each, rates in found.items()}
 
 
-def _paired(ours: Pool, theirs: Pool, requests: Requests, load: Load, window: Window) -> str:
-    try:
-        timings, _ = timed(ours.submit, theirs.submit, list(requests), load, window, seed=0)
-    except (DisturbedError, BehindError) as error:
-        return f"invalid: {error}"
-    found = summarise(timings, seed=0)
+def _paired(targets: tuple[LoadTarget, ...], requests: Requests, load: Load, window: Window) -> str:
+    visits = tuple(measure_visit(targets[0], targets[1], requests, load, window, seed) for seed in range(window.visits))
+    found, _ = Recording(visits, load.slo_ms, load.percent, 0).summarise()
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"
     return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {found.rate_rps:.0f} requests/s: {verdict}"

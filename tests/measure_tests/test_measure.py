@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,14 +27,12 @@ from objectives.arms import Arm, quiet, warm_up
 from objectives.holdout import HeldOut, read_held_out, write_held_out, write_requests
 from objectives.judging import judge, run_rows
 from objectives.measurement import throughput
-from objectives.measurement.latency import Window, time_side_by_side
+from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording, read_recording
 from objectives.measurement.schedule import Traffic
-from objectives.measurement.strain import DisturbedError, Strain
-from objectives.measurement.traffic import BehindError
 from objectives.record import Artifact, NotFiniteError
 from objectives.serving.engines import EngineError
-from objectives.timing import Load, timed, weigh
+from objectives.timing import Load, weigh
 from spaces.canonical import from_plain
 from spaces.placement import Batching, Lookup, Placement, Route, Seat
 
@@ -44,7 +41,6 @@ ITEMS = 300
 WEIGHTS = np.random.default_rng(0).normal(size=ITEMS).astype(np.float32)
 ROWS = 400
 ONE_THREAD = Placement(Seat(threads=1))
-CALM = Strain(1.0, 0.5, 0.0, 0.0, 1.5, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -254,96 +250,49 @@ def test_what_was_changed_while_the_clock_ran_is_put_back() -> None:
 LOAD = Load(Traffic(), 0.5, 95, None)
 
 
-class Attempts:
-    """`timed` over a machine that is disturbed, or a generator that is behind, so many times."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, errors: Sequence[Exception]) -> None:
-        self.errors, self.seeds, self.rates = list(errors), list[int](), list[float]()
-        monkeypatch.setattr(timing, "settle", lambda: None)
-        monkeypatch.setattr(timing, "Pace", lambda submit, requests: lambda: 8.0)
-        monkeypatch.setattr(timing, "time_side_by_side", self._time)
-        monkeypatch.setattr(timing, "check_calm", self._check)
-
-    def _time(
-        self, ours: Any, theirs: Any, requests: Any, traffic: Any, rate: Any, window: Any, seed: int, in_turn: Any
-    ) -> Any:
-        self.rates.append(rate())
-        self.seeds.append(seed)
-        return f"timings {seed}"
-
-    def _check(self, timings: Any, blocks: int) -> None:
-        if self.errors:
-            raise self.errors.pop(0)
-
-    def run(self, patience_seconds: float = 0.0) -> Any:
-        submit: Any = None
-        return timed(submit, submit, [], LOAD, Window(patience_seconds=patience_seconds), seed=7)
-
-
-def test_a_timing_that_was_disturbed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(monkeypatch, [DisturbedError("busy"), BehindError("late")])
-    timings, pace = attempts.run()
-    assert timings == "timings 10"
-    assert attempts.seeds == [8, 9, 10], "each with a schedule of its own"
-    assert attempts.rates == [62.5] * 3, "half of what is answered one by one at 8 ms each, looked at anew each time"
-    assert pace() == 8.0
-
-
-def test_a_busy_machine_is_waited_for_but_not_a_generator_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Attempts(monkeypatch, [DisturbedError("busy")] * 6).run(patience_seconds=60.0)[0] == "timings 14"
-    with pytest.raises(BehindError, match=r"late \(3 times over\)"):
-        Attempts(monkeypatch, [BehindError("late")] * 6).run(patience_seconds=60.0)
-
-
-@pytest.mark.parametrize("kind", [DisturbedError, BehindError])
-def test_a_machine_that_stays_disturbed_is_an_error(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
-    attempts = Attempts(monkeypatch, [kind("no luck")] * 3)
-    with pytest.raises(kind, match=r"no luck \(3 times over\)"):
-        attempts.run()
-    assert attempts.seeds == [8, 9, 10]
-
-
-def test_an_error_of_the_models_own_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(monkeypatch, [EngineError("broken")])
-    with pytest.raises(EngineError):
-        attempts.run()
-    assert attempts.seeds == [8]
-
-
 @pytest.fixture
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short loops, on a machine that counts as undisturbed whatever else it does."""
-
-    def watch() -> Any:
-        return SimpleNamespace(strain=lambda: CALM)
-
-    monkeypatch.setattr(timing, "time_side_by_side", partial(time_side_by_side, watch=watch))
-    monkeypatch.setattr(timing, "check_calm", lambda timings, blocks: None)
-    monkeypatch.setattr(throughput, "calm_blocks", lambda run, blocks: [run() for _ in range(blocks)])
-    monkeypatch.setattr(throughput, "_SATURATION_SECONDS", 0.01)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short loops."""
+    monkeypatch.setattr(throughput, "_CAPACITY_SECONDS", 0.01)
     monkeypatch.setattr(throughput, "_PROBE_SECONDS", 0.01)
 
 
-SMALL = Window(blocks=20, requests=7, service_requests=1)
+SMALL = Window(blocks=20, requests=7, service_requests=1, probe_requests=140, patience_seconds=1.0)
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("slo_ms", [None, 50.0])
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
     arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
     load = replace(LOAD, slo_ms=slo_ms)
     latency, found = timing.time(holdout, arm, arm, load, SMALL, 5, recording)
-    assert (latency.requests, latency.blocks, latency.repeated_blocks) == (140, 20, 0)
+    assert latency.requests == 7 * latency.blocks and latency.blocks >= 20
+    assert latency.pairs == latency.blocks + latency.repeated_blocks
     assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
-    assert latency.candidate.p99_ms is None
     assert latency.candidate.refused_share == latency.baseline.refused_share == 0
-    assert found.rps > 0 and found.saturated_rps >= found.rps
-    assert found.slo_ms == (latency.baseline.p95_ms if slo_ms is None else slo_ms)
+    assert 0 < found.rps <= found.capacity_rps and 0 < found.baseline_rps <= found.baseline_capacity_rps
     kept = read_recording(recording)
-    assert kept.judged() == (latency, found), "the same numbers again from the file"
-    assert kept.timings.candidate.shape == (20, 7)
-    assert len(kept.candidate.probes) == 4
-    assert len(kept.baseline.probes) == (0 if slo_ms is None else 4)
+    baseline = kept.visits[0].timings.kept().baseline
+    twice = 2 * np.percentile(baseline, 95, method="inverted_cdf")
+    assert found.slo_ms == pytest.approx(twice if slo_ms is None else slo_ms)
+    assert kept.summarise() == (latency, found), "the same numbers again from the file"
+    assert baseline.shape[1] == 7
+    assert len(kept.visits[0].candidate.probes) >= 4 and len(kept.visits[0].baseline.probes) >= 4
+
+
+@pytest.mark.usefixtures("short")
+def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp_path: Path) -> None:
+    arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
+    first, _ = timing.time(holdout, arm, arm, LOAD, replace(SMALL, visits=2), 5, recording)
+    before = read_recording(recording)
+    found, throughput_found = timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording, append=True)
+    after = read_recording(recording)
+    assert (len(before.visits), len(after.visits)) == (2, 3)
+    assert found.p95_visits[:2] == first.p95_visits and len(throughput_found.ratio_visits) == 3
+    schedules = [visit.timings.candidate[0].tolist() for visit in after.visits]
+    assert schedules[0] != schedules[1] != schedules[2]
+    timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording)
+    assert len(read_recording(recording).visits) == 1, "begun anew"
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
@@ -399,16 +348,16 @@ def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pyte
     assert from_plain(Arm, told["arm"]) == arm
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("short")
 def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
     model: Path, holdout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judged(self: Recording) -> None:
+    def summarise(self: Recording, noise: object) -> None:
         raise NotFiniteError("a percentile is infinite")
 
     arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
-    monkeypatch.setattr(Recording, "judged", judged)
+    monkeypatch.setattr(Recording, "summarise", summarise)
     with pytest.raises(NotFiniteError):
         timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording)
     assert recording.read_bytes() == b"the first look"

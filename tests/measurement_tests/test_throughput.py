@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,209 +12,234 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
-from objectives.measurement import throughput as module
-from objectives.measurement import traffic
-from objectives.measurement.schedule import Traffic, gaps
+from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import (
     Pace,
     Probe,
-    crossing,
-    open_loop_probe,
-    saturation,
+    RateSearch,
+    contradicted_rate,
+    measure_capacity,
+    next_rate,
+    probe,
+    rate_under_slo,
+    resampled_rates,
     search_rates,
-    slo_rate,
 )
+from objectives.measurement.traffic import Arrivals, typical_requests
+from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of
 
 Floats = NDArray[np.float64]
-BLOCKS = 5
+ONE = requests_of([1])
 
 
-def mm1(service_rate: float, requests: int, seed: int) -> Callable[[float], Probe]:
-    """A queue with Poisson arrivals and one exponential server, in virtual time.
-
-    By Lindley's recursion the k-th arrival leaves at D[k] = max over i <= k of (A[i] + S[i] + ... + S[k]).
-    """
-
-    def sojourn_ms(rate: float, block: int) -> Floats:
-        arrival = np.cumsum(gaps(Traffic(), rate, requests, seed + block)) / 1e6
-        service = np.cumsum(np.random.default_rng([block, 17, seed]).exponential(1000 / service_rate, requests))
-        before = np.concatenate([[0.0], service[:-1]])
-        left: Floats = service + np.maximum.accumulate(arrival - before)
-        return left - arrival
-
-    return lambda rate: Probe(rate, np.stack([sojourn_ms(rate, block) for block in range(BLOCKS)]))
+def exponential(mean_ms: float, seed: int = 99) -> SimulatedTarget:
+    random = np.random.default_rng(seed)
+    return SimulatedTarget(lambda requests: random.exponential(mean_ms, len(requests)))
 
 
-@pytest.mark.parametrize(
-    ("slo_ms", "first"),
-    [
-        pytest.param(10.0, 300.0, id="from below"),
-        pytest.param(4.0, 900.0, id="from above"),
-        pytest.param(30.0, 300.0, id="near saturation"),
-    ],
-)
-def test_the_rate_of_an_mm1_queue_is_that_of_its_law(slo_ms: float, first: float) -> None:
+def begun(capacity: float, service_ms: Floats | None = None, *probes: Probe) -> RateSearch:
+    service = np.full((20, 5), 0.1) if service_ms is None else service_ms
+    return RateSearch(tuple(probes), np.full(5, capacity), service)
+
+
+def at(rate: float, latency_ms: float) -> Probe:
+    return Probe(rate, np.full((5, 40), latency_ms))
+
+
+@pytest.mark.parametrize("slo_ms", [4.0, 10.0, 30.0])
+def test_the_rate_of_an_mm1_queue_is_that_of_its_law(slo_ms: float) -> None:
     """The time in the system is exponential with rate mu - lambda, so its p95 is -ln(0.05) / (mu - lambda)."""
-    queue = mm1(1000.0, 60_000, seed=1)
-    probes = search_rates(queue, queue(first), 1000.0, slo_ms, 95, probes=6)
-    rates = np.array([probe.rate_rps for probe in probes])
-    found = crossing(rates, np.array([percentile(probe.latency_ms, 95) for probe in probes]), slo_ms)
-    assert found == pytest.approx(1000 + 1000 * math.log(0.05) / slo_ms, rel=0.02)
+    service = np.random.default_rng(1).exponential(1.0, (200, 50))
+    (found,) = search_rates(
+        [exponential(1.0)], [begun(1000.0, service)], ONE, Traffic(), slo_ms, 95, 6, 60_000, 0, monitor=QuietMonitor
+    )
+    assert rate_under_slo(found, slo_ms, 95) == pytest.approx(1000 + 1000 * math.log(0.05) / slo_ms, rel=0.02)
+    drawn = resampled_rates(found, np.full(200, slo_ms), 95, 0)
+    assert drawn.shape == (200,)
+    assert np.quantile(drawn, 0.025) <= rate_under_slo(found, slo_ms, 95) <= np.quantile(drawn, 0.975)
 
 
-def test_two_queues_beside_each_other_differ_as_their_laws_do() -> None:
-    """With the slower one's own p95 at 600 a second as the SLO: mu - lambda is the same for both, so 1600."""
-    ours, theirs = mm1(2000.0, 4000, seed=1), mm1(1000.0, 4000, seed=1)
-    limit = theirs(600.0).latency_ms
-    probes = search_rates(ours, ours(600.0), 2000.0, percentile(limit, 95), 95, probes=6)
-    rate, drawn = slo_rate(probes, np.full(5, 2000.0), limit, 95, seed=0)
-    assert rate == pytest.approx(1600, rel=0.05)
-    assert drawn.shape == (400,)
-    assert np.quantile(drawn, 0.025) <= 1600 <= np.quantile(drawn, 0.975)
+@given(st.floats(100, 5000), st.floats(0.05, 0.95), st.lists(st.floats(0.02, 0.98), min_size=1, max_size=5))
+def test_the_curve_of_mm1_is_crossed_exactly(capacity: float, place: float, tried: list[float]) -> None:
+    """The inverse of its percentile falls linearly with the rate, so any probes at all give the rate."""
+
+    def p95(utilisation: float) -> float:
+        return 3000 / (capacity * (1 - utilisation))
+
+    service = np.full((20, 5), p95(0.0))
+    search = begun(capacity, service, *(at(capacity * u, p95(u)) for u in sorted(set(tried))))
+    assert rate_under_slo(search, p95(place), 95) == pytest.approx(place * capacity, rel=1e-6)
 
 
-@given(st.floats(0.1, 5), st.floats(-6, 3), st.floats(0.01, 0.99))
-def test_a_power_of_the_rate_is_crossed_exactly(power: float, scale: float, place: float) -> None:
-    """Interpolation in logarithms is exact where log p95 is linear in log rate."""
-    rates = np.array([100.0, 250.0, 900.0, 1000.0])
-    true = 100.0 * 10**place
-    slo = math.exp(scale) * true**power
-    assert crossing(rates, math.exp(scale) * rates**power, slo) == pytest.approx(true, rel=1e-6)
+CURVES = st.lists(
+    st.tuples(st.floats(1, 999), st.floats(0.01, 100)), min_size=1, max_size=7, unique_by=lambda pair: pair[0]
+)
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8), st.floats(0.01, 100), st.floats(1, 3))
-def test_a_looser_slo_never_lowers_the_rate(percentiles: list[float], slo: float, looser: float) -> None:
-    rates, values = np.geomspace(10, 1000, len(percentiles)), np.array(percentiles)
-    tight, loose = crossing(rates, values, slo), crossing(rates, values, looser * slo)
-    assert tight <= loose * (1 + 1e-9)
-    assert 0 < tight <= rates[-1] * (1 + 1e-9)
+@given(CURVES, st.floats(0.01, 100), st.floats(1, 3), st.floats(1, 1200))
+def test_a_looser_slo_never_lowers_the_rate_and_no_rate_is_above_capacity(
+    curve: list[tuple[float, float]], slo_ms: float, looser: float, capacity: float
+) -> None:
+    search = begun(capacity, None, *(at(*each) for each in sorted(curve)))
+    tight, loose = rate_under_slo(search, slo_ms, 95), rate_under_slo(search, looser * slo_ms, 95)
+    assert 0 <= tight <= loose * (1 + 1e-9) and loose <= capacity * (1 + 1e-9)
 
 
-def test_where_no_rate_keeps_the_slo_the_lowest_is_scaled_down() -> None:
-    assert crossing(np.array([100.0, 200.0]), np.array([8.0, 9.0]), 2.0) == 25.0
+def test_percentiles_that_fall_with_load_are_levelled_by_their_samples() -> None:
+    """3 ms at 200/s of 400 samples and 1 ms at 400/s of 200: together 3^(2/3), by scikit-learn's kind of regression."""
+    service = np.full((20, 5), 0.5)
+    probes = (Probe(200.0, np.full((5, 80), 3.0)), Probe(400.0, np.full((5, 40), 1.0)), at(800.0, 9.0))
+    level = 3 ** (2 / 3)
+    search = begun(1000.0, service, *probes)
+    assert rate_under_slo(search, level * 0.999, 95) < 200
+    share = (1 / level - 1 / (level * 1.5)) / (1 / level - 1 / 9)
+    assert rate_under_slo(search, level * 1.5, 95) == pytest.approx(400 + share * 400)
+
+
+def test_a_deployment_whose_requests_alone_break_the_slo_has_no_rate() -> None:
+    search = begun(1000.0, np.full((20, 5), 5.0), at(400.0, 7.0))
+    assert rate_under_slo(search, 4.0, 95) == 0
+    assert not resampled_rates(search, np.full(20, 4.0), 95, 0).any()
+    assert next_rate(search, 4.0, 95) == pytest.approx(100), "the lowest that could tell otherwise"
 
 
 def test_infinite_percentiles_are_crossed_at_the_last_rate_that_kept_the_slo() -> None:
     """All that is known of refusals is that they begin between two rates."""
     with np.errstate(all="raise"):
-        assert crossing(np.array([100.0, 200.0]), np.array([1.0, np.inf]), 2.0) == pytest.approx(100)
-        assert crossing(np.array([100.0, 200.0]), np.array([np.inf, np.inf]), 2.0) == 0
-
-
-@given(st.floats(20, 5000), st.floats(20, 5000), st.integers(1, 8))
-def test_the_bracket_closes_around_a_step(capacity: float, first: float, probes: int) -> None:
-    """A machine that keeps the SLO up to its capacity and not beyond; it saturates a little above that."""
-
-    def step(rate: float) -> Probe:
-        return Probe(rate, np.full((5, 4), 1.0 if rate <= capacity else 9.0))
-
-    found = search_rates(step, step(first), 1.1 * capacity, 3.0, 95, probes)
-    rates = [probe.rate_rps for probe in found]
-    assert len(found) == probes + 1 and rates == sorted(rates) and first in rates
-    low = max([rate for rate in rates if rate <= capacity], default=first / 8)
-    high = min([rate for rate in rates if rate > capacity], default=max(1.1 * capacity, first))
-    started = max(8.0, 1.1 * capacity / first)
-    assert math.log(high / low) <= math.log(started) / 2 ** (probes - 1) + 1e-9, "halved each time, but for the first"
-    if first / 8 <= capacity:
-        assert low <= capacity <= high
-
-
-def test_where_nothing_keeps_the_slo_ever_lower_rates_are_tried() -> None:
-    def slow(rate: float) -> Probe:
-        return Probe(rate, np.full((5, 40), 50.0))
-
-    probes = search_rates(slow, slow(800.0), 1000.0, 5.0, 95, probes=4)
-    rates = [probe.rate_rps for probe in probes]
-    assert all(100 < rate <= 800 for rate in rates) and len(set(rates)) == 5
-    rate, drawn = slo_rate(probes, np.full(5, 1000.0), 5.0, 95, seed=0)
-    assert rate == pytest.approx(rates[0] / 10)
-    assert drawn == pytest.approx(rate)
+        search = begun(1000.0, None, at(100.0, 1.0), at(200.0, np.inf))
+        assert 100 < rate_under_slo(search, 2.0, 95) < 200
 
 
 @pytest.mark.parametrize("first_ms", [1.0, np.inf])
 def test_a_machine_that_refuses_all_when_saturated_answers_no_rate(first_ms: float) -> None:
-    def probe(rate: float) -> Probe:
-        assert math.isfinite(rate) and rate > 0
-        return Probe(rate, np.full((5, 40), np.inf))
-
+    search = RateSearch((at(100.0, first_ms),), np.zeros(5), np.full((20, 5), np.inf))
     with np.errstate(all="raise"):
-        probes = search_rates(probe, Probe(100.0, np.full((5, 40), first_ms)), 0.0, 2.0, 95, probes=4)
-        rate, drawn = slo_rate(probes, np.zeros(5), 2.0, 95, seed=0)
-    assert rate == 0
-    assert not drawn.any()
+        (found,) = search_rates([exponential(1.0)], [search], ONE, Traffic(), 2.0, 95, 4, 50, 0, monitor=QuietMonitor)
+        assert rate_under_slo(found, 2.0, 95) == 0
+        assert not resampled_rates(found, np.full(20, 2.0), 95, 0).any()
 
 
 def test_a_probe_that_refuses_some_is_over_the_slo_only_if_its_percentile_is() -> None:
     latency = np.ones((5, 40))
     latency[:, 0] = np.inf  # 2.5%
-    at = [Probe(100.0, np.ones((5, 40))), Probe(200.0, latency), Probe(400.0, np.full((5, 40), np.inf))]
-    assert slo_rate(at, np.full(5, 1000.0), 2.0, 95, seed=0)[0] == pytest.approx(200)
-    assert slo_rate(at, np.full(5, 1000.0), 2.0, 99, seed=0)[0] == pytest.approx(100)
+    search = begun(1000.0, np.full((20, 5), 0.9), Probe(200.0, latency), at(400.0, np.inf))
+    assert rate_under_slo(search, 2.0, 95) > 200
+    assert rate_under_slo(search, 2.0, 99) < 200
 
 
-def test_where_every_probe_kept_the_slo_the_resamples_reach_from_the_highest_to_saturation() -> None:
-    probes = [Probe(rate, np.ones((5, 40))) for rate in (100.0, 500.0)]
-    rate, drawn = slo_rate(probes, np.full(5, 800.0), 2.0, 95, seed=0)
-    assert rate == 500
-    assert drawn.min() >= 500 and drawn.max() <= 800
-    assert drawn.mean() == pytest.approx(650, rel=0.03), "uniform"
+def test_where_every_probe_kept_the_slo_the_rate_lies_between_the_highest_and_capacity() -> None:
+    """The inverse of the percentile goes on linearly to 0 at capacity: half way at twice the last."""
+    search = begun(800.0, np.full((20, 5), 0.5), at(500.0, 1.0))
+    assert rate_under_slo(search, 2.0, 95) == pytest.approx(650)
 
 
-def test_the_resamples_see_how_far_the_saturated_blocks_differ() -> None:
-    probes = [Probe(rate, np.ones((5, 40))) for rate in (100.0, 5000.0)]
-    blocks = np.array([800.0, 900.0, 1000.0, 1100.0, 1200.0])
-    rate, drawn = slo_rate(probes, blocks, 2.0, 95, seed=0)
-    assert rate == 1000
-    assert drawn.std() == pytest.approx(blocks.std() / math.sqrt(5), rel=0.15)
+def test_the_resamples_see_how_far_the_bursts_differ() -> None:
+    bursts = np.array([800.0, 900.0, 1000.0, 1100.0, 1200.0])
+    search = RateSearch((at(100.0, 1e-3),), bursts, np.full((20, 5), 1e-3))
+    drawn = resampled_rates(search, np.full(2000, 1e6), 95, 0)
+    assert drawn.std() == pytest.approx(bursts.std() / math.sqrt(5), rel=0.15)
 
 
-class Arm:
-    """Answers at once, and knows how many are in flight."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-        self.flying = self.most = 0
-
-    def __call__(self, request: Mapping[str, Any]) -> Any:
-        self.seen.append(request["id"])
-        self.flying += 1
-        self.most = max(self.most, self.flying)
-        return SimpleNamespace(finished_ns=0, result=self.land)
-
-    def land(self) -> None:
-        self.flying -= 1
-
-
-@pytest.fixture
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else this machine does."""
-    monkeypatch.setattr(module, "calm_blocks", lambda run, blocks: [run() for _ in range(blocks)])
-    monkeypatch.setattr(module, "_SATURATION_SECONDS", 0.002)
+@given(st.floats(100, 3000), st.floats(0.2, 20), st.integers(1, 7))
+def test_the_bracket_closes_around_a_step(capacity: float, step: float, probes: int) -> None:
+    """A deployment that keeps the SLO up to some rate below its capacity and not beyond."""
+    edge = capacity * step / (1 + step)
+    search = begun(capacity)
+    tried: list[float] = []
+    for _ in range(probes):
+        rate = next_rate(search, 3.0, 95)
+        tried.append(rate)
+        done = tuple(sorted((*search.probes, at(rate, 1.0 if rate <= edge else 90.0)), key=lambda one: one.rate_rps))
+        search = RateSearch(done, search.capacity_rps, search.service_ms)
+    assert len(set(tried)) == probes and all(0 < rate < capacity for rate in tried)
+    low, high = max([0.0, *(r for r in tried if r <= edge)]), min([capacity, *(r for r in tried if r > edge)])
+    assert low <= rate_under_slo(search, 3.0, 95) <= high
+    assert (high - low) / capacity <= 0.97 * 0.9 ** (probes - 1) + 1e-9
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.usefixtures("calm")
-def test_saturated_two_are_in_flight_for_each_replica(replicas: int) -> None:
-    arm, requests = Arm(), [{"id": np.array(i)} for i in range(7)]
-    found = saturation(arm, requests, replicas)
-    assert found.shape == (5,) and (found > 0).all()
-    assert arm.most == 2 * replicas and arm.flying == 0
+def test_the_probe_that_its_neighbours_contradict_is_repeated() -> None:
+    agreeing = begun(1000.0, None, at(100.0, 1.0), at(400.0, 2.0), at(800.0, 5.0))
+    assert contradicted_rate(agreeing, 95) is None
+    dipping = begun(1000.0, None, at(100.0, 1.0), at(400.0, 8.0), Probe(500.0, np.full((5, 200), 2.0)), at(800.0, 9.0))
+    assert contradicted_rate(dipping, 95) == 400.0
+    (found,) = search_rates([exponential(1.0)], [dipping], ONE, Traffic(), 3.0, 95, 0, 50, 0, monitor=QuietMonitor)
+    assert [one.rate_rps for one in found.probes] == [100, 400, 400, 500, 800]
 
 
-@pytest.mark.usefixtures("calm")
-def test_the_pace_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_deployments_are_probed_in_turn_as_often() -> None:
+    """The same arrivals and requests for both, scaled to the rate."""
+    played: list[tuple[int, NDArray[np.int64]]] = []
+
+    class Watched(SimulatedTarget):
+        def __init__(self, number: int) -> None:
+            super().__init__(lambda requests: np.full(len(requests), 1.0))
+            self.number = number
+
+        def open_loop(self, requests: Sequence[Mapping[str, Any]], gaps_ns: NDArray[np.int64]) -> Arrivals:
+            played.append((self.number, gaps_ns))
+            return super().open_loop(requests, gaps_ns)
+
+    searches = [begun(1000.0, np.ones((20, 5))), begun(1000.0, np.ones((20, 5)))]
+    found = search_rates([Watched(0), Watched(1)], searches, ONE, Traffic(), 4.0, 95, 4, 200, 3, monitor=QuietMonitor)
+    assert [number for number, _ in played[:8]] == [0, 1, 1, 0, 0, 1, 1, 0]
+    assert [one.rate_rps for one in found[0].probes] == [one.rate_rps for one in found[1].probes]
+    assert np.array_equal(played[0][1], played[1][1])
+    assert rate_under_slo(found[0], 4.0, 95) == rate_under_slo(found[1], 4.0, 95), "a deployment against itself"
+
+
+class CountingTarget(SimulatedTarget):
+    def saturated(self, requests: Sequence[Mapping[str, Any]], seconds: float) -> float:
+        self.calls.append("saturated")
+        return 500.0
+
+
+def test_capacity_is_measured_in_alternating_bursts_from_idle() -> None:
+    calls: list[str] = []
+    targets = [CountingTarget(lambda requests: np.ones(len(requests)), calls=calls) for _ in range(2)]
+    found = measure_capacity(targets, ONE, monitor=QuietMonitor)
+    assert found.shape == (5, 2) and (found == 500).all()
+    assert calls == ["settle", "saturated"] * 10
+
+
+@pytest.mark.parametrize("slower", [0.5, 3.0])
+def test_rates_and_latencies_are_those_of_the_reference_pace(slower: float) -> None:
+    """The same queue on a clock of another speed: arrivals and services that take so many times longer."""
+
+    def target(times: float) -> SimulatedTarget:
+        return SimulatedTarget(lambda requests: np.full(len(requests), 2.0 * times))
+
+    slow = probe(target(slower), ONE, Traffic(), 300.0, 500.0, 500, 1, slower)
+    reference = probe(target(1.0), ONE, Traffic(), 300.0, 500.0, 500, 1)
+    assert slow.rate_rps == 300.0
+    np.testing.assert_allclose(slow.latency_ms, reference.latency_ms, rtol=1e-3)
+    capacity = measure_capacity([target(slower)], ONE, lambda: slower, monitor=QuietMonitor)
+    assert capacity == pytest.approx(np.full((5, 1), 500.0))
+
+
+@pytest.mark.parametrize(("rate", "count"), [(20_000.0, 6000), (5.0, 500)])
+def test_a_probe_is_one_stream_in_segments_after_its_warm_up(rate: float, count: int) -> None:
+    lengths: list[int] = []
+
+    class Watched(SimulatedTarget):
+        def open_loop(self, requests: Sequence[Mapping[str, Any]], gaps_ns: NDArray[np.int64]) -> Arrivals:
+            lengths.append(len(requests))
+            return super().open_loop(requests, gaps_ns)
+
+    found = probe(Watched(lambda requests: np.ones(len(requests))), ONE, Traffic(), rate, 2 * rate, 500, 11)
+    assert found.latency_ms.shape == (5, count // 5)
+    assert count < lengths[0] < 1.1 * count
+    assert np.array_equal(found.latency_ms, found.latency_ms.astype(np.float32)), "as it is kept"
+
+
+def test_the_pace_follows_the_machine() -> None:
     """A request takes a millisecond for each of its rows, 1 to 300, times how slow the machine is."""
-    clock, slowness = SimpleNamespace(now=0), [1.0]
-    monkeypatch.setattr(traffic, "time", SimpleNamespace(perf_counter_ns=lambda: clock.now))
-
-    def submit(request: Mapping[str, Any]) -> Any:
-        clock.now += round(1_000_000 * len(request["id"]) * slowness[0])
-        return SimpleNamespace(finished_ns=clock.now, result=lambda: None)
-
+    slowness = [1.0]
     sizes = np.random.default_rng(0).permutation(300) + 1
-    pace = Pace(submit, [{"id": np.zeros(rows)} for rows in sizes])
+    target = SimulatedTarget(lambda requests: np.array([len(r["item"]) * slowness[0] for r in requests]))
+    pace = Pace(target, requests_of(sizes.tolist()))
     mean = np.mean(sizes)
     assert pace() == pytest.approx(mean, rel=0.01), "a few sizes have the mean of all"
     slowness[0] = 5.0
@@ -222,60 +247,30 @@ def test_the_pace_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pace() == pytest.approx(5 * mean, rel=0.01), "two are"
 
 
-@pytest.mark.usefixtures("calm")
-@pytest.mark.parametrize("slower", [0.5, 3.0])
-def test_rates_and_latencies_are_those_of_the_reference_pace(monkeypatch: pytest.MonkeyPatch, slower: float) -> None:
-    """The same queue on a clock of another speed: arrivals and services that take so many times longer."""
-
-    def found(times: float, slowness: float) -> tuple[Probe, float]:
-        def played(submit: Any, requests: Any, gaps_ns: NDArray[np.int64], spin: int) -> Any:
-            arrivals, left, at = np.cumsum(gaps_ns), np.empty(len(gaps_ns)), 0.0
-            for i, arrival in enumerate(arrivals):
-                at = max(at, arrival) + 2e6 * times
-                left[i] = at
-            return SimpleNamespace(latency_ms=(left - arrivals) / 1e6)
-
-        monkeypatch.setattr(module, "open_loop", played)
-        monkeypatch.setattr(module, "saturated", lambda *_: 500 / times)
-        probe = open_loop_probe(Arm(), [{"id": np.array(0)}], Traffic(), 300.0, 1, lambda: slowness)
-        return probe, float(saturation(Arm(), [], 1, lambda: slowness).mean())
-
-    (probe, most), (reference, _) = found(slower, slower), found(1.0, 1.0)
-    assert (probe.rate_rps, most) == (300.0, pytest.approx(500))
-    np.testing.assert_allclose(probe.latency_ms, reference.latency_ms, rtol=1e-4)
-    unpaced, _ = found(slower, 1.0)
-    assert percentile(unpaced.latency_ms, 95) != pytest.approx(percentile(reference.latency_ms, 95), rel=0.3)
-
-
-@pytest.mark.usefixtures("calm")
-def test_a_probe_takes_its_requests_in_turn_and_gives_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-
-    def schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np.int64]:
-        drawn.append(seed)
-        return gaps(traffic, rate_rps, count, seed)
-
-    monkeypatch.setattr(module, "gaps", schedule)
-    arm, requests = Arm(), [{"id": np.array(i)} for i in range(7)]
-    probe = open_loop_probe(arm, requests, Traffic(), 20_000.0, seed=11)
-    assert (probe.rate_rps, probe.latency_ms.shape) == (20_000.0, (5, 1200)), "0.3 s in five blocks"
-    # Before each block's 1200 come 400 that are not counted.
-    assert [int(each) for each in arm.seen[2:]] == [i % 7 for i in range(5 * 1600)]
-    assert drawn == [11, 12, 13, 14, 15], "each block has a schedule of its own"
-    assert np.array_equal(probe.latency_ms, probe.latency_ms.astype(np.float32)), "as it is kept"
-
-
-@pytest.mark.usefixtures("calm")
-def test_a_slow_rate_is_probed_by_requests_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "gaps", lambda traffic, rate, count, seed: np.ones(count, dtype=np.int64))
-    assert open_loop_probe(Arm(), [{"id": np.array(0)}], Traffic(), 5.0, seed=0).latency_ms.shape == (5, 40)
+@pytest.mark.parametrize("name", ["expon", "lognorm", "uniform"])
+def test_a_few_requests_have_the_mean_rows_of_all(name: str) -> None:
+    law = {"expon": stats.expon(), "lognorm": stats.lognorm(0.6), "uniform": stats.uniform()}[name]
+    rows = np.maximum(1, np.rint(500 * law.rvs(3000, random_state=1))).astype(int)
+    few = [len(request["item"]) for request in typical_requests(requests_of(rows.tolist()), 12)]
+    assert len(few) == 12 and np.mean(few) == pytest.approx(rows.mean(), rel=0.01)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.5, 20))
 def test_the_rate_is_the_same_from_the_same_seed(seed: int, slo_ms: float) -> None:
     random = np.random.default_rng(seed)
-    probes = [Probe(rate, random.gamma(4, rate / 1000, (5, 40))) for rate in (100.0, 400.0, 900.0)]
-    first, second = (slo_rate(probes, np.array([800.0, 900, 950, 1000, 990]), slo_ms, 95, seed) for _ in range(2))
-    assert first[0] == second[0] and np.array_equal(first[1], second[1])
-    assert first[1].min() >= 0 and first[1].max() <= 1000
+    probes = tuple(Probe(rate, random.gamma(4, rate / 1000, (5, 40))) for rate in (100.0, 400.0, 900.0))
+    search = RateSearch(probes, np.array([800.0, 900, 950, 1000, 990]), random.gamma(4, 0.05, (20, 5)))
+    first, second = (resampled_rates(search, np.full(50, slo_ms), 95, seed) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.min() >= 0 and first.max() <= 1000
+    assert percentile(first, 100) <= 1000
+
+
+def test_a_monitor_that_sees_others_repeats_a_probe() -> None:
+    """A probe beside a busy neighbour is taken again, and the calm one is kept."""
+    shares = iter([0.9, 0.0])
+    monitor: Any = lambda: SimpleNamespace(stop=lambda: SimpleNamespace(taken=next(shares)))  # noqa: E731
+    target = exponential(1.0)
+    (found,) = search_rates([target], [begun(1000.0)], ONE, Traffic(), 4.0, 95, 1, 50, 0, calm=0.02, monitor=monitor)
+    assert target.calls.count("open_loop") == 2 and len(found.probes) == 1

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.measurement import traffic
-from objectives.measurement.latency import Window, summarise, time_side_by_side
-from objectives.measurement.schedule import Traffic
-from objectives.measurement.strain import Watch
-from objectives.measurement.throughput import Probe, crossing, search_rates, slo_rate
 from objectives.measurement.traffic import BehindError, check_offered, closed_loop, last_moments, open_loop, saturated
 
 
@@ -267,26 +262,6 @@ def test_a_generator_that_was_behind_makes_a_run_invalid(lag: float, share: floa
     assert f"{lag:.3g} ms beside 2 ms and a rate of {share:.1%}" in str(caught.value)
 
 
-def test_both_arms_get_the_same_requests(tmp_path: Path) -> None:
-    seen: dict[str, list[int]] = {"ours": [], "theirs": []}
-
-    def arm(name: str) -> Any:
-        def submit(request: Mapping[str, Any]) -> Any:
-            seen[name].append(request["id"])
-            return Instant()
-
-        return submit
-
-    requests = [{"id": i} for i in range(37)]
-    window = Window(blocks=20, requests=8, service_requests=2)
-    timings = time_side_by_side(
-        arm("ours"), arm("theirs"), requests, Traffic(), lambda: 5000, window, 0, lambda: Watch(tmp_path)
-    )
-    assert seen["ours"] == seen["theirs"]
-    assert timings.candidate.shape == (20, 8)
-    assert summarise(timings, 0).candidate.p99_ms is None, "160 samples are too few for a p99"
-
-
 def test_closed_loop_is_one_at_a_time() -> None:
     flying = 0
 
@@ -304,40 +279,3 @@ def test_closed_loop_is_one_at_a_time() -> None:
         return Waiting()
 
     assert (closed_loop(submit, [{}] * 5) >= 1).all()
-
-
-def _md1(rate: float) -> Probe:
-    """A made-up machine whose p95 is 1 / (1 - load) ms with a capacity of 1000 requests/s."""
-    load = min(rate / 1000, 0.999)
-    return Probe(rate, np.full((5, 40), 1 / (1 - load)))
-
-
-def test_the_slo_rate_is_found_where_latency_has_a_closed_form() -> None:
-    """1 / (1 - rate / 1000) = 4 at a rate of 750."""
-    probes = search_rates(_md1, _md1(100.0), 1000.0, 4.0, 95, probes=6)
-    rate, drawn = slo_rate(probes, np.full(5, 1000.0), 4.0, 95, seed=0)
-    assert rate == pytest.approx(750, rel=0.02)
-    assert drawn == pytest.approx(rate, rel=1e-9), "without noise the resamples agree"
-
-
-def test_a_candidate_slower_than_the_baseline_is_searched_below_the_studys_rate() -> None:
-    probes = search_rates(_md1, _md1(900.0), 1000.0, 2.0, 95, probes=6)
-    rate, _ = slo_rate(probes, np.full(5, 1000.0), 2.0, 95, seed=0)
-    assert rate == pytest.approx(500, rel=0.05)
-
-
-def test_no_rate_above_saturation_is_claimed() -> None:
-    fast = [Probe(r, np.full((5, 40), 0.1)) for r in (100.0, 5000.0)]
-    assert slo_rate(fast, np.full(5, 900.0), 4.0, 95, seed=0)[0] == 900
-
-
-def test_crossing_levels_a_dip() -> None:
-    rates, percentiles = np.array([1.0, 2.0, 4.0, 8.0]), np.array([1.0, 3.0, 2.0, 6.0])
-    assert crossing(rates, percentiles, 3.0) == pytest.approx(4.0)
-    assert crossing(rates, percentiles, 0.5) == pytest.approx(0.5)
-    assert crossing(rates, percentiles, 9.0) == 8.0
-
-
-def test_a_window_too_short_for_intervals_is_refused() -> None:
-    with pytest.raises(ValueError, match="20 blocks"):
-        Window(blocks=10)

@@ -42,7 +42,7 @@ def difference(
     return Difference(
         Quality("auc", 0.8, 0.8, loss[0], loss[1:], 100, 10, slices=slices),
         Latency(one, one, 1.0, p95[0], p95[1:], None, service[0], service[1:], 100.0, 700, 30, 0.02),
-        Throughput(100.0, 100.0, throughput[0], throughput[1:], 2.0, 200.0),
+        Throughput(100.0, 100.0, throughput[0], throughput[1:], 2.0, 200.0, 200.0, throughput[0], throughput[1:]),
         bytes_ratio,
     )
 

@@ -18,7 +18,17 @@ def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: floa
     measurement = Measurement(
         Quality("auc", 0.8 * (1 - loss), 0.8, loss, (loss - 0.002, loss + 0.002), 1000, 100),
         Latency(ours, theirs, p95_ratio, p95_ratio, around, p95_ratio, p95_ratio, around, 100.0, 700, 20, 0.02),
-        Throughput(100 * throughput, 100.0, throughput, (throughput * 0.95, throughput * 1.05), 10.0, 200.0),
+        Throughput(
+            100 * throughput,
+            100.0,
+            throughput,
+            (throughput * 0.95, throughput * 1.05),
+            10.0,
+            200 * throughput,
+            200.0,
+            throughput,
+            (throughput * 0.98, throughput * 1.02),
+        ),
         Footprint(1000),
     )
     artifact = Artifact(key, f"{key}/model.onnx", {"mlp": "fp32"}, 1000, 1e-6, {"mlp": (32, 16)})

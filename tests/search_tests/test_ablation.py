@@ -80,7 +80,7 @@ def judge(progress, candidate, baseline, part, confidence, **rest):
     ours, theirs = of(candidate["arm"])[1], of(baseline["arm"])[1]
     return dict(quality=to_plain(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality), reused=False)
 def time(progress, candidate, baseline, window, weighed, recording, **rest):
-    assert window["blocks"] == 30 and not weighed
+    assert (window["blocks"], window["visits"]) == (20, 3) and not weighed
     progress("timed")
     found = complete_outcome(of(candidate)[0] / of(baseline)[0], of(baseline)[0] / of(candidate)[0]).measurement
     return {{part: to_plain(getattr(found, part)) for part in ("latency", "throughput", "footprint")}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -230,35 +232,79 @@ def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytes
     assert all("made before" in (t.outcome.reason or "") for t in told if t.outcome.state == "stopped")
 
 
-def test_a_point_that_would_enter_the_front_is_timed_again_for_longer(
+def _visit(arguments: Mapping[str, Any]) -> tuple[int, str]:
+    trial, _, again = Path(arguments["recording"]).stem.removeprefix("trial-").partition("-")
+    return int(trial), again
+
+
+def test_a_point_that_would_enter_the_front_is_measured_in_further_visits(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each screened point is better than the one before on one objective, or worse on all, by turns."""
-    lengths: list[tuple[int, str]] = []
+    """Each screened point is better than the one before on one objective, or worse on all, by turns. Visits are jobs of
+    their own; the first look does not count among them, which was lucky to be so good."""
+    asked: list[tuple[int, str, bool]] = []
 
     def scripted(arguments: Mapping[str, Any]) -> Any:
-        trial = int(Path(arguments["recording"]).stem.removeprefix("trial-"))
-        lengths.append((trial, "near" if arguments["window"]["blocks"] == 30 else "screen"))
+        assert arguments["window"]["visits"] == 1 and arguments["window"]["blocks"] == 20
+        trial, again = _visit(arguments)
+        asked.append((trial, again, arguments["append"]))
         better = trial % 2 == 1
         return timed(0.5 - 0.01 * trial if better else 0.9, 2.0)
 
     _, told, _ = search(parts, answers(time=scripted), 8, monkeypatch)
-    complete = [t.number for t in told if t.outcome.state == "complete"]
-    for number in complete:
-        looks = [length for trial, length in lengths if trial == number]
-        assert looks == (["screen", "near"] if number % 2 == 1 else ["screen"])
+    complete = {t.number: t for t in told if t.outcome.state == "complete"}
+    further = [("visits", False), ("visits", True), ("visits", True)]
+    for number, trial in complete.items():
+        looks = [(again, append) for of, again, append in asked if of == number]
+        entered = number == 0 or number % 2 == 1
+        assert looks == [("", False), *(further if entered else [])]
+        assert (trial.outcome.timings or "").endswith(
+            f"trial-{number}-visits.npz" if entered else f"trial-{number}.npz"
+        )
     assert all(
         t.outcome.seconds["time"] in (pytest.approx(looks), pytest.approx(looks + 0.1))  # a glance at all but the first
-        for t in told
-        if t.number in complete
-        for looks in [0.2 if t.number % 2 else 0.1]
+        for t in complete.values()
+        for looks in [0.4 if t.number == 0 or t.number % 2 else 0.1]
     )
 
 
-def test_a_longer_look_that_fails_leaves_the_first(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    disturbed = lambda a: "DisturbedError: busy" if a["window"]["blocks"] == 30 else timed()  # noqa: E731
-    _, told, _ = search(parts, answers(time=disturbed), 4, monkeypatch)
-    assert [t.outcome.state for t in told if "made before" not in (t.outcome.reason or "")] == ["complete"] * 4
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_visit_that_fails_leaves_what_was_measured_before(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    seen: dict[int, int] = {}
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        trial, _ = _visit(arguments)
+        seen[trial] = seen.get(trial, -1) + 1
+        return "RuntimeError: gone" if seen[trial] == failing else timed(0.5 - 0.01 * seen[trial])
+
+    _, told, _ = search(parts, answers(time=scripted), 4, monkeypatch)
+    outcomes = [t.outcome for t in told if "made before" not in (t.outcome.reason or "")]
+    assert [outcome.state for outcome in outcomes] == ["complete"] * 4
+    baseline = next(t.outcome for t in told if t.number == 0)
+    assert baseline.measurement is not None
+    assert baseline.measurement.latency.p95_ratio == pytest.approx(0.5 - 0.01 * (failing - 1))
+    assert (baseline.timings or "").endswith("trial-0.npz" if failing == 1 else "trial-0-visits.npz")
+
+
+def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variance between the baseline's visits, of two degrees of freedom, by statistics' own formula."""
+    noises: list[tuple[int, Any]] = []
+    visits = (0.9, 1.0, 1.2)
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        noises.append((_visit(arguments)[0], arguments["noise"]["p95"]))
+        found = timed(0.9)
+        return found | {"latency": found["latency"] | {"p95_visits": list(visits)}}
+
+    search(parts, answers(time=scripted), 2, monkeypatch)
+    assert noises[0] == (0, {"variance": 0.0, "degrees": 0})
+    variance = statistics.variance(math.log(ratio) for ratio in visits)
+    later = next(noise for trial, noise in noises if trial != 0)
+    assert later == {"variance": pytest.approx(variance), "degrees": 2}
 
 
 def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +367,7 @@ def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pyt
 def test_every_other_time_weights_that_there_are_run_in_another_way(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, told, _ = search(parts, answers(), 24, monkeypatch)
+    _, told, _ = search(parts, answers(), 40, monkeypatch)
     drawn = [t.candidate for t in told if t.outcome.state == "complete" and t.candidate.weights.distillation]
     often = Counter(c.weights.id for c in drawn)
     assert max(often.values()) > 1, "pruning ratios are continuous: no weights come twice by chance"

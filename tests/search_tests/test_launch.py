@@ -71,6 +71,18 @@ def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> Non
         launch.open_session(parse({**given, "quality": {"slices": {}}}), home)
 
 
+def test_a_study_that_was_measured_by_an_earlier_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    home, config = Home.find(str(tmp_path)), parse({"name": "shop", "data": {"source": "synthetic"}})
+    session = launch.open_session(config, home)
+    trial, _ = session.study.ask(small_space())
+    session.study.tell(trial.number, complete_outcome(), 0.1)
+    launch.open_session(config, home)
+    session.study.note(measurement=1)
+    with pytest.raises(ConfigError, match=r"'shop' was measured by an earlier version.*another name") as caught:
+        launch.open_session(config, home)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_study_goes_on_with_the_choices_it_was_begun_with() -> None:
     """Optuna would end with an error of its own at the first choice that it does not know."""
     begun: Any = Begun(0)

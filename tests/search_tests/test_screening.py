@@ -23,7 +23,7 @@ def measured(service: float, most: float, loss: float) -> Measurement:
     return replace(
         found,
         latency=replace(found.latency, service_p50_ratio=service),
-        throughput=replace(found.throughput, saturated_ratio=most),
+        throughput=replace(found.throughput, capacity_ratio=most),
     )
 
 

@@ -1,4 +1,4 @@
-"""What else a machine did while a block was timed: read from the kernel before and after, judged by one rule."""
+"""What other processes did while a block was measured: read from the kernel before and after."""
 
 from __future__ import annotations
 
@@ -16,43 +16,33 @@ from numpy.typing import NDArray
 
 from objectives.measurement.statistics import Floats
 
-T = TypeVar("T")
-
-# Shares of the wall time. A block is disturbed when others ran, left less than a core idle, and this arm's threads
-# waited longer for a core than they do by themselves: two replicas beside a generator wait for one another, and a
-# neighbour on a free core does no harm.
-_FOREIGN = 0.03
-_WAITING = 0.03
+# A block is disturbed when other processes and the hypervisor took so much more of its wall time than they take of the
+# calmest fifth of the run's blocks (1 is one core). Nothing that the deployment itself does counts: its own waiting is
+# its latency, and to drop blocks by it would choose among outcomes.
+_MARGIN = 0.05
 _CALM_QUANTILE = 0.2
-# So much of both is a disturbance even where an arm was never seen calm.
-_MOST_FOREIGN = 0.25
-_MOST_WAITING = 0.15
-# The hypervisor's share that went elsewhere, above that of calm blocks; no thread of the guest sees itself wait for it.
-_STOLEN = 0.1
-_MOST_STOLEN = 0.3
-# To read the time of each of so many threads takes tens of milliseconds.
+# From this share on, a run is called busy.
+_BUSY = 0.1
+_TRIES = 3
+# Reading the CPU time of this many threads takes tens of milliseconds.
 _MOST_THREADS = 2000
-# Blocks that are run in all, for one that is asked for: a neighbour may be busy for some seconds.
-_MOST_TIMES = 20
+T = TypeVar("T")
 _PROC = Path("/proc")
 _JIFFY = 1 / os.sysconf("SC_CLK_TCK")
 
 
-class DisturbedError(RuntimeError):
-    """The machine was too busy with something else for a timing to mean anything."""
-
-
 @dataclass(frozen=True)
-class Strain:
-    """Seconds of one block.
+class Interference:
+    """What other processes took from one block, in seconds; and how the block's own threads fared.
 
     cpu: CPU time of this process
     waiting: its threads were ready and did not run (the run delay of /proc/PID/schedstat)
     foreign: CPU time of others on the allowed cores
     idle: of the allowed cores
     stolen: by the hypervisor
-    switches: involuntary context switches; told, but they decide nothing, since a busy pool's own threads cause as many
-        (300 to 800 a second here) as a neighbour does, where waiting rises from 0.03 to 0.4 and more
+    switches: involuntary context switches
+
+    Only `foreign` and `stolen` decide anything; the rest is recorded.
     """
 
     wall: float
@@ -69,48 +59,73 @@ class Strain:
         return self.cpu / (self.cpu + self.waiting) if self.cpu > 0 else 1.0
 
     @property
-    def disturbed(self) -> bool:
-        """By itself, with no calm block of the same arm to compare with."""
-        return bool(disturbed(self.row()[None])[0])
+    def taken(self) -> float:
+        """Share of the wall time that other processes and the hypervisor took: 1 is one core."""
+        return (self.foreign + self.stolen) / self.wall
+
+    @property
+    def busy(self) -> bool:
+        return self.taken > _BUSY
 
     def row(self) -> Floats:
         """The fields in their order, for a table of them."""
         return np.array([getattr(self, f.name) for f in fields(self)])
 
 
-def disturbed(rows: Floats) -> NDArray[np.bool_]:
-    """Which blocks of one arm were disturbed: (blocks,). Calm is what the calmest fifth of its blocks do not exceed.
+_COLUMN = {f.name: place for place, f in enumerate(fields(Interference))}
+
+
+def taken_share(rows: Floats) -> Floats:
+    """(..., fields of Interference) -> (...), `Interference.taken` of each row."""
+    taken: Floats = (rows[..., _COLUMN["foreign"]] + rows[..., _COLUMN["stolen"]]) / rows[..., _COLUMN["wall"]]
+    return taken
+
+
+def calm_share(taken: Floats) -> float:
+    """What the calmest fifth of the blocks do not exceed: a neighbour that is always there disturbs none in particular.
 
     Args:
-        rows: (blocks, fields of Strain)
+        taken: (blocks,), shares of `taken_share`
     """
-    wall, _, waiting, foreign, idle, stolen, _ = rows.T
-    crowded = (foreign > _FOREIGN * wall) & (idle < wall)
-    waited, taken = waiting / wall, stolen / wall
-    much = (foreign > _MOST_FOREIGN * wall) & (waited > _MOST_WAITING)
-    result: NDArray[np.bool_] = (
-        (crowded & (waited > np.quantile(waited, _CALM_QUANTILE) + _WAITING))
-        | much
-        | (taken > min(np.quantile(taken, _CALM_QUANTILE) + _STOLEN, _MOST_STOLEN))
-    )
-    return result
+    return float(np.quantile(taken, _CALM_QUANTILE, method="inverted_cdf"))
 
 
-class Watch:
-    """From its making to `strain()`: one block of this process. Numbers that the kernel does not give are 0."""
+def disturbance(taken: Floats) -> Floats:
+    """How far each block lies above the calm of its run: (blocks,), above 1 where it was disturbed."""
+    above: Floats = (taken - calm_share(taken)) / _MARGIN
+    return above
+
+
+def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
+    """Which blocks to keep: those that were not disturbed, or the least disturbed where those are fewer than `wanted`.
+
+    Args:
+        above: (blocks,), their `disturbance`
+
+    Returns:
+        (blocks,)
+    """
+    kept: NDArray[np.bool_] = above <= 1
+    if kept.sum() < wanted:
+        kept[np.argsort(above, kind="stable")[:wanted]] = True
+    return kept
+
+
+class InterferenceMonitor:
+    """Watches one block of this process, from its construction to `stop()`. What the kernel does not give is 0."""
 
     def __init__(self, proc: Path = _PROC) -> None:
         self._proc = proc
         self._cores = len(os.sched_getaffinity(0))
         self._before = self._read()
 
-    def strain(self) -> Strain:
+    def stop(self) -> Interference:
         after = self._read()
         wall, cpu, waiting, busy, threads, stolen, switches = (after[k] - self._before[k] for k in after)
         # The kernel's count of the cores is in ticks of 10 ms; that of the threads is exact, but sees only what this
         # process may see, and not those that have ended.
         foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
-        return Strain(wall, cpu, waiting, foreign, max(0.0, self._cores * wall - cpu - foreign), stolen, switches)
+        return Interference(wall, cpu, waiting, foreign, max(0.0, self._cores * wall - cpu - foreign), stolen, switches)
 
     def _files(self, pattern: str) -> list[Path]:
         """Unlike pathlib's, this search goes on where a process ends while it is looked at."""
@@ -133,26 +148,18 @@ class Watch:
         }
 
 
-def calm_blocks(run: Callable[[], T], blocks: int, watch: Callable[[], Watch] = Watch) -> list[T]:
-    """So many results of `run`, of which none was disturbed; those that were are run again.
+def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor]) -> T:
+    """The first undisturbed result of three runs, or the least disturbed of them.
 
-    Raises:
-        DisturbedError: too few were calm of twenty times as many.
+    Args:
+        calm: `calm_share` of the measurement that this run belongs to
     """
-    found: list[T] = []
-    rows: list[Floats] = []
-    calm: list[T] = []
-    while len(calm) < blocks and len(found) < _MOST_TIMES * blocks:
-        watched = watch()
-        found.append(run())
-        rows.append(watched.strain().row())
-        calm = [one for one, bad in zip(found, disturbed(np.array(rows)), strict=True) if not bad]
-    if len(calm) < blocks:
-        raise DisturbedError(
-            f"Only {len(calm)} of {len(found)} blocks were undisturbed, {blocks} are needed: the machine is busy with "
-            "something else."
-        )
-    return calm[:blocks]
+    tried: list[tuple[float, T]] = []
+    while len(tried) < _TRIES and (not tried or tried[-1][0] > calm + _MARGIN):
+        watching = monitor()
+        result = run()
+        tried.append((watching.stop().taken, result))
+    return min(tried, key=lambda one: one[0])[1]
 
 
 def _schedstat(file: Path) -> tuple[float, float]:

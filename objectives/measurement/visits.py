@@ -1,0 +1,73 @@
+"""Ratios of several visits as one, with an interval that includes how visits differ.
+
+Within a visit, blocks resampled tell how sure its own ratio is; they do not tell how the next hour's would differ. The
+visits themselves do, and where they are few, so do the visits of earlier benchmarks on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from objectives.record import Interval
+
+# Earlier benchmarks weigh at most like this many visits: other candidates may be steadier or less steady.
+_MOST_DEGREES = 8
+
+
+@dataclass(frozen=True)
+class VisitNoise:
+    """Variance of the logarithm of a ratio between visits, and the degrees of freedom that it is known with."""
+
+    variance: float = 0.0
+    degrees: int = 0
+
+
+NO_NOISE = VisitNoise()
+
+
+def pooled_noise(benchmarks: Sequence[Sequence[float]]) -> VisitNoise:
+    """The variance between the visits of each benchmark, pooled over benchmarks.
+
+    Args:
+        benchmarks: the visits' ratios of each; one with a ratio of 0 is left out
+    """
+    logs = [np.log(visits) for visits in benchmarks if len(visits) > 1 and min(visits) > 0]
+    degrees = sum(len(one) - 1 for one in logs)
+    squares = sum(float(((one - one.mean()) ** 2).sum()) for one in logs)
+    return VisitNoise(squares / degrees, degrees) if degrees else VisitNoise()
+
+
+def ratio_over_visits(
+    ratios: Sequence[float], within: Sequence[float], earlier: VisitNoise = NO_NOISE, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """The geometric mean of the visits' ratios and its interval: a t interval of their logarithms, or of the ratios
+    themselves and their mean where one is 0.
+
+    The variance of a visit is that between the visits, moderated by that of earlier benchmarks as in Smyth (2004,
+    Statistical Applications in Genetics and Molecular Biology 3, eq. 3), and at least that within a visit.
+
+    Args:
+        ratios: (visits,), 0 or more
+        within: (visits,), variance of each one's logarithm, from resampled blocks
+        earlier: of the same kind of ratio on the same machine
+    """
+    scale = np.exp if min(ratios) > 0 else np.asarray
+    values = np.log(ratios) if min(ratios) > 0 else np.asarray(ratios, dtype=np.float64)
+    count, prior = len(values), min(earlier.degrees, _MOST_DEGREES)
+    degrees = prior + count - 1
+    variance = float(np.mean(within))
+    if degrees:
+        between = float(((values - values.mean()) ** 2).sum())
+        variance = max(variance, (prior * earlier.variance + between) / degrees)
+    tail = (1 + confidence) / 2
+    quantile = float(special.stdtrit(degrees, tail) if degrees else special.ndtri(tail))
+    half = quantile * math.sqrt(variance / count)
+    point, low, high = (float(scale(values.mean() + step)) for step in (0.0, -half, half))
+    if max(ratios) == 0:
+        return 0.0, (0.0, 0.0)
+    return point, (max(low, 0.0), high)

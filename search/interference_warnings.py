@@ -1,0 +1,32 @@
+"""What a reader should know of a benchmark besides its intervals, in sentences."""
+
+from __future__ import annotations
+
+from objectives.record import Latency
+from search.wording import percent, times
+
+# Share of one core that others took, from which a benchmark is called disturbed.
+_BUSY = 0.1
+_DRIFT = 1.5
+_LATE = 0.1
+
+
+def interference_warnings(latency: Latency) -> list[str]:
+    """Sentences about other processes, a machine that changed its speed, and a load generator that was late."""
+    found = []
+    low, high = latency.p95_ratio_interval
+    if latency.p95_ratio_all is not None and not low <= latency.p95_ratio_all <= high:
+        found.append(
+            f"over all {latency.pairs} pairs of blocks, the disturbed ones too, the p95 ratio is "
+            f"{latency.p95_ratio_all:.3f}, outside the interval [{low:.3f}, {high:.3f}] of the {latency.blocks} kept"
+        )
+    if latency.busy_share > _BUSY:
+        found.append(f"other processes took {percent(latency.busy_share)} of a core meanwhile")
+    if latency.drift > _DRIFT:
+        found.append(f"the baseline's own time changed {times(latency.drift)} within a visit")
+    if latency.lateness > _LATE:
+        found.append(
+            f"the load generator was late by {percent(latency.lateness)} of the p95, which counts as latency: leave it "
+            "a core, or lower the load"
+        )
+    return found
