@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -213,7 +214,9 @@ class OwnRecommender:
         made = called(f"{self.given.name}: build({shape})", lambda: make(shape))
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
-        return made.to("cpu").float()
+        # It may hold modules of the model, or be one that was given before: a copy trains neither.
+        own: nn.Module = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
+        return own.to("cpu").float()
 
     # -- what its batches tell
 
