@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from objectives.anatomy import of_baseline
 from objectives.compression.cut import cut_at_tables
@@ -53,7 +53,7 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 6
+FIT_STAGE = 7
 EXPORT_STAGE = 8
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
@@ -144,7 +144,7 @@ def fit(task: Task, weights: Weights, progress: Progress) -> bool:
         return True
     recommender = _open(task, progress)
     folder = _weights_folder(task, recommender, weights)
-    return make_once(folder, lambda into: fit_weights(recommender, weights, task.seed, progress).save(into))
+    return make_once(folder, lambda into: fit_weights(recommender, weights, task.seed, progress, task.cache).save(into))
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
@@ -157,7 +157,9 @@ def _export(
 ) -> tuple[Artifact, bool]:
     # What an engine computes in changes no file.
     stored = Precision(precision.widths, calibration=precision.calibration)
-    key = digest(_weights_key(recommender, weights), stored, form, EXPORT_STAGE, onnx.__version__, torch.__version__)
+    key = digest(
+        _weights_key(task, recommender, weights), stored, form, EXPORT_STAGE, onnx.__version__, torch.__version__
+    )
     folder = task.cache / "artifacts" / key[:20]
 
     def write(into: Path) -> None:
@@ -252,12 +254,28 @@ def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
     return Fitted.load(_weights_folder(task, recommender, weights))
 
 
-def _weights_key(recommender: Recommender, weights: Weights) -> str:
-    return digest(recommender.key, weights, FIT_STAGE)[:20]
+def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
+    """The baseline's own weights follow from nothing that is said of training."""
+    trained: list[object] = []
+    if weights.distillation is not None:
+        trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+    return digest(recommender.key, weights, trained, FIT_STAGE)[:20]
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
+    """What an optimizer is made with, from wherever the user's code took it, and for how many parameters each."""
+    kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    return [kind, *([len(group["params"]), _plain(group)] for group in optimizer.param_groups)]
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, str]:
+    """Numbers, texts and pairs, as torch's own have; an object may be told by its address, which each process has its
+    own of."""
+    return {name: repr(value) for name, value in group.items() if isinstance(value, (int, float, str, tuple, Tensor))}
 
 
 def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> Path:
-    return task.cache / "weights" / _weights_key(recommender, weights)
+    return task.cache / "weights" / _weights_key(task, recommender, weights)
 
 
 # One builder serves one study, so one recommender stays in memory.

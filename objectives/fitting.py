@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from objectives.anatomy import of_baseline, of_sibling
 from objectives.compression.chain import passes_of, reshape
-from objectives.compression.course import BATCH, Course, Lesson, lessons_of
-from objectives.compression.distillation import distil, predict
+from objectives.compression.course import Course, lessons_of
+from objectives.compression.distillation import distil
 from objectives.compression.importance import Evidence
 from objectives.compression.soft_loss import soft_loss_of
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.transfer import start_from
+from objectives.teacher_outputs import teacher_outputs
 from spaces.anatomy import Anatomy
 from spaces.canonical import from_plain, to_plain
 from spaces.distillation import Distillation
@@ -54,8 +54,11 @@ class Fitted:
         return Fitted(model, anatomy, ranges)
 
 
-def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progress) -> Fitted:
+def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progress, cache: Path | None = None) -> Fitted:
     """Shape, cut and factorise, then learn from the baseline; the order is that of `compression.chain`.
+
+    Args:
+        cache: where the baseline's outputs on train are kept between fits; None: it is asked batch by batch
 
     Raises:
         ValueError: a stage that cannot be done on this model, or would change nothing.
@@ -63,7 +66,7 @@ def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progres
     given = weights.distillation
     assert given is not None
     torch.manual_seed(seed)
-    passes, course = passes_of(weights), course_of(recommender, given)
+    passes, course = passes_of(weights), course_of(recommender, given, cache)
 
     def learn(model: nn.Module, times: int) -> None:
         learning = replace(given, passes=times)
@@ -124,37 +127,15 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def course_of(recommender: Recommender, distillation: Distillation) -> Course:
-    """What there is to learn; the teacher's outputs are worked out once where each pass has the same rows."""
-    rows = recommender.train_rows()
-    if rows is None:
-        lessons, per_pass = _drawn_anew(recommender), recommender.per_pass
-    else:
-        taught = _taught(recommender) if distillation.teacher_weight > 0 else None
-        lessons, per_pass = lessons_of(*rows, taught, BATCH)
-    of_scores = soft_loss_of(recommender.answer)
-
-    def soft(outputs: Any, taught: Any, temperature: float) -> Tensor:
-        return of_scores(recommender.scores(outputs), recommender.scores(taught), temperature)
-
-    return Course(lessons, per_pass, recommender.loss, recommender.outputs, recommender.hidden, soft)
-
-
-def _drawn_anew(recommender: Recommender) -> Callable[[torch.Generator], Iterator[Lesson]]:
-    return lambda generator: (Lesson(inputs, labels) for inputs, labels in recommender.lessons(generator))
-
-
-# One builder serves one study, so one teacher's logits stay in memory.
-_known: dict[str, Tensor] = {}
-
-
-def _taught(recommender: Recommender) -> Tensor:
-    if recommender.key not in _known:
-        _known.clear()
-        rows = recommender.train_rows()
-        assert rows is not None
-        _known[recommender.key] = predict(recommender.model, rows[0], outputs=recommender.outputs)
-    return _known[recommender.key]
+def course_of(recommender: Recommender, distillation: Distillation, cache: Path | None = None) -> Course:
+    """What there is to learn; where the teacher runs anyway, for its features, nothing is read from the cache."""
+    asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
+    known = teacher_outputs(recommender, cache) if asked and cache is not None else None
+    lessons, per_pass = lessons_of(recommender.train_rows(), None if known is None else known.scores)
+    soft = soft_loss_of(recommender.output_kinds)
+    return Course(
+        lessons, per_pass, recommender.loss, recommender.outputs, recommender.hidden, recommender.scores, soft
+    )
 
 
 def _evidence(recommender: Recommender, seed: int) -> Evidence:

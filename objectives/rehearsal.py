@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from objectives.anatomy import of_baseline
 from objectives.compression.distillation import distil
@@ -85,10 +85,14 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
-    """Why weights cannot learn with their rounding in the loop, None where they can: on a few batches of train, and on
-    a part of one, since the last of a pass is shorter."""
-    lessons = islice(recommender.lessons(torch.Generator().manual_seed(seed)), _BATCHES)
-    batches = [dict(inputs) for inputs, _ in lessons]
+    """Why weights cannot learn with their rounding in the loop, None where they can: on a few batches of train, of
+    different shapes where there are some, and on a part of one, since not all have as many rows."""
+    shapes: dict[object, dict[str, Tensor]] = {}
+    for inputs, _ in recommender.lessons(torch.Generator().manual_seed(seed)):
+        shapes.setdefault(tuple(values.shape[1:] for values in inputs.values()), dict(inputs))
+        if len(shapes) == min(_BATCHES, len(recommender.train_rows().blocks)):
+            break
+    batches = list(shapes.values())
     batches.append({name: values[:-1] if len(values) > 2 else values for name, values in batches[0].items()})
     return trouble_with_training(recommender.model, recommender.method, batches)
 

@@ -18,6 +18,7 @@ class Task:
     Rows are log-normal, or those of a trace named by its content; cut at rows_max either way. Columns say what those of
     a table hold; sizes are those of the baseline that differ from the published ones; expected is the recommender's key
     as a study was prepared, empty before that. The loss is told of the commonest values of the columns in slice_by.
+    Smaller models learn from batch_size rows at a time; None: from as many as the recommender says.
     """
 
     home: str
@@ -34,6 +35,7 @@ class Task:
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     slice_by: tuple[str, ...] = ()
     expected: str = ""
+    batch_size: int | None = None
 
     @property
     def cache(self) -> Path:
@@ -48,4 +50,4 @@ class Task:
         data = [self.recommender, self.source, self.synthetic, self.columns, self.sizes]
         judged = [self.metric, self.slice_by, self.seed]
         rows = [self.rows_median, self.rows_sigma, self.rows_max, self.rows_trace and Path(self.rows_trace).name]
-        return digest(data, judged, rows, *more)[:20]
+        return digest(data, judged, rows, self.batch_size, *more)[:20]

@@ -123,7 +123,7 @@ def task_of(config: StudyConfig, home: Home) -> Task:
     return Task(
         str(home.root), config.recommender, "" if data is None else data.source, config.metric,
         rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home), columns, config.sizes,
-        config.quality.slice_by,
+        config.quality.slice_by, batch_size=config.training.batch_size,
     )  # fmt: skip
 
 

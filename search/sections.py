@@ -126,6 +126,14 @@ class TimingConfig(Section):
     patience_seconds: float = Field(default=60.0, gt=0, description="seconds above 0")
 
 
+class TrainingConfig(Section):
+    """How smaller models learn. Batch size None: as the recommender has it."""
+
+    batch_size: int | None = Field(
+        default=None, ge=2, description="rows (of sasrec users), a whole number, at least 2, or null"
+    )
+
+
 class BudgetConfig(Section):
     """Minutes of search; the baseline's training is not counted. Trials None: as many as fit."""
 
@@ -172,6 +180,7 @@ class StudyConfig(Section):
         description=f"a list of one or more different ones of {', '.join(get_args(Objective))}",
     )
     space: SpaceConfig = SpaceConfig()
+    training: TrainingConfig = TrainingConfig()
     price_per_hour: float | None = Field(
         default=None, gt=0, description="the price of the machine for an hour, above 0, or null"
     )

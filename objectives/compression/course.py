@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from objectives.compression.soft_loss import soft_loss
+from objectives.training_rows import NumberedBatch, TrainingRows
 
 Inputs = Mapping[str, Tensor]
 Outputs = Callable[[nn.Module, Inputs], Any]
 Loss = Callable[[Any, Any], Tensor]
-# (student's outputs, teacher's outputs, temperature) -> a scalar.
-Soft = Callable[[Any, Any, float], Tensor]
-
-BATCH = 1024
+# (student's scores, teacher's scores, temperature) -> a scalar.
+Soft = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def by_name(model: nn.Module, inputs: Inputs) -> Any:
@@ -25,13 +24,18 @@ def by_name(model: nn.Module, inputs: Inputs) -> Any:
     return model(**inputs)
 
 
+def as_they_are(outputs: Any) -> Any:
+    """The scores of a model whose outputs are its scores."""
+    return outputs
+
+
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """One batch: inputs by name, (rows, ...) each, and labels; the teacher's outputs on them where they are known."""
+    """One batch: inputs by name, (rows, ...) each, and labels; the teacher's scores of them where they are known."""
 
     inputs: Inputs
     labels: Any
-    taught: Any = None
+    taught: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,8 @@ class Course:
     loss: of outputs and labels, mean over rows or lists
     outputs: of a model on inputs
     hidden: dotted name of the module, in student and teacher, whose output is compared where features are learned
-    soft: of a student's outputs and the teacher's, at a temperature; the mean likewise
+    scores: of those outputs
+    soft: of a student's scores and the teacher's, at a temperature; the mean likewise
     """
 
     lessons: Callable[[torch.Generator], Iterator[Lesson]]
@@ -51,6 +56,7 @@ class Course:
     loss: Loss
     outputs: Outputs = by_name
     hidden: str | None = None
+    scores: Callable[[Any], Tensor] = as_they_are
     soft: Soft = soft_loss
 
     def __post_init__(self) -> None:
@@ -59,23 +65,16 @@ class Course:
 
 
 def lessons_of(
-    inputs: Inputs, labels: Tensor, taught: Tensor | None = None, batch: int = BATCH
+    rows: TrainingRows, taught: Callable[[NumberedBatch], Tensor] | None = None
 ) -> tuple[Callable[[torch.Generator], Iterator[Lesson]], int]:
-    """The lessons of fixed rows, shuffled anew in each pass, and how many it has; a last, smaller batch is left out.
+    """The lessons of an epoch, and how many it has.
 
     Args:
-        inputs, labels, taught: (rows, ...) each
+        taught: the teacher's scores of a batch; None where they are not known
     """
-    rows = len(labels)
-    size = min(batch, rows)
-    if size < 1:
-        raise ValueError(f"There is at least one row in a batch, but got {rows} rows and batches of {batch}.")
 
     def lessons(generator: torch.Generator) -> Iterator[Lesson]:
-        order = torch.randperm(rows, generator=generator)
-        for start in range(0, rows - size + 1, size):
-            pick = order[start : start + size]
-            chosen = {name: values[pick] for name, values in inputs.items()}
-            yield Lesson(chosen, labels[pick], None if taught is None else taught[pick])
+        for batch in rows.epoch(generator):
+            yield Lesson(batch.inputs, batch.labels, None if taught is None else taught(batch))
 
-    return lessons, rows // size
+    return lessons, rows.batches_per_epoch

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.course import Course, Inputs, Lesson, Outputs, by_name
+from objectives.compression.course import Course, Lesson
 from spaces.distillation import Distillation
 
 _WARM_UP = 0.1
@@ -64,15 +64,6 @@ def hidden_outputs(model: nn.Module, name: str) -> Iterator[Callable[[], Tensor]
         yield latest
     finally:
         handle.remove()
-
-
-def predict(model: nn.Module, inputs: Inputs, batch: int = 8192, outputs: Outputs = by_name) -> Tensor:
-    """Logits of all rows, without dropout and without a graph."""
-    model.eval()
-    rows = len(next(iter(inputs.values())))
-    with torch.inference_mode():
-        parts = [outputs(model, {k: v[i : i + batch] for k, v in inputs.items()}) for i in range(0, rows, batch)]
-    return torch.cat(parts).clone()
 
 
 def distil(
@@ -135,11 +126,11 @@ def _loss(
     outputs, taught = course.outputs(student, lesson.inputs), lesson.taught
     weight = distillation.teacher_weight
     if features is not None or (weight > 0 and taught is None):
-        taught = _teach(teacher, lesson, course)
+        taught = course.scores(_teach(teacher, lesson, course))
     loss = course.loss(outputs, lesson.labels)
     if weight > 0:
         assert taught is not None
-        loss = (1 - weight) * loss + weight * course.soft(outputs, taught, distillation.temperature)
+        loss = (1 - weight) * loss + weight * course.soft(course.scores(outputs), taught, distillation.temperature)
     return loss if features is None else loss + distillation.feature_weight * features()
 
 

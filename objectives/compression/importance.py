@@ -84,7 +84,7 @@ def _taylor(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -> li
         loss = evidence.loss(evidence.outputs(model, inputs), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         changes = {
-            name: tensor.detach() * gradient
+            name: tensor.detach() * (gradient.to_dense() if gradient.is_sparse else gradient)
             for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True)
             if gradient is not None
         }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kind = Literal["logits", "probabilities", "values", "lists"]
-# A probability is taken to be at least so far from 0 and 1.
-_CERTAIN = 1e-6
+from objectives.output_kind import OutputKind
+
+# A probability is taken to be at least so far from 0 and from 1.
+_RAREST, _NEAREST_TO_1 = 1e-12, 1e-7
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -37,27 +37,33 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * F.cross_entropy(student / temperature, torch.softmax(teacher / temperature, dim=1))
 
 
-def soft_loss_of(kind: Kind) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """The soft loss of scores of a kind, (rows,) or (rows, outputs), or (lists, candidates) of lists; the sum over
-    several outputs.
+def soft_loss_of(kinds: Sequence[OutputKind]) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """The soft loss of scores whose columns are of these kinds, (rows,) or (rows, outputs), or (lists, candidates) of
+    lists; the sum over several outputs.
 
     Probabilities are taken back to the logits that they came from. Values have no temperature: theirs is the squared
-    distance in units of the teacher's variance.
+    distance in units of their spread, which is 1 for a student that knows no more than their mean.
     """
 
-    def of_columns(one: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[[Tensor, Tensor, float], Tensor]:
-        def summed(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-            pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
-            return torch.stack([one(mine, theirs, temperature) for mine, theirs in pairs]).sum()
+    def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        if kinds[0].scale == "lists":
+            return soft_loss(student, teacher, temperature)
+        pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
+        losses = [_of_one(kind, *pair, temperature) for kind, pair in zip(kinds, pairs, strict=True)]
+        return torch.stack(losses).sum()
 
-        return summed
+    return soft
 
-    def of_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        return soft_loss(torch.logit(student, _CERTAIN), torch.logit(teacher, _CERTAIN), temperature)
 
-    def of_values(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        return F.mse_loss(student, teacher) / teacher.var(correction=0).clamp(min=torch.finfo(teacher.dtype).tiny)
+def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    if kind.scale == "values":
+        return F.mse_loss(student / kind.spread, teacher / kind.spread)
+    if kind.scale == "probabilities":
+        return soft_loss(_logit(student), _logit(teacher), temperature)
+    return soft_loss(student, teacher, temperature)
 
-    if kind == "lists":
-        return soft_loss
-    return of_columns({"logits": soft_loss, "probabilities": of_probabilities, "values": of_values}[kind])
+
+def _logit(probability: Tensor) -> Tensor:
+    """Near 0 a float tells far smaller probabilities apart than near 1, where it has steps of 6e-8."""
+    certain = probability.clamp(_RAREST, 1 - _NEAREST_TO_1)
+    return certain.log() - torch.log1p(-certain)

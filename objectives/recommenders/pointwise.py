@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from objectives.errors import SettingError
 from objectives.holdout import HeldOut, HeldPart
+from objectives.output_kind import OutputKind
 from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.counts import counted
 from objectives.recommenders.families import FAMILIES, Family
 from objectives.recommenders.features import Dataset, encode
-from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
+from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.sizes import no_larger, resized, told
@@ -32,6 +34,7 @@ from objectives.recommenders.training import train_to_optimum
 from objectives.record import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
+from objectives.training_rows import Block, TrainingRows
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
@@ -44,6 +47,7 @@ STAGE = 3
 BATCH = 256
 LARGE_BATCH = 4096  # of a log with more than
 _MANY_ROWS = 1_000_000
+STUDENT_BATCH = 1024  # rows, of what learns from the baseline
 LEARNING_RATE = 1e-3
 # L2 on the whole tables at each step, as FuxiCTR's embedding_regularizer.
 TABLE_DECAY = 1e-3
@@ -63,7 +67,7 @@ class PointwiseRecommender:
     graded: bool = False
     columns: tuple[str, ...] = ()
     built: bool = True
-    answer: Answer = "logits"
+    output_kinds: tuple[OutputKind, ...] = (OutputKind("logits"),)
     by: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
 
     @property
@@ -98,25 +102,33 @@ class PointwiseRecommender:
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, labels)
 
-    def train_rows(self) -> Batch:
-        return _tensors(self.dataset, "train")
+    def train_rows(self) -> TrainingRows:
+        return self._train_rows
+
+    @cached_property
+    def _train_rows(self) -> TrainingRows:
+        return TrainingRows((Block(*_tensors(self.dataset, "train")),), self.task.batch_size or STUDENT_BATCH)
 
     def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
-        return _shuffled(self.dataset, _batch(self.dataset), generator)
+        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
 
     @property
     def per_pass(self) -> int:
-        rows = len(self.dataset.split.train)
-        return rows // _batch(self.dataset) + (rows % _batch(self.dataset) > 1)
+        return self.train_rows().batches_per_epoch
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        return self.outputs(self.model, inputs)
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        return outputs
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
-        inputs, _ = self.train_rows()
         rows = len(self.dataset.split.train)
         drawn = np.random.default_rng([self.task.seed, 6]).choice(rows, size=min(count, rows), replace=False)
-        return {name: values[drawn] for name, values in inputs.items()}
+        return {name: values[drawn] for name, values in self.train_rows().blocks[0].inputs.items()}
 
     def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        return counted(tables, [self.train_rows()[0]])
+        return counted(tables, [block.inputs for block in self.train_rows().blocks])
 
     def held_out(self, part: HeldPart) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.holdout import HeldOut, HeldPart
+from objectives.output_kind import OutputKind
 from objectives.record import InputSpec
+from objectives.training_rows import TrainingRows
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.domains import Scalar
@@ -20,8 +22,6 @@ Inputs = Mapping[str, Tensor]
 Batch = tuple[Inputs, Any]
 # How a model is asked in training: inputs by name -> its outputs.
 Method = Literal["forward", "positions"]
-# What a model's scores are; lists are logits of (lists, candidates).
-Answer = Literal["logits", "probabilities", "values", "lists"]
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Recommender(Protocol):
         ...
 
     @property
-    def answer(self) -> Answer:
-        """What the scores are."""
+    def output_kinds(self) -> tuple[OutputKind, ...]:
+        """What the scores are, of each column; of lists once."""
         ...
 
     @property
@@ -120,17 +120,25 @@ class Recommender(Protocol):
         """Mean over the rows or lists."""
         ...
 
-    def train_rows(self) -> Batch | None:
-        """All of train, where each pass has the same rows; None where they are drawn anew."""
+    def train_rows(self) -> TrainingRows:
+        """All of train, held once."""
         ...
 
     def lessons(self, generator: Any) -> Iterator[Batch]:
-        """One pass over train in batches, in an order that the torch generator draws."""
+        """The batches of one epoch of the train rows, in an order that the torch generator draws."""
         ...
 
     @property
     def per_pass(self) -> int:
         """Batches of `lessons`."""
+        ...
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        """What the model's own scores of train rows follow from, whatever is drawn beside the rows, (rows, ...)."""
+        ...
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        """The scores that follow from such outputs of the rows and all their inputs, what was drawn included."""
         ...
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:

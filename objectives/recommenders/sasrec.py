@@ -163,11 +163,18 @@ class SASRec(nn.Module):
         Where only the latest positions of a history are read, the L are cut into pieces of so many from the end, and
         each reads its own: the last position sees what it sees when serving, and all L are answered.
         """
+        return self.scored(self.position_states(history), candidates)
+
+    def scored(self, states: Tensor, candidates: Tensor) -> Tensor:
+        """(B, L, d), (B, L, C) candidates -> (B, L, C) logits."""
+        return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
+
+    def position_states(self, history: Tensor) -> Tensor:
+        """(B, L) codes -> (B, L, d): what `positions` multiplies the embeddings of each position's candidates with."""
         length = history.shape[1]
         piece = min(length, self.history or length)
         pieces = torch.unflatten(F.pad(history, (-length % piece, 0)), 1, (-1, piece))
-        states = self.norm(self._states(pieces, piece).flatten(1, 2)[:, -length:])
-        return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
+        return self.norm(self._states(pieces, piece).flatten(1, 2)[:, -length:])  # type: ignore[no-any-return]
 
     def _states(self, history: Tensor, last: int) -> Tensor:
         """(..., L) codes -> (..., last, d): what is known after each of the last positions, not yet normalised.
@@ -203,7 +210,12 @@ def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
         inputs: `history` (B, L) and `candidates` (B, L, C)
     """
     history, candidates = inputs["history"], inputs["candidates"]
-    return model.positions(history, candidates)[candidates[..., 0] != 0]
+    return of_targets(model.positions(history, candidates), candidates)
+
+
+def of_targets(logits: Tensor, candidates: Tensor) -> Tensor:
+    """(M, C) of (B, L, C): the positions that have a target, candidate 0."""
+    return logits[candidates[..., 0] != 0]
 
 
 def loss(outputs: Tensor) -> Tensor:

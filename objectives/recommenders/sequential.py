@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from objectives.errors import SettingError
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart
+from objectives.output_kind import OutputKind
 from objectives.recommenders import sasrec
-from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
+from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.sequence_draws import Negatives, draw_requests
 from objectives.recommenders.sequences import (
@@ -37,6 +39,7 @@ from objectives.recommenders.training import train_to_optimum
 from objectives.record import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
+from objectives.training_rows import Block, TrainingRows
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
@@ -82,7 +85,7 @@ class SequentialRecommender:
     graded: bool = False
     columns: tuple[str, ...] = ()
     built: bool = True
-    answer: Answer = "lists"
+    output_kinds: tuple[OutputKind, ...] = (OutputKind("lists"),)
 
     @property
     def metric(self) -> str:
@@ -108,15 +111,35 @@ class SequentialRecommender:
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return sasrec.loss(outputs)
 
-    def train_rows(self) -> None:
-        return None
+    def train_rows(self) -> TrainingRows:
+        """Users by their histories; the candidates of each are drawn anew."""
+        return self._train_rows
+
+    @cached_property
+    def _train_rows(self) -> TrainingRows:
+        history, target = training(self.sequences, self.length)
+        negatives = Negatives(self.sequences)
+
+        def draw(users: Tensor, generator: torch.Generator) -> Inputs:
+            random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+            return {"candidates": _candidates(target, negatives, users.numpy(), LISTED, random)}
+
+        block = Block({"history": torch.from_numpy(history)}, torch.zeros(self.sequences.users))
+        return TrainingRows((block,), self.task.batch_size or BATCH, draw)
 
     def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
-        return _lessons(self.sequences, self.length, LISTED, generator)
+        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
 
     @property
     def per_pass(self) -> int:
-        return -(-self.sequences.users // BATCH)
+        return self.train_rows().batches_per_epoch
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        """What each position of the histories knows, (users, length, d)."""
+        return self.model.position_states(inputs["history"])
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        return sasrec.of_targets(self.model.scored(outputs, inputs["candidates"]), inputs["candidates"])
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Some histories, with several items each."""
@@ -253,10 +276,20 @@ def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch
     order = torch.randperm(sequences.users, generator=generator).numpy()
     for start in range(0, len(order), BATCH):
         users = order[start : start + BATCH]
-        others = drawing.draw(users, (length, negatives), random)
-        candidates = np.concatenate([target[users][:, :, None], others], axis=2)
-        inputs = {"history": torch.from_numpy(history[users]), "candidates": torch.from_numpy(candidates)}
-        yield inputs, torch.zeros(len(users))
+        candidates = _candidates(target, drawing, users, negatives, random)
+        yield {"history": torch.from_numpy(history[users]), "candidates": candidates}, torch.zeros(len(users))
+
+
+def _candidates(
+    target: NDArray[np.int64],
+    drawing: Negatives,
+    users: NDArray[np.int64],
+    negatives: int,
+    random: np.random.Generator,
+) -> Tensor:
+    """(users, length, 1 + negatives): what came next at each position, then others."""
+    others = drawing.draw(users, (target.shape[1], negatives), random)
+    return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
 
 
 def _judged(sequences: Sequences) -> int:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from objectives.recommenders.training import train_to_optimum
 from objectives.record import Artifact, Prepared
 from objectives.serving.pool import Pool
 from objectives.task import Task
+from objectives.training_rows import Block, TrainingRows
 from search.defaults import space_for
 from search.space_sections import SpaceConfig
 from spaces.candidate import Candidate
@@ -58,9 +59,9 @@ class Brief:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
 
-    def train_rows(self) -> Batch | None:
+    def train_rows(self) -> TrainingRows:
         rows = self._whole.train_rows()
-        return None if rows is None else _few(rows)
+        return replace(rows, blocks=(Block(*_few((rows.blocks[0].inputs, rows.blocks[0].labels))),))
 
     def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
         return map(_few, islice(self._whole.lessons(generator), self.per_pass))

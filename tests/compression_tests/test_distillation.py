@@ -12,8 +12,10 @@ from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
 from objectives.compression.course import Course, Lesson, lessons_of
-from objectives.compression.distillation import distil, feature_loss, hidden_outputs, predict
+from objectives.compression.distillation import distil, feature_loss, hidden_outputs
 from objectives.compression.soft_loss import soft_loss, soft_loss_of
+from objectives.output_kind import OutputKind
+from objectives.training_rows import Block, NumberedBatch, TrainingRows
 from spaces.distillation import Distillation
 
 ROWS, WIDTH = 96, 6
@@ -49,8 +51,24 @@ def labels() -> Tensor:
     return torch.randint(0, 2, (ROWS,), generator=torch.Generator().manual_seed(2)).float()
 
 
+Lessons = tuple[Callable[[torch.Generator], Iterator[Lesson]], int]
+
+
+def _lessons(rows: dict[str, Tensor], labels: Tensor, taught: Tensor | None = None, batch: int = 32) -> Lessons:
+    def known(of: NumberedBatch) -> Tensor:
+        assert taught is not None
+        return taught[of.rows]
+
+    return lessons_of(TrainingRows((Block(rows, labels),), batch), None if taught is None else known)
+
+
 def _course(rows: dict[str, Tensor], labels: Tensor, taught: Tensor | None = None, hidden: str | None = None) -> Course:
-    return Course(*lessons_of(rows, labels, taught, 32), loss=F.binary_cross_entropy_with_logits, hidden=hidden)
+    return Course(*_lessons(rows, labels, taught), loss=F.binary_cross_entropy_with_logits, hidden=hidden)
+
+
+def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(**inputs)  # type: ignore[no-any-return]
 
 
 def _train(
@@ -158,12 +176,12 @@ def test_hidden_modules_that_give_no_features_are_refused() -> None:
 
 def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labels: Tensor) -> None:
     numbers = torch.arange(ROWS)
-    lessons, per_pass = lessons_of({"x": rows["x"], "number": numbers}, labels, numbers * 2.0, 20)
+    lessons, per_pass = _lessons({"x": rows["x"], "number": numbers}, labels, numbers * 2.0, 20)
     generator = torch.Generator().manual_seed(0)
     orders = []
     for _ in range(2):
         given = list(lessons(generator))
-        assert len(given) == per_pass == 4
+        assert len(given) == per_pass == 5
         orders.append(torch.cat([lesson.inputs["number"] for lesson in given]).tolist())
         for lesson in given:
             pick = lesson.inputs["number"]
@@ -171,13 +189,13 @@ def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labe
             assert torch.equal(lesson.labels, labels[pick])
             assert lesson.taught is not None and torch.equal(lesson.taught, pick * 2.0)
     assert orders[0] != orders[1]
-    assert all(len(set(order)) == 80 for order in orders)
+    assert all(sorted(order) == numbers.tolist() for order in orders)
 
 
 def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
-    assert lessons_of(rows, labels, batch=1000)[1] == 1
-    with pytest.raises(ValueError, match="got 0 rows and batches of 1024"):
-        lessons_of({"x": torch.zeros(0, 2)}, torch.zeros(0))
+    assert _lessons(rows, labels, batch=1000)[1] == 1
+    with pytest.raises(ValueError, match=r"training rows: must be 2 or more of one shape, but got \[0\]"):
+        _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
     with pytest.raises(ValueError, match="at least one lesson, but got 0"):
         Course(lambda generator: iter(()), 0, F.mse_loss)
 
@@ -234,7 +252,7 @@ def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
     held = {"x": torch.randn(200, WIDTH), "candidates": torch.randint(0, 30, (200, 4))}
 
     def agreement() -> float:
-        best = [predict(model, held, outputs=outputs).argmax(1) for model in (teacher, student)]
+        best = [model.positions(**held).argmax(1) for model in (teacher, student)]
         return (best[0] == best[1]).float().mean().item()
 
     before = agreement()
@@ -277,7 +295,7 @@ def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> Non
 def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, Tensor], labels: Tensor) -> None:
     """With a rate of nothing it stays one, and the loss of features is the whole loss."""
     teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
-    nothing = Course(*lessons_of(rows, labels, batch=32), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    nothing = Course(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
     optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
     assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher) == (0.0, 0.0)
 
@@ -296,7 +314,7 @@ def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels
         return ((mine @ fit - theirs) / theirs.std(0)).square().mean().item()
 
     before, names = left_over(), list(student.state_dict())
-    nothing = Course(*lessons_of(rows, labels, batch=32), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    nothing = Course(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
     _train(student, nothing, Distillation(1.0, 0.0, 150, 1.0), teacher=teacher)
     assert left_over() < 0.7 * before
     assert list(student.state_dict()) == names
@@ -367,26 +385,66 @@ def test_what_cannot_be_learned_is_refused(
 
 
 def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
-    lessons, per_pass = lessons_of(rows, labels, batch=32)
+    lessons, per_pass = _lessons(rows, labels)
     with pytest.raises(ValueError, match="has 4 lessons, but got 3"):
         _train(
             Tower(4, seed=2), Course(lessons, per_pass + 1, F.binary_cross_entropy_with_logits), Distillation(1, 0, 1)
         )
 
 
-def test_probabilities_are_taken_back_to_logits_and_values_are_compared_as_they_are() -> None:
-    student, teacher = torch.randn(9, dtype=torch.double), torch.randn(9, dtype=torch.double)
-    of_probabilities, of_values = soft_loss_of("probabilities"), soft_loss_of("values")
-    expected = soft_loss(student, teacher, 3.0).item()
-    assert of_probabilities(student.sigmoid(), teacher.sigmoid(), 3.0).item() == pytest.approx(expected, rel=1e-6)
-    scaled = of_values(5 * student + 2, 5 * teacher + 2, 3.0).item()
-    mean = teacher.mean()
-    by_hand = ((student - teacher) ** 2).mean() / ((teacher - mean) ** 2).mean()
-    assert scaled == pytest.approx(by_hand.item(), rel=1e-9), "in units of the teacher's own variance"
+LOGITS, PROBABILITIES = OutputKind("logits"), OutputKind("probabilities")
 
 
-def test_several_outputs_add_up() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("shift", [0.0, -9.0, -20.0])
+def test_probabilities_are_compared_as_the_logits_that_they_came_from(temperature: float, shift: float) -> None:
+    """However rare what they tell of: at -20 they are near 2e-9, and their order still counts."""
+    student, teacher = np.random.default_rng(7).normal(size=(2, 30)) + shift
+    p, q = expit(student / temperature), expit(teacher / temperature)
+    expected = -(temperature**2) * (q * np.log(p) + (1 - q) * np.log1p(-p)).mean()
+    mine = torch.tensor(expit(student), dtype=torch.float32).requires_grad_()
+    got = soft_loss_of([PROBABILITIES])(mine, torch.tensor(expit(teacher), dtype=torch.float32), temperature)
+    assert got.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    (gradient,) = torch.autograd.grad(got, mine)
+    by_logit = gradient.double().numpy() * expit(student) * expit(-student)
+    assert by_logit == pytest.approx(temperature * (p - q) / 30, rel=1e-2, abs=1e-3 * np.abs(p - q).max())
+
+
+def test_certain_probabilities_leave_the_loss_finite() -> None:
+    sure = torch.tensor([0.0, 1.0]).requires_grad_()
+    loss = soft_loss_of([PROBABILITIES])(sure, torch.tensor([1.0, 0.0]), 2.0)
+    (gradient,) = torch.autograd.grad(loss, sure)
+    assert torch.isfinite(loss) and torch.isfinite(gradient).all()
+
+
+def test_values_are_compared_in_units_of_their_spread() -> None:
+    """Whatever their size, and whatever a batch's own spread: two alike rows are worth no more than others."""
+    student, teacher = np.random.default_rng(8).normal(size=(2, 9))
+    for scale in (1.0, 5000.0):
+        soft = soft_loss_of([OutputKind("values", 2 * scale)])
+        got = soft(torch.tensor(scale * student + 3), torch.tensor(scale * teacher + 3), 3.0).item()
+        assert got == pytest.approx(((student - teacher) ** 2).mean() / 4, rel=1e-9)
+        alike = soft(torch.tensor([7.0 * scale, 7 * scale]), torch.tensor([8.0 * scale, 8 * scale]), 3.0).item()
+        assert alike == pytest.approx(0.25, rel=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_spread_is_a_positive_number(spread: float) -> None:
+    with pytest.raises(ValueError, match="spread: must be above 0 and finite, but got"):
+        OutputKind("values", spread)
+
+
+def test_each_output_has_the_loss_of_its_kind() -> None:
+    draws = torch.randn(2, 40, 3, dtype=torch.double, generator=torch.Generator().manual_seed(9))
+    student, teacher = (torch.stack([z[:, 0], 60 * z[:, 1] + 900, z[:, 2].sigmoid()], 1) for z in draws)
+    got = soft_loss_of([LOGITS, OutputKind("values", 60.0), PROBABILITIES])(student, teacher, 2.0)
+    of_values = ((student[:, 1] - teacher[:, 1]) ** 2).mean() / 3600
+    mine, theirs = (torch.logit(z[:, 2]) for z in (student, teacher))
+    expected = soft_loss(student[:, 0], teacher[:, 0], 2.0) + of_values + soft_loss(mine, theirs, 2.0)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_lists_are_compared_as_lists() -> None:
     student, teacher = torch.randn(9, 2), torch.randn(9, 2)
-    one = [soft_loss(student[:, i], teacher[:, i], 2.0).item() for i in range(2)]
-    assert soft_loss_of("logits")(student, teacher, 2.0).item() == pytest.approx(sum(one), rel=1e-5)
-    assert soft_loss_of("lists")(student, teacher, 2.0).item() == pytest.approx(soft_loss(student, teacher, 2.0).item())
+    expected = soft_loss(student, teacher, 2.0).item()
+    assert soft_loss_of([OutputKind("lists")])(student, teacher, 2.0).item() == pytest.approx(expected)

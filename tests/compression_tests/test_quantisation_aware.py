@@ -23,6 +23,7 @@ from objectives.compression.precision import quantise
 from objectives.compression.quantisation_aware import Ranges, train_aware
 from objectives.recommenders import dcn_v2, sasrec
 from objectives.recommenders.features import Field
+from objectives.training_rows import Block, TrainingRows
 from spaces.distillation import Distillation
 from spaces.precision import Precision
 from tests.written_anatomies import dcn_v2_anatomy, sasrec_anatomy
@@ -443,7 +444,9 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
     """Labels, the teacher's scores and its hidden features, all through the rounding graph."""
     torch.manual_seed(0)
     teacher, student = Tower().eval(), Tower()
-    course = Course(*lessons_of(rows, labels, batch=64), loss=F.binary_cross_entropy_with_logits, hidden="mlp")
+    course = Course(
+        *lessons_of(TrainingRows((Block(rows, labels),), 64)), loss=F.binary_cross_entropy_with_logits, hidden="mlp"
+    )
     losses: list[float] = []
 
     def train(model: nn.Module) -> None:

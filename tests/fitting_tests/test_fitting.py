@@ -21,6 +21,7 @@ from objectives.compression.tables import MixedTable, SharedRowsTable
 from objectives.fitting import Fitted, fit
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.sasrec import SASRec
+from objectives.teacher_outputs import teacher_outputs
 from spaces.architecture import Architecture
 from spaces.attention import Attention
 from spaces.distillation import Distillation
@@ -205,13 +206,13 @@ def test_rare_ids_are_held_in_less(family: str, name: str, opened: Opened) -> No
 def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> None:
     """What mixed dimensions go by: the most frequent code first, and as many as the rows of train look up."""
     recommender = opened(family)
-    rows = recommender.train_rows()
+    (rows,) = recommender.train_rows().blocks
     for name, counts in recommender.counts(of_baseline(recommender).anatomy.tables).items():
         table = recommender.model.get_submodule(name)
         assert counts.shape == (table.get_parameter("weight").shape[0],)
         assert (np.diff(counts[1:].numpy()) <= 0).all()
-        if rows is not None:
-            codes = rows[0][name.removeprefix("tables.")].flatten().tolist()
+        if family != "sasrec":
+            codes = rows.inputs[name.removeprefix("tables.")].flatten().tolist()
             assert counts.tolist() == [codes.count(code) for code in range(len(counts))]
 
 
@@ -268,11 +269,8 @@ def test_all_at_once(family: str, opened: Opened, tmp_path: Path) -> None:
     ("weights", "runs"),
     [(Distillation(4.0, 0.0, 2), False), (Distillation(4.0, 0.5, 2), True), (Distillation(4.0, 0.0, 1, 0.5), True)],
 )
-def test_the_control_never_asks_the_teacher(
-    family: str, weights: Distillation, runs: bool, opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_control_never_asks_the_teacher(family: str, weights: Distillation, runs: bool, opened: Opened) -> None:
     recommender, calls = opened(family), list[object]()
-    monkeypatch.setattr("objectives.fitting._known", {})
     handle = recommender.model.get_submodule(recommender.hidden).register_forward_hook(lambda *_: calls.append(1))
     try:
         _fit(recommender, architecture=STUDENTS[family], distillation=weights)
@@ -281,16 +279,48 @@ def test_the_control_never_asks_the_teacher(
     assert bool(calls) is runs
 
 
-def test_the_teachers_logits_are_worked_out_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    recommender, calls = opened("dcn-v2"), list[int]()
-    monkeypatch.setattr("objectives.fitting._known", {})
-    handle = recommender.model.register_forward_hook(lambda *args: calls.append(len(args[2])))
+def test_the_teacher_is_asked_once_for_all_fits(family: str, opened: Opened, tmp_path: Path) -> None:
+    """Also where candidates are drawn anew; and its students are those that learned from it batch by batch."""
+    recommender, calls = opened(family), list[int]()
+    handle = recommender.model.get_submodule(recommender.hidden or "").register_forward_hook(
+        lambda *args: calls.append(len(args[2]))
+    )
+    learning = [replace(LEARNING, passes=passes) for passes in (1, 3)]
+    weights = [Weights(architecture=STUDENTS[family], distillation=each) for each in learning]
     try:
-        for passes in (1, 3):
-            _fit(recommender, architecture=STUDENTS["dcn-v2"], distillation=replace(LEARNING, passes=passes))
+        kept = [fit(recommender, each, 3, lambda line: None, tmp_path) for each in weights]
+        asked = sum(calls)
+        fit(recommender, weights[0], 3, lambda line: None, tmp_path)
+        assert sum(calls) - asked <= recommender.train_rows().batch_size, "a batch tells how much there is to keep"
     finally:
         handle.remove()
-    assert calls == [3200], "one run over all of train, for both students"
+    rows, batch = recommender.train_rows().rows, recommender.train_rows().batch_size
+    assert rows <= asked <= rows + 2 * batch, "one run over all of train"
+    for one, each in zip(kept, weights, strict=True):
+        anew = fit(recommender, each, 3, lambda line: None)
+        assert torch.allclose(_scores(recommender, one.model), _scores(recommender, anew.model), atol=1e-3)
+
+
+def test_what_is_too_large_to_keep_is_asked_anew(
+    family: str, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("objectives.teacher_outputs.LARGEST", 100)
+    recommender, weights = opened(family), Weights(architecture=STUDENTS[family], distillation=LEARNING)
+    large = fit(recommender, weights, 3, lambda line: None, tmp_path)
+    anew = fit(recommender, weights, 3, lambda line: None)
+    assert torch.equal(_scores(recommender, large.model), _scores(recommender, anew.model))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_kept_gives_the_teachers_scores(family: str, opened: Opened, tmp_path: Path) -> None:
+    """Of each batch, whatever was drawn for it: those of running the teacher on all of its inputs."""
+    recommender = opened(family)
+    kept = teacher_outputs(recommender, tmp_path)
+    assert kept is not None
+    for batch in recommender.train_rows().epoch(torch.Generator().manual_seed(5)):
+        with torch.inference_mode():
+            expected = recommender.scores(recommender.outputs(recommender.model.eval(), batch.inputs))
+        assert torch.allclose(kept.scores(batch), expected, atol=1e-5)
 
 
 def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) -> None:

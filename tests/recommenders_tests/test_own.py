@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from objectives.errors import SettingError
+from objectives.output_kind import OutputKind
 from objectives.recommenders.own import opening
 from objectives.recommenders.own.factory import FactoryError, batches_of, given_by, load_factory
 from objectives.recommenders.own.opening import open_own
@@ -93,7 +94,11 @@ def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
         "item": ("int64", (), "item"),
         "history": ("int64", (None,), "user"),
     }
-    assert mine.once == frozenset() and mine.answer == "logits" and (mine.metric, mine.graded) == ("auc", False)
+    assert (
+        mine.once == frozenset()
+        and mine.output_kinds == (OutputKind("logits"),)
+        and (mine.metric, mine.graded) == ("auc", False)
+    )
     assert mine.hidden is None and not mine.built and mine.student() == mine.sizes() == {}
 
 
@@ -134,9 +139,11 @@ def test_slices_of_ones_own_follow_their_rows(monkeypatch: pytest.MonkeyPatch) -
     assert held.slices["even"].tolist() == [i % 2 == 0 for i in [*range(20), *range(40, 60), *range(20, 40)]]
 
 
-def test_a_pass_leaves_out_batches_of_one_row(mine: OwnRecommender) -> None:
+def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: OwnRecommender) -> None:
     lessons = list(mine.lessons(torch.Generator()))
-    assert [len(labels) for _, labels in lessons] == [40, 40] and mine.per_pass == 2
+    assert [len(labels) for _, labels in lessons] == [81] and mine.per_pass == 1
+    yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (lessons, Mine().batches("train"))]
+    assert not torch.equal(*yielded) and torch.equal(*(users.sort().values for users in yielded))
 
 
 def test_rows_of_serving_have_one_length(mine: OwnRecommender) -> None:
@@ -329,7 +336,7 @@ def test_of_several_outputs_one_is_the_main_one(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(scores[:, 0], outputs["click"]) and torch.equal(scores[:, 1], outputs["like"][:, 0])
     held = found.held_out("test")
     assert np.array_equal(held.others["like"], 1 - held.labels) and list(held.others) == ["like"]
-    assert found.answer == "logits", "the other output is no probability"
+    assert [kind.scale for kind in found.output_kinds] == ["probabilities", "logits"]
 
 
 def test_siblings_are_the_factorys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,9 @@ def test_inputs_are_described_as_they_come(opened: PointwiseRecommender) -> None
 
 def test_a_pass_shows_each_train_row_once(opened: PointwiseRecommender) -> None:
     lessons = list(opened.lessons(torch.Generator().manual_seed(1)))
-    assert [len(labels) for _, labels in lessons] == [256] * 4 + [4] and len(lessons) == opened.per_pass
-    inputs, labels = opened.train_rows()
+    assert [len(labels) for _, labels in lessons] == [514] * 2 and len(lessons) == opened.per_pass
+    (block,) = opened.train_rows().blocks
+    inputs, labels = block.inputs, block.labels
     assert len(labels) == TRAIN
     whole = zip(*(inputs[name].tolist() for name in inputs), labels.tolist(), strict=True)
     shown = (zip(*(rows[name].tolist() for name in inputs), truth.tolist(), strict=True) for rows, truth in lessons)
@@ -112,10 +113,15 @@ def test_the_order_is_the_generators(opened: PointwiseRecommender) -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_a_last_batch_of_one_row_is_left_out(home: Path, untrained: list[int]) -> None:
-    opened = _open(_task(home, synthetic={**SYNTHETIC, "rows": 961}))
-    sizes = [len(labels) for _, labels in opened.lessons(torch.Generator())]
-    assert len(opened.train_rows()[1]) == 769 and sizes == [256] * 3 and opened.per_pass == 3
+def test_batches_have_the_studys_size(home: Path, untrained: list[int]) -> None:
+    opened = _open(_task(home, batch_size=300))
+    lessons = opened.lessons(torch.Generator())
+    assert [len(labels) for _, labels in lessons] == [257] * 4 and opened.per_pass == 4
+    assert opened.key == _open(_task(home)).key, "the same baseline"
+
+
+def test_the_rows_are_held_once(opened: PointwiseRecommender) -> None:
+    assert opened.train_rows() is opened.train_rows()
 
 
 def test_a_long_log_is_read_in_large_batches(home: Path, untrained: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +129,8 @@ def test_a_long_log_is_read_in_large_batches(home: Path, untrained: list[int], m
     monkeypatch.setattr(pointwise, "_MANY_ROWS", 1000)
     monkeypatch.setattr(pointwise, "LARGE_BATCH", 600)
     opened = _open(_task(home))
-    assert [len(labels) for _, labels in opened.lessons(torch.Generator())] == [600, 428] and opened.per_pass == 2
+    shown = pointwise._shuffled(opened.dataset, pointwise._batch(opened.dataset), torch.Generator())
+    assert [len(labels) for _, labels in shown] == [600, 428]
     assert opened.key != before, "another baseline"
 
 

@@ -75,7 +75,7 @@ def test_it_is_a_recommender(opened: SequentialRecommender) -> None:
     recommender: Recommender = opened
     assert recommender.once == frozenset({"history"})
     assert recommender.method == "positions" and recommender.history() == 6
-    assert not recommender.model.training and recommender.train_rows() is None
+    assert not recommender.model.training and recommender.train_rows() is recommender.train_rows()
     history, item = recommender.inputs
     assert (history.name, history.dtype, history.shape, history.vocabulary, history.side) == (
         "history", "int64", (6,), ITEMS + 1, "user",
@@ -85,7 +85,7 @@ def test_it_is_a_recommender(opened: SequentialRecommender) -> None:
 
 def test_a_pass_shows_each_user_once_and_what_came_next(opened: SequentialRecommender, events: list[list[int]]) -> None:
     lessons = list(opened.lessons(torch.Generator().manual_seed(1)))
-    assert [len(inputs["history"]) for inputs, _ in lessons] == [128, 12] and opened.per_pass == 2
+    assert [len(inputs["history"]) for inputs, _ in lessons] == [70, 70] and opened.per_pass == 2
     shown = Counter[tuple[tuple[int, ...], tuple[int, ...]]]()
     for inputs, labels in lessons:
         assert inputs["candidates"].shape == (len(labels), 6, 16)

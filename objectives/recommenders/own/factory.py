@@ -40,7 +40,7 @@ class Given(Protocol):
     metric: str | Callable[[Any, Any, Any], float]
 
     def loss(self, outputs: Any, labels: Any) -> Tensor:
-        """The mean over the rows."""
+        """The mean over the rows, whichever stand together: they are shuffled."""
         ...
 
     def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], Any, Any]]:
@@ -176,10 +176,12 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
     if count == 0 or any(size not in (1, count) for size in rows.values()):
         raise FactoryError(f"{where}: inputs must have the same rows, but got {rows}")
     found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
-    for part, size in (("labels", rows_in(labels)), ("groups", len(found) if found.ndim else 0)):
-        if size != count:
-            raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {size}")
-    return tensors, _on_cpu(labels), found
+    truth = called(f"{where}: labels as tensors", lambda: _on_cpu(labels))
+    of_labels = [len(part) if part.ndim else 0 for part in leaves(truth)] or [0]
+    for part, sizes in (("labels", of_labels), ("groups", [len(found) if found.ndim else 0])):
+        if wrong := [size for size in sizes if size != count]:
+            raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {wrong[0]}")
+    return tensors, truth, found
 
 
 def _tensor(value: Any, what: str) -> Tensor:
@@ -199,13 +201,13 @@ def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
     return (set() if any_name else named), required
 
 
-def rows_in(labels: Any) -> int:
-    """Of labels in any nesting: those of the first array."""
-    if isinstance(labels, Mapping):
-        labels = list(labels.values())
-    while isinstance(labels, (list, tuple)) and labels and hasattr(labels[0], "__len__"):
-        labels = labels[0]
-    return len(labels) if hasattr(labels, "__len__") else 0
+def leaves(labels: Any) -> Iterator[Tensor]:
+    """Of labels in any nesting, the tensors."""
+    if isinstance(labels, Tensor):
+        yield labels
+    else:
+        for part in labels.values() if isinstance(labels, Mapping) else labels:
+            yield from leaves(part)
 
 
 def _on_cpu(labels: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from objectives.output_kind import OutputKind
 from objectives.recommenders.own.factory import FactoryError, Given
 
 
@@ -90,6 +91,24 @@ def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
         raise FactoryError(f"{given.name}: labels must hold those of output {main!r}, but have {sorted(labelled)}")
     rest = sorted((name for name in known if name != main), key=lambda name: name not in labelled)
     return Outputs(given.name, (main, *rest), labelled)
+
+
+def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> OutputKind:
+    """Probabilities where all scores lie between 0 and 1, and labels, if there are any, are 0 and 1; logits where the
+    labels alone are; else values, in units of their standard deviation, or, where they do not vary, of their size.
+
+    Args:
+        scores: (n,) of one output
+        labels: (rows,) of it, where it has some
+    """
+    binary = labels is not None and bool(np.isin(labels, (0, 1)).all())
+    within = bool(((scores >= 0) & (scores <= 1)).all())
+    if within and (binary or labels is None):
+        return OutputKind("probabilities")
+    if binary:
+        return OutputKind("logits")
+    spread, size = float(scores.std()), float(np.abs(scores).max())
+    return OutputKind("values", spread if spread > 1e-6 * size else size or 1.0)
 
 
 def _labelled(labels: Any, main: Any) -> frozenset[Any]:

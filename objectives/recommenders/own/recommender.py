@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -17,22 +18,28 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart
+from objectives.output_kind import OutputKind
 from objectives.recommenders.counts import counted
 from objectives.recommenders.own.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.own.held_out import gathered
-from objectives.recommenders.own.outputs import Outputs, outputs_of
+from objectives.recommenders.own.optimizer import optimizer_of
+from objectives.recommenders.own.outputs import Outputs, kind_of, outputs_of
 from objectives.recommenders.own.sent import Arrays, Sent
 from objectives.recommenders.own.train import Train, look
-from objectives.recommenders.protocol import Answer, Batch, Facts, Inputs, Method
+from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
 from objectives.recommenders.scoring import main_scores
 from objectives.record import InputSpec
 from objectives.task import Task
+from objectives.training_rows import TrainingRows
 from spaces.anatomy import Table
 from spaces.architecture import Architecture
 from spaces.canonical import digest
 from spaces.domains import Scalar
 
 _LEARNING_RATE = 1e-3
+BATCH = 256  # rows, where the study says nothing else
+# Of train, that tell what the outputs are.
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +139,16 @@ class OwnRecommender:
         return {name: torch.from_numpy(values) for name, values in self.sent.rows(count).items()}
 
     @cached_property
-    def answer(self) -> Answer:
-        """Probabilities where everything that the model gives lies between 0 and 1 and labels are 0 and 1; logits where
-        labels alone are; else values."""
-        inputs, labels, _ = self._first_batch
-        if not set(np.unique(self._outputs.labels(labels)[:, 0])) <= {0, 1}:
-            return "values"
+    def output_kinds(self) -> tuple[OutputKind, ...]:
+        """As the model's scores of a part of train tell, and all of the labels."""
+        self.model.eval()
         with torch.inference_mode():
-            scores = self.scores(self.outputs(self.model.eval(), inputs))
-        return "probabilities" if bool(((scores >= 0) & (scores <= 1)).all()) else "logits"
+            scores = torch.cat([self.teacher_outputs(inputs) for inputs in self.train_rows().sample(_SAMPLE)])
+        labels = np.concatenate([self._outputs.labels(block.labels) for block in self._train.blocks])
+        known = dict(zip((self._outputs.main, *self._outputs.others), labels.T, strict=True))
+        columns = scores.reshape(len(scores), -1).double().numpy().T
+        names = self._outputs.names or (None,)
+        return tuple(kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True))
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
         return model(**inputs)
@@ -157,21 +165,25 @@ class OwnRecommender:
     def loss(self, outputs: Any, labels: Any) -> Tensor:
         return self.given.loss(outputs, labels)
 
-    def train_rows(self) -> None:
-        return None
+    def train_rows(self) -> TrainingRows:
+        """In batches of the study's size, whatever those of the factory were."""
+        return TrainingRows(self._train.blocks, self.task.batch_size or BATCH)
 
     def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
-        """In the user's own order; a batch of one row, which batch normalisation cannot take, is left out."""
-        for inputs, labels, groups in batches_of(self.given, "train"):
-            if len(groups) > 1:
-                yield inputs, labels
+        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
 
     @property
     def per_pass(self) -> int:
-        return self._train.batches
+        return self.train_rows().batches_per_epoch
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        return self.scores(self.outputs(self.model, inputs))
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        return outputs
 
     def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        return counted(tables, (inputs for inputs, _, _ in batches_of(self.given, "train")))
+        return counted(tables, (block.inputs for block in self._train.blocks))
 
     @property
     def hidden(self) -> str | None:
@@ -181,11 +193,11 @@ class OwnRecommender:
         return None
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The user's own, else AdamW."""
+        """The user's own, else AdamW; with SparseAdam beside it for tables whose sparse gradients it cannot take."""
         make = getattr(self.given, "optimizer", None)
         if make is None:
-            return torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
-        made = called(f"{self.given.name}: optimizer(parameters)", lambda: make(model.parameters()))
+            return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
+        made = called(f"{self.given.name}: optimizer(parameters)", lambda: optimizer_of(model, make))
         if not isinstance(made, torch.optim.Optimizer):
             raise FactoryError(
                 f"{self.given.name}: optimizer must give a torch.optim.Optimizer, but gave {type(made).__name__}"
@@ -213,7 +225,9 @@ class OwnRecommender:
         made = called(f"{self.given.name}: build({shape})", lambda: make(shape))
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
-        return made.to("cpu").float()
+        # It may hold modules of the model, or be one that was given before: a copy trains neither.
+        own: nn.Module = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
+        return own.to("cpu").float()
 
     # -- what its batches tell
 

@@ -1,0 +1,70 @@
+"""The optimizer of a model some of whose tables have sparse gradients, which few optimizers take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+Make = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class WithSparseTables(Optimizer):
+    """Steps with one optimizer, and with SparseAdam for the tables; its groups are those of both."""
+
+    def __init__(self, others: Optimizer | None, tables: torch.optim.SparseAdam) -> None:
+        self._tables = tables
+        self._steps = [tables] if others is None else [others, tables]
+        super().__init__([group for each in self._steps for group in each.param_groups], {})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if not any(param_group is group for each in self._steps for group in each.param_groups):
+            self._steps[0].add_param_group(param_group)
+        super().add_param_group(param_group)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here evaluates the loss anew
+        for group in self._tables.param_groups:
+            for parameter in group["params"]:
+                # Dense where a table is also used as a matrix, as one that is tied to the output.
+                if parameter.grad is not None and not parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.to_sparse(1)
+        for each in self._steps:
+            each.step()
+
+
+def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
+    """What `make` gives of the model's parameters; of tables whose gradients it cannot take, SparseAdam at the rate of
+    the rest."""
+    tables = _sparse_tables(model)
+    if not tables or _takes_sparse(make):
+        return make(model.parameters())
+    of_tables = {id(table) for table in tables}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in of_tables]
+    made = make(others or [_throwaway()])
+    rate = float(made.param_groups[0]["lr"])
+    return WithSparseTables(made if others else None, torch.optim.SparseAdam(tables, lr=rate))
+
+
+def _sparse_tables(model: nn.Module) -> list[nn.Parameter]:
+    """Each once, though several modules hold it."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    held = [module.weight for module in model.modules() if isinstance(module, kinds) and module.sparse]
+    return [*dict.fromkeys(weight for weight in held if isinstance(weight, nn.Parameter) and weight.requires_grad)]
+
+
+def _takes_sparse(make: Make) -> bool:
+    """Tried on a table of no further use, since an optimizer says so only by failing at its first step."""
+    table = _throwaway()
+    table.grad = torch.ones_like(table).to_sparse(1)
+    try:
+        make([table]).step()
+    except Exception:  # whatever an optimizer raises
+        return False
+    return True
+
+
+def _throwaway() -> nn.Parameter:
+    return nn.Parameter(torch.zeros(2, 2))
