@@ -158,6 +158,7 @@ class Artifact:
     """One exported model file (relative to the home), with its weights beside it where it is large, and what was read
     back from its graph.
 
+    parity: the largest difference of its scores from those expected, in standard deviations of these
     units: of the widths of each group that can be pruned, by group, as they are in the fitted model
     """
 

@@ -26,7 +26,7 @@ class Rehearsal:
     left_alone: modules with parameters that are in no group, each with the reason
     folder: where the exported baseline and the requests lie
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
-    parity: of the exported baseline
+    parity: of the exported baseline, in standard deviations of the model's scores
     seconds: by stage; `step` is one batch of fine-tuning
     batches: in a pass over train
     """

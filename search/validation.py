@@ -136,7 +136,7 @@ def conclusion(found: Document) -> Sequence[str]:
     share = sum(group["time_share"] or 0.0 for group in found["groups"] if group["can"])
     return [
         f"A request of {found['rows']} rows takes {found['p50_ms']:.3g} ms; exported and model agree within "
-        f"{found['parity']:.1e}.",
+        f"{found['parity']:.1e} of the scores' standard deviation.",
         f"{share:.0%} of that time is in {', '.join(able)}, which can be made smaller."
         if able
         else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
