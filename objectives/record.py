@@ -176,6 +176,8 @@ class InputSpec:
     it knows (from 0).
 
     An input of the user's side is the same in all rows of a request.
+
+    inferred: whether the side is inferred from requests and not declared
     """
 
     name: str
@@ -183,6 +185,7 @@ class InputSpec:
     shape: tuple[int | None, ...]
     vocabulary: int | None
     side: Literal["user", "item"] = "item"
+    inferred: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,13 @@ from objectives.judging import judge, score
 from objectives.parity import ParityError
 from objectives.recommenders.own.factory import FactoryError
 from objectives.record import Artifact, Prepared
+from objectives.serving.bundle import verify, write_bundle
+from objectives.serving.engines import open_replica
+from objectives.serving.pool import Pool
 from objectives.task import Task
+from spaces.candidate import Candidate
 from spaces.distillation import Distillation
-from spaces.placement import Placement
+from spaces.placement import Placement, Seat
 from spaces.precision import Precision
 from spaces.pruning import Pruning
 from spaces.weights import Weights
@@ -106,6 +110,11 @@ def minus(scores, labels, groups):
 def lower():
     shop = Shop()
     shop.metric = minus
+    return shop
+
+def declared():
+    shop = Shop()
+    shop.user_inputs = ["history"]
     return shop
 
 class Ended(nn.Module):
@@ -309,3 +318,45 @@ def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str],
     recommender = build._open(task_of("Unseen"), _quiet)
     with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
         rehearsal.rehearse(recommender, build._signature(recommender), home / "unseen", 0, _quiet)
+
+
+@pytest.mark.filterwarnings("ignore:A request holds rows of several users")
+@pytest.mark.parametrize(("factory", "users"), [("factory", {"user", "history"}), ("declared", {"history"})])
+def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
+    factory: str, users: set[str], task_of: Callable[[str], Task], tmp_path: Path
+) -> None:
+    """Two users' rows mixed; one user's with another history in the last row; each row another user's."""
+    task = task_of(factory)
+    found = build.prepare(task, _quiet)
+    once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)
+    placement = Placement(Seat(replicas=2), split_rows=100, user_once=True)
+    requests = read_requests(Path(found.holdout))
+    write_bundle(
+        tmp_path / "bundle", "shop", Path(task.home) / once.path, Candidate(placement=placement), {}, found.inputs,
+        "# shop\n", requests[0],
+    )  # fmt: skip
+    bundle, _ = verify(tmp_path / "bundle")
+    listed = {spec["name"]: (spec["side"], spec["inferred"]) for spec in bundle.manifest["inputs"]}
+    assert listed == {
+        name: ("user" if name in users else "item", factory == "factory") for name in ("user", "item", "history")
+    }
+
+    def asked(user: Any, history: Any) -> dict[str, np.ndarray]:
+        return {"user": np.array(user), "item": np.arange(len(user)) % 50, "history": np.array(history)}
+
+    mixed = [
+        requests[1],
+        asked([3, 9, 3, 9, 9], [[1, 2], [4, 5], [1, 2], [4, 5], [4, 5]]),
+        asked([3, 3, 3], [[1, 2], [1, 2], [7, 2]]),
+        asked(range(30), [[n, 49 - n, 7] for n in range(30)]),
+        asked([8] * 150 + [9] * 150, [[1, 2]] * 300),  # in two parts, one for each replica
+    ]
+    model = build._open(task, _quiet).model
+    with bundle.open() as ours, Pool.open(Path(task.home) / found.baseline.path, Placement()) as theirs:
+        assert set(open_replica(tmp_path / "bundle/model.onnx", Seat(), None).once) == users
+        for request in mixed:
+            with torch.inference_mode():
+                expected = model(**{n: torch.from_numpy(v) for n, v in request.items()})
+            columns = np.stack([expected["click"], expected["like"]], axis=1)
+            got, base = (pool.submit(request).result(timeout=30) for pool in (ours, theirs))
+            assert np.allclose(base, columns, atol=1e-5) and np.allclose(got, base, atol=1e-5)

@@ -102,6 +102,7 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     assert refused["reason"] == "its width is tied to that of tables, and narrows with it"
     assert [one["module"] for one in found["left_alone"]] == ["score"]
     assert found["parity"] < 1e-4 and found["trials"] >= 1
+    assert found["user_inputs"] == [{"name": "user", "inferred": True}]
 
 
 def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
