@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ class TestEngineContract:
         alone = {**make(5), "user": np.array([USER])}
         assert np.allclose(engine.run(alone), expected(make(5)), atol=1e-4)
         assert opened("rows")[0].once == frozenset()
+
+    def test_rows_of_several_users_are_said_to_take_longer(self, opened: Open) -> None:
+        engine, make = opened(1)
+        with pytest.warns(RuntimeWarning, match="rows of several users"):
+            engine.run({**make(2), "user": np.array([USER, 1])})
+        with warnings.catch_warnings(), pytest.raises(ValueError, match="must have the same rows, or one, but got"):
+            warnings.simplefilter("ignore")
+            engine.run({**make(5), "user": np.array([USER, 1])})
 
     @pytest.mark.parametrize("user_rows", ["rows", 1])
     @pytest.mark.filterwarnings("ignore:A request holds rows of several users")
