@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from objectives.anatomy import of_baseline
 from objectives.compression.cut import cut_at_tables
 from objectives.compression.export import (
-    ONCE_LIMIT,
     Rows,
     Signature,
     check_parity,
@@ -36,6 +35,7 @@ from objectives.fitting import fit as fit_weights
 from objectives.grading import check_metric, grade
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.jobs import serve
+from objectives.parity import LIMIT
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
@@ -54,7 +54,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 7
-EXPORT_STAGE = 8
+EXPORT_STAGE = 9
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -200,12 +200,12 @@ def _narrowed(
     """The graph in its form and widths, and the largest difference of its scores from the source's.
 
     Raises:
-        ParityError: computing the user's side once changed the scores.
+        ParityError: computing the user's side once changed the scores, or the widths made some NaN or infinite.
     """
     graph = source
     if form.user_once:
         graph = compute_once(source, users)
-        largest_difference(graph, source, rows, ONCE_LIMIT)
+        largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
         graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges)
     return graph, largest_difference(graph, source, rows)

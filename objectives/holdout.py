@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.traffic import Request
+from objectives.row_groups import groups_of_equal_rows
 
 # What a model may be judged on; train is what it learned from.
 HeldPart = Literal["validation", "test"]
@@ -66,15 +67,10 @@ class HeldOut:
 def runs(inputs: Mapping[str, NDArray[Any]], once: Collection[str], most: int = 4096) -> list[NDArray[np.int64]]:
     """Rows of one shape that may be run together, by their numbers: so many, or, where a model takes some inputs once a
     request, those that are alike in all of these."""
-    rows = len(next(iter(inputs.values())))
-    order, starts = np.arange(rows), np.arange(0, rows, most)
     if once:
-        # By their bytes: codes, numbers and several codes a row stand side by side.
-        users = [np.ascontiguousarray(inputs[name]).reshape(rows, -1).view(np.uint8) for name in sorted(once)]
-        _, user = np.unique(np.concatenate(users, axis=1), axis=0, return_inverse=True)
-        order = np.argsort(user, kind="stable")
-        starts = np.flatnonzero(np.diff(user[order], prepend=-1))
-    return [order[start:end] for start, end in itertools.pairwise([*starts.tolist(), rows])]
+        return groups_of_equal_rows([inputs[name] for name in sorted(once)])
+    rows = np.arange(len(next(iter(inputs.values()))))
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 
 def of_output(name: str) -> str:

@@ -197,6 +197,7 @@ class Artifact:
     """One exported model file (relative to the home), with its weights beside it where it is large, and what was read
     back from its graph.
 
+    parity: the largest difference of its scores from those expected, in standard deviations of these
     units: of the widths of each group that can be pruned, by group, as they are in the fitted model
     """
 
@@ -214,6 +215,8 @@ class InputSpec:
     it knows (from 0).
 
     An input of the user's side is the same in all rows of a request.
+
+    inferred: whether the side is inferred from requests and not declared
     """
 
     name: str
@@ -221,6 +224,7 @@ class InputSpec:
     shape: tuple[int | None, ...]
     vocabulary: int | None
     side: Literal["user", "item"] = "item"
+    inferred: bool = False
 
 
 @dataclass(frozen=True)

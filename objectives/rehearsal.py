@@ -81,6 +81,7 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     parts = recommender.held_out("validation").parts
     return Rehearsal(
         traced.anatomy, traced.left_alone, tried, str(folder), parts, parity, size, seconds, recommender.per_pass,
+        recommender.inputs,
     )  # fmt: skip
 
 

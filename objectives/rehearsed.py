@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from objectives.record import InputSpec
 from spaces.anatomy import Anatomy
 
 MODEL = "model.onnx"
@@ -26,9 +27,10 @@ class Rehearsal:
     left_alone: modules with parameters that are in no group, each with the reason
     folder: where the exported baseline and the requests lie
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
-    parity: of the exported baseline
+    parity: of the exported baseline, in standard deviations of the model's scores
     seconds: by stage; `step` is one batch of fine-tuning
     batches: in a pass over train
+    inputs: those of the model
     """
 
     anatomy: Anatomy
@@ -40,3 +42,4 @@ class Rehearsal:
     model_bytes: int
     seconds: Mapping[str, float]
     batches: int
+    inputs: tuple[InputSpec, ...] = ()

@@ -32,7 +32,8 @@ PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory"
 ALPHA = 0.05
 # A few are enough: each further look at test widens the interval.
 MOST_LOOKS = 5
-_EXAMPLE_ROWS = 8
+# Enough to tell by how much scores differ.
+_EXAMPLE_ROWS = 64
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,8 @@ def verify(options: argparse.Namespace) -> int:
     else:
         engine, files = bundle.candidate.placement.seat.engine, len(bundle.manifest["files"])
         sys.stdout.write(
-            f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g}\n"
+            f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
+            "of their standard deviation\n"
         )
     return DONE
 

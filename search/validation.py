@@ -79,6 +79,9 @@ def document(config: StudyConfig, found: Validated) -> Document:
         "recommender": config.recommender,
         "groups": [_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.anatomy.groups],
         "left_alone": [{"module": name, "reason": reason} for name, reason in rehearsal.left_alone.items()],
+        "user_inputs": [
+            {"name": spec.name, "inferred": spec.inferred} for spec in rehearsal.inputs if spec.side == "user"
+        ],
         "parity": rehearsal.parity,
         "model_bytes": rehearsal.model_bytes,
         "p50_ms": found.profile.p50_ms,
@@ -136,9 +139,23 @@ def conclusion(found: Document) -> Sequence[str]:
     share = sum(group["time_share"] or 0.0 for group in found["groups"] if group["can"])
     return [
         f"A request of {found['rows']} rows takes {found['p50_ms']:.3g} ms; exported and model agree within "
-        f"{found['parity']:.1e}.",
+        f"{found['parity']:.1e} of the scores' standard deviation.",
         f"{share:.0%} of that time is in {', '.join(able)}, which can be made smaller."
         if able
         else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
+        *_user_inputs(found),
         f"The budget holds about {count(found['trials'], 'trial')}; this took {found['seconds']['all']:.0f} s.",
     ]
+
+
+def _user_inputs(found: Document) -> Sequence[str]:
+    """What is taken to be equal in all rows of a request, and why."""
+    by: dict[bool, list[str]] = {}
+    for one in found["user_inputs"]:
+        by.setdefault(one["inferred"], []).append(one["name"])
+    told = {
+        False: "Inputs of the user, by declaration or form: {}.",
+        True: "Inputs of the user, inferred since they are equal in all rows of each request: {}; where production may "
+        "send other requests, let the factory declare user_inputs.",
+    }
+    return [told[inferred].format(", ".join(names)) for inferred, names in by.items()]

@@ -19,14 +19,12 @@ from torch import Tensor, nn
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
 from objectives.errors import located
+from objectives.parity import ParityError, compare_scores
 
 # Initialisers are named after the module's parameters behind this.
 PREFIX = "model."
 PARITY_ROWS = (1, 2, 7, 64, 257)
-PARITY_LIMIT = 1e-4
 _SHAPES = 8
-# Of a graph that is only computed in another order.
-ONCE_LIMIT = 1e-5
 
 Rows = Mapping[str, NDArray[np.generic]]
 Scores = Callable[[Any], Tensor]
@@ -34,10 +32,6 @@ Scores = Callable[[Any], Tensor]
 
 class ExportError(RuntimeError):
     """The model cannot be one graph for any number of rows."""
-
-
-class ParityError(RuntimeError):
-    """The exported graph does not give the model's scores."""
 
 
 class _Positional(nn.Module):
@@ -132,28 +126,23 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
 def check_parity(
     model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Tensor], scores: Scores = _as_given
 ) -> float:
-    """The largest difference of scores between model and graph, over several numbers of rows.
+    """The largest difference of scores between model and graph, over several numbers of rows, as `compare_scores`.
 
     Args:
         rows: inputs of max(PARITY_ROWS) rows or more; of one that the graph takes once a request, the last row's
             value stands in all
 
     Raises:
-        ParityError: it exceeds PARITY_LIMIT, or the graph answers another number of rows.
+        ParityError: it exceeds the limit, a score is not finite, or the graph answers another number of rows.
     """
     once = once_inputs(graph)
-    worst = 0.0
+    got, expected = [], []
     for count in PARITY_ROWS:
         inputs = {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
         with torch.inference_mode():
-            expected = scores(model.eval()(**inputs)).numpy()
-        got = run_onnx(graph, {name: values.numpy() for name, values in inputs.items()})
-        if got.shape != expected.shape:
-            raise ParityError(f"The graph must give scores of shape {expected.shape}, but got {got.shape}.")
-        worst = max(worst, float(np.abs(got - expected).max()))
-    if not worst <= PARITY_LIMIT:
-        raise ParityError(f"Scores of graph and model must agree within {PARITY_LIMIT:g}, but differ by {worst:.3g}.")
-    return worst
+            expected.append(scores(model.eval()(**inputs)).numpy())
+        got.append(run_onnx(graph, {name: values.numpy() for name, values in inputs.items()}))
+    return compare_scores(got, expected)
 
 
 def of_each_shape(requests: Sequence[Mapping[str, NDArray[Any]]]) -> list[Mapping[str, NDArray[Any]]]:
@@ -168,42 +157,38 @@ def check_requests(
     """The largest difference of scores between model and graph over whole requests, whose lengths may differ.
 
     Raises:
-        ParityError: it exceeds PARITY_LIMIT, or the graph takes no such request.
+        ParityError: it exceeds the limit, a score is not finite, or the graph takes no such request.
     """
-    worst = 0.0
+    got, expected = [], []
     for request in requests:
         with torch.inference_mode():
             given = {name: torch.from_numpy(values) for name, values in request.items()}
-            expected = signature.scores(model.eval()(**given)).numpy()
+            expected.append(signature.scores(model.eval()(**given)).numpy())
         try:
-            got = run_onnx(graph, request)
+            got.append(run_onnx(graph, request))
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             shapes = {name: values.shape for name, values in request.items()}
             line = str(error).strip().splitlines()[0]
             raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
-        worst = max(worst, float(np.abs(got - expected).max()))
-    if not worst <= PARITY_LIMIT:
-        raise ParityError(f"Scores of graph and model must agree within {PARITY_LIMIT:g}, but differ by {worst:.3g}.")
-    return worst
+    return compare_scores(got, expected)
 
 
 def largest_difference(
     graph: onnx.ModelProto, source: onnx.ModelProto, rows: Rows, limit: float | None = None
 ) -> float:
-    """Between the scores of two graphs of one model, over several numbers of rows.
+    """Between the scores of two graphs of one model, over several numbers of rows, as `compare_scores`.
 
     Args:
         rows: inputs of max(PARITY_ROWS) rows or more; of one that `graph` takes once a request, the last row's value
             stands in all
 
     Raises:
-        ParityError: it exceeds the limit.
+        ParityError: it exceeds the limit, or a score is not finite.
     """
     once = once_inputs(graph)
-    worst = 0.0
-    for count in PARITY_ROWS:
-        inputs = {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
-        worst = max(worst, float(np.abs(run_onnx(graph, inputs) - run_onnx(source, inputs)).max()))
-    if limit is not None and not worst <= limit:
-        raise ParityError(f"Scores of both graphs must agree within {limit:g}, but differ by {worst:.3g}.")
-    return worst
+    requests = [
+        {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
+        for count in PARITY_ROWS
+    ]
+    got, expected = ([run_onnx(of, request) for request in requests] for of in (graph, source))
+    return compare_scores(got, expected, limit, ("rewritten graph", "source graph"))

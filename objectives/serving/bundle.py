@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.parity import ParityError, compare_scores
 from objectives.record import WEIGHTS, InputSpec
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version
 from objectives.serving.engines import EngineError
@@ -31,8 +32,6 @@ MODEL, CANDIDATE, MEASUREMENT, MANIFEST, CARD = (
     "README.md",
 )
 FORMAT = 1
-# Scores on the machine that verified and here may differ by this much: kernels round in different orders.
-TOLERANCE = 1e-3
 
 
 class BundleError(RuntimeError):
@@ -168,7 +167,7 @@ def _check(folder: Path, name: str, files: Mapping[str, str]) -> None:
 
 
 def verify(folder: Path) -> tuple[Bundle, float]:
-    """Read, open with the pool that serves, and compare the example's scores; the largest difference.
+    """Read, open with the pool that serves, and compare the example's scores; their difference as `compare_scores`.
 
     Raises:
         BundleError: the bundle is not whole, its engine is missing, or its scores are others.
@@ -182,15 +181,11 @@ def verify(folder: Path) -> tuple[Bundle, float]:
     except EngineError as error:
         raise BundleError(str(error)) from error
     expected = np.asarray(example["scores"], dtype=np.float32)
-    if scores.shape != expected.shape or not np.isfinite(scores).all():
-        raise BundleError(f"The model must give {expected.shape} finite scores, but got {scores.shape}.")
-    difference = float(np.abs(scores - expected).max())
-    if difference > TOLERANCE:
+    try:
+        difference = compare_scores([scores], [expected], sides=("bundle here", "bundle as verified"))
+    except ParityError as error:
         here, there = ", ".join(cpu_features()), ", ".join(bundle.manifest["verified_on"]["features"])
-        raise BundleError(
-            f"Scores differ by {difference:.3g} from those it was verified with (limit {TOLERANCE:g}); "
-            f"it was verified on {there}, this CPU has {here}."
-        )
+        raise BundleError(f"{error} It was verified on {there}, this CPU has {here}.") from error
     return bundle, difference
 
 

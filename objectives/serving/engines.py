@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.serving.devices import HOW_TO_GET, engines_here
+from objectives.serving.per_user import PerUser
 from objectives.serving.staged import DENSE, TABLES, Graph, Shape, Staged, taken_once
 from spaces.placement import Lookup, Seat
 
@@ -43,7 +44,7 @@ class Engine(Protocol):
     def once(self) -> frozenset[str]:
         """Inputs that the model takes once a request, read from the graph: their first dimension is fixed at 1.
 
-        A request still holds equal rows of them; `run` takes the first.
+        A request holds one row of each, or as many as of the others; rows of several users are run user by user.
         """
         ...
 
@@ -84,8 +85,6 @@ class OnnxRuntime:
         self._run, self._scores, self._all = session.run, [self.gives[0]], list(self.gives)
 
     def run(self, inputs: Inputs) -> Scores:
-        if self.once:
-            inputs = _cut(inputs, self.once)
         scores: Scores = self._run(self._scores, inputs)[0]
         return scores
 
@@ -143,19 +142,19 @@ class OpenVino:
         self._count, self._infer = len(self.takes), compiled.create_infer_request().infer
 
     def run(self, inputs: Inputs) -> Scores:
-        scores: Scores = self._infer(self._fed(_cut(inputs, self.once)), share_inputs=True).to_tuple()[0]
+        scores: Scores = self._infer(self._fed(inputs), share_inputs=True).to_tuple()[0]
         return scores
 
     def outputs(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         # Shared outputs are the request's own buffers, which its next run overwrites.
-        found = self._infer(self._fed(dict(inputs)), share_inputs=True, share_outputs=True)
+        found = self._infer(self._fed(inputs), share_inputs=True, share_outputs=True)
         return dict(zip(self.gives, found.to_tuple(), strict=True))
 
-    def _fed(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _fed(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         # An input that is left out would silently keep the last request's values; a strange one OpenVINO refuses.
         if len(inputs) != self._count:
             raise ValueError(f"The model takes {sorted(self.takes)}, but got {sorted(inputs)}.")
-        return inputs
+        return dict(inputs)
 
 
 def _openvino() -> Any:
@@ -187,14 +186,6 @@ def _sizes(shape: Any) -> Shape:
     return tuple(size.get_length() if size.is_static else None for size in shape)
 
 
-def _cut(inputs: Inputs, once: frozenset[str]) -> dict[str, NDArray[Any]]:
-    """The inputs, with the first row only of those that are taken once."""
-    cut = dict(inputs)
-    for name in once:
-        cut[name] = cut[name][:1]
-    return cut
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -208,7 +199,7 @@ _ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Graph]] = {
 def open_engine(
     name: str, model: Path, device: str = "cpu", threads: int | None = None, compute: str = "fp32"
 ) -> Graph:
-    """Load a model file.
+    """Load a model file, as one graph that takes arrays of the shapes it has.
 
     Raises:
         EngineError: the engine is not known, not installed, or cannot do what is asked.
@@ -223,9 +214,16 @@ def open_engine(
 def open_replica(model: Path, seat: Seat, lookup: Lookup | None, compute: str = "fp32") -> Engine:
     """Load a model file as a seat's replica; with a lookup, the two graphs beside it that it was cut into.
 
+    What the model takes once a request is given so, whatever a request holds.
+
     Raises:
         EngineError: as `open_engine`, or a graph of the two is missing.
     """
+    graph = _open_seat(model, seat, lookup, compute)
+    return PerUser(graph.run, graph.once) if graph.once else graph
+
+
+def _open_seat(model: Path, seat: Seat, lookup: Lookup | None, compute: str) -> Engine:
     if lookup is None:
         return open_engine(seat.engine, model, seat.device, seat.threads, compute)
     tables, dense = model.with_name(TABLES), model.with_name(DENSE)

@@ -24,15 +24,15 @@ class Graph(Protocol):
 
     @property
     def once(self) -> frozenset[str]:
-        """Inputs that the graph takes once a request: `run` gives it their first row only."""
+        """Inputs that the graph takes once a request: it is given one row of these."""
         ...
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Named arrays of (rows, ...) -> the first output, of (rows,), which the caller may keep."""
+        """Arrays as the graph takes them -> the first output, of (rows,), which the caller may keep."""
         ...
 
     def outputs(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays as the graph takes them, none cut -> all outputs by name, good until the next call."""
+        """Arrays as the graph takes them -> all outputs by name, good until the next call."""
         ...
 
 
@@ -65,10 +65,8 @@ class Staged:
         self._tables, self._dense = tables, dense
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Named arrays of (rows, ...) -> scores of (rows,), in the order of the rows."""
-        once = self.once
-        ids = {name: inputs[name][:1] if name in once else inputs[name] for name in self._ids}
-        parts = self._tables.outputs(ids)
+        """Arrays as the two graphs take them -> scores of (rows,), in the order of the rows."""
+        parts = self._tables.outputs({name: inputs[name] for name in self._ids})
         for name in self._others:
             parts[name] = inputs[name]
         return self._dense.run(parts)

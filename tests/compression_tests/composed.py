@@ -21,9 +21,10 @@ from objectives.compression.graph import once_inputs
 from objectives.compression.low_rank import LowRankLinear
 from objectives.compression.tables import MixedTable, SharedRowsTable
 from objectives.fitting import Fitted
-from objectives.serving.engines import open_engine
+from objectives.serving.engines import open_replica
 from objectives.serving.staged import DENSE, TABLES
 from spaces.candidate import Candidate
+from spaces.placement import Seat
 from spaces.techniques import techniques
 from spaces.weights import Weights
 from tests.compression_tests.composing import Shop, Walk, told
@@ -139,7 +140,7 @@ def check_scores(shop: Shop, done: Walk) -> None:
         assert scores.shape == expected.shape
         assert np.abs(scores - expected).max() <= tolerance(done.candidate) * (1 + expected.std()), told(done.candidate)
     if done.candidate.precision.compute == "bf16":
-        exact = open_engine("openvino", path).run(shop.requests[1])
+        exact = open_replica(path, Seat("openvino"), None).run(shop.requests[1])
         assert not np.array_equal(done.scores[1], exact)
 
 

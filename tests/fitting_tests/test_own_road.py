@@ -13,19 +13,25 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from sklearn.metrics import log_loss, roc_auc_score
 
 from objectives import build, rehearsal
 from objectives.arms import Arm
-from objectives.compression.export import run_onnx
+from objectives.compression.export import run_onnx, to_onnx
 from objectives.grading import grade
 from objectives.holdout import read_held_out, read_requests
 from objectives.judging import judge, score
+from objectives.parity import ParityError
 from objectives.recommenders.own.factory import FactoryError
 from objectives.record import Artifact, Prepared
+from objectives.serving.bundle import verify, write_bundle
+from objectives.serving.engines import open_replica
+from objectives.serving.pool import Pool
 from objectives.task import Task
+from spaces.candidate import Candidate
 from spaces.distillation import Distillation
-from spaces.placement import Placement
+from spaces.placement import Placement, Seat
 from spaces.precision import Precision
 from spaces.pruning import Pruning
 from spaces.weights import Weights
@@ -105,6 +111,55 @@ def lower():
     shop = Shop()
     shop.metric = minus
     return shop
+
+def declared():
+    shop = Shop()
+    shop.user_inputs = ["history"]
+    return shop
+
+class Ended(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.net, self.end = Net(), end
+
+    def forward(self, user, item, history):
+        return {name: self.end(logits) for name, logits in self.net(user, item, history).items()}
+
+class Values(Shop):
+    "Told by squares, whatever the model gives."
+
+    def __init__(self, end):
+        super().__init__()
+        self.model, self.metric = Ended(end), near
+
+    def loss(self, outputs, labels):
+        return sum((outputs[n] - labels[n]).square().mean() for n in outputs)
+
+def near(scores, labels, groups):
+    return float(1 / (1 + np.abs(scores - labels).mean()))
+
+def rare():
+    return Values(lambda logits: torch.sigmoid(logits - 7))
+
+def thousands():
+    return Values(lambda logits: 3000 + 500 * logits)
+
+class Unseen(Shop):
+    "Requests ask for an item that no batch has, and of which the model gives NaN."
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.model.item.weight[:] = torch.randn(50, 8)
+            self.model.item.weight[49] = float("nan")
+
+    def batches(self, split):
+        for inputs, labels, user in super().batches(split):
+            yield inputs | {n: inputs[n].clamp(max=48) for n in ("item", "history")}, labels, user
+
+    def requests(self, seed):
+        for request in super().requests(seed):
+            yield request | {"item": np.full_like(request["item"], 49)}
 """
 LEARN = Distillation(2.0, 0.5, 2)
 
@@ -238,3 +293,70 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
     assert refused is not None and refused.startswith("its training cannot be one graph for all batches: ")
     assert found.parity < 1e-5 and found.batches == 6 and found.seconds["step"] > 0
     assert len(read_requests(Path(found.folder))) == 40
+
+
+@pytest.mark.parametrize(("factory", "size"), [("rare", 1e-3), ("thousands", 3e3)])
+def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
+    factory: str, size: float, task_of: Callable[[str], Task], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = build._open(task_of(factory), _quiet)
+    asked = (recommender, build._signature(recommender), home / factory, 0, _quiet)
+    assert rehearsal.rehearse(*asked).parity < 1e-3
+
+    def other(*of: Any) -> onnx.ModelProto:
+        graph = to_onnx(*of)
+        (head,) = (t for t in graph.graph.initializer if t.name == "model.net.click.weight")
+        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.02), head.name))
+        return graph
+
+    monkeypatch.setattr(rehearsal, "to_onnx", other)
+    with pytest.raises(ParityError, match=r"must agree within 0\.001 of their spread"):
+        rehearsal.rehearse(*asked)
+
+
+def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
+    recommender = build._open(task_of("Unseen"), _quiet)
+    with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
+        rehearsal.rehearse(recommender, build._signature(recommender), home / "unseen", 0, _quiet)
+
+
+@pytest.mark.filterwarnings("ignore:A request holds rows of several users")
+@pytest.mark.parametrize(("factory", "users"), [("factory", {"user", "history"}), ("declared", {"history"})])
+def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
+    factory: str, users: set[str], task_of: Callable[[str], Task], tmp_path: Path
+) -> None:
+    """Two users' rows mixed; one user's with another history in the last row; each row another user's."""
+    task = task_of(factory)
+    found = build.prepare(task, _quiet)
+    once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)
+    placement = Placement(Seat(replicas=2), split_rows=100, user_once=True)
+    requests = read_requests(Path(found.holdout))
+    write_bundle(
+        tmp_path / "bundle", "shop", Path(task.home) / once.path, Candidate(placement=placement), {}, found.inputs,
+        "# shop\n", requests[0],
+    )  # fmt: skip
+    bundle, _ = verify(tmp_path / "bundle")
+    listed = {spec["name"]: (spec["side"], spec["inferred"]) for spec in bundle.manifest["inputs"]}
+    assert listed == {
+        name: ("user" if name in users else "item", factory == "factory") for name in ("user", "item", "history")
+    }
+
+    def asked(user: Any, history: Any) -> dict[str, np.ndarray]:
+        return {"user": np.array(user), "item": np.arange(len(user)) % 50, "history": np.array(history)}
+
+    mixed = [
+        requests[1],
+        asked([3, 9, 3, 9, 9], [[1, 2], [4, 5], [1, 2], [4, 5], [4, 5]]),
+        asked([3, 3, 3], [[1, 2], [1, 2], [7, 2]]),
+        asked(range(30), [[n, 49 - n, 7] for n in range(30)]),
+        asked([8] * 150 + [9] * 150, [[1, 2]] * 300),  # in two parts, one for each replica
+    ]
+    model = build._open(task, _quiet).model
+    with bundle.open() as ours, Pool.open(Path(task.home) / found.baseline.path, Placement()) as theirs:
+        assert set(open_replica(tmp_path / "bundle/model.onnx", Seat(), None).once) == users
+        for request in mixed:
+            with torch.inference_mode():
+                expected = model(**{n: torch.from_numpy(v) for n, v in request.items()})
+            columns = np.stack([expected["click"], expected["like"]], axis=1)
+            got, base = (pool.submit(request).result(timeout=30) for pool in (ours, theirs))
+            assert np.allclose(base, columns, atol=1e-5) and np.allclose(got, base, atol=1e-5)

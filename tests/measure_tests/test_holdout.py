@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from objectives.holdout import HeldOut, read_held_out, read_requests, write_held_out, write_requests
+from objectives.holdout import HeldOut, read_held_out, read_requests, runs, write_held_out, write_requests
+from objectives.row_groups import are_rows_equal, groups_of_equal_rows
 
 
 def test_requests_of_several_lengths_come_back(tmp_path: Path) -> None:
@@ -48,3 +51,32 @@ def test_blocks_slices_and_other_labels_come_back(tmp_path: Path) -> None:
 def test_a_ranking_has_a_catalogue_and_what_was_seen_of_it() -> None:
     with pytest.raises(ValueError, match="but got one of them"):
         HeldOut(({},), np.arange(2), np.arange(2), items=np.arange(3))
+
+
+def test_rows_run_together_are_so_many() -> None:
+    inputs = {"user": np.array([2, 1, 2]), "item": np.arange(3)}
+    assert [part.tolist() for part in runs(inputs, (), most=2)] == [[0, 1], [2]]
+    assert sorted(part.tolist() for part in runs(inputs, {"user"})) == [[0, 2], [1]]
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.5, float("nan")])), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 3), st.sampled_from([1, 500]))
+def test_rows_are_grouped_by_what_is_equal_in_them(rows: list[tuple[int, float]], columns: int, times: int) -> None:
+    """By a dictionary; NaN is equal to itself; arrays of a few bytes and of many."""
+    codes = np.repeat(np.array([code for code, _ in rows])[:, None], columns * times, axis=1)
+    numbers = np.array([number for _, number in rows], dtype=np.float32)
+    expected: dict[tuple[int, str], list[int]] = {}
+    for number, (code, value) in enumerate(rows):
+        expected.setdefault((code, str(value)), []).append(number)
+    found = [group.tolist() for group in groups_of_equal_rows([codes, numbers])]
+    assert sorted(found) == sorted(expected.values())
+    assert are_rows_equal(codes) == (len({code for code, _ in rows}) == 1)
+    assert are_rows_equal(numbers) == (len({str(value) for _, value in rows}) == 1)
+
+
+def test_rows_of_no_values_are_equal() -> None:
+    empty = np.empty((3, 0), np.int64)
+    assert are_rows_equal(empty) and [group.tolist() for group in groups_of_equal_rows([empty])] == [[0, 1, 2]]

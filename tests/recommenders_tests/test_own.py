@@ -102,6 +102,50 @@ def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
     assert mine.hidden is None and not mine.built and mine.student() == mine.sizes() == {}
 
 
+def sides(found: OwnRecommender) -> dict[str, tuple[str, bool]]:
+    return {spec.name: (spec.side, spec.inferred) for spec in found.inputs}
+
+
+def test_the_users_inputs_are_inferred_or_declared(mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sides(mine) == {"user": ("user", True), "item": ("item", True), "history": ("user", True)}
+    for declared in (["history"], ("history", "user"), set[str]()):
+        given = Mine()
+        given.user_inputs = declared  # type: ignore[attr-defined]
+        found = opened(given, monkeypatch)
+        assert sides(found) == {n: ("user" if n in declared else "item", False) for n in ("user", "item", "history")}
+        assert (found.key == mine.key) == (len(declared) == 2), "what is exported hangs on it"
+        assert found.held_out("test").slices.keys() == mine.held_out("test").slices.keys()
+
+
+def test_what_is_declared_of_few_requests_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer than 20 nothing is inferred."""
+    given = Mine()
+    few = list(Mine().requests(0))[:5]
+    monkeypatch.setattr(given, "requests", lambda seed: few)
+    assert sides(opened(given, monkeypatch))["user"] == ("item", True)
+    given.user_inputs = ["user"]  # type: ignore[attr-defined]
+    assert sides(opened(given, monkeypatch))["user"] == ("user", False)
+
+
+@pytest.mark.parametrize(
+    ("declared", "line"),
+    [
+        (["usr"], "mine: user_inputs must name inputs of the requests, user, item, history, but got 'usr'"),
+        (
+            ["user", "item"],
+            "mine: user_inputs must name inputs that are equal in all rows of a request, but got 'item'",
+        ),
+        ("user", "mine:factory: user_inputs must be names of inputs or left out, but got str"),
+        ([1], "mine:factory: user_inputs must be names of inputs or left out, but got list"),
+    ],
+)
+def test_a_wrong_declaration_is_refused(declared: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.user_inputs = declared  # type: ignore[attr-defined]
+    with pytest.raises(FactoryError, match=line):
+        opened(given, monkeypatch)
+
+
 def test_what_is_judged_is_what_the_batches_yield(mine: OwnRecommender) -> None:
     """In blocks of one length of history, with labels and groups in the same order."""
     held = mine.held_out("test")

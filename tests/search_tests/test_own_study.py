@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from search.validation import conclusion
 from tests.benchmarks.nightly import CHECKPOINTS
 
 pytestmark = pytest.mark.timeout(900)
@@ -102,6 +103,18 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     assert refused["reason"] == "its width is tied to that of tables, and narrows with it"
     assert [one["module"] for one in found["left_alone"]] == ["score"]
     assert found["parity"] < 1e-4 and found["trials"] >= 1
+    assert found["user_inputs"] == [{"name": "user", "inferred": True}]
+
+
+def test_what_is_taken_to_be_the_users_is_told() -> None:
+    inputs = [{"name": "user", "inferred": True}, {"name": "hour", "inferred": True}]
+    found = {"rows": 200, "p50_ms": 1.0, "parity": 1e-6, "groups": [], "trials": 9, "seconds": {"all": 1.0}}
+    (line,) = (line for line in conclusion({**found, "user_inputs": inputs}) if "of the user" in line)
+    assert "inferred" in line and "user, hour" in line and "user_inputs" in line
+    declared = [{**one, "inferred": False} for one in inputs]
+    (line,) = (line for line in conclusion({**found, "user_inputs": declared}) if "of the user" in line)
+    assert "inferred" not in line and "user, hour" in line
+    assert not any("of the user" in line for line in conclusion({**found, "user_inputs": []}))
 
 
 def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:

@@ -71,7 +71,42 @@ def test_other_scores_are_refused(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] += 0.01
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"differ by 0\.01"):
+    with pytest.raises(BundleError, match=r"by 0\.01 at a spread of .*verified on"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize(("unit", "share", "refused"), [
+    (1e-3, 0.01, True), (1e-3, 1e-5, False), (5e3, 0.01, True), (5e3, 1e-5, False),
+])  # fmt: skip
+def test_scores_are_compared_in_their_own_unit(
+    unit: float, share: float, refused: bool, model: Path, tmp_path: Path
+) -> None:
+    """Off by a hundredth of their spread is another model, whether that is 1e-5 or 50; by a hundred-thousandth, a
+    kernel that adds in another order."""
+    graph = onnx.load(str(model))
+    (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name == "w")
+    weight.CopyFrom(numpy_helper.from_array(WEIGHT * np.float32(unit), "w"))
+    onnx.save(graph, str(tmp_path / "model.onnx"))
+    inputs, example = (InputSpec("item", "int64", (), 30),), {"item": np.arange(30, dtype=np.int64)}
+    write_bundle(tmp_path / "bundle", "toy", tmp_path / "model.onnx", Candidate(), {}, inputs, "# toy\n", example)
+    manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
+    scores = np.array(manifest["example"]["scores"])
+    assert scores.std() == pytest.approx((TABLE @ WEIGHT).std() * unit, rel=1e-5)
+    manifest["example"]["scores"][4] += share * float(scores.std())
+    (tmp_path / "bundle/manifest.json").write_text(json.dumps(manifest))
+    if refused:
+        with pytest.raises(BundleError, match=r"must agree within 0\.001 of their spread, but differ by 0\.01 of it"):
+            verify(tmp_path / "bundle")
+    else:
+        assert verify(tmp_path / "bundle")[1] == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(wrong: float, bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["example"]["scores"][2] = wrong
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="Scores of the bundle as verified must be finite, but 1 of 5 are NaN"):
         verify(bundle)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,29 @@ class TestEngineContract:
     def test_what_is_taken_once_is_read_from_the_graph(self, opened: Open) -> None:
         engine, make = opened(1)
         assert engine.once == {"user"}
-        asked = make(5)
-        # Only the first row counts, and the caller's arrays stay as they were.
-        asked["user"] = np.array([USER, 1, 2, 3, 4])
-        assert np.allclose(engine.run(asked), expected(make(5)), atol=1e-4)
-        assert asked["user"].tolist() == [USER, 1, 2, 3, 4]
+        alone = {**make(5), "user": np.array([USER])}
+        assert np.allclose(engine.run(alone), expected(make(5)), atol=1e-4)
         assert opened("rows")[0].once == frozenset()
+
+    def test_rows_of_several_users_are_said_to_take_longer(self, opened: Open) -> None:
+        engine, make = opened(1)
+        with pytest.warns(RuntimeWarning, match="rows of several users"):
+            engine.run({**make(2), "user": np.array([USER, 1])})
+        with warnings.catch_warnings(), pytest.raises(ValueError, match="must have the same rows, or one, but got"):
+            warnings.simplefilter("ignore")
+            engine.run({**make(5), "user": np.array([USER, 1])})
+
+    @pytest.mark.parametrize("user_rows", ["rows", 1])
+    @pytest.mark.filterwarnings("ignore:A request holds rows of several users")
+    @pytest.mark.parametrize("users", [[USER, 1], [USER, 1, USER, 1, 1, 2, USER], [1] * 299 + [2], range(5)])
+    def test_each_row_is_scored_with_its_own_user(
+        self, opened: Open, user_rows: int | str, users: Sequence[int]
+    ) -> None:
+        """Whatever the model takes once; the caller's arrays stay as they were."""
+        engine, make = opened(user_rows)
+        asked = {**make(len(users)), "user": np.array(users)}
+        assert np.allclose(engine.run(asked), expected(asked), atol=1e-4)
+        assert asked["user"].tolist() == list(users)
 
     def test_an_answer_is_not_overwritten_by_the_next(self, opened: Open) -> None:
         engine, make = opened("rows")

@@ -33,6 +33,8 @@ class Given(Protocol):
     hidden: dotted name of the module, in the model and its siblings, whose outputs are features to distil
     output: of a model with several outputs, the name or number of the one that the metric is of
     slices(split): masks of the split's rows by name, on which the loss is told too
+    user_inputs: names of the inputs that are equal in all rows of every request; without it, those that are in the
+        first thousand
     """
 
     name: str
@@ -123,10 +125,14 @@ _OPTIONAL = {
     "optimizer": "a function of the parameters",
     "hidden": "text",
     "slices": "a function of the split",
+    "user_inputs": "names of inputs",
 }
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str) and bool(value),
     "a torch.nn.Module": lambda value: isinstance(value, nn.Module),
+    "names of inputs": lambda value: (
+        isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+    ),
     "a mapping": lambda value: isinstance(value, Mapping),
     "the name of a metric, or a function of scores, labels and groups": lambda v: callable(v) or isinstance(v, str),
     **dict.fromkeys(

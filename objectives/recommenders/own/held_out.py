@@ -100,7 +100,7 @@ def _by_inputs(given: Given, blocks: Sequence[Arrays], train: Train, names: Sequ
 
 def _item(train: Train, sent: Sent) -> str | None:
     """Of the inputs that differ within a request, the one whose codes have the most values."""
-    several = {n: c for n, c in train.codes.items() if n in sent.first and n not in sent.of_user}
+    several = {n: c for n, c in train.codes.items() if n in sent.first and n not in sent.constant}
     return max(several, key=lambda name: len(several[name]), default=None)
 
 

@@ -57,7 +57,7 @@ class OwnRecommender:
 
     @cached_property
     def key(self) -> str:
-        """Of the weights, of the code of the model's classes, of all data and of the requests."""
+        """Of the weights, the code of the model's classes, all data, the requests, and what of these is the user's."""
         content = hashlib.sha256()
 
         def add(arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -72,7 +72,8 @@ class OwnRecommender:
         for request in self.sent.requests:
             add(request)
         train = self._train.content
-        return digest(self.given.name, content.hexdigest(), train, _code(self.given), torch.__version__)[:20]
+        users = sorted(self.sent.of_user)
+        return digest(self.given.name, content.hexdigest(), train, _code(self.given), users, torch.__version__)[:20]
 
     # -- what it is judged by
 
@@ -116,9 +117,11 @@ class OwnRecommender:
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
-        users = self.sent.of_user
+        users, inferred = self.sent.of_user, self.sent.inferred
         return tuple(
-            InputSpec(name, str(values.dtype), self._shape(name), None, "user" if name in users else "item")
+            InputSpec(
+                name, str(values.dtype), self._shape(name), None, "user" if name in users else "item", name in inferred
+            )
             for name, values in self.sent.first.items()
         )
 

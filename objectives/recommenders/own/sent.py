@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.recommenders.own.factory import FactoryError, Given, called
+from objectives.row_groups import are_rows_equal
 
 Arrays = Mapping[str, NDArray[Any]]
 _REQUESTS = 1000
@@ -25,12 +26,24 @@ class Sent:
     """Requests, all with the same inputs.
 
     once: inputs of one row beside others of several
-    of_user: inputs that are the same in all rows of each request
+    constant: inputs that are the same in all rows of each of these requests
+    declared: inputs that the factory says are the user's, None where it does not say
     """
 
     requests: tuple[Arrays, ...]
     once: frozenset[str]
-    of_user: frozenset[str]
+    constant: frozenset[str]
+    declared: frozenset[str] | None = None
+
+    @property
+    def of_user(self) -> frozenset[str]:
+        """The user's inputs: those declared, else inferred from these requests; and what is given once."""
+        return self.once | (self.constant if self.declared is None else self.declared)
+
+    @property
+    def inferred(self) -> frozenset[str]:
+        """Inputs whose side is inferred."""
+        return frozenset(self.first) - self.once if self.declared is None else frozenset()
 
     @property
     def first(self) -> Arrays:
@@ -58,7 +71,8 @@ def sent_by(given: Given, seed: int) -> Sent:
     """The first thousand.
 
     Raises:
-        FactoryError: there are none, or they do not have the same inputs, or rows differ within one.
+        FactoryError: there are none, or they do not have the same inputs, or rows differ within one, or so does what
+            the factory declares to be the user's.
     """
     where = f"{given.name}: requests({seed})"
     requests = called(
@@ -79,10 +93,26 @@ def sent_by(given: Given, seed: int) -> Sent:
             raise FactoryError(f"{where}: inputs must have the same rows, or one, but got {rows}")
     several = [request for request in requests if max(map(len, request.values())) > 1]
     once = frozenset(n for n in names if several and all(len(request[n]) == 1 for request in several))
-    if len(several) < _TELLING:
-        return Sent(requests, once, once)
-    same = frozenset(n for n in names if all((request[n] == request[n][:1]).all() for request in several))
-    return Sent(requests, once, same)
+    constant = frozenset(n for n in names if all(are_rows_equal(request[n]) for request in several))
+    declared = _declared(given, names, constant)
+    return Sent(requests, once, constant if len(several) >= _TELLING else once, declared)
+
+
+def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> frozenset[str] | None:
+    """The inputs that the factory says are the user's, None where it does not say.
+
+    Raises:
+        FactoryError: it names an input that there is not, or one that differs between rows of a request.
+    """
+    declared = getattr(given, "user_inputs", None)
+    if declared is None:
+        return None
+    where = f"{given.name}: user_inputs must name inputs"
+    if unknown := sorted(set(declared) - set(names)):
+        raise FactoryError(f"{where} of the requests, {', '.join(names)}, but got {unknown[0]!r}")
+    if different := sorted(set(declared) - constant):
+        raise FactoryError(f"{where} that are equal in all rows of a request, but got {different[0]!r}, which differs")
+    return frozenset(declared)
 
 
 def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,64 @@
+"""Parity of scores: how far what was computed lies from what was expected, measured by the spread of the latter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# In units of the scores' spread: neither a ranking nor a calibration sees a thousandth of it.
+LIMIT = 1e-3
+# The unit is at least this share of the mean, since fp32 keeps digits of a score, however little scores differ;
+_OF_MEAN = 0.1
+# and so much that the limit is two steps of fp32 at 1: ONNX Runtime's sigmoid is off by 1.3e-7 however small it is.
+_SMALLEST = 2 * float(np.finfo(np.float32).eps) / LIMIT
+
+
+class ParityError(RuntimeError):
+    """Scores are not those that were expected, or are not finite."""
+
+
+def compare_scores(
+    computed: Sequence[NDArray[Any]],
+    expected: Sequence[NDArray[Any]],
+    limit: float | None = LIMIT,
+    sides: tuple[str, str] = ("graph", "model"),
+) -> float:
+    """Return the largest difference of scores in units of their spread, each output by its own.
+
+    The spread is the standard deviation of what is expected; of scores that hardly differ, a tenth of their mean, and
+    never under 2.4e-4.
+
+    Args:
+        computed: scores of one run after another, (rows,) or (rows, outputs) each
+        expected: of the same runs; the standard deviation is taken over the rows of all
+        limit: the largest difference that is allowed; None for any
+        sides: what computed the scores, and what they are expected of
+
+    Raises:
+        ParityError: a shape differs, a score on either side is NaN or infinite, or the difference exceeds the limit.
+    """
+    for ours, theirs in zip(computed, expected, strict=True):
+        if ours.shape != theirs.shape:
+            raise ParityError(f"The {sides[0]} must give scores of shape {theirs.shape}, but got {ours.shape}.")
+    got, wanted = (_columns(scores) for scores in (computed, expected))
+    for side, scores in zip(sides, (got, wanted), strict=True):
+        if wrong := int((~np.isfinite(scores)).sum()):
+            raise ParityError(f"Scores of the {side} must be finite, but {wrong} of {scores.size} are NaN or infinite.")
+    unit = np.maximum(np.maximum(wanted.std(axis=0), _OF_MEAN * np.abs(wanted.mean(axis=0))), _SMALLEST)
+    largest = np.abs(got - wanted).max(axis=0)
+    column = int((largest / unit).argmax())
+    difference = float(largest[column] / unit[column])
+    if limit is not None and difference > limit:
+        raise ParityError(
+            f"Scores of {sides[0]} and {sides[1]} must agree within {limit:g} of their spread, but differ by "
+            f"{difference:.3g} of it: by {largest[column]:.3g} at a spread of {unit[column]:.3g}."
+        )
+    return difference
+
+
+def _columns(scores: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """(rows of all runs, outputs)."""
+    return np.concatenate([np.asarray(of, np.float64).reshape(len(of), -1) for of in scores])

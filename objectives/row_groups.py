@@ -1,0 +1,42 @@
+"""Rows that are equal to each other, byte for byte."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Up to so many bytes a copy of them is compared faster than an array's elements: 0.5 us instead of 2.3 for 200 ids.
+_COPIED = 16_384
+
+
+def are_rows_equal(values: NDArray[Any]) -> bool:
+    """Return whether all rows of an array of one row or more are the same."""
+    if values.nbytes <= _COPIED:
+        data = values.tobytes()
+        return data[: len(data) // len(values)] * len(values) == data
+    rows = _bytes(values)
+    return np.array_equal(rows[1:], rows[:-1])
+
+
+def groups_of_equal_rows(arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:
+    """Return the numbers of the rows of each group that is equal in all arrays, in ascending order within a group.
+
+    Args:
+        arrays: one or more of (rows, ...)
+    """
+    rows = len(arrays[0])
+    # By their bytes: codes, numbers and several codes a row stand side by side.
+    _, group = np.unique(np.concatenate([_bytes(values) for values in arrays], axis=1), axis=0, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    return [order[start:end] for start, end in itertools.pairwise([*starts.tolist(), rows])]
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """(rows, bytes of a row)."""
+    return np.ascontiguousarray(values).reshape(len(values), math.prod(values.shape[1:])).view(np.uint8)

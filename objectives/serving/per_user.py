@@ -1,0 +1,66 @@
+"""A user's inputs given once: a model that takes them so is run on each user's rows of a request."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.row_groups import are_rows_equal, groups_of_equal_rows
+
+Arrays = Mapping[str, NDArray[Any]]
+Scores = NDArray[np.float32]
+
+
+class PerUser:
+    """An engine whose model takes some inputs once: one run where a request's rows agree on these, as those of one user
+    do, else one run for each group of rows that agree, so that every row is scored with its own user."""
+
+    def __init__(self, run: Callable[[Arrays], Scores], once: frozenset[str]) -> None:
+        """
+        Args:
+            run: the model, given one row of each input in `once`
+        """
+        self.once = once
+        self._run, self._names = run, tuple(once)
+
+    def run(self, inputs: Arrays) -> Scores:
+        """Named arrays of (rows, ...), of one row where all rows have the same -> scores in the order of the rows.
+
+        Raises:
+            ValueError: rows are of several users, and the arrays have not all the same rows, or one.
+        """
+        given = dict(inputs)
+        for name in self._names:
+            values = inputs[name]
+            if len(values) > 1:
+                if not are_rows_equal(values):
+                    return self._user_by_user(inputs)
+                given[name] = values[:1]
+        return self._run(given)
+
+    def _user_by_user(self, inputs: Arrays) -> Scores:
+        warnings.warn(
+            "A request holds rows of several users, and the model takes a user's inputs once: it is run for each of "
+            "them, which takes longer than a request of one user.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        rows = {name: len(values) for name, values in inputs.items()}
+        count = max(rows.values())
+        if any(of not in (1, count) for of in rows.values()):
+            raise ValueError(f"Inputs must have the same rows, or one, but got {rows}.")
+        groups = groups_of_equal_rows([inputs[name] for name in self._names if rows[name] > 1])
+        parts = [self._run({name: self._of(name, values, of) for name, values in inputs.items()}) for of in groups]
+        scores = np.empty((count, *parts[0].shape[1:]), parts[0].dtype)
+        scores[np.concatenate(groups)] = np.concatenate(parts)
+        return scores
+
+    def _of(self, name: str, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """One user's rows of an input."""
+        if len(values) == 1:
+            return values
+        return values[rows[:1]] if name in self.once else values[rows]
