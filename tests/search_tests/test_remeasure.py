@@ -35,7 +35,7 @@ sys.path.insert(0, {root!r})
 from objectives.jobs import serve
 answers = json.load(open({answers!r}))
 def time(progress, candidate, window, **rest):
-    progress("asked for " + str(window["blocks"]) + " blocks")
+    progress("asked for " + str(window["blocks"] * window["visits"]) + " blocks")
     key = candidate["model"].split("/")[-2]
     if key not in answers:
         raise RuntimeError("the machine is busy")
