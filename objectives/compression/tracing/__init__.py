@@ -136,9 +136,7 @@ def _positions(width: Found) -> set[_Position]:
     return {(cut.tensor, cut.axis, position) for cut in width.cuts for position in cut.positions(every)}
 
 
-def _table(
-    model: nn.Module, name: str, flow: Flow, example: Mapping[str, Tensor], expected: Sequence[Tensor]
-) -> Table:
+def _table(model: nn.Module, name: str, flow: Flow, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> Table:
     rows = tensors(model)[f"{name}.weight"].shape[0]
     # No form is offered of a smaller one.
     refused = trouble_with_forms(model, name, example, expected) if rows >= SMALLEST else None

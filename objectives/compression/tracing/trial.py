@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +106,7 @@ def _holder_beside(model: nn.Module, name: str) -> str | None:
     return next((owner for owner in owners if model.get_submodule(owner) is not module), None)
 
 
-def _trouble(
-    changed: nn.Module, example: Mapping[str, Tensor], expected: Sequence[Tensor], when: str
-) -> str | None:
+def _trouble(changed: nn.Module, example: Mapping[str, Tensor], expected: Sequence[Tensor], when: str) -> str | None:
     try:
         found = answers_of(changed, example)
     except Exception as error:  # whatever the user's own forward raises
