@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
 from objectives.compression.low_rank import factorise
 from objectives.compression.precision import quantise
+from objectives.compression.precision.weights import weights
 from objectives.compression.pruning import prune
+from objectives.compression.surgery import names_of
 from objectives.compression.tables import compress_tables
 from objectives.errors import one_line
 from objectives.recommenders.protocol import Recommender
@@ -26,6 +28,7 @@ from spaces.weights_space import MIXED, SHARED
 
 _ROWS = 512
 _RATIO, _SHARE = 0.5, 0.25
+_NOT_HELD = "the exported graph neither looks its weight up nor multiplies by it as it is"
 _FORMS: Mapping[str, Callable[[str], TableForm]] = {
     SHARED: lambda name: SharedRows(name, 0.2),
     MIXED: lambda name: MixedDimensions(name, 0.4),
@@ -57,16 +60,25 @@ class TechniqueChecks:
             *_each(PRUNING, [group.name for group in groups if group.prunable], self._prune),
             *(Tried(group.name, LOW_RANK, group.unfactorable_reason) for group in layers if not group.factorable),
             *_each(LOW_RANK, [group.name for group in layers if group.factorable], self._factorise),
-            *self._widths([group.name for group in layers], LINEAR_WIDTHS),
-            *self._widths(tables, TABLE_WIDTHS),
+            *self._widths({group.name: group.modules for group in layers}, LINEAR_WIDTHS),
+            *self._widths({name: parts[name] for name in tables}, TABLE_WIDTHS),
             *(Tried(name, form, reason) for form in _FORMS for name, reason in fixed.items()),
             *self._forms([name for name in tables if free & set(parts[name])]),
         )
 
-    def _widths(self, parts: Sequence[str], widths: Sequence[str]) -> Iterator[Tried]:
+    def _widths(self, parts: Mapping[str, Sequence[str]], widths: Sequence[str]) -> Iterator[Tried]:
+        """Of a part, modules whose weights the graph holds in another form, or only adds, keep them as they are."""
+        absent = {module for modules in parts.values() for module in modules if not self._held(module)}
+        apart = [module for modules in parts.values() if not absent.issuperset(modules) for module in modules]
         for width in widths:
             if width != "fp32":
-                yield from _each(width, parts, partial(self._narrow, width))
+                yield from _each(width, list(parts), partial(self._narrow, width))
+                yield from (Tried(name, width, _NOT_HELD) for name in apart if name in absent)
+
+    def _held(self, module: str) -> bool:
+        """Whether the graph looks up its weight, or multiplies by it, under one of its names."""
+        names = (name.rpartition(".")[0] for name in names_of(self.recommender.model, f"{module}.weight"))
+        return any(weights(self.graph, [name]) for name in names)
 
     def _forms(self, parts: Sequence[str]) -> Iterator[Tried]:
         for form in _FORMS:

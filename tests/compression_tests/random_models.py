@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LENGTH = 6
+# Enough for a table to take another form.
+ITEMS = 300
 # How a forward counts its heads: their size is fixed, their number is, or both are.
 Heads = Literal["of a size", "of a number", "of both"]
 HEADS: tuple[Heads, ...] = get_args(Heads)
@@ -120,9 +122,9 @@ class RandomModel(nn.Module):
         random = Random(seed)
         torch.manual_seed(seed)
         d = random.choice([8, 12, 16])
-        self.item = nn.Embedding(60, d)
+        self.item = nn.Embedding(ITEMS, d)
         self.user = nn.Embedding(40, d)
-        self.history = self.item if random.random() < 0.5 else nn.Embedding(60, d)
+        self.history = self.item if random.random() < 0.5 else nn.Embedding(ITEMS, d)
         self.pool = random.choice(["mean", "attention", "multihead", "interest", "last"])
         if self.pool in ("attention", "multihead"):
             self.attend: nn.Module = (
@@ -217,7 +219,7 @@ def rows(count: int, seed: int = 0) -> dict[str, Tensor]:
 
     return {
         "user": codes(40),
-        "item": codes(60),
-        "history": codes(60, LENGTH),
+        "item": codes(ITEMS),
+        "history": codes(ITEMS, LENGTH),
         "numbers": torch.randn(count, 2, generator=generator),
     }

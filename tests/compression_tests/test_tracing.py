@@ -6,7 +6,9 @@ import copy
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from objectives.recommenders.features import Field
 from spaces.anatomy import Anatomy, Table, Width
 from spaces.pruning import Pruning
 from spaces.tables import SharedRows
+from tests.compression_tests.norm_of_some import NormOfSome
 from tests.compression_tests.random_models import HEADS, Attention, Heads, random_model, rows
 from tests.recommenders_tests.mixed_fields import draw, lively
 from tests.written_anatomies import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
@@ -94,7 +97,7 @@ def test_tables_are_found_with_the_inputs_that_they_look_up() -> None:
     )
 
 
-# Of the seeds behind the first twelve, each has an attention of several heads: of a fixed number, of a fixed size, or both.
+# Of those behind the first twelve, each has an attention of several heads: of a fixed number, a fixed size, or both.
 SEEDS = (*range(12), 13, 20, 33, 43, 53, 61, 72, 91)
 
 
@@ -169,22 +172,6 @@ def _with(model: nn.Module, width: Width, units: Sequence[int]) -> nn.Module:
         size = tensors(smaller)[name].shape[axis]
         keep(smaller, name, axis, [at.get(p, p) for p in range(size) if p not in gone[name, axis]])
     return smaller
-
-
-class NormOfSome(nn.Module):
-    """A layer norm over these positions alone; the others are 0."""
-
-    def __init__(self, norm: nn.LayerNorm, kept: Sequence[int]) -> None:
-        super().__init__()
-        self.norm, self.kept = norm, list(kept)
-
-    def forward(self, x: Tensor) -> Tensor:
-        some = x[..., self.kept]
-        centred = some - some.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + self.norm.eps).sqrt()
-        out = torch.zeros_like(x)
-        out[..., self.kept] = scaled * self.norm.weight[self.kept] + self.norm.bias[self.kept]
-        return out
 
 
 def _dense(model: nn.Module, width: Width, kept: Sequence[int]) -> tuple[nn.Module, bool]:
@@ -433,6 +420,50 @@ def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
     (group,) = traced.anatomy.groups
     assert group.unprunable_reason is not None
     assert group.unprunable_reason.startswith("with a unit less the model fails: RuntimeError: ")
+
+
+@pytest.mark.foreign
+def test_rtdls_attention_keeps_its_number_of_heads() -> None:
+    """FT-Transformer's: half of each head goes, and what is left is the attention that its own code computes of the
+    sliced matrices, here read in numpy."""
+    rtdl = pytest.importorskip("rtdl_revisiting_models")
+
+    class Attentive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Embedding(40, 16)
+            self.attend = rtdl.MultiheadAttention(d_embedding=16, n_heads=4, dropout=0.0)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.token(tokens)
+            return self.attend(x, x)
+
+    torch.manual_seed(0)
+    model = Attentive().eval()
+    tokens = torch.randint(40, (7, 5))
+    anatomy = trace(model, {"tokens": tokens}).anatomy
+    attend = anatomy.group("attend")
+    assert [(w.name, w.units, w.normalised) for w in attend.widths] == [
+        ("attend.W_q", 4, True),
+        ("attend.W_v", 4, False),
+    ]
+    pruned, _ = prune(model, Pruning((("attend", 0.5),), multiple=1), anatomy)
+    state = {name: tensor.numpy().astype(float) for name, tensor in pruned.state_dict().items()}
+    x = state["token.weight"][tokens.numpy()]
+
+    def heads(part: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        made = x @ state[f"attend.W_{part}.weight"].T + state[f"attend.W_{part}.bias"]
+        return made.reshape(7, 5, 4, 2).transpose(0, 2, 1, 3)
+
+    weights = np.exp(heads("q") @ heads("k").transpose(0, 1, 3, 2) / 2**0.5)
+    mixed = (weights / weights.sum(-1, keepdims=True) @ heads("v")).transpose(0, 2, 1, 3).reshape(7, 5, 8)
+    expected = mixed @ state["attend.W_out.weight"].T + state["attend.W_out.bias"]
+    with torch.inference_mode():
+        np.testing.assert_allclose(pruned(tokens), expected, rtol=1e-4, atol=1e-5)
+    for part in ("q", "k", "v"):
+        whole, left = tensors(model)[f"attend.W_{part}.weight"].detach(), tensors(pruned)[f"attend.W_{part}.weight"]
+        within = [[i for i in range(4) if any(torch.equal(whole[4 * h + i], row) for row in left)] for h in range(4)]
+        assert all(positions == within[0] and len(positions) == 2 for positions in within), "the same of every head"
 
 
 # --- what a layer or a table does of its own is kept, or it is left alone ---
