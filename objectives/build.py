@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,9 +144,14 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
 
 
 def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]:
-    """What is left alone by one technique or another, with the reason."""
-    found = {f"{one.group} ({one.technique})": one.refused for one in tried if one.refused is not None}
-    return found | ({} if unlearnable is None else {f"all layers ({LEARNED_ROUNDING})": unlearnable})
+    """What is left alone by some techniques, with the reason; those of one reason together."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in tried:
+        if one.refused is not None:
+            found[one.group, one.refused].append(one.technique)
+    if unlearnable is not None:
+        found["all layers", unlearnable].append(LEARNED_ROUNDING)
+    return {f"{part} ({', '.join(techniques)})": reason for (part, reason), techniques in found.items()}
 
 
 def _even_tables(recommender: Recommender) -> list[str]:
