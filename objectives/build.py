@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -41,9 +43,11 @@ from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, InputSpec, Prepared, rows_of
 from objectives.rehearsal import rehearse, unlearnable
+from objectives.rehearsed import LEARNED_ROUNDING, Tried
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
+from objectives.technique_checks import TechniqueChecks
 from objectives.undertrained import undertrained
 from spaces.anatomy import Anatomy
 from spaces.canonical import digest, from_plain, to_plain
@@ -55,6 +59,7 @@ Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 7
 EXPORT_STAGE = 9
+TECHNIQUES_STAGE = 1
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -97,11 +102,14 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     rows = int(np.median([rows_of(request) for request in read_requests(holdout)]))
     refused, share = _user_once(recommender, Path(task.home) / artifact.path, rows)
     facts, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
+    progress("baseline: applying each technique once")
+    tried = _tried(task, recommender, artifact)
     return Prepared(
         key=recommender.key,
         holdout=str(holdout),
         anatomy=traced.anatomy,
-        left_alone=traced.left_alone,
+        left_alone={**traced.left_alone, **_not_done(tried, facts["unlearnable"])},
+        tried=tried,
         metric=recommender.metric,
         graded=recommender.graded,
         median_rows=rows,
@@ -119,6 +127,31 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         once=tuple(sorted(recommender.once)),
         **{**facts, "even_tables": tuple(facts["even_tables"])},
     )
+
+
+def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tried, ...]:
+    key = digest(baseline.key, recommender.key, TECHNIQUES_STAGE, onnxruntime.__version__)[:20]
+    folder = task.cache / "techniques" / key
+
+    def write(into: Path) -> None:
+        graph = onnx.load(str(Path(task.home) / baseline.path))
+        anatomy = of_baseline(recommender).anatomy
+        tried = TechniqueChecks(recommender, anatomy, graph, _signature(recommender)).run()
+        (into / "tried.json").write_text(json.dumps(to_plain(tried)))
+
+    make_once(folder, write)
+    return tuple(from_plain(Tried, one) for one in json.loads((folder / "tried.json").read_text()))
+
+
+def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]:
+    """What is left alone by some techniques, with the reason; those of one reason together."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in tried:
+        if one.refused is not None:
+            found[one.group, one.refused].append(one.technique)
+    if unlearnable is not None:
+        found["all layers", unlearnable].append(LEARNED_ROUNDING)
+    return {f"{part} ({', '.join(techniques)})": reason for (part, reason), techniques in found.items()}
 
 
 def _even_tables(recommender: Recommender) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sized
+from collections.abc import Collection, Mapping, Sized
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from objectives.rehearsed import Tried
 from spaces.anatomy import Anatomy
 from spaces.domains import Scalar
 
@@ -235,7 +236,8 @@ class Prepared:
     user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
     history: positions of the history that the model reads, None where it reads none
     once: inputs that a request gives once, by the model's own form
-    left_alone: modules that no technique reaches, each with the reason
+    left_alone: what no technique reaches, or one does not, each with the reason
+    tried: each technique on each part of the model, with why it cannot be done
     metric: by name
     graded: whether the metric is a function of the user's own, which a builder evaluates
     median_rows: of the requests
@@ -266,6 +268,7 @@ class Prepared:
     history: int | None = None
     once: tuple[str, ...] = ()
     left_alone: Mapping[str, str] = field(default_factory=dict)
+    tried: tuple[Tried, ...] = ()
     metric: str = "auc"
     graded: bool = False
     median_rows: int = 200
@@ -278,6 +281,16 @@ class Prepared:
     parts: tuple[str, ...] = ()
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     reference_metric: str = "auc"
+
+    def refused(self, modules: Collection[str], technique: str) -> str | None:
+        """Why the technique cannot be applied to all of these modules, None where it can."""
+        parts = self.anatomy.stored(self.anatomy.heavy_tables())
+        reasons = (
+            one.refused
+            for one in self.tried
+            if one.technique == technique and not set(modules).isdisjoint(parts.get(one.group, ()))
+        )
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from objectives.anatomy import of_baseline
 from objectives.compression.distillation import distil
@@ -19,35 +18,27 @@ from objectives.compression.export import (
     Signature,
     check_parity,
     check_requests,
-    largest_difference,
     of_each_shape,
     to_onnx,
 )
-from objectives.compression.low_rank import factorise
-from objectives.compression.precision import quantise
-from objectives.compression.pruning import prune
 from objectives.compression.saving import save_graph
 from objectives.compression.training_graph import trouble_with_training
-from objectives.errors import located, one_line
+from objectives.errors import located
 from objectives.fitting import course_of
 from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.recommenders.protocol import Recommender
-from objectives.rehearsed import MODEL, Rehearsal, Tried
-from spaces.anatomy import Anatomy, Group
+from objectives.rehearsed import LEARNED_ROUNDING, MODEL, Rehearsal, Tried
+from objectives.technique_checks import TechniqueChecks
 from spaces.distillation import Distillation
-from spaces.low_rank import LowRank
-from spaces.precision import Precision
-from spaces.pruning import Pruning
 
 Progress = Callable[[str], None]
 _ROWS = 512
-_RATIO, _SHARE = 0.5, 0.25
 _BATCHES = 3
 
 
 def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed: int, progress: Progress) -> Rehearsal:
-    """Trace, export, parity, on each group one technique of each stage that fits it, and a few steps of fine-tuning.
+    """Trace, export, parity, each technique on each group that it fits, and a few steps of fine-tuning.
 
     Raises:
         FactoryError: the metric cannot be told of the model.
@@ -75,7 +66,10 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"):
-        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed))
+        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature).run()
+        not_learned = unlearnable(recommender, seed)
+        layers = [group.name for group in traced.anatomy.groups if group.kind in ("linear", "attention")]
+        tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
     parts = recommender.held_out("validation").parts
@@ -107,50 +101,6 @@ class _Clock:
 
     def __exit__(self, *error: object) -> None:
         self._seconds[self._stage] = time.monotonic() - self._start
-
-
-def _techniques(
-    recommender: Recommender, anatomy: Anatomy, graph: onnx.ModelProto, signature: Signature, seed: int
-) -> Iterator[Tried]:
-    model, rows = recommender.model, recommender.serving_rows(_ROWS)
-    arrays = {name: values.numpy() for name, values in rows.items()}
-
-    def pruned(group: Group) -> None:
-        smaller, _ = prune(model, Pruning(((group.name, _RATIO),), multiple=1), anatomy)
-        _check(smaller)
-
-    def factorised(group: Group) -> None:
-        _check(factorise(model, LowRank(((group.name, _SHARE),)), anatomy))
-
-    def narrowed(group: Group, width: str) -> None:
-        largest_difference(quantise(graph, Precision(((group.name, width),)), anatomy, arrays), graph, arrays)
-
-    def _check(smaller: nn.Module) -> None:
-        check_parity(smaller, to_onnx(smaller, rows, signature), rows, signature.scores)
-
-    not_learned = unlearnable(recommender, seed)
-    for group in anatomy.groups:
-        if group.prunable:
-            yield _tried(group, "pruning", pruned)
-        else:
-            yield Tried(group.name, "pruning", group.unprunable_reason)
-        if group.kind == "table":
-            yield _tried(group, "int8", lambda of: narrowed(of, "int8"))
-        if group.kind in ("linear", "attention"):
-            if group.factorable:
-                yield _tried(group, "low rank", factorised)
-            else:
-                yield Tried(group.name, "low rank", group.unfactorable_reason)
-            yield _tried(group, "int8-dynamic", lambda of: narrowed(of, "int8-dynamic"))
-            yield Tried(group.name, "learned rounding", not_learned)
-
-
-def _tried(group: Group, technique: str, attempt: Callable[[Group], None]) -> Tried:
-    try:
-        attempt(group)
-    except Exception as error:  # whatever the user's own forward raises, smaller than it was
-        return Tried(group.name, technique, one_line(error))
-    return Tried(group.name, technique)
 
 
 def _step_seconds(recommender: Recommender, seed: int) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 
 from objectives.record import Prepared
+from objectives.rehearsed import LOW_RANK, PRUNING
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
 from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError
@@ -46,7 +47,7 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
     """
     return SearchSpace(
         _weights(given, prepared),
-        _precision(given, prepared.anatomy),
+        _precision(given, prepared),
         _placement(given.placement, prepared),
     )
 
@@ -55,8 +56,10 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     groups = prepared.anatomy.groups
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
     unit = kernel_unit()
-    ratios: dict[str, Domain] = {g.name: Choice(ways_to_prune(g, RATIOS, unit)) for g in groups if g.prunable}
-    ranks: dict[str, Domain] = {group.name: RANKS for group in groups if group.factorable}
+    prunable = [g for g in groups if g.prunable and prepared.refused(g.modules, PRUNING) is None]
+    factorable = [g for g in groups if g.factorable and prepared.refused(g.modules, LOW_RANK) is None]
+    ratios: dict[str, Domain] = {g.name: Choice(ways_to_prune(g, RATIOS, unit)) for g in prunable}
+    ranks: dict[str, Domain] = {group.name: RANKS for group in factorable}
     learning = given.distillation
     window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
     if learning.feature_weight is not None and not prepared.featured and learning.feature_weight != Choice((0.0,)):
@@ -84,9 +87,14 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     )
 
 
-def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
-    kinds = {group.name: group.kind for group in anatomy.groups}
-    widths = {n: Choice(_WIDTHS.get(kinds.get(n, "table"), ("fp32",))) for n in _stored(given.precision or {}, anatomy)}
+def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
+    kinds = {group.name: group.kind for group in prepared.anatomy.groups}
+    stored = _stored(given.precision or {}, prepared.anatomy)
+    offered = {name: _WIDTHS.get(kinds.get(name, "table"), ("fp32",)) for name in stored}
+    widths = {
+        name: Choice(tuple(width for width in offered[name] if not prepared.refused(modules, width)))
+        for name, modules in stored.items()
+    }
     compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
     chosen = dict(given.precision or {})
     computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
@@ -96,11 +104,14 @@ def _precision(given: SpaceConfig, anatomy: Anatomy) -> PrecisionSpace:
             raise ConfigError(f"space.precision.{group}: must be left out, since each of its tables is named by itself")
         if group not in widths:
             raise ConfigError(f"space.precision.{group}: unknown group or table; the model has {', '.join(widths)}")
+        for width in asked:
+            if (reason := prepared.refused(stored[group], str(width))) is not None:
+                raise ConfigError(f"space.precision.{group}: {width} must be left out for this model: {reason}")
         widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
     return PrecisionSpace(widths, computes, calibrations)
 
 
-def _stored(named: Collection[str], anatomy: Anatomy) -> Collection[str]:
+def _stored(named: Collection[str], anatomy: Anatomy) -> Mapping[str, tuple[str, ...]]:
     """What has a width of its own: where the study file names a group of tables, no more of them than it names."""
     whole = any(group.kind == "table" and group.name in named for group in anatomy.groups)
     asked = (table.name for table in anatomy.tables if table.name in named)
@@ -128,18 +139,34 @@ def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
 def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
     """Tables, and groups of them, of which any is worth another form. Dimensions are mixed by how often rows are looked
     up: where all are as often, there is nothing to mix."""
-    rows = {table.name: table.rows for table in prepared.anatomy.tables}
+    rows = {table.name: table.rows for table in prepared.anatomy.tables if table.form_refused is None}
     stored = prepared.anatomy.stored(prepared.anatomy.heavy_tables())
     large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
     even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
     asked = TABLE_FORMS.values if given.form is None else given.form
-    forms = {name: tuple(f for f in asked if f != MIXED or name not in even) for name in large if large[name]}
-    if given.form is not None and MIXED in given.form and large and not any(MIXED in of for of in forms.values()):
-        raise ConfigError(
-            f"space.tables.form: {MIXED} must be left out for these data, which look up every id as often"
-        )
+    forms = {
+        name: tuple(f for f in asked if (f != MIXED or name not in even) and not prepared.refused(stored[name], str(f)))
+        for name in large
+        if large[name]
+    }
+    for form in (SHARED, MIXED):
+        why = _not_any(form, prepared, {name: stored[name] for name in forms}, even)
+        if given.form is not None and form in given.form and why is not None:
+            raise ConfigError(f"space.tables.form: {form} must be left out for {why}")
     own, temperature = given.own or OWN, given.temperature or TABLE_TEMPERATURE
     return {name: TableSpace(Choice(of), own, temperature) for name, of in forms.items() if len(of) > 1}
+
+
+def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]], even: Set[str]) -> str | None:
+    """Why no table may have the form, None where one may, or where none is large enough for any."""
+    reasons = {table.form_refused for table in prepared.anatomy.tables} - {None}
+    refused = {name: prepared.refused(modules, form) for name, modules in stored.items()}
+    if any(reason is None and (form != MIXED or name not in even) for name, reason in refused.items()):
+        return None
+    if form == MIXED and even & stored.keys():
+        return "these data, which look up every id as often"
+    reason = next(iter([*filter(None, refused.values()), *sorted(map(str, reasons))]), None)
+    return None if reason is None else f"this model: {reason}"
 
 
 def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from objectives.arms import Arm
 from objectives.measurement.profile import Profile
-from objectives.rehearsed import MODEL, Rehearsal
+from objectives.rehearsed import MODEL, Rehearsal, Tried
 from objectives.serving.devices import cores_allowed
 from search.console import Console
 from search.defaults import PASSES
@@ -92,16 +92,23 @@ def document(config: StudyConfig, found: Validated) -> Document:
 
 
 def _group(group: Group, rehearsal: Rehearsal, share: float | None) -> Document:
-    tried = [one for one in rehearsal.tried if one.group == group.name]
+    tried = [
+        (_technique(one, group), one.refused) for one in rehearsal.tried if one.group in (group.name, *group.modules)
+    ]
     return {
         "name": group.name,
         "kind": group.kind,
         "modules": list(group.modules),
         "parameters": group.parameters,
         "time_share": share,
-        "can": [one.technique for one in tried if one.refused is None],
-        "cannot": [{"technique": one.technique, "reason": one.refused} for one in tried if one.refused is not None],
+        "can": [technique for technique, refused in tried if refused is None],
+        "cannot": [{"technique": technique, "reason": refused} for technique, refused in tried if refused is not None],
     }
+
+
+def _technique(one: Tried, group: Group) -> str:
+    """With the table that it was tried on, where that is one of the group's by itself."""
+    return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
 
 
 def _trials(config: StudyConfig, found: Validated) -> int:

@@ -90,11 +90,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """An embedding table by its module's dotted name: its rows, and the inputs whose codes it looks up as they are."""
+    """An embedding table by its module's dotted name: its rows, and the inputs whose codes it looks up as they are.
+
+    form_refused: why its rows cannot be shared or have fewer dimensions, None where they can
+    """
 
     name: str
     rows: int
     inputs: tuple[str, ...] = ()
+    form_refused: str | None = None
 
 
 @dataclass(frozen=True)

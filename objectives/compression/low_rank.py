@@ -86,6 +86,11 @@ def factorise(model: nn.Module, low_rank: LowRank, anatomy: Anatomy) -> nn.Modul
     return factorised
 
 
+def full_rank(layer: nn.Linear) -> LowRankLinear:
+    """Two factors that lose nothing of the layer's weight."""
+    return _split(layer, min(layer.in_features, layer.out_features))
+
+
 def _replace(model: nn.Module, name: str, share: float) -> bool:
     """Whether the module is a Linear, and smaller as two, which it then is."""
     layer = model.get_submodule(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -127,6 +127,13 @@ class MixedTable(nn.Module):
 CompressedTable = SharedRowsTable | MixedTable
 
 
+def whole_forms(table: nn.Embedding) -> Iterator[CompressedTable]:
+    """The table in each form, such that no row loses anything."""
+    weight = table.weight.detach()
+    yield SharedRowsTable.of(weight, 1.0)  # the rarest id alone is a product, of one row and one
+    yield MixedTable.of(weight, 0.0)
+
+
 def compress_tables(
     model: nn.Module,
     forms: Sequence[TableForm],
@@ -136,7 +143,8 @@ def compress_tables(
     """A copy of the model with tables in the forms of their groups; and the anatomy of the copy, whose widths cut what
     the tables hold now. A heavy table is by itself, and so is each that a form names: its group's form is not its own.
 
-    A table of fewer than `SMALLEST` rows stays as it is, and so does one that would not hold fewer numbers.
+    A table of fewer than `SMALLEST` rows stays as it is, and so does one that would not hold fewer numbers, or that the
+    anatomy says can have no other form.
 
     Args:
         counts: (rows,) how often each id is looked up, by the table's dotted name, for mixed dimensions
@@ -146,11 +154,13 @@ def compress_tables(
             smaller.
     """
     compressed, stored = copy.deepcopy(model), anatomy.stored((*anatomy.heavy_tables(), *(f.group for f in forms)))
+    fixed = {table.name for table in anatomy.tables if table.form_refused is not None}
     others = {group.name: group.kind for group in anatomy.groups if group.kind != "table"}
     for form in forms:
         if form.group in others:
             raise ValueError(f"Groups of kind table hold tables, but {form.group!r} is of kind {others[form.group]}.")
-        made = _smaller(compressed, stored.get(form.group, ()), form, counts or {})
+        free = [module for module in stored.get(form.group, ()) if module not in fixed]
+        made = _smaller(compressed, free, form, counts or {})
         if not made:
             raise ValueError(f"Tables have nothing to gain by {form}: none of {SMALLEST} rows or more is smaller so.")
         for name, table in made.items():

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LENGTH = 6
+# Enough for a table to take another form.
+ITEMS = 300
+# How a forward counts its heads: their size is fixed, their number is, or both are.
+Heads = Literal["of a size", "of a number", "of both"]
+HEADS: tuple[Heads, ...] = get_args(Heads)
 
 
 class Residual(nn.Module):
@@ -75,19 +80,25 @@ class Cross(nn.Module):
 class Attention(nn.Module):
     """Scaled dot products of several heads, or torch's own fused form."""
 
-    def __init__(self, d: int, heads: int, fused: bool) -> None:
+    def __init__(self, d: int, heads: int, fused: bool, form: Heads = "of a size") -> None:
         super().__init__()
-        self.heads, self.fused = heads, fused
+        self.heads, self.fused, self.form = heads, fused, form
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
         self.head_dim = d // heads
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(-3, -2) for layer in (self.q, self.k, self.v))
+        q, k, v = (self._split(layer(x)).transpose(-3, -2) for layer in (self.q, self.k, self.v))
         if self.fused:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             mixed = torch.softmax(q @ k.transpose(-1, -2) / self.head_dim**0.5, -1) @ v
         return x + self.out(mixed.transpose(-3, -2).flatten(-2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        rows, length, d = x.shape
+        if self.form == "of a size":
+            return x.unflatten(-1, (-1, self.head_dim))
+        return x.reshape(rows, length, self.heads, d // self.heads if self.form == "of a number" else self.head_dim)
 
 
 class Interest(nn.Module):
@@ -106,18 +117,18 @@ class Interest(nn.Module):
 class RandomModel(nn.Module):
     """Drawn by the seed; reads user, item, history (rows, LENGTH) and two numbers."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, heads: Heads) -> None:
         super().__init__()
         random = Random(seed)
         torch.manual_seed(seed)
         d = random.choice([8, 12, 16])
-        self.item = nn.Embedding(60, d)
+        self.item = nn.Embedding(ITEMS, d)
         self.user = nn.Embedding(40, d)
-        self.history = self.item if random.random() < 0.5 else nn.Embedding(60, d)
+        self.history = self.item if random.random() < 0.5 else nn.Embedding(ITEMS, d)
         self.pool = random.choice(["mean", "attention", "multihead", "interest", "last"])
         if self.pool in ("attention", "multihead"):
             self.attend: nn.Module = (
-                Attention(d, random.choice([1, 2, 4]), random.random() < 0.5)
+                Attention(d, random.choice([1, 2, 4]), random.random() < 0.5, heads)
                 if self.pool == "attention"
                 else nn.MultiheadAttention(d, 2, batch_first=True)
             )
@@ -185,9 +196,13 @@ class RandomModel(nn.Module):
         return self.head(x).squeeze(1)
 
 
-def random_model(seed: int) -> RandomModel:
-    """With statistics of its normalisations that are not those of a fresh one."""
-    model = RandomModel(seed)
+def random_model(seed: int, heads: Heads | None = None) -> RandomModel:
+    """With statistics of its normalisations that are not those of a fresh one.
+
+    Args:
+        heads: how an attention counts them; None for each way in turn, by the seed
+    """
+    model = RandomModel(seed, heads or HEADS[seed % len(HEADS)])
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
@@ -204,7 +219,7 @@ def rows(count: int, seed: int = 0) -> dict[str, Tensor]:
 
     return {
         "user": codes(40),
-        "item": codes(60),
-        "history": codes(60, LENGTH),
+        "item": codes(ITEMS),
+        "history": codes(ITEMS, LENGTH),
         "numbers": torch.randn(count, 2, generator=generator),
     }

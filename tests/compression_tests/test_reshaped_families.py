@@ -24,6 +24,7 @@ from spaces.anatomy import Anatomy, Width
 from spaces.low_rank import LowRank
 from spaces.pruning import IMPORTANCES, Importance, Pruning
 from spaces.tables import MixedDimensions, SharedRows, TableForm
+from tests.compression_tests.norm_of_some import NormOfSome
 from tests.recommenders_tests.mixed_fields import draw, lively
 from tests.written_anatomies import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
 
@@ -127,7 +128,7 @@ def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict
 @pytest.mark.parametrize("kind", IMPORTANCES)
 @pytest.mark.parametrize(("name", "group"), PRUNED)
 def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, group: str, kind: Importance) -> None:
-    """Where a normalisation spans the units, the tensors are the sliced ones and the scores are finite."""
+    """Where a normalisation or a scale spans the units, that of the dense model is taken over the others alone."""
     family = FAMILIES[name]
     model = made(family)
     pruned, smaller = prune(model, Pruning(((group, 0.5),), kind, multiple=1), family.anatomy(model), family.evidence)
@@ -146,11 +147,26 @@ def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, 
     for (tensor, axis), leave in cut.items():
         if not tensor.endswith(("running_mean", "running_var")):
             dense[tensor].index_fill_(axis, torch.tensor(sorted(leave)), 0.0)
-    if any(width.normalised for width in removed):
-        assert torch.isfinite(scores(pruned, family)).all()
-    else:
-        assert torch.allclose(scores(pruned, family), scores(silent, family), rtol=1e-4, atol=1e-4)
+    for owner in [tensor.rpartition(".")[0] for tensor, _ in cut]:
+        if isinstance(norm := silent.get_submodule(owner), nn.LayerNorm):
+            leave = cut[f"{owner}.weight", 0]
+            silent.set_submodule(owner, NormOfSome(norm, [i for i in range(len(norm.weight)) if i not in leave]))
+    if isinstance(silent, sasrec.SASRec) and group == "tables":
+        _scaled_as_of(silent, pruned.get_submodule("tables.item").weight.shape[1])
+    assert torch.allclose(scores(pruned, family), scores(silent, family), rtol=1e-4, atol=1e-4)
     assert smaller == family.anatomy(pruned), "the family reads the same anatomy from the pruned model"
+
+
+def _scaled_as_of(model: sasrec.SASRec, dimension: int) -> None:
+    """Embeddings of a history times the root of another dimension than they have (Kang and McAuley 2018, eq. 1)."""
+
+    def embed(history: Tensor) -> tuple[Tensor, Tensor]:
+        from_end = torch.arange(history.shape[-1] - 1, -1, -1)
+        x = model.tables["item"](history) * dimension**0.5 + model.tables["position"](from_end)
+        padded = history == 0
+        return x.masked_fill(padded.unsqueeze(-1), 0.0), torch.where(padded.unsqueeze(-2), -1e4, 0.0)
+
+    model._embed = embed  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

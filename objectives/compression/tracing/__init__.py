@@ -17,11 +17,22 @@ from objectives.compression.surgery import names_of, tensors
 from objectives.compression.tracing.attention import attention_weights
 from objectives.compression.tracing.groups import TABLES, grouped, layers_of, left_alone, tables_of
 from objectives.compression.tracing.program import Flow, TraceError, flow_of, program_of
-from objectives.compression.tracing.trial import answers_of, shared_copy, tried, trouble_with_factors
+from objectives.compression.tracing.trial import (
+    UnprunableError,
+    answers_of,
+    shared_copy,
+    tried,
+    trouble_with_factors,
+    trouble_with_forms,
+)
 from objectives.compression.tracing.walk import MOVES, PARTS, nearest, operator_name
 from objectives.compression.tracing.widths import Found, widths_of
 from objectives.errors import located
 from spaces.anatomy import Anatomy, Group, Table, Width
+from spaces.tables import SMALLEST
+
+# Of a tensor, an axis, and a position along it.
+_Position = tuple[str, int, int]
 
 __all__ = ["TraceError", "Traced", "trace"]
 
@@ -42,7 +53,8 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
     Raises:
         TraceError: the forward cannot be traced, or the model cannot be copied.
     """
-    flow = flow_of(model, program_of(model, example))
+    program = program_of(model, example)
+    flow = flow_of(model, program)
     read = {other for name in flow.held for other in names_of(model, name)}
     tables, layers = tables_of(model, read), layers_of(model, read)
     weights = attention_weights({node: name for name, nodes in flow.places.items() for node in nodes})
@@ -50,45 +62,85 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
     groups = {TABLES: ("table", tables)} if tables else {}
     named = {**groups, **grouped(layers, attention)}
     owners = {module: name for name, (_, modules) in named.items() for module in modules}
-    good, refused = _tried(model, example, widths_of(flow), owners)
+    expected = _expected(model, example)
+    good, refused = _tried(model, example, expected, _candidates(model, flow), owners)
     found = []
     for name, (kind, modules) in named.items():
         widths = tuple(width for owner, width in good if owner == name)
         reason = None if widths else _why_not(model, name, modules, good, refused, flow)
         parameters = sum(p.numel() for module in modules for p in model.get_submodule(module).parameters())
-        whole = None if kind == "table" else trouble_with_factors(model, modules, example)
+        whole = None if kind == "table" else trouble_with_factors(model, modules, example, expected)
         found.append(Group(name, kind, modules, parameters, widths, reason, whole))  # type: ignore[arg-type]
-    looked_up = tuple(Table(t, tensors(model)[f"{t}.weight"].shape[0], _inputs(model, t, flow)) for t in tables)
+    looked_up = tuple(_table(model, table, flow, example, expected) for table in tables)
     return Traced(Anatomy(tuple(found), looked_up), left_alone(model, set(owners), read))
 
 
-def _tried(
-    model: nn.Module, example: Mapping[str, Tensor], found: Sequence[Found], owners: Mapping[str, str]
-) -> tuple[list[tuple[str, Width]], list[tuple[Found, str]]]:
-    """Widths with the groups that they narrow, and those that cannot be cut, each with its reason."""
-    good: list[tuple[str, Width]] = []
-    refused: list[tuple[Found, str]] = []
-    expected = answers_of(model, example)
+def _expected(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the model gives for the example.
+
+    Raises:
+        TraceError: the model cannot be copied, so that nothing of it can be tried.
+    """
     try:
         shared_copy(model)
     except Exception as error:  # a lock, a handle or whatever else the user's own model holds
         raise TraceError(f"The model must be one that copy.deepcopy takes, but got {located(error)}") from error
+    return answers_of(model, example)
+
+
+def _candidates(model: nn.Module, flow: Flow) -> list[Found]:
+    """Widths by both readings of what the shapes leave open: that heads may leave, and that each may become narrower;
+    what is first is to be tried first."""
+    found = widths_of(flow)
+    if not flow.units.ambiguous:
+        return found
+    known = {(width.places, width.cuts) for width in found}
+    inner = widths_of(flow_of(model, flow.program, "inner"))
+    return [*found, *(width for width in inner if (width.places, width.cuts) not in known)]
+
+
+def _tried(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    expected: Sequence[Tensor],
+    found: Sequence[Found],
+    owners: Mapping[str, str],
+) -> tuple[list[tuple[str, Width]], list[tuple[Found, str]]]:
+    """Widths with the groups that they narrow, no two of which lie at the same place; and those that cannot be cut,
+    each with its reason."""
+    good: list[tuple[str, Width]] = []
+    refused: list[tuple[Found, str]] = []
     taken: set[str] = set()
+    borne: set[_Position] = set()
     for width in found:
-        owner = _owner(width, owners)
-        if owner is None:
+        owner, positions = _owner(width, owners), _positions(width)
+        if owner is None or positions & borne:
             continue
         if width.reason is not None:
             refused.append((width, width.reason))
             continue
         named = Width(_name(width, owners, taken), width.units, width.cuts, width.spanned)
-        outcome = tried(model, named, example, expected)
-        if isinstance(outcome, str):
-            refused.append((width, outcome))
+        try:
+            normalised = tried(model, named, example, expected)
+        except UnprunableError as error:
+            refused.append((width, str(error)))
             continue
         taken.add(named.name)
-        good.append((owner, replace(named, normalised=width.spanned or outcome)))
+        borne |= positions
+        good.append((owner, replace(named, normalised=width.spanned or normalised)))
     return good, refused
+
+
+def _positions(width: Found) -> set[_Position]:
+    every = range(width.units)
+    return {(cut.tensor, cut.axis, position) for cut in width.cuts for position in cut.positions(every)}
+
+
+def _table(model: nn.Module, name: str, flow: Flow, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> Table:
+    rows = tensors(model)[f"{name}.weight"].shape[0]
+    # No form is offered of a smaller one.
+    refused = trouble_with_forms(model, name, example, expected) if rows >= SMALLEST else None
+    return Table(name, rows, _inputs(model, name, flow), refused)
 
 
 def _owner(width: Found, owners: Mapping[str, str]) -> str | None:
@@ -123,12 +175,12 @@ def _why_not(
     """Why nothing of a group can be cut: the first reason that holds for one of its layers."""
     axis = 1 if name == TABLES else 0
     names = [names_of(model, f"{module}.weight")[0] for module in modules]
-    for owner, width in good:
-        if owner != name and any(cut.tensor in names and cut.axis == axis for cut in width.cuts):
-            return f"its width is tied to that of {owner}, and narrows with it"
     for found, reason in refused:
         if any((tensor, axis) in found.places for tensor in names):
             return reason
+    for owner, width in good:
+        if owner != name and any(cut.tensor in names and cut.axis == axis for cut in width.cuts):
+            return f"its width is tied to that of {owner}, and narrows with it"
     for tensor in names:
         units = flow.held[tensor].axes[axis]
         reasons = {} if units is None else dict.fromkeys(flow.units.pinned(int(unit)) for unit in units)

@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from objectives.compression.surgery import tensors
 from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply, operands_in
-from objectives.compression.tracing.units import Axis, Units
+from objectives.compression.tracing.units import Axis, Narrowing, Units
 from objectives.compression.tracing.walk import operator_name
 from objectives.errors import located
 
@@ -67,9 +67,9 @@ class Flow:
     places: Mapping[str, list[Node]]
 
 
-def flow_of(model: nn.Module, program: ExportedProgram) -> Flow:
+def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "outer") -> Flow:
     """Follow the units of all parameters through the program to its outputs, which keep their sizes."""
-    units = Units()
+    units = Units(narrowing)
     held: dict[str, Operand] = {}
     places: dict[str, list[Node]] = defaultdict(list)
     values: dict[Node, Any] = {}

@@ -18,7 +18,7 @@ def reshape(units: Units, axes: Sequence[Axis], before: Sequence[int], after: Se
 
     Of several axes that become one, the last that has units keeps them; where one becomes several, the units stay
     where they were once apart, else with the inner axis where the outer one joined several sources (vectors side by
-    side), and with the outer one where all came of one (heads of a projection).
+    side). Where all came of one, as heads of a projection do, the shapes do not tell: the narrowing of the units does.
     """
     found: list[Axis] = [None] * len(after)
     for old, new in _matched(before, after):
@@ -78,6 +78,9 @@ def _kept(units: Units, grid: NDArray[np.int64]) -> int:
             return axis
     sources = {units.source(int(unit)) for unit in grid.reshape(grid.shape[0], -1)[:, 0]}
     if len(sources) > 1:
+        return grid.ndim - 1
+    units.ambiguous = True
+    if units.narrowing == "inner":
         return grid.ndim - 1
     return 1 if grid.ndim == 3 else 0  # queries, keys and values side by side, each of several heads
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Of an axis the unit at each position; None where no unit can leave it.
 Axis = NDArray[np.int64] | None
+# Where an axis is split in two and nothing tells which of them may narrow: the number of parts (heads whose size is
+# fixed), or the size of each part (heads whose number is fixed).
+Narrowing = Literal["outer", "inner"]
 
 
 class Units:
-    """Disjoint sets of positions (Tarjan 1975). A set that is pinned keeps all of its positions, for a reason."""
+    """Disjoint sets of positions (Tarjan 1975). A set that is pinned keeps all of its positions, for a reason.
 
-    def __init__(self) -> None:
+    Attributes:
+        narrowing: which axis keeps its units where a split leaves both possible
+        ambiguous: whether there was such a split
+    """
+
+    def __init__(self, narrowing: Narrowing = "outer") -> None:
+        self.narrowing = narrowing
+        self.ambiguous = False
         self._parent: list[int] = []
         self._source: list[int] = []
         self._reason: dict[int, str] = {}
