@@ -27,7 +27,7 @@ from objectives.compression.export import (
     to_onnx,
 )
 from objectives.compression.graph import multiply_adds
-from objectives.compression.precision import quantise, read_widths
+from objectives.compression.precision import quantise, read_weight_bits, read_widths
 from objectives.compression.saving import save_graph
 from objectives.compression.tables import evenly_seen
 from objectives.compression.user_once import UserOnceError, compute_once
@@ -35,6 +35,7 @@ from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
 from objectives.grading import check_metric, grade
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
+from objectives.int8_weights import Int8WeightBits
 from objectives.jobs import serve
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
@@ -54,7 +55,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 6
-EXPORT_STAGE = 8
+EXPORT_STAGE = 9
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -144,7 +145,8 @@ def fit(task: Task, weights: Weights, progress: Progress) -> bool:
         return True
     recommender = _open(task, progress)
     folder = _weights_folder(task, recommender, weights)
-    return make_once(folder, lambda into: fit_weights(recommender, weights, task.seed, progress).save(into))
+    bits = task.int8_weight_bits
+    return make_once(folder, lambda into: fit_weights(recommender, weights, task.seed, progress, bits).save(into))
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
@@ -157,7 +159,9 @@ def _export(
 ) -> tuple[Artifact, bool]:
     # What an engine computes in changes no file.
     stored = Precision(precision.widths, calibration=precision.calibration)
-    key = digest(_weights_key(recommender, weights), stored, form, EXPORT_STAGE, onnx.__version__, torch.__version__)
+    bits = task.int8_weight_bits if stored.rounds_products else None
+    made_by = (EXPORT_STAGE, onnx.__version__, torch.__version__)
+    key = digest(_weights_key(task, recommender, weights), stored, form, bits, *made_by)
     folder = task.cache / "artifacts" / key[:20]
 
     def write(into: Path) -> None:
@@ -177,13 +181,15 @@ def _export(
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
             source = onnx.load(str(Path(task.home) / plain.path))
-            graph, parity = _narrowed(source, stored, form, _user_inputs(recommender), fitted, arrays)
+            users = _user_inputs(recommender)
+            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, task.int8_weight_bits)
         size = save_graph(graph, into / MODEL)
         if form.cut:
             size = _write_cut(graph, into)
         widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
         units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
+        facts |= {"int8_weight_bits": read_weight_bits(graph)}
         (into / "facts.json").write_text(json.dumps(facts))
 
     reused = make_once(folder, write)
@@ -193,7 +199,13 @@ def _export(
 
 
 def _narrowed(
-    source: onnx.ModelProto, stored: Precision, form: Form, users: frozenset[str], fitted: Fitted, rows: Rows
+    source: onnx.ModelProto,
+    stored: Precision,
+    form: Form,
+    users: frozenset[str],
+    fitted: Fitted,
+    rows: Rows,
+    weight_bits: Int8WeightBits,
 ) -> tuple[onnx.ModelProto, float]:
     """The graph in its form and widths, and the largest difference of its scores from the source's.
 
@@ -205,7 +217,7 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, ONCE_LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges)
+        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weight_bits)
     return graph, largest_difference(graph, source, rows)
 
 
@@ -252,12 +264,13 @@ def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
     return Fitted.load(_weights_folder(task, recommender, weights))
 
 
-def _weights_key(recommender: Recommender, weights: Weights) -> str:
-    return digest(recommender.key, weights, FIT_STAGE)[:20]
+def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
+    bits = task.int8_weight_bits if weights.quantisation_aware else None
+    return digest(recommender.key, weights, bits, FIT_STAGE)[:20]
 
 
 def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> Path:
-    return task.cache / "weights" / _weights_key(recommender, weights)
+    return task.cache / "weights" / _weights_key(task, recommender, weights)
 
 
 # One builder serves one study, so one recommender stays in memory.
@@ -292,7 +305,7 @@ def _main() -> None:
         of = from_plain(Task, task)
         recommender = open_recommender(of, progress, train=False)
         folder = of.cache / "rehearsals" / recommender.key
-        return to_plain(rehearse(recommender, _signature(recommender), folder, of.seed, progress))
+        return to_plain(rehearse(recommender, _signature(recommender), folder, of.seed, progress, of.int8_weight_bits))
 
     def fit_job(progress: Progress, task: Any, weights: Any, threads: int) -> Any:
         torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from objectives.int8_weights import Int8WeightBits
 from spaces.anatomy import Anatomy
 from spaces.domains import Scalar
 
@@ -159,6 +160,7 @@ class Artifact:
     back from its graph.
 
     units: of the widths of each group that can be pruned, by group, as they are in the fitted model
+    int8_weight_bits: of its int8 products, None where it has none
     """
 
     key: str
@@ -167,6 +169,7 @@ class Artifact:
     model_bytes: int
     parity: float
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    int8_weight_bits: Int8WeightBits | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from objectives.errors import located, one_line
 from objectives.fitting import course_of
 from objectives.grading import check_metric
 from objectives.holdout import write_requests
+from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
 from objectives.rehearsed import MODEL, Rehearsal, Tried
 from spaces.anatomy import Anatomy, Group
@@ -46,7 +47,14 @@ _RATIO, _SHARE = 0.5, 0.25
 _BATCHES = 3
 
 
-def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed: int, progress: Progress) -> Rehearsal:
+def rehearse(
+    recommender: Recommender,
+    signature: Signature,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    weight_bits: Int8WeightBits = 8,
+) -> Rehearsal:
     """Trace, export, parity, on each group one technique of each stage that fits it, and a few steps of fine-tuning.
 
     Raises:
@@ -75,7 +83,7 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"):
-        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed))
+        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed, weight_bits))
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
     parts = recommender.held_out("validation").parts
@@ -105,7 +113,12 @@ class _Clock:
 
 
 def _techniques(
-    recommender: Recommender, anatomy: Anatomy, graph: onnx.ModelProto, signature: Signature, seed: int
+    recommender: Recommender,
+    anatomy: Anatomy,
+    graph: onnx.ModelProto,
+    signature: Signature,
+    seed: int,
+    weight_bits: Int8WeightBits,
 ) -> Iterator[Tried]:
     model, rows = recommender.model, recommender.serving_rows(_ROWS)
     arrays = {name: values.numpy() for name, values in rows.items()}
@@ -118,7 +131,8 @@ def _techniques(
         _check(factorise(model, LowRank(((group.name, _SHARE),)), anatomy))
 
     def narrowed(group: Group, width: str) -> None:
-        largest_difference(quantise(graph, Precision(((group.name, width),)), anatomy, arrays), graph, arrays)
+        narrow = quantise(graph, Precision(((group.name, width),)), anatomy, arrays, weight_bits=weight_bits)
+        largest_difference(narrow, graph, arrays)
 
     def _check(smaller: nn.Module) -> None:
         check_parity(smaller, to_onnx(smaller, rows, signature), rows, signature.scores)

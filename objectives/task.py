@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from objectives.int8_weights import Int8WeightBits
 from spaces.canonical import digest
 from spaces.domains import Scalar
 
@@ -18,6 +19,7 @@ class Task:
     Rows are log-normal, or those of a trace named by its content; cut at rows_max either way. Columns say what those of
     a table hold; sizes are those of the baseline that differ from the published ones; expected is the recommender's key
     as a study was prepared, empty before that. The loss is told of the commonest values of the columns in slice_by.
+    Weights of int8 products have as many bits as the CPU that serves needs.
     """
 
     home: str
@@ -34,6 +36,7 @@ class Task:
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     slice_by: tuple[str, ...] = ()
     expected: str = ""
+    int8_weight_bits: Int8WeightBits = 8
 
     @property
     def cache(self) -> Path:
