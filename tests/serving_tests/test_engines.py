@@ -418,6 +418,27 @@ def test_a_vector_holds_as_many_floats_as_its_bits_do(
     assert devices.kernel_unit() == floats
 
 
+@pytest.mark.parametrize(
+    ("machine", "features", "bits"),
+    [
+        ("x86_64", ("avx2",), 7),
+        ("x86_64", ("avx2", "avx512f"), 7),
+        ("x86_64", (), 7),
+        ("AMD64", ("avx2",), 7),
+        ("x86_64", ("avx2", "avx_vnni"), 8),
+        ("x86_64", ("avx2", "avx512f", "avx512_vnni"), 8),
+        ("x86_64", ("avx2", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"), 8),
+        ("aarch64", (), 8),
+    ],
+)
+def test_int8_weights_have_fewer_bits_where_sums_would_saturate(
+    machine: str, features: tuple[str, ...], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cpu_features", lambda: features)
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    assert devices.int8_weight_bits() == bits
+
+
 def test_gpus_are_read_from_the_drivers_words() -> None:
     text = "NVIDIA L4, 23034 MiB\nNVIDIA A100, SXM, 81920 MiB\nGB10, [N/A]\n"
     assert devices.read_gpus(text) == (
