@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,9 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return list(self.loads or [name for name, _ in self.asked])
 
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map={})
+
     def get_inputs(self) -> list[Any]:
         return []
 
@@ -318,7 +322,10 @@ class TestOpenVino:
         class Core:
             available_devices = found
 
-            def compile_model(self, model: str, device: str, config: dict[str, Any]) -> Any:
+            def read_model(self, model: str) -> Any:
+                return real.read_model(model)
+
+            def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
                 told[device] = config
                 return real.compile_model(model, "CPU", config)
 
