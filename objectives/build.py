@@ -28,7 +28,7 @@ from objectives.compression.export import (
     to_onnx,
 )
 from objectives.compression.graph import multiply_adds
-from objectives.compression.precision import quantise, read_widths
+from objectives.compression.precision import quantise, read_weight_bits, read_widths
 from objectives.compression.saving import save_graph
 from objectives.compression.tables import evenly_seen
 from objectives.compression.user_once import UserOnceError, compute_once
@@ -36,6 +36,7 @@ from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
 from objectives.grading import check_metric, grade
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
+from objectives.int8_weights import Int8WeightBits
 from objectives.jobs import serve
 from objectives.parity import LIMIT
 from objectives.recommenders.opening import open_recommender
@@ -58,7 +59,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 7
-EXPORT_STAGE = 9
+EXPORT_STAGE = 10
 TECHNIQUES_STAGE = 1
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
@@ -130,13 +131,14 @@ def prepare(task: Task, progress: Progress) -> Prepared:
 
 
 def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tried, ...]:
-    key = digest(baseline.key, recommender.key, TECHNIQUES_STAGE, onnxruntime.__version__)[:20]
+    bits = task.int8_weight_bits
+    key = digest(baseline.key, recommender.key, bits, TECHNIQUES_STAGE, onnxruntime.__version__)[:20]
     folder = task.cache / "techniques" / key
 
     def write(into: Path) -> None:
         graph = onnx.load(str(Path(task.home) / baseline.path))
         anatomy = of_baseline(recommender).anatomy
-        tried = TechniqueChecks(recommender, anatomy, graph, _signature(recommender)).run()
+        tried = TechniqueChecks(recommender, anatomy, graph, _signature(recommender), bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 
     make_once(folder, write)
@@ -177,7 +179,10 @@ def fit(task: Task, weights: Weights, progress: Progress) -> bool:
         return True
     recommender = _open(task, progress)
     folder = _weights_folder(task, recommender, weights)
-    return make_once(folder, lambda into: fit_weights(recommender, weights, task.seed, progress, task.cache).save(into))
+    bits = task.int8_weight_bits
+    return make_once(
+        folder, lambda into: fit_weights(recommender, weights, task.seed, progress, task.cache, bits).save(into)
+    )
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
@@ -190,9 +195,9 @@ def _export(
 ) -> tuple[Artifact, bool]:
     # What an engine computes in changes no file.
     stored = Precision(precision.widths, calibration=precision.calibration)
-    key = digest(
-        _weights_key(task, recommender, weights), stored, form, EXPORT_STAGE, onnx.__version__, torch.__version__
-    )
+    bits = task.int8_weight_bits if stored.rounds_products else None
+    made_by = (EXPORT_STAGE, onnx.__version__, torch.__version__)
+    key = digest(_weights_key(task, recommender, weights), stored, form, bits, *made_by)
     folder = task.cache / "artifacts" / key[:20]
 
     def write(into: Path) -> None:
@@ -212,13 +217,15 @@ def _export(
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
             source = onnx.load(str(Path(task.home) / plain.path))
-            graph, parity = _narrowed(source, stored, form, _user_inputs(recommender), fitted, arrays)
+            users = _user_inputs(recommender)
+            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, task.int8_weight_bits)
         size = save_graph(graph, into / MODEL)
         if form.cut:
             size = _write_cut(graph, into)
         widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
         units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
+        facts |= {"int8_weight_bits": read_weight_bits(graph)}
         (into / "facts.json").write_text(json.dumps(facts))
 
     reused = make_once(folder, write)
@@ -228,7 +235,13 @@ def _export(
 
 
 def _narrowed(
-    source: onnx.ModelProto, stored: Precision, form: Form, users: frozenset[str], fitted: Fitted, rows: Rows
+    source: onnx.ModelProto,
+    stored: Precision,
+    form: Form,
+    users: frozenset[str],
+    fitted: Fitted,
+    rows: Rows,
+    weight_bits: Int8WeightBits,
 ) -> tuple[onnx.ModelProto, float]:
     """The graph in its form and widths, and the largest difference of its scores from the source's.
 
@@ -240,7 +253,7 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges)
+        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weight_bits)
     return graph, largest_difference(graph, source, rows)
 
 
@@ -292,7 +305,8 @@ def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
     trained: list[object] = []
     if weights.distillation is not None:
         trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
-    return digest(recommender.key, weights, trained, FIT_STAGE)[:20]
+    bits = task.int8_weight_bits if weights.quantisation_aware else None
+    return digest(recommender.key, weights, trained, bits, FIT_STAGE)[:20]
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
@@ -343,7 +357,7 @@ def _main() -> None:
         of = from_plain(Task, task)
         recommender = open_recommender(of, progress, train=False)
         folder = of.cache / "rehearsals" / recommender.key
-        return to_plain(rehearse(recommender, _signature(recommender), folder, of.seed, progress))
+        return to_plain(rehearse(recommender, _signature(recommender), folder, of.seed, progress, of.int8_weight_bits))
 
     def fit_job(progress: Progress, task: Any, weights: Any, threads: int) -> Any:
         torch.set_num_threads(threads)

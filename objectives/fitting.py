@@ -18,6 +18,7 @@ from objectives.compression.course import Course, lessons_of
 from objectives.compression.distillation import distil
 from objectives.compression.importance import Evidence
 from objectives.compression.soft_loss import soft_loss_of
+from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.transfer import start_from
 from objectives.teacher_outputs import teacher_outputs
@@ -54,11 +55,19 @@ class Fitted:
         return Fitted(model, anatomy, ranges)
 
 
-def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progress, cache: Path | None = None) -> Fitted:
+def fit(
+    recommender: Recommender,
+    weights: Weights,
+    seed: int,
+    progress: Progress,
+    cache: Path | None = None,
+    weight_bits: Int8WeightBits = 8,
+) -> Fitted:
     """Shape, cut and factorise, then learn from the baseline; the order is that of `compression.chain`.
 
     Args:
         cache: where the baseline's outputs on train are kept between fits; None: it is asked batch by batch
+        weight_bits: of int8 products, where their rounding is learned
 
     Raises:
         ValueError: a stage that cannot be done on this model, or would change nothing.
@@ -90,7 +99,13 @@ def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progres
     example = next(course.lessons(torch.Generator().manual_seed(seed))).inputs
     wanted = recommender.hidden if given.feature_weight > 0 else None
     aware, ranges = train_aware(
-        model, modules, lambda learner: learn(learner, passes.rounding), example, recommender.method, wanted
+        model,
+        modules,
+        lambda learner: learn(learner, passes.rounding),
+        example,
+        recommender.method,
+        wanted,
+        weight_bits,
     )
     return Fitted(aware, anatomy, ranges)
 

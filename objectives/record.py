@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sized
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from objectives.int8_weights import Int8WeightBits
 from objectives.rehearsed import Tried
 from spaces.anatomy import Anatomy
 from spaces.domains import Scalar
@@ -200,6 +201,7 @@ class Artifact:
 
     parity: the largest difference of its scores from those expected, in standard deviations of these
     units: of the widths of each group that can be pruned, by group, as they are in the fitted model
+    int8_weight_bits: of its int8 products, None where it has none
     """
 
     key: str
@@ -208,6 +210,7 @@ class Artifact:
     model_bytes: int
     parity: float
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    int8_weight_bits: Int8WeightBits | None = None
 
 
 @dataclass(frozen=True)

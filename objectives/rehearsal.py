@@ -27,6 +27,7 @@ from objectives.errors import located
 from objectives.fitting import course_of
 from objectives.grading import check_metric
 from objectives.holdout import write_requests
+from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
 from objectives.rehearsed import LEARNED_ROUNDING, MODEL, Rehearsal, Tried
 from objectives.technique_checks import TechniqueChecks
@@ -37,7 +38,14 @@ _ROWS = 512
 _BATCHES = 3
 
 
-def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed: int, progress: Progress) -> Rehearsal:
+def rehearse(
+    recommender: Recommender,
+    signature: Signature,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    weight_bits: Int8WeightBits = 8,
+) -> Rehearsal:
     """Trace, export, parity, each technique on each group that it fits, and a few steps of fine-tuning.
 
     Raises:
@@ -66,7 +74,7 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"):
-        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature).run()
+        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature, weight_bits).run()
         not_learned = unlearnable(recommender, seed)
         layers = [group.name for group in traced.anatomy.groups if group.kind in ("linear", "attention")]
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)

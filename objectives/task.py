@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from objectives.int8_weights import Int8WeightBits
 from spaces.canonical import digest
 from spaces.domains import Scalar
 
@@ -19,6 +20,7 @@ class Task:
     a table hold; sizes are those of the baseline that differ from the published ones; expected is the recommender's key
     as a study was prepared, empty before that. The loss is told of the commonest values of the columns in slice_by.
     Smaller models learn from batch_size rows at a time; None: from as many as the recommender says.
+    Weights of int8 products have as many bits as the CPU that serves needs.
     """
 
     home: str
@@ -36,6 +38,7 @@ class Task:
     slice_by: tuple[str, ...] = ()
     expected: str = ""
     batch_size: int | None = None
+    int8_weight_bits: Int8WeightBits = 8
 
     @property
     def cache(self) -> Path:

@@ -17,6 +17,7 @@ from objectives.compression.pruning import prune
 from objectives.compression.surgery import names_of
 from objectives.compression.tables import compress_tables
 from objectives.errors import one_line
+from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
 from objectives.rehearsed import LOW_RANK, PRUNING, Tried
 from spaces.anatomy import Anatomy
@@ -40,12 +41,14 @@ class TechniqueChecks:
     """The techniques of one model; tracing has looked already at what is equal to the model.
 
     graph: the model as exported
+    weight_bits: of int8 products
     """
 
     recommender: Recommender
     anatomy: Anatomy
     graph: onnx.ModelProto
     signature: Signature
+    weight_bits: Int8WeightBits = 8
 
     def run(self) -> tuple[Tried, ...]:
         """Pruning and low rank of each group; each width, and each form of tables, of each part that is stored by
@@ -95,7 +98,9 @@ class TechniqueChecks:
     def _narrow(self, width: str, parts: Sequence[str]) -> None:
         precision = Precision(tuple((name, width) for name in parts))
         rows = {name: values.numpy() for name, values in self._rows.items()}
-        largest_difference(quantise(self.graph, precision, self.anatomy, rows), self.graph, rows)
+        largest_difference(
+            quantise(self.graph, precision, self.anatomy, rows, weight_bits=self.weight_bits), self.graph, rows
+        )
 
     def _reform(self, form: str, parts: Sequence[str]) -> None:
         asked = [_FORMS[form](name) for name in parts]

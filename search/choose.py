@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from objectives.holdout import read_requests
+from objectives.int8_weights import Int8WeightBits
 from objectives.record import Footprint, Latency, Outcome, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.answer import cut_rows
@@ -265,18 +266,23 @@ def bundle_up(
         "recipe": {
             "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
             "policy": to_plain(policy),
-            "made_of": made_of(prepared, candidate),
+            "made_of": made_of(prepared, candidate, outcome.artifact.int8_weight_bits),
         },
     }
     write_bundle(
         folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
         _card(config, candidate, outcome, confirmed, why, machine), example, prepared.columns,
+        outcome.artifact.int8_weight_bits,
     )  # fmt: skip
 
 
-def made_of(prepared: Prepared, candidate: Candidate) -> str:
-    """Names the checkpoint and what was done to it: what is the same need not be built again."""
-    return digest(prepared.key, candidate.id)
+def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
+    """Names the checkpoint and what was done to it: what is the same need not be built again.
+
+    Args:
+        weight_bits: of its int8 products, None where it has none
+    """
+    return digest(prepared.key, candidate.id, weight_bits)
 
 
 def _card(
@@ -288,6 +294,8 @@ def _card(
     capacity = throughput.capacity_ratio_interval
     knobs = "\n".join(f"| {name} | {value} |" for name, value in candidate.knobs().items())
     widths = ", ".join(f"{group} {width}" for group, width in outcome.artifact.widths.items())
+    weight_bits = outcome.artifact.int8_weight_bits
+    bits = "" if weight_bits is None else f"; weights of int8 products have {weight_bits} bits"
     said = f"\n{confirmed.control['sentence']}\n" if confirmed.control else ""
     return f"""# {config.name}
 
@@ -309,7 +317,7 @@ loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
 In brackets are intervals: of the loss at {quality.confidence:.1%}, which pays for each look at test, else at 95%.
 
 {slices_markdown(to_plain(quality.parts))}\
-Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}.
+Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}{bits}.
 
 | choice | value |
 |---|---|

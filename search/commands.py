@@ -313,6 +313,7 @@ def verify(options: argparse.Namespace) -> int:
     bundle, difference = verify(folder)
     if options.json:
         found = {"bundle": str(folder), "name": bundle.name, "verified": True, "largest_difference": difference}
+        found |= {"slower_here": bundle.slower_here}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         engine, files = bundle.candidate.placement.seat.engine, len(bundle.manifest["files"])
@@ -320,6 +321,8 @@ def verify(options: argparse.Namespace) -> int:
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
             "of their standard deviation\n"
         )
+        if bundle.slower_here is not None:
+            sys.stdout.write(f"{bundle.slower_here}\n")
     return DONE
 
 

@@ -105,7 +105,7 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("avx512_vnni", "avx_vnni", "amx_int8"),
         "VNNI",
-        "int8 saves less time, and its sums saturate: its scores differ from those of a CPU that has it",
+        "int8 saves less time, and its weights have 7 bits instead of 8, with which sums do not saturate",
     ),
     (("avx512_bf16", "amx_bf16"), "AVX-512 BF16 or AMX", "bf16 is not offered"),
     (("amx_tile",), "AMX", "int8 and bf16 are multiplied by vectors, not by tiles: large requests gain less"),

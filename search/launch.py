@@ -11,7 +11,7 @@ from pathlib import Path
 
 from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.record import Prepared
-from objectives.serving.devices import cores_allowed, describe
+from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
 from objectives.task import Task
 from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
 from search.config import difference
@@ -123,7 +123,7 @@ def task_of(config: StudyConfig, home: Home) -> Task:
     return Task(
         str(home.root), config.recommender, "" if data is None else data.source, config.metric,
         rows.median, rows.sigma, rows.max, config.seed, synthetic, rows_trace(config, home), columns, config.sizes,
-        config.quality.slice_by, batch_size=config.training.batch_size,
+        config.quality.slice_by, batch_size=config.training.batch_size, int8_weight_bits=int8_weight_bits(),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from objectives.record import Artifact, Footprint, Latency, Outcome, Quality, Throughput
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
-from objectives.serving.devices import describe
+from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
 from search.choose import ALPHA, Confirmed, Policy, bundle_up, made_of
 from search.config import parse
@@ -89,7 +89,8 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
         prepared = prepared_by(builder, config, home, console)
-        made = made_of(prepared, candidate)
+        bits = int8_weight_bits() if candidate.precision.rounds_products else None
+        made = made_of(prepared, candidate, bits)
         if made == _made_of(out):
             return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = Pairs(jobs_of(config, home, prepared), builder, meter, console)

@@ -38,7 +38,9 @@ def cut_at_tables(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelPr
     if not embeddings:
         raise CutError("Scores are computed from lookups of ids in constant tables, but got a graph where none are.")
     tables = needed(graph.graph.node, [value.name for value in embeddings])
-    return _part(graph, tables, [], embeddings), _part(graph, dense, embeddings, graph.graph.output)
+    rest = _part(graph, dense, embeddings, graph.graph.output)
+    rest.metadata_props.extend(graph.metadata_props)  # of products, and lookups have none
+    return _part(graph, tables, [], embeddings), rest
 
 
 def _part(

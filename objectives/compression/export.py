@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
 from objectives.errors import located
+from objectives.int8_weights import EXACT_SUMS
 from objectives.parity import ParityError, compare_scores
 
 # Initialisers are named after the module's parameters behind this.
@@ -109,6 +110,8 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
 def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
     """Scores of (rows,) or (rows, outputs) by ONNX Runtime's CPU provider, for checks while building.
 
+    Sums of int8 products are exact on any CPU and for weights of any bits.
+
     Args:
         inputs: all of the same number of rows; of one that the graph takes once a request, the first row is given
     """
@@ -116,6 +119,7 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT_SUMS)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     once = once_inputs(graph)
     feeds = {name: values[:1] if name in once else values for name, values in inputs.items()}

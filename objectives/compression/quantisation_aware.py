@@ -29,26 +29,17 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from objectives.compression.training_graph import training_graph
+from objectives.int8_weights import Int8WeightBits, largest_code
 
 Ranges = dict[str, tuple[float, float]]
 
-# Inputs by a moving range (Jacob et al. 2018, section 3.1), weights by output channel as they are at each step.
+# By a moving range (Jacob et al. 2018, section 3.1).
 _INPUT = QuantizationSpec(
     dtype=torch.uint8,
     quant_min=0,
     quant_max=255,
     qscheme=torch.per_tensor_affine,
     observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
-)
-_WEIGHT = QuantizationSpec(
-    dtype=torch.int8,
-    quant_min=-127,
-    quant_max=127,
-    qscheme=torch.per_channel_symmetric,
-    ch_axis=0,
-    observer_or_fake_quant_ctr=FakeQuantize.with_args(
-        observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
-    ),
 )
 # What the arguments of torch's operators are when a model is judged and not trained.
 _JUDGED = {"train": False, "training": False, "dropout_p": 0.0}
@@ -62,11 +53,12 @@ def train_aware(
     example: Mapping[str, Tensor],
     method: str = "forward",
     hidden: str | None = None,
+    weight_bits: Int8WeightBits = 8,
 ) -> tuple[nn.Module, Ranges]:
     """A copy of the model that `train` has trained while linear layers rounded, and the range of each layer's input.
 
     Rounding is that of the static graph: inputs as uint8, one scale and zero point for all, of the returned range;
-    weights as int8 in [-127, 127], symmetric, one scale for an output channel. All else is computed as it was.
+    weights as symmetric int8, one scale for an output channel. All else is computed as it was.
     `train` is given the copy, whose parameters, submodules and modes are the model's own; only its method is traced.
 
     Args:
@@ -74,6 +66,7 @@ def train_aware(
         example: inputs of the method by name, (rows, ...) each, two rows or more; the rows alone may change later
         method: of the model, what is trained
         hidden: dotted name of a submodule whose forward hooks are to see its output
+        weight_bits: as the exported graph's int8 products will have them
 
     Returns:
         ranges: by name of each linear layer: (low, high) of what 0 and 255 stand for
@@ -83,7 +76,7 @@ def train_aware(
             the model in train mode.
     """
     learner = copy.deepcopy(model).train()
-    rounding = _Rounding(_linears(learner, modules))
+    rounding = _Rounding(_linears(learner, modules), weight_bits)
     graph = prepare_qat_pt2e(training_graph(learner, method, example, hidden), rounding)
     with _standing_in(_StandIn(learner, graph, method, tuple(example), hidden)):
         train(learner)
@@ -107,14 +100,29 @@ def _linears(model: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
     return found
 
 
+def _weight(bits: Int8WeightBits) -> QuantizationSpec:
+    """By output channel, as they are at each step."""
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-largest_code(bits),
+        quant_max=largest_code(bits),
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=FakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
+        ),
+    )
+
+
 class _Rounding(Quantizer):  # type: ignore[misc]
     """Marks the products with the layers' weights, whatever they were called from; a layer called twice has one range.
 
     products: by name of the layer, its product that was traced first
     """
 
-    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, linears: Mapping[str, nn.Linear], weight_bits: Int8WeightBits) -> None:
         super().__init__()
+        self.weight = _weight(weight_bits)
         self.names = {id(linear.weight): name for name, linear in linears.items()}
         self.products: dict[str, Any] = {}
 
@@ -128,7 +136,7 @@ class _Rounding(Quantizer):  # type: ignore[misc]
             first = self.products.setdefault(name, product)
             shared = SharedQuantizationSpec((first.args[0], first))
             annotate_input_qspec_map(product, x, _INPUT if product is first else shared)
-            annotate_input_qspec_map(product, weight, _WEIGHT)
+            annotate_input_qspec_map(product, weight, self.weight)
         return model
 
     def validate(self, model: fx.GraphModule) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.parity import ParityError, compare_scores
 from objectives.record import WEIGHTS, InputSpec
-from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version
+from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
 from objectives.serving.staged import DENSE, TABLES
@@ -48,6 +49,17 @@ class Bundle:
     inputs: tuple[InputSpec, ...]
     manifest: Mapping[str, Any]
 
+    @property
+    def slower_here(self) -> str | None:
+        """Why int8 products are exact but slower here than on the machine that it was made for, or None."""
+        bits = self.manifest.get(WEIGHT_BITS)
+        if bits is None or bits <= int8_weight_bits():
+            return None
+        return (
+            f"weights of its int8 products have {bits} bits, for CPUs with VNNI; this CPU has none, where kernels that "
+            "do not saturate are slower; leanrec build makes it anew for this CPU"
+        )
+
     def open(self) -> Pool:
         """The pool that serves it, as it was measured."""
         return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute)
@@ -70,6 +82,7 @@ def write_bundle(
     card: str,
     example: Mapping[str, NDArray[Any]],
     columns: Sequence[str] = (),
+    weight_bits: Int8WeightBits | None = None,
 ) -> None:
     """Write a bundle whole or not at all; one of ours that lies there already is replaced.
 
@@ -77,6 +90,7 @@ def write_bundle(
         model: the model's file; one that was cut has its two files beside it
         example: one request of a few rows; the pool's scores for it go into the manifest, for `verify`
         columns: of a model with several outputs their names, the main one first
+        weight_bits: of its int8 products, None where it has none
 
     Raises:
         BundleError: something else lies at `folder`.
@@ -102,6 +116,7 @@ def write_bundle(
             "name": name,
             "inputs": to_plain(list(inputs)),
             "output": {"name": "scores", "dtype": "float32", "shape": list(scores.shape[1:]), "columns": list(columns)},
+            WEIGHT_BITS: weight_bits,
             "files": {file: _sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
             "verified_on": {
                 "cpu": cpu_model(),

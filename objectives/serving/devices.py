@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from objectives.int8_weights import Int8WeightBits
 from spaces.placement import Seat
 
 # CPU features that change which int8 and bf16 kernels an engine picks. AMX needs its tiles besides its widths.
@@ -114,6 +115,12 @@ def cpu_model(root: Path = _ROOT) -> str:
 
 def computes_bf16() -> bool:
     return any(feature in cpu_features() for feature in ("avx512_bf16", "amx_bf16"))
+
+
+def int8_weight_bits() -> Int8WeightBits:
+    """Bits of weights up to which this CPU's int8 kernels are exact; every CPU with AMX has VNNI as well."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return 7 if x86 and not any(feature in cpu_features() for feature in ("avx512_vnni", "avx_vnni")) else 8
 
 
 def kernel_unit() -> int:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.serving.devices import HOW_TO_GET, engines_here
+from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
+from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
 from objectives.serving.per_user import PerUser
 from objectives.serving.staged import DENSE, TABLES, Graph, Shape, Staged, taken_once
 from spaces.placement import Lookup, Seat
@@ -72,9 +73,16 @@ class OnnxRuntime:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
+
+        def load() -> Any:
             # Without this a provider that fails, even later in `run`, is silently replaced by the CPU.
-            session = onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
+            return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
+
+        try:
+            session = load()
+            if saturates(session.get_modelmeta().custom_metadata_map, int8_weight_bits()):
+                options.add_session_config_entry(*EXACT_SUMS)
+                session = load()
         except Exception as error:  # its errors have no base of their own
             raise EngineError(f"onnxruntime could not load {model} on {device}: {_first_line(error)}") from error
         if (loaded := session.get_providers())[0] != asked:
@@ -129,7 +137,12 @@ class OpenVino:
                 f"openvino has the devices {', '.join(core.available_devices).lower()} here, but got {device!r}."
             )
         try:
-            compiled = core.compile_model(str(model), name, _config(name, threads, compute))
+            read = core.read_model(str(model))
+            if name.startswith("CPU"):
+                _check_int8(read, model)
+            compiled = core.compile_model(read, name, _config(name, threads, compute))
+        except EngineError:
+            raise
         except RuntimeError as error:
             raise EngineError(f"openvino could not load {model} on {device}: {_first_line(error)}") from error
         asked, loaded = _OPENVINO_WIDTHS[compute], compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -165,6 +178,20 @@ def _openvino() -> Any:
     with _TIE:
         openvino.Type.f32.to_dtype()
     return openvino
+
+
+def _check_int8(read: Any, model: Path) -> None:
+    """
+    Raises:
+        EngineError: the sums of its int8 products would saturate, and OpenVINO has no other kernels.
+    """
+    entry = ["framework", WEIGHT_BITS]  # where it keeps an ONNX file's metadata
+    metadata = {WEIGHT_BITS: read.get_rt_info(entry).value} if read.has_rt_info(entry) else {}
+    if saturates(metadata, int8_weight_bits()):
+        raise EngineError(
+            f"{model}: int8 products must have weights of {int8_weight_bits()} bits for openvino on this CPU, which "
+            f"has no VNNI and saturates, but got {metadata[WEIGHT_BITS]}; build it again here: leanrec build BUNDLE"
+        )
 
 
 def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.arms import quiet, warm_up
 from objectives.holdout import read_requests
 from objectives.measurement.traffic import closed_loop
+from objectives.serving.devices import int8_weight_bits
 from objectives.serving.pool import Pool
 from objectives.task import Task
 from spaces.candidate import Candidate
@@ -92,7 +93,10 @@ def shop_of(family: str, home: Path) -> Shop:
     if family != "sasrec":
         write_table(home / "clicks.parquet", rows=20_000, users=2000, items=3000)
         source = {"source": f"table:{home / 'clicks.parquet'}", "columns": COLUMNS}
-    task = Task(str(home), family, metric="auc", rows_median=200, rows_sigma=0.6, rows_max=1000, seed=0, **source)
+    task = Task(
+        str(home), family, metric="auc", rows_median=200, rows_sigma=0.6, rows_max=1000, seed=0,
+        int8_weight_bits=int8_weight_bits(), **source,
+    )  # fmt: skip
     return Shop.open(
         task,
         {

@@ -15,6 +15,7 @@ from objectives.compression.tracing import trace
 from objectives.compression.user_once import compute_once
 from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes
 from objectives.recommenders.features import Field
+from objectives.serving.devices import int8_weight_bits
 from spaces.precision import Precision
 
 # MovieLens 100K's fields and vocabularies.
@@ -48,7 +49,7 @@ def write_model(folder: Path, sizes: Sizes = BASELINE, precision: Precision = FP
         graph = compute_once(graph, frozenset(USER_FIELDS))
     if precision.widths:
         anatomy, calibration = trace(model, rows).anatomy, request(_CALIBRATION_ROWS, np.random.default_rng(0))
-        graph = quantise(graph, precision, anatomy, calibration)
+        graph = quantise(graph, precision, anatomy, calibration, weight_bits=int8_weight_bits())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     onnx.save(graph, str(path))

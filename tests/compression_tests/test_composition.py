@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from objectives.serving.devices import int8_weight_bits
 from objectives.task import Task
 from spaces.candidate import Candidate
 from tests.compression_tests.composed import check
@@ -55,7 +56,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             }
         task = Task(
             str(home), family, metric="auc", rows_median=MEDIAN_ROWS, rows_sigma=0.5, rows_max=60, seed=0,
-            sizes=SIZES[family], **source,
+            sizes=SIZES[family], int8_weight_bits=int8_weight_bits(), **source,
         )  # fmt: skip
         return Shop.open(
             task,

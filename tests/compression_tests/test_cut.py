@@ -17,6 +17,7 @@ from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.graph import once_inputs
 from objectives.compression.precision import quantise
 from objectives.compression.user_once import compute_once
+from objectives.int8_weights import EXACT_SUMS
 from objectives.recommenders.dcn_v2 import DCNV2, Sizes
 from objectives.recommenders.features import Field
 from spaces.precision import Precision
@@ -41,7 +42,9 @@ def _request(rows: int) -> Arrays:
 
 
 def _onnxruntime(graph: onnx.ModelProto, feeds: Arrays) -> Arrays:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_SUMS)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in graph.graph.output]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

@@ -21,6 +21,7 @@ from objectives.compression.distillation import distil
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.precision import quantise
 from objectives.compression.quantisation_aware import Ranges, train_aware
+from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders import dcn_v2, sasrec
 from objectives.recommenders.features import Field
 from objectives.training_rows import Block, TrainingRows
@@ -136,22 +137,23 @@ def _rounded_input(x: Array, bounds: tuple[float, float]) -> Array:
     return ((np.clip(np.rint(x / scale) + zero_point, 0, 255) - zero_point) * scale).astype(np.float32)
 
 
-def _rounded_weight(weight: Array) -> Array:
-    scale = np.abs(weight).max(axis=1, keepdims=True) / 127
-    return np.clip(np.rint(weight / scale), -127, 127) * scale
+def _rounded_weight(weight: Array, bits: Int8WeightBits) -> Array:
+    largest = 2 ** (bits - 1) - 1
+    scale = np.abs(weight).max(axis=1, keepdims=True) / largest
+    return np.clip(np.rint(weight / scale), -largest, largest) * scale
 
 
 class Numpy:
     """Layers of a model, those with a range as the static graph computes them."""
 
-    def __init__(self, model: nn.Module, ranges: Ranges) -> None:
+    def __init__(self, model: nn.Module, ranges: Ranges, bits: Int8WeightBits = 8) -> None:
         self.held = {name: value.numpy() for name, value in model.state_dict().items()}
-        self.ranges = ranges
+        self.ranges, self.bits = ranges, bits
 
     def linear(self, x: Array, name: str) -> Array:
         weight = self.held[f"{name}.weight"]
         if name in self.ranges:
-            x, weight = _rounded_input(x, self.ranges[name]), _rounded_weight(weight)
+            x, weight = _rounded_input(x, self.ranges[name]), _rounded_weight(weight, self.bits)
         return x @ weight.T + self.held.get(f"{name}.bias", np.float32(0))
 
     def tower(self, rows: Mapping[str, Tensor]) -> Array:
@@ -189,9 +191,13 @@ def _step(model: nn.Module, ranges: Ranges) -> float:
     return max(step * weight for step, weight in zip(steps, weights, strict=True))
 
 
+BITS = pytest.mark.parametrize("bits", [8, 7])
+
+
+@BITS
 @pytest.mark.parametrize("modules", [("mlp.0",), ("side", "head"), ("mlp.0", "side", "factored", "head")])
 def test_the_named_layers_and_no_others_round_as_the_static_graph(
-    rows: dict[str, Tensor], labels: Tensor, modules: tuple[str, ...]
+    rows: dict[str, Tensor], labels: Tensor, modules: tuple[str, ...], bits: Int8WeightBits
 ) -> None:
     """Judged, converted by PT2E and computed in numpy from the returned weights and ranges: the same scores."""
     kept: dict[str, Array] = {}
@@ -202,8 +208,8 @@ def test_the_named_layers_and_no_others_round_as_the_static_graph(
         kept["converted"] = _converted(model, rows)
 
     torch.manual_seed(0)
-    trained, ranges = train_aware(Tower(), modules, train, _few(rows))
-    expected = Numpy(trained, ranges).tower(rows)
+    trained, ranges = train_aware(Tower(), modules, train, _few(rows), weight_bits=bits)
+    expected = Numpy(trained, ranges, bits).tower(rows)
     _close(kept["judged"], expected, _step(trained, ranges))
     _close(kept["converted"], expected, _step(trained, ranges))
     wide = trained(**rows).detach().numpy()
@@ -467,13 +473,15 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
 
 
 def _near(got: Array, judged: Array) -> None:
-    """A value on the edge between two codes may fall to either side; all others are the same but for float error."""
+    """A value on the edge between two codes may fall to either side, of a user's embedding in all of the user's rows;
+    all others are the same but for float error."""
     difference = np.abs(got - judged)
-    assert np.quantile(difference, 0.95) < 1e-4 * judged.std()
+    assert np.quantile(difference, 0.9) < 1e-4 * judged.std()
     assert difference.max() < 0.02 * judged.std()
 
 
-def test_dcn_v2_learns_what_the_engine_computes() -> None:
+@BITS
+def test_dcn_v2_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
     """The plain model exported, and quantised by the learned ranges alone, gives the scores that were learned."""
     generator = torch.Generator().manual_seed(0)
     fields = [
@@ -498,13 +506,14 @@ def test_dcn_v2_learns_what_the_engine_computes() -> None:
         judged.append(learner.eval()(**rows).detach().numpy())
 
     modules = [*anatomy.group("cross").modules, *anatomy.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, _few(rows))
+    trained, ranges = train_aware(model, modules, train, _few(rows), weight_bits=bits)
     asked = Precision((("cross", "int8-static"), ("mlp", "int8-static")))
-    narrow = quantise(to_onnx(trained, rows), asked, anatomy, {}, ranges)
+    narrow = quantise(to_onnx(trained, rows), asked, anatomy, {}, ranges, bits)
     _near(run_onnx(narrow, {name: values.numpy() for name, values in rows.items()}), judged[0])
 
 
-def test_sasrec_learns_what_the_engine_computes() -> None:
+@BITS
+def test_sasrec_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
     """Trained and distilled over all positions of drawn lists, served as one history and candidates."""
     torch.manual_seed(0)
     model, teacher = (sasrec.SASRec(30, sasrec.Sizes(d, 2, heads, d, 8)) for d, heads in ((16, 2), (24, 1)))
@@ -531,10 +540,10 @@ def test_sasrec_learns_what_the_engine_computes() -> None:
 
     example = next(lessons(torch.Generator().manual_seed(0))).inputs
     modules = [*anatomy.group("attention").modules, *anatomy.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, example, "positions", course.hidden)
+    trained, ranges = train_aware(model, modules, train, example, "positions", course.hidden, bits)
     asked = Precision((("attention", "int8-static"), ("mlp", "int8-static")))
     rows = {"history": history.expand(30, 8), "item": item}
-    narrow = quantise(to_onnx(trained, rows), asked, anatomy, {}, ranges)
+    narrow = quantise(to_onnx(trained, rows), asked, anatomy, {}, ranges, bits)
     # A value on the edge between two codes moves the one state that all scores share.
     got = run_onnx(narrow, {"history": history.numpy(), "item": item.numpy()})
     assert np.abs(got - judged[0]).max() < 0.02 * judged[0].std()

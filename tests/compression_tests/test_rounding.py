@@ -12,6 +12,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from objectives.compression.precision.rounding import block_codes, block_size, int8_codes, packed, uint8_range
+from objectives.int8_weights import Int8WeightBits, largest_code
 
 FLOATS = st.floats(-1e3, 1e3, width=32)
 MATRICES = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 70)), elements=FLOATS)
@@ -115,3 +116,34 @@ def test_ranges_hold_nought(low: float, high: float, scale: float, zero: int) ->
 def test_a_range_is_finite_and_forward(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="A range is finite and goes from its low end to its high end, but got"):
         uint8_range(low, high)
+
+
+# -- the sums of int8 products on a CPU without VNNI
+
+UINT8 = st.sampled_from([0, 1, 127, 254, 255])
+
+
+@settings(deadline=None, max_examples=200)
+@given(MATRICES, st.data())
+def test_pairs_of_products_of_7_bits_stay_within_16(matrix: np.ndarray, data: st.DataObject) -> None:
+    """Whichever two of a row a kernel adds: as VPMADDUBSW does it, by the saturating sum of numpy's clip."""
+    codes, _ = int8_codes(matrix, 1, bits=7)
+    x = data.draw(hnp.arrays(np.uint8, codes.shape, elements=UINT8)).astype(np.int32)
+    products = x * codes
+    pairs = products[:, :, None] + products[:, None, :]
+    assert np.array_equal(np.clip(pairs, -(2**15), 2**15 - 1), pairs)
+
+
+def test_pairs_of_products_of_8_bits_do_not() -> None:
+    codes, _ = int8_codes(np.ones((1, 2), np.float32), 1, bits=8)
+    assert 255 * codes.astype(int).sum() > 2**15 - 1
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(7, 63), (8, 127)])
+def test_int8_codes_span_their_bits(bits: Int8WeightBits, largest: int) -> None:
+    """By row, from the peak; the error of a value is at most half a step."""
+    matrix = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
+    codes, scale = int8_codes(matrix, 1, bits)
+    assert np.array_equal(np.abs(codes.astype(int)).max(axis=1), [largest] * 5)
+    assert np.abs(codes * scale - matrix).max() <= 0.501 * scale.max()
+    assert largest_code(bits) == largest

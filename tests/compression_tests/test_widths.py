@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +19,12 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from objectives.compression.cut import cut_at_tables
 from objectives.compression.export import run_onnx
 from objectives.compression.graph import once_inputs
-from objectives.compression.precision import WidthError, quantise, read_widths
+from objectives.compression.precision import WidthError, quantise, read_weight_bits, read_widths
 from objectives.compression.user_once import compute_once
-from objectives.serving.engines import open_engine
+from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
+from objectives.serving import engines
+from objectives.serving.devices import int8_weight_bits
+from objectives.serving.engines import EngineError, OnnxRuntime, open_engine
 from spaces.anatomy import Anatomy, Group, Kind
 from spaces.precision import CALIBRATIONS, Calibration, Precision
 
@@ -137,6 +143,33 @@ class Arithmetic:
         return (values * scale[:, : values.shape[1]])[ids][..., :columns]
 
 
+@dataclass
+class Saturating(Arithmetic):
+    """As x86 kernels without VNNI compute: VPMADDUBSW adds neighbouring products and saturates at 16 bits."""
+
+    def multiply(self, x: Array, name: str) -> Array:
+        codes = self.held.get(f"{name}_quantized")
+        if codes is None or codes.dtype != np.int8:
+            return super().multiply(x, name)
+        matrix = (codes if codes.shape[0] == x.shape[-1] else codes.T).astype(np.int32)
+        low, high = self.ranges.get(name, (float(x.min()), float(x.max())))
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = np.float32((high - low) / 255)
+        zero = int(np.rint(-low / scale))
+        rounded = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int32)
+        sums = saturated_product(rounded, matrix) - zero * matrix.sum(axis=0)
+        return (sums * (scale * self.held[f"{name}_scale"])).astype(np.float32)
+
+
+def saturated_product(x: Array, weight: Array) -> Array:
+    """(..., inputs) of uint8's values, (inputs, outputs) of int8's -> sums of pairs that saturate, in int64."""
+    total = np.zeros((*x.shape[:-1], weight.shape[1]), np.int64)
+    for i in range(0, len(weight), 2):
+        pair = sum(x[..., j, None] * weight[j] for j in range(i, min(i + 2, len(weight))))
+        total += np.clip(pair, -(2**15), 2**15 - 1)
+    return total
+
+
 @dataclass(frozen=True)
 class Case:
     """A graph with one group, rows for it, and its scores in numpy."""
@@ -153,9 +186,17 @@ class Case:
     def name(self) -> str:
         return self.anatomy.groups[0].name
 
-    def narrow(self, width: str, rule: Calibration = "minmax", ranges: Ranges | None = None) -> onnx.ModelProto:
+    def narrow(
+        self, width: str, rule: Calibration = "minmax", ranges: Ranges | None = None, bits: Int8WeightBits = 8
+    ) -> onnx.ModelProto:
         asked = Precision(((self.name, width),), calibration=rule)
-        return quantise(self.graph, asked, self.anatomy, self.rows, ranges)
+        return quantise(self.graph, asked, self.anatomy, self.rows, ranges, bits)
+
+    def expected(self, narrow: onnx.ModelProto, width: str, kernel: type[Arithmetic] = Arithmetic) -> Array:
+        """The scores of a narrowed graph in numpy, static ranges being those of the rows."""
+        wide = self.source()
+        self.scores(wide, self.rows)
+        return self.scores(kernel(_held(narrow), wide.seen if width == "int8-static" else {}, {}), self.rows)
 
 
 def _gemm(last: str = "Relu", bias: bool = True) -> Case:
@@ -397,8 +438,10 @@ def _engine_kinds(graph: onnx.ModelProto, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("form", PRODUCTS)
-@pytest.mark.parametrize("width", PRODUCT_WIDTHS)
-def test_products_are_those_of_the_codes(form: str, width: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("width", "bits"), [("int8-dynamic", 8), ("int8-dynamic", 7), ("int8-static", 8), ("int8-static", 7), ("int4", 8)]
+)
+def test_products_are_those_of_the_codes(form: str, width: str, bits: Int8WeightBits, tmp_path: Path) -> None:
     """Activations are rounded where the width says so, to the range of the request or of the calibration rows.
 
     The engine computes in the width: no product is left in fp32. A static activation may fall on the other side of a
@@ -408,14 +451,18 @@ def test_products_are_those_of_the_codes(form: str, width: str, tmp_path: Path) 
     wide = case.source()
     exact = case.scores(wide, case.rows)
     assert np.allclose(run_onnx(case.graph, case.rows), exact, atol=1e-4)
-    narrow = case.narrow(width)
-    expected = case.scores(Arithmetic(_held(narrow), wide.seen if width == "int8-static" else {}, {}), case.rows)
-    off = np.abs(run_onnx(narrow, case.rows) - expected) / expected.std()
-    assert off.mean() < 1e-3
-    assert off.max() < (0.05 if width == "int8-static" else 1e-5)
+    narrow = case.narrow(width, bits=bits)
+    expected = case.expected(narrow, width)
+    _agree(run_onnx(narrow, case.rows), expected, width)
     assert 0 < np.abs(expected - exact).mean() < (0.3 if width == "int4" else 0.05) * exact.std()
     assert read_widths(narrow, case.anatomy) == {"mlp": width}
     assert not {"Gemm", "MatMul", "FusedGemm", "FusedMatMul"} & set(_engine_kinds(narrow, tmp_path))
+
+
+def _agree(got: Array, expected: Array, width: str) -> None:
+    off = np.abs(got - expected) / expected.std()
+    assert off.mean() < 1e-3
+    assert off.max() < (0.1 if width == "int8-static" else 1e-5)
 
 
 # fmt: off
@@ -502,6 +549,138 @@ def test_groups_have_widths_of_their_own(a: str, b: str, c: str, tables: str) ->
     assert read_widths(narrow, anatomy) == asked
     assert np.corrcoef(run_onnx(narrow, rows), run_onnx(graph, rows))[0, 1] > 0.6
     assert np.array_equal(run_onnx(graph, rows), run_onnx(_mixed()[0], rows))  # the source is as it was
+
+
+# -- kernels that saturate
+
+
+INT8_WIDTHS = ("int8-dynamic", "int8-static")
+BITS: tuple[Int8WeightBits, ...] = (7, 8)
+
+
+@pytest.mark.parametrize("form", PRODUCTS)
+@pytest.mark.parametrize("width", INT8_WIDTHS)
+def test_weights_of_7_bits_are_exact_where_sums_saturate(form: str, width: str) -> None:
+    """And those of 8 are far off: what the engine's kernels would give on a CPU without VNNI."""
+    case = PRODUCTS[form]()
+    narrow = case.narrow(width, bits=7)
+    exact = case.expected(narrow, width)
+    assert np.abs(case.expected(narrow, width, Saturating) - exact).mean() < 1e-3 * exact.std()
+    narrow = case.narrow(width, bits=8)
+    exact = case.expected(narrow, width)
+    assert np.abs(case.expected(narrow, width, Saturating) - exact).mean() > 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("form", PRODUCTS)
+@pytest.mark.parametrize("width", [*INT8_WIDTHS, "int4"])
+def test_a_graph_says_how_many_bits_its_int8_products_need(form: str, width: str) -> None:
+    """In its metadata, which engines read, and by its codes; both halves of a cut graph say so, as far as they have."""
+    case = PRODUCTS[form]()
+    for bits in BITS:
+        narrow = case.narrow(width, bits=bits)
+        said = {entry.key: entry.value for entry in narrow.metadata_props}
+        assert said == ({} if width == "int4" else {WEIGHT_BITS: str(bits)})
+        assert read_weight_bits(narrow) == (None if width == "int4" else bits)
+        codes = [c for name, c in _held(narrow).items() if name.endswith("weight_quantized") and c.dtype == np.int8]
+        assert all(np.abs(c.astype(int)).max() == 2 ** (bits - 1) - 1 for c in codes)
+    assert read_weight_bits(case.graph) is None and not case.graph.metadata_props
+
+
+def test_the_dense_part_of_a_cut_graph_keeps_the_bits() -> None:
+    graph, anatomy, rows = _mixed()
+    narrow = quantise(graph, Precision((("a", "int8-static"),)), anatomy, rows, weight_bits=7)
+    tables, dense = cut_at_tables(narrow)
+    assert {entry.key: entry.value for entry in dense.metadata_props} == {WEIGHT_BITS: "7"}
+    assert not tables.metadata_props
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("form", PRODUCTS)
+@pytest.mark.parametrize("width", INT8_WIDTHS)
+def test_engines_are_exact_on_this_cpu(engine: str, form: str, width: str, tmp_path: Path) -> None:
+    """With as many bits as a study on this CPU gives the weights, through the engine that serves."""
+    pytest.importorskip(engine)
+    case = PRODUCTS[form]()
+    narrow = case.narrow(width, bits=int8_weight_bits())
+    onnx.save(narrow, str(tmp_path / "model.onnx"))
+    got = open_engine(engine, tmp_path / "model.onnx").run(case.rows)
+    _agree(got, case.expected(narrow, width), width)
+
+
+@pytest.mark.parametrize("here", BITS)
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("width", INT8_WIDTHS)
+def test_a_model_made_for_another_cpu_is_exact_or_refused(
+    width: str, bits: Int8WeightBits, here: Int8WeightBits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime takes kernels that do not saturate, and only there; OpenVINO has none."""
+    case, file = _gemm(), tmp_path / "model.onnx"
+    narrow = case.narrow(width, bits=bits)
+    onnx.save(narrow, str(file))
+    made: list[str] = []
+    load = onnxruntime.InferenceSession
+
+    def noted(model: str, options: onnxruntime.SessionOptions, **given: object) -> object:
+        try:
+            made.append(options.get_session_config_entry("session.x64quantprecision"))
+        except RuntimeError:  # it was not set
+            made.append("0")
+        return load(model, options, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime, "InferenceSession", noted)
+        patch.setattr(engines, "int8_weight_bits", lambda: here)
+        found = open_engine("onnxruntime", file)
+        assert isinstance(found, OnnxRuntime)
+        assert made == (["0", "1"] if bits > here else ["0"])
+        if here <= int8_weight_bits() or bits <= int8_weight_bits():
+            _agree(found.run(case.rows), case.expected(narrow, width), width)
+        if "openvino" not in engines.engines_here():
+            return
+        if bits > here:
+            with pytest.raises(EngineError, match=r"weights of 7 bits .* no VNNI .* but got 8; .*leanrec build"):
+                open_engine("openvino", file)
+        else:
+            open_engine("openvino", file)
+
+
+QEMU = shutil.which("qemu-x86_64")
+# qemu has /proc/cpuinfo tell the flags of the machine, not those of the CPU that it emulates.
+EMULATED = """
+import sys
+from pathlib import Path
+import numpy as np
+from objectives.serving import devices, engines
+devices.cpu_features = lambda: ("avx2",)
+for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
+    rows = dict(np.load(file.with_suffix(".npz")))
+    np.save(file.with_suffix(".npy"), engines.open_engine("onnxruntime", file, threads=1).run(rows))
+"""
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed, which emulates a CPU without VNNI")
+def test_onnxruntime_is_exact_on_an_emulated_cpu_without_vnni(tmp_path: Path) -> None:
+    """Its own AVX2 kernels, in every form; a file that does not tell its bits saturates, as the oracle says."""
+    assert QEMU is not None
+    cases = {(form, width, bits): PRODUCTS[form]() for form in PRODUCTS for width in INT8_WIDTHS for bits in BITS}
+    made = {}
+    for number, ((_, width, bits), case) in enumerate(cases.items()):
+        made[number] = case.narrow(width, bits=bits)
+        onnx.save(made[number], str(tmp_path / f"{number}.onnx"))
+        np.savez(tmp_path / f"{number}.npz", **case.rows)
+    plain, case = len(made), PRODUCTS["gemm"]()
+    untold = case.narrow("int8-dynamic", bits=8)
+    untold.ClearField("metadata_props")
+    onnx.save(untold, str(tmp_path / f"{plain}.onnx"))
+    np.savez(tmp_path / f"{plain}.npz", **case.rows)
+    command = [QEMU, "-cpu", "Haswell", sys.executable, "-c", EMULATED, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for number, ((_, width, _bits), each) in enumerate(cases.items()):
+        _agree(np.load(tmp_path / f"{number}.npy"), each.expected(made[number], width), width)
+    got, exact = np.load(tmp_path / f"{plain}.npy"), case.expected(untold, "int8-dynamic")
+    saturated = case.expected(untold, "int8-dynamic", Saturating)
+    assert np.abs(got - saturated).max() < 1e-5 * exact.std() < 0.01 * np.abs(got - exact).mean()
 
 
 # -- ranges of static int8
@@ -689,8 +868,8 @@ def test_weights_that_are_read_otherwise_are_refused(node: NodeProto, reason: st
 def test_a_pass_that_does_nothing_is_an_error(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is read, not what was asked."""
     for name in ("dynamic_int8", "block_product", "half_product", "block_rows", "half_rows", "int8_rows"):
-        monkeypatch.setattr(f"objectives.compression.precision.{name}", lambda graph, weight, bits=0: None)
-    monkeypatch.setattr("objectives.compression.precision.static_int8", lambda graph, ranges: None)
+        monkeypatch.setattr(f"objectives.compression.precision.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("objectives.compression.precision.static_int8", lambda *_: None)
     case = _shared() if width in TABLE_WIDTHS else _gemm()
     with pytest.raises(WidthError, match=f"{case.name}: asked {width}, but the graph holds fp32"):
         case.narrow(width)
@@ -774,7 +953,7 @@ def test_openvino_gives_about_the_same_scores(form: str, width: str, tmp_path: P
     """It reads all that ONNX Runtime does but tables whose rows end within a block."""
     pytest.importorskip("openvino")
     case = (PRODUCTS | TABLES)[form]()
-    narrow = case.narrow(width)
+    narrow = case.narrow(width, bits=int8_weight_bits())
     onnx.save(narrow, str(tmp_path / "model.onnx"))
     got = open_engine("openvino", tmp_path / "model.onnx").run(case.rows)
     expected = run_onnx(narrow, case.rows)

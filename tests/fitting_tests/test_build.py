@@ -321,6 +321,28 @@ def test_several_techniques_and_widths_at_once(
     assert any(scale == pytest.approx((high - low) / 255, rel=1e-4) for scale in _input_scales(task, narrow))
 
 
+@pytest.mark.parametrize("aware", [False, True])
+def test_int8_weights_have_the_bits_that_the_task_asks_for(
+    aware: bool, opened: Callable[[str], Recommender], task_of: TaskOf
+) -> None:
+    """Learned or rounded afterwards; a model of other bits is another, and one without int8 products is the same."""
+    weights = Weights(distillation=LEARNING, quantisation_aware=("mlp",)) if aware else Weights()
+    tasks = [replace(task_of("dcn-v2"), int8_weight_bits=bits) for bits in (7, 8)]
+    for width in ("int8-static",) if aware else ("int8-static", "int8-dynamic"):
+        seven, eight = (_made(task, weights, Precision((("mlp", width),))) for task in tasks)
+        assert (seven.int8_weight_bits, eight.int8_weight_bits) == (7, 8) and seven.key != eight.key
+        for artifact, largest in ((seven, 63), (eight, 127)):
+            graph = onnx.load(str(Path(tasks[0].home) / artifact.path)).graph
+            held = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+            codes = [values.astype(int) for name, values in held.items() if name.endswith("weight_quantized")]
+            assert codes and {int(np.abs(of).max()) for of in codes} == {largest}
+    folders = {build._weights_folder(task, opened("dcn-v2"), weights) for task in tasks}
+    assert len(folders) == (2 if aware else 1)
+    if not aware:
+        plain = [_made(task, weights, Precision((("tables", "int8"),))) for task in tasks]
+        assert plain[0] == plain[1] and plain[0].int8_weight_bits is None
+
+
 def test_one_group_learns_its_ranges_and_another_is_calibrated(
     opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:

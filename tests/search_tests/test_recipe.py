@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,11 @@ import pytest
 
 from objectives.record import Measurement, SliceQuality
 from search import recipe
-from search.choose import Policy
+from search.choose import Policy, made_of
 from search.recipe import BesideOld, Rebuilt, Recipe
 from search.workers import JobError, LostJobError
+from spaces.candidate import Candidate
+from spaces.precision import Precision
 from tests.search_tests.measurements import complete_outcome
 
 POLICY = Policy(0.01, p95_ms=8.0, p95_ratio=0.4, slices={"rare items": 0.02, "nobody": 0.02})
@@ -119,3 +122,39 @@ def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pyt
     pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
     with pytest.raises(LostJobError):
         recipe._beside_old(Recipe(None, None, POLICY), pairs, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", ["int8-static", "int8-dynamic", "int4"])
+@pytest.mark.parametrize("here", [7, 8])
+def test_a_bundle_made_for_another_cpu_is_built_anew(
+    width: str, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same checkpoint, where its int8 products have weights of other bits than this CPU needs."""
+
+    class BuiltError(Exception):
+        """The recipe was applied."""
+
+    def measured(*asked: object) -> object:
+        raise BuiltError
+
+    candidate, prepared = Candidate(precision=Precision((("mlp", width),))), SimpleNamespace(key="checkpoint")
+    of_bundle = made_of(prepared, candidate, None if width == "int4" else 8)  # type: ignore[arg-type]
+    (tmp_path / "measurement.json").write_text(json.dumps({"recipe": {"made_of": of_bundle}}))
+    worker = SimpleNamespace(kill=lambda: None)
+    for name, value in {
+        "Worker": lambda *given: worker,
+        "prepared_by": lambda *given: prepared,
+        "jobs_of": lambda *given: None,
+        "Pairs": lambda *given: None,
+        "_measured": measured,
+        "int8_weight_bits": lambda: here,
+    }.items():
+        monkeypatch.setattr(recipe, name, value)
+    bundle, config = SimpleNamespace(candidate=candidate), SimpleNamespace(name="s", recommender="shop:factory")
+    made: Any = SimpleNamespace(bundle=bundle, config=config, policy=POLICY)
+    home: Any = SimpleNamespace(logs=lambda name: tmp_path)
+    if width == "int4" or here == 8:
+        assert recipe.rebuild(made, home, tmp_path, None)["unchanged"]  # type: ignore[arg-type]
+    else:
+        with pytest.raises(BuiltError):
+            recipe.rebuild(made, home, tmp_path, None)  # type: ignore[arg-type]

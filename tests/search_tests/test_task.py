@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from objectives.recommenders.sources import read_log
 from objectives.recommenders.table import Schema
 from objectives.task import Task
+from search import launch
 from search.config import parse
 from search.home import Home
 from search.launch import task_of
@@ -57,3 +60,11 @@ def test_sizes_and_columns_name_what_follows_from_a_task(tmp_path: Path) -> None
     assert sized.sizes == {"crosses": 2, "mlp": "64-32"}
     made = (task(tmp_path), sized, task(tmp_path, data=data), task(tmp_path, data=other))
     assert len({one.key() for one in made}) == len(made)
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_int8_weights_have_the_bits_of_the_machines_kernels(
+    bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "int8_weight_bits", lambda: bits)
+    assert task(tmp_path).int8_weight_bits == bits

@@ -13,9 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.record import InputSpec
+from objectives.serving import bundle as bundles
+from objectives.serving import devices, engines
 from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
 from spaces.candidate import Candidate
+from spaces.placement import Placement, Seat
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
@@ -108,6 +112,63 @@ def test_scores_that_are_not_finite_are_refused(wrong: float, bundle: Path) -> N
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="Scores of the bundle as verified must be finite, but 1 of 5 are NaN"):
         verify(bundle)
+
+
+def _int8_model(folder: Path, bits: int) -> Path:
+    """scores = table[item] @ weights, the product in static int8 with weights of so many bits, codes at their ends."""
+    largest = 2 ** (bits - 1) - 1
+    codes = np.where(np.arange(64).reshape(32, 2) % 3 == 0, -largest, largest).astype(np.int8)
+    table = np.abs(np.random.default_rng(2).normal(3, 1, size=(30, 32))).astype(np.float32)
+    scalars = {"step": np.float32(6 / 255), "zero": np.uint8(0), "nought": np.int8(0), "scale": np.float32(1 / largest)}
+    arrays = {"table": table, "codes": codes, **scalars, "column": np.array([0])}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "item"], ["rows"]),
+            helper.make_node("QuantizeLinear", ["rows", "step", "zero"], ["narrow"]),
+            helper.make_node("DequantizeLinear", ["narrow", "step", "zero"], ["x"]),
+            helper.make_node("DequantizeLinear", ["codes", "scale", "nought"], ["w"]),
+            helper.make_node("MatMul", ["x", "w"], ["y"]),
+            helper.make_node("Gather", ["y", "column"], ["first"], axis=1),
+            helper.make_node("Squeeze", ["first", "one"], ["scores"]),
+        ],
+        "int8",
+        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in (arrays | {"one": np.array([1])}).items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(made, {WEIGHT_BITS: str(bits)})
+    onnx.save(made, str(folder / "model.onnx"))
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("here", [7, 8])
+def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
+    engine: str, bits: Int8WeightBits, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's scores are those of kernels that do not saturate, and what is slower is said."""
+    pytest.importorskip(engine)
+    if engine == "onnxruntime" and here == bits > devices.int8_weight_bits():
+        pytest.skip("this CPU saturates, and imitates none that does not")
+    model, folder = _int8_model(tmp_path, bits), tmp_path / "bundle"
+    inputs, example = (InputSpec("item", "int64", (), 30),), {"item": np.arange(5, dtype=np.int64)}
+    # In kernels that are exact on any CPU, where there are some.
+    for module in (bundles, engines):
+        monkeypatch.setattr(module, "int8_weight_bits", lambda: 7 if engine == "onnxruntime" else 8)
+    seat = Candidate(placement=Placement(Seat(engine, "cpu")))
+    write_bundle(folder, "toy", model, seat, {}, inputs, "", example, weight_bits=bits)
+    for module in (bundles, engines):
+        monkeypatch.setattr(module, "int8_weight_bits", lambda: here)
+    assert read_bundle(folder).manifest[WEIGHT_BITS] == bits
+    if engine == "openvino" and bits > here:
+        with pytest.raises(BundleError, match=r"weights of 7 bits .* got 8; build it again here: leanrec build"):
+            verify(folder)
+        return
+    found, difference = verify(folder)
+    assert difference < 1e-3
+    assert (found.slower_here is None) == (bits <= here)
 
 
 def test_a_bundle_that_cannot_be_replaced_stays(bundle: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,9 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return list(self.loads or [name for name, _ in self.asked])
 
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map={})
+
     def get_inputs(self) -> list[Any]:
         return []
 
@@ -336,7 +340,10 @@ class TestOpenVino:
         class Core:
             available_devices = found
 
-            def compile_model(self, model: str, device: str, config: dict[str, Any]) -> Any:
+            def read_model(self, model: str) -> Any:
+                return real.read_model(model)
+
+            def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
                 told[device] = config
                 return real.compile_model(model, "CPU", config)
 
@@ -434,6 +441,27 @@ def test_a_vector_holds_as_many_floats_as_its_bits_do(
     """512 bits, else at least 256 are counted on."""
     monkeypatch.setattr(devices, "cpu_features", lambda: features)
     assert devices.kernel_unit() == floats
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "bits"),
+    [
+        ("x86_64", ("avx2",), 7),
+        ("x86_64", ("avx2", "avx512f"), 7),
+        ("x86_64", (), 7),
+        ("AMD64", ("avx2",), 7),
+        ("x86_64", ("avx2", "avx_vnni"), 8),
+        ("x86_64", ("avx2", "avx512f", "avx512_vnni"), 8),
+        ("x86_64", ("avx2", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"), 8),
+        ("aarch64", (), 8),
+    ],
+)
+def test_int8_weights_have_fewer_bits_where_sums_would_saturate(
+    machine: str, features: tuple[str, ...], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cpu_features", lambda: features)
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    assert devices.int8_weight_bits() == bits
 
 
 def test_gpus_are_read_from_the_drivers_words() -> None:

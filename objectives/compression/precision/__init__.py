@@ -7,19 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import onnx
+from onnx import helper
 
 from objectives.compression.export import PREFIX
 from objectives.compression.graph import keep_needed
 from objectives.compression.precision.calibration import Range, Rows, value_ranges
 from objectives.compression.precision.products import block_product, dynamic_int8, half_product
-from objectives.compression.precision.reading import read_widths
+from objectives.compression.precision.reading import read_weight_bits, read_widths
 from objectives.compression.precision.static import static_int8, static_products
 from objectives.compression.precision.tables import block_rows, half_rows, int8_rows
 from objectives.compression.precision.weights import WidthError, weights
+from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from spaces.anatomy import Anatomy
 from spaces.precision import STATIC, Precision
 
-__all__ = ["Range", "WidthError", "quantise", "read_widths"]
+__all__ = ["Range", "WidthError", "quantise", "read_weight_bits", "read_widths"]
 
 _Pass = Callable[[onnx.ModelProto, str], None]
 
@@ -30,6 +32,7 @@ def quantise(
     anatomy: Anatomy,
     calibration: Rows,
     ranges: Mapping[str, Range] | None = None,
+    weight_bits: Int8WeightBits = 8,
 ) -> onnx.ModelProto:
     """A copy of an fp32 graph with the weights of each group in the width that was asked for; a table that is named by
     itself has its own.
@@ -41,6 +44,7 @@ def quantise(
         calibration: inputs of some train rows, for the ranges of static int8 that are not given; where the graph takes
             the user's inputs once, the rows of one user go through it together
         ranges: (low, high) that a module's input was trained to be rounded to, by the module's dotted name
+        weight_bits: of int8 products, as the CPU that serves needs them; what the graph has goes into its metadata
 
     Raises:
         WidthError: what is read back from the result is not what was asked.
@@ -51,14 +55,19 @@ def quantise(
     result = copy.deepcopy(graph)
     # Static first: its ranges are those of the graph as exported; the others rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]
-    _round_products(result, static, precision, calibration, ranges or {})
-    passes = _passes()
+    _round_products(result, static, precision, calibration, ranges or {}, weight_bits)
+    passes = _passes(weight_bits)
     for weight, width in narrowed.items():
         for rewrite in passes.get(width, ()):
             rewrite(result, weight)
     keep_needed(result)
     onnx.checker.check_model(result, full_check=True)
     _check_read(asked, read_widths(result, anatomy, dict(precision.widths)))
+    bits = read_weight_bits(result)
+    if bits is not None:
+        if bits > weight_bits:
+            raise WidthError(f"int8 products: asked for weights of {weight_bits} bits, but the graph holds {bits}.")
+        helper.set_model_props(result, {WEIGHT_BITS: str(bits)})
     return result
 
 
@@ -71,10 +80,10 @@ def _asked(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy) -> di
     return dict.fromkeys(read_widths(graph, anatomy, dict(precision.widths)), "fp32") | narrowed
 
 
-def _passes() -> dict[str, tuple[_Pass, ...]]:
+def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
     """What rewrites the lookups of a weight, and what rewrites its products."""
     return {
-        "int8-dynamic": (dynamic_int8,),
+        "int8-dynamic": (partial(dynamic_int8, bits=weight_bits),),
         "fp16": (half_rows, half_product),
         "int8": (int8_rows, partial(block_product, bits=8)),
         "int4": (partial(block_rows, bits=4), partial(block_product, bits=4)),
@@ -88,6 +97,7 @@ def _round_products(
     precision: Precision,
     calibration: Rows,
     learned: Mapping[str, Range],
+    weight_bits: Int8WeightBits,
 ) -> None:
     """By the ranges that were learned, and those of the calibration rows for the rest."""
     products = static_products(graph, narrowed)
@@ -100,7 +110,7 @@ def _round_products(
     if inputs:
         seen = value_ranges(graph, list(inputs.values()), calibration, precision.calibration)
         ranges |= {out: seen[x] for out, x in inputs.items()}
-    static_int8(graph, ranges)
+    static_int8(graph, ranges, weight_bits)
 
 
 def _module(weight: str) -> str:

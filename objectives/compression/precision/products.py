@@ -16,9 +16,10 @@ from objectives.compression.precision.weights import (
     is_transposed,
     products,
 )
+from objectives.int8_weights import Int8WeightBits
 
 
-def dynamic_int8(graph: onnx.ModelProto, weight: str) -> None:
+def dynamic_int8(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
     """x W + b -> DynamicQuantizeLinear, MatMulInteger, scale, add; the engine fuses them into one kernel.
 
     W has a scale for each output, x one for the whole request, from the values that it has.
@@ -26,7 +27,7 @@ def dynamic_int8(graph: onnx.ModelProto, weight: str) -> None:
     nodes = products(graph, weight)
     if not nodes:
         return
-    codes, scale = int8_codes(_matrix(graph, nodes[0]), axis=0)
+    codes, scale = int8_codes(_matrix(graph, nodes[0]), 0, bits)
     add_initialisers(graph, {f"{weight}_quantized": np.ascontiguousarray(codes), f"{weight}_scale": scale[0]})
     for product in nodes:
         replace(graph, product, _dynamic_nodes(product, weight))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from objectives.compression.graph import attribute
 from objectives.compression.precision.weights import PLACES, prefixes
+from objectives.int8_weights import Int8WeightBits, largest_code
 from spaces.anatomy import Anatomy
 
 
@@ -27,6 +29,20 @@ def read_widths(graph: onnx.ModelProto, anatomy: Anatomy, apart: Iterable[str] =
         if found:
             widths[part] = found[0] if len(found) == 1 else "mixed: " + ", ".join(found)
     return widths
+
+
+def read_weight_bits(graph: onnx.ModelProto) -> Int8WeightBits | None:
+    """The bits that the weights of int8 products need, by their largest code; None without such products."""
+    held = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
+    made_by = {name: node for node in graph.graph.node for name in node.output}
+    codes = {node.input[1] for node in graph.graph.node if node.op_type == "MatMulInteger"}
+    for node in graph.graph.node:
+        if node.op_type in ("Gemm", "MatMul") and (widened := made_by.get(node.input[1])) is not None:
+            codes |= {widened.input[0]} if widened.op_type == "DequantizeLinear" else set()
+    largest = [int(np.abs(numpy_helper.to_array(held[n]).astype(np.int16)).max(initial=0)) for n in codes if n in held]
+    if not largest:
+        return None
+    return 7 if max(largest) <= largest_code(7) else 8
 
 
 class _Reading:

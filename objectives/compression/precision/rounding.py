@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.int8_weights import Int8WeightBits, largest_code
+
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
@@ -16,11 +18,12 @@ _ROWS = 1 << 14
 _LEAST_BLOCK, _BLOCK = 16, 32
 
 
-def int8_codes(matrix: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
-    """Codes in [-127, 127], and one scale for all along the axis (kept, of size 1): a value is about code * scale."""
+def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDArray[np.int8], Floats]:
+    """Symmetric codes, and one scale for all along the axis (kept, of size 1): a value is about code * scale."""
+    largest = largest_code(bits)
     peak = np.abs(matrix).max(axis=axis, keepdims=True)
-    scale = np.where(peak < np.finfo(np.float32).tiny, 1, peak / 127).astype(np.float32)
-    return np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8), scale
+    scale = np.where(peak < np.finfo(np.float32).tiny, 1, peak / largest).astype(np.float32)
+    return np.clip(np.rint(matrix / scale), -largest, largest).astype(np.int8), scale
 
 
 def uint8_range(low: float, high: float) -> tuple[np.float32, np.uint8]:

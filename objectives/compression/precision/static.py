@@ -23,6 +23,7 @@ from objectives.compression.graph import infer, initialisers, replace, shapes
 from objectives.compression.precision.calibration import Range
 from objectives.compression.precision.rounding import Floats, int8_codes, uint8_range
 from objectives.compression.precision.weights import add_initialisers, array, is_transposed, products, readers
+from objectives.int8_weights import Int8WeightBits
 
 # Biases have codes of 32 bits, of which this many are let be.
 _LARGEST_BIAS = 2**30
@@ -42,12 +43,13 @@ def static_products(graph: onnx.ModelProto, weights: Sequence[str]) -> list[Node
     return [node for node in graph.graph.node if node.output[0] in found]
 
 
-def static_int8(graph: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
+def static_int8(graph: onnx.ModelProto, ranges: Mapping[str, Range], bits: Int8WeightBits) -> None:
     """Weights in int8, symmetric, a scale for each output; activations in uint8 with a zero point, one scale for all;
     a constant bias in int32 in the steps of its products.
 
     Args:
         ranges: of each product's input, by the product's output
+        bits: of the weights
     """
     known = shapes(infer(graph))
     rectified = {node.output[0] for node in graph.graph.node if node.op_type == "Relu"}
@@ -59,7 +61,7 @@ def static_int8(graph: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
         if (x, span) not in rounded:
             made, rounded[x, span] = _round(graph, x, span, f"{x}_rounded{len(rounded)}")
         flat = product.op_type == "Gemm" or len(known.get(x, ())) == 2
-        made += _narrow(graph, product, rounded[x, span], flat, ranges)
+        made += _narrow(graph, product, rounded[x, span], flat, ranges, bits)
         replace(graph, product, made)
 
 
@@ -73,11 +75,16 @@ def _round(graph: onnx.ModelProto, x: str, span: Range, name: str) -> tuple[list
 
 
 def _narrow(
-    graph: onnx.ModelProto, product: NodeProto, x: _Rounded, flat: bool, static: Collection[str]
+    graph: onnx.ModelProto,
+    product: NodeProto,
+    x: _Rounded,
+    flat: bool,
+    static: Collection[str],
+    bits: Int8WeightBits,
 ) -> list[NodeProto]:
     """The product of a rounded input and weight, with its bias among the operands or added behind it."""
     out, bias, transposed = product.output[0], list(product.input[2:]), is_transposed(product)
-    scale = _hold_weight(graph, product)
+    scale = _hold_weight(graph, product, bits)
     made = [_widen(f"{product.input[1]}_quantized", f"{product.input[1]}_scale", f"{out}_weight", 1 - transposed)]
     operands, alone = [x.name, f"{out}_weight"], out
     fused = _is_fused(graph, out, static)
@@ -110,10 +117,10 @@ def _lift_bias(graph: onnx.ModelProto, out: str) -> None:
                     add_initialisers(graph, {f"{name}_lifted": array(graph, name)[None, None]})
 
 
-def _hold_weight(graph: onnx.ModelProto, product: NodeProto) -> Floats:
+def _hold_weight(graph: onnx.ModelProto, product: NodeProto, bits: Int8WeightBits) -> Floats:
     """Its scales (outputs,); its codes are made once for all products that share them."""
     weight = product.input[1]
-    codes, scale = int8_codes(array(graph, weight), axis=1 if is_transposed(product) else 0)
+    codes, scale = int8_codes(array(graph, weight), 1 if is_transposed(product) else 0, bits)
     if f"{weight}_quantized" not in initialisers(graph):
         _hold(graph, weight, codes, scale.ravel())
     return scale.ravel()
