@@ -12,10 +12,10 @@ from objectives.measurement.footprint import money_per_million
 from objectives.record import Measurement
 from search.ablation_verdict import ablation_document
 from search.effects import ablations
-from search.front import hypervolume, non_dominated, unit_objectives
+from search.front import hypervolume, unit_objectives
 from search.interference_warnings import interference_warnings
 from search.sections import StudyConfig
-from search.study import candidate_of, outcome_of, values
+from search.study import candidate_of, front_of, outcome_of
 from search.verdict import doubts
 from spaces.canonical import to_plain
 
@@ -29,24 +29,21 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
     max_loss = config.quality.max_loss
     limits = config.quality.limits
     feasible = [m is not None and limits.kept(m.quality) for _, m in measured]
-    front = _front(
-        [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok], config.objectives
-    )
-    members = iter(front)
+    kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
+    resolution = facts.get("resolution")
+    members = iter(front_of(kept, config.objectives, resolution or 0.0))
     on_front = [ok and next(members) for ok in feasible]
     rows = [
         _row(trial, m, ok, member, config.price_per_hour)
         for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)
     ]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "stopped", "failed")}
-    kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
     points = unit_objectives(
         [m.latency.p95_ratio for m in kept],
         [m.throughput.ratio for m in kept],
         [m.quality.loss for m in kept],
         max_loss,
     )
-    resolution = facts.get("resolution")
     prepared = facts.get("prepared", {})
     baseline = next((row for row in rows if row["trial"] == 0 and row["state"] == "complete"), None)
     references = dict(prepared.get("references", {}))
@@ -98,12 +95,6 @@ def _measurement(trial: FrozenTrial) -> Measurement | None:
 def _middle(numbers: Sequence[float]) -> float | None:
     """Rate and limit follow the baseline in each trial's own run; the middle one stands for all."""
     return float(np.median(numbers)) if numbers else None
-
-
-def _front(feasible: Sequence[Measurement], objectives: Sequence[str]) -> list[bool]:
-    if not feasible:
-        return []
-    return [bool(b) for b in non_dominated(np.array([values(m, objectives) for m in feasible]))]
 
 
 def _row(

@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 from optuna.trial import Trial
 
 from objectives.glance import Glance
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
-from search.front import non_dominated
 from search.jobs import Length, MeterJobs, building
 from search.nesting import least_tried
 from search.screening import UNSEEN, loses, outrun
 from search.sections import StudyConfig
-from search.study import Study, measured, outcome_of, sought
+from search.study import Study, front_of, measured, outcome_of
 from search.visit_noise import ratio_noise
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
@@ -164,7 +162,7 @@ class Explorer:
             return None
         finished, config = self._study.finished(), self._config
         flying = [flight.candidate.weights.id for flight in self._flights]
-        trial = least_tried(finished, flying, config.objectives, config.quality.limits)
+        trial = least_tried(finished, flying, config.objectives, config.quality.limits, self._study.resolution)
         return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
@@ -320,17 +318,22 @@ class Explorer:
         if flight.glance is None or UNSEEN & set(self._config.objectives):
             return None
         if flight.quality is None:
-            return outrun(flight.glance, 0.0, {}, self._config.quality.limits)
-        rivals = {number: m for number, m in measured(self._study.finished()).items() if number > 0}
-        return outrun(flight.glance, flight.quality.loss, rivals, self._config.quality.limits)
+            return outrun(flight.glance, 0.0, {}, 0.0)
+        able = self._able()
+        on_front = front_of(list(able.values()), self._config.objectives, self._study.resolution)
+        front = {number: able[number] for number, kept in zip(able, on_front, strict=True) if kept and number > 0}
+        return outrun(flight.glance, flight.quality.loss, front, self._study.resolution)
+
+    def _able(self) -> dict[int, Measurement]:
+        """What was measured within the tolerated losses, by trial."""
+        limits = self._config.quality.limits
+        return {n: m for n, m in measured(self._study.finished()).items() if limits.kept(m.quality)}
 
     def _would_enter(self, measurement: Measurement) -> bool:
         """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""
-        limits, objectives = self._config.quality.limits, self._config.objectives
-        if not limits.kept(measurement.quality):
+        if not self._config.quality.limits.kept(measurement.quality):
             return False
-        kept = [measurement, *(m for m in measured(self._study.finished()).values() if limits.kept(m.quality))]
-        return bool(non_dominated(np.array([sought(m, objectives) for m in kept]))[0])
+        return front_of([measurement, *self._able().values()], self._config.objectives, self._study.resolution)[0]
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
         self._study.tell(flight.number, outcome, minutes)

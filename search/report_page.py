@@ -259,8 +259,9 @@ def _method(document: Document) -> str:
 
 _HOW_TO_READ = """<ul>
 <li><b>The front</b> is every trial within the tolerated loss that no other matches or betters on latency, throughput
-and quality at once. The dotted edge joins those that stand out by latency and quality alone; a point of the front away
-from the edge earns its place by its throughput.</li>
+and quality at once. Losses closer than the resolution count as equal, and a gain counts as no loss. The dotted edge
+joins those that stand out by latency and quality alone; a point of the front away from the edge earns its place by its
+throughput.</li>
 <li><b>Bars and ranges</b> are 95% intervals of a comparison with the baseline. Candidates are never compared with each
 other directly, so two whose ranges overlap on every objective are best taken as equal.</li>
 <li><b>Ratios</b> are against the baseline under the same requests at the same times: a p95 ratio of 0.2x is five times

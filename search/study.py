@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from objectives.record import Measurement, Outcome
+from search.front import resolved_front
 from search.limits import Limits
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
@@ -79,6 +80,11 @@ class Study:
     def facts(self) -> dict[str, Any]:
         """What is known of the study as a whole."""
         return dict(self._study.user_attrs)
+
+    @property
+    def resolution(self) -> float:
+        """The smallest loss that its data can show; 0 until that is known."""
+        return float(self.facts.get("resolution") or 0.0)
 
     def note(self, **facts: Any) -> None:
         for key, value in facts.items():
@@ -158,6 +164,18 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
     """
     pairs = zip(objectives, values(measurement, objectives), strict=True)
     return [max(0.0, value) if name == "quality" else value for name, value in pairs]
+
+
+def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:
+    """Which of these are on the front of their own, where losses are known to this resolution.
+
+    Raises:
+        ValueError: an objective was not measured.
+    """
+    if not measurements:
+        return []
+    quality = objectives.index("quality") if "quality" in objectives else None
+    return [bool(kept) for kept in resolved_front([sought(m, objectives) for m in measurements], quality, resolution)]
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome | None:
