@@ -34,6 +34,7 @@ ALPHA = 0.05
 MOST_LOOKS = 5
 # Enough to tell by how much scores differ.
 _EXAMPLE_ROWS = 64
+_P95_INTERVALS = ("p95_interval", "p95_ratio_interval")
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,36 @@ class Policy:
     def limits(self) -> Limits:
         return Limits(self.max_loss, self.slices)
 
+    def too_slow(self, p95_ms: float | None, p95_ratio: float | None) -> str | None:
+        """Which latency limit a p95 breaks, with the margin; None where it keeps all. An unknown p95 keeps none."""
+        for what, unit, value, limit in (
+            ("p95", " ms", p95_ms, self.p95_ms),
+            ("p95 ratio", "", p95_ratio, self.p95_ratio),
+        ):
+            if limit is not None and value is None:
+                return f"the upper bound of the {what} must be {limit:g}{unit} at most, but is not known"
+            if limit is not None and value is not None and value > limit:
+                return (
+                    f"the {what} may be {value:.3f}{unit}, {value - limit:.3f} above the {limit:g}{unit} of the policy"
+                )
+        return None
+
+    def unproved_latency(self, latency: Latency) -> str | None:
+        """Which latency limit is not kept by the whole interval, with the margin; None where all are."""
+        return self.too_slow(*p95_upper_bounds(latency))
+
+
+def p95_upper_bounds(latency: Latency) -> tuple[float | None, float]:
+    """Upper ends of the intervals of the candidate's p95 in milliseconds and of its ratio to the baseline's."""
+    interval = latency.candidate.p95_interval_ms
+    return None if interval is None else interval[1], latency.p95_ratio_interval[1]
+
 
 @dataclass(frozen=True)
 class Confirmed:
     """A finalist timed over a long window and judged on test.
 
+    looks: at test until then, this one among them
     control: what distilling gained over the labels alone, where that was looked at
     """
 
@@ -88,18 +114,23 @@ class NothingConfirmedError(RuntimeError):
 def finalists(document: Document, policy: Policy) -> list[Row]:
     """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
 
-    Those whose whole validation interval keeps the tolerated loss come first: they are the likelier to hold on test,
+    Those whose whole intervals keep it, of the loss and of the p95, come first: they are the likelier to be confirmed,
     and no look at test was spent to know it. Within both, the preferred first.
     """
     rows = [
         r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss
     ]
-    rows = [r for r in rows if _fast_enough(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"], policy)]
+    rows = [r for r in rows if policy.too_slow(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"]) is None]
     worth = _worth(rows, policy)
-    order = sorted(
-        range(len(rows)), key=lambda i: (rows[i]["quality"]["loss_interval"][1] > policy.max_loss, -worth[i], i)
-    )
+    order = sorted(range(len(rows)), key=lambda i: (not _surely(rows[i], policy), -worth[i], i))
     return [rows[i] for i in order]
+
+
+def _surely(row: Row, policy: Policy) -> bool:
+    """Whether the whole intervals of a row keep the policy."""
+    latency = row["latency_ms"]
+    slow = policy.too_slow(*(None if ends is None else ends[1] for ends in map(latency.get, _P95_INTERVALS)))
+    return slow is None and row["quality"]["loss_interval"][1] <= policy.max_loss
 
 
 def _worth(rows: Sequence[Row], policy: Policy) -> list[float]:
@@ -160,8 +191,8 @@ def confirm(
             say(f"{name}: not timed: {error}")
             continue
         latency, throughput = from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"])
-        if not _fast_enough(latency.candidate.p95_ms, latency.p95_ratio, policy):
-            say(f"{name}: p95 {latency.candidate.p95_ms:.3f} ms over a long window breaks the policy")
+        if (slow := policy.unproved_latency(latency)) is not None:
+            say(f"{name}: over a long window {slow}")
             continue
         model = {
             "artifact": outcome.artifact.key,
@@ -185,12 +216,6 @@ def confirm(
     if nearest is None:
         raise NothingConfirmedError("no point of the front keeps the policy")
     raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
-
-
-def _fast_enough(p95_ms: float, p95_ratio: float, policy: Policy) -> bool:
-    return (policy.p95_ms is None or p95_ms <= policy.p95_ms) and (
-        policy.p95_ratio is None or p95_ratio <= policy.p95_ratio
-    )
 
 
 def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
@@ -266,6 +291,7 @@ def bundle_up(
             "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
             "policy": to_plain(policy),
             "made_of": made_of(prepared, candidate),
+            "looks": confirmed.looks,
         },
     }
     write_bundle(
