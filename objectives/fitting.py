@@ -65,6 +65,7 @@ def fit(recommender: Recommender, weights: Weights, seed: int, progress: Progres
     """
     given = weights.distillation
     assert given is not None
+    seed += given.seed
     torch.manual_seed(seed)
     passes, course = passes_of(weights), course_of(recommender, given, cache)
 

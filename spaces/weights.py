@@ -82,5 +82,7 @@ class Weights:
             knobs["distillation.teacher_weight"] = self.distillation.teacher_weight
             knobs["distillation.feature_weight"] = self.distillation.feature_weight
             knobs["distillation.passes"] = self.distillation.passes
+            if self.distillation.seed:
+                knobs["distillation.seed"] = self.distillation.seed
             knobs |= {f"{AWARE}.{group}": True for group in self.quantisation_aware}
         return knobs
