@@ -248,6 +248,7 @@ class Prepared:
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
     sizes: the baseline's own, of those that a student chooses
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
+    simple: those of the rules that can be exported and measured as candidates
     """
 
     key: str
@@ -278,6 +279,7 @@ class Prepared:
     parts: tuple[str, ...] = ()
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     reference_metric: str = "auc"
+    simple: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
