@@ -78,10 +78,11 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
         tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed))
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
-    parts = recommender.held_out("validation").parts
+    held = recommender.held_out("validation")
+    scored = len(held.labels) * (1 if held.items is None else len(held.items))
     return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, str(folder), parts, parity, size, seconds, recommender.per_pass,
-        recommender.inputs,
+        traced.anatomy, traced.left_alone, tried, str(folder), held.parts, parity, size, seconds, recommender.per_pass,
+        scored, recommender.inputs,
     )  # fmt: skip
 
 

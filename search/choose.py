@@ -17,7 +17,7 @@ from objectives.task import Task
 from search.document import Document, Row
 from search.front import unit_objectives
 from search.interference_warnings import interference_warnings
-from search.jobs import MeterJobs
+from search.jobs import MeterJobs, Side
 from search.judged import judged
 from search.limits import Limits
 from search.report_slices import slices_markdown
@@ -96,6 +96,7 @@ class Confirmed:
 
     looks: at test until then, this one among them
     control: what distilling gained over the labels alone, where that was looked at
+    tuned: the ratios to the tuned baseline, timed beside it over a long window, as `tuned_document` tells them
     """
 
     row: Row
@@ -105,6 +106,7 @@ class Confirmed:
     footprint: Footprint
     looks: int
     control: Mapping[str, Any] | None = None
+    tuned: Mapping[str, Any] | None = None
 
 
 class NothingConfirmedError(RuntimeError):
@@ -218,6 +220,36 @@ def confirm(
     raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
 
 
+def beside_tuned_baseline(
+    jobs: MeterJobs, ours: Side, tuned: tuple[int, Side], meter: Worker, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
+    timed, which is said."""
+    trial, side = tuned
+    say(f"timing beside the tuned baseline, trial {trial}, over a long window")
+    recording = jobs.recording("confirm-tuned")
+    try:
+        arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
+        timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
+    except JobError as error:
+        say(f"not timed beside the tuned baseline: {error}")
+        return None
+    return tuned_document(trial, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
+
+
+def tuned_document(trial: int, latency: Latency, throughput: Throughput) -> dict[str, Any]:
+    """Ratios to the tuned baseline, which is this trial."""
+    return {
+        "trial": trial,
+        "p95_ratio": latency.p95_ratio,
+        "p95_ratio_interval": list(latency.p95_ratio_interval),
+        "service_p50_ratio": latency.service_p50_ratio,
+        "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
+        "throughput_ratio": throughput.ratio,
+        "throughput_ratio_interval": list(throughput.ratio_interval),
+    }
+
+
 def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
     """Why this point, in one sentence."""
     words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
@@ -263,6 +295,7 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "warnings": interference_warnings(latency),
             "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
             "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
+            "tuned_baseline": confirmed.tuned,
         },
         "control": confirmed.control,
         "reason": why,
@@ -329,7 +362,7 @@ def _card(
 {throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
 | capacity, requests/s | {throughput.capacity_rps:.0f} | {throughput.baseline_capacity_rps:.0f} | \
 {throughput.capacity_ratio:.2f} [{capacity[0]:.2f}, {capacity[1]:.2f}] |
-| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
+{_tuned_lines(confirmed.tuned)}| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
 loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
 
 In brackets are intervals: of the loss at {quality.confidence:.1%}, which pays for each look at test, else at 95%.
@@ -343,3 +376,18 @@ Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes
 
 Check it with `leanrec verify .`; `manifest.json` names the inputs and the machine it was verified on.
 """
+
+
+def _tuned_lines(tuned: Mapping[str, Any] | None) -> str:
+    """Rows of the card's table; empty where the model was not timed beside the tuned baseline."""
+    if tuned is None:
+        return ""
+    named = (("p95", "p95_ratio"), ("service p50", "service_p50_ratio"), ("requests/s", "throughput_ratio"))
+    lines = []
+    for what, name in named:
+        low, high = tuned[f"{name}_interval"]
+        lines.append(
+            f"| {what}, beside the tuned baseline (fp32, best placement, trial {tuned['trial']}) | | | "
+            f"{tuned[name]:.3f} [{low:.3f}, {high:.3f}] |\n"
+        )
+    return "".join(lines)

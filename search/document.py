@@ -14,8 +14,9 @@ from search.ablation_verdict import ablation_document
 from search.effects import ablations
 from search.front import hypervolume, unit_objectives
 from search.interference_warnings import interference_warnings
+from search.references import TUNED, beside_tuned, tuned_baseline
 from search.sections import StudyConfig
-from search.study import candidate_of, front_of, outcome_of
+from search.study import candidate_of, front_of, outcome_of, reference_of
 from search.verdict import doubts
 from spaces.canonical import to_plain
 
@@ -37,6 +38,7 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         _row(trial, m, ok, member, config.price_per_hour)
         for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)
     ]
+    tuned = _name_references(rows, measured)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "stopped", "failed")}
     points = unit_objectives(
         [m.latency.p95_ratio for m in kept],
@@ -61,6 +63,8 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "slo_ms": config.slo.ms or _middle([m.throughput.slo_ms for _, m in measured if m is not None]),
         "bayes_auc": references.pop("bayes_optimal", None),
         "references": references,
+        "tuned_baseline": tuned,
+        "reference_points": [row for row in rows if row["reference"] is not None and row["state"] == "complete"],
         "reference_metric": prepared.get("reference_metric", "auc"),
         "split": prepared.get("split", ""),
         "undertrained": prepared.get("undertrained"),
@@ -71,6 +75,22 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "ablation": _ablation(config.name, rows, facts),
     }
     return found | {"warnings": list(doubts(found))}
+
+
+def _name_references(rows: Sequence[Row], measured: Sequence[tuple[FrozenTrial, Measurement | None]]) -> Row | None:
+    """Name the rows that others are held against, give every measured row its ratios to the tuned baseline, and give
+    the row of that: the baseline's own model in the best placement that was measured so far, by whichever trial."""
+    names = {
+        row["candidate"]: name for (trial, _), row in zip(measured, rows, strict=True) if (name := reference_of(trial))
+    }
+    candidates = [(t.number, candidate_of(t), m) for t, m in measured]
+    number = tuned_baseline((n, c, m) for n, c, m in candidates if c is not None and m is not None)
+    tuned = next((row for row in rows if row["trial"] == number), None)
+    for row in rows:
+        name = names.get(row["candidate"])
+        row["reference"] = TUNED if row is tuned else None if name == TUNED else name
+        row["tuned"] = None if tuned is None or row["state"] != "complete" else beside_tuned(row, tuned)
+    return tuned
 
 
 def _ablation(study: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Document | None:

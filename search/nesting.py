@@ -28,7 +28,10 @@ def least_tried(
         return None
     front = {n for n, kept in zip(able, front_of(list(able.values()), objectives, resolution), strict=True) if kept}
     tried = Counter([*map(_weights, trials), *flying])
-    least = min((t for t in trials if t.number in front), key=lambda trial: tried[_weights(trial)])
+    ways = [t for t in trials if t.number in front and t.params]
+    if not ways:
+        return None
+    least = min(ways, key=lambda trial: tried[_weights(trial)])
     return least if tried[_weights(least)] < _WAYS else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from objectives.glance import Glance
 from objectives.holdout import HeldPart
 from objectives.record import Artifact, Latency, Quality, Throughput
 from objectives.serving.devices import cores_allowed
@@ -12,9 +13,10 @@ from search.effects import Difference
 from search.jobs import Length, MeterJobs, Side, building
 from search.judged import judged
 from search.seeds import over_seeds, seeds_of
-from search.workers import Worker, call
+from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain
+from spaces.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,19 @@ class Pairs:
         export = building(self.jobs.task, candidate, "export", threads)
         answer = call(self.builder, "export", export, limits.job_seconds, say)
         return from_plain(Artifact, answer["artifact"])
+
+    def quick(self, placement: Placement) -> Glance:
+        """A quick benchmark of the baseline's own model in another placement.
+
+        Raises:
+            ValueError: it cannot be run so.
+        """
+        candidate, limits = Candidate(placement=placement), self.jobs.config.workers
+        try:
+            asked = self.jobs.glance(self.built(candidate), candidate)
+            return from_plain(Glance, call(self.meter, "glance", asked, limits.job_seconds, self.console.say))
+        except JobError as error:
+            raise ValueError(str(error)) from error
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
         """Of the first side to the second; where they differ in their weights, over trainings of both from several

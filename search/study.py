@@ -93,11 +93,24 @@ class Study:
     def enqueue(self, params: Mapping[str, Any]) -> None:
         self._study.enqueue_trial(dict(params))
 
+    def enqueue_reference(self, name: str, candidate: Candidate) -> None:
+        """A candidate that need not be in the space, to be measured whatever comes out; it has no knobs."""
+        self._study.enqueue_trial({}, user_attrs={"reference": name, "candidate": to_plain(candidate)})
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the reference points that were asked for, or wait to be."""
+        return tuple(
+            t.user_attrs["reference"] for t in self._study.get_trials(deepcopy=False) if reference_of(t) is not None
+        )
+
     def ask(self, space: SearchSpace, settled: Mapping[str, Any] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
         if settled and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self.enqueue(settled)
         trial = self._study.ask()
+        if "reference" in trial.user_attrs:
+            return trial, from_plain(Candidate, trial.user_attrs["candidate"])
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
@@ -120,7 +133,11 @@ class Study:
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             self._close(trial, interrupted)
-            if frozen.params:
+            if (name := reference_of(frozen)) is not None:
+                self._study.enqueue_trial(
+                    {}, user_attrs={"reference": name, "candidate": frozen.user_attrs["candidate"]}
+                )
+            elif frozen.params:
                 self._study.enqueue_trial(dict(frozen.params))
 
     def finished(self) -> list[FrozenTrial]:
@@ -186,6 +203,19 @@ def outcome_of(trial: FrozenTrial) -> Outcome | None:
 def candidate_of(trial: FrozenTrial) -> Candidate | None:
     plain = trial.user_attrs.get("candidate")
     return None if plain is None else from_plain(Candidate, plain)
+
+
+def reference_of(trial: FrozenTrial) -> str | None:
+    """Name of the reference point that a trial measures; None for one of the search."""
+    name: str | None = trial.user_attrs.get("reference")
+    return name
+
+
+def spent(trials: Sequence[FrozenTrial]) -> int:
+    """How many count against `budget.trials`: those of the search that ended by themselves, in whatever way. The
+    baseline and the reference points do not, nor does a choice that was made before or was interrupted."""
+    outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
+    return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
 
 
 def measured(trials: Sequence[FrozenTrial]) -> dict[int, Measurement]:

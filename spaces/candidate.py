@@ -36,10 +36,15 @@ class Candidate:
         return "c" + digest(self)[:12]
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether nothing differs from the baseline, its widths said or not."""
+    def keeps_model(self) -> bool:
+        """Whether it runs the baseline's own model in fp32, however it is placed; its widths said or not."""
         widths = {width for _, width in self.precision.widths} | {self.precision.compute}
-        return self.weights == Weights() and widths == {"fp32"} and self.placement == Placement()
+        return self.weights == Weights() and widths == {"fp32"}
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing differs from the baseline."""
+        return self.keeps_model and self.placement == Placement()
 
     def trained_with(self, seed: int) -> Candidate:
         """The same choice, its weights trained from another seed; one that keeps the baseline's has none."""
