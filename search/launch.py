@@ -230,7 +230,7 @@ def _enqueue(study: Study, space: SearchSpace, pairs: Pairs) -> None:
     if not study.references:
         pairs.console.say("references: looking for the best placement of the baseline")
         tuned = tuned_placement(space.placement, pairs.quick)
-        for name, candidate in references_of(prepared, tuned).items():
+        for name, candidate in references_of(prepared, space.precision, tuned).items():
             study.enqueue_reference(name, candidate)
     for start in starts if new else ():
         study.enqueue(start)

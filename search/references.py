@@ -15,6 +15,7 @@ from spaces.domains import Choice, Scalar
 from spaces.placement import Placement, parse_layout
 from spaces.placement_space import PlacementSpace
 from spaces.precision import Precision
+from spaces.precision_space import PrecisionSpace
 from spaces.weights import Weights
 
 TUNED, QUANTIZED = "tuned baseline", "post-training quantization"
@@ -22,18 +23,20 @@ TUNED, QUANTIZED = "tuned baseline", "post-training quantization"
 _ONE_BY_ONE = ("pinned", "inline", "user_once", "split_rows", "batch_rows")
 
 
-def references_of(prepared: Prepared, tuned: Placement) -> dict[str, Candidate]:
-    """The reference points of a study, by name, in the order in which they are benchmarked."""
-    found = {TUNED: Candidate(placement=tuned)}
+def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
+    """The reference points of a study, by name, in the order in which they are benchmarked; widths are said of the same
+    groups as in the study's space, so that the same choice is the same candidate."""
+    fp32 = dict.fromkeys(space.widths, "fp32")
+    found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
     if quantized := quantized_weights(prepared.anatomy):
-        found[QUANTIZED] = Candidate(precision=Precision(quantized))
+        found[QUANTIZED] = Candidate(precision=Precision(tuple({**fp32, **quantized}.items())))
     found |= {name.replace("_", " "): Candidate(Weights(reference=name)) for name in prepared.simple}
     return {name: candidate for name, candidate in found.items() if not candidate.is_baseline}
 
 
-def quantized_weights(anatomy: Anatomy) -> tuple[tuple[str, str], ...]:
+def quantized_weights(anatomy: Anatomy) -> dict[str, str]:
     """Every product in dynamic int8, as ONNX Runtime's default pass has it; tables stay as they are."""
-    return tuple((group.name, "int8-dynamic") for group in anatomy.groups if group.kind in ("linear", "attention"))
+    return {group.name: "int8-dynamic" for group in anatomy.groups if group.kind in ("linear", "attention")}
 
 
 def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], Glance]) -> Placement:

@@ -29,6 +29,7 @@ from spaces.domains import Choice
 from spaces.placement import Placement, Seat, layouts
 from spaces.placement_space import PlacementSpace
 from spaces.precision import Precision
+from spaces.precision_space import PrecisionSpace
 from spaces.weights import Weights
 
 __all__ = ["parts"]
@@ -92,17 +93,18 @@ PREPARED = Prepared(
     "split", {}, 3, {}, {}, simple=("popularity", "logistic_regression"),
 )  # fmt: skip
 BEST = Placement(Seat(threads=2))
+WIDTHS = PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))})
 
 
 def test_the_reference_points_are_what_a_user_gets_without_a_search() -> None:
-    found = references_of(PREPARED, BEST)
+    found = references_of(PREPARED, WIDTHS, BEST)
     assert found == {
-        TUNED: Candidate(placement=BEST),
-        QUANTIZED: Candidate(precision=Precision((("mlp", "int8-dynamic"),))),
+        TUNED: Candidate(precision=Precision((("mlp", "fp32"), ("tables", "fp32"))), placement=BEST),
+        QUANTIZED: Candidate(precision=Precision((("mlp", "int8-dynamic"), ("tables", "fp32")))),
         "popularity": Candidate(Weights(reference="popularity")),
         "logistic regression": Candidate(Weights(reference="logistic_regression")),
     }
-    assert TUNED not in references_of(PREPARED, Placement()), "trial 0 is the tuned baseline already"
+    assert TUNED not in references_of(PREPARED, WIDTHS, Placement()), "trial 0 is the tuned baseline already"
 
 
 def losing(losses: Mapping[str, float]) -> Any:
@@ -126,7 +128,7 @@ def begin(parts: dict[str, Any]) -> Study:
     study: Study = parts["study"]
     first, *starts = parts["space"].starts()
     study.enqueue(first)
-    for name, candidate in references_of(PREPARED, BEST).items():
+    for name, candidate in references_of(PREPARED, parts["space"].precision, BEST).items():
         study.enqueue_reference(name, candidate)
     for start in starts:
         study.enqueue(start)
@@ -207,9 +209,9 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
 
 def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Path) -> None:
     study = Study("s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95"], Limits(0.01), 0)
-    study.enqueue_reference(QUANTIZED, references_of(PREPARED, BEST)[QUANTIZED])
+    study.enqueue_reference(QUANTIZED, references_of(PREPARED, WIDTHS, BEST)[QUANTIZED])
     trial, candidate = study.ask(small_space())
-    assert trial.params == {} and candidate.precision.widths == (("mlp", "int8-dynamic"),)
+    assert trial.params == {} and candidate.precision.width("mlp") == "int8-dynamic"
     study.sweep()
     again, same = study.ask(small_space())
     assert same == candidate and again.user_attrs["reference"] == QUANTIZED
