@@ -57,6 +57,7 @@ class Pairs:
             asked = self.jobs.glance(self.built(candidate), candidate)
             return from_plain(Glance, call(self.meter, "glance", asked, limits.job_seconds, self.console.say))
         except JobError as error:
+            self.console.say(f"not benchmarked in another placement: {error}")
             raise ValueError(str(error)) from error
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
