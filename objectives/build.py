@@ -126,6 +126,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         user_once_share=share,
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
+        simple=recommender.references,
         **{**facts, "even_tables": tuple(facts["even_tables"])},
     )
 
@@ -295,6 +296,8 @@ def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | 
 
 
 def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
+    if weights.reference is not None:
+        return Fitted(recommender.reference(weights.reference), Anatomy(()), {})
     if weights.distillation is None:
         return Fitted(recommender.model, of_baseline(recommender).anatomy, {})
     return Fitted.load(_weights_folder(task, recommender, weights))

@@ -74,6 +74,7 @@ def fit(
     """
     given = weights.distillation
     assert given is not None
+    seed += given.seed
     torch.manual_seed(seed)
     passes, course = passes_of(weights), course_of(recommender, given, cache)
 

@@ -19,9 +19,6 @@ from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.record import Quality
 
-# Each is a call of the user's function for either arm.
-_RESAMPLES = 200
-
 
 def grade(
     recommender: Recommender,
@@ -84,9 +81,7 @@ def graded(
 ) -> Quality:
     """Of scores, (n,) each."""
     ours, theirs = (_arm(recommender, scores, held) for scores in (candidate, baseline))
-    return paired_loss(
-        recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices, resamples=_RESAMPLES
-    )
+    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
 
 
 def _read(scores: str) -> NDArray[np.float32]:

@@ -253,6 +253,7 @@ class Prepared:
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
     sizes: the baseline's own, of those that a student chooses
     references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
+    simple: those of the rules that can be exported and measured as candidates
     """
 
     key: str
@@ -284,6 +285,7 @@ class Prepared:
     parts: tuple[str, ...] = ()
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     reference_metric: str = "auc"
+    simple: tuple[str, ...] = ()
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Why the technique cannot be applied to all of these modules, None where it can."""

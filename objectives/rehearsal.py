@@ -80,10 +80,11 @@ def rehearse(
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
-    parts = recommender.held_out("validation").parts
+    held = recommender.held_out("validation")
+    scored = len(held.labels) * (1 if held.items is None else len(held.items))
     return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, str(folder), parts, parity, size, seconds, recommender.per_pass,
-        recommender.inputs,
+        traced.anatomy, traced.left_alone, tried, str(folder), held.parts, parity, size, seconds, recommender.per_pass,
+        scored, recommender.inputs,
     )  # fmt: skip
 
 

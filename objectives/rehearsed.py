@@ -32,6 +32,7 @@ class Rehearsal:
     parity: of the exported baseline, in standard deviations of the model's scores
     seconds: by stage; `step` is one batch of fine-tuning
     batches: in a pass over train
+    held_rows: rows that are scored to evaluate a candidate on validation
     inputs: those of the model
     """
 
@@ -44,4 +45,5 @@ class Rehearsal:
     model_bytes: int
     seconds: Mapping[str, float]
     batches: int
+    held_rows: int
     inputs: tuple[InputSpec, ...] = ()

@@ -49,7 +49,7 @@ def ablation_document(study: str, ablation: Ablation, profile: Profile | None) -
         "machine": ablation.machine,
         "control": None
         if control is None or control.difference is None
-        else gain_document(control.difference.quality, "validation"),
+        else gain_document(control.difference.quality, "validation", control.difference.seeds),
         "techniques": parts,
     }
 
@@ -118,14 +118,17 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
     return named.get(technique)
 
 
-def gain_document(quality: Quality, part: HeldPart) -> dict[str, Any]:
-    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data."""
+def gain_document(quality: Quality, part: HeldPart, seeds: int) -> dict[str, Any]:
+    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data; a mean
+    over trainings of both from so many seeds."""
+    mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
     return {
         "metric": quality.metric,
         "gain": gain,
         "gain_interval": list(interval),
-        "sentence": f"On {part}, distilling {gained(quality)}.",
+        "seeds": seeds,
+        "sentence": f"On {part}, distilling {gained(quality)}{mean}.",
     }
 
 

@@ -18,7 +18,7 @@ from objectives.task import Task
 from search.document import Document, Row
 from search.front import unit_objectives
 from search.interference_warnings import interference_warnings
-from search.jobs import MeterJobs
+from search.jobs import MeterJobs, Side
 from search.judged import judged
 from search.limits import Limits
 from search.report_slices import slices_markdown
@@ -35,6 +35,7 @@ ALPHA = 0.05
 MOST_LOOKS = 5
 # Enough to tell by how much scores differ.
 _EXAMPLE_ROWS = 64
+_P95_INTERVALS = ("p95_interval", "p95_ratio_interval")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,38 @@ class Policy:
     def limits(self) -> Limits:
         return Limits(self.max_loss, self.slices)
 
+    def too_slow(self, p95_ms: float | None, p95_ratio: float | None) -> str | None:
+        """Which latency limit a p95 breaks, with the margin; None where it keeps all. An unknown p95 keeps none."""
+        for what, unit, value, limit in (
+            ("p95", " ms", p95_ms, self.p95_ms),
+            ("p95 ratio", "", p95_ratio, self.p95_ratio),
+        ):
+            if limit is not None and value is None:
+                return f"the upper bound of the {what} must be {limit:g}{unit} at most, but is not known"
+            if limit is not None and value is not None and value > limit:
+                return (
+                    f"the {what} may be {value:.3f}{unit}, {value - limit:.3f} above the {limit:g}{unit} of the policy"
+                )
+        return None
+
+    def unproved_latency(self, latency: Latency) -> str | None:
+        """Which latency limit is not kept by the whole interval, with the margin; None where all are."""
+        return self.too_slow(*p95_upper_bounds(latency))
+
+
+def p95_upper_bounds(latency: Latency) -> tuple[float | None, float]:
+    """Upper ends of the intervals of the candidate's p95 in milliseconds and of its ratio to the baseline's."""
+    interval = latency.candidate.p95_interval_ms
+    return None if interval is None else interval[1], latency.p95_ratio_interval[1]
+
 
 @dataclass(frozen=True)
 class Confirmed:
     """A finalist timed over a long window and judged on test.
 
+    looks: at test until then, this one among them
     control: what distilling gained over the labels alone, where that was looked at
+    tuned: the ratios to the tuned baseline, timed beside it over a long window, as `tuned_document` tells them
     """
 
     row: Row
@@ -80,6 +107,7 @@ class Confirmed:
     footprint: Footprint
     looks: int
     control: Mapping[str, Any] | None = None
+    tuned: Mapping[str, Any] | None = None
 
 
 class NothingConfirmedError(RuntimeError):
@@ -89,18 +117,23 @@ class NothingConfirmedError(RuntimeError):
 def finalists(document: Document, policy: Policy) -> list[Row]:
     """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
 
-    Those whose whole validation interval keeps the tolerated loss come first: they are the likelier to hold on test,
+    Those whose whole intervals keep it, of the loss and of the p95, come first: they are the likelier to be confirmed,
     and no look at test was spent to know it. Within both, the preferred first.
     """
     rows = [
         r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss
     ]
-    rows = [r for r in rows if _fast_enough(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"], policy)]
+    rows = [r for r in rows if policy.too_slow(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"]) is None]
     worth = _worth(rows, policy)
-    order = sorted(
-        range(len(rows)), key=lambda i: (rows[i]["quality"]["loss_interval"][1] > policy.max_loss, -worth[i], i)
-    )
+    order = sorted(range(len(rows)), key=lambda i: (not _surely(rows[i], policy), -worth[i], i))
     return [rows[i] for i in order]
+
+
+def _surely(row: Row, policy: Policy) -> bool:
+    """Whether the whole intervals of a row keep the policy."""
+    latency = row["latency_ms"]
+    slow = policy.too_slow(*(None if ends is None else ends[1] for ends in map(latency.get, _P95_INTERVALS)))
+    return slow is None and row["quality"]["loss_interval"][1] <= policy.max_loss
 
 
 def _worth(rows: Sequence[Row], policy: Policy) -> list[float]:
@@ -161,8 +194,8 @@ def confirm(
             say(f"{name}: not timed: {error}")
             continue
         latency, throughput = from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"])
-        if not _fast_enough(latency.candidate.p95_ms, latency.p95_ratio, policy):
-            say(f"{name}: p95 {latency.candidate.p95_ms:.3f} ms over a long window breaks the policy")
+        if (slow := policy.unproved_latency(latency)) is not None:
+            say(f"{name}: over a long window {slow}")
             continue
         model = {
             "artifact": outcome.artifact.key,
@@ -188,10 +221,34 @@ def confirm(
     raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
 
 
-def _fast_enough(p95_ms: float, p95_ratio: float, policy: Policy) -> bool:
-    return (policy.p95_ms is None or p95_ms <= policy.p95_ms) and (
-        policy.p95_ratio is None or p95_ratio <= policy.p95_ratio
-    )
+def beside_tuned_baseline(
+    jobs: MeterJobs, ours: Side, tuned: tuple[int, Side], meter: Worker, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
+    timed, which is said."""
+    trial, side = tuned
+    say(f"timing beside the tuned baseline, trial {trial}, over a long window")
+    recording = jobs.recording("confirm-tuned")
+    try:
+        arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
+        timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
+    except JobError as error:
+        say(f"not timed beside the tuned baseline: {error}")
+        return None
+    return tuned_document(trial, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
+
+
+def tuned_document(trial: int, latency: Latency, throughput: Throughput) -> dict[str, Any]:
+    """Ratios to the tuned baseline, which is this trial."""
+    return {
+        "trial": trial,
+        "p95_ratio": latency.p95_ratio,
+        "p95_ratio_interval": list(latency.p95_ratio_interval),
+        "service_p50_ratio": latency.service_p50_ratio,
+        "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
+        "throughput_ratio": throughput.ratio,
+        "throughput_ratio_interval": list(throughput.ratio_interval),
+    }
 
 
 def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
@@ -239,6 +296,7 @@ def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Ma
             "warnings": interference_warnings(latency),
             "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
             "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
+            "tuned_baseline": confirmed.tuned,
         },
         "control": confirmed.control,
         "reason": why,
@@ -267,6 +325,7 @@ def bundle_up(
             "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
             "policy": to_plain(policy),
             "made_of": made_of(prepared, candidate, outcome.artifact.int8_weight_bits),
+            "looks": confirmed.looks,
         },
     }
     write_bundle(
@@ -311,7 +370,7 @@ def _card(
 {throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
 | capacity, requests/s | {throughput.capacity_rps:.0f} | {throughput.baseline_capacity_rps:.0f} | \
 {throughput.capacity_ratio:.2f} [{capacity[0]:.2f}, {capacity[1]:.2f}] |
-| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
+{_tuned_lines(confirmed.tuned)}| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
 loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
 
 In brackets are intervals: of the loss at {quality.confidence:.1%}, which pays for each look at test, else at 95%.
@@ -325,3 +384,18 @@ Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes
 
 Check it with `leanrec verify .`; `manifest.json` names the inputs and the machine it was verified on.
 """
+
+
+def _tuned_lines(tuned: Mapping[str, Any] | None) -> str:
+    """Rows of the card's table; empty where the model was not timed beside the tuned baseline."""
+    if tuned is None:
+        return ""
+    named = (("p95", "p95_ratio"), ("service p50", "service_p50_ratio"), ("requests/s", "throughput_ratio"))
+    lines = []
+    for what, name in named:
+        low, high = tuned[f"{name}_interval"]
+        lines.append(
+            f"| {what}, beside the tuned baseline (fp32, best placement, trial {tuned['trial']}) | | | "
+            f"{tuned[name]:.3f} [{low:.3f}, {high:.3f}] |\n"
+        )
+    return "".join(lines)

@@ -119,7 +119,7 @@ def _of_a_study(add: _Add) -> None:
     add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
     running = add("run", "launch or resume a study", commands.run)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
-    running.add_argument("--trials", type=int, help="trials in all; a study that goes on counts those measured")
+    running.add_argument("--trials", type=int, help="trials of the search in all, however they end")
     running.add_argument("--all-groups", action="store_true", help="search every layer group, however little it takes")
     add("status", "how far a study is", commands.status)
     add("front", "the Pareto front of a study", commands.front)

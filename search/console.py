@@ -14,6 +14,7 @@ from rich.table import Table
 
 from search.document import Document
 from search.explore import Told
+from search.wording import MISSING
 
 
 class Console:
@@ -114,6 +115,7 @@ def front_table(document: Document) -> Table:
         "weights",
         "p95 ms",
         "p95 ratio [95%]",
+        "to tuned",
         "service p50 ratio",
         "throughput ratio [95%]",
         "capacity ratio [95%]",
@@ -123,7 +125,8 @@ def front_table(document: Document) -> Table:
         table.add_column(name, justify="right" if name != "choice" else "left", no_wrap=name != "choice")
     members = sorted((r for r in document["rows"] if r["on_front"]), key=lambda r: r["latency_ms"]["p95_ratio"])
     baseline = document["baseline"]
-    for row in [*([baseline] if baseline else []), *(r for r in members if r["trial"] != 0)]:
+    off = [r for r in document["reference_points"] if not r["on_front"]]
+    for row in [*([baseline] if baseline else []), *off, *(r for r in members if r["trial"] != 0)]:
         table.add_row(*_cells(row))
     return table
 
@@ -135,13 +138,21 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         row["origin"],
         f"{latency['p95']:.3f}",
         f"{latency['p95_ratio']:.3f} {_pair(latency['p95_ratio_interval'])}",
+        MISSING if row["tuned"] is None else f"{row['tuned']['p95_ratio']:.3f}",
         f"{latency['service_p50_ratio']:.3f}",
         f"{row['throughput_ratio']:.2f} {_pair(row['throughput_ratio_interval'], 2)}",
         f"{row['capacity_ratio']:.2f} {_pair(row['capacity_ratio_interval'], 2)}",
         f"{_loss(quality['loss'])} [{_loss(quality['loss_interval'][0])}, {_loss(quality['loss_interval'][1])}]",
         f"{row['model_bytes'] / 1000:.0f}",
-        "the baseline against itself" if row["trial"] == 0 else describe(row["knobs"]),
+        "the baseline against itself" if row["trial"] == 0 else _named(row) + describe(row["knobs"]),
     )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """A reference point by its name, and whether it is there for that alone."""
+    if row["reference"] is None:
+        return ""
+    return f"{row['reference']}{'' if row['on_front'] else ' (off the front)'}: "
 
 
 def describe(knobs: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from search.ablation_verdict import gain_document
 from search.jobs import Side
-from search.judged import judged
 from search.pairs import Pairs
+from search.seeds import SEEDS
 from search.workers import JobError
 from spaces.techniques import techniques
 
@@ -19,11 +19,10 @@ def control(pairs: Pairs, chosen: Side) -> dict[str, Any] | None:
     if without is None:
         return None
     say = pairs.console.say
-    say("control: the same model, learning from the labels alone for as long")
+    say(f"control: the same model, learning from the labels alone for as long; both from {SEEDS} seeds")
     try:
-        beside = (pairs.built(without), without)
-        quality = judged(pairs.jobs, pairs.meter, pairs.builder, chosen, "test", 0.95, say, beside)
+        quality = pairs.quality(chosen, (pairs.built(without), without), "test")
     except (JobError, ValueError) as error:
         say(f"control: not measured: {error}")
         return None
-    return gain_document(quality, "test")
+    return gain_document(quality, "test", SEEDS)

@@ -12,10 +12,11 @@ from objectives.measurement.footprint import money_per_million
 from objectives.record import Measurement
 from search.ablation_verdict import ablation_document
 from search.effects import ablations
-from search.front import hypervolume, non_dominated, unit_objectives
+from search.front import hypervolume, unit_objectives
 from search.interference_warnings import interference_warnings
+from search.references import TUNED, beside_tuned, tuned_baseline
 from search.sections import StudyConfig
-from search.study import candidate_of, outcome_of, values
+from search.study import candidate_of, front_of, outcome_of, reference_of
 from search.verdict import doubts
 from spaces.canonical import to_plain
 
@@ -29,24 +30,22 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
     max_loss = config.quality.max_loss
     limits = config.quality.limits
     feasible = [m is not None and limits.kept(m.quality) for _, m in measured]
-    front = _front(
-        [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok], config.objectives
-    )
-    members = iter(front)
+    kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
+    resolution = facts.get("resolution")
+    members = iter(front_of(kept, config.objectives, resolution or 0.0))
     on_front = [ok and next(members) for ok in feasible]
     rows = [
         _row(trial, m, ok, member, config.price_per_hour)
         for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)
     ]
+    tuned = _name_references(rows, measured)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "stopped", "failed")}
-    kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
     points = unit_objectives(
         [m.latency.p95_ratio for m in kept],
         [m.throughput.ratio for m in kept],
         [m.quality.loss for m in kept],
         max_loss,
     )
-    resolution = facts.get("resolution")
     prepared = facts.get("prepared", {})
     baseline = next((row for row in rows if row["trial"] == 0 and row["state"] == "complete"), None)
     references = dict(prepared.get("references", {}))
@@ -64,6 +63,8 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "slo_ms": config.slo.ms or _middle([m.throughput.slo_ms for _, m in measured if m is not None]),
         "bayes_auc": references.pop("bayes_optimal", None),
         "references": references,
+        "tuned_baseline": tuned,
+        "reference_points": [row for row in rows if row["reference"] is not None and row["state"] == "complete"],
         "reference_metric": prepared.get("reference_metric", "auc"),
         "split": prepared.get("split", ""),
         "undertrained": prepared.get("undertrained"),
@@ -74,6 +75,22 @@ def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[
         "ablation": _ablation(config.name, rows, facts),
     }
     return found | {"warnings": list(doubts(found))}
+
+
+def _name_references(rows: Sequence[Row], measured: Sequence[tuple[FrozenTrial, Measurement | None]]) -> Row | None:
+    """Name the rows that others are held against, give every measured row its ratios to the tuned baseline, and give
+    the row of that: the baseline's own model in the best placement that was measured so far, by whichever trial."""
+    names = {
+        row["candidate"]: name for (trial, _), row in zip(measured, rows, strict=True) if (name := reference_of(trial))
+    }
+    candidates = [(t.number, candidate_of(t), m) for t, m in measured]
+    number = tuned_baseline((n, c, m) for n, c, m in candidates if c is not None and m is not None)
+    tuned = next((row for row in rows if row["trial"] == number), None)
+    for row in rows:
+        name = names.get(row["candidate"])
+        row["reference"] = TUNED if row is tuned else None if name == TUNED else name
+        row["tuned"] = None if tuned is None or row["state"] != "complete" else beside_tuned(row, tuned)
+    return tuned
 
 
 def _ablation(study: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Document | None:
@@ -98,12 +115,6 @@ def _measurement(trial: FrozenTrial) -> Measurement | None:
 def _middle(numbers: Sequence[float]) -> float | None:
     """Rate and limit follow the baseline in each trial's own run; the middle one stands for all."""
     return float(np.median(numbers)) if numbers else None
-
-
-def _front(feasible: Sequence[Measurement], objectives: Sequence[str]) -> list[bool]:
-    if not feasible:
-        return []
-    return [bool(b) for b in non_dominated(np.array([values(m, objectives) for m in feasible]))]
 
 
 def _row(

@@ -21,12 +21,14 @@ class Difference:
     """The model with a technique against the one without it: every ratio and loss is the technique's own.
 
     bytes_ratio: of the model files
+    seeds: trainings of either side that the quality is a mean of
     """
 
     quality: Quality
     latency: Latency
     throughput: Throughput
     bytes_ratio: float
+    seeds: int = 1
 
 
 @dataclass(frozen=True)

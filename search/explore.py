@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 from optuna.trial import Trial
 
 from objectives.glance import Glance
 from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
-from search.front import non_dominated
 from search.jobs import Length, MeterJobs, building
 from search.nesting import least_tried
+from search.references import cost
 from search.screening import UNSEEN, loses, outrun
 from search.sections import StudyConfig
-from search.study import Study, measured, outcome_of, sought
+from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of
 from search.visit_noise import ratio_noise
 from search.workers import Done, Worker, wait
 from spaces.candidate import Candidate
@@ -60,6 +60,12 @@ class Flight:
     @property
     def number(self) -> int:
         return self.trial.number
+
+    @property
+    def reference(self) -> str | None:
+        """Name of the reference point that it measures."""
+        name: str | None = self.trial.user_attrs.get("reference")
+        return name
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Explorer:
 
         Args:
             seconds: left for this call
-            trials: to end in this call, however they end, or None
+            trials: to end in this call, however they end, reference points aside; or None
             spent_seconds: search time of earlier calls, for the trials' minutes
         """
         start = time.monotonic()
@@ -126,7 +132,8 @@ class Explorer:
         try:
             while True:
                 elapsed = time.monotonic() - start
-                over = elapsed >= seconds or (trials is not None and told >= trials)
+                pending = any(flight.reference is not None for flight in self._flights)
+                over = elapsed >= seconds or (trials is not None and told >= trials and not pending)
                 if over or self._duplicates >= _DUPLICATES:
                     return (
                         f"the last {_DUPLICATES} choices were all made before"
@@ -164,7 +171,7 @@ class Explorer:
             return None
         finished, config = self._study.finished(), self._config
         flying = [flight.candidate.weights.id for flight in self._flights]
-        trial = least_tried(finished, flying, config.objectives, config.quality.limits)
+        trial = least_tried(finished, flying, config.objectives, config.quality.limits, self._study.resolution)
         return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
@@ -216,7 +223,7 @@ class Explorer:
         return self._jobs.recording(f"trial-{number}-visits" if near else f"trial-{number}")
 
     def _collect(self, minutes: float) -> int:
-        """Move on what came back; the number of trials that ended."""
+        """Move on what came back; the number of trials that ended, reference points aside."""
         ended = 0
         for flight in [f for f in self._flights if f.worker is not None]:
             worker = flight.worker
@@ -235,7 +242,7 @@ class Explorer:
             if outcome is not None:
                 self._flights.remove(flight)
                 self._tell(flight, outcome, minutes)
-                ended += 1
+                ended += flight.reference is None
         return ended
 
     def _advance(self, flight: Flight, done: Done) -> Outcome | None:
@@ -261,6 +268,8 @@ class Explorer:
                 return None
             if flight.stage in ("judge", "grade"):
                 flight.quality = from_plain(Quality, result["quality"])
+                if flight.candidate.weights.reference is not None and (lost := self._loses_too_much(flight)):
+                    return self._ended(flight, "stopped", lost)
                 if not self._screens(flight):
                     flight.stage = "time"
                     return None
@@ -283,7 +292,7 @@ class Explorer:
                 footprint,
             )
             flight.visits += flight.stage == "near"
-            if flight.stage == "time" and not (flight.number == 0 or self._would_enter(measurement)):
+            if flight.stage == "time" and not (flight.number == 0 or self._worth_longer(flight, measurement)):
                 return self._complete(flight, measurement)
             flight.stage, flight.measured = "near", measurement
             if flight.visits < self._jobs.near_visits:
@@ -300,8 +309,19 @@ class Explorer:
         return Outcome("complete", None, measurement, flight.artifact, dict(flight.seconds), reused, recording)
 
     def _screens(self, flight: Flight) -> bool:
-        """Not before a candidate went through every stage: the baseline and it are what the rest is held against."""
-        return flight.number > 0 and any(number > 0 for number in measured(self._study.finished()))
+        """Not before a candidate went through every stage: the baseline and it are what the rest is held against. A
+        reference point is measured whatever comes out."""
+        if flight.number == 0 or flight.reference is not None:
+            return False
+        candidates = [t for t in self._study.finished() if t.number > 0 and reference_of(t) is None]
+        return bool(measured(candidates))
+
+    def _loses_too_much(self, flight: Flight) -> str | None:
+        """Why a simple model need not be timed: it is no alternative to a baseline that it falls short of."""
+        assert flight.quality is not None
+        if self._config.quality.limits.kept(flight.quality):
+            return None
+        return f"not timed: its loss of {flight.quality.loss:.2%} is above the tolerated"
 
     @property
     def _judging(self) -> Stage:
@@ -320,17 +340,40 @@ class Explorer:
         if flight.glance is None or UNSEEN & set(self._config.objectives):
             return None
         if flight.quality is None:
-            return outrun(flight.glance, 0.0, {}, self._config.quality.limits)
-        rivals = {number: m for number, m in measured(self._study.finished()).items() if number > 0}
-        return outrun(flight.glance, flight.quality.loss, rivals, self._config.quality.limits)
+            return outrun(flight.glance, 0.0, {}, 0.0)
+        if flight.candidate.keeps_model:
+            # Whether it is the better tuned baseline is a question of its own, whatever a smaller model can do.
+            kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
+            return outrun(flight.glance, 0.0, kept, math.inf)
+        able = self._able()
+        on_front = front_of(list(able.values()), self._config.objectives, self._study.resolution)
+        front = {number: able[number] for number, kept in zip(able, on_front, strict=True) if kept and number > 0}
+        return outrun(flight.glance, flight.quality.loss, front, self._study.resolution)
+
+    def _able(self) -> dict[int, Measurement]:
+        """What was measured within the tolerated losses, by trial."""
+        limits = self._config.quality.limits
+        return {n: m for n, m in measured(self._study.finished()).items() if limits.kept(m.quality)}
+
+    def _of_kept_model(self) -> dict[int, Measurement]:
+        """What was measured of the baseline's own model, by trial."""
+        kept = [t for t in self._study.finished() if (c := candidate_of(t)) is not None and c.keeps_model]
+        return measured(kept)
+
+    def _worth_longer(self, flight: Flight, measurement: Measurement) -> bool:
+        """Whether it may be a point that others are held against: of the front, or a reference."""
+        if flight.reference is not None or self._would_enter(measurement):
+            return True
+        if not flight.candidate.keeps_model:
+            return False
+        known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
+        return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
 
     def _would_enter(self, measurement: Measurement) -> bool:
         """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""
-        limits, objectives = self._config.quality.limits, self._config.objectives
-        if not limits.kept(measurement.quality):
+        if not self._config.quality.limits.kept(measurement.quality):
             return False
-        kept = [measurement, *(m for m in measured(self._study.finished()).values() if limits.kept(m.quality))]
-        return bool(non_dominated(np.array([sought(m, objectives) for m in kept]))[0])
+        return front_of([measurement, *self._able().values()], self._config.objectives, self._study.resolution)[0]
 
     def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
         self._study.tell(flight.number, outcome, minutes)

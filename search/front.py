@@ -26,6 +26,48 @@ def non_dominated(losses: npt.ArrayLike) -> Mask:
     return _unique_lexsorted(unique)[inverse.reshape(-1)]
 
 
+def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float) -> Mask:
+    """Rows of `losses` (n, m), lower is better, that are left where quality is known to `resolution` only: (n,).
+
+    One row dominates another if it is at least as good in everything but quality and better in one of these, while it
+    loses at most `resolution` more quality; of rows that are equal in all the rest, the one that loses less dominates.
+    A gain in quality counts as no loss.
+
+    This relation is not transitive, since two differences below the resolution may add up to one above it, so the rows
+    that nothing dominates need not cover the others. Along it, though, rows get lexicographically smaller in the rest
+    and then in quality: it has no cycles, and a finite graph without cycles has exactly one kernel (von Neumann and
+    Morgenstern, 1944). That is what is returned: no row of it dominates another, and each row outside is dominated by
+    one inside. It is not empty, does not depend on the order of the rows, and is part of the plain front, which it
+    equals at a resolution of 0.
+
+    Args:
+        quality: column of the relative loss; None where it is no objective, which leaves the plain front
+        resolution: not negative
+    """
+    if not resolution >= 0:
+        raise ValueError(f"A resolution is at least 0, but got {resolution}.")
+    table = np.array(losses, dtype=np.float64)
+    if quality is not None and table.ndim == 2:
+        table[:, quality] = np.maximum(table[:, quality], 0.0)
+    plain = non_dominated(table)
+    if quality is None:
+        return plain
+    rest, lost = np.delete(table, quality, axis=1), table[:, quality]
+    # The last key of a lexicographic sort is the first to count: whatever dominates a row comes before it.
+    order = np.lexsort((lost, *rest.T[::-1]))
+    mask = np.zeros(len(table), dtype=bool)
+    for row in order[plain[order]]:
+        kept = np.flatnonzero(mask)
+        no_worse = (rest[kept] <= rest[row]).all(axis=1) & loses_no_more(lost[kept], lost[row], resolution)
+        mask[row] = not (no_worse & (rest[kept] < rest[row]).any(axis=1)).any()
+    return mask
+
+
+def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask:
+    """Which `losses` (n,) are no larger than `loss`, as far as data of this resolution can show; a gain is no loss."""
+    return np.asarray(np.maximum(losses, 0.0) <= max(loss, 0.0) + resolution)
+
+
 def _unique_lexsorted(rows: Floats) -> Mask:
     """The first row left is never dominated by a later one; it strikes out all that are no better than it anywhere."""
     mask = np.zeros(len(rows), dtype=bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from objectives.holdout import HeldPart
+from objectives.measurement.paired_loss import resamples_for
 from objectives.record import Artifact, Quality
 from objectives.serving.devices import cores_allowed
 from search.jobs import MeterJobs, Side
@@ -31,7 +32,8 @@ def judged(
     Raises:
         JobError: it cannot be judged.
     """
-    limit = jobs.config.workers.fit_seconds  # a ranking of many users takes minutes, as learning does
+    # A ranking of many users takes minutes, as learning does; and a higher confidence as many times more resamples.
+    limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
     if not jobs.prepared.graded:
         return from_plain(
             Quality, call(meter, "judge", jobs.judge(*ours, part, confidence, beside), limit, say)["quality"]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.measurement.recording import NO_RATIO_NOISE
-from objectives.record import Prepared
+from objectives.record import Outcome, Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
 from objectives.task import Task
-from search.choose import Policy, bundle_up, chosen_document, confirm, finalists, reason
+from search.choose import (
+    Confirmed,
+    Policy,
+    beside_tuned_baseline,
+    bundle_up,
+    chosen_document,
+    confirm,
+    finalists,
+    reason,
+    tuned_document,
+)
 from search.config import difference
 from search.console import Console, SearchBar
 from search.control import control
@@ -21,23 +31,27 @@ from search.data_sections import SyntheticData, TableData
 from search.defaults import space_for
 from search.document import Document, document, front_numbers
 from search.effects import FACT_FILE, ablations
+from search.estimate import observed, trials_in
 from search.explore import Explorer, Told
 from search.home import Home
-from search.jobs import MeterJobs
+from search.jobs import MeterJobs, Side
 from search.ledger import Entry, Ledger
 from search.limits import check_slices
 from search.pairs import Pairs
 from search.preflight import begun, preflight, tell_preflight
 from search.profiling import focused, known_profile, profiled, write_profile_files
+from search.references import references_of, tuned_placement
 from search.report import write_report
 from search.sections import StudyConfig
 from search.study import Study, candidate_of, measured, outcome_of
+from search.study import spent as spent_trials
 from search.study_yaml import ConfigError
 from search.traffic import rows_trace, traffic_of
 from search.verdict import best_compromise
 from search.visit_noise import ratio_noise
 from search.wording import metric_name
 from search.workers import Worker, call
+from spaces.candidate import Candidate
 from spaces.canonical import digest, from_plain, to_plain
 from spaces.space import SearchSpace
 
@@ -159,12 +173,9 @@ def search(session: Session, console: Console) -> None:
     # The preflight is no part of the budget, whether it ended or was interrupted.
     spent = float(study.facts.get("search_seconds", 0.0)) if study.facts.get("preflight") else 0.0
     budget = config.budget.minutes * 60
-    complete = sum(r["state"] == "complete" for r in session.document()["rows"])
-    wanted = None if config.budget.trials is None else config.budget.trials - complete
-    if spent >= budget or (wanted is not None and wanted <= 0):
-        console.say(
-            f"The budget is spent ({spent / 60:.1f} minutes, {complete} trials); --minutes or --trials give more."
-        )
+    ended = spent_trials(study.finished())
+    if spent >= budget or (config.budget.trials is not None and ended >= config.budget.trials):
+        console.say(f"The budget is spent ({spent / 60:.1f} minutes, {ended} trials); --minutes or --trials give more.")
         return
     cores = cores_allowed()
     count = config.workers.builders or min(cores, 4)
@@ -190,20 +201,39 @@ def search(session: Session, console: Console) -> None:
 
             return Explorer(config, jobs.task, jobs, space, study, builders, meter, threads, record, bar.tick)
 
-        if not begun(study):
-            for start in space.starts():
-                study.enqueue(start)
+        _enqueue(study, space, Pairs(jobs, builders[0], meter, console))
         if not study.facts.get("preflight"):
             console.say("preflight: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
                 first = preflight(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
             tell_preflight(config, study, first, console, count)
+        elif (seen := observed([o for t in study.finished() if t.number > 0 and (o := outcome_of(t))])) is not None:
+            left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
+            console.say(
+                f"so far {seen.stopped:.0%} of the trials were stopped early: the time left holds {left.sentence}"
+            )
         with SearchBar(console, budget) as bar:
-            end = explorer(bar, budget).run(budget - spent, wanted, spent)
+            trials = None if config.budget.trials is None else config.budget.trials - spent_trials(study.finished())
+            end = explorer(bar, budget).run(budget - spent, trials, spent)
         console.say(f"search: {end}")
     finally:
         for worker in (*builders, meter):
             worker.kill()
+
+
+def _enqueue(study: Study, space: SearchSpace, pairs: Pairs) -> None:
+    """What is measured first: the baseline, the points that candidates are held against, the starts of the search."""
+    new, prepared = not begun(study), pairs.jobs.prepared
+    first, *starts = space.starts()
+    if new:
+        study.enqueue(first)
+    if not study.references:
+        pairs.console.say("references: looking for the best placement of the baseline")
+        tuned = tuned_placement(space.placement, pairs.quick)
+        for name, candidate in references_of(prepared, space.precision, tuned).items():
+            study.enqueue_reference(name, candidate)
+    for start in starts if new else ():
+        study.enqueue(start)
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
@@ -314,7 +344,9 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             candidate, outcome = entries[trial]
             assert outcome.artifact is not None
             gained = control(Pairs(jobs, builder, meter, console), (outcome.artifact, candidate))
-            confirmed = replace(confirmed, control=gained)
+            confirmed = replace(
+                confirmed, control=gained, tuned=_beside_tuned(jobs, confirmed, found, entries, meter, console)
+            )
         finally:
             meter.kill()
             builder.kill()
@@ -333,6 +365,30 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         session.ledger.log_file(folder, "bundle")
         session.level(console)
     return chosen
+
+
+def _beside_tuned(
+    jobs: MeterJobs,
+    confirmed: Confirmed,
+    found: Document,
+    entries: Mapping[int, tuple[Candidate, Outcome]],
+    meter: Worker,
+    console: Console,
+) -> Document | None:
+    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself. Where no
+    placement was better than the baseline's own, those to the baseline are known already."""
+    tuned, trial = found["tuned_baseline"]["trial"], confirmed.row["trial"]
+    if tuned == trial:
+        return None
+    if tuned == 0:
+        return tuned_document(0, confirmed.latency, confirmed.throughput)
+
+    def side(number: int) -> Side:
+        candidate, outcome = entries[number]
+        assert outcome.artifact is not None
+        return outcome.artifact, candidate
+
+    return beside_tuned_baseline(jobs, side(trial), (tuned, side(tuned)), meter, console.say)
 
 
 def _gain(control: Document | None) -> dict[str, float]:

@@ -6,19 +6,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 from optuna.trial import FrozenTrial
 
-from search.front import non_dominated
 from search.limits import Limits
-from search.study import candidate_of, measured, sought
+from search.study import candidate_of, front_of, measured
 
 # Of weights on the front, before new ones are worth more.
 _WAYS = 6
 
 
 def least_tried(
-    trials: Sequence[FrozenTrial], flying: Sequence[str], objectives: Sequence[str], limits: Limits
+    trials: Sequence[FrozenTrial], flying: Sequence[str], objectives: Sequence[str], limits: Limits, resolution: float
 ) -> FrozenTrial | None:
     """The trial on the front whose weights were tried in the fewest ways; None where all were in enough.
 
@@ -28,10 +26,12 @@ def least_tried(
     able = {n: m for n, m in measured(trials).items() if n > 0 and limits.kept(m.quality)}
     if not able:
         return None
-    best = non_dominated(np.array([sought(m, objectives) for m in able.values()]))
-    front = {n for n, kept in zip(able, best, strict=True) if kept}
+    front = {n for n, kept in zip(able, front_of(list(able.values()), objectives, resolution), strict=True) if kept}
     tried = Counter([*map(_weights, trials), *flying])
-    least = min((t for t in trials if t.number in front), key=lambda trial: tried[_weights(trial)])
+    ways = [t for t in trials if t.number in front and t.params]
+    if not ways:
+        return None
+    least = min(ways, key=lambda trial: tried[_weights(trial)])
     return least if tried[_weights(least)] < _WAYS else None
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from objectives.record import Artifact, Latency, Throughput
+from objectives.glance import Glance
+from objectives.holdout import HeldPart
+from objectives.record import Artifact, Latency, Quality, Throughput
 from objectives.serving.devices import cores_allowed
 from search.console import Console
 from search.effects import Difference
 from search.jobs import Length, MeterJobs, Side, building
 from search.judged import judged
-from search.workers import Worker, call
+from search.seeds import over_seeds, seeds_of
+from search.workers import JobError, Worker, call
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain
+from spaces.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,44 @@ class Pairs:
         answer = call(self.builder, "export", export, limits.job_seconds, say)
         return from_plain(Artifact, answer["artifact"])
 
+    def quick(self, placement: Placement) -> Glance:
+        """A quick benchmark of the baseline's own model in another placement.
+
+        Raises:
+            ValueError: it cannot be run so.
+        """
+        candidate, limits = Candidate(placement=placement), self.jobs.config.workers
+        try:
+            asked = self.jobs.glance(self.built(candidate), candidate)
+            return from_plain(Glance, call(self.meter, "glance", asked, limits.job_seconds, self.console.say))
+        except JobError as error:
+            self.console.say(f"not benchmarked in another placement: {error}")
+            raise ValueError(str(error)) from error
+
+    def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
+        """Of the first side to the second; where they differ in their weights, over trainings of both from several
+        seeds.
+
+        Raises:
+            JobError: one of them cannot be built or judged.
+        """
+        seeds = seeds_of(ours[1], theirs[1])
+        found = []
+        for seed in range(seeds):
+            if seed:
+                self.console.say(f"training both sides from another seed ({seed + 1} of {seeds})")
+            sides = [self._trained_with(side, seed) for side in (ours, theirs)]
+            found.append(judged(self.jobs, self.meter, self.builder, sides[0], part, 0.95, self.console.say, sides[1]))
+        return over_seeds(found)
+
+    def _trained_with(self, side: Side, seed: int) -> Side:
+        """Seeds count from that of the side itself, which is built."""
+        learning = side[1].weights.distillation
+        if learning is None or seed == 0:
+            return side
+        candidate = side[1].trained_with(learning.seed + seed)
+        return self.built(candidate), candidate
+
     def difference(self, ours: Side, theirs: Side, length: Length, recording: str) -> Difference:
         """Of the first side to the second, on validation; the recording's path is relative to the home.
 
@@ -49,7 +91,7 @@ class Pairs:
             JobError: one of the two cannot be judged or timed.
         """
         config, say = self.jobs.config, self.console.say
-        quality = judged(self.jobs, self.meter, self.builder, ours, "validation", 0.95, say, theirs)
+        quality = self.quality(ours, theirs, "validation")
         timing = self.jobs.time(*ours, length, config.seed + 1, recording, theirs)
         timed = call(self.meter, "time", timing, self.jobs.limit_seconds(length), say)
         return Difference(
@@ -57,4 +99,5 @@ class Pairs:
             from_plain(Latency, timed["latency"]),
             from_plain(Throughput, timed["throughput"]),
             ours[0].model_bytes / theirs[0].model_bytes,
+            seeds_of(ours[1], theirs[1]),
         )

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from objectives.measurement.quality import resolution
 from objectives.record import Outcome
 from search.console import Console
+from search.estimate import GLANCE_SECONDS, StageSeconds, trials_in
 from search.sections import StudyConfig
-from search.study import Study, outcome_of
+from search.study import Study, outcome_of, reference_of
 from search.workers import JobError
 
 # Candidates of which one must get through every stage: a machine may be busy for a while, one candidate too fast to
@@ -51,11 +52,13 @@ def tell_preflight(config: StudyConfig, study: Study, first: Outcome, console: C
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
     study.note(preflight=True, resolution=shown, search_seconds=0.0)
-    building = seconds.get("fit", 0.0) + seconds.get("export", 0.0)
-    trials = 60 * config.budget.minutes / (seconds["time"] + building / builders)
+    stages = StageSeconds(
+        seconds.get("fit", 0.0), seconds.get("export", 0.0), seconds.get("judge", 0.0), GLANCE_SECONDS, seconds["time"]
+    )
+    holds = trials_in(60 * config.budget.minutes, stages, builders)
     console.say(
-        f"preflight: passed; a trial takes about {building:.0f} s to build and {seconds['time']:.0f} s to time, so "
-        f"{config.budget.minutes:g} minutes hold about {trials:.0f} trials"
+        f"preflight: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
+        f"to benchmark where it is not stopped before, so {config.budget.minutes:g} minutes hold {holds.sentence}"
     )
     tolerated = config.quality.max_loss
     console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
@@ -64,7 +67,9 @@ def tell_preflight(config: StudyConfig, study: Study, first: Outcome, console: C
 
 
 def _outcomes(study: Study) -> dict[int, Outcome]:
-    found = {trial.number: outcome_of(trial) for trial in study.finished()}
+    """Of the baseline and the search's own trials: a reference point may score as the baseline does, and then says
+    nothing of what the data can show."""
+    found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
     return {number: outcome for number, outcome in found.items() if outcome is not None}
 
 

@@ -11,7 +11,7 @@ from objectives.record import Artifact, Footprint, Latency, Outcome, Quality, Th
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
-from search.choose import ALPHA, Confirmed, Policy, bundle_up, made_of
+from search.choose import ALPHA, Confirmed, Policy, bundle_up, confidence_of, made_of, p95_upper_bounds
 from search.config import parse
 from search.console import Console
 from search.document import Document
@@ -19,6 +19,7 @@ from search.home import Home
 from search.jobs import MeterJobs, Side
 from search.judged import judged
 from search.launch import jobs_of, prepared_by, task_of
+from search.looks import Looks
 from search.pairs import Pairs
 from search.sections import StudyConfig
 from search.wording import percent, percent_interval
@@ -28,11 +29,12 @@ from spaces.canonical import digest, from_plain, to_plain
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a bundle says of how it was made, and what it has to keep."""
+    """What a bundle says of how it was made, what it has to keep, and how many looks at test that took."""
 
     bundle: Bundle
     config: StudyConfig
     policy: Policy
+    looks: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class BesideOld:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle."""
+    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle.
+
+    look: number of the look at test among those of all builds of the recipe
+    """
 
     artifact: Artifact
     quality: Quality
     latency: Latency
     throughput: Throughput
     footprint: Footprint
+    look: int
     old: BesideOld
 
 
@@ -73,7 +79,7 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
     settings = kept["settings"]
     if model is not None:
         settings = {**settings, "recommender": model, "data": None, "sizes": {}}
-    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]))
+    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]), kept.get("looks", 1))
 
 
 def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document:
@@ -94,13 +100,15 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
         if made == _made_of(out):
             return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = Pairs(jobs_of(config, home, prepared), builder, meter, console)
-        found = _measured(recipe, pairs, home)
+        name = [config.name, candidate.id, to_plain(recipe.policy)]
+        look = Looks.of(home, name, recipe.looks).number(made)
+        found = _measured(recipe, pairs, home, look)
     finally:
         builder.kill()
         meter.kill()
     refused = _broken(recipe.policy, found)
     if refused is None:
-        confirmed = Confirmed({"trial": None}, found.latency, found.throughput, found.quality, found.footprint, 1)
+        confirmed = Confirmed({"trial": None}, found.latency, found.throughput, found.quality, found.footprint, look)
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
         outcome = Outcome("stopped", "built by a recipe", None, found.artifact)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,18 +127,18 @@ def _made_of(folder: Path) -> str | None:
     return found
 
 
-def _measured(recipe: Recipe, pairs: Pairs, home: Home) -> Rebuilt:
+def _measured(recipe: Recipe, pairs: Pairs, home: Home, look: int) -> Rebuilt:
     candidate, jobs, say = recipe.bundle.candidate, pairs.jobs, pairs.console.say
     say("build: fitting and exporting")
     artifact = pairs.built(candidate)
     ours = (artifact, candidate)
-    say("build: judging on test")
-    quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say)
+    say(f"build: judging on test (look {look})")
+    quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", confidence_of(look), say)
     say("build: timing beside the checkpoint's own baseline")
     timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)
     return Rebuilt(
         artifact, quality, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]),
-        from_plain(Footprint, timed["footprint"]), _beside_old(recipe, pairs, ours, home),
+        from_plain(Footprint, timed["footprint"]), look, _beside_old(recipe, pairs, ours, home),
     )  # fmt: skip
 
 
@@ -187,15 +195,7 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
             f"on the same rows it loses {percent(of.loss)} ({percent_interval(of.loss_interval)}) to the old bundle, "
             f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
         )
-    p95 = found.latency.candidate.p95_ms
-    if policy.p95_ms is not None and p95 > policy.p95_ms:
-        return f"the p95 is {p95:.3f} ms, {p95 - policy.p95_ms:.3f} ms above the {policy.p95_ms:g} ms of the policy"
-    ratio = found.latency.p95_ratio
-    if policy.p95_ratio is not None and ratio > policy.p95_ratio:
-        return (
-            f"the p95 ratio is {ratio:.3f}, {ratio - policy.p95_ratio:.3f} above the {policy.p95_ratio:g} of the policy"
-        )
-    return None
+    return policy.unproved_latency(found.latency)
 
 
 def _told(found: Rebuilt, policy: Policy) -> str:
@@ -203,8 +203,9 @@ def _told(found: Rebuilt, policy: Policy) -> str:
     low, high = latency.p95_ratio_interval
     old = found.old.latency
     return (
-        f"its loss is {percent(quality.loss)} ({percent_interval(quality.loss_interval)}) of the tolerated "
-        f"{percent(policy.max_loss)}, its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
+        f"its loss is {percent(quality.loss)} ({percent_interval(quality.loss_interval)} at {quality.confidence:.1%}, "
+        f"look {found.look}) of the tolerated {percent(policy.max_loss)}, "
+        f"its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
         f"checkpoint's baseline"
         + (
             f"; {_unknown(found.old)} cannot be compared with the old bundle's: {found.old.trouble}"
@@ -230,6 +231,8 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "margins": {},
         "loss": None,
         "loss_interval": None,
+        "confidence": None,
+        "look": None,
         "loss_to_old": None,
         "loss_to_old_interval": None,
         "p95_ratio": None,
@@ -248,6 +251,8 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
         "margins": _margins(policy, found),
         "loss": found.quality.loss,
         "loss_interval": list(found.quality.loss_interval),
+        "confidence": found.quality.confidence,
+        "look": found.look,
         "p95_ratio": found.latency.p95_ratio,
         "p95_ratio_interval": list(found.latency.p95_ratio_interval),
         "p95_ms": found.latency.candidate.p95_ms,
@@ -267,13 +272,14 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
 
 
 def _margins(policy: Policy, found: Rebuilt) -> Document:
-    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. Of a loss
-    the upper end of its interval counts, and of that to the old bundle the lower; None where that cannot be told."""
+    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. The upper
+    end of an interval counts, and of the loss to the old bundle the lower; None where that cannot be told."""
     margins: Document = dict(policy.limits.margins(found.quality))
     if found.old.quality is not None:
         margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]
+    p95_ms, p95_ratio = p95_upper_bounds(found.latency)
     if policy.p95_ms is not None:
-        margins["p95_ms"] = policy.p95_ms - found.latency.candidate.p95_ms
+        margins["p95_ms"] = None if p95_ms is None else policy.p95_ms - p95_ms
     if policy.p95_ratio is not None:
-        margins["p95_ratio"] = policy.p95_ratio - found.latency.p95_ratio
+        margins["p95_ratio"] = policy.p95_ratio - p95_ratio
     return margins

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from search.front import hypervolume_over_time, non_dominated, unit_objectives
+from search.front import hypervolume_over_time, resolved_front, unit_objectives
 from search.wording import knob_value, milliseconds, percent, size, times
 
 Document = Mapping[str, Any]
@@ -94,7 +94,7 @@ def front_data(document: Document) -> FrontData:
         points=points,
         baseline=baseline_trial(document),
         chosen=chosen["row"]["trial"] if chosen and chosen.get("row") else None,
-        stairs=_stairs([point for point in points if point.on_front]),
+        stairs=_stairs([point for point in points if point.on_front], document["resolution"] or 0.0),
         max_loss=document["max_loss"],
         metric=metric_of(document),
     )
@@ -120,11 +120,11 @@ def _front_point(row: Row) -> FrontPoint:
     )
 
 
-def _stairs(front: Sequence[FrontPoint]) -> tuple[int, ...]:
+def _stairs(front: Sequence[FrontPoint], resolution: float) -> tuple[int, ...]:
     """The front has three objectives; seen from the side of two, only some of its points are on the edge."""
     if not front:
         return ()
-    edge = non_dominated([[point.p95_ratio, point.loss] for point in front])
+    edge = resolved_front([[point.p95_ratio, point.loss] for point in front], 1, resolution)
     kept = [point for point, on_edge in zip(front, edge, strict=True) if on_edge]
     return tuple(point.trial for point in sorted(kept, key=lambda point: (point.p95_ratio, point.loss)))
 

@@ -113,24 +113,31 @@ def _front_table(document: Document) -> str:
     if baseline is None:
         return '<p class="note">The baseline has not been measured.</p>'
     front = [row for row in all_rows(document)[1:] if row["on_front"]]
+    off = [row for row in document.get("reference_points") or () if not row["on_front"] and row["trial"] != 0]
+    held = [_front_row(baseline, baseline, "baseline"), *(_front_row(row, baseline, row["reference"]) for row in off)]
     if not front:
-        alone = table(_HEADS, [_front_row(baseline, baseline, "baseline")])
-        return f'{alone}<p class="note">No candidate is on the front.</p>'
+        return f'{table(_HEADS, held)}<p class="note">No candidate is on the front.</p>'
     front.sort(key=lambda row: float(row["latency_ms"]["p95_ratio"]))
     alike = alike_trials(document, chosen) if chosen else []
-    cells = [_front_row(baseline, baseline, "baseline")]
+    cells = held
     for row in front:
         tag = "chosen" if row["trial"] == chosen_trial else "≈ chosen" if row["trial"] in alike else ""
+        tag = ", ".join(filter(None, (row.get("reference"), tag)))
         cells.append(_front_row(row, baseline, tag))
     note = '<p class="note">≈ chosen: its intervals overlap those of the chosen point on every objective.</p>'
-    return table(_HEADS, cells) + (note if len(alike) > 1 else "")
+    return table(_HEADS, cells) + _TUNED_NOTE + (note if len(alike) > 1 else "")
 
 
+_TUNED_NOTE = (
+    '<p class="note">To tuned: against the baseline\'s own model in fp32, in the best placement that was found. '
+    "Both were measured beside the baseline, each in a run of its own.</p>"
+)
 _HEADS = (
     "trial",
     "recipe",
     "p95",
     "p95 ratio",
+    "to tuned",
     "throughput",
     "throughput ratio",
     "capacity ratio",
@@ -150,12 +157,13 @@ def _front_row(row: Row, baseline: Row, tag: str) -> Sequence[str]:
         quality["loss_interval"],
     )
     intervals = (None, None, None, None) if own else measured
-    badge = f' <span class="tag {"chosen" if tag == "chosen" else ""}">{escape(tag)}</span>' if tag else ""
+    badge = f' <span class="tag {"chosen" if "chosen" in tag.split(", ") else ""}">{escape(tag)}</span>' if tag else ""
     return (
         f"{row['trial']}{badge}",
         _recipe(row, baseline),
         cell(latency["p95"], column_milliseconds),
         cell(latency["p95_ratio"], column_ratio, intervals[0]),
+        cell((row.get("tuned") or {}).get("p95_ratio"), column_ratio),
         cell(row["throughput_rps"], lambda value: f"{value:,.0f}/s"),
         cell(row["throughput_ratio"], column_ratio, intervals[1]),
         cell(row.get("capacity_ratio"), column_ratio, intervals[2]),
@@ -259,8 +267,9 @@ def _method(document: Document) -> str:
 
 _HOW_TO_READ = """<ul>
 <li><b>The front</b> is every trial within the tolerated loss that no other matches or betters on latency, throughput
-and quality at once. The dotted edge joins those that stand out by latency and quality alone; a point of the front away
-from the edge earns its place by its throughput.</li>
+and quality at once. Losses closer than the resolution count as equal, and a gain counts as no loss. The dotted edge
+joins those that stand out by latency and quality alone; a point of the front away from the edge earns its place by its
+throughput.</li>
 <li><b>Bars and ranges</b> are 95% intervals of a comparison with the baseline. Candidates are never compared with each
 other directly, so two whose ranges overlap on every objective are best taken as equal.</li>
 <li><b>Ratios</b> are against the baseline under the same requests at the same times: a p95 ratio of 0.2x is five times

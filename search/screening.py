@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from objectives.glance import Glance
 from objectives.record import Measurement, Quality
+from search.front import loses_no_more
 from search.limits import Limits
 
 # A glance may be wrong by this much in each of its ratios.
@@ -20,12 +21,14 @@ def loses(quality: Quality, limits: Limits) -> str | None:
     return None if reason is None else f"not timed: {reason}"
 
 
-def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], limits: Limits) -> str | None:
+def outrun(glance: Glance, loss: float, front: Mapping[int, Measurement], resolution: float) -> str | None:
     """Why a candidate need not be timed for its speed, or None: it is slower than the baseline, whatever its quality,
-    or than a feasible candidate that loses no more, or nothing; one by one and saturated, by more than a glance errs.
+    or than a candidate of the front that loses no more as far as the data can show; one by one and saturated, by more
+    than a glance errs.
 
     Args:
-        measured: by trial, without the baseline
+        front: by trial, without the baseline. What is itself dominated stops nobody: losses that are equal to its own
+            need not be equal to those of the point that dominates it.
     """
     told = (
         f"not timed: at a glance {glance.service_ratio:.3g} of the baseline's time and {glance.saturated_ratio:.3g} "
@@ -33,8 +36,8 @@ def outrun(glance: Glance, loss: float, measured: Mapping[int, Measurement], lim
     )
     if _slower(glance, 1.0, 1.0):
         return told
-    for trial, rival in measured.items():
-        if rival.quality.loss > max(loss, 0.0) or not limits.kept(rival.quality):
+    for trial, rival in front.items():
+        if not loses_no_more(rival.quality.loss, loss, resolution):
             continue
         most = rival.throughput.capacity_ratio
         if _slower(glance, rival.latency.service_p50_ratio, most):

@@ -135,7 +135,8 @@ class TrainingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Minutes of search; the baseline's training is not counted. Trials None: as many as fit."""
+    """Minutes of search; the baseline's training is not counted. Trials of the search that end in all, be they
+    measured, stopped or failed; the baseline and the reference points are not counted. None: as many as fit."""
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
     trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")

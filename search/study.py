@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from objectives.record import Measurement, Outcome
+from search.front import resolved_front
 from search.limits import Limits
 from spaces.candidate import Candidate
 from spaces.canonical import from_plain, to_plain
@@ -80,6 +81,11 @@ class Study:
         """What is known of the study as a whole."""
         return dict(self._study.user_attrs)
 
+    @property
+    def resolution(self) -> float:
+        """The smallest loss that its data can show; 0 until that is known."""
+        return float(self.facts.get("resolution") or 0.0)
+
     def note(self, **facts: Any) -> None:
         for key, value in facts.items():
             self._study.set_user_attr(key, value)
@@ -87,11 +93,24 @@ class Study:
     def enqueue(self, params: Mapping[str, Any]) -> None:
         self._study.enqueue_trial(dict(params))
 
+    def enqueue_reference(self, name: str, candidate: Candidate) -> None:
+        """A candidate that need not be in the space, to be measured whatever comes out; it has no knobs."""
+        self._study.enqueue_trial({}, user_attrs={"reference": name, "candidate": to_plain(candidate)})
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the reference points that were asked for, or wait to be."""
+        return tuple(
+            t.user_attrs["reference"] for t in self._study.get_trials(deepcopy=False) if reference_of(t) is not None
+        )
+
     def ask(self, space: SearchSpace, settled: Mapping[str, Any] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
         if settled and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self.enqueue(settled)
         trial = self._study.ask()
+        if "reference" in trial.user_attrs:
+            return trial, from_plain(Candidate, trial.user_attrs["candidate"])
         candidate = space.suggest(trial)
         trial.set_user_attr("candidate", to_plain(candidate))
         return trial, candidate
@@ -114,7 +133,11 @@ class Study:
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             self._close(trial, interrupted)
-            if frozen.params:
+            if (name := reference_of(frozen)) is not None:
+                self._study.enqueue_trial(
+                    {}, user_attrs={"reference": name, "candidate": frozen.user_attrs["candidate"]}
+                )
+            elif frozen.params:
                 self._study.enqueue_trial(dict(frozen.params))
 
     def finished(self) -> list[FrozenTrial]:
@@ -160,6 +183,18 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
     return [max(0.0, value) if name == "quality" else value for name, value in pairs]
 
 
+def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:
+    """Which of these are on the front of their own, where losses are known to this resolution.
+
+    Raises:
+        ValueError: an objective was not measured.
+    """
+    if not measurements:
+        return []
+    quality = objectives.index("quality") if "quality" in objectives else None
+    return [bool(kept) for kept in resolved_front([sought(m, objectives) for m in measurements], quality, resolution)]
+
+
 def outcome_of(trial: FrozenTrial) -> Outcome | None:
     text = trial.user_attrs.get("outcome")
     return None if text is None else from_plain(Outcome, json.loads(text))
@@ -168,6 +203,19 @@ def outcome_of(trial: FrozenTrial) -> Outcome | None:
 def candidate_of(trial: FrozenTrial) -> Candidate | None:
     plain = trial.user_attrs.get("candidate")
     return None if plain is None else from_plain(Candidate, plain)
+
+
+def reference_of(trial: FrozenTrial) -> str | None:
+    """Name of the reference point that a trial measures; None for one of the search."""
+    name: str | None = trial.user_attrs.get("reference")
+    return name
+
+
+def spent(trials: Sequence[FrozenTrial]) -> int:
+    """How many count against `budget.trials`: those of the search that ended by themselves, in whatever way. The
+    baseline and the reference points do not, nor does a choice that was made before or was interrupted."""
+    outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
+    return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
 
 
 def measured(trials: Sequence[FrozenTrial]) -> dict[int, Measurement]:

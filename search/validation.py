@@ -15,11 +15,11 @@ from objectives.serving.devices import cores_allowed
 from search.console import Console
 from search.defaults import PASSES
 from search.document import Document
+from search.estimate import StageSeconds, TrialRange, trials_in
 from search.home import Home
 from search.launch import task_of
 from search.limits import check_slices
 from search.sections import StudyConfig
-from search.wording import count
 from search.workers import Worker, call
 from spaces.anatomy import Group
 from spaces.canonical import from_plain, to_plain
@@ -33,11 +33,12 @@ _REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
 
 @dataclass(frozen=True)
 class Validated:
-    """A model that went through every stage once."""
+    """A model that went through every stage once, and the seconds that this took, a quick benchmark's among them."""
 
     rehearsal: Rehearsal
     profile: Profile
     seconds: float
+    glance_seconds: float
 
 
 def validated(config: StudyConfig, home: Home, console: Console) -> Document:
@@ -61,18 +62,20 @@ def validated(config: StudyConfig, home: Home, console: Console) -> Document:
         model = f"{rehearsal.folder}/{MODEL}"
         arm = to_plain(Arm(model, Placement(), "fp32"))
         seen = {"holdout": rehearsal.folder, "candidate": arm, "baseline": arm}
+        glanced = time.monotonic()
         call(meter, "glance", seen, _LIMIT_SECONDS, console.say)
+        glance_seconds = time.monotonic() - glanced
         groups = to_plain(rehearsal.anatomy.groups)
         looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
         profile = from_plain(Profile, call(meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
     finally:
         builder.kill()
         meter.kill()
-    return document(config, Validated(rehearsal, profile, time.monotonic() - start))
+    return document(config, Validated(rehearsal, profile, time.monotonic() - start, glance_seconds))
 
 
 def document(config: StudyConfig, found: Validated) -> Document:
-    rehearsal = found.rehearsal
+    rehearsal, trials = found.rehearsal, _trials(config, found)
     shares = {group.name: group.time_share for group in found.profile.groups}
     return {
         "study": config.name,
@@ -86,7 +89,8 @@ def document(config: StudyConfig, found: Validated) -> Document:
         "model_bytes": rehearsal.model_bytes,
         "p50_ms": found.profile.p50_ms,
         "rows": found.profile.rows,
-        "trials": _trials(config, found),
+        "trials": trials.fewest,
+        "trials_range": [trials.fewest, trials.most],
         "seconds": {**rehearsal.seconds, "all": found.seconds},
     }
 
@@ -111,14 +115,18 @@ def _technique(one: Tried, group: Group) -> str:
     return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
 
 
-def _trials(config: StudyConfig, found: Validated) -> int:
+def _trials(config: StudyConfig, found: Validated) -> TrialRange:
     """About how many fit into the budget."""
+    rehearsal, request = found.rehearsal, found.profile.p50_ms / 1000
+    stages = StageSeconds(
+        fit=(config.space.distillation.passes or PASSES) * rehearsal.batches * rehearsal.seconds["step"],
+        export=rehearsal.seconds["export"],
+        judge=rehearsal.held_rows / found.profile.rows * request,
+        glance=found.glance_seconds,
+        time=_REQUESTS_TIMED * request / config.traffic.load + _WAITED_SECONDS,
+    )
     builders = config.workers.builders or min(cores_allowed(), 4)
-    passes = config.space.distillation.passes or PASSES
-    rehearsal = found.rehearsal
-    fit = passes * rehearsal.batches * rehearsal.seconds["step"] + rehearsal.seconds["export"]
-    at_load = found.profile.p50_ms / 1000 / config.traffic.load
-    return max(1, round(60 * config.budget.minutes / (fit / builders + _REQUESTS_TIMED * at_load + _WAITED_SECONDS)))
+    return trials_in(60 * config.budget.minutes, stages, builders)
 
 
 def tables(found: Document) -> list[Table]:
@@ -151,7 +159,7 @@ def conclusion(found: Document) -> Sequence[str]:
         if able
         else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
         *_user_inputs(found),
-        f"The budget holds about {count(found['trials'], 'trial')}; this took {found['seconds']['all']:.0f} s.",
+        f"The budget holds {TrialRange(*found['trials_range']).sentence}; this took {found['seconds']['all']:.0f} s.",
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from search.front import indistinguishable, unit_objectives
+from search.references import QUANTIZED
 from search.wording import count, metric_name, milliseconds, percent, percent_interval, rate, times
 
 Document = Mapping[str, Any]
@@ -45,9 +46,60 @@ def verdict(document: Document) -> Verdict:
     else:
         subject = None
         headline, sentences = _nothing(document, candidates)
+    sentences = _simple_references(document) + sentences
     if subject is not None:
+        sentences += _beside_references(document, subject, confirmed or {})
         sentences += _in_milliseconds(document, subject, confirmed or {}) + _other_points(document, subject, gains)
     return Verdict(headline, tuple(sentences + doubts(document)))
+
+
+def _simple_references(document: Document) -> list[str]:
+    """The rules and simple models that are within the tolerated loss, before all else."""
+    said, tolerated = [], percent(document["max_loss"])
+    points = {row["reference"]: row for row in document.get("reference_points") or ()}
+    known = document.get("references") or {}
+    own = known.get("baseline")
+    for name in ("logistic regression", "popularity"):
+        row, value = points.get(name), known.get(name.replace(" ", "_"))
+        if row is not None and row["feasible"]:
+            loss = _loss(row["quality"]["loss"], row["quality"]["loss_interval"], _metric(row))
+            said.append(
+                f"A much simpler model is within the tolerated {tolerated}: {name} (trial {row['trial']}) "
+                f"{_gain(row['latency_ms']['p95_ratio'], _p95_interval(row), row['throughput_ratio'], row)}, {loss}."
+            )
+        elif row is None and own and value is not None and (own - value) / own <= document["max_loss"]:
+            metric = metric_name(document.get("reference_metric", "auc"))
+            said.append(
+                f"A much simpler rule is within the tolerated {tolerated}: on test {name} has a {metric} of "
+                f"{value:.3f}, a loss of {percent((own - value) / own)}."
+            )
+    return said
+
+
+def _beside_references(document: Document, row: Row, confirmed: Mapping[str, Any]) -> list[str]:
+    """What the baseline's own model could have had by its placement alone, and by quantization without training."""
+    said, tuned = [], document.get("tuned_baseline")
+    if tuned is not None and tuned["trial"] != row["trial"] and row.get("tuned"):
+        place = (
+            "as it is placed by default" if tuned["trial"] == document["baseline"]["trial"] else "in its best placement"
+        )
+        beside = confirmed.get("tuned_baseline") or row["tuned"]
+        gain = _gain(beside["p95_ratio"], beside["p95_ratio_interval"], beside["throughput_ratio"], beside).replace(
+            "the baseline", "the tuned baseline"
+        )
+        said.append(
+            f"The tuned baseline, the same model in fp32 {place} (trial {tuned['trial']}), answers in "
+            f"{percent(tuned['latency_ms']['p95_ratio'])} of the baseline's p95; against it, trial {row['trial']} "
+            f"{gain}."
+        )
+    quantized = next((r for r in document.get("reference_points") or () if r["reference"] == QUANTIZED), None)
+    if quantized is not None and quantized["trial"] != row["trial"]:
+        loss = _loss(quantized["quality"]["loss"], quantized["quality"]["loss_interval"], _metric(quantized))
+        gain = _gain(
+            quantized["latency_ms"]["p95_ratio"], _p95_interval(quantized), quantized["throughput_ratio"], quantized
+        )
+        said.append(f"Post-training quantization alone (trial {quantized['trial']}) {gain}, {loss}.")
+    return said
 
 
 def helps(row: Row) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spaces.canonical import digest
 from spaces.domains import Scalar
@@ -36,10 +36,22 @@ class Candidate:
         return "c" + digest(self)[:12]
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether nothing differs from the baseline, its widths said or not."""
+    def keeps_model(self) -> bool:
+        """Whether it runs the baseline's own model in fp32, however it is placed; its widths said or not."""
         widths = {width for _, width in self.precision.widths} | {self.precision.compute}
-        return self.weights == Weights() and widths == {"fp32"} and self.placement == Placement()
+        return self.weights == Weights() and widths == {"fp32"}
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing differs from the baseline."""
+        return self.keeps_model and self.placement == Placement()
+
+    def trained_with(self, seed: int) -> Candidate:
+        """The same choice, its weights trained from another seed; one that keeps the baseline's has none."""
+        learning = self.weights.distillation
+        if learning is None:
+            return self
+        return replace(self, weights=replace(self.weights, distillation=replace(learning, seed=seed)))
 
     def knobs(self) -> dict[str, Scalar]:
         """Every choice by its dotted name, for tables and for the ledger."""

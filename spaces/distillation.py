@@ -11,12 +11,14 @@ class Distillation:
     """Temperature of both softened outputs, weight of the teacher's term (labels get the rest), passes over train.
 
     feature_weight: of the squared distance to the teacher's hidden features, beside the outputs' loss; 0 for none
+    seed: added to the study's, for trainings that differ in nothing else
     """
 
     temperature: float
     teacher_weight: float
     passes: int
     feature_weight: float = 0.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 1.0):
@@ -25,5 +27,7 @@ class Distillation:
             raise ValueError(f"The teacher's weight lies in [0, 1], but got {self.teacher_weight}.")
         if self.passes < 1:
             raise ValueError(f"There is at least one pass, but got {self.passes}.")
+        if self.seed < 0:
+            raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):
             raise ValueError(f"The weight of features is at least 0, but got {self.feature_weight}.")

@@ -21,6 +21,7 @@ AWARE = "weights.quantisation_aware"
 class Weights:
     """Nothing of it is the baseline's own weights, untouched. The stages run in the order of the fields.
 
+    reference: a simple model in the baseline's place, by its name
     quantisation_aware: groups that learn with the rounding of static int8 in the loop
     """
 
@@ -32,12 +33,15 @@ class Weights:
     low_rank: LowRank | None = None
     distillation: Distillation | None = None
     quantisation_aware: tuple[str, ...] = ()
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quantisation_aware", tuple(sorted(self.quantisation_aware)))
         changed = self.reshaped or bool(self.quantisation_aware)
         if changed and self.distillation is None:
             raise ValueError("Weights that differ from the baseline's are distilled, but got no distillation.")
+        if self.reference is not None and self.distillation is not None:
+            raise ValueError(f"A simple reference is taken as it is, but {self.reference!r} got a distillation.")
         if self.architecture is not None and self.pruning is not None:
             raise ValueError("A student has the sizes of its own, so it is not pruned, but got both.")
         tables = [form.group for form in self.table_forms]
@@ -55,6 +59,8 @@ class Weights:
 
     @property
     def origin(self) -> str:
+        if self.reference is not None:
+            return self.reference.replace("_", " ")
         if self.architecture is not None:
             return "student"
         return "baseline" if self.distillation is None else "pruned"
@@ -82,5 +88,7 @@ class Weights:
             knobs["distillation.teacher_weight"] = self.distillation.teacher_weight
             knobs["distillation.feature_weight"] = self.distillation.feature_weight
             knobs["distillation.passes"] = self.distillation.passes
+            if self.distillation.seed:
+                knobs["distillation.seed"] = self.distillation.seed
             knobs |= {f"{AWARE}.{group}": True for group in self.quantisation_aware}
         return knobs

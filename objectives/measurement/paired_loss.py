@@ -5,13 +5,15 @@ A metric comes as a function of row weights, so this file knows none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.statistics import RESAMPLES, Floats, group_weights, interval
+from objectives.measurement.statistics import Floats, group_weights, interval
 from objectives.record import Interval, Quality, SliceQuality
 
 Groups = NDArray[np.int64]
@@ -24,6 +26,10 @@ Arm = Callable[[Mask], Resampled]
 
 # An interval over the resamples that can tell says nothing of the others; so there must be few of them.
 _MOST_UNTOLD = 0.05
+# Resamples that must lie beyond either end of an interval for that end to be steady, and the most that are drawn, which
+# are enough for the tenth look at one test set.
+_BEYOND = 20
+_MOST_RESAMPLES = 100_000
 
 
 class UndefinedLossError(ValueError):
@@ -38,7 +44,6 @@ def paired_loss(
     seed: int,
     confidence: float,
     slices: Mapping[str, Mask],
-    resamples: int = RESAMPLES,
 ) -> Quality:
     """One bootstrap draws groups for all rows, and each slice sees what was drawn of its own: so its interval knows
     that the number of its users is chance too.
@@ -55,7 +60,7 @@ def paired_loss(
     arms = candidate, baseline
     whole = _pair(arms, groups, np.ones(len(groups), dtype=np.bool_))
     pairs, reasons = _by_slice(arms, groups, slices)
-    of_whole, *of_slices = _drawn([whole, *pairs.values()], groups, seed, resamples)
+    of_whole, *of_slices = _drawn([whole, *pairs.values()], groups, seed, resamples_for(confidence))
     drawn = dict(zip(pairs, of_slices, strict=True))
 
     def judged(name: str) -> SliceQuality:
@@ -75,6 +80,26 @@ def paired_loss(
         slices=tuple(map(judged, slices)),
         **asdict(_told(whole, of_whole, confidence)),
     )
+
+
+def resamples_for(confidence: float) -> int:
+    """So many that 20 of them lie beyond either end of the interval, up to a number that can still be drawn."""
+    return min(_MOST_RESAMPLES, math.ceil(_BEYOND / ((1 - confidence) / 2)))
+
+
+def tail_interval(drawn: Floats, confidence: float) -> Interval:
+    """The percentile interval of bootstrap samples (resamples,) as `resamples_for` asks for them.
+
+    An end further out than the most resamples can show is that of the furthest steady percentile, moved away from the
+    median as a normal distribution's would be.
+    """
+    tail = (1 - confidence) / 2
+    steady = _BEYOND / _MOST_RESAMPLES
+    if tail >= steady:
+        return interval(drawn, confidence)
+    (low, high), middle = interval(drawn, 1 - 2 * steady), float(np.median(drawn))
+    further = NormalDist().inv_cdf(tail) / NormalDist().inv_cdf(steady)
+    return middle - further * (middle - low), middle + further * (high - middle)
 
 
 @dataclass(frozen=True)
@@ -155,7 +180,7 @@ def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
             f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows can tell."
         )
     loss = (pair.reference - pair.value) / pair.reference
-    return _Told(pair.value, pair.reference, loss, interval(finite, confidence))
+    return _Told(pair.value, pair.reference, loss, tail_interval(finite, confidence))
 
 
 def _count(groups: Groups) -> int:

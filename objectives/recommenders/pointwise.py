@@ -23,8 +23,14 @@ from objectives.recommenders.clicklog import ClickLog
 from objectives.recommenders.counts import counted
 from objectives.recommenders.families import FAMILIES, Family
 from objectives.recommenders.features import Dataset, encode
+from objectives.recommenders.linear import LinearModel
 from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
-from objectives.recommenders.references import logistic_regression_scores, popularity_scores
+from objectives.recommenders.references import (
+    logistic_regression,
+    logistic_regression_scores,
+    popularity,
+    popularity_scores,
+)
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.sizes import no_larger, resized, told
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
@@ -148,6 +154,15 @@ class PointwiseRecommender:
 
     def build(self, architecture: Architecture) -> nn.Module:
         return self._family.build(self.dataset.fields, self._family.sizes(architecture))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return (*(("popularity",) if self.dataset.field("item") else ()), "logistic_regression")
+
+    def reference(self, name: str) -> nn.Module:
+        known = name == "popularity"
+        linear = popularity(self.dataset) if known else logistic_regression(self.dataset, self.task.seed)
+        return LinearModel(self.dataset.fields, linear.weights, linear.bias).eval()
 
     def student(self) -> Mapping[str, Any]:
         published = self._family.student(self.dataset.fields)

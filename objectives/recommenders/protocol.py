@@ -168,6 +168,15 @@ class Recommender(Protocol):
         """Whether `build` makes siblings."""
         ...
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the simple references that `reference` gives."""
+        ...
+
+    def reference(self, name: str) -> nn.Module:
+        """A simple reference as a model with the same inputs."""
+        ...
+
     def student(self) -> Mapping[str, Any]:
         """Sizes that a student may take, in the study file's notation of a domain."""
         ...

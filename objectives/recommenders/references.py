@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,28 +19,55 @@ _PRIOR_ROWS = 10  # imagined rows of each item with the mean label
 _INVERSE_PENALTIES = (0.1, 0.3, 1.0, 3.0)
 
 
-def popularity_scores(dataset: Dataset, part: Part) -> NDArray[np.float64]:
-    """The smoothed mean label in train rows of each row's item, (n_part,); of all rows where the data name no items."""
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A bias, and by field a weight for each code, (vocabulary,), or for the number, (1,)."""
+
+    weights: Mapping[str, NDArray[np.float64]]
+    bias: float
+
+
+def popularity(dataset: Dataset) -> Linear:
+    """The smoothed mean label in train rows of each item; of all rows where the data name no items."""
     inputs, labels, _ = dataset.rows("train")
-    mean, held_out = labels.mean(dtype=np.float64), dataset.rows(part)[0]
-    item = dataset.field("item")
+    mean, item = float(labels.mean(dtype=np.float64)), dataset.field("item")
     if item is None:
-        return np.full(len(getattr(dataset.split, part)), mean)
+        return Linear({}, mean)
     count = np.bincount(inputs["item"], minlength=item.vocabulary)
     positives = np.bincount(inputs["item"], weights=labels, minlength=item.vocabulary)
-    score = (positives + _PRIOR_ROWS * mean) / (count + _PRIOR_ROWS)
-    return np.asarray(score[held_out["item"]], dtype=np.float64)
+    return Linear({"item": (positives + _PRIOR_ROWS * mean) / (count + _PRIOR_ROWS)}, 0.0)
+
+
+def popularity_scores(dataset: Dataset, part: Part) -> NDArray[np.float64]:
+    """What `popularity` gives each row of a part, (n_part,)."""
+    found, (inputs, labels, _) = popularity(dataset), dataset.rows(part)
+    scores = np.full(len(labels), found.bias)
+    for name, weights in found.weights.items():
+        scores += weights[inputs[name]]
+    return scores
+
+
+def logistic_regression(dataset: Dataset, seed: int) -> Linear:
+    """By all fields; with the penalty that does best on validation."""
+    best = _regression(dataset, seed)
+    sizes = [1 if field.kind == "numeric" else field.vocabulary for field in dataset.fields]
+    parts = np.split(best.coef_[0], np.cumsum(sizes)[:-1])
+    names = [field.name for field in dataset.fields]
+    return Linear(dict(zip(names, parts, strict=True)), float(best.intercept_[0]))
 
 
 def logistic_regression_scores(dataset: Dataset, part: Part, seed: int) -> NDArray[np.float64]:
-    """The log-odds of each row, (n_part,), by all fields; with the penalty that does best on validation."""
+    """The log-odds that `logistic_regression` gives each row of a part, (n_part,)."""
+    return np.asarray(_regression(dataset, seed).decision_function(_columns(dataset, part)[0]), dtype=np.float64)
+
+
+def _regression(dataset: Dataset, seed: int) -> Any:
     train, validation = _columns(dataset, "train"), _columns(dataset, "validation")
     models = [
         LogisticRegression(C=inverse_penalty, max_iter=1000, random_state=seed).fit(*train)
         for inverse_penalty in _INVERSE_PENALTIES
     ]
-    best = max(models, key=lambda model: roc_auc_score(validation[1], model.decision_function(validation[0])))
-    return np.asarray(best.decision_function(_columns(dataset, part)[0]), dtype=np.float64)
+    return max(models, key=lambda model: roc_auc_score(validation[1], model.decision_function(validation[0])))
 
 
 def _columns(dataset: Dataset, part: Part) -> tuple[scipy.sparse.csr_array, NDArray[np.float32]]:

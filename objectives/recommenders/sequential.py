@@ -19,6 +19,7 @@ from objectives.errors import SettingError
 from objectives.holdout import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.recommenders import sasrec
+from objectives.recommenders.linear import ItemTable
 from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.sequence_draws import Negatives, draw_requests
@@ -181,6 +182,13 @@ class SequentialRecommender:
 
     def build(self, architecture: Architecture) -> nn.Module:
         return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return ("popularity",)
+
+    def reference(self, name: str) -> nn.Module:
+        return ItemTable(item_counts(self.sequences)).eval()
 
     def student(self) -> Mapping[str, Any]:
         return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))

@@ -385,3 +385,14 @@ def test_passes_of_a_model_that_is_not_pruned() -> None:
     )
     assert (alone.between, alone.plain, alone.rounding) == (0, 6, 0)
     assert (aware.between, aware.plain, aware.rounding) == (0, 4, 2)
+
+
+def test_the_seed_of_learning_is_another_training_of_the_same_choice(opened: Opened) -> None:
+    recommender = opened("dcn-v2")
+    pruning = Pruning((("mlp", 0.5),))
+    first, again, other = (
+        _scores(recommender, _fit(recommender, pruning=pruning, distillation=replace(LEARNING, seed=seed)).model)
+        for seed in (0, 0, 1)
+    )
+    torch.testing.assert_close(first, again)
+    assert not torch.allclose(first, other, atol=1e-4)

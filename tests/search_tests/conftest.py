@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.front import hypervolume, non_dominated, unit_objectives
+from search.front import hypervolume, resolved_front, unit_objectives
 
 MAX_LOSS = 0.01
 BASELINE_MS = 1.34
@@ -108,7 +108,7 @@ def mark_front(document: dict[str, Any]) -> dict[str, Any]:
     able = [row for row in rows if row["feasible"]]
     triples = [(row["latency_ms"]["p95_ratio"], row["throughput_ratio"], row["quality"]["loss"]) for row in able]
     table = np.array(triples).reshape(-1, 3)
-    for row, on_front in zip(able, non_dominated(table * [1, -1, 1]), strict=True):
+    for row, on_front in zip(able, resolved_front(table * [1, -1, 1], 2, document["resolution"] or 0.0), strict=True):
         row["on_front"] = bool(on_front)
     cube = unit_objectives(table[:, 0], table[:, 1], table[:, 2], MAX_LOSS)
     document["hypervolume"] = hypervolume(cube)

@@ -13,7 +13,9 @@ from spaces.weights_space import WeightsSpace
 
 def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:
     """A complete trial; intervals are 10% wide."""
-    ours, theirs = (Percentiles(0.5 * r, r, 2 * r, 0.4 * r) for r in (10 * p95_ratio, 10.0))
+    ours, theirs = (
+        Percentiles(0.5 * r, r, 2 * r, 0.4 * r, p95_interval_ms=(0.95 * r, 1.05 * r)) for r in (10 * p95_ratio, 10.0)
+    )
     around = (p95_ratio * 0.95, p95_ratio * 1.05)
     measurement = Measurement(
         Quality("auc", 0.8 * (1 - loss), 0.8, loss, (loss - 0.002, loss + 0.002), 1000, 100),

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from measurements import complete_outcome
 
 from objectives.record import Artifact, Quality
-from search import control as module
 from search.control import control
 from search.workers import JobError
 from spaces.candidate import Candidate
@@ -30,13 +28,17 @@ class Said:
         self.asked: list[Candidate] = []
         self.lines: list[str] = []
         self.refused, self.console, self.say = refused, self, self.lines.append
-        self.jobs = self.meter = self.builder = None
+        self.sides: list[Any] = []
 
     def built(self, candidate: Candidate) -> Artifact:
         self.asked.append(candidate)
         if self.refused:
             raise JobError(self.refused)
         return CONTROL
+
+    def quality(self, ours: Any, theirs: Any, part: str) -> Quality:
+        self.sides.append((ours, theirs, part))
+        return quality(-0.004, -0.006, -0.002)
 
 
 def quality(loss: float, low: float, high: float) -> Quality:
@@ -45,26 +47,18 @@ def quality(loss: float, low: float, high: float) -> Quality:
     return replace(measured.quality, loss=loss, loss_interval=(low, high))
 
 
-def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    sides: list[Any] = []
-
-    def judged(
-        jobs: Any, meter: Any, builder: Any, ours: Any, part: str, level: float, say: Any, theirs: Any
-    ) -> Quality:
-        sides.append((ours, theirs, part, level))
-        return quality(-0.004, -0.006, -0.002)
-
-    monkeypatch.setattr(module, "judged", judged)
+def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else() -> None:
     pairs: Any = Said()
     found = control(pairs, (MODEL, CHOSEN))
     labels = replace(LEARNING, teacher_weight=0.0, feature_weight=0.0)
     beside = replace(CHOSEN, weights=replace(CHOSEN.weights, distillation=labels))
     assert pairs.asked == [beside]
-    assert sides == [((MODEL, CHOSEN), (CONTROL, beside), "test", 0.95)]
+    assert pairs.sides == [((MODEL, CHOSEN), (CONTROL, beside), "test")]
     assert found is not None and (found["gain"], found["gain_interval"]) == (0.004, [0.002, 0.006])
     assert found["sentence"].startswith(
         "On test, distilling gained 0.40% of AUC [0.20%, 0.60%] over learning from the labels"
     )
+    assert found["sentence"].endswith(", the mean of 3 seeds.") and found["seeds"] == 3
 
 
 def test_a_model_that_learned_nothing_from_the_baseline_has_no_control() -> None:

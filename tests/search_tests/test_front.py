@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.front import hypervolume, hypervolume_over_time, indistinguishable, non_dominated, unit_objectives
+from search.front import (
+    hypervolume,
+    hypervolume_over_time,
+    indistinguishable,
+    non_dominated,
+    resolved_front,
+    unit_objectives,
+)
 
 # A coarse grid makes ties and duplicates, where such code goes wrong.
 grid = st.integers(0, 5).map(float)
@@ -50,6 +57,71 @@ def test_the_front_of_many_points_dominates_all_others(columns: int) -> None:
     front, rest = losses[mask], losses[~mask]
     assert not any((front < row).all(axis=1).any() for row in front)
     assert all((front <= row).all(axis=1).any() for row in rest[:300])
+
+
+# Losses in steps of half a resolution, gains among them.
+studies = st.integers(1, 12).flatmap(
+    lambda n: st.tuples(
+        arrays(float, (n, 2), elements=grid), arrays(float, (n, 1), elements=st.integers(-3, 9).map(lambda v: v / 2))
+    ).map(np.hstack)
+)
+
+
+def dominates(one: np.ndarray, other: np.ndarray, resolution: float) -> bool:
+    """The definition, of rows (speed, load, loss)."""
+    (*ours, lost), (*theirs, their_lost) = one, other
+    lost, their_lost = max(lost, 0.0), max(their_lost, 0.0)
+    if ours == theirs:
+        return lost < their_lost
+    return all(a <= b for a, b in zip(ours, theirs, strict=True)) and lost <= their_lost + resolution
+
+
+@given(studies, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_the_resolved_front_is_the_one_kernel_of_the_relation(losses: np.ndarray, resolution: float) -> None:
+    """By brute force over all subsets of the rows: one and no other is both without dominance inside and dominates all
+    outside."""
+    rows = range(len(losses))
+    over = [[dominates(losses[i], losses[j], resolution) for j in rows] for i in rows]
+    kernels = []
+    for picks in itertools.product([False, True], repeat=len(losses)):
+        covered = [any(picks[i] and over[i][j] for i in rows) for j in rows]
+        if all(covered[j] != picks[j] for j in rows):
+            kernels.append(list(picks))
+    found = resolved_front(losses, 2, resolution).tolist()
+    assert kernels == [found] and any(found)
+
+
+@given(studies, st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.randoms(use_true_random=False))
+def test_the_resolved_front_does_not_depend_on_the_order(
+    losses: np.ndarray, resolution: float, random: np.random.Generator
+) -> None:
+    order = list(range(len(losses)))
+    random.shuffle(order)
+    assert (
+        resolved_front(losses[order], 2, resolution).tolist() == resolved_front(losses, 2, resolution)[order].tolist()
+    )
+
+
+@given(studies)
+def test_without_a_resolution_the_front_is_the_plain_one_of_clipped_losses(losses: np.ndarray) -> None:
+    clipped = np.column_stack([losses[:, :2], np.maximum(losses[:, 2], 0)])
+    assert resolved_front(losses, 2, 0.0).tolist() == brute_force_front(clipped)
+    assert resolved_front(losses, None, 9.0).tolist() == brute_force_front(losses)
+
+
+def test_a_point_that_is_slower_for_less_than_the_data_can_show_is_off_the_front() -> None:
+    """Twice as slow for 0.007% of AUC, where a study could show 0.28%; slower for a gain; slower for more than that."""
+    rows = [[0.1, 0.1, 0.00107], [0.2, 0.2, 0.0010], [0.3, 0.3, -0.02], [0.4, 0.4, 0.0]]
+    assert resolved_front(rows, 2, 0.0028).tolist() == [True, False, False, False]
+    assert resolved_front(rows, 2, 0.0010).tolist() == [True, False, True, False]
+
+
+def test_small_steps_of_the_loss_do_not_add_up_to_a_large_one() -> None:
+    """Each is faster than the one before and loses 0.9 of the resolution more: two steps are told apart."""
+    steps = np.arange(10.0)
+    rows = np.column_stack([10 - steps, 10 - steps, 0.9 * steps])
+    kept = np.flatnonzero(resolved_front(rows, 2, 1.0))
+    assert kept.tolist() == [1, 3, 5, 7, 9], "from the fastest on, every other"
 
 
 def test_duplicates_of_a_front_point_are_all_kept() -> None:

@@ -77,7 +77,7 @@ class Road:
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     """Stopped by Ctrl-C, then killed, then run to its end."""
     road = Road(tmp_path_factory.mktemp("road"))
-    road.run_until(2, signal.SIGINT, status=130)  # the preflight's last trial has just ended
+    road.run_until(2, signal.SIGINT, status=130)  # the tuned baseline has just ended
     assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in road.trials()) == 2
     assert not [t for t in road.trials() if t.state == optuna.trial.TrialState.RUNNING]
     road.run_until(3, signal.SIGKILL, status=-signal.SIGKILL)
@@ -130,6 +130,22 @@ def test_the_fronts_document_has_designs_keys(front: dict[str, Any]) -> None:
     assert any(r["on_front"] for r in front["rows"])
 
 
+def test_the_reference_points_are_measured_and_told(road: Road, front: dict[str, Any]) -> None:
+    """Each ended; what was measured stands beside the tuned baseline, which is no slower than the baseline."""
+    asked = [t.user_attrs["reference"] for t in road.trials() if "reference" in t.user_attrs]
+    assert {"post-training quantization", "popularity", "logistic regression"} <= set(asked)
+    by_trial = {row["trial"]: row for row in front["rows"]}
+    ended = [by_trial[t.number] for t in road.trials() if "reference" in t.user_attrs]
+    assert any(row["state"] == "complete" for row in ended)
+    tuned = front["tuned_baseline"]
+    assert tuned["knobs"]["weights.origin"] == "baseline"
+    assert {w for knob, w in tuned["knobs"].items() if knob.startswith("precision.")} <= {"fp32", "minmax"}
+    for row in front["rows"]:
+        if row["state"] == "complete":
+            expected = row["latency_ms"]["p95_ratio"] / tuned["latency_ms"]["p95_ratio"]
+            assert row["tuned"]["p95_ratio"] == pytest.approx(expected)
+
+
 def test_what_was_asked_is_what_the_graph_holds(front: dict[str, Any]) -> None:
     for row in front["rows"]:
         for group, width in row["widths"].items():
@@ -141,7 +157,7 @@ def test_the_units_that_are_left_are_told(front: dict[str, Any]) -> None:
     assert whole == [400, 400, 400]
     for row in front["rows"]:
         pruned = row["knobs"].get("pruning.mlp", 0) > 0
-        if row["state"] == "complete" and row["knobs"]["weights.origin"] != "student":
+        if row["state"] == "complete" and row["knobs"]["weights.origin"] in ("baseline", "pruned"):
             assert pruned == (row["units"]["mlp"] != whole)
             assert all(left <= units for left, units in zip(row["units"]["mlp"], whole, strict=True))
 

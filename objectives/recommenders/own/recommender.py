@@ -213,6 +213,14 @@ class OwnRecommender:
     def built(self) -> bool:
         return getattr(self.given, "build", None) is not None
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Nothing is known of the data but tensors."""
+        return ()
+
+    def reference(self, name: str) -> nn.Module:
+        raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
+
     def student(self) -> Mapping[str, Any]:
         return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
 
