@@ -44,11 +44,11 @@ from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.record import Artifact, InputSpec, Prepared, rows_of
 from objectives.rehearsal import rehearse, unlearnable
-from objectives.rehearsed import LEARNED_ROUNDING, Tried
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
 from objectives.technique_checks import TechniqueChecks
+from objectives.tried import LEARNED_ROUNDING, Tried
 from objectives.undertrained import undertrained
 from spaces.anatomy import Anatomy
 from spaces.canonical import digest, from_plain, to_plain

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from objectives.int8_weights import Int8WeightBits
-from objectives.rehearsed import Tried
+from objectives.tried import Tried
 from spaces.anatomy import Anatomy
 from spaces.domains import Scalar
 

@@ -29,8 +29,9 @@ from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
-from objectives.rehearsed import LEARNED_ROUNDING, MODEL, Rehearsal, Tried
+from objectives.rehearsed import MODEL, Rehearsal
 from objectives.technique_checks import TechniqueChecks
+from objectives.tried import LEARNED_ROUNDING, Tried
 from spaces.distillation import Distillation
 
 Progress = Callable[[str], None]

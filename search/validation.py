@@ -10,8 +10,9 @@ from rich.table import Table
 
 from objectives.arms import Arm
 from objectives.measurement.profile import Profile
-from objectives.rehearsed import MODEL, Rehearsal, Tried
+from objectives.rehearsed import MODEL, Rehearsal
 from objectives.serving.devices import cores_allowed
+from objectives.tried import Tried
 from search.console import Console
 from search.defaults import PASSES
 from search.document import Document
