@@ -3,7 +3,7 @@
     python tests/benchmarks/cascade.py STUDY.yaml --home DIR [--passes 5] [--rounds 60]
 
 Beside it stand what a study has without it: the students alone, and the baseline's own weights in int8. Time is CPU
-time on one thread of ONNX Runtime, alternating request by request, so that a busy machine disturbs it little; the ratio
+time on one thread of ONNX Runtime, in a new order each round, so that a busy machine disturbs it little; the ratio
 is of medians, with a bootstrap interval. Quality is told in three ways, since a cascade has no one scale of scores:
 
 - AUC over all held-out rows: the baseline's score for the rows that it sees, the student's for the others, as they are;
@@ -125,17 +125,20 @@ def first_kept(run: Callable[[Request], Scores], baseline: Engine, requests: lis
 
 
 def ratios(runs: Mapping[str, Callable[[Request], Scores]], requests: list[Request], rounds: int) -> dict[str, str]:
-    """CPU time of each to that of the first, with its interval."""
+    """CPU time of each to that of the first, with its interval; in a new order each round, since what ran before leaves
+    its weights in the caches."""
     taken: dict[str, list[int]] = {name: [] for name in runs}
+    random, names = np.random.default_rng(0), list(runs)
     for number in range(_WARM + rounds):
         request = requests[number % len(requests)]
-        for name, run in runs.items():
+        for name in random.permutation(names).tolist():
+            run = runs[name]
             start = time.thread_time_ns()
             run(request)
             if number >= _WARM:
                 taken[name].append(time.thread_time_ns() - start)
     times = np.array(list(taken.values()))
-    draws = np.random.default_rng(0).integers(rounds, size=(1000, rounds))
+    draws = random.integers(rounds, size=(1000, rounds))
     medians = np.median(times[:, draws], axis=2)
     spread = np.quantile(medians / medians[0], (0.025, 0.975), axis=1)
     middle = np.median(times, axis=1)
