@@ -69,12 +69,12 @@ class Cascade:
     baseline: Engine
     depth: int
 
-    def run(self, request: Request) -> Scores:
-        scores = self.student.run(request)
+    def run(self, inputs: Request) -> Scores:
+        scores = self.student.run(inputs)
         if len(scores) <= self.depth:
-            return self.baseline.run(request)
+            return self.baseline.run(inputs)
         best = np.argpartition(-scores, self.depth)[: self.depth]
-        return lifted(scores, best, self.baseline.run({name: values[best] for name, values in request.items()}))
+        return lifted(scores, best, self.baseline.run({name: values[best] for name, values in inputs.items()}))
 
 
 def lifted(scores: Scores, best: NDArray[np.int64], anew: Scores) -> Scores:
@@ -175,7 +175,7 @@ def requests_of(rows: int, prepared: Prepared, drawn: Request) -> list[Request]:
     random = np.random.default_rng(rows)
     users = {spec.name for spec in prepared.inputs if spec.side == "user"}
     total = len(next(iter(drawn.values())))
-    found = []
+    found: list[Request] = []
     for _ in range(_REQUESTS):
         items, user = random.choice(total, rows, replace=total < rows), random.integers(total)
         found.append({n: values[np.full(rows, user) if n in users else items] for n, values in drawn.items()})
@@ -204,7 +204,8 @@ def run(config: StudyConfig, home: Home, passes: int, rounds: int, say: Callable
             for name, engine in small.items()
             for depth in depths
         }
-        runs = {"baseline": baseline.run} | {name: engine.run for name, engine in singles.items()}
+        runs: dict[str, Callable[[Request], Scores]] = {"baseline": baseline.run}
+        runs |= {name: engine.run for name, engine in singles.items()}
         runs |= {name: cascade.run for name, (_, _, cascade) in cascades.items()}
         times = ratios(runs, requests, rounds)
         yield f"{rows} rows a request | time | loss of AUC, all rows | loss of AUC by user | of the first ten"
