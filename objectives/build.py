@@ -42,9 +42,8 @@ from objectives.parity import LIMIT
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
-from objectives.record import Artifact, InputSpec, Prepared, rows_of
+from objectives.record import LEARNED_ROUNDING, Artifact, InputSpec, Prepared, Tried, rows_of
 from objectives.rehearsal import rehearse, unlearnable
-from objectives.rehearsed import LEARNED_ROUNDING, Tried
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task

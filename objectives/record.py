@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from objectives.int8_weights import Int8WeightBits
-from objectives.rehearsed import Tried
 from spaces.anatomy import Anatomy
 from spaces.domains import Scalar
 
@@ -229,6 +228,19 @@ class InputSpec:
     vocabulary: int | None
     side: Literal["user", "item"] = "item"
     inferred: bool = False
+
+
+# Names of techniques, beside those of widths and of the forms of tables.
+PRUNING, LOW_RANK, LEARNED_ROUNDING = "pruning", "low rank", "learned rounding"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One technique on one group, or on one table; refused: why it cannot be done, None where it can."""
+
+    group: str
+    technique: str
+    refused: str | None = None
 
 
 @dataclass(frozen=True)

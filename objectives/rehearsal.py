@@ -29,7 +29,8 @@ from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
-from objectives.rehearsed import LEARNED_ROUNDING, MODEL, Rehearsal, Tried
+from objectives.record import LEARNED_ROUNDING, Tried
+from objectives.rehearsed import MODEL, Rehearsal
 from objectives.technique_checks import TechniqueChecks
 from spaces.distillation import Distillation
 

@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from objectives.record import InputSpec
+from objectives.record import InputSpec, Tried
 from spaces.anatomy import Anatomy
 
 MODEL = "model.onnx"
-# Names of techniques, beside those of widths and of the forms of tables.
-PRUNING, LOW_RANK, LEARNED_ROUNDING = "pruning", "low rank", "learned rounding"
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One technique on one group, or on one table; refused: why it cannot be done, None where it can."""
-
-    group: str
-    technique: str
-    refused: str | None = None
 
 
 @dataclass(frozen=True)

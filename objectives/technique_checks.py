@@ -19,7 +19,7 @@ from objectives.compression.tables import compress_tables
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
-from objectives.rehearsed import LOW_RANK, PRUNING, Tried
+from objectives.record import LOW_RANK, PRUNING, Tried
 from spaces.anatomy import Anatomy
 from spaces.low_rank import LowRank
 from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS, Precision

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
 
-from objectives.record import Prepared
-from objectives.rehearsed import LOW_RANK, PRUNING
+from objectives.record import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
 from search.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.study_yaml import ConfigError

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from objectives.arms import Arm
 from objectives.measurement.profile import Profile
-from objectives.rehearsed import MODEL, Rehearsal, Tried
+from objectives.record import Tried
+from objectives.rehearsed import MODEL, Rehearsal
 from objectives.serving.devices import cores_allowed
 from search.console import Console
 from search.defaults import PASSES
