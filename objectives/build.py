@@ -54,7 +54,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 7
-EXPORT_STAGE = 9
+EXPORT_STAGE = 10
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.compression.bags import BagsAsReductions
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
 from objectives.errors import located
@@ -80,7 +81,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     )
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), BagsAsReductions():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
