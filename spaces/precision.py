@@ -14,6 +14,8 @@ LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 STATIC: LinearWidth = "int8-static"
+# Activations are rounded to the range of all rows that are scored together.
+DYNAMIC: LinearWidth = "int8-dynamic"
 # Held in operators of ONNX Runtime's own. OpenVINO reads them for some sizes only, and not exactly for all of these.
 PACKED_WIDTHS = frozenset(("int4", "int2"))
 
@@ -49,6 +51,11 @@ class Precision:
     def groups(self, width: str) -> tuple[str, ...]:
         """Those of a width, in the order of their names."""
         return tuple(group for group, held in self.widths if held == width)
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether a row's score depends on the rows that are scored with it."""
+        return bool(self.groups(DYNAMIC))
 
     @property
     def packed(self) -> bool:

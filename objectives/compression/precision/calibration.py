@@ -1,7 +1,7 @@
 """The range of a value over some rows, for static int8: all of it, or as much as a rule keeps.
 
-Values are seen batch by batch and not kept: a first pass tells the extremes, and a rule that keeps less than these counts
-in a second one. Ranges are those of all values at once.
+Values are seen batch by batch and not kept: a first pass tells the extremes, and a rule that keeps less than these
+counts in a second one. Ranges are those of all values at once.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ class _Percentile:
 class _Entropy:
     """Where the rounded distribution diverges least from the true one (Migacz, "8-bit inference with TensorRT", 2017).
 
-    By the library, whose bins are given the values' extremes beforehand: else they grow with each new largest value, and
-    the time with their square. With as many levels as bins, which is its default, it would keep the whole range.
+    By the library, whose bins are given the values' extremes beforehand: else they grow with each new largest value,
+    and the time with their square. With as many levels as bins, which is its default, it would keep the whole range.
     """
 
     def __init__(self, extremes: _Extremes) -> None:
