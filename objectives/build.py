@@ -27,7 +27,7 @@ from objectives.compression.export import (
 )
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_widths
-from objectives.compression.saving import save_graph
+from objectives.compression.saving import load_graph, save_graph
 from objectives.compression.tables import evenly_seen
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
@@ -39,7 +39,7 @@ from objectives.parity import LIMIT
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
-from objectives.record import Artifact, InputSpec, Prepared, rows_of
+from objectives.record import WEIGHTS, Artifact, InputSpec, Prepared, rows_of
 from objectives.rehearsal import rehearse, unlearnable
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
@@ -166,7 +166,7 @@ def _export(
         fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
         if form == Form() and all(width == "fp32" for _, width in stored.widths):
             signature = _signature(recommender)
-            graph = to_onnx(fitted.model, rows, signature)
+            graph = to_onnx(fitted.model, rows, signature, into / WEIGHTS)
             parity = check_parity(fitted.model, graph, rows, signature.scores)
             if signature.open:
                 parity = max(
@@ -178,11 +178,11 @@ def _export(
         else:
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
-            source = onnx.load(str(Path(task.home) / plain.path))
-            graph, parity = _narrowed(source, stored, form, _user_inputs(recommender), fitted, arrays)
+            source = load_graph(Path(task.home) / plain.path)
+            graph, parity = _narrowed(source, stored, form, _user_inputs(recommender), fitted, arrays, into / WEIGHTS)
         size = save_graph(graph, into / MODEL)
         if form.cut:
-            size = _write_cut(graph, into)
+            size = _write_cut(into)
         widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
         units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
@@ -195,7 +195,13 @@ def _export(
 
 
 def _narrowed(
-    source: onnx.ModelProto, stored: Precision, form: Form, users: frozenset[str], fitted: Fitted, rows: Rows
+    source: onnx.ModelProto,
+    stored: Precision,
+    form: Form,
+    users: frozenset[str],
+    fitted: Fitted,
+    rows: Rows,
+    weights_file: Path,
 ) -> tuple[onnx.ModelProto, float]:
     """The graph in its form and widths, and the largest difference of its scores from the source's.
 
@@ -207,15 +213,14 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges)
+        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weights_file)
     return graph, largest_difference(graph, source, rows)
 
 
-def _write_cut(graph: onnx.ModelProto, into: Path) -> int:
-    """The two halves of a graph beside it; their bytes in all."""
-    for part, name in zip(cut_at_tables(graph), (TABLES, DENSE), strict=True):
-        onnx.save(part, str(into / name))
-    return sum((into / name).stat().st_size for name in (TABLES, DENSE))
+def _write_cut(into: Path) -> int:
+    """The two halves of a graph beside it, which share its large tensors; their bytes in all."""
+    parts = cut_at_tables(load_graph(into / MODEL))
+    return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
 
 
 def _coded(spec: InputSpec, anatomy: Anatomy) -> InputSpec:
@@ -240,7 +245,7 @@ def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | 
     if not users:
         once = ", ".join(sorted(recommender.once))
         return (f"{once} is given once anyway" if once else "no input is the user's or the moment's alone"), None
-    graph = onnx.load(str(model))
+    graph = load_graph(model)
     try:
         once_graph = compute_once(graph, users)
     except UserOnceError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import torch
@@ -33,6 +34,7 @@ from objectives.fitting import course_of
 from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.recommenders.protocol import Recommender
+from objectives.record import WEIGHTS
 from objectives.rehearsed import MODEL, Rehearsal, Tried
 from spaces.anatomy import Anatomy, Group
 from spaces.distillation import Distillation
@@ -65,17 +67,18 @@ def rehearse(recommender: Recommender, signature: Signature, folder: Path, seed:
     with timed("trace"):
         traced = of_baseline(recommender)
     model, rows = recommender.model, recommender.serving_rows(_ROWS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)
     with timed("export"):
-        graph = to_onnx(model, rows, signature)
+        graph = to_onnx(model, rows, signature, folder / WEIGHTS)
     with timed("parity"):
         parity = check_parity(model, graph, rows, signature.scores)
         requests = list(recommender.requests(seed))
         check_requests(model, graph, of_each_shape(requests), signature)
-    folder.mkdir(parents=True, exist_ok=True)
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
-    with timed("techniques"):
-        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed))
+    with timed("techniques"), TemporaryDirectory(dir=folder) as scratch:
+        tried = tuple(_techniques(recommender, traced.anatomy, graph, signature, seed, Path(scratch) / WEIGHTS))
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
     parts = recommender.held_out("validation").parts
@@ -110,7 +113,12 @@ class _Clock:
 
 
 def _techniques(
-    recommender: Recommender, anatomy: Anatomy, graph: onnx.ModelProto, signature: Signature, seed: int
+    recommender: Recommender,
+    anatomy: Anatomy,
+    graph: onnx.ModelProto,
+    signature: Signature,
+    seed: int,
+    weights_file: Path,
 ) -> Iterator[Tried]:
     model, rows = recommender.model, recommender.serving_rows(_ROWS)
     arrays = {name: values.numpy() for name, values in rows.items()}
@@ -123,10 +131,13 @@ def _techniques(
         _check(factorise(model, LowRank(((group.name, _SHARE),)), anatomy))
 
     def narrowed(group: Group, width: str) -> None:
-        largest_difference(quantise(graph, Precision(((group.name, width),)), anatomy, arrays), graph, arrays)
+        asked = Precision(((group.name, width),))
+        largest_difference(quantise(graph, asked, anatomy, arrays, weights_file=weights_file), graph, arrays)
+        weights_file.unlink(missing_ok=True)
 
     def _check(smaller: nn.Module) -> None:
-        check_parity(smaller, to_onnx(smaller, rows, signature), rows, signature.scores)
+        check_parity(smaller, to_onnx(smaller, rows, signature, weights_file), rows, signature.scores)
+        weights_file.unlink(missing_ok=True)
 
     not_learned = unlearnable(recommender, seed)
     for group in anatomy.groups:

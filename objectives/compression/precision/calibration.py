@@ -11,13 +11,14 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from objectives.compression.external_data import open_session
 from objectives.compression.graph import keep_needed, once_inputs
 from spaces.precision import Calibration
 
@@ -88,17 +89,13 @@ def _flat(values: NDArray[np.generic]) -> Floats:
 
 def _probe(graph: onnx.ModelProto, values: Sequence[str]) -> Callable[[Rows], Sequence[NDArray[np.generic]]]:
     """What nodes give for a batch."""
-    import onnxruntime
-
     probe = onnx.ModelProto()
     probe.CopyFrom(graph)
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in values)
     keep_needed(probe)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(values, batch)  # type: ignore[no-any-return]
+    session = open_session(probe)
+    return lambda batch: session.run(values, batch)
 
 
 def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.generic]]]:
@@ -180,7 +177,7 @@ class _Entropy:
             "entropy", symmetric=False, num_bins=_BINS, num_quantized_bins=_LEVELS, percentile=None, scenario=None
         )
         low, high = np.float32(extremes.low), np.float32(extremes.high)
-        most = max(abs(low), abs(high))
+        most: Any = max(abs(low), abs(high))
         self._tiny = bool(most < np.finfo(np.float32).tiny)  # too little for bins
         if not self._tiny:
             counts, edges = np.histogram(np.empty(0, np.float32), _BINS, range=(-most, most))
