@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-# An ONNX file cannot be larger than 2 GB, and what reads one holds it twice.
-LARGEST = 1_500_000_000
+# An ONNX file cannot be larger than 2 GB, and what reads or rewrites one holds it several times.
+LARGEST = 500_000_000
 # Tensors of fewer bytes stay in the graph.
 SMALLEST = 1024
 # Files are mapped from whole pages on.
