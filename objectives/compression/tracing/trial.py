@@ -41,6 +41,7 @@ def tried(model: nn.Module, width: Width, example: Mapping[str, Tensor], expecte
     try:
         _arrange(smaller, width.cuts, range(1, width.units))
         found = answers_of(smaller, example)
+        del smaller  # its tables may be gigabytes
     except Exception as error:  # whatever the user's own forward raises
         return f"with a unit less the model fails: {one_line(error)}"
     if not _alike(found, expected, shapes_alone=True):
