@@ -29,7 +29,7 @@ from objectives.compression.export import (
 )
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_weight_bits, read_widths
-from objectives.compression.saving import save_graph
+from objectives.compression.saving import load_graph, save_graph
 from objectives.compression.tables import evenly_seen
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
@@ -42,7 +42,7 @@ from objectives.parity import LIMIT
 from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
-from objectives.record import Artifact, InputSpec, Prepared, rows_of
+from objectives.record import WEIGHTS, Artifact, InputSpec, Prepared, rows_of
 from objectives.rehearsal import rehearse, unlearnable
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
@@ -59,7 +59,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 7
-EXPORT_STAGE = 10
+EXPORT_STAGE = 11
 TECHNIQUES_STAGE = 1
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
@@ -137,9 +137,9 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
     folder = task.cache / "techniques" / key
 
     def write(into: Path) -> None:
-        graph = onnx.load(str(Path(task.home) / baseline.path))
+        graph = load_graph(Path(task.home) / baseline.path)
         anatomy = of_baseline(recommender).anatomy
-        tried = TechniqueChecks(recommender, anatomy, graph, _signature(recommender), bits).run()
+        tried = TechniqueChecks(recommender, anatomy, graph, _signature(recommender), into, bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 
     make_once(folder, write)
@@ -205,7 +205,7 @@ def _export(
         fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
         if form == Form() and all(width == "fp32" for _, width in stored.widths):
             signature = _signature(recommender)
-            graph = to_onnx(fitted.model, rows, signature)
+            graph = to_onnx(fitted.model, rows, signature, into / WEIGHTS)
             parity = check_parity(fitted.model, graph, rows, signature.scores)
             if signature.open:
                 parity = max(
@@ -217,12 +217,12 @@ def _export(
         else:
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
-            source = onnx.load(str(Path(task.home) / plain.path))
-            users = _user_inputs(recommender)
-            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, task.int8_weight_bits)
+            source = load_graph(Path(task.home) / plain.path)
+            users, bits = _user_inputs(recommender), task.int8_weight_bits
+            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits, into / WEIGHTS)
         size = save_graph(graph, into / MODEL)
         if form.cut:
-            size = _write_cut(graph, into)
+            size = _write_cut(into)
         widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
         units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
@@ -243,6 +243,7 @@ def _narrowed(
     fitted: Fitted,
     rows: Rows,
     weight_bits: Int8WeightBits,
+    weights_file: Path,
 ) -> tuple[onnx.ModelProto, float]:
     """The graph in its form and widths, and the largest difference of its scores from the source's.
 
@@ -254,15 +255,14 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weight_bits)
+        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weight_bits, weights_file)
     return graph, largest_difference(graph, source, rows)
 
 
-def _write_cut(graph: onnx.ModelProto, into: Path) -> int:
-    """The two halves of a graph beside it; their bytes in all."""
-    for part, name in zip(cut_at_tables(graph), (TABLES, DENSE), strict=True):
-        onnx.save(part, str(into / name))
-    return sum((into / name).stat().st_size for name in (TABLES, DENSE))
+def _write_cut(into: Path) -> int:
+    """The two halves of a graph beside it, which share its large tensors; their bytes in all."""
+    parts = cut_at_tables(load_graph(into / MODEL))
+    return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
 
 
 def _coded(spec: InputSpec, anatomy: Anatomy) -> InputSpec:
@@ -287,7 +287,7 @@ def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | 
     if not users:
         once = ", ".join(sorted(recommender.once))
         return (f"{once} is given once anyway" if once else "no input is the user's or the moment's alone"), None
-    graph = onnx.load(str(model))
+    graph = load_graph(model)
     try:
         once_graph = compute_once(graph, users)
     except UserOnceError as error:

@@ -64,11 +64,21 @@ class HeldOut:
         )
 
 
-def runs(inputs: Mapping[str, NDArray[Any]], once: Collection[str], most: int = 4096) -> list[NDArray[np.int64]]:
-    """Rows of one shape that may be run together, by their numbers: so many, or, where a model takes some inputs once a
-    request, those that are alike in all of these."""
-    if once:
-        return groups_of_equal_rows([inputs[name] for name in sorted(once)])
+def runs(
+    inputs: Mapping[str, NDArray[Any]],
+    once: Collection[str],
+    groups: NDArray[np.int64] | None = None,
+    most: int = 4096,
+) -> list[NDArray[np.int64]]:
+    """Row-index batches of rows of one shape that may be scored together: at most `most` rows, or, where a model takes
+    some inputs once a request, all rows that are alike in these.
+
+    Args:
+        groups: (rows,), given where the rows of a group, and no others, are scored together
+    """
+    apart = [inputs[name] for name in sorted(once)] + ([] if groups is None else [groups])
+    if apart:
+        return groups_of_equal_rows(apart)
     rows = np.arange(len(next(iter(inputs.values()))))
     return [rows[start : start + most] for start in range(0, len(rows), most)]
 

@@ -23,6 +23,7 @@ from objectives.serving.engines import Engine, open_replica
 from objectives.store import make_once
 from spaces.canonical import digest
 from spaces.placement import Placement, Seat
+from spaces.precision import DYNAMIC
 
 _ITEM = "item"
 # Of a ranking's users every so many are judged first, where they are enough to tell what is hopeless.
@@ -136,17 +137,24 @@ def _scored(rows: _Rows, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
     """The same scores whatever the threads."""
     seat, lookup = arm.placement.seat, arm.placement.lookup
     versions = [engine_version(place.engine) for place in (seat, lookup) if place is not None]
-    key = digest(rows.name, rows.part, artifact.key, seat, lookup, versions, arm.compute)[:20]
+    groups = rows.held.groups if _depends_on_batch(artifact) else None
+    how = (arm.compute, groups is not None)
+    key = digest(rows.name, rows.part, artifact.key, seat, lookup, versions, *how)[:20]
     folder = rows.cache / "scores" / key
 
     def write(into: Path) -> None:
         engine = open_replica(Path(arm.model), replace(seat, threads=rows.threads), lookup, arm.compute)
         held = rows.held
-        found = run_blocks(engine, held.inputs) if held.items is None else _ranks(engine, held)
+        found = run_blocks(engine, held.inputs, groups) if held.items is None else _ranks(engine, held)
         np.save(into / "scores.npy", found)
 
     reused = make_once(folder, write)
     return folder / "scores.npy", reused
+
+
+def _depends_on_batch(artifact: Artifact) -> bool:
+    """Whether activations are rounded to the range of the rows that are scored together, as its graph holds it."""
+    return any(DYNAMIC in width for width in artifact.widths.values())
 
 
 def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
@@ -162,15 +170,25 @@ def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
     return ranks(score, held.labels, seen)
 
 
-def run_blocks(engine: Engine, blocks: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float32]:
-    """Scores of all rows, block after block."""
-    return np.concatenate([run_rows(engine, block) for block in blocks])
+def run_blocks(
+    engine: Engine, blocks: Sequence[Mapping[str, NDArray[Any]]], groups: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """Scores of all rows, block after block.
+
+    Args:
+        groups: (n,) of all rows, given where each group is scored by itself, as a request is
+    """
+    ends = np.cumsum([len(next(iter(block.values()))) for block in blocks])[:-1]
+    parts = [None] * len(blocks) if groups is None else np.split(groups, ends)
+    return np.concatenate([run_rows(engine, *pair) for pair in zip(blocks, parts, strict=True)])
 
 
-def run_rows(engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+def run_rows(
+    engine: Engine, inputs: Mapping[str, NDArray[Any]], groups: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     """Scores of rows of one shape, in their order, (rows,) or (rows, outputs); what an engine takes once a request is
     the same in each part it is given."""
-    rows, parts = len(next(iter(inputs.values()))), runs(inputs, engine.once)
+    rows, parts = len(next(iter(inputs.values()))), runs(inputs, engine.once, groups)
     found = [engine.run({name: values[part] for name, values in inputs.items()}) for part in parts]
     scores = np.empty((rows, *found[0].shape[1:]), dtype=np.float32)
     scores[np.concatenate(parts)] = np.concatenate(found)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
+from objectives.record import WEIGHTS
 from objectives.rehearsed import MODEL, Rehearsal
 from objectives.technique_checks import TechniqueChecks
 from objectives.tried import LEARNED_ROUNDING, Tried
@@ -65,17 +67,18 @@ def rehearse(
     with timed("trace"):
         traced = of_baseline(recommender)
     model, rows = recommender.model, recommender.serving_rows(_ROWS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)
     with timed("export"):
-        graph = to_onnx(model, rows, signature)
+        graph = to_onnx(model, rows, signature, folder / WEIGHTS)
     with timed("parity"):
         parity = check_parity(model, graph, rows, signature.scores)
         requests = list(recommender.requests(seed))
         check_requests(model, graph, of_each_shape(requests), signature)
-    folder.mkdir(parents=True, exist_ok=True)
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
-    with timed("techniques"):
-        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature, weight_bits).run()
+    with timed("techniques"), TemporaryDirectory(dir=folder) as scratch:
+        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature, Path(scratch), weight_bits).run()
         not_learned = unlearnable(recommender, seed)
         layers = [group.name for group in traced.anatomy.groups if group.kind in ("linear", "attention")]
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import onnx
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from objectives.compression.tables import compress_tables
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
+from objectives.record import WEIGHTS
 from objectives.tried import LOW_RANK, PRUNING, Tried
 from spaces.anatomy import Anatomy
 from spaces.low_rank import LowRank
@@ -41,6 +44,7 @@ class TechniqueChecks:
     """The techniques of one model; tracing has looked already at what is equal to the model.
 
     graph: the model as exported
+    scratch: a folder for what is too large for one graph
     weight_bits: of int8 products
     """
 
@@ -48,6 +52,7 @@ class TechniqueChecks:
     anatomy: Anatomy
     graph: onnx.ModelProto
     signature: Signature
+    scratch: Path
     weight_bits: Int8WeightBits = 8
 
     def run(self) -> tuple[Tried, ...]:
@@ -98,16 +103,27 @@ class TechniqueChecks:
     def _narrow(self, width: str, parts: Sequence[str]) -> None:
         precision = Precision(tuple((name, width) for name in parts))
         rows = {name: values.numpy() for name, values in self._rows.items()}
-        largest_difference(
-            quantise(self.graph, precision, self.anatomy, rows, weight_bits=self.weight_bits), self.graph, rows
-        )
+        with self._weights_file() as file:
+            narrow = quantise(self.graph, precision, self.anatomy, rows, None, self.weight_bits, file)
+            largest_difference(narrow, self.graph, rows)
 
     def _reform(self, form: str, parts: Sequence[str]) -> None:
         asked = [_FORMS[form](name) for name in parts]
         self._export(compress_tables(self.recommender.model, asked, self.anatomy, self._counts)[0])
 
     def _export(self, smaller: nn.Module) -> None:
-        check_parity(smaller, to_onnx(smaller, self._rows, self.signature), self._rows, self.signature.scores)
+        with self._weights_file() as file:
+            graph = to_onnx(smaller, self._rows, self.signature, file)
+            check_parity(smaller, graph, self._rows, self.signature.scores)
+
+    @contextmanager
+    def _weights_file(self) -> Iterator[Path]:
+        """A file that is gone afterwards."""
+        file = self.scratch / WEIGHTS
+        try:
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
 
     @cached_property
     def _rows(self) -> Mapping[str, Tensor]:

@@ -181,7 +181,8 @@ def _old_side(bundle: Bundle, home: Home) -> Side:
 
     make_once(folder, copy)
     size = sum((folder / name).stat().st_size for name in names)
-    return Artifact(key, str((folder / MODEL).relative_to(home.root)), {}, size, 0.0), bundle.candidate
+    widths = dict(bundle.candidate.precision.widths)
+    return Artifact(key, str((folder / MODEL).relative_to(home.root)), widths, size, 0.0), bundle.candidate
 
 
 def _broken(policy: Policy, found: Rebuilt) -> str | None:

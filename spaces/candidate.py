@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from spaces.canonical import digest
 from spaces.domains import Scalar
 from spaces.placement import Placement
-from spaces.precision import STATIC, Precision
+from spaces.precision import DYNAMIC, STATIC, Precision
 from spaces.weights import Weights
 
 
@@ -25,6 +25,12 @@ class Candidate:
             raise ValueError(
                 f"The groups that learn with rounding are among those held in {STATIC}, but got {list(learned)} and "
                 f"{list(self.precision.groups(STATIC))}."
+            )
+        placement = self.placement
+        if self.precision.depends_on_batch and (placement.batching is not None or placement.split_rows is not None):
+            raise ValueError(
+                f"Requests are scored whole and one by one where groups are held in {DYNAMIC}, whose ranges are those "
+                f"of the rows that are scored together, but got {placement}."
             )
 
     @property

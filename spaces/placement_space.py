@@ -80,9 +80,11 @@ class PlacementSpace:
         inline = ask("inline", replicas == 1)
         # It prepares kernels anew for each number of rows, and batches have any number.
         by_size = engine == BF16_ENGINE
-        batch_rows = ask("batch_rows", not inline and not user_once and not by_size)
+        # Scores that depend on the rows beside them are those of whole requests, as they were evaluated.
+        whole = precision.depends_on_batch
+        batch_rows = ask("batch_rows", not inline and not user_once and not by_size and not whole)
         wait_us = ask("batch_wait_us", batch_rows > 0)
-        split_rows = ask("split_rows", replicas > 1)
+        split_rows = ask("split_rows", replicas > 1 and not whole)
         lookup = ask("lookup", free)
         others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)

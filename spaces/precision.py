@@ -14,8 +14,10 @@ LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 STATIC: LinearWidth = "int8-static"
+# Activations are rounded to the range of all rows that are scored together.
+DYNAMIC: LinearWidth = "int8-dynamic"
 # Activations are rounded as well, and products computed in whole numbers.
-ROUNDED_PRODUCTS = frozenset(("int8-dynamic", STATIC))
+ROUNDED_PRODUCTS = frozenset((DYNAMIC, STATIC))
 # Held in operators of ONNX Runtime's own. OpenVINO reads them for some sizes only, and not exactly for all of these.
 PACKED_WIDTHS = frozenset(("int4", "int2"))
 
@@ -56,6 +58,11 @@ class Precision:
     def rounds_products(self) -> bool:
         """Whether any product is computed in whole numbers."""
         return any(width in ROUNDED_PRODUCTS for _, width in self.widths)
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether a row's score depends on the rows that are scored with it."""
+        return bool(self.groups(DYNAMIC))
 
     @property
     def packed(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from objectives.compression.external_data import tensor_values
 from objectives.compression.graph import attribute
 
 # The two halves of a weight that was cut: `<weight>.user` and `<weight>.item`.
@@ -54,7 +55,7 @@ class Emission:
         axis = 1 if attribute(product, "transB", 0) else 0
         operands = {}
         for side, taken in ((USER, mask), (ITEM, ~mask)):
-            half = np.compress(taken, numpy_helper.to_array(matrix), axis=axis)
+            half = np.compress(taken, tensor_values(matrix), axis=axis)
             operands[side] = [halves[side], self.tensor(weight + side, np.ascontiguousarray(half))]
         out, name = product.output[0], product.name or product.output[0]
         given = {a.name: helper.get_attribute_value(a) for a in product.attribute}

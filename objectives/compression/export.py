@@ -8,18 +8,21 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.compression.bags import BagsAsReductions
+from objectives.compression.external_data import SMALLEST, append_tensor, open_session, place_of, too_large
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
 from objectives.errors import located
-from objectives.int8_weights import EXACT_SUMS
 from objectives.parity import ParityError, compare_scores
 
 # Initialisers are named after the module's parameters behind this.
@@ -67,11 +70,19 @@ class Signature:
     scores: Scores = _as_given
 
 
-def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signature = Signature()) -> onnx.ModelProto:
+def to_onnx(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    signature: Signature = Signature(),
+    weights_file: Path | None = None,
+) -> onnx.ModelProto:
     """Trace with an example of two rows or more; inputs keep their names, the output is `scores`.
 
+    Args:
+        weights_file: takes the tensors of a model that is too large for one graph
+
     Raises:
-        ExportError: it cannot be, with the part at fault.
+        ExportError: it cannot be, with the part at fault; the model is too large, and no file was given.
     """
     names, once = tuple(example), signature.once
     given = tuple(values[:1] if name in once else values for name, values in example.items())
@@ -81,7 +92,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     )
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), BagsAsReductions():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
@@ -98,6 +109,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
             why = located(error.__cause__ or error)
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
     assert program is not None
+    _move_out(program.model, weights_file)
     graph = program.model_proto
     name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
     graph.ClearField("metadata_props")
@@ -105,6 +117,23 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     return graph
+
+
+def _move_out(model: ir.Model, file: Path | None) -> None:
+    """The tensors of a large model go to a file, one by one."""
+    held = [(value, value.const_value) for value in model.graph.initializers.values() if value.const_value is not None]
+    size = sum(tensor.nbytes for _, tensor in held)
+    if not too_large(size):
+        return
+    if file is None:
+        raise ExportError(f"A model of {size / 1e9:.1f} GB needs a file for its weights, but got none.")
+    for value, tensor in held:
+        if tensor.nbytes >= SMALLEST:
+            name, values = value.name or "", tensor.numpy()
+            location, offset, length = place_of(append_tensor(file, values, name))
+            value.const_value = ir.ExternalTensor(
+                str(location), offset, length, tensor.dtype, shape=ir.Shape(values.shape), name=name
+            )
 
 
 def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
@@ -115,16 +144,19 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
     Args:
         inputs: all of the same number of rows; of one that the graph takes once a request, the first row is given
     """
-    import onnxruntime
+    return runner(graph)(inputs)
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT_SUMS)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    once = once_inputs(graph)
-    feeds = {name: values[:1] if name in once else values for name, values in inputs.items()}
-    scores: NDArray[np.float32] = session.run(None, feeds)[0]
-    return scores
+
+def runner(graph: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[np.generic]]], NDArray[np.float32]]:
+    """`run_onnx` for several runs of one graph."""
+    session, once = open_session(graph), once_inputs(graph)
+
+    def run(inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        feeds = {name: values[:1] if name in once else values for name, values in inputs.items()}
+        scores: NDArray[np.float32] = session.run(None, feeds)[0]
+        return scores
+
+    return run
 
 
 def check_parity(
@@ -139,13 +171,13 @@ def check_parity(
     Raises:
         ParityError: it exceeds the limit, a score is not finite, or the graph answers another number of rows.
     """
-    once = once_inputs(graph)
+    run, once = runner(graph), once_inputs(graph)
     got, expected = [], []
     for count in PARITY_ROWS:
         inputs = {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
         with torch.inference_mode():
             expected.append(scores(model.eval()(**inputs)).numpy())
-        got.append(run_onnx(graph, {name: values.numpy() for name, values in inputs.items()}))
+        got.append(run({name: values.numpy() for name, values in inputs.items()}))
     return compare_scores(got, expected)
 
 
@@ -163,13 +195,14 @@ def check_requests(
     Raises:
         ParityError: it exceeds the limit, a score is not finite, or the graph takes no such request.
     """
+    run = runner(graph)
     got, expected = [], []
     for request in requests:
         with torch.inference_mode():
             given = {name: torch.from_numpy(values) for name, values in request.items()}
             expected.append(signature.scores(model.eval()(**given)).numpy())
         try:
-            got.append(run_onnx(graph, request))
+            got.append(run(request))
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             shapes = {name: values.shape for name, values in request.items()}
             line = str(error).strip().splitlines()[0]
@@ -194,5 +227,5 @@ def largest_difference(
         {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
         for count in PARITY_ROWS
     ]
-    got, expected = ([run_onnx(of, request) for request in requests] for of in (graph, source))
+    got, expected = (list(map(runner(of), requests)) for of in (graph, source))
     return compare_scores(got, expected, limit, ("rewritten graph", "source graph"))

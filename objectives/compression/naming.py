@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
+
+from objectives.compression.external_data import tensor_values
 
 TURNED = ".turned"
 
@@ -27,7 +29,7 @@ def name_turned(graph: onnx.ModelProto, parameters: Mapping[str, NDArray[np.gene
     for tensor in graph.graph.initializer:
         if tensor.name in parameters or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
             continue
-        name = _parameter(numpy_helper.to_array(tensor), parameters, taken)
+        name = _parameter(tensor_values(tensor), parameters, taken)
         if name is not None:
             taken.add(name)
             renamed[tensor.name] = name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -53,11 +54,16 @@ def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor],
 
 def trouble_with_training(model: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> str | None:
     """Why a model has no such graph, or none that takes all of these batches; None where it has one."""
-    learner = copy.deepcopy(model).train()
     try:
-        graph = training_graph(learner, method, batches[0], None)
-        for inputs in batches:
-            graph(*inputs.values())
+        _train_on(copy.deepcopy(model).train(), method, batches)
     except Exception as error:  # whatever the user's own forward raises
         return f"its training cannot be one graph for all batches: {one_line(error)}"
+    finally:
+        gc.collect()  # a graph and the copy that it trains, which may hold gigabytes, refer to each other
     return None
+
+
+def _train_on(learner: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> None:
+    graph = training_graph(learner, method, batches[0], None)
+    for inputs in batches:
+        graph(*inputs.values())

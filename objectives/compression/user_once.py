@@ -9,6 +9,7 @@ import onnx
 from onnx import NodeProto
 
 from objectives.compression.emission import ITEM, USER, Emission
+from objectives.compression.external_data import check_graph
 from objectives.compression.graph import (
     attribute,
     has_control_flow,
@@ -129,7 +130,7 @@ class _Rewriting:
         for value in made.graph.input:
             if value.name in self._user_inputs:
                 value.type.tensor_type.shape.dim[0].dim_value = 1
-        onnx.checker.check_model(made, full_check=True)
+        check_graph(made)
         return made
 
     def _is_row_wise(self, node: NodeProto, rowed: set[str]) -> bool:

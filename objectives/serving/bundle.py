@@ -66,10 +66,10 @@ class Bundle:
 
 
 def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:
-    """Names of the files in a folder that hold the model: two where it was cut at its tables, and where it is large."""
-    if placement.lookup is not None:
-        return TABLES, DENSE
-    return (MODEL, WEIGHTS) if (folder / WEIGHTS).exists() else (MODEL,)
+    """Names of the files in a folder that hold the model: two where it was cut at its tables, and one more where it is
+    large."""
+    graphs = (MODEL,) if placement.lookup is None else (TABLES, DENSE)
+    return (*graphs, WEIGHTS) if (folder / WEIGHTS).exists() else graphs
 
 
 def write_bundle(

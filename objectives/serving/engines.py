@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
 from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
+from objectives.serving.node_placement import nodes_left_to_cpu
 from objectives.serving.per_user import PerUser
 from objectives.serving.staged import DENSE, TABLES, Graph, Shape, Staged, taken_once
 from spaces.placement import Lookup, Seat
@@ -31,6 +34,8 @@ _PROVIDERS: Mapping[str, tuple[str, ...]] = {
 }
 # By default CUDA multiplies in TF32, a width of 10 bits that nobody asked for.
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+# Nodes that an error names.
+_SHOWN = 5
 _OPENVINO_WIDTHS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -55,7 +60,10 @@ class Engine(Protocol):
 
 
 class OnnxRuntime:
-    """ONNX Runtime on `cpu`, `cuda` or `tensorrt` (`cuda:1` is the second GPU); threads None are its own default."""
+    """ONNX Runtime on `cpu`, `cuda` or `tensorrt` (`cuda:1` is the second GPU); threads None are its own default.
+
+    On a GPU the first run is profiled, and refused with all that follow where nodes were left to the CPU.
+    """
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
         import onnxruntime
@@ -73,6 +81,9 @@ class OnnxRuntime:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        if asked != _CPU:
+            self._profile = tempfile.TemporaryDirectory()
+            options.enable_profiling, options.profile_file_prefix = True, f"{self._profile.name}/run"
 
         def load() -> Any:
             # Without this a provider that fails, even later in `run`, is silently replaced by the CPU.
@@ -90,7 +101,19 @@ class OnnxRuntime:
         self.takes: Mapping[str, Shape] = {i.name: _shape(i.shape) for i in session.get_inputs()}
         self.gives = tuple(output.name for output in session.get_outputs())
         self.once = taken_once(self.takes)
-        self._run, self._scores, self._all = session.run, [self.gives[0]], list(self.gives)
+        self._scores, self._all = [self.gives[0]], list(self.gives)
+        self._run = session.run if asked == _CPU else partial(self._first_run, session, device)
+
+    def _first_run(self, session: Any, device: str, names: list[str], inputs: Inputs) -> Any:
+        """
+        Raises:
+            EngineError: nodes that do more than work out shapes ran on the CPU.
+        """
+        found = session.run(names, inputs)
+        left = nodes_left_to_cpu(Path(session.end_profiling()))
+        self._profile.cleanup()
+        self._run = partial(_refused, device, left) if left else session.run
+        return self._run(names, inputs) if left else found
 
     def run(self, inputs: Inputs) -> Scores:
         scores: Scores = self._run(self._scores, inputs)[0]
@@ -98,6 +121,11 @@ class OnnxRuntime:
 
     def outputs(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         return dict(zip(self.gives, self._run(self._all, inputs), strict=True))
+
+
+def _refused(device: str, left: Sequence[str], _names: list[str], _inputs: Inputs) -> Any:
+    shown = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
+    raise EngineError(f"onnxruntime was asked to run on {device}, but left to the CPU: {shown}.")
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:

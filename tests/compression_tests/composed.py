@@ -145,12 +145,10 @@ def check_scores(shop: Shop, done: Walk) -> None:
 
 
 def tolerance(candidate: Candidate) -> float:
-    """bf16 has 8 bits. Of int8, a value may fall on the other side of a rounding edge in another engine, and dynamic
-    ranges are those of the rows that are run together."""
+    """bf16 has 8 bits. Of int8, a value may fall on the other side of a rounding edge in another engine."""
     if candidate.precision.compute == "bf16":
         return 0.1
     placement, widths = candidate.placement, dict(candidate.precision.widths).values()
     engines = {seat.engine for seat in placement.seats} | ({placement.lookup.engine} if placement.lookup else set())
     other = engines != {"onnxruntime"}
-    in_parts = placement.split_rows is not None and "int8-dynamic" in widths
-    return 0.02 if in_parts or (other and any(width.startswith("int8-") for width in widths)) else 1e-4
+    return 0.02 if other and any(width.startswith("int8-") for width in widths) else 1e-4

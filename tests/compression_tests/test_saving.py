@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from objectives.compression import saving
+from objectives.compression import external_data
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.saving import save_graph
 from objectives.record import WEIGHTS
 
 
-@pytest.mark.parametrize("largest", [saving.LARGEST, 10_000])
+@pytest.mark.parametrize("largest", [external_data.LARGEST, 10_000])
 def test_a_graph_comes_back(largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "LARGEST", largest)
+    monkeypatch.setattr(external_data, "LARGEST", largest)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(500, 16), nn.Linear(16, 1), nn.Flatten(0))
     ids = torch.arange(40)
@@ -32,7 +32,7 @@ def test_a_graph_comes_back(largest: int, tmp_path: Path, monkeypatch: pytest.Mo
         def forward(self, item: torch.Tensor) -> torch.Tensor:
             return self.net(item)  # type: ignore[no-any-return]
 
-    graph = to_onnx(Named(), {"item": ids})
+    graph = to_onnx(Named(), {"item": ids}, weights_file=tmp_path / WEIGHTS)
     before = graph.SerializeToString()
     size = save_graph(graph, tmp_path / "model.onnx")
     assert graph.SerializeToString() == before, "the graph is not taken apart"

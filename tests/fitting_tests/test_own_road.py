@@ -20,7 +20,7 @@ from objectives import build, rehearsal
 from objectives.arms import Arm
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.grading import grade
-from objectives.holdout import read_held_out, read_requests
+from objectives.holdout import HeldOut, read_held_out, read_requests
 from objectives.judging import judge, score
 from objectives.parity import ParityError
 from objectives.recommenders.own.factory import FactoryError
@@ -191,6 +191,20 @@ def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
     return quality
 
 
+def _by_group(graph: onnx.ModelProto, held: HeldOut) -> np.ndarray[Any, Any]:
+    """Scores of each block's rows, those of a group run together."""
+    parts, start = [], 0
+    for block in held.inputs:
+        owners = held.groups[start : start + len(block["user"])]
+        scores = np.empty((len(owners), 1 + len(held.others)), np.float32)
+        for group in np.unique(owners):
+            rows = owners == group
+            scores[rows] = run_onnx(graph, {name: values[rows] for name, values in block.items()})
+        parts.append(scores)
+        start += len(owners)
+    return np.concatenate(parts)
+
+
 def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
     task = task_of("factory")
     found = build.prepare(task, _quiet)
@@ -222,7 +236,7 @@ def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: 
     quality = _judged(task, found, artifact)
     held = read_held_out(Path(found.holdout), "test")
     graph = onnx.load(str(Path(task.home) / artifact.path))
-    scores = np.concatenate([run_onnx(graph, block) for block in held.inputs])
+    scores = _by_group(graph, held)  # ranges are those of a request's rows
     assert quality.value == pytest.approx(roc_auc_score(held.labels, scores[:, 0]), abs=1e-6)
     (like,) = quality.others
     assert like.name == "output like" and like.value == pytest.approx(

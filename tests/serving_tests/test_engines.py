@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -302,6 +303,82 @@ class TestProviders:
     def test_cuda_does_not_compute_in_tf32_unasked(self) -> None:
         open_engine("onnxruntime", Path("model.onnx"), "cuda")
         assert dict(FakeSession.asked)["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
+class FakeGpu:
+    """This machine's session, of whose profile it is said that all nodes ran on the GPU but those of some operators."""
+
+    left: Sequence[str] = ()
+    session = onnxruntime.InferenceSession
+
+    def __init__(self, model: str, options: Any, providers: Any, enable_fallback: int) -> None:
+        self._session = self.session(model, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def end_profiling(self) -> str:
+        path = Path(self._session.end_profiling())
+        events = json.loads(path.read_text())
+        for event in events:
+            if event.get("args", {}).get("op_name") not in (None, *self.left):
+                event["args"]["provider"] = "CUDAExecutionProvider"
+        path.write_text(json.dumps(events))
+        return str(path)
+
+
+def _with_shapes(path: Path) -> Path:
+    """As `whole`, with the rows read from a shape and the scores spread to as many."""
+    nodes = [
+        *LOOKUPS,
+        node("Mul", "item_rows user_rows", "crossed"),
+        node("MatMul", "crossed weight", "plain"),
+        node("Shape", "item", "shape"),
+        node("Expand", "plain shape", "scores"),
+    ]
+    return save(path, nodes, [("item", INT64, ["rows"]), ("user", INT64, ["rows"])], [("scores", FLOAT, ["rows"])])
+
+
+class TestNodePlacement:
+    """Nodes that a GPU's provider leaves to the CPU, imitated: the profile is a real one, but for the providers."""
+
+    @pytest.fixture(autouse=True)
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", FakeGpu)
+
+    @pytest.mark.parametrize("left", [(), ("Shape",)])
+    def test_shapes_may_stay_on_the_cpu(
+        self, left: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FakeGpu, "left", left)
+        engine, asked = open_engine("onnxruntime", _with_shapes(tmp_path / "model.onnx"), "cuda"), request(30)
+        for _ in range(2):
+            assert np.allclose(engine.run(asked), expected(asked), atol=1e-5)
+
+    @pytest.mark.parametrize("left", [("MatMul",), ("Gather",), ("Expand", "Shape")])
+    def test_what_does_more_is_refused_by_name(
+        self, left: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FakeGpu, "left", left)
+        engine, asked = open_engine("onnxruntime", _with_shapes(tmp_path / "model.onnx"), "cuda"), request(30)
+        for _ in range(2):
+            with pytest.raises(EngineError, match=rf"run on cuda, but left to the CPU: .*\({left[0]}\)") as caught:
+                engine.run(asked)
+            assert "(Shape)" not in str(caught.value)
+
+    def test_a_cpus_session_is_not_profiled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxruntime, "InferenceSession", FakeGpu.session)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+        monkeypatch.chdir(tmp_path)
+        engine, asked = open_engine("onnxruntime", whole(tmp_path / "model.onnx", "rows")), request(30)
+        assert np.allclose(engine.run(asked), expected(asked), atol=1e-5)
+        assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.skipif("openvino" not in engines_here(), reason="no OpenVINO here")

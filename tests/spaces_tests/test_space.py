@@ -174,7 +174,7 @@ def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: Sea
         if candidate.precision.compute == "bf16" or candidate.precision.packed:
             assert candidate.placement.seat.engine == settled
             assert not {"placement.engine", "placement.route_rows", "placement.lookup"} & set(trial.params)
-        _check_placement(candidate.placement, trial.params)
+        _check_placement(candidate.placement, trial.params, "int8-dynamic" in dict(candidate.precision.widths).values())
 
 
 def _domains(space: SearchSpace) -> dict[str, Domain]:
@@ -239,13 +239,23 @@ def test_groups_learn_with_the_rounding_that_they_are_held_in() -> None:
         Candidate(weights, Precision((("mlp", "int8-dynamic"),)))
 
 
-def _check_placement(placement: Placement, asked: dict[str, object]) -> None:
-    """What was asked for beside what: a knob that would do nothing is not asked for."""
+@pytest.mark.parametrize("placement", [Placement(batching=Batching(64)), Placement(Seat(replicas=2), split_rows=64)])
+def test_requests_are_scored_whole_where_ranges_are_theirs(placement: Placement) -> None:
+    for width in ("fp32", "int8-static", "int4"):
+        assert Candidate(precision=Precision((("mlp", width),)), placement=placement).placement == placement
+    with pytest.raises(ValueError, match="held in int8-dynamic, whose ranges are those of the rows"):
+        Candidate(precision=Precision((("cross", "fp32"), ("mlp", "int8-dynamic"))), placement=placement)
+
+
+def _check_placement(placement: Placement, asked: dict[str, object], whole: bool) -> None:
+    """What was asked for beside what: a knob that would do nothing is not asked for, nor one that cuts or joins
+    requests whose rows are scored `whole`."""
     several = placement.seat.replicas > 1
     assert ("placement.inline" in asked) == (not several)
-    assert ("placement.split_rows" in asked) == several
+    assert ("placement.split_rows" in asked) == (several and not whole)
     by_size = placement.seat.engine == "openvino"
-    assert ("placement.batch_rows" in asked) == (not placement.inline and not placement.user_once and not by_size)
+    batched = not placement.inline and not placement.user_once and not by_size and not whole
+    assert ("placement.batch_rows" in asked) == batched
     assert placement.route is None or placement.batching is None
     assert ("placement.batch_wait_us" in asked) == (placement.batching is not None)
     assert ("placement.route_layout" in asked) == (placement.route is not None)
@@ -309,7 +319,7 @@ def test_a_candidate_survives_json_and_keeps_its_name(
         Precision(tuple(widths.items())),
         Placement(
             Seat(replicas=replicas, threads=threads),
-            split_rows=10 if replicas > 1 else None,
+            split_rows=10 if replicas > 1 and "int8-dynamic" not in widths.values() else None,
             route=Route(5, Seat("openvino")),
             lookup=Lookup("openvino"),
             admission=Admission(deadline_ms=2.5),

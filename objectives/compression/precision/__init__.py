@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import onnx
 from onnx import helper
 
 from objectives.compression.export import PREFIX
+from objectives.compression.external_data import check_graph, external_tensors, keep_new_tensors_in
 from objectives.compression.graph import keep_needed
 from objectives.compression.precision.calibration import Range, Rows, value_ranges
 from objectives.compression.precision.products import block_product, dynamic_int8, half_product
@@ -33,6 +35,7 @@ def quantise(
     calibration: Rows,
     ranges: Mapping[str, Range] | None = None,
     weight_bits: Int8WeightBits = 8,
+    weights_file: Path | None = None,
 ) -> onnx.ModelProto:
     """A copy of an fp32 graph with the weights of each group in the width that was asked for; a table that is named by
     itself has its own.
@@ -45,6 +48,7 @@ def quantise(
             the user's inputs once, the rows of one user go through it together
         ranges: (low, high) that a module's input was trained to be rounded to, by the module's dotted name
         weight_bits: of int8 products, as the CPU that serves needs them; what the graph has goes into its metadata
+        weights_file: takes the narrower tensors of a graph that has external ones
 
     Raises:
         WidthError: what is read back from the result is not what was asked.
@@ -53,6 +57,7 @@ def quantise(
     asked, stored = _asked(graph, precision, anatomy), anatomy.stored(dict(precision.widths))
     narrowed = {w: width for name, width in asked.items() for w in weights(graph, stored[name])}
     result = copy.deepcopy(graph)
+    keep_new_tensors_in(result, weights_file if external_tensors(graph) else None)
     # Static first: its ranges are those of the graph as exported; the others rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]
     _round_products(result, static, precision, calibration, ranges or {}, weight_bits)
@@ -61,7 +66,8 @@ def quantise(
         for rewrite in passes.get(width, ()):
             rewrite(result, weight)
     keep_needed(result)
-    onnx.checker.check_model(result, full_check=True)
+    keep_new_tensors_in(result, None)
+    check_graph(result)
     _check_read(asked, read_widths(result, anatomy, dict(precision.widths)))
     bits = read_weight_bits(result)
     if bits is not None:

@@ -26,6 +26,13 @@ def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDA
     return np.clip(np.rint(matrix / scale), -largest, largest).astype(np.int8), scale
 
 
+def int8_rows_codes(table: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Codes as those of `int8_codes`, and the scale of each row, (rows,); some rows at a time."""
+    parts = [int8_codes(table[i : i + _ROWS], axis=1) for i in range(0, len(table), _ROWS)]
+    codes, scales = zip(*parts, strict=True)
+    return np.concatenate(codes), np.concatenate(scales)[:, 0]
+
+
 def uint8_range(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """(scale, zero): a value is about (code - zero) * scale, the codes span the range and nought is a code.
 

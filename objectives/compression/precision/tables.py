@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from objectives.compression.graph import replace, shapes
-from objectives.compression.precision.rounding import block_codes, block_size, int8_codes, packed
+from objectives.compression.precision.rounding import block_codes, block_size, int8_rows_codes, packed
 from objectives.compression.precision.weights import ENGINE, add_initialisers, array, import_engine, lookups
 
 
@@ -30,8 +30,8 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     known = shapes(graph)
-    codes, scale = int8_codes(array(graph, weight), axis=1)
-    add_initialisers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale[:, 0]})
+    codes, scale = int8_rows_codes(array(graph, weight))
+    add_initialisers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
         made = [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from objectives.compression.export import PREFIX
+from objectives.compression.external_data import new_tensor, tensor_values
 from objectives.compression.graph import attribute, initialisers
 
 # Operators of ONNX Runtime's own.
@@ -91,12 +93,12 @@ def is_transposed(product: NodeProto) -> bool:
 
 def array(graph: onnx.ModelProto, name: str) -> NDArray[np.float32]:
     """Of an initialiser."""
-    values: NDArray[np.float32] = numpy_helper.to_array(initialisers(graph)[name])
+    values: NDArray[Any] = tensor_values(initialisers(graph)[name])
     return values
 
 
 def add_initialisers(graph: onnx.ModelProto, arrays: Mapping[str, NDArray[np.generic] | np.generic]) -> None:
-    graph.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items())
+    graph.graph.initializer.extend(new_tensor(graph, np.asarray(value), name) for name, value in arrays.items())
 
 
 def import_engine(graph: onnx.ModelProto) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.errors import located
@@ -180,6 +181,7 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
     rows = {name: len(value) if value.ndim else 0 for name, value in tensors.items()}
     count = max(rows.values())
     if count == 0 or any(size not in (1, count) for size in rows.values()):
+        refuse_offsets({name: values.numpy() for name, values in tensors.items()}, where)
         raise FactoryError(f"{where}: inputs must have the same rows, but got {rows}")
     found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
     truth = called(f"{where}: labels as tensors", lambda: _on_cpu(labels))
@@ -188,6 +190,25 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
         if wrong := [size for size in sizes if size != count]:
             raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {wrong[0]}")
     return tensors, truth, found
+
+
+def refuse_offsets(inputs: Mapping[str, NDArray[Any]], where: str) -> None:
+    """Of inputs that do not have the same rows.
+
+    Raises:
+        FactoryError: one of them holds the places at which the bags of another begin.
+    """
+    flat = {name: values for name, values in inputs.items() if values.ndim == 1 and values.dtype.kind in "iu"}
+    ascending = [n for n, v in flat.items() if len(v) > 1 and v[0] == 0 and (np.diff(v.astype(np.int64)) >= 0).all()]
+    # Where several ascend, the offsets reach furthest.
+    for starts in sorted(ascending, key=lambda name: -int(flat[name][-1])):
+        packed = [n for n, ids in flat.items() if len(ids) != len(flat[starts]) and flat[starts][-1] <= len(ids)]
+        if packed:
+            raise FactoryError(
+                f"{where}: inputs must have the same rows, but {starts} looks like the offsets of the bags in "
+                f"{packed[0]}; give each row its ids, (rows, length), filled up with the padding_idx of the model's "
+                "nn.EmbeddingBag (or with per_sample_weights of 0), which takes them without offsets"
+            )
 
 
 def _tensor(value: Any, what: str) -> Tensor:

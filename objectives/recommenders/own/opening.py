@@ -20,7 +20,6 @@ from spaces.architecture import Architecture
 
 # Those of scores and labels that leanrec knows.
 _METRICS = ("auc", "gauc")
-_LARGEST = 1_900_000_000
 
 
 def open_own(task: Task, progress: Callable[[str], None]) -> OwnRecommender:
@@ -35,12 +34,6 @@ def open_own(task: Task, progress: Callable[[str], None]) -> OwnRecommender:
     if isinstance(given.metric, str) and given.metric not in _METRICS:
         known = ", ".join(_METRICS)
         raise FactoryError(f"{given.name}: metric must be one of {known} or a function, but got {given.metric!r}")
-    held = {tensor.data_ptr(): tensor.numel() for tensor in given.model.state_dict().values()}  # shared ones once
-    if (size := 4 * sum(held.values())) > _LARGEST:
-        raise FactoryError(
-            f"{given.name}: model must hold {_LARGEST / 1e9:.1f} GB of weights at most, as much as one ONNX graph can, "
-            f"but holds {size / 1e9:.1f} GB"
-        )
     sent = sent_by(given, task.seed)
     if task.rows_trace is not None:
         sent = sent.sized(request_rows(task, task.seed))

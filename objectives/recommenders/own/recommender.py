@@ -62,7 +62,8 @@ class OwnRecommender:
 
         def add(arrays: Mapping[str, NDArray[Any]]) -> None:
             for name, values in arrays.items():
-                content.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+                content.update(f"{name} {values.dtype} {values.shape}".encode())
+                content.update(np.ascontiguousarray(values).data)
 
         add({name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()})
         for held, _ in self._held.values():

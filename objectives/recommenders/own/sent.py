@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from objectives.recommenders.own.factory import FactoryError, Given, called
+from objectives.recommenders.own.factory import FactoryError, Given, called, refuse_offsets
 from objectives.row_groups import are_rows_equal
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -90,6 +90,7 @@ def sent_by(given: Given, seed: int) -> Sent:
             raise FactoryError(f"{where} must name the same inputs in each, but got {names} and {list(request)}")
         rows = {name: len(values) if values.ndim else 0 for name, values in request.items()}
         if not rows or min(rows.values()) == 0 or any(size not in (1, max(rows.values())) for size in rows.values()):
+            refuse_offsets(request, where)
             raise FactoryError(f"{where}: inputs must have the same rows, or one, but got {rows}")
     several = [request for request in requests if max(map(len, request.values())) > 1]
     once = frozenset(n for n in names if several and all(len(request[n]) == 1 for request in several))

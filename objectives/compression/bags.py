@@ -1,0 +1,106 @@
+"""Bags of embeddings as lookups and reductions, where the exporter would write a loop over the bags."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+# Added to a norm that is divided by, as torch does.
+_LEAST = 1e-7
+_SIGNATURE = inspect.signature(F.embedding_bag)
+
+
+class BagsAsReductions(TorchFunctionMode):
+    """While it is entered, `F.embedding_bag`, which nn.EmbeddingBag calls, is a lookup and a reduction.
+
+    For inference. Arguments that torch refuses are left for it to refuse.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.embedding_bag:
+            given = _SIGNATURE.bind(*args, **(kwargs or {}))
+            given.apply_defaults()
+            of = given.arguments
+            if of["input"].ndim == (2 if of["offsets"] is None else 1):
+                return _reduced(**of)
+        return func(*args, **(kwargs or {}))
+
+
+def _reduced(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None,
+    max_norm: float | None,
+    norm_type: float,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    include_last_offset: bool,
+    padding_idx: int | None,
+    **of_training: Any,
+) -> Tensor:
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += weight.shape[0]
+    kept = None if padding_idx is None else input != padding_idx
+    rows = F.embedding(input, weight)
+    if max_norm is not None:
+        norm = rows.norm(norm_type, -1, keepdim=True)
+        rows = torch.where(norm > max_norm, rows * (max_norm / (norm + _LEAST)), rows)
+    if offsets is None:
+        return _of_rows(rows, mode, per_sample_weights, kept)
+    starts = offsets[:-1] if include_last_offset else offsets
+    return _of_segments(rows, starts, mode, per_sample_weights, kept)
+
+
+def _of_rows(rows: Tensor, mode: str, factors: Tensor | None, kept: Tensor | None) -> Tensor:
+    """Bags of one length: (bags, length, dim) -> (bags, dim).
+
+    Args:
+        factors: (bags, length)
+        kept: (bags, length), what is no padding
+    """
+    if mode == "max":
+        if kept is None:
+            return rows.amax(1)
+        highest = rows.masked_fill(~kept.unsqueeze(-1), -torch.inf).amax(1)
+        return highest.masked_fill(~kept.any(1, keepdim=True), 0.0)
+    if factors is not None:
+        rows = rows * factors.unsqueeze(-1)
+    if kept is None:
+        return rows.mean(1) if mode == "mean" else rows.sum(1)
+    total = rows.masked_fill(~kept.unsqueeze(-1), 0.0).sum(1)
+    return total / kept.sum(1, keepdim=True).clamp(min=1) if mode == "mean" else total
+
+
+def _of_segments(rows: Tensor, starts: Tensor, mode: str, factors: Tensor | None, kept: Tensor | None) -> Tensor:
+    """Bags of any length, one behind the other: (ids, dim) -> (bags, dim).
+
+    Args:
+        starts: (bags,), ascending from 0; an empty bag starts where the next one does
+        factors: (ids,)
+        kept: (ids,), what is no padding
+    """
+    begun = torch.zeros(rows.shape[0] + 1, dtype=torch.int64).index_add(0, starts, torch.ones_like(starts))
+    bag = begun.cumsum(0)[:-1] - 1
+    count = torch.zeros(starts.shape[0], 1, dtype=rows.dtype)
+    ones = torch.ones_like(rows[:, :1]) if kept is None else kept.unsqueeze(-1).to(rows.dtype)
+    held = count.index_add(0, bag, ones)
+    empty = torch.zeros(starts.shape[0], rows.shape[1], dtype=rows.dtype)
+    if mode == "max":
+        if kept is not None:
+            rows = rows.masked_fill(~kept.unsqueeze(-1), -torch.inf)
+        highest = (empty - torch.inf).scatter_reduce(0, bag.unsqueeze(-1).expand_as(rows), rows, "amax")
+        return highest.masked_fill(held == 0, 0.0)
+    if factors is not None:
+        rows = rows * factors.unsqueeze(-1)
+    if kept is not None:
+        rows = rows.masked_fill(~kept.unsqueeze(-1), 0.0)
+    total = empty.index_add(0, bag, rows)
+    return total / held.clamp(min=1) if mode == "mean" else total

@@ -1,0 +1,40 @@
+"""Which nodes ONNX Runtime left to the CPU when it was asked for another device, read from its own profile of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_CPU = "CPUExecutionProvider"
+_KERNEL = "_kernel_time"
+# The most numbers that a shape, or what is worked out from one, has.
+_SHAPE_NUMBERS = 16
+
+
+def nodes_left_to_cpu(profile: Path) -> list[str]:
+    """Names and operators of nodes that ran on the CPU and do more than work out shapes, in the order of the run.
+
+    The runtime keeps shapes on the CPU on purpose: a few whole numbers each. What gives anything else there has its
+    operands copied from the device and back in every request.
+    """
+    events: Iterable[Mapping[str, Any]] = json.loads(profile.read_text())
+    found = []
+    for event in events:
+        name, args = event.get("name", ""), event.get("args", {})
+        left = event.get("cat") == "Node" and name.endswith(_KERNEL) and args.get("provider") == _CPU
+        if left and not all(_is_shape(value) for value in args.get("output_type_shape", [])):
+            found.append(f"{name.removesuffix(_KERNEL)} ({args.get('op_name')})")
+    return list(dict.fromkeys(found))
+
+
+def _is_shape(value: Mapping[str, list[int]]) -> bool:
+    """Of an output such as {"int64": [2]}."""
+    for kind, sizes in value.items():
+        count = 1
+        for size in sizes:
+            count *= size
+        if not kind.startswith(("int", "uint", "bool")) or len(sizes) > 1 or count > _SHAPE_NUMBERS:
+            return False
+    return True
