@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
+from objectives.compression.small_addends import optimize
 from objectives.errors import located
 from objectives.int8_weights import EXACT_SUMS
 from objectives.parity import ParityError, compare_scores
@@ -93,11 +94,13 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
                 dynamic_shapes={"values": dynamic},
                 external_data=False,
                 verbose=False,
+                optimize=False,
             )
+            assert program is not None
+            optimize(program)
         except torch.onnx.OnnxExporterError as error:
             why = located(error.__cause__ or error)
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
-    assert program is not None
     graph = program.model_proto
     name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
     graph.ClearField("metadata_props")

@@ -248,8 +248,9 @@ def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
 
 
 def _order(sizes: Sequence[int], counts: Tensor, padding: int | None) -> Tensor:
-    """Ids (rows,) by place: the most frequent belong to the first of some parts of these sizes, and so on. Within a part
-    they stay in their own order, so that ids which are sorted by frequency keep it.
+    """Ids (rows,) by place: the most frequent belong to the first of some parts of these sizes, and so on.
+
+    Within a part they stay in their own order, so that ids which are sorted by frequency keep it.
 
     Raises:
         ValueError: counts of another length than the table.

@@ -15,6 +15,7 @@ from objectives.compression.precision.weights import (
     import_engine,
     is_transposed,
     products,
+    to_half,
 )
 from objectives.int8_weights import Int8WeightBits
 
@@ -82,7 +83,7 @@ def half_product(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     half, wide = f"{weight}_quantized", f"{weight}_wide"
-    add_initialisers(graph, {half: array(graph, weight).astype(np.float16)})
+    add_initialisers(graph, {half: to_half(weight, array(graph, weight))})
     for product in nodes:
         product.input[1] = wide
     graph.graph.node.insert(0, helper.make_node("Cast", [half], [wide], wide, to=TensorProto.FLOAT))

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from objectives.compression.graph import replace, shapes
-from objectives.compression.precision.rounding import block_codes, block_size, int8_codes, packed
-from objectives.compression.precision.weights import ENGINE, add_initialisers, array, import_engine, lookups
+from objectives.compression.precision.rounding import (
+    Floats,
+    block_codes,
+    block_size,
+    cancelled_rows,
+    int8_codes,
+    least_moves,
+    packed,
+)
+from objectives.compression.precision.weights import ENGINE, add_initialisers, array, import_engine, lookups, to_half
+
+Codes = NDArray[np.int8]
 
 
 def half_rows(graph: onnx.ModelProto, weight: str) -> None:
@@ -16,7 +27,7 @@ def half_rows(graph: onnx.ModelProto, weight: str) -> None:
     nodes = lookups(graph, weight)
     if not nodes:
         return
-    add_initialisers(graph, {f"{weight}_rows": array(graph, weight).astype(np.float16)})
+    add_initialisers(graph, {f"{weight}_rows": _half_rows(weight, array(graph, weight))})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
         half = helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_half"], f"{out}_rows")
@@ -30,7 +41,9 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     known = shapes(graph)
-    codes, scale = int8_codes(array(graph, weight), axis=1)
+    table = array(graph, weight)
+    codes, scale = int8_codes(table, axis=1)
+    codes = _telling(codes, scale, table, -127, 127)
     add_initialisers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale[:, 0]})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
@@ -69,10 +82,13 @@ def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
     rows, columns = table.shape
     size = block_size(columns)
     width = columns + -columns % (8 // bits)
-    codes, scales = block_codes(table, bits)
-    add_initialisers(
-        graph, {f"{weight}_rows": packed(codes.reshape(rows, -1)[:, :width], bits), f"{weight}_rows_scale": scales}
-    )
+    blocks, scales = block_codes(table, bits)
+    half = 1 << (bits - 1)
+    codes = blocks.reshape(rows, -1)[:, :width].astype(np.int8) - np.int8(half)
+    step = np.repeat(scales, size, axis=1)[:, :columns]
+    codes[:, :columns] = _telling(codes[:, :columns], step, table, -half, half - 1)
+    stored = packed((codes + np.int8(half)).astype(np.uint8), bits)
+    add_initialisers(graph, {f"{weight}_rows": stored, f"{weight}_rows_scale": scales})
     import_engine(graph)
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
@@ -89,6 +105,27 @@ def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
             bits=bits,
         )
         replace(graph, gather, [lookup, *([] if full == out else [_slice(graph, full, out, columns)])])
+
+
+def _half_rows(weight: str, table: Floats) -> NDArray[np.float16]:
+    """In a row that must not add up to nought the largest number moves: the steps of others may be too small."""
+    half = to_half(weight, table)
+    rows = cancelled_rows(half.astype(np.float32), table)
+    of = half[rows]
+    largest = np.abs(of) == np.abs(of).max(axis=1, keepdims=True)
+    above, below = (np.where(largest, np.nextafter(of, np.float16(end)), np.nan) for end in (np.inf, -np.inf))
+    half[rows] = least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
+    return half
+
+
+def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -> Codes:
+    """Codes (rows, columns) in [least, most] whose rows add up to nought only where the table's do."""
+    rows = cancelled_rows(codes * step, table)
+    of, size = codes[rows].astype(np.float32), np.broadcast_to(step, codes.shape)[rows]
+    above, below = (np.where(of == end, np.nan, (of + d) * size) for end, d in ((most, 1), (least, -1)))
+    told = codes.copy()
+    told[rows] = np.rint(least_moves(of * size, table[rows], above, below) / size)
+    return told
 
 
 def _slice(graph: onnx.ModelProto, value: str, out: str, columns: int) -> onnx.NodeProto:
