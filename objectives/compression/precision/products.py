@@ -19,6 +19,9 @@ from objectives.compression.precision.weights import (
 )
 from objectives.int8_weights import Int8WeightBits
 
+# Of MatMulNBits: the accuracy level at which it rounds its activations.
+_IN_INT8 = 4
+
 
 def dynamic_int8(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
     """x W + b -> DynamicQuantizeLinear, MatMulInteger, scale, add; the engine fuses them into one kernel.
@@ -48,10 +51,13 @@ def _dynamic_nodes(product: NodeProto, weight: str) -> list[NodeProto]:
     ]
 
 
-def block_product(graph: onnx.ModelProto, weight: str, bits: int) -> None:
+def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool = False) -> None:
     """x W + b -> MatMulNBits, add: the weight alone is narrow, in blocks along the inputs that share a scale.
 
     Products are computed in fp32 from the widened weights (the operator's accuracy level 0).
+
+    Args:
+        rounded: in int8 instead (level 4): each row of x has a scale for each block, of its own values
     """
     nodes = products(graph, weight)
     if not nodes:
@@ -73,6 +79,7 @@ def block_product(graph: onnx.ModelProto, weight: str, bits: int) -> None:
             N=outputs,
             bits=bits,
             block_size=block_size(inputs),
+            accuracy_level=_IN_INT8 if rounded else 0,
         )
         replace(graph, product, [narrow, *add])
 
