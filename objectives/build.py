@@ -30,7 +30,7 @@ from objectives.compression.export import (
 from objectives.compression.graph import multiply_adds
 from objectives.compression.precision import quantise, read_weight_bits, read_widths
 from objectives.compression.saving import load_graph, save_graph
-from objectives.compression.tables import evenly_seen
+from objectives.compression.tables import evenly_seen, seen
 from objectives.compression.user_once import UserOnceError, compute_once
 from objectives.fitting import Fitted
 from objectives.fitting import fit as fit_weights
@@ -58,9 +58,9 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 7
-EXPORT_STAGE = 11
-TECHNIQUES_STAGE = 1
+FIT_STAGE = 8
+EXPORT_STAGE = 12
+TECHNIQUES_STAGE = 2
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -158,11 +158,12 @@ def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]
 
 
 def _even_tables(recommender: Recommender) -> list[str]:
-    """Of those that are large enough for another form."""
+    """Of those that are large enough for another form, and of known counts."""
     modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).anatomy.tables}
     large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
-    counts = recommender.counts(list(large)) if large else {}
-    return [table.name for table, module in large.items() if evenly_seen(module, counts.get(table.name))]
+    counts = recommender.counts(recommender.model, list(large)) if large else {}
+    known = {t.name: m for t, m in large.items() if seen(m, counts.get(t.name))}
+    return [name for name, module in known.items() if evenly_seen(module, counts[name])]
 
 
 def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:

@@ -87,7 +87,7 @@ def fit(
         start,
         made_of,
         weights,
-        recommender.counts(made_of.tables) if weights.table_forms else {},
+        recommender.counts(start, made_of.tables) if weights.table_forms else {},
         lambda: _evidence(recommender, seed),
         lambda cut: learn(cut, passes.between),
     )

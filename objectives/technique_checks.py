@@ -131,7 +131,7 @@ class TechniqueChecks:
 
     @cached_property
     def _counts(self) -> Mapping[str, Tensor]:
-        return self.recommender.counts(self.anatomy.tables)
+        return self.recommender.counts(self.recommender.model, self.anatomy.tables)
 
 
 def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-LinearWidth = Literal["fp32", "int8-dynamic", "int8-static", "int4"]
+LinearWidth = Literal["fp32", "int8-dynamic", "int8-static", "int4", "int4-dynamic"]
 TableWidth = Literal["fp32", "fp16", "int8", "int4", "int2"]
 Compute = Literal["fp32", "bf16"]
 Calibration = Literal["minmax", "entropy", "percentile"]
@@ -19,7 +19,7 @@ DYNAMIC: LinearWidth = "int8-dynamic"
 # Activations are rounded as well, and products computed in whole numbers.
 ROUNDED_PRODUCTS = frozenset((DYNAMIC, STATIC))
 # Held in operators of ONNX Runtime's own. OpenVINO reads them for some sizes only, and not exactly for all of these.
-PACKED_WIDTHS = frozenset(("int4", "int2"))
+PACKED_WIDTHS = frozenset(("int4", "int4-dynamic", "int2"))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def cut_at_tables(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelPr
     it has the same name in both. An input that is read for more than lookups is an input of both.
 
     Raises:
-        CutError: no lookups, nothing but lookups, ids computed from floats or from another lookup, or control flow.
+        CutError: no lookups, nothing but lookups, ids computed from floats, or control flow.
     """
     if has_control_flow(graph):
         raise CutError("A graph without branches and loops can be cut, but got one with them.")
@@ -147,11 +147,6 @@ class _Lookups:
     def _check_ids(self, lookup: NodeProto) -> None:
         ids = lookup.input[1]
         path = needed(self._nodes, [ids])
-        again = [node.input[0] for node in path if self._is_lookup(node)]
-        if again:
-            raise CutError(
-                f"Ids come from inputs, but {ids!r} of {lookup.input[0]!r} come from a lookup in {again[0]!r}."
-            )
         values = {ids, *(name for node in path for name in node.input if name)} - self._constant
         floats = sorted(name for name in values if self._types.get(name) not in _WHOLE)
         if floats:

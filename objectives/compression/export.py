@@ -22,6 +22,7 @@ from objectives.compression.bags import BagsAsReductions
 from objectives.compression.external_data import SMALLEST, append_tensor, open_session, place_of, too_large
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
+from objectives.compression.small_addends import optimize
 from objectives.errors import located
 from objectives.parity import ParityError, compare_scores
 
@@ -104,11 +105,13 @@ def to_onnx(
                 dynamic_shapes={"values": dynamic},
                 external_data=False,
                 verbose=False,
+                optimize=False,
             )
+            assert program is not None
+            optimize(program)
         except torch.onnx.OnnxExporterError as error:
             why = located(error.__cause__ or error)
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
-    assert program is not None
     _move_out(program.model, weights_file)
     graph = program.model_proto
     name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from objectives.compression.surgery import check_lies_in, tensors
-from objectives.compression.tables import MixedTable, SharedRowsTable
+from objectives.compression.tables import CompressedTable
 from spaces.anatomy import Cut, Width
 from spaces.pruning import Importance
 
 # What maps ids to embeddings; a compressed table is looked at as a whole, not by its parts.
-_TABLES = (nn.Embedding, SharedRowsTable, MixedTable)
+_TABLES = (nn.Embedding, CompressedTable)
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,8 @@ class PointwiseRecommender:
         drawn = np.random.default_rng([self.task.seed, 6]).choice(rows, size=min(count, rows), replace=False)
         return {name: values[drawn] for name, values in self.train_rows().blocks[0].inputs.items()}
 
-    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        return counted(tables, [block.inputs for block in self.train_rows().blocks])
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        return counted(model, tables, (block.inputs for block in self.train_rows().blocks), self.outputs)
 
     def held_out(self, part: HeldPart) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)

@@ -145,8 +145,9 @@ class Recommender(Protocol):
         """Rows as requests give them, (count, ...) each, from train: to trace, calibrate and compare with."""
         ...
 
-    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        """How often each id is looked up in train, (rows,), by the table's dotted name, as far as it is known."""
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        """How often each id of the model's tables is looked up in train, (rows,), by the table's dotted name, as far as
+        it is known; the model is the recommender's own or a sibling of it."""
         ...
 
     def held_out(self, part: HeldPart) -> HeldOut: ...

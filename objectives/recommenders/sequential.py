@@ -152,7 +152,7 @@ class SequentialRecommender:
             "item": torch.from_numpy(random.integers(1, self.sequences.items + 1, size=count)),
         }
 
-    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
         """Of the catalogue's: as often as its items were taken."""
         counts = torch.from_numpy(item_counts(self.sequences))
         return {table.name: counts for table in tables if "item" in table.inputs}

@@ -33,6 +33,7 @@ from tests.compression_tests.composing import Shop, Walk, told
 STORED = {
     "fp32": {TensorProto.FLOAT}, "fp16": {TensorProto.FLOAT16}, "int8": {TensorProto.INT8, TensorProto.UINT8},
     "int8-dynamic": {TensorProto.INT8}, "int8-static": {TensorProto.INT8}, "int4": {TensorProto.UINT8},
+    "int4-dynamic": {TensorProto.UINT8},
     "int2": {TensorProto.UINT8},
 }  # fmt: skip
 

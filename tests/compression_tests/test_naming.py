@@ -128,8 +128,8 @@ def test_the_scores_stay(exported: onnx.ModelProto, graph: onnx.ModelProto, mode
     assert np.allclose(run_onnx(graph, rows), expected.detach().numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["int8-dynamic", "int8-static", "int4"])
-@pytest.mark.parametrize("mlp", ["int8-dynamic", "int8-static", "int4"])
+@pytest.mark.parametrize("attention", ["int8-dynamic", "int8-static", "int4", "int4-dynamic"])
+@pytest.mark.parametrize("mlp", ["int8-dynamic", "int8-static", "int4", "int4-dynamic"])
 @pytest.mark.parametrize("tables", ["int8", "int2"])
 def test_an_attention_block_takes_every_width(graph: onnx.ModelProto, attention: str, mlp: str, tables: str) -> None:
     asked = {"attention": attention, "mlp": mlp, "tables": tables}

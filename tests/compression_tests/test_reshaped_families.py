@@ -212,7 +212,9 @@ def test_compressed_tables_then_pruned_everywhere_still_answer(name: str, form: 
     """As a candidate may ask: tables, then pruning of all groups, then factors."""
     family = FAMILIES[name]
     model = made(family)
-    compressed, anatomy = compress_tables(model, [form], family.anatomy(model))
+    tables = {name: model.get_parameter(f"{name}.weight") for name in family.anatomy(model).group("tables").modules}
+    counts = {name: 1 / torch.arange(1, len(weight) + 1) for name, weight in tables.items()}
+    compressed, anatomy = compress_tables(model, [form], family.anatomy(model), counts)
     kinds = [type(compressed.get_submodule(module)) for module in anatomy.group("tables").modules]
     assert {SharedRowsTable, MixedTable} & set(kinds)
     asked = Pruning(tuple((group, 0.5) for group in family.prunable), "activation", multiple=4)

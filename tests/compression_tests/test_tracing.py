@@ -581,7 +581,7 @@ def test_bags_and_tied_tables_have_no_other_form(through: str, reason: str) -> N
     assert str(refused["item"]).startswith(reason)
     assert refused["word"] == "leanrec shares and narrows the rows of nn.Embedding, not of EmbeddingBag"
     with pytest.raises(ValueError, match="nothing to gain"):
-        compress_tables(model, [SharedRows("tables", 0.1)], anatomy)
+        compress_tables(model, [SharedRows("tables", 0.1)], anatomy, dict.fromkeys(("item", "word"), torch.ones(300)))
 
 
 def test_answers_are_compared_beside_what_they_vary_by() -> None:

@@ -99,7 +99,7 @@ def _fields(codes: Array, bits: int) -> Array:
 def _rounded(x: Array, low: float, high: float) -> Array:
     """uint8 with a zero point: the QuantizeLinear of the ONNX standard, and back."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32((high - low) / 255)
+    scale = np.float32((high - low) / 255) or np.float32(1)
     zero = np.rint(-low / scale)
     return ((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale).astype(np.float32)
 

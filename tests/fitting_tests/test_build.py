@@ -122,7 +122,7 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
     assert found.anatomy == of_baseline(recommender).anatomy
     assert found.once == tuple(sorted(recommender.once))
     rows = {table.name: table.rows for table in found.anatomy.tables}
-    counts = recommender.counts(found.anatomy.tables)
+    counts = recommender.counts(recommender.model, found.anatomy.tables)
     assert {name: len(of) for name, of in counts.items()}.items() <= rows.items() and counts
     for part in ("validation", "test"):
         held = recommender.held_out(part)
@@ -513,5 +513,7 @@ def test_tables_whose_rows_are_seen_as_often_are_told(
     large = [table for table in of_baseline(recommender).anatomy.tables if table.rows >= 16]
     counts = {t.name: torch.tensor([first] * (t.rows // 15 + 1) + [10] * (t.rows - t.rows // 15 - 1)) for t in large}
     monkeypatch.setattr(build, "SMALLEST", 16)
-    monkeypatch.setattr(type(recommender), "counts", lambda self, tables: counts)
+    monkeypatch.setattr(type(recommender), "counts", lambda self, model, tables: counts)
     assert large and (build._even_tables(recommender) == [table.name for table in large]) == even
+    monkeypatch.setattr(type(recommender), "counts", lambda self, model, tables: {})
+    assert build._even_tables(recommender) == [], "of what is never seen nothing is known"

@@ -207,7 +207,7 @@ def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> N
     """What mixed dimensions go by: the most frequent code first, and as many as the rows of train look up."""
     recommender = opened(family)
     (rows,) = recommender.train_rows().blocks
-    for name, counts in recommender.counts(of_baseline(recommender).anatomy.tables).items():
+    for name, counts in recommender.counts(recommender.model, of_baseline(recommender).anatomy.tables).items():
         table = recommender.model.get_submodule(name)
         assert counts.shape == (table.get_parameter("weight").shape[0],)
         assert (np.diff(counts[1:].numpy()) <= 0).all()

@@ -32,7 +32,7 @@ from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.distillation import Distillation
 from spaces.placement import Placement, Seat
-from spaces.precision import Precision
+from spaces.precision import LINEAR_WIDTHS, Precision
 from spaces.pruning import Pruning
 from spaces.weights import Weights
 
@@ -301,7 +301,7 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
         *((table, width) for table in ("user", "item") for width in ("fp16", "int8", "int4", "int2")),
         ("tower", "pruning"),
         ("tower", "low rank"),
-        *(("tower", width) for width in ("int8-dynamic", "int8-static", "int4")),
+        *(("tower", width) for width in LINEAR_WIDTHS[1:]),
     }
     (refused,) = {one.refused for one in found.tried if one.technique == "learned rounding"}
     assert refused is not None and refused.startswith("its training cannot be one graph for all batches: ")

@@ -12,6 +12,7 @@ from objectives.task import Task
 from search.defaults import space_for
 from search.space_sections import SpaceConfig
 from search.study_yaml import ConfigError
+from spaces.precision import LINEAR_WIDTHS
 from tests.compression_tests.composing import Shop, brief_training, told, walk
 
 CORNERS = """
@@ -135,7 +136,7 @@ def test_what_prepare_saw_fail_is_left_alone_with_its_reason(shop: Shop) -> None
             "with two layers of the full rank in place of each the model gives other answers"
         )
     assert ("tower", "low rank") not in alone
-    for width in ("int8-dynamic", "int8-static", "int4"):
+    for width in LINEAR_WIDTHS[1:]:
         assert alone["gate", width].startswith("WidthError"), "nothing of it is in the graph by its name"
         assert alone["masked.0", width] == ABSENT, "the other layer of its group is"
         assert not {("masked", width), ("tower", width)} & alone.keys()
@@ -160,7 +161,7 @@ def test_nothing_that_failed_enters_the_space(shop: Shop) -> None:
     assert set(weights.tables) == {"user"} and weights.tables["user"].form.values == ("full", *FORMS)
     assert set(weights.low_rank) == {"tower"} and {"masked", "tower"} <= set(weights.pruning)
     assert widths["gate"].values == widths["folded"].values == ("fp32",)
-    assert widths["masked"].values == widths["tower"].values == ("fp32", "int8-dynamic", "int8-static", "int4")
+    assert widths["masked"].values == widths["tower"].values == LINEAR_WIDTHS
     assert set(widths["user"].values) == {"fp32", "fp16", "int8", "int4", "int2"}
 
 

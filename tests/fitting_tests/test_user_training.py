@@ -173,7 +173,7 @@ def test_rows_are_read_from_the_factory_once(home: Path, monkeypatch: pytest.Mon
     shop.asked.clear()
     _pruned(found, importance="taylor")
     list(found.lessons(torch.Generator()))
-    found.counts(())
+    found.counts(found.model, ())
     assert "train" not in shop.asked
     ours, theirs = (next(iter(rows.blocks)).inputs["item"] for rows in (found.train_rows(), found.train_rows()))
     assert ours.data_ptr() == theirs.data_ptr(), "one copy"

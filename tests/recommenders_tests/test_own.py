@@ -196,7 +196,7 @@ def test_rows_of_serving_have_one_length(mine: OwnRecommender) -> None:
 
 
 def test_counts_are_of_every_input_that_a_table_looks_up(mine: OwnRecommender) -> None:
-    (counts,) = mine.counts([Table("item", ITEMS, ("history", "item"))]).values()
+    (counts,) = mine.counts(mine.model, [Table("item", ITEMS, ("history", "item"))]).values()
     assert counts.sum() == 81 * 4
     train = list(Mine().batches("train"))
     assert counts[7] == sum(int((b["item"] == 7).sum() + (b["history"] == 7).sum()) for b, _, _ in train)

@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_the_positions_that_have_a_target(opened: Sequential
 
 def test_counts_are_those_of_train(opened: SequentialRecommender, events: list[list[int]]) -> None:
     counted = Counter(code for user in events for code in user[:-2])
-    assert opened.counts([TABLE])["tables.item"].tolist() == [counted[code] for code in range(ITEMS + 1)]
+    assert opened.counts(opened.model, [TABLE])["tables.item"].tolist() == [counted[code] for code in range(ITEMS + 1)]
 
 
 def test_rows_of_serving_share_histories(opened: SequentialRecommender, events: list[list[int]]) -> None:
@@ -225,7 +225,7 @@ def test_what_is_told_is_the_meters_own_metric(opened: SequentialRecommender, ev
             scores: NDArray[np.float32] = opened.model(history=history, item=torch.arange(1, ITEMS + 1)).numpy()
         return scores
 
-    counts = np.array([opened.counts([TABLE])["tables.item"][1:].tolist()] * 140, dtype=np.float64)
+    counts = np.array([opened.counts(opened.model, [TABLE])["tables.item"][1:].tolist()] * 140, dtype=np.float64)
     by: dict[str, Callable[[int], Any]] = {"baseline": score, "popularity": lambda user: counts[user]}
     for name, scores in by.items():
         value = gains("ndcg@10", ranks(scores, held.labels, held.seen)).mean()

@@ -285,7 +285,8 @@ def test_what_is_switched_off_is_no_road() -> None:
         ),
         (
             {"precision": {"mlp": ["fp32", "int2"]}},
-            "space.precision.mlp: 'int2' is not to be had here; there are fp32, int8-dynamic, int8-static, int4",
+            "space.precision.mlp: 'int2' is not to be had here; there are fp32, int8-dynamic, int8-static, int4, "
+            "int4-dynamic",
         ),
         (
             {"precision": {"tables": ["fp32", "int8-dynamic"]}},

@@ -93,6 +93,7 @@ def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
         "fp16": (half_rows, half_product),
         "int8": (int8_rows, partial(block_product, bits=8)),
         "int4": (partial(block_rows, bits=4), partial(block_product, bits=4)),
+        "int4-dynamic": (partial(block_product, bits=4, rounded=True),),
         "int2": (partial(block_rows, bits=2), partial(block_product, bits=2)),
     }
 

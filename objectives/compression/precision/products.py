@@ -15,8 +15,12 @@ from objectives.compression.precision.weights import (
     import_engine,
     is_transposed,
     products,
+    to_half,
 )
 from objectives.int8_weights import Int8WeightBits
+
+# Of MatMulNBits: the accuracy level at which it rounds its activations.
+_IN_INT8 = 4
 
 
 def dynamic_int8(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
@@ -47,10 +51,13 @@ def _dynamic_nodes(product: NodeProto, weight: str) -> list[NodeProto]:
     ]
 
 
-def block_product(graph: onnx.ModelProto, weight: str, bits: int) -> None:
+def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool = False) -> None:
     """x W + b -> MatMulNBits, add: the weight alone is narrow, in blocks along the inputs that share a scale.
 
     Products are computed in fp32 from the widened weights (the operator's accuracy level 0).
+
+    Args:
+        rounded: in int8 instead (level 4): each row of x has a scale for each block, of its own values
     """
     nodes = products(graph, weight)
     if not nodes:
@@ -72,6 +79,7 @@ def block_product(graph: onnx.ModelProto, weight: str, bits: int) -> None:
             N=outputs,
             bits=bits,
             block_size=block_size(inputs),
+            accuracy_level=_IN_INT8 if rounded else 0,
         )
         replace(graph, product, [narrow, *add])
 
@@ -82,7 +90,7 @@ def half_product(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     half, wide = f"{weight}_quantized", f"{weight}_wide"
-    add_initialisers(graph, {half: array(graph, weight).astype(np.float16)})
+    add_initialisers(graph, {half: to_half(weight, array(graph, weight))})
     for product in nodes:
         product.input[1] = wide
     graph.graph.node.insert(0, helper.make_node("Cast", [half], [wide], wide, to=TensorProto.FLOAT))

@@ -15,7 +15,8 @@ from spaces.anatomy import Anatomy
 
 
 def read_widths(graph: onnx.ModelProto, anatomy: Anatomy, apart: Iterable[str] = ()) -> dict[str, str]:
-    """The width of each group that the graph holds: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static.
+    """The width of each group that the graph holds: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static,
+    int4-dynamic.
 
     Of several, "mixed: ..."; of whole numbers in an operator that is none of these forms, the type and its name.
 
@@ -74,7 +75,8 @@ class _Reading:
     def _whole_number_width(self, tensor: TensorProto, node: NodeProto) -> str:
         kind = node.op_type
         if kind in ("GatherBlockQuantized", "MatMulNBits"):
-            return f"int{attribute(node, 'bits', 4)}"
+            rounded = attribute(node, "accuracy_level", 0) == 4
+            return f"int{attribute(node, 'bits', 4)}{'-dynamic' if rounded else ''}"
         if tensor.data_type == TensorProto.INT8:
             if kind == "Gather":
                 return "int8"

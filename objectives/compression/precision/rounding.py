@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,21 +19,23 @@ _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _ROWS = 1 << 14
 # What the engine's kernels take: powers of two from 16.
 _LEAST_BLOCK, _BLOCK = 16, 32
+_LEAST_PEAK = np.finfo(np.float32).tiny * 2**16
+# A sum is nought where it is no more than the rounding errors of its terms.
+_NOUGHT = np.finfo(np.float32).eps
 
 
 def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDArray[np.int8], Floats]:
     """Symmetric codes, and one scale for all along the axis (kept, of size 1): a value is about code * scale."""
     largest = largest_code(bits)
     peak = np.abs(matrix).max(axis=axis, keepdims=True)
-    scale = np.where(peak < np.finfo(np.float32).tiny, 1, peak / largest).astype(np.float32)
+    scale = np.where(peak < _LEAST_PEAK, 1, peak / largest).astype(np.float32)
     return np.clip(np.rint(matrix / scale), -largest, largest).astype(np.int8), scale
 
 
-def int8_rows_codes(table: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Codes as those of `int8_codes`, and the scale of each row, (rows,); some rows at a time."""
-    parts = [int8_codes(table[i : i + _ROWS], axis=1) for i in range(0, len(table), _ROWS)]
-    codes, scales = zip(*parts, strict=True)
-    return np.concatenate(codes), np.concatenate(scales)[:, 0]
+def by_rows(table: Floats, stored: Callable[[Floats], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
+    """What `stored` gives for rows of a table, some at a time, so that a large one is not held many times over."""
+    parts = [stored(table[i : i + _ROWS]) for i in range(0, len(table), _ROWS)]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def uint8_range(low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -75,8 +80,10 @@ def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
     least = np.full(peak.shape, np.inf, np.float32)
     best, codes = np.ones_like(peak), np.zeros_like(blocks)
     for share in _SHARES:
-        # Of the peak's sign turned: there is one code more below nought than above.
-        scale = np.where(peak == 0, 1, peak * np.float32(-share / half)).astype(np.float32)
+        # Of the peak's sign turned: there is one code more below nought than above. A peak whose scale would have no
+        # reciprocal counts as nought.
+        nought = np.abs(peak) < _LEAST_PEAK
+        scale = np.where(nought, 1, peak * np.float32(-share / half)).astype(np.float32)
         tried = np.clip(np.rint(blocks / scale), -half, half - 1)
         error = np.square(tried * scale - blocks).sum(axis=-1, keepdims=True)
         better = error < least
@@ -86,6 +93,38 @@ def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
             np.where(better, tried, codes),
         )
     return (codes + half).astype(np.uint8), best[..., 0]
+
+
+def cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
+    """Rows whose rounded numbers add up to nought, though they are not all nought and did not before.
+
+    Models tell padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
+    nought. Codes of 2 bits often cancel.
+    """
+    told = np.abs(rounded).any(axis=1) & ~_add_to_nought(exact)
+    return np.flatnonzero(told & _add_to_nought(rounded))
+
+
+def least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
+    """The rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
+
+    Args:
+        above, below: the next number that each may be, NaN where there is none
+    """
+    moves = np.concatenate([above, below], axis=1)
+    cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
+    best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)
+    moved = rounded.copy()
+    every = np.arange(len(rounded))
+    moved[every, best % rounded.shape[1]] = moves[every, best]
+    return moved
+
+
+def _add_to_nought(rows: Floats) -> NDArray[np.bool_]:
+    """(rows,)"""
+    total, size = rows.sum(axis=1, dtype=np.float64), np.abs(rows).sum(axis=1, dtype=np.float64)
+    found: NDArray[np.bool_] = np.abs(total) <= _NOUGHT * size
+    return found
 
 
 def packed(codes: Bytes, bits: int) -> Bytes:

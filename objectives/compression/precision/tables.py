@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from objectives.compression.graph import replace, shapes
-from objectives.compression.precision.rounding import block_codes, block_size, int8_rows_codes, packed
-from objectives.compression.precision.weights import ENGINE, add_initialisers, array, import_engine, lookups
+from objectives.compression.precision.rounding import (
+    Floats,
+    block_codes,
+    block_size,
+    by_rows,
+    cancelled_rows,
+    int8_codes,
+    least_moves,
+    packed,
+)
+from objectives.compression.precision.weights import ENGINE, add_initialisers, array, import_engine, lookups, to_half
+
+Codes = NDArray[np.int8]
 
 
 def half_rows(graph: onnx.ModelProto, weight: str) -> None:
@@ -16,7 +30,8 @@ def half_rows(graph: onnx.ModelProto, weight: str) -> None:
     nodes = lookups(graph, weight)
     if not nodes:
         return
-    add_initialisers(graph, {f"{weight}_rows": array(graph, weight).astype(np.float16)})
+    (rows,) = by_rows(array(graph, weight), lambda part: (_half_rows(weight, part),))
+    add_initialisers(graph, {f"{weight}_rows": rows})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
         half = helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_half"], f"{out}_rows")
@@ -30,7 +45,7 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     known = shapes(graph)
-    codes, scale = int8_rows_codes(array(graph, weight))
+    codes, scale = by_rows(array(graph, weight), _int8_rows)
     add_initialisers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
@@ -66,13 +81,11 @@ def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
     if not nodes:
         return
     table = array(graph, weight)
-    rows, columns = table.shape
+    columns = table.shape[1]
     size = block_size(columns)
     width = columns + -columns % (8 // bits)
-    codes, scales = block_codes(table, bits)
-    add_initialisers(
-        graph, {f"{weight}_rows": packed(codes.reshape(rows, -1)[:, :width], bits), f"{weight}_rows_scale": scales}
-    )
+    stored, scales = by_rows(table, partial(_block_rows, bits=bits, width=width))
+    add_initialisers(graph, {f"{weight}_rows": stored, f"{weight}_rows_scale": scales})
     import_engine(graph)
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
@@ -89,6 +102,44 @@ def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
             bits=bits,
         )
         replace(graph, gather, [lookup, *([] if full == out else [_slice(graph, full, out, columns)])])
+
+
+def _int8_rows(table: Floats) -> tuple[Codes, Floats]:
+    """Codes of rows, and the scale of each, (rows,)."""
+    codes, scale = int8_codes(table, axis=1)
+    return _telling(codes, scale, table, -127, 127), scale[:, 0]
+
+
+def _block_rows(table: Floats, bits: int, width: int) -> tuple[NDArray[np.uint8], Floats]:
+    """Packed codes of rows, so wide, and the scales of their blocks, (rows, blocks)."""
+    rows, columns = table.shape
+    blocks, scales = block_codes(table, bits)
+    half = 1 << (bits - 1)
+    codes = blocks.reshape(rows, -1)[:, :width].astype(np.int8) - np.int8(half)
+    step = np.repeat(scales, block_size(columns), axis=1)[:, :columns]
+    codes[:, :columns] = _telling(codes[:, :columns], step, table, -half, half - 1)
+    return packed((codes + np.int8(half)).astype(np.uint8), bits), scales
+
+
+def _half_rows(weight: str, table: Floats) -> NDArray[np.float16]:
+    """In a row that must not add up to nought the largest number moves: the steps of others may be too small."""
+    half = to_half(weight, table)
+    rows = cancelled_rows(half.astype(np.float32), table)
+    of = half[rows]
+    largest = np.abs(of) == np.abs(of).max(axis=1, keepdims=True)
+    above, below = (np.where(largest, np.nextafter(of, np.float16(end)), np.nan) for end in (np.inf, -np.inf))
+    half[rows] = least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
+    return half
+
+
+def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -> Codes:
+    """Codes (rows, columns) in [least, most] whose rows add up to nought only where the table's do."""
+    rows = cancelled_rows(codes * step, table)
+    of, size = codes[rows].astype(np.float32), np.broadcast_to(step, codes.shape)[rows]
+    above, below = (np.where(of == end, np.nan, (of + d) * size) for end, d in ((most, 1), (least, -1)))
+    told = codes.copy()
+    told[rows] = np.rint(least_moves(of * size, table[rows], above, below) / size)
+    return told
 
 
 def _slice(graph: onnx.ModelProto, value: str, out: str, columns: int) -> onnx.NodeProto:

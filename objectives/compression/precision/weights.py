@@ -97,6 +97,18 @@ def array(graph: onnx.ModelProto, name: str) -> NDArray[np.float32]:
     return values
 
 
+def to_half(name: str, matrix: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The matrix in fp16.
+
+    Raises:
+        WidthError: a number is too large for it, and would be infinite.
+    """
+    peak, most = float(np.abs(matrix).max(initial=0)), float(np.finfo(np.float16).max)
+    if peak > most:
+        raise WidthError(f"{name} must lie within {most:g} to be held in fp16, but it has {peak:g}.")
+    return matrix.astype(np.float16)
+
+
 def add_initialisers(graph: onnx.ModelProto, arrays: Mapping[str, NDArray[np.generic] | np.generic]) -> None:
     graph.graph.initializer.extend(new_tensor(graph, np.asarray(value), name) for name, value in arrays.items())
 

@@ -186,8 +186,8 @@ class OwnRecommender:
     def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
         return outputs
 
-    def counts(self, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        return counted(tables, (block.inputs for block in self._train.blocks))
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        return counted(model, tables, (block.inputs for block in self._train.blocks), self.outputs)
 
     @property
     def hidden(self) -> str | None:

@@ -1,0 +1,42 @@
+"""Keeps what a model adds to a divisor, or to what it takes the logarithm of, through the exporter's optimizer.
+
+Its rule that x + 0 is x holds every constant below 1e-8 for 0 (onnxscript 0.7.2, as its patterns compare with
+math.isclose): x / (n + 1e-12) becomes x / n, and NaN where x and n are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript.optimizer import fold_constants_ir
+
+# An operator that the rule does not know stands in for each; both broadcast as they do.
+_STAND_INS = {"Add": "Sum", "Sub": "Mean"}
+_LARGEST = 1e-8
+_STANDS_FOR = "stands for"
+
+
+def optimize(program: torch.onnx.ONNXProgram) -> None:
+    """The exporter's own optimization, in place, of a program that was exported without it."""
+    fold_constants_ir(program.model)
+    for node in _small_addends(program.model):
+        node.metadata_props[_STANDS_FOR] = node.op_type
+        node.op_type = _STAND_INS[node.op_type]
+    program.optimize()
+    for node in program.model.graph:
+        node.op_type = node.metadata_props.pop(_STANDS_FOR, node.op_type)
+
+
+def _small_addends(model: ir.Model) -> Iterator[ir.Node]:
+    for node in model.graph:
+        if node.op_type in _STAND_INS and not node.domain:
+            constants = (ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None)
+            if any(constant is not None and _is_small(constant.numpy()) for constant in constants):
+                yield node
+
+
+def _is_small(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+    return values.dtype.kind == "f" and values.size == 1 and 0 < abs(float(values.item())) <= _LARGEST
