@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
+from objectives.compression.recurrent import plain_recurrent
 from objectives.errors import located
 from objectives.int8_weights import EXACT_SUMS
 from objectives.parity import ParityError, compare_scores
@@ -99,7 +100,9 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
     assert program is not None
     graph = program.model_proto
-    name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
+    parameters = {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    name_turned(graph, parameters)
+    plain_recurrent(graph, parameters)
     graph.ClearField("metadata_props")
     for node in graph.graph.node:
         node.ClearField("metadata_props")
