@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,6 +14,8 @@ Calibration = Literal["minmax", "entropy", "percentile"]
 LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
+# By the kind of a group; of any other kind, fp32 alone.
+WIDTHS: Mapping[str, tuple[str, ...]] = {"table": TABLE_WIDTHS, "linear": LINEAR_WIDTHS, "attention": LINEAR_WIDTHS}
 STATIC: LinearWidth = "int8-static"
 # Activations are rounded as well, and products computed in whole numbers.
 ROUNDED_PRODUCTS = frozenset(("int8-dynamic", STATIC))

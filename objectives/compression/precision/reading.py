@@ -10,6 +10,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from objectives.compression.graph import attribute
 from objectives.compression.precision.weights import PLACES, prefixes
+from objectives.compression.recurrent import GATES
 from objectives.int8_weights import Int8WeightBits, largest_code
 from spaces.anatomy import Anatomy
 
@@ -63,8 +64,7 @@ class _Reading:
         """None where it is no weight: nothing reads it, or no lookup and no product does."""
         nodes = self._readers.get(tensor.name, [])
         if tensor.data_type == TensorProto.FLOAT:
-            weighs = (node.op_type in PLACES and node.input[PLACES[node.op_type]] == tensor.name for node in nodes)
-            return "fp32" if any(weighs) else None
+            return "fp32" if any(_weighs(node, tensor.name) for node in nodes) else None
         if tensor.data_type == TensorProto.FLOAT16:
             return "fp16" if nodes else None
         if tensor.data_type not in (TensorProto.INT8, TensorProto.UINT8):
@@ -97,6 +97,12 @@ class _Reading:
             for node in nodes
         ]
         return bool(rounded) and all(rounded)
+
+
+def _weighs(node: NodeProto, name: str) -> bool:
+    if node.op_type in GATES:
+        return name in node.input[1:3]
+    return node.op_type in PLACES and node.input[PLACES[node.op_type]] == name
 
 
 def _is_scale(name: str, names: Collection[str]) -> bool:

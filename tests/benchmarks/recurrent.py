@@ -1,0 +1,156 @@
+"""Recurrent layers in int8, each measured alone against fp32: is there a form that is worth a knob?
+
+LSTM: ONNX Runtime's DynamicQuantizeLSTM, as its own quantize_dynamic writes it. GRU: the engine has no such operator, so
+the cell is written as products: those of the inputs at once, those of the state step by step in a Scan, all of them in
+dynamic int8.
+
+python tests/benchmarks/recurrent.py [--steps 20] [--repeats 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, parser
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+
+from objectives.compression.export import run_onnx, to_onnx
+from objectives.compression.precision.rounding import int8_codes
+
+Floats = NDArray[np.float32]
+
+
+class Alone(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.layer = kind(inputs, hidden, batch_first=True)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.layer(values)[0][:, -1]  # type: ignore[no-any-return]
+
+
+def dynamic_lstm(graph: onnx.ModelProto) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph, str(source))
+        quantize_dynamic(
+            str(source), str(made), op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8
+        )
+        return onnx.load(str(made))
+
+
+_CELL = """
+<ir_version: 10, opset_import: ["": 20]>
+cell (float[N, H] h, float[N, G] x) => (float[N, H] next, float[N, H] given)
+{
+    codes, scale, zero = DynamicQuantizeLinear(h)
+    whole = MatMulInteger(codes, r, zero)
+    wide = Cast<to = 1>(whole)
+    step = Mul(scale, r_scale)
+    unbiased = Mul(wide, step)
+    again = Add(unbiased, r_bias)
+    xz, xr, xn = Split<axis = 1, num_outputs = 3>(x)
+    hz, hr, hn = Split<axis = 1, num_outputs = 3>(again)
+    az = Add(xz, hz)
+    z = Sigmoid(az)
+    ar = Add(xr, hr)
+    reset = Sigmoid(ar)
+    kept = Mul(reset, hn)
+    an = Add(xn, kept)
+    n = Tanh(an)
+    d = Sub(h, n)
+    zd = Mul(z, d)
+    next = Add(n, zd)
+    given = Identity(next)
+}
+"""
+
+
+def gru_as_products(graph: onnx.ModelProto) -> onnx.ModelProto:
+    (layer,) = (node for node in graph.graph.node if node.op_type == "GRU")
+    held = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+    w, r, b = (held[name] for name in layer.input[1:4])
+    hidden = r.shape[2]
+    body = parser.parse_model(_CELL).graph
+    constants: dict[str, Any] = {"r_bias": b[0, 3 * hidden :], "w_bias": b[0, : 3 * hidden]}
+    for name, matrix in (("w", w[0]), ("r", r[0])):
+        codes, scale = int8_codes(np.ascontiguousarray(matrix.T), axis=0)
+        constants |= {name: codes, f"{name}_scale": scale[0]}
+    made = parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["": 20]>
+        gru (float[rows, steps, {w.shape[2]}] values) => (float[rows, {hidden}] scores)
+        {{
+            turned = Transpose<perm = [1, 0, 2]>(values)
+            codes, scale, zero = DynamicQuantizeLinear(turned)
+            whole = MatMulInteger(codes, w, zero)
+            wide = Cast<to = 1>(whole)
+            step = Mul(scale, w_scale)
+            unbiased = Mul(wide, step)
+            x = Add(unbiased, w_bias)
+            sizes = Shape<start = 0, end = 1>(values)
+            shape = Concat<axis = 0>(sizes, hidden)
+            begun = Expand(nought, shape)
+        }}
+        """
+    )
+    made.graph.node.append(helper.make_node("Scan", ["begun", "x"], ["scores", "states"], num_scan_inputs=1, body=body))
+    constants |= {"hidden": np.array([hidden]), "nought": np.zeros(1, np.float32)}
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    return made
+
+
+def median_us(graphs: dict[str, onnx.ModelProto], values: Floats, repeats: int) -> dict[str, float]:
+    """In turns, in one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    sessions = {
+        name: onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for name, graph in graphs.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(repeats):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run(None, {"values": values})
+            times[name].append(1e6 * (time.perf_counter() - start))
+    return {name: statistics.median(of[repeats // 10 :]) for name, of in times.items()}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--steps", type=int, default=20)
+    options.add_argument("--repeats", type=int, default=60)
+    given = options.parse_args()
+    print("layer  hidden  rows   fp32 us   int8 us   ratio   error / spread")
+    forms = ((nn.LSTM, dynamic_lstm), (nn.GRU, gru_as_products))
+    for kind, rewritten in forms:
+        for hidden in (64, 128, 256):
+            torch.manual_seed(0)
+            graph = to_onnx(Alone(kind, hidden // 2, hidden), {"values": torch.randn(3, given.steps, hidden // 2)})
+            narrow = rewritten(graph)
+            for rows in (1, 20, 200):
+                values = np.random.default_rng(0).normal(size=(rows, given.steps, hidden // 2)).astype(np.float32)
+                whole, rounded = (run_onnx(g, {"values": values}) for g in (graph, narrow))
+                error = float(np.abs(whole - rounded).max() / whole.std())
+                us = median_us({"fp32": graph, "int8": narrow}, values, given.repeats)
+                print(
+                    f"{kind.__name__:<6} {hidden:>6} {rows:>5} {us['fp32']:>9.0f} {us['int8']:>9.0f} "
+                    f"{us['int8'] / us['fp32']:>7.2f} {error:>10.3f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
