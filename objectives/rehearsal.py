@@ -17,7 +17,6 @@ from objectives.anatomy import of_baseline
 from objectives.compression.cut import cut_at_tables
 from objectives.compression.distillation import distil
 from objectives.compression.export import (
-    ONCE_LIMIT,
     Signature,
     check_parity,
     check_requests,
@@ -33,6 +32,7 @@ from objectives.fitting import course_of
 from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.int8_weights import Int8WeightBits
+from objectives.parity import LIMIT
 from objectives.recommenders.protocol import Recommender
 from objectives.rehearsed import MODEL, Rehearsal
 from objectives.technique_checks import TechniqueChecks
@@ -130,7 +130,7 @@ def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callab
 
     def once() -> None:
         rows = {name: values.numpy() for name, values in recommender.serving_rows(_ROWS).items()}
-        largest_difference(compute_once(graph, user_inputs(recommender)), graph, rows, ONCE_LIMIT)
+        largest_difference(compute_once(graph, user_inputs(recommender)), graph, rows, LIMIT)
 
     return {"user once": once, "split embeddings": lambda: cut_at_tables(graph)}
 

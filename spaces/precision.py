@@ -7,20 +7,27 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 LinearWidth = Literal["fp32", "int8-dynamic", "int8-static", "int4"]
+RecurrentWidth = Literal["fp32", "int8-lstm"]
 TableWidth = Literal["fp32", "fp16", "int8", "int4", "int2"]
 Compute = Literal["fp32", "bf16"]
 Calibration = Literal["minmax", "entropy", "percentile"]
 
 LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
+RECURRENT_WIDTHS: tuple[RecurrentWidth, ...] = get_args(RecurrentWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
-# By the kind of a group; of any other kind, fp32 alone.
-WIDTHS: Mapping[str, tuple[str, ...]] = {"table": TABLE_WIDTHS, "linear": LINEAR_WIDTHS, "attention": LINEAR_WIDTHS}
+# By the kind of a group; of any other kind, fp32 alone. No engine has a GRU in int8.
+WIDTHS: Mapping[str, tuple[str, ...]] = {
+    "table": TABLE_WIDTHS,
+    "linear": LINEAR_WIDTHS,
+    "attention": LINEAR_WIDTHS,
+    "lstm": RECURRENT_WIDTHS,
+}
 STATIC: LinearWidth = "int8-static"
 # Activations are rounded as well, and products computed in whole numbers.
 ROUNDED_PRODUCTS = frozenset(("int8-dynamic", STATIC))
 # Held in operators of ONNX Runtime's own. OpenVINO reads them for some sizes only, and not exactly for all of these.
-PACKED_WIDTHS = frozenset(("int4", "int2"))
+PACKED_WIDTHS = frozenset(("int4", "int2", "int8-lstm"))
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Precision:
         object.__setattr__(self, "widths", tuple(sorted(self.widths)))
         if len(dict(self.widths)) != len(self.widths):
             raise ValueError(f"Precision names each group once, but got {self.widths}.")
-        known = {*LINEAR_WIDTHS, *TABLE_WIDTHS}
+        known = {*LINEAR_WIDTHS, *RECURRENT_WIDTHS, *TABLE_WIDTHS}
         for group, width in self.widths:
             if width not in known:
                 raise ValueError(f"A width is one of {sorted(known)}, but {group!r} got {width!r}.")

@@ -157,13 +157,15 @@ def _places(model: nn.Module, width: Width) -> list[tuple[str, Cut, bool]]:
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]
     layers = [(name, cut) for cut in width.cuts if (name := _layer(model, cut)) is not None]
+    layers += [
+        (name, _given_by(model, name, cut)) for cut in width.cuts if (name := _recurrent(model, cut)) is not None
+    ]
     if not layers:
         raise ValueError(
             "Importance by activation needs a table, a linear or a recurrent layer that has the units, but "
             f"{width.name!r} cuts "
             f"{[cut.tensor for cut in width.cuts]}."
         )
-    layers += [(name, _given_by(model, name, cut)) for cut in width.cuts if (name := _recurrent(model, cut)) is not None]
     readers = [(name, cut, True) for name, cut in layers if cut.axis == 1]
     return readers or [(name, cut, False) for name, cut in layers]
 

@@ -78,6 +78,8 @@ class _Reading:
         if tensor.data_type == TensorProto.INT8:
             if kind == "Gather":
                 return "int8"
+            if kind == "DynamicQuantizeLSTM":
+                return "int8-lstm"
             if kind == "MatMulInteger" and self._maker(node.input[0]) == "DynamicQuantizeLinear":
                 return "int8-dynamic"
             if kind == "DequantizeLinear" and self._meets_rounded(node.output[0]):

@@ -359,7 +359,9 @@ def _recurrent(gates: int, states: int) -> Rule:
             units.pin(axis, _STEPPED)
         below: Axis = read.axes[-1]
         for layer in range(layers):
-            for of in (weights[i : i + each] for i in range(layer * directions * each, len(weights), each)[:directions]):
+            for of in (
+                weights[i : i + each] for i in range(layer * directions * each, len(weights), each)[:directions]
+            ):
                 units.join([below, of[0].axes[1]], _FIXED)
                 units.join([one, of[1].axes[1]], _FIXED)
                 for held in of:
