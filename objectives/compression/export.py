@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.compression.any_length import any_length
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
 from objectives.compression.recurrent import plain_recurrent
@@ -82,7 +83,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     )
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), any_length():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(

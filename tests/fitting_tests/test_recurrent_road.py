@@ -52,7 +52,7 @@ class Sessions:
 
 @pytest.fixture(params=[nn.GRU, nn.LSTM])
 def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
-    monkeypatch.setattr(opening, "load_factory", lambda spec, _: Sessions(request.param))
+    monkeypatch.setattr(opening, "load_factory", lambda spec, _: lambda: Sessions(request.param))
     return Task(str(tmp_path), "sessions:factory", "", "", 200, 0.6, 1000, 0)
 
 

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from objectives.compression.any_length import any_length
 from objectives.compression.surgery import tensors
 from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply, operands_in
 from objectives.compression.tracing.units import Axis, Narrowing, Units
@@ -53,7 +54,7 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
     logger.setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), any_length():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, (), dict(example), strict=False)
             table = torch.export.default_decompositions()

@@ -1,0 +1,43 @@
+"""Recurrent layers traced as one operator for sequences of any length.
+
+To know the shapes that a layer gives, torch writes out its steps, and so takes the example's length for the only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch._decomp import decomposition_table
+
+
+@contextmanager
+def any_length() -> Iterator[None]:
+    """While a model is traced, shapes of nn.GRU and nn.LSTM are worked out without their steps."""
+    rules = {torch.ops.aten.gru.input: _gru, torch.ops.aten.lstm.input: _lstm}
+    before = {operator: decomposition_table[operator] for operator in rules}
+    decomposition_table.update(rules)
+    try:
+        yield
+    finally:
+        decomposition_table.update(before)
+
+
+def _gru(values: Tensor, state: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
+    return _outputs(values, state, settings), torch.empty_like(state)
+
+
+def _lstm(values: Tensor, states: list[Tensor], *settings: object) -> tuple[Tensor, Tensor, Tensor]:
+    state, cell = states
+    return _outputs(values, state, settings), torch.empty_like(state), torch.empty_like(cell)
+
+
+def _outputs(values: Tensor, state: Tensor, settings: tuple[object, ...]) -> Tensor:
+    """
+    Args:
+        settings: weights, biased, layers, dropout, train, both_ways, batch_first
+    """
+    directions = 2 if settings[5] else 1
+    return values.new_empty((*values.shape[:-1], directions * state.shape[-1]))
