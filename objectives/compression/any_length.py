@@ -1,6 +1,7 @@
 """Recurrent layers traced as one operator for sequences of any length.
 
 To know the shapes that a layer gives, torch writes out its steps, and so takes the example's length for the only one.
+Its own way round this (torch.export._patches) takes a layer for a loop, which costs seconds for each.
 """
 
 from __future__ import annotations
@@ -12,17 +13,27 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
+_KEYS = (torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Autograd)
+
 
 @contextmanager
 def any_length() -> Iterator[None]:
     """While a model is traced, shapes of nn.GRU and nn.LSTM are worked out without their steps."""
     rules = {torch.ops.aten.gru.input: _gru, torch.ops.aten.lstm.input: _lstm}
-    before = {operator: decomposition_table[operator] for operator in rules}
-    decomposition_table.update(rules)
+    written = {operator: decomposition_table[operator] for operator in rules}
+    kernels = {operator: dict(operator.py_kernels) for operator in rules}
     try:
+        for operator, rule in rules.items():
+            decomposition_table[operator] = rule
+            operator.py_kernels.update(dict.fromkeys(_KEYS, rule))
+            operator._dispatch_cache.clear()
         yield
     finally:
-        decomposition_table.update(before)
+        decomposition_table.update(written)
+        for operator, before in kernels.items():
+            operator.py_kernels.clear()
+            operator.py_kernels.update(before)
+            operator._dispatch_cache.clear()
 
 
 def _gru(values: Tensor, state: Tensor, *settings: object) -> tuple[Tensor, Tensor]:

@@ -86,8 +86,11 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), any_length():
         warnings.simplefilter("ignore")
         try:
+            whole: nn.Module | torch.export.ExportedProgram = _Positional(model.eval(), names, signature.scores)
+            if any(isinstance(module, (nn.GRU, nn.LSTM)) for module in model.modules()):
+                whole = _captured(whole, given, dynamic)
             program = torch.onnx.export(
-                _Positional(model.eval(), names, signature.scores),
+                whole,
                 given,
                 dynamo=True,
                 input_names=list(names),
@@ -109,6 +112,20 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     return graph
+
+
+def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """By torch.export, as ONNX's exporter has it but for recurrent layers: it would take them for loops first, and so
+    its second export in a process fails where lengths differ.
+
+    Raises:
+        OnnxExporterError: it cannot be traced.
+    """
+    try:
+        with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+            return torch.export.export(whole, given, dynamic_shapes={"values": dynamic}, strict=False)
+    except Exception as error:  # whatever the user's own forward raises
+        raise torch.onnx.OnnxExporterError("The model cannot be traced.") from error
 
 
 def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:

@@ -76,7 +76,7 @@ def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> N
                 artifact, _ = build.export(task, weights, precision, form, _quiet)
                 expected = dict(precision.widths).get("encoder", "fp32")
                 assert artifact.widths["encoder"] == expected
-                assert artifact.units["encoder"] == [HIDDEN if weights == Weights() else HIDDEN // 2]
+                assert artifact.units["encoder"] == (HIDDEN if weights == Weights() else HIDDEN // 2,)
 
 
 def test_a_size_that_is_not_known_ends_nothing(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
