@@ -6,8 +6,9 @@ Its own way round this (torch.export._patches) takes a layer for a loop, which c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ _KEYS = (torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Au
 @contextmanager
 def any_length() -> Iterator[None]:
     """While a model is traced, shapes of nn.GRU and nn.LSTM are worked out without their steps."""
-    rules = {torch.ops.aten.gru.input: _gru, torch.ops.aten.lstm.input: _lstm}
+    rules: dict[Any, Callable[..., Any]] = {torch.ops.aten.gru.input: _gru, torch.ops.aten.lstm.input: _lstm}
     written = {operator: decomposition_table[operator] for operator in rules}
     kernels = {operator: dict(operator.py_kernels) for operator in rules}
     try:

@@ -86,11 +86,10 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), any_length():
         warnings.simplefilter("ignore")
         try:
-            whole: nn.Module | torch.export.ExportedProgram = _Positional(model.eval(), names, signature.scores)
-            if any(isinstance(module, (nn.GRU, nn.LSTM)) for module in model.modules()):
-                whole = _captured(whole, given, dynamic)
+            whole = _Positional(model.eval(), names, signature.scores)
+            recurrent = any(isinstance(module, (nn.GRU, nn.LSTM)) for module in model.modules())
             program = torch.onnx.export(
-                whole,
+                _captured(whole, given, dynamic) if recurrent else whole,
                 given,
                 dynamo=True,
                 input_names=list(names),
@@ -122,7 +121,7 @@ def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, .
         OnnxExporterError: it cannot be traced.
     """
     try:
-        with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(whole, given, dynamic_shapes={"values": dynamic}, strict=False)
     except Exception as error:  # whatever the user's own forward raises
         raise torch.onnx.OnnxExporterError("The model cannot be traced.") from error

@@ -32,7 +32,7 @@ Floats = NDArray[np.float32]
 
 
 class Alone(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase], inputs: int, hidden: int) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], inputs: int, hidden: int) -> None:
         super().__init__()
         self.layer = kind(inputs, hidden, batch_first=True)
 
@@ -130,7 +130,7 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=60)
     given = options.parse_args()
     print("layer  hidden  rows   fp32 us   int8 us   ratio   error / spread")
-    forms: tuple[tuple[type[nn.RNNBase], Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
+    forms: tuple[tuple[type[nn.LSTM] | type[nn.GRU], Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
         (nn.LSTM, lstm_in_int8),
         (nn.GRU, gru_as_products),
     )

@@ -59,7 +59,7 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
             exported = torch.export.export(model, (), dict(example), strict=False)
             table = torch.export.default_decompositions()
             for recurrent in _RECURRENT:
-                table.pop(recurrent)
+                table.pop(recurrent)  # type: ignore[no-untyped-call]
             return exported.run_decompositions(table)  # type: ignore[no-any-return]
     except Exception as error:  # whatever the user's own forward raises
         raise TraceError(f"The model's forward must be traceable by torch.export, but got {located(error)}") from error
