@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "table", "attention", "recurrent", "lstm", "other"]
+Kind = Literal["linear", "table", "attention", "recurrent", "other"]
 # Of the rows in all tables: what one has to hold, and the others together, to be stored in a way of its own.
 _HEAVY = 0.2
 

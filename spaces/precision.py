@@ -16,12 +16,12 @@ LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
 RECURRENT_WIDTHS: tuple[RecurrentWidth, ...] = get_args(RecurrentWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
-# By the kind of a group; of any other kind, fp32 alone. No engine has a GRU in int8.
+# By the kind of a group; of any other kind, fp32 alone.
 WIDTHS: Mapping[str, tuple[str, ...]] = {
     "table": TABLE_WIDTHS,
     "linear": LINEAR_WIDTHS,
     "attention": LINEAR_WIDTHS,
-    "lstm": RECURRENT_WIDTHS,
+    "recurrent": RECURRENT_WIDTHS,
 }
 STATIC: LinearWidth = "int8-static"
 # Activations are rounded as well, and products computed in whole numbers.

@@ -42,7 +42,7 @@ class Alone(nn.Module):
 
 def lstm_in_int8(graph: onnx.ModelProto) -> onnx.ModelProto:
     (layer,) = (node for node in graph.graph.node if node.op_type == "LSTM")
-    dynamic_lstm(graph, layer.input[1])
+    dynamic_lstm(graph, layer.input[1], 8)
     return graph
 
 

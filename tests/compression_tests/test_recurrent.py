@@ -59,9 +59,7 @@ def test_a_removed_unit_equals_a_silenced_one(model: nn.Module) -> None:
     """A unit whose gates, states and readers are nought stays at nought: h' = (1 - z) n + z h, n = tanh(0), h_0 = 0."""
     anatomy = trace(model, rows(7)).anatomy
     group = anatomy.group("encoder")
-    assert group.kind == ("lstm" if isinstance(model.encoder, nn.LSTM) else "recurrent") and group.modules == (
-        "encoder",
-    )
+    assert group.kind == "recurrent" and group.modules == ("encoder",)
     (width,) = group.widths
     assert width.units == HIDDEN and not width.normalised
     pruned, smaller = prune(model, Pruning((("encoder", 0.5),), multiple=1), anatomy)

@@ -60,11 +60,13 @@ def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> N
     recommender = build._open(task, _quiet)
     found = rehearse(recommender, build._signature(recommender), tmp_path / "rehearsal", 0, _quiet)
     assert found.forms["user once"] is None
-    assert {one.technique for one in found.tried if one.group == "encoder" and one.refused is None} >= {"pruning"}
+    of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}
+    assert of_encoder.pop("pruning") is None
     prepared = build.prepare(task, _quiet)
-    encoder = prepared.anatomy.group("encoder")
-    gates = 4 if encoder.kind == "lstm" else 3
+    gates = 4 if isinstance(recommender.model.encoder, nn.LSTM) else 3
+    assert [refused is None for refused in of_encoder.values()] == [gates == 4], "there is an LSTM in int8, and no GRU"
     once = STEPS * gates * HIDDEN * (INPUTS + HIDDEN) + HIDDEN * INPUTS
+    assert (prepared.refused(("encoder",), "int8-lstm") is None) == (gates == 4), "what the space offers"
     assert prepared.user_once_refused is None
     assert prepared.user_once_share == pytest.approx(once / (20 * once)), "of 20 rows, one"
     distilled = Weights(pruning=Pruning((("encoder", 0.5),), multiple=1), distillation=Distillation(2.0, 0.5, 1))

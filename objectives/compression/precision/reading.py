@@ -37,6 +37,7 @@ def read_weight_bits(graph: onnx.ModelProto) -> Int8WeightBits | None:
     held = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     made_by = {name: node for node in graph.graph.node for name in node.output}
     codes = {node.input[1] for node in graph.graph.node if node.op_type == "MatMulInteger"}
+    codes |= {name for node in graph.graph.node if node.op_type == "DynamicQuantizeLSTM" for name in node.input[1:3]}
     for node in graph.graph.node:
         if node.op_type in ("Gemm", "MatMul") and (widened := made_by.get(node.input[1])) is not None:
             codes |= {widened.input[0]} if widened.op_type == "DequantizeLinear" else set()

@@ -25,13 +25,10 @@ def layers_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
     return tuple(name for name, module in found.items() if module.get_parameter("weight").shape[0] > 1)
 
 
-def recurrent_of(model: nn.Module, read: Set[str]) -> dict[str, nn.Module]:
-    """The recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read, by dotted name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.RNNBase) and f"{name}.{weight_of(module)}" in read
-    }
+def recurrent_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
+    """Dotted names of the recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    return tuple(name for name, module in found.items() if f"{name}.{weight_of(module)}" in read)
 
 
 def weight_of(module: nn.Module) -> str:
@@ -40,14 +37,14 @@ def weight_of(module: nn.Module) -> str:
 
 
 def grouped(
-    layers: Sequence[str], attention: Set[str], recurrent: Mapping[str, nn.Module]
+    layers: Sequence[str], attention: Set[str], recurrent: Sequence[str]
 ) -> dict[str, tuple[Kind, tuple[str, ...]]]:
     """Layers of one part of the model by a short name: the innermost part of their path that has a name of its own,
     numbers left out; with as much of what holds it as tells two apart.
 
     Args:
         attention: those of the layers that belong to an attention
-        recurrent: by dotted name, layers that hold several matrices; each is called by its own name
+        recurrent: layers that hold several matrices, each called by its own name
     """
     by_path: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for layer in layers:
@@ -61,10 +58,7 @@ def grouped(
     for path, members in by_path.items():
         kind: Kind = "attention" if attention & set(members) else "linear"
         found[names[path]] = (kind, tuple(members))
-    for path, members in encoders.items():
-        whole = all(isinstance(recurrent[member], nn.LSTM) for member in members)
-        found[names[path]] = ("lstm" if whole else "recurrent", tuple(members))
-    return found
+    return found | {names[path]: ("recurrent", tuple(members)) for path, members in encoders.items()}
 
 
 def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str, str]:
