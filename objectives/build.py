@@ -43,7 +43,7 @@ from objectives.recommenders.opening import open_recommender
 from objectives.recommenders.own.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.record import WEIGHTS, Artifact, InputSpec, Prepared, rows_of
-from objectives.rehearsal import rehearse, unlearnable
+from objectives.rehearsal import rehearse, unlearnable, user_inputs
 from objectives.serving.staged import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -59,7 +59,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
 FIT_STAGE = 8
-EXPORT_STAGE = 12
+EXPORT_STAGE = 13
 TECHNIQUES_STAGE = 2
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
@@ -100,8 +100,9 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     make_once(holdout, write)
     progress("baseline: exporting it")
     artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
-    rows = int(np.median([rows_of(request) for request in read_requests(holdout)]))
-    refused, share = _user_once(recommender, Path(task.home) / artifact.path, rows)
+    requests = read_requests(holdout)
+    rows = int(np.median([rows_of(request) for request in requests]))
+    refused, share = _user_once(recommender, Path(task.home) / artifact.path, rows, _lengths(requests))
     facts, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
     progress("baseline: applying each technique once")
     tried = _tried(task, recommender, artifact)
@@ -219,7 +220,7 @@ def _export(
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             arrays = {name: values.numpy() for name, values in rows.items()}
             source = load_graph(Path(task.home) / plain.path)
-            users, bits = _user_inputs(recommender), task.int8_weight_bits
+            users, bits = user_inputs(recommender), task.int8_weight_bits
             graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits, into / WEIGHTS)
         size = save_graph(graph, into / MODEL)
         if form.cut:
@@ -277,14 +278,19 @@ def _signature(recommender: Recommender) -> Signature:
     return Signature(recommender.once, {name: of for name, of in axes.items() if of}, recommender.scores)
 
 
-def _user_inputs(recommender: Recommender) -> frozenset[str]:
-    """Those that are the same in all rows of a request, and are not given once anyway."""
-    return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
+def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
+    """The median sizes of one row of each input."""
+    first = requests[0]
+    sizes = {name: np.array([request[name].shape[1:] for request in requests]) for name in first}
+    return {name: tuple(map(int, np.median(of, axis=0))) for name, of in sizes.items()}
 
 
-def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | None, float | None]:
-    """Why the user's side cannot be computed once a request, or the share of multiply-adds that is left then."""
-    users = _user_inputs(recommender)
+def _user_once(
+    recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
+) -> tuple[str | None, float | None]:
+    """Why the user's side cannot be computed once a request, or the share of multiply-adds that is left then, as far as
+    these can be counted."""
+    users = user_inputs(recommender)
     if not users:
         once = ", ".join(sorted(recommender.once))
         return (f"{once} is given once anyway" if once else "no input is the user's or the moment's alone"), None
@@ -293,7 +299,10 @@ def _user_once(recommender: Recommender, model: Path, rows: int) -> tuple[str | 
         once_graph = compute_once(graph, users)
     except UserOnceError as error:
         return str(error), None
-    return None, multiply_adds(once_graph, rows) / multiply_adds(graph, rows)
+    try:
+        return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
+    except ValueError:  # a size that is known only when the graph runs; what it saves is measured all the same
+        return None, None
 
 
 def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:

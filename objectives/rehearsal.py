@@ -10,25 +10,30 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import onnx
 import torch
 from torch import Tensor
 
 from objectives.anatomy import of_baseline
+from objectives.compression.cut import cut_at_tables
 from objectives.compression.distillation import distil
 from objectives.compression.export import (
     Signature,
     check_parity,
     check_requests,
+    largest_difference,
     of_each_shape,
     to_onnx,
 )
 from objectives.compression.saving import save_graph
 from objectives.compression.training_graph import trouble_with_training
-from objectives.errors import located
+from objectives.compression.user_once import compute_once
+from objectives.errors import located, one_line
 from objectives.fitting import course_of
 from objectives.grading import check_metric
 from objectives.holdout import write_requests
 from objectives.int8_weights import Int8WeightBits
+from objectives.parity import LIMIT
 from objectives.recommenders.protocol import Recommender
 from objectives.record import WEIGHTS
 from objectives.rehearsed import MODEL, Rehearsal
@@ -75,6 +80,8 @@ def rehearse(
         parity = check_parity(model, graph, rows, signature.scores)
         requests = list(recommender.requests(seed))
         check_requests(model, graph, of_each_shape(requests), signature)
+    with timed("forms"):
+        forms = {name: _refused(attempt) for name, attempt in _forms(recommender, graph).items()}
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"), TemporaryDirectory(dir=folder) as scratch:
@@ -87,8 +94,8 @@ def rehearse(
     held = recommender.held_out("validation")
     scored = len(held.labels) * (1 if held.items is None else len(held.items))
     return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, str(folder), held.parts, parity, size, seconds, recommender.per_pass,
-        scored, recommender.inputs,
+        traced.anatomy, traced.left_alone, tried, forms, str(folder), held.parts, parity, size, seconds,
+        recommender.per_pass, scored, recommender.inputs,
     )  # fmt: skip
 
 
@@ -114,6 +121,29 @@ class _Clock:
 
     def __exit__(self, *error: object) -> None:
         self._seconds[self._stage] = time.monotonic() - self._start
+
+
+def user_inputs(recommender: Recommender) -> frozenset[str]:
+    """Those that are the same in all rows of a request, and are not given once anyway."""
+    return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
+
+
+def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callable[[], object]]:
+    """What a placement may ask of the whole graph, by name."""
+
+    def once() -> None:
+        rows = {name: values.numpy() for name, values in recommender.serving_rows(_ROWS).items()}
+        largest_difference(compute_once(graph, user_inputs(recommender)), graph, rows, LIMIT)
+
+    return {"user once": once, "split embeddings": lambda: cut_at_tables(graph)}
+
+
+def _refused(attempt: Callable[[], object]) -> str | None:
+    try:
+        attempt()
+    except Exception as error:  # what keeps one form from a model ends nothing
+        return one_line(error)
+    return None
 
 
 def _step_seconds(recommender: Recommender, seed: int) -> float:

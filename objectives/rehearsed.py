@@ -17,6 +17,7 @@ class Rehearsal:
     """What came of it.
 
     left_alone: modules with parameters that are in no group, each with the reason
+    forms: of the whole graph, why each cannot be had, None where it can
     folder: where the exported baseline and the requests lie
     parts: names of the slices and of the other outputs whose loss is told beside that of all rows
     parity: of the exported baseline, in standard deviations of the model's scores
@@ -29,6 +30,7 @@ class Rehearsal:
     anatomy: Anatomy
     left_alone: Mapping[str, str]
     tried: tuple[Tried, ...]
+    forms: Mapping[str, str | None]
     folder: str
     parts: tuple[str, ...]
     parity: float

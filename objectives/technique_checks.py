@@ -18,6 +18,7 @@ from objectives.compression.precision.weights import weights
 from objectives.compression.pruning import prune
 from objectives.compression.surgery import names_of
 from objectives.compression.tables import compress_tables
+from objectives.compression.tracing.groups import weight_of
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
@@ -25,7 +26,7 @@ from objectives.record import WEIGHTS
 from objectives.tried import LOW_RANK, PRUNING, Tried
 from spaces.anatomy import Anatomy
 from spaces.low_rank import LowRank
-from spaces.precision import LINEAR_WIDTHS, TABLE_WIDTHS, Precision
+from spaces.precision import LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Precision
 from spaces.pruning import Pruning
 from spaces.tables import SMALLEST, MixedDimensions, SharedRows, TableForm
 from spaces.weights_space import MIXED, SHARED
@@ -60,6 +61,7 @@ class TechniqueChecks:
         itself."""
         groups, parts = self.anatomy.groups, self.anatomy.stored(self.anatomy.heavy_tables())
         layers = [group for group in groups if group.kind in ("linear", "attention")]
+        recurrent = [group for group in groups if group.kind == "recurrent"]
         tables = [name for name in parts if name not in {group.name for group in groups if group.kind != "table"}]
         fixed = {table.name: table.form_refused for table in self.anatomy.tables if table.form_refused is not None}
         free = {table.name for table in self.anatomy.tables if table.rows >= SMALLEST} - fixed.keys()
@@ -69,6 +71,7 @@ class TechniqueChecks:
             *(Tried(group.name, LOW_RANK, group.unfactorable_reason) for group in layers if not group.factorable),
             *_each(LOW_RANK, [group.name for group in layers if group.factorable], self._factorise),
             *self._widths({group.name: group.modules for group in layers}, LINEAR_WIDTHS),
+            *self._widths({group.name: group.modules for group in recurrent}, RECURRENT_WIDTHS),
             *self._widths({name: parts[name] for name in tables}, TABLE_WIDTHS),
             *(Tried(name, form, reason) for form in _FORMS for name, reason in fixed.items()),
             *self._forms([name for name in tables if free & set(parts[name])]),
@@ -85,7 +88,9 @@ class TechniqueChecks:
 
     def _held(self, module: str) -> bool:
         """Whether the graph looks up its weight, or multiplies by it, under one of its names."""
-        names = (name.rpartition(".")[0] for name in names_of(self.recommender.model, f"{module}.weight"))
+        model = self.recommender.model
+        weight = f"{module}.{weight_of(model.get_submodule(module))}"
+        names = (name.rpartition(".")[0] for name in names_of(model, weight))
         return any(weights(self.graph, [name]) for name in names)
 
     def _forms(self, parts: Sequence[str]) -> Iterator[Tried]:

@@ -13,14 +13,13 @@ from spaces.anatomy import Anatomy
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.placement import layouts
 from spaces.placement_space import BF16_ENGINE, PlacementSpace
-from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
+from spaces.precision import CALIBRATIONS, WIDTHS
 from spaces.precision_space import PrecisionSpace
 from spaces.pruning import IMPORTANCES, ways_to_prune
 from spaces.space import SearchSpace
 from spaces.tables import SMALLEST
 from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
-_WIDTHS: Mapping[str, tuple[str, ...]] = {"table": TABLE_WIDTHS, "linear": LINEAR_WIDTHS, "attention": LINEAR_WIDTHS}
 _ATTENTION = ("window", "history")
 PASSES = 5
 # 0 leaves a group whole while another is pruned. What is left of a width is rounded to what kernels like, which may be
@@ -90,7 +89,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
 def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
     kinds = {group.name: group.kind for group in prepared.anatomy.groups}
     stored = _stored(given.precision or {}, prepared.anatomy)
-    offered = {name: _WIDTHS.get(kinds.get(name, "table"), ("fp32",)) for name in stored}
+    offered = {name: WIDTHS.get(kinds.get(name, "table"), ("fp32",)) for name in stored}
     widths = {
         name: Choice(tuple(width for width in offered[name] if not prepared.refused(modules, width)))
         for name, modules in stored.items()

@@ -60,6 +60,8 @@ def user_once(document: Document) -> str:
     if found["refused"] is not None:
         return f"the user's side cannot be computed once a request: {found['refused']}"
     left = found["multiply_adds_share"]
+    if left is None:
+        return "the user's side can be computed once a request; what it saves is known only when the graph runs"
     return (
         f"the user's side once a request leaves {left:.0%} of the baseline's multiply-adds at {document['rows']} rows"
     )

@@ -12,10 +12,10 @@ from search.section import AnyDomain, Fractions, Listed, Ratios, Section, Shares
 from search.study_yaml import nearest, show
 from spaces.domains import Choice, Domain
 from spaces.placement import Seat, parse_layout, parse_place
-from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS, Compute
+from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Compute
 from spaces.pruning import IMPORTANCES, Importance
 
-_WIDTHS = tuple(dict.fromkeys((*LINEAR_WIDTHS, *TABLE_WIDTHS)))
+_WIDTHS = tuple(dict.fromkeys((*LINEAR_WIDTHS, *RECURRENT_WIDTHS, *TABLE_WIDTHS)))
 # Beside the groups, under names of their own.
 _OTHERS: Mapping[str, tuple[str, ...]] = {"compute": get_args(Compute), "calibration": CALIBRATIONS}
 

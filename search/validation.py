@@ -86,6 +86,7 @@ def document(config: StudyConfig, found: Validated) -> Document:
         "user_inputs": [
             {"name": spec.name, "inferred": spec.inferred} for spec in rehearsal.inputs if spec.side == "user"
         ],
+        "forms": [{"form": name, "reason": reason} for name, reason in rehearsal.forms.items()],
         "parity": rehearsal.parity,
         "model_bytes": rehearsal.model_bytes,
         "p50_ms": found.profile.p50_ms,
@@ -142,12 +143,24 @@ def tables(found: Document) -> list[Table]:
         cannot = "\n".join(f"{one['technique']}: {one['reason']}" for one in group["cannot"])
         layers, parameters = len(group["modules"]), group["parameters"]
         can.add_row(group["name"], str(layers), f"{parameters:,}", share, ", ".join(group["can"]), cannot)
+    told = [can, *_forms(found)]
     if not found["left_alone"]:
-        return [can]
+        return told
     alone = Table("module", "why", title="Left alone", title_justify="left")
     for one in found["left_alone"]:
         alone.add_row(one["module"], one["reason"])
-    return [can, alone]
+    return [*told, alone]
+
+
+def _forms(found: Document) -> list[Table]:
+    """Those of the whole graph that cannot be had."""
+    refused = [one for one in found["forms"] if one["reason"] is not None]
+    if not refused:
+        return []
+    table = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
+    for one in refused:
+        table.add_row(one["form"], one["reason"])
+    return [table]
 
 
 def conclusion(found: Document) -> Sequence[str]:

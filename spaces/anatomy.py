@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "table", "attention", "other"]
+Kind = Literal["linear", "table", "attention", "recurrent", "other"]
 # Of the rows in all tables: what one has to hold, and the others together, to be stored in a way of its own.
 _HEAVY = 0.2
 
@@ -58,8 +58,8 @@ class Width:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, all tables; and the
-    widths that pruning the group narrows.
+    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, one recurrent encoder,
+    all tables; and the widths that pruning the group narrows.
 
     unfactorable_reason: why its linear layers cannot be two thin ones each, None where they can, and of tables
     """

@@ -14,6 +14,8 @@ from objectives.compression.graph import attribute
 
 # The two halves of a weight that was cut: `<weight>.user` and `<weight>.item`.
 USER, ITEM = ".user", ".item"
+# Behind the last position, as Slice has it.
+_LAST = np.iinfo(np.int64).max
 
 
 class Emission:
@@ -31,10 +33,34 @@ class Emission:
         copy.input[:] = node.input if inputs is None else inputs
         self.nodes.append(copy)
 
-    def expand(self, value: str, rank: int, rows_like: str) -> str:
-        """A value of shape (1, ...) at as many rows as another value has."""
-        shape = self._row_shape(rank, rows_like)
+    def expand(self, value: str, rank: int, rows_like: str, axis: int = 0) -> str:
+        """A value that has one row along the axis, at as many rows as another value has."""
+        shape = self._row_shape(rank, rows_like, axis)
         return self._once("Expand", [value, shape], f"{value}.expanded")
+
+    def shape(self, node: NodeProto, axis: int, rank: int, rows_like: str) -> None:
+        """A Shape of a value that has one row along the axis, as if it had as many rows as another value has."""
+        start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end", rank)).indices(rank)
+        if not start <= axis < end:
+            self.keep(node)
+            return
+        (value,), out = node.input, node.output[0]
+        parts = [self._rows(rows_like)]
+        if start < axis:
+            parts.insert(0, f"{out}.before")
+            self._add("Shape", [value], parts[0], f"node_{parts[0]}", start=start, end=axis)
+        if axis + 1 < end:
+            parts.append(f"{out}.behind")
+            self._add("Shape", [value], parts[-1], f"node_{parts[-1]}", start=axis + 1, end=end)
+        self._add("Concat", parts, out, f"node_{out}", axis=0)
+
+    def spread(self, node: NodeProto) -> None:
+        """An Expand of one row: its target is for N of them, and as long as the value has axes."""
+        target = node.input[1]
+        first = self.tensor("request.one", np.ones(1, np.int64))
+        ends = [self.tensor(f"request.{n}", np.array([n])) for n in (1, _LAST, 0)]
+        rest = self._once("Slice", [target, *ends], f"{target}.behind")
+        self.keep(node, [node.input[0], self._once("Concat", [first, rest], f"{target}.row", axis=0)])
 
     def join(self, concat: NodeProto, parts: Sequence[str]) -> str:
         """Some of a Concat's operands, concatenated."""
@@ -71,14 +97,20 @@ class Emission:
         self.tensors[name] = numpy_helper.from_array(values, name)
         return name
 
-    def _row_shape(self, rank: int, rows_like: str) -> str:
-        """[N, 1, ...], to broadcast with."""
-        first, ones = self.tensor("request.first", np.zeros(1, np.int64)), np.ones(rank - 1, np.int64)
-        shape = self._once("Shape", [rows_like], f"{rows_like}.shape")
-        rows = self._once("Gather", [shape, first], f"{rows_like}.rows")
+    def _row_shape(self, rank: int, rows_like: str, axis: int) -> str:
+        """[..., 1, N, 1, ...], to broadcast with."""
+        rows = self._rows(rows_like)
         if rank == 1:
             return rows
-        return self._once("Concat", [rows, self.tensor(f"request.ones{rank - 1}", ones)], f"{rows}{rank}", axis=0)
+        sides = [self.tensor(f"request.ones{n}", np.ones(n, np.int64)) if n else "" for n in (axis, rank - 1 - axis)]
+        parts = [part for part in (sides[0], rows, sides[1]) if part]
+        return self._once("Concat", parts, f"{rows}{rank}" + (f".{axis}" if axis else ""), axis=0)
+
+    def _rows(self, rows_like: str) -> str:
+        """[N]."""
+        first = self.tensor("request.first", np.zeros(1, np.int64))
+        shape = self._once("Shape", [rows_like], f"{rows_like}.shape")
+        return self._once("Gather", [shape, first], f"{rows_like}.rows")
 
     def _once(self, kind: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
         key = (kind, *inputs, str(attributes))

@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.compression.any_length import any_length
 from objectives.compression.bags import BagsAsReductions
 from objectives.compression.external_data import SMALLEST, append_tensor, open_session, place_of, too_large
 from objectives.compression.graph import once_inputs
 from objectives.compression.naming import name_turned
+from objectives.compression.recurrent import plain_recurrent
 from objectives.compression.small_addends import optimize
 from objectives.errors import located
 from objectives.parity import ParityError, compare_scores
@@ -93,11 +95,14 @@ def to_onnx(
     )
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), BagsAsReductions():
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), silent, BagsAsReductions(), any_length():
         warnings.simplefilter("ignore")
         try:
+            whole = _Positional(model.eval(), names, signature.scores)
+            recurrent = any(isinstance(module, (nn.GRU, nn.LSTM)) for module in model.modules())
             program = torch.onnx.export(
-                _Positional(model.eval(), names, signature.scores),
+                _captured(whole, given, dynamic) if recurrent else whole,
                 given,
                 dynamo=True,
                 input_names=list(names),
@@ -114,7 +119,9 @@ def to_onnx(
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
     _move_out(program.model, weights_file)
     graph = program.model_proto
-    name_turned(graph, {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
+    parameters = {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    name_turned(graph, parameters)
+    plain_recurrent(graph, parameters)
     graph.ClearField("metadata_props")
     for node in graph.graph.node:
         node.ClearField("metadata_props")
@@ -137,6 +144,20 @@ def _move_out(model: ir.Model, file: Path | None) -> None:
             value.const_value = ir.ExternalTensor(
                 str(location), offset, length, tensor.dtype, shape=ir.Shape(values.shape), name=name
             )
+
+
+def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """By torch.export, as ONNX's exporter has it but for recurrent layers: it would take them for loops first, and so
+    its second export in a process fails where lengths differ.
+
+    Raises:
+        OnnxExporterError: it cannot be traced.
+    """
+    try:
+        with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            return torch.export.export(whole, given, dynamic_shapes={"values": dynamic}, strict=False)
+    except Exception as error:  # whatever the user's own forward raises
+        raise torch.onnx.OnnxExporterError("The model cannot be traced.") from error
 
 
 def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,11 @@ def once_inputs(graph: onnx.ModelProto) -> frozenset[str]:
     )
 
 
-def infer(graph: onnx.ModelProto, rows: int | str | None = None) -> onnx.ModelProto:
-    """A copy with all shapes inferred anew; `rows` is put for each input's first dimension that is not fixed."""
+def infer(
+    graph: onnx.ModelProto, rows: int | str | None = None, lengths: Mapping[str, Sequence[int]] | None = None
+) -> onnx.ModelProto:
+    """A copy with all shapes inferred anew; `rows` is put for each input's first dimension that is not fixed, and
+    lengths for those behind it, by the input's name."""
     bound = onnx.ModelProto()
     bound.CopyFrom(graph)
     del bound.graph.value_info[:]
@@ -60,6 +63,9 @@ def infer(graph: onnx.ModelProto, rows: int | str | None = None) -> onnx.ModelPr
                 dim.dim_value = rows
             elif isinstance(rows, str) and not dim.HasField("dim_value"):
                 dim.dim_param = rows
+        given = (lengths or {}).get(value.name, ())
+        for dim, size in zip(value.type.tensor_type.shape.dim[1:], given, strict=False):
+            dim.dim_value = size
     for value in bound.graph.output:
         value.type.tensor_type.ClearField("shape")
     return onnx.shape_inference.infer_shapes(bound, data_prop=True)
@@ -76,23 +82,36 @@ def shapes(inferred: onnx.ModelProto) -> dict[str, Shape]:
     return known
 
 
-def multiply_adds(graph: onnx.ModelProto, rows: int) -> int:
-    """Multiply-adds of all matrix products in a request of `rows` rows; inputs taken once have one.
+def multiply_adds(graph: onnx.ModelProto, rows: int, lengths: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Multiply-adds of all matrix products and recurrent layers in a request of `rows` rows; inputs taken once have
+    one.
+
+    Args:
+        lengths: of inputs whose length differs between requests, the sizes behind the rows
 
     Raises:
         ValueError: a product whose shape cannot be inferred.
     """
-    known = shapes(infer(graph, rows))
+    known = shapes(infer(graph, rows, lengths))
     total = 0
     for node in graph.graph.node:
         if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
             left, out = known.get(node.input[0], (None,)), known.get(node.output[0], (None,))
             inner = left[0] if attribute(node, "transA", 0) else left[-1]
-            sizes = [size for size in (*out, inner) if isinstance(size, int)]
-            if len(sizes) != len(out) + 1:
-                raise ValueError(f"Products have known shapes, but got {left} -> {out} in {node.name!r}.")
-            total += int(np.prod(sizes))
+            total += _product(node, (*out, inner), left, out)
+        elif node.op_type in ("GRU", "LSTM", "RNN"):
+            read, weights = known.get(node.input[0], (None,)), known.get(node.input[1], (None,))
+            again = known.get(node.input[2], (None,))
+            for matrix in (weights, again):  # of each step and row, with what is read and with the state
+                total += _product(node, (*read[:-1], *matrix), read, matrix)
     return total
+
+
+def _product(node: NodeProto, sizes: Shape, left: Shape, out: Shape) -> int:
+    whole = [size for size in sizes if isinstance(size, int)]
+    if len(whole) != len(sizes):
+        raise ValueError(f"Products have known shapes, but got {left} -> {out} in {node.name!r}.")
+    return int(np.prod(whole))
 
 
 def replace(graph: onnx.ModelProto, old: NodeProto, new: Sequence[NodeProto]) -> None:

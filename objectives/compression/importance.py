@@ -134,9 +134,9 @@ class _Answers:
         self._width, self._cut, self._read = width, replace(cut, axis=1), read
         self._total, self._count = torch.zeros(width.units), 0
 
-    def note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """A forward hook."""
-        values = inputs[0] if self._read else output
+        values = inputs[0] if self._read else output[0] if isinstance(output, tuple) else output
         rows = values.detach().abs().reshape(-1, values.shape[-1])
         self._total += _per_unit(rows, self._cut, self._width.units)
         self._count += len(rows)
@@ -157,9 +157,13 @@ def _places(model: nn.Module, width: Width) -> list[tuple[str, Cut, bool]]:
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]
     layers = [(name, cut) for cut in width.cuts if (name := _layer(model, cut)) is not None]
+    layers += [
+        (name, _given_by(model, name, cut)) for cut in width.cuts if (name := _recurrent(model, cut)) is not None
+    ]
     if not layers:
         raise ValueError(
-            f"Importance by activation needs a table or a Linear layer that has the units, but {width.name!r} cuts "
+            "Importance by activation needs a table, a linear or a recurrent layer that has the units, but "
+            f"{width.name!r} cuts "
             f"{[cut.tensor for cut in width.cuts]}."
         )
     readers = [(name, cut, True) for name, cut in layers if cut.axis == 1]
@@ -175,6 +179,21 @@ def _layer(model: nn.Module, cut: Cut) -> str | None:
     """The Linear layer whose weight is cut."""
     owner, _, tensor = cut.tensor.rpartition(".")
     return owner if isinstance(model.get_submodule(owner), nn.Linear) and tensor == "weight" else None
+
+
+def _recurrent(model: nn.Module, cut: Cut) -> str | None:
+    """The recurrent layer whose gates of the first layer are cut."""
+    owner, _, tensor = cut.tensor.rpartition(".")
+    first = isinstance(model.get_submodule(owner), nn.RNNBase) and tensor == "weight_hh_l0" and cut.axis == 0
+    return owner if first else None
+
+
+def _given_by(model: nn.Module, name: str, cut: Cut) -> Cut:
+    """Where the units lie in what a recurrent layer gives: its directions side by side."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.RNNBase)
+    repeats = 2 if layer.bidirectional else 1
+    return Cut(cut.tensor, 0, 0, 1, repeats, layer.hidden_size if repeats > 1 else 0)
 
 
 def _owners(cut: Cut) -> Iterator[str]:

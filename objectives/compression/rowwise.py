@@ -106,6 +106,16 @@ def _gather(op: Operation) -> bool:
     return op.count == 1 and axis == 0  # rows of ids look up a constant table
 
 
+def _gather_elements(op: Operation) -> bool:
+    """Rows of values, each by the same row of positions along another axis."""
+    return op.count == 2 and bool(attribute(op.node, "axis", 0) % op.rank >= 1)
+
+
+def _expand(op: Operation) -> bool:
+    target = op.integers.get(op.node.input[1], ())
+    return op.first_alone and len(target) == op.rank and target[0] == 1
+
+
 def _gemm(op: Operation) -> bool:
     _, weight, *bias = op.node.input
     rowed = op.node.input[0] in op.rowed and weight not in op.rowed and not attribute(op.node, "transA", 0)
@@ -128,7 +138,9 @@ def _reshape(op: Operation) -> bool:
     """The target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
     target = op.integers.get(op.node.input[1], ())
     before = op.shapes[op.node.input[0]][1:]
-    if not op.first_alone or not target or attribute(op.node, "allowzero", 0) or target[0] not in (0, -1):
+    if not op.first_alone or not target or target[0] not in (0, -1):
+        return False
+    if attribute(op.node, "allowzero", 0) and 0 in target:
         return False
     if target[0] == 0:
         return True
@@ -164,6 +176,88 @@ def _dequantize(op: Operation) -> bool:
     return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
 
 
+def moved_rows(
+    node: NodeProto, axis: int, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...] | None:
+    """The axis of the rows in each output, where it is `axis` in what the node reads of `rowed`; None where it is not
+    proven that a row hangs on no other.
+
+    Recurrent layers take the steps of a sequence first and the rows second, so what leads to them turns its axes.
+    """
+    rule = _broadcasts_along if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
+    known = all(name in shapes for name in (*node.input, *node.output) if name)
+    if rule is None or node.domain or not known:
+        return None
+    return rule(Operation(node, rowed, shapes, integers), axis)
+
+
+def _broadcasts_along(op: Operation, axis: int) -> tuple[int, ...] | None:
+    rank = len(op.shapes[op.node.output[0]])
+    for shape, rowed in ((op.shapes[name], name in op.rowed) for name in op.node.input if name):
+        at = axis - rank + len(shape)
+        if len(shape) != rank if rowed else at >= 0 and shape[at] != 1:
+            return None
+    return (axis,)
+
+
+def _turned(op: Operation, axis: int) -> tuple[int, ...] | None:
+    perm = list(attribute(op.node, "perm", reversed(range(op.rank))))
+    return (perm.index(axis),) if op.first_alone else None
+
+
+def _squeezed(op: Operation, axis: int) -> tuple[int, ...] | None:
+    gone = op.axes(1, op.rank)
+    return (axis - sum(a < axis for a in gone),) if op.first_alone and gone and axis not in gone else None
+
+
+def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """All axes up to that of the rows are kept."""
+    kept = op.integers.get(op.node.input[1], ())[: axis + 1]
+    whole = op.first_alone and kept == (0,) * (axis + 1) and not attribute(op.node, "allowzero", 0)
+    return (axis,) if whole else None
+
+
+def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """Some positions of another axis."""
+    along = attribute(op.node, "axis", 0) % op.rank
+    if not op.first_alone or along == axis:
+        return None
+    return (axis if along > axis else axis - 1 + len(op.shapes[op.node.input[1]]),)
+
+
+def _side_by_side(op: Operation, axis: int) -> tuple[int, ...] | None:
+    return (axis,) if op.count == len(op.node.input) and attribute(op.node, "axis", 0) % op.rank != axis else None
+
+
+def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
+    along = op.axes(3, op.rank)
+    return (axis,) if op.first_alone and along and axis not in along else None
+
+
+def _multiplied(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """By a constant matrix, along the last axis."""
+    return (axis,) if op.first_alone and axis < op.rank - 1 and len(op.shapes[op.node.input[1]]) == 2 else None
+
+
+def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """(steps, rows, inputs), and first states of (directions, rows, hidden) -> (steps, directions, rows, hidden), and
+    the last states; the lengths of sequences are not among what has rows here."""
+    values, weights, states = op.node.input[0], op.node.input[1:4], op.node.input[5:7]
+    alone = axis == 1 and values in op.rowed and not op.rowed & set(weights) and not any(op.node.input[4:5])
+    known = all(not state or state in op.rowed for state in states) and not any(op.node.input[7:])
+    return (2, 1, 1)[: len(op.node.output)] if alone and known else None
+
+
+_MOVED: Mapping[str, Callable[[Operation, int], tuple[int, ...] | None]] = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _stepped),
+    "Concat": _side_by_side,
+    "Gather": _looked_up,
+    "MatMul": _multiplied,
+    "Reshape": _reshaped_behind,
+    "Slice": _sliced,
+    "Squeeze": _squeezed,
+    "Transpose": _turned,
+}
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 _RULES: Mapping[str, Callable[[Operation], bool]] = {
     "ArgMax": _along_axis(0),
@@ -171,8 +265,10 @@ _RULES: Mapping[str, Callable[[Operation], bool]] = {
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
     "DequantizeLinear": _dequantize,
+    "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Gemm": _gemm,
     "LayerNormalization": _along_axis(-1),
     "LogSoftmax": _along_axis(-1),

@@ -91,6 +91,9 @@ def _mend(module: nn.Module, tensor: Tensor) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+        module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
     elif isinstance(module, nn.BatchNorm1d):
         module.num_features = len(tensor)
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):

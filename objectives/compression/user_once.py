@@ -19,13 +19,14 @@ from objectives.compression.graph import (
     keep_needed,
     shapes,
 )
-from objectives.compression.rowwise import ELEMENTWISE, is_row_wise
+from objectives.compression.rowwise import ELEMENTWISE, is_row_wise, moved_rows
 
 _ROWS = "rows of the request"
 # They move values; to do so once a request saves no arithmetic.
 # fmt: off
 _MOVES = frozenset((
-    "Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Cast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Split",
+    "Squeeze", "Transpose", "Unsqueeze",
 ))
 # fmt: on
 
@@ -37,7 +38,8 @@ class UserOnceError(ValueError):
 def compute_once(graph: onnx.ModelProto, user_inputs: frozenset[str]) -> onnx.ModelProto:
     """A copy that takes one row of the user's inputs, and N of the others, and gives the same N scores.
 
-    Values that hang on the user and on constants alone have one row, as far as operators treat rows alike. Where one
+    Values that hang on the user and on constants alone have one row, as far as operators treat rows alike, whichever
+    axis has the rows: recurrent layers have them second. Where one
     meets a value of N rows, a product with the concatenation of both is cut in two, each half with its own part of the
     weight (`<weight>.user`, `<weight>.item`); an elementwise operator broadcasts it; for any other it is expanded to
     N rows, which is always right.
@@ -80,7 +82,8 @@ class _Rewriting:
         self._integers = integer_constants(graph)
         self._weights = initialisers(graph)
         self._constant = set(self._weights)
-        self._once = set(user_inputs)
+        # The axis along which each has one row.
+        self._once = dict.fromkeys(user_inputs, 0)
         # Values of N rows for sure: the shape inference says so.
         self._rowed = {name for name, shape in self._shapes.items() if shape[:1] == (_ROWS,)} - user_inputs
         self._rows_like = next(i.name for i in graph.graph.input if i.name in self._rowed)
@@ -93,15 +96,22 @@ class _Rewriting:
 
     def visit(self, node: NodeProto) -> None:
         read = {name for name in node.input if name}
-        once, constant = read & self._once, read & self._constant
+        once, constant = read & set(self._once), read & self._constant
         if self._can_split(node):
             self._split(node)
         elif not once:
             self._pass_on(node, read == constant)
-        elif read == once | constant and self._is_row_wise(node, once):
+        elif node.op_type == "Shape":
+            (value,) = once
+            self._rows_fixed = True
+            self._emission.shape(node, self._once[value], len(self._shapes[value]), self._rows_like)
+        elif read == once | constant and (axes := self._rows_after(node, once)) is not None:
             self._emission.keep(node)
-            self._mark_once(node)
-        elif node.op_type == "Concat" and not constant and self._is_row_wise(node, read):
+            self._mark_once(node, axes)
+        elif self._can_spread(node, once):
+            self._emission.spread(node)
+            self._mark_once(node, (0,))
+        elif node.op_type == "Concat" and not constant and self._first(once) and self._is_row_wise(node, read):
             self._concat(node)
         else:
             reason = "may mix rows" if read == once | constant else "takes other inputs too"
@@ -115,7 +125,7 @@ class _Rewriting:
         Raises:
             UserOnceError: the scores hang on no item, or nothing but lookups hangs on the user alone.
         """
-        alone = [value.name for value in self._graph.graph.output if value.name in self._once | self._constant]
+        alone = [v.name for v in self._graph.graph.output if v.name in self._once or v.name in self._constant]
         if alone:
             raise UserOnceError(f"Scores hang on an item's inputs too, but got {alone} of the user's alone.")
         if not self._saves:
@@ -133,11 +143,29 @@ class _Rewriting:
         check_graph(made)
         return made
 
+    def _rows_after(self, node: NodeProto, once: set[str]) -> tuple[int, ...] | None:
+        """The axis along which each output of a node has one row, as the user's values do that it reads; None where it
+        may mix rows."""
+        if self._first(once) and self._is_row_wise(node, once):
+            return (0,) * len(node.output)
+        axes = {self._once[name] for name in once}
+        return moved_rows(node, axes.pop(), once, self._shapes, self._integers) if len(axes) == 1 else None
+
+    def _can_spread(self, node: NodeProto, once: set[str]) -> bool:
+        """An Expand of the user's row to a size that is worked out, to as many axes as it has."""
+        if node.op_type != "Expand" or once != {node.input[0]} or not self._first(once):
+            return False
+        return self._shapes.get(node.input[1]) == (len(self._shapes[node.input[0]]),)
+
+    def _first(self, once: set[str]) -> bool:
+        return not any(self._once[name] for name in once)
+
     def _is_row_wise(self, node: NodeProto, rowed: set[str]) -> bool:
         return is_row_wise(node, rowed, self._shapes, self._integers)
 
     def _broadcasts(self, node: NodeProto, once: set[str], rowed: set[str]) -> bool:
-        return bool(rowed) and node.op_type in ELEMENTWISE | {"MatMul"} and self._is_row_wise(node, once | rowed)
+        plain = bool(rowed) and self._first(once) and node.op_type in ELEMENTWISE | {"MatMul"}
+        return plain and self._is_row_wise(node, once | rowed)
 
     def _pass_on(self, node: NodeProto, constant: bool) -> None:
         if constant:
@@ -147,8 +175,8 @@ class _Rewriting:
             self._rows_like, self._rows_fixed = node.output[0], True
         self._emission.keep(node)
 
-    def _mark_once(self, node: NodeProto) -> None:
-        self._once |= set(node.output)
+    def _mark_once(self, node: NodeProto, axes: tuple[int, ...]) -> None:
+        self._once |= dict(zip(node.output, axes, strict=True))
         self._rowed -= set(node.output)
         self._saves |= node.op_type not in _MOVES
 
@@ -156,7 +184,7 @@ class _Rewriting:
         if name not in self._once:
             return name
         self._rows_fixed = True
-        return self._emission.expand(name, len(self._shapes[name]), self._rows_like)
+        return self._emission.expand(name, len(self._shapes[name]), self._rows_like, self._once[name])
 
     def _concat(self, node: NodeProto) -> None:
         """Kept for those that need it whole, with neighbours of the user expanded as one; products take its halves."""
@@ -170,7 +198,7 @@ class _Rewriting:
     def _join(self, concat: NodeProto, parts: list[str]) -> str:
         joined = self._emission.join(concat, parts)
         self._shapes.setdefault(joined, self._shapes[parts[0]])  # for its rank
-        self._once |= {joined} if parts[0] in self._once else set()
+        self._once |= {joined: 0} if parts[0] in self._once else {}
         return joined
 
     def _can_split(self, node: NodeProto) -> bool:
@@ -192,7 +220,7 @@ class _Rewriting:
         return self._cuts.setdefault(weight, cut) == cut
 
     def _is_user_row(self, bias: str) -> bool:
-        return bias in self._once and len(self._shapes[bias]) == 2
+        return self._once.get(bias) == 0 and len(self._shapes[bias]) == 2
 
     def _user_columns(self, concat: str) -> tuple[bool, ...] | None:
         """Which columns of a concatenation are the user's; None where a width is unknown."""

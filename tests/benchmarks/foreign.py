@@ -1,6 +1,7 @@
 """Models from packages that nobody here wrote: preflight, a short study, what was compressed and what was left alone.
 
 pip install -e '.[foreign]'
+pip install --no-deps recbole==1.2.1 colorlog texttable thop; pip install tensorboard  # it pins versions of long ago
 python tests/benchmarks/foreign.py --home DIR [--model NAME ...] [--minutes 5] [--only-preflight]
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("din", "autoint", "ft_transformer", "bert")
+MODELS = ("din", "autoint", "ft_transformer", "bert", "gru4rec")
 STUDY = """
 name: {name}
 recommender: foreign_models:{model}

@@ -1,7 +1,8 @@
 """Recommenders whose classes come from packages that nobody here wrote, as factories: trained on clicks drawn here.
 
-torch-rechub's DIN, DeepCTR-Torch's AutoInt, rtdl's FT-Transformer, and an encoder of Hugging Face's transformers over a
-history. Each adapter says in a few lines how named tensors reach the package's model, as a user's would.
+torch-rechub's DIN, DeepCTR-Torch's AutoInt, rtdl's FT-Transformer, an encoder of Hugging Face's transformers over a
+history, and RecBole's recurrent GRU4Rec. Each adapter says in a few lines how named tensors reach the package's model,
+as a user's would.
 """
 
 from __future__ import annotations
@@ -210,3 +211,64 @@ def bert() -> Shop:
     """Hugging Face's transformers."""
     torch.manual_seed(0)
     return Shop("bert", Encoder(), ("item", "kind", "history"), probabilities=False, passes=2)
+
+
+class Session(nn.Module):
+    """A model that takes a history padded behind its end, and how long it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.net = model
+
+    def forward(self, item: Tensor, history: Tensor, length: Tensor) -> Tensor:
+        columns = {"item_id": item, "item_id_list": history, "item_length": length}
+        return self.net.predict(columns)  # type: ignore[no-any-return, operator]
+
+
+class SessionShop(Shop):
+    """Histories of different lengths: padded in batches, as long as they are in requests."""
+
+    def __init__(self, name: str, model: nn.Module, passes: int) -> None:
+        self.lengths = torch.from_numpy(np.random.default_rng(1).integers(3, LENGTH + 1, size=USERS))
+        super().__init__(name, Session(model), ("item", "history", "length"), probabilities=False, passes=passes)
+
+    def _inputs(self, rows: Any) -> dict[str, Tensor]:
+        history = self.columns["history"][rows].flip(1)  # what is padded comes last
+        length = torch.minimum(self.lengths[self.columns["user"][rows]], (history > 0).sum(1))
+        history = history * (torch.arange(LENGTH) < length[:, None])
+        return {"item": self.columns["item"][rows], "history": history, "length": length}
+
+    def requests(self, seed: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        for request in super().requests(seed):
+            count, length = len(request["item"]), request["length"][:1]
+            history = request["history"][:1, : int(length[0])]
+            yield {"item": request["item"], "history": history.repeat(count, 0), "length": length.repeat(count)}
+
+
+class Catalogue:
+    """What RecBole's models ask of a data set."""
+
+    def num(self, field: str) -> int:
+        return ITEMS + 1
+
+
+def gru4rec() -> Shop:
+    """RecBole."""
+    from recbole.model.sequential_recommender import GRU4Rec
+
+    torch.manual_seed(0)
+    config = {
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "LIST_SUFFIX": "_list",
+        "ITEM_LIST_LENGTH_FIELD": "item_length",
+        "NEG_PREFIX": "neg_",
+        "MAX_ITEM_LIST_LENGTH": LENGTH,
+        "device": "cpu",
+        "loss_type": "BPR",
+        "embedding_size": 32,
+        "hidden_size": 64,
+        "num_layers": 1,
+        "dropout_prob": 0.3,
+    }
+    return SessionShop("gru4rec", GRU4Rec(config, Catalogue()), passes=4)

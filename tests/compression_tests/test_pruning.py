@@ -585,7 +585,9 @@ def test_evidence_has_a_batch() -> None:
 
 def test_answers_must_be_seen(ranker: nn.Module) -> None:
     blind = Width("blind", 32, (Cut("tower.1.weight", 0),))
-    with pytest.raises(ValueError, match=r"needs a table or a Linear layer .* but 'blind' cuts \['tower.1.weight'\]"):
+    with pytest.raises(
+        ValueError, match=r"needs a table, a linear or a recurrent layer .* but 'blind' cuts \['tower.1.weight'\]"
+    ):
         importances(ranker, [blind], "activation", evidence())
     idle = replace(evidence(), outputs=lambda model, inputs: torch.zeros(50))
     with pytest.raises(ValueError, match=r"answer the evidence, but 'tower\.3' was not called"):

@@ -214,6 +214,9 @@ ALIKE = {
     "c8 = Cast<to = 3>(u)\n s = ReduceMax<keepdims = 0>(u, one)\n y = DequantizeLinear<axis = 0>(c8, s)": "",
     "t = Reshape(u, kept)\n y = Transpose<perm = [0, 2, 1]>(t)": "e = Reshape(y, flat)",
     "t = Reshape(u, kept)\n y = MatMul(t, t)": "e = Reshape(y, flat)",
+    "m = Transpose(u)\n y = Transpose(m)": "",
+    "t = Reshape(u, kept)\n m = Transpose<perm = [1, 0, 2]>(t)\n n = MatMul(m, small)\n"
+    " y = Transpose<perm = [1, 0, 2]>(n)": "e = Reshape(y, flat)",
     "t = Reshape(u, kept)\n y = MatMul(small, t)": "e = Reshape(y, flat)",
     "y, z = Split<axis = 1, num_outputs = 2>(u)": "e = Concat<axis = 1>(z, y)",
 }
@@ -223,7 +226,9 @@ MIXING = {
     "m = ReduceMean<keepdims = 1>(u, zero)\n y = Sub(u, m)": "",
     "m = ReduceSum<keepdims = 0>(u)\n y = Mul(u, m)": "",
     "m = Reshape(u, mixed)\n y = Reshape(m, flat)": "",
-    "m = Transpose(u)\n y = Transpose(m)": "",
+    "m = Transpose(u)\n s = Softmax<axis = 1>(m)\n y = Transpose(s)": "",
+    "t = Reshape(u, kept)\n m = Transpose<perm = [1, 0, 2]>(t)\n s = CumSum(m, axis)\n y = Reshape(s, flat)": "",
+    "t = Reshape(u, kept)\n m = Transpose<perm = [1, 0, 2]>(t)\n y = Reshape(m, flat)": "",
     "n = Shape(u)\n f = Cast<to = 1>(n)\n m = ReduceSum<keepdims = 0>(f)\n y = Mul(u, m)": "",
     "m = Concat<axis = 0>(u, u)\n s = Softmax<axis = 0>(m)\n y = Slice(s, zero, end_of_u, zero)": "",
 }  # fmt: skip

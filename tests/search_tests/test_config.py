@@ -757,8 +757,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"space": {"precision": {"mlp": ["fp32", "int3"]}}},
-        "space.precision.mlp.1: must be one of fp32, int8-dynamic, int8-static, int4, int4-dynamic, fp16, int8, int2, "
-        "but got 'int3'",
+        "space.precision.mlp.1: must be one of fp32, int8-dynamic, int8-static, int4, int4-dynamic, int8-lstm, fp16, "
+        "int8, int2, but got 'int3'",
     ),
     (
         {"space": {"precision": {"calibration": ["fp32"]}}},

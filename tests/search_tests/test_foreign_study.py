@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.foreign import MODELS, best, studied
+from tests.benchmarks.foreign import MODELS, best, leanrec, studied
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(1200)]
 PACKAGES = {
@@ -14,12 +15,13 @@ PACKAGES = {
     "autoint": "deepctr_torch",
     "ft_transformer": "rtdl_revisiting_models",
     "bert": "transformers",
+    "gru4rec": "recbole.model.sequential_recommender",
 }
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_packages_model_is_studied(model: str, tmp_path: Path) -> None:
-    pytest.importorskip(PACKAGES[model])
+    pytest.importorskip(PACKAGES[model], exc_type=ImportError)
     rehearsed, front = studied(tmp_path, model, minutes=2)
     able = {group["name"] for group in rehearsed["groups"] if group["can"]}
     assert able and rehearsed["parity"] < 1e-4 and rehearsed["seconds"]["all"] < 120
@@ -29,3 +31,5 @@ def test_a_packages_model_is_studied(model: str, tmp_path: Path) -> None:
     assert point is not None and point["quality"]["loss"] <= 0.01
     touched = {knob.split(".", 1)[1] for knob, value in point["knobs"].items() if knob.startswith("precision.")}
     assert touched - {"compute", "calibration"} <= {group["name"] for group in rehearsed["groups"]}
+    chosen = json.loads(leanrec(tmp_path, "choose", str(tmp_path / f"{model.replace('_', '-')}.yaml"), "--json"))
+    assert chosen["confirmed"]["loss_interval"][1] <= 0.01 and (Path(chosen["bundle"]) / "model.onnx").exists()

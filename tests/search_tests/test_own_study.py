@@ -94,10 +94,11 @@ def searched(shop: Shop) -> Shop:
 def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     found = json.loads(shop.leanrec("validate", "shop.yaml", "--json", "--quiet"))["preflight"]
     groups = {group["name"]: (group["kind"], set(group["can"])) for group in found["groups"]}
+    narrow = {"int8-dynamic", "int8-static", "int4"}
     assert groups == {
-        "tables": ("table", {"pruning", "int8"}),
-        "gate": ("linear", {"low rank", "int8-dynamic", "learned rounding"}),
-        "tower": ("linear", {"pruning", "low rank", "int8-dynamic", "learned rounding"}),
+        "tables": ("table", {"pruning", "fp16", "int8", "int4", "int2"}),
+        "gate": ("linear", {"low rank", "learned rounding", *narrow}),
+        "tower": ("linear", {"pruning", "low rank", "learned rounding", *narrow}),
     }
     (refused,) = (one for group in found["groups"] for one in group["cannot"])
     assert refused["reason"] == "its width is tied to that of tables, and narrows with it"

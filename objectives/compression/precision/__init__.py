@@ -16,6 +16,7 @@ from objectives.compression.graph import keep_needed
 from objectives.compression.precision.calibration import Range, Rows, value_ranges
 from objectives.compression.precision.products import block_product, dynamic_int8, half_product
 from objectives.compression.precision.reading import read_weight_bits, read_widths
+from objectives.compression.precision.recurrent import dynamic_lstm
 from objectives.compression.precision.static import static_int8, static_products
 from objectives.compression.precision.tables import block_rows, half_rows, int8_rows
 from objectives.compression.precision.weights import WidthError, weights
@@ -90,6 +91,7 @@ def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
     """What rewrites the lookups of a weight, and what rewrites its products."""
     return {
         "int8-dynamic": (partial(dynamic_int8, bits=weight_bits),),
+        "int8-lstm": (partial(dynamic_lstm, bits=weight_bits),),
         "fp16": (half_rows, half_product),
         "int8": (int8_rows, partial(block_product, bits=8)),
         "int4": (partial(block_rows, bits=4), partial(block_product, bits=4)),

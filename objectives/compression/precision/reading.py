@@ -10,6 +10,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from objectives.compression.graph import attribute
 from objectives.compression.precision.weights import PLACES, prefixes
+from objectives.compression.recurrent import GATES
 from objectives.int8_weights import Int8WeightBits, largest_code
 from spaces.anatomy import Anatomy
 
@@ -37,6 +38,7 @@ def read_weight_bits(graph: onnx.ModelProto) -> Int8WeightBits | None:
     held = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     made_by = {name: node for node in graph.graph.node for name in node.output}
     codes = {node.input[1] for node in graph.graph.node if node.op_type == "MatMulInteger"}
+    codes |= {name for node in graph.graph.node if node.op_type == "DynamicQuantizeLSTM" for name in node.input[1:3]}
     for node in graph.graph.node:
         if node.op_type in ("Gemm", "MatMul") and (widened := made_by.get(node.input[1])) is not None:
             codes |= {widened.input[0]} if widened.op_type == "DequantizeLinear" else set()
@@ -64,8 +66,7 @@ class _Reading:
         """None where it is no weight: nothing reads it, or no lookup and no product does."""
         nodes = self._readers.get(tensor.name, [])
         if tensor.data_type == TensorProto.FLOAT:
-            weighs = (node.op_type in PLACES and node.input[PLACES[node.op_type]] == tensor.name for node in nodes)
-            return "fp32" if any(weighs) else None
+            return "fp32" if any(_weighs(node, tensor.name) for node in nodes) else None
         if tensor.data_type == TensorProto.FLOAT16:
             return "fp16" if nodes else None
         if tensor.data_type not in (TensorProto.INT8, TensorProto.UINT8):
@@ -80,6 +81,8 @@ class _Reading:
         if tensor.data_type == TensorProto.INT8:
             if kind == "Gather":
                 return "int8"
+            if kind == "DynamicQuantizeLSTM":
+                return "int8-lstm"
             if kind == "MatMulInteger" and self._maker(node.input[0]) == "DynamicQuantizeLinear":
                 return "int8-dynamic"
             if kind == "DequantizeLinear" and self._meets_rounded(node.output[0]):
@@ -99,6 +102,12 @@ class _Reading:
             for node in nodes
         ]
         return bool(rounded) and all(rounded)
+
+
+def _weighs(node: NodeProto, name: str) -> bool:
+    if node.op_type in GATES:
+        return name in node.input[1:3]
+    return node.op_type in PLACES and node.input[PLACES[node.op_type]] == name
 
 
 def _is_scale(name: str, names: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper
 from objectives.compression.export import PREFIX
 from objectives.compression.external_data import new_tensor, tensor_values
 from objectives.compression.graph import attribute, initialisers
+from objectives.compression.recurrent import is_recurrent
 
 # Operators of ONNX Runtime's own.
 ENGINE = "com.microsoft"
@@ -32,15 +33,18 @@ def prefixes(modules: Sequence[str]) -> tuple[str, ...]:
 
 def weights(graph: onnx.ModelProto, modules: Sequence[str]) -> list[str]:
     """The fp32 matrices of the modules that are looked up or multiplied: whole, as two factors, as the halves of
-    the two sides, or as the parts of a compressed table.
+    the two sides, or as the parts of a compressed table; and of a recurrent layer, that of what it reads, which stands
+    for all of them.
 
     What is only added, as positions are, has no width of its own.
     """
     read = {name for node in graph.graph.node if node.op_type in PLACES for name in node.input}
+    stepped = {node.input[1] for node in graph.graph.node if is_recurrent(node)}
     return [
         tensor.name
         for tensor in graph.graph.initializer
-        if is_matrix(tensor) and tensor.name in read and tensor.name.startswith(prefixes(modules))
+        if (tensor.name in stepped or (is_matrix(tensor) and tensor.name in read))
+        and tensor.name.startswith(prefixes(modules))
     ]
 
 

@@ -15,7 +15,15 @@ from torch.fx import Node
 
 from objectives.compression.surgery import names_of, tensors
 from objectives.compression.tracing.attention import attention_weights
-from objectives.compression.tracing.groups import TABLES, grouped, layers_of, left_alone, tables_of
+from objectives.compression.tracing.groups import (
+    TABLES,
+    grouped,
+    layers_of,
+    left_alone,
+    recurrent_of,
+    tables_of,
+    weight_of,
+)
 from objectives.compression.tracing.program import Flow, TraceError, flow_of, program_of
 from objectives.compression.tracing.trial import (
     UnprunableError,
@@ -60,7 +68,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
     weights = attention_weights({node: name for name, nodes in flow.places.items() for node in nodes})
     attention = {layer for layer in layers if names_of(model, f"{layer}.weight")[0] in weights}
     groups = {TABLES: ("table", tables)} if tables else {}
-    named = {**groups, **grouped(layers, attention)}
+    named = {**groups, **grouped(layers, attention, recurrent_of(model, read))}
     owners = {module: name for name, (_, modules) in named.items() for module in modules}
     expected = _expected(model, example)
     good, refused = _tried(model, example, expected, _candidates(model, flow), owners)
@@ -69,7 +77,8 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
         widths = tuple(width for owner, width in good if owner == name)
         reason = None if widths else _why_not(model, name, modules, good, refused, flow)
         parameters = sum(p.numel() for module in modules for p in model.get_submodule(module).parameters())
-        whole = None if kind == "table" else trouble_with_factors(model, modules, example, expected)
+        apart = kind in ("linear", "attention")
+        whole = trouble_with_factors(model, modules, example, expected) if apart else None
         found.append(Group(name, kind, modules, parameters, widths, reason, whole))  # type: ignore[arg-type]
     looked_up = tuple(_table(model, table, flow, example, expected) for table in tables)
     return Traced(Anatomy(tuple(found), looked_up), left_alone(model, set(owners), read))
@@ -128,7 +137,8 @@ def _tried(
         taken.add(named.name)
         borne |= positions
         good.append((owner, replace(named, normalised=width.spanned or normalised)))
-    return good, refused
+    # What is cut together with another was refused alone.
+    return good, [(width, reason) for width, reason in refused if not _positions(width) & borne]
 
 
 def _positions(width: Found) -> set[_Position]:
@@ -174,7 +184,7 @@ def _why_not(
 ) -> str:
     """Why nothing of a group can be cut: the first reason that holds for one of its layers."""
     axis = 1 if name == TABLES else 0
-    names = [names_of(model, f"{module}.weight")[0] for module in modules]
+    names = [names_of(model, f"{module}.{weight_of(model.get_submodule(module))}")[0] for module in modules]
     for found, reason in refused:
         if any((tensor, axis) in found.places for tensor in names):
             return reason

@@ -25,22 +25,40 @@ def layers_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
     return tuple(name for name, module in found.items() if module.get_parameter("weight").shape[0] > 1)
 
 
-def grouped(layers: Sequence[str], attention: Set[str]) -> dict[str, tuple[Kind, tuple[str, ...]]]:
+def recurrent_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
+    """Dotted names of the recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    return tuple(name for name, module in found.items() if f"{name}.{weight_of(module)}" in read)
+
+
+def weight_of(module: nn.Module) -> str:
+    """The name of the matrix whose rows make a layer's units."""
+    return "weight_hh_l0" if isinstance(module, nn.RNNBase) else "weight"
+
+
+def grouped(
+    layers: Sequence[str], attention: Set[str], recurrent: Sequence[str]
+) -> dict[str, tuple[Kind, tuple[str, ...]]]:
     """Layers of one part of the model by a short name: the innermost part of their path that has a name of its own,
     numbers left out; with as much of what holds it as tells two apart.
 
     Args:
         attention: those of the layers that belong to an attention
+        recurrent: layers that hold several matrices, each called by its own name
     """
     by_path: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for layer in layers:
         by_path[_path(layer)].append(layer)
-    names = _short(list(by_path))
+    encoders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for layer in recurrent:
+        path = tuple(part for part in layer.split(".") if not part.isdigit())
+        encoders[path if path and path not in by_path else (*path, "recurrent")].append(layer)
+    names = _short([*by_path, *encoders])
     found: dict[str, tuple[Kind, tuple[str, ...]]] = {}
     for path, members in by_path.items():
         kind: Kind = "attention" if attention & set(members) else "linear"
         found[names[path]] = (kind, tuple(members))
-    return found
+    return found | {names[path]: ("recurrent", tuple(members)) for path, members in encoders.items()}
 
 
 def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str, str]:
@@ -60,7 +78,9 @@ def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str,
         elif isinstance(module, nn.MultiheadAttention):
             reasons[called] = "nn.MultiheadAttention packs its projections into one tensor and checks its own sizes"
         else:
-            reasons[called] = f"leanrec compresses linear layers and embedding tables, not {type(module).__name__}"
+            reasons[called] = (
+                f"leanrec compresses linear and recurrent layers and embedding tables, not {type(module).__name__}"
+            )
     return reasons
 
 

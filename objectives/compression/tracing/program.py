@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from objectives.compression.any_length import any_length
 from objectives.compression.surgery import tensors
 from objectives.compression.tracing.rules import POINTWISE, Call, Operand, Outputs, apply, operands_in
 from objectives.compression.tracing.units import Axis, Narrowing, Units
@@ -27,6 +28,13 @@ from objectives.errors import located
 # Positions of an axis that are followed: rows of large tables never leave, and are looked up by their numbers.
 _LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
+# Each is one operator with a rule of its own; torch would write out every step of the sequence.
+_RECURRENT = (
+    torch.ops.aten.gru.input,
+    torch.ops.aten.lstm.input,
+    torch.ops.aten.rnn_tanh.input,
+    torch.ops.aten.rnn_relu.input,
+)
 
 
 class TraceError(ValueError):
@@ -34,7 +42,8 @@ class TraceError(ValueError):
 
 
 def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgram:
-    """The model's forward over these inputs in core ATen operators, in the mode of serving; every size is fixed.
+    """The model's forward over these inputs in core ATen operators and recurrent layers, in the mode of serving; every
+    size is fixed.
 
     Raises:
         TraceError: its forward cannot be exported, with the first line of why and where.
@@ -45,10 +54,13 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
     logger.setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), any_length():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, (), dict(example), strict=False)
-            return exported.run_decompositions()  # type: ignore[no-any-return]
+            table = torch.export.default_decompositions()
+            for recurrent in _RECURRENT:
+                table.pop(recurrent)  # type: ignore[no-untyped-call]
+            return exported.run_decompositions(table)  # type: ignore[no-any-return]
     except Exception as error:  # whatever the user's own forward raises
         raise TraceError(f"The model's forward must be traceable by torch.export, but got {located(error)}") from error
     finally:

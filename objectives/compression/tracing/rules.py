@@ -15,6 +15,7 @@ from objectives.compression.tracing.units import Axis, Units
 _FIXED = "it meets something of a fixed size"
 _SPREAD = "it is spread over an axis of another size"
 _COUNTED = "its positions are read by their numbers"
+_STEPPED = "a recurrent layer steps along it"
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _expand(call: Call) -> Outputs:
     for axis, size, wanted in zip(call.first.axes, call.first.shape, call.shapes[0][added:], strict=True):
         if size != wanted:
             call.units.pin(axis, _SPREAD)
-        found.append(axis if size == wanted else call.units.fresh(wanted))
+        found.append(axis if size == wanted else call.units.copies(wanted))
     return (tuple(found),)
 
 
@@ -224,6 +225,20 @@ def _index(call: Call) -> Outputs:
         call.units.pin(axis, _COUNTED)
     rest = call.first.axes[len(indices) :]
     return ((None,) * (len(call.shapes[0]) - len(rest)) + rest,)
+
+
+def _gather(call: Call) -> Outputs:
+    """Along one axis by position; along the others, entry by entry."""
+    at, index = call.axis(1), call.given(2)
+    found: list[Axis] = []
+    for i, (axis, size) in enumerate(zip(call.first.axes, call.first.shape, strict=True)):
+        if i == at or size != index.shape[i]:
+            call.units.pin(axis, _COUNTED)
+            call.units.pin(index.axes[i], _COUNTED)
+            found.append(None)
+        else:
+            found.append(call.units.join([axis, index.axes[i]], _FIXED))
+    return (tuple(found),)
 
 
 def _split(call: Call) -> Outputs:
@@ -322,6 +337,46 @@ def _batch_norm(call: Call) -> Outputs:
     return (tuple(axes), *((None,) * len(shape) for shape in call.shapes[1:]))
 
 
+def _recurrent(gates: int, states: int) -> Rule:
+    """All layers and directions have one hidden size: a unit is a row of every gate, and what the next step, the next
+    layer and the output read of it.
+
+    Args:
+        gates: blocks of rows that each weight holds
+        states: that are carried from step to step, each given and given back
+    """
+
+    def rule(call: Call) -> Outputs:
+        units, read, weights = call.units, call.first, list(operands_in([call.given(2)]))
+        biased, layers, both_ways = call.given(3), int(call.given(4)), call.given(7)
+        directions = 2 if both_ways else 1
+        each = 4 if biased else 2
+        hidden = weights[1].shape[1]
+        if len(weights) != each * layers * directions or any(w.shape[0] != gates * hidden for w in weights):
+            return _unknown(call)  # an LSTM with a projection
+        one = units.fresh(hidden)
+        for axis in read.axes[:-1]:
+            units.pin(axis, _STEPPED)
+        below: Axis = read.axes[-1]
+        for layer in range(layers):
+            for of in (
+                weights[i : i + each] for i in range(layer * directions * each, len(weights), each)[:directions]
+            ):
+                units.join([below, of[0].axes[1]], _FIXED)
+                units.join([one, of[1].axes[1]], _FIXED)
+                for held in of:
+                    units.join([np.tile(one, gates), held.axes[0]], _FIXED)
+            below = np.tile(one, directions)
+        for state in operands_in([call.given(1)]):
+            # Zeros for what is not given follow the layer's size; others are tried on the model.
+            if state.axes[-1] is not None:
+                units.tie(one, state.axes[-1])
+        leading = (None,) * (len(read.axes) - 1)
+        return ((*leading, below), *((*((None,) * (len(shape) - 1)), one) for shape in call.shapes[1 : 1 + states]))
+
+    return rule
+
+
 def _made(call: Call) -> Outputs:
     return tuple((None,) * len(shape) for shape in call.shapes)
 
@@ -354,6 +409,10 @@ RULES: Mapping[str, Rule] = {
     "select": _select,
     "index_select": _index_select,
     "index": _index,
+    "gather": _gather,
+    "gru": _recurrent(gates=3, states=1),
+    "lstm": _recurrent(gates=4, states=2),
+    **dict.fromkeys(("rnn_tanh", "rnn_relu"), _recurrent(gates=1, states=1)),
     "split_with_sizes": _split,
     "cat": _cat,
     "embedding": _embedding,

@@ -30,6 +30,7 @@ class Units:
         self._source: list[int] = []
         self._reason: dict[int, str] = {}
         self._spanned: set[int] = set()
+        self._copied: set[int] = set()
         self._sources = 0
 
     def fresh(self, size: int) -> NDArray[np.int64]:
@@ -39,6 +40,12 @@ class Units:
         self._source.extend([self._sources] * size)
         self._sources += 1
         return np.arange(start, start + size)
+
+    def copies(self, size: int) -> NDArray[np.int64]:
+        """Fresh units for one value that is spread over so many positions: how many may hang on another tensor."""
+        axis = self.fresh(size)
+        self._copied.update(axis.tolist())
+        return axis
 
     def source(self, unit: int) -> int:
         """Number of the axis that the unit was made for."""
@@ -75,6 +82,10 @@ class Units:
     def spanned(self, unit: int) -> bool:
         return self.root(unit) in self._spanned
 
+    def copied(self, unit: int) -> bool:
+        """Whether it meets one value that was spread over as many positions."""
+        return self.root(unit) in self._copied
+
     def join(self, axes: Sequence[Axis], reason: str) -> Axis:
         """Axes of one length that are one and the same: tied, or all pinned where one of them is fixed."""
         known = [axis for axis in axes if axis is not None]
@@ -98,3 +109,6 @@ class Units:
         if b in self._spanned:
             self._spanned.discard(b)
             self._spanned.add(a)
+        if b in self._copied:
+            self._copied.discard(b)
+            self._copied.add(a)

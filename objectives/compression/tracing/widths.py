@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +19,22 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Found:
-    """Units that may leave, and where they lie; without cuts, why they cannot be cut."""
+    """Units that may leave, and where they lie; without cuts, why they cannot be cut.
+
+    copied: they meet a value that was spread over as many positions, as a mask by expand_as
+    """
 
     units: int
     cuts: tuple[Cut, ...]
     spanned: bool
     places: tuple[Place, ...]
     reason: str | None = None
+    copied: bool = False
 
 
 def widths_of(flow: Flow) -> list[Found]:
-    """In the order of the tensors; a width of a single unit is none."""
+    """In the order of the tensors; a width of a single unit is none. Behind them, joined, those that may have one size
+    for a reason that no unit shows; what is first is to be tried first."""
     lies: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
     for name, number, axis in axes_of(flow):
         if axis is not None:
@@ -42,8 +48,20 @@ def widths_of(flow: Flow) -> list[Found]:
     for signature, roots in alike.items():
         if len(roots) > 1:
             spanned = any(flow.units.spanned(root) for root in roots)
-            found.append(_width([place for place, _ in signature], [lies[root] for root in roots], spanned))
-    return found
+            copied = any(flow.units.copied(root) for root in roots)
+            width = _width([place for place, _ in signature], [lies[root] for root in roots], spanned)
+            found.append(replace(width, copied=copied))
+    return [*found, *_joined(found)]
+
+
+def _joined(found: Sequence[Found]) -> list[Found]:
+    """Pairs of as many units, one of which meets a spread value: over how many positions may be the other's size."""
+    whole = [width for width in found if width.reason is None]
+    return [
+        Found(one.units, one.cuts + other.cuts, one.spanned or other.spanned, one.places + other.places, copied=True)
+        for one, other in combinations(whole, 2)
+        if one.units == other.units and (one.copied or other.copied)
+    ]
 
 
 def _width(places: Sequence[Place], lies: Sequence[dict[Place, list[int]]], spanned: bool) -> Found:
