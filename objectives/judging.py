@@ -23,7 +23,7 @@ from objectives.serving.engines import Engine, open_replica
 from objectives.store import make_once
 from spaces.canonical import digest
 from spaces.placement import Placement, Seat
-from spaces.precision import DYNAMIC
+from spaces.precision import BATCH_DEPENDENT
 
 _ITEM = "item"
 # Of a ranking's users every so many are judged first, where they are enough to tell what is hopeless.
@@ -154,7 +154,7 @@ def _scored(rows: _Rows, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
 
 def _depends_on_batch(artifact: Artifact) -> bool:
     """Whether activations are rounded to the range of the rows that are scored together, as its graph holds it."""
-    return any(DYNAMIC in width for width in artifact.widths.values())
+    return any(one in width for one in BATCH_DEPENDENT for width in artifact.widths.values())
 
 
 def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from spaces.canonical import digest
 from spaces.domains import Scalar
 from spaces.placement import Placement
-from spaces.precision import DYNAMIC, STATIC, Precision
+from spaces.precision import BATCH_DEPENDENT, STATIC, Precision
 from spaces.weights import Weights
 
 
@@ -29,8 +29,8 @@ class Candidate:
         placement = self.placement
         if self.precision.depends_on_batch and (placement.batching is not None or placement.split_rows is not None):
             raise ValueError(
-                f"Requests are scored whole and one by one where groups are held in {DYNAMIC}, whose ranges are those "
-                f"of the rows that are scored together, but got {placement}."
+                f"Requests are scored whole and one by one where groups are held in {sorted(BATCH_DEPENDENT)}, whose "
+                f"ranges are those of the rows that are scored together, but got {placement}."
             )
 
     @property
