@@ -24,8 +24,9 @@ from objectives.compression.user_once import compute_once
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.serving import engines
 from objectives.serving.devices import int8_weight_bits
-from objectives.serving.engines import EngineError, OnnxRuntime, open_engine
+from objectives.serving.engines import EngineError, OnnxRuntime, open_engine, open_replica
 from spaces.anatomy import Anatomy, Group, Kind
+from spaces.placement import Seat
 from spaces.precision import CALIBRATIONS, Calibration, Precision
 
 Array = np.ndarray
@@ -603,7 +604,7 @@ def test_engines_are_exact_on_this_cpu(engine: str, form: str, width: str, tmp_p
     case = PRODUCTS[form]()
     narrow = case.narrow(width, bits=int8_weight_bits())
     onnx.save(narrow, str(tmp_path / "model.onnx"))
-    got = open_engine(engine, tmp_path / "model.onnx").run(case.rows)
+    got = open_replica(tmp_path / "model.onnx", Seat(engine), None).run(case.rows)
     _agree(got, case.expected(narrow, width), width)
 
 
@@ -651,10 +652,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from objectives.serving import devices, engines
+from spaces.placement import Seat
 devices.cpu_features = lambda: ("avx2",)
 for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
     rows = dict(np.load(file.with_suffix(".npz")))
-    np.save(file.with_suffix(".npy"), engines.open_engine("onnxruntime", file, threads=1).run(rows))
+    np.save(file.with_suffix(".npy"), engines.open_replica(file, Seat(threads=1), None).run(rows))
 """
 
 
@@ -955,6 +957,6 @@ def test_openvino_gives_about_the_same_scores(form: str, width: str, tmp_path: P
     case = (PRODUCTS | TABLES)[form]()
     narrow = case.narrow(width, bits=int8_weight_bits())
     onnx.save(narrow, str(tmp_path / "model.onnx"))
-    got = open_engine("openvino", tmp_path / "model.onnx").run(case.rows)
+    got = open_replica(tmp_path / "model.onnx", Seat("openvino"), None).run(case.rows)
     expected = run_onnx(narrow, case.rows)
     assert np.abs(got - expected).max() < 0.1 * expected.std()

@@ -152,12 +152,13 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
         "prepared_by": lambda *given: prepared,
         "jobs_of": lambda *given: None,
         "Pairs": lambda *given: None,
+        "Looks": SimpleNamespace(of=lambda *given: SimpleNamespace(number=lambda made: 1)),
         "_measured": measured,
         "int8_weight_bits": lambda: here,
     }.items():
         monkeypatch.setattr(recipe, name, value)
     bundle, config = SimpleNamespace(candidate=candidate), SimpleNamespace(name="s", recommender="shop:factory")
-    made: Any = SimpleNamespace(bundle=bundle, config=config, policy=POLICY)
+    made: Any = SimpleNamespace(bundle=bundle, config=config, policy=POLICY, looks=1)
     home: Any = SimpleNamespace(logs=lambda name: tmp_path)
     if width == "int4" or here == 8:
         assert recipe.rebuild(made, home, tmp_path, None)["unchanged"]  # type: ignore[arg-type]
