@@ -248,6 +248,8 @@ def tuned_document(trial: int, latency: Latency, throughput: Throughput) -> dict
         "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
         "throughput_ratio": throughput.ratio,
         "throughput_ratio_interval": list(throughput.ratio_interval),
+        "capacity_ratio": throughput.capacity_ratio,
+        "capacity_ratio_interval": list(throughput.capacity_ratio_interval),
     }
 
 
@@ -390,7 +392,12 @@ def _tuned_lines(tuned: Mapping[str, Any] | None) -> str:
     """Rows of the card's table; empty where the model was not timed beside the tuned baseline."""
     if tuned is None:
         return ""
-    named = (("p95", "p95_ratio"), ("service p50", "service_p50_ratio"), ("requests/s", "throughput_ratio"))
+    named = (
+        ("p95", "p95_ratio"),
+        ("service p50", "service_p50_ratio"),
+        ("requests/s", "throughput_ratio"),
+        ("capacity", "capacity_ratio"),
+    )
     lines = []
     for what, name in named:
         low, high = tuned[f"{name}_interval"]

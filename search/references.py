@@ -85,17 +85,21 @@ def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> in
 
 def beside_tuned(row: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:
     """A row's ratios to the tuned baseline's row. Both were measured beside the baseline, each in a run of its own, so
-    the ends of their intervals are divided as if they were independent of each other, at worst."""
+    the interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
     ours, theirs = row["latency_ms"], tuned["latency_ms"]
+    itself = tuned["trial"] == 0
     return {
         "trial": tuned["trial"],
-        **_quotient("p95_ratio", ours, theirs),
-        **_quotient("service_p50_ratio", ours, theirs),
-        **_quotient("throughput_ratio", row, tuned),
+        **_quotient("p95_ratio", ours, theirs, itself),
+        **_quotient("service_p50_ratio", ours, theirs, itself),
+        **_quotient("throughput_ratio", row, tuned, itself),
+        **_quotient("capacity_ratio", row, tuned, itself),
     }
 
 
-def _quotient(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _quotient(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], itself: bool) -> dict[str, Any]:
+    if itself:
+        return {name: ours[name], f"{name}_interval": ours[f"{name}_interval"]}
     if not theirs[name]:
         return {name: None, f"{name}_interval": None}
     (low, high), (least, most) = ours[f"{name}_interval"], theirs[f"{name}_interval"]

@@ -70,8 +70,8 @@ def _simple_references(document: Document) -> list[str]:
         elif row is None and own and value is not None and (own - value) / own <= document["max_loss"]:
             metric = metric_name(document.get("reference_metric", "auc"))
             said.append(
-                f"A much simpler rule is within the tolerated {tolerated}: on test {name} has a {metric} of "
-                f"{value:.3f}, a loss of {percent((own - value) / own)}."
+                f"A much simpler rule is within the tolerated {tolerated}: on test {name} scores {value:.3f}, "
+                f"{_loss((own - value) / own, None, metric)}."
             )
     return said
 
@@ -79,18 +79,18 @@ def _simple_references(document: Document) -> list[str]:
 def _beside_references(document: Document, row: Row, confirmed: Mapping[str, Any]) -> list[str]:
     """What the baseline's own model could have had by its placement alone, and by quantization without training."""
     said, tuned = [], document.get("tuned_baseline")
-    if tuned is not None and tuned["trial"] != row["trial"] and row.get("tuned"):
-        place = (
-            "as it is placed by default" if tuned["trial"] == document["baseline"]["trial"] else "in its best placement"
-        )
-        beside = confirmed.get("tuned_baseline") or row["tuned"]
-        gain = _gain(beside["p95_ratio"], beside["p95_ratio_interval"], beside["throughput_ratio"], beside).replace(
-            "the baseline", "the tuned baseline"
-        )
+    # A choice keeps its row as it was, and the tuned baseline may have become another since then.
+    row = next((one for one in document["rows"] if one["trial"] == row["trial"]), row)
+    if tuned is not None and tuned["trial"] == document["baseline"]["trial"]:
+        said.append("No other placement of the baseline's own model that was measured is better than its default.")
+    elif tuned is not None and tuned["trial"] != row["trial"] and row.get("tuned"):
+        again = confirmed.get("tuned_baseline")
+        beside = again if again and again["trial"] == tuned["trial"] else row["tuned"]
+        gain = _gain(beside["p95_ratio"], beside["p95_ratio_interval"], beside["throughput_ratio"], beside)
         said.append(
-            f"The tuned baseline, the same model in fp32 {place} (trial {tuned['trial']}), answers in "
+            f"The tuned baseline, the same model in fp32 in its best placement (trial {tuned['trial']}), answers in "
             f"{percent(tuned['latency_ms']['p95_ratio'])} of the baseline's p95; against it, trial {row['trial']} "
-            f"{gain}."
+            f"{gain.replace('the baseline', 'the tuned baseline')}."
         )
     quantized = next((r for r in document.get("reference_points") or () if r["reference"] == QUANTIZED), None)
     if quantized is not None and quantized["trial"] != row["trial"]:
