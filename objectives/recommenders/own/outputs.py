@@ -124,4 +124,4 @@ def _column(value: Any, what: str) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] != 1):
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise FactoryError(f"{what} must give one score for each row, but gave {got}")
-    return value.reshape(-1)  # a length asked for would be a constant of what is exported
+    return value.squeeze(1) if value.ndim == 2 else value
