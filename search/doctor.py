@@ -87,7 +87,7 @@ class Diagnosis:
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "": ("numpy", "onnxruntime"),
     "study": (
-        "torch", "torchao", "onnx", "onnxscript", "polars", "scikit-learn", "optuna", "mlflow", "sqlalchemy", "plotly",
+        "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow", "sqlalchemy", "plotly",
         "pandas", "pydantic", "pyyaml", "rich",
     ),
     "openvino": ("openvino",),
