@@ -87,8 +87,8 @@ class Diagnosis:
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "": ("numpy", "onnxruntime"),
     "study": (
-        "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow", "sqlalchemy", "plotly",
-        "pandas", "pydantic", "pyyaml", "rich",
+        "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow",
+        "sqlalchemy", "plotly", "pandas", "pydantic", "pyyaml", "rich",
     ),
     "openvino": ("openvino",),
     "png": ("kaleido",),
