@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from objectives.compression.cut import cut_at_tables
 from objectives.compression.export import run_onnx
+from objectives.compression.external_data import append_tensor
 from objectives.compression.graph import once_inputs
 from objectives.compression.precision import WidthError, quantise, read_weight_bits, read_widths
 from objectives.compression.user_once import compute_once
@@ -585,6 +586,16 @@ def test_a_graph_says_how_many_bits_its_int8_products_need(form: str, width: str
         codes = [c for name, c in _held(narrow).items() if name.endswith("weight_quantized") and c.dtype == np.int8]
         assert all(np.abs(c.astype(int)).max() == 2 ** (bits - 1) - 1 for c in codes)
     assert read_weight_bits(case.graph) is None and not case.graph.metadata_props
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_bits_are_read_of_weights_in_a_file_beside(bits: Int8WeightBits, tmp_path: Path) -> None:
+    """As those of a large model are."""
+    narrow = _gemm().narrow("int8-static", bits=bits)
+    for tensor in narrow.graph.initializer:
+        if tensor.data_type == TensorProto.INT8:
+            tensor.CopyFrom(append_tensor(tmp_path / "weights.bin", numpy_helper.to_array(tensor), tensor.name))
+    assert read_weight_bits(narrow) == bits
 
 
 def test_the_dense_part_of_a_cut_graph_keeps_the_bits() -> None:

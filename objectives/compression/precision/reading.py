@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
+from objectives.compression.external_data import tensor_values
 from objectives.compression.graph import attribute
 from objectives.compression.precision.weights import PLACES, prefixes
 from objectives.compression.recurrent import GATES
@@ -42,7 +43,7 @@ def read_weight_bits(graph: onnx.ModelProto) -> Int8WeightBits | None:
     for node in graph.graph.node:
         if node.op_type in ("Gemm", "MatMul") and (widened := made_by.get(node.input[1])) is not None:
             codes |= {widened.input[0]} if widened.op_type == "DequantizeLinear" else set()
-    largest = [int(np.abs(numpy_helper.to_array(held[n]).astype(np.int16)).max(initial=0)) for n in codes if n in held]
+    largest = [int(np.abs(tensor_values(held[n]).astype(np.int16)).max(initial=0)) for n in codes if n in held]
     if not largest:
         return None
     return 7 if max(largest) <= largest_code(7) else 8
