@@ -54,7 +54,7 @@ def _held() -> HeldOut:
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """The fp32 model, and the one whose first product rounds what it reads."""
     narrow = _graph()
-    dynamic_int8(narrow, "first")
+    dynamic_int8(narrow, "first", bits=8)
     for name, graph in (("fp32", _graph()), ("int8", narrow)):
         (tmp_path / name).mkdir()
         onnx.save(graph, str(tmp_path / name / "model.onnx"))
