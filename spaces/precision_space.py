@@ -29,8 +29,11 @@ class PrecisionSpace:
         return dict.fromkeys((*(f"precision.{group}" for group in self.widths), "precision.compute"), "fp32")
 
     def narrow(self) -> dict[str, Scalar]:
-        """Knob values with each group in the middle of its widths."""
-        return {f"precision.{g}": middle(d) for g, d in self.widths.items() if len(d.values) > 1}
+        """Knob values with each group in the middle of its widths, and of how static ranges are found, the first."""
+        knobs: dict[str, Scalar] = {f"precision.{g}": middle(d) for g, d in self.widths.items() if len(d.values) > 1}
+        if STATIC in knobs.values() and len(self.calibration.values) > 1:
+            knobs["precision.calibration"] = self.calibration.values[0]
+        return knobs
 
     def suggest(self, suggester: Suggester) -> Precision:
         """One engine computes in bf16 and another reads packed widths: beside those, fp32 is not a question."""
