@@ -97,12 +97,16 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     narrow = {"int8-dynamic", "int8-static", "int4", "int4-dynamic"}
     stored = {f"{width}{of}" for width in ("fp16", "int8", "int4", "int2") for of in ("", " of user", " of item")}
     assert groups == {
-        "tables": ("table", {"pruning", *stored}),
+        "tables": (
+            "table",
+            {"pruning", "shared-rows of user", "shared-rows of item", "mixed-dimensions of item", *stored},
+        ),
         "gate": ("linear", {"low rank", "learned rounding", *narrow}),
         "tower": ("linear", {"pruning", "low rank", "learned rounding", *narrow}),
     }
-    (refused,) = (one for group in found["groups"] for one in group["cannot"])
-    assert refused["reason"] == "its width is tied to that of tables, and narrows with it"
+    refused = {one["technique"]: one["reason"] for group in found["groups"] for one in group["cannot"]}
+    assert refused.keys() == {"pruning", "mixed-dimensions of user"}
+    assert refused["pruning"] == "its width is tied to that of tables, and narrows with it"
     assert [one["module"] for one in found["left_alone"]] == ["score"]
     assert found["parity"] < 1e-4 and found["trials"] >= 1
     assert found["user_inputs"] == [{"name": "user", "inferred": True}]
