@@ -277,7 +277,15 @@ def _merged(probes: Sequence[Probe]) -> list[Probe]:
     by_rate: dict[float, list[Floats]] = {}
     for one in probes:
         by_rate.setdefault(one.rate_rps, []).append(one.latency_ms)
-    return [Probe(rate, np.concatenate(by_rate[rate])) for rate in sorted(by_rate)]
+    return [Probe(rate, _joined(by_rate[rate])) for rate in sorted(by_rate)]
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    """Streams of different lengths side by side, in as many segments."""
+    if len(parts) == 1:
+        return parts[0]
+    cut = [part.ravel()[: part.size // _SEGMENTS * _SEGMENTS].reshape(_SEGMENTS, -1) for part in parts]
+    return np.concatenate(cut, axis=1)
 
 
 def _monotone(percentiles: Floats, weights: Floats) -> Floats:
