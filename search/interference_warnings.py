@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from objectives.measurement.interference import BUSY
 from objectives.record import Latency
 from search.wording import percent, times
 
-# Share of one core that others took, from which a benchmark is called disturbed.
-_BUSY = 0.1
 _DRIFT = 1.5
 _LATE = 0.1
 
@@ -20,7 +19,7 @@ def interference_warnings(latency: Latency) -> list[str]:
             f"over all {latency.pairs} pairs of blocks, the disturbed ones too, the p95 ratio is "
             f"{latency.p95_ratio_all:.3f}, outside the interval [{low:.3f}, {high:.3f}] of the {latency.blocks} kept"
         )
-    if latency.busy_share > _BUSY:
+    if latency.busy_share > BUSY:
         found.append(f"other processes took {percent(latency.busy_share)} of a core meanwhile")
     if latency.drift > _DRIFT:
         found.append(f"the baseline's own time changed {times(latency.drift)} within a visit")

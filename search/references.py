@@ -35,7 +35,7 @@ def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -
 
 
 def quantized_weights(anatomy: Anatomy) -> dict[str, str]:
-    """Every product in dynamic int8, as ONNX Runtime's default pass has it; tables stay as they are."""
+    """Every product in dynamic int8. ONNX Runtime's default pass quantizes lookups too; here tables stay in fp32."""
     return {group.name: "int8-dynamic" for group in anatomy.groups if group.kind in ("linear", "attention")}
 
 

@@ -21,8 +21,8 @@ from objectives.measurement.statistics import Floats
 # its latency, and to drop blocks by it would choose among outcomes.
 _MARGIN = 0.05
 _CALM_QUANTILE = 0.2
-# From this share on, a run is called busy.
-_BUSY = 0.1
+# From this share of one core on, a run is called busy.
+BUSY = 0.1
 _TRIES = 3
 # Reading the CPU time of this many threads takes tens of milliseconds.
 _MOST_THREADS = 2000
@@ -61,11 +61,11 @@ class Interference:
     @property
     def taken(self) -> float:
         """Share of the wall time that other processes and the hypervisor took: 1 is one core."""
-        return (self.foreign + self.stolen) / self.wall
+        return float(taken_share(self.row()))
 
     @property
     def busy(self) -> bool:
-        return self.taken > _BUSY
+        return self.taken > BUSY
 
     def row(self) -> Floats:
         """The fields in their order, for a table of them."""

@@ -112,8 +112,7 @@ def ratio_of_percentiles(
     """
     if len(candidate) != len(baseline) or len(candidate) < 2:
         raise ValueError(f"Both arms have the same two blocks or more, but got {len(candidate)} and {len(baseline)}.")
-    picks = block_picks(len(candidate), seed)
-    ratios = block_percentiles(candidate, percent, picks) / block_percentiles(baseline, percent, picks)
+    ratios = _resampled_ratios(candidate, baseline, percent, seed)
     point = percentile(candidate, percent) / percentile(baseline, percent)
     return point, interval(ratios, confidence)
 
@@ -124,9 +123,13 @@ def paired_log_variance(candidate: Floats, baseline: Floats, percent: float, see
     Args:
         candidate, baseline: (blocks, samples of each), as in `ratio_of_percentiles`
     """
+    return float(np.var(np.log(_resampled_ratios(candidate, baseline, percent, seed))))
+
+
+def _resampled_ratios(candidate: Floats, baseline: Floats, percent: float, seed: int) -> Floats:
+    """(resamples,) ratios of pooled percentiles, blocks of both drawn together."""
     picks = block_picks(len(candidate), seed)
-    ratios = block_percentiles(candidate, percent, picks) / block_percentiles(baseline, percent, picks)
-    return float(np.var(np.log(ratios)))
+    return block_percentiles(candidate, percent, picks) / block_percentiles(baseline, percent, picks)
 
 
 def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from objectives.measurement.statistics import Floats
 
-# Relaxation times after which the p95 of the next 25 requests is within 1% of that of the steady state (M/M/1, M/D/1
+# Relaxation times after which the p95 of the next 25 requests is within 2% of that of the steady state (M/M/1, M/D/1
 # and log-normal service at utilisations of 0.4, 0.6 and 0.8).
 _RELAXATIONS = 3
 # Nearer to 1 than this, the relaxation is longer than any measurement.

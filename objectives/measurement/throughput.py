@@ -105,7 +105,7 @@ def measure_capacity(
     def burst(turn: int) -> list[float]:
         slower = slowness()
         found = [0.0] * len(targets)
-        for which in range(len(targets)) if turn % 2 == 0 else reversed(range(len(targets))):
+        for which in _turns(len(targets), turn):
             targets[which].settle()
             found[which] = slower * targets[which].saturated(requests, _CAPACITY_SECONDS)
         return found
@@ -180,7 +180,7 @@ def search_rates(
         found[which] = RateSearch(ordered, search.capacity_rps, search.service_ms)
 
     for number in range(probes):
-        for which in range(len(targets)) if number % 2 == 0 else reversed(range(len(targets))):
+        for which in _turns(len(targets), number):
             if found[which].capacity_rps.mean() > 0:
                 step(which, next_rate(found[which], slo_ms, percent), seed)
     for which, search in enumerate(found):
@@ -188,6 +188,11 @@ def search_rates(
         if contradicted is not None:
             step(which, contradicted, seed + 1)
     return tuple(found)
+
+
+def _turns(count: int, turn: int) -> Sequence[int]:
+    """The numbers of the targets in the order of this turn: which goes first alternates."""
+    return range(count)[:: 1 if turn % 2 == 0 else -1]
 
 
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:

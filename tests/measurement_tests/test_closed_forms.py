@@ -114,7 +114,7 @@ def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float,
 
 
 def test_a_deployment_against_itself_has_ratios_of_one() -> None:
-    """A/A: of 30 intervals at 95% at least 25 cover 1 (fewer with a chance of 0.2%), and the medians are near it."""
+    """A/A: of 30 intervals at 95% at least 25 cover 1 (fewer with a chance of 0.3%), and the medians are near it."""
     for name, of in ratios(1.0, runs=30, visits=4).items():
         covered = sum(low <= 1 <= high for _, low, high in of)
         assert covered >= 25, name
