@@ -420,13 +420,24 @@ def _opening(home: Home) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM stops as Ctrl-C does."""
+    """Treat SIGTERM as Ctrl-C, and raise KeyboardInterrupt for either, whatever a library made of it.
+
+    A signal may arrive anywhere, also in a library that turns an interrupted call into an error of its own.
+    """
+    stopped = False
 
     def interrupt(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except Exception as error:
+        if stopped:
+            raise KeyboardInterrupt from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from search import launch
 from search.config import parse
 from search.console import Console
 from search.home import Home
+from search.launch import stoppable
 from search.study_yaml import ConfigError
 from spaces.anatomy import Anatomy
 from spaces.canonical import to_plain
@@ -125,3 +129,20 @@ def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(begun, ("one", "two", "three"))) == [None] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_an_interruption_whatever_a_library_makes_of_it(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+    assert signal.getsignal(number) is before
+
+
+def test_an_error_without_a_signal_stays_as_it_is() -> None:
+    with pytest.raises(ImportError), stoppable():
+        raise ImportError("initialization failed")
