@@ -41,7 +41,7 @@ def main() -> int:
     if (stranger := _stranger()) is not None:
         sys.stderr.write(stranger + "\n")
         return 2
-    from search.cli import run_command
+    from search.cli.parser import run_command
 
     return run_command(sys.argv[1:])
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.holdout import HeldOut, of_output
-from objectives.record import Quality, SliceQuality
+from objectives.held_out_rows import HeldOut, of_output
+from objectives.records import Quality, SliceQuality
 
 
 def others_of(held: HeldOut, quality: Callable[[int, NDArray[Any]], Quality]) -> tuple[SliceQuality, ...]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from objectives.int8_weights import Int8WeightBits
-from spaces.canonical import digest
 from spaces.domains import Scalar
+from spaces.serialization import digest
 
 
 @dataclass(frozen=True)

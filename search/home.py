@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.study_yaml import ConfigError
+from search.config.yaml_reader import ConfigError
 
 _MARK = ".leanrec"
 

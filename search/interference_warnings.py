@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from objectives.measurement.interference import BUSY
-from objectives.record import Latency
-from search.wording import percent, times
+from objectives.records import Latency
+from search.format import percent, times
 
 _DRIFT = 1.5
 _LATE = 0.1

@@ -26,10 +26,10 @@ from mlflow.store.db import utils as databases
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from objectives.record import Measurement, Outcome
-from search.effects import Ablation, Difference, Effect
+from objectives.records import Measurement, Outcome
+from search.ablation.records import Ablation, Difference, Effect
 from spaces.candidate import Candidate
-from spaces.canonical import digest, to_plain
+from spaces.serialization import digest, to_plain
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)

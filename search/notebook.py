@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from search import launch
-from search.choose import Policy, Preference
-from search.config import load, parse
-from search.console import Console
-from search.document import Document
+from search import session as launch
+from search.choose.choose import Policy, Preference
+from search.cli.console import Console
+from search.cli.validation import validated
+from search.config.sections import StudyConfig
+from search.config.study_file import load, parse
 from search.home import Home
-from search.report import Figure, front_figure, write_report
-from search.sections import StudyConfig
-from search.validation import validated
+from search.report.report import Figure, front_figure, write_report
+from search.results import Document
 from search.verdict import verdict
 
 

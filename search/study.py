@@ -12,12 +12,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from objectives.record import Measurement, Outcome
+from objectives.records import Measurement, Outcome
+from search.config.loss_limits import Limits
 from search.front import resolved_front
-from search.limits import Limits
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain, to_plain
-from spaces.space import SearchSpace
+from spaces.search_space import SearchSpace
+from spaces.serialization import from_plain, to_plain
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)

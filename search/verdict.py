@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from search.explore.reference_points import QUANTIZED
+from search.format import count, metric_name, milliseconds, percent, percent_interval, rate, times
 from search.front import indistinguishable, unit_objectives
-from search.references import QUANTIZED
-from search.wording import count, metric_name, milliseconds, percent, percent_interval, rate, times
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]

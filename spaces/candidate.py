@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from spaces.canonical import digest
 from spaces.domains import Scalar
-from spaces.placement import Placement
-from spaces.precision import BATCH_DEPENDENT, STATIC, Precision
+from spaces.serialization import digest
+from spaces.techniques.placement import Placement
+from spaces.techniques.quantization import BATCH_DEPENDENT, STATIC, Precision
 from spaces.weights import Weights
 
 

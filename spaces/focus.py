@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from spaces.domains import Choice
-from spaces.space import SearchSpace
+from spaces.search_space import SearchSpace
 
 SHARE = 0.05
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spaces.architecture import Architecture
-from spaces.attention import Attention
-from spaces.canonical import digest
-from spaces.distillation import Distillation
 from spaces.domains import Scalar
-from spaces.low_rank import LowRank
-from spaces.pruning import Pruning
-from spaces.tables import MixedDimensions, SharedRows, TableForm
+from spaces.serialization import digest
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.attention import Attention
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.embeddings import MixedDimensions, SharedRows, TableForm
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.pruning import Pruning
 
 # The knob of each group that may learn with its rounding.
 AWARE = "weights.quantisation_aware"

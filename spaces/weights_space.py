@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spaces.architecture import Architecture
-from spaces.attention import Attention
-from spaces.distillation import Distillation
 from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
-from spaces.low_rank import LowRank
-from spaces.pruning import Pruning
-from spaces.tables import MixedDimensions, SharedRows
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.attention import Attention
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.pruning import Pruning
 from spaces.weights import AWARE, Weights
 
 FULL, SHARED, MIXED = "full", "shared-rows", "mixed-dimensions"

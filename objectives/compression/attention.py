@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from spaces.attention import Attention
+from spaces.techniques.attention import Attention
 
 
 @runtime_checkable

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.course import Course, Lesson
-from spaces.distillation import Distillation
+from objectives.compression.training_data import Course, Lesson
+from spaces.techniques.distillation import Distillation
 
 _WARM_UP = 0.1
 # One cycle bears a higher peak than a constant rate does (Smith and Topin 2018).

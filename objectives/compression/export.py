@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.compression.any_length import any_length
-from objectives.compression.bags import BagsAsReductions
-from objectives.compression.external_data import SMALLEST, append_tensor, open_session, place_of, too_large
-from objectives.compression.graph import once_inputs
-from objectives.compression.naming import name_turned
-from objectives.compression.recurrent import plain_recurrent
-from objectives.compression.small_addends import optimize
+from objectives.compression.graph_passes.any_length import any_length
+from objectives.compression.graph_passes.bags import BagsAsReductions
+from objectives.compression.graph_passes.external_data import SMALLEST, append_tensor, open_session, place_of, too_large
+from objectives.compression.graph_passes.graph_reading import once_inputs
+from objectives.compression.graph_passes.naming import name_turned
+from objectives.compression.graph_passes.recurrent import plain_recurrent
+from objectives.compression.graph_passes.small_addends import optimize
 from objectives.errors import located
 from objectives.parity import ParityError, compare_scores
 

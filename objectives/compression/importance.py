@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.surgery import check_lies_in, tensors
-from objectives.compression.tables import CompressedTable
-from spaces.anatomy import Cut, Width
-from spaces.pruning import Importance
+from objectives.compression.embeddings import CompressedTable
+from objectives.compression.module_edit import check_lies_in, tensors
+from spaces.model_structure import Cut, Width
+from spaces.techniques.pruning import Importance
 
 # What maps ids to embeddings; a compressed table is looked at as a whole, not by its parts.
 _TABLES = (nn.Embedding, CompressedTable)

@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.surgery import replace_module
-from spaces.anatomy import Anatomy
-from spaces.low_rank import LowRank
+from objectives.compression.module_edit import replace_module
+from spaces.model_structure import Anatomy
+from spaces.techniques.low_rank import LowRank
 
 # Kernels work in vectors; a rank between two multiples costs as much as the higher one.
 _MULTIPLE = 8

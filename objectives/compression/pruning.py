@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from objectives.compression.importance import Evidence, importances
-from objectives.compression.surgery import keep, names_of, recounted, tensors
-from spaces.anatomy import Anatomy, Cut, Width
-from spaces.pruning import Pruning, kept_of
+from objectives.compression.module_edit import keep, names_of, recounted, tensors
+from spaces.model_structure import Anatomy, Cut, Width
+from spaces.techniques.pruning import Pruning, kept_of
 
 # The units of a width that leave it.
 Leaving = Mapping[Width, Collection[int]]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.measurement.traffic import Request, Submit, saturated
+from objectives.measurement.load_generator import Request, Submit, saturated
 
 _SECONDS = 0.3
 

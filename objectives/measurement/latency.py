@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import (
     Interference,
     InterferenceMonitor,
@@ -17,11 +18,10 @@ from objectives.measurement.interference import (
     taken_share,
     undisturbed,
 )
+from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
-from objectives.measurement.traffic import Request, drawn_requests, typical_requests
 
 # Pairs of blocks that are run in all, for one that is asked for: the disturbed ones are run again.
 _MOST_PAIRS = 3

@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.statistics import Floats
-from objectives.measurement.traffic import (
+from objectives.measurement.load_generator import (
     Arrivals,
     Request,
     Submit,
@@ -20,6 +19,7 @@ from objectives.measurement.traffic import (
     settle,
     spin_ns,
 )
+from objectives.measurement.statistics import Floats
 
 # The first answers after another deployment ran find cold caches and sleeping threads.
 _UNCOUNTED = 2

@@ -27,7 +27,7 @@ from objectives.measurement.statistics import (
 )
 from objectives.measurement.throughput import RESAMPLES, Probe, RateSearch, rate_under_slo, resampled_rates
 from objectives.measurement.visits import NO_NOISE, VisitNoise, ratio_over_visits
-from objectives.record import Interval, Latency, NotFiniteError, Percentiles, Throughput
+from objectives.records import Interval, Latency, NotFiniteError, Percentiles, Throughput
 
 # Where the study file names no SLO: so many times the baseline's own percentile at the study's load.
 SLO_TIMES = 2.0

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
+from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.schedule import Traffic, gaps
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
-from objectives.measurement.traffic import Request, drawn_requests, typical_requests
-from objectives.record import rows_of
+from objectives.records import rows_of
 
 RESAMPLES = 400
 _SEGMENTS = 5

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.measurement.load_generator import Request, Submit, closed_loop, open_loop
 from objectives.measurement.statistics import Floats, percentile
-from objectives.measurement.traffic import Request, Submit, closed_loop, open_loop
 
 MOST_BINS = 100
 # A p95 of a bin wants a few dozen answers: at a low rate there are fewer bins, but not below this number.

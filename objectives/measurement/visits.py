@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from objectives.record import Interval
+from objectives.records import Interval
 
 # Earlier benchmarks weigh at most like this many visits: other candidates may be steadier or less steady.
 _MOST_DEGREES = 8

@@ -9,13 +9,13 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.holdout import HeldOut, HeldPart
+from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
-from objectives.record import InputSpec
+from objectives.records import InputSpec
 from objectives.training_rows import TrainingRows
-from spaces.anatomy import Table
-from spaces.architecture import Architecture
 from spaces.domains import Scalar
+from spaces.model_structure import Table
+from spaces.techniques.architecture import Architecture
 
 Inputs = Mapping[str, Tensor]
 # Inputs by name, (rows, ...) each, and labels, in whatever form the loss takes them.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from objectives.recommenders.features import Dataset, Field
-from objectives.recommenders.split import Part
+from objectives.recommenders.datasets.features import Dataset, Field
+from objectives.recommenders.datasets.split import Part
 
 _PRIOR_ROWS = 10  # imagined rows of each item with the mean label
 _INVERSE_PENALTIES = (0.1, 0.3, 1.0, 3.0)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.drawing import ByWeight
-from objectives.recommenders.features import Dataset, Field
+from objectives.recommenders.datasets.features import Dataset, Field
+from objectives.recommenders.datasets.weighted_sampling import ByWeight
 from objectives.task import Task
 
 REQUESTS = 1000

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from objectives.holdout import runs
+from objectives.held_out_rows import runs
 from objectives.recommenders.protocol import Recommender
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.clicklog import SEPARATOR
-from objectives.recommenders.features import Dataset
-from objectives.recommenders.split import Part
+from objectives.recommenders.datasets.click_log import SEPARATOR
+from objectives.recommenders.datasets.features import Dataset
+from objectives.recommenders.datasets.split import Part
 
 LITTLE_HISTORY, RARE_ITEMS = "users with little history", "rare items"
 _HEADS = {LITTLE_HISTORY: "users with more history", RARE_ITEMS: "popular items"}

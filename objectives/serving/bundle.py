@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.parity import ParityError, compare_scores
-from objectives.record import WEIGHTS, InputSpec
+from objectives.records import WEIGHTS, InputSpec
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
 from objectives.serving.engines import EngineError
 from objectives.serving.pool import Pool
-from objectives.serving.staged import DENSE, TABLES
+from objectives.serving.split_engine import DENSE, TABLES
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain, to_plain
-from spaces.placement import Placement
+from spaces.serialization import from_plain, to_plain
+from spaces.techniques.placement import Placement
 
 MODEL, CANDIDATE, MEASUREMENT, MANIFEST, CARD = (
     "model.onnx",

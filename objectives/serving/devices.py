@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from objectives.int8_weights import Int8WeightBits
-from spaces.placement import Seat
+from spaces.techniques.placement import Seat
 
 # CPU features that change which int8 and bf16 kernels an engine picks. AMX needs its tiles besides its widths.
 FEATURES = (

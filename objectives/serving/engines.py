@@ -16,8 +16,8 @@ from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
 from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
 from objectives.serving.node_placement import nodes_left_to_cpu
 from objectives.serving.per_user import PerUser
-from objectives.serving.staged import DENSE, TABLES, Graph, Shape, Staged, taken_once
-from spaces.placement import Lookup, Seat
+from objectives.serving.split_engine import DENSE, TABLES, Graph, Shape, Staged, taken_once
+from spaces.techniques.placement import Lookup, Seat
 
 Inputs = Mapping[str, NDArray[Any]]
 Scores = NDArray[np.float32]

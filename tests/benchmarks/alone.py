@@ -23,34 +23,34 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.glance import Glance
-from objectives.record import Prepared
+from objectives.measure.quick_benchmark import Glance
+from objectives.records import Prepared
 from objectives.serving.devices import describe
-from search.config import load
-from search.console import Console
-from search.defaults import space_for
-from search.effects import Difference
+from search.ablation.records import Difference
+from search.cli.console import Console
+from search.config.defaults import space_for
+from search.config.study_file import load
+from search.explore.profiling import profiled
 from search.home import Home
-from search.jobs import Length, Side
-from search.launch import Session, jobs_of, locked, open_session, prepare
-from search.pairs import Pairs
-from search.profiling import profiled
-from search.workers import JobError, Worker, call
-from spaces.anatomy import Group
-from spaces.architecture import Architecture
-from spaces.attention import Attention
+from search.session import Session, jobs_of, locked, open_session, prepare
+from search.workers.meter_jobs import Length, Side
+from search.workers.paired_comparison import Pairs
+from search.workers.processes import JobError, Worker, call
 from spaces.candidate import Candidate
-from spaces.canonical import digest, from_plain, to_plain
-from spaces.distillation import Distillation
 from spaces.domains import Choice
 from spaces.focus import SHARE
-from spaces.low_rank import LowRank
-from spaces.placement import Batching, Placement, Route, Seat, parse_layout, parse_place
-from spaces.placement_space import BF16_ENGINE
-from spaces.precision import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
-from spaces.pruning import IMPORTANCES, Pruning, ways_to_prune
-from spaces.space import SearchSpace
-from spaces.tables import MixedDimensions, SharedRows
+from spaces.model_structure import Group
+from spaces.search_space import SearchSpace
+from spaces.serialization import digest, from_plain, to_plain
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.attention import Attention
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.placement import Batching, Placement, Route, Seat, parse_layout, parse_place
+from spaces.techniques.placement_space import BF16_ENGINE
+from spaces.techniques.pruning import IMPORTANCES, Pruning, ways_to_prune
+from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
 from spaces.weights import Weights
 
 RATIOS, RANKS = (0.3, 0.6), (0.375, 0.125)

@@ -21,11 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
-from objectives.record import InputSpec
+from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle, read_bundle, write_bundle
-from search.bench import Plan, bench
-from search.console import Console
-from search.report_bench import doubts, headline
+from search.bench.bench import Plan, bench
+from search.cli.console import Console
+from search.report.bench import doubts, headline
 from spaces.candidate import Candidate
 from tests.benchmarks.models import ITEM_FIELDS, USER_FIELDS, baseline_model, request
 

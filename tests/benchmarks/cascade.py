@@ -29,25 +29,25 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.build import Form, export, fit, prepare
-from objectives.holdout import HeldOut, read_held_out
-from objectives.judging import run_blocks
-from objectives.measurement.quality import paired_quality
-from objectives.recommenders.opening import open_recommender
-from objectives.record import Prepared, Quality
+from objectives.build.stages import Form, export, fit, prepare
+from objectives.held_out_rows import HeldOut, read_held_out
+from objectives.measure.evaluate import run_blocks
+from objectives.measurement.metrics.quality import paired_quality
+from objectives.recommenders.load import open_recommender
+from objectives.records import Prepared, Quality
 from objectives.serving.devices import cores_allowed, describe
 from objectives.serving.engines import Engine, open_replica
 from objectives.task import Task
-from search.config import load
-from search.defaults import space_for
+from search.config.defaults import space_for
+from search.config.sections import StudyConfig
+from search.config.study_file import load
 from search.home import Home
-from search.launch import task_of
-from search.sections import StudyConfig
-from spaces.architecture import Architecture
-from spaces.distillation import Distillation
+from search.session import task_of
 from spaces.domains import Choice
-from spaces.placement import Seat
-from spaces.precision import Precision
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.placement import Seat
+from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 # Rows of a request -> how many of them the baseline scores anew.

@@ -23,14 +23,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import quiet, warm_up
-from objectives.holdout import read_requests
-from objectives.measurement.traffic import closed_loop
+from objectives.held_out_rows import read_requests
+from objectives.measure.deployment import quiet, warm_up
+from objectives.measurement.load_generator import closed_loop
 from objectives.serving.devices import int8_weight_bits
 from objectives.serving.pool import Pool
 from objectives.task import Task
+from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.techniques import techniques
 from tests.compression_tests.composed import check
 from tests.compression_tests.composing import COLUMNS, Shop, brief_training, told, walk, write_table
 

@@ -26,7 +26,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from search.report_profile import headline
+from search.report.profile import headline
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = (0.005, 0.01)

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from objectives.compression.export import to_onnx
-from objectives.compression.graph import attribute, initialisers, keep_needed
-from objectives.compression.precision import quantise
-from objectives.recommenders import dcn_v2, dlrm
-from objectives.recommenders.features import Field
-from spaces.anatomy import Anatomy, Group
-from spaces.precision import Precision
+from objectives.compression.graph_passes.graph_reading import attribute, initialisers, keep_needed
+from objectives.compression.quantization import quantise
+from objectives.recommenders.datasets.features import Field
+from objectives.recommenders.families import dcn_v2, dlrm
+from spaces.model_structure import Anatomy, Group
+from spaces.techniques.quantization import Precision
 
 Array = NDArray[Any]
 Graphs = Mapping[str, onnx.ModelProto]

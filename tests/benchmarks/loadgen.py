@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import quiet, warm_up
+from objectives.measure.deployment import quiet, warm_up
+from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor
-from objectives.measurement.schedule import Traffic, gaps
+from objectives.measurement.load_generator import closed_loop, open_loop, saturated, settle
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
-from objectives.measurement.traffic import closed_loop, open_loop, saturated, settle
 from objectives.serving.pool import Answer, Pool
-from spaces.placement import Placement, Seat
+from spaces.techniques.placement import Placement, Seat
 from tests.benchmarks.models import Requests, baseline_model, lognormal_requests
 from tests.benchmarks.pool_cost import VERDICTS
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from objectives.compression.export import to_onnx
-from objectives.compression.precision import quantise
-from objectives.compression.tracing import trace
-from objectives.compression.user_once import compute_once
-from objectives.recommenders.dcn_v2 import BASELINE, DCNV2, Sizes
-from objectives.recommenders.features import Field
+from objectives.compression.graph_passes.user_once import compute_once
+from objectives.compression.quantization import quantise
+from objectives.compression.structure import trace
+from objectives.recommenders.datasets.features import Field
+from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, Sizes
 from objectives.serving.devices import int8_weight_bits
-from spaces.precision import Precision
+from spaces.techniques.quantization import Precision
 
 # MovieLens 100K's fields and vocabularies.
 USER_FIELDS = {"user": 944, "age": 62, "gender": 3, "occupation": 22, "zip": 796}

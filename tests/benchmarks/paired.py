@@ -27,16 +27,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import load_target, quiet, warm_up
+from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
 from objectives.measurement.recording import NO_RATIO_NOISE, Recording, Visit, read_recording, write_recording
-from objectives.measurement.schedule import Traffic
-from objectives.record import Latency, Throughput
+from objectives.records import Latency, Throughput
 from objectives.serving.engines import Engine, open_engine
 from objectives.serving.pool import Pool
-from objectives.timing import Load, measure_visit
-from search.visit_noise import pooled
-from spaces.placement import Placement, Seat
+from search.explore.visit_noise import pooled
+from spaces.techniques.placement import Placement, Seat
 from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal_requests, write_model
 
 NEAR = Window(visits=3, probes=4)  # a point that would enter the front
@@ -204,9 +204,7 @@ def main() -> None:
             table(f"A/A, {name}", run(f"same {name}", Pair(model, 0.0, model), rows, NEAR, options, runs), [1.0] * 4)
     if options.what == "planted":
         for slower, window in ((1.0, NEAR), (0.1, CONFIRM)):
-            planted = run(
-                f"slower by {slower:g}", Pair(model, slower, model), 200, window, options, options.runs or 30
-            )
+            planted = run(f"slower by {slower:g}", Pair(model, slower, model), 200, window, options, options.runs or 30)
             service = 1 + slower
             table(f"{service:g} times as long", planted, [float("nan"), service, float("nan"), 1 / service])
     if options.what == "hour":

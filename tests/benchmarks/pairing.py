@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from objectives.measurement.load_generator import closed_loop, settle
 from objectives.measurement.statistics import Floats, ratio_of_percentiles
-from objectives.measurement.traffic import closed_loop, settle
 from objectives.serving.pool import Pool
 
 

@@ -31,19 +31,19 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
-from objectives.arms import load_target, quiet, warm_up
+from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
+from objectives.measurement.load_generator import closed_loop, saturated, settle
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.recording import Recording
-from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
-from objectives.measurement.traffic import closed_loop, saturated, settle
-from objectives.recommenders.dcn_v2 import BASELINE, Sizes
+from objectives.recommenders.families.dcn_v2 import BASELINE, Sizes
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
-from objectives.timing import Load, measure_visit
-from spaces.placement import Placement, Route, Seat
-from spaces.precision import Precision
+from spaces.techniques.placement import Placement, Route, Seat
+from spaces.techniques.quantization import Precision
 from tests.benchmarks.models import (
     FP32,
     INT8,

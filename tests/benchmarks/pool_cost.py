@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from objectives.measurement.load_generator import precise_sleep, saturated, settle
 from objectives.measurement.statistics import fewest_samples, percentile_interval
-from objectives.measurement.traffic import precise_sleep, saturated, settle
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
-from spaces.placement import Admission, Batching, Placement, Route, Seat
+from spaces.techniques.placement import Admission, Batching, Placement, Route, Seat
 from tests.benchmarks.models import Requests, baseline_model, request
 
 HAND_OFFS, INLINE_US, SHARE = 2.0, 20.0, 0.9

@@ -25,8 +25,8 @@ from onnx import helper, numpy_helper, parser
 from torch import nn
 
 from objectives.compression.export import run_onnx, to_onnx
-from objectives.compression.precision.recurrent import dynamic_lstm
-from objectives.compression.precision.rounding import int8_codes
+from objectives.compression.quantization.recurrent import dynamic_lstm
+from objectives.compression.quantization.rounding import int8_codes
 
 Floats = NDArray[np.float32]
 

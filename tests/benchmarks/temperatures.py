@@ -25,26 +25,26 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import Arm
-from objectives.build import prepare
+from objectives.build.fit import fit
+from objectives.build.stages import prepare
 from objectives.compression.export import Signature, to_onnx
-from objectives.fitting import fit
-from objectives.judging import judge
-from objectives.recommenders.opening import open_recommender
+from objectives.measure.deployment import Arm
+from objectives.measure.evaluate import judge
+from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
-from objectives.record import Artifact, Prepared
+from objectives.records import Artifact, Prepared
 from objectives.serving.devices import cores_allowed
 from objectives.task import Task
-from search.config import load
-from search.defaults import space_for
+from search.config.defaults import space_for
+from search.config.sections import StudyConfig
+from search.config.study_file import load
 from search.home import Home
-from search.launch import task_of
-from search.sections import StudyConfig
-from spaces.architecture import Architecture
-from spaces.canonical import digest
-from spaces.distillation import Distillation
+from search.session import task_of
 from spaces.domains import middle
-from spaces.placement import Placement
+from spaces.serialization import digest
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.placement import Placement
 from spaces.weights import Weights
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.arms import quiet
 from objectives.compression.attention import sparsify
 from objectives.compression.export import Signature, to_onnx
-from objectives.compression.graph import multiply_adds
-from objectives.recommenders.sasrec import BASELINE, SASRec
+from objectives.compression.graph_passes.graph_reading import multiply_adds
+from objectives.measure.deployment import quiet
+from objectives.recommenders.families.sasrec import BASELINE, SASRec
 from objectives.serving.pool import Pool
-from spaces.attention import Attention
-from spaces.placement import Placement, Seat
+from spaces.techniques.attention import Attention
+from spaces.techniques.placement import Placement, Seat
 from tests.benchmarks.pairing import paired_service
 
 ITEMS = 20_000

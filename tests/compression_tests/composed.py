@@ -16,16 +16,16 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from objectives.build.fit import Fitted
+from objectives.compression.embeddings import MixedTable, SharedRowsTable
 from objectives.compression.export import run_onnx
-from objectives.compression.graph import once_inputs
+from objectives.compression.graph_passes.graph_reading import once_inputs
 from objectives.compression.low_rank import LowRankLinear
-from objectives.compression.tables import MixedTable, SharedRowsTable
-from objectives.fitting import Fitted
 from objectives.serving.engines import open_replica
-from objectives.serving.staged import DENSE, TABLES
+from objectives.serving.split_engine import DENSE, TABLES
+from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.placement import Seat
-from spaces.techniques import techniques
+from spaces.techniques.placement import Seat
 from spaces.weights import Weights
 from tests.compression_tests.composing import Shop, Walk, told
 

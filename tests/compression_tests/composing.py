@@ -20,23 +20,23 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from objectives import build
-from objectives.fitting import Fitted
-from objectives.holdout import read_requests
-from objectives.recommenders.opening import open_recommender
+from objectives.build import stages as build
+from objectives.build.fit import Fitted
+from objectives.held_out_rows import read_requests
+from objectives.recommenders.datasets.synthetic import synthetic_log
+from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Batch, Recommender
-from objectives.recommenders.synthetic import synthetic_log
 from objectives.recommenders.training import train_to_optimum
-from objectives.record import Artifact, Prepared
+from objectives.records import Artifact, Prepared
 from objectives.serving.pool import Pool
 from objectives.task import Task
 from objectives.training_rows import Block, TrainingRows
-from search.defaults import space_for
-from search.space_sections import SpaceConfig
+from search.config.defaults import space_for
+from search.config.space_sections import SpaceConfig
 from spaces.candidate import Candidate
-from spaces.space import SearchSpace
+from spaces.search_space import SearchSpace
 from spaces.weights import Weights
-from tests.recommenders_tests.mixed_fields import lively
+from tests.families_tests.mixed_fields import lively
 
 Request = Mapping[str, NDArray[Any]]
 LESSON_ROWS = 32
@@ -83,9 +83,9 @@ def brief_training() -> Iterator[None]:
 
     once_over = partial(train_to_optimum, most_epochs=1)
     with (
-        patch("objectives.recommenders.pointwise.train_to_optimum", once_over),
-        patch("objectives.recommenders.sequential.train_to_optimum", once_over),
-        patch("objectives.build.open_recommender", opened),
+        patch("objectives.recommenders.families.pointwise.train_to_optimum", once_over),
+        patch("objectives.recommenders.families.sequential.train_to_optimum", once_over),
+        patch("objectives.build.stages.open_recommender", opened),
     ):
         yield
 
@@ -130,7 +130,7 @@ class Shop:
             ValueError: a technique cannot be applied, or would change nothing.
         """
         build.fit(self.task, weights, _quiet)
-        return build._fitted(self.task, build._open(self.task, _quiet), weights)
+        return build._fitted(self.task, build.open_once(self.task, _quiet), weights)
 
     def model(self, artifact: Artifact) -> Path:
         return Path(self.task.home) / artifact.path

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.compression.attention import sparsify
 from objectives.compression.export import Signature, check_parity, to_onnx
-from objectives.compression.graph import multiply_adds
-from objectives.recommenders import self_attention
-from objectives.recommenders.sasrec import SASRec, Sizes
-from objectives.recommenders.self_attention import SelfAttention
-from spaces.attention import Attention
+from objectives.compression.graph_passes.graph_reading import multiply_adds
+from objectives.recommenders.families import self_attention
+from objectives.recommenders.families.sasrec import SASRec, Sizes
+from objectives.recommenders.families.self_attention import SelfAttention
+from spaces.techniques.attention import Attention
 
 ITEMS = 40
 LENGTH = 12

@@ -14,14 +14,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from objectives.compression.export import PARITY_ROWS, check_parity, largest_difference, run_onnx, to_onnx
-from objectives.compression.precision import quantise, read_widths
-from objectives.compression.user_once import compute_once
+from objectives.compression.graph_passes.user_once import compute_once
+from objectives.compression.quantization import quantise, read_widths
 from objectives.parity import LIMIT, ParityError
-from objectives.recommenders.dcn_v2 import DCNV2, Sizes
-from objectives.recommenders.features import Field
-from spaces.anatomy import Table
-from spaces.precision import Precision
-from tests.written_anatomies import dcn_v2_anatomy
+from objectives.recommenders.datasets.features import Field
+from objectives.recommenders.families.dcn_v2 import DCNV2, Sizes
+from spaces.model_structure import Table
+from spaces.techniques.quantization import Precision
+from tests.model_structure_tests.written_structures import dcn_v2_anatomy
 
 INPUTS = [
     Field(name="user", side="user", vocabulary=60),

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
-from objectives.compression.course import Course, Lesson, lessons_of
 from objectives.compression.distillation import distil, feature_loss, hidden_outputs
 from objectives.compression.soft_loss import soft_loss, soft_loss_of
+from objectives.compression.training_data import Course, Lesson, lessons_of
 from objectives.output_kind import OutputKind
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
-from spaces.distillation import Distillation
+from spaces.techniques.distillation import Distillation
 
 ROWS, WIDTH = 96, 6
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.low_rank import LowRankLinear, factorise, factors, rank_of
-from spaces.anatomy import Anatomy, Group, Kind
-from spaces.low_rank import LowRank
+from spaces.model_structure import Anatomy, Group, Kind
+from spaces.techniques.low_rank import LowRank
 
 
 class Tower(nn.Module):

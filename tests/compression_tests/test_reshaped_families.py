@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from objectives.compression.embeddings import MixedTable, SharedRowsTable, compress_tables
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.low_rank import LowRankLinear, factorise
 from objectives.compression.pruning import prune
-from objectives.compression.tables import MixedTable, SharedRowsTable, compress_tables
-from objectives.compression.tracing import trace
-from objectives.recommenders import dcn_v2, dlrm, sasrec
-from objectives.recommenders.features import Field
-from spaces.anatomy import Anatomy, Width
-from spaces.low_rank import LowRank
-from spaces.pruning import IMPORTANCES, Importance, Pruning
-from spaces.tables import MixedDimensions, SharedRows, TableForm
-from tests.compression_tests.norm_of_some import NormOfSome
-from tests.recommenders_tests.mixed_fields import draw, lively
-from tests.written_anatomies import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
+from objectives.compression.structure import trace
+from objectives.recommenders.datasets.features import Field
+from objectives.recommenders.families import dcn_v2, dlrm, sasrec
+from spaces.model_structure import Anatomy, Width
+from spaces.techniques.embeddings import MixedDimensions, SharedRows, TableForm
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning
+from tests.families_tests.mixed_fields import draw, lively
+from tests.model_structure_tests.norm_of_some import NormOfSome
+from tests.model_structure_tests.written_structures import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
 
 FIELDS = (
     Field(name="user", side="user", vocabulary=300),

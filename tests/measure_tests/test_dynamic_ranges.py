@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.arms import Arm
-from objectives.compression.precision.products import dynamic_int8
-from objectives.holdout import HeldOut, write_held_out
-from objectives.judging import judge, score
-from objectives.measurement.quality import paired_quality
-from objectives.record import Artifact
+from objectives.compression.quantization.products import dynamic_int8
+from objectives.held_out_rows import HeldOut, write_held_out
+from objectives.measure.deployment import Arm
+from objectives.measure.evaluate import judge, score
+from objectives.measurement.metrics.quality import paired_quality
+from objectives.records import Artifact
 from objectives.serving.pool import Pool
-from spaces.placement import Placement
+from spaces.techniques.placement import Placement
 
 COLUMNS, USERS = 16, 30
 

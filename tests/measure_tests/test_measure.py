@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
-from objectives import judging, timing
-from objectives.arms import Arm, quiet, warm_up
-from objectives.holdout import HeldOut, read_held_out, write_held_out, write_requests
-from objectives.judging import judge, run_rows
+from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
+from objectives.measure import benchmark as timing
+from objectives.measure import evaluate as judging
+from objectives.measure.benchmark import Load, weigh
+from objectives.measure.deployment import Arm, quiet, warm_up
+from objectives.measure.evaluate import judge, run_rows
 from objectives.measurement import throughput
+from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording, read_recording
-from objectives.measurement.schedule import Traffic
-from objectives.record import Artifact, NotFiniteError
+from objectives.records import Artifact, NotFiniteError
 from objectives.serving.engines import EngineError
-from objectives.timing import Load, weigh
-from spaces.canonical import from_plain
-from spaces.placement import Batching, Lookup, Placement, Route, Seat
+from spaces.serialization import from_plain
+from spaces.techniques.placement import Batching, Lookup, Placement, Route, Seat
 
 ROOT = Path(__file__).resolve().parents[2]
 ITEMS = 300

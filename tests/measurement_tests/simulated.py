@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.interference import Interference
-from objectives.measurement.traffic import Arrivals
+from objectives.measurement.load_generator import Arrivals
 
 Floats = NDArray[np.float64]
 QUIET = Interference(wall=1.0, cpu=0.5, waiting=0.0, foreign=0.0, idle=1.5, stolen=0.0, switches=0.0)

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from objectives.measure.benchmark import Load, measure_visit
+from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording
-from objectives.measurement.schedule import Traffic
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import rate_under_slo
-from objectives.timing import Load, measure_visit
 from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of
 
 Floats = NDArray[np.float64]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from objectives.measurement import latency as module
+from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.latency import Timings, Window, measure_latency
-from objectives.measurement.schedule import Traffic, gaps
+from objectives.measurement.load_generator import Arrivals
 from objectives.measurement.statistics import fewest_samples
-from objectives.measurement.traffic import Arrivals
 from tests.measurement_tests.simulated import QUIET, requests_of
 
 Floats = NDArray[np.float64]

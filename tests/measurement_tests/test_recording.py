@@ -20,7 +20,7 @@ from objectives.measurement.recording import RatioNoise, Recording, Visit, read_
 from objectives.measurement.statistics import TooFewSamplesError
 from objectives.measurement.throughput import Probe, RateSearch
 from objectives.measurement.visits import VisitNoise
-from objectives.record import Latency, NotFiniteError
+from objectives.records import Latency, NotFiniteError
 from tests.measurement_tests.simulated import QUIET
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from objectives.measurement.schedule import Traffic
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.load_generator import Arrivals, typical_requests
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import (
     Pace,
@@ -28,7 +29,6 @@ from objectives.measurement.throughput import (
     resampled_rates,
     search_rates,
 )
-from objectives.measurement.traffic import Arrivals, typical_requests
 from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, requests_of
 
 Floats = NDArray[np.float64]

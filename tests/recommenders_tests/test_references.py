@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from objectives.recommenders import references
-from objectives.recommenders.clicklog import SEPARATOR, in_time_order
-from objectives.recommenders.features import encode
+from objectives.recommenders.datasets.click_log import SEPARATOR, in_time_order
+from objectives.recommenders.datasets.features import encode
+from objectives.recommenders.datasets.split import Split, split_in_time
+from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.references import logistic_regression_scores, popularity_scores
-from objectives.recommenders.split import Split, split_in_time
-from objectives.recommenders.synthetic import synthetic_log
 
 
 def test_popularity_is_the_smoothed_mean_label_of_the_item_in_train() -> None:

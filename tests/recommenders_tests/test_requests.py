@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from objectives.recommenders.clicklog import SEPARATOR, ClickLog, in_time_order
-from objectives.recommenders.features import Dataset, encode
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, in_time_order
+from objectives.recommenders.datasets.features import Dataset, encode
+from objectives.recommenders.datasets.split import split_in_time
+from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.requests import Requests, draw_requests, lognormal_rows, recorded_rows
-from objectives.recommenders.split import split_in_time
-from objectives.recommenders.synthetic import synthetic_log
 
 
 def _dataset(rows: int = 4000, users: int = 60, items: int = 400, zipf: float = 1.0) -> Dataset:

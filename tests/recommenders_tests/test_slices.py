@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from objectives.recommenders.clicklog import ClickLog, in_time_order
-from objectives.recommenders.features import Dataset, encode
+from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
+from objectives.recommenders.datasets.features import Dataset, encode
+from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, commonest, of_values, slices_of
-from objectives.recommenders.split import Part, split_in_time
 
 
 def _log(seed: int, users: bool = True, items: bool = True, turnover: bool = False) -> ClickLog:

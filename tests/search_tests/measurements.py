@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from objectives.record import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
+from objectives.records import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
 from spaces.domains import Choice, Float
-from spaces.placement import layouts
-from spaces.placement_space import PlacementSpace
-from spaces.precision_space import PrecisionSpace
-from spaces.space import SearchSpace
+from spaces.search_space import SearchSpace
+from spaces.techniques.placement import layouts
+from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.quantization_space import PrecisionSpace
 from spaces.weights_space import WeightsSpace
 
 

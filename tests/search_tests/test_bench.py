@@ -17,18 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.measurement.schedule import Traffic
+from objectives.measurement.arrivals import Traffic
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Played
-from objectives.record import InputSpec
+from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
-from search.bench import Plan, _count, _schedule, bench
-from search.bench_requests import draw_requests, draw_rows, parse_rows
-from search.bench_summary import behind, beside_poisson, percentiles
-from search.console import Console
-from search.report_bench import bench_figure, bench_page, doubts, headline
-from search.sections import RowsConfig
-from search.study_yaml import ConfigError
+from search.bench.bench import Plan, _count, _schedule, bench
+from search.bench.requests import draw_requests, draw_rows, parse_rows
+from search.bench.summary import behind, beside_poisson, percentiles
+from search.cli.console import Console
+from search.config.sections import RowsConfig
+from search.config.yaml_reader import ConfigError
+from search.report.bench import bench_figure, bench_page, doubts, headline
 from spaces.candidate import Candidate
 
 SPECS = (

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ablated import ablation
-from measurements import complete_outcome
 from mlflow.tracking import MlflowClient
 
-from objectives.record import Outcome
+from objectives.records import Outcome
 from search.ledger import Ledger
 from spaces.candidate import Candidate
-from spaces.placement import Placement, Seat
+from spaces.techniques.placement import Placement, Seat
+from tests.ablation_tests.ablated import ablation
+from tests.search_tests.measurements import complete_outcome
 
 
 @pytest.fixture(scope="session")

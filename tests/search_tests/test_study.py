@@ -6,12 +6,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-from measurements import complete_outcome, small_space
 
-from objectives.record import NotFiniteError, Outcome, Quality
-from search.limits import Limits
+from objectives.records import NotFiniteError, Outcome, Quality
+from search.config.loss_limits import Limits
 from search.study import Study, candidate_of, outcome_of, values
-from spaces.space import SearchSpace
+from spaces.search_space import SearchSpace
+from tests.search_tests.measurements import complete_outcome, small_space
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
-from objectives.record import InputSpec
+from objectives.records import InputSpec
 from objectives.serving import bundle as bundles
 from objectives.serving import devices, engines
 from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
 from spaces.candidate import Candidate
-from spaces.placement import Placement, Seat
+from spaces.techniques.placement import Placement, Seat
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from objectives.serving import devices
 from objectives.serving.devices import Gpu, computes_bf16, cores_allowed, cpu_quota, engines_here, memory_available
 from objectives.serving.engines import Engine, EngineError, open_engine, open_replica
-from objectives.serving.staged import DENSE, TABLES, Staged, taken_once
-from spaces.placement import Lookup, Seat
+from objectives.serving.split_engine import DENSE, TABLES, Staged, taken_once
+from spaces.techniques.placement import Lookup, Seat
 
 ROOT = Path(__file__).resolve().parents[2]
 ITEMS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed")
 
-from objectives.arms import quiet, warm_up
-from objectives.measurement.traffic import closed_loop
+from objectives.measure.deployment import quiet, warm_up
+from objectives.measurement.load_generator import closed_loop
 from objectives.serving.pool import Pool
 from tests.benchmarks import loadgen
 from tests.benchmarks.models import baseline_model, lognormal_requests

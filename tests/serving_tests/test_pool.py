@@ -25,7 +25,7 @@ from objectives.serving.pool import Answer, Pool, Refusal, RefusedError
 from objectives.serving.pool.admission import Pace
 from objectives.serving.pool.cores import share_cores
 from objectives.serving.pool.splitting import cut
-from spaces.placement import Admission, Batching, Placement, Route, Seat
+from spaces.techniques.placement import Admission, Batching, Placement, Route, Seat
 
 TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)

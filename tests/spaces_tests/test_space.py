@@ -10,21 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaces.anatomy import Cut, Group, Width
-from spaces.architecture import Architecture
-from spaces.attention import Attention
 from spaces.candidate import Candidate
-from spaces.canonical import from_plain, to_plain
-from spaces.distillation import Distillation
 from spaces.domains import Choice, Domain, Float, Integer, Scalar
-from spaces.low_rank import LowRank
-from spaces.placement import Admission, Batching, Lookup, Placement, Route, Seat, layouts, parse_layout, parse_place
-from spaces.placement_space import PlacementSpace
-from spaces.precision import Precision
-from spaces.precision_space import PrecisionSpace
-from spaces.pruning import Pruning
-from spaces.space import SearchSpace
-from spaces.tables import MixedDimensions, SharedRows
+from spaces.model_structure import Cut, Group, Width
+from spaces.search_space import SearchSpace
+from spaces.serialization import from_plain, to_plain
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.attention import Attention
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.placement import (
+    Admission,
+    Batching,
+    Lookup,
+    Placement,
+    Route,
+    Seat,
+    layouts,
+    parse_layout,
+    parse_place,
+)
+from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.pruning import Pruning
+from spaces.techniques.quantization import Precision
+from spaces.techniques.quantization_space import PrecisionSpace
 from spaces.weights import Weights
 from spaces.weights_space import TableSpace, WeightsSpace
 

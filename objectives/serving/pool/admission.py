@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from objectives.serving.engines import Inputs
-from objectives.serving.pool.answer import Answer, Job, Refusal, RefusedError, Run, Scores, rows_of
-from spaces.placement import Admission
+from objectives.serving.pool.pending_result import Answer, Job, Refusal, RefusedError, Run, Scores, rows_of
+from spaces.techniques.placement import Admission
 
 # The newest run's share in the running means.
 _NEWEST = 0.1

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import Gate
-from objectives.serving.pool.answer import Job, Run, Scores, is_even
+from objectives.serving.pool.pending_result import Job, Run, Scores, is_even
 from objectives.serving.pool.replica import Replica
-from spaces.placement import Batching
+from spaces.techniques.placement import Batching
 
 
 class BatchingReplica(Replica):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from objectives.serving.engines import EngineError
-from spaces.placement import Seat
+from spaces.techniques.placement import Seat
 
 Cores = frozenset[int] | None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from objectives.serving.engines import Engine, Inputs
 from objectives.serving.pool.admission import Gate
-from objectives.serving.pool.answer import Answer, Job, Run, Scores
+from objectives.serving.pool.pending_result import Answer, Job, Run, Scores
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
 

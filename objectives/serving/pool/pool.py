@@ -11,14 +11,14 @@ from typing import Protocol
 
 from objectives.serving.engines import Engine, Inputs, open_replica
 from objectives.serving.pool.admission import Gate, Turnstile
-from objectives.serving.pool.answer import Answer, rows_of
 from objectives.serving.pool.batching import BatchingReplica
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
+from objectives.serving.pool.pending_result import Answer, rows_of
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
 from objectives.serving.pool.splitting import Splitter
-from spaces.placement import Admission, Placement, Seat
+from spaces.techniques.placement import Admission, Placement, Seat
 
 
 class _Way(Protocol):

@@ -11,8 +11,8 @@ from queue import SimpleQueue
 
 from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import Gate
-from objectives.serving.pool.answer import Job, RefusedError, Run
 from objectives.serving.pool.cores import Cores
+from objectives.serving.pool.pending_result import Job, RefusedError, Run
 
 
 class Replica:

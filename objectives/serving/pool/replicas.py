@@ -9,8 +9,8 @@ from operator import attrgetter
 
 from objectives.serving.engines import Engine, Inputs
 from objectives.serving.pool.admission import Gate
-from objectives.serving.pool.answer import Answer, Job, RefusedError
 from objectives.serving.pool.cores import Cores
+from objectives.serving.pool.pending_result import Answer, Job, RefusedError
 from objectives.serving.pool.replica import Replica
 
 _load = attrgetter("rows", "requests")

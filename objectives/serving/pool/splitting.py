@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from objectives.serving.engines import Inputs
-from objectives.serving.pool.answer import Answer, Job, Scores, cut_rows, is_divisible
+from objectives.serving.pool.pending_result import Answer, Job, Scores, cut_rows, is_divisible
 from objectives.serving.pool.replicas import Replicas
 
 

@@ -1,0 +1,109 @@
+"""Grade: a metric that is a function of the user's own, on scores that the meter wrote. A builder's stage, since user
+code runs in builders alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.held_out_rows import HeldOut, HeldPart, read_held_out
+from objectives.measurement.metrics.paired_loss import Arm, Mask, Resampled, paired_loss
+from objectives.measurement.statistics import Floats
+from objectives.other_outputs import others_of
+from objectives.recommenders.user_model.factory import FactoryError
+from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.scoring import main_scores
+from objectives.records import Quality
+
+
+def grade(
+    recommender: Recommender,
+    holdout: Path,
+    part: HeldPart,
+    candidates: list[str],
+    baseline: str,
+    seed: int,
+    confidence: float,
+) -> Quality:
+    """As `judging.judge`, of files of scores.
+
+    Args:
+        candidates: of each engine that answers; the one that loses more speaks for all
+
+    Raises:
+        ValueError: the user's function fails.
+        UndefinedLossError: it gives 0 or nothing for the baseline, or too often nothing.
+    """
+    held, theirs = read_held_out(holdout, part), _read(baseline)
+
+    def quality(ours: NDArray[np.float32]) -> Quality:
+        main = graded(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
+
+        def other(column: int, labels: NDArray[Any]) -> Quality:
+            of = replace(held, labels=labels, slices={})
+            return graded(recommender, ours[:, column], theirs[:, column], of, seed, confidence)
+
+        return replace(main, others=others_of(held, other))
+
+    return max((quality(_read(path)) for path in candidates), key=lambda found: found.loss)
+
+
+def check_metric(recommender: Recommender) -> None:
+    """
+    Raises:
+        FactoryError: the metric cannot tell a relative loss of the model on validation.
+    """
+    held, name = recommender.held_out("validation"), recommender.metric
+    if recommender.graded:
+        scores = main_scores(recommender, recommender.model, held.inputs)
+        value = recommender.grade(scores, held.labels, held.groups)
+        if not 0 < value < float("inf"):
+            raise FactoryError(
+                f"metric {name} must give a number above 0 for the model on validation, higher being better, but gave "
+                f"{value:.4g}"
+            )
+    elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
+        some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
+        raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of validation are {some} ...")
+
+
+def graded(
+    recommender: Recommender,
+    candidate: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+    held: HeldOut,
+    seed: int,
+    confidence: float,
+) -> Quality:
+    """Of scores, (n,) each."""
+    ours, theirs = (_arm(recommender, scores, held) for scores in (candidate, baseline))
+    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
+
+
+def _read(scores: str) -> NDArray[np.float32]:
+    """(n, outputs)"""
+    found: NDArray[np.float32] = np.load(scores)
+    return found.reshape(len(found), -1)
+
+
+def _arm(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Arm:
+    def kept(mask: Mask) -> Resampled:
+        columns = scores[mask], held.labels[mask], held.groups[mask]
+        return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
+
+    return kept
+
+
+def _value(recommender: Recommender, columns: tuple[NDArray[Any], ...], row: Floats) -> float:
+    """On rows as often as they were drawn; a group that was drawn twice is two groups."""
+    times = row.astype(np.int64)
+    picks = np.repeat(np.arange(len(times)), times)
+    if not len(picks):
+        return float("nan")
+    copies = np.arange(len(picks)) - np.repeat(np.cumsum(times) - times, times)
+    scores, labels, groups = (column[picks] for column in columns)
+    return recommender.grade(scores, labels, groups * int(times.max()) + copies)

@@ -1,0 +1,162 @@
+"""Rehearsal: every stage once and briefly, before any budget is spent; what can be compressed, what cannot, and why."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import torch
+from torch import Tensor
+
+from objectives.build.model_structure import of_baseline
+from objectives.compression.graph_passes.split_embeddings import cut_at_tables
+from objectives.compression.distillation import distil
+from objectives.compression.export import (
+    Signature,
+    check_parity,
+    check_requests,
+    largest_difference,
+    of_each_shape,
+    to_onnx,
+)
+from objectives.compression.graph_passes.saving import save_graph
+from objectives.compression.training_graph import trouble_with_training
+from objectives.compression.graph_passes.user_once import compute_once
+from objectives.errors import located, one_line
+from objectives.build.fit import course_of
+from objectives.build.custom_metric import check_metric
+from objectives.held_out_rows import write_requests
+from objectives.int8_weights import Int8WeightBits
+from objectives.parity import LIMIT
+from objectives.recommenders.protocol import Recommender
+from objectives.records import WEIGHTS
+from objectives.dry_run_result import MODEL, Rehearsal
+from objectives.build.technique_checks import TechniqueChecks
+from objectives.technique_results import LEARNED_ROUNDING, Tried
+from spaces.techniques.distillation import Distillation
+
+Progress = Callable[[str], None]
+_ROWS = 512
+_BATCHES = 3
+
+
+def rehearse(
+    recommender: Recommender,
+    signature: Signature,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    weight_bits: Int8WeightBits = 8,
+) -> Rehearsal:
+    """Trace, export, parity, each technique on each group that it fits, and a few steps of fine-tuning.
+
+    Raises:
+        FactoryError: the metric cannot be told of the model.
+        TraceError: the model's forward cannot be traced.
+        ParityError: the exported graph does not give the model's scores.
+        ValueError: a step of fine-tuning fails.
+    """
+    seconds: dict[str, float] = {}
+    check_metric(recommender)
+
+    def timed(stage: str) -> _Clock:
+        progress(f"rehearsal: {stage}")
+        return _Clock(stage, seconds)
+
+    with timed("trace"):
+        traced = of_baseline(recommender)
+    model, rows = recommender.model, recommender.serving_rows(_ROWS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    with timed("export"):
+        graph = to_onnx(model, rows, signature, folder / WEIGHTS)
+    with timed("parity"):
+        parity = check_parity(model, graph, rows, signature.scores)
+        requests = list(recommender.requests(seed))
+        check_requests(model, graph, of_each_shape(requests), signature)
+    with timed("forms"):
+        forms = {name: _refused(attempt) for name, attempt in _forms(recommender, graph).items()}
+    size = save_graph(graph, folder / MODEL)
+    write_requests(requests, folder)
+    with timed("techniques"), TemporaryDirectory(dir=folder) as scratch:
+        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature, Path(scratch), weight_bits).run()
+        not_learned = unlearnable(recommender, seed)
+        layers = [group.name for group in traced.anatomy.groups if group.kind in ("linear", "attention")]
+        tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
+    progress("rehearsal: step")
+    seconds["step"] = _step_seconds(recommender, seed)
+    held = recommender.held_out("validation")
+    scored = len(held.labels) * (1 if held.items is None else len(held.items))
+    return Rehearsal(
+        traced.anatomy, traced.left_alone, tried, forms, str(folder), held.parts, parity, size, seconds,
+        recommender.per_pass, scored, recommender.inputs,
+    )  # fmt: skip
+
+
+def unlearnable(recommender: Recommender, seed: int) -> str | None:
+    """Why weights cannot learn with their rounding in the loop, None where they can: on a few batches of train, of
+    different shapes where there are some, and on a part of one, since not all have as many rows."""
+    shapes: dict[object, dict[str, Tensor]] = {}
+    for inputs, _ in recommender.lessons(torch.Generator().manual_seed(seed)):
+        shapes.setdefault(tuple(values.shape[1:] for values in inputs.values()), dict(inputs))
+        if len(shapes) == min(_BATCHES, len(recommender.train_rows().blocks)):
+            break
+    batches = list(shapes.values())
+    batches.append({name: values[:-1] if len(values) > 2 else values for name, values in batches[0].items()})
+    return trouble_with_training(recommender.model, recommender.method, batches)
+
+
+class _Clock:
+    def __init__(self, stage: str, seconds: dict[str, float]) -> None:
+        self._stage, self._seconds = stage, seconds
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._seconds[self._stage] = time.monotonic() - self._start
+
+
+def user_inputs(recommender: Recommender) -> frozenset[str]:
+    """Those that are the same in all rows of a request, and are not given once anyway."""
+    return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
+
+
+def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callable[[], object]]:
+    """What a placement may ask of the whole graph, by name."""
+
+    def once() -> None:
+        rows = {name: values.numpy() for name, values in recommender.serving_rows(_ROWS).items()}
+        largest_difference(compute_once(graph, user_inputs(recommender)), graph, rows, LIMIT)
+
+    return {"user once": once, "split embeddings": lambda: cut_at_tables(graph)}
+
+
+def _refused(attempt: Callable[[], object]) -> str | None:
+    try:
+        attempt()
+    except Exception as error:  # what keeps one form from a model ends nothing
+        return one_line(error)
+    return None
+
+
+def _step_seconds(recommender: Recommender, seed: int) -> float:
+    """Of one batch, as a copy of the model learns from the model; the batches are at hand, and all was run once."""
+    student = copy.deepcopy(recommender.model).requires_grad_(True)
+    distillation = Distillation(2.0, 0.5, 1)
+    whole = course_of(recommender, distillation)
+    lessons = list(islice(whole.lessons(torch.Generator().manual_seed(seed)), min(_BATCHES, whole.per_pass)))
+    course = replace(whole, per_pass=len(lessons), lessons=lambda generator: iter(lessons))
+    for _ in range(2):
+        start = time.monotonic()
+        try:
+            distil(student, course, recommender.optimizer(student), distillation, seed, recommender.model)
+        except Exception as error:  # whatever the user's own forward or loss raises while it learns
+            raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
+    return (time.monotonic() - start) / len(lessons)

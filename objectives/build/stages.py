@@ -1,0 +1,360 @@
+"""Fit and export: how a choice becomes a model file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from objectives.build.model_structure import of_baseline
+from objectives.compression.graph_passes.split_embeddings import cut_at_tables
+from objectives.compression.export import (
+    Rows,
+    Signature,
+    check_parity,
+    check_requests,
+    largest_difference,
+    of_each_shape,
+    to_onnx,
+)
+from objectives.compression.graph_passes.graph_reading import multiply_adds
+from objectives.compression.quantization import quantise, read_weight_bits, read_widths
+from objectives.compression.graph_passes.saving import load_graph, save_graph
+from objectives.compression.embeddings import evenly_seen, seen
+from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
+from objectives.build.fit import Fitted
+from objectives.build.fit import fit as fit_weights
+from objectives.build.custom_metric import check_metric, grade
+from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
+from objectives.int8_weights import Int8WeightBits
+from objectives.jobs import serve
+from objectives.parity import LIMIT
+from objectives.recommenders.load import open_recommender
+from objectives.recommenders.user_model.factory import FactoryError
+from objectives.recommenders.protocol import Recommender
+from objectives.records import WEIGHTS, Artifact, InputSpec, Prepared, rows_of
+from objectives.build.dry_run import rehearse, unlearnable, user_inputs
+from objectives.serving.split_engine import DENSE, TABLES
+from objectives.store import make_once
+from objectives.task import Task
+from objectives.build.technique_checks import TechniqueChecks
+from objectives.technique_results import LEARNED_ROUNDING, Tried
+from objectives.build.convergence_check import undertrained
+from spaces.model_structure import Anatomy
+from spaces.serialization import digest, from_plain, to_plain
+from spaces.techniques.quantization import Precision
+from spaces.techniques.embeddings import SMALLEST
+from spaces.weights import Weights
+
+Progress = Callable[[str], None]
+# Raised when a stage changes what it makes, so that nothing older is found in the cache.
+FIT_STAGE = 8
+EXPORT_STAGE = 13
+TECHNIQUES_STAGE = 2
+CALIBRATION_ROWS = 2048
+MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a placement asks of the graph: the user's side once a request; its two halves for two engines."""
+
+    user_once: bool = False
+    cut: bool = False
+
+
+def prepare(task: Task, progress: Progress) -> Prepared:
+    """Train the baseline, export it, and write the held-out rows and the requests as plain arrays.
+
+    Raises:
+        FactoryError: the metric cannot be told of the model.
+    """
+    recommender = open_once(task, progress)
+    held = {part: recommender.held_out(part) for part in HELD_PARTS}
+    key = digest(recommender.key, task.key(), _of_slices(held), EXPORT_STAGE)[:20]
+    holdout = task.cache / "holdouts" / key
+
+    def write(into: Path) -> None:
+        check_metric(recommender)
+        progress("baseline: judging it beside simple references")
+        for part, of in held.items():
+            write_held_out(of, into, part)
+        write_requests(list(recommender.requests(task.seed)), into)
+        facts = to_plain(recommender.facts()) | {"unlearnable": unlearnable(recommender, task.seed)}
+        facts["even_tables"] = _even_tables(recommender)
+        if not facts["training"]:  # a built-in baseline was trained until it gained no more
+            progress("baseline: looking whether one more pass of training would better it")
+            facts["undertrained"] = undertrained(recommender, task.seed)
+        (into / "facts.json").write_text(json.dumps(facts))
+
+    make_once(holdout, write)
+    progress("baseline: exporting it")
+    artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
+    requests = read_requests(holdout)
+    rows = int(np.median([rows_of(request) for request in requests]))
+    refused, share = _user_once(recommender, Path(task.home) / artifact.path, rows, _lengths(requests))
+    facts, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
+    progress("baseline: applying each technique once")
+    tried = _tried(task, recommender, artifact)
+    return Prepared(
+        key=recommender.key,
+        holdout=str(holdout),
+        anatomy=traced.anatomy,
+        left_alone={**traced.left_alone, **_not_done(tried, facts["unlearnable"])},
+        tried=tried,
+        metric=recommender.metric,
+        graded=recommender.graded,
+        median_rows=rows,
+        featured=recommender.hidden is not None,
+        built=recommender.built,
+        columns=recommender.columns,
+        parts=held["validation"].parts,
+        student=recommender.student(),
+        sizes=recommender.sizes(),
+        inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
+        baseline=artifact,
+        user_once_refused=refused,
+        user_once_share=share,
+        history=recommender.history(),
+        once=tuple(sorted(recommender.once)),
+        simple=recommender.references,
+        **{**facts, "even_tables": tuple(facts["even_tables"])},
+    )
+
+
+def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tried, ...]:
+    bits = task.int8_weight_bits
+    key = digest(baseline.key, recommender.key, bits, TECHNIQUES_STAGE, onnxruntime.__version__)[:20]
+    folder = task.cache / "techniques" / key
+
+    def write(into: Path) -> None:
+        graph = load_graph(Path(task.home) / baseline.path)
+        anatomy = of_baseline(recommender).anatomy
+        tried = TechniqueChecks(recommender, anatomy, graph, signature_of(recommender), into, bits).run()
+        (into / "tried.json").write_text(json.dumps(to_plain(tried)))
+
+    make_once(folder, write)
+    return tuple(from_plain(Tried, one) for one in json.loads((folder / "tried.json").read_text()))
+
+
+def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]:
+    """What is left alone by some techniques, with the reason; those of one reason together."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in tried:
+        if one.refused is not None:
+            found[one.group, one.refused].append(one.technique)
+    if unlearnable is not None:
+        found["all layers", unlearnable].append(LEARNED_ROUNDING)
+    return {f"{part} ({', '.join(techniques)})": reason for (part, reason), techniques in found.items()}
+
+
+def _even_tables(recommender: Recommender) -> list[str]:
+    """Of those that are large enough for another form, and of known counts."""
+    modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).anatomy.tables}
+    large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
+    counts = recommender.counts(recommender.model, list(large)) if large else {}
+    known = {t.name: m for t, m in large.items() if seen(m, counts.get(t.name))}
+    return [name for name, module in known.items() if evenly_seen(module, counts[name])]
+
+
+def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
+    """Names the slices of the held-out rows, on which no weight hangs."""
+    content = hashlib.sha256()
+    for of in held.values():
+        for name, mask in of.slices.items():
+            content.update(name.encode() + mask.tobytes())
+    return content.hexdigest()
+
+
+def fit(task: Task, weights: Weights, progress: Progress) -> bool:
+    """Shape or prune, then distil; True when the cache had it. The baseline's own weights need no fitting."""
+    if weights.distillation is None:
+        return True
+    recommender = open_once(task, progress)
+    folder = _weights_folder(task, recommender, weights)
+    bits = task.int8_weight_bits
+    return make_once(
+        folder, lambda into: fit_weights(recommender, weights, task.seed, progress, task.cache, bits).save(into)
+    )
+
+
+def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
+    """One ONNX graph in the asked widths and form, checked against the model; and whether the cache had it."""
+    return _export(task, open_once(task, progress), weights, precision, form)
+
+
+def _export(
+    task: Task, recommender: Recommender, weights: Weights, precision: Precision, form: Form
+) -> tuple[Artifact, bool]:
+    # What an engine computes in changes no file.
+    stored = Precision(precision.widths, calibration=precision.calibration)
+    bits = task.int8_weight_bits if stored.rounds_products else None
+    made_by = (EXPORT_STAGE, onnx.__version__, torch.__version__)
+    key = digest(_weights_key(task, recommender, weights), stored, form, bits, *made_by)
+    folder = task.cache / "artifacts" / key[:20]
+
+    def write(into: Path) -> None:
+        fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
+        if form == Form() and all(width == "fp32" for _, width in stored.widths):
+            signature = signature_of(recommender)
+            graph = to_onnx(fitted.model, rows, signature, into / WEIGHTS)
+            parity = check_parity(fitted.model, graph, rows, signature.scores)
+            if signature.open:
+                parity = max(
+                    parity,
+                    check_requests(
+                        fitted.model, graph, of_each_shape(list(recommender.requests(task.seed))), signature
+                    ),
+                )
+        else:
+            plain, _ = _export(task, recommender, weights, Precision(), Form())
+            arrays = {name: values.numpy() for name, values in rows.items()}
+            source = load_graph(Path(task.home) / plain.path)
+            users, bits = user_inputs(recommender), task.int8_weight_bits
+            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits, into / WEIGHTS)
+        size = save_graph(graph, into / MODEL)
+        if form.cut:
+            size = _write_cut(into)
+        widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
+        units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
+        facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
+        facts |= {"int8_weight_bits": read_weight_bits(graph)}
+        (into / "facts.json").write_text(json.dumps(facts))
+
+    reused = make_once(folder, write)
+    facts = json.loads((folder / "facts.json").read_text())
+    path = str((folder / MODEL).relative_to(task.home))
+    return from_plain(Artifact, {"key": key[:20], "path": path, **facts}), reused
+
+
+def _narrowed(
+    source: onnx.ModelProto,
+    stored: Precision,
+    form: Form,
+    users: frozenset[str],
+    fitted: Fitted,
+    rows: Rows,
+    weight_bits: Int8WeightBits,
+    weights_file: Path,
+) -> tuple[onnx.ModelProto, float]:
+    """The graph in its form and widths, and the largest difference of its scores from the source's.
+
+    Raises:
+        ParityError: computing the user's side once changed the scores, or the widths made some NaN or infinite.
+    """
+    graph = source
+    if form.user_once:
+        graph = compute_once(source, users)
+        largest_difference(graph, source, rows, LIMIT)
+    if any(width != "fp32" for _, width in stored.widths):
+        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weight_bits, weights_file)
+    return graph, largest_difference(graph, source, rows)
+
+
+def _write_cut(into: Path) -> int:
+    """The two halves of a graph beside it, which share its large tensors; their bytes in all."""
+    parts = cut_at_tables(load_graph(into / MODEL))
+    return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
+
+
+def _coded(spec: InputSpec, anatomy: Anatomy) -> InputSpec:
+    """With the codes that it may have, as far as tables look them up as they are."""
+    rows = [table.rows for table in anatomy.tables if spec.name in table.inputs]
+    return replace(spec, vocabulary=min(rows)) if rows and spec.vocabulary is None else spec
+
+
+def signature_of(recommender: Recommender) -> Signature:
+    axes = {spec.name: tuple(i for i, size in enumerate(spec.shape, 1) if size is None) for spec in recommender.inputs}
+    return Signature(recommender.once, {name: of for name, of in axes.items() if of}, recommender.scores)
+
+
+def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
+    """The median sizes of one row of each input."""
+    first = requests[0]
+    sizes = {name: np.array([request[name].shape[1:] for request in requests]) for name in first}
+    return {name: tuple(map(int, np.median(of, axis=0))) for name, of in sizes.items()}
+
+
+def _user_once(
+    recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
+) -> tuple[str | None, float | None]:
+    """Why the user's side cannot be computed once a request, or the share of multiply-adds that is left then, as far as
+    these can be counted."""
+    users = user_inputs(recommender)
+    if not users:
+        once = ", ".join(sorted(recommender.once))
+        return (f"{once} is given once anyway" if once else "no input is the user's or the moment's alone"), None
+    graph = load_graph(model)
+    try:
+        once_graph = compute_once(graph, users)
+    except UserOnceError as error:
+        return str(error), None
+    try:
+        return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
+    except ValueError:  # a size that is known only when the graph runs; what it saves is measured all the same
+        return None, None
+
+
+def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
+    if weights.reference is not None:
+        return Fitted(recommender.reference(weights.reference), Anatomy(()), {})
+    if weights.distillation is None:
+        return Fitted(recommender.model, of_baseline(recommender).anatomy, {})
+    return Fitted.load(_weights_folder(task, recommender, weights))
+
+
+def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
+    """The baseline's own weights follow from nothing that is said of training."""
+    trained: list[object] = []
+    if weights.distillation is not None:
+        trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
+    bits = task.int8_weight_bits if weights.quantisation_aware else None
+    return digest(recommender.key, weights, trained, bits, FIT_STAGE)[:20]
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
+    """What an optimizer is made with, from wherever the user's code took it, and for how many parameters each."""
+    kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    return [kind, *([len(group["params"]), _plain(group)] for group in optimizer.param_groups)]
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, str]:
+    """Numbers, texts and pairs, as torch's own have; an object may be told by its address, which each process has its
+    own of."""
+    return {name: repr(value) for name, value in group.items() if isinstance(value, (int, float, str, tuple, Tensor))}
+
+
+def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> Path:
+    return task.cache / "weights" / _weights_key(task, recommender, weights)
+
+
+# One builder serves one study, so one recommender stays in memory.
+_opened: dict[str, Recommender] = {}
+
+
+def open_once(task: Task, progress: Progress) -> Recommender:
+    """
+    Raises:
+        FactoryError: the recommender is not the one that the study was prepared with.
+    """
+    key = digest(replace(task, expected=""))
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = open_recommender(task, progress)
+    if task.expected not in ("", _opened[key].key):
+        raise FactoryError(
+            f"{task.recommender}: must give the same model, data and requests, by the same code and library versions, "
+            "whenever it is called, but gave others than when the study was prepared; let it load what was trained, "
+            "and seed what it draws"
+        )
+    return _opened[key]

@@ -1,0 +1,154 @@
+"""Which technique can be applied to which part of a model: each is applied once, and what it gives is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import onnx
+from torch import Tensor, nn
+
+from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
+from objectives.compression.low_rank import factorise
+from objectives.compression.quantization import quantise
+from objectives.compression.quantization.weights import weights
+from objectives.compression.pruning import prune
+from objectives.compression.module_edit import names_of
+from objectives.compression.embeddings import compress_tables
+from objectives.compression.structure.groups import weight_of
+from objectives.errors import one_line
+from objectives.int8_weights import Int8WeightBits
+from objectives.recommenders.protocol import Recommender
+from objectives.records import WEIGHTS
+from objectives.technique_results import LOW_RANK, PRUNING, Tried
+from spaces.model_structure import Anatomy
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.quantization import LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Precision
+from spaces.techniques.pruning import Pruning
+from spaces.techniques.embeddings import SMALLEST, MixedDimensions, SharedRows, TableForm
+from spaces.weights_space import MIXED, SHARED
+
+_ROWS = 512
+_RATIO, _SHARE = 0.5, 0.25
+_NOT_HELD = "the exported graph neither looks its weight up nor multiplies by it as it is"
+_FORMS: Mapping[str, Callable[[str], TableForm]] = {
+    SHARED: lambda name: SharedRows(name, 0.2),
+    MIXED: lambda name: MixedDimensions(name, 0.4),
+}
+
+
+@dataclass(frozen=True)
+class TechniqueChecks:
+    """The techniques of one model; tracing has looked already at what is equal to the model.
+
+    graph: the model as exported
+    scratch: a folder for what is too large for one graph
+    weight_bits: of int8 products
+    """
+
+    recommender: Recommender
+    anatomy: Anatomy
+    graph: onnx.ModelProto
+    signature: Signature
+    scratch: Path
+    weight_bits: Int8WeightBits = 8
+
+    def run(self) -> tuple[Tried, ...]:
+        """Pruning and low rank of each group; each width, and each form of tables, of each part that is stored by
+        itself."""
+        groups, parts = self.anatomy.groups, self.anatomy.stored(self.anatomy.heavy_tables())
+        layers = [group for group in groups if group.kind in ("linear", "attention")]
+        recurrent = [group for group in groups if group.kind == "recurrent"]
+        tables = [name for name in parts if name not in {group.name for group in groups if group.kind != "table"}]
+        fixed = {table.name: table.form_refused for table in self.anatomy.tables if table.form_refused is not None}
+        free = {table.name for table in self.anatomy.tables if table.rows >= SMALLEST} - fixed.keys()
+        return (
+            *(Tried(group.name, PRUNING, group.unprunable_reason) for group in groups if not group.prunable),
+            *_each(PRUNING, [group.name for group in groups if group.prunable], self._prune),
+            *(Tried(group.name, LOW_RANK, group.unfactorable_reason) for group in layers if not group.factorable),
+            *_each(LOW_RANK, [group.name for group in layers if group.factorable], self._factorise),
+            *self._widths({group.name: group.modules for group in layers}, LINEAR_WIDTHS),
+            *self._widths({group.name: group.modules for group in recurrent}, RECURRENT_WIDTHS),
+            *self._widths({name: parts[name] for name in tables}, TABLE_WIDTHS),
+            *(Tried(name, form, reason) for form in _FORMS for name, reason in fixed.items()),
+            *self._forms([name for name in tables if free & set(parts[name])]),
+        )
+
+    def _widths(self, parts: Mapping[str, Sequence[str]], widths: Sequence[str]) -> Iterator[Tried]:
+        """Of a part, modules whose weights the graph holds in another form, or only adds, keep them as they are."""
+        absent = {module for modules in parts.values() for module in modules if not self._held(module)}
+        apart = [module for modules in parts.values() if not absent.issuperset(modules) for module in modules]
+        for width in widths:
+            if width != "fp32":
+                yield from _each(width, list(parts), partial(self._narrow, width))
+                yield from (Tried(name, width, _NOT_HELD) for name in apart if name in absent)
+
+    def _held(self, module: str) -> bool:
+        """Whether the graph looks up its weight, or multiplies by it, under one of its names."""
+        model = self.recommender.model
+        weight = f"{module}.{weight_of(model.get_submodule(module))}"
+        names = (name.rpartition(".")[0] for name in names_of(model, weight))
+        return any(weights(self.graph, [name]) for name in names)
+
+    def _forms(self, parts: Sequence[str]) -> Iterator[Tried]:
+        for form in _FORMS:
+            yield from _each(form, parts, partial(self._reform, form))
+
+    def _prune(self, groups: Sequence[str]) -> None:
+        asked = Pruning(tuple((name, _RATIO) for name in groups), multiple=1)
+        self._export(prune(self.recommender.model, asked, self.anatomy)[0])
+
+    def _factorise(self, groups: Sequence[str]) -> None:
+        asked = LowRank(tuple((name, _SHARE) for name in groups))
+        self._export(factorise(self.recommender.model, asked, self.anatomy))
+
+    def _narrow(self, width: str, parts: Sequence[str]) -> None:
+        precision = Precision(tuple((name, width) for name in parts))
+        rows = {name: values.numpy() for name, values in self._rows.items()}
+        with self._weights_file() as file:
+            narrow = quantise(self.graph, precision, self.anatomy, rows, None, self.weight_bits, file)
+            largest_difference(narrow, self.graph, rows)
+
+    def _reform(self, form: str, parts: Sequence[str]) -> None:
+        asked = [_FORMS[form](name) for name in parts]
+        self._export(compress_tables(self.recommender.model, asked, self.anatomy, self._counts)[0])
+
+    def _export(self, smaller: nn.Module) -> None:
+        with self._weights_file() as file:
+            graph = to_onnx(smaller, self._rows, self.signature, file)
+            check_parity(smaller, graph, self._rows, self.signature.scores)
+
+    @contextmanager
+    def _weights_file(self) -> Iterator[Path]:
+        """A file that is gone afterwards."""
+        file = self.scratch / WEIGHTS
+        try:
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Tensor]:
+        return self.recommender.serving_rows(_ROWS)
+
+    @cached_property
+    def _counts(self) -> Mapping[str, Tensor]:
+        return self.recommender.counts(self.recommender.model, self.anatomy.tables)
+
+
+def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:
+    """All parts at once, and one by one only where that fails."""
+    together = _trouble(apply, parts) if parts else None
+    for part in parts:
+        yield Tried(part, technique, together and (together if len(parts) == 1 else _trouble(apply, [part])))
+
+
+def _trouble(apply: Callable[[Sequence[str]], None], parts: Sequence[str]) -> str | None:
+    try:
+        apply(parts)
+    except Exception as error:  # whatever the user's own forward raises, smaller than it was
+        return one_line(error)
+    return None

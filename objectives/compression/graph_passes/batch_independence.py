@@ -1,0 +1,286 @@
+"""Operators that treat rows alike: a row of the result hangs on the same row of each operand, and on constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from math import prod
+
+from onnx import NodeProto
+
+from objectives.compression.graph_passes.graph_reading import Shape, attribute
+
+# fmt: off
+ELEMENTWISE = frozenset((
+    "Abs", "Add", "And", "BitShift", "Cast", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp",
+    "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "Pow",
+    "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
+    "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+))
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A node, the operands that have the rows as their first axis (the others do not change with the rows), and what
+    is known of all values."""
+
+    node: NodeProto
+    rowed: Set[str]
+    shapes: Mapping[str, Shape]
+    integers: Mapping[str, tuple[int, ...]]
+
+    @property
+    def rank(self) -> int:
+        """Of the first operand."""
+        return len(self.shapes[self.node.input[0]])
+
+    @property
+    def first_alone(self) -> bool:
+        """Whether the first operand has rows and no other."""
+        return self.node.input[0] in self.rowed and self.count == 1
+
+    @property
+    def count(self) -> int:
+        """Operands that have rows."""
+        return sum(name in self.rowed for name in self.node.input)
+
+    def axes(self, operand: int, rank: int) -> tuple[int, ...]:
+        """Counted from the front; from an operand, or from the attribute of older operator sets; () where unknown."""
+        names = self.node.input[operand : operand + 1]
+        given = self.integers.get(names[0], ()) if names else tuple(attribute(self.node, "axes", ()))
+        return tuple(axis + rank if axis < 0 else axis for axis in given)
+
+
+def is_row_wise(
+    node: NodeProto, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
+) -> bool:
+    """Whether the rows stay the first axis of every output, and none hangs on another; False where it is not proven.
+
+    Args:
+        rowed: values whose first axis is the rows; the node reads one of them or more
+        shapes: of the values whose rank is known
+        integers: the constants that hold axes and shapes
+    """
+    rule = _broadcasts if node.op_type in ELEMENTWISE else _RULES.get(node.op_type)
+    known = all(name in shapes for name in (*node.input, *node.output) if name)
+    return rule is not None and not node.domain and known and rule(Operation(node, rowed, shapes, integers))
+
+
+def _broadcasts(op: Operation) -> bool:
+    """The rows are the first axis of the broadcast shape, and no constant stretches it."""
+    operands = [(name in op.rowed, op.shapes[name]) for name in op.node.input if name]
+    rank = max(len(shape) for _, shape in operands)
+    return all(len(shape) == rank if rowed else len(shape) < rank or shape[0] == 1 for rowed, shape in operands)
+
+
+def _along_axis(default: int) -> Callable[[Operation], bool]:
+    def rule(op: Operation) -> bool:
+        axis = attribute(op.node, "axis", default)
+        return op.first_alone and (axis + op.rank if axis < 0 else axis) >= 1
+
+    return rule
+
+
+def _concat(op: Operation) -> bool:
+    return op.count == len(op.node.input) and attribute(op.node, "axis", 0) % op.rank >= 1
+
+
+def _over_axes(operand: int, added: int = 0) -> Callable[[Operation], bool]:
+    """No axes at all would mean every axis, or any of size one."""
+
+    def rule(op: Operation) -> bool:
+        axes = op.axes(operand, op.rank)
+        if added:
+            axes = op.axes(operand, op.rank + len(axes))
+        return op.first_alone and bool(axes) and min(axes) >= 1
+
+    return rule
+
+
+def _gather(op: Operation) -> bool:
+    axis = attribute(op.node, "axis", 0)
+    if op.first_alone:
+        return bool(axis % op.rank >= 1)
+    return op.count == 1 and axis == 0  # rows of ids look up a constant table
+
+
+def _gather_elements(op: Operation) -> bool:
+    """Rows of values, each by the same row of positions along another axis."""
+    return op.count == 2 and bool(attribute(op.node, "axis", 0) % op.rank >= 1)
+
+
+def _expand(op: Operation) -> bool:
+    target = op.integers.get(op.node.input[1], ())
+    return op.first_alone and len(target) == op.rank and target[0] == 1
+
+
+def _gemm(op: Operation) -> bool:
+    _, weight, *bias = op.node.input
+    rowed = op.node.input[0] in op.rowed and weight not in op.rowed and not attribute(op.node, "transA", 0)
+    return rowed and all(_as_bias(op, name) for name in bias if name)
+
+
+def _as_bias(op: Operation, name: str) -> bool:
+    shape = op.shapes[name]
+    return len(shape) == 2 if name in op.rowed else len(shape) < 2 or shape[0] == 1
+
+
+def _matmul(op: Operation) -> bool:
+    ranks = [len(op.shapes[name]) for name in op.node.input]
+    if max(ranks) >= 3:  # a stack of products: the rows are its first axis
+        return _broadcasts(op)
+    return op.first_alone and op.rank == 2
+
+
+def _reshape(op: Operation) -> bool:
+    """The target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
+    target = op.integers.get(op.node.input[1], ())
+    before = op.shapes[op.node.input[0]][1:]
+    if not op.first_alone or not target or target[0] not in (0, -1):
+        return False
+    if attribute(op.node, "allowzero", 0) and 0 in target:
+        return False
+    if target[0] == 0:
+        return True
+    after = [before[i - 1] if size == 0 and i <= len(before) else size for i, size in enumerate(target)][1:]
+    sizes = [size for size in (*before, *after) if isinstance(size, int) and size > 0]
+    return len(sizes) == len(before) + len(after) and prod(sizes[: len(before)]) == prod(sizes[len(before) :])
+
+
+def _transpose(op: Operation) -> bool:
+    return bool(attribute(op.node, "perm", (-1,))[0] == 0)
+
+
+def _flatten(op: Operation) -> bool:
+    return bool(attribute(op.node, "axis", 1) % op.rank == 1)
+
+
+def _batch_norm(op: Operation) -> bool:
+    return op.first_alone and op.rank >= 2 and not attribute(op.node, "training_mode", 0)
+
+
+def _prelu(op: Operation) -> bool:
+    return op.first_alone and _broadcasts(op)
+
+
+def _per_tensor(op: Operation) -> bool:
+    return op.first_alone and all(op.shapes[name] in ((), (1,)) for name in op.node.input[1:] if name)
+
+
+def _dequantize(op: Operation) -> bool:
+    """By one scale, or each row by its own."""
+    codes, scale, *zero = op.node.input
+    by_row = len(op.shapes[scale]) == 1 and attribute(op.node, "axis", 1) == 0 and not any(zero)
+    return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
+
+
+def moved_rows(
+    node: NodeProto, axis: int, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...] | None:
+    """The axis of the rows in each output, where it is `axis` in what the node reads of `rowed`; None where it is not
+    proven that a row hangs on no other.
+
+    Recurrent layers take the steps of a sequence first and the rows second, so what leads to them turns its axes.
+    """
+    rule = _broadcasts_along if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
+    known = all(name in shapes for name in (*node.input, *node.output) if name)
+    if rule is None or node.domain or not known:
+        return None
+    return rule(Operation(node, rowed, shapes, integers), axis)
+
+
+def _broadcasts_along(op: Operation, axis: int) -> tuple[int, ...] | None:
+    rank = len(op.shapes[op.node.output[0]])
+    for shape, rowed in ((op.shapes[name], name in op.rowed) for name in op.node.input if name):
+        at = axis - rank + len(shape)
+        if len(shape) != rank if rowed else at >= 0 and shape[at] != 1:
+            return None
+    return (axis,)
+
+
+def _turned(op: Operation, axis: int) -> tuple[int, ...] | None:
+    perm = list(attribute(op.node, "perm", reversed(range(op.rank))))
+    return (perm.index(axis),) if op.first_alone else None
+
+
+def _squeezed(op: Operation, axis: int) -> tuple[int, ...] | None:
+    gone = op.axes(1, op.rank)
+    return (axis - sum(a < axis for a in gone),) if op.first_alone and gone and axis not in gone else None
+
+
+def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """All axes up to that of the rows are kept."""
+    kept = op.integers.get(op.node.input[1], ())[: axis + 1]
+    whole = op.first_alone and kept == (0,) * (axis + 1) and not attribute(op.node, "allowzero", 0)
+    return (axis,) if whole else None
+
+
+def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """Some positions of another axis."""
+    along = attribute(op.node, "axis", 0) % op.rank
+    if not op.first_alone or along == axis:
+        return None
+    return (axis if along > axis else axis - 1 + len(op.shapes[op.node.input[1]]),)
+
+
+def _side_by_side(op: Operation, axis: int) -> tuple[int, ...] | None:
+    return (axis,) if op.count == len(op.node.input) and attribute(op.node, "axis", 0) % op.rank != axis else None
+
+
+def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
+    along = op.axes(3, op.rank)
+    return (axis,) if op.first_alone and along and axis not in along else None
+
+
+def _multiplied(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """By a constant matrix, along the last axis."""
+    return (axis,) if op.first_alone and axis < op.rank - 1 and len(op.shapes[op.node.input[1]]) == 2 else None
+
+
+def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """(steps, rows, inputs), and first states of (directions, rows, hidden) -> (steps, directions, rows, hidden), and
+    the last states; the lengths of sequences are not among what has rows here."""
+    values, weights, states = op.node.input[0], op.node.input[1:4], op.node.input[5:7]
+    alone = axis == 1 and values in op.rowed and not op.rowed & set(weights) and not any(op.node.input[4:5])
+    known = all(not state or state in op.rowed for state in states) and not any(op.node.input[7:])
+    return (2, 1, 1)[: len(op.node.output)] if alone and known else None
+
+
+_MOVED: Mapping[str, Callable[[Operation, int], tuple[int, ...] | None]] = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _stepped),
+    "Concat": _side_by_side,
+    "Gather": _looked_up,
+    "MatMul": _multiplied,
+    "Reshape": _reshaped_behind,
+    "Slice": _sliced,
+    "Squeeze": _squeezed,
+    "Transpose": _turned,
+}
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_RULES: Mapping[str, Callable[[Operation], bool]] = {
+    "ArgMax": _along_axis(0),
+    "ArgMin": _along_axis(0),
+    "BatchNormalization": _batch_norm,
+    "Concat": _concat,
+    "DequantizeLinear": _dequantize,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Gemm": _gemm,
+    "LayerNormalization": _along_axis(-1),
+    "LogSoftmax": _along_axis(-1),
+    "MatMul": _matmul,
+    "PRelu": _prelu,
+    "QuantizeLinear": _per_tensor,
+    "Reshape": _reshape,
+    "Slice": _over_axes(3),
+    "Softmax": _along_axis(-1),
+    "Split": _along_axis(0),
+    "Squeeze": _over_axes(1),
+    "Transpose": _transpose,
+    "Unsqueeze": _over_axes(1, added=1),
+    **{f"Reduce{kind}": _over_axes(1) for kind in _REDUCTIONS},
+}

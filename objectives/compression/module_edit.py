@@ -1,0 +1,104 @@
+"""A module tree changed in place, by name: positions of a tensor leave, a module takes the place of another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from spaces.model_structure import Anatomy, Width
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, under each of its names."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def names_of(model: nn.Module, name: str) -> tuple[str, ...]:
+    """All names of the tensor of this name, in the model's order; tied weights have several.
+
+    Raises:
+        ValueError: the model has no such tensor.
+    """
+    held = tensors(model)
+    if name not in held:
+        raise ValueError(f"A tensor of the model is named, but got {name!r}.")
+    return tuple(other for other, tensor in held.items() if tensor is held[name])
+
+
+def check_lies_in(model: nn.Module, width: Width) -> None:
+    """Raises:
+    ValueError: a cut of the width names a tensor or a position that the model does not have.
+    """
+    held = tensors(model)
+    for cut in width.cuts:
+        shape = tuple(held[cut.tensor].shape) if cut.tensor in held else ()
+        last = max(cut.positions([width.units - 1]))
+        if cut.axis >= len(shape) or last >= shape[cut.axis]:
+            raise ValueError(
+                f"A width lies in the model, but {width.name!r} has {last} on axis {cut.axis} of {cut.tensor!r}, which "
+                f"is {shape if shape else 'not there'}."
+            )
+
+
+def keep(model: nn.Module, name: str, axis: int, positions: Sequence[int]) -> None:
+    """Of a tensor, only these positions along the axis stay, in this order; its modules' own sizes follow.
+
+    An optimizer made before holds the old parameter.
+
+    Raises:
+        ValueError: no such tensor, or positions that it does not have.
+    """
+    names = names_of(model, name)
+    old = tensors(model)[name]
+    size = old.shape[axis] if axis < old.dim() else 0
+    if not positions or min(positions) < 0 or max(positions) >= size:
+        got = f"{min(positions)} to {max(positions)}" if positions else "none"
+        raise ValueError(f"Positions that stay of {name!r} on axis {axis} lie below {size}, but got {got}.")
+    kept = old.detach().index_select(axis, torch.as_tensor(positions, device=old.device))
+    new = nn.Parameter(kept, old.requires_grad) if isinstance(old, nn.Parameter) else kept
+    for owner, _, attribute in (other.rpartition(".") for other in names):
+        module = model.get_submodule(owner)
+        setattr(module, attribute, new)
+        _mend(module, new)
+        if isinstance(module, nn.Embedding) and axis == 0 and module.padding_idx is not None:
+            _move_padding(module, positions, module.padding_idx)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module where the one of this name is, and wherever else the tree holds that one."""
+    old = model.get_submodule(name)
+    for other in [other for other, held in model.named_modules(remove_duplicate=False) if held is old]:
+        model.set_submodule(other, module)
+
+
+def recounted(anatomy: Anatomy, model: nn.Module) -> Anatomy:
+    """The anatomy with the numbers of parameters that the model's modules have now."""
+
+    def parameters(modules: Sequence[str]) -> int:
+        return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
+
+    groups = tuple(replace(group, parameters=parameters(group.modules)) for group in anatomy.groups)
+    return replace(anatomy, groups=groups)
+
+
+def _mend(module: nn.Module, tensor: Tensor) -> None:
+    """The sizes that a module keeps beside its tensors, one of which was just cut."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+        module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
+    elif isinstance(module, nn.BatchNorm1d):
+        module.num_features = len(tensor)
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(tensor.shape)
+
+
+def _move_padding(table: nn.Embedding, positions: Sequence[int], padding: int) -> None:
+    table.padding_idx = positions.index(padding) if padding in positions else None

@@ -1,0 +1,134 @@
+"""Bit widths: a graph rewritten to narrower weights, and the widths that are read back from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from objectives.compression.export import PREFIX
+from objectives.compression.graph_passes.external_data import check_graph, external_tensors, keep_new_tensors_in
+from objectives.compression.graph_passes.graph_reading import keep_needed
+from objectives.compression.quantization.calibration import Range, Rows, value_ranges
+from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
+from objectives.compression.quantization.products import block_product, dynamic_int8, half_product
+from objectives.compression.quantization.reading import read_weight_bits, read_widths
+from objectives.compression.quantization.recurrent import dynamic_lstm
+from objectives.compression.quantization.static import static_int8, static_products
+from objectives.compression.quantization.weights import WidthError, weights
+from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
+from spaces.model_structure import Anatomy
+from spaces.techniques.quantization import STATIC, Precision
+
+__all__ = ["Range", "WidthError", "quantise", "read_weight_bits", "read_widths"]
+
+_Pass = Callable[[onnx.ModelProto, str], None]
+
+
+def quantise(
+    graph: onnx.ModelProto,
+    precision: Precision,
+    anatomy: Anatomy,
+    calibration: Rows,
+    ranges: Mapping[str, Range] | None = None,
+    weight_bits: Int8WeightBits = 8,
+    weights_file: Path | None = None,
+) -> onnx.ModelProto:
+    """A copy of an fp32 graph with the weights of each group in the width that was asked for; a table that is named by
+    itself has its own.
+
+    All matrices under the names of a group's modules have its width: both factors of one that was factorised, both
+    halves of one that `compute_once` cut in two, all parts of a compressed table, its projections too.
+
+    Args:
+        calibration: inputs of some train rows, for the ranges of static int8 that are not given; where the graph takes
+            the user's inputs once, the rows of one user go through it together
+        ranges: (low, high) that a module's input was trained to be rounded to, by the module's dotted name
+        weight_bits: of int8 products, as the CPU that serves needs them; what the graph has goes into its metadata
+        weights_file: takes the narrower tensors of a graph that has external ones
+
+    Raises:
+        WidthError: what is read back from the result is not what was asked.
+        ValueError: a group or a module that there is not.
+    """
+    asked, stored = _asked(graph, precision, anatomy), anatomy.stored(dict(precision.widths))
+    narrowed = {w: width for name, width in asked.items() for w in weights(graph, stored[name])}
+    result = copy.deepcopy(graph)
+    keep_new_tensors_in(result, weights_file if external_tensors(graph) else None)
+    # Static first: its ranges are those of the graph as exported; the others rewrite single nodes.
+    static = [weight for weight, width in narrowed.items() if width == STATIC]
+    _round_products(result, static, precision, calibration, ranges or {}, weight_bits)
+    passes = _passes(weight_bits)
+    for weight, width in narrowed.items():
+        for rewrite in passes.get(width, ()):
+            rewrite(result, weight)
+    keep_needed(result)
+    keep_new_tensors_in(result, None)
+    check_graph(result)
+    _check_read(asked, read_widths(result, anatomy, dict(precision.widths)))
+    bits = read_weight_bits(result)
+    if bits is not None:
+        if bits > weight_bits:
+            raise WidthError(f"int8 products: asked for weights of {weight_bits} bits, but the graph holds {bits}.")
+        helper.set_model_props(result, {WEIGHT_BITS: str(bits)})
+    return result
+
+
+def _asked(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy) -> dict[str, str]:
+    """The width of each group, and of each table that is named by itself, that is narrowed or there at all.
+
+    The anatomy is the baseline's: a smaller sibling has fewer layers of the same names.
+    """
+    narrowed = {name: width for name, width in precision.widths if width != "fp32"}
+    return dict.fromkeys(read_widths(graph, anatomy, dict(precision.widths)), "fp32") | narrowed
+
+
+def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
+    """What rewrites the lookups of a weight, and what rewrites its products."""
+    return {
+        "int8-dynamic": (partial(dynamic_int8, bits=weight_bits),),
+        "int8-lstm": (partial(dynamic_lstm, bits=weight_bits),),
+        "fp16": (half_rows, half_product),
+        "int8": (int8_rows, partial(block_product, bits=8)),
+        "int4": (partial(block_rows, bits=4), partial(block_product, bits=4)),
+        "int4-dynamic": (partial(block_product, bits=4, rounded=True),),
+        "int2": (partial(block_rows, bits=2), partial(block_product, bits=2)),
+    }
+
+
+def _round_products(
+    graph: onnx.ModelProto,
+    narrowed: Sequence[str],
+    precision: Precision,
+    calibration: Rows,
+    learned: Mapping[str, Range],
+    weight_bits: Int8WeightBits,
+) -> None:
+    """By the ranges that were learned, and those of the calibration rows for the rest."""
+    products = static_products(graph, narrowed)
+    modules = {product.output[0]: _module(product.input[1]) for product in products}
+    unmet = sorted(set(learned) - set(modules.values()))
+    if unmet:
+        raise ValueError(f"Ranges are of modules that are held in {STATIC}, but got some of {unmet}.")
+    ranges = {out: learned[module] for out, module in modules.items() if module in learned}
+    inputs = {product.output[0]: product.input[0] for product in products if product.output[0] not in ranges}
+    if inputs:
+        seen = value_ranges(graph, list(inputs.values()), calibration, precision.calibration)
+        ranges |= {out: seen[x] for out, x in inputs.items()}
+    static_int8(graph, ranges, weight_bits)
+
+
+def _module(weight: str) -> str:
+    """The dotted name of the module whose weight it is, or a half of whose weight."""
+    return weight.removeprefix(PREFIX).rpartition(".weight")[0]
+
+
+def _check_read(asked: Mapping[str, str], read: Mapping[str, str]) -> None:
+    nothing = "none of its weights"
+    wrong = {name: (width, read.get(name, nothing)) for name, width in asked.items() if width != read.get(name)}
+    if wrong:
+        raise WidthError("; ".join(f"{g}: asked {a}, but the graph holds {r}" for g, (a, r) in wrong.items()) + ".")

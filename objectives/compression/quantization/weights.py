@@ -1,0 +1,123 @@
+"""The weights of some modules in a graph, and the nodes that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+from objectives.compression.export import PREFIX
+from objectives.compression.graph_passes.external_data import new_tensor, tensor_values
+from objectives.compression.graph_passes.graph_reading import attribute, initialisers
+from objectives.compression.graph_passes.recurrent import is_recurrent
+
+# Operators of ONNX Runtime's own.
+ENGINE = "com.microsoft"
+# Which operand the weight is, of those that look rows up and of those that multiply.
+PLACES = {"Gather": 0, "Gemm": 1, "MatMul": 1}
+_PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "axis": 0}
+
+
+class WidthError(RuntimeError):
+    """A graph does not hold the widths that were asked for."""
+
+
+def prefixes(modules: Sequence[str]) -> tuple[str, ...]:
+    """What the names of their tensors begin with."""
+    return tuple(f"{PREFIX}{module}." for module in modules)
+
+
+def weights(graph: onnx.ModelProto, modules: Sequence[str]) -> list[str]:
+    """The fp32 matrices of the modules that are looked up or multiplied: whole, as two factors, as the halves of
+    the two sides, or as the parts of a compressed table; and of a recurrent layer, that of what it reads, which stands
+    for all of them.
+
+    What is only added, as positions are, has no width of its own.
+    """
+    read = {name for node in graph.graph.node if node.op_type in PLACES for name in node.input}
+    stepped = {node.input[1] for node in graph.graph.node if is_recurrent(node)}
+    return [
+        tensor.name
+        for tensor in graph.graph.initializer
+        if (tensor.name in stepped or (is_matrix(tensor) and tensor.name in read))
+        and tensor.name.startswith(prefixes(modules))
+    ]
+
+
+def is_matrix(tensor: TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
+
+
+def lookups(graph: onnx.ModelProto, weight: str) -> list[NodeProto]:
+    return [node for node in _readers(graph, weight) if node.op_type == "Gather"]
+
+
+def products(graph: onnx.ModelProto, weight: str) -> list[NodeProto]:
+    return [node for node in _readers(graph, weight) if node.op_type != "Gather"]
+
+
+def _readers(graph: onnx.ModelProto, weight: str) -> list[NodeProto]:
+    """The plain products, the lookups, or both, that share a weight.
+
+    Raises:
+        WidthError: it feeds anything else, or products of other forms.
+    """
+    found = readers(graph, weight)
+    kinds = sorted({node.op_type for node in found})
+    if not set(kinds) <= set(PLACES):
+        raise WidthError(f"{weight} must feed products and lookups alone to change its width, but it feeds {kinds}.")
+    whole = all(n.input[PLACES[n.op_type]] == weight and list(n.input).count(weight) == 1 for n in found)
+    forms = [_form(node) for node in found]
+    if not whole or any(form not in ({}, {"transB": 1}) for form in forms) or _both_ways(found):
+        raise WidthError(f"{weight} must be read alike, as a whole weight, but its {kinds} have {forms}.")
+    return found
+
+
+def readers(graph: onnx.ModelProto, value: str) -> list[NodeProto]:
+    return [node for node in graph.graph.node if value in node.input]
+
+
+def _form(node: NodeProto) -> dict[str, object]:
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {name: value for name, value in given.items() if _PLAIN.get(name) != value}
+
+
+def _both_ways(nodes: list[NodeProto]) -> bool:
+    return len({is_transposed(node) for node in nodes if node.op_type != "Gather"}) > 1
+
+
+def is_transposed(product: NodeProto) -> bool:
+    """Whether its weight is (outputs, inputs), as torch holds it, and not (inputs, outputs)."""
+    return bool(attribute(product, "transB", 0))
+
+
+def array(graph: onnx.ModelProto, name: str) -> NDArray[np.float32]:
+    """Of an initialiser."""
+    values: NDArray[Any] = tensor_values(initialisers(graph)[name])
+    return values
+
+
+def to_half(name: str, matrix: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The matrix in fp16.
+
+    Raises:
+        WidthError: a number is too large for it, and would be infinite.
+    """
+    peak, most = float(np.abs(matrix).max(initial=0)), float(np.finfo(np.float16).max)
+    if peak > most:
+        raise WidthError(f"{name} must lie within {most:g} to be held in fp16, but it has {peak:g}.")
+    return matrix.astype(np.float16)
+
+
+def add_initialisers(graph: onnx.ModelProto, arrays: Mapping[str, NDArray[np.generic] | np.generic]) -> None:
+    graph.graph.initializer.extend(new_tensor(graph, np.asarray(value), name) for name, value in arrays.items())
+
+
+def import_engine(graph: onnx.ModelProto) -> None:
+    """Before nodes of the engine's own operators are added."""
+    if ENGINE not in {opset.domain for opset in graph.opset_import}:
+        graph.opset_import.append(helper.make_opsetid(ENGINE, 1))

@@ -1,0 +1,123 @@
+"""Which layers are treated alike, what each group is called, and what is left alone, each with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+from torch import nn
+
+from spaces.model_structure import Kind
+
+TABLES = "tables"
+_TABLE_TYPES = (nn.Embedding, nn.EmbeddingBag)
+_NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def tables_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
+    """Dotted names of the embedding tables whose weights the program reads; one that is held twice, once."""
+    return tuple(name for name, module in model.named_modules() if _reads(name, module, _TABLE_TYPES, read))
+
+
+def layers_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
+    """Dotted names of the linear layers that are read and give more than one number."""
+    found = {name: module for name, module in model.named_modules() if _reads(name, module, (nn.Linear,), read)}
+    return tuple(name for name, module in found.items() if module.get_parameter("weight").shape[0] > 1)
+
+
+def recurrent_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
+    """Dotted names of the recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    return tuple(name for name, module in found.items() if f"{name}.{weight_of(module)}" in read)
+
+
+def weight_of(module: nn.Module) -> str:
+    """The name of the matrix whose rows make a layer's units."""
+    return "weight_hh_l0" if isinstance(module, nn.RNNBase) else "weight"
+
+
+def grouped(
+    layers: Sequence[str], attention: Set[str], recurrent: Sequence[str]
+) -> dict[str, tuple[Kind, tuple[str, ...]]]:
+    """Layers of one part of the model by a short name: the innermost part of their path that has a name of its own,
+    numbers left out; with as much of what holds it as tells two apart.
+
+    Args:
+        attention: those of the layers that belong to an attention
+        recurrent: layers that hold several matrices, each called by its own name
+    """
+    by_path: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for layer in layers:
+        by_path[_path(layer)].append(layer)
+    encoders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for layer in recurrent:
+        path = tuple(part for part in layer.split(".") if not part.isdigit())
+        encoders[path if path and path not in by_path else (*path, "recurrent")].append(layer)
+    names = _short([*by_path, *encoders])
+    found: dict[str, tuple[Kind, tuple[str, ...]]] = {}
+    for path, members in by_path.items():
+        kind: Kind = "attention" if attention & set(members) else "linear"
+        found[names[path]] = (kind, tuple(members))
+    return found | {names[path]: ("recurrent", tuple(members)) for path, members in encoders.items()}
+
+
+def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str, str]:
+    """Of the modules with parameters of their own that are in no group: the reason, by dotted name."""
+    reasons: dict[str, str] = {}
+    for name, module in model.named_modules():
+        own = [f"{name}.{p}".removeprefix(".") for p, _ in module.named_parameters(recurse=False)]
+        if not own or name in members or isinstance(module, _NORMS):
+            continue
+        called = name or type(module).__name__
+        if not read & set(own):
+            reasons[called] = "it is not used for scores"
+        elif isinstance(module, nn.Linear) and module.out_features == 1:
+            reasons[called] = "it gives a single number"
+        elif isinstance(module, nn.Linear):
+            reasons[called] = "its weight is worked out from other parameters, or it is all of the model"
+        elif isinstance(module, nn.MultiheadAttention):
+            reasons[called] = "nn.MultiheadAttention packs its projections into one tensor and checks its own sizes"
+        else:
+            reasons[called] = (
+                f"leanrec compresses linear and recurrent layers and embedding tables, not {type(module).__name__}"
+            )
+    return reasons
+
+
+def _reads(name: str, module: nn.Module, kinds: tuple[type[nn.Module], ...], read: Set[str]) -> bool:
+    return isinstance(module, kinds) and f"{name}.weight" in read
+
+
+def _path(layer: str) -> tuple[str, ...]:
+    *outer, leaf = layer.split(".")
+    named = tuple(part for part in outer if not part.isdigit())
+    return named or (leaf.rstrip("0123456789").rstrip("_") or leaf,)
+
+
+def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
+    """The shortest endings that differ from each other, and from the tables' name."""
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        ends = {path: path[-depth[path] :] for path in paths}
+        counts = Counter(ends.values())
+        longer = [p for p in paths if (counts[ends[p]] > 1 or ends[p] == (TABLES,)) and depth[p] < len(p)]
+        if not longer:
+            return _apart({path: "_".join(end) for path, end in ends.items()})
+        for path in longer:
+            depth[path] += 1
+
+
+def _apart(names: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
+    """With a number behind those that are still the same."""
+    taken: set[str] = {TABLES}
+    found: dict[tuple[str, ...], str] = {}
+    for path, name in names.items():
+        free = next(n for n in _numbered(name) if n not in taken)
+        taken.add(free)
+        found[path] = free
+    return found
+
+
+def _numbered(name: str) -> Iterable[str]:
+    yield name
+    yield from (f"{name}_{i}" for i in range(2, 1_000_000))

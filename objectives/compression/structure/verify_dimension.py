@@ -1,0 +1,209 @@
+"""Whether a width is what it was taken for, and whether a layer or a table may take another form: the model itself is
+asked, with units reordered or cut away, and with the new form as large as the old."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from objectives.compression.embeddings import whole_forms
+from objectives.compression.low_rank import full_rank
+from objectives.compression.module_edit import keep, names_of, replace_module, tensors
+from objectives.errors import one_line
+from spaces.model_structure import Width
+
+# Of the spread of an output over the rows, and of its size: what sums in another order may change.
+_OF_SPREAD, _OF_SIZE = 1e-4, 1e-5
+
+
+class UnprunableError(ValueError):
+    """Units of a width cannot leave the model, with the reason."""
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A module tree of its own over the same tensors, which surgery replaces and never changes."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors(model).values()})
+
+
+def answers_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Every tensor that the model gives, in order."""
+    with torch.inference_mode():
+        return tuple(_tensors_in(model.eval()(**example)))
+
+
+def tried(model: nn.Module, width: Width, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether the width is normalised: the others' answers change when a unit leaves.
+
+    A model that reads the units that are left as others than they were, as where the number of heads is fixed and
+    their size is not, raises no error, but no longer treats them alike: so they are reordered after a cut as well.
+
+    Args:
+        expected: what the model gives for the example
+
+    Raises:
+        UnprunableError: units cannot leave, with the reason.
+    """
+    whole = range(width.units)
+    if not _alike(_answers(model, width, _turned(whole), example, "with its units in another order"), expected):
+        raise UnprunableError(
+            "with its units in another order the model gives other answers, so something else hangs on the order"
+        )
+    normalised = False
+    for kept, when in _cuts(width.units):
+        found = _answers(model, width, kept, example, when)
+        if not _of_shapes(found, expected):
+            raise UnprunableError(f"{when} the model's answers have another shape, or are not finite")
+        if not _alike(_answers(model, width, _turned(kept), example, when), found):
+            raise UnprunableError(
+                f"{when} the model's answers hang on the order of the others, as where the number of heads is fixed"
+            )
+        if gone := set(whole).difference(kept):
+            normalised |= not _alike(found, answers_of(_silenced(model, width, gone), example))
+    return normalised
+
+
+def trouble_with_factors(
+    model: nn.Module, modules: Sequence[str], example: Mapping[str, Tensor], expected: Sequence[Tensor]
+) -> str | None:
+    """Why linear layers cannot be two in a row each; None where two of the full rank give what the layer gives. A
+    module may read the layer's weight itself; a subclass, or a hook, may do more than multiply by it."""
+    factored = shared_copy(model)
+    for name in modules:
+        layer = factored.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        if (other := _holder_beside(model, name)) is not None:
+            return f"{other} holds the weight of {name} too"
+        replace_module(factored, name, full_rank(layer))
+    return _trouble(factored, example, expected, "with two layers of the full rank in place of each")
+
+
+def trouble_with_forms(
+    model: nn.Module, table: str, example: Mapping[str, Tensor], expected: Sequence[Tensor]
+) -> str | None:
+    """Why a table's rows cannot be shared, or have fewer dimensions; None where each form that keeps them all gives
+    what the table gives."""
+    module = model.get_submodule(table)
+    if not isinstance(module, nn.Embedding):
+        return f"leanrec shares and narrows the rows of nn.Embedding, not of {type(module).__name__}"
+    if (other := _holder_beside(model, table)) is not None:
+        return f"{other} holds its weight too"
+    for form in whole_forms(module):
+        changed = shared_copy(model)
+        replace_module(changed, table, form)
+        if (trouble := _trouble(changed, example, expected, "with all its rows in another form")) is not None:
+            return trouble
+    return None
+
+
+def _holder_beside(model: nn.Module, name: str) -> str | None:
+    """Another module that holds the weight of the one of this name, by its own name."""
+    module = model.get_submodule(name)
+    owners = (other.rpartition(".")[0] for other in names_of(model, f"{name}.weight"))
+    return next((owner for owner in owners if model.get_submodule(owner) is not module), None)
+
+
+def _trouble(changed: nn.Module, example: Mapping[str, Tensor], expected: Sequence[Tensor], when: str) -> str | None:
+    try:
+        found = answers_of(changed, example)
+    except Exception as error:  # whatever the user's own forward raises
+        return f"{when} the model fails: {one_line(error)}"
+    return None if _alike(found, expected) else f"{when} the model gives other answers"
+
+
+def _cuts(units: int) -> Iterator[tuple[Sequence[int], str]]:
+    """Units that stay, and how that is said. Of two, one cannot be reordered: then it is looked at with a third."""
+    yield range(1, units), "with a unit less"
+    if units > 3:
+        yield range(units // 2, units), "with half of its units"
+    if units == 2:
+        yield (0, 1, 0), "with a unit doubled"
+
+
+def _turned(units: Sequence[int]) -> list[int]:
+    return [*units[1:], units[0]]
+
+
+def _answers(
+    model: nn.Module, width: Width, units: Sequence[int], example: Mapping[str, Tensor], when: str
+) -> tuple[Tensor, ...]:
+    """What the model gives with these units of the width, in this order.
+
+    Raises:
+        UnprunableError: it fails.
+    """
+    arranged = shared_copy(model)
+    try:
+        _arrange(arranged, width, units)
+        return answers_of(arranged, example)
+    except Exception as error:  # whatever the user's own forward raises
+        raise UnprunableError(f"{when} the model fails: {one_line(error)}") from error
+
+
+def _arrange(model: nn.Module, width: Width, units: Sequence[int]) -> None:
+    """Of the width's positions those of these units stay, in this order; all others stay where they are."""
+    runs: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
+    for cut in width.cuts:
+        starts = (cut.first + repeat * cut.period for repeat in range(cut.repeats))
+        runs[names_of(model, cut.tensor)[0], cut.axis] |= {(start, cut.size) for start in starts}
+    for (name, axis), of_axis in runs.items():
+        positions: list[int] = []
+        at = 0
+        for start, size in sorted(of_axis):
+            positions += range(at, start)
+            positions += (start + unit * size + i for unit in units for i in range(size))
+            at = start + width.units * size
+        keep(model, name, axis, [*positions, *range(at, tensors(model)[name].shape[axis])])
+
+
+def _silenced(model: nn.Module, width: Width, units: Collection[int]) -> nn.Module:
+    """The dense model with these units at zero wherever they lie."""
+    silent = shared_copy(model)
+    for cut in width.cuts:
+        held = tensors(silent)[cut.tensor]
+        zeroed = held.detach().clone()
+        zeroed.index_fill_(cut.axis, torch.tensor(cut.positions(units), device=held.device), 0)
+        new = nn.Parameter(zeroed, held.requires_grad) if isinstance(held, nn.Parameter) else zeroed
+        for name in names_of(silent, cut.tensor):
+            owner, _, attribute = name.rpartition(".")
+            setattr(silent.get_submodule(owner), attribute, new)
+    return silent
+
+
+def _of_shapes(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether the shapes are the expected ones, and all is finite that is to be."""
+    return len(found) == len(expected) and all(
+        a.shape == b.shape and bool(torch.isfinite(a[torch.isfinite(b)]).all())
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return _of_shapes(found, expected) and all(_close(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Beside what an output varies by from row to row: scores of a thousandth may differ by little, and so may those of
+    a thousand that differ by one."""
+    finite = torch.isfinite(expected)
+    if not torch.equal(found[~finite].nan_to_num(), expected[~finite].nan_to_num()):
+        return False
+    values = torch.where(finite, expected, 0).double()
+    spread = values.std(0, unbiased=False) if values.dim() else values.new_zeros(())
+    size = values.abs().amax(0) if values.dim() else values.abs()
+    allowed = _OF_SPREAD * spread + _OF_SIZE * size
+    return bool(((torch.where(finite, found, 0).double() - values).abs() <= allowed).all())
+
+
+def _tensors_in(answer: object) -> Iterable[Tensor]:
+    if isinstance(answer, Tensor):
+        yield answer
+    elif isinstance(answer, Mapping):
+        for value in answer.values():
+            yield from _tensors_in(value)
+    elif isinstance(answer, (list, tuple)):
+        for value in answer:
+            yield from _tensors_in(value)

@@ -1,0 +1,69 @@
+"""Arms of a measurement: a model file and how it is run."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from objectives.measurement.load_generator import Request, Submit, precise_sleep, saturated
+from objectives.measurement.load_target import LiveTarget
+from objectives.records import rows_of
+from objectives.serving.engines import PREPARED_BY_SIZE
+from objectives.serving.pool import Pool
+from spaces.techniques.placement import Placement
+
+_SWITCH_SECONDS = 5e-5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model file and how it is run."""
+
+    model: str
+    placement: Placement
+    compute: str
+
+
+def open_arm(arm: Arm) -> Pool:
+    return Pool.open(Path(arm.model), arm.placement, arm.compute)
+
+
+def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
+    """A pool as the load generator drives it: saturated, each replica has a request, or a batch of them, to come."""
+    together = 1
+    if placement.batching is not None:
+        together = max(1, placement.batching.rows // int(np.median([rows_of(request) for request in requests])))
+    return LiveTarget(pool.submit, placement.replicas, 2 * placement.replicas * together, placement.in_turn)
+
+
+def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
+    """Buffers grow with the largest request; an engine that prepares kernels by size gets every size once, as it would
+    in its first minutes of service, any other a few."""
+    sizes = {rows_of(request): request for request in requests}
+    ordered = sorted(sizes, reverse=True)
+    places = [place for place in (*placement.seats, placement.lookup) if place is not None]
+    by_size = any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
+    for rows in ordered if by_size else ordered[:: max(1, len(ordered) // 20)]:
+        saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While the clock runs: threads wake on time, a finished replica gets the interpreter at once (the default wait of
+    5 ms would show as latency), and no garbage is collected."""
+    before = sys.getswitchinterval()
+    precise_sleep()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        sys.setswitchinterval(before)

@@ -1,0 +1,266 @@
+"""Plays a schedule of requests against a running model, which it sees as a callable only."""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measurement.statistics import percentile
+from objectives.records import rows_of
+
+Request = Mapping[str, NDArray[Any]]
+# Closer than this to the next arrival, asking again and again is surer than sleeping: a core that rests between
+# sparse requests may take 100 us to wake.
+_SPIN_NS = 60_000
+# Where a request takes less than this, a late generator would show in its latency, and the cores rest long enough.
+_SHORT_MS = 0.3
+_LONG_SPIN_NS = 150_000
+# The last stretch is waited out without giving way, which takes 15 us at a time: so short, it hardly keeps the
+# interpreter from others.
+_HOLD_NS = 20_000
+_HEAD_START_NS = 200_000
+# Tells the random numbers of requests from those of arrivals.
+_REQUESTS = 1
+_GLANCE_SECONDS = 0.005
+_IDLE_SHARE = 0.2
+_MOST_LAG = 0.1
+_LEAST_OFFERED = 0.98
+
+
+class Answer(Protocol):
+    """What a running model gives back at once for a request.
+
+    `result()` waits for the answer, and raises where there is none; an exception whose attribute `refused` is True
+    says that the model declined the request, any other that it failed.
+    """
+
+    finished_ns: int
+
+    def result(self) -> Any: ...
+
+
+Submit = Callable[[Request], Answer]
+
+
+class BehindError(RuntimeError):
+    """The generator did not offer the load that was planned, so the run says nothing about the model."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """How each of n requests fared, and how well the generator kept the schedule.
+
+    Latency runs from the scheduled arrival and is infinite for a refused request. Lag is how much later a request was
+    submitted than by a generator that loses no time of its own: that one too waits for a `submit` that holds the
+    caller, as one that runs the model on the caller's own thread does. Nor is it lag as long as every replica would
+    still be busy with what came before, where that is known: the request would have waited all the same. The offered
+    share is the duration of the schedule, likewise put off by what submits held, over that of the submission: 1 is on
+    time.
+    """
+
+    latency_ms: NDArray[np.float64]  # (n,)
+    lag_ms: NDArray[np.float64]  # (n,)
+    refused: NDArray[np.bool_]  # (n,)
+    offered_share: float
+
+
+def spin_ns(service_ms: float) -> int:
+    """How long before an arrival the generator stops sleeping, for a model that takes so long.
+
+    Asking again and again keeps a core from the model's own threads. Two threads of ONNX Runtime beside the generator
+    on two cores were ready and did not run for 0.07 of the time in calm blocks with 150 us, for 0.03 with 60 us.
+    """
+    return _LONG_SPIN_NS if service_ms < _SHORT_MS else _SPIN_NS
+
+
+def open_loop(
+    submit: Submit,
+    requests: Sequence[Request],
+    gaps_ns: NDArray[np.int64],
+    spin_ns: int = _SPIN_NS,
+    in_turn: int | None = None,
+) -> Arrivals:
+    """Submit each request at its scheduled time, whether or not earlier ones are answered; wait for all answers.
+
+    What is due is submitted at once and in order, so a late generator shows as latency and as lag, never as a lower
+    rate. An answer's exception is raised, unless it says that the request was refused.
+
+    Args:
+        in_turn: replicas that take requests one by one in their order; None where it is not so
+    """
+    if not requests or len(requests) != len(gaps_ns) or gaps_ns.min() < 1:
+        raise ValueError(
+            f"Each of 1 or more requests has a gap of 1 ns or more before it, but got {len(requests)} with {gaps_ns}."
+        )
+    clock = time.perf_counter_ns
+    planned_ns = np.cumsum(gaps_ns)
+    plan = planned_ns.tolist()
+    submitted, returned, answers = [], [], []
+    start = clock() + _HEAD_START_NS
+    now = _wait_until(start, spin_ns)
+    # Lists and one look at the clock: what is done here is done while the model's threads want the interpreter.
+    for request, planned in zip(requests, plan, strict=True):
+        if now < start + planned:
+            now = _wait_until(start + planned, spin_ns)
+        submitted.append(now)
+        answers.append(submit(request))
+        now = clock()
+        returned.append(now)
+    refused = np.array([_refused(answer) for answer in answers])
+    finished = np.array([answer.finished_ns for answer in answers], dtype=np.int64)
+    due_ns, submitted_ns = planned_ns + start, np.array(submitted)
+    held_ns = np.array(returned) - submitted_ns
+    ready_ns = last_moments(due_ns, held_ns, submitted_ns, finished, in_turn)
+    return Arrivals(
+        latency_ms=np.where(refused, np.inf, (finished - due_ns) / 1e6),
+        lag_ms=np.maximum(submitted_ns - ready_ns, 0) / 1e6,
+        refused=refused,
+        offered_share=int(on_time(planned_ns, held_ns)[-1]) / int(submitted_ns[-1] - start),
+    )
+
+
+def on_time(due_ns: NDArray[np.int64], held_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) when a generator that loses no time of its own submits each of n requests, where a submit holds it so long.
+
+    Request i at e[i] = max(due[i], e[i - 1] + held[i - 1]), which unrolls to a running maximum.
+    """
+    before = np.cumsum(held_ns) - held_ns
+    moments: NDArray[np.int64] = before + np.maximum.accumulate(due_ns - before)
+    return moments
+
+
+def last_moments(
+    due_ns: NDArray[np.int64],
+    held_ns: NDArray[np.int64],
+    submitted_ns: NDArray[np.int64],
+    finished_ns: NDArray[np.int64],
+    replicas: int | None,
+) -> NDArray[np.int64]:
+    """(n,) the last moment at which each of n requests is submitted and answered no later than on time, had all before
+    it been on time.
+
+    What a request takes is what it took from when it was submitted and a replica idle; the replica that is idle first
+    takes the next, as one replica does, and several do but for ties and their requests' sizes.
+
+    Args:
+        replicas: that take requests in their order; None where it is not so, and every delay counts
+    """
+    moments = on_time(due_ns, held_ns)
+    if replicas is None:
+        return moments
+    late, punctual = [0] * replicas, [0] * replicas
+    for i, (submitted, finished) in enumerate(zip(submitted_ns.tolist(), finished_ns.tolist(), strict=True)):
+        takes = max(finished - max(submitted, late[0]), 0)
+        heapq.heapreplace(late, finished)
+        moments[i] = max(int(moments[i]), punctual[0])
+        heapq.heapreplace(punctual, int(moments[i]) + takes)
+    return moments
+
+
+def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:
+    """(requests,) milliseconds from submitting to answer, one request at a time; infinite where it is refused."""
+    latency = np.empty(len(requests))
+    for i, request in enumerate(requests):
+        start = time.perf_counter_ns()
+        answer = submit(request)
+        latency[i] = np.inf if _refused(answer) else (answer.finished_ns - start) / 1e6
+    return latency
+
+
+def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
+    """Requests served per second while `outstanding` of them are always in flight; a refused one is not served."""
+    start = time.perf_counter_ns()
+    end = start + int(seconds * 1e9)
+    flying: list[Answer] = []
+    answered = served = 0
+    while time.perf_counter_ns() < end or answered == 0:
+        while len(flying) < outstanding:
+            flying.append(submit(requests[(answered + len(flying)) % len(requests)]))
+        served += not _refused(flying.pop(0))
+        answered += 1
+    elapsed = time.perf_counter_ns() - start
+    for answer in flying:
+        _refused(answer)
+    return served / (elapsed / 1e9)
+
+
+def drawn_requests(requests: Sequence[Request], count: int, *seed: int) -> list[Request]:
+    """So many independent draws: a list that is gone through in its order would vary less in the long run than traffic
+    does, and its queues be shorter. The draws do not depend on those of a schedule from the same seed."""
+    random = np.random.default_rng([*seed, _REQUESTS])
+    return [requests[i] for i in random.integers(len(requests), size=count)]
+
+
+def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
+    """So few requests with the mean rows of all: of each stratum of sizes, the one nearest to the stratum's mean."""
+    by_rows = sorted(requests, key=rows_of)
+    strata = [part for part in np.array_split(np.arange(len(by_rows)), count) if len(part)]
+    sizes = np.array([rows_of(request) for request in by_rows], dtype=np.float64)
+    return [by_rows[int(part[np.abs(sizes[part] - sizes[part].mean()).argmin()])] for part in strata]
+
+
+def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> None:
+    """Whether a run, of arrays of any one shape, was offered the load that was planned.
+
+    Raises:
+        BehindError: the p95 lag is above 10% of the p95 latency, or less than 98% of the planned rate was offered.
+    """
+    latency, lag = percentile(latency_ms, 95), percentile(lag_ms, 95)
+    if lag > _MOST_LAG * latency or offered_share < _LEAST_OFFERED:
+        raise BehindError(
+            f"A run's p95 lag is at most {_MOST_LAG:.0%} of its p95 latency and its offered rate at least "
+            f"{_LEAST_OFFERED:.0%} of the planned, but got a lag of {lag:.3g} ms beside {latency:.3g} ms and a rate "
+            f"of {offered_share:.1%}: lower the load, or leave the generator a core (fewer threads or replicas)."
+        )
+
+
+def settle(most_seconds: float = 0.25) -> None:
+    """Wait until this process is idle: an engine's threads spin on after an answer (ONNX Runtime's for 50 ms), and
+    would take a core from whichever arm comes next."""
+    end = time.monotonic() + most_seconds
+    before = time.process_time()
+    while time.monotonic() < end:
+        time.sleep(_GLANCE_SECONDS)
+        now = time.process_time()
+        if now - before < _IDLE_SHARE * _GLANCE_SECONDS:
+            return
+        before = now
+
+
+def precise_sleep() -> None:
+    """Ask the kernel to wake this thread within a microsecond of the asked time, not within fifty (Linux)."""
+    if sys.platform == "linux":
+        pr_set_timerslack = 29
+        ctypes.CDLL(None).prctl(pr_set_timerslack, 1000, 0, 0, 0)
+
+
+def _wait_until(at_ns: int, spin_ns: int) -> int:
+    """Returns the moment at which the wait was over."""
+    clock = time.perf_counter_ns
+    while (left := at_ns - (now := clock())) > 0:
+        if left > spin_ns:
+            time.sleep((left - spin_ns) / 1e9)
+        elif left > _HOLD_NS:
+            # Lets go of the interpreter, which a replica may be waiting for; `os.sched_yield` holds it.
+            time.sleep(0)
+    return now
+
+
+def _refused(answer: Answer) -> bool:
+    """Waits for the answer."""
+    try:
+        answer.result()
+    except Exception as error:
+        # Known by an attribute, since what is measured imports nothing from here, nor this from there.
+        if getattr(error, "refused", False) is True:
+            return True
+        raise
+    return False

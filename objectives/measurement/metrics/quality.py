@@ -1,0 +1,139 @@
+"""A candidate's metric on held-out rows, by the metric's name, and its paired loss against the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measurement.metrics.paired_loss import Arm, Groups, Mask, Resampled, UndefinedLossError, paired_loss
+from objectives.measurement.metrics.ranking import gains, is_ranking
+from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
+from objectives.records import Quality
+
+_NO_SLICES: Mapping[str, Mask] = {}
+
+
+def metric_kind(name: str) -> Literal["pointwise", "ranking"]:
+    """Whether a metric is of scores and labels (`paired_quality`) or of ranks (`paired_ranking`).
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in _POINTWISE:
+        return "pointwise"
+    if is_ranking(name):
+        return "ranking"
+    known = ", ".join([*_POINTWISE, "hr@K", "ndcg@K"])
+    raise ValueError(f"A metric is one of {known} (K a whole number from 1), but got {name!r}.")
+
+
+def paired_quality(
+    metric: str,
+    candidate: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    groups: Groups,
+    seed: int,
+    confidence: float = 0.95,
+    slices: Mapping[str, Mask] = _NO_SLICES,
+) -> Quality:
+    """Loss relative to the baseline on the same rows; its interval resamples groups (users), the same for both arms.
+
+    Args:
+        candidate, baseline: (n,) scores
+        labels: (n,) of 0 and 1
+        groups: (n,)
+        slices: by name (n,) masks; each is judged on its rows alone, or has the reason why it cannot be
+
+    Raises:
+        ValueError: not a pointwise metric, arrays of different lengths, scores that are not finite, labels other than
+            0 and 1, a slice that is not a mask.
+        UndefinedLossError: labels of one class, rows of one group, a baseline of 0, too few rows for an interval.
+    """
+    if metric_kind(metric) != "pointwise":
+        raise ValueError(f"The metric of scores and labels is one of {', '.join(_POINTWISE)}, but got {metric!r}.")
+    _check_lengths(candidate=candidate, baseline=baseline, labels=labels, groups=groups)
+    ours, theirs, truth = (np.asarray(a, dtype=np.float64) for a in (candidate, baseline, labels))
+    for arm, scores in {"candidate": ours, "baseline": theirs}.items():
+        if not np.isfinite(scores).all():
+            raise ValueError(f"Scores must be finite, but {int((~np.isfinite(scores)).sum())} of the {arm} are not.")
+    if not (fine := np.isin(truth, (0, 1))).all():
+        raise ValueError(f"Labels must be 0 or 1, but got {truth[~fine][0]:g}.")
+
+    def judged(scores: Floats) -> Arm:
+        return lambda kept: _POINTWISE[metric](scores[kept], truth[kept], groups[kept])
+
+    return paired_loss(metric, judged(ours), judged(theirs), groups, seed, confidence, slices)
+
+
+def paired_ranking(
+    metric: str,
+    candidate_ranks: Floats,
+    baseline_ranks: Floats,
+    groups: Groups,
+    seed: int,
+    confidence: float = 0.95,
+    slices: Mapping[str, Mask] = _NO_SLICES,
+) -> Quality:
+    """As `paired_quality`, of the ranks of held-out items.
+
+    Args:
+        candidate_ranks, baseline_ranks: (n,) from 1, as `ranking.ranks` gives them
+        groups: (n,)
+        slices: by name (n,) masks
+
+    Raises:
+        ValueError: not a ranking metric, arrays of different lengths, ranks below 1 or not finite, a slice that is not
+            a mask.
+        UndefinedLossError: rows of one group, a baseline that has no item within the first K, or too few.
+    """
+    if metric_kind(metric) != "ranking":
+        raise ValueError(f"The metric of ranks is one of hr@K and ndcg@K, but got {metric!r}.")
+    _check_lengths(candidate_ranks=candidate_ranks, baseline_ranks=baseline_ranks, groups=groups)
+    for arm, ranks in {"candidate": candidate_ranks, "baseline": baseline_ranks}.items():
+        if not (fine := np.isfinite(ranks) & (ranks >= 1)).all():
+            raise ValueError(f"Ranks must be finite and from 1, but the {arm} got {ranks[~fine][0]:g}.")
+
+    def judged(ranks: Floats) -> Arm:
+        earned = gains(metric, ranks)
+        return lambda kept: partial(weighted_mean, earned[kept])
+
+    return paired_loss(metric, judged(candidate_ranks), judged(baseline_ranks), groups, seed, confidence, slices)
+
+
+def resolution(quality: Quality) -> float:
+    """The smallest loss that these rows could tell from none: half the width of the paired interval."""
+    return (quality.loss_interval[1] - quality.loss_interval[0]) / 2
+
+
+def _auc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:
+    """Over all pairs of rows, whether of one user or of two."""
+    if labels.min() == labels.max():
+        raise UndefinedLossError(f"Labels must hold both classes, but got {labels[0]:g} in all of {len(labels)} rows.")
+    return weighted_auc(scores, labels)
+
+
+def _gauc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:
+    """Mean of the users' own AUC, each weighted by the user's rows; users with one class are left out.
+
+    Zhu et al., Optimized Cost per Click in Taobao Display Advertising, KDD 2017; as written out in Zhou et al., Deep
+    Interest Network, KDD 2018, section 6.3. A user drawn twice counts twice, and is not compared with himself.
+    """
+    own = group_auc(scores, labels, groups)
+    telling = len(np.unique(groups[~np.isnan(own)]))
+    if telling < 2:
+        raise UndefinedLossError(f"Two groups or more must hold both classes, but got {telling}.")
+    return partial(weighted_mean, own)
+
+
+def _check_lengths(**arrays: NDArray[Any]) -> None:
+    sizes = {name: len(array) for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"{', '.join(sizes)} must have the same rows, but got {list(sizes.values())}.")
+
+
+_POINTWISE: Mapping[str, Callable[[Floats, Floats, Groups], Resampled]] = {"auc": _auc, "gauc": _gauc}

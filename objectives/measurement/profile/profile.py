@@ -1,0 +1,154 @@
+"""Where the time of one request goes: by layer group, by operator, by node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.measurement.profile.engine_trace import Inputs, profiler_cost_ms, trace_model
+from objectives.measurement.profile.layer_groups import OTHER, assign, weight_owners
+from objectives.measurement.profile.model_steps import Graph, read_graph
+from objectives.measurement.profile.operator_cost import bytes_moved, flops
+from objectives.records import rows_of
+from spaces.model_structure import Group, Kind
+
+# The engine's own time beside its kernels: feeding, scheduling, handing the scores back.
+ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """One node of the optimised graph; `bytes` is what it must move."""
+
+    name: str
+    operator: str
+    group: str
+    ms: float
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """One layer group; `bytes` is what a request moves, `weight_bytes` what the weights take in the model file."""
+
+    name: str
+    kind: Kind
+    ms: float
+    time_share: float
+    flops: int
+    bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class OperatorCost:
+    """All nodes of one operator in one request."""
+
+    operator: str
+    calls: int
+    ms: float
+    time_share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One request of `rows` rows. The groups' shares of time sum to 1; `other` holds what belongs to no single group,
+    `engine` the time beside the kernels. `p50_ms` is of runs without the profiler."""
+
+    rows: int
+    p50_ms: float
+    threads: int | None
+    groups: tuple[GroupCost, ...]
+    operators: tuple[OperatorCost, ...]
+    nodes: tuple[NodeCost, ...]
+
+
+def profile_model(
+    model: Path, groups: Sequence[Group], inputs: Inputs, repeats: int = 100, threads: int | None = None
+) -> Profile:
+    """Run an ONNX file in ONNX Runtime on the CPU with its profiler on, and then without.
+
+    Args:
+        inputs: one request, (rows, ...) by name; an input that is 1 row in the graph is given its first
+        repeats: runs of each kind that count; warm-up runs come before
+
+    Raises:
+        ProfileError: the engine ran other nodes than its optimised graph holds.
+        ValueError: repeats below 4, or a group named `other` or `engine`.
+    """
+    if repeats < 4:
+        raise ValueError(f"A profile needs 4 repeats or more, but got {repeats}.")
+    if taken := sorted({OTHER, ENGINE} & {group.name for group in groups}):
+        raise ValueError(f"The names {OTHER} and {ENGINE} are the profile's own, but got a group {taken[0]!r}.")
+    trace, original = trace_model(model, inputs, repeats, threads), read_graph(model)
+    extra = profiler_cost_ms(repeats, threads)
+    owners = assign(trace.graph, original, groups)
+    nodes = tuple(
+        NodeCost(
+            step.name,
+            step.operator,
+            group,
+            max(0.0, ms - extra),
+            flops(step, trace.values),
+            bytes_moved(step, trace.values),
+        )
+        for step, group, ms in zip(trace.graph.steps, owners, trace.times_ms, strict=True)
+    )
+    return summarise(nodes, groups, _weight_bytes(original, groups), rows_of(inputs), trace.p50_ms, threads)
+
+
+def summarise(
+    nodes: Sequence[NodeCost],
+    groups: Sequence[Group],
+    weight_bytes: Mapping[str, int],
+    rows: int,
+    p50_ms: float,
+    threads: int | None,
+) -> Profile:
+    """Sums by group and by operator.
+
+    What p50_ms holds beyond the kernels is the engine's; 0 where the kernels took longer in their own runs.
+    """
+    engine_ms = max(0.0, p50_ms - sum(node.ms for node in nodes))
+    total = sum(node.ms for node in nodes) + engine_ms
+    kinds: dict[str, Kind] = {group.name: group.kind for group in groups}
+    kinds[OTHER] = "other"
+    by_group = [
+        _group([n for n in nodes if n.group == name], name, kind, weight_bytes.get(name, 0), total)
+        for name, kind in kinds.items()
+    ]
+    engine = GroupCost(ENGINE, "other", engine_ms, engine_ms / total, 0, 0, 0)
+    operators = [
+        _operator([n for n in nodes if n.operator == operator], operator, total)
+        for operator in dict.fromkeys(node.operator for node in nodes)
+    ]
+    slowest_first = tuple(sorted(operators, key=lambda cost: -cost.ms))
+    return Profile(rows, p50_ms, threads, (*by_group, engine), slowest_first, tuple(nodes))
+
+
+def median_request(requests: Sequence[Inputs]) -> Inputs:
+    """The request whose number of rows is the (lower) median; the first of equals."""
+    return sorted(requests, key=rows_of)[(len(requests) - 1) // 2]
+
+
+def _weight_bytes(graph: Graph, groups: Sequence[Group]) -> dict[str, int]:
+    """What belongs to no group is `other`'s."""
+    owners = weight_owners(graph, groups)
+    held: dict[str, int] = {}
+    for name, value in graph.weights.items():
+        group = owners.get(name, OTHER)
+        held[group] = held.get(group, 0) + value.bytes
+    return held
+
+
+def _group(nodes: Sequence[NodeCost], name: str, kind: Kind, weight_bytes: int, total_ms: float) -> GroupCost:
+    ms = sum(node.ms for node in nodes)
+    moved = sum(node.bytes for node in nodes)
+    return GroupCost(name, kind, ms, ms / total_ms, sum(node.flops for node in nodes), moved, weight_bytes)
+
+
+def _operator(nodes: Sequence[NodeCost], operator: str, total_ms: float) -> OperatorCost:
+    ms = sum(node.ms for node in nodes)
+    return OperatorCost(operator, len(nodes), ms, ms / total_ms)

@@ -1,0 +1,136 @@
+"""The columns of a polars table as the arrays of a log; a value that cannot be one is named with its row."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from objectives.recommenders.datasets.click_log import SEPARATOR
+
+_MOMENTS = "seconds, dates or ISO 8601 text in each row"
+
+
+def categories(column: pl.Series, missing: str = "") -> NDArray[Any]:
+    """(n,) strings, whatever the column holds; what is null or empty reads as `missing`, a value like any other.
+
+    Equal strings of the object array are one object: it takes 8 bytes a row.
+
+    Raises:
+        ValueError: the column cannot be read as text.
+    """
+    text = _cast(column, pl.String(), "single values").fill_null(missing)
+    values = text.unique().sort()
+    codes = text.cast(pl.Enum(values)).to_physical().to_numpy()
+    shared: NDArray[Any] = np.array(values.to_list(), dtype=object)
+    return shared.take(codes)
+
+
+def sets(column: pl.Series, separator: str, missing: str = "") -> NDArray[Any]:
+    """(n,) strings, each row's values with SEPARATOR between them; of lists, or of text with `separator` between them.
+
+    Empty values count for nothing; a row without any reads as `missing`.
+
+    Raises:
+        ValueError: a value holds SEPARATOR, or the column is of neither kind.
+    """
+    if isinstance(column.dtype, (pl.List, pl.Array)):
+        lists = _cast(column, pl.List(pl.String), "lists of single values")
+    else:
+        lists = _cast(column, pl.String(), "lists or text").str.split(separator)
+    for row in lists.list.eval(pl.element().str.contains(SEPARATOR, literal=True)).list.any().arg_true().head(1):
+        raise ValueError(_wrong(column, f"values without {SEPARATOR!r}", row))
+    filled = lists.list.eval(pl.element().filter(pl.element() != ""))
+    return categories(filled.list.join(SEPARATOR), missing)
+
+
+def numbers(column: pl.Series) -> NDArray[np.float64]:
+    """(n,); what is null or empty is NaN.
+
+    Raises:
+        ValueError: a value is not a number.
+    """
+    return _cast(column, pl.Float64(), "numbers").fill_null(math.nan).to_numpy()
+
+
+def labels(column: pl.Series, positive_from: float | None = None) -> NDArray[np.bool_]:
+    """(n,) whether a number is 1, of a column of 0 and 1; or whether it is at least positive_from.
+
+    Raises:
+        ValueError: a value is missing or not a number; or neither 0 nor 1, without positive_from.
+    """
+    number = numbers(column)
+    wrong = (number != 0) & (number != 1) if positive_from is None else np.isnan(number)
+    for row in np.flatnonzero(wrong)[:1]:
+        what = "0 or 1 in each row" if positive_from is None else "a number in each row"
+        raise ValueError(_wrong(column, what, int(row)))
+    return number == 1 if positive_from is None else number >= positive_from
+
+
+def ids(column: pl.Series) -> NDArray[np.int64]:
+    """(n,) the values themselves where all are whole numbers, else their numbers in the order of text, from 0.
+
+    Raises:
+        ValueError: a value is null or empty.
+    """
+    text = _complete(_cast(column, pl.String(), "ids"), "an id in each row")
+    whole = text.cast(pl.Int64, strict=False)
+    if whole.cast(pl.String).eq_missing(text).all():  # "007" is not 7
+        return whole.to_numpy()
+    return text.rank("dense").cast(pl.Int64).to_numpy() - 1
+
+
+def seconds(column: pl.Series) -> NDArray[np.int64]:
+    """(n,) numbers rounded down; dates and times, also as ISO 8601 text, since 1970, in UTC unless they say else.
+
+    Raises:
+        ValueError: a value is missing, or none of these.
+    """
+    given = _complete(column, _MOMENTS)
+    if isinstance(given.dtype, (pl.Date, pl.Datetime)):
+        return given.dt.epoch("s").to_numpy()
+    if not (given.dtype.is_numeric() or given.dtype == pl.String):
+        raise ValueError(f"column {column.name!r} must hold {_MOMENTS}, but got {column.dtype}")
+    if not (given.dtype.is_integer() or given.dtype == pl.String):
+        given = given.cast(pl.Float64).floor()
+    # A whole number first: as a float, a large one would lose its last digits.
+    whole, real = (given.cast(dtype, strict=False) for dtype in (pl.Int64(), pl.Float64()))
+    found = pl.select(pl.coalesce(whole, real.floor().cast(pl.Int64, strict=False))).to_series()
+    others = found.is_null().arg_true()
+    since_1970 = [_since_1970(given, row, text) for row, text in zip(others, given.gather(others), strict=True)]
+    return found.scatter(others, since_1970).to_numpy()
+
+
+def _since_1970(column: pl.Series, row: int, text: Any) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(_wrong(column, _MOMENTS, row)) from error
+    return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def _cast(column: pl.Series, dtype: pl.DataType, what: str) -> pl.Series:
+    """The column as that type; empty text is null."""
+    given = column.replace("", None) if column.dtype == pl.String else column
+    try:
+        cast = given.cast(dtype, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"column {column.name!r} must hold {what}, but got {column.dtype}") from error
+    for row in (cast.is_null() & given.is_not_null()).arg_true().head(1):
+        raise ValueError(_wrong(column, what, row))
+    return cast
+
+
+def _complete(column: pl.Series, what: str) -> pl.Series:
+    for row in column.is_null().arg_true().head(1):
+        raise ValueError(_wrong(column, what, row))
+    return column
+
+
+def _wrong(column: pl.Series, what: str, row: int) -> str:
+    found = "nothing" if column[row] is None else repr(column[row])
+    return f"column {column.name!r} must hold {what}, but got {found} in row {row + 1}"

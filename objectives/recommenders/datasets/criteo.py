@@ -1,0 +1,58 @@
+"""Reads Criteo's logs of display advertisements: a label, 13 counts and 26 hashed categories, separated by tabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
+from objectives.recommenders.datasets.columns import labels, numbers
+
+NUMERIC = tuple(f"I{number}" for number in range(1, 14))
+CATEGORICAL = tuple(f"C{number}" for number in range(1, 27))
+ABSENT = -1  # the category of a missing value
+
+
+def read_criteo(path: Path) -> ClickLog:
+    """The rows of a file like train.txt of the Kaggle challenge or a day of the terabyte log, .gz and .zst too.
+
+    The files name neither users nor items nor moments: all features are the item's, and a row's moment is its number.
+
+    Raises:
+        ValueError: names the file, and the column and the value that is not Criteo's.
+    """
+    names = ["label", *NUMERIC, *CATEGORICAL]
+    try:
+        schema = dict.fromkeys(names, pl.String)
+        table = pl.read_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None)
+        return _log(path.name.partition(".")[0], table)
+    except (OSError, pl.exceptions.PolarsError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} must have Criteo's {len(names)} columns, but got: {reason}") from error
+
+
+def _log(name: str, table: pl.DataFrame) -> ClickLog:
+    columns: dict[str, NDArray[Any]] = {name: numbers(table[name]) for name in NUMERIC}
+    columns |= {name: _hashes(table[name]) for name in CATEGORICAL}
+    return in_time_order(
+        name,
+        user=None,
+        item=None,
+        timestamp=np.arange(len(table)),
+        label=labels(table["label"]),
+        columns=columns,
+        sides=dict.fromkeys(columns, "item"),
+        kinds=dict.fromkeys(NUMERIC, "numeric"),
+    )
+
+
+def _hashes(column: pl.Series) -> NDArray[np.int64]:
+    """(n,) hexadecimal text as numbers."""
+    number = column.str.to_integer(base=16, strict=False)
+    for row in (number.is_null() & column.is_not_null()).arg_true().head(1):
+        raise ValueError(f"column {column.name!r} must hold hexadecimal, but got {column[row]!r} in row {row + 1}")
+    return number.fill_null(ABSENT).to_numpy()

@@ -1,0 +1,179 @@
+"""What each user took, in order: the data of a sequential recommender, cut into train, validation and test.
+
+The preparation is that of Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), section IV-A.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.held_out_rows import HeldPart
+from objectives.recommenders.datasets.click_log import ClickLog, frozen
+
+Codes = NDArray[np.int64]
+
+_FROM_THE_END: dict[HeldPart, int] = {"validation": 2, "test": 1}
+_FEWEST = 3  # events of a user: one to train on, one to validate on, one to test on
+_SHORT = 0.25  # of the users: those with the least history
+_RARE = 0.2  # of the train events: those with the least popular items
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """The events of each user, in time order: user u has codes[offsets[u]] to codes[offsets[u + 1] - 1].
+
+    The last event of a user is for test, the one before it for validation, the rest for train. An item's code is its
+    rank by count in train, from 1, ties by raw id, so items without a train event come last; 0 is padding.
+    """
+
+    name: str
+    ids: NDArray[np.int64]  # (items,) the raw ids of codes 1 to items
+    codes: Codes  # (events,)
+    offsets: NDArray[np.int64]  # (users + 1,)
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "codes", "offsets"):
+            array = getattr(self, name)
+            if array.ndim != 1 or array.dtype != np.int64:
+                raise ValueError(f"{name} must be int64 of 1 axis, but got {array.dtype} of {array.ndim}")
+            object.__setattr__(self, name, frozen(array))
+        events, ends = len(self.codes), self.offsets
+        if len(ends) < 2 or ends[0] != 0 or ends[-1] != events or np.diff(ends).min() < _FEWEST:
+            rule = f"offsets must go from 0 to {events} and leave each user {_FEWEST} events or more"
+            raise ValueError(f"{rule}, but got {ends}")
+        if self.codes.min() < 1 or self.codes.max() > self.items:
+            raise ValueError(f"codes must be 1 to {self.items}, but got {self.codes.min()} to {self.codes.max()}")
+
+    @property
+    def items(self) -> int:
+        return len(self.ids)
+
+    @property
+    def users(self) -> int:
+        return len(self.offsets) - 1
+
+    def target_at(self, part: HeldPart) -> NDArray[np.int64]:
+        """(users,) where in codes each user's held-out event is; train ends before that of validation."""
+        return self.offsets[1:] - _FROM_THE_END[part]
+
+    def key(self) -> str:
+        """SHA-256, in hex, of the whole content."""
+        digest = hashlib.sha256(repr(self.name).encode())
+        for array in (self.ids, self.codes, self.offsets):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that no array can pass for two
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Sequences:
+    """The log's events by user; events at one moment keep the log's order.
+
+    implicit: each row is an event, whatever its label; else only rows with label 1 are. Users and items with fewer
+    than `least` events are left out, again and again, until none is left that has fewer. Users go by raw id.
+
+    Raises:
+        ValueError: the log has no users or no items, or none with so many events.
+    """
+    if log.user is None or log.item is None:
+        lacking = " and ".join(f"no {what}s" for what in ("user", "item") if getattr(log, what) is None)
+        raise ValueError(f"log {log.name!r} must have users and items, but got {lacking}")
+    if least < _FEWEST:
+        raise ValueError(f"least must be at least {_FEWEST} (train, validation and test), but got {least}")
+    rows = np.arange(len(log.user)) if implicit else np.flatnonzero(log.label == 1)
+    rows = rows[np.argsort(log.user[rows], kind="stable")]  # within a user, time order is kept
+    rows = rows[_often(log.user[rows], log.item[rows], least)]
+    if len(rows) == 0:
+        raise ValueError(f"log {log.name!r} must have users and items with {least} events each, but got none")
+    user, item = log.user[rows], log.item[rows]
+    offsets = np.append(np.unique(user, return_index=True)[1], len(rows)).astype(np.int64)
+    in_train = np.ones(len(rows), dtype=bool)
+    for from_the_end in _FROM_THE_END.values():
+        in_train[offsets[1:] - from_the_end] = False
+    return Sequences(log.name, *_coded(item, in_train), offsets)
+
+
+def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int64]]:
+    """What each user had taken before the part's event, (users, length), that event, (users,), and the user, (users,).
+
+    The latest `length` events, after as many 0 as are lacking. The history of test includes validation's event.
+    """
+    at = sequences.target_at(part)
+    return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at], np.arange(sequences.users)
+
+
+def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
+    """All that each user, (n,), had taken before the part's event, (n, longest), with 0 on the left."""
+    start, end = sequences.offsets[user], sequences.target_at(part)[user]
+    return _latest(sequences, start, end, int((end - start).max()))
+
+
+def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
+    """Of each user's latest length + 1 train events all but the last, and what follows each, both (users, length).
+
+    Both have 0 on the left where events are lacking: a user's first event is an input only, not a target.
+    """
+    start, end = sequences.offsets[:-1], sequences.target_at("validation")
+    inputs, targets = _latest(sequences, start, end - 1, length), _latest(sequences, start, end, length)
+    targets[inputs == 0] = 0
+    return inputs, targets
+
+
+def item_counts(sequences: Sequences) -> NDArray[np.int64]:
+    """(items + 1,) train events of each code; none of padding."""
+    counts = np.bincount(sequences.codes, minlength=sequences.items + 1)
+    for part in _FROM_THE_END:
+        counts -= np.bincount(sequences.codes[sequences.target_at(part)], minlength=len(counts))
+    return counts
+
+
+def short_history(sequences: Sequences, user: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each user, (n,), has little history.
+
+    That is no more train events than the user at the first quarter when all are sorted by them. So it is at least a
+    quarter of the users, and more where several have just as many.
+    """
+    events = sequences.target_at("validation") - sequences.offsets[:-1]
+    return np.asarray(events[user] <= np.quantile(events, _SHORT, method="inverted_cdf"))
+
+
+def rare_target(sequences: Sequences, target: Codes) -> NDArray[np.bool_]:
+    """Whether each target, (n,) codes, is one of the least popular items, which together have 20% of the train events.
+
+    From the last code up, so many items as have no more than that together.
+    """
+    counts = item_counts(sequences)
+    of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
+    return np.asarray(of_it_and_rarer[target] <= _RARE * counts.sum())
+
+
+def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:
+    """The latest events from position `start` to before `end`, (n,) each, with 0 on the left, (n, length)."""
+    if length < 1:
+        raise ValueError(f"the length of a history must be at least 1, but got {length}")
+    at = end[:, None] + np.arange(-length, 0)
+    return np.where(at >= start[:, None], sequences.codes[np.maximum(at, 0)], 0)
+
+
+def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
+    """Which events, (n,), are left when no user and no item has fewer than `least` of those left."""
+    of = [np.unique(values, return_inverse=True)[1] for values in (user, item)]
+    left = np.ones(len(user), dtype=bool)
+    while True:
+        counts = [np.bincount(numbers[left], minlength=len(user))[numbers] for numbers in of]
+        enough = left & (counts[0] >= least) & (counts[1] >= least)
+        if np.array_equal(enough, left):
+            return left
+        left = enough
+
+
+def _coded(item: NDArray[np.int64], in_train: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Codes]:
+    """The raw ids in the order of their codes, (items,), and the code of each event, (events,)."""
+    ids, number = np.unique(item, return_inverse=True)
+    order = np.argsort(-np.bincount(number[in_train], minlength=len(ids)), kind="stable")
+    code = np.empty(len(ids), dtype=np.int64)
+    code[order] = np.arange(1, len(ids) + 1)
+    return ids[order], code[number]

@@ -1,0 +1,60 @@
+"""From the source that a task names to its log of clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from objectives.recommenders.datasets.click_log import ClickLog
+from objectives.recommenders.datasets.criteo import read_criteo
+from objectives.recommenders.datasets.fetch import KNOWN, fetch
+from objectives.recommenders.datasets.movielens import read_movielens
+from objectives.recommenders.datasets.synthetic import synthetic_log
+from objectives.recommenders.datasets.table import Schema, read_table
+from objectives.task import Task
+from spaces.serialization import from_plain
+
+# Of a log with hashed values, one that is rarer in train says nothing; its code is that of the unseen.
+_LEAST_OF_CRITEO = 10
+# Of a synthetic log, those that are whole numbers.
+_SIZES = ("rows", "users", "items", "fields")
+
+
+def read_log(task: Task) -> ClickLog:
+    """
+    Raises:
+        ValueError: the source is not known or its files are not what they should be.
+    """
+    kind, _, path = task.source.partition(":")
+    if task.source in KNOWN:
+        return read_movielens(fetch(task.source, task.data_sets))
+    if kind == "movielens" and path:
+        return read_movielens(Path(path))
+    if kind == "table" and path:
+        if task.columns is None:
+            raise ValueError("data.columns must say what those of a table hold, but got none.")
+        return read_table(Path(path), from_plain(Schema, task.columns))
+    if kind == "criteo" and path:
+        return read_criteo(Path(path))
+    if task.source == "synthetic" and task.synthetic is not None:
+        return _synthetic(task.synthetic, task.seed)
+    raise ValueError(
+        f"data.source is one of {sorted(KNOWN)}, movielens:DIR, table:FILE, criteo:FILE or synthetic, but got "
+        f"{task.source!r}."
+    )
+
+
+def least_count(source: str) -> int:
+    """Train rows that a value of this source needs to have a code of its own."""
+    return _LEAST_OF_CRITEO if source.startswith("criteo:") else 1
+
+
+def all_taken(task: Task) -> bool:
+    """Whether each row is an item that the user took, as each rating is, whatever its label; of a table whose labels
+    are 0 and 1, the rows of 0 were only shown."""
+    return task.columns is None or from_plain(Schema, task.columns).positive_from is not None
+
+
+def _synthetic(options: Mapping[str, float], seed: int) -> ClickLog:
+    given = {name: int(value) if name in _SIZES else float(value) for name, value in options.items()}
+    return synthetic_log(**given, seed=seed)  # type: ignore[arg-type]

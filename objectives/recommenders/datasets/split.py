@@ -1,0 +1,118 @@
+"""Cuts a log in time into rows to train on, to validate on, and to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.recommenders.datasets.click_log import ClickLog, frozen
+
+How = Literal["over_all", "by_user"]
+Part = Literal["train", "validation", "test"]
+Rows = NDArray[np.int64]
+
+_FEWEST_ROWS = 5  # a user with fewer is trained on only
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers of each part, ascending; no row is in two parts, and none is empty.
+
+    over_all: one moment for all users separates the parts. by_user: each user has moments of their own.
+    """
+
+    train: NDArray[np.int64]  # (n_train,)
+    validation: NDArray[np.int64]  # (n_validation,)
+    test: NDArray[np.int64]  # (n_test,)
+    how: How
+    reason: str  # why so, for the user
+
+    def __post_init__(self) -> None:
+        for part in get_args(Part):
+            rows = getattr(self, part)
+            if rows.ndim != 1 or rows.dtype != np.int64 or len(rows) == 0:
+                raise ValueError(f"{part} must be row numbers (int64), at least 1, but got {rows.dtype} {rows.shape}")
+            object.__setattr__(self, part, frozen(rows))
+        together = np.concatenate([self.train, self.validation, self.test])
+        if len(np.unique(together)) != len(together):
+            raise ValueError("no row must be in two parts of a split, but got rows that are")
+        if self.how not in get_args(How):
+            raise ValueError(f"how must be one of {get_args(How)}, but got {self.how!r}")
+
+
+def split_in_time(
+    log: ClickLog, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), how: How | None = None
+) -> Split:
+    """The log's rows in shares of about `fractions`; rows of one moment (by user: of one user's moment) stay together.
+
+    how None: over all, except where more than half of the test rows so found belong to users without a train row,
+    and a split by user finds at least half of the test rows asked for. A log without users is split over all.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(f"fractions must be three positive numbers that sum to 1, but got {fractions}")
+    if how is not None and how not in get_args(How):
+        raise ValueError(f"how must be one of {get_args(How)} or None, but got {how!r}")
+    user = log.user
+    if how == "by_user":
+        if user is None:
+            raise ValueError(f"a split by user must have users, but got none in log {log.name!r}")
+        return _split(_by_user(user, log.timestamp, fractions), how, "by user, as asked")
+    over_all = _over_all(log, fractions)
+    if how == "over_all":
+        return _split(over_all, how, "over all users, as asked")
+    if user is None:
+        return _split(over_all, "over_all", "over all rows: the log names no users, and one moment separates the parts")
+    unseen = 1 - float(np.isin(user[over_all[2]], user[over_all[0]]).mean())
+    share = f"{unseen:.0%} of the test rows belong to users without a train row"
+    if unseen <= 0.5:
+        return _split(over_all, "over_all", f"over all users: one moment separates the parts, and {share}")
+    by_user = _by_user(user, log.timestamp, fractions)
+    if len(by_user[2]) < fractions[2] * len(user) / 2 or len(by_user[1]) == 0:
+        few = f"{len(by_user[1])} validation and {len(by_user[2])} test rows"
+        return _split(over_all, "over_all", f"over all users, though {share}: by user there were only {few}")
+    return _split(by_user, "by_user", f"by user, each in their own time: at one moment for all, {share}")
+
+
+def _split(parts: tuple[Rows, Rows, Rows], how: How, why: str) -> Split:
+    sizes = ", ".join(f"{len(rows):,} {part}" for rows, part in zip(parts, get_args(Part), strict=True))
+    if min(map(len, parts)) == 0:
+        raise ValueError(f"a split {how} must have rows in each part, but got {sizes} rows")
+    return Split(*parts, how=how, reason=f"Split {why} ({sizes} rows).")
+
+
+def _over_all(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+    rows = len(log.timestamp)
+    starts = np.flatnonzero(np.diff(log.timestamp)) + 1  # first row of each moment but the first
+    if len(starts) < 2:
+        raise ValueError(f"a split in time must have at least 3 different timestamps, but got {len(starts) + 1}")
+    # The nearest moments to the shares asked for that leave something in each part.
+    first = int(np.argmin(np.abs(starts[:-1] - fractions[0] * rows)))
+    later = starts[first + 1 :]
+    second = later[np.argmin(np.abs(later - (fractions[0] + fractions[1]) * rows))]
+    every = np.arange(rows, dtype=np.int64)
+    return every[: starts[first]], every[starts[first] : second], every[second:]
+
+
+def _by_user(user: Rows, timestamp: Rows, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+    order = np.argsort(user, kind="stable")  # within a user, time order is kept
+    user, timestamp = user[order], timestamp[order]
+    every = np.arange(len(order))
+    new_user = np.concatenate(([True], user[1:] != user[:-1]))
+    starts = np.flatnonzero(new_user)
+    counts = np.diff(np.append(starts, len(order)))
+    # Each user with rows enough has at least one in each part, unless they tie.
+    first = np.clip(np.rint(fractions[0] * counts), 1, counts - 2)
+    second = np.clip(np.rint((fractions[0] + fractions[1]) * counts), first + 1, counts - 1)
+    first[counts < _FEWEST_ROWS] = second[counts < _FEWEST_ROWS] = np.iinfo(np.int64).max
+    # Rows that tie go where the first of them goes: the earlier part.
+    new_moment = new_user | np.concatenate(([True], timestamp[1:] != timestamp[:-1]))
+    moment = np.maximum.accumulate(np.where(new_moment, every, 0))
+    number = np.cumsum(new_user) - 1
+    position = moment - starts[number]
+    part = (position >= first[number]).astype(np.int64) + (position >= second[number])
+    of_row = np.empty(len(order), dtype=np.int64)
+    of_row[order] = part
+    return np.flatnonzero(of_row == 0), np.flatnonzero(of_row == 1), np.flatnonzero(of_row == 2)

@@ -1,0 +1,193 @@
+"""A synthetic log of clicks of any size; the true probabilities, and so the best AUC there can be, are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.recommenders.datasets.click_log import ClickLog, Side, in_time_order
+from objectives.recommenders.datasets.synthetic_transitions import hidden_order
+
+_LATENT = 4  # dimensions of taste
+_CHUNK = 1 << 18  # rows whose logits are reckoned at a time
+_EPOCH = 1_600_000_000
+_DAYS = 90
+_SHORTEST_SPAN = 0.02  # of the period, that a user is active for at a turnover of 1
+_LEAST_ROWS = 10  # a user, where the rows suffice
+_TURN: tuple[Side, ...] = ("user", "item", "context")  # whose the further columns are, in turn
+_BUCKETS = (12, 6, 24, 8)  # categories of the further columns, in turn
+
+
+@dataclass(frozen=True)
+class _World:
+    """Every random quantity that a label depends on. Columns hold one category a user, item or row."""
+
+    user_taste: NDArray[np.float64]  # (users, _LATENT)
+    item_taste: NDArray[np.float64]  # (items, _LATENT)
+    user_bias: NDArray[np.float64]  # (users,)
+    item_bias: NDArray[np.float64]  # (items,)
+    item_by_hour: NDArray[np.float64]  # (items, 24)
+
+
+def synthetic_log(
+    rows: int,
+    users: int,
+    items: int,
+    fields: int = 8,
+    seed: int = 0,
+    *,
+    user_turnover: float = 0.0,
+    zipf: float = 1.0,
+    positive_rate: float = 0.4,
+    signal: float = 1.0,
+    order: float = 0.0,
+) -> ClickLog:
+    """A log with `fields` categorical fields, user and item among them, then the hour and columns of each side in turn.
+
+    Each user has rows, at least min(10, rows // users). user_turnover 0: spread over the whole period; 1: within one
+    short span. zipf: the exponent of the items' popularity. signal: scales the logits' spread; at 0 labels are noise.
+    order: how often an item comes because of the user's earlier ones (`hidden_order`), not by its popularity alone.
+    """
+    _check_sizes(rows, users, items, fields)
+    for what, share in (("user_turnover", user_turnover), ("order", order)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{what} must be between 0 and 1, but got {share}")
+    if not 0 < positive_rate < 1:
+        raise ValueError(f"positive_rate must be between 0 and 1, but got {positive_rate}")
+    if zipf < 0 or signal < 0:
+        raise ValueError(f"zipf and signal must be at least 0, but got {zipf} and {signal}")
+    random = np.random.default_rng(seed)
+    user, timestamp = _visits(rows, users, user_turnover, random)
+    if order > 0:
+        item = hidden_order(items, zipf, seed).draw(user, order, random)
+    else:
+        item = _popular(rows, items, zipf, random)
+    hour = timestamp // 3600 % 24
+    world = _world(users, items, random)
+    logit = _logits(world, user, item, hour)
+    columns: dict[str, NDArray[np.int64]] = {}
+    sides: dict[str, Side] = {}
+    if fields > 2:
+        columns["hour"], sides["hour"] = hour, "context"
+    for number in range(fields - 3):
+        side, buckets = _TURN[number % 3], _BUCKETS[number % len(_BUCKETS)]
+        name = f"{side}_{number // 3}"
+        sides[name] = side
+        if side == "user":
+            columns[name] = _told(world.user_taste, world.user_bias, buckets, random)[user]
+        elif side == "item":
+            columns[name] = _told(world.item_taste, world.item_bias, buckets, random)[item]
+        else:
+            columns[name] = random.integers(buckets, size=rows)
+            logit += random.normal(0, 0.3, buckets)[columns[name]]
+    probability = _sigmoid(signal * logit + _offset(signal * logit, positive_rate))
+    label = random.random(rows) < probability
+    return in_time_order("synthetic", user, item, timestamp, label, columns, sides, expected_auc(probability))
+
+
+def expected_auc(probability: NDArray[np.float64]) -> float:
+    """The AUC to expect of scoring each row, (n,), by the true probability that its label is 1; in O(n log n).
+
+    The expected number of rightly ordered pairs of a positive and a negative row over the expected number of such
+    pairs: row i is the positive and row j the negative one with probability p_i (1 - p_j). A tie counts half.
+    """
+    p = np.sort(probability)
+    q = 1 - p
+    starts = np.flatnonzero(np.concatenate(([True], p[1:] != p[:-1])))
+    tied_p, tied_q = np.add.reduceat(p, starts), np.add.reduceat(q, starts)
+    below_q = np.cumsum(tied_q) - tied_q
+    # Sums of products, not BLAS, which rounds by how many threads it has: the same log has the same key everywhere.
+    itself = float((p * q).sum())  # no row makes a pair with itself
+    pairs = float(p.sum() * q.sum()) - itself
+    if pairs <= 0:
+        raise ValueError(f"probabilities must allow a positive and a negative row, but got {probability[:3]}...")
+    return (float((tied_p * (below_q + tied_q / 2)).sum()) - itself / 2) / pairs
+
+
+def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
+    for what, value, least in (("rows", rows, 2), ("users", users, 1), ("items", items, 1), ("fields", fields, 2)):
+        if value < least:
+            raise ValueError(f"{what} must be at least {least}, but got {value}")
+    if rows < users:
+        raise ValueError(f"rows must be at least the number of users, {users}, but got {rows}")
+
+
+def _visits(
+    rows: int, users: int, turnover: float, random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The user, (rows,), and the timestamp, (rows,), seconds, of each row: in time order, no two at one moment."""
+    least = min(_LEAST_ROWS, rows // users)
+    activity = random.lognormal(0, 1, users)
+    counts = least + random.multinomial(rows - least * users, activity / activity.sum())
+    user = np.repeat(np.arange(users), counts)
+    within = np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts)
+    # One moment in each of a user's equal slices of the span: the rows of each user cover all of it.
+    moment = (within + random.random(rows)) / counts[user]
+    span = 1 - turnover * (1 - _SHORTEST_SPAN)
+    moment = random.random(users)[user] * (1 - span) + span * moment
+    order = np.argsort(moment, kind="stable")
+    seconds = max(_DAYS * 86400, 10 * rows)
+    timestamp = _EPOCH + (moment[order] * seconds).astype(np.int64) + np.arange(rows)
+    return user[order], timestamp
+
+
+def _popular(rows: int, items: int, zipf: float, random: np.random.Generator) -> NDArray[np.int64]:
+    """The item of each row, (rows,); the number of an item says nothing about its popularity."""
+    weight = np.arange(1, items + 1, dtype=np.float64) ** -zipf
+    cumulative = np.cumsum(weight)
+    rank = np.searchsorted(cumulative, random.random(rows) * cumulative[-1], side="right")
+    return np.asarray(random.permutation(items)[np.minimum(rank, items - 1)], dtype=np.int64)
+
+
+def _world(users: int, items: int, random: np.random.Generator) -> _World:
+    phase = random.random((items, 1)) * 2 * np.pi
+    swing = random.normal(0, 0.5, (items, 1))
+    return _World(
+        user_taste=random.normal(size=(users, _LATENT)),
+        item_taste=random.normal(size=(items, _LATENT)),
+        user_bias=random.normal(0, 0.5, users),
+        item_bias=random.normal(0, 0.7, items),
+        item_by_hour=swing * np.cos(np.arange(24) * (2 * np.pi / 24) - phase),
+    )
+
+
+def _logits(
+    world: _World, user: NDArray[np.int64], item: NDArray[np.int64], hour: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    logit = np.empty(len(user))
+    for start in range(0, len(user), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        u, i = user[part], item[part]
+        match = np.einsum("nd,nd->n", world.user_taste[u], world.item_taste[i]) / np.sqrt(_LATENT)
+        logit[part] = match + world.user_bias[u] + world.item_bias[i] + world.item_by_hour[i, hour[part]]
+    return logit
+
+
+def _told(
+    taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """A bucket, (n,), of the bias and of the taste seen from a random direction: it tells some of both."""
+    direction = random.normal(size=_LATENT)
+    return _bucketed(taste @ direction / np.linalg.norm(direction) / 2 + bias, buckets)
+
+
+def _bucketed(values: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
+    """The quantile bucket of each value, (n,)."""
+    rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return rank * buckets // len(values)
+
+
+def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-logit))
+
+
+def _offset(logit: NDArray[np.float64], positive_rate: float) -> float:
+    """What to add to the logits, (n,), for the asked rate of positive labels; by bisection."""
+    some = logit[:: max(1, len(logit) // 100_000)]
+    low, high = -50.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _sigmoid(some + middle).mean() < positive_rate else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,83 @@
+"""DCN-V2: cross layers beside an MLP over concatenated embeddings (Wang et al., WWW 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from objectives.recommenders.datasets.features import Field
+from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
+from spaces.domains import Choice
+from spaces.techniques.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Embedding dimension, number of cross layers, widths of the MLP."""
+
+    embedding_dim: int
+    crosses: int
+    mlp: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.embedding_dim < 1 or self.crosses < 0 or not self.mlp or min(self.mlp) < 1:
+            raise ValueError(f"Sizes are positive and the MLP has at least one layer, but got {self}.")
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> Sizes:
+        sizes = architecture.as_dict()
+        mlp = tuple(int(width) for width in str(sizes["mlp"]).split("-"))
+        return cls(int(sizes["embedding_dim"]), int(sizes["crosses"]), mlp)
+
+
+# The tuned DCNv2 of the BARS benchmark on MovieLens (Zhu et al., SIGIR 2022; github.com/reczoo/BARS,
+# ranking/ctr/DCNv2/DCNv2_movielenslatest_x1: embedding_dim 10, num_cross_layers 5, parallel_dnn_hidden_units
+# [400, 400, 400], batch_norm, net_dropout 0.2, Adam at 1e-3, batches of 4096).
+BASELINE = Sizes(embedding_dim=10, crosses=5, mlp=(400, 400, 400))
+DROPOUT = 0.2
+
+# Sizes of students; of a baseline, those no larger than its own.
+STUDENT: Mapping[str, Choice] = {
+    "embedding_dim": Choice((4, 8, 10, 16)),
+    "crosses": Choice((1, 2, 3, 5)),
+    "mlp": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "400-400-400")),
+}
+
+
+class DCNV2(nn.Module):
+    """The parallel form: logit = w [x_L ; MLP(x_0)] with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (eq. 1).
+
+    x_0 holds the vectors of the fields with codes, in the order of the fields, and then the numbers.
+
+    Args:
+        sizes: widths.
+        dropout: share of MLP units dropped in training.
+    """
+
+    def __init__(self, fields: Sequence[Field], sizes: Sizes, dropout: float = DROPOUT) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.tables = make_tables(fields, sizes.embedding_dim)
+        width = len(self.tables) * sizes.embedding_dim + len(numeric(fields))
+        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(sizes.crosses))
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip((width, *sizes.mlp), sizes.mlp, strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.ReLU(), nn.Dropout(dropout)]
+        self.mlp = nn.Sequential(*layers)
+        self.head = nn.Linear(width + sizes.mlp[-1], 1)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Of each field codes (rows,), codes (rows, length) or numbers (rows,) -> logits (rows,)."""
+        x0 = torch.cat([*lookup(self.tables, self.fields, inputs), *columns(self.fields, inputs)], dim=1)
+        x = x0
+        for layer in self.cross:
+            x = x0 * layer(x) + x
+        return self.head(torch.cat([x, self.mlp(x0)], dim=1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+def hidden(model: DCNV2) -> str:
+    """The module whose outputs, (rows, units), are the features to distil."""
+    return "mlp"

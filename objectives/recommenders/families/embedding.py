@@ -1,0 +1,86 @@
+"""What the fields of a row become: a vector from a table for each that has codes, a column for each number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from objectives.recommenders.datasets.features import Field
+
+_STD = 1e-2
+
+
+def embedded(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """Those that have a table."""
+    return tuple(field for field in fields if field.kind != "numeric")
+
+
+def numeric(fields: Sequence[Field]) -> tuple[Field, ...]:
+    return tuple(field for field in fields if field.kind == "numeric")
+
+
+def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
+    """A table of (vocabulary, dimension), drawn from N(0, 0.01^2), for each field that has codes, by its name. Code 0
+    of a multi-valued field is padding: its row is zero and stays so.
+
+    Raises:
+        ValueError: no field has codes, two share a name, or a name is one that a module cannot have.
+    """
+    names = [field.name for field in fields]
+    if not embedded(fields) or len(set(names)) != len(names):
+        raise ValueError(f"Fields have names of their own and one or more has codes, but got {list(fields)}.")
+    tables = nn.ModuleDict()
+    for field in embedded(fields):
+        if "." in field.name or not field.name or hasattr(tables, field.name):
+            raise ValueError(f"A field's name has no dot and is not torch's own, but got {field.name!r}; rename it.")
+        tables[field.name] = _table(field, dimension)
+    return tables
+
+
+@torch.no_grad()
+def _table(field: Field, dimension: int) -> nn.Embedding:
+    table = nn.Embedding(field.vocabulary, dimension, padding_idx=0 if field.kind == "multi" else None)
+    nn.init.normal_(table.weight, std=_STD)
+    if table.padding_idx is not None:
+        table.weight[table.padding_idx] = 0
+    return table
+
+
+def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """A vector (rows, d) for each field that has codes, in the order of the fields.
+
+    Args:
+        tables: each maps ids (...) to (..., d)
+        inputs: codes (rows,), or (rows, length) of a multi-valued field; of these, the mean of the vectors of the codes
+            that are not 0, and zeros where all are
+    """
+    vectors = []
+    for field in embedded(fields):
+        codes = inputs[field.name]
+        table = tables[field.name]
+        vectors.append(_mean(table, codes, field) if field.kind == "multi" else table(codes))
+    return vectors
+
+
+def _mean(table: nn.Module, codes: Tensor, field: Field) -> Tensor:
+    """(rows, length) -> (rows, d), of the codes that are not padding, whose vector is zero.
+
+    The values of an item come first meanwhile: ONNX Runtime sums over a first axis faster (35 us and not 103 for 191
+    rows of 10 values, the mask that is spared included). Those of a user stay behind the rows, so that they can be
+    computed once a request.
+    """
+    axis = 0 if field.side == "item" else 1
+    read = codes.t() if axis == 0 else codes
+    given = (read != 0).to(torch.float32).sum(axis).clamp(min=1)
+    mean: Tensor = table(read).sum(axis) / given.unsqueeze(1)
+    return mean
+
+
+def columns(fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """(rows, 1) for each numeric field, in their order.
+
+    They are joined where they are read, so that each keeps its own side in the exported graph.
+    """
+    return [inputs[field.name].unsqueeze(1) for field in numeric(fields)]

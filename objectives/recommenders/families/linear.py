@@ -1,0 +1,65 @@
+"""Simple references as models of the same inputs: exported, evaluated, timed and served like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from objectives.recommenders.datasets.features import Field
+
+
+class LinearModel(nn.Module):
+    """A bias plus a weight for each code of each field and a slope for each number: what a logistic regression is."""
+
+    def __init__(self, fields: Sequence[Field], weights: Mapping[str, NDArray[Any]], bias: float) -> None:
+        """
+        Args:
+            weights: by field (vocabulary,), or (1,) of a numeric one; a field without any counts for nothing
+        """
+        super().__init__()
+        self.fields = tuple(field for field in fields if field.name in weights)
+        self.tables = nn.ModuleDict()
+        for field in self.fields:
+            self.tables[field.name] = _table(weights[field.name])
+        self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32), requires_grad=False)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Of each field codes (rows,), codes (rows, length) padded with 0, or numbers (rows,) -> log-odds (rows,)."""
+        terms = [self._term(field, inputs[field.name]) for field in self.fields]
+        return torch.stack(terms).sum(0) + self.bias
+
+    def _term(self, field: Field, values: Tensor) -> Tensor:
+        table = self.tables[field.name]
+        if field.kind == "numeric":
+            return values * table.weight[0, 0]  # type: ignore[index]
+        weights: Tensor = table(values).squeeze(-1)
+        return torch.where(values != 0, weights, 0.0).sum(-1) if field.kind == "multi" else weights
+
+
+class ItemTable(nn.Module):
+    """A score for each item, whatever the history."""
+
+    def __init__(self, scores: NDArray[Any]) -> None:
+        """
+        Args:
+            scores: (items + 1,), by code
+        """
+        super().__init__()
+        self.table = _table(scores)
+
+    def forward(self, history: Tensor, item: Tensor) -> Tensor:
+        """(1, L) codes, which are not read, and (rows,) of candidates -> (rows,)."""
+        scores: Tensor = self.table(item).squeeze(-1)
+        return scores
+
+
+def _table(weights: NDArray[Any]) -> nn.Embedding:
+    """(rows,) -> a table of one column that does not learn."""
+    table = nn.Embedding(len(weights), 1)
+    table.weight = nn.Parameter(torch.from_numpy(np.asarray(weights, dtype=np.float32)[:, None]), requires_grad=False)
+    return table

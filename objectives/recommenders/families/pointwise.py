@@ -1,0 +1,295 @@
+"""A recommender that scores each row of a request by its fields: a family's model on an encoded log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from objectives.errors import SettingError
+from objectives.held_out_rows import HeldOut, HeldPart
+from objectives.output_kind import OutputKind
+from objectives.recommenders.datasets.click_log import ClickLog
+from objectives.recommenders.datasets.features import Dataset, encode
+from objectives.recommenders.datasets.sources import least_count, read_log
+from objectives.recommenders.datasets.split import Part, split_in_time
+from objectives.recommenders.families.by_fields import FAMILIES, Family
+from objectives.recommenders.families.linear import LinearModel
+from objectives.recommenders.families.sizes import no_larger, resized, told
+from objectives.recommenders.lookup_counts import counted
+from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
+from objectives.recommenders.references import (
+    logistic_regression,
+    logistic_regression_scores,
+    popularity,
+    popularity_scores,
+)
+from objectives.recommenders.requests import draw_requests, request_rows
+from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
+from objectives.recommenders.training import train_to_optimum
+from objectives.records import InputSpec
+from objectives.store import make_once
+from objectives.task import Task
+from objectives.training_rows import Block, TrainingRows
+from spaces.domains import Scalar
+from spaces.model_structure import Table
+from spaces.serialization import digest
+from spaces.techniques.architecture import Architecture
+
+Progress = Callable[[str], None]
+
+# Raised when training or its data change, so that no older baseline is found in the cache.
+STAGE = 3
+BATCH = 256
+LARGE_BATCH = 4096  # of a log with more than
+_MANY_ROWS = 1_000_000
+STUDENT_BATCH = 1024  # rows, of what learns from the baseline
+LEARNING_RATE = 1e-3
+# L2 on the whole tables at each step, as FuxiCTR's embedding_regularizer.
+TABLE_DECAY = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class PointwiseRecommender:
+    """Implements `Recommender`."""
+
+    dataset: Dataset
+    model: nn.Module
+    task: Task
+    training: Mapping[str, Any]
+    key: str
+    once: frozenset[str] = frozenset()
+    method: Method = "forward"
+    graded: bool = False
+    columns: tuple[str, ...] = ()
+    built: bool = True
+    output_kinds: tuple[OutputKind, ...] = (OutputKind("logits"),)
+    by: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
+
+    @property
+    def _family(self) -> Family:
+        return FAMILIES[self.task.recommender]
+
+    @property
+    def hidden(self) -> str:
+        return self._family.hidden(self.model)
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        raise ValueError(f"{self.metric} is no function of the user's own.")
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        return tuple(
+            InputSpec(f.name, f.dtype, f.shape, f.vocabulary or None, "item" if f.side == "item" else "user")
+            for f in self.dataset.fields
+        )
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        logits: Tensor = model(**inputs)
+        return logits
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, labels)
+
+    def train_rows(self) -> TrainingRows:
+        return self._train_rows
+
+    @cached_property
+    def _train_rows(self) -> TrainingRows:
+        return TrainingRows((Block(*_tensors(self.dataset, "train")),), self.task.batch_size or STUDENT_BATCH)
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
+
+    @property
+    def per_pass(self) -> int:
+        return self.train_rows().batches_per_epoch
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        return self.outputs(self.model, inputs)
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        return outputs
+
+    def serving_rows(self, count: int) -> dict[str, Tensor]:
+        rows = len(self.dataset.split.train)
+        drawn = np.random.default_rng([self.task.seed, 6]).choice(rows, size=min(count, rows), replace=False)
+        return {name: values[drawn] for name, values in self.train_rows().blocks[0].inputs.items()}
+
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        return counted(model, tables, (block.inputs for block in self.train_rows().blocks), self.outputs)
+
+    def held_out(self, part: HeldPart) -> HeldOut:
+        inputs, labels, groups = self.dataset.rows(part)
+        return HeldOut((inputs,), labels, groups, self._slices(part))
+
+    def _slices(self, part: HeldPart) -> Masks:
+        rows, train = getattr(self.dataset.split, part), self.dataset.split.train
+        wanted = {name: commonest(column[train].tolist()) for name, column in self.by.items()}
+        return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
+
+    def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
+        return (drawn[i] for i in range(len(drawn)))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return _optimizer(model)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return self._family.build(self.dataset.fields, self._family.sizes(architecture))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return (*(("popularity",) if self.dataset.field("item") else ()), "logistic_regression")
+
+    def reference(self, name: str) -> nn.Module:
+        known = name == "popularity"
+        linear = popularity(self.dataset) if known else logistic_regression(self.dataset, self.task.seed)
+        return LinearModel(self.dataset.fields, linear.weights, linear.bias).eval()
+
+    def student(self) -> Mapping[str, Any]:
+        published = self._family.student(self.dataset.fields)
+        return {name: list(no_larger(published[name], own).values) for name, own in self.sizes().items()}
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        own, named = told(resized(self._family.baseline, self.task.sizes)), self._family.student(self.dataset.fields)
+        return {name: own[name] for name in named}
+
+    def history(self) -> None:
+        return None
+
+    def facts(self) -> Facts:
+        dataset = self.dataset
+        return Facts(
+            split=dataset.split.reason,
+            rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
+            users=len(np.unique(dataset.group)),
+            training=self.training,
+            reference_metric="auc",
+            references=self._references(),
+        )
+
+    def _references(self) -> dict[str, float | None]:
+        inputs, labels = _tensors(self.dataset, "test")
+        known = self.dataset.field("item") is not None
+        scores = {
+            "baseline": _scores(self.model, inputs),
+            "popularity": popularity_scores(self.dataset, "test") if known else None,
+            "logistic_regression": logistic_regression_scores(self.dataset, "test", self.task.seed),
+        }
+        aucs = {n: None if s is None else float(roc_auc_score(labels.numpy(), s)) for n, s in scores.items()}
+        return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
+
+
+def open_pointwise(task: Task, progress: Progress, train: bool = True) -> PointwiseRecommender:
+    """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
+
+    Raises:
+        SettingError: there is no such column to tell the loss by.
+        ValueError: the source or a size is not known, or the files are not what they should be.
+    """
+    progress(f"data: reading {task.source}")
+    log = read_log(task)
+    dataset = encode(log, split_in_time(log), least_count(task.source))
+    progress(f"data: {len(dataset.label):,} rows; {dataset.split.reason}")
+    family = FAMILIES[task.recommender]
+    sizes = resized(family.baseline, task.sizes)
+    rules = [sizes, _batch(dataset), LEARNING_RATE, TABLE_DECAY, STAGE]
+    key = digest(task.recommender, dataset.key(), rules, task.seed, torch.__version__)[:20]
+    folder = task.cache / "baselines" / key
+
+    def make(into: Path) -> None:
+        torch.manual_seed(task.seed)
+        _train(family.build(dataset.fields, sizes), dataset, task.seed, into, progress)
+
+    model = family.build(dataset.fields, sizes)
+    by = _named(log, task.slice_by)
+    if not train and not folder.exists():
+        return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained", by=by)
+    make_once(folder, make)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    training = json.loads((folder / "training.json").read_text())
+    return PointwiseRecommender(dataset, model.eval(), task, training, key, by=by)
+
+
+def _named(log: ClickLog, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """
+    Raises:
+        SettingError: one is no column, or one of numbers.
+    """
+    known = [name for name, kind in log.kinds.items() if kind != "numeric"]
+    if unknown := [name for name in names if name not in known]:
+        have = f"columns among {', '.join(known)}" if known else "no column of these data, which have none"
+        raise SettingError(f"quality.slice_by: must name {have}, but got {unknown[0]!r}")
+    return {name: log.columns[name] for name in names}
+
+
+def _train(fresh: nn.Module, dataset: Dataset, seed: int, into: Path, progress: Progress) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = _tensors(dataset, "validation")
+    trained = train_to_optimum(
+        fresh,
+        lambda model, given, truth: F.binary_cross_entropy_with_logits(model(**given), truth),
+        _optimizer(fresh),
+        lambda: _shuffled(dataset, _batch(dataset), generator),
+        lambda model: float(roc_auc_score(labels.numpy(), _scores(model, inputs))),
+        progress=progress,
+    )
+    torch.save(fresh.state_dict(), into / "state.pt")
+    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
+    (into / "training.json").write_text(json.dumps(facts))
+
+
+def _batch(dataset: Dataset) -> int:
+    return LARGE_BATCH if len(dataset.split.train) > _MANY_ROWS else BATCH
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    tables = [p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
+    of_tables = {id(p) for p in tables}
+    others = [p for p in model.parameters() if id(p) not in of_tables]
+    return torch.optim.Adam(
+        [{"params": tables, "weight_decay": TABLE_DECAY}, {"params": others, "weight_decay": 0.0}], lr=LEARNING_RATE
+    )
+
+
+def _tensors(dataset: Dataset, part: Part) -> Batch:
+    inputs, labels, _ = dataset.rows(part)
+    return {name: torch.from_numpy(values) for name, values in inputs.items()}, torch.from_numpy(labels)
+
+
+def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+    """A last batch of one row, which batch normalisation cannot take, is left out."""
+    inputs, labels = _tensors(dataset, "train")
+    order = torch.randperm(len(labels), generator=generator)
+    for start in range(0, len(order), batch):
+        pick = order[start : start + batch]
+        if len(pick) > 1:
+            yield {name: values[pick] for name, values in inputs.items()}, labels[pick]
+
+
+def _scores(model: nn.Module, inputs: Inputs, chunk: int = 65536) -> NDArray[np.float32]:
+    """(rows,)"""
+    model.eval()
+    rows = len(next(iter(inputs.values())))
+    with torch.inference_mode():
+        parts = [model(**{n: v[i : i + chunk] for n, v in inputs.items()}) for i in range(0, rows, chunk)]
+    scores: NDArray[np.float32] = torch.cat(parts).numpy()
+    return scores

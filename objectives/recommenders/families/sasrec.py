@@ -1,0 +1,234 @@
+"""SASRec: self-attention over a history, and the product with an item's embedding (Kang and McAuley, ICDM 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from objectives.recommenders.families.self_attention import SelfAttention
+from objectives.recommenders.families.sizes import no_larger, told
+from spaces.domains import Choice, Scalar
+from spaces.techniques.architecture import Architecture
+
+DROPOUT = 0.2
+# Added to the score of a key that is padding: none of it is left after the softmax, and where every key is padding
+# all are alike, so that the scores stay finite. Half precision holds it.
+_PADDING = -1e4
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Embedding dimension, blocks, heads in each, width of their feed-forward, positions of a history."""
+
+    embedding_dim: int
+    blocks: int
+    heads: int
+    feed_forward: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if min(getattr(self, f.name) for f in fields(self)) < 1 or self.embedding_dim % self.heads:
+            raise ValueError(f"Sizes are positive and the heads divide the dimension, but got {self}.")
+
+    @property
+    def head_dim(self) -> int:
+        return self.embedding_dim // self.heads
+
+    @classmethod
+    def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
+        """A student's sizes; the length of a history is the requests', and not a student's to choose."""
+        return cls(**{name: int(value) for name, value in architecture.as_dict().items()}, length=length)
+
+    def chosen(self) -> dict[str, Scalar]:
+        """What a student may have others of."""
+        return {name: size for name, size in told(self).items() if name != "length"}
+
+
+# Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
+# of 0.5 for the sparser sets.
+BASELINE = Sizes(embedding_dim=50, blocks=2, heads=1, feed_forward=50, length=50)
+
+# Sizes of students; of a baseline, those no larger than its own.
+STUDENT: Mapping[str, Choice] = {
+    "embedding_dim": Choice((8, 16, 32, 50)),
+    "blocks": Choice((1, 2)),
+    "heads": Choice((1, 2)),
+    "feed_forward": Choice((16, 32, 50)),
+}
+
+
+def student(own: Sizes) -> dict[str, list[Scalar]]:
+    """Those of a baseline of these sizes: none larger, and any number of heads that divides the dimensions."""
+    offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
+    dims = [int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0]
+    heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
+    return {name: list(values) for name, values in offered.items()} | {"embedding_dim": [*dims], "heads": [*heads]}
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, for each position alone (eq. 4)."""
+
+    def __init__(self, d: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(d, width)
+        self.outer = nn.Linear(width, d)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.outer(self.dropout(torch.relu(self.inner(x)))))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to what it read, which is normalised before (section III-C).
+
+    As in the authors' code (github.com/kang205/SASRec, model.py), which gave the published numbers: what is added is
+    the normalised input, and keys and values read the input as it is. The layer behind the heads is that of Vaswani et
+    al. 2017, section 3.2.2; with it, heads can be cut away and the dimension stay.
+    """
+
+    def __init__(self, sizes: Sizes, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
+        self.attention = SelfAttention(sizes.embedding_dim, sizes.heads, sizes.head_dim, dropout)
+        self.feed_forward_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
+        self.feed_forward = FeedForward(sizes.embedding_dim, sizes.feed_forward, dropout)
+
+    def forward(self, x: Tensor, padding: Tensor, wanted: int, window: int | None) -> Tensor:
+        """(..., S, d), (..., 1, S) -> (..., wanted, d), of the last positions."""
+        queries = self.attention_norm(x[..., -wanted:, :])
+        x = self.feed_forward_norm(queries + self.attention(queries, x, padding, window))
+        return x + self.feed_forward(x)  # type: ignore[no-any-return]
+
+
+class SASRec(nn.Module):
+    """A position is numbered by its distance from the end, so that the latest has the same embedding at any length.
+
+    Args:
+        items: of the catalogue, coded 1 to items; 0 is padding, on the left of a history
+        sizes: widths
+        dropout: share of embeddings, attention weights and units dropped in training
+
+    Attributes:
+        window: positions that each position attends to, itself included; None for all before it
+        history: the latest so many positions that are read; None for all
+    """
+
+    def __init__(self, items: int, sizes: Sizes, dropout: float = DROPOUT) -> None:
+        super().__init__()
+        self.window: int | None = None
+        self.history: int | None = None
+        tables = {
+            "item": nn.Embedding(items + 1, sizes.embedding_dim, padding_idx=0),
+            "position": nn.Embedding(sizes.length, sizes.embedding_dim),
+        }
+        self.tables = nn.ModuleDict(tables)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(sizes, dropout) for _ in range(sizes.blocks))
+        self.norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
+        self._initialise(tables["item"])
+
+    @torch.no_grad()
+    def _initialise(self, items: nn.Embedding) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        items.weight[0] = 0
+
+    def forward(self, history: Tensor, item: Tensor) -> Tensor:
+        """(1, L) codes of one history, (rows,) of candidates -> (rows,) logits; L is at most the sizes' length.
+
+        Of a history of several rows the first is read.
+        """
+        read = history[0] if self.history is None else history[0, -self.history :]
+        state = self.norm(self._states(read, 1))
+        # The vector on the left: ONNX Runtime takes ten times as long for a matrix times a vector.
+        return F.linear(state, self.tables["item"](item)).squeeze(0)
+
+    def states(self, history: Tensor) -> Tensor:
+        """(B, L) codes -> (B, d): of each history what `forward` multiplies its candidates' embeddings with."""
+        read = history if self.history is None else history[:, -self.history :]
+        return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
+
+    def positions(self, history: Tensor, candidates: Tensor) -> Tensor:
+        """(B, L) codes, (B, L, C) candidates for the item after each -> (B, L, C) logits, for training.
+
+        Where only the latest positions of a history are read, the L are cut into pieces of so many from the end, and
+        each reads its own: the last position sees what it sees when serving, and all L are answered.
+        """
+        return self.scored(self.position_states(history), candidates)
+
+    def scored(self, states: Tensor, candidates: Tensor) -> Tensor:
+        """(B, L, d), (B, L, C) candidates -> (B, L, C) logits."""
+        return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
+
+    def position_states(self, history: Tensor) -> Tensor:
+        """(B, L) codes -> (B, L, d): what `positions` multiplies the embeddings of each position's candidates with."""
+        length = history.shape[1]
+        piece = min(length, self.history or length)
+        pieces = torch.unflatten(F.pad(history, (-length % piece, 0)), 1, (-1, piece))
+        return self.norm(self._states(pieces, piece).flatten(1, 2)[:, -length:])  # type: ignore[no-any-return]
+
+    def _states(self, history: Tensor, last: int) -> Tensor:
+        """(..., L) codes -> (..., last, d): what is known after each of the last positions, not yet normalised.
+
+        No block computes a position on which these do not depend: the last block only the asked ones, and with a
+        window each block before it only window - 1 more.
+        """
+        spans = [last]
+        for _ in self.blocks:
+            widened = history.shape[-1] if self.window is None else spans[0] + self.window - 1
+            spans.insert(0, min(history.shape[-1], widened))
+        history = history[..., -spans[0] :]
+        x, padding = self._embed(history)
+        for block, wanted in zip(self.blocks, spans[1:], strict=True):
+            x = block(x, padding, wanted, self.window)
+            padding = padding[..., -wanted:]
+        return x
+
+    def _embed(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., L) codes -> (..., L, d), zeros where padded (eq. 1); (..., 1, L), what padding adds to any score."""
+        padded = history == 0
+        items = self.tables["item"](history)
+        from_end = torch.arange(history.shape[-1] - 1, -1, -1)
+        x = items * math.sqrt(items.shape[-1]) + self.tables["position"](from_end)
+        x = self.dropout(x).masked_fill(padded.unsqueeze(-1), 0.0)
+        return x, torch.where(padded.unsqueeze(-2), _PADDING, 0.0)
+
+
+def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(M, C) logits of the M positions of a batch that have a target, candidate 0, which is then not padding.
+
+    Args:
+        inputs: `history` (B, L) and `candidates` (B, L, C)
+    """
+    history, candidates = inputs["history"], inputs["candidates"]
+    return of_targets(model.positions(history, candidates), candidates)
+
+
+def of_targets(logits: Tensor, candidates: Tensor) -> Tensor:
+    """(M, C) of (B, L, C): the positions that have a target, candidate 0."""
+    return logits[candidates[..., 0] != 0]
+
+
+def loss(outputs: Tensor) -> Tensor:
+    """Binary cross entropy of (M, C) lists: candidate 0 against the mean of the others, of which section III-E has one.
+
+    Raises:
+        ValueError: no list, or one without a negative.
+    """
+    if outputs.dim() != 2 or outputs.shape[0] < 1 or outputs.shape[1] < 2:
+        raise ValueError(f"Lists hold the target and a negative or more, but got outputs of {tuple(outputs.shape)}.")
+    return F.softplus(-outputs[:, 0]).mean() + F.softplus(outputs[:, 1:]).mean()
+
+
+def hidden(model: SASRec) -> str:
+    """The module whose outputs, (..., d), are the features to distil: the last normalisation."""
+    return "norm"

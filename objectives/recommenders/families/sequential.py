@@ -1,0 +1,342 @@
+"""A recommender that ranks the items of a catalogue by a user's history: SASRec on sequences of events."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from objectives.errors import SettingError
+from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
+from objectives.output_kind import OutputKind
+from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
+from objectives.recommenders.datasets.sequences import (
+    Sequences,
+    histories,
+    item_counts,
+    rare_target,
+    seen_before,
+    sequences_of,
+    short_history,
+    training,
+)
+from objectives.recommenders.datasets.sources import all_taken, read_log
+from objectives.recommenders.families import sasrec
+from objectives.recommenders.families.linear import ItemTable
+from objectives.recommenders.families.sizes import resized
+from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
+from objectives.recommenders.requests import request_rows
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
+from objectives.recommenders.training import train_to_optimum
+from objectives.records import InputSpec
+from objectives.store import make_once
+from objectives.task import Task
+from objectives.training_rows import Block, TrainingRows
+from spaces.domains import Scalar
+from spaces.model_structure import Table
+from spaces.serialization import digest
+from spaces.techniques.architecture import Architecture
+
+Progress = Callable[[str], None]
+
+# Raised when training or its data change, so that no older baseline is found in the cache.
+STAGE = 3
+BATCH = 128  # users; section 4.3 of the paper, as the learning rate; the authors' code has the second beta
+LEARNING_RATE = 1e-3
+BETAS = (0.9, 0.98)
+# Against one negative in the paper; a student and its teacher compare longer lists, of which the loss is the same mean.
+NEGATIVES, LISTED = 1, 15
+# Each user that is judged is a request of its own for all items: no more users than give so many scores, which took the
+# published model 100 s on two cores, yet so many at the least. They are drawn evenly. Of a synthetic log, 10,000 users
+# could show a loss of NDCG of 1.4%, 100,000 one of 0.5%, so no more are needed of a short catalogue either. What they
+# had taken before is held as a table, (users, longest), of which these are 1.6 GB.
+MOST_SCORES, MOST_USERS, FEWEST_USERS = 2_000_000_000, 100_000, 2000
+_MOST_SEEN = 200_000_000
+_EARLY_STOPPING_USERS = 4000
+# So many times the items is what is held at once.
+_RANKED_TOGETHER = 128
+# Between two looks at validation, an epoch of training: so many batches, or as many passes as in the authors' main.py.
+# A few batches that gain nothing do not say that there is nothing to gain.
+_EPOCH_BATCHES, _EPOCH_PASSES = 100, 20
+_SHARED_HISTORY = 32  # serving rows that have the same history
+
+
+@dataclass(frozen=True, eq=False)
+class SequentialRecommender:
+    """Implements `Recommender`; labels of training are of no use, the item that came next is candidate 0."""
+
+    sequences: Sequences
+    model: sasrec.SASRec
+    task: Task
+    training: Mapping[str, Any]
+    key: str
+    length: int
+    once: frozenset[str] = frozenset(("history",))
+    hidden: str = "norm"
+    method: Method = "positions"
+    graded: bool = False
+    columns: tuple[str, ...] = ()
+    built: bool = True
+    output_kinds: tuple[OutputKind, ...] = (OutputKind("lists"),)
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        raise ValueError(f"{self.metric} is no function of the user's own.")
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        codes = self.sequences.items + 1
+        return (
+            InputSpec("history", "int64", (self.length,), codes, "user"),
+            InputSpec("item", "int64", (), codes, "item"),
+        )
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        return sasrec.outputs(model, inputs)  # type: ignore[arg-type]  # siblings of the model
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return sasrec.loss(outputs)
+
+    def train_rows(self) -> TrainingRows:
+        """Users by their histories; the candidates of each are drawn anew."""
+        return self._train_rows
+
+    @cached_property
+    def _train_rows(self) -> TrainingRows:
+        history, target = training(self.sequences, self.length)
+        negatives = Negatives(self.sequences)
+
+        def draw(users: Tensor, generator: torch.Generator) -> Inputs:
+            random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+            return {"candidates": _candidates(target, negatives, users.numpy(), LISTED, random)}
+
+        block = Block({"history": torch.from_numpy(history)}, torch.zeros(self.sequences.users))
+        return TrainingRows((block,), self.task.batch_size or BATCH, draw)
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
+
+    @property
+    def per_pass(self) -> int:
+        return self.train_rows().batches_per_epoch
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        """What each position of the histories knows, (users, length, d)."""
+        return self.model.position_states(inputs["history"])
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        return sasrec.of_targets(self.model.scored(outputs, inputs["candidates"]), inputs["candidates"])
+
+    def serving_rows(self, count: int) -> dict[str, Tensor]:
+        """Some histories, with several items each."""
+        random = np.random.default_rng(self.task.seed)
+        history, _ = training(self.sequences, self.length)
+        users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
+        return {
+            "history": torch.from_numpy(np.repeat(history[users], _SHARED_HISTORY, axis=0)[:count]),
+            "item": torch.from_numpy(random.integers(1, self.sequences.items + 1, size=count)),
+        }
+
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        """Of the catalogue's: as often as its items were taken."""
+        counts = torch.from_numpy(item_counts(self.sequences))
+        return {table.name: counts for table in tables if "item" in table.inputs}
+
+    def held_out(self, part: HeldPart) -> HeldOut:
+        users = _some_users(self.sequences, _judged(self.sequences), self.task.seed)
+        history, target, _ = (values[users] for values in histories(self.sequences, part, self.length))
+        return HeldOut(
+            inputs=({"history": history},),
+            labels=target,
+            groups=users,
+            slices=with_heads(
+                {
+                    LITTLE_HISTORY: short_history(self.sequences, users),
+                    RARE_ITEMS: rare_target(self.sequences, target),
+                }
+            ),
+            seen=seen_before(self.sequences, part, users),
+            items=np.arange(1, self.sequences.items + 1),
+        )
+
+    def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return ("popularity",)
+
+    def reference(self, name: str) -> nn.Module:
+        return ItemTable(item_counts(self.sequences)).eval()
+
+    def student(self) -> Mapping[str, Any]:
+        return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        return resized(sasrec.BASELINE, self.task.sizes).chosen()
+
+    def history(self) -> int:
+        return self.length
+
+    def facts(self) -> Facts:
+        sequences, test = self.sequences, self.held_out("test")
+        counts = item_counts(sequences)[1:].astype(np.float64)
+        events = len(sequences.codes) - 2 * sequences.users
+        held = dict.fromkeys(HELD_PARTS, len(test.labels))
+        return Facts(
+            split="The last event of each user is for test, the one before it for validation, the rest for train.",
+            rows={"train": events} | held,
+            users=sequences.users,
+            training=self.training,
+            reference_metric="ndcg@10",
+            references={
+                "baseline": _ndcg(lambda part: _all_scores(self.model, test.inputs[0]["history"][part]), test),
+                "popularity": _ndcg(lambda part: np.tile(counts, (len(test.labels[part]), 1)), test),
+                "logistic_regression": None,
+            },
+        )
+
+
+def open_sequential(task: Task, progress: Progress, train: bool = True) -> SequentialRecommender:
+    """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
+
+    Raises:
+        SettingError: it is asked to tell the loss by a column.
+        ValueError: the source or a size is not known, or the files are not what they should be.
+    """
+    if task.slice_by:
+        raise SettingError(f"quality.slice_by: must be [] for sasrec, but got {', '.join(task.slice_by)}")
+    progress(f"data: reading {task.source}")
+    sequences = sequences_of(read_log(task), implicit=all_taken(task))
+    progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
+    sizes = resized(sasrec.BASELINE, task.sizes)
+    rules = [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE]
+    key = digest(task.recommender, sequences.key(), rules, task.seed, torch.__version__)[:20]
+    folder = task.cache / "baselines" / key
+
+    def make(into: Path) -> None:
+        torch.manual_seed(task.seed)
+        _train(sasrec.SASRec(sequences.items, sizes), sequences, sizes.length, task.seed, into, progress)
+
+    model = sasrec.SASRec(sequences.items, sizes)
+    if not train and not folder.exists():
+        return SequentialRecommender(sequences, model.eval(), task, {}, f"{key}-untrained", sizes.length)
+    make_once(folder, make)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    facts = json.loads((folder / "training.json").read_text())
+    return SequentialRecommender(sequences, model.eval(), task, facts, key, sizes.length)
+
+
+def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, into: Path, progress: Progress) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    users = _some_users(sequences, _EARLY_STOPPING_USERS, seed)
+    history, target, _ = (values[users] for values in histories(sequences, "validation", length))
+    held = HeldOut(
+        ({"history": history},), target, users, {}, seen_before(sequences, "validation", users),
+        np.arange(1, sequences.items + 1),
+    )  # fmt: skip
+    trained = train_to_optimum(
+        fresh,
+        lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
+        torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
+        lambda: itertools.chain.from_iterable(
+            _lessons(sequences, length, NEGATIVES, generator) for _ in range(_passes(sequences.users))
+        ),
+        lambda model: _ndcg(lambda part: _all_scores(model, history[part]), held),  # type: ignore[arg-type]
+        progress=progress,
+    )
+    torch.save(fresh.state_dict(), into / "state.pt")
+    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
+    (into / "training.json").write_text(json.dumps(facts))
+
+
+def _passes(users: int) -> int:
+    """Over train, in an epoch of the baseline's training."""
+    return min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-users // BATCH)))
+
+
+def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Batches of users, their negatives drawn anew; candidate 0 is what came next, 0 where padding did."""
+    history, target = training(sequences, length)
+    drawing = Negatives(sequences)
+    random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    order = torch.randperm(sequences.users, generator=generator).numpy()
+    for start in range(0, len(order), BATCH):
+        users = order[start : start + BATCH]
+        candidates = _candidates(target, drawing, users, negatives, random)
+        yield {"history": torch.from_numpy(history[users]), "candidates": candidates}, torch.zeros(len(users))
+
+
+def _candidates(
+    target: NDArray[np.int64],
+    drawing: Negatives,
+    users: NDArray[np.int64],
+    negatives: int,
+    random: np.random.Generator,
+) -> Tensor:
+    """(users, length, 1 + negatives): what came next at each position, then others."""
+    others = drawing.draw(users, (target.shape[1], negatives), random)
+    return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
+
+
+def _judged(sequences: Sequences) -> int:
+    """How many users are judged."""
+    longest = int(np.diff(sequences.offsets).max())
+    most = min(MOST_USERS, MOST_SCORES // sequences.items, _MOST_SEEN // longest)
+    return min(sequences.users, max(FEWEST_USERS, most))
+
+
+def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
+    """Sorted; all of them where they are no more."""
+    if sequences.users <= most:
+        return np.arange(sequences.users)
+    return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
+
+
+def _all_scores(model: sasrec.SASRec, history: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(users, items) of the histories, (users, length)."""
+    model.eval()
+    with torch.inference_mode():
+        scores = model.states(torch.from_numpy(history)) @ model.tables["item"].get_parameter("weight")[1:].T
+    return scores.double().numpy()
+
+
+def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut, at: int = 10) -> float:
+    """Mean NDCG of the next item among those of the catalogue that the user had not taken before.
+
+    Args:
+        score: gives (users, items) of a slice of the users
+    """
+    assert held.seen is not None
+    gains = []
+    for start in range(0, len(held.labels), _RANKED_TOGETHER):
+        part = slice(start, start + _RANKED_TOGETHER)
+        scores, target, taken = score(part), held.labels[part] - 1, held.seen[part]
+        users = np.arange(len(target))
+        own = scores[users, target][:, None]
+        scores[users.repeat(taken.shape[1])[taken.ravel() > 0], taken[taken > 0] - 1] = -np.inf
+        scores[users, target] = -np.inf
+        rank = 1 + (scores > own).sum(1) + 0.5 * (scores == own).sum(1)
+        gains.append(np.where(rank <= at, 1 / np.log2(1 + rank), 0.0))
+    return float(np.concatenate(gains).mean())

@@ -1,0 +1,34 @@
+"""A task's recommender: built in, by its name, or the user's own, by its factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from objectives.recommenders.families.by_fields import FAMILIES
+from objectives.recommenders.families.pointwise import open_pointwise
+from objectives.recommenders.families.sequential import open_sequential
+from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.user_model.load import open_own
+from objectives.task import Task
+
+
+def open_recommender(task: Task, progress: Callable[[str], None], train: bool = True) -> Recommender:
+    """With its data read; a built-in one's baseline found in the cache, else trained.
+
+    Args:
+        train: else a baseline that is not in the cache stays as it was drawn, for a rehearsal
+
+    Raises:
+        ValueError: the recommender, the source or a size is not known, the files are not what they should be, or the
+            factory is not.
+    """
+    if ":" in task.recommender:
+        return open_own(task, progress)
+    if task.recommender in FAMILIES:
+        return open_pointwise(task, progress, train)
+    if task.recommender == "sasrec":
+        return open_sequential(task, progress, train)
+    raise ValueError(
+        f"recommender is one of {', '.join((*FAMILIES, 'sasrec'))} or package.module:factory, but got "
+        f"{task.recommender!r}."
+    )

@@ -1,0 +1,260 @@
+"""The user's own factory: loaded by its name, called, and what it returned looked over before anything is spent."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from objectives.errors import located
+from objectives.recommenders.datasets.split import Part
+
+_END = object()
+
+
+class FactoryError(ValueError):
+    """A factory, or something that it gave, is not what it should be; one line."""
+
+
+@runtime_checkable
+class Given(Protocol):
+    """What a factory returns, the same each time, since it is called in several processes. A metric that is a function
+    gives a number above 0, higher being better. What else may be there:
+
+    build(shape): an untrained sibling of these sizes; shapes: by name the sizes to try, unless the study file has them
+    optimizer(parameters): for fine-tuning
+    hidden: dotted name of the module, in the model and its siblings, whose outputs are features to distil
+    output: of a model with several outputs, the name or number of the one that the metric is of
+    slices(split): masks of the split's rows by name, on which the loss is told too
+    user_inputs: names of the inputs that are equal in all rows of every request; without it, those that are in the
+        first thousand
+    """
+
+    name: str
+    model: nn.Module
+    metric: str | Callable[[Any, Any, Any], float]
+
+    def loss(self, outputs: Any, labels: Any) -> Tensor:
+        """The mean over the rows, whichever stand together: they are shuffled."""
+        ...
+
+    def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], Any, Any]]:
+        """(inputs by name, labels, groups), each of the same rows."""
+        ...
+
+    def requests(self, seed: int) -> Iterable[Mapping[str, Any]]:
+        """Arrays by input's name, one request each."""
+        ...
+
+
+def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
+    """
+    Args:
+        spec: `package.module:factory`
+        folder: put at the end of the import path, so that nothing in it hides what is installed
+
+    Raises:
+        FactoryError: there is no such module, or nothing callable of that name in it.
+    """
+    module, colon, name = spec.partition(":")
+    if not colon or not module or not name:
+        raise FactoryError(f"recommender: must be package.module:factory, but got {spec!r}")
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
+        raise FactoryError(
+            f"recommender: there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
+        ) from error
+    except Exception as error:  # whatever the user's own module raises
+        raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
+    factory = getattr(found, name, None)
+    if not callable(factory):
+        known = [n for n, v in vars(found).items() if callable(v) and getattr(v, "__module__", None) == module]
+        has = f"; it has {', '.join(known)}" if known else ""
+        raise FactoryError(f"recommender: {module} must have a function {name!r}, but has none{has}")
+    return factory  # type: ignore[no-any-return]
+
+
+def given_by(factory: Callable[[], Given], spec: str) -> Given:
+    """What the factory returns, its parts looked over; the model is brought to the CPU.
+
+    Raises:
+        FactoryError: it fails, or a part is missing or of another kind.
+    """
+    given: Given = called(f"{spec}: the factory", factory)
+    for part, what in _PARTS.items():
+        value = getattr(given, part, None)
+        if value is None or not _KINDS[what](value):
+            got = "nothing" if value is None else type(value).__name__
+            raise FactoryError(f"{spec}: {part} must be {what}, but got {got}")
+    for part, what in _OPTIONAL.items():
+        value = getattr(given, part, None)
+        if value is not None and not _KINDS[what](value):
+            raise FactoryError(f"{spec}: {part} must be {what} or left out, but got {type(value).__name__}")
+    try:
+        given.model = given.model.to("cpu").float().eval()
+    except Exception as error:  # a frozen record, or a model that cannot be moved
+        raise FactoryError(
+            f"{spec}: model must be one that can be set and brought to the CPU: {located(error)}"
+        ) from error
+    return given
+
+
+_PARTS = {
+    "name": "text",
+    "model": "a torch.nn.Module",
+    "loss": "a function of outputs and labels",
+    "metric": "the name of a metric, or a function of scores, labels and groups",
+    "batches": "a function of the split",
+    "requests": "a function of the seed",
+}
+_OPTIONAL = {
+    "build": "a function of the shape",
+    "shapes": "a mapping",
+    "optimizer": "a function of the parameters",
+    "hidden": "text",
+    "slices": "a function of the split",
+    "user_inputs": "names of inputs",
+}
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str) and bool(value),
+    "a torch.nn.Module": lambda value: isinstance(value, nn.Module),
+    "names of inputs": lambda value: (
+        isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+    ),
+    "a mapping": lambda value: isinstance(value, Mapping),
+    "the name of a metric, or a function of scores, labels and groups": lambda v: callable(v) or isinstance(v, str),
+    **dict.fromkeys(
+        (
+            "a function of outputs and labels",
+            "a function of the split",
+            "a function of the seed",
+            "a function of the shape",
+            "a function of the parameters",
+        ),
+        callable,
+    ),
+}
+
+
+def batches_of(given: Given, split: Part) -> Iterator[tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]]:
+    """The split's batches, checked one by one: inputs that the forward takes, as many labels and groups as rows.
+
+    Raises:
+        FactoryError: names what was expected of `batches`.
+    """
+    where = f"{given.name}: batches({split!r})"
+    source = called(where, lambda: iter(given.batches(split)))
+    number = 0
+    while (batch := called(where, lambda: next(source, _END))) is not _END:
+        yield _checked(given, batch, where)
+        number += 1
+    if number == 0:
+        raise FactoryError(f"{where} must yield a batch or more, but yielded none")
+
+
+def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 3:
+        got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise FactoryError(f"{where} must yield (inputs, labels, groups), but yielded {got}")
+    inputs, labels, groups = batch
+    if not isinstance(inputs, Mapping) or not inputs:
+        raise FactoryError(f"{where}: inputs must be tensors by name, but got {type(inputs).__name__}")
+    tensors = {name: _tensor(value, f"{where}: input {name}") for name, value in inputs.items()}
+    taken, required = forward_takes(given.model)
+    missing, stray = sorted(required - set(tensors)), sorted(set(tensors) - taken if taken else [])
+    if missing or stray:
+        has = f"lack {', '.join(missing)}" if missing else f"have {', '.join(stray)}, which it does not take"
+        raise FactoryError(f"{where}: inputs must be what the model's forward takes, but they {has}")
+    rows = {name: len(value) if value.ndim else 0 for name, value in tensors.items()}
+    count = max(rows.values())
+    if count == 0 or any(size not in (1, count) for size in rows.values()):
+        refuse_offsets({name: values.numpy() for name, values in tensors.items()}, where)
+        raise FactoryError(f"{where}: inputs must have the same rows, but got {rows}")
+    found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    truth = called(f"{where}: labels as tensors", lambda: _on_cpu(labels))
+    of_labels = [len(part) if part.ndim else 0 for part in leaves(truth)] or [0]
+    for part, sizes in (("labels", of_labels), ("groups", [len(found) if found.ndim else 0])):
+        if wrong := [size for size in sizes if size != count]:
+            raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {wrong[0]}")
+    return tensors, truth, found
+
+
+def refuse_offsets(inputs: Mapping[str, NDArray[Any]], where: str) -> None:
+    """Of inputs that do not have the same rows.
+
+    Raises:
+        FactoryError: one of them holds the places at which the bags of another begin.
+    """
+    flat = {name: values for name, values in inputs.items() if values.ndim == 1 and values.dtype.kind in "iu"}
+    ascending = [n for n, v in flat.items() if len(v) > 1 and v[0] == 0 and (np.diff(v.astype(np.int64)) >= 0).all()]
+    # Where several ascend, the offsets reach furthest.
+    for starts in sorted(ascending, key=lambda name: -int(flat[name][-1])):
+        packed = [n for n, ids in flat.items() if len(ids) != len(flat[starts]) and flat[starts][-1] <= len(ids)]
+        if packed:
+            raise FactoryError(
+                f"{where}: inputs must have the same rows, but {starts} looks like the offsets of the bags in "
+                f"{packed[0]}; give each row its ids, (rows, length), filled up with the padding_idx of the model's "
+                "nn.EmbeddingBag (or with per_sample_weights of 0), which takes them without offsets"
+            )
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value).cpu()
+    except Exception as error:  # what torch cannot hold: text, objects, arrays of unlike lengths
+        raise FactoryError(f"{what} must be a tensor or an array of numbers, but got {located(error)}") from error
+
+
+def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
+    """Names that a model's forward takes, none where it takes any; and those that it must be given."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {p.name for p in parameters if p.kind in kinds}
+    required = {p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty}
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return (set() if any_name else named), required
+
+
+def leaves(labels: Any) -> Iterator[Tensor]:
+    """Of labels in any nesting, the tensors."""
+    if isinstance(labels, Tensor):
+        yield labels
+    else:
+        for part in labels.values() if isinstance(labels, Mapping) else labels:
+            yield from leaves(part)
+
+
+def _on_cpu(labels: Any) -> Any:
+    if isinstance(labels, Tensor):
+        return labels.cpu()
+    if isinstance(labels, Mapping):
+        return {name: _on_cpu(value) for name, value in labels.items()}
+    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], (Tensor, Mapping, list, tuple)):
+        return type(labels)(_on_cpu(value) for value in labels)
+    return torch.as_tensor(labels)
+
+
+def called(what: str, call: Callable[[], Any]) -> Any:
+    """
+    Raises:
+        FactoryError: the user's own code fails, whatever it raises.
+    """
+    try:
+        return call()
+    except FactoryError:
+        raise
+    except Exception as error:
+        raise FactoryError(f"{what} failed: {located(error)}") from error

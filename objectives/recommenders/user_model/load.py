@@ -1,0 +1,84 @@
+"""The user's own recommender opened: its factory called, and one batch and one request tried on the model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from objectives.errors import one_line
+from objectives.recommenders.requests import request_rows
+from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called, given_by, load_factory
+from objectives.recommenders.user_model.recommender import OwnRecommender
+from objectives.recommenders.user_model.user_requests import sent_by
+from objectives.task import Task
+from spaces.techniques.architecture import Architecture
+
+# Those of scores and labels that leanrec knows.
+_METRICS = ("auc", "gauc")
+
+
+def open_own(task: Task, progress: Callable[[str], None]) -> OwnRecommender:
+    """
+    Raises:
+        FactoryError: the factory, or something that it gave, is not what it should be.
+    """
+    progress(f"recommender: calling {task.recommender}")
+    for seed in (torch.manual_seed, np.random.seed, random.seed):  # what the factory draws without a seed of its own
+        seed(task.seed)
+    given = given_by(load_factory(task.recommender, Path.cwd()), task.recommender)
+    if isinstance(given.metric, str) and given.metric not in _METRICS:
+        known = ", ".join(_METRICS)
+        raise FactoryError(f"{given.name}: metric must be one of {known} or a function, but got {given.metric!r}")
+    sent = sent_by(given, task.seed)
+    if task.rows_trace is not None:
+        sent = sent.sized(request_rows(task, task.seed))
+    recommender = OwnRecommender(given, task, sent)
+    _try_out(recommender)
+    return recommender
+
+
+def _try_out(recommender: OwnRecommender) -> None:
+    """One batch and one request through the model, one step back through the loss, and one sibling."""
+    given, model = recommender.given, recommender.model
+    inputs, labels, _ = next(batches_of(given, "train"))
+    where = f"{given.name}: a request as tensors"
+    request = called(where, lambda: {n: torch.from_numpy(v) for n, v in recommender.sent.first.items()})
+    for what, of in (("a batch of train", inputs), ("a request", request)):
+        try:
+            with torch.no_grad():
+                outputs = recommender.outputs(model.eval(), of)
+        except Exception as error:  # whatever the user's own forward raises
+            raise FactoryError(f"{given.name}: {what} does not fit the model: {one_line(error)}") from error
+        recommender.scores(outputs)
+    _compare(given, inputs, request)
+    loss = called(
+        f"{given.name}: loss(outputs, labels)", lambda: recommender.loss(recommender.outputs(model, inputs), labels)
+    )
+    with torch.no_grad():  # what a layer keeps of its last forward cannot be copied while it has a gradient
+        recommender.outputs(model, inputs)
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise FactoryError(f"{given.name}: loss must give one number that has a gradient, but gave {got}")
+    if recommender.hidden is not None and recommender.hidden not in dict(model.named_modules()):
+        raise FactoryError(f"{given.name}: hidden must be a module of the model, but got {recommender.hidden!r}")
+    if shapes := recommender.student():
+        first = Architecture(tuple((name, values[0]) for name, values in shapes.items()))
+        sibling, what = recommender.build(first), f"{given.name}: the forward of build({first.as_dict()})"
+        called(what, lambda: recommender.scores(recommender.outputs(sibling.eval(), inputs)))
+
+
+def _compare(given: Given, batch: Mapping[str, Tensor], request: Mapping[str, Tensor]) -> None:
+    """One graph answers both."""
+    kinds = [{n: str(values.dtype).removeprefix("torch.") for n, values in of.items()} for of in (batch, request)]
+    if kinds[0] != kinds[1]:
+        told = [", ".join(f"{name} {kind}" for name, kind in sorted(of.items() - other.items()))
+                for of, other in (kinds, kinds[::-1])]  # fmt: skip
+        raise FactoryError(
+            f"{given.name}: batches and requests must have the same inputs in the same types, but differ in: batches "
+            f"{told[0] or 'nothing'}; requests {told[1] or 'nothing'}"
+        )

@@ -1,0 +1,127 @@
+"""Outputs of the user's own model: which there are, which have labels, and which one the metric is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from objectives.output_kind import OutputKind
+from objectives.recommenders.user_model.factory import FactoryError, Given
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """
+    names: of several outputs the names or numbers, the main one first; empty where the model gives one tensor alone
+    labelled: those of them that there are labels of
+    """
+
+    factory: str
+    names: tuple[Any, ...]
+    labelled: frozenset[Any]
+
+    @property
+    def main(self) -> Any:
+        return self.names[0] if self.names else None
+
+    @property
+    def others(self) -> tuple[Any, ...]:
+        """All but the main one that there are labels of."""
+        return tuple(name for name in self.names[1:] if name in self.labelled)
+
+    def scores(self, outputs: Any) -> Tensor:
+        """(rows,), or (rows, outputs) where there are several: the main one comes first.
+
+        Raises:
+            FactoryError: an output is not one score for each row.
+        """
+        if not self.names:
+            return _column(outputs, f"{self.factory}: the model")
+        return torch.stack([_column(outputs[name], f"{self.factory}: output {name}") for name in self.names], 1)
+
+    def labels(self, labels: Any) -> NDArray[np.float64]:
+        """(rows, 1 + others): of the main output, then of the others."""
+        return np.stack([self._of(labels, name) for name in (self.main, *self.others)], axis=1)
+
+    def _of(self, labels: Any, output: Any) -> NDArray[np.float64]:
+        if isinstance(labels, Mapping):
+            if output not in labels:
+                raise FactoryError(
+                    f"{self.factory}: labels must hold those of output {output!r}, but have {list(labels)}"
+                )
+            labels = labels[output]
+        elif isinstance(labels, (list, tuple)):
+            labels = labels[output if len(self.names) > 1 else 0]
+        elif labels.ndim == 2 and labels.shape[1] > 1 and len(self.names) > 1:
+            labels = labels[:, output]
+        found = np.asarray(labels, dtype=np.float64)
+        return found.reshape(len(found), -1)[:, 0]
+
+
+def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
+    """Those of one batch. One column of labels is of the main output; several are named or numbered as the outputs are,
+    or, where there is one output alone, the first is its own.
+
+    Raises:
+        FactoryError: `output` does not say which of several is the main one, or the main one has no labels.
+    """
+    if isinstance(outputs, Tensor):
+        if isinstance(labels, Mapping):
+            raise FactoryError(f"{given.name}: labels must be those of the one output, but have names {list(labels)}")
+        return Outputs(given.name, (), frozenset())
+    if not isinstance(outputs, (Mapping, list, tuple)):
+        raise FactoryError(
+            f"{given.name}: the model must give a tensor, or several by name or in order, but gave "
+            f"{type(outputs).__name__}"
+        )
+    known = list(outputs) if isinstance(outputs, Mapping) else list(range(len(outputs)))
+    main = getattr(given, "output", None)
+    if len(known) > 1 and main not in known:
+        raise FactoryError(f"{given.name}: output must be one of the model's {known}, but got {main!r}")
+    main = known[0] if main is None else main
+    alone = len(known) == 1 and not isinstance(labels, Mapping)
+    labelled = frozenset({main}) if alone else _labelled(labels, main)
+    if main not in labelled:
+        raise FactoryError(f"{given.name}: labels must hold those of output {main!r}, but have {sorted(labelled)}")
+    rest = sorted((name for name in known if name != main), key=lambda name: name not in labelled)
+    return Outputs(given.name, (main, *rest), labelled)
+
+
+def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> OutputKind:
+    """Probabilities where all scores lie between 0 and 1, and labels, if there are any, are 0 and 1; logits where the
+    labels alone are; else values, in units of their standard deviation, or, where they do not vary, of their size.
+
+    Args:
+        scores: (n,) of one output
+        labels: (rows,) of it, where it has some
+    """
+    binary = labels is not None and bool(np.isin(labels, (0, 1)).all())
+    within = bool(((scores >= 0) & (scores <= 1)).all())
+    if within and (binary or labels is None):
+        return OutputKind("probabilities")
+    if binary:
+        return OutputKind("logits")
+    spread, size = float(scores.std()), float(np.abs(scores).max())
+    return OutputKind("values", spread if spread > 1e-6 * size else size or 1.0)
+
+
+def _labelled(labels: Any, main: Any) -> frozenset[Any]:
+    if isinstance(labels, Mapping):
+        return frozenset(labels)
+    if isinstance(labels, (list, tuple)):
+        return frozenset(range(len(labels)))
+    return frozenset(range(labels.shape[1])) if labels.ndim == 2 and labels.shape[1] > 1 else frozenset({main})
+
+
+def _column(value: Any, what: str) -> Tensor:
+    """(rows,)"""
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] != 1):
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise FactoryError(f"{what} must give one score for each row, but gave {got}")
+    return value.squeeze(1) if value.ndim == 2 else value

@@ -1,0 +1,287 @@
+"""The user's own recommender, as its factory gives it: judged, shrunk and asked as it is, never retrained."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
+from objectives.output_kind import OutputKind
+from objectives.recommenders.lookup_counts import counted
+from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
+from objectives.recommenders.scoring import main_scores
+from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
+from objectives.recommenders.user_model.held_out import gathered
+from objectives.recommenders.user_model.optimizer import optimizer_of
+from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
+from objectives.recommenders.user_model.train import Train, look
+from objectives.recommenders.user_model.user_requests import Arrays, Sent
+from objectives.records import InputSpec
+from objectives.task import Task
+from objectives.training_rows import TrainingRows
+from spaces.domains import Scalar
+from spaces.model_structure import Table
+from spaces.serialization import digest
+from spaces.techniques.architecture import Architecture
+
+_LEARNING_RATE = 1e-3
+BATCH = 256  # rows, where the study says nothing else
+# Of train, that tell what the outputs are.
+_SAMPLE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class OwnRecommender:
+    """Implements `Recommender`."""
+
+    given: Given
+    task: Task
+    sent: Sent
+    method: Method = "forward"
+
+    @property
+    def model(self) -> nn.Module:
+        return self.given.model
+
+    @cached_property
+    def key(self) -> str:
+        """Of the weights, the code of the model's classes, all data, the requests, and what of these is the user's."""
+        content = hashlib.sha256()
+
+        def add(arrays: Mapping[str, NDArray[Any]]) -> None:
+            for name, values in arrays.items():
+                content.update(f"{name} {values.dtype} {values.shape}".encode())
+                content.update(np.ascontiguousarray(values).data)
+
+        add({name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()})
+        for held, _ in self._held.values():
+            for block in held.inputs:
+                add(block)
+            add({"labels": held.labels, "groups": held.groups, **held.others})
+        for request in self.sent.requests:
+            add(request)
+        train = self._train.content
+        users = sorted(self.sent.of_user)
+        return digest(self.given.name, content.hexdigest(), train, _code(self.given), users, torch.__version__)[:20]
+
+    # -- what it is judged by
+
+    @property
+    def graded(self) -> bool:
+        return not self.task.metric and not isinstance(self.given.metric, str)
+
+    @property
+    def metric(self) -> str:
+        """The study's, the factory's, or the name of the factory's function."""
+        own = self.given.metric
+        return self.task.metric or (own if isinstance(own, str) else getattr(own, "__name__", "own metric"))
+
+    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+        metric, what = self.given.metric, f"{self.given.name}: metric(scores, labels, groups)"
+        assert not isinstance(metric, str)
+        return called(what, lambda: float(metric(scores, labels, groups)))  # type: ignore[no-any-return]
+
+    def held_out(self, part: HeldPart) -> HeldOut:
+        return self._held[part][0]
+
+    def facts(self) -> Facts:
+        owners = set(self._train.groups).union(*(owners for _, owners in self._held.values()))
+        return Facts(
+            split="The parts are those that the factory gives.",
+            rows={"train": self._train.rows, **{part: len(held.labels) for part, (held, _) in self._held.items()}},
+            users=len(owners),
+            training={},
+            reference_metric="auc",
+            references=self._references(),
+        )
+
+    def _references(self) -> dict[str, float | None]:
+        """On test; only AUC can be told of any model."""
+        held = self.held_out("test")
+        if set(np.unique(held.labels)) != {0, 1}:
+            return {"baseline": None}
+        return {"baseline": float(roc_auc_score(held.labels, main_scores(self, self.model, held.inputs)))}
+
+    # -- what goes in and what comes out
+
+    @cached_property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        users, inferred = self.sent.of_user, self.sent.inferred
+        return tuple(
+            InputSpec(
+                name, str(values.dtype), self._shape(name), None, "user" if name in users else "item", name in inferred
+            )
+            for name, values in self.sent.first.items()
+        )
+
+    def _shape(self, name: str) -> tuple[int | None, ...]:
+        """After the rows; None where requests differ, or the batches do."""
+        blocks = (block for held, _ in self._held.values() for block in held.inputs)
+        seen = {values[name].shape[1:] for values in (*self.sent.requests, *blocks)}
+        return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True))
+
+    @property
+    def once(self) -> frozenset[str]:
+        return self.sent.once
+
+    def requests(self, seed: int) -> Iterable[Arrays]:
+        return self.sent.requests
+
+    def serving_rows(self, count: int) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(values) for name, values in self.sent.rows(count).items()}
+
+    @cached_property
+    def output_kinds(self) -> tuple[OutputKind, ...]:
+        """As the model's scores of a part of train tell, and all of the labels."""
+        self.model.eval()
+        with torch.inference_mode():
+            scores = torch.cat([self.teacher_outputs(inputs) for inputs in self.train_rows().sample(_SAMPLE)])
+        labels = np.concatenate([self._outputs.labels(block.labels) for block in self._train.blocks])
+        known = dict(zip((self._outputs.main, *self._outputs.others), labels.T, strict=True))
+        columns = scores.reshape(len(scores), -1).double().numpy().T
+        names = self._outputs.names or (None,)
+        return tuple(kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True))
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
+        return model(**inputs)
+
+    def scores(self, outputs: Any) -> Tensor:
+        return self._outputs.scores(outputs)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(map(str, self._outputs.names))
+
+    # -- what it learns from
+
+    def loss(self, outputs: Any, labels: Any) -> Tensor:
+        return self.given.loss(outputs, labels)
+
+    def train_rows(self) -> TrainingRows:
+        """In batches of the study's size, whatever those of the factory were."""
+        return TrainingRows(self._train.blocks, self.task.batch_size or BATCH)
+
+    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
+
+    @property
+    def per_pass(self) -> int:
+        return self.train_rows().batches_per_epoch
+
+    def teacher_outputs(self, inputs: Inputs) -> Tensor:
+        return self.scores(self.outputs(self.model, inputs))
+
+    def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
+        return outputs
+
+    def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
+        return counted(model, tables, (block.inputs for block in self._train.blocks), self.outputs)
+
+    @property
+    def hidden(self) -> str | None:
+        return getattr(self.given, "hidden", None)
+
+    def history(self) -> None:
+        return None
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The user's own, else AdamW; with SparseAdam beside it for tables whose sparse gradients it cannot take."""
+        make = getattr(self.given, "optimizer", None)
+        if make is None:
+            return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
+        made = called(f"{self.given.name}: optimizer(parameters)", lambda: optimizer_of(model, make))
+        if not isinstance(made, torch.optim.Optimizer):
+            raise FactoryError(
+                f"{self.given.name}: optimizer must give a torch.optim.Optimizer, but gave {type(made).__name__}"
+            )
+        return made
+
+    # -- its smaller siblings
+
+    @property
+    def built(self) -> bool:
+        return getattr(self.given, "build", None) is not None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Nothing is known of the data but tensors."""
+        return ()
+
+    def reference(self, name: str) -> nn.Module:
+        raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
+
+    def student(self) -> Mapping[str, Any]:
+        return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
+
+    def sizes(self) -> Mapping[str, Scalar]:
+        """A factory names none."""
+        return {}
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        make = getattr(self.given, "build", None)
+        if make is None:
+            raise FactoryError(f"{self.given.name}: a smaller sibling needs build(shape), but the factory gave none")
+        shape = architecture.as_dict()
+        made = called(f"{self.given.name}: build({shape})", lambda: make(shape))
+        if not isinstance(made, nn.Module):
+            raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
+        # It may hold modules of the model, or be one that was given before: a copy trains neither.
+        own: nn.Module = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
+        return own.to("cpu").float()
+
+    # -- what its batches tell
+
+    @cached_property
+    def _first_batch(self) -> tuple[Inputs, Any, NDArray[Any]]:
+        return next(batches_of(self.given, "train"))
+
+    @cached_property
+    def _outputs(self) -> Outputs:
+        inputs, labels, _ = self._first_batch
+        with torch.inference_mode():
+            return outputs_of(self.given, self.outputs(self.model.eval(), inputs), labels)
+
+    @cached_property
+    def _train(self) -> Train:
+        return look(self.given)
+
+    @cached_property
+    def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[Any]]]:
+        told = (self._outputs, self._train, self.sent, self.task.slice_by)
+        return {part: gathered(self.given, part, *told) for part in HELD_PARTS}
+
+
+def _code(given: Given) -> str:
+    """Of the classes of the model and its modules, but for torch's own, and of what trains it, as far as it can be
+    read."""
+    classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
+    parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
+    parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]
+    return "\n".join(parts)
+
+
+def _source(thing: Any) -> str:
+    """The same in each process: no address of an object stands in it."""
+    if thing is None:
+        return ""
+    if isinstance(thing, functools.partial):
+        plain = [value for value in (*thing.args, *thing.keywords.values()) if isinstance(value, (str, int, float))]
+        return f"{_source(thing.func)} {plain} {sorted(thing.keywords)}"
+    for known in (thing, type(thing)):
+        try:
+            return inspect.getsource(known)
+        except (OSError, TypeError):
+            continue
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"

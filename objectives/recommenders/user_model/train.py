@@ -1,0 +1,95 @@
+"""Train as the user's own batches yield it: looked at once, and its rows kept once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, leaves
+from objectives.training_rows import FEWEST, Block, over_labels
+
+
+@dataclass(frozen=True, eq=False)
+class Train:
+    """
+    blocks: the rows, those of one shape together, in the order in which they came
+    groups: how often each was there
+    codes: how often each value was there, by the name of an input that is one whole number a row
+    content: a digest of all rows; in which batches they came is no part of it
+    """
+
+    blocks: tuple[Block, ...]
+    groups: Counter[Any]
+    codes: Mapping[str, Counter[int]]
+    content: str
+
+    @property
+    def rows(self) -> int:
+        return sum(block.rows for block in self.blocks)
+
+
+def look(given: Given) -> Train:
+    """
+    Raises:
+        FactoryError: there are no rows to learn from.
+    """
+    groups: Counter[Any] = Counter()
+    codes: dict[str, Counter[int]] = {}
+    by_shape: dict[Any, list[Block]] = {}
+    for inputs, labels, owners in batches_of(given, "train"):
+        groups.update(owners.tolist())
+        # Copies, as the user's code may fill the same arrays again.
+        kept = {name: values.expand(len(owners), *values.shape[1:]).clone() for name, values in inputs.items()}
+        for name, values in kept.items():
+            if values.ndim == 1 and not values.is_floating_point():
+                codes.setdefault(name, Counter()).update(values.tolist())
+        block = Block(kept, over_labels(Tensor.clone, labels))
+        by_shape.setdefault(_shape(block), []).append(block)
+    blocks = tuple(_joined(by_shape.pop(shape)) for shape in list(by_shape))
+    if not any(block.rows >= FEWEST for block in blocks):
+        raise FactoryError(
+            f"{given.name}: batches('train') must yield {FEWEST} rows or more with inputs of one shape, but yielded "
+            f"{', '.join(str(block.rows) for block in blocks)}"
+        )
+    return Train(blocks, groups, codes, _content(blocks))
+
+
+def _shape(block: Block) -> tuple[Any, ...]:
+    """All that rows share which can stand in one tensor."""
+    told = tuple((name, values.dtype, values.shape[1:]) for name, values in sorted(block.inputs.items()))
+    of_labels = tuple((values.dtype, values.shape[1:]) for values in leaves(block.labels))
+    return told, of_labels, _nesting(block.labels)
+
+
+def _nesting(labels: Any) -> str:
+    return repr(over_labels(lambda part: None, labels))  # type: ignore[arg-type, return-value]
+
+
+def _joined(parts: Sequence[Block]) -> Block:
+    """Column by column, so that no more than one of them is there twice."""
+    held = [dict(part.inputs) for part in parts]
+    labels = over_labels(lambda *columns: torch.cat(columns), *(part.labels for part in parts))
+    names = list(held[0])
+    del parts
+    return Block({name: torch.cat([inputs.pop(name) for inputs in held]) for name in names}, labels)
+
+
+def _content(blocks: Sequence[Block]) -> str:
+    content = hashlib.sha256()
+    for block in blocks:
+        for name, values in _columns(block):
+            content.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            content.update(values.detach().contiguous().numpy().data)
+        content.update(_nesting(block.labels).encode())
+    return content.hexdigest()
+
+
+def _columns(block: Block) -> Iterator[tuple[str, Tensor]]:
+    yield from sorted(block.inputs.items())
+    yield from (("label", values) for values in leaves(block.labels))

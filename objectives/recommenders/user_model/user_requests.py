@@ -1,0 +1,131 @@
+"""Requests as the user's own factory sends them, and what they tell of the inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from objectives.recommenders.user_model.factory import FactoryError, Given, called, refuse_offsets
+from objectives.row_groups import are_rows_equal
+
+Arrays = Mapping[str, NDArray[Any]]
+_REQUESTS = 1000
+# Requests of several rows that must agree on an input before it is taken to be the user's.
+_TELLING = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """Requests, all with the same inputs.
+
+    once: inputs of one row beside others of several
+    constant: inputs that are the same in all rows of each of these requests
+    declared: inputs that the factory says are the user's, None where it does not say
+    """
+
+    requests: tuple[Arrays, ...]
+    once: frozenset[str]
+    constant: frozenset[str]
+    declared: frozenset[str] | None = None
+
+    @property
+    def of_user(self) -> frozenset[str]:
+        """The user's inputs: those declared, else inferred from these requests; and what is given once."""
+        return self.once | (self.constant if self.declared is None else self.declared)
+
+    @property
+    def inferred(self) -> frozenset[str]:
+        """Inputs whose side is inferred."""
+        return frozenset(self.first) - self.once if self.declared is None else frozenset()
+
+    @property
+    def first(self) -> Arrays:
+        return self.requests[0]
+
+    def sized(self, rows: NDArray[np.int64]) -> Sent:
+        """As many requests as there are sizes: of each its first rows, or all of them round and round."""
+        sized = []
+        for number, size in enumerate(rows.tolist()):
+            request = self.requests[number % len(self.requests)]
+            sized.append({n: v if n in self.once else v[np.arange(size) % len(v)] for n, v in request.items()})
+        return replace(self, requests=tuple(sized))
+
+    def rows(self, count: int) -> dict[str, NDArray[Any]]:
+        """Rows of requests, of those of the commonest lengths."""
+        shapes = Counter(shape_of(request) for request in self.requests)
+        (common, _), *_ = shapes.most_common(1)
+        alike = [rowed(request) for request in self.requests if shape_of(request) == common]
+        joined = {name: np.concatenate([request[name] for request in alike]) for name in alike[0]}
+        picks = np.resize(np.arange(len(next(iter(joined.values())))), count)
+        return {name: values[picks] for name, values in joined.items()}
+
+
+def sent_by(given: Given, seed: int) -> Sent:
+    """The first thousand.
+
+    Raises:
+        FactoryError: there are none, or they do not have the same inputs, or rows differ within one, or so does what
+            the factory declares to be the user's.
+    """
+    where = f"{given.name}: requests({seed})"
+    requests = called(
+        where,
+        lambda: tuple(
+            {name: _array(value) for name, value in request.items()}
+            for request in islice(given.requests(seed), _REQUESTS)
+        ),
+    )
+    if not requests:
+        raise FactoryError(f"{where} must yield a request or more, but yielded none")
+    names = list(requests[0])
+    for request in requests:
+        if list(request) != names:
+            raise FactoryError(f"{where} must name the same inputs in each, but got {names} and {list(request)}")
+        rows = {name: len(values) if values.ndim else 0 for name, values in request.items()}
+        if not rows or min(rows.values()) == 0 or any(size not in (1, max(rows.values())) for size in rows.values()):
+            refuse_offsets(request, where)
+            raise FactoryError(f"{where}: inputs must have the same rows, or one, but got {rows}")
+    several = [request for request in requests if max(map(len, request.values())) > 1]
+    once = frozenset(n for n in names if several and all(len(request[n]) == 1 for request in several))
+    constant = frozenset(n for n in names if all(are_rows_equal(request[n]) for request in several))
+    declared = _declared(given, names, constant)
+    return Sent(requests, once, constant if len(several) >= _TELLING else once, declared)
+
+
+def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> frozenset[str] | None:
+    """The inputs that the factory says are the user's, None where it does not say.
+
+    Raises:
+        FactoryError: it names an input that there is not, or one that differs between rows of a request.
+    """
+    declared = getattr(given, "user_inputs", None)
+    if declared is None:
+        return None
+    where = f"{given.name}: user_inputs must name inputs"
+    if unknown := sorted(set(declared) - set(names)):
+        raise FactoryError(f"{where} of the requests, {', '.join(names)}, but got {unknown[0]!r}")
+    if different := sorted(set(declared) - constant):
+        raise FactoryError(f"{where} that are equal in all rows of a request, but got {different[0]!r}, which differs")
+    return frozenset(declared)
+
+
+def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, NDArray[Any]]:
+    """What is given once, repeated for each row."""
+    count = rows or max(map(len, arrays.values()))
+    return {n: np.repeat(v, count, axis=0) if len(v) == 1 < count else v for n, v in arrays.items()}
+
+
+def shape_of(arrays: Arrays) -> tuple[tuple[int, ...], ...]:
+    """Of one row."""
+    return tuple(values.shape[1:] for values in arrays.values())
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)

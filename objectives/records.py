@@ -1,0 +1,320 @@
+"""What was measured: frozen, finite, with the unit in each name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sized
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from objectives.int8_weights import Int8WeightBits
+from objectives.technique_results import Tried
+from spaces.domains import Scalar
+from spaces.model_structure import Anatomy
+
+Interval = tuple[float, float]
+State = Literal["complete", "stopped", "failed"]
+
+
+def rows_of(request: Mapping[str, Sized]) -> int:
+    """Rows of a request: those of its longest input, since one of the user's may be given once."""
+    return max(len(values) for values in request.values())
+
+
+class NotFiniteError(ValueError):
+    """A measured number is NaN or infinite."""
+
+
+class _Finite:
+    """Refuses NaN and infinity in any field, inside pairs too."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, f.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise NotFiniteError(f"{type(self).__name__}.{f.name} must be finite, but got {value}.")
+
+
+@dataclass(frozen=True)
+class SliceQuality(_Finite):
+    """The same metric and loss on some of the held-out rows alone; or the reason why these rows cannot tell them."""
+
+    name: str
+    rows: int
+    groups: int
+    value: float | None = None
+    baseline: float | None = None
+    loss: float | None = None
+    loss_interval: Interval | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = (self.value, self.baseline, self.loss, self.loss_interval)
+        missing = [number is None for number in numbers]
+        if any(missing) != all(missing) or all(missing) != (self.reason is not None):
+            raise ValueError(f"A slice has all its numbers or a reason, but got {numbers} and {self.reason!r}.")
+
+
+@dataclass(frozen=True)
+class Quality(_Finite):
+    """A metric on held-out rows and its relative loss against the baseline (positive is worse).
+
+    slices: the same on parts of the rows, each interval at the same confidence, not adjusted for their number
+    others: the same of a model's other outputs
+    """
+
+    metric: str
+    value: float
+    baseline: float
+    loss: float
+    loss_interval: Interval
+    rows: int
+    groups: int
+    confidence: float = 0.95
+    slices: tuple[SliceQuality, ...] = ()
+    others: tuple[SliceQuality, ...] = ()
+
+    @property
+    def parts(self) -> tuple[SliceQuality, ...]:
+        """What is told beside the whole: slices, and a model's other outputs."""
+        return (*self.slices, *self.others)
+
+
+@dataclass(frozen=True)
+class Percentiles(_Finite):
+    """Open-loop latency from the scheduled arrival, and closed-loop service time; p99 only with samples enough.
+
+    Intervals are those of order statistics, at 95%: what these samples say of their own percentile.
+    """
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float | None
+    service_p50_ms: float
+    p50_interval_ms: Interval | None = None
+    p95_interval_ms: Interval | None = None
+    p99_interval_ms: Interval | None = None
+    refused_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Latency(_Finite):
+    """Candidate and baseline under the same requests at the same times, and their paired ratios.
+
+    Percentiles are pooled over the undisturbed pairs of blocks of all visits; a ratio is the geometric mean of those of
+    the visits, and its interval includes how the visits differ.
+
+    rate_rps: of the arrivals, the median over the pairs
+    requests, blocks: that count, of each deployment
+    p95_ratio_all: over all pairs, the disturbed ones too
+    pairs: that were run
+    visits: in which both deployments were opened anew
+    busy_share: CPU time of other processes and of the hypervisor over the wall time; 1 is one core
+    drift: how many times slower the baseline became within a visit, at most
+    lateness: the load generator's p95 lag as a share of the p95 latency; latency counts from the scheduled arrival, so
+        it is part of both
+    p95_visits, service_p50_visits, p99_visits: the ratio of each visit
+    """
+
+    candidate: Percentiles
+    baseline: Percentiles
+    p50_ratio: float
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    p99_ratio: float | None
+    service_p50_ratio: float
+    service_p50_ratio_interval: Interval
+    rate_rps: float
+    requests: int
+    blocks: int
+    lag_p95_ms: float
+    p99_ratio_interval: Interval | None = None
+    p95_ratio_all: float | None = None
+    pairs: int = 0
+    busy_share: float = 0.0
+    drift: float = 1.0
+    lateness: float = 0.0
+    p95_visits: tuple[float, ...] = ()
+    service_p50_visits: tuple[float, ...] = ()
+    p99_visits: tuple[float, ...] = ()
+
+    @property
+    def repeated_blocks(self) -> int:
+        """Pairs that were run and left out."""
+        return self.pairs - self.blocks
+
+
+@dataclass(frozen=True)
+class Throughput(_Finite):
+    """The highest open-loop rate whose percentile stays within the SLO, and the capacity, of candidate and baseline.
+
+    Both were searched in the same way in the same visits; no rate is above the capacity of its own deployment.
+
+    rps, baseline_rps: requests per second under the SLO
+    slo_ms: the same for both, the mean over the visits
+    capacity_rps, baseline_capacity_rps: requests per second when saturated
+    ratio_visits, capacity_visits: the ratio of each visit
+    """
+
+    rps: float
+    baseline_rps: float
+    ratio: float
+    ratio_interval: Interval
+    slo_ms: float
+    capacity_rps: float
+    baseline_capacity_rps: float
+    capacity_ratio: float
+    capacity_ratio_interval: Interval
+    rps_interval: Interval | None = None
+    ratio_visits: tuple[float, ...] = ()
+    capacity_visits: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Footprint(_Finite):
+    """Bytes of the model file; peak resident memory of a process that holds this arm alone, and the CPU time that it
+    spends on a thousand requests."""
+
+    model_bytes: int
+    peak_memory_bytes: int | None = None
+    cpu_seconds_per_1000: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    quality: Quality
+    latency: Latency
+    throughput: Throughput
+    footprint: Footprint
+
+
+# Beside a model file that is too large for one.
+WEIGHTS = "weights.bin"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model file (relative to the home), with its weights beside it where it is large, and what was read
+    back from its graph.
+
+    parity: the largest difference of its scores from those expected, in standard deviations of these
+    units: of the widths of each group that can be pruned, by group, as they are in the fitted model
+    int8_weight_bits: of its int8 products, None where it has none
+    """
+
+    key: str
+    path: str
+    widths: Mapping[str, str]
+    model_bytes: int
+    parity: float
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    int8_weight_bits: Int8WeightBits | None = None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One named input of a model: its dtype, its shape after the rows (None where requests differ), and how many codes
+    it knows (from 0).
+
+    An input of the user's side is the same in all rows of a request.
+
+    inferred: whether the side is inferred from requests and not declared
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    vocabulary: int | None
+    side: Literal["user", "item"] = "item"
+    inferred: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads.
+
+    user_once_refused: why the user's side cannot be computed once a request, None where it can
+    user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
+    history: positions of the history that the model reads, None where it reads none
+    once: inputs that a request gives once, by the model's own form
+    left_alone: what no technique reaches, or one does not, each with the reason
+    tried: each technique on each part of the model, with why it cannot be done
+    metric: by name
+    graded: whether the metric is a function of the user's own, which a builder evaluates
+    median_rows: of the requests
+    featured: whether a module is known whose outputs are features to distil
+    built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
+    unlearnable: why rounding cannot be learned in the model's training, None where it can
+    undertrained: what one more pass of training gains, where that is certain
+    even_tables: large tables whose rows are looked up about as often as each other
+    columns: names of a model's outputs, the main one first, where there are several
+    parts: names of the slices and of the other outputs whose loss is told beside that of all rows
+    sizes: the baseline's own, of those that a student chooses
+    references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
+    simple: those of the rules that can be exported and measured as candidates
+    """
+
+    key: str
+    holdout: str
+    anatomy: Anatomy
+    student: Mapping[str, Any]
+    inputs: tuple[InputSpec, ...]
+    baseline: Artifact
+    split: str
+    rows: Mapping[str, int]
+    users: int
+    training: Mapping[str, Any]
+    references: Mapping[str, float | None]
+    user_once_refused: str | None = None
+    user_once_share: float | None = None
+    history: int | None = None
+    once: tuple[str, ...] = ()
+    left_alone: Mapping[str, str] = field(default_factory=dict)
+    tried: tuple[Tried, ...] = ()
+    metric: str = "auc"
+    graded: bool = False
+    median_rows: int = 200
+    featured: bool = True
+    built: bool = True
+    unlearnable: str | None = None
+    undertrained: str | None = None
+    even_tables: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    sizes: Mapping[str, Scalar] = field(default_factory=dict)
+    reference_metric: str = "auc"
+    simple: tuple[str, ...] = ()
+
+    def refused(self, modules: Collection[str], technique: str) -> str | None:
+        """Why the technique cannot be applied to all of these modules, None where it can."""
+        parts = self.anatomy.stored(self.anatomy.heavy_tables())
+        reasons = (
+            one.refused
+            for one in self.tried
+            if one.technique == technique and not set(modules).isdisjoint(parts.get(one.group, ()))
+        )
+        return next((reason for reason in reasons if reason is not None), None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one trial ended: measured, stopped on purpose, or failed; the last two with a reason in one line.
+
+    timings: the file of raw timings, relative to the home.
+    """
+
+    state: State
+    reason: str | None = None
+    measurement: Measurement | None = None
+    artifact: Artifact | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    reused: tuple[str, ...] = ()
+    timings: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.state == "complete") != (self.measurement is not None):
+            raise ValueError(f"An outcome is complete exactly when it is measured, but got {self.state!r}.")
+        if (self.state == "complete") == (self.reason is not None):
+            raise ValueError(f"An outcome that is not complete has a reason, but got {self.state!r}, {self.reason!r}.")

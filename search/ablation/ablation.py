@@ -1,0 +1,111 @@
+"""Each technique of a trial taken back, and alone: built, judged and timed beside the model that lacks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from objectives.serving.devices import describe
+from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, Effect, Kind, ablations, fact
+from search.ablation.verdict import ablation_document, label, told
+from search.choose.remeasure import prepared_of
+from search.cli.console import Console
+from search.config.yaml_reader import ConfigError
+from search.results import Document
+from search.session import Session, jobs_of
+from search.verdict import subject
+from search.workers.meter_jobs import Side
+from search.workers.paired_comparison import Pairs
+from search.workers.processes import JobError, Worker
+from spaces.ablations import Technique, techniques
+from spaces.candidate import Candidate
+
+_DONE_TO_IT = {"without": "taken back", "alone": "alone"}
+
+
+def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, console: Console) -> Document:
+    """Measure what is not measured yet of a trial's techniques; write and give the document.
+
+    Each effect is noted with the study as soon as it is there. One that fails has a reason, the others go on, and the
+    next call tries it again.
+
+    Args:
+        trial: None for the chosen one, else the best compromise on the front
+
+    Raises:
+        ConfigError: there is no such trial, nothing in it to take back, or the study has no baseline or lost its files.
+        JobError: the trial's own model cannot be built again.
+    """
+    found = session.document()
+    jobs = jobs_of(session.config, session.home, prepared_of(session, found), session.study)
+    number = _trial(found, trial)
+    candidate = next(candidate for known, candidate, *_ in session.entries() if known == number)
+    parts = techniques(candidate)
+    if not parts:
+        raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
+    known = _known(session, number, candidate, console)
+    pairs = Pairs(jobs, builder, meter, console)
+    wanted = list(_missing(known, parts))
+    if wanted:
+        chosen = (pairs.built(candidate), candidate)
+        for place, (part, kind) in enumerate(wanted, 1):
+            known = known.joined(_effect(pairs, chosen, part, kind, f"{place} of {len(wanted)}", number))
+            session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
+    document = ablation_document(session.config.name, known, session.study.facts.get("profile"))
+    path = session.home.reports(session.config.name) / FACT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return document
+
+
+def _trial(document: Document, trial: int | None) -> int:
+    if trial is None:
+        row = subject(document)
+        if row is None:
+            raise ConfigError(f"STUDY: the front of {document['study']!r} has no point but the baseline")
+        return int(row["trial"])
+    measured = [row["trial"] for row in document["rows"] if row["state"] == "complete" and row["trial"] != 0]
+    if trial not in measured:
+        raise ConfigError(f"--trial: must be a measured trial, one of {measured}, but got {trial}")
+    return trial
+
+
+def _known(session: Session, trial: int, candidate: Candidate, console: Console) -> Ablation:
+    """What an earlier call measured here; timings of another machine are not gone on with."""
+    empty = Ablation(trial, candidate, describe())
+    for before in ablations(session.study.facts):
+        if (before.trial, before.candidate) == (trial, candidate):
+            if before.machine == empty.machine:
+                return before
+            console.say(f"what was measured on {before.machine} is measured again on this machine")
+    return empty
+
+
+def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Technique, Kind]]:
+    for kind in KINDS:
+        for part in parts:
+            effect = known.found(part.name, part.group, kind)
+            if effect is None or effect.difference is None:
+                yield part, kind
+
+
+def _effect(pairs: Pairs, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
+    """The chosen model beside itself without the technique, or the baseline with the technique beside itself."""
+    other, say = (part.without if kind == "without" else part.alone), pairs.console.say
+    recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
+    head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"
+    say(f"{head} ({place}): building and measuring")
+    try:
+        theirs = (pairs.built(other), other)
+        sides = (chosen, theirs) if kind == "without" else (theirs, pairs.baseline)
+        difference = pairs.difference(*sides, "near", recording)
+    except (JobError, ValueError) as error:
+        say(f"{head}: not measured: {error}")
+        return Effect(part.name, part.group, kind, other, reason=str(error))
+    say(f"{head}: {told(difference)}")
+    return Effect(part.name, part.group, kind, other, difference, timings=recording)
+
+
+def nothing_measured(document: Document) -> bool:
+    """Whether not one comparison came to numbers."""
+    return not any((part[kind] or {}).get("difference") for part in document["techniques"] for kind in KINDS)

@@ -1,0 +1,85 @@
+"""What each technique of a candidate does, measured beside the same model without it; kept in the study's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from objectives.records import Latency, Quality, Throughput
+from spaces.candidate import Candidate
+from spaces.serialization import from_plain, to_plain
+
+# The candidate beside itself with the technique taken back; the baseline with nothing but the technique beside itself.
+Kind = Literal["without", "alone"]
+KINDS: tuple[Kind, ...] = ("without", "alone")
+FACT, FACT_FILE = "ablation", "ablation.json"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The model with a technique against the one without it: every ratio and loss is the technique's own.
+
+    bytes_ratio: of the model files
+    seeds: trainings of either side that the quality is a mean of
+    """
+
+    quality: Quality
+    latency: Latency
+    throughput: Throughput
+    bytes_ratio: float
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One technique in one comparison: measured, or why it was not.
+
+    group: the layer group that it concerns, None for the whole model
+    other: the candidate that was built for the comparison
+    timings: the file of raw timings, relative to the home
+    """
+
+    technique: str
+    group: str | None
+    kind: Kind
+    other: Candidate
+    difference: Difference | None = None
+    reason: str | None = None
+    timings: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.difference is None) != (self.reason is not None):
+            raise ValueError(f"An effect is measured or has a reason, but got {self.difference}, {self.reason!r}.")
+
+    @property
+    def key(self) -> tuple[str, str | None, Kind]:
+        return self.technique, self.group, self.kind
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All that is known of one trial's techniques; timings hold for the machine that they were made on."""
+
+    trial: int
+    candidate: Candidate
+    machine: str
+    effects: tuple[Effect, ...] = ()
+
+    def found(self, technique: str, group: str | None, kind: Kind) -> Effect | None:
+        return next((effect for effect in self.effects if effect.key == (technique, group, kind)), None)
+
+    def joined(self, effect: Effect) -> Ablation:
+        """With one effect more, in the place of an earlier one of the same name."""
+        return replace(self, effects=(*(e for e in self.effects if e.key != effect.key), effect))
+
+
+def ablations(facts: Mapping[str, Any]) -> tuple[Ablation, ...]:
+    """Those of a study, the last one measured last."""
+    return tuple(from_plain(Ablation, plain) for plain in facts.get(FACT, {}).values())
+
+
+def fact(known: Iterable[Ablation], changed: Ablation) -> dict[str, Any]:
+    """What to note once an ablation has changed, by trial."""
+    kept = [ablation for ablation in known if ablation.trial != changed.trial]
+    return {str(ablation.trial): to_plain(ablation) for ablation in (*kept, changed)}

@@ -1,0 +1,241 @@
+"""What helped, in words: from the measured effects of a trial's techniques and the profile's shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from objectives.held_out_rows import HeldPart
+from objectives.records import Latency, Quality, Throughput
+from search.ablation.records import KINDS, Ablation, Difference, Effect
+from search.format import column_percent, metric_name, percent, times
+from spaces.ablations import techniques
+from spaces.candidate import Candidate
+from spaces.serialization import to_plain
+
+Interval = Sequence[float]
+Profile = Mapping[str, Any]
+
+# They change what a model has learned, neither its size nor how it runs: against what they were compared.
+_LEARNING = {
+    "distillation": "learning from the labels alone for as long",
+    "learning with rounding": "the same widths rounded after training",
+}
+_NO_LAYERS = ("other", "engine")
+
+
+def ablation_document(study: str, ablation: Ablation, profile: Profile | None) -> dict[str, Any]:
+    """What `ablate --json` prints and the report reads; an effect that was not looked at yet is null.
+
+    control: what distilling gained over the same model on labels alone, as a share of the metric; null without it
+    """
+    candidate = ablation.candidate
+    parts = []
+    for part in techniques(candidate):
+        effects = {kind: ablation.found(part.name, part.group, kind) for kind in KINDS}
+        without, alone, groups = effects["without"], effects["alone"], groups_of(part.name, part.group, candidate)
+        row: dict[str, Any] = {
+            "name": part.name,
+            "group": part.group,
+            "label": label(part.name, part.group),
+            "verdict": technique_verdict(part.name, without, alone, groups, profile),
+        }
+        parts.append(row | {kind: effect and to_plain(effect) for kind, effect in effects.items()})
+    control = ablation.found("distillation", None, "without")
+    return {
+        "study": study,
+        "trial": ablation.trial,
+        "candidate": candidate.id,
+        "machine": ablation.machine,
+        "control": None
+        if control is None or control.difference is None
+        else gain_document(control.difference.quality, "validation", control.difference.seeds),
+        "techniques": parts,
+    }
+
+
+def label(technique: str, group: str | None) -> str:
+    return technique if group is None else f"{technique}: {group}"
+
+
+def technique_verdict(
+    technique: str, without: Effect | None, alone: Effect | None, groups: Sequence[str] | None, profile: Profile | None
+) -> str:
+    """What a technique does at the trial, and where that was not measured, alone; in one sentence.
+
+    Args:
+        groups: the layer groups that it changes, None for how the model is run
+        profile: the study's, None where there is none
+    """
+    at_hand = [effect for effect in (without, alone) if effect is not None]
+    measured = next((effect for effect in at_hand if effect.difference is not None), None)
+    if measured is None:
+        return f"Not measured: {(at_hand[0].reason or '').rstrip('.')}." if at_hand else "Not measured yet."
+    difference = measured.difference
+    assert difference is not None
+    if technique in _LEARNING and measured is without:
+        said = [gained(difference.quality, technique)]
+    else:
+        said = [*_gains(difference, groups, profile), _cost(difference.quality)]
+    said += _by_slice(difference.quality)
+    if measured is without:
+        return _sentence("; ".join(said))
+    missing = "" if without is None else f"taken back, it was not measured ({without.reason}); "
+    return _sentence(f"{missing}alone, it {'; '.join(said)}")
+
+
+def told(difference: Difference) -> str:
+    """The numbers in a line of progress."""
+    latency, quality = difference.latency, difference.quality
+    return (
+        f"p95 ratio {_pair(latency.p95_ratio, latency.p95_ratio_interval)}, "
+        f"service p50 ratio {_pair(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, "
+        f"loss {_share(quality.loss, quality.loss_interval)}, bytes ratio {difference.bytes_ratio:.3f}"
+    )
+
+
+def gained(quality: Quality, technique: str = "distillation") -> str:
+    """What learning so gained over learning otherwise, with its interval."""
+    gain, interval = _turned(quality)
+    metric, brackets = metric_name(quality.metric), _brackets(interval, column_percent)
+    over = _LEARNING[technique]
+    if _holds(interval, 0.0):
+        return f"gained no {metric} that this data can show over {over}: {column_percent(gain)} {brackets}"
+    if gain > 0:
+        return f"gained {column_percent(gain)} of {metric} {brackets} over {over}"
+    return f"lost {column_percent(-gain)} of {metric} {_brackets(quality.loss_interval, column_percent)} against {over}"
+
+
+def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequence[str] | None:
+    """The layer groups that a technique changes; () for all of them, None where it changes how the model is run."""
+    if group is not None:
+        return (group,)
+    weights = candidate.weights
+    named: Mapping[str, Sequence[str]] = {
+        "learning with rounding": weights.quantisation_aware,
+        **dict.fromkeys(("lighter architecture", "sparse attention", "distillation", "computing in bf16"), ()),
+    }
+    return named.get(technique)
+
+
+def gain_document(quality: Quality, part: HeldPart, seeds: int) -> dict[str, Any]:
+    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data; a mean
+    over trainings of both from so many seeds."""
+    mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
+    gain, interval = _turned(quality)
+    return {
+        "metric": quality.metric,
+        "gain": gain,
+        "gain_interval": list(interval),
+        "seeds": seeds,
+        "sentence": f"On {part}, distilling {gained(quality)}{mean}.",
+    }
+
+
+def _turned(quality: Quality) -> tuple[float, Interval]:
+    low, high = quality.loss_interval
+    return 0.0 - quality.loss, (0.0 - high, 0.0 - low)
+
+
+def _gains(difference: Difference, groups: Sequence[str] | None, profile: Profile | None) -> list[str]:
+    """Time, load and bytes; where none of them is better or worse, that, and why."""
+    fewer = _bytes(difference.bytes_ratio)
+    moved = [*_time(difference.latency), *_load(difference.throughput)]
+    if moved:
+        return [*moved, *fewer]
+    why = _why(groups, profile)
+    return [f"gained {'no time' if fewer else 'nothing'} on this machine{why}", *fewer]
+
+
+def _time(latency: Latency) -> list[str]:
+    p95 = _changed("p95", latency.p95_ratio, latency.p95_ratio_interval)
+    if p95 is not None:
+        return [p95]
+    service = _changed("service p50", latency.service_p50_ratio, latency.service_p50_ratio_interval)
+    return [] if service is None else [f"{service}, which p95 does not show"]
+
+
+def _changed(what: str, ratio: float, interval: Interval) -> str | None:
+    if _holds(interval, 1.0):
+        return None
+    low, high = interval
+    if ratio < 1:
+        return f"helps {what} by {percent(1 - ratio)} {_brackets((1 - high, 1 - low), percent)}"
+    return f"harms {what} by {percent(ratio - 1)} {_brackets((low - 1, high - 1), percent)}"
+
+
+def _load(throughput: Throughput) -> list[str]:
+    if _holds(throughput.ratio_interval, 1.0):
+        return []
+    return [f"carries {times(throughput.ratio)} the load {_brackets(throughput.ratio_interval, times)}"]
+
+
+def _bytes(ratio: float) -> list[str]:
+    """A graph's own few bytes more or less are not worth a word."""
+    if abs(ratio - 1) < 0.005:
+        return []
+    return [f"saves {percent(1 - ratio)} of the bytes" if ratio < 1 else f"adds {percent(ratio - 1)} to the bytes"]
+
+
+def _cost(quality: Quality) -> str:
+    metric, brackets = metric_name(quality.metric), _brackets(quality.loss_interval, column_percent)
+    if quality.loss_interval == (0.0, 0.0):
+        return f"leaves {metric} as it was"
+    if _holds(quality.loss_interval, 0.0):
+        return f"costs no {metric} that this data can show {brackets}"
+    if quality.loss > 0:
+        return f"costs {column_percent(quality.loss)} of {metric} {brackets}"
+    gain, interval = _turned(quality)
+    return f"gains {column_percent(gain)} of {metric} {_brackets(interval, column_percent)}"
+
+
+def _by_slice(quality: Quality) -> list[str]:
+    """Slices whose interval excludes 0."""
+    said = []
+    for part in quality.slices:
+        if part.loss is None or part.loss_interval is None or _holds(part.loss_interval, 0.0):
+            continue
+        low, high = part.loss_interval
+        verb, ends = ("lose", (low, high)) if part.loss > 0 else ("gain", (0.0 - high, 0.0 - low))
+        said.append(f"{part.name} {verb} {column_percent(abs(part.loss))} {_brackets(ends, column_percent)}")
+    return said
+
+
+def _why(groups: Sequence[str] | None, profile: Profile | None) -> str:
+    if profile is None:
+        return ""
+    known = {row["name"]: row for row in profile["groups"]}
+    if groups is None:
+        own = known.get("engine")
+        return "" if own is None else f": the engine's own time is {percent(own['time_share'])} of a request's"
+    # A table by itself has its group's shares.
+    tables = [name for name, row in known.items() if row["kind"] == "table"]
+    named = dict.fromkeys(found for name in groups for found in ([name] if name in known else tables))
+    names = list(named) or [name for name in known if name not in _NO_LAYERS]
+    time, held = (sum(float(known[name][key]) for name in names) for key in ("time_share", "weight_share"))
+    verb = "takes" if len(names) == 1 else "take"
+    return f": {_listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _holds(interval: Interval, value: float) -> bool:
+    return bool(interval[0] <= value <= interval[1])
+
+
+def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
+    return f"[{word(interval[0])}, {word(interval[1])}]"
+
+
+def _pair(ratio: float, interval: Interval) -> str:
+    return f"{ratio:.3f} {_brackets(interval, '{:.3f}'.format)}"
+
+
+def _share(loss: float, interval: Interval) -> str:
+    return f"{loss:+.2%} {_brackets(interval, '{:+.2%}'.format)}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,252 @@
+"""One bundle under one pattern of traffic: opened, warmed up, played, and told."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measure.deployment import load_target, quiet, warm_up
+from objectives.measurement.arrivals import PATTERNS, Pattern, Traffic, gaps
+from objectives.measurement.interference import Interference, InterferenceMonitor
+from objectives.measurement.load_generator import Request, Submit, settle
+from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
+from objectives.measurement.statistics import fewest_samples
+from objectives.measurement.throughput import measure_capacity
+from objectives.measurement.timeline import Played, joined, play, play_closed, timeline
+from objectives.records import InputSpec
+from objectives.serving.bundle import MEASUREMENT, Bundle
+from objectives.serving.devices import describe
+from search.bench.requests import draw_requests, draw_rows
+from search.bench.summary import BLOCKS, PERCENTS, behind, beside_poisson, percentiles
+from search.cli.console import Console
+from search.config.sections import RowsConfig
+from search.config.yaml_reader import ConfigError
+from search.results import Document
+from spaces.serialization import to_plain
+
+PATTERN_NAMES = ("closed", *PATTERNS)
+# A pattern and Poisson take turns of a few seconds: a machine's drift meets both, and a burst's queue seldom meets an
+# end.
+_TURNS = 5
+# A p99 needs its answers: at a low rate a schedule may last this many times longer than asked.
+_LONGEST_TIMES = 3
+_DRAWN_SIZES = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to play: a pattern at a rate, else at a load, a share of the bundle's own capacity; for how long.
+
+    rows None: the log's, else those of the study that the bundle comes from, else a study's by default.
+
+    Raises:
+        ConfigError: in the constructor, naming the option.
+    """
+
+    pattern: str = "poisson"
+    rate_rps: float | None = None
+    load: float = 0.6
+    seconds: float = 20.0
+    rows: RowsConfig | None = None
+    log: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERN_NAMES:
+            raise ConfigError(f"--pattern: must be one of {', '.join(PATTERN_NAMES)}, but got {self.pattern!r}")
+        for option, value in (("rate", self.rate_rps), ("load", self.load), ("seconds", self.seconds)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"--{option}: must be a number above 0, but got {value}")
+        if (self.pattern == "replay") != (self.log is not None):
+            raise ConfigError(
+                f"--log: goes with the pattern replay and with no other, but got {self.pattern} and {self.log}"
+            )
+        if self.pattern == "closed" and self.rate_rps is not None:
+            raise ConfigError(f"--rate: a closed loop has none, but got {self.rate_rps}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What was played; Poisson at the same rate where the pattern was another."""
+
+    capacity_rps: float
+    rate_rps: float | None
+    played: Played
+    poisson: Played | None
+
+
+def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
+    """Play, and write bench.html and bench.json into `out`; a run that is not valid is written too, and says why.
+
+    Raises:
+        ConfigError: the log cannot be read.
+        EngineError: an engine of the bundle is not to be had here.
+    """
+    log = None if plan.log is None else _read_log(plan.log)
+    rows = _rows(plan, log, bundle)
+    requests = draw_requests(_sized(bundle), rows, plan.seed)
+    with tempfile.TemporaryDirectory() as scratch, quiet(), bundle.open() as pool:
+        placement = bundle.candidate.placement
+        console.say(f"bench: warming up over requests of {rows.min()} to {rows.max()} rows")
+        warm_up(pool.submit, requests, placement)
+        settle()
+        capacity = float(np.median(measure_capacity([load_target(pool, placement, requests)], requests)))
+        console.say(f"bench: it can answer {capacity:,.0f} requests/s")
+        watching = InterferenceMonitor()
+        traffic = _traffic(plan, log, Path(scratch))
+        result = _play(pool.submit, placement.in_turn, requests, plan, traffic, capacity, console)
+        interference = watching.stop()
+    document = _document(bundle, plan, rows, result, interference)
+    _write(document, out)
+    return document
+
+
+def _sized(bundle: Bundle) -> list[InputSpec]:
+    """The bundle's inputs; a length that differs between requests is that of its example."""
+    example = bundle.manifest["example"]["inputs"] if any(None in spec.shape for spec in bundle.inputs) else {}
+    return [
+        replace(spec, shape=np.shape(example[spec.name])[1:]) if None in spec.shape else spec for spec in bundle.inputs
+    ]
+
+
+def _read_log(path: Path) -> RequestLog:
+    try:
+        return read_request_log(path)
+    except RequestLogError as error:
+        raise ConfigError(f"--log: {error}") from error
+
+
+def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int64]:
+    if plan.rows is None and log is not None and log.rows is not None:
+        return log.rows
+    rows = plan.rows
+    if rows is None:
+        measured = json.loads((bundle.folder / MEASUREMENT).read_text())
+        rows = RowsConfig(**measured.get("traffic", {}).get("rows", {}))
+    return draw_rows(rows, _DRAWN_SIZES, plan.seed)
+
+
+def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | None:
+    """None is the closed loop. A day lasts as long as the run, so that the run sees all of it."""
+    if plan.pattern == "closed":
+        return None
+    if log is None:
+        return Traffic(cast(Pattern, plan.pattern), period_seconds=plan.seconds)
+    trace = scratch / "trace.npz"
+    write_trace(log, trace)
+    return Traffic("replay", trace=str(trace))
+
+
+def _play(
+    submit: Submit,
+    in_turn: int | None,
+    requests: Sequence[Request],
+    plan: Plan,
+    traffic: Traffic | None,
+    capacity_rps: float,
+    console: Console,
+) -> _Result:
+    # A bar that redraws itself would take the interpreter from what is measured: each play is told beforehand.
+    settle()
+    if traffic is None:
+        console.say(f"bench: one request at a time for {plan.seconds:g} s")
+        return _Result(capacity_rps, None, play_closed(submit, requests, plan.seconds), None)
+    rate = plan.rate_rps or plan.load * capacity_rps
+    count = _count(rate, plan.seconds)
+    chosen = [requests[i % len(requests)] for i in range(count)]
+    schedule = _schedule(traffic, rate, count, plan.seed)
+    if traffic.pattern == "poisson":
+        console.say(f"bench: poisson at {rate:,.0f} requests/s for {schedule.sum() / 1e9:.0f} s")
+        return _Result(capacity_rps, rate, play(submit, chosen, schedule, in_turn), None)
+    beside = _schedule(Traffic("poisson"), rate, count, plan.seed + 1)
+    ours, theirs = _alternating(submit, in_turn, chosen, {plan.pattern: schedule, "poisson": beside}, console)
+    return _Result(capacity_rps, rate, ours, theirs)
+
+
+def _count(rate_rps: float, seconds: float) -> int:
+    """Requests of a schedule: whole blocks, and enough for the highest percentile unless that takes too long."""
+    wanted = rate_rps * seconds
+    enough = min(fewest_samples(max(PERCENTS)), _LONGEST_TIMES * wanted)
+    return BLOCKS * math.ceil(max(wanted, enough) / BLOCKS)
+
+
+def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np.int64]:
+    """(count,) nanoseconds between arrivals, stretched to the rate: a few bursts, or a part of a trace, may be far from
+    their mean rate, and two schedules of different rates could not be compared."""
+    drawn = gaps(traffic, rate_rps, count, seed)
+    stretched: NDArray[np.int64] = np.maximum(drawn * (count * 1e9 / rate_rps / drawn.sum()), 1).astype(np.int64)
+    return stretched
+
+
+def _alternating(
+    submit: Submit,
+    in_turn: int | None,
+    requests: Sequence[Request],
+    schedules: dict[str, NDArray[np.int64]],
+    console: Console,
+) -> list[Played]:
+    """The same requests by each schedule, turn by turn; who goes first alternates. A turn's queue drains at its end."""
+    plays: dict[str, list[Played]] = {name: [] for name in schedules}
+    length = len(requests) // _TURNS
+    for turn in range(_TURNS):
+        part = slice(turn * length, (turn + 1) * length)
+        for name in sorted(schedules, key=list(schedules).index, reverse=turn % 2 == 1):
+            seconds = schedules[name][part].sum() / 1e9
+            console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
+            settle()
+            plays[name].append(play(submit, requests[part], schedules[name][part], in_turn))
+    return [joined(plays[name]) for name in schedules]
+
+
+def _document(
+    bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Result, interference: Interference
+) -> Document:
+    played = result.played
+    line = timeline(played)
+    reason = next((r for p in (played, result.poisson) if p is not None and (r := behind(p))), None)
+    return {
+        "bundle": str(bundle.folder),
+        "name": bundle.name,
+        "machine": describe(),
+        "pattern": plan.pattern,
+        "log": None if plan.log is None else str(plan.log),
+        "seed": plan.seed,
+        "rows": {"median": float(np.median(rows)), "max": int(rows.max())},
+        "capacity_rps": result.capacity_rps,
+        "rate_rps": result.rate_rps,
+        "load": None if result.rate_rps is None else result.rate_rps / result.capacity_rps,
+        "valid": reason is None,
+        "reason": reason,
+        "disturbed": interference.busy,
+        "cpu_share": interference.cpu_share,
+        "seconds": played.seconds,
+        "requests": len(played.latency_ms),
+        "refused": int((~played.served).sum()),
+        "offered_rps": len(played.latency_ms) / played.seconds,
+        "served_rps": int(played.served.sum()) / played.seconds,
+        "latency_ms": percentiles(played.latency_ms),
+        "lag_p95_ms": float(np.percentile(played.lag_ms, 95)),
+        "offered_share": played.offered_share,
+        "queue": {"mean": float(np.mean(line.queue_mean)), "max": max(line.queue_max)},
+        "cpu_cores": float(played.cpu_s[-1] / played.cpu_at_s[-1]),
+        "poisson": None if result.poisson is None else beside_poisson(played, result.poisson, plan.seed),
+        "timeline": to_plain(line),
+    }
+
+
+def _write(document: Document, out: Path) -> None:
+    # Plotly is loaded after the clock has stopped.
+    from search.report.bench import bench_page
+    from search.report.report import CONFIG, get_plotlyjs
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    (out / "bench.html").write_text(bench_page(document, get_plotlyjs(), CONFIG), encoding="utf-8")

@@ -1,0 +1,61 @@
+"""Requests made from a bundle's own inputs: their sizes, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.measurement.load_generator import Request
+from objectives.recommenders.requests import lognormal_rows
+from objectives.records import InputSpec
+from search.config.sections import RowsConfig
+from search.config.yaml_reader import ConfigError
+
+# Users that are drawn; each request is one user's first rows, so memory does not grow with the number of requests.
+_USERS = 64
+
+
+def parse_rows(text: str) -> RowsConfig:
+    """`200` is always 200 rows; `200,0.6,1000` is log-normal by its median and sigma, cut at the last.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        median, *spread = text.split(",")
+        sigma, most = spread or ("0", median)
+        return RowsConfig(median=int(median), sigma=float(sigma), max=int(most))
+    except ValueError as error:  # pydantic's is one too
+        raise ConfigError(
+            f"--rows: must be a whole number above 0, or MEDIAN,SIGMA,MAX such as 200,0.6,1000, but got {text!r}"
+        ) from error
+
+
+def draw_rows(rows: RowsConfig, count: int, seed: int) -> NDArray[np.int64]:
+    """(count,) rows of each request."""
+    return lognormal_rows(rows.median, rows.sigma, rows.max, count, seed)
+
+
+def draw_requests(inputs: Sequence[InputSpec], rows: NDArray[np.int64], seed: int) -> list[Request]:
+    """A request for each of rows, (n,): codes uniform below the vocabulary, other numbers standard normal, an input of
+    the user's side the same in all rows. The arrays are views."""
+    random = np.random.default_rng(seed)
+    most = int(rows.max())
+    users = [{spec.name: _values(spec, most, random) for spec in inputs} for _ in range(min(_USERS, len(rows)))]
+    return [
+        {name: values[:size] for name, values in users[i % len(users)].items()} for i, size in enumerate(rows.tolist())
+    ]
+
+
+def _values(spec: InputSpec, rows: int, random: np.random.Generator) -> NDArray[Any]:
+    """(rows, *shape)"""
+    shape = (1 if spec.side == "user" else rows, *(size or 1 for size in spec.shape))
+    if spec.vocabulary is None:
+        drawn = random.standard_normal(shape).astype(spec.dtype)
+    else:
+        drawn = random.integers(0, spec.vocabulary, size=shape).astype(spec.dtype)
+    # Whole in memory: an engine would copy what is only repeated by its strides.
+    return np.repeat(drawn, rows, axis=0) if spec.side == "user" else drawn

@@ -1,0 +1,408 @@
+"""From a front to one deployed point: a policy orders the finalists, test confirms the first that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from objectives.held_out_rows import read_requests
+from objectives.int8_weights import Int8WeightBits
+from objectives.records import Footprint, Latency, Outcome, Prepared, Quality, Throughput
+from objectives.serving.bundle import write_bundle
+from objectives.serving.pool.pending_result import cut_rows
+from objectives.task import Task
+from search.config.loss_limits import Limits
+from search.config.sections import StudyConfig
+from search.config.yaml_reader import ConfigError
+from search.front import unit_objectives
+from search.interference_warnings import interference_warnings
+from search.report.slices import slices_markdown
+from search.results import Document, Row
+from search.workers.evaluation import judged
+from search.workers.meter_jobs import MeterJobs, Side
+from search.workers.processes import JobError, Worker, call
+from spaces.candidate import Candidate
+from spaces.serialization import digest, from_plain, to_plain
+
+Preference = Literal["latency", "throughput", "memory", "knee"]
+PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory")
+ALPHA = 0.05
+# A few are enough: each further look at test widens the interval.
+MOST_LOOKS = 5
+# Enough to tell by how much scores differ.
+_EXAMPLE_ROWS = 64
+_P95_INTERVALS = ("p95_interval", "p95_ratio_interval")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a point must keep, and which of those that keep it is wanted.
+
+    Raises:
+        ConfigError: a limit is out of its range, or there is no such preference.
+    """
+
+    max_loss: float
+    p95_ms: float | None = None
+    p95_ratio: float | None = None
+    prefer: Preference = "knee"
+    slices: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("p95_ms", "p95_ratio"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}: must be above 0, but got {value}")
+        if not 0 < self.max_loss < 1:
+            raise ConfigError(f"max_loss: must lie between 0 and 1, but got {self.max_loss}")
+        if self.prefer not in PREFERENCES:
+            raise ConfigError(f"prefer: must be one of {', '.join(PREFERENCES)}, but got {self.prefer!r}")
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_loss, self.slices)
+
+    def too_slow(self, p95_ms: float | None, p95_ratio: float | None) -> str | None:
+        """Which latency limit a p95 breaks, with the margin; None where it keeps all. An unknown p95 keeps none."""
+        for what, unit, value, limit in (
+            ("p95", " ms", p95_ms, self.p95_ms),
+            ("p95 ratio", "", p95_ratio, self.p95_ratio),
+        ):
+            if limit is not None and value is None:
+                return f"the upper bound of the {what} must be {limit:g}{unit} at most, but is not known"
+            if limit is not None and value is not None and value > limit:
+                return (
+                    f"the {what} may be {value:.3f}{unit}, {value - limit:.3f} above the {limit:g}{unit} of the policy"
+                )
+        return None
+
+    def unproved_latency(self, latency: Latency) -> str | None:
+        """Which latency limit is not kept by the whole interval, with the margin; None where all are."""
+        return self.too_slow(*p95_upper_bounds(latency))
+
+
+def p95_upper_bounds(latency: Latency) -> tuple[float | None, float]:
+    """Upper ends of the intervals of the candidate's p95 in milliseconds and of its ratio to the baseline's."""
+    interval = latency.candidate.p95_interval_ms
+    return None if interval is None else interval[1], latency.p95_ratio_interval[1]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A finalist timed over a long window and judged on test.
+
+    looks: at test until then, this one among them
+    control: what distilling gained over the labels alone, where that was looked at
+    tuned: the ratios to the tuned baseline, timed beside it over a long window, as `tuned_document` tells them
+    """
+
+    row: Row
+    latency: Latency
+    throughput: Throughput
+    quality: Quality
+    footprint: Footprint
+    looks: int
+    control: Mapping[str, Any] | None = None
+    tuned: Mapping[str, Any] | None = None
+
+
+class NothingConfirmedError(RuntimeError):
+    """No finalist held on test."""
+
+
+def finalists(document: Document, policy: Policy) -> list[Row]:
+    """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
+
+    Those whose whole intervals keep it, of the loss and of the p95, come first: they are the likelier to be confirmed,
+    and no look at test was spent to know it. Within both, the preferred first.
+    """
+    rows = [
+        r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss
+    ]
+    rows = [r for r in rows if policy.too_slow(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"]) is None]
+    worth = _worth(rows, policy)
+    order = sorted(range(len(rows)), key=lambda i: (not _surely(rows[i], policy), -worth[i], i))
+    return [rows[i] for i in order]
+
+
+def _surely(row: Row, policy: Policy) -> bool:
+    """Whether the whole intervals of a row keep the policy."""
+    latency = row["latency_ms"]
+    slow = policy.too_slow(*(None if ends is None else ends[1] for ends in map(latency.get, _P95_INTERVALS)))
+    return slow is None and row["quality"]["loss_interval"][1] <= policy.max_loss
+
+
+def _worth(rows: Sequence[Row], policy: Policy) -> list[float]:
+    """Higher is preferred. The knee is the point nearest (Euclid) to the best of each objective among the rows."""
+    if policy.prefer == "latency":
+        return [-r["latency_ms"]["p95_ratio"] for r in rows]
+    if policy.prefer == "throughput":
+        return [r["throughput_ratio"] for r in rows]
+    if policy.prefer == "memory":
+        return [-r["model_bytes"] for r in rows]
+    if not rows:
+        return []
+    points = unit_objectives(
+        [r["latency_ms"]["p95_ratio"] for r in rows],
+        [r["throughput_ratio"] for r in rows],
+        [r["quality"]["loss"] for r in rows],
+        policy.max_loss,
+    )
+    return [-float(d) for d in np.linalg.norm(points.max(axis=0) - points, axis=1)]
+
+
+def confidence_of(look: int) -> float:
+    """Level of the k-th look's interval: Bonferroni with unequal shares, alpha / (k (k + 1)), which sum to alpha.
+
+    However many looks a study ever takes, the chance that any accepted point breaks the limit stays below alpha, and
+    nobody needs to know their number beforehand.
+    """
+    return 1 - ALPHA / (look * (look + 1))
+
+
+def confirm(
+    jobs: MeterJobs,
+    candidates: Sequence[tuple[Row, Candidate, Outcome]],
+    looks: list[dict[str, Any]],
+    policy: Policy,
+    meter: Worker,
+    builder: Worker,
+    say: Callable[[str], None],
+) -> Confirmed:
+    """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
+
+    Args:
+        looks: earlier looks of this study; this call's are appended. The same model looked at again is no new look.
+
+    Raises:
+        NothingConfirmedError: none held, with the nearest.
+    """
+    nearest: str | None = None
+    for row, candidate, outcome in candidates[:MOST_LOOKS]:
+        assert outcome.artifact is not None
+        name = f"trial {row['trial']}"
+        say(f"{name}: timing over a long window")
+        try:
+            recording = jobs.recording(f"confirm-{row['trial']}")
+            arguments = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
+            timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
+        except JobError as error:
+            say(f"{name}: not timed: {error}")
+            continue
+        latency, throughput = from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"])
+        if (slow := policy.unproved_latency(latency)) is not None:
+            say(f"{name}: over a long window {slow}")
+            continue
+        model = {
+            "artifact": outcome.artifact.key,
+            "engine": [seat.place for seat in candidate.placement.seats],
+            "compute": candidate.precision.compute,
+        }
+        look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
+        ours = (outcome.artifact, candidate)
+        quality = judged(jobs, meter, builder, ours, "test", confidence_of(look), say)
+        if look > len(looks):
+            looks.append({"look": look, "trial": row["trial"], "model": model, "quality": to_plain(quality)})
+        low, high = quality.loss_interval
+        told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
+        unproved = policy.limits.unproved(quality)
+        if unproved is None:
+            say(f"{name}: {told}: confirmed")
+            footprint = from_plain(Footprint, timed["footprint"])
+            return Confirmed(row, latency, throughput, quality, footprint, len(looks))
+        say(f"{name}: {told}: not confirmed: {unproved}")
+        nearest = nearest or told
+    if nearest is None:
+        raise NothingConfirmedError("no point of the front keeps the policy")
+    raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
+
+
+def beside_tuned_baseline(
+    jobs: MeterJobs, ours: Side, tuned: tuple[int, Side], meter: Worker, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
+    timed, which is said."""
+    trial, side = tuned
+    say(f"timing beside the tuned baseline, trial {trial}, over a long window")
+    recording = jobs.recording("confirm-tuned")
+    try:
+        arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
+        timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
+    except JobError as error:
+        say(f"not timed beside the tuned baseline: {error}")
+        return None
+    return tuned_document(trial, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
+
+
+def tuned_document(trial: int, latency: Latency, throughput: Throughput) -> dict[str, Any]:
+    """Ratios to the tuned baseline, which is this trial."""
+    return {
+        "trial": trial,
+        "p95_ratio": latency.p95_ratio,
+        "p95_ratio_interval": list(latency.p95_ratio_interval),
+        "service_p50_ratio": latency.service_p50_ratio,
+        "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
+        "throughput_ratio": throughput.ratio,
+        "throughput_ratio_interval": list(throughput.ratio_interval),
+        "capacity_ratio": throughput.capacity_ratio,
+        "capacity_ratio_interval": list(throughput.capacity_ratio_interval),
+    }
+
+
+def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
+    """Why this point, in one sentence."""
+    words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
+             "memory": "the smallest model"}  # fmt: skip
+    low, high = confirmed.quality.loss_interval
+    return (
+        f"Trial {confirmed.row['trial']} is {words[policy.prefer]} among {count} finalists that keep a loss of "
+        f"{policy.max_loss:.2%}, and on test its loss is {confirmed.quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] after "
+        f"{confirmed.looks} look{'s' if confirmed.looks > 1 else ''}."
+    )
+
+
+def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Document:
+    """DESIGN's JSON of `choose`."""
+    latency, quality = confirmed.latency, confirmed.quality
+    return {
+        "bundle": str(bundle),
+        "row": confirmed.row,
+        "confirmed": {
+            "loss": quality.loss,
+            "loss_interval": list(quality.loss_interval),
+            "confidence": quality.confidence,
+            "value": quality.value,
+            "baseline": quality.baseline,
+            "rows": quality.rows,
+            "users": quality.groups,
+            "slices": to_plain(quality.parts),
+            "looks": confirmed.looks,
+            "p95_ms": latency.candidate.p95_ms,
+            "baseline_p95_ms": latency.baseline.p95_ms,
+            "p95_ratio": latency.p95_ratio,
+            "p95_ratio_interval": list(latency.p95_ratio_interval),
+            "service_p50_ms": latency.candidate.service_p50_ms,
+            "service_p50_ratio": latency.service_p50_ratio,
+            "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
+            "throughput_rps": confirmed.throughput.rps,
+            "throughput_ratio": confirmed.throughput.ratio,
+            "throughput_ratio_interval": list(confirmed.throughput.ratio_interval),
+            "capacity_ratio": confirmed.throughput.capacity_ratio,
+            "capacity_ratio_interval": list(confirmed.throughput.capacity_ratio_interval),
+            "slo_ms": confirmed.throughput.slo_ms,
+            "visits": len(latency.p95_visits),
+            "warnings": interference_warnings(latency),
+            "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
+            "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
+            "tuned_baseline": confirmed.tuned,
+        },
+        "control": confirmed.control,
+        "reason": why,
+        "registered": None if registered is None else dict(registered),
+    }
+
+
+def bundle_up(
+    folder: Path, config: StudyConfig, task: Task, prepared: Prepared, candidate: Candidate, outcome: Outcome,
+    confirmed: Confirmed, why: str, machine: str, policy: Policy,
+) -> None:  # fmt: skip
+    """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
+    assert outcome.artifact is not None
+    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
+    measurement = {
+        "study": config.name,
+        "machine": machine,
+        "quality": to_plain(confirmed.quality),
+        "latency": to_plain(confirmed.latency),
+        "throughput": to_plain(confirmed.throughput),
+        "footprint": to_plain(confirmed.footprint),
+        "traffic": config.traffic.model_dump(mode="json"),
+        "widths": dict(outcome.artifact.widths),
+        "units": to_plain(outcome.artifact.units),
+        "recipe": {
+            "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
+            "policy": to_plain(policy),
+            "made_of": made_of(prepared, candidate, outcome.artifact.int8_weight_bits),
+            "looks": confirmed.looks,
+        },
+    }
+    write_bundle(
+        folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
+        _card(config, candidate, outcome, confirmed, why, machine), example, prepared.columns,
+        outcome.artifact.int8_weight_bits,
+    )  # fmt: skip
+
+
+def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
+    """Names the checkpoint and what was done to it: what is the same need not be built again.
+
+    Args:
+        weight_bits: of its int8 products, None where it has none
+    """
+    return digest(prepared.key, candidate.id, weight_bits)
+
+
+def _card(
+    config: StudyConfig, candidate: Candidate, outcome: Outcome, confirmed: Confirmed, why: str, machine: str
+) -> str:
+    assert outcome.artifact is not None
+    latency, throughput, quality = confirmed.latency, confirmed.throughput, confirmed.quality
+    p95, loss = latency.p95_ratio_interval, quality.loss_interval
+    capacity = throughput.capacity_ratio_interval
+    knobs = "\n".join(f"| {name} | {value} |" for name, value in candidate.knobs().items())
+    widths = ", ".join(f"{group} {width}" for group, width in outcome.artifact.widths.items())
+    weight_bits = outcome.artifact.int8_weight_bits
+    bits = "" if weight_bits is None else f"; weights of int8 products have {weight_bits} bits"
+    said = f"\n{confirmed.control['sentence']}\n" if confirmed.control else ""
+    return f"""# {config.name}
+
+{why}
+{said}
+| measured | this model | baseline | ratio |
+|---|---|---|---|
+| p95 at {latency.rate_rps:.0f} requests/s | {latency.candidate.p95_ms:.3f} ms | {latency.baseline.p95_ms:.3f} ms | \
+{latency.p95_ratio:.3f} [{p95[0]:.3f}, {p95[1]:.3f}] |
+| service p50 | {latency.candidate.service_p50_ms:.3f} ms | {latency.baseline.service_p50_ms:.3f} ms | \
+{latency.service_p50_ratio:.3f} |
+| requests/s within {throughput.slo_ms:.2f} ms | {throughput.rps:.0f} | {throughput.baseline_rps:.0f} | \
+{throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
+| capacity, requests/s | {throughput.capacity_rps:.0f} | {throughput.baseline_capacity_rps:.0f} | \
+{throughput.capacity_ratio:.2f} [{capacity[0]:.2f}, {capacity[1]:.2f}] |
+{_tuned_lines(confirmed.tuned)}| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
+loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
+
+In brackets are intervals: of the loss at {quality.confidence:.1%}, which pays for each look at test, else at 95%.
+
+{slices_markdown(to_plain(quality.parts))}\
+Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}{bits}.
+
+| choice | value |
+|---|---|
+{knobs}
+
+Check it with `leanrec verify .`; `manifest.json` names the inputs and the machine it was verified on.
+"""
+
+
+def _tuned_lines(tuned: Mapping[str, Any] | None) -> str:
+    """Rows of the card's table; empty where the model was not timed beside the tuned baseline."""
+    if tuned is None:
+        return ""
+    named = (
+        ("p95", "p95_ratio"),
+        ("service p50", "service_p50_ratio"),
+        ("requests/s", "throughput_ratio"),
+        ("capacity", "capacity_ratio"),
+    )
+    lines = []
+    for what, name in named:
+        low, high = tuned[f"{name}_interval"]
+        lines.append(
+            f"| {what}, beside the tuned baseline (fp32, best placement, trial {tuned['trial']}) | | | "
+            f"{tuned[name]:.3f} [{low:.3f}, {high:.3f}] |\n"
+        )
+    return "".join(lines)

@@ -1,0 +1,28 @@
+"""What learning from the baseline gained: a model beside the same one taught by the labels alone for as long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search.ablation.verdict import gain_document
+from search.choose.training_seeds import SEEDS
+from search.workers.meter_jobs import Side
+from search.workers.paired_comparison import Pairs
+from search.workers.processes import JobError
+from spaces.ablations import techniques
+
+
+def control(pairs: Pairs, chosen: Side) -> dict[str, Any] | None:
+    """The gain on test, as `ablation_verdict.gain_document` tells it; None where the model learned nothing from the
+    baseline, or the control could not be built or judged, which is said."""
+    without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
+    if without is None:
+        return None
+    say = pairs.console.say
+    say(f"control: the same model, learning from the labels alone for as long; both from {SEEDS} seeds")
+    try:
+        quality = pairs.quality(chosen, (pairs.built(without), without), "test")
+    except (JobError, ValueError) as error:
+        say(f"control: not measured: {error}")
+        return None
+    return gain_document(quality, "test", SEEDS)

@@ -1,0 +1,286 @@
+"""Tomorrow's checkpoint: a bundle's recipe applied to it without a search, and held to the bundle's policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.records import Artifact, Footprint, Latency, Outcome, Quality, Throughput
+from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
+from objectives.serving.devices import describe, int8_weight_bits
+from objectives.store import make_once
+from search.choose.choose import ALPHA, Confirmed, Policy, bundle_up, confidence_of, made_of, p95_upper_bounds
+from search.choose.test_looks import Looks
+from search.cli.console import Console
+from search.config.sections import StudyConfig
+from search.config.study_file import parse
+from search.format import percent, percent_interval
+from search.home import Home
+from search.results import Document
+from search.session import jobs_of, prepared_by, task_of
+from search.workers.evaluation import judged
+from search.workers.meter_jobs import MeterJobs, Side
+from search.workers.paired_comparison import Pairs
+from search.workers.processes import JobError, LostJobError, Worker, call
+from spaces.serialization import digest, from_plain, to_plain
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a bundle says of how it was made, what it has to keep, and how many looks at test that took."""
+
+    bundle: Bundle
+    config: StudyConfig
+    policy: Policy
+    looks: int = 1
+
+
+@dataclass(frozen=True)
+class BesideOld:
+    """The new bundle beside the one that it would replace, on the same rows and requests, as far as the two can be
+    compared; else why not: the old one may not know today's items, or take other inputs, or a timing was disturbed."""
+
+    quality: Quality | None = None
+    latency: Latency | None = None
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle.
+
+    look: number of the look at test among those of all builds of the recipe
+    """
+
+    artifact: Artifact
+    quality: Quality
+    latency: Latency
+    throughput: Throughput
+    footprint: Footprint
+    look: int
+    old: BesideOld
+
+
+def read_recipe(folder: Path, model: str | None) -> Recipe:
+    """
+    Args:
+        model: `package.module:factory` of the checkpoint; None for the bundle's own recommender
+
+    Raises:
+        BundleError: it is no bundle, or none that keeps a recipe.
+        ConfigError: the recommender is none.
+    """
+    bundle = read_bundle(folder)
+    kept = json.loads((folder / MEASUREMENT).read_text()).get("recipe")
+    if kept is None:
+        raise BundleError(f"{folder} keeps no recipe: it was written by an older leanrec; choose again")
+    settings = kept["settings"]
+    if model is not None:
+        settings = {**settings, "recommender": model, "data": None, "sizes": {}}
+    return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]), kept.get("looks", 1))
+
+
+def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document:
+    """Build, check, judge on test and time; the new bundle is written where the policy holds, and nothing is where it
+    does not. A checkpoint that the bundle was made of already is left as it is.
+
+    Raises:
+        ConfigError: the factory, or something that it gave, is not what it should be.
+        JobError: the candidate cannot be built, judged or timed.
+    """
+    config, candidate = recipe.config, recipe.bundle.candidate
+    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    try:
+        prepared = prepared_by(builder, config, home, console)
+        bits = int8_weight_bits() if candidate.precision.rounds_products else None
+        made = made_of(prepared, candidate, bits)
+        if made == _made_of(out):
+            return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
+        pairs = Pairs(jobs_of(config, home, prepared), builder, meter, console)
+        name = [config.name, candidate.id, to_plain(recipe.policy)]
+        look = Looks.of(home, name, recipe.looks).number(made)
+        found = _measured(recipe, pairs, home, look)
+    finally:
+        builder.kill()
+        meter.kill()
+    refused = _broken(recipe.policy, found)
+    if refused is None:
+        confirmed = Confirmed({"trial": None}, found.latency, found.throughput, found.quality, found.footprint, look)
+        why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
+        outcome = Outcome("stopped", "built by a recipe", None, found.artifact)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        bundle_up(
+            out, config, task_of(config, home), prepared, candidate, outcome, confirmed, why, describe(), recipe.policy
+        )
+    return _document(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
+
+
+def _made_of(folder: Path) -> str | None:
+    """Of the bundle that lies there, if one does."""
+    try:
+        found: str | None = json.loads((folder / MEASUREMENT).read_text())["recipe"]["made_of"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
+
+
+def _measured(recipe: Recipe, pairs: Pairs, home: Home, look: int) -> Rebuilt:
+    candidate, jobs, say = recipe.bundle.candidate, pairs.jobs, pairs.console.say
+    say("build: fitting and exporting")
+    artifact = pairs.built(candidate)
+    ours = (artifact, candidate)
+    say(f"build: judging on test (look {look})")
+    quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", confidence_of(look), say)
+    say("build: timing beside the checkpoint's own baseline")
+    timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)
+    return Rebuilt(
+        artifact, quality, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]),
+        from_plain(Footprint, timed["footprint"]), look, _beside_old(recipe, pairs, ours, home),
+    )  # fmt: skip
+
+
+def _beside_old(recipe: Recipe, pairs: Pairs, ours: Side, home: Home) -> BesideOld:
+    """
+    Raises:
+        LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
+    """
+    old, say = _old_side(recipe.bundle, home), pairs.console.say
+    say("build: timing beside the old bundle")
+    quality = None
+    try:
+        quality = judged(pairs.jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say, old)
+        timed = _timed(pairs.jobs, pairs.meter, ours, "build-old", pairs.console, old)
+    except LostJobError:
+        raise
+    except JobError as error:
+        return BesideOld(quality, None, str(error))
+    return BesideOld(quality, from_plain(Latency, timed["latency"]))
+
+
+def _timed(
+    jobs: MeterJobs, meter: Worker, ours: Side, name: str, console: Console, beside: Side | None = None
+) -> Document:
+    recording = jobs.recording(name)
+    arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
+    answer: Document = call(meter, "time", arguments, jobs.limit_seconds("confirm"), console.say)
+    return answer
+
+
+def _old_side(bundle: Bundle, home: Home) -> Side:
+    """The old bundle's files, as the meter finds an artifact's."""
+    names = model_files(bundle.candidate.placement, bundle.folder)
+    key = digest([bundle.manifest["files"][name] for name in names])[:20]
+    folder = home.mlruns / "cache" / "bundles" / key
+
+    def copy(into: Path) -> None:
+        for name in names:
+            shutil.copyfile(bundle.folder / name, into / name)
+
+    make_once(folder, copy)
+    size = sum((folder / name).stat().st_size for name in names)
+    widths = dict(bundle.candidate.precision.widths)
+    return Artifact(key, str((folder / MODEL).relative_to(home.root)), widths, size, 0.0), bundle.candidate
+
+
+def _broken(policy: Policy, found: Rebuilt) -> str | None:
+    """The first part of the policy that does not hold, with the margin; None where all do. A checkpoint that is surely
+    worse than what it would replace, by more than the tolerated loss, holds none, however well it was compressed."""
+    if (unproved := policy.limits.unproved(found.quality)) is not None:
+        return f"on test {unproved}"
+    of = found.old.quality
+    if of is not None and of.loss_interval[0] > policy.max_loss:
+        return (
+            f"on the same rows it loses {percent(of.loss)} ({percent_interval(of.loss_interval)}) to the old bundle, "
+            f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
+        )
+    return policy.unproved_latency(found.latency)
+
+
+def _told(found: Rebuilt, policy: Policy) -> str:
+    quality, latency = found.quality, found.latency
+    low, high = latency.p95_ratio_interval
+    old = found.old.latency
+    return (
+        f"its loss is {percent(quality.loss)} ({percent_interval(quality.loss_interval)} at {quality.confidence:.1%}, "
+        f"look {found.look}) of the tolerated {percent(policy.max_loss)}, "
+        f"its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
+        f"checkpoint's baseline"
+        + (
+            f"; {_unknown(found.old)} cannot be compared with the old bundle's: {found.old.trouble}"
+            if old is None
+            else f" and {old.p95_ratio:.3f} to the old bundle"
+        )
+    )
+
+
+def _unknown(old: BesideOld) -> str:
+    return "its quality and speed" if old.quality is None else "its speed"
+
+
+def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> Document:
+    policy = recipe.policy
+    plain: Document = {
+        "bundle": str(out),
+        "recommender": recipe.config.recommender,
+        "accepted": refused is None,
+        "unchanged": found is None,
+        "reason": reason,
+        "policy": to_plain(policy),
+        "margins": {},
+        "loss": None,
+        "loss_interval": None,
+        "confidence": None,
+        "look": None,
+        "loss_to_old": None,
+        "loss_to_old_interval": None,
+        "p95_ratio": None,
+        "p95_ratio_interval": None,
+        "p95_ms": None,
+        "p95_ratio_to_old": None,
+        "p95_ratio_to_old_interval": None,
+        "not_compared": None,
+        "throughput_ratio": None,
+        "capacity_ratio": None,
+        "model_bytes": None,
+    }
+    if found is None:
+        return plain
+    plain |= {
+        "margins": _margins(policy, found),
+        "loss": found.quality.loss,
+        "loss_interval": list(found.quality.loss_interval),
+        "confidence": found.quality.confidence,
+        "look": found.look,
+        "p95_ratio": found.latency.p95_ratio,
+        "p95_ratio_interval": list(found.latency.p95_ratio_interval),
+        "p95_ms": found.latency.candidate.p95_ms,
+        "throughput_ratio": found.throughput.ratio,
+        "capacity_ratio": found.throughput.capacity_ratio,
+        "model_bytes": found.artifact.model_bytes,
+    }
+    old = found.old
+    if old.quality is not None:
+        plain |= {"loss_to_old": old.quality.loss, "loss_to_old_interval": list(old.quality.loss_interval)}
+    if old.latency is not None:
+        plain |= {
+            "p95_ratio_to_old": old.latency.p95_ratio,
+            "p95_ratio_to_old_interval": list(old.latency.p95_ratio_interval),
+        }
+    return plain | {"not_compared": old.trouble}
+
+
+def _margins(policy: Policy, found: Rebuilt) -> Document:
+    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. The upper
+    end of an interval counts, and of the loss to the old bundle the lower; None where that cannot be told."""
+    margins: Document = dict(policy.limits.margins(found.quality))
+    if found.old.quality is not None:
+        margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]
+    p95_ms, p95_ratio = p95_upper_bounds(found.latency)
+    if policy.p95_ms is not None:
+        margins["p95_ms"] = None if p95_ms is None else policy.p95_ms - p95_ms
+    if policy.p95_ratio is not None:
+        margins["p95_ratio"] = policy.p95_ratio - p95_ratio
+    return margins

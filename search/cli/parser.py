@@ -1,0 +1,160 @@
+"""The command line: what may be asked, which command does it, and what is said of an error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeAlias
+
+from search.cli import commands
+from search.cli.commands import FAILED, InputError
+
+WRONG, INTERRUPTED = 2, 130
+# Name, what it does, and the function that runs it.
+_Add: TypeAlias = Callable[[str, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit status: 0 done, 1 the work failed, 2 the input was wrong, 130 interrupted."""
+    debug = "--debug" in arguments
+    try:
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("leanrec: interrupted; what was finished is kept\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        wrong, line = _explained(error)
+        sys.stderr.write(f"leanrec: {line}\n")
+        return WRONG if wrong else FAILED
+
+
+def _explained(error: Exception) -> tuple[bool, str]:
+    """Whether the input is at fault, and one line."""
+    name = type(error).__name__
+    text = " ".join(str(error).split()) or name
+    if name in ("ConfigError", "InputError"):
+        return True, text
+    if name == "ModuleNotFoundError":
+        return False, f"{text}: this command needs more than a light install: pip install 'leanrec[study]'"
+    known = ("JobError", "NothingConfirmedError", "BundleError", "FetchError", "EngineError", "RuntimeError")
+    return False, text if name in known else f"{name}: {text} (--debug shows where)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = _Parser(add_help=False)
+    shared.add_argument("--home", help="where mlruns/ and reports/ lie (default: LEANREC_HOME, else here)")
+    shared.add_argument("--json", action="store_true", help="one JSON document on standard output, nothing else there")
+    shared.add_argument("--quiet", action="store_true", help="no progress")
+    shared.add_argument("--debug", action="store_true", help="tracebacks")
+    study = _Parser(add_help=False, parents=[shared])
+    study.add_argument("study", metavar="STUDY", help="a preset's name, such as ml-100k, or a YAML file")
+    study.add_argument("--seed", type=int, help="overrides the study's seed")
+    study.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="overrides one setting")
+    bundle = _Parser(add_help=False, parents=[shared])
+    bundle.add_argument("bundle", metavar="BUNDLE")
+    parser = _Parser(
+        prog="leanrec", description="Make a trained recommender smaller and run it better, by measurement."
+    )
+    known = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def adder(parent: _Parser) -> _Add:
+        def add(name: str, what: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+            command = known.add_parser(name, help=what, description=what, parents=[parent])
+            command.set_defaults(command=run)
+            return command
+
+        return add
+
+    _of_no_study(adder(shared))
+    _of_a_study(adder(study))
+    _of_a_bundle(adder(bundle))
+    return parser
+
+
+def _number(text: str, most: float, rule: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 < number < most:
+        raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, float("inf"), "be above 0")
+
+
+def _share(text: str) -> float:
+    return _number(text, 1.0, "lie between 0 and 1")
+
+
+def _of_no_study(add: _Add) -> None:
+    add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
+    fetching = add("data", "fetch a known data set and verify its checksum", commands.data)
+    fetching.add_argument("name", metavar="NAME")
+    starting = add("init", "write a study file with every setting explained", commands.init)
+    starting.add_argument("file", metavar="FILE")
+    showing = add("ui", "MLflow's UI on the study home", commands.ui)
+    showing.add_argument("--port", type=int, default=5000)
+    showing.add_argument("--host", default="127.0.0.1")
+
+
+def _of_a_study(add: _Add) -> None:
+    checking = add("validate", "check a study file and rehearse every stage on its model", commands.validate)
+    checking.add_argument("--only-file", action="store_true", help="look at the file alone, not at the model")
+    add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
+    running = add("run", "launch or resume a study", commands.run)
+    running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")
+    running.add_argument("--trials", type=int, help="trials of the search in all, however they end")
+    running.add_argument("--all-groups", action="store_true", help="search every layer group, however little it takes")
+    add("status", "how far a study is", commands.status)
+    add("front", "the Pareto front of a study", commands.front)
+    reporting = add("report", "write a study's report, one HTML file", commands.report)
+    reporting.add_argument("--png", action="store_true", help="the front as a picture too (needs kaleido and Chrome)")
+    choosing = add("choose", "confirm finalists on test, write and register a bundle", commands.choose)
+    choosing.add_argument("--p95-ms", type=_above_zero, help="the highest p95 that is good enough, in milliseconds")
+    choosing.add_argument("--p95-ratio", type=_above_zero, help="the same as a share of the baseline's")
+    choosing.add_argument("--max-loss", type=_share, help="the loss that is tolerated (default: the study's)")
+    choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
+    choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
+    what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
+    ablating = add("ablate", what, commands.ablate)
+    ablating.add_argument(
+        "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
+    )
+    add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)
+
+
+def _of_a_bundle(add: _Add) -> None:
+    add("verify", "check that a bundle is whole and answers as it should", commands.verify)
+    benching = add("bench", "one bundle under one pattern of traffic, with a timeline", commands.bench)
+    benching.add_argument("--pattern", help="closed, poisson (default), deterministic, bursts, diurnal or replay")
+    benching.add_argument("--log", metavar="FILE", help="a request log, CSV or Parquet, whose arrivals are replayed")
+    speed = benching.add_mutually_exclusive_group()
+    speed.add_argument("--rate", type=float, metavar="RPS", help="requests per second")
+    speed.add_argument("--load", type=float, default=0.6, metavar="SHARE", help="of what it can answer (default 0.6)")
+    benching.add_argument("--seconds", type=float, default=20.0, help="of the pattern (default 20)")
+    benching.add_argument(
+        "--rows", metavar="N", help="rows of a request: N, or MEDIAN,SIGMA,MAX (default: the study's)"
+    )
+    benching.add_argument("--seed", type=int, default=0)
+    benching.add_argument("--out", metavar="DIR", help="where the page goes (default: reports/bench-NAME)")
+    building = add("build", "a bundle's recipe on a newer checkpoint, held to its policy", commands.build)
+    building.add_argument(
+        "--model", metavar="PACKAGE.MODULE:FACTORY", help="of the checkpoint (default: the recommender of the study)"
+    )
+    building.add_argument("--out", metavar="DIR", help="where the new bundle goes (default: in the old one's place)")

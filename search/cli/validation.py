@@ -1,0 +1,190 @@
+"""Validation: whether and how a model can be helped, told before any budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from objectives.dry_run_result import MODEL, Rehearsal
+from objectives.measure.deployment import Arm
+from objectives.measurement.profile.profile import Profile
+from objectives.serving.devices import cores_allowed
+from objectives.technique_results import Tried
+from search.cli.console import Console
+from search.config.defaults import PASSES
+from search.config.loss_limits import check_slices
+from search.config.sections import StudyConfig
+from search.explore.estimate import StageSeconds, TrialRange, trials_in
+from search.home import Home
+from search.results import Document
+from search.session import task_of
+from search.workers.processes import Worker, call
+from spaces.model_structure import Group
+from spaces.serialization import from_plain, to_plain
+from spaces.techniques.placement import Placement
+
+_LIMIT_SECONDS = 600.0
+# A rough guess at a trial's timing: requests of its blocks and probes at the study's load, and waiting for threads that
+# spin on. The study's own first candidate tells better.
+_REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A model that went through every stage once, and the seconds that this took, a quick benchmark's among them."""
+
+    rehearsal: Rehearsal
+    profile: Profile
+    seconds: float
+    glance_seconds: float
+
+
+def validated(config: StudyConfig, home: Home, console: Console) -> Document:
+    """The document of `leanrec validate`.
+
+    Raises:
+        ConfigError: the study file does not fit the model.
+        JobError: the model does not get through, with the part at fault.
+    """
+    start = time.monotonic()
+    home.claim()
+    task = task_of(config, home)
+    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
+    meter = Worker("meter", home.logs(config.name) / "meter.log")
+    try:
+        asked = {"task": to_plain(task), "threads": cores_allowed()}
+        rehearsal = from_plain(Rehearsal, call(builder, "rehearse", asked, _LIMIT_SECONDS, console.say))
+        builder.kill()
+        check_slices(config.quality.slices, rehearsal.parts)
+        console.say("rehearsal: a request through the pool, and where its time goes")
+        model = f"{rehearsal.folder}/{MODEL}"
+        arm = to_plain(Arm(model, Placement(), "fp32"))
+        seen = {"holdout": rehearsal.folder, "candidate": arm, "baseline": arm}
+        glanced = time.monotonic()
+        call(meter, "glance", seen, _LIMIT_SECONDS, console.say)
+        glance_seconds = time.monotonic() - glanced
+        groups = to_plain(rehearsal.anatomy.groups)
+        looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
+        profile = from_plain(Profile, call(meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
+    finally:
+        builder.kill()
+        meter.kill()
+    return document(config, Validated(rehearsal, profile, time.monotonic() - start, glance_seconds))
+
+
+def document(config: StudyConfig, found: Validated) -> Document:
+    rehearsal, trials = found.rehearsal, _trials(config, found)
+    shares = {group.name: group.time_share for group in found.profile.groups}
+    return {
+        "study": config.name,
+        "recommender": config.recommender,
+        "groups": [_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.anatomy.groups],
+        "left_alone": [{"module": name, "reason": reason} for name, reason in rehearsal.left_alone.items()],
+        "user_inputs": [
+            {"name": spec.name, "inferred": spec.inferred} for spec in rehearsal.inputs if spec.side == "user"
+        ],
+        "forms": [{"form": name, "reason": reason} for name, reason in rehearsal.forms.items()],
+        "parity": rehearsal.parity,
+        "model_bytes": rehearsal.model_bytes,
+        "p50_ms": found.profile.p50_ms,
+        "rows": found.profile.rows,
+        "trials": trials.fewest,
+        "trials_range": [trials.fewest, trials.most],
+        "seconds": {**rehearsal.seconds, "all": found.seconds},
+    }
+
+
+def _group(group: Group, rehearsal: Rehearsal, share: float | None) -> Document:
+    tried = [
+        (_technique(one, group), one.refused) for one in rehearsal.tried if one.group in (group.name, *group.modules)
+    ]
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "modules": list(group.modules),
+        "parameters": group.parameters,
+        "time_share": share,
+        "can": [technique for technique, refused in tried if refused is None],
+        "cannot": [{"technique": technique, "reason": refused} for technique, refused in tried if refused is not None],
+    }
+
+
+def _technique(one: Tried, group: Group) -> str:
+    """With the table that it was tried on, where that is one of the group's by itself."""
+    return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
+
+
+def _trials(config: StudyConfig, found: Validated) -> TrialRange:
+    """About how many fit into the budget."""
+    rehearsal, request = found.rehearsal, found.profile.p50_ms / 1000
+    stages = StageSeconds(
+        fit=(config.space.distillation.passes or PASSES) * rehearsal.batches * rehearsal.seconds["step"],
+        export=rehearsal.seconds["export"],
+        judge=rehearsal.held_rows / found.profile.rows * request,
+        glance=found.glance_seconds,
+        time=_REQUESTS_TIMED * request / config.traffic.load + _WAITED_SECONDS,
+    )
+    builders = config.workers.builders or min(cores_allowed(), 4)
+    return trials_in(60 * config.budget.minutes, stages, builders)
+
+
+def tables(found: Document) -> list[Table]:
+    """What can be done with each group, and what is left alone."""
+    can = Table(title=f"What can be compressed of {found['recommender']}", title_justify="left")
+    for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
+        can.add_column(name, justify=justify)  # type: ignore[arg-type]
+    can.add_column("can be done")
+    can.add_column("cannot, and why")
+    for group in found["groups"]:
+        share = "" if group["time_share"] is None else f"{group['time_share']:.0%}"
+        cannot = "\n".join(f"{one['technique']}: {one['reason']}" for one in group["cannot"])
+        layers, parameters = len(group["modules"]), group["parameters"]
+        can.add_row(group["name"], str(layers), f"{parameters:,}", share, ", ".join(group["can"]), cannot)
+    told = [can, *_forms(found)]
+    if not found["left_alone"]:
+        return told
+    alone = Table("module", "why", title="Left alone", title_justify="left")
+    for one in found["left_alone"]:
+        alone.add_row(one["module"], one["reason"])
+    return [*told, alone]
+
+
+def _forms(found: Document) -> list[Table]:
+    """Those of the whole graph that cannot be had."""
+    refused = [one for one in found["forms"] if one["reason"] is not None]
+    if not refused:
+        return []
+    table = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
+    for one in refused:
+        table.add_row(one["form"], one["reason"])
+    return [table]
+
+
+def conclusion(found: Document) -> Sequence[str]:
+    able = [group["name"] for group in found["groups"] if group["can"]]
+    share = sum(group["time_share"] or 0.0 for group in found["groups"] if group["can"])
+    return [
+        f"A request of {found['rows']} rows takes {found['p50_ms']:.3g} ms; exported and model agree within "
+        f"{found['parity']:.1e} of the scores' standard deviation.",
+        f"{share:.0%} of that time is in {', '.join(able)}, which can be made smaller."
+        if able
+        else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
+        *_user_inputs(found),
+        f"The budget holds {TrialRange(*found['trials_range']).sentence}; this took {found['seconds']['all']:.0f} s.",
+    ]
+
+
+def _user_inputs(found: Document) -> Sequence[str]:
+    """What is taken to be equal in all rows of a request, and why."""
+    by: dict[bool, list[str]] = {}
+    for one in found["user_inputs"]:
+        by.setdefault(one["inferred"], []).append(one["name"])
+    told = {
+        False: "Inputs of the user, by declaration or form: {}.",
+        True: "Inputs of the user, inferred since they are equal in all rows of each request: {}; where production may "
+        "send other requests, let the factory declare user_inputs.",
+    }
+    return [told[inferred].format(", ".join(names)) for inferred, names in by.items()]

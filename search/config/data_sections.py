@@ -1,0 +1,143 @@
+"""What a study file may say of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+
+from search.config.section import Listed, Section, rule
+from search.config.yaml_reader import dotted, nearest, show
+
+SOURCES = "ml-100k, movielens:DIR, table:FILE, criteo:FILE or synthetic"
+
+
+class MovieLensData(Section):
+    """Ratings that exist: a known data set by name, or a folder in one of MovieLens' shapes."""
+
+    source: str = Field(pattern=r"^(ml-100k|movielens:.+)$", description=SOURCES)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the ratings lie; None for the known data set."""
+        _, _, folder = self.source.partition(":")
+        return Path(folder) if folder else None
+
+
+_Column = Annotated[str, Field(min_length=1)]
+
+
+class ColumnsConfig(Section):
+    """What the columns of a table hold. Features that are neither the user's nor the item's are of the moment.
+
+    positive_from None: the label is 0 or 1; else the least that counts as 1, such as 4 stars.
+    """
+
+    label: _Column = Field(description="the name of a column")
+    timestamp: _Column = Field(description="the name of a column")
+    user: _Column | None = Field(default=None, description="the name of a column, or null")
+    item: _Column | None = Field(default=None, description="the name of a column, or null")
+    categorical: Listed[_Column] = Field(default=(), description="a list of columns")
+    numeric: Listed[_Column] = Field(default=(), description="a list of columns")
+    multi: Listed[_Column] = Field(default=(), description="a list of columns that hold several values each")
+    separator: str = Field(default="|", min_length=1, description="text that stands between several values in CSV")
+    of_user: Listed[_Column] = Field(default=(), description="a list of the features above")
+    of_item: Listed[_Column] = Field(default=(), description="a list of the features above")
+    positive_from: float | None = Field(default=None, description="a number, or null")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (*self.categorical, *self.numeric, *self.multi)
+
+    def _places(self, *keys: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Each column that these keys name, after the place where it stands."""
+        for key in keys:
+            value: str | tuple[str, ...] | None = getattr(self, key)
+            if isinstance(value, str):
+                yield (key,), value
+            else:
+                yield from (((key, index), name) for index, name in enumerate(value or ()))
+
+    @model_validator(mode="after")
+    def _each_once(self) -> ColumnsConfig:
+        for keys in (("label", "timestamp", "user", "item", "categorical", "numeric", "multi"), ("of_user", "of_item")):
+            places: dict[str, tuple[str | int, ...]] = {}
+            for place, name in self._places(*keys):
+                if name in places:
+                    raise rule(f"must be another column than {dotted(places[name])}, but got {show(name)}", *place)
+                places[name] = place
+        return self
+
+    @model_validator(mode="after")
+    def _features(self) -> ColumnsConfig:
+        for place, name in self._places("categorical", "numeric", "multi"):
+            if name in ("user", "item"):
+                raise rule(f"must not be called user or item, which are keys here, but got {show(name)}", *place)
+        known = ", ".join(self.features) or "(there are none)"
+        for place, name in self._places("of_user", "of_item"):
+            if name not in self.features:
+                near = nearest(name, self.features)
+                raise rule(f"must be one of the features {known}, but got {show(name)}{near}", *place)
+        if not self.features and self.user is None and self.item is None:
+            raise rule("must name a user, an item or a feature, but got none")
+        return self
+
+
+class TableData(Section):
+    """Any table of clicks, CSV or Parquet."""
+
+    source: str = Field(pattern=r"^table:.+$", description="table:FILE")
+    columns: ColumnsConfig = Field(description="a mapping that says what the columns hold")
+
+
+class CriteoData(Section):
+    """A file in the form of Criteo's: a label, 13 numbers, 26 categories, tab-separated."""
+
+    source: str = Field(pattern=r"^criteo:.+$", description="criteo:FILE")
+
+
+class SyntheticData(Section):
+    """Clicks drawn from a known model. Turnover 0: users are active all the time; 1: each within one short span.
+    Order: how often the next item hangs on the one before."""
+
+    source: Literal["synthetic"] = "synthetic"
+    rows: int = Field(default=100_000, ge=2, description="a whole number, at least 2")
+    users: int = Field(default=2_000, ge=1, validate_default=True, description="a whole number, at least 1")
+    items: int = Field(default=2_000, ge=1, description="a whole number, at least 1")
+    fields: int = Field(default=8, ge=2, description="a whole number, at least 2 (the user and the item)")
+    user_turnover: float = Field(default=0.0, ge=0, le=1, description="a number from 0 to 1")
+    order: float = Field(default=0.0, ge=0, le=1, description="a number from 0 to 1")
+
+    @field_validator("users")
+    @classmethod
+    def _at_most_rows(cls, value: int, info: ValidationInfo) -> int:
+        rows = info.data.get("rows", value)
+        if value > rows:
+            raise rule(f"must be a whole number, at most the rows ({rows}), but got {value}")
+        return value
+
+
+FORMS: Mapping[str, type[Section]] = {
+    "<movielens>": MovieLensData,
+    "<table>": TableData,
+    "<criteo>": CriteoData,
+    "<synthetic>": SyntheticData,
+}
+_BY_KIND = {"table": "<table>", "criteo": "<criteo>", "synthetic": "<synthetic>"}
+
+
+def form_of(value: Any) -> str:
+    """The form of the data by the kind of their source."""
+    source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    return _BY_KIND.get(str(source).partition(":")[0], "<movielens>")
+
+
+DataConfig = Annotated[
+    Annotated[MovieLensData, Tag("<movielens>")]
+    | Annotated[TableData, Tag("<table>")]
+    | Annotated[CriteoData, Tag("<criteo>")]
+    | Annotated[SyntheticData, Tag("<synthetic>")],
+    Discriminator(form_of),
+]

@@ -1,0 +1,257 @@
+"""The space of one study: what the family and the machine offer, with what the study file says in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Set
+
+from objectives.records import Prepared
+from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
+from objectives.technique_results import LOW_RANK, PRUNING
+from search.config.space_sections import PlacementConfig, SpaceConfig, TablesConfig
+from search.config.yaml_reader import ConfigError
+from spaces.domains import Choice, Domain, Float, Scalar
+from spaces.model_structure import Anatomy
+from spaces.search_space import SearchSpace
+from spaces.techniques.embeddings import SMALLEST
+from spaces.techniques.placement import layouts
+from spaces.techniques.placement_space import BF16_ENGINE, PlacementSpace
+from spaces.techniques.pruning import IMPORTANCES, ways_to_prune
+from spaces.techniques.quantization import CALIBRATIONS, WIDTHS
+from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
+
+_ATTENTION = ("window", "history")
+PASSES = 5
+# 0 leaves a group whole while another is pruned. What is left of a width is rounded to what kernels like, which may be
+# half of it: of a width of two such steps, 0.25 and less round to nothing, and the trial fails. From 0.3 on, every
+# ratio takes something of every width that can be cut; 0.3, 0.6, 0.9 are the three ways to cut one of four steps. Those
+# that leave a group in the same shape are offered once.
+RATIOS = (0.0, 0.3, 0.45, 0.6, 0.75, 0.9)
+TEMPERATURE = Float(1.0, 8.0, log=True)
+TEACHER_WEIGHT = Float(0.0, 1.0)
+FEATURE_WEIGHT = Choice((0.0,))
+STEPS = Choice((1, 3))
+# Two factors of half the rank are as large as a square layer; those of less are smaller.
+RANKS = Choice((1.0, 0.375, 0.25, 0.125))
+TABLE_FORMS = Choice((FULL, SHARED, MIXED))
+OWN = Float(0.05, 0.5)
+TABLE_TEMPERATURE = Float(0.1, 0.6)
+
+
+def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
+    """Every knob of the study; where a placement cuts, by rows, follows the median request.
+
+    Raises:
+        ConfigError: the study file names a group, size, engine or width that is not there, with those that are.
+    """
+    return SearchSpace(
+        _weights(given, prepared),
+        _precision(given, prepared),
+        _placement(given.placement, prepared),
+    )
+
+
+def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
+    groups = prepared.anatomy.groups
+    student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
+    unit = kernel_unit()
+    prunable = [g for g in groups if g.prunable and prepared.refused(g.modules, PRUNING) is None]
+    factorable = [g for g in groups if g.factorable and prepared.refused(g.modules, LOW_RANK) is None]
+    ratios: dict[str, Domain] = {g.name: Choice(ways_to_prune(g, RATIOS, unit)) for g in prunable}
+    ranks: dict[str, Domain] = {group.name: RANKS for group in factorable}
+    learning = given.distillation
+    window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
+    if learning.feature_weight is not None and not prepared.featured and learning.feature_weight != Choice((0.0,)):
+        raise ConfigError(
+            "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
+        )
+    return WeightsSpace(
+        architecture=_sizes(student, given.architecture, prepared.built),
+        own=prepared.sizes,
+        pruning=_pruned(_replaced("space.pruning", ratios, given.pruning)),
+        distillation={
+            "temperature": learning.temperature or TEMPERATURE,
+            "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
+            "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
+        },
+        passes=learning.passes or PASSES,
+        importance=_choice(given.pruning_importance, IMPORTANCES),
+        steps=_choice(given.pruning_steps, STEPS.values),
+        multiple=unit,
+        low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
+        tables=_tables(given.tables, prepared),
+        window=window,
+        history=history,
+        quantisation_aware=_aware(given.quantisation_aware, prepared.unlearnable),
+    )
+
+
+def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
+    kinds = {group.name: group.kind for group in prepared.anatomy.groups}
+    stored = _stored(given.precision or {}, prepared.anatomy)
+    offered = {name: WIDTHS.get(kinds.get(name, "table"), ("fp32",)) for name in stored}
+    widths = {
+        name: Choice(tuple(width for width in offered[name] if not prepared.refused(modules, width)))
+        for name, modules in stored.items()
+    }
+    compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
+    chosen = dict(given.precision or {})
+    computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
+    calibrations = _choice(chosen.pop("calibration", None), CALIBRATIONS)
+    for group, asked in chosen.items():
+        if group in kinds and group not in widths:
+            raise ConfigError(f"space.precision.{group}: must be left out, since each of its tables is named by itself")
+        if group not in widths:
+            raise ConfigError(f"space.precision.{group}: unknown group or table; the model has {', '.join(widths)}")
+        for width in asked:
+            if (reason := prepared.refused(stored[group], str(width))) is not None:
+                raise ConfigError(f"space.precision.{group}: {width} must be left out for this model: {reason}")
+        widths[group] = _subset(f"space.precision.{group}", asked, [str(v) for v in widths[group].values])
+    return PrecisionSpace(widths, computes, calibrations)
+
+
+def _stored(named: Collection[str], anatomy: Anatomy) -> Mapping[str, tuple[str, ...]]:
+    """What has a width of its own: where the study file names a group of tables, no more of them than it names."""
+    whole = any(group.kind == "table" and group.name in named for group in anatomy.groups)
+    asked = (table.name for table in anatomy.tables if table.name in named)
+    return anatomy.stored((*asked, *(() if whole else anatomy.heavy_tables())))
+
+
+def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, built: bool) -> Mapping[str, Domain]:
+    """Of a sibling; a factory that builds them and names no sizes takes whichever the study file names."""
+    if given and not built:
+        raise ConfigError("space.architecture: must be left out for this model, whose factory has no build(shape)")
+    return dict(given or {}) if built and not offered else _replaced("space.architecture", offered, given)
+
+
+def _pruned(ratios: Mapping[str, Domain]) -> dict[str, Domain]:
+    """Those of the groups of which something may leave."""
+    most = {group: max(map(float, d.values)) if isinstance(d, Choice) else d.high for group, d in ratios.items()}
+    return {group: domain for group, domain in ratios.items() if most[group] > 0}
+
+
+def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
+    """Those of the groups that may have less than the whole rank."""
+    return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
+
+
+def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
+    """Tables, and groups of them, of which any is worth another form. Dimensions are mixed by how often rows are looked
+    up: where all are as often, there is nothing to mix."""
+    rows = {table.name: table.rows for table in prepared.anatomy.tables if table.form_refused is None}
+    stored = prepared.anatomy.stored(prepared.anatomy.heavy_tables())
+    large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
+    even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
+    asked = TABLE_FORMS.values if given.form is None else given.form
+    forms = {
+        name: tuple(f for f in asked if (f != MIXED or name not in even) and not prepared.refused(stored[name], str(f)))
+        for name in large
+        if large[name]
+    }
+    for form in (SHARED, MIXED):
+        why = _not_any(form, prepared, {name: stored[name] for name in forms}, even)
+        if given.form is not None and form in given.form and why is not None:
+            raise ConfigError(f"space.tables.form: {form} must be left out for {why}")
+    own, temperature = given.own or OWN, given.temperature or TABLE_TEMPERATURE
+    return {name: TableSpace(Choice(of), own, temperature) for name, of in forms.items() if len(of) > 1}
+
+
+def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]], even: Set[str]) -> str | None:
+    """Why no table may have the form, None where one may, or where none is large enough for any."""
+    reasons = {table.form_refused for table in prepared.anatomy.tables} - {None}
+    refused = {name: prepared.refused(modules, form) for name, modules in stored.items()}
+    if any(reason is None and (form != MIXED or name not in even) for name, reason in refused.items()):
+        return None
+    if form == MIXED and even & stored.keys():
+        return "these data, which look up every id as often"
+    reason = next(iter([*filter(None, refused.values()), *sorted(map(str, reasons))]), None)
+    return None if reason is None else f"this model: {reason}"
+
+
+def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:
+    """Positions of an attention over a history of this length, None where the model has none."""
+    if history is None:
+        if given is not None and any(given):
+            raise ConfigError(f"space.attention.{name}: the model reads no history, but got {list(given)}")
+        return Choice((0,))
+    beyond = [size for size in given or () if size >= history]
+    if beyond:
+        raise ConfigError(
+            f"space.attention.{name}: must be 0 (all) or below the {history} positions of the history, but got "
+            f"{beyond[0]}"
+        )
+    if given is None:
+        given = (0, *(size for size in (history // 8, history // 4, history // 2) if size > 0))
+    return Choice(tuple(dict.fromkeys(given)))
+
+
+def _aware(given: tuple[bool, ...] | None, refused: str | None) -> Choice:
+    if given is not None and True in given and refused is not None:
+        raise ConfigError(f"space.quantisation_aware: must be [false] for this model, but got true: {refused}")
+    return _choice(given, (False,) if refused is not None else (False, True))
+
+
+def _choice(given: tuple[Scalar, ...] | None, default: tuple[Scalar, ...]) -> Choice:
+    return Choice(default if given is None else given)
+
+
+def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
+    median_rows = prepared.median_rows
+    places, cores = places_here(), cores_allowed()
+    refused = prepared.user_once_refused
+    if given.user_once is not None and True in given.user_once and refused is not None:
+        raise ConfigError(f"space.placement.user_once: must be [false] for this model, but got true: {refused}")
+    alone = _unbatched(prepared)
+    if given.batch_rows is not None and any(given.batch_rows) and alone is not None:
+        raise ConfigError(
+            f"space.placement.batch_rows: must be [0] for this model, but got {list(given.batch_rows)}: {alone}"
+        )
+
+    several = cores > 1
+    return PlacementSpace(
+        engine=_subset("space.placement.engines", given.engines, places),
+        layout=_subset("space.placement.layouts", given.layouts, layouts(cores)),
+        pinned=_choice(given.pinned, (False, True) if several else (False,)),
+        inline=_choice(given.inline, (False, True)),
+        batch_rows=_choice(given.batch_rows, (0,) if alone else (0, 2 * median_rows, 8 * median_rows)),
+        batch_wait_us=_choice(given.batch_wait_us, (0, 200)),
+        split_rows=_choice(given.split_rows, (0, median_rows) if several else (0,)),
+        route_rows=_choice(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),
+        lookup=_subset("space.placement.lookup", given.lookup, ("same", *places)) if given.lookup else _lookup(places),
+        user_once=_choice(given.user_once, (False, True) if refused is None else (False,)),
+        queue=Choice((given.queue or 0,)),
+        deadline_ms=Choice((given.deadline_ms or 0.0,)),
+    )
+
+
+def _unbatched(prepared: Prepared) -> str | None:
+    """Why several requests cannot be answered as one, or None."""
+    if prepared.once:
+        return f"a request gives its {', '.join(prepared.once)} once, and a batch has several"
+    lengths = [spec.name for spec in prepared.inputs if None in spec.shape]
+    return f"requests give {', '.join(lengths)} in different lengths" if lengths else None
+
+
+def _lookup(places: tuple[str, ...]) -> Choice:
+    """Another engine on the same CPU looks up no faster; an accelerator's tables may lie on the host, or the other
+    way round."""
+    return Choice(("same", *places)) if any(":" in place for place in places) else Choice(("same",))
+
+
+def _replaced(field: str, default: Mapping[str, Domain], given: Mapping[str, Domain] | None) -> Mapping[str, Domain]:
+    """An empty mapping switches the technique off; a named knob takes the given domain, the rest keep theirs."""
+    if given is None:
+        return default
+    unknown = [name for name in given if name not in default]
+    if unknown:
+        raise ConfigError(f"{field}.{unknown[0]}: unknown; there are {', '.join(default) or 'none'}")
+    return {**default, **given} if given else {}
+
+
+def _subset(field: str, given: tuple[str, ...] | None, offered: tuple[str, ...] | list[str]) -> Choice:
+    if given is None:
+        return Choice(tuple(offered))
+    missing = [value for value in given if value not in offered]
+    if missing:
+        raise ConfigError(f"{field}: {missing[0]!r} is not to be had here; there are {', '.join(offered)}")
+    return Choice(tuple(given))

@@ -1,0 +1,61 @@
+"""From the study file's traffic to what a builder and the meter are given: a pattern, and traces of the user's logs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.request_log import RequestLogError, read_request_log, read_trace, write_trace
+from search.config.sections import StudyConfig, TrafficConfig
+from search.config.yaml_reader import ConfigError
+from search.home import Home
+
+
+def traffic_of(config: TrafficConfig, home: Home) -> Traffic:
+    """Arrivals as the study file says them; a request log is read once and kept as a trace.
+
+    Raises:
+        ConfigError: the log cannot be played.
+    """
+    if config.log is not None:
+        return Traffic("replay", trace=str(_trace(config.log, "traffic.pattern", home)))
+    if config.pattern == "bursts":
+        return Traffic("bursts", config.on_seconds, config.off_seconds, config.quiet)
+    if config.pattern == "diurnal":
+        return Traffic("diurnal", period_seconds=config.period_seconds, depth=config.depth)
+    return Traffic("deterministic" if config.pattern == "deterministic" else "poisson")
+
+
+def rows_trace(config: StudyConfig, home: Home) -> str | None:
+    """The trace whose rows the requests have, None for log-normal ones.
+
+    Raises:
+        ConfigError: the log cannot be read, or has no rows though it was named for them.
+    """
+    file = config.traffic.rows.file
+    if file is not None:
+        trace = _trace(Path(file), "traffic.rows.file", home)
+        if read_trace(trace).rows is None:
+            raise ConfigError(f"traffic.rows.file: {file} must have a column rows, but has none")
+        return str(trace)
+    if config.traffic.log is None:
+        return None
+    trace = _trace(config.traffic.log, "traffic.pattern", home)
+    return None if read_trace(trace).rows is None else str(trace)
+
+
+def _trace(log: Path, field: str, home: Home) -> Path:
+    """Named by the log's content, so that another log never passes for this one."""
+    try:
+        with log.open("rb") as file:
+            name = hashlib.file_digest(file, "sha256").hexdigest()[:20]
+        path = home.mlruns / "cache" / "traces" / f"{name}.npz"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            write_trace(read_request_log(log), partial)
+            partial.rename(path)
+    except (RequestLogError, OSError) as error:
+        raise ConfigError(f"{field}: {error}") from error
+    return path

@@ -1,0 +1,313 @@
+"""The study file: how it is read, and what makes two studies the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from search.config.data_sections import FORMS, MovieLensData
+from search.config.section import Range, Section
+from search.config.sections import StudyConfig
+from search.config.yaml_reader import ConfigError, dotted, nearest, plain, show
+from spaces.serialization import digest
+
+# What a resumed study may have changed: how long and where it runs, not what it looks for.
+FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
+
+_TEMPLATE = "template"
+
+
+def preset_names() -> tuple[str, ...]:
+    """The studies that come with leanrec."""
+    names = (Path(entry.name) for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
+    return tuple(sorted(name.stem for name in names if name.stem != _TEMPLATE))
+
+
+def load(
+    source: str,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    minutes: float | None = None,
+    trials: int | None = None,
+) -> StudyConfig:
+    """The study of a preset's name or a YAML file, with `key.path=value` overrides, and those given by name last.
+
+    A relative DIR or FILE starts from the folder of the file that says it; in an override or a preset, from the working
+    directory.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or a field is wrong; one line.
+    """
+    text, label, folder = _read_source(source)
+    data = plain(text, label)
+    if data is None:
+        raise ConfigError(f"{label}: is empty; a study file is a mapping (`leanrec init FILE` writes one)")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{label}: must hold a mapping with the keys {_keys(StudyConfig)}, but got {show(data)}")
+    data = _absolute(data, folder)
+    for override in overrides:
+        path, value = _read_override(override)
+        data = _replaced(data, path, value)
+    for path, given in ((("seed",), seed), (("budget", "minutes"), minutes), (("budget", "trials"), trials)):
+        if given is not None:
+            data = _replaced(data, path, given)
+    config = parse(_absolute(data, Path.cwd()))
+    if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
+        raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
+    source = "" if config.data is None else config.data.source
+    kind, _, file_of_data = source.partition(":")
+    if kind in ("table", "criteo") and not Path(file_of_data).is_file():
+        raise ConfigError(f"data.source: must name a file that exists, but got {show(source)}")
+    rows = config.traffic.rows.file
+    for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{place}: must name a file that exists, but got {show(str(file))}")
+    return config
+
+
+def parse(data: object) -> StudyConfig:
+    """The study that plain data describe, as YAML or JSON give them.
+
+    Raises:
+        ConfigError: a field is wrong; the first in the order of the data, in one line.
+    """
+    try:
+        return StudyConfig.model_validate(data)
+    except ValidationError as error:
+        details = sorted(error.errors(include_url=False), key=lambda detail: _order(data, _place(detail)))
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise ConfigError(_line(details[0]) + more) from error
+
+
+def write_template(path: Path) -> None:
+    """A commented study file with every key at its default; it appears complete or not at all.
+
+    Raises:
+        ConfigError: something is there already, or the file cannot be written.
+    """
+    text = _presets().joinpath(f"{_TEMPLATE}.yaml").read_text(encoding="utf-8")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        try:
+            path.hardlink_to(draft)  # unlike a rename, it never replaces what is there
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: exists already; name a new file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _presets() -> Any:
+    return resources.files("search.config").joinpath("presets")
+
+
+def _read_source(source: str) -> tuple[str, str, Path]:
+    """The text, its label in messages, and the folder that its relative paths start from."""
+    if source in preset_names():
+        return _presets().joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source, Path.cwd()
+    path = Path(source)
+    label = source or "''"
+    try:
+        return path.read_bytes().decode("utf-8-sig"), label, path.parent
+    except FileNotFoundError as error:
+        names = preset_names()
+        near = nearest(source, names)
+        raise ConfigError(f"{label}: no such file, nor a preset; the presets are {', '.join(names)}{near}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{label}: must be UTF-8 text, but byte {error.start} is not") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{label}: must be a preset or a YAML file, but cannot be read: {reason}") from error
+
+
+def _read_override(override: str) -> tuple[tuple[str, ...], Any]:
+    key, equals, text = override.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise ConfigError(f"--set: must read key.path=value, such as budget.minutes=5, but got {show(override)}")
+    return path, plain(text, f"--set {key.strip()}", path)
+
+
+def _replaced(
+    data: Mapping[str, Any], path: tuple[str, ...], value: Any, *, done: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A copy of data with the value at path: data under an anchor may be shared."""
+    key, *rest = path
+    if not rest:
+        return {**data, key: value}
+    inner = data.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        where = dotted((*done, key))
+        raise ConfigError(f"{dotted((*done, *path))}: {where} holds no further keys; it is {show(inner)}")
+    return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
+
+
+# Settings that name something on the disk, behind a prefix.
+_ON_DISK = (
+    (("data", "source"), "movielens:", "DIR"),
+    (("data", "source"), "table:", "FILE"),
+    (("data", "source"), "criteo:", "FILE"),
+    (("traffic", "pattern"), "log:", "FILE"),
+    (("traffic", "rows", "file"), "", "FILE"),
+)
+
+
+def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for place, prefix, what in _ON_DISK:
+        value: Any = data
+        for key in place:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
+            continue
+        try:
+            path = (folder / Path(value.removeprefix(prefix)).expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
+            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {show(value)}: {error}") from error
+        data = _replaced(data, place, f"{prefix}{path}")
+    return data
+
+
+def _line(detail: ErrorDetails) -> str:
+    """One line for one of pydantic's errors."""
+    place = _place(detail)
+    section, field = _described(detail["loc"])
+    context = detail.get("ctx", {})
+    got = f"but got {show(detail['input'])}"
+    match detail["type"]:
+        case "rule":
+            return f"{dotted(place)}: {context['message']}"
+        case "extra_forbidden" | "invalid_key":
+            return f"{dotted(place)}: unknown key; {_known(section, place[-1], detail['input'])}"
+        case "missing":
+            return f"{dotted(place)}: missing; must be {field}"
+        case "literal_error":
+            options = [option.strip("'") for option in re.split(", | or ", context["expected"])]
+            may_be = options[0] if len(options) == 1 else f"one of {', '.join(options)}"
+            return f"{dotted(place)}: must be {may_be}, {got}{nearest(detail['input'], options)}"
+    if "[key]" in detail["loc"]:
+        return f"{dotted(place)}: must have text as its key (put it in quotes), {got}"
+    if place and place[-1] not in section.model_fields:  # inside a field: a group's widths, or one of them
+        inner = _INNER.get(detail["type"])
+        field = inner.format(**context) if inner else field
+    if detail["type"] == "string_type" and isinstance(detail["input"], (bool, int, float)):
+        got += " (put it in quotes)"
+    return f"{dotted(place)}: must be {field}, {got}"
+
+
+# What may stand inside a field, by the kind of pydantic's error.
+_INNER = {
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "greater_than_equal": "at least {ge}",
+}
+
+
+def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
+    """The keys from the top to the error, without what pydantic adds for the branches of a union."""
+    inner = detail["ctx"]["at"] if detail["type"] == "rule" else ()
+    return (*(key for key in detail["loc"] if key != "[key]" and key not in _TAGGED), *inner)
+
+
+_TAGGED: dict[Any, type[Section]] = {"<range>": Range, **FORMS}
+
+
+def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
+    """The innermost section on the way to an error, and what may stand there."""
+    section: type[Section] = StudyConfig
+    text = f"a mapping with the keys {_keys(section)}"
+    for key in location:
+        field = section.model_fields.get(str(key))
+        if key in _TAGGED:
+            section = _TAGGED[key]
+        elif field is not None:
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, Section):
+                section = kind
+                text = f"a mapping with the keys {_keys(section)}"
+            text = field.description or text
+    return section, text
+
+
+def _known(section: type[Section], key: object, value: object) -> str:
+    for tag, form in FORMS.items():
+        if section in FORMS.values() and section is not form and key in form.model_fields:
+            return f"only data of source {tag.strip('<>')} have it (got {show(value)})"
+    near = nearest(key, tuple(section.model_fields))
+    return near.removeprefix("; ") or f"the keys here are {_keys(section)}"
+
+
+def _keys(section: type[Section]) -> str:
+    return ", ".join(section.model_fields)
+
+
+def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
+    """Where a place stands in the data; what is missing comes last in its section."""
+    order: list[float] = []
+    for key in place:
+        keys = list(data) if isinstance(data, Mapping) else []
+        order.append(keys.index(key) if key in keys else key if isinstance(key, int) else math.inf)
+        data = data[key] if isinstance(data, Mapping) and key in data else None
+    return tuple(order)
+
+
+def settings_digest(config: StudyConfig) -> str:
+    """SHA-256, in hex, of all that makes two studies the same one."""
+    return digest(_settings(config))
+
+
+def difference(a: StudyConfig | Mapping[str, Any], b: StudyConfig | Mapping[str, Any]) -> str | None:
+    """The first setting that differs from a to b, in one line; None when their digests are equal.
+
+    Plain data that this version cannot read are compared as they are.
+    """
+    return _difference(_settings(a), _settings(b), ())
+
+
+def _settings(config: StudyConfig | Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        study = parse(config)
+    except ConfigError:
+        return {key: value for key, value in dict(config).items() if key not in FREE_SECTIONS}
+    return study.model_dump(mode="json", exclude=set(FREE_SECTIONS))
+
+
+def _difference(a: Mapping[str, Any], b: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
+    for key in (*b, *(key for key in a if key not in b)):
+        old, new = a.get(key, _ABSENT), b.get(key, _ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found = _difference(old, new, (*path, key))
+            if found:
+                return found
+        elif _canonical(old) != _canonical(new):
+            was, now = ("absent" if value is _ABSENT else show(value) for value in (old, new))
+            return f"{dotted((*path, key))} was {was}, now {now}"
+    return None
+
+
+_ABSENT = object()
+
+
+def _canonical(value: object) -> str:
+    # As text: Python holds 1, 1.0 and true for equal, the digest and the sampler do not.
+    return json.dumps(value, sort_keys=True, default=str)

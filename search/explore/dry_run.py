@@ -1,0 +1,84 @@
+"""The first trials of a study, which show that every stage works here and how many trials the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from objectives.measurement.metrics.quality import resolution
+from objectives.records import Outcome
+from search.cli.console import Console
+from search.config.sections import StudyConfig
+from search.explore.estimate import GLANCE_SECONDS, StageSeconds, trials_in
+from search.study import Study, outcome_of, reference_of
+from search.workers.processes import JobError
+
+# Candidates of which one must get through every stage: a machine may be busy for a while, one candidate too fast to
+# load here, and another of no use.
+_MOST_CANDIDATES = 4
+
+
+def begun(study: Study) -> bool:
+    """Whether the baseline was measured as trial 0: what was searched since then is kept."""
+    outcomes = _outcomes(study)
+    return 0 in outcomes and outcomes[0].measurement is not None
+
+
+def preflight(study: Study, run: Callable[[int], object]) -> Outcome:
+    """Run trials until the baseline, trial 0, and one candidate are measured; the candidate's outcome.
+
+    Args:
+        run: so many trials to their end
+
+    Raises:
+        JobError: the baseline was not measured, or no candidate of this call was.
+    """
+    earlier = set(_outcomes(study))
+    while True:
+        outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
+        _check({number: outcome for number, outcome in outcomes.items() if number not in earlier})
+        for number, outcome in outcomes.items():
+            if number != 0 and outcome.measurement is not None:
+                return outcome
+        run(max(1, 2 - len(outcomes)))
+
+
+def tell_preflight(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
+    """Say and keep what the data can show, and how many trials to expect."""
+    baseline = _outcomes(study)[0].measurement
+    assert baseline is not None and first.measurement is not None
+    console.say(
+        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {config.traffic.load:.0%} of what it "
+        f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
+    )
+    shown, seconds = resolution(first.measurement.quality), first.seconds
+    study.note(preflight=True, resolution=shown, search_seconds=0.0)
+    stages = StageSeconds(
+        seconds.get("fit", 0.0), seconds.get("export", 0.0), seconds.get("judge", 0.0), GLANCE_SECONDS, seconds["time"]
+    )
+    holds = trials_in(60 * config.budget.minutes, stages, builders)
+    console.say(
+        f"preflight: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
+        f"to benchmark where it is not stopped before, so {config.budget.minutes:g} minutes hold {holds.sentence}"
+    )
+    tolerated = config.quality.max_loss
+    console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
+    if shown > tolerated:
+        console.warn("the data cannot show a loss as small as the one tolerated: more held-out rows are needed")
+
+
+def _outcomes(study: Study) -> dict[int, Outcome]:
+    """Of the baseline and the search's own trials: a reference point may score as the baseline does, and then says
+    nothing of what the data can show."""
+    found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
+    return {number: outcome for number, outcome in found.items() if outcome is not None}
+
+
+def _check(outcomes: dict[int, Outcome]) -> None:
+    failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
+    if 0 in failed:
+        raise JobError(f"The preflight ended: the baseline did not get through every stage: {failed[0].reason}")
+    if len(failed) >= _MOST_CANDIDATES:
+        last = failed[max(failed)].reason
+        raise JobError(
+            f"The preflight ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
+        )

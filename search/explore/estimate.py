@@ -1,0 +1,91 @@
+"""How many trials a budget holds: a range, since how many of them are stopped early is known only afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from objectives.records import Interval, Outcome
+from search.format import count
+
+# Five looks at the pace of both sides and three at what saturates them, with the model opened and warmed up.
+GLANCE_SECONDS = 2.0
+# Where a study has not shown its own: nothing need be stopped, and of long searches 93% were.
+_STOPPED = (0.0, 0.95)
+# Every other choice runs weights again that were trained before.
+_TRAINED = (1.0, 0.5)
+# From so many trials on, those of the study say more than this.
+_ENOUGH = 20
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds that a trial spends in each stage: those of the builders, evaluation, and both benchmarks."""
+
+    fit: float
+    export: float
+    judge: float
+    glance: float
+    time: float
+
+
+@dataclass(frozen=True)
+class TrialRange:
+    """About how many trials fit, at least and at most."""
+
+    fewest: int
+    most: int
+
+    @property
+    def sentence(self) -> str:
+        return count(self.fewest, "trial") if self.fewest == self.most else f"{self.fewest} to {self.most} trials"
+
+
+def trials_in(seconds: float, stages: StageSeconds, builders: int, stopped: Interval | None = None) -> TrialRange:
+    """Of a budget of seconds.
+
+    Builders work side by side, and while candidates are evaluated; a benchmark has the machine to itself.
+
+    Args:
+        stopped: the share of trials that are stopped before they are benchmarked, as this study has shown it, and then
+            `stages` are means over its trials; None while it has not
+    """
+    low, high = _STOPPED if stopped is None else stopped
+    few, many = _TRAINED if stopped is None else (1.0, 1.0)
+
+    def trials(share: float, trained: float) -> int:
+        beside = max((trained * stages.fit + stages.export) / builders, stages.judge)
+        alone = stages.glance + (1 - share) * stages.time
+        return max(1, round(seconds / (beside + alone)))
+
+    return TrialRange(trials(low, few), trials(high, many))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the trials of a study have shown: mean seconds of each stage, and the share that was stopped early with its
+    95% interval."""
+
+    stages: StageSeconds
+    stopped: float
+    stopped_interval: Interval
+
+
+def observed(outcomes: Sequence[Outcome]) -> Observed | None:
+    """Of trials that were built; None while they are too few, or none was stopped or measured."""
+    built = [outcome for outcome in outcomes if outcome.artifact is not None]
+    stopped, measured = ([o for o in built if o.state == state] for state in ("stopped", "complete"))
+    if len(built) < _ENOUGH or not stopped or not measured:
+        return None
+
+    def mean(stage: str, of: Sequence[Outcome]) -> float:
+        return sum(outcome.seconds.get(stage, 0.0) for outcome in of) / len(of)
+
+    # What was stopped was benchmarked quickly at the most.
+    quick = mean("time", stopped)
+    fit, export, judge = (mean(stage, built) for stage in ("fit", "export", "judge"))
+    stages = StageSeconds(fit, export, judge, quick, max(0.0, mean("time", measured) - quick))
+    share = len(stopped) / len(built)
+    sway = 1.96 * math.sqrt(share * (1 - share) / len(built))
+    return Observed(stages, share, (max(0.0, share - sway), min(1.0, share + sway)))

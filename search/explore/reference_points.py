@@ -1,0 +1,147 @@
+"""The points that every candidate has to beat: the tuned baseline, quantization without training, simple models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from objectives.measure.quick_benchmark import Glance
+from objectives.records import Measurement, Prepared
+from spaces.candidate import Candidate
+from spaces.domains import Choice, Scalar
+from spaces.model_structure import Anatomy
+from spaces.techniques.placement import Placement, parse_layout
+from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.quantization import Precision
+from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.weights import Weights
+
+TUNED, QUANTIZED = "tuned baseline", "post-training quantization"
+# Of a placement's knobs, those that are tried one after another once engine and layout are settled.
+_ONE_BY_ONE = ("pinned", "inline", "user_once", "split_rows", "batch_rows")
+
+
+def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
+    """The reference points of a study, by name, in the order in which they are benchmarked; widths are said of the same
+    groups as in the study's space, so that the same choice is the same candidate."""
+    fp32 = dict.fromkeys(space.widths, "fp32")
+    found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
+    if quantized := quantized_weights(prepared.anatomy):
+        found[QUANTIZED] = Candidate(precision=Precision(tuple({**fp32, **quantized}.items())))
+    found |= {name.replace("_", " "): Candidate(Weights(reference=name)) for name in prepared.simple}
+    return {name: candidate for name, candidate in found.items() if not candidate.is_baseline}
+
+
+def quantized_weights(anatomy: Anatomy) -> dict[str, str]:
+    """Every product in dynamic int8. ONNX Runtime's default pass quantizes lookups too; here tables stay in fp32."""
+    return {group.name: "int8-dynamic" for group in anatomy.groups if group.kind in ("linear", "attention")}
+
+
+def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], Glance]) -> Placement:
+    """The placement of the baseline's own model that a quick benchmark finds best: engine and layout together, then the
+    other knobs one by one, each around the best so far.
+
+    Args:
+        quick: benchmarks a placement beside the baseline's own; one that cannot be run raises ValueError
+    """
+    known: dict[Placement, float] = {Placement(): 1.0}
+
+    def cost_of(knobs: Mapping[str, Scalar]) -> float:
+        placement = space.suggest(_Fixed(knobs), Precision())
+        if placement not in known:
+            try:
+                found = quick(placement)
+            except ValueError:
+                known[placement] = math.inf
+            else:
+                known[placement] = cost(found.service_ratio, found.saturated_ratio)
+        return known[placement]
+
+    best: dict[str, Scalar] = space.baseline()
+    for stage in _stages(space):
+        # The first of equals, which is what there was.
+        best = min(({**best, **change} for change in ({}, *stage)), key=cost_of)
+    return space.suggest(_Fixed(best), Precision())
+
+
+def cost(latency_ratio: float, throughput_ratio: float) -> float:
+    """What a placement is judged by, lower is better: latency and throughput count alike, as they do in the
+    hypervolume."""
+    return latency_ratio / throughput_ratio if throughput_ratio > 0 else math.inf
+
+
+def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> int | None:
+    """The trial that runs the baseline's own model in the best placement of those that were measured, by number; None
+    where none does. The baseline beside itself is 1, however the measurement came out."""
+    of = {
+        number: 1.0 if candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
+        for number, candidate, m in measured
+        if candidate.keeps_model
+    }
+    return min(of, key=lambda number: of[number]) if of else None
+
+
+def beside_tuned(row: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's ratios to the tuned baseline's row. Both were measured beside the baseline, each in a run of its own, so
+    the interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
+    ours, theirs = row["latency_ms"], tuned["latency_ms"]
+    itself = tuned["trial"] == 0
+    return {
+        "trial": tuned["trial"],
+        **_quotient("p95_ratio", ours, theirs, itself),
+        **_quotient("service_p50_ratio", ours, theirs, itself),
+        **_quotient("throughput_ratio", row, tuned, itself),
+        **_quotient("capacity_ratio", row, tuned, itself),
+    }
+
+
+def _quotient(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], itself: bool) -> dict[str, Any]:
+    if itself:
+        return {name: ours[name], f"{name}_interval": ours[f"{name}_interval"]}
+    if not theirs[name]:
+        return {name: None, f"{name}_interval": None}
+    (low, high), (least, most) = ours[f"{name}_interval"], theirs[f"{name}_interval"]
+    interval = [low / most, high / least] if least > 0 else None
+    return {name: ours[name] / theirs[name], f"{name}_interval": interval}
+
+
+def _stages(space: PlacementSpace) -> Iterator[Sequence[dict[str, Scalar]]]:
+    yield [
+        {"placement.engine": engine, "placement.layout": layout}
+        for engine in space.engine.values
+        for layout in _layouts(space.layout)
+    ]
+    for name in _ONE_BY_ONE:
+        domain: Choice = getattr(space, name)
+        yield [{f"placement.{name}": value} for value in domain.values]
+
+
+def _layouts(domain: Choice) -> list[Scalar]:
+    """One thread, the engine's own number, and every even split of the most threads that are offered."""
+    parsed = {layout: parse_layout(str(layout)) for layout in domain.values}
+    most = max((replicas * (threads or 1) for replicas, threads in parsed.values()), default=1)
+    kept = {layout for layout, (replicas, threads) in parsed.items() if replicas * (threads or 0) == most}
+    kept |= {
+        layout for layout, (replicas, threads) in parsed.items() if threads is None or (replicas, threads) == (1, 1)
+    }
+    return [layout for layout in domain.values if layout in kept]
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A suggester that answers with given values, and with a domain's first where none is given."""
+
+    knobs: Mapping[str, Scalar]
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.knobs.get(name, choices[0])
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        raise AssertionError(f"A placement has choices alone, but {name} is a number.")
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        raise AssertionError(f"A placement has choices alone, but {name} is a number.")

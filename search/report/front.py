@@ -1,0 +1,183 @@
+"""The front as a plain description of traces and layout, in plotly's terms but without plotly."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from search.format import metric_name, percent, significant
+from search.report.axes import log_steps
+from search.report.data import FrontData, FrontPoint
+
+Description = dict[str, Any]
+
+INK, MUTED, FAINT, ACCENT = "#1d2733", "#5d6b7a", "#dfe4ea", "#c2352b"
+FONT = {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
+LOOK: Description = {"font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white"}
+GRID: Description = {"gridcolor": FAINT, "linecolor": MUTED, "ticks": "outside", "tickcolor": FAINT, "zeroline": False}
+ZERO: Description = {"zeroline": True, "zerolinecolor": MUTED}
+# Light to dark: more throughput is more ink, and neither end is lost on white paper.
+PALETTE = ("#f2b04c", "#e5714a", "#bb3e6b", "#6f2f80", "#231f5c")
+SYMBOLS = {"baseline": "circle", "student": "square", "pruned": "diamond"}
+ORIGINS = {"baseline": "baseline's weights", "student": "student", "pruned": "pruned"}
+IN_RATIOS = "p95 latency as a share of the baseline's (faster to the left)"
+IN_MILLISECONDS = "p95 latency in ms (faster to the left)"
+
+
+def describe_front(data: FrontData) -> Description:
+    """p95 (log axis; ratio or ms) against loss in percent, throughput as colour, origin as symbol."""
+    infeasible = [point for point in data.points if not point.feasible]
+    dominated = [point for point in data.points if point.feasible and not point.on_front]
+    front = [point for point in data.points if point.on_front]
+    stairs = [point for trial in data.stairs if (point := data.point(trial))]
+    groups = [stairs, infeasible, dominated, front]
+    traces = [_stairs(stairs), _infeasible(infeasible), _dominated(dominated), _front(front)]
+    for trial, mark in ((data.baseline, _BASELINE), (data.chosen, _CHOSEN)):
+        point = None if trial is None else data.point(trial)
+        if point:
+            groups.append([point])
+            traces.append({**_at([point]), **mark, "name": mark["name"].format(trial=trial)})
+    legend = [_legend_entry(origin) for origin in dict.fromkeys(point.origin for point in data.points)]
+    return {"data": [*traces, *legend], "layout": _layout(data, _toggle(groups, groups.index(front)))}
+
+
+def loss_window(data: FrontData) -> tuple[float, float]:
+    """In percent. What loses far too much would press the front flat; it lies beyond the upper edge."""
+    feasible = [point for point in data.points if point.feasible]
+    low = min([0.0, *(point.loss_interval[0] if point.on_front else point.loss for point in feasible)])
+    high = max([1.6 * data.max_loss, *(point.loss_interval[1] for point in feasible if point.on_front)])
+    # Where most lose too much, the frame goes up until half of them are seen.
+    losses = sorted(point.loss for point in data.points if point.trial != data.baseline)
+    high = max(high, losses[len(losses) // 2] if losses else high)
+    margin = 0.06 * (high - low)
+    return 100 * (low - margin), 100 * (high + margin)
+
+
+def _at(points: Sequence[FrontPoint]) -> Description:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [point.p95_ratio for point in points],
+        "y": [100 * point.loss for point in points],
+        "hovertext": [point.hover for point in points],
+        "hoverinfo": "text",
+        "showlegend": True,
+    }
+
+
+_BASELINE: Description = {
+    "name": "baseline",
+    "marker": {"symbol": "cross-thin-open", "size": 20, "color": INK, "line": {"width": 2.5, "color": INK}},
+}
+_CHOSEN: Description = {
+    "name": "chosen: trial {trial}",
+    "marker": {"symbol": "circle-open", "size": 26, "color": ACCENT, "line": {"width": 3, "color": ACCENT}},
+}
+
+
+def _stairs(points: Sequence[FrontPoint]) -> Description:
+    line = {"shape": "hv", "color": MUTED, "width": 1.3, "dash": "dot"}
+    trace = {**_at(points), "mode": "lines", "line": line, "name": "edge of the front", "showlegend": bool(points)}
+    del trace["hovertext"]
+    return {**trace, "hoverinfo": "skip"}
+
+
+def _infeasible(points: Sequence[FrontPoint]) -> Description:
+    symbols = [SYMBOLS.get(point.origin, "x") + "-open" for point in points]
+    marker = {"symbol": symbols, "size": 8, "color": MUTED, "opacity": 0.45}
+    return {**_at(points), "marker": marker, "name": "loses too much", "showlegend": bool(points)}
+
+
+def _dominated(points: Sequence[FrontPoint]) -> Description:
+    return {**_at(points), "marker": {**_coloured(points), "size": 9, "opacity": 0.3}, "showlegend": False}
+
+
+def _front(points: Sequence[FrontPoint]) -> Description:
+    marker = {**_coloured(points), "size": 13, "line": {"width": 1, "color": INK}}
+    sideways = _bars([p.p95_ratio for p in points], [p.p95_ratio_interval for p in points])
+    upright = _bars([100 * p.loss for p in points], [_percents(p.loss_interval) for p in points])
+    return {**_at(points), "marker": marker, "error_x": sideways, "error_y": upright, "showlegend": False}
+
+
+def _percents(interval: tuple[float, float]) -> tuple[float, float]:
+    return 100 * interval[0], 100 * interval[1]
+
+
+def _coloured(points: Sequence[FrontPoint]) -> Description:
+    return {
+        "symbol": [SYMBOLS.get(point.origin, "x") for point in points],
+        "color": [math.log10(point.throughput_ratio or 1.0) for point in points],
+        "coloraxis": "coloraxis",
+    }
+
+
+def _bars(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Description:
+    """Plotly wants distances; a bootstrap may put the whole interval to one side, where there is none."""
+    above = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
+    below = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
+    look = {"color": "rgba(93, 107, 122, 0.6)", "thickness": 1.2, "width": 3}
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
+
+
+def _legend_entry(origin: str) -> Description:
+    marker = {"symbol": SYMBOLS.get(origin, "x"), "size": 10, "color": MUTED}
+    name = ORIGINS.get(origin, html.escape(origin))
+    return {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "marker": marker, "name": name}
+
+
+def _toggle(groups: Sequence[Sequence[FrontPoint]], front: int) -> Description:
+    """Two buttons that put the same points on the axis in ratios or in milliseconds; only trace `front` has bars."""
+    buttons = []
+    for label, title in (("ratio", IN_RATIOS), ("milliseconds", IN_MILLISECONDS)):
+        scales = [[1.0 if label == "ratio" else p.p95_ms / p.p95_ratio for p in points] for points in groups]
+        xs = [[p.p95_ratio * by for p, by in zip(ps, bys, strict=True)] for ps, bys in zip(groups, scales, strict=True)]
+        ends = [p.p95_ratio_interval for p in groups[front]]
+        bars = _bars(xs[front], [(low * by, high * by) for (low, high), by in zip(ends, scales[front], strict=True)])
+        restyle = {
+            "x": xs,
+            "error_x.array": [bars["array"] if place == front else None for place in range(len(groups))],
+            "error_x.arrayminus": [bars["arrayminus"] if place == front else None for place in range(len(groups))],
+        }
+        relayout = {"xaxis.title.text": title, "xaxis.autorange": True}
+        buttons.append({"label": label, "method": "update", "args": [restyle, relayout, list(range(len(groups)))]})
+    look = {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12}, "pad": {"r": 0, "t": 0}}
+    spot = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+    return {"type": "buttons", "direction": "right", "active": 0, "buttons": buttons, **look, **spot}
+
+
+def _layout(data: FrontData, toggle: Description) -> Description:
+    limit = 100 * data.max_loss
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": limit, "y1": limit}
+    note = {"text": f"tolerated loss {percent(data.max_loss)}", "font": {"color": ACCENT, "size": 12}}
+    spot = {"xref": "paper", "x": 0.005, "xanchor": "left", "y": limit, "yanchor": "bottom", "showarrow": False}
+    title = f"loss of {html.escape(metric_name(data.metric))} in % of the baseline's (better below)"
+    return {
+        **LOOK,
+        "height": 580,
+        "margin": {"l": 64, "r": 16, "t": 64, "b": 56},
+        "coloraxis": _colour_axis([p.throughput_ratio for p in data.points if p.throughput_ratio]),
+        "xaxis": {**GRID, "type": "log", "title": {"text": IN_RATIOS}, "dtick": "D2", "tickformat": ".3~g"},
+        "yaxis": {**GRID, "title": {"text": title}, "range": loss_window(data), **ZERO},
+        "shapes": [{**line, "line": {"dash": "dash", "color": ACCENT, "width": 1.5}}],
+        "annotations": [{**note, **spot}],
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemclick": False},
+        "updatemenus": [toggle] if data.points else [],
+        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+    }
+
+
+def _colour_axis(carried: Sequence[float]) -> Description:
+    low, high = min([1.0, *carried]), max([2.0, *carried])
+    steps = log_steps(low, high)
+    bar = {
+        "title": {"text": "throughput<br>ratio"},
+        "tickvals": [math.log10(step) for step in steps],
+        "ticktext": [f"{significant(step)}x" for step in steps],
+        "outlinewidth": 0,
+        "thickness": 14,
+        "len": 0.8,
+    }
+    ends = {"cmin": math.log10(low), "cmax": math.log10(high)}
+    return {"colorscale": list(PALETTE), **ends, "showscale": bool(carried), "colorbar": bar}

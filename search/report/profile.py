@@ -1,0 +1,267 @@
+"""Where the baseline's time goes: as DESIGN's JSON, as a table, as a figure in plotly's terms, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rich.table import Table
+
+from objectives.measurement.profile.profile import GroupCost, Profile
+from objectives.measurement.profile.roofline import Roofline, group_roofs
+from search.format import MISSING, count, milliseconds, percent, significant, size
+from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE
+from search.report.style import STYLE
+from spaces.focus import SHARE, Part, focus, reason
+from spaces.serialization import to_plain
+
+Document = Mapping[str, Any]
+Description = dict[str, Any]
+
+_TIME, _PERFECT, _BYTES = PALETTE[3], PALETTE[0], "#8fa3b8"
+_ROW_PIXELS = 62
+
+
+def profile_document(study: str, profile: Profile, roofline: Roofline, share: float = SHARE) -> dict[str, Any]:
+    """DESIGN's JSON of a profile, with more keys. `other` and `engine` are no layer groups, so never in focus."""
+    held = sum(group.weight_bytes for group in profile.groups)
+    roofs = {roof.group: roof for roof in group_roofs(profile, roofline)}
+    layered = [group for group in profile.groups if group.name not in _NO_GROUP]
+    parts = {g.name: Part(g.name, min(1.0, g.time_share), g.weight_bytes / max(1, held)) for g in layered}
+    chosen = focus(parts.values(), share)
+
+    def row(group: GroupCost) -> dict[str, Any]:
+        roof, part = roofs[group.name], parts.get(group.name)
+        return {
+            **to_plain(group),
+            "weight_share": group.weight_bytes / max(1, held),
+            "perfect_ms": roof.perfect_ms,
+            "efficiency": roof.efficiency,
+            "in_focus": group.name in chosen,
+            "reason": reason(part, share) if part else _NO_GROUP[group.name],
+        }
+
+    plain = to_plain(profile)
+    return {
+        "study": study,
+        **plain,
+        "groups": [row(group) for group in profile.groups],
+        "share": share,
+        "roofline": to_plain(roofline),
+    }
+
+
+def headline(document: Document) -> str:
+    """One sentence: what takes the time, and what the search is narrowed to."""
+    slowest, *_ = ordered = _slowest_first(document["groups"])
+    inside = [group["name"] for group in ordered if group["in_focus"]]
+    narrowed = f"worth compressing: {', '.join(inside)}" if inside else "no layer group is worth compressing"
+    return (
+        f"A request of {document['rows']} rows takes {_time(document['p50_ms'])}, "
+        f"{percent(slowest['time_share'])} of it in {slowest['name']}; {narrowed}."
+    )
+
+
+def profile_table(document: Document) -> Table:
+    """The groups, the slowest first."""
+    table = Table(title=headline(document), title_justify="left")
+    for name in ("group", "kind", "time", "ms", "perfect ms", "MFLOP", "moved", "weights", "of the weights", "why"):
+        table.add_column(name, justify="left" if name in ("group", "kind", "why") else "right", no_wrap=name != "why")
+    for group in _slowest_first(document["groups"]):
+        table.add_row(*_cells(group))
+    return table
+
+
+def operator_table(document: Document, most: int = 10) -> Table:
+    """The operators that take the most time."""
+    table = Table(title="By operator", title_justify="left")
+    for name in ("operator", "calls", "ms", "time"):
+        table.add_column(name, justify="left" if name == "operator" else "right")
+    for each in document["operators"][:most]:
+        table.add_row(each["operator"], str(each["calls"]), f"{each['ms']:.3f}", f"{each['time_share']:.1%}")
+    return table
+
+
+def profile_figure(document: Document) -> Description:
+    """A row for each group, the slowest on top. Left: its time in ms, the perfect kernel's inside it. Right: its share
+    of the weights' bytes."""
+    groups = _slowest_first(document["groups"])
+    names = [_label(group) for group in groups]
+    kernels = [group for group in groups if group["flops"] or group["bytes"]]
+    per_ms, unit = _unit(groups)
+    time = {
+        **_bars(names, [per_ms * group["ms"] for group in groups], _TIME, "time taken"),
+        "hovertext": [_hover(group) for group in groups],
+    }
+    perfect = {
+        **_bars(
+            [_label(g) for g in kernels],
+            [per_ms * g["perfect_ms"] for g in kernels],
+            _PERFECT,
+            "perfect kernels would need",
+        ),
+        "width": 0.26,
+        "hoverinfo": "skip",
+    }
+    held = {
+        **_bars(names, [100 * group["weight_share"] for group in groups], _BYTES, "bytes of the weights"),
+        "hoverinfo": "skip",
+        "xaxis": "x2",
+    }
+    # Beyond both bars: an int8 group can be faster than perfect single-precision kernels.
+    ends = [per_ms * max(group["ms"], group["perfect_ms"]) for group in groups]
+    labels = [
+        _texts(names, ends, [f"{_time(g['ms'])} · {g['time_share']:.1%}" for g in groups], "x"),
+        _texts(names, held["x"], [_held(group) for group in groups], "x2"),
+    ]
+    return {"data": [time, perfect, held, *labels], "layout": _layout(groups, per_ms, unit)}
+
+
+def profile_page(document: Document, figure: str, plotly_js: str) -> str:
+    """One file that needs no network; `figure` is the figure as an HTML fragment."""
+    reasons = "".join(
+        f"<dt>{escape(group['name'])}</dt><dd>{escape(group['reason'])}</dd>"
+        for group in _slowest_first(document["groups"])
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(document['study'])}: where the time goes</title>\n<style>{STYLE}</style>\n"
+        f"<script>{plotly_js}</script>\n</head>\n<body>\n<main>\n"
+        f'<header><p class="study">profile of <b>{escape(document["study"])}</b></p>\n'
+        f"<h1>{escape(headline(document))}</h1></header>\n<section>\n"
+        f'<p class="lead">{escape(_lead(document))}</p>\n<figure class="plot">{figure}</figure>\n</section>\n'
+        f"<section>\n<h2>What is searched, and why</h2>\n<dl>{reasons}</dl>\n</section>\n"
+        f"<section>\n<h2>By operator</h2>\n{_operators(document['operators'])}\n</section>\n"
+        "</main>\n</body>\n</html>\n"
+    )
+
+
+def _lead(document: Document) -> str:
+    machine = document["roofline"]
+    threads = count(machine["threads"], "thread") if machine["threads"] else "the engine's own number of threads"
+    bound = percent(document["share"])
+    return (
+        f"In bold: layer groups that take {bound} or more of the time or of the weights' bytes, and so are searched. "
+        "The light bar inside is what perfect kernels would need in single precision on this machine, which reaches "
+        f"{significant(machine['gflops'], 3)} GFLOP/s and {significant(machine['gbytes_per_s'], 3)} GB/s on {threads}."
+    )
+
+
+_NO_GROUP = {
+    "other": "belongs to no single layer group: left alone",
+    "engine": "the engine's own time beside its kernels: placement may change it, compression cannot",
+}
+
+
+def _slowest_first(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(groups, key=lambda group: -group["time_share"])
+
+
+def _unit(groups: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
+    """How many to the millisecond, and its name: µs where every bar is short."""
+    return (1.0, "ms") if max(group["ms"] for group in groups) >= 0.1 else (1000.0, "µs")
+
+
+def _time(ms: float) -> str:
+    return milliseconds(ms) if ms >= 0.1 else f"{significant(1000 * ms, 3)} µs"
+
+
+def _cells(group: Mapping[str, Any]) -> Sequence[str]:
+    kernels = bool(group["flops"] or group["bytes"])
+    return (
+        group["name"],
+        group["kind"],
+        f"{group['time_share']:.1%}",
+        f"{group['ms']:.3f}",
+        f"{group['perfect_ms']:.3f}" if kernels else MISSING,
+        f"{group['flops'] / 1e6:.2f}" if kernels else MISSING,
+        size(group["bytes"]) if kernels else MISSING,
+        size(group["weight_bytes"]) if group["weight_bytes"] else MISSING,
+        f"{group['weight_share']:.1%}" if group["weight_bytes"] else MISSING,
+        group["reason"],
+    )
+
+
+def _bars(names: Sequence[str], values: Sequence[float], colour: str, name: str) -> Description:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(names),
+        "x": list(values),
+        "name": name,
+        "marker": {"color": colour},
+        "width": 0.62,
+    }
+
+
+def _texts(names: Sequence[str], places: Sequence[float], texts: Sequence[str], axis: str) -> Description:
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "y": list(names),
+        "x": list(places),
+        "text": [f" {text}" for text in texts],
+        "textposition": "middle right",
+        "textfont": {"color": INK, "size": 13},
+        "cliponaxis": False,
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "xaxis": axis,
+    }
+
+
+def _held(group: Mapping[str, Any]) -> str:
+    return f"{size(group['weight_bytes'])} · {group['weight_share']:.1%}" if group["weight_bytes"] else ""
+
+
+def _label(group: Mapping[str, Any]) -> str:
+    name = escape(group["name"])
+    return f"<b>{name}</b>" if group["in_focus"] else name
+
+
+def _hover(group: Mapping[str, Any]) -> str:
+    lines = [f"<b>{escape(group['name'])}</b> ({group['kind']})", escape(group["reason"])]
+    if group["flops"] or group["bytes"]:
+        lines.append(f"{significant(group['flops'] / 1e6, 3)} MFLOP, {size(group['bytes'])} moved")
+    if group["efficiency"] is not None:
+        lines.append(f"perfect {_time(group['perfect_ms'])}, {percent(group['efficiency'])} of the time taken")
+    return "<br>".join(lines)
+
+
+def _layout(groups: Sequence[Mapping[str, Any]], per_ms: float, unit: str) -> Description:
+    longest = per_ms * max(max(group["ms"], group["perfect_ms"]) for group in groups)
+    most = 100 * max(group["weight_share"] for group in groups)
+    # The slowest stands on top. Room to the right of the longest bar is for its label.
+    rows = {"autorange": "reversed", "ticks": "", "automargin": True, "tickfont": {"size": 14, "color": INK}}
+    time = {"title": {"text": f"time of one request in {unit}"}, "range": [0, 1.35 * longest], "domain": [0, 0.62]}
+    held = {"title": {"text": "share of the weights' bytes in %"}, "range": [0, 1.45 * (most or 1.0)]}
+    return {
+        **LOOK,
+        "height": 150 + _ROW_PIXELS * len(groups),
+        "margin": {"l": 24, "r": 24, "t": 56, "b": 56},
+        "barmode": "overlay",
+        "xaxis": {**GRID, **time},
+        "xaxis2": {**GRID, **held, "domain": [0.68, 1], "anchor": "y"},
+        "yaxis": {**GRID, **rows, "gridcolor": "rgba(0,0,0,0)", "linecolor": FAINT},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "itemclick": False,
+            "traceorder": "normal",
+        },
+        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+    }
+
+
+def _operators(operators: Sequence[Mapping[str, Any]]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(each['operator'])}</td><td>{each['calls']}</td><td>{each['ms']:.3f}</td>"
+        f"<td>{each['time_share']:.1%}</td></tr>\n"
+        for each in operators
+    )
+    head = "<tr><th>operator</th><th>calls</th><th>ms</th><th>share of the time</th></tr>"
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>\n{rows}</tbody></table></div>'

@@ -1,0 +1,160 @@
+"""The study in one HTML file that needs no network, and its front as a picture. The only file that imports plotly."""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from search.report.ablation import ablation_figure, dots
+from search.report.axes import Parallel, parallel
+from search.report.data import Curve, Document, FrontData, front_data, hypervolume_curves
+from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front
+from search.report.page import page
+from search.report.profile import profile_figure, profile_page
+from search.verdict import verdict
+
+Figure = go.Figure
+
+__all__ = [
+    "Figure",
+    "FrontData",
+    "front_data",
+    "front_figure",
+    "get_plotlyjs",
+    "write_png",
+    "write_profile",
+    "write_report",
+]
+
+# No link to a site, and no button that sends the data away: plotly 7 shows one unless it is told not to.
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
+AXIS_PIXELS = 66
+PNG_PIXELS = (1200, 720)
+PNG_CHARACTERS = 125
+
+
+def front_figure(document: Document) -> go.Figure:
+    """Drawn from `front_data(document)`, which is what to compare in a test."""
+    return go.Figure(describe_front(front_data(document)))
+
+
+def parallel_figure(data: Parallel) -> go.Figure:
+    """The front in the colours of its throughput, the rest in greys."""
+    grey = [[0.0, "#e8ebef"], [1 / 3, "#c4ccd5"], [0.6666, "#c4ccd5"]]
+    colours = [[2 / 3 + place / 3 / (len(PALETTE) - 1), colour] for place, colour in enumerate(PALETTE)]
+    dimensions = [
+        {"label": a.label, "values": a.values, "range": a.ends, "tickvals": a.places, "ticktext": a.texts}
+        for a in data.axes
+    ]
+    line = {"color": data.shades, "cmin": 0, "cmax": 3, "colorscale": grey + colours, "showscale": False}
+    trace = go.Parcoords(
+        dimensions=dimensions,
+        line=line,
+        labelfont={"size": 10, "color": INK},
+        tickfont={"size": 10.5, "color": INK},
+        rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
+    )
+    return go.Figure(trace, {**LOOK, "height": 460, "margin": {"l": 56, "r": 24, "t": 72, "b": 24}})
+
+
+def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
+    line = {"shape": "hv", "color": PALETTE[3], "width": 2.5}
+    fill = {"fill": "tozeroy", "fillcolor": "rgba(111, 47, 128, 0.08)"}
+    trace = go.Scatter(x=curve.x, y=curve.hypervolume, mode="lines", line=line, **fill)
+    top = 1.1 * max(curve.hypervolume, default=0.0) or 1.0
+    layout = {
+        **LOOK,
+        "height": 300,
+        "margin": {"l": 56, "r": 12, "t": 12, "b": 48},
+        "xaxis": {**GRID, "title": {"text": axis}, "rangemode": "tozero"},
+        "yaxis": {**GRID, "title": {"text": "hypervolume"}, "range": [0, min(1.0, top)]},
+        "hovermode": "x",
+    }
+    return go.Figure(trace, layout)
+
+
+def write_report(document: Document, path: Path) -> None:
+    """One file, everything inside it, complete or not there at all."""
+    by_trial, by_minutes = hypervolume_curves(document)
+    knobs = parallel(document)
+    figures = {
+        "front": _fragment(front_figure(document), "front-plot"),
+        "by_minutes": _fragment(hypervolume_figure(by_minutes, "minutes of search"), "minutes-plot"),
+        "by_trial": _fragment(hypervolume_figure(by_trial, "trials"), "trials-plot"),
+    }
+    # Lines need two trials and an upright or two to run between.
+    if len(knobs.trials) > 1:
+        figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
+    if document.get("ablation") and dots(document["ablation"]):
+        figures["ablation"] = _fragment(go.Figure(ablation_figure(document["ablation"])), "ablation-plot")
+    text = page(document, verdict(document), figures, get_plotlyjs(), knobs.constant, AXIS_PIXELS * len(knobs.axes))
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_profile(document: Document, path: Path) -> None:
+    """The baseline's profile as one file, everything inside it."""
+    figure = _fragment(go.Figure(profile_figure(document)), "profile-plot")
+    text = profile_page(document, figure, get_plotlyjs())
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_png(document: Document, path: Path) -> None:
+    """The front as a picture, titled; needs kaleido and Chrome or Chromium."""
+    try:
+        import kaleido  # noqa: F401  # only to say clearly that it is missing
+    except ImportError as error:
+        raise RuntimeError("A PNG needs kaleido: pip install 'leanrec[png]'.") from error
+    figure = front_figure(document)
+    # Buttons are of no use on a picture; `update_layout` would merge an empty list, not take it.
+    figure.layout.updatemenus = ()
+    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=_png_title(document))
+    width, height = PNG_PIXELS
+
+    def draw(temporary: Path) -> None:
+        try:
+            figure.write_image(temporary, format="png", width=width, height=height, scale=2)
+        except Exception as error:  # kaleido and its browser fail in many ways, none with a base of its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RuntimeError(f"A PNG needs Chrome or Chromium, which did not draw it: {first}") from error
+
+    _replace(path, draw)
+
+
+def _png_title(document: Document) -> dict[str, Any]:
+    lines = textwrap.wrap(verdict(document).headline, PNG_CHARACTERS)
+    text = f"<b>{html.escape(document['study'])}</b><br>" + "<br>".join(map(html.escape, lines))
+    return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
+
+
+def _fragment(figure: go.Figure, name: str) -> str:
+    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto"}
+    return str(figure.to_html(config=CONFIG, div_id=name, **shape))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Written beside its place and then moved there, so that a reader never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files that nobody else may read; a report is for others too.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

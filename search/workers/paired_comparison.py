@@ -1,0 +1,103 @@
+"""One candidate beside another, or beside the baseline: both built, judged on the same rows, timed in one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from objectives.held_out_rows import HeldPart
+from objectives.measure.quick_benchmark import Glance
+from objectives.records import Artifact, Latency, Quality, Throughput
+from objectives.serving.devices import cores_allowed
+from search.ablation.records import Difference
+from search.choose.training_seeds import over_seeds, seeds_of
+from search.cli.console import Console
+from search.workers.evaluation import judged
+from search.workers.meter_jobs import Length, MeterJobs, Side, building
+from search.workers.processes import JobError, Worker, call
+from spaces.candidate import Candidate
+from spaces.serialization import from_plain
+from spaces.techniques.placement import Placement
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Where the two sides of a comparison are built and measured, one after the other."""
+
+    jobs: MeterJobs
+    builder: Worker
+    meter: Worker
+    console: Console
+
+    @property
+    def baseline(self) -> Side:
+        return self.jobs.prepared.baseline, Candidate()
+
+    def built(self, candidate: Candidate) -> Artifact:
+        """A candidate's model file, from the cache where it is there.
+
+        Raises:
+            JobError: it cannot be built.
+        """
+        limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
+        if candidate.weights.distillation is not None:
+            fit = building(self.jobs.task, candidate, "fit", threads)
+            call(self.builder, "fit", fit, limits.fit_seconds, say)
+        export = building(self.jobs.task, candidate, "export", threads)
+        answer = call(self.builder, "export", export, limits.job_seconds, say)
+        return from_plain(Artifact, answer["artifact"])
+
+    def quick(self, placement: Placement) -> Glance:
+        """A quick benchmark of the baseline's own model in another placement.
+
+        Raises:
+            ValueError: it cannot be run so.
+        """
+        candidate, limits = Candidate(placement=placement), self.jobs.config.workers
+        try:
+            asked = self.jobs.glance(self.built(candidate), candidate)
+            return from_plain(Glance, call(self.meter, "glance", asked, limits.job_seconds, self.console.say))
+        except JobError as error:
+            self.console.say(f"not benchmarked in another placement: {error}")
+            raise ValueError(str(error)) from error
+
+    def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
+        """Of the first side to the second; where they differ in their weights, over trainings of both from several
+        seeds.
+
+        Raises:
+            JobError: one of them cannot be built or judged.
+        """
+        seeds = seeds_of(ours[1], theirs[1])
+        found = []
+        for seed in range(seeds):
+            if seed:
+                self.console.say(f"training both sides from another seed ({seed + 1} of {seeds})")
+            sides = [self._trained_with(side, seed) for side in (ours, theirs)]
+            found.append(judged(self.jobs, self.meter, self.builder, sides[0], part, 0.95, self.console.say, sides[1]))
+        return over_seeds(found)
+
+    def _trained_with(self, side: Side, seed: int) -> Side:
+        """Seeds count from that of the side itself, which is built."""
+        learning = side[1].weights.distillation
+        if learning is None or seed == 0:
+            return side
+        candidate = side[1].trained_with(learning.seed + seed)
+        return self.built(candidate), candidate
+
+    def difference(self, ours: Side, theirs: Side, length: Length, recording: str) -> Difference:
+        """Of the first side to the second, on validation; the recording's path is relative to the home.
+
+        Raises:
+            JobError: one of the two cannot be judged or timed.
+        """
+        config, say = self.jobs.config, self.console.say
+        quality = self.quality(ours, theirs, "validation")
+        timing = self.jobs.time(*ours, length, config.seed + 1, recording, theirs)
+        timed = call(self.meter, "time", timing, self.jobs.limit_seconds(length), say)
+        return Difference(
+            quality,
+            from_plain(Latency, timed["latency"]),
+            from_plain(Throughput, timed["throughput"]),
+            ours[0].model_bytes / theirs[0].model_bytes,
+            seeds_of(ours[1], theirs[1]),
+        )

@@ -1,0 +1,212 @@
+"""Where jobs run: child processes that live on from job to job and are replaced when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from search.config.yaml_reader import ConfigError
+
+Kind = Literal["builder", "meter"]
+MODULES: Mapping[Kind, str] = {"builder": "objectives.build", "meter": "objectives.measure"}
+_PR_SET_PDEATHSIG = 1
+# Kinds of errors that are the user's to mend.
+_OF_THE_USER = ("FactoryError", "SettingError")
+
+
+class JobError(RuntimeError):
+    """A job that the whole study hangs on has failed."""
+
+
+class LostJobError(JobError):
+    """One whose process died or took too long."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a job ended: a result, or an error in one line; `seconds` leave out what it stood still; lost where its
+    process died or took too long."""
+
+    result: Any | None
+    error: str | None
+    seconds: float
+    lost: bool = False
+
+
+class Worker:
+    """One child process that does one job at a time.
+
+    A child that crashes, is killed, or outlasts its time fails its job with the reason; the next job starts a new one.
+    """
+
+    def __init__(self, kind: Kind, log: Path, command: Sequence[str] | None = None) -> None:
+        self.kind = kind
+        self._log = log
+        self._command = list(command or (sys.executable, "-P", "-m", MODULES[kind]))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = self._stood_still = 0.0
+        self._paused_at: float | None = None
+        self._limit = 0.0
+        self._partial = b""
+        self.busy = False
+        self.progress: list[str] = []
+
+    def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
+        """Hand over a job; `poll` tells when it is done."""
+        assert not self.busy
+        if self._process is None or self._process.poll() is not None:
+            self._spawn()
+        self.busy, self._started, self._stood_still, self._limit = True, time.monotonic(), 0.0, limit_seconds
+        line = json.dumps({"job": job, "arguments": arguments}) + "\n"
+        process = self._process
+        assert process is not None and process.stdin is not None
+        # A child that died in this very moment shows as an ended stream in `poll`.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line.encode())
+            process.stdin.flush()
+
+    @property
+    def stream(self) -> int:
+        """What a selector may wait on."""
+        assert self._process is not None and self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def poll(self) -> Done | None:
+        """The job's end, or None while it runs. Collects lines of progress."""
+        assert self.busy and self._process is not None
+        try:
+            chunk = os.read(self.stream, 1 << 20)
+        except BlockingIOError:
+            chunk = None
+        if chunk == b"":
+            return self._died()
+        if chunk:
+            *lines, self._partial = (self._partial + chunk).split(b"\n")
+            for line in lines:
+                reply = json.loads(line)
+                if "progress" in reply:
+                    self.progress.append(reply["progress"])
+                    continue
+                if "trace" in reply:
+                    self._note(reply["trace"])
+                return self._end(reply.get("result"), reply.get("error"))
+        if self._paused_at is None and self._worked() > self._limit:
+            self.kill()
+            return replace(self._end(None, f"The job took longer than {self._limit:g} s and was ended."), lost=True)
+        return None
+
+    def pause(self) -> None:
+        """Stand still, so that a timing has the machine to itself."""
+        if self.busy and self._paused_at is None and self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+            self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        if self._paused_at is not None and self._process is not None:
+            self._stood_still += time.monotonic() - self._paused_at
+            self._paused_at = None
+            self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the child at once, whatever it is doing, and those that it has started: they are of its session."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+        self._process, self._paused_at, self._partial = None, None, b""
+
+    def _spawn(self) -> None:
+        self.kill()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # Ctrl-C is for the coordinator alone; it ends its children itself.
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                preexec_fn=_bind_to_parent if sys.platform == "linux" else None,
+            )
+        os.set_blocking(self.stream, False)
+
+    def _worked(self) -> float:
+        still = self._stood_still + (0.0 if self._paused_at is None else time.monotonic() - self._paused_at)
+        return time.monotonic() - self._started - still
+
+    def _end(self, result: Any | None, error: str | None) -> Done:
+        self.busy = False
+        return Done(result, error, self._worked())
+
+    def _died(self) -> Done:
+        assert self._process is not None
+        code = self._process.wait()
+        seconds = self._end(None, None).seconds
+        self.kill()
+        if code >= 0:
+            return Done(None, f"The {self.kind} ended with status {code}; its log is {self._log}.", seconds, True)
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return Done(None, f"The {self.kind} was ended by {name}{hint}; its log is {self._log}.", seconds, True)
+
+    def _note(self, text: str) -> None:
+        with self._log.open("a") as log:
+            log.write(text)
+
+
+def call(
+    worker: Worker, job: str, arguments: Mapping[str, Any], limit_seconds: float, say: Callable[[str], None]
+) -> Any:
+    """One job from start to end, passing its progress on.
+
+    Raises:
+        JobError: it failed, with the reason; LostJobError where its process died or took too long.
+        ConfigError: a setting, the user's factory, or something that it gave, is not what it should be.
+    """
+    worker.start(job, arguments, limit_seconds)
+    while True:
+        wait([worker], 0.5)
+        done = worker.poll()
+        while worker.progress:
+            say(worker.progress.pop(0))
+        if done is not None:
+            if done.error is not None:
+                kind, colon, line = done.error.partition(": ")
+                if colon and kind in _OF_THE_USER:
+                    raise ConfigError(line)
+                raise LostJobError(done.error) if done.lost else JobError(done.error)
+            return done.result
+
+
+def wait(workers: Sequence[Worker], seconds: float) -> None:
+    """Return when one of the busy workers has said something, or after some seconds."""
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            if worker.busy:
+                selector.register(worker.stream, selectors.EVENT_READ)
+        selector.select(seconds)
+
+
+def _bind_to_parent() -> None:
+    """The child dies with its parent even by kill -9, standing still or not; and goes first when memory runs out."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")

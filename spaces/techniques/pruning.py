@@ -1,0 +1,75 @@
+"""How much of each layer group is cut away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from spaces.model_structure import Group, Width
+
+# Of a unit: the norm of its weights; the change of the loss without it, to first order; how strongly it answers.
+Importance = Literal["magnitude", "taylor", "activation"]
+IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The share of units removed from each group, units going by their importance, least first.
+
+    steps: in one shot, or in so many steps with training between them
+    multiple: what is left of a width is a multiple of this, since kernels work in vectors
+    """
+
+    ratios: tuple[tuple[str, float], ...]
+    importance: Importance = "magnitude"
+    steps: int = 1
+    multiple: int = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratios", tuple(sorted(self.ratios)))
+        if not self.ratios or len(dict(self.ratios)) != len(self.ratios):
+            raise ValueError(f"Pruning names each group once, but got {self.ratios}.")
+        for group, ratio in self.ratios:
+            if not 0.0 < ratio < 1.0:
+                raise ValueError(f"A pruning ratio lies between 0 and 1, but {group!r} got {ratio}.")
+        if self.importance not in IMPORTANCES:
+            raise ValueError(f"Importance is one of {', '.join(IMPORTANCES)}, but got {self.importance!r}.")
+        if self.steps < 1 or self.multiple < 1:
+            raise ValueError(f"Steps and the multiple are at least 1, but got {self.steps} and {self.multiple}.")
+
+
+def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
+    """Units that stay when `ratio` of them is to go, rounded to what kernels like.
+
+    Kernels work in vectors of `multiple` numbers, and a width between two multiples costs as much as the higher one.
+    The number is rounded to the units that fill a vector, halved until they are half of the width or fewer: so a width
+    of 10 goes in steps of 4, one of 4 heads of 16 numbers in steps of 1. One such step stays at least.
+
+    Args:
+        ratio: 0 leaves the width as it is
+        size: numbers that one unit fills side by side, as of a head
+    """
+    if ratio == 0:
+        return units
+    step = math.ceil(multiple / size)
+    while step > max(1, units // 2):
+        step //= 2
+    return min(units, step * max(1, round(units * (1 - ratio) / step)))
+
+
+def kept_of(width: Width, ratio: float, multiple: int) -> int:
+    return kept_units(width.units, ratio, multiple, min(cut.size for cut in width.cuts))
+
+
+def ways_to_prune(group: Group, ratios: Sequence[float], multiple: int) -> tuple[float, ...]:
+    """Of these ratios, those that leave the group in different shapes, in their order; of several that leave the same,
+    the one nearest to the share that leaves."""
+    nearest: dict[tuple[int, ...], tuple[float, float]] = {}
+    for ratio in ratios:
+        kept = tuple(kept_of(width, ratio, multiple) for width in group.widths)
+        away = sum(abs(width.units * (1 - ratio) - left) for width, left in zip(group.widths, kept, strict=True))
+        nearest[kept] = min(nearest.get(kept, (away, ratio)), (away, ratio))
+    chosen = {ratio for _, ratio in nearest.values()}
+    return tuple(ratio for ratio in ratios if ratio in chosen)

@@ -1,0 +1,337 @@
+"""Techniques taken back and alone, by workers whose models obey a product: each technique has one factor, whoever asks.
+
+The factor of a technique must come out beside the right partner, and beside no other.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from objectives.records import Artifact, Prepared
+from search.ablation.ablation import ablate, nothing_measured
+from search.ablation.records import FACT, Kind, ablations
+from search.cli.console import Console
+from search.cli.parser import run_command
+from search.config.study_file import load
+from search.config.yaml_reader import ConfigError
+from search.home import Home
+from search.ledger import Ledger
+from search.session import Session, open_session
+from search.study import Study
+from search.workers.processes import JobError, Worker
+from spaces.candidate import Candidate
+from spaces.model_structure import Anatomy
+from spaces.search_space import SearchSpace
+from spaces.serialization import to_plain
+from spaces.techniques.distillation import Distillation
+from tests.ablation_tests.ablated import CHOSEN, PROFILE
+from tests.search_tests.measurements import complete_outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+PRUNED, INT8, DISTILLED, REPLICAS = 0.5, 0.8, 0.002, 0.9
+# A model's folder tells its milliseconds and its metric; each job is a line of the log.
+BUILDER = """
+import json, sys
+sys.path[:0] = {paths!r}
+from objectives.jobs import serve
+def log(*words):
+    with open({log!r}, "a") as file:
+        print(*words, file=file)
+def fit(progress, task, weights, threads):
+    log("fit")
+    if {broken!r} == "fit":
+        raise ValueError("nothing to prune")
+    return dict(reused=False)
+def export(progress, task, weights, precision, threads, user_once, cut):
+    log("export")
+    pruned, int8 = weights["pruning"] is not None, "int8" in dict(precision["widths"]).values()
+    learned = weights["distillation"]
+    taught = learned is not None and learned["teacher_weight"] > 0
+    ms = 10 * ({pruned} if pruned else 1) * ({int8} if int8 else 1)
+    if {broken!r} == "dense" and not pruned and learned is None:
+        raise ValueError("the dense model cannot be exported")
+    value = 0.8 * (1 - 0.004 * pruned + {distilled} * taught)
+    name = f"{{ms}}_{{value}}"
+    size = 1000 // (2 if pruned else 1) // (4 if int8 else 1)
+    made = dict(key=name, path=name + "/model.onnx", widths={{}}, model_bytes=size, parity=0.0)
+    return dict(artifact=made, reused=True)
+serve(dict(fit=fit, export=export))
+"""
+METER = """
+import sys
+sys.path[:0] = {paths!r}
+from dataclasses import replace
+from tests.ablation_tests.ablated import CHOSEN, PROFILE
+from tests.search_tests.measurements import complete_outcome
+from objectives.jobs import serve
+from spaces.serialization import to_plain
+def of(arm):
+    ms, value = map(float, arm["model"].split("/")[-2].split("_"))
+    return ms * ({replicas} if arm["placement"]["seat"]["replicas"] == 2 else 1), value
+def judge(progress, candidate, baseline, part, confidence, **rest):
+    assert (part, confidence) == ("validation", 0.95)
+    ours, theirs = of(candidate["arm"])[1], of(baseline["arm"])[1]
+    return dict(quality=to_plain(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality), reused=False)
+def time(progress, candidate, baseline, window, weighed, recording, **rest):
+    assert (window["blocks"], window["visits"]) == (20, 3) and not weighed
+    progress("timed")
+    found = complete_outcome(of(candidate)[0] / of(baseline)[0], of(baseline)[0] / of(candidate)[0]).measurement
+    return {{part: to_plain(getattr(found, part)) for part in ("latency", "throughput", "footprint")}}
+serve(dict(judge=judge, time=time))
+"""
+QUIET = Console(quiet=True, as_json=True)
+
+
+class Given:
+    """A space that gives these candidates in their order."""
+
+    def __init__(self, *candidates: Candidate) -> None:
+        self._candidates = candidates
+
+    def suggest(self, trial: Any) -> Candidate:
+        return self._candidates[int(trial.number)]
+
+
+class Stopped(Console):
+    """Ctrl-C as soon as a line has this word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(quiet=True, as_json=True)
+        self._word = word
+
+    def say(self, line: str) -> None:
+        if self._word in line:
+            raise KeyboardInterrupt
+
+
+def filled(home: Home, study: Study) -> None:
+    """Trial 0 is the baseline, 1 has four techniques, 2 the same but loses too much, 3 is the baseline once more."""
+    space = cast(SearchSpace, Given(Candidate(), CHOSEN, CHOSEN, Candidate()))
+    for outcome in (
+        complete_outcome(1.0, 1.0, 0.0, "base"),
+        complete_outcome(0.36, 3.0, 0.002, "one"),
+        complete_outcome(0.1, 9.0, 0.5, "two"),
+        complete_outcome(0.9, 1.5, 0.005, "three"),
+    ):
+        trial, _ = study.ask(space)
+        study.tell(trial.number, outcome, 0.1)
+    holdout = home.root / "holdout"
+    for path in (home.root / "10_0.8" / "model.onnx", holdout / "requests.npz"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    baseline = Artifact("10_0.8", "10_0.8/model.onnx", {}, 1000, 0.0)
+    prepared = Prepared("k", str(holdout), Anatomy(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {})
+    study.note(prepared=to_plain(prepared), profile=PROFILE, machine="a machine")
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    home = Home(tmp_path)
+    home.claim()
+    config = load("synthetic-small", ["name=s"])
+    study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
+    filled(home, study)
+    return Session(config, home, study, cast(Ledger, None))
+
+
+class Workers:
+    """A scripted builder, broken or not, and a scripted meter."""
+
+    def __init__(self, folder: Path, broken: str = "") -> None:
+        self.log = folder / "jobs"
+        given = {
+            "paths": [str(ROOT), str(Path(__file__).parent)], "log": str(self.log), "broken": broken,
+            "pruned": PRUNED, "int8": INT8, "distilled": DISTILLED, "replicas": REPLICAS,
+        }  # fmt: skip
+        self.builder = Worker("builder", folder / "log", [sys.executable, "-c", BUILDER.format(**given)])
+        self.meter = Worker("meter", folder / "log", [sys.executable, "-c", METER.format(**given)])
+
+    def jobs(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def kill(self) -> None:
+        self.builder.kill()
+        self.meter.kill()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    found = Workers(tmp_path)
+    yield found
+    found.kill()
+
+
+def ratios(document: Mapping[str, Any], kind: Kind) -> dict[str, float]:
+    found = {part["label"]: part[kind]["difference"] for part in document["techniques"] if part[kind]["difference"]}
+    return {label: difference["latency"]["p95_ratio"] for label, difference in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["without", "alone"])
+def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
+    session: Session, workers: Workers, kind: Any
+) -> None:
+    document = ablate(session, None, workers.builder, workers.meter, QUIET)
+    assert document["trial"] == 1, "the best compromise of the front"
+    assert ratios(document, kind) == pytest.approx(
+        {"pruning: mlp": PRUNED, "distillation": 1.0, "narrower weights: tables": INT8, "engine and threads": REPLICAS}
+    )
+    found = {part["name"]: part[kind]["difference"] for part in document["techniques"]}
+    assert found["pruning"]["bytes_ratio"] == 0.5 and found["narrower weights"]["bytes_ratio"] == 0.25
+    assert found["engine and threads"]["bytes_ratio"] == 1.0
+    assert found["narrower weights"]["quality"]["loss"] == pytest.approx(0.0)
+
+
+def test_distilling_is_told_beside_labels_alone_for_as_long(session: Session, workers: Workers) -> None:
+    document = ablate(session, None, workers.builder, workers.meter, QUIET)
+    control = next(part for part in document["techniques"] if part["name"] == "distillation")["without"]["other"]
+    assert control["weights"]["distillation"] == to_plain(Distillation(2.0, 0.0, 1))
+    # 0.8 (1 - 0.004 + 0.002) against 0.8 (1 - 0.004), each interval 0.002 to both sides.
+    gain = DISTILLED / (1 - 0.004)
+    assert document["control"]["gain"] == pytest.approx(gain)
+    assert document["control"]["gain_interval"] == pytest.approx([gain - 0.002, gain + 0.002])
+    assert document["control"]["sentence"].startswith(
+        "On validation, distilling gained 0.20% of AUC [0.00%, 0.40%] over learning"
+    )
+
+
+def test_it_is_kept_and_written_and_not_measured_twice(session: Session, workers: Workers) -> None:
+    document = ablate(session, 1, workers.builder, workers.meter, QUIET)
+    (known,) = ablations(session.study.facts)
+    assert (known.trial, known.candidate, len(known.effects)) == (1, CHOSEN, 8)
+    assert json.loads((session.home.reports("s") / "ablation.json").read_text()) == document
+    before = workers.jobs()
+    assert ablate(session, 1, workers.builder, workers.meter, QUIET) == document
+    assert workers.jobs() == before
+    assert session.document()["ablation"] == document
+
+
+def test_an_interrupt_keeps_what_was_measured_and_the_next_call_goes_on(session: Session, workers: Workers) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ablate(session, 1, workers.builder, workers.meter, Stopped("(4 of 8)"))
+    assert len(ablations(session.study.facts)[0].effects) == 3
+    half = session.document()["ablation"]
+    assert [part["without"] is not None for part in half["techniques"]] == [True, True, True, False]
+    assert half["techniques"][3]["verdict"] == "Not measured yet."
+    document = ablate(session, 1, workers.builder, workers.meter, Stopped("(6 of"))
+    assert len(ratios(document, "alone")) == 4, "five were left"
+
+
+def test_a_failure_is_a_row_with_a_reason_and_is_tried_again(
+    session: Session, workers: Workers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pruning taken back leaves the baseline's own weights, and this builder cannot export those."""
+    broken = Workers(tmp_path / "broken", "dense")
+    try:
+        document = ablate(session, 1, broken.builder, broken.meter, Console(quiet=False, as_json=True))
+    finally:
+        broken.kill()
+    pruning = document["techniques"][0]
+    assert pruning["without"]["reason"] == "ValueError: the dense model cannot be exported"
+    assert pruning["without"]["difference"] is None and pruning["alone"]["difference"] is not None
+    assert pruning["verdict"].startswith(
+        "Taken back, it was not measured (ValueError: the dense model cannot be exported)"
+    )
+    assert not nothing_measured(document)
+    said = capsys.readouterr().err
+    assert "pruning: mlp, taken back (1 of 8): building and measuring" in said
+    assert "pruning: mlp, taken back: not measured: ValueError: the dense model" in said
+    assert "pruning: mlp, alone: p95 ratio 0.500 [0.475, 0.525]" in said
+    again = ablate(session, 1, workers.builder, workers.meter, QUIET)
+    assert ratios(again, "without")["pruning: mlp"] == PRUNED
+    assert len(ablations(session.study.facts)[0].effects) == 8
+
+
+def test_timings_of_another_machine_are_not_gone_on_with(session: Session, workers: Workers) -> None:
+    ablate(session, 1, workers.builder, workers.meter, QUIET)
+    plain = session.study.facts[FACT]
+    plain["1"]["machine"] = "another"
+    session.study.note(**{FACT: plain})
+    with pytest.raises(KeyboardInterrupt):
+        ablate(session, 1, workers.builder, workers.meter, Stopped("(2 of 8)"))
+    (known,) = ablations(session.study.facts)
+    assert len(known.effects) == 1 and known.machine != "another"
+
+
+def test_the_chosen_trial_comes_first(session: Session, workers: Workers) -> None:
+    session.study.note(chosen={"row": {"trial": 2}})
+    assert ablate(session, None, workers.builder, workers.meter, QUIET)["trial"] == 2
+    ablate(session, 1, workers.builder, workers.meter, QUIET)
+    assert session.document()["ablation"]["trial"] == 2
+    session.study.note(chosen=None)
+    assert session.document()["ablation"]["trial"] == 1, "the last that was looked at"
+
+
+@pytest.mark.parametrize(
+    ("trial", "words"), [(0, r"--trial: .*\[1, 2, 3\], but got 0"), (9, "but got 9"), (3, "trial 3 has none")]
+)
+def test_a_trial_that_cannot_be_looked_at_is_refused(
+    session: Session, workers: Workers, trial: int, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ablate(session, trial, workers.builder, workers.meter, QUIET)
+    assert workers.jobs() == []
+
+
+def test_a_trial_that_cannot_be_built_again_fails_the_work(session: Session, tmp_path: Path) -> None:
+    broken = Workers(tmp_path, "fit")
+    try:
+        with pytest.raises(JobError, match="nothing to prune"):
+            ablate(session, 1, broken.builder, broken.meter, QUIET)
+    finally:
+        broken.kill()
+
+
+def test_the_command_tells_keeps_and_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, so that the scripted workers stand in; MLflow is a real database."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path)
+    study = open_session(load("synthetic-small", []), home).study
+    filled(home, study)
+    workers = Workers(tmp_path)
+    monkeypatch.setattr("search.workers.processes.Worker", lambda kind, log: getattr(workers, kind))
+    arguments = ["ablate", "synthetic-small", "--home", str(tmp_path), "--json", "--quiet", "--trial", "1"]
+    assert run_command(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(ratios(document, "without")) == 4
+    assert run_command(arguments) == 0
+    client = MlflowClient(f"sqlite:///{home.mlruns / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("synthetic-small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'ablation'")
+    assert len(runs) == 8
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`leanrec.role` = 'study'")
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert kept == {"report/report.html", "report/ablation.json"}
+    assert "What helped" in (home.reports("synthetic-small") / "report.html").read_text()
+
+
+def test_nothing_measured_is_status_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = open_session(load("synthetic-small", [f"tracking_uri=sqlite:///{tmp_path}/m.db"]), Home(tmp_path))
+    filled(session.home, session.study)
+    workers = Workers(tmp_path)
+    failing = Worker("meter", tmp_path / "log", [sys.executable, "-c", "raise SystemExit(3)"])
+    monkeypatch.setattr(
+        "search.workers.processes.Worker", lambda kind, log: workers.builder if kind == "builder" else failing
+    )
+    arguments = [
+        "ablate",
+        "synthetic-small",
+        "--home",
+        str(tmp_path),
+        "--set",
+        f"tracking_uri=sqlite:///{tmp_path}/m.db",
+    ]
+    assert run_command([*arguments, "--quiet"]) == 1
+    assert "pruning: mlp: Not measured: The meter ended with status 3" in capsys.readouterr().out
+    workers.kill()

@@ -1,0 +1,102 @@
+"""Random architectures through a rehearsal: each layer is compressed with parity or left alone with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from objectives.build import stages as build
+from objectives.build.dry_run import rehearse
+from objectives.dry_run_result import Rehearsal
+from objectives.recommenders.user_model import load as opening
+from objectives.recommenders.user_model.load import open_own
+from objectives.task import Task
+from tests.compression_tests.random_models import Attention, RandomModel, random_model, rows
+
+# The heads of 43 are of a fixed number, those of 66 of a fixed size.
+FEW, MANY = (43, 66), range(100)
+UNPRUNABLE = ("its width is tied to that of ", "it meets something of a fixed size", "it is spread over an axis")
+# Layers inside a block, which nothing outside it reads.
+HIDDEN = (".inner", ".down", ".both", ".score.0")
+
+
+class Drawn:
+    """A random model with clicks drawn at random."""
+
+    name, metric = "drawn", "auc"
+
+    def __init__(self, seed: int) -> None:
+        self.model = random_model(seed)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+        for number in range(2):
+            inputs = rows(40, seed=number)
+            yield inputs, (torch.arange(40) % 2).float(), inputs["user"]
+
+    def requests(self, seed: int) -> Iterator[dict[str, Any]]:
+        for number in range(30):
+            request = {name: values.numpy() for name, values in rows(5 + number, seed=number).items()}
+            for name in ("user", "history"):
+                request[name] = np.repeat(request[name][:1], 5 + number, axis=0)
+            yield request
+
+
+def _check_refusals(model: RandomModel, found: Rehearsal) -> None:
+    """Nothing is refused but what the model's own form makes impossible, and for that reason."""
+    attend = getattr(model, "attend", None)
+    for one in (one for one in found.tried if one.refused is not None):
+        reason = str(one.refused)
+        if one.technique == "learned rounding":
+            assert reason.startswith("its training cannot be one graph for all batches: "), one
+        elif one.technique == "mixed-dimensions":
+            assert one.group == "item" and "nothing to gain" in reason, "drawn as often as each other"
+        elif one.technique == "low rank" and isinstance(attend, nn.MultiheadAttention):
+            assert one.group == "attend" and "no attribute 'weight'" in reason, one
+        elif one.technique == "pruning" and isinstance(attend, Attention) and one.group == "attend":
+            # Of one head there is none to spare; of a fixed number of a fixed size, no other reading.
+            one_head = attend.heads == 1 and attend.form == "of a size"
+            assert (one_head or attend.form == "of both") and "with a unit less the model fails" in reason, one
+        elif one.technique == "pruning":
+            assert reason.startswith(UNPRUNABLE), one
+            layers = found.anatomy.group(one.group).modules
+            assert not any(name.endswith(HIDDEN) for name in layers), one
+        else:
+            raise AssertionError(one)
+
+
+def _rehearsed(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Drawn(seed)
+    before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
+    monkeypatch.setattr(opening, "load_factory", lambda spec, _: lambda: given)
+    recommender = open_own(Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
+    found = rehearse(recommender, build.signature_of(recommender), folder / "rehearsal", 0, lambda line: None)
+    assert found.parity <= 1e-4
+    assert {one.group for one in found.tried} >= {group.name for group in found.anatomy.groups}
+    _check_refusals(given.model, found)
+    grouped = {module for group in found.anatomy.groups for module in group.modules}
+    norms = (nn.LayerNorm, nn.BatchNorm1d)
+    for name, module in given.model.named_modules():
+        held = any(True for _ in module.parameters(recurse=False))
+        if held and not isinstance(module, norms):
+            assert name in grouped or name in found.left_alone, f"{name} is neither compressed nor left alone"
+    assert all(torch.equal(before[name], tensor) for name, tensor in given.model.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_random_model_is_rehearsed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _rehearsed(seed, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", MANY)
+def test_a_hundred_random_models_are_rehearsed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _rehearsed(seed, tmp_path, monkeypatch)

@@ -1,0 +1,377 @@
+"""A model of one's own through a builder's and a meter's stages: lengths that differ, several outputs, a metric of
+one's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from sklearn.metrics import log_loss, roc_auc_score
+
+from objectives.build import dry_run as rehearsal
+from objectives.build import stages as build
+from objectives.build.custom_metric import grade
+from objectives.compression.export import run_onnx, to_onnx
+from objectives.held_out_rows import HeldOut, read_held_out, read_requests
+from objectives.measure.deployment import Arm
+from objectives.measure.evaluate import judge, score
+from objectives.parity import ParityError
+from objectives.recommenders.user_model.factory import FactoryError
+from objectives.records import Artifact, Prepared
+from objectives.serving.bundle import verify, write_bundle
+from objectives.serving.engines import open_replica
+from objectives.serving.pool import Pool
+from objectives.task import Task
+from spaces.candidate import Candidate
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.pruning import Pruning
+from spaces.techniques.quantization import LINEAR_WIDTHS, Precision
+from spaces.weights import Weights
+
+SHOP = """
+import numpy as np, torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = nn.Embedding(30, 8), nn.Embedding(50, 8)
+        self.tower = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.click, self.like = nn.Linear(32, 1), nn.Linear(32, 1)
+
+    def forward(self, user, item, history):
+        x = torch.cat([self.user(user) + self.item(history).mean(1), self.item(item)], 1)
+        x = self.tower(x)
+        return {"like": self.like(x).squeeze(1), "click": self.click(x).squeeze(1)}
+
+def worse(scores, labels, groups):
+    "Minus the log loss, above a floor: higher is better."
+    p = np.clip(1 / (1 + np.exp(-scores)), 1e-6, 1 - 1e-6)
+    return 2 + float(np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p)))
+
+class Shop:
+    name, metric, output = "shop", "auc", "click"
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = Net()
+
+    def loss(self, outputs, labels):
+        return sum(nn.functional.binary_cross_entropy_with_logits(outputs[n], labels[n]) for n in outputs)
+
+    def batches(self, split):
+        for number in range({"train": 20, "validation": 6, "test": 6}[split]):
+            random = np.random.default_rng([number, len(split)])
+            user, item = random.integers(30, size=50), random.integers(50, size=50)
+            history = random.integers(50, size=(50, 2 + number % 3))
+            click = ((user + item) % 3 == 0) ^ (random.random(50) < 0.2)
+            inputs = {"user": user, "item": item, "history": history}
+            inputs = {name: torch.from_numpy(values) for name, values in inputs.items()}
+            labels = {"click": torch.from_numpy(click).float(), "like": torch.from_numpy(item % 2).float()}
+            yield inputs, labels, user
+
+    def requests(self, seed):
+        random = np.random.default_rng(seed)
+        for _ in range(40):
+            rows, length = int(random.integers(3, 30)), int(random.integers(1, 6))
+            yield {
+                "user": np.repeat(random.integers(30), rows),
+                "item": random.integers(50, size=rows),
+                "history": np.repeat(random.integers(50, size=(1, length)), rows, axis=0),
+            }
+
+def factory():
+    return Shop()
+
+def graded():
+    shop = Shop()
+    shop.metric = worse
+    return shop
+
+calls = iter(range(100))
+
+def drawn():
+    shop = Shop()
+    torch.manual_seed(next(calls))
+    shop.model = Net()
+    return shop
+
+def minus(scores, labels, groups):
+    return worse(scores, labels, groups) - 2
+
+def lower():
+    shop = Shop()
+    shop.metric = minus
+    return shop
+
+def declared():
+    shop = Shop()
+    shop.user_inputs = ["history"]
+    return shop
+
+class Ended(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.net, self.end = Net(), end
+
+    def forward(self, user, item, history):
+        return {name: self.end(logits) for name, logits in self.net(user, item, history).items()}
+
+class Values(Shop):
+    "Told by squares, whatever the model gives."
+
+    def __init__(self, end):
+        super().__init__()
+        self.model, self.metric = Ended(end), near
+
+    def loss(self, outputs, labels):
+        return sum((outputs[n] - labels[n]).square().mean() for n in outputs)
+
+def near(scores, labels, groups):
+    return float(1 / (1 + np.abs(scores - labels).mean()))
+
+def rare():
+    return Values(lambda logits: torch.sigmoid(logits - 7))
+
+def thousands():
+    return Values(lambda logits: 3000 + 500 * logits)
+
+class Unseen(Shop):
+    "Requests ask for an item that no batch has, and of which the model gives NaN."
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.model.item.weight[:] = torch.randn(50, 8)
+            self.model.item.weight[49] = float("nan")
+
+    def batches(self, split):
+        for inputs, labels, user in super().batches(split):
+            yield inputs | {n: inputs[n].clamp(max=48) for n in ("item", "history")}, labels, user
+
+    def requests(self, seed):
+        for request in super().requests(seed):
+            yield request | {"item": np.full_like(request["item"], 49)}
+"""
+LEARN = Distillation(2.0, 0.5, 2)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("own")
+
+
+@pytest.fixture
+def task_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Task]:
+    (home / "own_shop.py").write_text(SHOP)
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(home)])
+    return lambda factory: Task(str(home), f"own_shop:{factory}", "", "", 200, 0.6, 1000, 0)
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def _arm(task: Task, artifact: Artifact) -> Arm:
+    return Arm(f"{task.home}/{artifact.path}", Placement(), "fp32")
+
+
+def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
+    pair, base = (artifact, _arm(task, artifact)), (found.baseline, _arm(task, found.baseline))
+    quality, _ = judge(task.cache, Path(found.holdout), "test", found.metric, pair, base, 0, 0.95)
+    return quality
+
+
+def _by_group(graph: onnx.ModelProto, held: HeldOut) -> np.ndarray[Any, Any]:
+    """Scores of each block's rows, those of a group run together."""
+    parts, start = [], 0
+    for block in held.inputs:
+        owners = held.groups[start : start + len(block["user"])]
+        scores = np.empty((len(owners), 1 + len(held.others)), np.float32)
+        for group in np.unique(owners):
+            rows = owners == group
+            scores[rows] = run_onnx(graph, {name: values[rows] for name, values in block.items()})
+        parts.append(scores)
+        start += len(owners)
+    return np.concatenate(parts)
+
+
+def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
+    task = task_of("factory")
+    found = build.prepare(task, _quiet)
+    assert (found.metric, found.graded, found.built, found.featured) == ("auc", False, False, False)
+    assert [g.name for g in found.anatomy.groups] == ["tables", "tower"]
+    specs = {spec.name: (spec.shape, spec.vocabulary, spec.side) for spec in found.inputs}
+    assert specs == {"user": ((), 30, "user"), "item": ((), 50, "item"), "history": ((None,), 50, "user")}
+    assert {"click", "like", "all layers (learned rounding)"} == set(found.left_alone) and found.baseline.parity < 1e-5
+    graph = onnx.load(str(Path(task.home) / found.baseline.path))
+    recommender = build.open_once(task, _quiet)
+    for request in read_requests(Path(found.holdout))[:10]:
+        with torch.inference_mode():
+            expected = recommender.model(**{n: torch.from_numpy(v) for n, v in request.items()})
+        got = run_onnx(graph, request)
+        assert np.allclose(got[:, 0], expected["click"], atol=1e-5) and np.allclose(
+            got[:, 1], expected["like"], atol=1e-5
+        )
+
+
+def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: Callable[[str], Task]) -> None:
+    task = task_of("factory")
+    found = build.prepare(task, _quiet)
+    weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
+    build.fit(task, weights, _quiet)
+    precision = Precision((("tower", "int8-dynamic"), ("tables", "int8")))
+    artifact, _ = build.export(task, weights, precision, build.Form(), _quiet)
+    assert artifact.widths == {"tower": "int8-dynamic", "tables": "int8"}
+    assert artifact.model_bytes < found.baseline.model_bytes
+    quality = _judged(task, found, artifact)
+    held = read_held_out(Path(found.holdout), "test")
+    graph = onnx.load(str(Path(task.home) / artifact.path))
+    scores = _by_group(graph, held)  # ranges are those of a request's rows
+    assert quality.value == pytest.approx(roc_auc_score(held.labels, scores[:, 0]), abs=1e-6)
+    (like,) = quality.others
+    assert like.name == "output like" and like.value == pytest.approx(
+        roc_auc_score(held.others["like"], scores[:, 1]), abs=1e-6
+    )
+    named = {"users with little history", "users with more history", "rare items", "popular items"}
+    assert {part.name for part in quality.slices} <= named
+
+
+def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[[str], Task]) -> None:
+    task = task_of("graded")
+    found = build.prepare(task, _quiet)
+    assert found.graded and found.metric == "worse"
+    artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), build.Form(), _quiet)
+    pair, base = (artifact, _arm(task, artifact)), (found.baseline, _arm(task, found.baseline))
+    ours, theirs, _ = score(task.cache, Path(found.holdout), "test", pair, base)
+    quality = grade(build.open_once(task, _quiet), Path(found.holdout), "test", ours, theirs, 0, 0.95)
+    held = read_held_out(Path(found.holdout), "test")
+    expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]
+    assert (quality.value, quality.baseline) == (
+        pytest.approx(expected[0], rel=1e-4),
+        pytest.approx(expected[1], rel=1e-4),
+    )
+    assert quality.loss_interval[0] <= quality.loss <= quality.loss_interval[1]
+    (like,) = quality.others
+    expected = 2 - log_loss(held.others["like"], 1 / (1 + np.exp(-np.load(ours[0])[:, 1])))
+    assert like.name == "output like" and like.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[str], Task], home: Path) -> None:
+    task = task_of("lower")
+    line = r"metric minus must give a number above 0 for the model on validation, higher being better, but gave -0"
+    with pytest.raises(FactoryError, match=line):
+        build.prepare(task, _quiet)
+    recommender = build.open_once(task, _quiet)
+    with pytest.raises(FactoryError, match=line):
+        rehearsal.rehearse(recommender, build.signature_of(recommender), home / "lower", 0, _quiet)
+
+
+@pytest.mark.parametrize(("factory", "refused"), [("factory", False), ("drawn", True)])
+def test_a_factory_that_gives_another_model_each_time_is_refused(
+    factory: str, refused: bool, task_of: Callable[[str], Task]
+) -> None:
+    """As in another builder's process, where the factory is called anew."""
+    task = task_of(factory)
+    expecting = replace(task, expected=build.open_once(task, _quiet).key)
+    assert build.open_once(expecting, _quiet) is build.open_once(task, _quiet), "not called again in this one"
+    build._opened.clear()
+    if not refused:
+        assert build.open_once(expecting, _quiet).key == expecting.expected
+        return
+    with pytest.raises(FactoryError, match=r"own_shop:drawn: must give the same model, data and requests"):
+        build.export(expecting, Weights(), Precision(), build.Form(), _quiet)
+
+
+def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
+    task = task_of("factory")
+    recommender = build.open_once(task, _quiet)
+    found = rehearsal.rehearse(recommender, build.signature_of(recommender), home / "rehearsal", 0, _quiet)
+    assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
+        ("tables", "pruning"),
+        *((table, width) for table in ("user", "item") for width in ("fp16", "int8", "int4", "int2")),
+        ("tower", "pruning"),
+        ("tower", "low rank"),
+        *(("tower", width) for width in LINEAR_WIDTHS[1:]),
+    }
+    (refused,) = {one.refused for one in found.tried if one.technique == "learned rounding"}
+    assert refused is not None and refused.startswith("its training cannot be one graph for all batches: ")
+    assert found.parity < 1e-5 and found.batches == 6 and found.seconds["step"] > 0
+    assert len(read_requests(Path(found.folder))) == 40
+
+
+@pytest.mark.parametrize(("factory", "size"), [("rare", 1e-3), ("thousands", 3e3)])
+def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
+    factory: str, size: float, task_of: Callable[[str], Task], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = build.open_once(task_of(factory), _quiet)
+    asked = (recommender, build.signature_of(recommender), home / factory, 0, _quiet)
+    assert rehearsal.rehearse(*asked).parity < 1e-3
+
+    def other(*of: Any) -> onnx.ModelProto:
+        graph = to_onnx(*of)
+        (head,) = (t for t in graph.graph.initializer if t.name == "model.net.click.weight")
+        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.02), head.name))
+        return graph
+
+    monkeypatch.setattr(rehearsal, "to_onnx", other)
+    with pytest.raises(ParityError, match=r"must agree within 0\.001 of their spread"):
+        rehearsal.rehearse(*asked)
+
+
+def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
+    recommender = build.open_once(task_of("Unseen"), _quiet)
+    with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
+        rehearsal.rehearse(recommender, build.signature_of(recommender), home / "unseen", 0, _quiet)
+
+
+@pytest.mark.filterwarnings("ignore:A request holds rows of several users")
+@pytest.mark.parametrize(("factory", "users"), [("factory", {"user", "history"}), ("declared", {"history"})])
+def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
+    factory: str, users: set[str], task_of: Callable[[str], Task], tmp_path: Path
+) -> None:
+    """Two users' rows mixed; one user's with another history in the last row; each row another user's."""
+    task = task_of(factory)
+    found = build.prepare(task, _quiet)
+    once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)
+    placement = Placement(Seat(replicas=2), split_rows=100, user_once=True)
+    requests = read_requests(Path(found.holdout))
+    write_bundle(
+        tmp_path / "bundle", "shop", Path(task.home) / once.path, Candidate(placement=placement), {}, found.inputs,
+        "# shop\n", requests[0],
+    )  # fmt: skip
+    bundle, _ = verify(tmp_path / "bundle")
+    listed = {spec["name"]: (spec["side"], spec["inferred"]) for spec in bundle.manifest["inputs"]}
+    assert listed == {
+        name: ("user" if name in users else "item", factory == "factory") for name in ("user", "item", "history")
+    }
+
+    def asked(user: Any, history: Any) -> dict[str, np.ndarray]:
+        return {"user": np.array(user), "item": np.arange(len(user)) % 50, "history": np.array(history)}
+
+    mixed = [
+        requests[1],
+        asked([3, 9, 3, 9, 9], [[1, 2], [4, 5], [1, 2], [4, 5], [4, 5]]),
+        asked([3, 3, 3], [[1, 2], [1, 2], [7, 2]]),
+        asked(range(30), [[n, 49 - n, 7] for n in range(30)]),
+        asked([8] * 150 + [9] * 150, [[1, 2]] * 300),  # in two parts, one for each replica
+    ]
+    model = build.open_once(task, _quiet).model
+    with bundle.open() as ours, Pool.open(Path(task.home) / found.baseline.path, Placement()) as theirs:
+        assert set(open_replica(tmp_path / "bundle/model.onnx", Seat(), None).once) == users
+        for request in mixed:
+            with torch.inference_mode():
+                expected = model(**{n: torch.from_numpy(v) for n, v in request.items()})
+            columns = np.stack([expected["click"], expected["like"]], axis=1)
+            got, base = (pool.submit(request).result(timeout=30) for pool in (ours, theirs))
+            assert np.allclose(base, columns, atol=1e-5) and np.allclose(got, base, atol=1e-5)

@@ -1,0 +1,221 @@
+"""What is said of a rebuilt bundle: its margins, and an old bundle that today's rows do not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives.records import Measurement, SliceQuality
+from search.choose import rebuild as recipe
+from search.choose.choose import Policy, made_of
+from search.choose.rebuild import BesideOld, Rebuilt, Recipe
+from search.cli.console import Console
+from search.home import Home
+from search.workers.processes import JobError, LostJobError
+from spaces.candidate import Candidate
+from spaces.serialization import to_plain
+from spaces.techniques.quantization import Precision
+from tests.search_tests.measurements import complete_outcome
+
+POLICY = Policy(0.01, p95_ms=8.0, p95_ratio=0.4, slices={"rare items": 0.02, "nobody": 0.02})
+
+
+def _rebuilt(old: BesideOld, loss: float = 0.001) -> Rebuilt:
+    outcome = complete_outcome(p95_ratio=0.5, loss=loss)
+    found = outcome.measurement
+    assert isinstance(found, Measurement) and outcome.artifact is not None
+    parts = (SliceQuality("rare items", 10, 3, 0.7, 0.7, 0.01, (0.0, 0.015)), SliceQuality("nobody", 0, 0, reason="no"))
+    quality = replace(found.quality, slices=parts)
+    return Rebuilt(outcome.artifact, quality, found.latency, found.throughput, found.footprint, 2, old)
+
+
+def _beside(loss: float) -> BesideOld:
+    found = complete_outcome(loss=loss).measurement
+    assert found is not None
+    return BesideOld(found.quality, found.latency)
+
+
+def _undisturbed(loss: float) -> BesideOld:
+    """Judged, and then not timed."""
+    return replace(_beside(loss), latency=None, trouble="disturbed")
+
+
+def _told(found: Rebuilt, policy: Policy = POLICY) -> dict[str, Any]:
+    made: Any = SimpleNamespace(policy=policy, config=SimpleNamespace(recommender="shop:factory"))
+    broken = recipe._broken(policy, found)
+    return recipe._document(made, Path("bundle"), found, broken, "") | {"broken": broken}
+
+
+def test_every_limit_of_the_policy_has_its_margin() -> None:
+    found = _told(_rebuilt(BesideOld(trouble="it has another input")))
+    assert found["margins"] == {
+        "loss": pytest.approx(0.01 - 0.003),
+        "loss on rare items": pytest.approx(0.005),
+        "loss on nobody": None,
+        "p95_ms": pytest.approx(8 - 1.05 * 5),
+        "p95_ratio": pytest.approx(0.4 - 1.05 * 0.5),
+    }
+    assert found["not_compared"] == "it has another input" and found["p95_ratio_to_old"] is None
+
+
+@pytest.mark.parametrize(
+    ("found", "policy", "line"),
+    [
+        (_rebuilt(_beside(0.0)), Policy(0.01), None),
+        (_rebuilt(BesideOld(trouble="its tables are too small")), Policy(0.01), None),
+        (
+            _rebuilt(_undisturbed(0.3)),
+            Policy(0.01),
+            "surely more than the tolerated 1%: the checkpoint",
+        ),
+        (_rebuilt(_beside(0.3)), Policy(0.01), "surely more than the tolerated 1%: the checkpoint"),
+        (_rebuilt(_beside(0.0), loss=0.009), Policy(0.01), "on test the loss may be 1.10%, 0.10% above the 1.00%"),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ratio=0.4), "the p95 ratio may be 0.525, 0.125 above the 0.4"),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ratio=0.51), "the p95 ratio may be 0.525, 0.015 above the 0.51"),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ratio=0.53), None),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ms=4.0), "the p95 may be 5.250 ms, 1.250 above the 4 ms"),
+        (_rebuilt(_beside(0.0)), Policy(0.01, p95_ms=5.1), "the p95 may be 5.250 ms, 0.150 above the 5.1 ms"),
+    ],
+)
+def test_what_breaks_the_policy_is_refused_with_the_margin(found: Rebuilt, policy: Policy, line: str | None) -> None:
+    broken = _told(found, policy)["broken"]
+    assert broken is None if line is None else line in broken
+
+
+def test_the_loss_to_the_old_bundle_has_a_margin_too() -> None:
+    assert _told(_rebuilt(_beside(0.3)), Policy(0.01))["margins"]["loss to the old bundle"] == pytest.approx(
+        0.01 - 0.298
+    )
+
+
+@pytest.mark.parametrize("fails", ["judged", "timed"])
+def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quality = _beside(0.3).quality
+
+    def judged(*asked: object) -> object:
+        if fails == "judged":
+            raise JobError("Gather: index 51 is out of bounds")
+        return quality
+
+    def timed(*asked: object) -> object:
+        raise JobError("Gather: index 51 is out of bounds")
+
+    monkeypatch.setattr(recipe, "judged", judged)
+    monkeypatch.setattr(recipe, "_timed", timed)
+    monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
+    pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
+    made: Any = Recipe(None, None, POLICY)  # type: ignore[arg-type]
+    found = recipe._beside_old(made, pairs, None, None)  # type: ignore[arg-type]
+    assert found.trouble == "Gather: index 51 is out of bounds" and found.latency is None
+    assert found.quality is (None if fails == "judged" else quality), "what was judged counts"
+    unknown = "its quality and speed" if fails == "judged" else "; its speed"
+    assert f"{unknown} cannot be compared with the old bundle's: Gather" in recipe._told(_rebuilt(found), POLICY)
+
+
+def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of the two, so nothing may be replaced."""
+
+    def judged(*asked: object) -> object:
+        raise LostJobError("The meter was ended by SIGKILL")
+
+    monkeypatch.setattr(recipe, "judged", judged)
+    monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
+    pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
+    with pytest.raises(LostJobError):
+        recipe._beside_old(Recipe(None, None, POLICY), pairs, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", ["int8-static", "int8-dynamic", "int4"])
+@pytest.mark.parametrize("here", [7, 8])
+def test_a_bundle_made_for_another_cpu_is_built_anew(
+    width: str, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same checkpoint, where its int8 products have weights of other bits than this CPU needs."""
+
+    class BuiltError(Exception):
+        """The recipe was applied."""
+
+    def measured(*asked: object) -> object:
+        raise BuiltError
+
+    candidate, prepared = Candidate(precision=Precision((("mlp", width),))), SimpleNamespace(key="checkpoint")
+    of_bundle = made_of(prepared, candidate, None if width == "int4" else 8)  # type: ignore[arg-type]
+    (tmp_path / "measurement.json").write_text(json.dumps({"recipe": {"made_of": of_bundle}}))
+    worker = SimpleNamespace(kill=lambda: None)
+    for name, value in {
+        "Worker": lambda *given: worker,
+        "prepared_by": lambda *given: prepared,
+        "jobs_of": lambda *given: None,
+        "Pairs": lambda *given: None,
+        "Looks": SimpleNamespace(of=lambda *given: SimpleNamespace(number=lambda made: 1)),
+        "_measured": measured,
+        "int8_weight_bits": lambda: here,
+    }.items():
+        monkeypatch.setattr(recipe, name, value)
+    bundle, config = SimpleNamespace(candidate=candidate), SimpleNamespace(name="s", recommender="shop:factory")
+    made: Any = SimpleNamespace(bundle=bundle, config=config, policy=POLICY, looks=1)
+    home: Any = SimpleNamespace(logs=lambda name: tmp_path)
+    if width == "int4" or here == 8:
+        assert recipe.rebuild(made, home, tmp_path, None)["unchanged"]  # type: ignore[arg-type]
+    else:
+        with pytest.raises(BuiltError):
+            recipe.rebuild(made, home, tmp_path, None)  # type: ignore[arg-type]
+
+
+def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, losing: str = "") -> list[dict[str, Any]]:
+    """The documents of one build a night, of checkpoints by letters; those that lose too much are refused.
+
+    Each starts from the bundle that the study chose after two looks, as where builds go to folders of their own.
+    """
+    made = complete_outcome().artifact
+    today: list[str] = []
+
+    def judged(
+        jobs: object, meter: object, builder: object, ours: object, part: str, level: float, *more: object
+    ) -> Any:
+        found = complete_outcome(loss=0.3 if today[0] in losing else 0.0).measurement
+        assert found is not None and part == "test"
+        return replace(found.quality, confidence=level)
+
+    def timed(*asked: object) -> dict[str, Any]:
+        found = complete_outcome().measurement
+        assert found is not None
+        return {name: to_plain(getattr(found, name)) for name in ("latency", "throughput", "footprint")}
+
+    worker: Any = SimpleNamespace(kill=lambda: None)
+    pairs = SimpleNamespace(
+        jobs=None, meter=None, builder=None, console=Console(True, True), built=lambda candidate: made
+    )
+    names = {
+        "Worker": lambda *given: worker, "prepared_by": lambda *given: today[0], "made_of": lambda of, *asked: of,
+        "jobs_of": lambda *given: None, "Pairs": lambda *given: pairs, "judged": judged, "_timed": timed,
+        "_beside_old": lambda *given: BesideOld(trouble="another day"), "bundle_up": lambda *given: None,
+        "task_of": lambda *given: None,
+    }  # fmt: skip
+    for name, put in names.items():
+        monkeypatch.setattr(recipe, name, put)
+    bundle: Any = SimpleNamespace(candidate=Candidate(), name="shop")
+    settings: Any = SimpleNamespace(name="shop", recommender="shop:factory")
+    documents = []
+    for name in checkpoints:
+        today[:] = [name]
+        made_of = Recipe(bundle, settings, Policy(0.01), looks=2)
+        documents.append(recipe.rebuild(made_of, Home(folder), folder / "out" / name, Console(True, True)))
+    return documents
+
+
+def test_looks_at_test_are_counted_over_the_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From those of the study's own choice on; a refused build is one too, and the same checkpoint again is none."""
+    found = _nights(tmp_path, "abcab", monkeypatch, losing="b")
+    assert [one["look"] for one in found] == [3, 4, 5, 3, 4]
+    assert [one["accepted"] for one in found] == [True, False, True, True, False]
+    assert [one["confidence"] for one in found[:3]] == pytest.approx([1 - 0.05 / 12, 1 - 0.05 / 20, 1 - 0.05 / 30])
+    (later,) = _nights(tmp_path, "d", monkeypatch)
+    assert later["look"] == 6, "another process finds what the first has counted"
+    (elsewhere,) = _nights(tmp_path / "other", "d", monkeypatch)
+    assert elsewhere["look"] == 3

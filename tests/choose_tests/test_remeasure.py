@@ -1,0 +1,196 @@
+"""The front is timed again by a meter whose answers are given: side by side, row by row, and never into the study."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console as Terminal
+
+from objectives.records import Artifact, Prepared
+from search.choose.remeasure import all_failed, conclusion, remeasure, remeasured_table
+from search.cli.console import Console
+from search.config.study_file import load
+from search.config.yaml_reader import ConfigError
+from search.home import Home
+from search.ledger import Ledger
+from search.session import Session
+from search.study import Study
+from search.workers.processes import Worker
+from spaces.candidate import Candidate
+from spaces.model_structure import Anatomy
+from spaces.search_space import SearchSpace
+from spaces.serialization import to_plain
+from tests.search_tests.measurements import complete_outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+# The meter answers by the name of the model's folder; what it does not know fails.
+METER = """
+import json, sys
+sys.path.insert(0, {root!r})
+from objectives.jobs import serve
+answers = json.load(open({answers!r}))
+def time(progress, candidate, window, **rest):
+    progress("asked for " + str(window["blocks"] * window["visits"]) + " blocks")
+    key = candidate["model"].split("/")[-2]
+    if key not in answers:
+        raise RuntimeError("the machine is busy")
+    return answers[key]
+serve(dict(time=time))
+"""
+
+
+class Only:
+    """A space of one candidate: what was chosen plays no part here."""
+
+    def suggest(self, trial: Any) -> Candidate:
+        return Candidate()
+
+
+def timed(p95_ratio: float, throughput: float) -> Mapping[str, Any]:
+    measurement = complete_outcome(p95_ratio, throughput).measurement
+    assert measurement is not None
+    return {"latency": to_plain(measurement.latency), "throughput": to_plain(measurement.throughput)}
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    """Trial 0 is the baseline; 1 and 2 are on the front, the second the faster; 3 is dominated, 4 loses too much."""
+    home = Home(tmp_path)
+    home.claim()
+    config = load("synthetic-small", ["name=s"])
+    study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
+    outcomes = [
+        complete_outcome(1.0, 1.0, 0.0, "base"),
+        complete_outcome(0.5, 4.0, 0.001, "one"),
+        complete_outcome(0.2, 3.0, 0.002, "two"),
+        complete_outcome(0.9, 1.5, 0.005, "three"),
+        complete_outcome(0.1, 9.0, 0.5, "four"),
+    ]
+    for outcome in outcomes:
+        trial, _ = study.ask(cast(SearchSpace, Only()))
+        study.tell(trial.number, outcome, 0.1)
+        assert outcome.artifact is not None
+        _touch(tmp_path / outcome.artifact.path)
+    _touch(tmp_path / "holdout" / "requests.npz")
+    baseline = Artifact("base", "base/model.onnx", {}, 1000, 0.0)
+    prepared = Prepared(
+        "k", str(tmp_path / "holdout"), Anatomy(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {}
+    )
+    study.note(prepared=to_plain(prepared), machine="the machine of then")
+    return Session(config, home, study, cast(Ledger, None))
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    return tmp_path / "answers.json"
+
+
+@pytest.fixture
+def meter(tmp_path: Path, answers: Path) -> Iterator[Worker]:
+    code = METER.format(root=str(ROOT), answers=str(answers))
+    worker = Worker("meter", tmp_path / "log", [sys.executable, "-c", code])
+    yield worker
+    worker.kill()
+
+
+QUIET = Console(quiet=True, as_json=True)
+
+
+def test_old_and_new_stand_side_by_side(session: Session, meter: Worker, answers: Path) -> None:
+    """Intervals are 5% to both sides: 0.5 and 0.52 overlap, 0.2 and 0.3 do not; 3.0 and 3.1 do."""
+    answers.write_text(json.dumps({"one": timed(0.52, 8.0), "two": timed(0.3, 3.1)}))
+    before = [(t.number, t.values, dict(t.user_attrs)) for t in session.study.finished()]
+    document = remeasure(session, meter, QUIET)
+    first, second = document["rows"]
+    assert (first["trial"], second["trial"]) == (2, 1), "the fastest first, no baseline, nothing off the front"
+    assert (first["then"]["p95_ratio"], first["now"]["p95_ratio"]) == (0.2, 0.3)
+    assert (first["agrees"], first["throughput_agrees"]) == (False, True)
+    assert (second["agrees"], second["throughput_agrees"]) == (True, False)
+    assert second["now"]["p95_ms"] == pytest.approx(5.2)
+    assert document["machine_then"] == "the machine of then"
+    assert document["machine_now"]
+    written = session.home.reports("s") / "remeasure.json"
+    assert json.loads(written.read_text()) == document
+    assert conclusion(document).startswith("1 of 2 points")
+    assert [(t.number, t.values, dict(t.user_attrs)) for t in session.study.finished()] == before
+
+
+def test_a_row_that_fails_is_told_and_the_others_go_on(
+    session: Session, meter: Worker, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers.write_text(json.dumps({"one": timed(0.5, 4.0)}))
+    document = remeasure(session, meter, Console(quiet=False, as_json=True))
+    failed, passed = document["rows"]
+    assert (failed["trial"], failed["now"], failed["agrees"]) == (2, None, None)
+    assert failed["reason"] == "RuntimeError: the machine is busy"
+    assert passed["agrees"] is True
+    assert not all_failed(document)
+    said = capsys.readouterr().err
+    assert "trial 2 (1 of 2): timing over a long window" in said
+    assert "trial 2: not timed: RuntimeError: the machine is busy" in said
+    assert "asked for 120 blocks" in said
+
+
+def test_all_rows_may_fail(session: Session, meter: Worker, answers: Path) -> None:
+    answers.write_text("{}")
+    document = remeasure(session, meter, QUIET)
+    assert all_failed(document)
+    assert conclusion(document) == (
+        "0 of 0 points timed again agree with the p95 ratio of the search; 2 could not be timed"
+    )
+
+
+def test_an_artifact_that_is_gone_is_one_line(session: Session, meter: Worker, answers: Path) -> None:
+    answers.write_text(json.dumps({"one": timed(0.5, 4.0)}))
+    (session.home.root / "two" / "model.onnx").unlink()
+    gone = remeasure(session, meter, QUIET)["rows"][0]
+    assert gone["reason"].startswith("its model file is gone from the cache: ")
+    assert "\n" not in gone["reason"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("base/model.onnx", "baseline's model"), ("holdout/requests.npz", "the requests")]
+)
+def test_what_every_row_needs_is_looked_for_first(session: Session, meter: Worker, path: str, words: str) -> None:
+    (session.home.root / path).unlink()
+    with pytest.raises(ConfigError, match=words):
+        remeasure(session, meter, QUIET)
+
+
+def test_a_study_without_a_baseline_is_refused(tmp_path: Path, meter: Worker) -> None:
+    home, config = Home(tmp_path), load("synthetic-small", ["name=s"])
+    home.claim()
+    study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
+    with pytest.raises(ConfigError, match="no measured baseline"):
+        remeasure(Session(config, home, study, cast(Ledger, None)), meter, QUIET)
+
+
+def test_the_table_shows_both(
+    session: Session, meter: Worker, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers.write_text(json.dumps({"one": timed(0.52, 8.0)}))
+    Terminal(width=200).print(remeasured_table(remeasure(session, meter, QUIET)))
+    table = capsys.readouterr().out
+    assert "0.500 [0.475, 0.525]" in table
+    assert "0.520 [0.494, 0.546]" in table
+    assert "no: throughput" in table
+    assert "not timed: RuntimeError" in table
+    assert "the machine of then" in table
+
+
+def test_a_front_of_the_baseline_alone_is_refused(session: Session, meter: Worker) -> None:
+    session.study.restart()
+    trial, _ = session.study.ask(cast(SearchSpace, Only()))
+    session.study.tell(trial.number, complete_outcome(1.0, 1.0, 0.0, "base"), 0.1)
+    with pytest.raises(ConfigError, match="no point but the baseline"):
+        remeasure(session, meter, QUIET)

@@ -1,0 +1,132 @@
+"""Bad input gives one line that names the field and status 2; nothing is half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.cli.parser import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def leanrec(*arguments: str, home: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LEANREC_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [sys.executable, "-m", "leanrec", *arguments], env=environment, cwd=cwd or home, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "ml-100x"], ["ml-100x", "ml-100k"]),
+        (["validate", "ml-100k", "--set", "quality.max_los=0.1"], ["quality.max_los", "max_loss"]),
+        (["validate", "ml-100k", "--set", "quality.max_loss=2"], ["quality.max_loss", "2"]),
+        (["status", "ml-100k"], ["STUDY", "ml-100k"]),
+        (["front", "ml-100k"], ["STUDY", "leanrec run"]),
+        (["choose", "ml-100k", "--p95-ratio", "-1"], ["--p95-ratio", "above 0"]),
+        (["choose", "ml-100k", "--max-loss", "1"], ["--max-loss", "between 0 and 1"]),
+        (["choose", "ml-100k", "--prefer", "beauty"], ["beauty", "knee"]),
+        (["data", "ml-7"], ["ml-7", "ml-100k"]),
+        (["verify", "nowhere"], ["BUNDLE", "nowhere"]),
+        (["bench", "nowhere"], ["BUNDLE", "nowhere"]),
+        (["bench", ".", "--pattern", "storm"], ["--pattern", "storm", "diurnal"]),
+        (["bench", ".", "--pattern", "replay"], ["--log", "replay"]),
+        (["bench", ".", "--seconds", "0"], ["--seconds", "0"]),
+        (["bench", ".", "--rows", "0"], ["--rows", "0"]),
+        (["remeasure", "ml-100k"], ["STUDY", "leanrec run"]),
+        (["ablate", "ml-100k"], ["STUDY", "leanrec run"]),
+        (["ablate", "ml-100k", "--trial", "best"], ["--trial", "best"]),
+        (["profile", "ml-100x"], ["ml-100x", "ml-100k"]),
+        (["ui", "--port", "99999"], ["--port", "99999"]),
+        (["fly"], ["fly"]),
+        ([], ["COMMAND"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LEANREC_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run_command(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "mlruns" / "optuna.db").exists()
+
+
+def test_a_foreign_mlruns_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "0").write_text("somebody's")
+    done = leanrec("run", "synthetic-small", home=tmp_path)
+    assert done.returncode == 2
+    assert "was not made by leanrec" in done.stderr
+    assert [p.name for p in (tmp_path / "mlruns").iterdir()] == ["0"]
+
+
+def test_a_folder_that_is_no_bundle_fails_the_work(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = leanrec("verify", "empty", home=tmp_path)
+    assert done.returncode == 1
+    assert "no bundle" in done.stderr
+
+
+def test_a_busy_port_gives_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = leanrec("ui", "--port", str(taken.getsockname()[1]), home=tmp_path)
+    assert done.returncode == 2
+    assert "--port" in done.stderr.strip().splitlines()[-1]
+
+
+def test_init_writes_a_file_that_validates_and_never_overwrites(tmp_path: Path) -> None:
+    assert leanrec("init", "study.yaml", home=tmp_path).returncode == 0
+    done = leanrec("validate", "study.yaml", "--only-file", "--json", home=tmp_path)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}, "slice_by": []}
+    again = leanrec("init", "study.yaml", home=tmp_path)
+    assert (again.returncode, len(again.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run_command(["--help"])
+    listed = re.findall(r"^ {4}(\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert {"data", "run", "front", "choose", "bench", "build", "doctor", "validate"} < set(listed)
+    for command in listed:
+        with pytest.raises(SystemExit, match="0"):
+            run_command([command, "--help"])
+        assert "--home" in capsys.readouterr().out
+
+
+def test_another_distributions_package_is_told(tmp_path: Path) -> None:
+    """`search` of somebody else, found first, is said in one line before anything of it runs."""
+    strange = tmp_path / "strange"
+    (strange / "search").mkdir(parents=True)
+    (strange / "search" / "__init__.py").write_text("raise SystemExit('the wrong search ran')")
+    code = "import sys, leanrec; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
+    code += "import importlib.util as u\n"
+    code += f"u.find_spec = lambda n: u.spec_from_file_location(n, {str(strange)!r} + '/search/__init__.py')\n"
+    code += "sys.exit(leanrec.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(strange)], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
+    )
+    assert done.returncode == 2
+    assert "'search' is found at" in done.stderr

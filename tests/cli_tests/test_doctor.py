@@ -1,0 +1,195 @@
+"""What is missing is found, and said with its cost and its remedy; a bare installation is a finding, not a crash."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from objectives.serving import devices
+from objectives.serving.devices import Gpu
+from search.cli import doctor
+from search.cli.doctor import PACKAGES, Diagnosis, diagnose, document, lines, tables, why_fewer
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY_FEATURE = devices.FEATURES
+
+
+def lost(diagnosis: Diagnosis, what: str) -> str:
+    (lack,) = [lack for lack in diagnosis.lacks if lack.what == what]
+    assert lack.remedy
+    return lack.lost
+
+
+def whats(diagnosis: Diagnosis) -> set[str]:
+    return {lack.what for lack in diagnosis.lacks}
+
+
+def test_the_packages_are_those_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {"": project["dependencies"], **project["optional-dependencies"]}
+    names = {extra: tuple(re.split(r"[<>=\[;! ]", r)[0] for r in required) for extra, required in asked.items()}
+    del names["test"], names["foreign"]
+    assert {extra: set(found) for extra, found in PACKAGES.items()} == {e: set(n) for e, n in names.items()}
+
+
+def test_this_machine_is_told_as_it_is(tmp_path: Path) -> None:
+    found = diagnose(tmp_path / "not" / "yet")
+    assert found.python == ".".join(map(str, sys.version_info[:3]))
+    assert found.versions["numpy"] == version("numpy")
+    assert found.cores_machine == os.cpu_count()
+    assert 1 <= found.cores_allowed <= found.cores_machine
+    assert set(found.features) | set(found.features_missing) == set(devices.FEATURES)
+    assert not set(found.features) & set(found.features_missing)
+    assert "cpu" in found.engines[0].offers
+    assert found.disk_free_bytes > 0
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize(
+    ("machine", "affinity", "quota", "words"),
+    [
+        (8, 8, None, None),
+        (8, 8, 8.0, None),
+        (8, 3, None, ["affinity", "3"]),
+        (8, 8, 1.5, ["quota", "1.5"]),
+        (8, 3, 2.0, ["affinity", "3", "quota", "2"]),
+    ],
+)
+def test_why_fewer_cores(machine: int, affinity: int, quota: float | None, words: list[str] | None) -> None:
+    said = why_fewer(machine, affinity, quota)
+    assert (said is None) == (words is None)
+    assert all(word in (said or "") for word in words or [])
+
+
+@pytest.mark.parametrize(
+    ("features", "missing", "there"),
+    [
+        (EVERY_FEATURE, set(), {"AVX-512", "VNNI", "AVX-512 BF16 or AMX", "AMX"}),
+        (("avx2",), {"AVX-512", "VNNI", "AVX-512 BF16 or AMX", "AMX"}, set()),
+        (("avx2", "avx_vnni"), {"AVX-512", "AVX-512 BF16 or AMX", "AMX"}, {"VNNI"}),
+        (("avx512f", "avx512_vnni", "avx512_bf16"), {"AMX"}, {"AVX-512", "VNNI", "AVX-512 BF16 or AMX"}),
+    ],
+)
+def test_features_are_missed_only_where_no_other_does_their_work(
+    features: tuple[str, ...], missing: set[str], there: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "cpu_features", lambda: features)
+    found = whats(diagnose(tmp_path))
+    assert missing <= found
+    assert not there & found
+
+
+def test_the_search_says_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpu_features", tuple)
+    monkeypatch.setattr(doctor, "cores_allowed", lambda: 1)
+    monkeypatch.setattr(doctor, "_browser", lambda: None)
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("torch", "kaleido") else "1")
+    found = diagnose(tmp_path)
+    assert lost(found, "AVX-512 BF16 or AMX") == "bf16 is not offered"
+    assert "layout" in lost(found, "a second core")
+    assert "--png" in lost(found, "Chrome or Chromium")
+    assert "--png" in lost(found, "kaleido")
+    assert "no study" in lost(found, "torch")
+
+
+class TestAccelerators:
+    """GPUs and builds, imitated."""
+
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "engine_version", lambda _: "1.0")
+        self.found(monkeypatch, (), ("CPUExecutionProvider",), ("CPU",))
+
+    def found(
+        self, patch: pytest.MonkeyPatch, gpus: tuple[Gpu, ...], providers: tuple[str, ...], openvino: tuple[str, ...]
+    ) -> None:
+        for module in (doctor, devices):
+            patch.setattr(module, "nvidia_gpus", lambda: gpus)
+            patch.setattr(module, "onnxruntime_providers", lambda: providers)
+            patch.setattr(module, "openvino_devices", lambda: openvino)
+
+    def test_no_gpu_at_all(self, tmp_path: Path) -> None:
+        found = diagnose(tmp_path)
+        assert lost(found, "an NVIDIA GPU, for CUDA") == "the device cuda is not offered"
+        assert "gpu" in lost(found, "a GPU that openvino knows")
+
+    def test_a_gpu_without_the_build_for_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found(monkeypatch, (Gpu("NVIDIA L4", 23034 * 2**20),), ("CPUExecutionProvider",), ("CPU",))
+        found = diagnose(tmp_path)
+        (lack,) = [lack for lack in found.lacks if lack.what == "CUDA in onnxruntime"]
+        assert "onnxruntime-gpu" in lack.remedy
+        assert any("NVIDIA L4 (24.2 GB)" in line for line in lines(found))
+
+    def test_everything(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        providers = tuple(f"{kind}ExecutionProvider" for kind in ("Tensorrt", "CUDA", "CPU"))
+        self.found(monkeypatch, (Gpu("NVIDIA L4", None),), providers, ("CPU", "GPU.0", "GPU.1"))
+        found = diagnose(tmp_path)
+        assert [engine.offers for engine in found.engines] == [("cpu", "cuda", "tensorrt"), ("cpu", "gpu.0", "gpu.1")]
+        assert not {what for what in whats(found) if "GPU" in what or "CUDA" in what or "TensorRT" in what}
+
+    def test_an_engine_that_does_not_load_is_a_finding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken() -> tuple[str, ...]:
+            raise ImportError("libtbb.so.12:\n cannot open")
+
+        monkeypatch.setattr(doctor, "openvino_devices", broken)
+        found = diagnose(tmp_path)
+        assert found.engines[1].error == "libtbb.so.12: cannot open"
+        assert "libtbb" in lost(found, "openvino that loads")
+        assert "a GPU that openvino knows" not in whats(found)
+
+
+def test_each_rendering_holds_every_finding(tmp_path: Path) -> None:
+    found = diagnose(tmp_path)
+    plain = json.loads(json.dumps(document(found), allow_nan=False))
+    assert plain["cores_allowed"] == found.cores_allowed
+    assert [lack["what"] for lack in plain["lacks"]] == [lack.what for lack in found.lacks]
+    console = Console(width=400, record=True, file=io.StringIO())
+    for table in tables(found):
+        console.print(table)
+    drawn, said = console.export_text(), "\n".join(lines(found))
+    for text in (drawn, said):
+        assert found.cpu in text
+        for lack in found.lacks:
+            assert lack.what in text
+            assert lack.lost in text
+            assert lack.remedy in text
+
+
+def test_a_bare_installation_is_a_finding(tmp_path: Path) -> None:
+    """Nothing but the standard library and numpy can be imported, and no distribution is found."""
+    code = f"""
+import importlib.metadata, sys
+from pathlib import Path
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("numpy", "search", "spaces", "objectives"):
+            raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
+def nothing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = nothing
+sys.meta_path.insert(0, Bare())
+from search.cli.doctor import diagnose, lines
+print("\\n".join(lines(diagnose(Path({str(tmp_path)!r})))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for words in ("missing: numpy, onnxruntime", "leanrec[study]", "leanrec[openvino]", "not installed"):
+        assert words in done.stdout
+
+
+def test_torch_is_not_loaded(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from search.cli.doctor import diagnose; diagnose(Path(sys.argv[1]))\n"
+    code += "print([m for m in ('torch', 'optuna', 'mlflow', 'plotly') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,102 @@
+"""A log that exists is valid and in time order."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, in_time_order
+
+GOOD: dict[str, Any] = {
+    "name": "tiny",
+    "user": [2, 1, 1, 3],
+    "item": [5, 9, 8, 5],
+    "timestamp": [30, 10, 10, 20],
+    "label": [1, 0, 1, 0],
+    "columns": {"colour": np.array(["c", "b", "a", "d"])},
+    "sides": {"colour": "item"},
+}
+
+
+def test_rows_are_sorted_by_time_then_user_then_item_with_their_columns() -> None:
+    log = in_time_order(**GOOD)
+    rows = list(zip(log.timestamp, log.user, log.item, log.label, log.columns["colour"], strict=True))
+    assert rows == [(10, 1, 8, 1, "a"), (10, 1, 9, 0, "b"), (20, 3, 5, 0, "d"), (30, 2, 5, 1, "c")]
+
+
+def test_a_log_cannot_be_written_to() -> None:
+    log = in_time_order(**GOOD)
+    with pytest.raises(ValueError, match="read-only"):
+        log.columns["colour"][0] = "z"
+    with pytest.raises(ValueError, match="read-only"):
+        log.label[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label": [1, 0, 1]}, "label must have one value for each of the 4 rows, but got shape"),
+        ({"label": [1, 0, 2, 0]}, "labels must be 0 or 1, but got 2"),
+        ({"label": [1, 0, np.nan, 0]}, "labels must be 0 or 1, but got nan"),
+        ({"label": [1, 1, 1, 1]}, "both labels must occur, but got 4 positive"),
+        ({"item": [1.5, 2, 3, 4]}, "item must hold integers, but got float64"),
+        ({"sides": {}}, "sides must name the columns"),
+        ({"sides": {"colour": "film"}}, "side of 'colour' must be one of"),
+        ({"columns": {"colour": np.ones(3)}}, "column 'colour' must have one value for each"),
+        ({"columns": {"colour": np.ones(4)}}, "column 'colour' must hold strings or integers, but got float64"),
+        ({"columns": {"user": np.arange(4)}, "sides": {"user": "user"}}, "must not be called user or item"),
+        ({"kinds": {"colour": "word"}}, "kind of 'colour' must be one of"),
+        ({"kinds": {"size": "numeric"}}, r"kinds must name columns among \['colour'\], but got \['size'\]"),
+        ({"kinds": {"colour": "numeric"}}, "numeric column 'colour' must hold numbers, but got <U1"),
+        (
+            {"columns": {"colour": np.arange(4)}, "kinds": {"colour": "multi"}},
+            "multi column 'colour' must hold strings",
+        ),
+        (
+            {"columns": {"colour": np.array([1, -np.inf, 2, np.nan])}, "kinds": {"colour": "numeric"}},
+            "'colour' must hold finite numbers or NaN, but got -inf",
+        ),
+        ({"timestamp": [1.5, 2, 3, 4]}, "timestamp must hold integers, but got float64"),
+        ({"bayes_auc": 1.5}, "bayes_auc must be between 0 and 1, but got 1.5"),
+    ],
+)
+def test_bad_rows_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        in_time_order(**{**GOOD, **wrong})
+
+
+def test_no_rows_and_rows_out_of_order_are_refused() -> None:
+    none = np.array([], dtype=np.int64)
+    with pytest.raises(ValueError, match="at least 1 row, but got 0"):
+        ClickLog("empty", none, none, none, none.astype(np.float32))
+    ids, label = np.array([1, 2]), np.array([0, 1], dtype=np.float32)
+    ClickLog("sorted", ids, ids, np.array([5, 5]), label)
+    with pytest.raises(ValueError, match="must be sorted"):
+        ClickLog("unsorted", ids, ids, np.array([5, 4]), label)
+    with pytest.raises(ValueError, match="must be sorted"):
+        ClickLog("unsorted", ids, ids[::-1].copy(), np.array([5, 4]), label)
+    with pytest.raises(ValueError, match="timestamp must be int64"):
+        ClickLog("floats", ids, ids, np.array([5.0, 6.0]), label)
+
+
+def test_columns_are_categorical_unless_their_kind_is_given() -> None:
+    size, tags = np.array([1.5, np.nan, -2, 0]), np.array(["x", SEPARATOR.join("xy"), "", "y"], dtype=object)
+    columns, sides = {**GOOD["columns"], "size": size, "tags": tags}, dict.fromkeys(("colour", "size", "tags"), "item")
+    log = in_time_order(**{**GOOD, "columns": columns, "sides": sides}, kinds={"tags": "multi", "size": "numeric"})
+    assert log.kinds == {"colour": "categorical", "size": "numeric", "tags": "multi"}
+    assert list(log.kinds) == list(log.columns)
+    np.testing.assert_array_equal(log.columns["size"], [-2, np.nan, 0, 1.5])
+    assert log.columns["tags"].tolist() == ["", "x\x1fy", "y", "x"]
+    assert replace(log, name="same").kinds == log.kinds
+
+
+@pytest.mark.parametrize("absent", [("user",), ("item",), ("user", "item")])
+def test_a_log_may_name_no_users_or_no_items(absent: tuple[str, ...]) -> None:
+    log = in_time_order(**{**GOOD, **dict.fromkeys(absent)})
+    for name in absent:
+        assert getattr(log, name) is None
+    order = {("user",): [2, 1, 3, 0], ("item",): [1, 2, 3, 0], ("user", "item"): [1, 2, 3, 0]}[absent]
+    for name in {"user", "item", "timestamp", "label"} - set(absent):
+        assert getattr(log, name).tolist() == [GOOD[name][row] for row in order]
+    assert log.columns["colour"].tolist() == [GOOD["columns"]["colour"][row] for row in order]

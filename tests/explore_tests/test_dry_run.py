@@ -1,0 +1,68 @@
+"""The preflight over a real study, with trials whose ends are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from objectives.records import Outcome
+from search.config.loss_limits import Limits
+from search.explore.dry_run import begun, preflight
+from search.study import Study
+from search.workers.processes import JobError
+from tests.search_tests.measurements import complete_outcome, small_space
+
+LATE = Outcome("failed", "BehindError: late", None, None, {"fit": 1.0, "judge": 1.0, "time": 9.0})
+BROKEN = Outcome("failed", "export: no such operator", None, None, {"fit": 1.0, "export": 1.0})
+DONE = complete_outcome()
+STOPPED = Outcome("stopped", "the run ended before it was measured")
+
+
+class Trials:
+    """A study whose next trials end as given."""
+
+    def __init__(self, folder: Path, ends: list[Outcome]) -> None:
+        folder.mkdir(exist_ok=True)
+        self.study = Study("preflight", f"sqlite:///{folder}/study.db", ("latency_p95",), Limits(0.01), 0)
+        self.ends, self.asked = ends, 0
+
+    def run(self, trials: int) -> None:
+        for _ in range(trials):
+            trial, _ = self.study.ask(small_space())
+            self.study.tell(trial.number, self.ends.pop(0), 0)
+            self.asked += 1
+
+
+def test_the_baseline_and_one_candidate_are_enough(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, DONE, DONE])
+    assert not begun(trials.study)
+    assert preflight(trials.study, trials.run) == DONE
+    assert trials.asked == 2 and begun(trials.study)
+
+
+def test_what_an_interrupted_preflight_finished_is_kept(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, STOPPED, DONE])
+    trials.run(2)
+    assert begun(trials.study)
+    preflight(trials.study, trials.run)
+    assert trials.asked == 3
+    preflight(trials.study, trials.run)
+    assert trials.asked == 3, "nothing is left to do"
+
+
+@pytest.mark.parametrize("ended", [LATE, BROKEN], ids=["late", "broken"])
+def test_a_candidate_that_failed_is_followed_by_others(ended: Outcome, tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, ended, ended, DONE])
+    assert preflight(trials.study, trials.run) == DONE
+    failing = Trials(tmp_path / "b", [DONE, ended, ended, ended, ended, ended, DONE])
+    with pytest.raises(JobError, match=f"none of 4 candidates got through every stage, the last for: {ended.reason}"):
+        preflight(failing.study, failing.run)
+    assert preflight(failing.study, failing.run) == DONE, "another call tries others"
+
+
+def test_a_baseline_that_fails_ends_the_preflight(tmp_path: Path) -> None:
+    broken = Trials(tmp_path, [LATE, DONE])
+    with pytest.raises(JobError, match="the baseline did not get through every stage: BehindError: late"):
+        preflight(broken.study, broken.run)
+    assert not begun(broken.study)

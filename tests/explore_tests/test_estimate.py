@@ -1,0 +1,63 @@
+"""How many trials a budget is said to hold, against studies that were run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from objectives.records import Outcome
+from search.explore.estimate import StageSeconds, observed, trials_in
+from tests.search_tests.measurements import complete_outcome
+
+
+def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
+    """114 trials of 10 minutes on two cores, of which 8 were measured; of 984 worker-seconds 42% were fits, of 78
+    weights, 11% exports, 10% evaluation and 36% benchmarks. The former estimate had every trial benchmarked."""
+    timing, glance = 0.36 * 984, 2.0
+    stages = StageSeconds(
+        fit=0.42 * 984 / 78, export=0.11 * 984 / 114, judge=0.10 * 984 / 114, glance=glance,
+        time=(timing - 106 * glance) / 8,
+    )  # fmt: skip
+    found = trials_in(600, stages, builders=2)
+    assert found.fewest <= 114 <= found.most
+    former = 600 / (stages.time + (stages.fit + stages.export) / 2)
+    assert former < 114 / 3
+    assert found.sentence == f"{found.fewest} to {found.most} trials"
+
+
+def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -> tuple[int, list[Outcome]]:
+    """One builder and one meter by turns: trials that end in so many seconds, and their outcomes."""
+    random, clock, ended = np.random.default_rng(seed), 0.0, list[Outcome]()
+    complete = complete_outcome()
+    while clock < seconds:
+        drawn = {name: float(getattr(stages, name) * random.uniform(0.5, 1.5)) for name in vars(stages)}
+        out = random.random() < stopped
+        spent = {k: drawn[k] for k in ("fit", "export", "judge")}
+        spent["time"] = drawn["glance"] + (0.0 if out else drawn["time"])
+        clock += max(spent["fit"] + spent["export"], spent["judge"]) + spent["time"]
+        ended.append(
+            Outcome("stopped", "outrun", None, complete.artifact, spent) if out else replace(complete, seconds=spent)
+        )
+    return len(ended), ended
+
+
+@pytest.mark.parametrize("stopped", [0.2, 0.6, 0.9])
+def test_what_a_study_has_shown_narrows_the_range(stopped: float) -> None:
+    stages = StageSeconds(fit=8.0, export=1.0, judge=0.5, glance=2.0, time=12.0)
+    wide = trials_in(1200, stages, 1)
+    later = float(np.median([simulated(1200, stages, stopped, 1000 + seed)[0] for seed in range(40)]))
+    held = 0
+    for seed in range(40):
+        seen = observed(simulated(600, stages, stopped, seed)[1])
+        assert seen is not None and seen.stages.time == pytest.approx(12, rel=0.6)
+        narrow = trials_in(1200, seen.stages, 1, seen.stopped_interval)
+        assert narrow.most / narrow.fewest < wide.most / wide.fewest
+        held += narrow.fewest <= later <= narrow.most
+    assert held >= 30
+
+
+def test_a_few_trials_show_nothing() -> None:
+    assert observed([complete_outcome()] * 30) is None, "none was stopped"
+    assert observed([complete_outcome(), Outcome("stopped", "x", None, complete_outcome().artifact)]) is None

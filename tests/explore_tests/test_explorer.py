@@ -1,0 +1,375 @@
+"""Which job comes next, without a model: flights in every stage, and a whole search over scripted workers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partialmethod
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives.measurement.arrivals import Traffic
+from objectives.records import Artifact, Footprint, InputSpec, Prepared
+from objectives.task import Task
+from search.config.loss_limits import Limits
+from search.config.study_file import load
+from search.explore import explorer as explore
+from search.explore.explorer import Explorer, Flight, Told, next_job
+from search.study import Study
+from search.workers.meter_jobs import MeterJobs
+from search.workers.processes import Done
+from spaces.candidate import Candidate
+from spaces.model_structure import Anatomy, Cut, Group, Width
+from spaces.serialization import to_plain
+from spaces.techniques.distillation import Distillation
+from spaces.techniques.pruning import Pruning
+from spaces.weights import Weights
+from tests.search_tests.measurements import complete_outcome, small_space
+
+
+def flight(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> Flight:
+    weights = Weights(pruning=Pruning((("mlp", ratio),)), distillation=Distillation(2.0, 0.5, 1))
+    trial: Any = SimpleNamespace(number=number)
+    return Flight(trial, Candidate(weights), stage, worker=SimpleNamespace() if flying else None)  # type: ignore[arg-type]
+
+
+def test_measuring_comes_before_building() -> None:
+    flights = [flight(0, "fit"), flight(1, "judge"), flight(2, "time")]
+    chosen = next_job(flights, 1, True)
+    assert chosen is not None
+    assert chosen.number == 2
+    chosen = next_job(flights, 1, False)
+    assert chosen is not None
+    assert chosen.number == 0
+
+
+def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
+    flights = [flight(0, "fit", 0.5, flying=True), flight(1, "fit", 0.5), flight(2, "fit", 0.25)]
+    chosen = next_job(flights, 1, False)
+    assert chosen is not None
+    assert chosen.number == 2
+    assert next_job(flights[:2], 1, True) is None
+
+
+def test_nothing_to_do_is_none() -> None:
+    assert next_job([], 2, True) is None
+    assert next_job([flight(0, "fit")], 0, True) is None
+
+
+class Scripted:
+    """A worker that answers at once; `script` may turn a job into an error."""
+
+    def __init__(self, kind: str, log: list[tuple[str, str]], script: Mapping[str, Any]) -> None:
+        self.kind, self.log, self.script, self.busy = kind, log, script, False
+        self.progress: list[str] = []
+        self.limits: dict[str, float] = {}
+
+    def start(self, job: str, arguments: Mapping[str, Any], limit: float) -> None:
+        assert not self.busy
+        self.busy, self.job, self.arguments = True, job, arguments
+        self.limits[job] = limit
+        self.log.append((self.kind, job))
+
+    def poll(self) -> Done:
+        self.busy = False
+        answer = self.script[self.job](self.arguments)
+        return Done(None, answer, 0.1) if isinstance(answer, str) else Done(answer, None, 0.1)
+
+    def pause(self) -> None:
+        self.log.append((self.kind, "pause"))
+
+    def resume(self) -> None:
+        self.log.append((self.kind, "resume"))
+
+    def kill(self) -> None:
+        self.busy = False
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> dict[str, Any]:
+    space = small_space()
+    anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, (Width("mlp.0", 4, (Cut("mlp.0.weight", 0),)),)),))
+    baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
+    prepared = Prepared(
+        "k", "holdout", anatomy, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
+    )
+    return {
+        "config": load("ml-100k"),
+        "task": Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0),
+        "prepared": prepared,
+        "space": space,
+        "study": Study(
+            "s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95", "throughput", "quality"], Limits(0.01), 0
+        ),
+    }
+
+
+def search(
+    parts: dict[str, Any],
+    script: Mapping[str, Any],
+    trials: int,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str, float] | None = None,
+) -> Any:
+    """Args:
+    limits: filled with the seconds that each job of a worker was given last
+    """
+    log: list[tuple[str, str]] = []
+    told: list[Told] = []
+    builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
+    meter: Any = Scripted("meter", log, script)
+    monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
+    jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
+    explorer = Explorer(
+        parts["config"], parts["task"], jobs, parts["space"], parts["study"], builders, meter, 1,
+        told.append, lambda seconds: None,
+    )  # fmt: skip
+    end = explorer.run(60, trials, 0.0)
+    for worker in (*builders, meter):
+        (limits if limits is not None else {}).update(worker.limits)
+    return end, told, log
+
+
+def timed(p95_ratio: float = 0.5, throughput: float = 2.0) -> dict[str, Any]:
+    """What the meter gives for the job `time`."""
+    measured = complete_outcome(p95_ratio, throughput).measurement
+    assert measured is not None
+    footprint = Footprint(900, 50_000_000, 1.5)
+    return {
+        "latency": to_plain(measured.latency),
+        "throughput": to_plain(measured.throughput),
+        "footprint": to_plain(footprint),
+    }
+
+
+def answers(**changes: Any) -> dict[str, Any]:
+    measured = complete_outcome().measurement
+    artifact = to_plain(Artifact("x", "x/model.onnx", {"mlp": "fp32"}, 900, 0.0))
+    good = {
+        "fit": lambda a: {"reused": False},
+        "export": lambda a: {"artifact": artifact, "reused": True},
+        "judge": lambda a: {"quality": to_plain(measured.quality), "reused": False},
+        "glance": lambda a: {"service_ratio": 0.5, "saturated_ratio": 2.0},
+        "time": lambda a: timed(),
+    }  # fmt: skip
+    return good | changes
+
+
+def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    end, told, log = search(parts, answers(), 8, monkeypatch)
+    assert end == "the budget is spent"
+    complete = [t for t in told if t.outcome.state == "complete"]
+    assert len(complete) >= 8
+    assert complete[0].outcome.measurement == complete_outcome().measurement.__class__(
+        **{**vars(complete_outcome().measurement), "footprint": complete[0].outcome.measurement.footprint}
+    )
+    assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
+    assert all(t.outcome.reused == ("export",) for t in complete)
+    assert {kind for kind, job in log if job in ("judge", "glance", "time")} == {"meter"}
+    assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
+
+
+def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, log = search(parts, answers(), 6, monkeypatch)
+    timing = False
+    for kind, job in log:
+        if job in ("glance", "time"):
+            timing = True
+        elif kind == "builder" and job == "resume":
+            timing = False
+        elif job in ("fit", "export"):
+            assert not timing, "nothing is built during a timing"
+
+
+def test_learning_and_judging_may_take_longer_than_other_jobs(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranking many users for each score takes as long as learning does."""
+    limits: dict[str, float] = {}
+    parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
+    search(parts, answers(), 4, monkeypatch, limits)
+    assert {job: limits[job] for job in ("fit", "export", "judge", "glance")} == {
+        "fit": 700,
+        "export": 70,
+        "judge": 700,
+        "glance": 70,
+    }
+
+
+def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = iter(range(1000))
+    flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 2 else {"reused": False}  # noqa: E731
+    _, told, _ = search(parts, answers(fit=flaky), 10, monkeypatch)
+    failed = [t for t in told if t.outcome.state == "failed"]
+    assert failed
+    assert all(t.outcome.reason == "The builder was ended by SIGSEGV" for t in failed)
+    assert any(t.outcome.state == "complete" for t in told)
+
+
+def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = to_plain(complete_outcome().measurement)
+    broken = timed() | {"latency": measured["latency"] | {"p95_ratio": float("inf")}}
+    _, told, _ = search(parts, answers(time=lambda a: broken), 2, monkeypatch)
+    assert all(t.outcome.state == "failed" and "p95_ratio must be finite" in (t.outcome.reason or "") for t in told)
+
+
+def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two widths and four layouts of the baseline's weights: eight choices at most, none twice, then an end."""
+    space = parts["space"]
+    parts["space"] = replace(space, weights=replace(space.weights, pruning={}))
+    end, told, _ = search(parts, answers(), 500, monkeypatch)
+    assert end == "the last 50 choices were all made before"
+    complete = [t.candidate.id for t in told if t.outcome.state == "complete"]
+    assert 4 <= len(complete) == len(set(complete)) <= 8
+    assert all("made before" in (t.outcome.reason or "") for t in told if t.outcome.state == "stopped")
+
+
+def _visit(arguments: Mapping[str, Any]) -> tuple[int, str]:
+    trial, _, again = Path(arguments["recording"]).stem.removeprefix("trial-").partition("-")
+    return int(trial), again
+
+
+def test_a_point_that_would_enter_the_front_is_measured_in_further_visits(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each screened point is better than the one before on one objective, or worse on all, by turns. Visits are jobs of
+    their own; the first look does not count among them, which was lucky to be so good."""
+    asked: list[tuple[int, str, bool]] = []
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        assert arguments["window"]["visits"] == 1 and arguments["window"]["blocks"] == 20
+        trial, again = _visit(arguments)
+        asked.append((trial, again, arguments["append"]))
+        better = trial % 2 == 1
+        return timed(0.5 - 0.01 * trial if better else 0.9, 2.0)
+
+    _, told, _ = search(parts, answers(time=scripted), 8, monkeypatch)
+    complete = {t.number: t for t in told if t.outcome.state == "complete"}
+    further = [("visits", False), ("visits", True), ("visits", True)]
+    for number, trial in complete.items():
+        looks = [(again, append) for of, again, append in asked if of == number]
+        entered = number == 0 or number % 2 == 1
+        assert looks == [("", False), *(further if entered else [])]
+        assert (trial.outcome.timings or "").endswith(
+            f"trial-{number}-visits.npz" if entered else f"trial-{number}.npz"
+        )
+    assert all(
+        t.outcome.seconds["time"] in (pytest.approx(looks), pytest.approx(looks + 0.1))  # a glance at all but the first
+        for t in complete.values()
+        for looks in [0.4 if t.number == 0 or t.number % 2 else 0.1]
+    )
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_visit_that_fails_leaves_what_was_measured_before(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    seen: dict[int, int] = {}
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        trial, _ = _visit(arguments)
+        seen[trial] = seen.get(trial, -1) + 1
+        return "RuntimeError: gone" if seen[trial] == failing else timed(0.5 - 0.01 * seen[trial])
+
+    _, told, _ = search(parts, answers(time=scripted), 4, monkeypatch)
+    outcomes = [t.outcome for t in told if "made before" not in (t.outcome.reason or "")]
+    assert [outcome.state for outcome in outcomes] == ["complete"] * 4
+    baseline = next(t.outcome for t in told if t.number == 0)
+    assert baseline.measurement is not None
+    assert baseline.measurement.latency.p95_ratio == pytest.approx(0.5 - 0.01 * (failing - 1))
+    assert (baseline.timings or "").endswith("trial-0.npz" if failing == 1 else "trial-0-visits.npz")
+
+
+def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variance between the baseline's visits, of two degrees of freedom, by statistics' own formula."""
+    noises: list[tuple[int, Any]] = []
+    visits = (0.9, 1.0, 1.2)
+
+    def scripted(arguments: Mapping[str, Any]) -> Any:
+        noises.append((_visit(arguments)[0], arguments["noise"]["p95"]))
+        found = timed(0.9)
+        return found | {"latency": found["latency"] | {"p95_visits": list(visits)}}
+
+    search(parts, answers(time=scripted), 2, monkeypatch)
+    assert noises[0] == (0, {"variance": 0.0, "degrees": 0})
+    variance = statistics.variance(math.log(ratio) for ratio in visits)
+    later = next(noise for trial, noise in noises if trial != 0)
+    assert later == {"variance": pytest.approx(variance), "degrees": 2}
+
+
+def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those after it are not: what is known to lose too much is stopped, and is not built again."""
+    quality = to_plain(replace(complete_outcome().measurement.quality, loss=0.5, loss_interval=(0.4, 0.6)))
+    _, told, log = search(parts, answers(judge=lambda a: {"quality": quality, "reused": False}), 12, monkeypatch)
+    states = {t.number: t.outcome.state for t in told}
+    measured = [number for number, state in states.items() if state == "complete" and number > 0]
+    first = min(measured)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.number > first + 2]
+    assert stopped, "two more may have been under way"
+    assert all("above the tolerated" in (t.outcome.reason or "") for t in stopped if t.outcome.artifact)
+    assert sum(job == "time" for _, job in log) >= len(measured) + 1
+
+
+def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {"service_ratio": 4.9, "saturated_ratio": 0.2}
+    _, told, log = search(parts, answers(glance=lambda a: slow), 12, monkeypatch)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+    assert stopped
+    assert all(t.outcome.reason.startswith("not timed: at a glance 4.9 of the baseline's time") for t in stopped)
+    assert sum(job == "glance" for _, job in log) >= len(stopped)
+    again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
+    parts["study"] = again
+    known = {t.candidate.id for t in told if t.outcome.artifact}
+    _, later, _ = search(parts, answers(glance=lambda a: slow), 4, monkeypatch)
+    assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(0.1, "glance"), (30.0, "judge")])
+def test_what_takes_long_comes_second(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float, last: str
+) -> None:
+    """Slower than the baseline, a candidate need not be judged; both were asked of each that is timed."""
+    monkeypatch.setattr(Scripted, "poll", partialmethod(polled, seconds))
+    _, _, log = search(parts, answers(), 8, monkeypatch)
+    asked = [job for kind, job in log if kind == "meter" and job in ("judge", "glance")]
+    assert asked[:2] == ["judge", "judge"], "the baseline and the first candidate have no glance"
+    assert asked[-1] == last and asked.count("glance") == asked.count("judge") - 2
+    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
+    _, told, log = search(parts, answers(glance=slow), 12, monkeypatch)
+    stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+    judged = sum(job == "judge" for _, job in log)
+    assert stopped and (judged == 0) == (seconds > 10)
+
+
+def polled(worker: Scripted, judging: float) -> Done:
+    worker.busy = False
+    return Done(worker.script[worker.job](worker.arguments), None, judging if worker.job == "judge" else 0.1)
+
+
+def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
+    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
+    parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
+    _, told, _ = search(parts, answers(glance=slow), 8, monkeypatch)
+    assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
+
+
+def test_every_other_time_weights_that_there_are_run_in_another_way(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, told, _ = search(parts, answers(), 40, monkeypatch)
+    drawn = [t.candidate for t in told if t.outcome.state == "complete" and t.candidate.weights.distillation]
+    often = Counter(c.weights.id for c in drawn)
+    assert max(often.values()) > 1, "pruning ratios are continuous: no weights come twice by chance"
+    assert len(often) > 3
+    assert len({c.id for c in drawn}) == len(drawn)

@@ -1,0 +1,209 @@
+"""A study's profile is measured once; the space is narrowed by it, and each group is told why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.profile.profile import NodeCost, Profile, summarise
+from objectives.measurement.profile.roofline import Roofline
+from objectives.records import Artifact, InputSpec, Prepared
+from objectives.task import Task
+from search.config.loss_limits import Limits
+from search.config.study_file import load
+from search.explore.profiling import focused, profiled, write_profile_files
+from search.study import Study
+from search.workers.meter_jobs import MeterJobs
+from search.workers.processes import Done, JobError
+from spaces.domains import Choice, Float
+from spaces.model_structure import Anatomy, Group
+from spaces.search_space import SearchSpace
+from spaces.serialization import to_plain
+from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.weights_space import WeightsSpace
+
+GROUPS = (
+    Group("tables", "table", ("tables.user",), 1, (), "tied"),
+    Group("cross", "linear", ("cross.0",), 1, (), "left whole"),
+    Group("mlp", "linear", ("mlp.0",), 1, (), "left whole"),
+)
+OBJECTIVES = ["latency_p95", "throughput", "quality"]
+
+
+def profile(mlp_ms: float = 8.0) -> Profile:
+    """mlp: 8 of 10 ms and 85% of the bytes; cross: 3% and 2%; tables: 0.4% of the time and 12% of the bytes."""
+    nodes = [
+        NodeCost("rows", "Gather", "tables", 0.04, 0, 10_000),
+        NodeCost("cross", "Gemm", "cross", 0.3, 10_000_000, 30_000),
+        NodeCost("mlp", "FusedGemm", "mlp", mlp_ms, 600_000_000, 120_000),
+        NodeCost("head", "Gemm", "other", 0.66, 1000, 1000),
+    ]
+    return summarise(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, mlp_ms + 2, None)
+
+
+class Meter:
+    """Answers `profile` at once, by what it was given: profiles, or the words of an error."""
+
+    def __init__(self, *answers: Profile | str) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, Mapping[str, Any], float]] = []
+        self.busy, self.progress = False, ["running it"]
+
+    def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
+        self.asked.append((job, arguments, limit_seconds))
+
+    def poll(self) -> Done:
+        answer = self.answers.pop(0)
+        if isinstance(answer, str):
+            return Done(None, answer, 0.1)
+        plain = {"profile": to_plain(answer), "roofline": to_plain(Roofline(100.0, 50.0, None))}
+        return Done(json.loads(json.dumps(plain)), None, 0.1)
+
+
+class Ears:
+    """What a person was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def jobs(root: Path, *settings: str) -> MeterJobs:
+    baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
+    inputs = (InputSpec("item", "int64", (), 5),)
+    prepared = Prepared("k", "holdouts/h", Anatomy(GROUPS), {}, inputs, baseline, "split", {}, 3, {}, {}, None, 0.9)
+    task = Task(str(root), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0)
+    return MeterJobs(load("ml-100k", list(settings)), task, prepared, Traffic())
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0)
+
+
+def measured(study: Study, meter: Meter, root: Path, *settings: str) -> tuple[Any, Ears]:
+    ears: Any = Ears()
+    any_meter: Any = meter
+    return profiled(study, jobs(root, *settings), any_meter, ears), ears
+
+
+def in_focus(document: Mapping[str, Any]) -> dict[str, bool]:
+    return {group["name"]: group["in_focus"] for group in document["groups"]}
+
+
+def test_the_baseline_is_profiled_by_the_meter(study: Study, tmp_path: Path) -> None:
+    meter = Meter(profile())
+    document, ears = measured(study, meter, tmp_path, "workers.job_seconds=33")
+    (job, arguments, limit) = meter.asked[0]
+    assert (job, limit) == ("profile", 33)
+    assert arguments["model"] == f"{tmp_path}/base/model.onnx"
+    assert arguments["holdout"] == "holdouts/h"
+    assert [group["name"] for group in arguments["groups"]] == ["tables", "cross", "mlp"]
+    assert document["study"] == "ml-100k" and document["rows"] == 200
+    shares = {group["name"]: group["time_share"] for group in document["groups"]}
+    assert shares == pytest.approx({"tables": 0.004, "cross": 0.03, "mlp": 0.8, "other": 0.066, "engine": 0.1})
+    assert sum(shares.values()) == pytest.approx(1)
+    assert ears.lines == ["profile: where the baseline's time goes", "running it"]
+
+
+def test_it_is_measured_once_and_stays_the_same(study: Study, tmp_path: Path) -> None:
+    """Another timing would change the space under the trials that are there."""
+    first, _ = measured(study, Meter(profile()), tmp_path)
+    later = Meter(profile(mlp_ms=0.001))
+    again, ears = measured(study, later, tmp_path)
+    reopened, _ = measured(Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0), later, tmp_path)
+    assert first == again == reopened == study.facts["profile"]
+    assert later.asked == [] and ears.lines == []
+    study.restart()
+    assert measured(study, later, tmp_path)[0] == first, "forgetting the trials keeps it"
+
+
+def test_a_profile_that_failed_is_an_error_and_not_kept(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="ProfileError: no such node"):
+        measured(study, Meter("ProfileError: no such node"), tmp_path)
+    assert "profile" not in study.facts
+    assert measured(study, Meter(profile()), tmp_path)[0]["rows"] == 200
+
+
+@pytest.mark.parametrize(
+    ("share", "inside"),
+    [(0.05, {"tables", "mlp"}), (0.02, {"tables", "cross", "mlp"}), (0.2, {"mlp"}), (0.9, set[str]())],
+)
+def test_the_studys_own_share_decides_what_is_in_focus(
+    share: float, inside: set[str], study: Study, tmp_path: Path
+) -> None:
+    document, _ = measured(study, Meter(profile()), tmp_path, f"space.focus={share}")
+    assert {name for name, held in in_focus(document).items() if held} == inside
+    assert document["share"] == share
+
+
+def test_a_focus_of_none_keeps_every_group(study: Study, tmp_path: Path) -> None:
+    document, _ = measured(study, Meter(profile(mlp_ms=80.0)), tmp_path, "space.focus=0")
+    assert in_focus(document) == {"tables": True, "cross": True, "mlp": True, "other": False, "engine": False}
+    assert document["share"] == 0
+
+
+def space() -> SearchSpace:
+    learning = {"temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))}
+    pruning = {"mlp": Float(0.25, 0.75), "cross": Float(0.25, 0.5)}
+    widths = {
+        "tables": Choice(("fp32", "int8")),
+        "cross": Choice(("fp32", "int8-dynamic")),
+        "mlp": Choice(("fp32", "int8-dynamic")),
+    }
+    return SearchSpace(
+        WeightsSpace({"width": Choice((8, 16))}, pruning, learning, passes=3),
+        PrecisionSpace(widths),
+        PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto", "2x1"))),
+    )
+
+
+def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Study, tmp_path: Path) -> None:
+    document, _ = measured(study, Meter(profile()), tmp_path)
+    ears: Any = Ears()
+    found = focused(space(), document, Anatomy(GROUPS), ears)
+    assert set(found.weights.pruning) == {"mlp"}
+    widths = {group: domain.values for group, domain in found.precision.widths.items()}
+    assert widths == {"tables": ("fp32", "int8"), "cross": ("fp32",), "mlp": ("fp32", "int8-dynamic")}
+    assert (found.weights.architecture, found.placement) == (space().weights.architecture, space().placement)
+    assert ears.lines == [
+        "profile: tables: 0.4% of the time and 12.0% of the bytes: searched",
+        "profile: cross: 3.0% of the time and 2.0% of the bytes, both below 5%: kept at fp32, not pruned",
+        "profile: mlp: 80.0% of the time and 85.0% of the bytes: searched",
+        "profile: the user's side once a request leaves 90% of the baseline's multiply-adds at 200 rows",
+    ], "what is no layer group is not told"
+
+
+@pytest.mark.parametrize(("tables_ms", "inside"), [(0.04, False), (4.0, True)])
+def test_a_table_by_itself_is_searched_when_its_group_is(
+    study: Study, tmp_path: Path, tables_ms: float, inside: bool
+) -> None:
+    nodes = [NodeCost("rows", "Gather", "tables", tables_ms, 0, 10), NodeCost("mlp", "Gemm", "mlp", 8.0, 10, 10)]
+    seen = summarise(nodes, GROUPS, {"tables": 10, "cross": 0, "mlp": 990, "other": 0}, 200, 8 + tables_ms, None)
+    document, _ = measured(study, Meter(seen), tmp_path)
+    tables = {"tables.user": Choice(("fp32", "int8")), "mlp": Choice(("fp32", "int8-dynamic"))}
+    whole = replace(space(), precision=PrecisionSpace(tables))
+    found = focused(whole, document, Anatomy(GROUPS), Ears())  # type: ignore[arg-type]
+    assert found.precision.widths["tables.user"].values == (("fp32", "int8") if inside else ("fp32",))
+
+
+def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Path) -> None:
+    document, _ = measured(study, Meter(profile()), tmp_path)
+    folder = tmp_path / "reports" / "ml-100k"
+    page, data = write_profile_files(document, folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["profile.html", "profile.json"]
+    assert json.loads(data.read_text()) == json.loads(json.dumps(document))
+    text = page.read_text()
+    assert text.startswith("<!doctype html>") and "ml-100k: where the time goes" in text
+    assert all(group["reason"] in text for group in document["groups"] if group["name"] in ("tables", "mlp"))
+    write_profile_files({**document, "study": "other"}, folder)
+    assert json.loads(data.read_text())["study"] == "other" and "other: where the time goes" in page.read_text()

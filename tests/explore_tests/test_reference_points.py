@@ -1,0 +1,294 @@
+"""The points that candidates are held against: which placement they get, and that they are benchmarked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives.measure.quick_benchmark import Glance
+from objectives.records import Artifact, InputSpec, Outcome, Prepared
+from search.choose import choose
+from search.choose.choose import Confirmed, beside_tuned_baseline, chosen_document
+from search.config.loss_limits import Limits
+from search.explore.reference_points import QUANTIZED, TUNED, references_of, tuned_placement
+from search.results import document
+from search.study import Study, spent
+from search.verdict import verdict
+from search.workers.processes import JobError
+from spaces.candidate import Candidate
+from spaces.domains import Choice
+from spaces.model_structure import Anatomy, Group
+from spaces.serialization import to_plain
+from spaces.techniques.placement import Placement, Seat, layouts
+from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.quantization import Precision
+from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.weights import Weights
+from tests.explore_tests.test_explorer import answers, parts, search, timed
+from tests.search_tests.measurements import complete_outcome, small_space
+
+__all__ = ["parts"]
+
+SPACE = PlacementSpace(
+    Choice(("onnxruntime", "openvino")), Choice(layouts(2)), Choice((False, True)), Choice((False, True)),
+    batch_rows=Choice((0, 400)), split_rows=Choice((0, 200)), user_once=Choice((False, True)),
+)  # fmt: skip
+
+
+class Bench:
+    """Placements of known speed."""
+
+    def __init__(self, best: Placement) -> None:
+        self.best, self.asked = best, list[Placement]()
+
+    def __call__(self, placement: Placement) -> Glance:
+        self.asked.append(placement)
+        if placement.seat.layout == "1x2" and placement.seat.engine == "onnxruntime":
+            raise ValueError("it cannot be run so")
+        wrong = sum(
+            ours != theirs
+            for ours, theirs in (
+                (placement.seat.place, self.best.seat.place),
+                (placement.seat.layout, self.best.seat.layout),
+                (placement.seat.pinned, self.best.seat.pinned),
+                (placement.inline, self.best.inline),
+                (placement.user_once, self.best.user_once),
+                (placement.split_rows, self.best.split_rows),
+            )
+        )
+        return Glance(0.2 * 1.3**wrong, 1.5)
+
+
+@pytest.mark.parametrize(
+    "best",
+    [
+        Placement(Seat("openvino", threads=2), user_once=True),
+        Placement(Seat("openvino", threads=1, pinned=True), inline=True, user_once=True),
+        Placement(Seat("onnxruntime", replicas=2, threads=1, pinned=True), split_rows=200),
+    ],
+)
+def test_the_best_placement_is_found_without_trying_all(best: Placement) -> None:
+    bench = Bench(best)
+    assert tuned_placement(SPACE, bench) == best
+    assert len(bench.asked) == len(set(bench.asked)) < 20, "of more than a hundred"
+    assert Placement() not in bench.asked, "it is what the others are compared with"
+
+
+def test_a_baseline_that_no_placement_betters_stays_as_it_is() -> None:
+    assert tuned_placement(SPACE, lambda placement: Glance(1.2, 1.1)) == Placement()
+    # Twice the throughput for less than twice the time is worth it.
+    several = tuned_placement(SPACE, lambda p: Glance(1.7, 2.0) if p.seat.replicas == 2 else Glance(1.2, 1.1))
+    assert several.replicas == 2
+
+
+PREPARED = Prepared(
+    "k", "holdout",
+    Anatomy((Group("mlp", "linear", ("m",), 10, (), "no"), Group("tables", "table", ("t",), 10, (), "no"))), {},
+    (InputSpec("item", "int64", (), 5),), Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0),
+    "split", {}, 3, {}, {}, simple=("popularity", "logistic_regression"),
+)  # fmt: skip
+BEST = Placement(Seat(threads=2))
+WIDTHS = PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))})
+
+
+def test_the_reference_points_are_what_a_user_gets_without_a_search() -> None:
+    found = references_of(PREPARED, WIDTHS, BEST)
+    assert found == {
+        TUNED: Candidate(precision=Precision((("mlp", "fp32"), ("tables", "fp32"))), placement=BEST),
+        QUANTIZED: Candidate(precision=Precision((("mlp", "int8-dynamic"), ("tables", "fp32")))),
+        "popularity": Candidate(Weights(reference="popularity")),
+        "logistic regression": Candidate(Weights(reference="logistic_regression")),
+    }
+    assert TUNED not in references_of(PREPARED, WIDTHS, Placement()), "trial 0 is the tuned baseline already"
+
+
+def losing(losses: Mapping[str, float]) -> Any:
+    """Quality by what was built, whose key is its origin."""
+
+    def judged(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        loss = losses.get(arguments["candidate"]["artifact"]["key"], 0.001)
+        measured = complete_outcome(loss=loss).measurement
+        assert measured is not None
+        return {"quality": to_plain(measured.quality), "reused": False}
+
+    return judged
+
+
+def exported(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    key = arguments["weights"]["reference"] or ("small" if arguments["weights"]["distillation"] else "base")
+    return {"artifact": to_plain(Artifact(key, f"{key}/model.onnx", {}, 900, 0.0)), "reused": False}
+
+
+def begin(parts: dict[str, Any]) -> Study:
+    study: Study = parts["study"]
+    first, *starts = parts["space"].starts()
+    study.enqueue(first)
+    for name, candidate in references_of(PREPARED, parts["space"].precision, BEST).items():
+        study.enqueue_reference(name, candidate)
+    for start in starts:
+        study.enqueue(start)
+    return study
+
+
+def told(parts: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    parts["study"].note(**facts)
+    return document(parts["config"], parts["study"].finished(), parts["study"].facts)
+
+
+def test_reference_points_are_benchmarked_whatever_a_glance_says(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In as many visits as a point of the front; a simple model that loses too much is not."""
+    visits: Counter[str] = Counter()
+
+    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        visits[Path(arguments["recording"]).stem] += 1
+        return timed(0.9, 1.1)
+
+    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
+    study = begin(parts)
+    script = answers(glance=slow, time=time, export=exported, judge=losing({"popularity": 0.2, "base": 0.0}))
+    search(parts, script, 6, monkeypatch)
+    rows = told(parts)["rows"]
+    ended = {row["knobs"]["weights.origin"]: row for row in rows[:5]}
+    assert [row["state"] for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
+    assert ended["popularity"]["reason"] == "not timed: its loss of 20.00% is above the tolerated"
+    assert [row["reference"] for row in rows[1:5]] == [TUNED, QUANTIZED, "popularity", "logistic regression"]
+    assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
+    assert visits["trial-3"] == 0
+    assert study.references == (TUNED, QUANTIZED, "popularity", "logistic regression")
+    assert spent(study.finished()) == 5, "of six trials one is the baseline; reference points are none of the search's"
+
+
+def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is benchmarked although a smaller model outruns it."""
+    parts["space"] = replace(parts["space"], precision=replace(parts["space"].precision, widths={}))
+    fast = {"base": (0.55, 1.9), "small": (0.1, 9.0)}
+
+    def by(arguments: Mapping[str, Any]) -> tuple[float, float]:
+        arm = arguments["candidate"]
+        key = arm["model"].split("/")[-2]
+        seat = arm["placement"]["seat"]
+        if key != "base":
+            return fast["small"]
+        return (1.0, 1.0) if seat["threads"] is None else (0.8, 1.2) if seat["replicas"] == 1 else fast["base"]
+
+    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return timed(*by(arguments))
+
+    def glance(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        service, most = by(arguments)
+        return {"service_ratio": service, "saturated_ratio": most}
+
+    study = begin(parts)
+    better = {**parts["space"].starts()[0], "placement.layout": "2x1"}
+    script = answers(glance=glance, time=time, export=exported, judge=losing({"base": 0.0}))
+    search(parts, script, 4, monkeypatch)
+    before = told(parts)
+    assert before["tuned_baseline"]["trial"] == 1
+    study.enqueue(better)
+    search(parts, script, 8, monkeypatch)
+    after = told(parts)
+    tuned = after["tuned_baseline"]
+    assert tuned["latency_ms"]["p95_ratio"] == 0.55 and tuned["knobs"]["placement.replicas"] == 2
+    assert tuned["reference"] == TUNED and after["rows"][1]["reference"] is None
+    small = next(r for r in after["rows"] if r["knobs"]["weights.origin"] == "pruned" and r["state"] == "complete")
+    assert small["tuned"]["trial"] == tuned["trial"]
+    assert small["tuned"]["p95_ratio"] == pytest.approx(0.1 / 0.55)
+    assert small["tuned"]["p95_ratio_interval"] == pytest.approx(
+        [0.1 * 0.95 / (0.55 * 1.05), 0.1 * 1.05 / (0.55 * 0.95)]
+    )
+    assert small["tuned"]["throughput_ratio"] == pytest.approx(9 / 1.9)
+
+
+def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Path) -> None:
+    study = Study("s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95"], Limits(0.01), 0)
+    study.enqueue_reference(QUANTIZED, references_of(PREPARED, WIDTHS, BEST)[QUANTIZED])
+    trial, candidate = study.ask(small_space())
+    assert trial.params == {} and candidate.precision.width("mlp") == "int8-dynamic"
+    study.sweep()
+    again, same = study.ask(small_space())
+    assert same == candidate and again.user_attrs["reference"] == QUANTIZED
+
+
+def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stopped, or failed, counts as what was measured; choices made before count as nothing."""
+    begin(parts)
+    count = iter(range(1000))
+    flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
+    slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
+    script = answers(fit=flaky, glance=slow, export=exported, judge=losing({}))
+    _, ended, _ = search(parts, script, 12, monkeypatch)
+    states = {t.outcome.state for t in ended}
+    assert states == {"complete", "stopped", "failed"}
+    assert spent(parts["study"].finished()) == 11
+    search(parts, script, 15 - 11, monkeypatch)
+    assert spent(parts["study"].finished()) == 15
+
+
+def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        base = "base" in arguments["candidate"]["model"]
+        return timed(0.5, 2.0) if base else timed(0.1, 9.0)
+
+    begin(parts)
+    script = answers(time=time, export=exported, judge=losing({"base": 0.0, "popularity": 0.3}))
+    search(parts, script, 4, monkeypatch)
+    found = told(parts)
+    _, first, *others = [verdict(found).headline, *verdict(found).sentences]
+    assert first.startswith(
+        "A much simpler model is within the tolerated 1%: logistic regression (trial 4) answers in 10%"
+    )
+    assert any("The tuned baseline" in line and "answers in 50% of the baseline's p95" in line for line in others)
+    assert any("of the tuned baseline's p95" in line for line in others)
+    assert any(line.startswith("Post-training quantization alone (trial 2) answers in 50%") for line in others)
+    of_rule = {**found, "reference_points": [], "references": {"baseline": 0.8, "popularity": 0.795}}
+    assert (
+        verdict(of_rule).sentences[0].startswith("A much simpler rule is within the tolerated 1%: on test popularity")
+    )
+
+
+def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, asked = complete_outcome(0.25, 4.0).measurement, list[Any]()
+    assert measured is not None
+    ours, tuned = (
+        (Artifact(name, f"{name}/model.onnx", {}, 10, 0.0), Candidate(placement=p))
+        for name, p in (("ours", Placement()), ("tuned", BEST))
+    )
+    jobs: Any = SimpleNamespace(
+        recording=str, time=lambda *given: given, config=SimpleNamespace(seed=0), limit_seconds=lambda length: 1.0
+    )
+
+    def call(meter: Any, job: str, arguments: Any, limit: float, say: Any) -> Any:
+        asked.append(arguments)
+        return to_plain(measured)
+
+    monkeypatch.setattr(choose, "call", call)
+    found = beside_tuned_baseline(jobs, ours, (3, tuned), None, lambda line: None)  # type: ignore[arg-type]
+    assert found is not None and (found["trial"], found["p95_ratio"], found["throughput_ratio"]) == (3, 0.25, 4.0)
+    assert asked[0][:3] == (*ours, "confirm") and asked[0][-1] == tuned
+    confirmed = Confirmed(
+        {"trial": 5}, measured.latency, measured.throughput, measured.quality, measured.footprint, 1, tuned=found
+    )
+    assert chosen_document(confirmed, Path("b"), "why", None)["confirmed"]["tuned_baseline"] == found
+    config: Any = SimpleNamespace(name="shop")
+    card = choose._card(config, ours[1], Outcome("stopped", "x", None, ours[0]), confirmed, "why", "machine")
+    assert "| p95, beside the tuned baseline (fp32, best placement, trial 3) | | | 0.250 [0.237, 0.263] |" in card
+
+    def disturbed(*given: Any) -> Any:
+        raise JobError("busy")
+
+    monkeypatch.setattr(choose, "call", disturbed)
+    assert beside_tuned_baseline(jobs, ours, (3, tuned), None, lambda line: None) is None  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""Resamples and ends of the interval of a paired loss, against closed forms."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from objectives.measurement.metrics import paired_loss as module
+from objectives.measurement.metrics.paired_loss import paired_loss, resamples_for, tail_interval
+from objectives.measurement.statistics import Floats, weighted_mean
+from objectives.records import Quality
+from search.choose.choose import confidence_of
+
+
+def users_of_one_row(losses: Floats, confidence: float, seen: list[int] | None = None, seed: int = 0) -> Quality:
+    """A mean over users, one row each: its loss is the mean of their losses, and the baseline is 1."""
+
+    def candidate(kept: np.ndarray) -> object:
+        def means(weights: Floats) -> Floats:
+            if seen is not None:
+                seen.append(len(weights))
+            return weighted_mean(1 - losses[kept], weights)
+
+        return means
+
+    def baseline(kept: np.ndarray) -> object:
+        return lambda weights: np.ones(len(weights))
+
+    return paired_loss("mean", candidate, baseline, np.arange(len(losses)), seed, confidence, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("look", [1, 2, 3, 4, 5])
+def test_twenty_resamples_lie_beyond_each_end_at_every_look(look: int) -> None:
+    confidence, seen = confidence_of(look), list[int]()
+    users_of_one_row(np.random.default_rng(0).normal(size=50), confidence, seen)
+    drawn = sum(seen[1:])  # the first call gives the point
+    assert drawn * (1 - confidence) / 2 >= 20 - 1e-6
+    assert drawn == resamples_for(confidence)
+
+
+@pytest.mark.parametrize("look", [1, 5])
+def test_the_ends_are_those_of_the_normal_distribution_of_a_mean(look: int) -> None:
+    """Of many users the bootstrap of a mean is normal, with the standard error of the sample."""
+    losses = np.random.default_rng(1).normal(0.01, 0.1, 2000)
+    confidence = confidence_of(look)
+    found = users_of_one_row(losses, confidence)
+    error, z = losses.std() / np.sqrt(len(losses)), NormalDist().inv_cdf((1 + confidence) / 2)
+    np.testing.assert_allclose(
+        np.subtract(found.loss_interval, losses.mean()) / error, [-z, z], rtol=0.06 if look == 1 else 0.1
+    )
+
+
+def test_ends_hardly_depend_on_the_seed_of_the_resamples() -> None:
+    """With too few beyond an end, it is the luck of one of them."""
+    losses = np.random.default_rng(2).normal(0.0, 0.1, 400)
+    highs = [users_of_one_row(losses, confidence_of(3), seed=seed).loss_interval[1] for seed in range(12)]
+    assert np.std(highs) < 0.05 * np.mean(highs)
+
+
+def test_an_end_beyond_what_can_be_drawn_is_the_normal_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks of a year of nightly builds, where 20 resamples beyond an end would take 100 million in all."""
+    drawn = np.random.default_rng(3).normal(0.02, 0.5, 100_000)
+    for look in (9, 12, 60, 365):
+        z = NormalDist().inv_cdf((1 + confidence_of(look)) / 2)
+        low, high = tail_interval(drawn, confidence_of(look))
+        np.testing.assert_allclose([(0.02 - low) / 0.5, (high - 0.02) / 0.5], z, rtol=0.05)
+    assert resamples_for(confidence_of(365)) == 100_000
+    highs = [tail_interval(drawn, confidence_of(look))[1] for look in range(1, 40)]
+    assert np.all(np.diff(highs) > 0), "each further look widens the interval, across the border too"
+    monkeypatch.setattr(module, "_MOST_RESAMPLES", 10**9)
+    assert tail_interval(drawn, confidence_of(9))[1] == pytest.approx(highs[8])

@@ -1,0 +1,584 @@
+"""A recommender of one's own: what its factory must give, and what is read from it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from objectives.errors import SettingError
+from objectives.output_kind import OutputKind
+from objectives.recommenders.scoring import main_scores
+from objectives.recommenders.user_model import load as opening
+from objectives.recommenders.user_model.factory import FactoryError, batches_of, given_by, load_factory
+from objectives.recommenders.user_model.load import open_own
+from objectives.recommenders.user_model.recommender import OwnRecommender
+from objectives.task import Task
+from spaces.model_structure import Table
+from spaces.techniques.architecture import Architecture
+
+USERS, ITEMS = 30, 50
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
+        self.tower = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, user: Tensor, item: Tensor, history: Tensor) -> Tensor:
+        """A history of any length."""
+        u = self.user(user) + self.item(history).mean(1)
+        return self.tower(torch.cat([u, self.item(item)], 1)).squeeze(1)
+
+
+class Mine:
+    """Histories of 3 in train, of 2 to 4 when judged and asked."""
+
+    name, metric = "mine", "auc"
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.rows: dict[str, tuple[int, ...]] = {"train": (40, 40, 1), "validation": (30, 25), "test": (20, 20, 20)}
+        self.model: nn.Module = Net()
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+        for number, rows in enumerate(self.rows[split]):
+            random = np.random.default_rng([number, rows, len(split)])
+            user, item = random.integers(USERS, size=rows), random.integers(ITEMS, size=rows)
+            history = random.integers(ITEMS, size=(rows, 3 if split == "train" else 2 + number % 2))
+            inputs = {
+                "user": torch.from_numpy(user),
+                "item": torch.from_numpy(item),
+                "history": torch.from_numpy(history),
+            }
+            yield inputs, torch.from_numpy((random.random(rows) < 0.5).astype(np.float32)), user
+
+    def requests(self, seed: int) -> Iterator[dict[str, Any]]:
+        random = np.random.default_rng(seed)
+        for _ in range(60):
+            rows, length = int(random.integers(2, 9)), int(random.integers(2, 5))
+            yield {
+                "user": np.repeat(random.integers(USERS), rows),
+                "item": random.integers(ITEMS, size=rows),
+                "history": np.repeat(random.integers(ITEMS, size=(1, length)), rows, axis=0),
+            }
+
+
+def opened(given: Any, monkeypatch: pytest.MonkeyPatch, metric: str = "") -> OwnRecommender:
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
+    return open_own(Task("home", "mine:factory", "", metric, 200, 0.6, 1000, 0), lambda line: None)
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> OwnRecommender:
+    return opened(Mine(), monkeypatch)
+
+
+def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
+    found = {spec.name: (spec.dtype, spec.shape, spec.side) for spec in mine.inputs}
+    assert found == {
+        "user": ("int64", (), "user"),
+        "item": ("int64", (), "item"),
+        "history": ("int64", (None,), "user"),
+    }
+    assert (
+        mine.once == frozenset()
+        and mine.output_kinds == (OutputKind("logits"),)
+        and (mine.metric, mine.graded) == ("auc", False)
+    )
+    assert mine.hidden is None and not mine.built and mine.student() == mine.sizes() == {}
+
+
+def sides(found: OwnRecommender) -> dict[str, tuple[str, bool]]:
+    return {spec.name: (spec.side, spec.inferred) for spec in found.inputs}
+
+
+def test_the_users_inputs_are_inferred_or_declared(mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sides(mine) == {"user": ("user", True), "item": ("item", True), "history": ("user", True)}
+    for declared in (["history"], ("history", "user"), set[str]()):
+        given = Mine()
+        given.user_inputs = declared  # type: ignore[attr-defined]
+        found = opened(given, monkeypatch)
+        assert sides(found) == {n: ("user" if n in declared else "item", False) for n in ("user", "item", "history")}
+        assert (found.key == mine.key) == (len(declared) == 2), "what is exported hangs on it"
+        assert found.held_out("test").slices.keys() == mine.held_out("test").slices.keys()
+
+
+def test_what_is_declared_of_few_requests_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer than 20 nothing is inferred."""
+    given = Mine()
+    few = list(Mine().requests(0))[:5]
+    monkeypatch.setattr(given, "requests", lambda seed: few)
+    assert sides(opened(given, monkeypatch))["user"] == ("item", True)
+    given.user_inputs = ["user"]  # type: ignore[attr-defined]
+    assert sides(opened(given, monkeypatch))["user"] == ("user", False)
+
+
+@pytest.mark.parametrize(
+    ("declared", "line"),
+    [
+        (["usr"], "mine: user_inputs must name inputs of the requests, user, item, history, but got 'usr'"),
+        (
+            ["user", "item"],
+            "mine: user_inputs must name inputs that are equal in all rows of a request, but got 'item'",
+        ),
+        ("user", "mine:factory: user_inputs must be names of inputs or left out, but got str"),
+        ([1], "mine:factory: user_inputs must be names of inputs or left out, but got list"),
+    ],
+)
+def test_a_wrong_declaration_is_refused(declared: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.user_inputs = declared  # type: ignore[attr-defined]
+    with pytest.raises(FactoryError, match=line):
+        opened(given, monkeypatch)
+
+
+def test_what_is_judged_is_what_the_batches_yield(mine: OwnRecommender) -> None:
+    """In blocks of one length of history, with labels and groups in the same order."""
+    held = mine.held_out("test")
+    assert [block["history"].shape for block in held.inputs] == [(40, 2), (20, 3)]
+    yielded = list(Mine().batches("test"))
+    order = [0, 2, 1]
+    assert np.array_equal(
+        np.concatenate([b["item"] for b in held.inputs]), np.concatenate([yielded[i][0]["item"] for i in order])
+    )
+    assert np.array_equal(held.labels, np.concatenate([yielded[i][1] for i in order]))
+    users = np.concatenate([yielded[i][2] for i in order])
+    assert all(len(np.unique(users[held.groups == group])) == 1 for group in np.unique(held.groups))
+    with torch.inference_mode():
+        scores = [mine.model(**{n: torch.from_numpy(v) for n, v in block.items()}) for block in held.inputs]
+    auc = roc_auc_score(held.labels, torch.cat(scores).numpy())
+    assert mine.facts().references == {"baseline": pytest.approx(auc)}
+    assert mine.facts().rows == {"train": 81, "validation": 55, "test": 60}
+
+
+def test_users_and_items_that_train_has_little_of_are_slices(mine: OwnRecommender) -> None:
+    held = mine.held_out("validation")
+    train = list(Mine().batches("train"))
+    counts = np.bincount(np.concatenate([groups for _, _, groups in train]), minlength=USERS)
+    users = np.concatenate([block["user"] for block in held.inputs])
+    few = np.quantile(counts[counts > 0], 0.25)
+    assert np.array_equal(held.slices["users with little history"], counts[users] <= few)
+    assert held.slices["rare items"].any() and not held.slices["rare items"].all()
+
+
+def test_slices_of_ones_own_follow_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.slices = lambda split: {"even": np.arange(sum(given.rows[split])) % 2 == 0}  # type: ignore[attr-defined]
+    held = opened(given, monkeypatch).held_out("test")
+    assert list(held.slices) == ["even"]
+    assert held.slices["even"].tolist() == [i % 2 == 0 for i in [*range(20), *range(40, 60), *range(20, 40)]]
+
+
+def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: OwnRecommender) -> None:
+    lessons = list(mine.lessons(torch.Generator()))
+    assert [len(labels) for _, labels in lessons] == [81] and mine.per_pass == 1
+    yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (lessons, Mine().batches("train"))]
+    assert not torch.equal(*yielded) and torch.equal(*(users.sort().values for users in yielded))
+
+
+def test_rows_of_serving_have_one_length(mine: OwnRecommender) -> None:
+    rows = mine.serving_rows(100)
+    assert {len(values) for values in rows.values()} == {100} and rows["history"].shape[1] in (2, 3, 4)
+
+
+def test_counts_are_of_every_input_that_a_table_looks_up(mine: OwnRecommender) -> None:
+    (counts,) = mine.counts(mine.model, [Table("item", ITEMS, ("history", "item"))]).values()
+    assert counts.sum() == 81 * 4
+    train = list(Mine().batches("train"))
+    assert counts[7] == sum(int((b["item"] == 7).sum() + (b["history"] == 7).sum()) for b, _, _ in train)
+
+
+def test_the_key_follows_weights_and_data(mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(Mine(), monkeypatch).key == mine.key
+    trained = Mine()
+    with torch.no_grad():
+        trained.model.user.weight[3, 1] += 1  # type: ignore[union-attr, index, operator]
+    assert opened(trained, monkeypatch).key != mine.key
+    other = Mine()
+    other.rows = {**other.rows, "test": (20, 20)}
+    assert opened(other, monkeypatch).key != mine.key
+
+
+def test_the_key_follows_requests_and_the_code_of_every_layer(
+    mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the slices, on which no weight hangs."""
+    fewer, sliced, other = Mine(), Mine(), Mine()
+    asked = Mine().requests
+    fewer.requests = lambda seed: list(asked(seed))[:-1]  # type: ignore[method-assign, assignment, return-value]
+    sliced.slices = lambda split: {"all": np.ones(sum(sliced.rows[split]), dtype=bool)}  # type: ignore[attr-defined]
+
+    class Louder(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    assert isinstance(other.model, Net)
+    other.model.tower = Louder(*other.model.tower)
+    keys = {opened(given, monkeypatch).key for given in (fewer, other)}
+    assert len(keys) == 2 and mine.key not in keys
+    assert opened(sliced, monkeypatch).key == mine.key
+
+
+class Lossy:
+    """A loss whose source is that of its class."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Lossy,
+        lambda: functools.partial(nn.functional.binary_cross_entropy_with_logits, pos_weight=torch.tensor(2.0)),
+        nn.BCEWithLogitsLoss,
+    ],
+)
+def test_the_key_hangs_on_no_objects_address(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [opened(_broken(loss=make()), monkeypatch) for _ in range(3)]
+    assert len({found.key for found in kept}) == 1
+
+
+class Asked(nn.Module):
+    """The user's taste is given once a request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(ITEMS, 4)
+
+    def forward(self, taste: Tensor, item: Tensor) -> Tensor:
+        return (self.items(item) * taste).sum(1)
+
+
+class Once(Mine):
+    """Clicks that follow the user's taste, batches of several users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Asked()
+
+    def batches(self, split: str) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+        random = np.random.default_rng(len(split))
+        tastes = random.normal(size=(USERS, 4)).astype(np.float32)
+        user, item = np.arange(200) % USERS, random.integers(ITEMS, size=200)
+        with torch.inference_mode():
+            logits = self.model(torch.from_numpy(tastes[user]), torch.from_numpy(item))
+        inputs = {"taste": torch.from_numpy(tastes[user]), "item": torch.from_numpy(item)}
+        yield inputs, (logits > 0).float(), user
+
+    def requests(self, seed: int) -> Iterator[dict[str, Any]]:
+        for rows in range(2, 30):
+            yield {"taste": np.ones((1, 4), dtype=np.float32), "item": np.arange(rows)}
+
+
+def test_what_is_given_once_is_that_of_each_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are the model's own scores, so that they rank perfectly when each row is scored with its own user."""
+    found = opened(Once(), monkeypatch)
+    assert found.once == {"taste"}
+    assert found.facts().references == {"baseline": 1.0}
+    held = found.held_out("validation")
+    scores = main_scores(found, found.model, held.inputs)
+    assert np.array_equal(scores > 0, held.labels == 1)
+
+
+def test_requests_have_the_rows_of_a_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    np.savez(tmp_path / "trace.npz", rows=np.array([3, 40, 1]))
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: Once())
+    task = Task("home", "mine:factory", "", "", 200, 0.6, 20, 0, rows_trace=str(tmp_path / "trace.npz"))
+    sent = list(open_own(task, lambda line: None).requests(0))
+    assert [len(request["item"]) for request in sent[:4]] == [3, 20, 1, 3] and len(sent) == 1000
+    assert sent[1]["item"].tolist() == [*range(3)] * 6 + [0, 1], "its own rows, round and round"
+    assert {len(request["taste"]) for request in sent} == {1}
+
+
+def test_the_loss_is_told_by_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: Mine())
+    task = Task("home", "mine:factory", "", "", 200, 0.6, 1000, 0, slice_by=("user",))
+    held = open_own(task, lambda line: None).held_out("test")
+    users = np.concatenate([block["user"] for block in held.inputs])
+    told = {name: mask for name, mask in held.slices.items() if name.startswith("user ")}
+    assert len(told) == 5
+    for name, mask in told.items():
+        assert np.array_equal(mask, users == int(name.removeprefix("user ")))
+    with pytest.raises(SettingError, match=r"slice_by: must name inputs of mine that are .*user, item, but got"):
+        open_own(replace(task, slice_by=("history",)), lambda line: None).held_out("test")
+
+
+def test_a_metric_of_ones_own_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.metric = lambda scores, labels, groups: float(np.mean(scores[labels == 1]))  # type: ignore[assignment]
+    found = opened(given, monkeypatch)
+    assert found.graded and found.metric == "<lambda>"
+    assert found.grade(np.array([1.0, 2.0]), np.array([0, 1]), np.array([0, 0])) == 2
+    assert not opened(given, monkeypatch, "gauc").graded, "the study names another"
+
+
+class Both(nn.Module):
+    """Two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net(8)
+        self.like = nn.Linear(1, 1)
+
+    def forward(self, user: Tensor, item: Tensor, history: Tensor) -> dict[str, Tensor]:
+        logit = self.net(user, item, history)
+        return {"like": self.like(logit.unsqueeze(1)), "click": torch.sigmoid(logit)}
+
+
+class Named(Net):
+    """One output, by name."""
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        return {"score": super().forward(*inputs, **named)}
+
+
+@pytest.mark.parametrize("model", [Net, Named])
+@pytest.mark.parametrize("packed", [lambda y, w: (y, w), lambda y, w: torch.stack([y, w], 1)])
+def test_of_one_output_the_first_labels_are_its_own(model: Any, packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a loss takes weights beside the labels."""
+    given = Mine()
+    given.model = model()
+    plain = given.batches
+    given.batches = lambda split: (  # type: ignore[method-assign]
+        (inputs, packed(labels, labels + 0.5), groups) for inputs, labels, groups in plain(split)
+    )
+    given.loss = lambda outputs, labels: sum(p.square().sum() for p in given.model.parameters())  # type: ignore
+    held = opened(given, monkeypatch).held_out("validation")
+    assert set(np.unique(held.labels)) == {0, 1} and held.others == {}
+
+
+def _both() -> Mine:
+    given = Mine()
+    given.model, given.output = Both(), "click"  # type: ignore[attr-defined]
+    plain = given.batches
+    given.batches = lambda split: (  # type: ignore[method-assign]
+        (inputs, {"click": labels, "like": 1 - labels}, groups) for inputs, labels, groups in plain(split)
+    )
+    given.loss = lambda outputs, labels: nn.functional.binary_cross_entropy(outputs["click"], labels["click"])  # type: ignore[method-assign]
+    return given
+
+
+def test_of_several_outputs_one_is_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(_both(), monkeypatch)
+    outputs = found.outputs(found.model, found.serving_rows(5))
+    scores = found.scores(outputs)
+    assert torch.equal(scores[:, 0], outputs["click"]) and torch.equal(scores[:, 1], outputs["like"][:, 0])
+    held = found.held_out("test")
+    assert np.array_equal(held.others["like"], 1 - held.labels) and list(held.others) == ["like"]
+    assert [kind.scale for kind in found.output_kinds] == ["probabilities", "logits"]
+
+
+def test_siblings_are_the_factorys(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Mine()
+    given.build, given.shapes = lambda shape: Net(**shape), {"width": [4, 8]}  # type: ignore[attr-defined]
+    found = opened(given, monkeypatch)
+    assert found.built and found.student() == {"width": [4, 8]}
+    sibling = found.build(Architecture((("width", 4),)))
+    assert sibling.tower[0].out_features == 4  # type: ignore[index, union-attr]
+
+
+# --- one line for whatever is wrong ---
+
+
+def _broken(**changes: Any) -> Any:
+    given = Mine()
+    for name, value in changes.items():
+        setattr(given, name, value)
+    return given
+
+
+def _batches(inputs: Any = None, labels: Any = None, groups: Any = None) -> Any:
+    def batches(split: str) -> Iterator[Any]:
+        for good, truth, owners in Mine().batches(split):
+            yield (
+                good if inputs is None else inputs(good),
+                truth if labels is None else labels,
+                owners if groups is None else groups,
+            )
+
+    return batches
+
+
+def _packed(inputs: dict[str, Tensor], last: bool = False) -> dict[str, Tensor]:
+    """Histories of 3 one behind the other, where each begins, and the end of the last one."""
+    rows = len(inputs["user"])
+    starts = 3 * torch.arange(rows + last)
+    return {"user": inputs["user"], "item": starts, "history": inputs["history"].long().ravel()}
+
+
+WRONG: list[tuple[Any, str]] = [
+    (_broken(model=3), "mine:factory: model must be a torch.nn.Module, but got int"),
+    (_broken(name=""), "mine:factory: name must be text, but got str"),
+    (_broken(loss=None), "mine:factory: loss must be a function of outputs and labels, but got nothing"),
+    (_broken(build=4), "mine:factory: build must be a function of the shape or left out, but got int"),
+    (_broken(metric="ndcg@10"), "mine: metric must be one of auc, gauc or a function, but got 'ndcg@10'"),
+    (_broken(batches=lambda split: []), "mine: batches('train') must yield a batch or more, but yielded none"),
+    (
+        _broken(batches=lambda split: [({}, 1)]),
+        "mine: batches('train') must yield (inputs, labels, groups), but yielded 2 parts",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {"user": inputs["user"]})),
+        "mine: batches('train'): inputs must be what the model's forward takes, but they lack history, item",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "age": inputs["user"]})),
+        "mine: batches('train'): inputs must be what the model's forward takes, but they have age, which it does not "
+        "take",
+    ),
+    (
+        _broken(batches=_batches(labels=torch.zeros(3))),
+        "mine: batches('train'): labels must have 40 rows as the inputs have, but have 3",
+    ),
+    (
+        _broken(batches=_batches(groups=[1, 2])),
+        "mine: batches('train'): groups must have 40 rows as the inputs have, but have 2",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "user": inputs["user"] + 100})),
+        "mine: a batch of train does not fit the model: IndexError: index out of range in self",
+    ),
+    (_broken(requests=lambda seed: []), "mine: requests(0) must yield a request or more, but yielded none"),
+    (
+        _broken(requests=lambda seed: [{"user": np.zeros(3), "item": np.zeros(2)}]),
+        "mine: requests(0): inputs must have the same rows, or one, but got {'user': 3, 'item': 2}",
+    ),
+    (
+        _broken(batches=_batches(_packed)),
+        "mine: batches('train'): inputs must have the same rows, but item looks like the offsets of the bags in "
+        "history; give each row its ids, (rows, length), filled up with the padding_idx of the model's "
+        "nn.EmbeddingBag (or with per_sample_weights of 0), which takes them without offsets",
+    ),
+    (
+        _broken(requests=lambda seed: [_packed({"history": torch.ones(6, 3), "user": torch.arange(6)}, last=True)]),
+        "mine: requests(0): inputs must have the same rows, but item looks like the offsets of the bags in history; "
+        "give each row its ids, (rows, length), filled up with the padding_idx of the model's nn.EmbeddingBag (or "
+        "with per_sample_weights of 0), which takes them without offsets",
+    ),
+    (
+        _broken(loss=lambda outputs, labels: outputs - labels),
+        "mine: loss must give one number that has a gradient, but gave a tensor of shape (40,)",
+    ),
+    (_broken(model=Both()), "mine: output must be one of the model's ['like', 'click'], but got None"),
+    (
+        _broken(model=Both(), output="click", batches=_batches(labels=torch.zeros(40, 2)), rows={"train": (40,)}),
+        "mine: labels must hold those of output 'click', but have [0, 1]",
+    ),
+    (
+        _broken(model=Named(), batches=_batches(labels={"click": torch.zeros(40)}), rows={"train": (40,)}),
+        "mine: labels must hold those of output 'score', but have ['click']",
+    ),
+    (
+        _broken(batches=_batches(labels={"click": torch.zeros(40)})),
+        "mine: labels must be those of the one output, but have names ['click']",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "item": inputs["item"].int()})),
+        "mine: batches and requests must have the same inputs in the same types, but differ in: batches item int32; "
+        "requests item int64",
+    ),
+    (
+        _broken(batches=_batches(lambda inputs: {**inputs, "item": ["a"] * 40})),
+        "mine: batches('train'): input item must be a tensor or an array of numbers, but got ValueError: too many "
+        "dimensions 'str'",
+    ),
+    (_broken(hidden="towr"), "mine: hidden must be a module of the model, but got 'towr'"),
+    (
+        _broken(build=lambda shape: 1 / 0, shapes={"width": [4]}),
+        "mine: build({'width': 4}) failed: ZeroDivisionError: division by zero (<lambda>, line",
+    ),
+    (
+        _broken(build=lambda shape: Both(), shapes={"width": [4]}),
+        "mine: the model must give one score for each row, but gave dict",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "line"), WRONG, ids=[line.split(": ", 1)[1][:40] for _, line in WRONG])
+def test_what_is_wrong_is_named_in_one_line(given: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FactoryError) as caught:
+        opened(given, monkeypatch)
+    said = str(caught.value)
+    assert said.startswith(line) and len(said.splitlines()) == 1
+    assert said == line or said.endswith(" of test_own.py)")
+
+
+@pytest.mark.parametrize(
+    ("slices", "line"),
+    [
+        (lambda split: 1 / 0, "mine: slices('validation') failed: ZeroDivisionError"),
+        (lambda split: [True], "mine: slices('validation') must give masks by name, but gave list"),
+        (
+            lambda split: {"few": np.ones(3, dtype=bool)},
+            "mine: slices('validation') must be masks of 55 rows, but 'few' is bool of the shape (3,)",
+        ),
+    ],
+)
+def test_slices_that_are_wrong_are_named_in_one_line(slices: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FactoryError) as caught:
+        opened(_broken(slices=slices), monkeypatch).held_out("validation")
+    assert str(caught.value).startswith(line)
+
+
+def test_an_optimizer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(_broken(optimizer=lambda parameters: 1 / 0), monkeypatch)
+    with pytest.raises(FactoryError, match=r"mine: optimizer\(parameters\) failed: ZeroDivisionError"):
+        found.optimizer(found.model)
+
+
+def test_a_model_from_elsewhere_comes_to_the_cpu_in_full_precision() -> None:
+    """As one that was built on a GPU, in halves."""
+
+    class Elsewhere(Net):
+        asked = ""
+
+        def to(self, device: str) -> Elsewhere:  # type: ignore[override]
+            self.asked = device
+            return super().to(device)
+
+    given = _broken(model=Elsewhere().half().train())
+    model = given_by(lambda: given, "mine:factory").model
+    assert model.asked == "cpu" and not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_factory_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
+    (tmp_path / "found_shop.py").write_text("def factory():\n    return 1 / 0\n\ndef other():\n    pass\n")
+    (tmp_path / "broken_shop.py").write_text("import no_such_thing\n")
+    factory = load_factory("found_shop:factory", tmp_path)
+    with pytest.raises(
+        FactoryError,
+        match=r"the factory failed: ZeroDivisionError: division by zero \(factory, line 2 of found_shop.py\)",
+    ):
+        given_by(factory, "found_shop:factory")
+    for spec, line in (
+        ("found_shop:nothing", "found_shop must have a function 'nothing', but has none; it has factory, other"),
+        ("no_shop:factory", f"there is no module 'no_shop' on the import path or in {tmp_path}"),
+        ("broken_shop:factory", "importing broken_shop failed: ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("found_shop", "must be package.module:factory, but got 'found_shop'"),
+    ):
+        with pytest.raises(FactoryError) as caught:
+            load_factory(spec, tmp_path)
+        assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_batch_that_fails_is_named_with_its_line() -> None:
+    given = SimpleNamespace(name="mine", model=Net(), batches=lambda split: iter([1 / 0]))
+    with pytest.raises(FactoryError, match=r"batches\('test'\) failed: ZeroDivisionError"):
+        list(batches_of(given, "test"))  # type: ignore[arg-type]

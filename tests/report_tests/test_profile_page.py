@@ -1,0 +1,169 @@
+"""A profile as a document, a table, a figure and a page; and the space narrowed to what matters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from objectives.measurement.profile.profile import NodeCost, Profile, summarise
+from objectives.measurement.profile.roofline import Roofline
+from search.report.profile import (
+    headline,
+    operator_table,
+    profile_document,
+    profile_figure,
+    profile_page,
+    profile_table,
+)
+from spaces.domains import Choice, Float
+from spaces.focus import Part, focus, narrowed, reason
+from spaces.model_structure import Group
+from spaces.search_space import SearchSpace
+from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.weights_space import TableSpace, WeightsSpace
+
+MALICE = "</script><script>alert(1)</script>"
+GROUPS = (
+    Group("tables", "table", ("tables.user",), 1, (), "tied"),
+    Group("cross", "linear", ("cross.0",), 1, (), "tied"),
+    Group("mlp", "linear", ("mlp.0",), 1, (), "left whole"),
+)
+
+
+@pytest.fixture
+def profile() -> Profile:
+    """mlp: 8 of 10 ms; tables: 12% of the bytes and 0.4% of the time; cross: little of either."""
+    nodes = [
+        NodeCost("rows", "Gather", "tables", 0.04, 0, 10_000),
+        NodeCost("cross", "Gemm", "cross", 0.3, 10_000_000, 30_000),
+        NodeCost("one", "FusedGemm", "mlp", 5.0, 400_000_000, 60_000),
+        NodeCost("two", "FusedGemm", "mlp", 3.0, 200_000_000, 60_000),
+        NodeCost("head", "Gemm", "other", 0.66, 1000, 1000),
+    ]
+    return summarise(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, 10.0, 1)
+
+
+@pytest.fixture
+def document(profile: Profile) -> dict[str, Any]:
+    return profile_document("ml-100k", profile, Roofline(100.0, 50.0, 1))
+
+
+def test_the_document_has_the_keys_that_were_promised(document: dict[str, Any]) -> None:
+    plain = json.loads(json.dumps(document, allow_nan=False))
+    assert (plain["rows"], plain["p50_ms"]) == (200, 10.0)
+    for group in plain["groups"]:
+        assert {"name", "kind", "time_share", "flops", "bytes", "in_focus"} <= set(group)
+    assert sum(group["time_share"] for group in plain["groups"]) == pytest.approx(1.0)
+    assert sum(group["weight_share"] for group in plain["groups"]) == pytest.approx(1.0)
+
+
+def test_time_or_bytes_bring_a_group_into_focus_and_what_is_no_group_never_is(document: dict[str, Any]) -> None:
+    found = {group["name"]: group for group in document["groups"]}
+    assert [name for name, group in found.items() if group["in_focus"]] == ["tables", "mlp"]
+    assert found["tables"]["reason"] == "0.4% of the time and 12.0% of the bytes: searched"
+    assert found["cross"]["reason"] == (
+        "3.0% of the time and 2.0% of the bytes, both below 5%: kept at fp32, not pruned"
+    )
+    assert found["engine"]["time_share"] == pytest.approx(0.1), "as much as a group in focus, but no layer"
+    assert found["mlp"]["perfect_ms"] == pytest.approx(6.0)
+    assert found["mlp"]["efficiency"] == pytest.approx(0.75)
+
+
+def test_the_headline_says_where_the_time_goes(document: dict[str, Any]) -> None:
+    assert headline(document) == "A request of 200 rows takes 10 ms, 80% of it in mlp; worth compressing: mlp, tables."
+
+
+def test_the_figure_has_a_row_for_each_group_the_slowest_first(document: dict[str, Any]) -> None:
+    figure = profile_figure(document)
+    time, perfect, held, labels, weights = figure["data"]
+    assert time["y"] == ["<b>mlp</b>", "engine", "other", "cross", "<b>tables</b>"]
+    assert time["x"] == pytest.approx([8.0, 1.0, 0.66, 0.3, 0.04])
+    assert dict(zip(perfect["y"], perfect["x"], strict=True))["<b>mlp</b>"] == pytest.approx(6.0)
+    assert "engine" not in perfect["y"]
+    assert held["x"] == pytest.approx([85, 0, 1, 2, 12])
+    assert (labels["text"][0], weights["text"][4]) == (" 8 ms · 80.0%", " 120 B · 12.0%")
+    go.Figure(figure)  # plotly refuses what it does not know
+
+
+def test_short_times_are_drawn_in_microseconds(profile: Profile) -> None:
+    nodes = [NodeCost("one", "Gemm", "mlp", 0.02, 10**6, 100)]
+    short = profile_document("s", summarise(nodes, GROUPS, {"mlp": 1}, 20, 0.03, 1), Roofline(100.0, 50.0, 1))
+    figure = profile_figure(short)
+    assert figure["layout"]["xaxis"]["title"]["text"] == "time of one request in µs"
+    assert figure["data"][0]["x"][0] == pytest.approx(20.0)
+
+
+def test_the_page_stands_alone_and_escapes(profile: Profile) -> None:
+    page = profile_page(profile_document(MALICE, profile, Roofline(100.0, 50.0, None)), "<div></div>", "//plotly")
+    assert MALICE not in page and page.count("<script>") == 1
+    assert "http" not in page.replace("http-equiv", "")
+    assert "12.0% of the bytes: searched" in page
+
+
+def test_the_tables_name_every_group_and_operator(document: dict[str, Any]) -> None:
+    terminal = Console(width=200, record=True, quiet=False)
+    with terminal.capture() as captured:
+        terminal.print(profile_table(document))
+        terminal.print(operator_table(document))
+    text = captured.get()
+    for word in ("tables", "cross", "mlp", "other", "engine", "FusedGemm", "Gather", "80.0%"):
+        assert word in text
+
+
+# -- focus
+
+shares = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(shares, shares), max_size=8), shares)
+def test_focus_is_what_brute_force_finds(pairs: list[tuple[float, float]], bound: float) -> None:
+    parts = [Part(f"g{i}", time, size) for i, (time, size) in enumerate(pairs)]
+    expected = set()
+    for i, (time, size) in enumerate(pairs):
+        if time >= bound:
+            expected.add(f"g{i}")
+        if size >= bound:
+            expected.add(f"g{i}")
+    assert focus(parts, bound) == expected
+    assert all(("searched" in reason(part, bound)) == (part.group in expected) for part in parts)
+
+
+def test_what_lies_just_below_the_bound_does_not_read_as_the_bound() -> None:
+    assert "4.999% of the time" in reason(Part("mlp", 0.04999, 0.0))
+
+
+def test_shares_outside_their_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lies in \[0, 1\], but got 5"):
+        focus([], 5)
+    with pytest.raises(ValueError, match=r"Shares lie in \[0, 1\], but got"):
+        Part("mlp", 1.5, 0.0)
+
+
+def test_the_narrowed_space_leaves_the_rest_alone() -> None:
+    weights = WeightsSpace(
+        architecture={"width": Choice((8, 16))},
+        pruning={"mlp": Float(0.25, 0.75), "attention": Float(0.25, 0.5)},
+        distillation={
+            "temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))
+        },
+        passes=3,
+        low_rank={"mlp": Choice((1.0, 0.5)), "attention": Choice((1.0, 0.5))},
+        tables={"tables": TableSpace(Choice(("full", "shared-rows")), Choice((0.1,)), Choice((0.5,)))},
+    )  # fmt: skip
+    widths = {"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))}
+    placement = PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto",)))
+    space = SearchSpace(weights, PrecisionSpace(widths), placement)
+    small = narrowed(space, frozenset({"mlp"}))
+    assert small.weights.pruning == {"mlp": weights.pruning["mlp"]}
+    assert small.weights.low_rank == {"mlp": weights.low_rank["mlp"]} and small.weights.tables == {}
+    assert small.precision.widths == {"mlp": widths["mlp"], "tables": Choice(("fp32",))}
+    assert (small.weights.architecture, small.placement, small.weights.passes) == (weights.architecture, placement, 3)
+    assert narrowed(space, frozenset({"mlp", "tables", "attention"})) == space
+    assert narrowed(space, frozenset()).weights.origins == ("baseline", "student")

@@ -1,0 +1,434 @@
+"""The report's values, and that its one file stands alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+
+from search.report.ablation import ablation_figure, ablation_table, dots
+from search.report.axes import knob_axis, log_steps, parallel
+from search.report.data import hypervolume_curves
+from search.report.front import loss_window
+from search.report.report import front_data, front_figure, hypervolume_figure, parallel_figure, write_png, write_report
+from search.report.slices import slices_markdown, slices_of
+from search.verdict import doubts
+from tests.ablation_tests.ablated import ablated_document, ablation
+
+Document = dict[str, Any]
+MALICE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
+
+
+class Tags(HTMLParser):
+    """Tags with their attributes, and the text that a reader sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._inside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._inside):
+            self.text.append(data)
+
+
+def read(document: Document, folder: Path) -> tuple[str, Tags]:
+    """The report without plotly's own source, which is checked to be there once."""
+    path = folder / "deep" / "report.html"
+    write_report(document, path)
+    text = path.read_text(encoding="utf-8")
+    assert text.count(get_plotlyjs()) == 1
+    text = text.replace(get_plotlyjs(), "")
+    tags = Tags()
+    tags.feed(text)
+    return text, tags
+
+
+def complete(document: Document) -> list[dict[str, Any]]:
+    return [row for row in document["rows"] if row["state"] == "complete"]
+
+
+def test_the_points_are_those_of_the_document(front_document: Document) -> None:
+    data = front_data(front_document)
+    assert [point.trial for point in data.points] == [row["trial"] for row in complete(front_document)]
+    for point, row in zip(data.points, complete(front_document), strict=True):
+        assert point.p95_ratio == row["latency_ms"]["p95_ratio"]
+        assert list(point.p95_ratio_interval) == row["latency_ms"]["p95_ratio_interval"]
+        assert point.p95_ms == row["latency_ms"]["p95"]
+        assert (point.loss, list(point.loss_interval)) == (row["quality"]["loss"], row["quality"]["loss_interval"])
+        assert point.throughput_ratio == row["throughput_ratio"]
+        assert (point.on_front, point.feasible, point.origin) == (row["on_front"], row["feasible"], row["origin"])
+    assert (data.baseline, data.chosen, data.max_loss, data.metric) == (0, None, 0.01, "auc")
+
+
+def test_the_stairs_go_down_to_the_right_along_the_front(front_document: Document) -> None:
+    data = front_data(front_document)
+    stairs = [data.point(trial) for trial in data.stairs]
+    assert len(stairs) > 2
+    assert all(point is not None and point.on_front for point in stairs)
+    pairs = [(point.p95_ratio, point.loss) for point in stairs if point]
+    assert all(left < right and high > low for (left, high), (right, low) in itertools.pairwise(pairs))
+    front = [point for point in data.points if point.on_front]
+    assert min(pairs)[0] == min(point.p95_ratio for point in front)
+
+
+def test_a_hover_tells_everything_in_lines_of_a_readable_length(front_document: Document) -> None:
+    point = front_data(front_document).points[-1]
+    row = complete(front_document)[-1]
+    for family in {name.partition(".")[0] for name in row["knobs"]}:
+        assert f"<br>{family}: " in point.hover
+    for word in (f"trial {row['trial']}", " ms", "loss: ", "requests/s", "model: "):
+        assert word in point.hover
+    assert max(map(len, point.hover.split("<br>"))) <= 80
+
+
+def test_the_figure_holds_the_points_once_and_their_bars(front_document: Document, choose_trial: Any) -> None:
+    trial = next(row["trial"] for row in front_document["rows"] if row["on_front"])
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.005))
+    figure = front_figure(front_document)
+    marks = [trace for trace in figure.data if trace.mode == "markers" and trace.hovertext and len(trace.hovertext) > 1]
+    assert sum(len(trace.x) for trace in marks) == len(complete(front_document))
+    front = next(trace for trace in marks if trace.error_x.array)
+    assert len(front.x) == front_document["front_size"]
+    row = next(row for row in front_document["rows"] if row["on_front"])
+    assert front.y[0] + front.error_y.array[0] == pytest.approx(100 * row["quality"]["loss_interval"][1])
+    assert front.x[0] - front.error_x.arrayminus[0] == pytest.approx(row["latency_ms"]["p95_ratio_interval"][0])
+    assert {"baseline", f"chosen: trial {trial}"} <= {trace.name for trace in figure.data}
+    assert figure.layout.shapes[0].y0 == pytest.approx(1.0)
+
+
+def test_milliseconds_are_those_of_the_document(front_document: Document) -> None:
+    figure = front_figure(front_document)
+    restyle, _, traces = figure.layout.updatemenus[0].buttons[1].args
+    drawn = {round(x, 9) for xs in restyle["x"] for x in xs}
+    assert drawn == {round(row["latency_ms"]["p95"], 9) for row in complete(front_document)}
+    assert len(restyle["x"]) == len(restyle["error_x.array"]) == len(traces)
+    assert sum(bars is not None for bars in restyle["error_x.array"]) == 1
+
+
+def test_the_frame_holds_the_front_and_the_limit(front_document: Document) -> None:
+    data = front_data(front_document)
+    low, high = loss_window(data)
+    assert low < 0 and high > 100 * data.max_loss
+    assert all(low < 100 * end < high for point in data.points if point.on_front for end in point.loss_interval)
+
+
+def test_the_frame_shows_half_of_those_that_lose_too_much(front_document: Document, refresh_front: Any) -> None:
+    nothing_feasible(front_document)
+    data = front_data(refresh_front(front_document))
+    assert loss_window(data)[1] > 100 * 0.2
+
+
+def test_uprights_are_the_knobs_that_differ_and_the_objectives(front_document: Document) -> None:
+    data = parallel(front_document)
+    rows = complete(front_document)
+    labels = [axis.label for axis in data.axes]
+    assert labels[0] == "weights<br>origin"
+    assert labels[-4:] == ["p95<br>ratio", "throughput<br>ratio", "quality<br>loss", "standing"]
+    assert data.constant == {"distillation.passes": "3", "precision.compute": "fp32", "placement.device": "cpu"}
+    assert all(len(axis.values) == len(rows) == len(data.trials) for axis in data.axes)
+    assert all(axis.ends[0] <= value <= axis.ends[1] for axis in data.axes for value in (*axis.values, *axis.places))
+    p95 = data.axes[labels.index("p95<br>ratio")]
+    assert [10**value for value in p95.values] == pytest.approx([row["latency_ms"]["p95_ratio"] for row in rows])
+    assert len(parallel_figure(data).data[0].dimensions) == len(data.axes)
+
+
+def test_a_knob_that_a_trial_lacks_has_a_place_of_its_own() -> None:
+    named = knob_axis("placement.threads", [2, "auto", None, 1])
+    assert named.texts == ("–", "1", "2", "auto")
+    assert named.values == (2.0, 3.0, 0.0, 1.0)
+    ratios = [None, *(0.1 * step for step in range(1, 10))]
+    measured = knob_axis("pruning.mlp", ratios)
+    assert measured.texts[0] == "–"
+    assert measured.values[0] < min(measured.values[1:])
+    assert measured.values[1:] == pytest.approx(ratios[1:])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 1.0), (0.3, 0.35), (1.0, 1.0), (0.013, 80.0)])
+def test_log_steps_lie_within_their_ends(low: float, high: float) -> None:
+    steps = log_steps(low, high)
+    assert list(steps) == sorted(set(steps))
+    assert all(low <= step <= high for step in steps)
+    assert len(steps) >= 1
+
+
+def test_both_curves_end_at_the_hypervolume_of_the_document(front_document: Document) -> None:
+    for curve in hypervolume_curves(front_document):
+        assert list(curve.x) == sorted(curve.x)
+        assert list(curve.hypervolume) == sorted(curve.hypervolume)
+        assert curve.hypervolume[-1] == pytest.approx(front_document["hypervolume"])
+    by_trial, by_minutes = hypervolume_curves(front_document)
+    assert by_trial.x == tuple(row["trial"] for row in front_document["rows"])
+    assert by_minutes.x[0] == 0.0 and by_minutes.x[-1] == front_document["minutes"]
+    assert hypervolume_figure(by_trial, "trials").data[0].x == by_trial.x
+
+
+def test_the_file_stands_alone(front_document: Document, tmp_path: Path) -> None:
+    text, tags = read(front_document, tmp_path)
+    for tag, attributes in tags.tags:
+        assert not {"src", "href", "srcset", "action", "data", "poster"} & set(attributes), (tag, attributes)
+        assert tag not in {"link", "iframe", "object", "embed", "base", "img"}
+    assert "://" not in text.replace("http://www.w3.org", "")
+    assert "@import" not in text and "url(" not in text
+    assert text.count("Plotly.newPlot(") == 4
+    # plotly 7 offers to upload the chart unless it is told not to.
+    assert text.count('"showSendToCloud": false') == 4
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.html"]
+
+
+def test_the_file_says_what_the_document_says(front_document: Document, choose_trial: Any, tmp_path: Path) -> None:
+    trial = next(row["trial"] for row in front_document["rows"] if row["on_front"])
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.005))
+    _, tags = read(front_document, tmp_path)
+    said = " ".join(tags.text)
+    assert "proved on test" in said
+    assert front_document["machine"] in said and "312 requests per second" in said and "p95 within 1.34 ms" in said
+    assert "0.3%, the smallest loss that this data could show" in said
+    assert front_document["warnings"][0] in said
+    assert said.count(front_document["chosen"]["reason"]) == 1 and ".." not in said
+    assert front_document["chosen"]["bundle"] in said
+    reasons = {row["reason"] for row in front_document["rows"] if row["reason"]}
+    assert reasons and all(reason in said for reason in reasons)
+    for heading in ("How to read this", "How it was measured", "The points of the front"):
+        assert heading in said
+
+
+def test_the_table_is_the_baseline_then_the_front_by_p95(front_document: Document, tmp_path: Path) -> None:
+    text, _ = read(front_document, tmp_path)
+    body = text.partition("The points of the front</h2>")[2].partition("</table>")[0].partition("<tbody>")[2]
+    trials = [int(row.partition("<td>")[2].split("<")[0].split()[0]) for row in body.split("<tr>")[1:]]
+    front = [row for row in front_document["rows"][1:] if row["on_front"]]
+    assert trials == [0, *(r["trial"] for r in sorted(front, key=lambda r: r["latency_ms"]["p95_ratio"]))]
+
+
+def test_what_the_verdict_says_is_not_warned_of_again(front_document: Document, tmp_path: Path) -> None:
+    front_document["resolution"] = 0.02
+    front_document["warnings"] += doubts(front_document)
+    _, tags = read(front_document, tmp_path)
+    assert len(doubts(front_document)) == 1
+    assert " ".join(tags.text).count(doubts(front_document)[0]) == 1
+
+
+def test_every_text_is_escaped(front_document: Document, tmp_path: Path) -> None:
+    rows = front_document["rows"]
+    front = [row for row in rows if row["on_front"]]
+    front[0]["knobs"] |= {"placement.engine": MALICE, f"precision.{MALICE}": MALICE}
+    front[0]["widths"][MALICE] = MALICE
+    next(row for row in rows if row["state"] == "failed")["reason"] = MALICE
+    front_document |= {"study": MALICE, "machine": MALICE, "warnings": [MALICE], "objectives": [MALICE]}
+    front_document["references"][MALICE] = 0.9
+    for row in rows:
+        row["quality"]["metric"] = MALICE
+    text, tags = read(front_document, tmp_path)
+    assert "<img" not in text and "alert('x')</script>" not in text
+    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 4
+    assert MALICE in " ".join(tags.text)
+
+
+def only_baseline(document: Document) -> None:
+    document["rows"] = document["rows"][:1]
+
+
+def only_failures(document: Document) -> None:
+    document["rows"] = [document["rows"][0], *(row for row in document["rows"] if row["state"] != "complete")]
+
+
+def nothing_feasible(document: Document) -> None:
+    for row in complete(document)[1:]:
+        row["quality"] |= {"loss": 0.2, "loss_interval": [0.19, 0.21]}
+
+
+def nothing_at_all(document: Document) -> None:
+    """Not even the baseline was measured: its row is there, and failed."""
+    failed = next(row for row in document["rows"] if row["state"] == "failed") | {"trial": 0}
+    document |= {"rows": [failed], "baseline": failed, "minutes": None, "resolution": None}
+    document |= {"rate_rps": None, "slo_ms": None, "references": None}
+
+
+def no_baseline_yet(document: Document) -> None:
+    failed = [row for row in document["rows"] if row["state"] == "failed"]
+    document |= {"rows": failed, "baseline": None, "minutes": 0.0, "rate_rps": None, "slo_ms": None, "references": {}}
+
+
+def latency_and_quality_alone(document: Document) -> None:
+    for row in document["rows"]:
+        row |= {"throughput_rps": None, "throughput_ratio": None, "throughput_ratio_interval": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (only_baseline, "Nothing can be said yet"),
+        (only_failures, "Nothing can be said yet"),
+        (nothing_feasible, "Nothing helped"),
+        (nothing_at_all, "Nothing can be said yet"),
+        (no_baseline_yet, "Nothing can be said yet: the baseline has not been measured."),
+        (latency_and_quality_alone, "It helped on validation"),
+    ],
+)
+def test_a_poor_study_still_has_a_report(
+    front_document: Document, refresh_front: Any, tmp_path: Path, change: Any, said: str
+) -> None:
+    change(front_document)
+    if change is not latency_and_quality_alone:
+        refresh_front(front_document)
+    _, tags = read(front_document, tmp_path)
+    assert said in " ".join(tags.text)
+    assert all(math.isfinite(value) for curve in hypervolume_curves(front_document) for value in curve.hypervolume)
+
+
+def test_a_report_replaces_the_old_one_or_leaves_it(front_document: Document, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(KeyError):
+        write_report({key: value for key, value in front_document.items() if key != "machine"}, path)
+    assert path.read_text(encoding="utf-8") == "old"
+    write_report(front_document, path)
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_kaleido_a_picture_says_what_to_install(
+    front_document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(RuntimeError, match="kaleido: pip install") as caught:
+        write_png(front_document, tmp_path / "front.png")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_browser_a_picture_says_so(
+    front_document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kaleido")
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
+    with pytest.raises(RuntimeError, match="needs Chrome or Chromium") as caught:
+        write_png(front_document, tmp_path / "front.png")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no browser here")
+def test_the_picture_is_a_png(front_document: Document, tmp_path: Path) -> None:
+    pytest.importorskip("kaleido")
+    write_png(front_document, tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_dots_are_the_measured_effects() -> None:
+    found, known = dots(ablated_document()), ablation()
+    measured = [effect for effect in known.effects if effect.difference is not None]
+    assert len(found) == len(measured) == 7
+    for dot in found:
+        effect = next(e for e in measured if dot.label.startswith(e.technique) and e.kind == dot.kind)
+        assert effect.difference is not None
+        latency, quality = effect.difference.latency, effect.difference.quality
+        assert (dot.p95_ratio, dot.p95_ratio_interval) == (latency.p95_ratio, latency.p95_ratio_interval)
+        assert dot.service_p50_ratio_interval == latency.service_p50_ratio_interval
+        assert (dot.loss, dot.loss_interval) == (quality.loss, quality.loss_interval)
+        assert dot.bytes_ratio == effect.difference.bytes_ratio
+
+
+def test_the_effects_are_drawn_at_the_trial_and_alone_side_by_side() -> None:
+    figure = ablation_figure(ablated_document())
+    without, losses, alone, _ = figure["data"]
+    assert [without["name"], alone["name"]] == ["at the trial", "alone"]
+    assert without["x"] == [0.5, 1.0, 1.0, 1.3] and alone["x"] == [0.5, 1.0, 1.0]
+    assert without["x"][0] + without["error_x"]["array"][0] == pytest.approx(0.54)
+    assert without["x"][0] - without["error_x"]["arrayminus"][0] == pytest.approx(0.47)
+    assert losses["x"][0] == pytest.approx(0.4), "in percent"
+    assert all(0 < below - above < 1 for above, below in zip(without["y"], alone["y"], strict=False))
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    assert all(0.47 <= tick <= 1.42 for tick in figure["layout"]["xaxis"]["tickvals"])
+
+
+def test_a_report_says_what_helped_and_who_pays(front_document: Document, choose_trial: Any, tmp_path: Path) -> None:
+    trial = next(row["trial"] for row in front_document["rows"] if row["on_front"] and row["trial"])
+    ablated = ablated_document(trial)
+    slices = ablated["techniques"][0]["without"]["difference"]["quality"]["slices"]
+    front_document |= {"chosen": choose_trial(front_document, trial, (0.001, 0.005)), "ablation": ablated}
+    front_document["chosen"]["confirmed"]["slices"] = slices
+    text, tags = read(front_document, tmp_path)
+    said = " ".join(tags.text)
+    assert text.count("Plotly.newPlot(") == 5
+    assert all(part["verdict"] in said and part["label"] in said for part in ablated["techniques"])
+    assert ablated["control"]["sentence"] in said and "not measured: it broke" in said
+    assert "Who pays" in said and f"AUC of trial {trial} on parts of the test rows" in said
+    assert "all of its labels are alike" in said and "0.10% to 2.30%" in said
+
+
+def test_without_an_ablation_and_slices_nothing_is_said_of_them(front_document: Document, tmp_path: Path) -> None:
+    _, tags = read(front_document, tmp_path)
+    assert not {"What helped", "Who pays"} & set(tags.text)
+
+
+def test_an_ablation_without_a_number_has_no_figure(front_document: Document, tmp_path: Path) -> None:
+    ablated = ablated_document()
+    for part in ablated["techniques"]:
+        part |= {"without": None, "alone": None}
+    text, tags = read(front_document | {"ablation": ablated | {"control": None}}, tmp_path)
+    assert text.count("Plotly.newPlot(") == 4
+    assert tags.text.count("not measured yet") == 8
+
+
+def test_what_an_ablation_names_is_escaped(front_document: Document, tmp_path: Path) -> None:
+    ablated = ablated_document() | {"machine": MALICE}
+    ablated["control"]["sentence"] = MALICE
+    for part in ablated["techniques"]:
+        part |= {"label": MALICE, "verdict": MALICE}
+    ablated["techniques"][-1]["alone"]["reason"] = MALICE
+    for row in front_document["rows"]:
+        row["quality"]["slices"] = [{"name": MALICE, "rows": 1, "groups": 1, "reason": MALICE}
+                                    | dict.fromkeys(("value", "baseline", "loss", "loss_interval"))]  # fmt: skip
+    text, tags = read(front_document | {"ablation": ablated}, tmp_path)
+    assert "<img" not in text and "alert('x')</script>" not in text
+    assert sum(tag == "script" for tag, _ in tags.tags) == 2 + 5
+
+
+def test_slices_are_those_of_test_once_chosen(front_document: Document, choose_trial: Any) -> None:
+    rows = [row for row in front_document["rows"] if row["on_front"] and row["trial"]]
+    for row in rows:
+        row["quality"]["slices"] = [{"name": f"of {row['trial']}"}]
+    what, slices = slices_of(front_document)
+    assert "validation" in what and [slices[0]["name"]] == [f"of {what.split()[3]}"], "the best compromise"
+    front_document["chosen"] = choose_trial(front_document, rows[0]["trial"], (0.001, 0.005))
+    assert slices_of(front_document)[1] == rows[0]["quality"]["slices"], "a choice that told no slices of test"
+    front_document["chosen"]["confirmed"]["slices"] = []
+    what, slices = slices_of(front_document)
+    assert what.endswith(f"trial {rows[0]['trial']} on parts of the test rows") and not slices
+
+
+def test_the_card_has_a_line_for_each_slice() -> None:
+    slices = ablated_document()["techniques"][0]["without"]["difference"]["quality"]["slices"]
+    assert slices_markdown(slices).splitlines()[2:] == [
+        "| users with little history | 50 | 0.7000 | 0.7100 | +1.20% [+0.10%, +2.30%] |",
+        "| rare items | 50 | – | – | not told: all of its labels are alike |",
+        "",
+    ]
+    assert slices_markdown([]) == ""
+
+
+def test_the_table_of_effects_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=200).print(ablation_table(ablated_document()))
+    shown = capsys.readouterr().out
+    assert shown.count("at the trial") == 4 and "alone, not measured: it broke" in shown
+    assert "0.500 [0.470, 0.540]" in shown and "+0.40% [+0.10%, +0.70%]" in shown

@@ -1,0 +1,233 @@
+"""What the verdict may say, and above all when."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from search.format import column_percent, milliseconds, percent, significant, size, times
+from search.verdict import Verdict, alike_trials, best_compromise, helps, verdict
+
+Document = dict[str, Any]
+
+
+def whole(words: Verdict) -> str:
+    return " ".join([words.headline, *words.sentences])
+
+
+def winner(document: Document) -> dict[str, Any]:
+    return best_compromise([row for row in document["rows"] if helps(row)], document["max_loss"])
+
+
+# Every candidate gets the given loss, p95 ratio or throughput ratio, with an interval around it.
+def spoil(document: Document, refresh: Callable[[Document], Document], **changes: float) -> Document:
+    for row in document["rows"][1:]:
+        if row["state"] == "complete":
+            if "loss" in changes:
+                loss = changes["loss"]
+                row["quality"] |= {"loss": loss, "loss_interval": [loss - 0.001, loss + 0.001]}
+            if "p95" in changes:
+                p95 = changes["p95"]
+                row["latency_ms"] |= {"p95_ratio": p95, "p95_ratio_interval": [0.9 * p95, 1.1 * p95]}
+            if "throughput" in changes:
+                ratio = changes["throughput"]
+                row |= {"throughput_ratio": ratio, "throughput_ratio_interval": [0.9 * ratio, 1.1 * ratio]}
+    return refresh(document)
+
+
+def test_a_search_alone_speaks_of_validation(front_document: Document) -> None:
+    words = verdict(front_document)
+    row = winner(front_document)
+    opening = f"It helped on validation, not yet confirmed on test: trial {row['trial']} answers"
+    assert words.headline.startswith(opening)
+    assert percent(row["latency_ms"]["p95_ratio"]) in words.headline
+    assert times(row["throughput_ratio"]) in words.headline
+    assert "proved" not in whole(words)
+    assert "leanrec choose" in whole(words)
+
+
+def test_proved_is_said_of_a_loss_confirmed_on_test(front_document: Document, choose_trial: Any) -> None:
+    trial = winner(front_document)["trial"]
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006))
+    words = verdict(front_document)
+    assert words.headline.startswith(f"It helped, and the loss is proved on test: trial {trial} ")
+    assert "at a loss of 0.35% of AUC" in words.headline
+    assert "looked at once" in words.sentences[0]
+    assert "between 0.1% and 0.6%" in words.sentences[0]
+    assert "validation, not yet" not in whole(words)
+
+
+@pytest.mark.parametrize("upper", [0.0101, 0.02])
+def test_an_upper_end_above_the_tolerated_loss_is_not_proof(
+    front_document: Document, choose_trial: Any, upper: float
+) -> None:
+    trial = winner(front_document)["trial"]
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, upper), 3)
+    words = verdict(front_document)
+    assert words.headline.startswith("Not confirmed")
+    assert "proved" not in whole(words)
+    assert "looked at 3 times" in whole(words)
+
+
+def test_an_upper_end_at_the_tolerated_loss_is_proof(front_document: Document, choose_trial: Any) -> None:
+    trial = winner(front_document)["trial"]
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, front_document["max_loss"]))
+    assert "proved on test" in verdict(front_document).headline
+
+
+def test_a_choice_without_a_confirmation_proves_nothing(front_document: Document, choose_trial: Any) -> None:
+    trial = winner(front_document)["trial"]
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006)) | {"confirmed": None}
+    words = verdict(front_document)
+    assert "not yet confirmed on test" in words.headline
+    assert "proved" not in whole(words)
+
+
+def test_a_proved_loss_without_a_gain_is_no_help(
+    front_document: Document, choose_trial: Any, refresh_front: Any
+) -> None:
+    spoil(front_document, refresh_front, p95=1.0, throughput=1.0, loss=0.002)
+    trial = next(row["trial"] for row in front_document["rows"][1:] if row["state"] == "complete")
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.003))
+    words = verdict(front_document)
+    assert words.headline.startswith("Nothing gained")
+    assert "It helped" not in whole(words)
+
+
+def test_choosing_the_baseline_is_no_help(front_document: Document, choose_trial: Any) -> None:
+    front_document["chosen"] = choose_trial(front_document, 0, (0.0, 0.0))
+    assert verdict(front_document).headline == "Nothing helped: the choice is the baseline itself."
+
+
+def test_an_interval_over_zero_is_no_loss_that_can_be_shown(front_document: Document, choose_trial: Any) -> None:
+    trial = winner(front_document)["trial"]
+    front_document["chosen"] = choose_trial(front_document, trial, (-0.002, 0.003))
+    assert "with no loss of AUC that this data can show (at most 0.3%)" in verdict(front_document).headline
+
+
+def test_a_gain_in_quality_is_called_one(front_document: Document, choose_trial: Any) -> None:
+    trial = winner(front_document)["trial"]
+    front_document["chosen"] = choose_trial(front_document, trial, (-0.004, -0.002))
+    assert "with AUC better by 0.3%" in verdict(front_document).headline
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss": 0.05}, "lose more than that; the least, trial"),
+        ({"p95": 1.02, "throughput": 0.97, "loss": 0.002}, "What keeps the quality is slower"),
+        ({"p95": 1.5, "throughput": 0.6, "loss": 0.002}, "What keeps the quality is slower"),
+    ],
+)
+def test_nothing_helped(front_document: Document, refresh_front: Any, changes: dict[str, float], said: str) -> None:
+    words = verdict(spoil(front_document, refresh_front, **changes))
+    assert words.headline.startswith("Nothing helped: no candidate within the tolerated loss of 1%")
+    assert said in whole(words)
+
+
+def test_throughput_alone_is_help_and_slower_is_said(front_document: Document, refresh_front: Any) -> None:
+    words = verdict(spoil(front_document, refresh_front, p95=1.5, throughput=3.0, loss=0.002))
+    assert "answers in 150% of the baseline's p95 (1.5x slower) and carries 3x its load" in words.headline
+
+
+def test_less_throughput_is_said_beside_more_speed(front_document: Document, refresh_front: Any) -> None:
+    words = verdict(spoil(front_document, refresh_front, p95=0.18, throughput=0.5, loss=0.002))
+    assert "18% of the baseline's p95 (5.6x faster), carrying only 50% of its load" in words.headline
+
+
+def test_a_study_of_latency_alone_says_nothing_of_load(front_document: Document) -> None:
+    for row in front_document["rows"]:
+        row |= {"throughput_rps": None, "throughput_ratio": None, "throughput_ratio_interval": None}
+    words = verdict(front_document)
+    assert words.headline.startswith("It helped on validation")
+    assert "load" not in words.headline
+
+
+def test_a_resolution_above_the_tolerated_loss_is_a_doubt(front_document: Document) -> None:
+    assert "smallest loss" not in whole(verdict(front_document))
+    front_document["resolution"] = 0.02
+    said = whole(verdict(front_document))
+    assert "The smallest loss that this data can show is 2%, more than the tolerated 1%" in said
+
+
+def test_few_trials_are_a_doubt(front_document: Document) -> None:
+    assert "Only" not in whole(verdict(front_document))
+    front_document["counts"]["complete"] = 19
+    assert "Only 19 trials ran to the end" in whole(verdict(front_document))
+
+
+@pytest.mark.parametrize(("popularity", "regression"), [(0.8, 0.7), (0.7, 0.792), (0.8, 0.81)])
+def test_a_baseline_that_loses_to_a_reference_is_a_doubt(
+    front_document: Document, popularity: float, regression: float
+) -> None:
+    assert "does not beat" not in whole(verdict(front_document))
+    front_document["references"] |= {"popularity": popularity, "logistic_regression": regression}
+    said = whole(verdict(front_document))
+    assert "AUC 0.792) does not beat" in said
+    assert ("popularity (" in said, "logistic regression (" in said) == (popularity >= 0.792, regression >= 0.792)
+
+
+def test_references_that_were_not_measured_are_no_doubt(front_document: Document) -> None:
+    front_document["references"] = {"popularity": None, "logistic_regression": None, "baseline": None}
+    assert "does not beat" not in whole(verdict(front_document))
+
+
+def test_with_the_baseline_alone_nothing_can_be_said(front_document: Document, refresh_front: Any) -> None:
+    front_document["rows"] = front_document["rows"][:1]
+    words = verdict(refresh_front(front_document))
+    assert words.headline.startswith("Nothing can be said yet")
+
+
+def test_without_a_baseline_nothing_can_be_said(front_document: Document) -> None:
+    front_document |= {"baseline": None, "rows": []}
+    assert verdict(front_document).headline == "Nothing can be said yet: the baseline has not been measured."
+
+
+def test_the_load_carried_on_test_is_the_one_that_counts(front_document: Document, choose_trial: Any) -> None:
+    chosen = choose_trial(front_document, winner(front_document)["trial"], (0.001, 0.006))
+    chosen["confirmed"] |= {"throughput_ratio": 1.01, "throughput_ratio_interval": [0.9, 1.1], "p95_ms": 7.77}
+    front_document["chosen"] = chosen
+    words = verdict(front_document)
+    assert "with no change in load that this measurement can show" in words.headline
+    assert "a p95 of 7.77 ms against 1.34 ms" in whole(words)
+
+
+def test_points_too_close_to_tell_apart_are_counted(front_document: Document, refresh_front: Any) -> None:
+    best = winner(front_document)
+    twin = copy.deepcopy(best) | {"trial": 99}
+    front_document["rows"].append(twin)
+    refresh_front(front_document)
+    assert 99 in alike_trials(front_document, best)
+    assert "too close to trial" in whole(verdict(front_document))
+
+
+def test_the_verdict_leaves_the_document_alone(front_document: Document) -> None:
+    before = copy.deepcopy(front_document)
+    verdict(front_document)
+    assert front_document == before
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (percent(0.0035), "0.35%"),
+        (percent(0.18), "18%"),
+        (percent(0), "0%"),
+        (percent(-0.001), "-0.1%"),
+        (percent(1.2), "120%"),
+        (times(1 / 0.18), "5.6x"),
+        (times(1.03), "1.03x"),
+        (times(81.3), "81x"),
+        (milliseconds(0.254), "0.254 ms"),
+        (milliseconds(1234.5), "1,234 ms"),
+        (significant(0.0996), "0.1"),
+        (size(812_345), "812 kB"),
+        (size(2.5e9), "2.5 GB"),
+        (column_percent(-1e-7), "0.00%"),
+    ],
+)
+def test_numbers_in_words(said: str, expected: str) -> None:
+    assert said == expected

@@ -1,0 +1,148 @@
+"""A study keeps the checkpoint that it was begun with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives.records import Artifact, Prepared
+from search import session as launch
+from search.cli.console import Console
+from search.config.study_file import parse
+from search.config.yaml_reader import ConfigError
+from search.home import Home
+from search.session import stoppable
+from spaces.model_structure import Anatomy
+from spaces.serialization import to_plain
+from spaces.techniques.quantization_space import PrecisionSpace
+from tests.search_tests.measurements import complete_outcome, small_space
+
+
+def _prepared(key: str) -> Prepared:
+    baseline = Artifact("a", "model.onnx", {}, 10, 0.0)
+    return Prepared(key, "holdout", Anatomy(()), {}, (), baseline, "by time", {"test": 9}, 3, {}, {"baseline": 0.8})
+
+
+class Begun:
+    """A study with what was noted, and so many trials."""
+
+    def __init__(self, trials: int) -> None:
+        self.facts: dict[str, Any] = {"prepared": to_plain(_prepared("old"))}
+        self.trials = trials
+
+    def finished(self) -> list[int]:
+        return list(range(self.trials))
+
+    def note(self, **facts: Any) -> None:
+        self.facts |= facts
+
+
+@pytest.mark.parametrize(("key", "trials", "refused"), [("old", 3, False), ("new", 0, False), ("new", 3, True)])
+def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
+    key: str, trials: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "prepared_by", lambda *asked: _prepared(key))
+    study = Begun(trials)
+    session: Any = SimpleNamespace(config=SimpleNamespace(name="shop"), home=None, study=study)
+    if not refused:
+        assert launch.prepare(session, None, Console(True, False)).key == key  # type: ignore[arg-type]
+        assert study.facts["prepared"]["key"] == key
+        return
+    with pytest.raises(ConfigError, match=r"recommender: must give the model, data and requests that the study 'shop'"):
+        launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
+    assert study.facts["prepared"]["key"] == "old"
+
+
+def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> None:
+    """As those that the data refused; what was found by them is forgotten. Of a study with trials they may not."""
+    home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
+    session = launch.open_session(parse({**given, "quality": {"slices": {"nobody": 0.1}}}), home)
+    session.study.note(profile={"of": "former settings"})
+    session = launch.open_session(parse({**given, "quality": {"slices": {"rare items": 0.1}}}), home)
+    assert "profile" not in session.study.facts
+    assert session.study.facts["config"]["quality"]["slices"] == {"rare items": 0.1}
+    trial, _ = session.study.ask(small_space())
+    session.study.tell(trial.number, complete_outcome(), 0.1)
+    with pytest.raises(ConfigError, match=r"quality\.slices.*give it another name"):
+        launch.open_session(parse({**given, "quality": {"slices": {}}}), home)
+
+
+def test_a_study_that_was_measured_by_an_earlier_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    home, config = Home.find(str(tmp_path)), parse({"name": "shop", "data": {"source": "synthetic"}})
+    session = launch.open_session(config, home)
+    trial, _ = session.study.ask(small_space())
+    session.study.tell(trial.number, complete_outcome(), 0.1)
+    launch.open_session(config, home)
+    session.study.note(measurement=1)
+    with pytest.raises(ConfigError, match=r"'shop' was measured by an earlier version.*another name") as caught:
+        launch.open_session(config, home)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_study_goes_on_with_the_choices_it_was_begun_with() -> None:
+    """Optuna would end with an error of its own at the first choice that it does not know."""
+    begun: Any = Begun(0)
+    launch._same_choices(begun, small_space(), "shop")
+    launch._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
+    begun.trials = 3
+    with pytest.raises(
+        ConfigError, match=r"^space: the study 'shop' was begun where the knobs had other choices.*name$"
+    ):
+        launch._same_choices(begun, small_space(), "shop")
+    launch._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
+
+
+def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None:
+    """Its baseline may train for minutes before there is a trial."""
+    home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
+    session = launch.open_session(parse(given), home)
+    with launch.locked(home, "shop"), pytest.raises(ConfigError, match="is being run by another process"):
+        launch.open_session(parse({**given, "seed": 3}), home)
+    assert session.study.facts["config"]["seed"] == 0
+
+
+def test_a_home_that_another_process_has_just_made_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not there when it was looked for, and is there, with what the other has put in, when it is listed."""
+    other, exists = Home(tmp_path), Path.exists
+    other.claim()
+    monkeypatch.setattr(Path, "exists", lambda path: path.name != ".leanrec" and exists(path))
+    Home(tmp_path).claim()
+    (tmp_path / "mlruns" / ".leanrec").unlink()
+    with pytest.raises(ConfigError, match="was not made by leanrec"):
+        Home(tmp_path).claim()
+
+
+def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
+    """Both databases are made by whoever comes first, and by nobody else."""
+
+    def begun(name: str) -> str | None:
+        config = parse({"name": name, "data": {"source": "synthetic"}})
+        return launch.open_session(config, Home.find(str(tmp_path))).ledger.trouble
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(begun, ("one", "two", "three"))) == [None] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_an_interruption_whatever_a_library_makes_of_it(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+    assert signal.getsignal(number) is before
+
+
+def test_an_error_without_a_signal_stays_as_it_is() -> None:
+    with pytest.raises(ImportError), stoppable():
+        raise ImportError("initialization failed")

@@ -1,0 +1,55 @@
+"""A quality that is waited for: who is asked, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives.measurement.arrivals import Traffic
+from objectives.records import Artifact, Prepared
+from objectives.task import Task
+from search.config.study_file import load
+from search.workers.evaluation import judged
+from search.workers.meter_jobs import MeterJobs
+from search.workers.processes import Done
+from spaces.candidate import Candidate
+from spaces.model_structure import Anatomy
+from spaces.serialization import to_plain
+from tests.search_tests.measurements import complete_outcome
+
+
+class Asked:
+    """Answers each job at once, and remembers how long it might have taken."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers, self.limits = answers, dict[str, float]()
+        self.busy, self.progress = False, list[str]()
+
+    def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
+        self.job, self.arguments, self.limits[job] = job, arguments, limit_seconds
+
+    def poll(self) -> Done:
+        return Done(self.answers[self.job], None, 0.1)
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, graded: bool) -> None:
+    baseline = Artifact("base", "base/model.onnx", {}, 5000, 0.0)
+    prepared = Prepared("k", "h", Anatomy(()), {}, (), baseline, "split", {}, 3, {}, {}, None, 0.9, graded=graded)
+    task = Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0)
+    config = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
+    measured = complete_outcome().measurement
+    assert measured is not None
+    quality = {"quality": to_plain(measured.quality)}
+    meter: Any = Asked(judge=quality, score={"candidates": "c.npy", "baseline": "b.npy"})
+    builder: Any = Asked(grade=quality)
+    found = judged(
+        MeterJobs(config, task, prepared, Traffic()), meter, builder, (baseline, Candidate()), "test", 0.95, print
+    )
+    assert found == measured.quality
+    assert (meter.limits, builder.limits) == (({"score": 700}, {"grade": 700}) if graded else ({"judge": 700}, {}))
+    if graded:
+        assert (builder.arguments["candidates"], builder.arguments["baseline"]) == ("c.npy", "b.npy")

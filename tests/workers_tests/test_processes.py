@@ -1,0 +1,155 @@
+"""Children that crash, fault, hang or run out of memory fail their job with a reason, and the next job is served."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from search.workers.processes import Done, JobError, Worker, call, wait
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = """
+import os, signal, subprocess, sys, time
+sys.path.insert(0, {root!r})
+from objectives.jobs import serve
+def double(progress, value): progress("working"); print("noise on stdout"); return 2 * value
+def fail(progress): raise ValueError("bad thing\\nsecond line")
+def fault(progress): os.kill(os.getpid(), signal.SIGSEGV)
+def leave(progress): os._exit(7)
+def out_of_memory(progress): os.kill(os.getpid(), signal.SIGKILL)
+def start(progress): return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
+def sleep(progress, seconds): time.sleep(seconds); return os.getpid()
+def infinite(progress): return float("inf")
+serve(dict(double=double, fail=fail, fault=fault, leave=leave, out_of_memory=out_of_memory, sleep=sleep,
+           infinite=infinite, start=start))
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    made = Worker("builder", tmp_path / "log", [sys.executable, "-c", CHILD.format(root=str(ROOT))])
+    yield made  # type: ignore[misc]
+    made.kill()
+
+
+def finish(worker: Worker, job: str, limit: float = 20, **arguments: object) -> Done:
+    worker.start(job, arguments, limit)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        wait([worker], 0.1)
+        done = worker.poll()
+        if done is not None:
+            return done
+    raise AssertionError("the job never ended")
+
+
+def test_a_job_gives_its_result_and_progress(worker: Worker, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert call(worker, "double", {"value": 21}, 20, said.append) == 42
+    assert said == ["working"]
+    assert "noise on stdout" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        ("fail", "ValueError: bad thing"),
+        ("fault", "SIGSEGV"),
+        ("leave", "status 7"),
+        ("out_of_memory", "SIGKILL (out of memory?)"),
+        ("infinite", "Out of range float"),
+    ],
+)
+def test_a_job_that_breaks_says_why_and_the_next_is_served(worker: Worker, job: str, reason: str) -> None:
+    done = finish(worker, job)
+    assert done.result is None
+    assert done.error is not None
+    assert reason in done.error
+    assert "\n" not in done.error
+    assert finish(worker, "double", value=1).result == 2
+
+
+def test_what_a_child_has_started_ends_with_it(worker: Worker) -> None:
+    child = finish(worker, "start").result
+    os.kill(child, 0)
+    worker.kill()
+    end = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    """What nobody has waited for yet is a zombie, and runs no more."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_job_that_hangs_is_ended(worker: Worker) -> None:
+    finish(worker, "double", value=1)
+    done = finish(worker, "sleep", limit=0.5, seconds=60)
+    assert done.error is not None
+    assert "longer than 0.5 s" in done.error
+    assert finish(worker, "double", value=2).result == 4
+
+
+def test_the_child_lives_on_from_job_to_job(worker: Worker) -> None:
+    assert finish(worker, "sleep", seconds=0).result == finish(worker, "sleep", seconds=0).result
+
+
+def test_time_standing_still_does_not_count(worker: Worker) -> None:
+    finish(worker, "double", value=1)
+    worker.start("sleep", {"seconds": 0.3}, 2.0)
+    worker.pause()
+    time.sleep(2.5)
+    assert worker.poll() is None, "a paused job is not out of time"
+    worker.resume()
+    done = None
+    while done is None:
+        wait([worker], 0.1)
+        done = worker.poll()
+    assert done.error is None
+    assert done.seconds < 2
+
+
+def test_a_failed_call_raises_its_reason(worker: Worker) -> None:
+    with pytest.raises(JobError, match="bad thing"):
+        call(worker, "fail", {}, 20, lambda line: None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_children_die_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
+    """Even while they stand still."""
+    code = f"""
+import sys, time; sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from search.workers.processes import Worker, wait
+w = Worker("builder", Path({str(tmp_path / "log")!r}), [sys.executable, "-c", {CHILD.format(root=str(ROOT))!r}])
+w.start("sleep", {{"seconds": 0}}, 9)
+while (done := w.poll()) is None: wait([w], 0.1)
+w.start("sleep", {{"seconds": 99}}, 99)
+w.pause()
+print(done.result, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(50):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child outlived its coordinator")
