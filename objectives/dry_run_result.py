@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from objectives.records import InputSpec
 from objectives.technique_results import Tried
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 
 MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What came of it.
 
     left_alone: modules with parameters that are in no group, each with the reason
@@ -27,7 +27,7 @@ class Rehearsal:
     inputs: those of the model
     """
 
-    anatomy: Anatomy
+    structure: ModelStructure
     left_alone: Mapping[str, str]
     tried: tuple[Tried, ...]
     forms: Mapping[str, str | None]

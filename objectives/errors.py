@@ -1,4 +1,4 @@
-"""What an error says, in one line, and which line of the user's own code it came from; the error of a setting."""
+"""Base classes of errors, an error as one line, and the line of the user's own code that it came from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ _NOT_THEIRS = ("/torch/", "importlib", str(Path(__file__).resolve().parent), sys
 _LIBRARIES = ("/site-packages/", "/dist-packages/")
 
 
-class SettingError(ValueError):
-    """A setting of the study file that does not fit the data; one line."""
+class InputError(ValueError):
+    """The user's input is wrong: one line with the field, what it must be and what it was."""
+
+
+class ExplainedError(RuntimeError):
+    """The work failed, and the message says why without a traceback."""
+
+
+class SettingError(InputError):
+    """A setting of the study file that does not fit the data."""
 
 
 def one_line(error: BaseException) -> str:

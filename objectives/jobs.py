@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from objectives.errors import one_line
+from objectives.errors import InputError, one_line
 
 Handler = Callable[..., Any]
 
@@ -17,7 +17,8 @@ Handler = Callable[..., Any]
 def serve(handlers: Mapping[str, Handler]) -> None:
     """Answer jobs from standard input until it closes.
 
-    A line `{"job": NAME, "arguments": {...}}` is answered by `{"result": ...}` or `{"error": ONE LINE, "trace": ...}`;
+    A line `{"job": NAME, "arguments": {...}}` is answered by `{"result": ...}`, or by
+    `{"error": ONE LINE, "input": BOOL, "trace": ...}`, where `input` is true for an error of the user's input.
     `{"progress": LINE}` may come in between. Whatever the work prints goes to standard error.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
@@ -32,5 +33,6 @@ def serve(handlers: Mapping[str, Handler]) -> None:
             result = handlers[request["job"]](progress=progress, **request["arguments"])
             reply = json.dumps({"result": result}, allow_nan=False)
         except Exception as error:
-            reply = json.dumps({"error": one_line(error), "trace": traceback.format_exc()})
+            wrong = isinstance(error, InputError)
+            reply = json.dumps({"error": one_line(error), "input": wrong, "trace": traceback.format_exc()})
         replies.write(reply + "\n")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from objectives.int8_weights import Int8WeightBits
 from objectives.technique_results import Tried
 from spaces.domains import Scalar
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 
 Interval = tuple[float, float]
 State = Literal["complete", "stopped", "failed"]
@@ -258,7 +258,7 @@ class Prepared:
 
     key: str
     holdout: str
-    anatomy: Anatomy
+    structure: ModelStructure
     student: Mapping[str, Any]
     inputs: tuple[InputSpec, ...]
     baseline: Artifact
@@ -274,7 +274,7 @@ class Prepared:
     left_alone: Mapping[str, str] = field(default_factory=dict)
     tried: tuple[Tried, ...] = ()
     metric: str = "auc"
-    graded: bool = False
+    custom_metric: bool = False
     median_rows: int = 200
     featured: bool = True
     built: bool = True
@@ -289,7 +289,7 @@ class Prepared:
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Why the technique cannot be applied to all of these modules, None where it can."""
-        parts = self.anatomy.stored(self.anatomy.heavy_tables())
+        parts = self.structure.stored(self.structure.heavy_tables())
         reasons = (
             one.refused
             for one in self.tried

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 
 _MARK = ".leanrec"
 

@@ -33,10 +33,10 @@ from search.config.load import rows_trace, traffic_of
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
-from search.config.yaml_reader import ConfigError
-from search.explore.dry_run import begun, preflight, tell_preflight
+from search.errors import ConfigError
+from search.explore.dry_run import begun, report_first_trials, run_first_trials
 from search.explore.estimate import observed, trials_in
-from search.explore.explorer import Explorer, Told
+from search.explore.explorer import Explorer, TrialEvent
 from search.explore.profiling import focused, known_profile, profiled, write_profile_files
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.visit_noise import ratio_noise
@@ -49,14 +49,14 @@ from search.study import Study, candidate_of, measured, outcome_of
 from search.study import spent as spent_trials
 from search.verdict import best_compromise
 from search.workers.meter_jobs import MeterJobs, Side
-from search.workers.paired_comparison import Pairs
+from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
 from spaces.serialization import digest, from_plain, to_plain
 
 # Numbers of another version of this cannot stand beside those of this one.
-MEASUREMENT = 2
+MEASUREMENT = 3
 # The baseline trains to its optimum, however long a student's fit may take.
 _PREPARE_TIMES = 10
 
@@ -187,12 +187,12 @@ def search(session: Session, console: Console) -> None:
         jobs = jobs_of(config, home, prepared)
         space = space_for(config.space, prepared)
         if config.space.focus > 0:
-            space = focused(space, profiled(study, jobs, meter, console), prepared.anatomy, console)
+            space = focused(space, profiled(study, jobs, meter, console), prepared.structure, console)
         _same_choices(study, space, config.name)
         threads = max(1, cores // count)
 
         def explorer(bar: SearchBar, seconds: float) -> Explorer:
-            def record(told: Told) -> None:
+            def record(told: TrialEvent) -> None:
                 session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
                 found = session.document()
                 able = [r for r in found["rows"] if r["feasible"] and r["trial"] != 0]
@@ -201,12 +201,12 @@ def search(session: Session, console: Console) -> None:
 
             return Explorer(config, jobs.task, jobs, space, study, builders, meter, threads, record, bar.tick)
 
-        _enqueue(study, space, Pairs(jobs, builders[0], meter, console))
+        _enqueue(study, space, PairedComparison(jobs, builders[0], meter, console))
         if not study.facts.get("preflight"):
             console.say("preflight: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
-                first = preflight(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
-            tell_preflight(config, study, first, console, count)
+                first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
+            report_first_trials(config, study, first, console, count)
         elif (seen := observed([o for t in study.finished() if t.number > 0 and (o := outcome_of(t))])) is not None:
             left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
             console.say(
@@ -221,7 +221,7 @@ def search(session: Session, console: Console) -> None:
             worker.kill()
 
 
-def _enqueue(study: Study, space: SearchSpace, pairs: Pairs) -> None:
+def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
     """What is measured first: the baseline, the points that candidates are held against, the starts of the search."""
     new, prepared = not begun(study), pairs.jobs.prepared
     first, *starts = space.starts()
@@ -343,7 +343,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             trial = confirmed.row["trial"]
             candidate, outcome = entries[trial]
             assert outcome.artifact is not None
-            gained = control(Pairs(jobs, builder, meter, console), (outcome.artifact, candidate))
+            gained = control(PairedComparison(jobs, builder, meter, console), (outcome.artifact, candidate))
             confirmed = replace(
                 confirmed, control=gained, tuned=_beside_tuned(jobs, confirmed, found, entries, meter, console)
             )

@@ -51,7 +51,10 @@ def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
     changes: dict[tuple[str, str | None], _Change] = {}
     if weights.architecture:
         changes["lighter architecture", None] = _reshaped("architecture")
-    changes |= {("shared rows", form.group): _formed("shared_rows", form.group) for form in weights.shared_rows}
+    changes |= {
+        ("quotient-remainder tables", form.group): _formed("quotient_remainder", form.group)
+        for form in weights.quotient_remainder
+    }
     changes |= {("mixed dimensions", f.group): _formed("mixed_dimensions", f.group) for f in weights.mixed_dimensions}
     if weights.attention:
         changes["sparse attention", None] = _reshaped("attention")
@@ -59,7 +62,7 @@ def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
     changes |= {("low rank", g): _cut("low_rank", "shares", g) for g in _groups(weights.low_rank, "shares")}
     if weights.distillation is not None and _taught(weights):
         changes["distillation", None] = _distilled
-    if weights.quantisation_aware:
+    if weights.quantization_aware:
         changes["learning with rounding", None] = _learned
     return changes
 
@@ -119,9 +122,9 @@ def _distilled(target: Candidate, source: Candidate) -> Candidate:
 
 def _learned(target: Candidate, source: Candidate) -> Candidate:
     """With the widths that it belongs to."""
-    groups = source.weights.quantisation_aware
+    groups = source.weights.quantization_aware
     learning = target.weights.distillation or source.weights.distillation
-    weights = replace(target.weights, quantisation_aware=groups, distillation=learning)
+    weights = replace(target.weights, quantization_aware=groups, distillation=learning)
     if not groups:
         return replace(target, weights=_needed(weights))
     widths = {**dict(target.precision.widths), **dict.fromkeys(groups, STATIC)}
@@ -130,7 +133,7 @@ def _learned(target: Candidate, source: Candidate) -> Candidate:
 
 def _needed(weights: Weights) -> Weights:
     """The baseline's own weights where nothing is left that has to learn."""
-    return weights if weights.reshaped or weights.quantisation_aware else Weights()
+    return weights if weights.reshaped or weights.quantization_aware else Weights()
 
 
 def _precision(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
@@ -147,13 +150,13 @@ def _narrowed(group: str) -> _Change:
         # Tables that have a width of their own keep the target's where it is their group that is narrowed.
         own = {name: target.precision.width(name) for name, _ in source.precision.widths}
         widths = {**own, **dict(target.precision.widths), group: source.precision.width(group)}
-        learned = set(target.weights.quantisation_aware) - {group}
-        if group in source.weights.quantisation_aware:
+        learned = set(target.weights.quantization_aware) - {group}
+        if group in source.weights.quantization_aware:
             learned.add(group)
         weights = target.weights
-        if learned != set(weights.quantisation_aware):
+        if learned != set(weights.quantization_aware):
             learning = weights.distillation or source.weights.distillation
-            weights = _needed(replace(weights, quantisation_aware=tuple(learned), distillation=learning))
+            weights = _needed(replace(weights, quantization_aware=tuple(learned), distillation=learning))
         calibration = source.precision.calibration if target.precision == Precision() else target.precision.calibration
         precision = replace(target.precision, widths=tuple(widths.items()), calibration=calibration)
         return Candidate(weights, precision, target.placement)
@@ -164,8 +167,12 @@ def _narrowed(group: str) -> _Change:
 def _computed(target: Candidate, source: Candidate) -> Candidate:
     """In the engine that computes so, whichever the other one has."""
     precision = replace(target.precision, compute=source.precision.compute)
-    seat = replace(target.placement.seat, engine=source.placement.seat.engine, device=source.placement.seat.device)
-    return replace(target, precision=precision, placement=replace(target.placement, seat=seat))
+    instance_group = replace(
+        target.placement.instance_group,
+        engine=source.placement.instance_group.engine,
+        device=source.placement.instance_group.device,
+    )
+    return replace(target, precision=precision, placement=replace(target.placement, instance_group=instance_group))
 
 
 def _placement(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
@@ -175,14 +182,14 @@ def _placement(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]
         "splitting": "split_rows",
         "routing": "route",
         "inline answers": "inline",
-        "tables elsewhere": "lookup",
+        "tables elsewhere": "embedding_device",
         "the user's side once": "user_once",
         "admission": "admission",
     }
     changes: dict[tuple[str, str | None], _Change] = {
         (name, None): _placed(part) for name, part in names.items() if getattr(chosen, part) != getattr(default, part)
     }
-    if chosen.seat != default.seat:
+    if chosen.instance_group != default.instance_group:
         changes["engine and threads", None] = _seated
     return changes
 
@@ -191,18 +198,20 @@ def _placed(part: str) -> _Change:
     def change(target: Candidate, source: Candidate) -> Candidate:
         """Alone, what several replicas need brings them along."""
         given = getattr(source.placement, part)
-        several = part == "split_rows" and given is not None and target.placement.seat.replicas < 2
-        seat = source.placement.seat if several else target.placement.seat
-        return replace(target, placement=replace(target.placement, seat=seat, **{part: given}))
+        several = part == "split_rows" and given is not None and target.placement.instance_group.replicas < 2
+        instance_group = source.placement.instance_group if several else target.placement.instance_group
+        return replace(target, placement=replace(target.placement, instance_group=instance_group, **{part: given}))
 
     return change
 
 
 def _seated(target: Candidate, source: Candidate) -> Candidate:
     """An engine that alone computes or reads the target's widths stays; what the new replicas cannot do goes."""
-    seat, own = source.placement.seat, target.placement.seat
+    instance_group, own = source.placement.instance_group, target.placement.instance_group
     if target.precision.compute != "fp32" or target.precision.packed:
-        seat = replace(seat, engine=own.engine, device=own.device)
-    split = target.placement.split_rows if seat.replicas > 1 else None
-    inline = target.placement.inline and seat.replicas == 1
-    return replace(target, placement=replace(target.placement, seat=seat, split_rows=split, inline=inline))
+        instance_group = replace(instance_group, engine=own.engine, device=own.device)
+    split = target.placement.split_rows if instance_group.replicas > 1 else None
+    inline = target.placement.inline and instance_group.replicas == 1
+    return replace(
+        target, placement=replace(target.placement, instance_group=instance_group, split_rows=split, inline=inline)
+    )

@@ -20,7 +20,7 @@ class Candidate:
     placement: Placement = field(default_factory=Placement)
 
     def __post_init__(self) -> None:
-        learned = self.weights.quantisation_aware
+        learned = self.weights.quantization_aware
         if not set(learned) <= set(self.precision.groups(STATIC)):
             raise ValueError(
                 f"The groups that learn with rounding are among those held in {STATIC}, but got {list(learned)} and "
@@ -64,6 +64,6 @@ class Candidate:
         knobs = self.weights.knobs()
         knobs |= {f"precision.{group}": width for group, width in self.precision.widths}
         knobs |= {"precision.compute": self.precision.compute}
-        if set(self.precision.groups(STATIC)) - set(self.weights.quantisation_aware):
+        if set(self.precision.groups(STATIC)) - set(self.weights.quantization_aware):
             knobs["precision.calibration"] = self.precision.calibration
         return knobs | self.placement.knobs()

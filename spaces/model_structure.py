@@ -12,7 +12,7 @@ _HEAVY = 0.2
 
 
 @dataclass(frozen=True)
-class Cut:
+class AxisSlice:
     """Where the units of a width lie along one axis of a parameter or buffer.
 
     Unit u takes the positions first + r * period + u * size + i, for each repeat r and each i below size: a head of an
@@ -40,7 +40,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Width:
+class PrunableDim:
     """One dimension of a model, whose units leave together wherever they lie.
 
     normalised: a normalisation or a scale spans the units, so that removing some changes what the others give
@@ -48,12 +48,14 @@ class Width:
 
     name: str
     units: int
-    cuts: tuple[Cut, ...]
+    axis_slices: tuple[AxisSlice, ...]
     normalised: bool = False
 
     def __post_init__(self) -> None:
-        if self.units < 1 or not self.cuts:
-            raise ValueError(f"A width has a unit and a cut or more, but {self.name!r} got {self.units}, {self.cuts}.")
+        if self.units < 1 or not self.axis_slices:
+            raise ValueError(
+                f"A width has a unit and a cut or more, but {self.name!r} got {self.units}, {self.axis_slices}."
+            )
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Group:
     kind: Kind
     modules: tuple[str, ...]
     parameters: int
-    widths: tuple[Width, ...] = ()
+    widths: tuple[PrunableDim, ...] = ()
     unprunable_reason: str | None = None
     unfactorable_reason: str | None = None
 
@@ -102,7 +104,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelStructure:
     """The groups of one model, and its tables; modules in no group are left alone."""
 
     groups: tuple[Group, ...]

@@ -25,7 +25,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if not any(STATIC in domain for domain in self.precision.widths.values()):
-            object.__setattr__(self, "weights", replace(self.weights, quantisation_aware=Choice((False,))))
+            object.__setattr__(self, "weights", replace(self.weights, quantization_aware=Choice((False,))))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Knob values of the trials that come first: the baseline, then some way along each road away from it and its
@@ -53,5 +53,5 @@ class SearchSpace:
         """Widths come first: which groups may learn with rounding, and which engines there are, hangs on them."""
         precision = self.precision.suggest(suggester)
         weights = self.weights.suggest(suggester, precision.groups(STATIC))
-        precision = self.precision.calibrated(suggester, precision, weights.quantisation_aware)
+        precision = self.precision.calibrated(suggester, precision, weights.quantization_aware)
         return Candidate(weights, precision, self.placement.suggest(suggester, precision))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_FORMERLY = "formerly"
 
 
 def to_plain(value: Any) -> Any:
@@ -31,6 +32,11 @@ def from_plain(kind: type[T], data: Any) -> T:
         ValueError: a key that `kind` does not have, or lacks and needs.
     """
     return typing.cast(T, _read(kind, data))
+
+
+def formerly(key: str) -> dict[str, str]:
+    """Metadata of a field that older files hold under another key; `from_plain` reads both."""
+    return {_FORMERLY: key}
 
 
 def digest(*values: Any) -> str:
@@ -62,6 +68,8 @@ def _read_record(kind: type, data: Any) -> Any:
         raise ValueError(f"{kind.__name__} is read from a mapping, but got {data!r}.")
     hints = typing.get_type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}
+    renamed = {f.metadata[_FORMERLY]: f.name for f in dataclasses.fields(kind) if _FORMERLY in f.metadata}
+    data = {renamed.get(key, key): item for key, item in data.items()}
     unknown = sorted(set(data) - known)
     if unknown:
         raise ValueError(f"{kind.__name__} has the keys {sorted(known)}, but got {unknown}.")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spaces.domains import Scalar
-from spaces.serialization import digest
+from spaces.serialization import digest, formerly
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows, TableForm
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 
 # The knob of each group that may learn with its rounding.
-AWARE = "weights.quantisation_aware"
+AWARE = "weights.quantization_aware"
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Weights:
     """Nothing of it is the baseline's own weights, untouched. The stages run in the order of the fields.
 
     reference: a simple model in the baseline's place, by its name
-    quantisation_aware: groups that learn with the rounding of static int8 in the loop
+    quantization_aware: groups that learn with the rounding of static int8 in the loop
     """
 
     architecture: Architecture | None = None
-    shared_rows: tuple[SharedRows, ...] = ()
+    quotient_remainder: tuple[QuotientRemainder, ...] = field(default=(), metadata=formerly("shared_rows"))
     mixed_dimensions: tuple[MixedDimensions, ...] = ()
     attention: Attention | None = None
     pruning: Pruning | None = None
     low_rank: LowRank | None = None
     distillation: Distillation | None = None
-    quantisation_aware: tuple[str, ...] = ()
+    quantization_aware: tuple[str, ...] = field(default=(), metadata=formerly("quantisation_aware"))
     reference: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quantisation_aware", tuple(sorted(self.quantisation_aware)))
-        changed = self.reshaped or bool(self.quantisation_aware)
+        object.__setattr__(self, "quantization_aware", tuple(sorted(self.quantization_aware)))
+        changed = self.reshaped or bool(self.quantization_aware)
         if changed and self.distillation is None:
             raise ValueError("Weights that differ from the baseline's are distilled, but got no distillation.")
         if self.reference is not None and self.distillation is not None:
@@ -50,7 +50,7 @@ class Weights:
 
     @property
     def table_forms(self) -> tuple[TableForm, ...]:
-        return (*self.shared_rows, *self.mixed_dimensions)
+        return (*self.quotient_remainder, *self.mixed_dimensions)
 
     @property
     def reshaped(self) -> bool:
@@ -74,7 +74,7 @@ class Weights:
         knobs: dict[str, Scalar] = {"weights.origin": self.origin}
         if self.architecture is not None:
             knobs |= {f"architecture.{name}": value for name, value in self.architecture.sizes}
-        knobs |= {f"tables.{form.group}.own": form.own for form in self.shared_rows}
+        knobs |= {f"tables.{form.group}.full_rows_share": form.full_rows_share for form in self.quotient_remainder}
         knobs |= {f"tables.{form.group}.temperature": form.temperature for form in self.mixed_dimensions}
         if self.attention is not None:
             knobs |= {"attention.window": self.attention.window or 0, "attention.history": self.attention.history or 0}
@@ -87,8 +87,8 @@ class Weights:
             knobs["distillation.temperature"] = self.distillation.temperature
             knobs["distillation.teacher_weight"] = self.distillation.teacher_weight
             knobs["distillation.feature_weight"] = self.distillation.feature_weight
-            knobs["distillation.passes"] = self.distillation.passes
+            knobs["distillation.epochs"] = self.distillation.epochs
             if self.distillation.seed:
                 knobs["distillation.seed"] = self.distillation.seed
-            knobs |= {f"{AWARE}.{group}": True for group in self.quantisation_aware}
+            knobs |= {f"{AWARE}.{group}": True for group in self.quantization_aware}
         return knobs

@@ -10,12 +10,12 @@ from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middl
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 from spaces.weights import AWARE, Weights
 
-FULL, SHARED, MIXED = "full", "shared-rows", "mixed-dimensions"
+FULL, SHARED, MIXED = "full", "quotient-remainder", "mixed-dimensions"
 _NO, _ONCE, _MAGNITUDE = Choice((False,)), Choice((1,)), Choice(("magnitude",))
 _NONE = Choice((0,))
 
@@ -25,7 +25,7 @@ class TableSpace:
     """The forms that the tables of a group may take, and how far each goes."""
 
     form: Choice
-    own: Domain
+    full_rows_share: Domain
     temperature: Domain
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class WeightsSpace:
     pruning, low_rank: share that leaves, or of the rank that stays, by group; 0 and 1 leave the group whole
     multiple: what pruning leaves of a width is a multiple of this
     tables: by group
-    quantisation_aware: of each group in static int8
+    quantization_aware: of each group in static int8
     window, history: of attention; 0 is all
     distillation: temperature, teacher_weight and feature_weight
     """
@@ -50,7 +50,7 @@ class WeightsSpace:
     architecture: Mapping[str, Domain]
     pruning: Mapping[str, Domain]
     distillation: Mapping[str, Domain]
-    passes: int
+    epochs: int
     importance: Choice = _MAGNITUDE
     steps: Choice = _ONCE
     multiple: int = 16
@@ -58,7 +58,7 @@ class WeightsSpace:
     tables: Mapping[str, TableSpace] = field(default_factory=dict)
     window: Choice = _NONE
     history: Choice = _NONE
-    quantisation_aware: Choice = _NO
+    quantization_aware: Choice = _NO
     own: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class WeightsSpace:
             raise ValueError(f"distillation has {', '.join(sorted(wanted))}, but got {sorted(self.distillation)}.")
         whole = {f"low_rank.{g}": (1.0, d) for g, d in self.low_rank.items()}
         whole |= {"attention.window": (0, self.window), "attention.history": (0, self.history)}
-        whole |= {AWARE: (False, self.quantisation_aware)}
+        whole |= {AWARE: (False, self.quantization_aware)}
         for knob, (value, domain) in whole.items():
             if value not in domain:
                 raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
@@ -83,7 +83,7 @@ class WeightsSpace:
             self.tables,
             len(self.window.values) > 1,
             len(self.history.values) > 1,
-            len(self.quantisation_aware.values) > 1,
+            len(self.quantization_aware.values) > 1,
         )
         student = ("student",) if self.architecture and not self._is_own(settled) else ()
         return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
@@ -124,25 +124,29 @@ class WeightsSpace:
         shared, mixed = self._tables(suggester)
         return Weights(
             architecture=Architecture(sizes) if sizes else None,
-            shared_rows=shared,
+            quotient_remainder=shared,
             mixed_dimensions=mixed,
             attention=self._attention(suggester),
             pruning=self._pruning(suggester) if origin == "pruned" else None,
             low_rank=self._low_rank(suggester),
             distillation=self._distillation(suggester),
-            quantisation_aware=tuple(g for g in static if pick(self.quantisation_aware, suggester, f"{AWARE}.{g}")),
+            quantization_aware=tuple(g for g in static if pick(self.quantization_aware, suggester, f"{AWARE}.{g}")),
         )
 
     def _is_own(self, sizes: Mapping[str, Scalar]) -> bool:
         """Read as text: a study file's 64 are the widths `64`."""
         return {n: str(v) for n, v in sizes.items()} == {n: str(v) for n, v in self.own.items()} and bool(sizes)
 
-    def _tables(self, suggester: Suggester) -> tuple[tuple[SharedRows, ...], tuple[MixedDimensions, ...]]:
+    def _tables(self, suggester: Suggester) -> tuple[tuple[QuotientRemainder, ...], tuple[MixedDimensions, ...]]:
         shared, mixed = [], []
         for group, space in sorted(self.tables.items()):
             form = pick(space.form, suggester, f"tables.{group}.form")
             if form == SHARED:
-                shared.append(SharedRows(group, float(space.own.suggest(suggester, f"tables.{group}.own"))))
+                shared.append(
+                    QuotientRemainder(
+                        group, float(space.full_rows_share.suggest(suggester, f"tables.{group}.full_rows_share"))
+                    )
+                )
             if form == MIXED:
                 temperature = space.temperature.suggest(suggester, f"tables.{group}.temperature")
                 mixed.append(MixedDimensions(group, float(temperature)))
@@ -169,5 +173,5 @@ class WeightsSpace:
     def _distillation(self, suggester: Suggester) -> Distillation:
         drawn: dict[str, Any] = dict(draw(self.distillation, suggester, "distillation"))
         return Distillation(
-            float(drawn["temperature"]), float(drawn["teacher_weight"]), self.passes, float(drawn["feature_weight"])
+            float(drawn["temperature"]), float(drawn["teacher_weight"]), self.epochs, float(drawn["feature_weight"])
         )

@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from objectives.build.custom_metric import graded
+from objectives.build.custom_metric import custom_metric
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.recommenders.protocol import Recommender
@@ -20,15 +20,15 @@ def undertrained(recommender: Recommender, seed: int) -> str | None:
     optimizer = recommender.optimizer(learner)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for inputs, labels in recommender.lessons(torch.Generator().manual_seed(seed)):
+        for inputs, labels in recommender.batches(torch.Generator().manual_seed(seed)):
             optimizer.zero_grad(set_to_none=True)
             recommender.loss(recommender.outputs(learner, inputs), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     held = recommender.held_out("validation")
     ours, theirs = (main_scores(recommender, model, held.inputs) for model in (learner, recommender.model))
     try:
-        if recommender.graded:
-            quality = graded(recommender, ours, theirs, held, seed, 0.95)
+        if recommender.custom_metric:
+            quality = custom_metric(recommender, ours, theirs, held, seed, 0.95)
         else:
             quality = paired_quality(recommender.metric, ours, theirs, held.labels, held.groups, seed)
     except UndefinedLossError:

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.held_out_rows import HeldOut, HeldPart, read_held_out
-from objectives.measurement.metrics.paired_loss import Arm, Mask, Resampled, paired_loss
+from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
 from objectives.other_outputs import others_of
-from objectives.recommenders.user_model.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores
+from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Quality
 
 
-def grade(
+def evaluate_custom_metric(
     recommender: Recommender,
     holdout: Path,
     part: HeldPart,
@@ -41,11 +41,11 @@ def grade(
     held, theirs = read_held_out(holdout, part), _read(baseline)
 
     def quality(ours: NDArray[np.float32]) -> Quality:
-        main = graded(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
+        main = custom_metric(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
 
         def other(column: int, labels: NDArray[Any]) -> Quality:
             of = replace(held, labels=labels, slices={})
-            return graded(recommender, ours[:, column], theirs[:, column], of, seed, confidence)
+            return custom_metric(recommender, ours[:, column], theirs[:, column], of, seed, confidence)
 
         return replace(main, others=others_of(held, other))
 
@@ -58,9 +58,9 @@ def check_metric(recommender: Recommender) -> None:
         FactoryError: the metric cannot tell a relative loss of the model on validation.
     """
     held, name = recommender.held_out("validation"), recommender.metric
-    if recommender.graded:
+    if recommender.custom_metric:
         scores = main_scores(recommender, recommender.model, held.inputs)
-        value = recommender.grade(scores, held.labels, held.groups)
+        value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
         if not 0 < value < float("inf"):
             raise FactoryError(
                 f"metric {name} must give a number above 0 for the model on validation, higher being better, but gave "
@@ -71,7 +71,7 @@ def check_metric(recommender: Recommender) -> None:
         raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of validation are {some} ...")
 
 
-def graded(
+def custom_metric(
     recommender: Recommender,
     candidate: NDArray[np.float32],
     baseline: NDArray[np.float32],
@@ -80,7 +80,7 @@ def graded(
     confidence: float,
 ) -> Quality:
     """Of scores, (n,) each."""
-    ours, theirs = (_arm(recommender, scores, held) for scores in (candidate, baseline))
+    ours, theirs = (_deployment(recommender, scores, held) for scores in (candidate, baseline))
     return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
 
 
@@ -90,7 +90,7 @@ def _read(scores: str) -> NDArray[np.float32]:
     return found.reshape(len(found), -1)
 
 
-def _arm(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Arm:
+def _deployment(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Metric:
     def kept(mask: Mask) -> Resampled:
         columns = scores[mask], held.labels[mask], held.groups[mask]
         return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
@@ -106,4 +106,4 @@ def _value(recommender: Recommender, columns: tuple[NDArray[Any], ...], row: Flo
         return float("nan")
     copies = np.arange(len(picks)) - np.repeat(np.cumsum(times) - times, times)
     scores, labels, groups = (column[picks] for column in columns)
-    return recommender.grade(scores, labels, groups * int(times.max()) + copies)
+    return recommender.evaluate_custom_metric(scores, labels, groups * int(times.max()) + copies)

@@ -14,8 +14,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from objectives.build.custom_metric import check_metric
+from objectives.build.fit import training_data_of
 from objectives.build.model_structure import of_baseline
-from objectives.compression.graph_passes.split_embeddings import cut_at_tables
+from objectives.build.technique_checks import TechniqueChecks
 from objectives.compression.distillation import distil
 from objectives.compression.export import (
     Signature,
@@ -26,18 +28,16 @@ from objectives.compression.export import (
     to_onnx,
 )
 from objectives.compression.graph_passes.saving import save_graph
-from objectives.compression.training_graph import trouble_with_training
+from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import compute_once
+from objectives.compression.training_graph import trouble_with_training
+from objectives.dry_run_result import MODEL, DryRun
 from objectives.errors import located, one_line
-from objectives.build.fit import course_of
-from objectives.build.custom_metric import check_metric
 from objectives.held_out_rows import write_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.parity import LIMIT
 from objectives.recommenders.protocol import Recommender
 from objectives.records import WEIGHTS
-from objectives.dry_run_result import MODEL, Rehearsal
-from objectives.build.technique_checks import TechniqueChecks
 from objectives.technique_results import LEARNED_ROUNDING, Tried
 from spaces.techniques.distillation import Distillation
 
@@ -46,14 +46,14 @@ _ROWS = 512
 _BATCHES = 3
 
 
-def rehearse(
+def dry_run(
     recommender: Recommender,
     signature: Signature,
     folder: Path,
     seed: int,
     progress: Progress,
     weight_bits: Int8WeightBits = 8,
-) -> Rehearsal:
+) -> DryRun:
     """Trace, export, parity, each technique on each group that it fits, and a few steps of fine-tuning.
 
     Raises:
@@ -85,17 +85,17 @@ def rehearse(
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
     with timed("techniques"), TemporaryDirectory(dir=folder) as scratch:
-        tried = TechniqueChecks(recommender, traced.anatomy, graph, signature, Path(scratch), weight_bits).run()
+        tried = TechniqueChecks(recommender, traced.structure, graph, signature, Path(scratch), weight_bits).run()
         not_learned = unlearnable(recommender, seed)
-        layers = [group.name for group in traced.anatomy.groups if group.kind in ("linear", "attention")]
+        layers = [group.name for group in traced.structure.groups if group.kind in ("linear", "attention")]
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
     progress("rehearsal: step")
     seconds["step"] = _step_seconds(recommender, seed)
     held = recommender.held_out("validation")
     scored = len(held.labels) * (1 if held.items is None else len(held.items))
-    return Rehearsal(
-        traced.anatomy, traced.left_alone, tried, forms, str(folder), held.parts, parity, size, seconds,
-        recommender.per_pass, scored, recommender.inputs,
+    return DryRun(
+        traced.structure, traced.left_alone, tried, forms, str(folder), held.parts, parity, size, seconds,
+        recommender.batches_per_epoch, scored, recommender.inputs,
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def unlearnable(recommender: Recommender, seed: int) -> str | None:
     """Why weights cannot learn with their rounding in the loop, None where they can: on a few batches of train, of
     different shapes where there are some, and on a part of one, since not all have as many rows."""
     shapes: dict[object, dict[str, Tensor]] = {}
-    for inputs, _ in recommender.lessons(torch.Generator().manual_seed(seed)):
+    for inputs, _ in recommender.batches(torch.Generator().manual_seed(seed)):
         shapes.setdefault(tuple(values.shape[1:] for values in inputs.values()), dict(inputs))
         if len(shapes) == min(_BATCHES, len(recommender.train_rows().blocks)):
             break
@@ -135,7 +135,7 @@ def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callab
         rows = {name: values.numpy() for name, values in recommender.serving_rows(_ROWS).items()}
         largest_difference(compute_once(graph, user_inputs(recommender)), graph, rows, LIMIT)
 
-    return {"user once": once, "split embeddings": lambda: cut_at_tables(graph)}
+    return {"user once": once, "split embeddings": lambda: split_embeddings(graph)}
 
 
 def _refused(attempt: Callable[[], object]) -> str | None:
@@ -150,13 +150,13 @@ def _step_seconds(recommender: Recommender, seed: int) -> float:
     """Of one batch, as a copy of the model learns from the model; the batches are at hand, and all was run once."""
     student = copy.deepcopy(recommender.model).requires_grad_(True)
     distillation = Distillation(2.0, 0.5, 1)
-    whole = course_of(recommender, distillation)
-    lessons = list(islice(whole.lessons(torch.Generator().manual_seed(seed)), min(_BATCHES, whole.per_pass)))
-    course = replace(whole, per_pass=len(lessons), lessons=lambda generator: iter(lessons))
+    whole = training_data_of(recommender, distillation)
+    batches = list(islice(whole.batches(torch.Generator().manual_seed(seed)), min(_BATCHES, whole.batches_per_epoch)))
+    training_data = replace(whole, batches_per_epoch=len(batches), batches=lambda generator: iter(batches))
     for _ in range(2):
         start = time.monotonic()
         try:
-            distil(student, course, recommender.optimizer(student), distillation, seed, recommender.model)
+            distil(student, training_data, recommender.optimizer(student), distillation, seed, recommender.model)
         except Exception as error:  # whatever the user's own forward or loss raises while it learns
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
-    return (time.monotonic() - start) / len(lessons)
+    return (time.monotonic() - start) / len(batches)

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from objectives.build.model_structure import of_baseline, of_sibling
-from objectives.compression.pipeline import passes_of, reshape
-from objectives.compression.training_data import Course, lessons_of
+from objectives.build.teacher_outputs import teacher_outputs
 from objectives.compression.distillation import distil
 from objectives.compression.importance import Evidence
+from objectives.compression.pipeline import epochs_of, reshape
 from objectives.compression.soft_loss import soft_loss_of
+from objectives.compression.training_data import TrainingData, training_batches
 from objectives.int8_weights import Int8WeightBits
-from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.families.transfer import start_from
-from objectives.build.teacher_outputs import teacher_outputs
-from spaces.model_structure import Anatomy
+from objectives.recommenders.protocol import Recommender
+from spaces.model_structure import ModelStructure
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.weights import Weights
@@ -38,21 +38,21 @@ class Fitted:
     """A model in its final shape, what it is made of, and the ranges that layers learned to round to, by module."""
 
     model: nn.Module
-    anatomy: Anatomy
+    structure: ModelStructure
     ranges: dict[str, tuple[float, float]]
 
     def save(self, folder: Path) -> None:
         torch.save(self.model, folder / _MODEL)
-        (folder / _MADE_OF).write_text(json.dumps(to_plain(self.anatomy)))
+        (folder / _MADE_OF).write_text(json.dumps(to_plain(self.structure)))
         (folder / _RANGES).write_text(json.dumps(self.ranges))
 
     @staticmethod
     def load(folder: Path) -> Fitted:
         # Our own cache: a pruned model has no class that could be rebuilt from sizes alone.
         model: nn.Module = torch.load(folder / _MODEL, weights_only=False)
-        anatomy = from_plain(Anatomy, json.loads((folder / _MADE_OF).read_text()))
+        structure = from_plain(ModelStructure, json.loads((folder / _MADE_OF).read_text()))
         ranges = {name: (low, high) for name, (low, high) in json.loads((folder / _RANGES).read_text()).items()}
-        return Fitted(model, anatomy, ranges)
+        return Fitted(model, structure, ranges)
 
 
 def fit(
@@ -76,54 +76,54 @@ def fit(
     assert given is not None
     seed += given.seed
     torch.manual_seed(seed)
-    passes, course = passes_of(weights), course_of(recommender, given, cache)
+    epochs, training_data = epochs_of(weights), training_data_of(recommender, given, cache)
 
     def learn(model: nn.Module, times: int) -> None:
-        learning = replace(given, passes=times)
-        distil(model, course, recommender.optimizer(model), learning, seed, recommender.model, progress)
+        learning = replace(given, epochs=times)
+        distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
 
     start, made_of = _start(recommender, weights)
-    model, anatomy = reshape(
+    model, structure = reshape(
         start,
         made_of,
         weights,
         recommender.counts(start, made_of.tables) if weights.table_forms else {},
         lambda: _evidence(recommender, seed),
-        lambda cut: learn(cut, passes.between),
+        lambda cut: learn(cut, epochs.between),
     )
-    learn(model, passes.plain)
-    if not weights.quantisation_aware:
-        return Fitted(model, anatomy, {})
+    learn(model, epochs.plain)
+    if not weights.quantization_aware:
+        return Fitted(model, structure, {})
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
-    modules = [name for group in weights.quantisation_aware for name in anatomy.group(group).modules]
-    example = next(course.lessons(torch.Generator().manual_seed(seed))).inputs
+    modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
+    example = next(training_data.batches(torch.Generator().manual_seed(seed))).inputs
     wanted = recommender.hidden if given.feature_weight > 0 else None
     aware, ranges = train_aware(
         model,
         modules,
-        lambda learner: learn(learner, passes.rounding),
+        lambda learner: learn(learner, epochs.rounding),
         example,
         recommender.method,
         wanted,
         weight_bits,
     )
-    return Fitted(aware, anatomy, ranges)
+    return Fitted(aware, structure, ranges)
 
 
-def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Anatomy]:
+def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:
     """
     Raises:
         ValueError: the student is the baseline over again.
     """
     if weights.architecture is None:
-        return copy.deepcopy(recommender.model), of_baseline(recommender).anatomy
+        return copy.deepcopy(recommender.model), of_baseline(recommender).structure
     student = recommender.build(weights.architecture)
     start_from(student, recommender.model)
     if _alike(student, recommender):
         sizes = ", ".join(f"{name} {value}" for name, value in weights.architecture.sizes)
         raise ValueError(f"A student has other sizes than the baseline's, but got {sizes}.")
-    return student, of_sibling(recommender, student).anatomy
+    return student, of_sibling(recommender, student).structure
 
 
 def _alike(student: nn.Module, recommender: Recommender) -> bool:
@@ -131,7 +131,7 @@ def _alike(student: nn.Module, recommender: Recommender) -> bool:
     heads."""
     if _shapes(student) != _shapes(recommender.model):
         return False
-    inputs, _ = next(recommender.lessons(torch.Generator().manual_seed(0)))
+    inputs, _ = next(recommender.batches(torch.Generator().manual_seed(0)))
     with torch.inference_mode():
         ours, theirs = (
             recommender.scores(recommender.outputs(model.eval(), inputs)) for model in (student, recommender.model)
@@ -143,17 +143,17 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def course_of(recommender: Recommender, distillation: Distillation, cache: Path | None = None) -> Course:
+def training_data_of(recommender: Recommender, distillation: Distillation, cache: Path | None = None) -> TrainingData:
     """What there is to learn; where the teacher runs anyway, for its features, nothing is read from the cache."""
     asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
     known = teacher_outputs(recommender, cache) if asked and cache is not None else None
-    lessons, per_pass = lessons_of(recommender.train_rows(), None if known is None else known.scores)
+    batches, batches_per_epoch = training_batches(recommender.train_rows(), None if known is None else known.scores)
     soft = soft_loss_of(recommender.output_kinds)
-    return Course(
-        lessons, per_pass, recommender.loss, recommender.outputs, recommender.hidden, recommender.scores, soft
+    return TrainingData(
+        batches, batches_per_epoch, recommender.loss, recommender.outputs, recommender.hidden, recommender.scores, soft
     )
 
 
 def _evidence(recommender: Recommender, seed: int) -> Evidence:
-    drawn = islice(recommender.lessons(torch.Generator().manual_seed(seed)), _EVIDENCE)
+    drawn = islice(recommender.batches(torch.Generator().manual_seed(seed)), _EVIDENCE)
     return Evidence(tuple(drawn), recommender.outputs, recommender.loss)

@@ -16,8 +16,14 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from objectives.build.convergence_check import undertrained
+from objectives.build.custom_metric import check_metric
+from objectives.build.dry_run import unlearnable, user_inputs
+from objectives.build.fit import Fitted
+from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
-from objectives.compression.graph_passes.split_embeddings import cut_at_tables
+from objectives.build.technique_checks import TechniqueChecks
+from objectives.compression.embeddings import evenly_seen, seen
 from objectives.compression.export import (
     Rows,
     Signature,
@@ -28,39 +34,32 @@ from objectives.compression.export import (
     to_onnx,
 )
 from objectives.compression.graph_passes.graph_reading import multiply_adds
-from objectives.compression.quantization import quantise, read_weight_bits, read_widths
 from objectives.compression.graph_passes.saving import load_graph, save_graph
-from objectives.compression.embeddings import evenly_seen, seen
+from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
-from objectives.build.fit import Fitted
-from objectives.build.fit import fit as fit_weights
-from objectives.build.custom_metric import check_metric, grade
+from objectives.compression.quantization import quantize, read_weight_bits, read_widths
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.jobs import serve
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
-from objectives.recommenders.user_model.factory import FactoryError
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import WEIGHTS, Artifact, InputSpec, Prepared, rows_of
-from objectives.build.dry_run import rehearse, unlearnable, user_inputs
 from objectives.serving.split_engine import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
-from objectives.build.technique_checks import TechniqueChecks
 from objectives.technique_results import LEARNED_ROUNDING, Tried
-from objectives.build.convergence_check import undertrained
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.serialization import digest, from_plain, to_plain
-from spaces.techniques.quantization import Precision
 from spaces.techniques.embeddings import SMALLEST
+from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Raised when a stage changes what it makes, so that nothing older is found in the cache.
-FIT_STAGE = 8
-EXPORT_STAGE = 13
-TECHNIQUES_STAGE = 2
+FIT_STAGE = 9
+EXPORT_STAGE = 14
+TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
 
@@ -70,7 +69,7 @@ class Form:
     """What a placement asks of the graph: the user's side once a request; its two halves for two engines."""
 
     user_once: bool = False
-    cut: bool = False
+    split_embeddings: bool = False
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:
@@ -109,11 +108,11 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     return Prepared(
         key=recommender.key,
         holdout=str(holdout),
-        anatomy=traced.anatomy,
+        structure=traced.structure,
         left_alone={**traced.left_alone, **_not_done(tried, facts["unlearnable"])},
         tried=tried,
         metric=recommender.metric,
-        graded=recommender.graded,
+        custom_metric=recommender.custom_metric,
         median_rows=rows,
         featured=recommender.hidden is not None,
         built=recommender.built,
@@ -121,7 +120,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         parts=held["validation"].parts,
         student=recommender.student(),
         sizes=recommender.sizes(),
-        inputs=tuple(_coded(spec, traced.anatomy) for spec in recommender.inputs),
+        inputs=tuple(_coded(spec, traced.structure) for spec in recommender.inputs),
         baseline=artifact,
         user_once_refused=refused,
         user_once_share=share,
@@ -139,8 +138,8 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
 
     def write(into: Path) -> None:
         graph = load_graph(Path(task.home) / baseline.path)
-        anatomy = of_baseline(recommender).anatomy
-        tried = TechniqueChecks(recommender, anatomy, graph, signature_of(recommender), into, bits).run()
+        structure = of_baseline(recommender).structure
+        tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), into, bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 
     make_once(folder, write)
@@ -160,7 +159,7 @@ def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]
 
 def _even_tables(recommender: Recommender) -> list[str]:
     """Of those that are large enough for another form, and of known counts."""
-    modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).anatomy.tables}
+    modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).structure.tables}
     large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
     counts = recommender.counts(recommender.model, list(large)) if large else {}
     known = {t.name: m for t, m in large.items() if seen(m, counts.get(t.name))}
@@ -223,10 +222,12 @@ def _export(
             users, bits = user_inputs(recommender), task.int8_weight_bits
             graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits, into / WEIGHTS)
         size = save_graph(graph, into / MODEL)
-        if form.cut:
-            size = _write_cut(into)
-        widths = read_widths(graph, fitted.anatomy, dict(stored.widths))
-        units = {group.name: [width.units for width in group.widths] for group in fitted.anatomy.groups if group.widths}
+        if form.split_embeddings:
+            size = _write_split(into)
+        widths = read_widths(graph, fitted.structure, dict(stored.widths))
+        units = {
+            group.name: [width.units for width in group.widths] for group in fitted.structure.groups if group.widths
+        }
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
         facts |= {"int8_weight_bits": read_weight_bits(graph)}
         (into / "facts.json").write_text(json.dumps(facts))
@@ -257,19 +258,19 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantise(graph, stored, fitted.anatomy, rows, fitted.ranges, weight_bits, weights_file)
+        graph = quantize(graph, stored, fitted.structure, rows, fitted.ranges, weight_bits, weights_file)
     return graph, largest_difference(graph, source, rows)
 
 
-def _write_cut(into: Path) -> int:
+def _write_split(into: Path) -> int:
     """The two halves of a graph beside it, which share its large tensors; their bytes in all."""
-    parts = cut_at_tables(load_graph(into / MODEL))
+    parts = split_embeddings(load_graph(into / MODEL))
     return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
 
 
-def _coded(spec: InputSpec, anatomy: Anatomy) -> InputSpec:
+def _coded(spec: InputSpec, structure: ModelStructure) -> InputSpec:
     """With the codes that it may have, as far as tables look them up as they are."""
-    rows = [table.rows for table in anatomy.tables if spec.name in table.inputs]
+    rows = [table.rows for table in structure.tables if spec.name in table.inputs]
     return replace(spec, vocabulary=min(rows)) if rows and spec.vocabulary is None else spec
 
 
@@ -307,9 +308,9 @@ def _user_once(
 
 def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
     if weights.reference is not None:
-        return Fitted(recommender.reference(weights.reference), Anatomy(()), {})
+        return Fitted(recommender.reference(weights.reference), ModelStructure(()), {})
     if weights.distillation is None:
-        return Fitted(recommender.model, of_baseline(recommender).anatomy, {})
+        return Fitted(recommender.model, of_baseline(recommender).structure, {})
     return Fitted.load(_weights_folder(task, recommender, weights))
 
 
@@ -318,7 +319,7 @@ def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
     trained: list[object] = []
     if weights.distillation is not None:
         trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
-    bits = task.int8_weight_bits if weights.quantisation_aware else None
+    bits = task.int8_weight_bits if weights.quantization_aware else None
     return digest(recommender.key, weights, trained, bits, FIT_STAGE)[:20]
 
 

@@ -11,31 +11,31 @@ from pathlib import Path
 import onnx
 from torch import Tensor, nn
 
-from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
-from objectives.compression.low_rank import factorise
-from objectives.compression.quantization import quantise
-from objectives.compression.quantization.weights import weights
-from objectives.compression.pruning import prune
-from objectives.compression.module_edit import names_of
 from objectives.compression.embeddings import compress_tables
+from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
+from objectives.compression.low_rank import factorize
+from objectives.compression.module_edit import names_of
+from objectives.compression.pruning import prune
+from objectives.compression.quantization import quantize
+from objectives.compression.quantization.weights import weights
 from objectives.compression.structure.groups import weight_of
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
 from objectives.records import WEIGHTS
 from objectives.technique_results import LOW_RANK, PRUNING, Tried
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
+from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.low_rank import LowRank
-from spaces.techniques.quantization import LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Precision
 from spaces.techniques.pruning import Pruning
-from spaces.techniques.embeddings import SMALLEST, MixedDimensions, SharedRows, TableForm
+from spaces.techniques.quantization import LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Precision
 from spaces.weights_space import MIXED, SHARED
 
 _ROWS = 512
 _RATIO, _SHARE = 0.5, 0.25
 _NOT_HELD = "the exported graph neither looks its weight up nor multiplies by it as it is"
 _FORMS: Mapping[str, Callable[[str], TableForm]] = {
-    SHARED: lambda name: SharedRows(name, 0.2),
+    SHARED: lambda name: QuotientRemainder(name, 0.2),
     MIXED: lambda name: MixedDimensions(name, 0.4),
 }
 
@@ -50,7 +50,7 @@ class TechniqueChecks:
     """
 
     recommender: Recommender
-    anatomy: Anatomy
+    structure: ModelStructure
     graph: onnx.ModelProto
     signature: Signature
     scratch: Path
@@ -59,12 +59,12 @@ class TechniqueChecks:
     def run(self) -> tuple[Tried, ...]:
         """Pruning and low rank of each group; each width, and each form of tables, of each part that is stored by
         itself."""
-        groups, parts = self.anatomy.groups, self.anatomy.stored(self.anatomy.heavy_tables())
+        groups, parts = self.structure.groups, self.structure.stored(self.structure.heavy_tables())
         layers = [group for group in groups if group.kind in ("linear", "attention")]
         recurrent = [group for group in groups if group.kind == "recurrent"]
         tables = [name for name in parts if name not in {group.name for group in groups if group.kind != "table"}]
-        fixed = {table.name: table.form_refused for table in self.anatomy.tables if table.form_refused is not None}
-        free = {table.name for table in self.anatomy.tables if table.rows >= SMALLEST} - fixed.keys()
+        fixed = {table.name: table.form_refused for table in self.structure.tables if table.form_refused is not None}
+        free = {table.name for table in self.structure.tables if table.rows >= SMALLEST} - fixed.keys()
         return (
             *(Tried(group.name, PRUNING, group.unprunable_reason) for group in groups if not group.prunable),
             *_each(PRUNING, [group.name for group in groups if group.prunable], self._prune),
@@ -99,22 +99,22 @@ class TechniqueChecks:
 
     def _prune(self, groups: Sequence[str]) -> None:
         asked = Pruning(tuple((name, _RATIO) for name in groups), multiple=1)
-        self._export(prune(self.recommender.model, asked, self.anatomy)[0])
+        self._export(prune(self.recommender.model, asked, self.structure)[0])
 
     def _factorise(self, groups: Sequence[str]) -> None:
         asked = LowRank(tuple((name, _SHARE) for name in groups))
-        self._export(factorise(self.recommender.model, asked, self.anatomy))
+        self._export(factorize(self.recommender.model, asked, self.structure))
 
     def _narrow(self, width: str, parts: Sequence[str]) -> None:
         precision = Precision(tuple((name, width) for name in parts))
         rows = {name: values.numpy() for name, values in self._rows.items()}
         with self._weights_file() as file:
-            narrow = quantise(self.graph, precision, self.anatomy, rows, None, self.weight_bits, file)
+            narrow = quantize(self.graph, precision, self.structure, rows, None, self.weight_bits, file)
             largest_difference(narrow, self.graph, rows)
 
     def _reform(self, form: str, parts: Sequence[str]) -> None:
         asked = [_FORMS[form](name) for name in parts]
-        self._export(compress_tables(self.recommender.model, asked, self.anatomy, self._counts)[0])
+        self._export(compress_tables(self.recommender.model, asked, self.structure, self._counts)[0])
 
     def _export(self, smaller: nn.Module) -> None:
         with self._weights_file() as file:
@@ -136,7 +136,7 @@ class TechniqueChecks:
 
     @cached_property
     def _counts(self) -> Mapping[str, Tensor]:
-        return self.recommender.counts(self.recommender.model, self.anatomy.tables)
+        return self.recommender.counts(self.recommender.model, self.structure.tables)
 
 
 def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.training_data import Course, Lesson
+from objectives.compression.training_data import TrainingBatch, TrainingData
 from spaces.techniques.distillation import Distillation
 
 _WARM_UP = 0.1
@@ -68,7 +68,7 @@ def hidden_outputs(model: nn.Module, name: str) -> Iterator[Callable[[], Tensor]
 
 def distil(
     student: nn.Module,
-    course: Course,
+    training_data: TrainingData,
     optimizer: torch.optim.Optimizer,
     distillation: Distillation,
     seed: int,
@@ -91,79 +91,84 @@ def distil(
         torch.manual_seed(seed)
         features: Callable[[], Tensor] | None = None
         if distillation.feature_weight > 0:
-            first = next(course.lessons(torch.Generator().manual_seed(seed)))
-            features, projection = stack.enter_context(_features(student, teacher, course, first))
+            first = next(training_data.batches(torch.Generator().manual_seed(seed)))
+            features, projection = stack.enter_context(_features(student, teacher, training_data, first))
             optimizer.add_param_group({"params": list(projection.parameters())})
-        schedule = _one_cycle(optimizer, distillation.passes * course.per_pass)
+        schedule = _one_cycle(optimizer, distillation.epochs * training_data.batches_per_epoch)
         generator = torch.Generator().manual_seed(seed)
         student.train()
         losses = []
-        for number in range(1, distillation.passes + 1):
+        for number in range(1, distillation.epochs + 1):
             total = torch.zeros(())
-            for lesson in _whole_pass(course, generator):
-                loss = _loss(student, lesson, course, distillation, teacher, features)
+            for batch in _whole_pass(training_data, generator):
+                loss = _loss(student, batch, training_data, distillation, teacher, features)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 total += loss.detach()
-            losses.append(float(total) / course.per_pass)
-            progress(f"distilling: pass {number} of {distillation.passes}, loss {losses[-1]:.4f}")
+            losses.append(float(total) / training_data.batches_per_epoch)
+            progress(f"distilling: pass {number} of {distillation.epochs}, loss {losses[-1]:.4f}")
         # What a layer keeps of its last forward cannot be copied while it has a gradient.
-        _teach(student, lesson, course)
+        _teach(student, batch, training_data)
     student.eval()
     return tuple(losses)
 
 
 def _loss(
     student: nn.Module,
-    lesson: Lesson,
-    course: Course,
+    batch: TrainingBatch,
+    training_data: TrainingData,
     distillation: Distillation,
     teacher: nn.Module | None,
     features: Callable[[], Tensor] | None,
 ) -> Tensor:
-    outputs, taught = course.outputs(student, lesson.inputs), lesson.taught
+    outputs, teacher_scores = training_data.outputs(student, batch.inputs), batch.teacher_scores
     weight = distillation.teacher_weight
-    if features is not None or (weight > 0 and taught is None):
-        taught = course.scores(_teach(teacher, lesson, course))
-    loss = course.loss(outputs, lesson.labels)
+    if features is not None or (weight > 0 and teacher_scores is None):
+        teacher_scores = training_data.scores(_teach(teacher, batch, training_data))
+    loss = training_data.loss(outputs, batch.labels)
     if weight > 0:
-        assert taught is not None
-        loss = (1 - weight) * loss + weight * course.soft(course.scores(outputs), taught, distillation.temperature)
+        assert teacher_scores is not None
+        loss = (1 - weight) * loss + weight * training_data.soft(
+            training_data.scores(outputs), teacher_scores, distillation.temperature
+        )
     return loss if features is None else loss + distillation.feature_weight * features()
 
 
-def _teach(teacher: nn.Module | None, lesson: Lesson, course: Course) -> Any:
+def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: TrainingData) -> Any:
     if teacher is None:
         raise ValueError("Outputs or features that are learned need a teacher, or its logits, but got neither.")
     with torch.no_grad():
-        return course.outputs(teacher.eval(), lesson.inputs)
+        return training_data.outputs(teacher.eval(), batch.inputs)
 
 
 @contextlib.contextmanager
 def _features(
-    student: nn.Module, teacher: nn.Module | None, course: Course, first: Lesson
+    student: nn.Module, teacher: nn.Module | None, training_data: TrainingData, first: TrainingBatch
 ) -> Iterator[tuple[Callable[[], Tensor], nn.Linear]]:
     """The features' loss of the latest outputs of both, and the projection in it, the identity as far as it goes."""
-    if teacher is None or course.hidden is None:
-        raise ValueError(f"Features are those of a teacher's hidden module, but got {teacher}, {course.hidden}.")
-    with hidden_outputs(student, course.hidden) as of_student, hidden_outputs(teacher, course.hidden) as of_teacher:
+    if teacher is None or training_data.hidden is None:
+        raise ValueError(f"Features are those of a teacher's hidden module, but got {teacher}, {training_data.hidden}.")
+    with (
+        hidden_outputs(student, training_data.hidden) as of_student,
+        hidden_outputs(teacher, training_data.hidden) as of_teacher,
+    ):
         for model in (student, teacher):
-            _teach(model, first, course)
+            _teach(model, first, training_data)
         projection = nn.Linear(of_student().shape[1], of_teacher().shape[1])
         nn.init.eye_(projection.weight)
         nn.init.zeros_(projection.bias)
         yield lambda: feature_loss(projection(of_student()), of_teacher()), projection
 
 
-def _whole_pass(course: Course, generator: torch.Generator) -> Iterator[Lesson]:
+def _whole_pass(training_data: TrainingData, generator: torch.Generator) -> Iterator[TrainingBatch]:
     given = 0
-    for lesson in itertools.islice(course.lessons(generator), course.per_pass):
+    for batch in itertools.islice(training_data.batches(generator), training_data.batches_per_epoch):
         given += 1
-        yield lesson
-    if given < course.per_pass:
-        raise ValueError(f"A pass has {course.per_pass} lessons, but got {given}.")
+        yield batch
+    if given < training_data.batches_per_epoch:
+        raise ValueError(f"A pass has {training_data.batches_per_epoch} lessons, but got {given}.")
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:

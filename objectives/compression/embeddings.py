@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from objectives.compression.low_rank import factors
 from objectives.compression.module_edit import recounted, replace_module
-from spaces.model_structure import Anatomy, Cut, Group
-from spaces.techniques.embeddings import SMALLEST, MixedDimensions, SharedRows, TableForm
+from spaces.model_structure import AxisSlice, Group, ModelStructure
+from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 
 # Each block is one more lookup for every id.
 _BLOCKS = 4
@@ -57,7 +57,7 @@ class CompressedTable(nn.Module, ABC):
         """Its tensors whose columns are the d dimensions."""
 
 
-class SharedRowsTable(CompressedTable):
+class QuotientRemainderTable(CompressedTable):
     """Places below the number of own rows have a row each; a later one is the elementwise product of the row of its
     quotient and the row of its remainder, by the number of remainders (Shi et al., KDD 2020, section 3)."""
 
@@ -68,7 +68,7 @@ class SharedRowsTable(CompressedTable):
         self.remainder = _embedding(remainder)
 
     @classmethod
-    def of(cls, table: Tensor, share: float, counts: Tensor, padding: int | None = None) -> SharedRowsTable:
+    def of(cls, table: Tensor, share: float, counts: Tensor, padding: int | None = None) -> QuotientRemainderTable:
         """Of a whole table (rows, d); the rows that are shared are the nearest in the sense of `_rank_one`.
 
         Args:
@@ -160,16 +160,16 @@ class MixedTable(CompressedTable):
 def whole_forms(table: nn.Embedding) -> Iterator[CompressedTable]:
     """The table in each form, its ids in other places, such that no row loses anything."""
     weight, counts = table.weight.detach(), torch.arange(1, table.num_embeddings + 1)
-    yield SharedRowsTable.of(weight, 1.0, counts)  # the rarest id alone is a product, of one row and one
+    yield QuotientRemainderTable.of(weight, 1.0, counts)  # the rarest id alone is a product, of one row and one
     yield MixedTable.of(weight, 0.0, counts)
 
 
 def compress_tables(
     model: nn.Module,
     forms: Sequence[TableForm],
-    anatomy: Anatomy,
+    structure: ModelStructure,
     counts: Mapping[str, Tensor],
-) -> tuple[nn.Module, Anatomy]:
+) -> tuple[nn.Module, ModelStructure]:
     """A copy of the model with tables in the forms of their groups; and the anatomy of the copy, whose widths cut what
     the tables hold now. A heavy table is by itself, and so is each that a form names: its group's form is not its own.
 
@@ -183,9 +183,9 @@ def compress_tables(
         ValueError: a group or a table that there is not, a group that holds no tables, or one in which none becomes
             smaller; counts of another length than their table.
     """
-    compressed, stored = copy.deepcopy(model), anatomy.stored((*anatomy.heavy_tables(), *(f.group for f in forms)))
-    fixed = {table.name for table in anatomy.tables if table.form_refused is not None}
-    others = {group.name: group.kind for group in anatomy.groups if group.kind != "table"}
+    compressed, stored = copy.deepcopy(model), structure.stored((*structure.heavy_tables(), *(f.group for f in forms)))
+    fixed = {table.name for table in structure.tables if table.form_refused is not None}
+    others = {group.name: group.kind for group in structure.groups if group.kind != "table"}
     for form in forms:
         if form.group in others:
             raise ValueError(f"Groups of kind table hold tables, but {form.group!r} is of kind {others[form.group]}.")
@@ -197,8 +197,8 @@ def compress_tables(
             )
         for name, table in made.items():
             replace_module(compressed, name, table)
-        anatomy = _moved(anatomy, made)
-    return compressed, recounted(anatomy, compressed)
+        structure = _moved(structure, made)
+    return compressed, recounted(structure, compressed)
 
 
 def block_sizes(rows: int) -> list[int]:
@@ -300,8 +300,8 @@ def _smaller(
 def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedTable:
     weight, padding = module.weight.detach(), module.padding_idx
     table: CompressedTable
-    if isinstance(form, SharedRows):
-        table = SharedRowsTable.of(weight, form.own, counts, padding)
+    if isinstance(form, QuotientRemainder):
+        table = QuotientRemainderTable.of(weight, form.full_rows_share, counts, padding)
     else:
         table = MixedTable.of(weight, form.temperature, counts, padding)
     if padding is not None:
@@ -309,18 +309,20 @@ def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedT
     return table
 
 
-def _moved(anatomy: Anatomy, made: Mapping[str, CompressedTable]) -> Anatomy:
+def _moved(structure: ModelStructure, made: Mapping[str, CompressedTable]) -> ModelStructure:
     """Cuts of a table's dimensions become cuts of those of its parts."""
 
-    def moved(cut: Cut) -> tuple[Cut, ...]:
+    def moved(cut: AxisSlice) -> tuple[AxisSlice, ...]:
         name = cut.tensor.removesuffix(".weight")
         return tuple(replace(cut, tensor=f"{name}.{part}") for part in made[name].wide()) if name in made else (cut,)
 
     def of(group: Group) -> Group:
-        widths = (replace(w, cuts=tuple(new for cut in w.cuts for new in moved(cut))) for w in group.widths)
+        widths = (
+            replace(w, axis_slices=tuple(new for cut in w.axis_slices for new in moved(cut))) for w in group.widths
+        )
         return replace(group, widths=tuple(widths))
 
-    return replace(anatomy, groups=tuple(of(group) for group in anatomy.groups))
+    return replace(structure, groups=tuple(of(group) for group in structure.groups))
 
 
 def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:

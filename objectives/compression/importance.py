@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from objectives.compression.embeddings import CompressedTable
 from objectives.compression.module_edit import check_lies_in, tensors
-from spaces.model_structure import Cut, Width
+from spaces.model_structure import AxisSlice, PrunableDim
 from spaces.techniques.pruning import Importance
 
 # What maps ids to embeddings; a compressed table is looked at as a whole, not by its parts.
@@ -38,7 +38,7 @@ class Evidence:
 
 
 def importances(
-    model: nn.Module, widths: Sequence[Width], kind: Importance, evidence: Evidence | None = None
+    model: nn.Module, widths: Sequence[PrunableDim], kind: Importance, evidence: Evidence | None = None
 ) -> tuple[Tensor, ...]:
     """The share of each unit, (units,), in the importance of its width, for each of the widths.
 
@@ -72,12 +72,12 @@ def importances(
     return tuple(scores / scores.sum() if scores.any() else scores for scores in found)
 
 
-def _magnitude(model: nn.Module, widths: Sequence[Width]) -> list[Tensor]:
+def _magnitude(model: nn.Module, widths: Sequence[PrunableDim]) -> list[Tensor]:
     squares = {name: tensor.detach().square() for name, tensor in _parameters(model, widths).items()}
     return [_over_cuts(squares, width) for width in widths]
 
 
-def _taylor(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -> list[Tensor]:
+def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
     parameters = _parameters(model, widths)
     totals = [torch.zeros(width.units) for width in widths]
     for inputs, labels in evidence.batches:
@@ -93,7 +93,7 @@ def _taylor(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -> li
     return [total / len(evidence.batches) for total in totals]
 
 
-def _activation(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -> list[Tensor]:
+def _activation(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
     """Sums over the layers that answer; each counts with the mean over all that it answered."""
     watched = [[_Answers(width, *place) for place in _places(model, width)] for width in widths]
     with ExitStack() as hooks, torch.no_grad():
@@ -104,23 +104,23 @@ def _activation(model: nn.Module, widths: Sequence[Width], evidence: Evidence) -
     return [torch.stack([answers.mean() for answers in of_width]).sum(0) for of_width in watched]
 
 
-def _parameters(model: nn.Module, widths: Sequence[Width]) -> dict[str, nn.Parameter]:
+def _parameters(model: nn.Module, widths: Sequence[PrunableDim]) -> dict[str, nn.Parameter]:
     """Those that the widths cut; statistics of a normalisation are none."""
     held = tensors(model)
-    cut = dict.fromkeys(cut.tensor for width in widths for cut in width.cuts)
+    cut = dict.fromkeys(cut.tensor for width in widths for cut in width.axis_slices)
     return {name: tensor for name in cut if isinstance(tensor := held[name], nn.Parameter)}
 
 
-def _over_cuts(values: Mapping[str, Tensor], width: Width) -> Tensor:
+def _over_cuts(values: Mapping[str, Tensor], width: PrunableDim) -> Tensor:
     """Sums of the values at each unit's positions, over the cuts, (units,)."""
     total = torch.zeros(width.units)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         if cut.tensor in values:
             total += _per_unit(values[cut.tensor], cut, width.units)
     return total
 
 
-def _per_unit(values: Tensor, cut: Cut, units: int) -> Tensor:
+def _per_unit(values: Tensor, cut: AxisSlice, units: int) -> Tensor:
     positions = torch.tensor(cut.positions(range(units)), device=values.device)
     at = values.index_select(cut.axis, positions).movedim(cut.axis, 0)
     return at.reshape(cut.repeats, units, cut.size, -1).sum((0, 2, 3)).cpu()
@@ -129,7 +129,7 @@ def _per_unit(values: Tensor, cut: Cut, units: int) -> Tensor:
 class _Answers:
     """What one layer answers with the units of a width, summed up call by call."""
 
-    def __init__(self, width: Width, module: str, cut: Cut, read: bool) -> None:
+    def __init__(self, width: PrunableDim, module: str, cut: AxisSlice, read: bool) -> None:
         self.module = module
         self._width, self._cut, self._read = width, replace(cut, axis=1), read
         self._total, self._count = torch.zeros(width.units), 0
@@ -151,52 +151,52 @@ def _hook(model: nn.Module, answers: _Answers) -> torch.utils.hooks.RemovableHan
     return model.get_submodule(answers.module).register_forward_hook(answers.note)
 
 
-def _places(model: nn.Module, width: Width) -> list[tuple[str, Cut, bool]]:
+def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, bool]]:
     """Where answers are seen: module, where the units lie, and whether it reads them (or gives them)."""
-    tables = {name: cut for cut in width.cuts if (name := _table(model, cut)) is not None}
+    tables = {name: cut for cut in width.axis_slices if (name := _table(model, cut)) is not None}
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]
-    layers = [(name, cut) for cut in width.cuts if (name := _layer(model, cut)) is not None]
+    layers = [(name, cut) for cut in width.axis_slices if (name := _layer(model, cut)) is not None]
     layers += [
-        (name, _given_by(model, name, cut)) for cut in width.cuts if (name := _recurrent(model, cut)) is not None
+        (name, _given_by(model, name, cut)) for cut in width.axis_slices if (name := _recurrent(model, cut)) is not None
     ]
     if not layers:
         raise ValueError(
             "Importance by activation needs a table, a linear or a recurrent layer that has the units, but "
             f"{width.name!r} cuts "
-            f"{[cut.tensor for cut in width.cuts]}."
+            f"{[cut.tensor for cut in width.axis_slices]}."
         )
     readers = [(name, cut, True) for name, cut in layers if cut.axis == 1]
     return readers or [(name, cut, False) for name, cut in layers]
 
 
-def _table(model: nn.Module, cut: Cut) -> str | None:
+def _table(model: nn.Module, cut: AxisSlice) -> str | None:
     """The outermost table that holds the tensor."""
     return next((name for name in _owners(cut) if isinstance(model.get_submodule(name), _TABLES)), None)
 
 
-def _layer(model: nn.Module, cut: Cut) -> str | None:
+def _layer(model: nn.Module, cut: AxisSlice) -> str | None:
     """The Linear layer whose weight is cut."""
     owner, _, tensor = cut.tensor.rpartition(".")
     return owner if isinstance(model.get_submodule(owner), nn.Linear) and tensor == "weight" else None
 
 
-def _recurrent(model: nn.Module, cut: Cut) -> str | None:
+def _recurrent(model: nn.Module, cut: AxisSlice) -> str | None:
     """The recurrent layer whose gates of the first layer are cut."""
     owner, _, tensor = cut.tensor.rpartition(".")
     first = isinstance(model.get_submodule(owner), nn.RNNBase) and tensor == "weight_hh_l0" and cut.axis == 0
     return owner if first else None
 
 
-def _given_by(model: nn.Module, name: str, cut: Cut) -> Cut:
+def _given_by(model: nn.Module, name: str, cut: AxisSlice) -> AxisSlice:
     """Where the units lie in what a recurrent layer gives: its directions side by side."""
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.RNNBase)
     repeats = 2 if layer.bidirectional else 1
-    return Cut(cut.tensor, 0, 0, 1, repeats, layer.hidden_size if repeats > 1 else 0)
+    return AxisSlice(cut.tensor, 0, 0, 1, repeats, layer.hidden_size if repeats > 1 else 0)
 
 
-def _owners(cut: Cut) -> Iterator[str]:
+def _owners(cut: AxisSlice) -> Iterator[str]:
     """From the outermost module that holds the tensor inwards, the model itself left out."""
     path = cut.tensor.split(".")[:-1]
     return (".".join(path[: depth + 1]) for depth in range(len(path)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.compression.module_edit import replace_module
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.techniques.low_rank import LowRank
 
 # Kernels work in vectors; a rank between two multiples costs as much as the higher one.
@@ -68,22 +68,22 @@ def rank_of(inputs: int, outputs: int, share: float) -> int | None:
     return below if gains(max(below, wanted)) else None
 
 
-def factorise(model: nn.Module, low_rank: LowRank, anatomy: Anatomy) -> nn.Module:
+def factorize(model: nn.Module, low_rank: LowRank, structure: ModelStructure) -> nn.Module:
     """A copy of the model in which each nn.Linear of the named groups is a LowRankLinear, where that is smaller.
 
     Raises:
         ValueError: a group whose layers cannot be factors, or one in which no layer is smaller as two.
     """
-    factorised = copy.deepcopy(model)
+    factorized = copy.deepcopy(model)
     for name, share in low_rank.shares:
-        group = anatomy.group(name)
+        group = structure.group(name)
         if not group.factorable:
             why = group.unfactorable_reason or f"it is of kind {group.kind}, which is neither linear nor attention"
             raise ValueError(f"The group {name!r} cannot be factors: {why}.")
-        changed = [_replace(factorised, module, share) for module in group.modules]
+        changed = [_replace(factorized, module, share) for module in group.modules]
         if not any(changed):
             raise ValueError(f"Low rank has nothing to gain at {share} of the rank of {name!r}: no layer is smaller.")
-    return factorised
+    return factorized
 
 
 def full_rank(layer: nn.Linear) -> LowRankLinear:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from spaces.model_structure import Anatomy, Width
+from spaces.model_structure import ModelStructure, PrunableDim
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -29,12 +29,12 @@ def names_of(model: nn.Module, name: str) -> tuple[str, ...]:
     return tuple(other for other, tensor in held.items() if tensor is held[name])
 
 
-def check_lies_in(model: nn.Module, width: Width) -> None:
+def check_lies_in(model: nn.Module, width: PrunableDim) -> None:
     """Raises:
     ValueError: a cut of the width names a tensor or a position that the model does not have.
     """
     held = tensors(model)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         shape = tuple(held[cut.tensor].shape) if cut.tensor in held else ()
         last = max(cut.positions([width.units - 1]))
         if cut.axis >= len(shape) or last >= shape[cut.axis]:
@@ -75,14 +75,14 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
         model.set_submodule(other, module)
 
 
-def recounted(anatomy: Anatomy, model: nn.Module) -> Anatomy:
+def recounted(structure: ModelStructure, model: nn.Module) -> ModelStructure:
     """The anatomy with the numbers of parameters that the model's modules have now."""
 
     def parameters(modules: Sequence[str]) -> int:
         return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
 
-    groups = tuple(replace(group, parameters=parameters(group.modules)) for group in anatomy.groups)
-    return replace(anatomy, groups=groups)
+    groups = tuple(replace(group, parameters=parameters(group.modules)) for group in structure.groups)
+    return replace(structure, groups=groups)
 
 
 def _mend(module: nn.Module, tensor: Tensor) -> None:

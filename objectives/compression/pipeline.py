@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from objectives.compression.attention import sparsify
 from objectives.compression.embeddings import compress_tables
 from objectives.compression.importance import Evidence
-from objectives.compression.low_rank import factorise
+from objectives.compression.low_rank import factorize
 from objectives.compression.pruning import prune
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.weights import Weights
 
 
 @dataclass(frozen=True)
-class Passes:
+class Epochs:
     """Over train: after each step of pruning but the last, then as the model is, then with its rounding in the loop."""
 
     between: int
@@ -29,26 +29,26 @@ class Passes:
     rounding: int
 
 
-def passes_of(weights: Weights) -> Passes:
+def epochs_of(weights: Weights) -> Epochs:
     """As many in all as the distillation has, where it has one for each stage; a stage has one at least.
 
     One comes after each step of pruning but the last; of the rest a third learn with rounding, where any do.
     """
     assert weights.distillation is not None
     steps = weights.pruning.steps - 1 if weights.pruning is not None else 0
-    left = weights.distillation.passes - steps
-    rounding = max(1, left // 3) if weights.quantisation_aware else 0
-    return Passes(1 if steps else 0, max(1, left - rounding), rounding)
+    left = weights.distillation.epochs - steps
+    rounding = max(1, left // 3) if weights.quantization_aware else 0
+    return Epochs(1 if steps else 0, max(1, left - rounding), rounding)
 
 
 def reshape(
     model: nn.Module,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     weights: Weights,
     counts: Mapping[str, Tensor],
     evidence: Callable[[], Evidence],
     between: Callable[[nn.Module], None],
-) -> tuple[nn.Module, Anatomy]:
+) -> tuple[nn.Module, ModelStructure]:
     """A copy of the model, its own or of a smaller sibling, in the asked shape; and what the copy is made of.
 
     Args:
@@ -60,12 +60,12 @@ def reshape(
         ValueError: a stage that cannot be done, or in which a group would stay as it is.
     """
     if weights.table_forms:
-        model, anatomy = compress_tables(model, weights.table_forms, anatomy, counts)
+        model, structure = compress_tables(model, weights.table_forms, structure, counts)
     if weights.attention is not None:
         model = sparsify(model, weights.attention)
     if weights.pruning is not None:
         needed = None if weights.pruning.importance == "magnitude" else evidence()
-        model, anatomy = prune(model, weights.pruning, anatomy, needed, between)
+        model, structure = prune(model, weights.pruning, structure, needed, between)
     if weights.low_rank is not None:
-        model = factorise(model, weights.low_rank, anatomy)
-    return model, anatomy
+        model = factorize(model, weights.low_rank, structure)
+    return model, structure

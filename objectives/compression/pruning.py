@@ -14,11 +14,11 @@ from torch import nn
 
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import keep, names_of, recounted, tensors
-from spaces.model_structure import Anatomy, Cut, Width
+from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning, kept_of
 
 # The units of a width that leave it.
-Leaving = Mapping[Width, Collection[int]]
+Leaving = Mapping[PrunableDim, Collection[int]]
 
 
 def pruning_steps(pruning: Pruning) -> tuple[Pruning, ...]:
@@ -38,10 +38,10 @@ def pruning_steps(pruning: Pruning) -> tuple[Pruning, ...]:
 def prune(
     model: nn.Module,
     pruning: Pruning,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     evidence: Evidence | None = None,
     between: Callable[[nn.Module], None] | None = None,
-) -> tuple[nn.Module, Anatomy]:
+) -> tuple[nn.Module, ModelStructure]:
     """A copy of the model without the least important units of the named groups, all its parameters trainable; and
     the anatomy of the copy.
 
@@ -57,20 +57,20 @@ def prune(
     """
     if pruning.steps > 1 and between is None:
         raise ValueError(f"Pruning in several steps trains between them, but got {pruning.steps} steps and no way to.")
-    _check(pruning, anatomy)
+    _check(pruning, structure)
     pruned = copy.deepcopy(model).requires_grad_(True)
-    smaller = anatomy
+    smaller = structure
     for number, step in enumerate(pruning_steps(pruning)):
         if number and between is not None:
             between(pruned)
-        leaving = _leaving(pruned.eval(), step, smaller, anatomy, evidence)
+        leaving = _leaving(pruned.eval(), step, smaller, structure, evidence)
         after = shrunk(smaller, leaving)
         _cut(pruned, leaving)
         smaller = after
     return pruned.eval(), recounted(smaller, pruned)
 
 
-def shrunk(anatomy: Anatomy, leaving: Leaving) -> Anatomy:
+def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
     """The anatomy when units have left: widths have fewer, and what lies behind a removed position moves up.
 
     Raises:
@@ -78,21 +78,23 @@ def shrunk(anatomy: Anatomy, leaving: Leaving) -> Anatomy:
     """
     gone = _positions(leaving)
 
-    def moved(cut: Cut, units: list[int]) -> list[Cut]:
+    def moved(cut: AxisSlice, units: list[int]) -> list[AxisSlice]:
         before = gone.get((cut.tensor, cut.axis), [])
         return _regular(cut, [p - bisect_left(before, p) for p in cut.positions(units)], len(units))
 
-    def width(width: Width) -> Width:
+    def width(width: PrunableDim) -> PrunableDim:
         units = [unit for unit in range(width.units) if unit not in leaving.get(width, ())]
-        return replace(width, units=len(units), cuts=tuple(new for cut in width.cuts for new in moved(cut, units)))
+        return replace(
+            width, units=len(units), axis_slices=tuple(new for cut in width.axis_slices for new in moved(cut, units))
+        )
 
-    groups = tuple(replace(group, widths=tuple(width(w) for w in group.widths)) for group in anatomy.groups)
-    return replace(anatomy, groups=groups)
+    groups = tuple(replace(group, widths=tuple(width(w) for w in group.widths)) for group in structure.groups)
+    return replace(structure, groups=groups)
 
 
-def _check(pruning: Pruning, anatomy: Anatomy) -> None:
+def _check(pruning: Pruning, structure: ModelStructure) -> None:
     for name, ratio in pruning.ratios:
-        group = anatomy.group(name)
+        group = structure.group(name)
         if not group.prunable:
             raise ValueError(f"The group {name!r} cannot be pruned: {group.unprunable_reason}.")
         if all(kept_of(width, ratio, pruning.multiple) == width.units for width in group.widths):
@@ -101,11 +103,11 @@ def _check(pruning: Pruning, anatomy: Anatomy) -> None:
 
 
 def _leaving(
-    model: nn.Module, step: Pruning, anatomy: Anatomy, whole: Anatomy, evidence: Evidence | None
-) -> dict[Width, tuple[int, ...]]:
-    surplus: dict[Width, int] = {}
+    model: nn.Module, step: Pruning, structure: ModelStructure, whole: ModelStructure, evidence: Evidence | None
+) -> dict[PrunableDim, tuple[int, ...]]:
+    surplus: dict[PrunableDim, int] = {}
     for name, ratio in step.ratios:
-        for width, before in zip(anatomy.group(name).widths, whole.group(name).widths, strict=True):
+        for width, before in zip(structure.group(name).widths, whole.group(name).widths, strict=True):
             count = width.units - kept_of(before, ratio, step.multiple)
             surplus |= {width: count} if count else {}
     if not surplus:
@@ -126,12 +128,12 @@ def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
     """Those that leave each axis of each tensor, over all widths, sorted."""
     found: dict[tuple[str, int], set[int]] = {}
     for width, units in leaving.items():
-        for cut in width.cuts:
+        for cut in width.axis_slices:
             found.setdefault((cut.tensor, cut.axis), set()).update(cut.positions(units))
     return {place: sorted(positions) for place, positions in found.items()}
 
 
-def _regular(cut: Cut, positions: list[int], units: int) -> list[Cut]:
+def _regular(cut: AxisSlice, positions: list[int], units: int) -> list[AxisSlice]:
     """The cut whose units lie at these positions, in the order of the repeats; where these no longer lie at one
     distance, a cut for each."""
     run = units * cut.size

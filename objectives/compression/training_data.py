@@ -30,16 +30,16 @@ def as_they_are(outputs: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TrainingBatch:
     """One batch: inputs by name, (rows, ...) each, and labels; the teacher's scores of them where they are known."""
 
     inputs: Inputs
     labels: Any
-    taught: Tensor | None = None
+    teacher_scores: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class TrainingData:
     """What there is to learn, for any recommender.
 
     lessons: one pass over train, ordered by the generator; inputs may be drawn anew in each
@@ -51,8 +51,8 @@ class Course:
     soft: of a student's scores and the teacher's, at a temperature; the mean likewise
     """
 
-    lessons: Callable[[torch.Generator], Iterator[Lesson]]
-    per_pass: int
+    batches: Callable[[torch.Generator], Iterator[TrainingBatch]]
+    batches_per_epoch: int
     loss: Loss
     outputs: Outputs = by_name
     hidden: str | None = None
@@ -60,21 +60,21 @@ class Course:
     soft: Soft = soft_loss
 
     def __post_init__(self) -> None:
-        if self.per_pass < 1:
-            raise ValueError(f"A pass has at least one lesson, but got {self.per_pass}.")
+        if self.batches_per_epoch < 1:
+            raise ValueError(f"A pass has at least one lesson, but got {self.batches_per_epoch}.")
 
 
-def lessons_of(
-    rows: TrainingRows, taught: Callable[[NumberedBatch], Tensor] | None = None
-) -> tuple[Callable[[torch.Generator], Iterator[Lesson]], int]:
+def training_batches(
+    rows: TrainingRows, teacher_scores: Callable[[NumberedBatch], Tensor] | None = None
+) -> tuple[Callable[[torch.Generator], Iterator[TrainingBatch]], int]:
     """The lessons of an epoch, and how many it has.
 
     Args:
         taught: the teacher's scores of a batch; None where they are not known
     """
 
-    def lessons(generator: torch.Generator) -> Iterator[Lesson]:
+    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
         for batch in rows.epoch(generator):
-            yield Lesson(batch.inputs, batch.labels, None if taught is None else taught(batch))
+            yield TrainingBatch(batch.inputs, batch.labels, None if teacher_scores is None else teacher_scores(batch))
 
-    return lessons, rows.batches_per_epoch
+    return batches, rows.batches_per_epoch

@@ -13,9 +13,9 @@ from typing import Any
 from objectives.held_out_rows import read_requests
 from objectives.jobs import serve
 from objectives.measure.benchmark import Load, time, weigh, weigh_here
-from objectives.measure.deployment import Arm, quiet
-from objectives.measure.evaluate import judge, score
-from objectives.measure.quick_benchmark import glance
+from objectives.measure.deployment import Deployment, quiet
+from objectives.measure.evaluate import evaluate, score
+from objectives.measure.quick_benchmark import quick_benchmark
 from objectives.measurement.latency import Window
 from objectives.measurement.profile.profile import median_request, profile_model
 from objectives.measurement.profile.roofline import measure_roofline
@@ -30,8 +30,8 @@ def _main() -> None:
         sys.stdout.write(json.dumps(weigh_here(**json.loads(sys.stdin.read()))))
         return
 
-    def judge_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, **options: Any) -> Any:
-        quality, reused = judge(
+    def evaluate_job(progress: Any, candidate: Any, baseline: Any, cache: str, holdout: str, **options: Any) -> Any:
+        quality, reused = evaluate(
             cache=Path(cache), holdout=Path(holdout), candidate=_pair(candidate), baseline=_pair(baseline), **options
         )
         return {"quality": to_plain(quality), "reused": reused}
@@ -42,8 +42,10 @@ def _main() -> None:
         )
         return {"candidates": ours, "baseline": theirs, "reused": reused}
 
-    def glance_job(progress: Any, holdout: str, candidate: Any, baseline: Any) -> Any:
-        return to_plain(glance(Path(holdout), from_plain(Arm, candidate), from_plain(Arm, baseline)))
+    def quick_benchmark_job(progress: Any, holdout: str, candidate: Any, baseline: Any) -> Any:
+        return to_plain(
+            quick_benchmark(Path(holdout), from_plain(Deployment, candidate), from_plain(Deployment, baseline))
+        )
 
     def time_job(
         progress: Any,
@@ -60,11 +62,13 @@ def _main() -> None:
     ) -> Any:
         of = from_plain(Artifact, artifact)
         # First: a recording belongs to a timing that nothing behind it can undo.
-        footprint = weigh(Path(holdout), of, from_plain(Arm, candidate)) if weighed else Footprint(of.model_bytes)
+        footprint = (
+            weigh(Path(holdout), of, from_plain(Deployment, candidate)) if weighed else Footprint(of.model_bytes)
+        )
         latency, throughput = time(
             holdout=Path(holdout),
-            candidate=from_plain(Arm, candidate),
-            baseline=from_plain(Arm, baseline),
+            candidate=from_plain(Deployment, candidate),
+            baseline=from_plain(Deployment, baseline),
             load=from_plain(Load, load),
             window=from_plain(Window, window),
             recording=Path(recording),
@@ -80,11 +84,19 @@ def _main() -> None:
             roofline = measure_roofline(working_set=sum(group.weight_bytes for group in found.groups))
         return {"profile": to_plain(found), "roofline": to_plain(roofline)}
 
-    serve({"judge": judge_job, "score": score_job, "glance": glance_job, "time": time_job, "profile": profile_job})
+    serve(
+        {
+            "evaluate": evaluate_job,
+            "score": score_job,
+            "quick_benchmark": quick_benchmark_job,
+            "benchmark": time_job,
+            "profile": profile_job,
+        }
+    )
 
 
-def _pair(plain: Any) -> tuple[Artifact, Arm]:
-    return from_plain(Artifact, plain["artifact"]), from_plain(Arm, plain["arm"])
+def _pair(plain: Any) -> tuple[Artifact, Deployment]:
+    return from_plain(Artifact, plain["artifact"]), from_plain(Deployment, plain["deployment"])
 
 
 if __name__ == "__main__":

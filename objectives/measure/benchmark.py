@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import Arm, load_target, open_arm, quiet, warm_up
+from objectives.measure.deployment import Deployment, load_target, open_deployment, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.interference import InterferenceMonitor, calm_share
@@ -30,7 +30,7 @@ from objectives.measurement.recording import (
     slo_of,
     write_recording,
 )
-from objectives.measurement.throughput import Pace, Probe, RateSearch, measure_capacity, search_rates
+from objectives.measurement.throughput import Probe, RateSearch, ServiceTimer, measure_capacity, search_rates
 from objectives.records import Artifact, Footprint, Latency, Throughput
 from spaces.serialization import from_plain, to_plain
 
@@ -55,8 +55,8 @@ class Load:
 
 def time(
     holdout: Path,
-    candidate: Arm,
-    baseline: Arm,
+    candidate: Deployment,
+    baseline: Deployment,
     load: Load,
     window: Window,
     seed: int,
@@ -79,18 +79,18 @@ def time(
     for number in range(len(before), len(before) + window.visits):
         visits.append(_visit(candidate, baseline, requests, load, window, seed + 1000 * number))
     recorded = Recording(tuple(visits), load.slo_ms, load.percent, seed)
-    found = recorded.summarise(noise)
+    found = recorded.summarize(noise)
     write_recording(recorded, recording)
     return found
 
 
-def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
+def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprint:
     """Bytes, peak memory and CPU time of a fresh process that holds this arm alone.
 
     Raises:
         RuntimeError: the process failed, with its last line.
     """
-    plain = json.dumps({"holdout": str(holdout), "arm": to_plain(arm)})
+    plain = json.dumps({"holdout": str(holdout), "deployment": to_plain(deployment)})
     command = [sys.executable, "-P", "-m", "objectives.measure", "weigh"]
     try:
         done = subprocess.run(command, input=plain, capture_output=True, text=True, timeout=_WEIGH_SECONDS)
@@ -103,10 +103,10 @@ def weigh(holdout: Path, artifact: Artifact, arm: Arm) -> Footprint:
     return Footprint(artifact.model_bytes, found["peak_memory_bytes"], found["cpu_seconds_per_1000"])
 
 
-def weigh_here(holdout: str, arm: Any) -> dict[str, float]:
+def weigh_here(holdout: str, deployment: Any) -> dict[str, float]:
     """The child's side of `weigh`."""
-    requests, of = read_requests(Path(holdout)), from_plain(Arm, arm)
-    with quiet(), open_arm(of) as pool:
+    requests, of = read_requests(Path(holdout)), from_plain(Deployment, deployment)
+    with quiet(), open_deployment(of) as pool:
         warm_up(pool.submit, requests, of.placement)
         cpu = cpu_seconds_per_1000(pool.submit, requests, of.placement.replicas)
         return {"peak_memory_bytes": peak_memory_bytes(), "cpu_seconds_per_1000": cpu}
@@ -128,7 +128,7 @@ def measure_visit(
     """
     for target in (candidate, baseline):
         target.settle()
-    pace = Pace(baseline, requests)
+    pace = ServiceTimer(baseline, requests)
     timings = measure_latency(
         candidate, baseline, requests, load.traffic, partial(_rate, pace, load.share), window, seed, monitor
     )
@@ -166,17 +166,19 @@ def measure_visit(
     return Visit(timings, ours, theirs)
 
 
-def _visit(candidate: Arm, baseline: Arm, requests: list[Request], load: Load, window: Window, seed: int) -> Visit:
+def _visit(
+    candidate: Deployment, baseline: Deployment, requests: list[Request], load: Load, window: Window, seed: int
+) -> Visit:
     """One visit of pools that are opened for it: where a process lies in memory and on the cores is part of what
     differs between visits."""
-    with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
+    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
         targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
         return measure_visit(*targets, requests, load, window, seed)
 
 
-def _rate(pace: Pace, share: float) -> float:
+def _rate(pace: ServiceTimer, share: float) -> float:
     """Requests per second that are a share of what is answered one by one at the moment: in an open loop the
     utilisation. A share of what is answered when saturated would be more, since then nothing has to wake up."""
     return share * 1000 / pace()

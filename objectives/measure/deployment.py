@@ -22,7 +22,7 @@ _SWITCH_SECONDS = 5e-5
 
 
 @dataclass(frozen=True)
-class Arm:
+class Deployment:
     """One model file and how it is run."""
 
     model: str
@@ -30,8 +30,8 @@ class Arm:
     compute: str
 
 
-def open_arm(arm: Arm) -> Pool:
-    return Pool.open(Path(arm.model), arm.placement, arm.compute)
+def open_deployment(deployment: Deployment) -> Pool:
+    return Pool.open(Path(deployment.model), deployment.placement, deployment.compute)
 
 
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
@@ -47,7 +47,7 @@ def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -
     in its first minutes of service, any other a few."""
     sizes = {rows_of(request): request for request in requests}
     ordered = sorted(sizes, reverse=True)
-    places = [place for place in (*placement.seats, placement.lookup) if place is not None]
+    places = [place for place in (*placement.instance_groups, placement.embedding_device) if place is not None]
     by_size = any({place.engine, place.device.partition(":")[0]} & PREPARED_BY_SIZE for place in places)
     for rows in ordered if by_size else ordered[:: max(1, len(ordered) // 20)]:
         saturated(submit, [sizes[rows]], placement.replicas, seconds=0.0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.held_out_rows import HeldOut, HeldPart, read_held_out, runs
-from objectives.measure.deployment import Arm
+from objectives.measure.deployment import Deployment
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality, paired_ranking
 from objectives.measurement.metrics.ranking import ranks
@@ -22,7 +22,7 @@ from objectives.serving.devices import engine_version
 from objectives.serving.engines import Engine, open_replica
 from objectives.store import make_once
 from spaces.serialization import digest
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.quantization import BATCH_DEPENDENT
 
 _ITEM = "item"
@@ -42,16 +42,16 @@ class _Rows:
     threads: int | None
 
 
-def judge(
+def evaluate(
     cache: Path,
     holdout: Path,
     part: HeldPart,
     metric: str,
-    candidate: tuple[Artifact, Arm],
-    baseline: tuple[Artifact, Arm],
+    candidate: tuple[Artifact, Deployment],
+    baseline: tuple[Artifact, Deployment],
     seed: int,
     confidence: float,
-    hopeless: float | None = None,
+    reject_above: float | None = None,
     threads: int | None = None,
 ) -> tuple[Quality, bool]:
     """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache.
@@ -64,11 +64,11 @@ def judge(
         threads: of the engine, fewer where others are at work; None for its own choice
     """
     rows, asked = _rows(cache, holdout, part, threads), (metric, candidate, baseline, seed, confidence)
-    if hopeless is not None and rows.held.items is not None and len(rows.held.labels) >= _NTH * _ENOUGH:
+    if reject_above is not None and rows.held.items is not None and len(rows.held.labels) >= _NTH * _ENOUGH:
         tenth = replace(rows, name=f"{rows.name} every {_NTH}", held=rows.held.every(_NTH))
         with suppress(UndefinedLossError):  # of a metric that is nearly nothing; all users may tell
             found = _judged(tenth, *asked)
-            if found[0].loss_interval[0] > hopeless:
+            if found[0].loss_interval[0] > reject_above:
                 return found
     return _judged(rows, *asked)
 
@@ -80,16 +80,16 @@ def _rows(cache: Path, holdout: Path, part: HeldPart, threads: int | None) -> _R
 def _judged(
     rows: _Rows,
     metric: str,
-    candidate: tuple[Artifact, Arm],
-    baseline: tuple[Artifact, Arm],
+    candidate: tuple[Artifact, Deployment],
+    baseline: tuple[Artifact, Deployment],
     seed: int,
     confidence: float,
 ) -> tuple[Quality, bool]:
     theirs, _ = _scores(rows, *baseline)
     found = []
-    artifact, arm = candidate
-    for seat in arm.placement.seats:
-        ours, reused = _scores(rows, artifact, replace(arm, placement=_alone(arm, seat)))
+    artifact, deployment = candidate
+    for instance_group in deployment.placement.instance_groups:
+        ours, reused = _scores(rows, artifact, replace(deployment, placement=_alone(deployment, instance_group)))
         found.append((_quality(metric, ours, theirs, rows.held, seed, confidence), reused))
     return max(found, key=lambda pair: pair[0].loss)
 
@@ -98,16 +98,19 @@ def score(
     cache: Path,
     holdout: Path,
     part: HeldPart,
-    candidate: tuple[Artifact, Arm],
-    baseline: tuple[Artifact, Arm],
+    candidate: tuple[Artifact, Deployment],
+    baseline: tuple[Artifact, Deployment],
     threads: int | None = None,
 ) -> tuple[list[str], str, bool]:
     """The files of both arms' scores for a metric that is evaluated elsewhere: of the candidate one for each engine
     that answers, and the baseline's; and whether all were in the cache. Threads as in `judge`."""
     rows = _rows(cache, holdout, part, threads)
-    artifact, arm = candidate
+    artifact, deployment = candidate
     theirs, known = _scored(rows, *baseline)
-    ours = [_scored(rows, artifact, replace(arm, placement=_alone(arm, seat))) for seat in arm.placement.seats]
+    ours = [
+        _scored(rows, artifact, replace(deployment, placement=_alone(deployment, instance_group)))
+        for instance_group in deployment.placement.instance_groups
+    ]
     return [str(path) for path, _ in ours], str(theirs), known and all(reused for _, reused in ours)
 
 
@@ -126,24 +129,26 @@ def _quality(
     return replace(main, others=others_of(held, other))
 
 
-def _scores(rows: _Rows, artifact: Artifact, arm: Arm) -> tuple[NDArray[Any], bool]:
+def _scores(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[NDArray[Any], bool]:
     """Of each row its score, (n,) or (n, outputs), or of each user the rank of the item that came next, (n,)."""
-    file, reused = _scored(rows, artifact, arm)
+    file, reused = _scored(rows, artifact, deployment)
     scores: NDArray[Any] = np.load(file)
     return scores, reused
 
 
-def _scored(rows: _Rows, artifact: Artifact, arm: Arm) -> tuple[Path, bool]:
+def _scored(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[Path, bool]:
     """The same scores whatever the threads."""
-    seat, lookup = arm.placement.seat, arm.placement.lookup
-    versions = [engine_version(place.engine) for place in (seat, lookup) if place is not None]
+    instance_group, lookup = deployment.placement.instance_group, deployment.placement.embedding_device
+    versions = [engine_version(place.engine) for place in (instance_group, lookup) if place is not None]
     groups = rows.held.groups if _depends_on_batch(artifact) else None
-    how = (arm.compute, groups is not None)
-    key = digest(rows.name, rows.part, artifact.key, seat, lookup, versions, *how)[:20]
+    how = (deployment.compute, groups is not None)
+    key = digest(rows.name, rows.part, artifact.key, instance_group, lookup, versions, *how)[:20]
     folder = rows.cache / "scores" / key
 
     def write(into: Path) -> None:
-        engine = open_replica(Path(arm.model), replace(seat, threads=rows.threads), lookup, arm.compute)
+        engine = open_replica(
+            Path(deployment.model), replace(instance_group, threads=rows.threads), lookup, deployment.compute
+        )
         held = rows.held
         found = run_blocks(engine, held.inputs, groups) if held.items is None else _ranks(engine, held)
         np.save(into / "scores.npy", found)
@@ -195,6 +200,10 @@ def run_rows(
     return scores
 
 
-def _alone(arm: Arm, seat: Seat) -> Placement:
+def _alone(deployment: Deployment, instance_group: InstanceGroup) -> Placement:
     """One replica of a seat, as far as its scores depend on it."""
-    return Placement(Seat(seat.engine, seat.device), lookup=arm.placement.lookup, user_once=arm.placement.user_once)
+    return Placement(
+        InstanceGroup(instance_group.engine, instance_group.device),
+        embedding_device=deployment.placement.embedding_device,
+        user_once=deployment.placement.user_once,
+    )

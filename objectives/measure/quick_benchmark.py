@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import Arm, load_target, open_arm, quiet, warm_up
+from objectives.measure.deployment import Deployment, load_target, open_deployment, quiet, warm_up
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.throughput import Pace
+from objectives.measurement.throughput import ServiceTimer
 
-_PACE_LOOKS = 5
-_SATURATION_LOOKS = 3
+_TIMER_REPEATS = 5
+_SATURATION_REPEATS = 3
 _SATURATION_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Glance:
+class QuickBenchmark:
     """Candidate over baseline: time of a request, one by one; requests a second when saturated. No intervals: it is
     never told as a measurement."""
 
@@ -26,31 +26,31 @@ class Glance:
     saturated_ratio: float
 
 
-def glance(holdout: Path, candidate: Arm, baseline: Arm) -> Glance:
+def quick_benchmark(holdout: Path, candidate: Deployment, baseline: Deployment) -> QuickBenchmark:
     """Both arms in a closed loop, turn by turn."""
     requests = read_requests(holdout)
-    with quiet(), open_arm(candidate) as ours, open_arm(baseline) as theirs:
+    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
         targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
-        return look(*targets, requests)
+        return compare_quickly(*targets, requests)
 
 
-def look(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> Glance:
+def compare_quickly(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> QuickBenchmark:
     """Medians of a few paired looks."""
     candidate.settle()
-    pace = Pace(candidate, requests)
+    timer = ServiceTimer(candidate, requests)
     candidate.settle()
-    their_pace = Pace(baseline, requests)
+    their_timer = ServiceTimer(baseline, requests)
     service, most = [], []
-    for _ in range(_PACE_LOOKS):
+    for _ in range(_TIMER_REPEATS):
         baseline.settle()
-        mine = pace()
+        mine = timer()
         candidate.settle()
-        service.append(mine / their_pace())
-    for _ in range(_SATURATION_LOOKS):
+        service.append(mine / their_timer())
+    for _ in range(_SATURATION_REPEATS):
         baseline.settle()
         mine = candidate.saturated(requests, _SATURATION_SECONDS)
         candidate.settle()
         most.append(mine / baseline.saturated(requests, _SATURATION_SECONDS))
-    return Glance(statistics.median(service), statistics.median(most))
+    return QuickBenchmark(statistics.median(service), statistics.median(most))

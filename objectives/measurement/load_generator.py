@@ -29,13 +29,13 @@ _HOLD_NS = 20_000
 _HEAD_START_NS = 200_000
 # Tells the random numbers of requests from those of arrivals.
 _REQUESTS = 1
-_GLANCE_SECONDS = 0.005
+_CPU_CHECK_SECONDS = 0.005
 _IDLE_SHARE = 0.2
 _MOST_LAG = 0.1
 _LEAST_OFFERED = 0.98
 
 
-class Answer(Protocol):
+class PendingAnswer(Protocol):
     """What a running model gives back at once for a request.
 
     `result()` waits for the answer, and raises where there is none; an exception whose attribute `refused` is True
@@ -47,7 +47,7 @@ class Answer(Protocol):
     def result(self) -> Any: ...
 
 
-Submit = Callable[[Request], Answer]
+Submit = Callable[[Request], PendingAnswer]
 
 
 class BehindError(RuntimeError):
@@ -179,7 +179,7 @@ def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, sec
     """Requests served per second while `outstanding` of them are always in flight; a refused one is not served."""
     start = time.perf_counter_ns()
     end = start + int(seconds * 1e9)
-    flying: list[Answer] = []
+    flying: list[PendingAnswer] = []
     answered = served = 0
     while time.perf_counter_ns() < end or answered == 0:
         while len(flying) < outstanding:
@@ -228,9 +228,9 @@ def settle(most_seconds: float = 0.25) -> None:
     end = time.monotonic() + most_seconds
     before = time.process_time()
     while time.monotonic() < end:
-        time.sleep(_GLANCE_SECONDS)
+        time.sleep(_CPU_CHECK_SECONDS)
         now = time.process_time()
-        if now - before < _IDLE_SHARE * _GLANCE_SECONDS:
+        if now - before < _IDLE_SHARE * _CPU_CHECK_SECONDS:
             return
         before = now
 
@@ -254,7 +254,7 @@ def _wait_until(at_ns: int, spin_ns: int) -> int:
     return now
 
 
-def _refused(answer: Answer) -> bool:
+def _refused(answer: PendingAnswer) -> bool:
     """Waits for the answer."""
     try:
         answer.result()

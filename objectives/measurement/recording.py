@@ -69,7 +69,7 @@ class Recording:
     percent: int
     seed: int
 
-    def summarise(self, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput]:
+    def summarize(self, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput]:
         """Percentiles, ratios and their intervals; the same each time.
 
         Raises:

@@ -65,7 +65,7 @@ class RateSearch:
 Slowness = Callable[[], float]
 
 
-class Pace:
+class ServiceTimer:
     """How long a deployment takes for a request at the moment, one by one.
 
     A machine's speed may change by half within minutes. At a fixed rate the queue in its slow moments would be most of

@@ -21,7 +21,7 @@ MOST_BINS = 100
 FEWEST_BINS = 25
 _SHORTEST_BIN_SECONDS = 0.1
 _BIN_REQUESTS = 40
-_GLANCE_SECONDS = 0.1
+_CPU_CHECK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +202,7 @@ def _processor_read() -> Iterator[list[Reading]]:
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(_GLANCE_SECONDS):
+        while not over.wait(_CPU_CHECK_SECONDS):
             readings.append(_read())
 
     thread = threading.Thread(target=look, name="processor-time", daemon=True)

@@ -8,7 +8,7 @@ from objectives.recommenders.families.by_fields import FAMILIES
 from objectives.recommenders.families.pointwise import open_pointwise
 from objectives.recommenders.families.sequential import open_sequential
 from objectives.recommenders.protocol import Recommender
-from objectives.recommenders.user_model.load import open_own
+from objectives.recommenders.user_model.load import open_user_model
 from objectives.task import Task
 
 
@@ -23,7 +23,7 @@ def open_recommender(task: Task, progress: Callable[[str], None], train: bool = 
             factory is not.
     """
     if ":" in task.recommender:
-        return open_own(task, progress)
+        return open_user_model(task, progress)
     if task.recommender in FAMILIES:
         return open_pointwise(task, progress, train)
     if task.recommender == "sasrec":

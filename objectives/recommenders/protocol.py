@@ -85,11 +85,11 @@ class Recommender(Protocol):
         ...
 
     @property
-    def graded(self) -> bool:
+    def custom_metric(self) -> bool:
         """Whether the metric is a function of the user's own, which `grade` evaluates."""
         ...
 
-    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
         """The user's own metric, higher is better, of (n,) each.
 
         Raises:
@@ -124,12 +124,12 @@ class Recommender(Protocol):
         """All of train, held once."""
         ...
 
-    def lessons(self, generator: Any) -> Iterator[Batch]:
+    def batches(self, generator: Any) -> Iterator[Batch]:
         """The batches of one epoch of the train rows, in an order that the torch generator draws."""
         ...
 
     @property
-    def per_pass(self) -> int:
+    def batches_per_epoch(self) -> int:
         """Batches of `lessons`."""
         ...
 

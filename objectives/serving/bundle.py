@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.errors import ExplainedError
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.parity import ParityError, compare_scores
 from objectives.records import WEIGHTS, InputSpec
@@ -35,7 +36,7 @@ MODEL, CANDIDATE, MEASUREMENT, MANIFEST, CARD = (
 FORMAT = 1
 
 
-class BundleError(RuntimeError):
+class BundleError(ExplainedError):
     """A folder is no bundle, is not whole, or does not answer as it was verified to."""
 
 
@@ -68,7 +69,7 @@ class Bundle:
 def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:
     """Names of the files in a folder that hold the model: two where it was cut at its tables, and one more where it is
     large."""
-    graphs = (MODEL,) if placement.lookup is None else (TABLES, DENSE)
+    graphs = (MODEL,) if placement.embedding_device is None else (TABLES, DENSE)
     return (*graphs, WEIGHTS) if (folder / WEIGHTS).exists() else graphs
 
 

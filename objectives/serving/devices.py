@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from objectives.int8_weights import Int8WeightBits
-from spaces.techniques.placement import Seat
+from spaces.techniques.placement import InstanceGroup
 
 # CPU features that change which int8 and bf16 kernels an engine picks. AMX needs its tiles besides its widths.
 FEATURES = (
@@ -206,7 +206,7 @@ def devices_of(engine: str) -> tuple[str, ...]:
 
 def places_here() -> tuple[str, ...]:
     """Every engine on each of its devices here, as a space names them; CPUs go without saying."""
-    return tuple(Seat(engine, device).place for engine in engines_here() for device in devices_of(engine))
+    return tuple(InstanceGroup(engine, device).place for engine in engines_here() for device in devices_of(engine))
 
 
 def describe() -> str:

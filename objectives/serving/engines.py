@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.errors import ExplainedError
 from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
 from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
 from objectives.serving.node_placement import nodes_left_to_cpu
 from objectives.serving.per_user import PerUser
 from objectives.serving.split_engine import DENSE, TABLES, Graph, Shape, Staged, taken_once
-from spaces.techniques.placement import Lookup, Seat
+from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 
 Inputs = Mapping[str, NDArray[Any]]
 Scores = NDArray[np.float32]
@@ -39,7 +40,7 @@ _SHOWN = 5
 _OPENVINO_WIDTHS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
-class EngineError(RuntimeError):
+class EngineError(ExplainedError):
     """An engine, device or provider that was asked for is not to be had here."""
 
 
@@ -266,7 +267,9 @@ def open_engine(
     return _ENGINES[name](model, device, threads, compute)
 
 
-def open_replica(model: Path, seat: Seat, lookup: Lookup | None, compute: str = "fp32") -> Engine:
+def open_replica(
+    model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str = "fp32"
+) -> Engine:
     """Load a model file as a seat's replica; with a lookup, the two graphs beside it that it was cut into.
 
     What the model takes once a request is given so, whatever a request holds.
@@ -274,13 +277,13 @@ def open_replica(model: Path, seat: Seat, lookup: Lookup | None, compute: str = 
     Raises:
         EngineError: as `open_engine`, or a graph of the two is missing.
     """
-    graph = _open_seat(model, seat, lookup, compute)
+    graph = _open_seat(model, instance_group, lookup, compute)
     return PerUser(graph.run, graph.once) if graph.once else graph
 
 
-def _open_seat(model: Path, seat: Seat, lookup: Lookup | None, compute: str) -> Engine:
+def _open_seat(model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str) -> Engine:
     if lookup is None:
-        return open_engine(seat.engine, model, seat.device, seat.threads, compute)
+        return open_engine(instance_group.engine, model, instance_group.device, instance_group.threads, compute)
     tables, dense = model.with_name(TABLES), model.with_name(DENSE)
     for file in (tables, dense):
         if not file.is_file():
@@ -290,5 +293,5 @@ def _open_seat(model: Path, seat: Seat, lookup: Lookup | None, compute: str) -> 
     return Staged(
         # Memory bounds a lookup, not cores, and threads that still spin would take the dense stage's.
         open_engine(lookup.engine, tables, lookup.device, 1),
-        open_engine(seat.engine, dense, seat.device, seat.threads, compute),
+        open_engine(instance_group.engine, dense, instance_group.device, instance_group.threads, compute),
     )

@@ -10,13 +10,13 @@ from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, Effect, Ki
 from search.ablation.verdict import ablation_document, label, told
 from search.choose.remeasure import prepared_of
 from search.cli.console import Console
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError, JobError
 from search.results import Document
 from search.session import Session, jobs_of
 from search.verdict import subject
 from search.workers.meter_jobs import Side
-from search.workers.paired_comparison import Pairs
-from search.workers.processes import JobError, Worker
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Worker
 from spaces.ablations import Technique, techniques
 from spaces.candidate import Candidate
 
@@ -44,7 +44,7 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
     if not parts:
         raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
     known = _known(session, number, candidate, console)
-    pairs = Pairs(jobs, builder, meter, console)
+    pairs = PairedComparison(jobs, builder, meter, console)
     wanted = list(_missing(known, parts))
     if wanted:
         chosen = (pairs.built(candidate), candidate)
@@ -89,7 +89,7 @@ def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Tech
                 yield part, kind
 
 
-def _effect(pairs: Pairs, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
+def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
     """The chosen model beside itself without the technique, or the baseline with the technique beside itself."""
     other, say = (part.without if kind == "without" else part.alone), pairs.console.say
     recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")

@@ -112,7 +112,7 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
         return (group,)
     weights = candidate.weights
     named: Mapping[str, Sequence[str]] = {
-        "learning with rounding": weights.quantisation_aware,
+        "learning with rounding": weights.quantization_aware,
         **dict.fromkeys(("lighter architecture", "sparse attention", "distillation", "computing in bf16"), ()),
     }
     return named.get(technique)

@@ -28,7 +28,7 @@ from search.bench.requests import draw_requests, draw_rows
 from search.bench.summary import BLOCKS, PERCENTS, behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.results import Document
 from spaces.serialization import to_plain
 

@@ -12,7 +12,7 @@ from objectives.measurement.load_generator import Request
 from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from search.config.sections import RowsConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 
 # Users that are drawn; each request is one user's first rows, so memory does not grow with the number of requests.
 _USERS = 64

@@ -17,14 +17,14 @@ from objectives.serving.pool.pending_result import cut_rows
 from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.sections import StudyConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.front import unit_objectives
 from search.interference_warnings import interference_warnings
 from search.report.slices import slices_markdown
 from search.results import Document, Row
 from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs, Side
-from search.workers.processes import JobError, Worker, call
+from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.serialization import digest, from_plain, to_plain
 
@@ -110,10 +110,6 @@ class Confirmed:
     tuned: Mapping[str, Any] | None = None
 
 
-class NothingConfirmedError(RuntimeError):
-    """No finalist held on test."""
-
-
 def finalists(document: Document, policy: Policy) -> list[Row]:
     """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
 
@@ -189,7 +185,7 @@ def confirm(
         try:
             recording = jobs.recording(f"confirm-{row['trial']}")
             arguments = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
-            timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
+            timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), say)
         except JobError as error:
             say(f"{name}: not timed: {error}")
             continue
@@ -199,7 +195,7 @@ def confirm(
             continue
         model = {
             "artifact": outcome.artifact.key,
-            "engine": [seat.place for seat in candidate.placement.seats],
+            "engine": [instance_group.place for instance_group in candidate.placement.instance_groups],
             "compute": candidate.precision.compute,
         }
         look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
@@ -231,7 +227,7 @@ def beside_tuned_baseline(
     recording = jobs.recording("confirm-tuned")
     try:
         arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
-        timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), say)
+        timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), say)
     except JobError as error:
         say(f"not timed beside the tuned baseline: {error}")
         return None

@@ -6,13 +6,13 @@ from typing import Any
 
 from search.ablation.verdict import gain_document
 from search.choose.training_seeds import SEEDS
+from search.errors import JobError
 from search.workers.meter_jobs import Side
-from search.workers.paired_comparison import Pairs
-from search.workers.processes import JobError
+from search.workers.paired_comparison import PairedComparison
 from spaces.ablations import techniques
 
 
-def control(pairs: Pairs, chosen: Side) -> dict[str, Any] | None:
+def control(pairs: PairedComparison, chosen: Side) -> dict[str, Any] | None:
     """The gain on test, as `ablation_verdict.gain_document` tells it; None where the model learned nothing from the
     baseline, or the control could not be built or judged, which is said."""
     without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)

@@ -16,14 +16,15 @@ from search.choose.test_looks import Looks
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.config.study_file import parse
+from search.errors import JobError, LostJobError
 from search.format import percent, percent_interval
 from search.home import Home
 from search.results import Document
 from search.session import jobs_of, prepared_by, task_of
 from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs, Side
-from search.workers.paired_comparison import Pairs
-from search.workers.processes import JobError, LostJobError, Worker, call
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Worker, call
 from spaces.serialization import digest, from_plain, to_plain
 
 
@@ -99,7 +100,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
         made = made_of(prepared, candidate, bits)
         if made == _made_of(out):
             return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
-        pairs = Pairs(jobs_of(config, home, prepared), builder, meter, console)
+        pairs = PairedComparison(jobs_of(config, home, prepared), builder, meter, console)
         name = [config.name, candidate.id, to_plain(recipe.policy)]
         look = Looks.of(home, name, recipe.looks).number(made)
         found = _measured(recipe, pairs, home, look)
@@ -127,7 +128,7 @@ def _made_of(folder: Path) -> str | None:
     return found
 
 
-def _measured(recipe: Recipe, pairs: Pairs, home: Home, look: int) -> Rebuilt:
+def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) -> Rebuilt:
     candidate, jobs, say = recipe.bundle.candidate, pairs.jobs, pairs.console.say
     say("build: fitting and exporting")
     artifact = pairs.built(candidate)
@@ -142,7 +143,7 @@ def _measured(recipe: Recipe, pairs: Pairs, home: Home, look: int) -> Rebuilt:
     )  # fmt: skip
 
 
-def _beside_old(recipe: Recipe, pairs: Pairs, ours: Side, home: Home) -> BesideOld:
+def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
     """
     Raises:
         LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
@@ -165,7 +166,7 @@ def _timed(
 ) -> Document:
     recording = jobs.recording(name)
     arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
-    answer: Document = call(meter, "time", arguments, jobs.limit_seconds("confirm"), console.say)
+    answer: Document = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), console.say)
     return answer
 
 

@@ -13,12 +13,12 @@ from objectives.records import Latency, Outcome, Prepared, Throughput
 from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError, JobError
 from search.format import MISSING, count
 from search.results import Document, Row
 from search.session import Session, jobs_of
 from search.workers.meter_jobs import MeterJobs
-from search.workers.processes import JobError, Worker, call
+from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain
 
@@ -111,7 +111,7 @@ def _timed_again(
     recording = jobs.recording(f"remeasure-{row['trial']}")
     arguments = jobs.time(artifact, candidate, "confirm", config.seed + 1, recording)
     try:
-        timed = call(meter, "time", arguments, jobs.limit_seconds("confirm"), console.say)
+        timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return again | {"reason": str(error)}
     now = _now(from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from objectives.errors import InputError
+
 if TYPE_CHECKING:
     from search.cli.console import Console
     from search.config.sections import StudyConfig
@@ -18,10 +20,6 @@ if TYPE_CHECKING:
     from search.session import Session
 
 DONE, FAILED = 0, 1
-
-
-class InputError(ValueError):
-    """The command line or what it names is wrong."""
 
 
 def _console(options: argparse.Namespace) -> Console:
@@ -316,7 +314,7 @@ def verify(options: argparse.Namespace) -> int:
         found |= {"slower_here": bundle.slower_here}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        engine, files = bundle.candidate.placement.seat.engine, len(bundle.manifest["files"])
+        engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest["files"])
         sys.stdout.write(
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
             "of their standard deviation\n"

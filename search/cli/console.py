@@ -12,7 +12,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from search.explore.explorer import Told
+from search.explore.explorer import TrialEvent
 from search.format import MISSING
 from search.results import Document
 
@@ -84,7 +84,9 @@ class SearchBar:
             left = max(0, self._seconds - elapsed)
             self._bar.update(self._task, completed=elapsed, description=self.best or "searching", left=f"{left:.0f} s")
 
-    def told(self, told: Told, hypervolume: float, best: Mapping[str, Any] | None, complete: int, spent: float) -> None:
+    def told(
+        self, told: TrialEvent, hypervolume: float, best: Mapping[str, Any] | None, complete: int, spent: float
+    ) -> None:
         """One trial ended."""
         self.best = f"{complete} trials, hypervolume {hypervolume:.3f}"
         if best is not None:
@@ -95,7 +97,7 @@ class SearchBar:
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
 
-def _line(told: Told) -> str:
+def _line(told: TrialEvent) -> str:
     m, origin = told.outcome.measurement, told.candidate.weights.origin
     head = f"trial {told.number:>3} {origin:<8}"
     if m is None:
@@ -161,7 +163,7 @@ def describe(knobs: Mapping[str, Any]) -> str:
     words = [
         f"{name.split('.', 1)[1]}={value:.3g}" if isinstance(value, float) else f"{name.split('.', 1)[1]}={value}"
         for name, value in knobs.items()
-        if value not in plain and not name.startswith(("weights.", "placement.", "distillation.passes"))
+        if value not in plain and not name.startswith(("weights.", "placement.", "distillation.epochs"))
     ]
     words.append(f"{knobs['placement.engine']} {knobs['placement.replicas']}x{knobs['placement.threads']}")
     return " ".join([*words, *_dispatch({k.removeprefix("placement."): v for k, v in knobs.items()})])
@@ -178,8 +180,8 @@ def _dispatch(placement: Mapping[str, Any]) -> Iterator[str]:
         yield f"split>{placement['split_rows']} rows"
     if placement.get("route_rows"):
         yield f"route>{placement['route_rows']} rows to {placement['route_engine']} {placement['route_layout']}"
-    if placement.get("lookup", "same") != "same":
-        yield f"tables on {placement['lookup']}"
+    if placement.get("embedding_device", "same") != "same":
+        yield f"tables on {placement['embedding_device']}"
     if placement.get("queue"):
         yield f"queue<={placement['queue']}"
     if placement.get("deadline_ms"):

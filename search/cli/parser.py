@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TextIO, TypeAlias
 
+from objectives.errors import ExplainedError, InputError
 from search.cli import commands
-from search.cli.commands import FAILED, InputError
+from search.cli.commands import FAILED
+from search.errors import RenamedKeyWarning
 
 WRONG, INTERRUPTED = 2, 130
 # Name, what it does, and the function that runs it.
@@ -24,6 +27,7 @@ class _Parser(argparse.ArgumentParser):
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and give its exit status: 0 done, 1 the work failed, 2 the input was wrong, 130 interrupted."""
     debug = "--debug" in arguments
+    warnings.showwarning = _show_warning
     try:
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
@@ -41,16 +45,29 @@ def run_command(arguments: Sequence[str]) -> int:
         return WRONG if wrong else FAILED
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write one line for what the user should change, and Python's own text for any other warning."""
+    ours = issubclass(category, RenamedKeyWarning)
+    text = f"leanrec: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
+
+
 def _explained(error: Exception) -> tuple[bool, str]:
     """Whether the input is at fault, and one line."""
-    name = type(error).__name__
-    text = " ".join(str(error).split()) or name
-    if name in ("ConfigError", "InputError"):
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, InputError):
         return True, text
-    if name == "ModuleNotFoundError":
+    if isinstance(error, ModuleNotFoundError):
         return False, f"{text}: this command needs more than a light install: pip install 'leanrec[study]'"
-    known = ("JobError", "NothingConfirmedError", "BundleError", "FetchError", "EngineError", "RuntimeError")
-    return False, text if name in known else f"{name}: {text} (--debug shows where)"
+    known = isinstance(error, ExplainedError) or type(error) is RuntimeError
+    return False, text if known else f"{type(error).__name__}: {text} (--debug shows where)"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.home import Home
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from objectives.dry_run_result import MODEL, Rehearsal
-from objectives.measure.deployment import Arm
+from objectives.dry_run_result import MODEL, DryRun
+from objectives.measure.deployment import Deployment
 from objectives.measurement.profile.profile import Profile
 from objectives.serving.devices import cores_allowed
 from objectives.technique_results import Tried
 from search.cli.console import Console
-from search.config.defaults import PASSES
+from search.config.defaults import EPOCHS
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.explore.estimate import StageSeconds, TrialRange, trials_in
@@ -36,7 +36,7 @@ _REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
 class Validated:
     """A model that went through every stage once, and the seconds that this took, a quick benchmark's among them."""
 
-    rehearsal: Rehearsal
+    rehearsal: DryRun
     profile: Profile
     seconds: float
     glance_seconds: float
@@ -56,17 +56,17 @@ def validated(config: StudyConfig, home: Home, console: Console) -> Document:
     meter = Worker("meter", home.logs(config.name) / "meter.log")
     try:
         asked = {"task": to_plain(task), "threads": cores_allowed()}
-        rehearsal = from_plain(Rehearsal, call(builder, "rehearse", asked, _LIMIT_SECONDS, console.say))
+        rehearsal = from_plain(DryRun, call(builder, "dry_run", asked, _LIMIT_SECONDS, console.say))
         builder.kill()
         check_slices(config.quality.slices, rehearsal.parts)
         console.say("rehearsal: a request through the pool, and where its time goes")
         model = f"{rehearsal.folder}/{MODEL}"
-        arm = to_plain(Arm(model, Placement(), "fp32"))
-        seen = {"holdout": rehearsal.folder, "candidate": arm, "baseline": arm}
+        deployment = to_plain(Deployment(model, Placement(), "fp32"))
+        seen = {"holdout": rehearsal.folder, "candidate": deployment, "baseline": deployment}
         glanced = time.monotonic()
-        call(meter, "glance", seen, _LIMIT_SECONDS, console.say)
+        call(meter, "quick_benchmark", seen, _LIMIT_SECONDS, console.say)
         glance_seconds = time.monotonic() - glanced
-        groups = to_plain(rehearsal.anatomy.groups)
+        groups = to_plain(rehearsal.structure.groups)
         looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
         profile = from_plain(Profile, call(meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
     finally:
@@ -81,7 +81,7 @@ def document(config: StudyConfig, found: Validated) -> Document:
     return {
         "study": config.name,
         "recommender": config.recommender,
-        "groups": [_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.anatomy.groups],
+        "groups": [_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.structure.groups],
         "left_alone": [{"module": name, "reason": reason} for name, reason in rehearsal.left_alone.items()],
         "user_inputs": [
             {"name": spec.name, "inferred": spec.inferred} for spec in rehearsal.inputs if spec.side == "user"
@@ -97,7 +97,7 @@ def document(config: StudyConfig, found: Validated) -> Document:
     }
 
 
-def _group(group: Group, rehearsal: Rehearsal, share: float | None) -> Document:
+def _group(group: Group, rehearsal: DryRun, share: float | None) -> Document:
     tried = [
         (_technique(one, group), one.refused) for one in rehearsal.tried if one.group in (group.name, *group.modules)
     ]
@@ -121,10 +121,10 @@ def _trials(config: StudyConfig, found: Validated) -> TrialRange:
     """About how many fit into the budget."""
     rehearsal, request = found.rehearsal, found.profile.p50_ms / 1000
     stages = StageSeconds(
-        fit=(config.space.distillation.passes or PASSES) * rehearsal.batches * rehearsal.seconds["step"],
+        fit=(config.space.distillation.epochs or EPOCHS) * rehearsal.batches * rehearsal.seconds["step"],
         export=rehearsal.seconds["export"],
-        judge=rehearsal.held_rows / found.profile.rows * request,
-        glance=found.glance_seconds,
+        evaluate=rehearsal.held_rows / found.profile.rows * request,
+        quick_benchmark=found.glance_seconds,
         time=_REQUESTS_TIMED * request / config.traffic.load + _WAITED_SECONDS,
     )
     builders = config.workers.builders or min(cores_allowed(), 4)

@@ -8,9 +8,9 @@ from objectives.records import Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
 from objectives.technique_results import LOW_RANK, PRUNING
 from search.config.space_sections import PlacementConfig, SpaceConfig, TablesConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from spaces.domains import Choice, Domain, Float, Scalar
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.techniques.embeddings import SMALLEST
 from spaces.techniques.placement import layouts
@@ -21,7 +21,7 @@ from spaces.techniques.quantization_space import PrecisionSpace
 from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
 _ATTENTION = ("window", "history")
-PASSES = 5
+EPOCHS = 5
 # 0 leaves a group whole while another is pruned. What is left of a width is rounded to what kernels like, which may be
 # half of it: of a width of two such steps, 0.25 and less round to nothing, and the trial fails. From 0.3 on, every
 # ratio takes something of every width that can be cut; 0.3, 0.6, 0.9 are the three ways to cut one of four steps. Those
@@ -34,7 +34,7 @@ STEPS = Choice((1, 3))
 # Two factors of half the rank are as large as a square layer; those of less are smaller.
 RANKS = Choice((1.0, 0.375, 0.25, 0.125))
 TABLE_FORMS = Choice((FULL, SHARED, MIXED))
-OWN = Float(0.05, 0.5)
+FULL_ROWS = Float(0.05, 0.5)
 TABLE_TEMPERATURE = Float(0.1, 0.6)
 
 
@@ -52,7 +52,7 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
 
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
-    groups = prepared.anatomy.groups
+    groups = prepared.structure.groups
     student: dict[str, Domain] = {name: Choice(tuple(values)) for name, values in prepared.student.items()}
     unit = kernel_unit()
     prunable = [g for g in groups if g.prunable and prepared.refused(g.modules, PRUNING) is None]
@@ -74,7 +74,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
             "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
         },
-        passes=learning.passes or PASSES,
+        epochs=learning.epochs or EPOCHS,
         importance=_choice(given.pruning_importance, IMPORTANCES),
         steps=_choice(given.pruning_steps, STEPS.values),
         multiple=unit,
@@ -82,13 +82,13 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         tables=_tables(given.tables, prepared),
         window=window,
         history=history,
-        quantisation_aware=_aware(given.quantisation_aware, prepared.unlearnable),
+        quantization_aware=_aware(given.quantization_aware, prepared.unlearnable),
     )
 
 
 def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
-    kinds = {group.name: group.kind for group in prepared.anatomy.groups}
-    stored = _stored(given.precision or {}, prepared.anatomy)
+    kinds = {group.name: group.kind for group in prepared.structure.groups}
+    stored = _stored(given.precision or {}, prepared.structure)
     offered = {name: WIDTHS.get(kinds.get(name, "table"), ("fp32",)) for name in stored}
     widths = {
         name: Choice(tuple(width for width in offered[name] if not prepared.refused(modules, width)))
@@ -110,11 +110,11 @@ def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
     return PrecisionSpace(widths, computes, calibrations)
 
 
-def _stored(named: Collection[str], anatomy: Anatomy) -> Mapping[str, tuple[str, ...]]:
+def _stored(named: Collection[str], structure: ModelStructure) -> Mapping[str, tuple[str, ...]]:
     """What has a width of its own: where the study file names a group of tables, no more of them than it names."""
-    whole = any(group.kind == "table" and group.name in named for group in anatomy.groups)
-    asked = (table.name for table in anatomy.tables if table.name in named)
-    return anatomy.stored((*asked, *(() if whole else anatomy.heavy_tables())))
+    whole = any(group.kind == "table" and group.name in named for group in structure.groups)
+    asked = (table.name for table in structure.tables if table.name in named)
+    return structure.stored((*asked, *(() if whole else structure.heavy_tables())))
 
 
 def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, built: bool) -> Mapping[str, Domain]:
@@ -138,8 +138,8 @@ def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
 def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
     """Tables, and groups of them, of which any is worth another form. Dimensions are mixed by how often rows are looked
     up: where all are as often, there is nothing to mix."""
-    rows = {table.name: table.rows for table in prepared.anatomy.tables if table.form_refused is None}
-    stored = prepared.anatomy.stored(prepared.anatomy.heavy_tables())
+    rows = {table.name: table.rows for table in prepared.structure.tables if table.form_refused is None}
+    stored = prepared.structure.stored(prepared.structure.heavy_tables())
     large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
     even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
     asked = TABLE_FORMS.values if given.form is None else given.form
@@ -152,13 +152,13 @@ def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
         why = _not_any(form, prepared, {name: stored[name] for name in forms}, even)
         if given.form is not None and form in given.form and why is not None:
             raise ConfigError(f"space.tables.form: {form} must be left out for {why}")
-    own, temperature = given.own or OWN, given.temperature or TABLE_TEMPERATURE
-    return {name: TableSpace(Choice(of), own, temperature) for name, of in forms.items() if len(of) > 1}
+    full_rows, temperature = given.full_rows_share or FULL_ROWS, given.temperature or TABLE_TEMPERATURE
+    return {name: TableSpace(Choice(of), full_rows, temperature) for name, of in forms.items() if len(of) > 1}
 
 
 def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]], even: Set[str]) -> str | None:
     """Why no table may have the form, None where one may, or where none is large enough for any."""
-    reasons = {table.form_refused for table in prepared.anatomy.tables} - {None}
+    reasons = {table.form_refused for table in prepared.structure.tables} - {None}
     refused = {name: prepared.refused(modules, form) for name, modules in stored.items()}
     if any(reason is None and (form != MIXED or name not in even) for name, reason in refused.items()):
         return None
@@ -187,7 +187,7 @@ def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) ->
 
 def _aware(given: tuple[bool, ...] | None, refused: str | None) -> Choice:
     if given is not None and True in given and refused is not None:
-        raise ConfigError(f"space.quantisation_aware: must be [false] for this model, but got true: {refused}")
+        raise ConfigError(f"space.quantization_aware: must be [false] for this model, but got true: {refused}")
     return _choice(given, (False,) if refused is not None else (False, True))
 
 
@@ -217,7 +217,9 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
         batch_wait_us=_choice(given.batch_wait_us, (0, 200)),
         split_rows=_choice(given.split_rows, (0, median_rows) if several else (0,)),
         route_rows=_choice(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),
-        lookup=_subset("space.placement.lookup", given.lookup, ("same", *places)) if given.lookup else _lookup(places),
+        embedding_device=_subset("space.placement.embedding_device", given.embedding_device, ("same", *places))
+        if given.embedding_device
+        else _embedding_devices(places),
         user_once=_choice(given.user_once, (False, True) if refused is None else (False,)),
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
@@ -232,7 +234,7 @@ def _unbatched(prepared: Prepared) -> str | None:
     return f"requests give {', '.join(lengths)} in different lengths" if lengths else None
 
 
-def _lookup(places: tuple[str, ...]) -> Choice:
+def _embedding_devices(places: tuple[str, ...]) -> Choice:
     """Another engine on the same CPU looks up no faster; an accelerator's tables may lie on the host, or the other
     way round."""
     return Choice(("same", *places)) if any(":" in place for place in places) else Choice(("same",))

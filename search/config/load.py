@@ -8,7 +8,7 @@ from pathlib import Path
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.request_log import RequestLogError, read_request_log, read_trace, write_trace
 from search.config.sections import StudyConfig, TrafficConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.home import Home
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from objectives.records import Interval, Quality
-from search.config.yaml_reader import ConfigError, nearest, show
+from search.config.yaml_reader import nearest, show
+from search.errors import ConfigError
 
 _ALL = "all rows"
 

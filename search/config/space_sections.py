@@ -22,7 +22,7 @@ from search.config.section import (
 )
 from search.config.yaml_reader import nearest, show
 from spaces.domains import Choice, Domain
-from spaces.techniques.placement import Seat, parse_layout, parse_place
+from spaces.techniques.placement import InstanceGroup, parse_layout, parse_place
 from spaces.techniques.pruning import IMPORTANCES, Importance
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Compute
 
@@ -35,7 +35,7 @@ class DistillationConfig(Section):
     temperature: Temperatures | None = None
     teacher_weight: Shares | None = None
     feature_weight: Weights | None = None
-    passes: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
+    epochs: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
 
 
 _Wholes = Listed[Annotated[int, Field(ge=0)]] | None
@@ -51,12 +51,12 @@ def _flags() -> Any:
 
 
 class TablesConfig(Section):
-    """Forms of the embedding tables; `own` belongs to shared rows, the temperature to mixed dimensions."""
+    """Forms of the embedding tables: `full_rows_share` of quotient-remainder, `temperature` of mixed dimensions."""
 
-    form: Listed[Literal["full", "shared-rows", "mixed-dimensions"]] | None = Field(
-        default=None, description="a list of full, shared-rows and mixed-dimensions, full among them, or null"
+    form: Listed[Literal["full", "quotient-remainder", "mixed-dimensions"]] | None = Field(
+        default=None, description="a list of full, quotient-remainder and mixed-dimensions, full among them, or null"
     )
-    own: Ratios | None = None
+    full_rows_share: Ratios | None = None
     temperature: Fractions | None = None
 
     @field_validator("form")
@@ -92,14 +92,14 @@ class PlacementConfig(Section):
     batch_wait_us: _Wholes = Field(default=None, description="a list of microseconds, at least 0, or null")
     split_rows: _Wholes = _wholes("rows")
     route_rows: _Wholes = _wholes("rows")
-    lookup: Listed[str] | None = Field(
+    embedding_device: Listed[str] | None = Field(
         default=None, description="a list of same and ENGINE or ENGINE:DEVICE, same among them, or null"
     )
     user_once: _Flags = _flags()
     queue: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     deadline_ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 
-    @field_validator("engines", "layouts", "lookup")
+    @field_validator("engines", "layouts", "embedding_device")
     @classmethod
     def _holds_baseline(cls, values: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
         if values is None:
@@ -111,7 +111,9 @@ class PlacementConfig(Section):
             if info.field_name != "layouts" and not _is_place(value):
                 example = "ENGINE or ENGINE:DEVICE, such as onnxruntime or onnxruntime:cuda"
                 raise rule(f"must be {example}, but got {show(value)}", index)
-        return _offers({"layouts": "1xauto", "lookup": "same"}.get(info.field_name or "", "onnxruntime"), values)
+        return _offers(
+            {"layouts": "1xauto", "embedding_device": "same"}.get(info.field_name or "", "onnxruntime"), values
+        )
 
     @field_validator("pinned", "inline", "user_once", "batch_rows", "split_rows", "route_rows", "batch_wait_us")
     @classmethod
@@ -148,7 +150,7 @@ class SpaceConfig(Section):
     )
     tables: TablesConfig = TablesConfig()
     attention: AttentionConfig = AttentionConfig()
-    quantisation_aware: _Flags = _flags()
+    quantization_aware: _Flags = _flags()
     distillation: DistillationConfig = DistillationConfig()
     precision: Mapping[str, Listed[str]] | None = Field(
         default=None, description="a mapping of layer group (or table, compute, calibration) to widths, or null"
@@ -175,7 +177,7 @@ class SpaceConfig(Section):
     def _different(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         return None if values is None else _holds(values)
 
-    @field_validator("quantisation_aware")
+    @field_validator("quantization_aware")
     @classmethod
     def _holds_no(cls, values: tuple[bool, ...] | None) -> tuple[bool, ...] | None:
         return None if values is None else _holds(values, False)
@@ -192,13 +194,13 @@ class SpaceConfig(Section):
 
 def _is_layout(text: str) -> bool:
     with contextlib.suppress(ValueError):
-        return Seat("onnxruntime", "cpu", *parse_layout(text)).layout == text
+        return InstanceGroup("onnxruntime", "cpu", *parse_layout(text)).layout == text
     return False
 
 
 def _is_place(text: str) -> bool:
     with contextlib.suppress(ValueError):
-        return Seat(*parse_place(text)).place == text
+        return InstanceGroup(*parse_place(text)).place == text
     return False
 
 

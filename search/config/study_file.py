@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from search.config.data_sections import FORMS, MovieLensData
+from search.config.renamed_keys import read_renamed
 from search.config.section import Range, Section
 from search.config.sections import StudyConfig
-from search.config.yaml_reader import ConfigError, dotted, nearest, plain, show
+from search.config.yaml_reader import dotted, nearest, plain, show
+from search.errors import ConfigError
 from spaces.serialization import digest
 
 # What a resumed study may have changed: how long and where it runs, not what it looks for.
@@ -54,10 +56,10 @@ def load(
         raise ConfigError(f"{label}: is empty; a study file is a mapping (`leanrec init FILE` writes one)")
     if not isinstance(data, dict):
         raise ConfigError(f"{label}: must hold a mapping with the keys {_keys(StudyConfig)}, but got {show(data)}")
-    data = _absolute(data, folder)
+    data = _absolute(read_renamed(data), folder)
     for override in overrides:
         path, value = _read_override(override)
-        data = _replaced(data, path, value)
+        data = read_renamed(_replaced(data, path, value))
     for path, given in ((("seed",), seed), (("budget", "minutes"), minutes), (("budget", "trials"), trials)):
         if given is not None:
             data = _replaced(data, path, given)

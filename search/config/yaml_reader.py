@@ -11,13 +11,7 @@ from typing import Any
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """The study file or an override is wrong; one line names the field, what it was and what it may be."""
-
-    def __init__(self, message: str) -> None:
-        # Paths and YAML's own words may hold line breaks and terminal controls.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+from search.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,9 +8,9 @@ from objectives.measurement.metrics.quality import resolution
 from objectives.records import Outcome
 from search.cli.console import Console
 from search.config.sections import StudyConfig
+from search.errors import JobError
 from search.explore.estimate import GLANCE_SECONDS, StageSeconds, trials_in
 from search.study import Study, outcome_of, reference_of
-from search.workers.processes import JobError
 
 # Candidates of which one must get through every stage: a machine may be busy for a while, one candidate too fast to
 # load here, and another of no use.
@@ -23,7 +23,7 @@ def begun(study: Study) -> bool:
     return 0 in outcomes and outcomes[0].measurement is not None
 
 
-def preflight(study: Study, run: Callable[[int], object]) -> Outcome:
+def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
     """Run trials until the baseline, trial 0, and one candidate are measured; the candidate's outcome.
 
     Args:
@@ -42,7 +42,7 @@ def preflight(study: Study, run: Callable[[int], object]) -> Outcome:
         run(max(1, 2 - len(outcomes)))
 
 
-def tell_preflight(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
+def report_first_trials(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
     """Say and keep what the data can show, and how many trials to expect."""
     baseline = _outcomes(study)[0].measurement
     assert baseline is not None and first.measurement is not None
@@ -51,7 +51,7 @@ def tell_preflight(config: StudyConfig, study: Study, first: Outcome, console: C
         f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
-    study.note(preflight=True, resolution=shown, search_seconds=0.0)
+    study.note(run_first_trials=True, resolution=shown, search_seconds=0.0)
     stages = StageSeconds(
         seconds.get("fit", 0.0), seconds.get("export", 0.0), seconds.get("judge", 0.0), GLANCE_SECONDS, seconds["time"]
     )

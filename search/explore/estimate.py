@@ -25,8 +25,8 @@ class StageSeconds:
 
     fit: float
     export: float
-    judge: float
-    glance: float
+    evaluate: float
+    quick_benchmark: float
     time: float
 
 
@@ -55,8 +55,8 @@ def trials_in(seconds: float, stages: StageSeconds, builders: int, stopped: Inte
     few, many = _TRAINED if stopped is None else (1.0, 1.0)
 
     def trials(share: float, trained: float) -> int:
-        beside = max((trained * stages.fit + stages.export) / builders, stages.judge)
-        alone = stages.glance + (1 - share) * stages.time
+        beside = max((trained * stages.fit + stages.export) / builders, stages.evaluate)
+        alone = stages.quick_benchmark + (1 - share) * stages.time
         return max(1, round(seconds / (beside + alone)))
 
     return TrialRange(trials(low, few), trials(high, many))
@@ -84,8 +84,8 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
 
     # What was stopped was benchmarked quickly at the most.
     quick = mean("time", stopped)
-    fit, export, judge = (mean(stage, built) for stage in ("fit", "export", "judge"))
-    stages = StageSeconds(fit, export, judge, quick, max(0.0, mean("time", measured) - quick))
+    fit, export, evaluate = (mean(stage, built) for stage in ("fit", "export", "judge"))
+    stages = StageSeconds(fit, export, evaluate, quick, max(0.0, mean("time", measured) - quick))
     share = len(stopped) / len(built)
     sway = 1.96 * math.sqrt(share * (1 - share) / len(built))
     return Observed(stages, share, (max(0.0, share - sway), min(1.0, share + sway)))

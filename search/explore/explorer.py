@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from optuna.trial import Trial
 
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from search.explore.reference_points import cost
-from search.explore.screening import UNSEEN, loses, outrun
+from search.explore.screening import UNSEEN, dominated, loses
 from search.explore.visit_noise import ratio_noise
 from search.explore.weight_reuse import least_tried
 from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of
@@ -26,22 +26,22 @@ from spaces.search_space import SearchSpace
 from spaces.serialization import from_plain
 
 # Judging is one stage, or two where the metric is the user's own: the meter scores, and a builder grades.
-Stage = Literal["fit", "export", "judge", "score", "grade", "glance", "time", "near"]
-_BUILDING: tuple[Stage, ...] = ("grade", "fit", "export")
-_JUDGING: tuple[Stage, ...] = ("judge", "score")
+Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
+_BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
+_EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
 # Of many users, judging takes as long as learning does.
-_LONG: tuple[Stage, ...] = ("fit", "judge", "score", "grade")
+_LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # While these run, nothing else does.
-_TIMING: tuple[Stage, ...] = ("near", "time", "glance")
+_TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
 # From so many seconds of judging on, a glance at a candidate's speed comes before its quality is looked at.
-_LONG_JUDGING = 10.0
+_LONG_EVALUATION = 10.0
 # So many choices in a row that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
 
 
 @dataclass
-class Flight:
+class RunningTrial:
     """A trial on its way through the stages."""
 
     trial: Trial
@@ -52,7 +52,7 @@ class Flight:
     worker: Worker | None = None
     artifact: Artifact | None = None
     quality: Quality | None = None
-    glance: Glance | None = None
+    quick_benchmark: QuickBenchmark | None = None
     measured: Measurement | None = None
     visits: int = 0
     scored: Mapping[str, Any] | None = None
@@ -69,7 +69,7 @@ class Flight:
 
 
 @dataclass(frozen=True)
-class Told:
+class TrialEvent:
     """One trial that ended, for whoever watches."""
 
     number: int
@@ -78,18 +78,18 @@ class Told:
     minutes: float
 
 
-def next_job(flights: Sequence[Flight], builders_idle: int, meter_idle: bool) -> Flight | None:
+def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
     """The flight to move on, oldest first: measuring before building, never the same weights fitted twice at once."""
-    waiting = [f for f in flights if f.worker is None]
+    waiting = [f for f in running_trials if f.worker is None]
     if meter_idle:
-        for stage in (*_TIMING, *_JUDGING):
-            for flight in waiting:
-                if flight.stage == stage:
-                    return flight
-    fitting = {f.candidate.weights.id for f in flights if f.worker is not None and f.stage == "fit"}
-    for flight in waiting:
-        if builders_idle and flight.stage in _BUILDING and flight.candidate.weights.id not in fitting:
-            return flight
+        for stage in (*_TIMING, *_EVALUATING):
+            for running in waiting:
+                if running.stage == stage:
+                    return running
+    fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
+    for running in waiting:
+        if builders_idle and running.stage in _BUILDING and running.candidate.weights.id not in fitting:
+            return running
     return None
 
 
@@ -106,14 +106,14 @@ class Explorer:
         builders: Sequence[Worker],
         meter: Worker,
         threads: int,
-        record: Callable[[Told], None],
+        record: Callable[[TrialEvent], None],
         tick: Callable[[float], None],
     ) -> None:
         self._config, self._task, self._jobs = config, task, jobs
         self._space, self._study = space, study
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
-        self._flights: list[Flight] = []
+        self._running_trials: list[RunningTrial] = []
         self._known = {t.user_attrs["candidate_id"] for t in study.finished() if _settled(outcome_of(t))}
         self._duplicates = self._asked = 0
 
@@ -132,7 +132,7 @@ class Explorer:
         try:
             while True:
                 elapsed = time.monotonic() - start
-                pending = any(flight.reference is not None for flight in self._flights)
+                pending = any(running.reference is not None for running in self._running_trials)
                 over = elapsed >= seconds or (trials is not None and told >= trials and not pending)
                 if over or self._duplicates >= _DUPLICATES:
                     return (
@@ -141,7 +141,7 @@ class Explorer:
                         else "the budget is spent"
                     )
                 allowed = most if trials is None else min(most, trials - told)
-                while len(self._flights) < allowed and self._duplicates < _DUPLICATES:
+                while len(self._running_trials) < allowed and self._duplicates < _DUPLICATES:
                     self._ask(elapsed + spent_seconds)
                 self._dispatch()
                 wait([*self._builders, self._meter], _POLL_SECONDS)
@@ -149,20 +149,24 @@ class Explorer:
                 self._tick(time.monotonic() - start)
         finally:
             self._study.note(search_seconds=time.monotonic() - start + spent_seconds)
-            self._ground()
+            self._abort()
 
     def _ask(self, seconds: float) -> None:
         trial, candidate = self._study.ask(self._space, self._again())
         trial.set_user_attr("candidate_id", candidate.id)
-        in_flight = {f.candidate.id for f in self._flights}
-        if candidate.id in self._known | in_flight:
+        running_ids = {f.candidate.id for f in self._running_trials}
+        if candidate.id in self._known | running_ids:
             self._duplicates += 1
             self._tell(
-                Flight(trial, candidate, "fit"), Outcome("stopped", "the same choice was made before"), seconds / 60
+                RunningTrial(trial, candidate, "fit"),
+                Outcome("stopped", "the same choice was made before"),
+                seconds / 60,
             )
             return
         self._duplicates = 0
-        self._flights.append(Flight(trial, candidate, "fit" if candidate.weights.distillation else "export"))
+        self._running_trials.append(
+            RunningTrial(trial, candidate, "fit" if candidate.weights.distillation else "export")
+        )
 
     def _again(self) -> dict[str, Any] | None:
         """Knobs of weights that there are, every other time."""
@@ -170,53 +174,53 @@ class Explorer:
         if self._asked % 2:
             return None
         finished, config = self._study.finished(), self._config
-        flying = [flight.candidate.weights.id for flight in self._flights]
+        flying = [running.candidate.weights.id for running in self._running_trials]
         trial = least_tried(finished, flying, config.objectives, config.quality.limits, self._study.resolution)
         return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
         while not (self._meter.busy and self._timing()):
             idle = [b for b in self._builders if not b.busy]
-            flight = next_job(self._flights, len(idle), not self._meter.busy)
-            if flight is None:
+            running = next_job(self._running_trials, len(idle), not self._meter.busy)
+            if running is None:
                 return
-            flight.worker = idle[0] if flight.stage in _BUILDING else self._meter
-            if flight.stage in _TIMING:
+            running.worker = idle[0] if running.stage in _BUILDING else self._meter
+            if running.stage in _TIMING:
                 for builder in self._builders:
                     builder.pause()
             workers = self._config.workers
-            limit = workers.fit_seconds if flight.stage in _LONG else workers.job_seconds
-            if flight.stage in ("time", "near"):
-                limit = self._jobs.limit_seconds(_length(flight))
-            job = "time" if flight.stage == "near" else flight.stage
-            flight.worker.start(job, self._arguments(flight), limit)
+            limit = workers.fit_seconds if running.stage in _LONG else workers.job_seconds
+            if running.stage in ("benchmark", "near"):
+                limit = self._jobs.limit_seconds(_length(running))
+            job = "benchmark" if running.stage == "near" else running.stage
+            running.worker.start(job, self._arguments(running), limit)
 
     def _timing(self) -> bool:
-        return any(f.stage in _TIMING and f.worker is not None for f in self._flights)
+        return any(f.stage in _TIMING and f.worker is not None for f in self._running_trials)
 
-    def _arguments(self, flight: Flight) -> Mapping[str, Any]:
-        candidate = flight.candidate
-        if flight.stage == "fit" or flight.stage == "export":
-            return building(self._task, candidate, flight.stage, self._threads)
-        if flight.stage == "grade":
-            assert flight.scored is not None
-            return self._jobs.grade(flight.scored, "validation", 0.95, self._threads)
-        assert flight.artifact is not None
-        if flight.stage == "score":
-            return self._jobs.score(flight.artifact, candidate, "validation", threads=self._threads)
-        if flight.stage == "judge":
-            hopeless = self._config.quality.limits.max_loss if self._screens(flight) else None
-            return self._jobs.judge(
-                flight.artifact, candidate, "validation", 0.95, hopeless=hopeless, threads=self._threads
+    def _arguments(self, running: RunningTrial) -> Mapping[str, Any]:
+        candidate = running.candidate
+        if running.stage == "fit" or running.stage == "export":
+            return building(self._task, candidate, running.stage, self._threads)
+        if running.stage == "custom_metric":
+            assert running.scored is not None
+            return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, self._threads)
+        assert running.artifact is not None
+        if running.stage == "score":
+            return self._jobs.score(running.artifact, candidate, "validation", threads=self._threads)
+        if running.stage == "evaluate":
+            reject_above = self._config.quality.limits.max_loss if self._screens(running) else None
+            return self._jobs.evaluate(
+                running.artifact, candidate, "validation", 0.95, reject_above=reject_above, threads=self._threads
             )
-        if flight.stage == "glance":
-            return self._jobs.glance(flight.artifact, candidate)
-        seed = self._config.seed + flight.number
+        if running.stage == "quick_benchmark":
+            return self._jobs.quick_benchmark(running.artifact, candidate)
+        seed = self._config.seed + running.number
         jobs = replace(self._jobs, noise=ratio_noise(list(measured(self._study.finished()).values())))
         # The visits of a point that would enter the front do not count the first look, which was lucky to be so good.
-        near, append = flight.stage == "near", flight.visits > 0
+        near, append = running.stage == "near", running.visits > 0
         return jobs.time(
-            flight.artifact, candidate, _length(flight), seed, self._recording(flight.number, near), append=append
+            running.artifact, candidate, _length(running), seed, self._recording(running.number, near), append=append
         )
 
     def _recording(self, number: int, near: bool) -> str:
@@ -225,130 +229,130 @@ class Explorer:
     def _collect(self, minutes: float) -> int:
         """Move on what came back; the number of trials that ended, reference points aside."""
         ended = 0
-        for flight in [f for f in self._flights if f.worker is not None]:
-            worker = flight.worker
+        for running in [f for f in self._running_trials if f.worker is not None]:
+            worker = running.worker
             assert worker is not None
             done = worker.poll()
             worker.progress.clear()
             if done is None:
                 continue
-            flight.worker = None
-            if flight.stage in _TIMING:
+            running.worker = None
+            if running.stage in _TIMING:
                 for builder in self._builders:
                     builder.resume()
-            stage = _told_as(flight.stage)
-            flight.seconds[stage] = flight.seconds.get(stage, 0.0) + done.seconds
-            outcome = self._advance(flight, done)
+            stage = _told_as(running.stage)
+            running.seconds[stage] = running.seconds.get(stage, 0.0) + done.seconds
+            outcome = self._advance(running, done)
             if outcome is not None:
-                self._flights.remove(flight)
-                self._tell(flight, outcome, minutes)
-                ended += flight.reference is None
+                self._running_trials.remove(running)
+                self._tell(running, outcome, minutes)
+                ended += running.reference is None
         return ended
 
-    def _advance(self, flight: Flight, done: Done) -> Outcome | None:
+    def _advance(self, running: RunningTrial, done: Done) -> Outcome | None:
         """Take in what a stage gave; the trial's outcome when that was the last."""
         result = done.result
-        if result is None and flight.measured is not None:
+        if result is None and running.measured is not None:
             # A visit that failed leaves what was measured before as it was, its recording too.
-            return self._complete(flight, flight.measured)
+            return self._complete(running, running.measured)
         if result is None:
-            return self._ended(flight, "failed", done.error)
+            return self._ended(running, "failed", done.error)
         if result.get("reused"):
-            flight.reused.append(_told_as(flight.stage))
+            running.reused.append(_told_as(running.stage))
         try:
-            if flight.stage == "fit":
-                flight.stage = "export"
+            if running.stage == "fit":
+                running.stage = "export"
                 return None
-            if flight.stage == "export":
-                flight.artifact = from_plain(Artifact, result["artifact"])
-                flight.stage = "glance" if self._glances_first(flight) else self._judging
+            if running.stage == "export":
+                running.artifact = from_plain(Artifact, result["artifact"])
+                running.stage = "quick_benchmark" if self._benchmarks_first(running) else self._evaluation
                 return None
-            if flight.stage == "score":
-                flight.scored, flight.stage = result, "grade"
+            if running.stage == "score":
+                running.scored, running.stage = result, "custom_metric"
                 return None
-            if flight.stage in ("judge", "grade"):
-                flight.quality = from_plain(Quality, result["quality"])
-                if flight.candidate.weights.reference is not None and (lost := self._loses_too_much(flight)):
-                    return self._ended(flight, "stopped", lost)
-                if not self._screens(flight):
-                    flight.stage = "time"
+            if running.stage in ("evaluate", "custom_metric"):
+                running.quality = from_plain(Quality, result["quality"])
+                if running.candidate.weights.reference is not None and (lost := self._loses_too_much(running)):
+                    return self._ended(running, "stopped", lost)
+                if not self._screens(running):
+                    running.stage = "benchmark"
                     return None
-                reason = loses(flight.quality, self._config.quality.limits) or self._outrun(flight)
-                flight.stage = "glance" if flight.glance is None else "time"
-                return None if reason is None else self._ended(flight, "stopped", reason)
-            if flight.stage == "glance":
-                flight.glance = from_plain(Glance, result)
-                reason = self._outrun(flight)
-                flight.stage = self._judging if flight.quality is None else "time"
-                return None if reason is None else self._ended(flight, "stopped", reason)
-            assert flight.quality is not None and flight.artifact is not None
+                reason = loses(running.quality, self._config.quality.limits) or self._dominated(running)
+                running.stage = "quick_benchmark" if running.quick_benchmark is None else "benchmark"
+                return None if reason is None else self._ended(running, "stopped", reason)
+            if running.stage == "quick_benchmark":
+                running.quick_benchmark = from_plain(QuickBenchmark, result)
+                reason = self._dominated(running)
+                running.stage = self._evaluation if running.quality is None else "benchmark"
+                return None if reason is None else self._ended(running, "stopped", reason)
+            assert running.quality is not None and running.artifact is not None
             footprint = from_plain(Footprint, result["footprint"])
-            if footprint.peak_memory_bytes is None and flight.measured is not None:
-                footprint = flight.measured.footprint
+            if footprint.peak_memory_bytes is None and running.measured is not None:
+                footprint = running.measured.footprint
             measurement = Measurement(
-                flight.quality,
+                running.quality,
                 from_plain(Latency, result["latency"]),
                 from_plain(Throughput, result["throughput"]),
                 footprint,
             )
-            flight.visits += flight.stage == "near"
-            if flight.stage == "time" and not (flight.number == 0 or self._worth_longer(flight, measurement)):
-                return self._complete(flight, measurement)
-            flight.stage, flight.measured = "near", measurement
-            if flight.visits < self._jobs.near_visits:
+            running.visits += running.stage == "near"
+            if running.stage == "benchmark" and not (running.number == 0 or self._worth_longer(running, measurement)):
+                return self._complete(running, measurement)
+            running.stage, running.measured = "near", measurement
+            if running.visits < self._jobs.near_visits:
                 return None
         except ValueError as error:
-            return self._ended(flight, "failed", str(error))
-        return self._complete(flight, measurement)
+            return self._ended(running, "failed", str(error))
+        return self._complete(running, measurement)
 
-    def _ended(self, flight: Flight, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
-        return Outcome(state, reason, None, flight.artifact, dict(flight.seconds), tuple(flight.reused))
+    def _ended(self, running: RunningTrial, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
+        return Outcome(state, reason, None, running.artifact, dict(running.seconds), tuple(running.reused))
 
-    def _complete(self, flight: Flight, measurement: Measurement) -> Outcome:
-        reused, recording = tuple(flight.reused), self._recording(flight.number, flight.visits > 0)
-        return Outcome("complete", None, measurement, flight.artifact, dict(flight.seconds), reused, recording)
+    def _complete(self, running: RunningTrial, measurement: Measurement) -> Outcome:
+        reused, recording = tuple(running.reused), self._recording(running.number, running.visits > 0)
+        return Outcome("complete", None, measurement, running.artifact, dict(running.seconds), reused, recording)
 
-    def _screens(self, flight: Flight) -> bool:
+    def _screens(self, running: RunningTrial) -> bool:
         """Not before a candidate went through every stage: the baseline and it are what the rest is held against. A
         reference point is measured whatever comes out."""
-        if flight.number == 0 or flight.reference is not None:
+        if running.number == 0 or running.reference is not None:
             return False
         candidates = [t for t in self._study.finished() if t.number > 0 and reference_of(t) is None]
         return bool(measured(candidates))
 
-    def _loses_too_much(self, flight: Flight) -> str | None:
+    def _loses_too_much(self, running: RunningTrial) -> str | None:
         """Why a simple model need not be timed: it is no alternative to a baseline that it falls short of."""
-        assert flight.quality is not None
-        if self._config.quality.limits.kept(flight.quality):
+        assert running.quality is not None
+        if self._config.quality.limits.kept(running.quality):
             return None
-        return f"not timed: its loss of {flight.quality.loss:.2%} is above the tolerated"
+        return f"not timed: its loss of {running.quality.loss:.2%} is above the tolerated"
 
     @property
-    def _judging(self) -> Stage:
-        return "score" if self._jobs.prepared.graded else "judge"
+    def _evaluation(self) -> Stage:
+        return "score" if self._jobs.prepared.custom_metric else "evaluate"
 
-    def _glances_first(self, flight: Flight) -> bool:
+    def _benchmarks_first(self, running: RunningTrial) -> bool:
         """Where judging takes long, what is slower than the baseline need not be judged. Scores from the cache say
         nothing of how long it takes."""
-        if not self._screens(flight) or UNSEEN & set(self._config.objectives):
+        if not self._screens(running) or UNSEEN & set(self._config.objectives):
             return False
         outcomes = filter(None, map(outcome_of, self._study.finished()))
-        return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_JUDGING for o in outcomes)
+        return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
 
-    def _outrun(self, flight: Flight) -> str | None:
+    def _dominated(self, running: RunningTrial) -> str | None:
         """As far as it is known: of what was not judged yet, beside the baseline alone."""
-        if flight.glance is None or UNSEEN & set(self._config.objectives):
+        if running.quick_benchmark is None or UNSEEN & set(self._config.objectives):
             return None
-        if flight.quality is None:
-            return outrun(flight.glance, 0.0, {}, 0.0)
-        if flight.candidate.keeps_model:
+        if running.quality is None:
+            return dominated(running.quick_benchmark, 0.0, {}, 0.0)
+        if running.candidate.keeps_model:
             # Whether it is the better tuned baseline is a question of its own, whatever a smaller model can do.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
-            return outrun(flight.glance, 0.0, kept, math.inf)
+            return dominated(running.quick_benchmark, 0.0, kept, math.inf)
         able = self._able()
         on_front = front_of(list(able.values()), self._config.objectives, self._study.resolution)
         front = {number: able[number] for number, kept in zip(able, on_front, strict=True) if kept and number > 0}
-        return outrun(flight.glance, flight.quality.loss, front, self._study.resolution)
+        return dominated(running.quick_benchmark, running.quality.loss, front, self._study.resolution)
 
     def _able(self) -> dict[int, Measurement]:
         """What was measured within the tolerated losses, by trial."""
@@ -360,11 +364,11 @@ class Explorer:
         kept = [t for t in self._study.finished() if (c := candidate_of(t)) is not None and c.keeps_model]
         return measured(kept)
 
-    def _worth_longer(self, flight: Flight, measurement: Measurement) -> bool:
+    def _worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
         """Whether it may be a point that others are held against: of the front, or a reference."""
-        if flight.reference is not None or self._would_enter(measurement):
+        if running.reference is not None or self._would_enter(measurement):
             return True
-        if not flight.candidate.keeps_model:
+        if not running.candidate.keeps_model:
             return False
         known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
         return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
@@ -375,32 +379,32 @@ class Explorer:
             return False
         return front_of([measurement, *self._able().values()], self._config.objectives, self._study.resolution)[0]
 
-    def _tell(self, flight: Flight, outcome: Outcome, minutes: float) -> None:
-        self._study.tell(flight.number, outcome, minutes)
+    def _tell(self, running: RunningTrial, outcome: Outcome, minutes: float) -> None:
+        self._study.tell(running.number, outcome, minutes)
         # Only now, never while the clock runs: a write to the database would disturb a timing.
         self._study.note(search_seconds=60 * minutes)
         if _settled(outcome):
-            self._known.add(flight.candidate.id)
-        self._record(Told(flight.number, flight.candidate, outcome, minutes))
+            self._known.add(running.candidate.id)
+        self._record(TrialEvent(running.number, running.candidate, outcome, minutes))
 
-    def _ground(self) -> None:
+    def _abort(self) -> None:
         """End what is in flight; the next run asks for the same choices again."""
-        for worker in [f.worker for f in self._flights if f.worker is not None]:
+        for worker in [f.worker for f in self._running_trials if f.worker is not None]:
             worker.kill()
             worker.busy = False
         for builder in self._builders:
             builder.resume()
-        self._flights.clear()
+        self._running_trials.clear()
         self._study.sweep()
 
 
 def _told_as(stage: Stage) -> str:
     """Under which of DESIGN's stages its seconds are counted."""
-    return "time" if stage in _TIMING else "judge" if stage in ("score", "grade") else stage
+    return "time" if stage in _TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
 
 
-def _length(flight: Flight) -> Length:
-    return "visit" if flight.stage == "near" else "screen"
+def _length(running: RunningTrial) -> Length:
+    return "visit" if running.stage == "near" else "screen"
 
 
 def _settled(outcome: Outcome | None) -> bool:

@@ -15,7 +15,7 @@ from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Worker, call
 from spaces.focus import narrowed
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import from_plain
 
@@ -67,9 +67,9 @@ def user_once(document: Document) -> str:
     )
 
 
-def focused(space: SearchSpace, document: Document, anatomy: Anatomy, console: Console) -> SearchSpace:
+def focused(space: SearchSpace, document: Document, structure: ModelStructure, console: Console) -> SearchSpace:
     """The space without the groups that take too little to be worth compressing; each is told with its shares."""
-    modules = {group.name: group.modules for group in anatomy.groups}
+    modules = {group.name: group.modules for group in structure.groups}
     inside: set[str] = set()
     for group in document["groups"]:
         name = group["name"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Prepared
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Scalar
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.techniques.placement import Placement, parse_layout
 from spaces.techniques.placement_space import PlacementSpace
 from spaces.techniques.quantization import Precision
@@ -28,18 +28,18 @@ def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -
     groups as in the study's space, so that the same choice is the same candidate."""
     fp32 = dict.fromkeys(space.widths, "fp32")
     found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
-    if quantized := quantized_weights(prepared.anatomy):
+    if quantized := quantized_weights(prepared.structure):
         found[QUANTIZED] = Candidate(precision=Precision(tuple({**fp32, **quantized}.items())))
     found |= {name.replace("_", " "): Candidate(Weights(reference=name)) for name in prepared.simple}
     return {name: candidate for name, candidate in found.items() if not candidate.is_baseline}
 
 
-def quantized_weights(anatomy: Anatomy) -> dict[str, str]:
+def quantized_weights(structure: ModelStructure) -> dict[str, str]:
     """Every product in dynamic int8. ONNX Runtime's default pass quantizes lookups too; here tables stay in fp32."""
-    return {group.name: "int8-dynamic" for group in anatomy.groups if group.kind in ("linear", "attention")}
+    return {group.name: "int8-dynamic" for group in structure.groups if group.kind in ("linear", "attention")}
 
 
-def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], Glance]) -> Placement:
+def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBenchmark]) -> Placement:
     """The placement of the baseline's own model that a quick benchmark finds best: engine and layout together, then the
     other knobs one by one, each around the best so far.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Quality
 from search.config.loss_limits import Limits
 from search.front import loses_no_more
@@ -21,7 +21,9 @@ def loses(quality: Quality, limits: Limits) -> str | None:
     return None if reason is None else f"not timed: {reason}"
 
 
-def outrun(glance: Glance, loss: float, front: Mapping[int, Measurement], resolution: float) -> str | None:
+def dominated(
+    quick_benchmark: QuickBenchmark, loss: float, front: Mapping[int, Measurement], resolution: float
+) -> str | None:
     """Why a candidate need not be timed for its speed, or None: it is slower than the baseline, whatever its quality,
     or than a candidate of the front that loses no more as far as the data can show; one by one and saturated, by more
     than a glance errs.
@@ -31,19 +33,22 @@ def outrun(glance: Glance, loss: float, front: Mapping[int, Measurement], resolu
             need not be equal to those of the point that dominates it.
     """
     told = (
-        f"not timed: at a glance {glance.service_ratio:.3g} of the baseline's time and {glance.saturated_ratio:.3g} "
-        "of its throughput"
+        f"not timed: at a glance {quick_benchmark.service_ratio:.3g} of the baseline's time and "
+        f"{quick_benchmark.saturated_ratio:.3g} of its throughput"
     )
-    if _slower(glance, 1.0, 1.0):
+    if _slower(quick_benchmark, 1.0, 1.0):
         return told
     for trial, rival in front.items():
         if not loses_no_more(rival.quality.loss, loss, resolution):
             continue
         most = rival.throughput.capacity_ratio
-        if _slower(glance, rival.latency.service_p50_ratio, most):
+        if _slower(quick_benchmark, rival.latency.service_p50_ratio, most):
             return f"{told}, where trial {trial} has {rival.latency.service_p50_ratio:.3g} and {most:.3g}"
     return None
 
 
-def _slower(glance: Glance, service_ratio: float, saturated_ratio: float) -> bool:
-    return glance.service_ratio > _MARGIN * service_ratio and _MARGIN * glance.saturated_ratio < saturated_ratio
+def _slower(quick_benchmark: QuickBenchmark, service_ratio: float, saturated_ratio: float) -> bool:
+    return (
+        quick_benchmark.service_ratio > _MARGIN * service_ratio
+        and _MARGIN * quick_benchmark.saturated_ratio < saturated_ratio
+    )

@@ -34,10 +34,10 @@ def judged(
     """
     # A ranking of many users takes minutes, as learning does; and a higher confidence as many times more resamples.
     limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
-    if not jobs.prepared.graded:
+    if not jobs.prepared.custom_metric:
         return from_plain(
-            Quality, call(meter, "judge", jobs.judge(*ours, part, confidence, beside), limit, say)["quality"]
+            Quality, call(meter, "evaluate", jobs.evaluate(*ours, part, confidence, beside), limit, say)["quality"]
         )
     scored = call(meter, "score", jobs.score(*ours, part, beside), limit, say)
-    asked = jobs.grade(scored, part, confidence, cores_allowed())
-    return from_plain(Quality, call(builder, "grade", asked, limit, say)["quality"])
+    asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
+    return from_plain(Quality, call(builder, "custom_metric", asked, limit, say)["quality"])

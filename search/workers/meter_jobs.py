@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from objectives.held_out_rows import HeldPart
 from objectives.measure.benchmark import Load
-from objectives.measure.deployment import Arm
+from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Window
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
@@ -32,7 +32,10 @@ def building(task: Task, candidate: Candidate, stage: Literal["fit", "export"], 
     arguments = {"task": to_plain(task), "weights": to_plain(candidate.weights), "threads": threads}
     if stage == "fit":
         return arguments
-    form = {"user_once": candidate.placement.user_once, "cut": candidate.placement.lookup is not None}
+    form = {
+        "user_once": candidate.placement.user_once,
+        "split_embeddings": candidate.placement.embedding_device is not None,
+    }
     return {**arguments, "precision": to_plain(candidate.precision), **form}
 
 
@@ -49,14 +52,14 @@ class MeterJobs:
     traffic: Traffic
     noise: RatioNoise = NO_RATIO_NOISE
 
-    def judge(
+    def evaluate(
         self,
         artifact: Artifact,
         candidate: Candidate,
         part: HeldPart,
         confidence: float,
         beside: Side | None = None,
-        hopeless: float | None = None,
+        reject_above: float | None = None,
         threads: int | None = None,
     ) -> dict[str, Any]:
         """`beside` stands where the baseline does; None for the baseline itself. `hopeless` is a loss beyond which
@@ -66,7 +69,7 @@ class MeterJobs:
             "metric": self.prepared.metric,
             "seed": self.config.seed,
             "confidence": confidence,
-            "hopeless": hopeless,
+            "reject_above": reject_above,
         }
 
     def score(
@@ -80,15 +83,20 @@ class MeterJobs:
         """Where the metric is evaluated elsewhere, by `grade`."""
         other, partner = self._other(beside)
         return {
-            "candidate": {"artifact": to_plain(artifact), "arm": to_plain(self._arm(artifact, candidate))},
-            "baseline": {"artifact": to_plain(other), "arm": to_plain(self._arm(other, partner))},
+            "candidate": {
+                "artifact": to_plain(artifact),
+                "deployment": to_plain(self._deployment(artifact, candidate)),
+            },
+            "baseline": {"artifact": to_plain(other), "deployment": to_plain(self._deployment(other, partner))},
             "cache": str(self.task.cache),
             "holdout": self.prepared.holdout,
             "part": part,
             "threads": threads,
         }
 
-    def grade(self, scored: Mapping[str, Any], part: HeldPart, confidence: float, threads: int) -> dict[str, Any]:
+    def evaluate_custom_metric(
+        self, scored: Mapping[str, Any], part: HeldPart, confidence: float, threads: int
+    ) -> dict[str, Any]:
         """Of a builder, on what `score` answered."""
         return {
             "task": to_plain(self.task),
@@ -116,8 +124,8 @@ class MeterJobs:
         return {
             "holdout": self.prepared.holdout,
             "artifact": to_plain(artifact),
-            "candidate": to_plain(self._arm(artifact, candidate)),
-            "baseline": to_plain(self._arm(*self._other(beside))),
+            "candidate": to_plain(self._deployment(artifact, candidate)),
+            "baseline": to_plain(self._deployment(*self._other(beside))),
             "load": to_plain(load),
             "window": to_plain(self._window(length)),
             "seed": seed,
@@ -127,11 +135,11 @@ class MeterJobs:
             "append": append,
         }
 
-    def glance(self, artifact: Artifact, candidate: Candidate) -> dict[str, Any]:
+    def quick_benchmark(self, artifact: Artifact, candidate: Candidate) -> dict[str, Any]:
         return {
             "holdout": self.prepared.holdout,
-            "candidate": to_plain(self._arm(artifact, candidate)),
-            "baseline": to_plain(self._arm(*self._other(None))),
+            "candidate": to_plain(self._deployment(artifact, candidate)),
+            "baseline": to_plain(self._deployment(*self._other(None))),
         }
 
     def _weighed(self, candidate: Candidate, length: Length) -> bool:
@@ -163,8 +171,8 @@ class MeterJobs:
 
     def profile(self) -> dict[str, Any]:
         return {
-            "model": self._arm(*self._other(None)).model,
-            "groups": to_plain(self.prepared.anatomy.groups),
+            "model": self._deployment(*self._other(None)).model,
+            "groups": to_plain(self.prepared.structure.groups),
             "holdout": self.prepared.holdout,
         }
 
@@ -172,8 +180,8 @@ class MeterJobs:
         """Where the raw timings of a trial, or of another look at one, are kept; relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
-    def _arm(self, artifact: Artifact, candidate: Candidate) -> Arm:
-        return Arm(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
+    def _deployment(self, artifact: Artifact, candidate: Candidate) -> Deployment:
+        return Deployment(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
 
     def _other(self, beside: Side | None) -> Side:
         """The baseline: fp32, ONNX Runtime's own defaults, one replica."""

@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, Latency, Quality, Throughput
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
 from search.choose.training_seeds import over_seeds, seeds_of
 from search.cli.console import Console
+from search.errors import JobError
 from search.workers.evaluation import judged
 from search.workers.meter_jobs import Length, MeterJobs, Side, building
-from search.workers.processes import JobError, Worker, call
+from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain
 from spaces.techniques.placement import Placement
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedComparison:
     """Where the two sides of a comparison are built and measured, one after the other."""
 
     jobs: MeterJobs
@@ -46,7 +47,7 @@ class Pairs:
         answer = call(self.builder, "export", export, limits.job_seconds, say)
         return from_plain(Artifact, answer["artifact"])
 
-    def quick(self, placement: Placement) -> Glance:
+    def quick(self, placement: Placement) -> QuickBenchmark:
         """A quick benchmark of the baseline's own model in another placement.
 
         Raises:
@@ -54,8 +55,10 @@ class Pairs:
         """
         candidate, limits = Candidate(placement=placement), self.jobs.config.workers
         try:
-            asked = self.jobs.glance(self.built(candidate), candidate)
-            return from_plain(Glance, call(self.meter, "glance", asked, limits.job_seconds, self.console.say))
+            asked = self.jobs.quick_benchmark(self.built(candidate), candidate)
+            return from_plain(
+                QuickBenchmark, call(self.meter, "quick_benchmark", asked, limits.job_seconds, self.console.say)
+            )
         except JobError as error:
             self.console.say(f"not benchmarked in another placement: {error}")
             raise ValueError(str(error)) from error
@@ -93,7 +96,7 @@ class Pairs:
         config, say = self.jobs.config, self.console.say
         quality = self.quality(ours, theirs, "validation")
         timing = self.jobs.time(*ours, length, config.seed + 1, recording, theirs)
-        timed = call(self.meter, "time", timing, self.jobs.limit_seconds(length), say)
+        timed = call(self.meter, "benchmark", timing, self.jobs.limit_seconds(length), say)
         return Difference(
             quality,
             from_plain(Latency, timed["latency"]),

@@ -16,32 +16,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError, JobError, LostJobError
 
 Kind = Literal["builder", "meter"]
 MODULES: Mapping[Kind, str] = {"builder": "objectives.build", "meter": "objectives.measure"}
 _PR_SET_PDEATHSIG = 1
-# Kinds of errors that are the user's to mend.
-_OF_THE_USER = ("FactoryError", "SettingError")
-
-
-class JobError(RuntimeError):
-    """A job that the whole study hangs on has failed."""
-
-
-class LostJobError(JobError):
-    """One whose process died or took too long."""
 
 
 @dataclass(frozen=True)
 class Done:
     """How a job ended: a result, or an error in one line; `seconds` leave out what it stood still; lost where its
-    process died or took too long."""
+    process died or took too long; wrong_input where the user's input is at fault."""
 
     result: Any | None
     error: str | None
     seconds: float
     lost: bool = False
+    wrong_input: bool = False
 
 
 class Worker:
@@ -100,7 +91,9 @@ class Worker:
                     continue
                 if "trace" in reply:
                     self._note(reply["trace"])
-                return self._end(reply.get("result"), reply.get("error"))
+                return replace(
+                    self._end(reply.get("result"), reply.get("error")), wrong_input=reply.get("input", False)
+                )
         if self._paused_at is None and self._worked() > self._limit:
             self.kill()
             return replace(self._end(None, f"The job took longer than {self._limit:g} s and was ended."), lost=True)
@@ -189,9 +182,8 @@ def call(
             say(worker.progress.pop(0))
         if done is not None:
             if done.error is not None:
-                kind, colon, line = done.error.partition(": ")
-                if colon and kind in _OF_THE_USER:
-                    raise ConfigError(line)
+                if done.wrong_input:
+                    raise ConfigError(done.error.partition(": ")[2])
                 raise LostJobError(done.error) if done.lost else JobError(done.error)
             return done.result
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from spaces.serialization import formerly
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Distillation:
 
     temperature: float
     teacher_weight: float
-    passes: int
+    epochs: int = field(metadata=formerly("passes"))
     feature_weight: float = 0.0
     seed: int = 0
 
@@ -25,8 +27,8 @@ class Distillation:
             raise ValueError(f"A temperature is at least 1, but got {self.temperature}.")
         if not 0.0 <= self.teacher_weight <= 1.0:
             raise ValueError(f"The teacher's weight lies in [0, 1], but got {self.teacher_weight}.")
-        if self.passes < 1:
-            raise ValueError(f"There is at least one pass, but got {self.passes}.")
+        if self.epochs < 1:
+            raise ValueError(f"There is at least one pass, but got {self.epochs}.")
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from spaces.serialization import formerly
 
 # Of 64 dimensions in fp32, 256 rows are 64 KB: they fit a core's own cache, and nothing is gained by fewer.
 SMALLEST = 256
 
 
 @dataclass(frozen=True)
-class SharedRows:
+class QuotientRemainder:
     """The frequent ids keep rows of their own; each rare one is the product of a row for its quotient and one for its
     remainder (Shi et al., KDD 2020, section 3).
 
-    own: share of a table's rows that are kept, the most frequent ids'
+    full_rows_share: share of a table's rows that are kept, the most frequent ids'
     """
 
     group: str
-    own: float
+    full_rows_share: float = field(metadata=formerly("own"))
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.own < 1.0:
-            raise ValueError(f"The share of ids with own rows lies in [0, 1), but {self.group!r} got {self.own}.")
+        if not 0.0 <= self.full_rows_share < 1.0:
+            raise ValueError(
+                f"The share of ids with own rows lies in [0, 1), but {self.group!r} got {self.full_rows_share}."
+            )
 
 
 @dataclass(frozen=True)
@@ -37,4 +41,4 @@ class MixedDimensions:
             raise ValueError(f"A temperature of dimensions lies in (0, 1], but {self.group!r} got {self.temperature}.")
 
 
-TableForm = SharedRows | MixedDimensions
+TableForm = QuotientRemainder | MixedDimensions

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spaces.domains import Scalar
+from spaces.serialization import formerly
 
 
 @dataclass(frozen=True)
-class Seat:
+class InstanceGroup:
     """Equal replicas of one engine on one device; threads None leaves them to the engine's own default.
 
     Pinned: the threads of each replica stay on cores of their own.
@@ -55,7 +56,7 @@ class Route:
     """Requests of more rows than `above_rows` go to a seat of their own."""
 
     above_rows: int
-    seat: Seat
+    instance_group: InstanceGroup = field(metadata=formerly("seat"))
 
     def __post_init__(self) -> None:
         if self.above_rows < 1:
@@ -77,7 +78,7 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class Lookup:
+class EmbeddingDevice:
     """Engine and device of the embedding stage where it is not that of the dense stage: the graph is cut at the
     tables."""
 
@@ -98,56 +99,58 @@ class Placement:
     user_once: what depends on the user alone is computed once a request (a transform of the graph).
     """
 
-    seat: Seat = Seat()
+    instance_group: InstanceGroup = field(default=InstanceGroup(), metadata=formerly("seat"))
     inline: bool = False
     batching: Batching | None = None
     split_rows: int | None = None
     route: Route | None = None
-    lookup: Lookup | None = None
+    embedding_device: EmbeddingDevice | None = field(default=None, metadata=formerly("lookup"))
     user_once: bool = False
     admission: Admission = Admission()
 
     def __post_init__(self) -> None:
-        if self.inline and (self.seat.replicas > 1 or self.batching is not None):
+        if self.inline and (self.instance_group.replicas > 1 or self.batching is not None):
             raise ValueError("A replica that answers inline is the only one and batches nothing.")
-        if self.split_rows is not None and (self.seat.replicas < 2 or self.split_rows < 1):
+        if self.split_rows is not None and (self.instance_group.replicas < 2 or self.split_rows < 1):
             raise ValueError(f"Requests are split above 1 row or more, over two replicas or more, but got {self}.")
         if self.user_once and self.batching is not None:
             raise ValueError("What is computed once a request is not batched with other users' requests.")
 
     @property
-    def seats(self) -> tuple[Seat, ...]:
+    def instance_groups(self) -> tuple[InstanceGroup, ...]:
         """All seats that answer, the first for the smallest requests."""
-        return (self.seat,) if self.route is None else (self.seat, self.route.seat)
+        return (self.instance_group,) if self.route is None else (self.instance_group, self.route.instance_group)
 
     @property
     def replicas(self) -> int:
-        return sum(seat.replicas for seat in self.seats)
+        return sum(instance_group.replicas for instance_group in self.instance_groups)
 
     @property
     def in_turn(self) -> int | None:
         """Replicas that take requests one by one in the order in which they come; None where some are taken together,
         in parts, by a seat of their own, or are refused."""
-        plain = Placement(self.seat, self.inline, lookup=self.lookup, user_once=self.user_once)
+        plain = Placement(
+            self.instance_group, self.inline, embedding_device=self.embedding_device, user_once=self.user_once
+        )
         return self.replicas if self == plain else None
 
     def knobs(self) -> dict[str, Scalar]:
         """Every choice by its dotted name; 0 and "same" stand for what is not done."""
         batching, route, admission = self.batching, self.route, self.admission
         return {
-            "placement.engine": self.seat.engine,
-            "placement.device": self.seat.device,
-            "placement.replicas": self.seat.replicas,
-            "placement.threads": self.seat.threads or "auto",
-            "placement.pinned": self.seat.pinned,
+            "placement.engine": self.instance_group.engine,
+            "placement.device": self.instance_group.device,
+            "placement.replicas": self.instance_group.replicas,
+            "placement.threads": self.instance_group.threads or "auto",
+            "placement.pinned": self.instance_group.pinned,
             "placement.inline": self.inline,
             "placement.batch_rows": batching.rows if batching else 0,
             "placement.batch_wait_us": batching.wait_us if batching else 0,
             "placement.split_rows": self.split_rows or 0,
             "placement.route_rows": route.above_rows if route else 0,
-            "placement.route_engine": route.seat.place if route else "same",
-            "placement.route_layout": route.seat.layout if route else "same",
-            "placement.lookup": self.lookup.place if self.lookup else "same",
+            "placement.route_engine": route.instance_group.place if route else "same",
+            "placement.route_layout": route.instance_group.layout if route else "same",
+            "placement.embedding_device": self.embedding_device.place if self.embedding_device else "same",
             "placement.user_once": self.user_once,
             "placement.queue": admission.queue or 0,
             "placement.deadline_ms": admission.deadline_ms or 0.0,

@@ -6,7 +6,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from spaces.domains import Choice, Scalar, Suggester, pick
-from spaces.techniques.placement import Admission, Batching, Lookup, Placement, Route, Seat, parse_layout, parse_place
+from spaces.techniques.placement import (
+    Admission,
+    Batching,
+    EmbeddingDevice,
+    InstanceGroup,
+    Placement,
+    Route,
+    parse_layout,
+    parse_place,
+)
 from spaces.techniques.quantization import Precision
 
 # The engine that alone computes fp32 graphs in bf16; choosing bf16 settles the engine.
@@ -23,7 +32,7 @@ class PlacementSpace:
     """Domains by knob; one with a single value is settled and not asked for. 0 rows: no batching, splitting, routing.
 
     engine: places such as `onnxruntime` or `onnxruntime:cuda`; a route leads to another of them.
-    lookup: `same`, or the place of the embedding stage.
+    embedding_device: `same`, or the place of the embedding stage.
     queue and deadline_ms are a policy of the user's rather than a choice to search: 0 is none.
     """
 
@@ -35,7 +44,7 @@ class PlacementSpace:
     batch_wait_us: Choice = _NONE
     split_rows: Choice = _NONE
     route_rows: Choice = _NONE
-    lookup: Choice = _SAME
+    embedding_device: Choice = _SAME
     user_once: Choice = _NO
     queue: Choice = _NONE
     deadline_ms: Choice = _NEVER
@@ -85,28 +94,30 @@ class PlacementSpace:
         batch_rows = ask("batch_rows", not inline and not user_once and not by_size and not whole)
         wait_us = ask("batch_wait_us", batch_rows > 0)
         split_rows = ask("split_rows", replicas > 1 and not whole)
-        lookup = ask("lookup", free)
+        embedding_device = ask("embedding_device", free)
         others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
         # OpenVINO's threads beyond the first belong to the process, and stay on no replica's cores.
         pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
         pinned = ask("pinned", pinnable and not route_rows)
         return Placement(
-            seat=Seat(engine, device, replicas, threads, pinned),
+            instance_group=InstanceGroup(engine, device, replicas, threads, pinned),
             inline=inline,
             batching=Batching(batch_rows, wait_us) if batch_rows else None,
             split_rows=split_rows or None,
             route=Route(route_rows, self._route(suggester, engine, device)) if route_rows else None,
-            lookup=None if lookup in ("same", Seat(engine, device).place) else Lookup(*parse_place(lookup)),
+            embedding_device=None
+            if embedding_device in ("same", InstanceGroup(engine, device).place)
+            else EmbeddingDevice(*parse_place(embedding_device)),
             user_once=user_once,
             admission=Admission(ask("queue") or None, ask("deadline_ms") or None),
         )
 
-    def _route(self, suggester: Suggester, engine: str, device: str) -> Seat:
+    def _route(self, suggester: Suggester, engine: str, device: str) -> InstanceGroup:
         """Where the large requests go. The place is asked for only where there are several, under a name by where the
         small ones go: its domain depends on that."""
-        own = Seat(engine, device).place
+        own = InstanceGroup(engine, device).place
         others = Choice(tuple(place for place in self.engine.values if place != own))
         place = pick(others, suggester, f"placement.route_from_{own}")
         layout = pick(self.layout, suggester, "placement.route_layout")
-        return Seat(*parse_place(place), *parse_layout(layout))
+        return InstanceGroup(*parse_place(place), *parse_layout(layout))

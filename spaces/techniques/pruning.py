@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from spaces.model_structure import Group, Width
+from spaces.model_structure import Group, PrunableDim
 
 # Of a unit: the norm of its weights; the change of the loss without it, to first order; how strongly it answers.
 Importance = Literal["magnitude", "taylor", "activation"]
@@ -59,8 +59,8 @@ def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> i
     return min(units, step * max(1, round(units * (1 - ratio) / step)))
 
 
-def kept_of(width: Width, ratio: float, multiple: int) -> int:
-    return kept_units(width.units, ratio, multiple, min(cut.size for cut in width.cuts))
+def kept_of(width: PrunableDim, ratio: float, multiple: int) -> int:
+    return kept_units(width.units, ratio, multiple, min(cut.size for cut in width.axis_slices))
 
 
 def ways_to_prune(group: Group, ratios: Sequence[float], multiple: int) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from search.ablation.verdict import ablation_document
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
@@ -18,7 +18,7 @@ from spaces.weights import Weights
 CHOSEN = Candidate(
     Weights(pruning=Pruning((("mlp", 0.5),)), distillation=Distillation(2.0, 0.5, 1)),
     Precision((("tables", "int8"),)),
-    Placement(Seat(replicas=2, threads=1)),
+    Placement(InstanceGroup(replicas=2, threads=1)),
 )
 PROFILE = {
     "groups": [

@@ -20,14 +20,14 @@ from search.ablation.records import FACT, Kind, ablations
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.config.study_file import load
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError, JobError
 from search.home import Home
 from search.ledger import Ledger
 from search.session import Session, open_session
 from search.study import Study
-from search.workers.processes import JobError, Worker
+from search.workers.processes import Worker
 from spaces.candidate import Candidate
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
@@ -74,10 +74,10 @@ from objectives.jobs import serve
 from spaces.serialization import to_plain
 def of(arm):
     ms, value = map(float, arm["model"].split("/")[-2].split("_"))
-    return ms * ({replicas} if arm["placement"]["seat"]["replicas"] == 2 else 1), value
+    return ms * ({replicas} if arm["placement"]["instance_group"]["replicas"] == 2 else 1), value
 def judge(progress, candidate, baseline, part, confidence, **rest):
     assert (part, confidence) == ("validation", 0.95)
-    ours, theirs = of(candidate["arm"])[1], of(baseline["arm"])[1]
+    ours, theirs = of(candidate["deployment"])[1], of(baseline["deployment"])[1]
     return dict(quality=to_plain(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality), reused=False)
 def time(progress, candidate, baseline, window, weighed, recording, **rest):
     assert (window["blocks"], window["visits"]) == (20, 3) and not weighed
@@ -127,7 +127,7 @@ def filled(home: Home, study: Study) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     baseline = Artifact("10_0.8", "10_0.8/model.onnx", {}, 1000, 0.0)
-    prepared = Prepared("k", str(holdout), Anatomy(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {})
+    prepared = Prepared("k", str(holdout), ModelStructure(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {})
     study.note(prepared=to_plain(prepared), profile=PROFILE, machine="a machine")
 
 

@@ -23,19 +23,20 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Prepared
 from objectives.serving.devices import describe
 from search.ablation.records import Difference
 from search.cli.console import Console
 from search.config.defaults import space_for
 from search.config.study_file import load
+from search.errors import JobError
 from search.explore.profiling import profiled
 from search.home import Home
 from search.session import Session, jobs_of, locked, open_session, prepare
 from search.workers.meter_jobs import Length, Side
-from search.workers.paired_comparison import Pairs
-from search.workers.processes import JobError, Worker, call
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import SHARE
@@ -45,16 +46,16 @@ from spaces.serialization import digest, from_plain, to_plain
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
-from spaces.techniques.placement import Batching, Placement, Route, Seat, parse_layout, parse_place
+from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route, parse_layout, parse_place
 from spaces.techniques.placement_space import BF16_ENGINE
 from spaces.techniques.pruning import IMPORTANCES, Pruning, ways_to_prune
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
 from spaces.weights import Weights
 
 RATIOS, RANKS = (0.3, 0.6), (0.375, 0.125)
-OWN, TEMPERATURES_OF_DIMENSIONS = (0.3, 0.05), (0.2, 0.6)
+FULL_ROWS, TEMPERATURES_OF_DIMENSIONS = (0.3, 0.05), (0.2, 0.6)
 TEMPERATURES, FEATURE_WEIGHT = (1.0, 4.0), 0.5
 _STEPS = 3
 _LOOKS = 5
@@ -71,19 +72,19 @@ class Cell:
 
 
 def cells(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
-    learning = Distillation(temperature=2.0, teacher_weight=0.5, passes=space.weights.passes)
-    groups = prepared.anatomy.groups
+    learning = Distillation(temperature=2.0, teacher_weight=0.5, epochs=space.weights.epochs)
+    groups = prepared.structure.groups
     yield from _students(space, learning)
     for group in groups:
         yield from _reshaped(group, space, learning)
     yield from _attention(space, learning)
     for t in TEMPERATURES:
-        taught = replace(learning, temperature=t)
-        yield Cell("distillation", f"its own shape, T={t:g}", Candidate(Weights(distillation=taught)))
+        teacher_scores = replace(learning, temperature=t)
+        yield Cell("distillation", f"its own shape, T={t:g}", Candidate(Weights(distillation=teacher_scores)))
     if prepared.featured:
-        taught = replace(learning, feature_weight=FEATURE_WEIGHT)
+        teacher_scores = replace(learning, feature_weight=FEATURE_WEIGHT)
         told = f"its own shape, features {FEATURE_WEIGHT:g}"
-        yield Cell("distillation", told, Candidate(Weights(distillation=taught)))
+        yield Cell("distillation", told, Candidate(Weights(distillation=teacher_scores)))
     for group in groups:
         yield from _narrowed(group, learning)
     yield from _placed(prepared, space)
@@ -115,7 +116,7 @@ def _reshaped(group: Group, space: SearchSpace, learning: Distillation) -> Itera
         for importance in IMPORTANCES[1:]:
             cut = Pruning(((name, RATIOS[-1]),), importance, multiple=weights.multiple)
             yield Cell("pruning", f"{name} {RATIOS[-1]:.0%} by {importance}", learned(pruning=cut), name)
-        if learning.passes > _STEPS:
+        if learning.epochs > _STEPS:
             cut = Pruning(((name, RATIOS[-1]),), steps=_STEPS, multiple=weights.multiple)
             yield Cell("pruning", f"{name} {RATIOS[-1]:.0%} in {_STEPS} steps", learned(pruning=cut), name)
     if name in weights.low_rank:
@@ -124,8 +125,13 @@ def _reshaped(group: Group, space: SearchSpace, learning: Distillation) -> Itera
     for table in weights.tables:
         if table != name and table not in group.modules:
             continue
-        for own in OWN:
-            yield Cell("shared rows", f"{table}, own {own:g}", learned(shared_rows=(SharedRows(table, own),)), name)
+        for own in FULL_ROWS:
+            yield Cell(
+                "shared rows",
+                f"{table}, own {own:g}",
+                learned(quotient_remainder=(QuotientRemainder(table, own),)),
+                name,
+            )
         for t in TEMPERATURES_OF_DIMENSIONS:
             mixed = (MixedDimensions(table, t),)
             yield Cell("mixed dimensions", f"{table}, temperature {t:g}", learned(mixed_dimensions=mixed), name)
@@ -154,9 +160,9 @@ def _narrowed(group: Group, learning: Distillation) -> Iterator[Cell]:
     for calibration in CALIBRATIONS:
         static = Precision(((name, STATIC),), calibration=calibration)
         yield Cell("narrower layers", f"{name} {STATIC} {calibration}", Candidate(precision=static), name)
-    for passes in (1, max(2, learning.passes)):
-        aware = Weights(distillation=replace(learning, passes=passes), quantisation_aware=(name,))
-        told = f"{name}, {passes} {'pass' if passes == 1 else 'passes'}"
+    for epochs in (1, max(2, learning.epochs)):
+        aware = Weights(distillation=replace(learning, epochs=epochs), quantization_aware=(name,))
+        told = f"{name}, {epochs} {'pass' if epochs == 1 else 'passes'}"
         yield Cell("learning with rounding", told, Candidate(aware, Precision(((name, STATIC),))), name)
 
 
@@ -177,29 +183,35 @@ def _placed(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
         yield Cell("batching", f"{rows} rows", Candidate(placement=Placement(batching=Batching(int(rows)))))
     several = [layout for layout in offered.layout.values if parse_layout(str(layout))[0] > 1][:1]
     for layout in several:
-        seat = _seat("onnxruntime", str(layout))
+        instance_group = _seat("onnxruntime", str(layout))
         for rows in offered.split_rows.values[1:]:
             yield Cell(
-                "splitting", f"{layout}, {rows} rows", Candidate(placement=Placement(seat, split_rows=int(rows)))
+                "splitting",
+                f"{layout}, {rows} rows",
+                Candidate(placement=Placement(instance_group, split_rows=int(rows))),
             )
     for rows in offered.route_rows.values[1:]:
         if len(offered.engine.values) > 1:
             other = Route(int(rows), _seat(str(offered.engine.values[1]), "1xauto"))
-            yield Cell("routing", f"{other.seat.place} above {rows} rows", Candidate(placement=Placement(route=other)))
-    one = Seat(threads=1)
+            yield Cell(
+                "routing",
+                f"{other.instance_group.place} above {rows} rows",
+                Candidate(placement=Placement(route=other)),
+            )
+    one = InstanceGroup(threads=1)
     yield Cell("inline answers", one.layout, Candidate(placement=Placement(one, inline=True)))
     yield Cell("pinned threads", one.layout, Candidate(placement=Placement(replace(one, pinned=True))))
     if prepared.user_once_refused is None:
         for threads in (None, 1):
-            once = Placement(Seat(threads=threads), user_once=True)
-            yield Cell("the user's side once", once.seat.layout, Candidate(placement=once))
+            once = Placement(InstanceGroup(threads=threads), user_once=True)
+            yield Cell("the user's side once", once.instance_group.layout, Candidate(placement=once))
 
 
-def _seat(place: str, layout: str) -> Seat:
-    return Seat(*parse_place(place), *parse_layout(layout))
+def _seat(place: str, layout: str) -> InstanceGroup:
+    return InstanceGroup(*parse_place(place), *parse_layout(layout))
 
 
-def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Difference | str:
+def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -> Difference | str:
     """From the home where it was measured by the same rules; else now, and kept. What cannot be is tried again."""
     jobs = pairs.jobs
     rules = jobs.config.model_dump(mode="json", include={"traffic", "slo", "timing"})
@@ -219,12 +231,14 @@ def measured(cell: Cell, pairs: Pairs, length: Length, known: Path) -> Differenc
     return from_plain(Difference, json.loads(path.read_text()))
 
 
-def closed_loop(pairs: Pairs, side: Side) -> str:
+def closed_loop(pairs: PairedComparison, side: Side) -> str:
     """Beside the baseline without a load generator, which some placements leave no core: the median of some looks, and
     the least and the most of them; or why there are none."""
-    asked, limit, say = pairs.jobs.glance(*side), pairs.jobs.config.workers.job_seconds, pairs.console.say
+    asked, limit, say = pairs.jobs.quick_benchmark(*side), pairs.jobs.config.workers.job_seconds, pairs.console.say
     try:
-        looks = [from_plain(Glance, call(pairs.meter, "glance", asked, limit, say)) for _ in range(_LOOKS)]
+        looks = [
+            from_plain(QuickBenchmark, call(pairs.meter, "quick_benchmark", asked, limit, say)) for _ in range(_LOOKS)
+        ]
     except JobError as error:
         return f"not in a closed loop: {error}"
     service, rate = (sorted(getattr(look, name) for look in looks) for name in ("service_ratio", "saturated_ratio"))
@@ -257,7 +271,7 @@ def run(session: Session, builder: Worker, meter: Worker, console: Console, leng
     groups = profiled(session.study, jobs, meter, console)["groups"]
     focus = frozenset(group["name"] for group in groups if group["in_focus"])
     space = space_for(config.space, prepared)
-    pairs, known = Pairs(jobs, builder, meter, console), home.root / "alone" / config.name
+    pairs, known = PairedComparison(jobs, builder, meter, console), home.root / "alone" / config.name
     yield f"{config.name}: in focus (from {SHARE:.0%} of time or bytes): {', '.join(sorted(focus))}"
     yield (
         f" {'technique':<23} {'setting':<44} {'p95 ratio':<22} {'service p50 ratio':<22} {'rate x':>6} {'bytes x':>7} "

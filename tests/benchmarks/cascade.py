@@ -46,7 +46,7 @@ from search.session import task_of
 from spaces.domains import Choice
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.placement import Seat
+from spaces.techniques.placement import InstanceGroup
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
@@ -150,10 +150,10 @@ def ratios(runs: Mapping[str, Callable[[Request], Scores]], requests: list[Reque
 # -- models
 
 
-def students(config: StudyConfig, prepared: Prepared, passes: int) -> dict[str, Weights]:
+def students(config: StudyConfig, prepared: Prepared, epochs: int) -> dict[str, Weights]:
     """Each size in the middle of its values, and each at its least; as a study proposes them."""
     sizes = space_for(config.space, prepared).weights.architecture
-    learning = Distillation(temperature=2.0, teacher_weight=0.5, passes=passes)
+    learning = Distillation(temperature=2.0, teacher_weight=0.5, epochs=epochs)
     found = {}
     for name, place in (("middle", lambda n: (n - 1) // 2), ("smallest", lambda n: 0)):
         chosen = {n: d.values[place(len(d.values))] for n, d in sizes.items() if isinstance(d, Choice)}
@@ -167,7 +167,7 @@ def students(config: StudyConfig, prepared: Prepared, passes: int) -> dict[str, 
 def opened(task: Task, weights: Weights, precision: Precision, say: Callable[[str], None]) -> Engine:
     fit(task, weights, say)
     artifact, _ = export(task, weights, precision, Form(), say)
-    return open_replica(Path(task.home) / artifact.path, Seat(threads=1), None)
+    return open_replica(Path(task.home) / artifact.path, InstanceGroup(threads=1), None)
 
 
 def requests_of(rows: int, prepared: Prepared, drawn: Request) -> list[Request]:
@@ -182,15 +182,15 @@ def requests_of(rows: int, prepared: Prepared, drawn: Request) -> list[Request]:
     return found
 
 
-def run(config: StudyConfig, home: Home, passes: int, rounds: int, say: Callable[[str], None]) -> Iterator[str]:
+def run(config: StudyConfig, home: Home, epochs: int, rounds: int, say: Callable[[str], None]) -> Iterator[str]:
     torch.set_num_threads(cores_allowed())
     task = task_of(config, home)
     prepared, recommender = prepare(task, say), open_recommender(task, say)
-    linear = [group.name for group in prepared.anatomy.groups if group.kind == "linear"]
+    linear = [group.name for group in prepared.structure.groups if group.kind == "linear"]
     int8 = Precision(tuple((name, "int8-dynamic") for name in linear))
     baseline = opened(task, Weights(), Precision(), say)
     singles = {"baseline, int8": opened(task, Weights(), int8, say)}
-    small = {n: opened(task, w, int8, say) for n, w in students(config, prepared, passes).items()}
+    small = {n: opened(task, w, int8, say) for n, w in students(config, prepared, epochs).items()}
     singles |= {f"{name}, int8": engine for name, engine in small.items()}
     held = read_held_out(Path(prepared.holdout), "validation")
     theirs = run_blocks(baseline, held.inputs)
@@ -229,7 +229,7 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    for line in run(load(options.study), Home.find(options.home), options.passes, options.rounds, say):
+    for line in run(load(options.study), Home.find(options.home), options.epochs, options.rounds, say):
         print(line, flush=True)
 
 

@@ -100,8 +100,8 @@ def shop_of(family: str, home: Path) -> Shop:
     return Shop.open(
         task,
         {
-            "distillation": {"passes": 1, "feature_weight": [0, 0.5]},
-            "placement": {"lookup": ["same", "onnxruntime", "openvino"]},
+            "distillation": {"epochs": 1, "feature_weight": [0, 0.5]},
+            "placement": {"embedding_device": ["same", "onnxruntime", "openvino"]},
         },
     )
 

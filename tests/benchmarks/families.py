@@ -55,11 +55,11 @@ def studies(data: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _study(recommender: str, data: Mapping[str, Any], passes: int) -> dict[str, Any]:
+def _study(recommender: str, data: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     return {
         "recommender": recommender,
         "data": dict(data),
-        "space": {"distillation": {"passes": passes}},
+        "space": {"distillation": {"epochs": epochs}},
         "workers": {"fit_seconds": 1800, "job_seconds": 600},
     }
 

@@ -23,7 +23,7 @@ STUDY = """
 name: {name}
 recommender: foreign_models:{model}
 quality: {{max_loss: 0.01}}
-space: {{distillation: {{passes: 2}}}}
+space: {{distillation: {{epochs: 2}}}}
 budget: {{minutes: {minutes:g}}}
 """
 

@@ -46,10 +46,10 @@ class Shop:
 
     metric = "auc"
 
-    def __init__(self, name: str, model: nn.Module, takes: tuple[str, ...], probabilities: bool, passes: int) -> None:
+    def __init__(self, name: str, model: nn.Module, takes: tuple[str, ...], probabilities: bool, epochs: int) -> None:
         self.name, self.takes, self.probabilities = name, takes, probabilities
         self.columns = {n: torch.from_numpy(values) for n, values in clicks().items()}
-        self.model = self._checkpoint(model, passes)
+        self.model = self._checkpoint(model, epochs)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         if self.probabilities:
@@ -76,17 +76,17 @@ class Shop:
     def _inputs(self, rows: Any) -> dict[str, Tensor]:
         return {name: self.columns[name][rows] for name in self.takes}
 
-    def _checkpoint(self, model: nn.Module, passes: int) -> nn.Module:
+    def _checkpoint(self, model: nn.Module, epochs: int) -> nn.Module:
         """Trained on the first call alone: every process is to load the same weights."""
         path = Path(f"{self.name}.pt")
         if not path.exists():
-            torch.save(self._trained(model, passes).state_dict(), path)
+            torch.save(self._trained(model, epochs).state_dict(), path)
         model.load_state_dict(torch.load(path))
         return model.eval()
 
-    def _trained(self, model: nn.Module, passes: int) -> nn.Module:
+    def _trained(self, model: nn.Module, epochs: int) -> nn.Module:
         optimizer = torch.optim.Adam(model.parameters(), 2e-3, weight_decay=1e-5)
-        for number in range(passes):
+        for number in range(epochs):
             order = torch.randperm(_ENDS["train"][1], generator=torch.Generator().manual_seed(number))
             model.train()
             for rows in torch.split(order, 512):
@@ -121,7 +121,7 @@ def din() -> Shop:
     model = DIN(
         features[:2], history, target, {"dims": [256, 128]}, {"dims": [64, 32], "activation": "dice"}
     )  # fmt: skip
-    return Shop("din", ByName(model), ("user", "item", "kind", "price", "history"), probabilities=True, passes=4)
+    return Shop("din", ByName(model), ("user", "item", "kind", "price", "history"), probabilities=True, epochs=4)
 
 
 class Columns(nn.Module):
@@ -148,7 +148,7 @@ def autoint() -> Shop:
         DenseFeat("price", 1),
     ]
     model = AutoInt(columns, columns, dnn_hidden_units=(256, 128), init_std=0.05, device="cpu")
-    return Shop("autoint", Columns(model), ("user", "item", "kind", "price"), probabilities=True, passes=4)
+    return Shop("autoint", Columns(model), ("user", "item", "kind", "price"), probabilities=True, epochs=4)
 
 
 class Tabular(nn.Module):
@@ -179,7 +179,7 @@ def ft_transformer() -> Shop:
         ffn_dropout=0.1,
         residual_dropout=0.0,
     )
-    return Shop("ft-transformer", Tabular(model), ("user", "item", "kind", "price"), probabilities=False, passes=3)
+    return Shop("ft-transformer", Tabular(model), ("user", "item", "kind", "price"), probabilities=False, epochs=3)
 
 
 class Encoder(nn.Module):
@@ -210,7 +210,7 @@ class Encoder(nn.Module):
 def bert() -> Shop:
     """Hugging Face's transformers."""
     torch.manual_seed(0)
-    return Shop("bert", Encoder(), ("item", "kind", "history"), probabilities=False, passes=2)
+    return Shop("bert", Encoder(), ("item", "kind", "history"), probabilities=False, epochs=2)
 
 
 class Session(nn.Module):
@@ -228,9 +228,9 @@ class Session(nn.Module):
 class SessionShop(Shop):
     """Histories of different lengths: padded in batches, as long as they are in requests."""
 
-    def __init__(self, name: str, model: nn.Module, passes: int) -> None:
+    def __init__(self, name: str, model: nn.Module, epochs: int) -> None:
         self.lengths = torch.from_numpy(np.random.default_rng(1).integers(3, LENGTH + 1, size=USERS))
-        super().__init__(name, Session(model), ("item", "history", "length"), probabilities=False, passes=passes)
+        super().__init__(name, Session(model), ("item", "history", "length"), probabilities=False, epochs=epochs)
 
     def _inputs(self, rows: Any) -> dict[str, Tensor]:
         history = self.columns["history"][rows].flip(1)  # what is padded comes last
@@ -271,4 +271,4 @@ def gru4rec() -> Shop:
         "num_layers": 1,
         "dropout_prob": 0.3,
     }
-    return SessionShop("gru4rec", GRU4Rec(config, Catalogue()), passes=4)
+    return SessionShop("gru4rec", GRU4Rec(config, Catalogue()), epochs=4)

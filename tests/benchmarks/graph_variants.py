@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from objectives.compression.export import to_onnx
-from objectives.compression.graph_passes.graph_reading import attribute, initialisers, keep_needed
-from objectives.compression.quantization import quantise
+from objectives.compression.graph_passes.graph_reading import attribute, initializers, keep_needed
+from objectives.compression.quantization import quantize
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, dlrm
-from spaces.model_structure import Anatomy, Group
+from spaces.model_structure import Group, ModelStructure
 from spaces.techniques.quantization import Precision
 
 Array = NDArray[Any]
@@ -62,7 +62,7 @@ def stacked(graph: onnx.ModelProto, turned: bool) -> onnx.ModelProto:
     """The lookups that a Concat joins side by side become one, in one table."""
     made = onnx.ModelProto()
     made.CopyFrom(graph)
-    held = initialisers(made)
+    held = initializers(made)
     gathers = {n.output[0]: n for n in made.graph.node if n.op_type == "Gather" and n.input[0] in held}
     concat = next(n for n in made.graph.node if n.op_type == "Concat" and len(gathers.keys() & set(n.input)) > 1)
     joined = [gathers[name] for name in concat.input if name in gathers]
@@ -125,9 +125,11 @@ def four_bits(units: Sequence[int]) -> Graphs:
     model = dcn_v2.DCNV2(fields, dcn_v2.Sizes(64, 1, tuple(units)))
     graph = exported(model, fields)
     layers = tuple(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    anatomy = Anatomy((Group("mlp", "linear", tuple(n for n in layers if n.startswith("mlp")), 0, (), "not asked"),))
+    structure = ModelStructure(
+        (Group("mlp", "linear", tuple(n for n in layers if n.startswith("mlp")), 0, (), "not asked"),)
+    )
     narrow = {
-        w: quantise(graph, Precision((("mlp", w),)), anatomy, inputs(64, fields))
+        w: quantize(graph, Precision((("mlp", w),)), structure, inputs(64, fields))
         for w in ("int4", "int4-dynamic", "int8-dynamic")
     }
     return {"int4": narrow.pop("int4"), "fp32": graph, **narrow}

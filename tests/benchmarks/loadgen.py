@@ -35,8 +35,8 @@ from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor
 from objectives.measurement.load_generator import closed_loop, open_loop, saturated, settle
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval
-from objectives.serving.pool import Answer, Pool
-from spaces.techniques.placement import Placement, Seat
+from objectives.serving.pool import PendingResult, Pool
+from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.models import Requests, baseline_model, lognormal_requests
 from tests.benchmarks.pool_cost import VERDICTS
 
@@ -45,12 +45,12 @@ CLOCKS_AGREE, GENERATORS_AGREE = 0.01, 0.1
 LOAD = 0.6
 SERVER, SINGLE_STREAM = mlperf_loadgen.TestScenario.Server, mlperf_loadgen.TestScenario.SingleStream
 # One thread each for the generator and the engine.
-PLACEMENT = Placement(Seat(threads=1))
+PLACEMENT = Placement(InstanceGroup(threads=1))
 # So lenient that LoadGen's verdict is on the length of the run alone.
 _LIMIT_NS = 1_000_000_000
 _POLL_MS = 100
 _LATENESS = re.compile(r'"ph":"b".*"query_seq":(\d+),.*"issue_start_ns":(\d+)')
-Submit = Callable[[Mapping[str, Any]], Answer]
+Submit = Callable[[Mapping[str, Any]], PendingResult]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def drive(submit: Submit, requests: Requests, asked: Any) -> Driven:
     """Let LoadGen issue the requests, drawn with replacement, until it has enough. A request's error is raised."""
     clock = time.perf_counter_ns
     issued: list[int] = []
-    answers: list[Answer] = []
+    answers: list[PendingResult] = []
     numbers: list[int] = []
 
     def issue(samples: Sequence[Any]) -> None:
@@ -208,7 +208,7 @@ class Waiting:
 def clocks(submit: Submit, requests: Requests, asked: Any, service_ms: float) -> tuple[Driven, list[Agreement]]:
     """The run, and each percentile by both clocks; two runs of the engine that waits, one before and one after, tell
     what the clocks cost: the larger counts."""
-    with Pool(PLACEMENT, lambda seat: Waiting(service_ms)) as waiting:
+    with Pool(PLACEMENT, lambda instance_group: Waiting(service_ms)) as waiting:
         before = drive(waiting.submit, requests, asked)
         run = drive(submit, requests, asked)
         after = drive(waiting.submit, requests, asked)
@@ -255,7 +255,7 @@ def report(submit: Submit, requests: Requests, seconds: float, rounds: int) -> N
 
 
 def judged(rounds: Sequence[Round]) -> str:
-    theirs, ours = (np.array([getattr(r, arm) for r in rounds]) for arm in ("theirs_ms", "ours_ms"))
+    theirs, ours = (np.array([getattr(r, deployment) for r in rounds]) for deployment in ("theirs_ms", "ours_ms"))
     ratio, (low, high) = percentile_interval(ours / theirs, 50)
     inside = max(1 - low, high - 1) <= GENERATORS_AGREE
     outside = low > 1 + GENERATORS_AGREE or high < 1 - GENERATORS_AGREE

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from objectives.compression.export import to_onnx
 from objectives.compression.graph_passes.user_once import compute_once
-from objectives.compression.quantization import quantise
+from objectives.compression.quantization import quantize
 from objectives.compression.structure import trace
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, Sizes
@@ -48,8 +48,8 @@ def write_model(folder: Path, sizes: Sizes = BASELINE, precision: Precision = FP
     if user_once:
         graph = compute_once(graph, frozenset(USER_FIELDS))
     if precision.widths:
-        anatomy, calibration = trace(model, rows).anatomy, request(_CALIBRATION_ROWS, np.random.default_rng(0))
-        graph = quantise(graph, precision, anatomy, calibration, weight_bits=int8_weight_bits())
+        structure, calibration = trace(model, rows).structure, request(_CALIBRATION_ROWS, np.random.default_rng(0))
+        graph = quantize(graph, precision, structure, calibration, weight_bits=int8_weight_bits())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     onnx.save(graph, str(path))

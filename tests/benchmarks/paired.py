@@ -36,7 +36,7 @@ from objectives.records import Latency, Throughput
 from objectives.serving.engines import Engine, open_engine
 from objectives.serving.pool import Pool
 from search.explore.visit_noise import pooled
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal_requests, write_model
 
 NEAR = Window(visits=3, probes=4)  # a point that would enter the front
@@ -80,12 +80,12 @@ def measure(pair: Pair, requests: Requests, window: Window, seed: int) -> Record
 
 
 def _visit(pair: Pair, requests: Requests, window: Window, seed: int) -> Visit:
-    def candidate(seat: Seat) -> Engine:
-        engine = open_engine(seat.engine, pair.candidate, seat.device, seat.threads)
+    def candidate(instance_group: InstanceGroup) -> Engine:
+        engine = open_engine(instance_group.engine, pair.candidate, instance_group.device, instance_group.threads)
         return Slower(engine, pair.slower) if pair.slower else engine
 
-    def baseline(seat: Seat) -> Engine:
-        return open_engine(seat.engine, pair.baseline, seat.device, seat.threads)
+    def baseline(instance_group: InstanceGroup) -> Engine:
+        return open_engine(instance_group.engine, pair.baseline, instance_group.device, instance_group.threads)
 
     placement = Placement()
     with quiet(), Pool(placement, candidate) as ours, Pool(placement, baseline) as theirs:
@@ -128,7 +128,7 @@ def run(
                 burning(random.Random(f"{name}{number}").randrange(10**6)) if options.burn else contextlib.nullcontext()
             ):
                 write_recording(measure(pair, requests, window, 1000 * number), path)
-            latency, throughput = read_recording(path).summarise()
+            latency, throughput = read_recording(path).summarize()
             print(f"{name} {number:>2}: {_line(latency, throughput)} in {time.monotonic() - start:.0f} s", flush=True)
             if pause:
                 _other_work(pause)
@@ -168,7 +168,7 @@ def summaries(recordings: Sequence[Recording]) -> list[list[tuple[float, float, 
     earlier: list[tuple[Latency, Throughput]] = []
     for recording in recordings:
         noise = pooled([one for one, _ in earlier], [one for _, one in earlier]) if earlier else NO_RATIO_NOISE
-        earlier.append(recording.summarise(noise))
+        earlier.append(recording.summarize(noise))
         found.append(_ratios(*earlier[-1]))
     return found
 

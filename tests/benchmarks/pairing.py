@@ -16,8 +16,8 @@ def paired_service(ours: Pool, theirs: Pool, requests: Sequence[Any], pairs: int
     """Ratio of the p50 over paired blocks, each of all requests, with its 95% interval."""
     pools, blocks = (ours, theirs), (list[Floats](), list[Floats]())
     for number in range(-1, pairs):  # the first pair warms up
-        for arm in (0, 1) if number % 2 else (1, 0):
+        for deployment in (0, 1) if number % 2 else (1, 0):
             settle()
-            closed_loop(pools[arm].submit, requests[:2])
-            blocks[arm].append(closed_loop(pools[arm].submit, requests))
+            closed_loop(pools[deployment].submit, requests[:2])
+            blocks[deployment].append(closed_loop(pools[deployment].submit, requests))
     return ratio_of_percentiles(np.array(blocks[0][1:]), np.array(blocks[1][1:]), 50, seed=0)

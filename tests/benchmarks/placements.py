@@ -42,7 +42,7 @@ from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.recommenders.families.dcn_v2 import BASELINE, Sizes
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import Placement, Route, Seat
+from spaces.techniques.placement import InstanceGroup, Placement, Route
 from spaces.techniques.quantization import Precision
 from tests.benchmarks.models import (
     FP32,
@@ -95,14 +95,14 @@ QUICK = Length(fewest_samples(50), 3, 0.01, 20, Window(20, 20, 5))
 class Cell:
     """One seat at one number of rows: (blocks,) milliseconds and requests a second."""
 
-    seat: Seat
+    instance_group: InstanceGroup
     rows: int
     service_ms: Floats
     rps: Floats
 
     @property
     def name(self) -> str:
-        return f"{self.seat.engine} {self.seat.layout}"
+        return f"{self.instance_group.engine} {self.instance_group.layout}"
 
 
 @dataclass(frozen=True)
@@ -142,27 +142,34 @@ MEASURES = (
 )
 
 
-def seats() -> list[Seat]:
+def instance_groups() -> list[InstanceGroup]:
     """Both engines on one core, and on all of them as one replica or as many."""
     cores = cores_allowed()
     splits = sorted({(1, 1), (1, cores), (cores, 1)})
-    return [Seat(engine, replicas=r, threads=t) for engine in (SMALL, LARGE) for r, t in splits]
+    return [InstanceGroup(engine, replicas=r, threads=t) for engine in (SMALL, LARGE) for r, t in splits]
 
 
 def measure_table(model: Path, length: Length) -> list[Cell]:
     random = np.random.default_rng(0)
     requests = {rows: [request(rows, random) for _ in range(length.calls)] for rows in ROWS}
     all_requests = [r for some in requests.values() for r in some]
-    taken: dict[tuple[Seat, int], list[tuple[float, float]]] = {(s, rows): [] for s in seats() for rows in ROWS}
+    taken: dict[tuple[InstanceGroup, int], list[tuple[float, float]]] = {
+        (s, rows): [] for s in instance_groups() for rows in ROWS
+    }
     with ExitStack() as stack:
-        pools = {seat: stack.enter_context(Pool.open(model, Placement(seat))) for seat in seats()}
-        for seat, pool in pools.items():
-            warm_up(pool.submit, all_requests, Placement(seat))
+        pools = {
+            instance_group: stack.enter_context(Pool.open(model, Placement(instance_group)))
+            for instance_group in instance_groups()
+        }
+        for instance_group, pool in pools.items():
+            warm_up(pool.submit, all_requests, Placement(instance_group))
         for _ in range(length.blocks):
             for at in random.permutation(len(taken)):
-                seat, rows = list(taken)[at]
-                taken[seat, rows].append(_block(pools[seat], requests[rows], 2 * seat.replicas, length.seconds))
-    return [Cell(seat, rows, *np.array(values).T) for (seat, rows), values in taken.items()]
+                instance_group, rows = list(taken)[at]
+                taken[instance_group, rows].append(
+                    _block(pools[instance_group], requests[rows], 2 * instance_group.replicas, length.seconds)
+                )
+    return [Cell(instance_group, rows, *np.array(values).T) for (instance_group, rows), values in taken.items()]
 
 
 def _block(pool: Pool, requests: Requests, outstanding: int, seconds: float) -> tuple[float, float]:
@@ -190,7 +197,7 @@ def conclusion(cells: Sequence[Cell], measure: Measure) -> str:
     for rows in ROWS:
         among = [cell for cell in cells if cell.rows == rows]
         best.append(measure.best(among))
-        good.append({cell.seat for cell in among if measure.as_good(cell, best[-1])})
+        good.append({cell.instance_group for cell in among if measure.as_good(cell, best[-1])})
     told = ", ".join(f"{cell.name} at {cell.rows}" for cell in best)
     changes = [
         f"between {a} and {b}" for (a, one), (b, other) in pairwise(zip(ROWS, good, strict=True)) if not one & other
@@ -198,18 +205,20 @@ def conclusion(cells: Sequence[Cell], measure: Measure) -> str:
     if changes:
         verdict = f"the best changes hands {' and '.join(changes)}"
     elif everywhere := set.intersection(*good):
-        names = " and ".join(sorted(f"{seat.engine} {seat.layout}" for seat in everywhere))
+        names = " and ".join(
+            sorted(f"{instance_group.engine} {instance_group.layout}" for instance_group in everywhere)
+        )
         verdict = (
             f"no change is shown: as good as the best at all rows {'is' if len(everywhere) == 1 else 'are'} {names}"
         )
     else:
         verdict = "the best changes, between which rows is not shown"
-    engines = {seat.engine for some in good for seat in some}
+    engines = {instance_group.engine for some in good for instance_group in some}
     return f"{told}; {verdict}" + (f"; {engines.pop()} wins everywhere" if len(engines) == 1 else "")
 
 
-def alone(engine: str) -> Seat:
-    return Seat(engine, replicas=cores_allowed(), threads=1)
+def alone(engine: str) -> InstanceGroup:
+    return InstanceGroup(engine, replicas=cores_allowed(), threads=1)
 
 
 @dataclass(frozen=True)
@@ -238,7 +247,7 @@ def predict(cells: Sequence[Cell], sizes: NDArray[np.int64]) -> Prediction:
 
 def _curve(cells: Sequence[Cell], engine: str, sizes: NDArray[np.int64]) -> Floats:
     """(sizes,) milliseconds."""
-    known = [cell for cell in cells if cell.seat == alone(engine)]
+    known = [cell for cell in cells if cell.instance_group == alone(engine)]
     logs = [np.log(MEASURES[0].point(cell)) for cell in known]
     result: Floats = np.exp(np.interp(np.log(sizes), np.log([cell.rows for cell in known]), logs))
     return result
@@ -285,7 +294,7 @@ def _one_by_one(pools: Mapping[str, Pool], requests: Requests) -> dict[str, floa
 
 def _paired(targets: tuple[LoadTarget, ...], requests: Requests, load: Load, window: Window) -> str:
     visits = tuple(measure_visit(targets[0], targets[1], requests, load, window, seed) for seed in range(window.visits))
-    found, _ = Recording(visits, load.slo_ms, load.percent, 0).summarise()
+    found, _ = Recording(visits, load.slo_ms, load.percent, 0).summarize()
     low, high = found.p95_ratio_interval
     verdict = "the router is faster" if high < 1 else "the router is slower" if low > 1 else "no difference is shown"
     return f"p95 ratio {found.p95_ratio:.3f} [{low:.3f}, {high:.3f}] at {found.rate_rps:.0f} requests/s: {verdict}"
@@ -299,8 +308,11 @@ def user_once(folder: Path, length: Length) -> Iterator[str]:
         plain, once = (
             write_model(folder / f"{variant.name} {on}", variant.sizes, user_once=on) for on in (False, True)
         )
-        seat = Seat(threads=1)
-        with Pool.open(plain, Placement(seat)) as theirs, Pool.open(once, Placement(seat, user_once=True)) as ours:
+        instance_group = InstanceGroup(threads=1)
+        with (
+            Pool.open(plain, Placement(instance_group)) as theirs,
+            Pool.open(once, Placement(instance_group, user_once=True)) as ours,
+        ):
             for rows, some in requests.items():
                 ratio, (low, high) = paired_service(ours, theirs, some, length.pairs)
                 verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference is shown"

@@ -32,11 +32,11 @@ from objectives.measurement.load_generator import precise_sleep, saturated, sett
 from objectives.measurement.statistics import fewest_samples, percentile_interval
 from objectives.serving.devices import cores_allowed
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import Admission, Batching, Placement, Route, Seat
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from tests.benchmarks.models import Requests, baseline_model, request
 
 HAND_OFFS, INLINE_US, SHARE = 2.0, 20.0, 0.9
-ONE = Seat(threads=1)
+ONE = InstanceGroup(threads=1)
 POOLS = {
     "queued": Placement(ONE),
     "queued, batching": Placement(ONE, batching=Batching(400)),
@@ -45,7 +45,7 @@ POOLS = {
     "inline": Placement(ONE, inline=True),
 }
 VERDICTS = ("MISSED", "unclear: the interval holds the goal", "kept")
-Arm = Callable[[], NDArray[np.float64]]
+Deployment = Callable[[], NDArray[np.float64]]
 
 
 class Nothing:
@@ -122,14 +122,14 @@ def echo(there: SimpleQueue[int], back: SimpleQueue[int]) -> None:
         back.put(time.perf_counter_ns())
 
 
-def in_turns(arms: Mapping[str, Arm], blocks: int) -> dict[str, NDArray[np.float64]]:
+def in_turns(deployments: Mapping[str, Deployment], blocks: int) -> dict[str, NDArray[np.float64]]:
     """(blocks, 2) medians of each arm's calls."""
     random = np.random.default_rng(0)
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in arms}
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in deployments}
     for _ in range(blocks):
-        for name in random.permutation(list(arms)):
+        for name in random.permutation(list(deployments)):
             settle()
-            found[str(name)].append(np.median(arms[str(name)](), axis=0))
+            found[str(name)].append(np.median(deployments[str(name)](), axis=0))
     return {name: np.array(medians) for name, medians in found.items()}
 
 
@@ -143,15 +143,19 @@ def latency(model: Path, requests: Requests, blocks: int) -> list[Line]:
         pools = {name: stack.enter_context(Pool.open(model, placement)) for name, placement in POOLS.items()}
         rows = len(requests[0]["item"])
         idle = {
-            f"{name}, an engine that does nothing": stack.enter_context(Pool(POOLS[name], lambda seat: Nothing(rows)))
+            f"{name}, an engine that does nothing": stack.enter_context(
+                Pool(POOLS[name], lambda instance_group: Nothing(rows))
+            )
             for name in ("queued", "inline")
         }
-        arms: dict[str, Arm] = {name: partial(pool_arm, pool, requests) for name, pool in (pools | idle).items()}
-        arms["raw"] = partial(raw_arm, session, requests)
-        arms["hand-off"] = partial(hand_off_arm, there, back, len(requests))
-        for arm in arms.values():
-            arm()
-        found = in_turns(arms, blocks)
+        deployments: dict[str, Deployment] = {
+            name: partial(pool_arm, pool, requests) for name, pool in (pools | idle).items()
+        }
+        deployments["raw"] = partial(raw_arm, session, requests)
+        deployments["hand-off"] = partial(hand_off_arm, there, back, len(requests))
+        for deployment in deployments.values():
+            deployment()
+        found = in_turns(deployments, blocks)
     there.put(0)
     other.join()
     hand_off, raw = found["hand-off"], found["raw"]
@@ -194,18 +198,18 @@ def saturated_raw(sessions: list[onnxruntime.InferenceSession], requests: Reques
 
 def throughput(model: Path, requests: Requests, blocks: int, seconds: float, replicas: int) -> Line:
     sessions = [raw_session(model) for _ in range(replicas)]
-    with Pool.open(model, Placement(Seat(replicas=replicas, threads=1))) as pool:
-        arms: dict[str, Callable[[], float]] = {
+    with Pool.open(model, Placement(InstanceGroup(replicas=replicas, threads=1))) as pool:
+        deployments: dict[str, Callable[[], float]] = {
             "raw": lambda: saturated_raw(sessions, requests, seconds),
             "pool": lambda: saturated(pool.submit, requests, 2 * replicas, seconds),
         }
-        for arm in arms.values():
-            arm()
+        for deployment in deployments.values():
+            deployment()
         # The arm that goes first changes from block to block.
         pairs = []
         for block in range(blocks):
             order = ["raw", "pool"] if block % 2 else ["pool", "raw"]
-            rates = {name: arms[name]() for name in order}
+            rates = {name: deployments[name]() for name in order}
             pairs.append(rates["pool"] / rates["raw"])
     name = f"saturated, {replicas} replica(s), of plain threads"
     return Line(name, np.array(pairs), "x", f"at least {SHARE:g}", lambda v: v >= SHARE)

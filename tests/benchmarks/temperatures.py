@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from objectives.build.fit import fit
 from objectives.build.stages import prepare
 from objectives.compression.export import Signature, to_onnx
-from objectives.measure.deployment import Arm
-from objectives.measure.evaluate import judge
+from objectives.measure.deployment import Deployment
+from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.records import Artifact, Prepared
@@ -51,15 +51,15 @@ TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 EXAMPLE_ROWS = 257
 
 
-def lessons(config: StudyConfig, prepared: Prepared, weight: float) -> dict[str, Weights]:
+def batches(config: StudyConfig, prepared: Prepared, weight: float) -> dict[str, Weights]:
     """By what is told of them: labels alone, then each temperature."""
     space = space_for(config.space, prepared).weights
     shape = Architecture(tuple((name, middle(domain)) for name, domain in space.architecture.items()))
-    alone = Distillation(temperature=1.0, teacher_weight=0.0, passes=space.passes)
-    taught = {f"T = {t:g}": replace(alone, temperature=t, teacher_weight=weight) for t in TEMPERATURES}
+    alone = Distillation(temperature=1.0, teacher_weight=0.0, epochs=space.epochs)
+    teacher_scores = {f"T = {t:g}": replace(alone, temperature=t, teacher_weight=weight) for t in TEMPERATURES}
     return {
         name: Weights(architecture=shape, distillation=learning)
-        for name, learning in {"labels alone": alone, **taught}.items()
+        for name, learning in {"labels alone": alone, **teacher_scores}.items()
     }
 
 
@@ -69,10 +69,10 @@ def loss(recommender: Recommender, prepared: Prepared, task: Task, weights: Weig
     key = digest("temperatures", recommender.key, weights, seed)[:20]
     path = folder / f"{key}.onnx"
     onnx.save(to_onnx(fitted.model, recommender.serving_rows(EXAMPLE_ROWS), Signature(recommender.once)), str(path))
-    ours = Artifact(key, str(path), {}, path.stat().st_size, 0.0), Arm(str(path), Placement(), "fp32")
+    ours = Artifact(key, str(path), {}, path.stat().st_size, 0.0), Deployment(str(path), Placement(), "fp32")
     base = prepared.baseline
-    theirs = base, Arm(str(Path(task.home) / base.path), Placement(), "fp32")
-    quality, _ = judge(
+    theirs = base, Deployment(str(Path(task.home) / base.path), Placement(), "fp32")
+    quality, _ = evaluate(
         task.cache, Path(prepared.holdout), "validation", task.metric, ours, theirs, seed=task.seed, confidence=0.95
     )
     path.unlink()
@@ -94,14 +94,14 @@ def run(config: StudyConfig, home: Home, seeds: int, weight: float, say: Callabl
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / f"{config.name}.json"
     found: dict[str, float] = json.loads(known.read_text()) if known.is_file() else {}
-    some = next(iter(lessons(config, prepared, weight).values()))
+    some = next(iter(batches(config, prepared, weight).values()))
     assert some.architecture is not None and some.distillation is not None
     shape = ", ".join(f"{name} {value}" for name, value in some.architecture.sizes)
     yield (
-        f"{config.name}: loss of {task.metric} on validation of the student with {shape}; {some.distillation.passes} "
+        f"{config.name}: loss of {task.metric} on validation of the student with {shape}; {some.distillation.epochs} "
         f"passes, the teacher's weight {weight:g}, {seeds} seeds"
     )
-    for name, weights in lessons(config, prepared, weight).items():
+    for name, weights in batches(config, prepared, weight).items():
         losses = []
         for seed in range(seeds):
             key = digest(prepared.holdout, task.metric, weights, seed)[:20]

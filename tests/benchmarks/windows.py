@@ -30,7 +30,7 @@ from objectives.measure.deployment import quiet
 from objectives.recommenders.families.sasrec import BASELINE, SASRec
 from objectives.serving.pool import Pool
 from spaces.techniques.attention import Attention
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.pairing import paired_service
 
 ITEMS = 20_000
@@ -57,7 +57,7 @@ def table(length: int, rows: int, pairs: int, folder: Path) -> Iterator[str]:
     model = SASRec(ITEMS, replace(BASELINE, length=length))
     full = graph_of(model, length, rows)
     onnx.save(full, str(folder / "full.onnx"))
-    asked, placement = requests(length, rows), Placement(Seat(threads=1))
+    asked, placement = requests(length, rows), Placement(InstanceGroup(threads=1))
     whole = multiply_adds(full, rows)
     yield f"\nhistory of {length}, {rows} candidates: {whole / 1e6:.2f} M multiply-adds"
     with Pool.open(folder / "full.onnx", placement) as theirs:

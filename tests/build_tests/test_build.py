@@ -24,8 +24,8 @@ from objectives.build.fit import Fitted
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages import Form, export, fit, prepare
 from objectives.held_out_rows import read_held_out, read_requests
-from objectives.measure.deployment import Arm
-from objectives.measure.evaluate import judge
+from objectives.measure.deployment import Deployment
+from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.records import Artifact, Prepared, Quality
@@ -36,9 +36,9 @@ from spaces.serialization import from_plain, to_plain
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS, Precision
 from spaces.weights import Weights
@@ -51,7 +51,7 @@ LEARNING = Distillation(2.0, 0.5, 1)
 POINTWISE = ("dcn-v2", "dlrm")
 LINEAR = {"dcn-v2": "mlp", "dlrm": "top", "sasrec": "feed_forward"}
 TABLE = {"dcn-v2": "tables.shop", "dlrm": "tables.shop", "sasrec": "tables.item"}
-ONE_THREAD = Placement(Seat(threads=1))
+ONE_THREAD = Placement(InstanceGroup(threads=1))
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -119,10 +119,10 @@ def test_what_was_prepared_is_read_back_as_it_was_made(
     found, recommender = prepared(family), opened(family)
     assert from_plain(Prepared, to_plain(found)) == found
     assert (found.key, found.inputs, found.history) == (recommender.key, recommender.inputs, recommender.history())
-    assert found.anatomy == of_baseline(recommender).anatomy
+    assert found.structure == of_baseline(recommender).structure
     assert found.once == tuple(sorted(recommender.once))
-    rows = {table.name: table.rows for table in found.anatomy.tables}
-    counts = recommender.counts(recommender.model, found.anatomy.tables)
+    rows = {table.name: table.rows for table in found.structure.tables}
+    counts = recommender.counts(recommender.model, found.structure.tables)
     assert {name: len(of) for name, of in counts.items()}.items() <= rows.items() and counts
     for part in ("validation", "test"):
         held = recommender.held_out(part)
@@ -209,7 +209,7 @@ def _reshaped(family: str) -> dict[str, Weights]:
     given: dict[str, dict[str, Any]] = {
         "student": {"architecture": Architecture(students[family])},
         "pruned": {"pruning": Pruning((("tables", 0.5), (group, 0.5)), "activation", multiple=4)},
-        "shared rows": {"shared_rows": (SharedRows(TABLE[family], 0.1),)},
+        "shared rows": {"quotient_remainder": (QuotientRemainder(TABLE[family], 0.1),)},
     }
     if family == "sasrec":
         given["attention"] = {"attention": Attention(window=2, history=5)}
@@ -223,7 +223,7 @@ def test_the_file_scores_as_the_model_does(
     task, weights = task_of(family), _reshaped(family)[name]
     artifact = _made(task, weights)
     _check_parity(task, opened(family), weights, artifact)
-    assert set(artifact.widths) == {group.name for group in of_baseline(opened(family)).anatomy.groups}
+    assert set(artifact.widths) == {group.name for group in of_baseline(opened(family)).structure.groups}
 
 
 def _composed(family: str) -> Weights:
@@ -234,8 +234,8 @@ def _composed(family: str) -> Weights:
         attention=Attention(window=3, history=6) if family == "sasrec" else None,
         pruning=Pruning(((group, 0.5), *heads), "taylor", 2, 4),
         low_rank=LowRank(((group, 0.25),)),
-        distillation=replace(LEARNING, passes=3, feature_weight=0.1),
-        quantisation_aware=(group,),
+        distillation=replace(LEARNING, epochs=3, feature_weight=0.1),
+        quantization_aware=(group,),
     )
 
 
@@ -256,11 +256,11 @@ def test_each_width_is_read_back(
     opened: Callable[[str], Recommender],
     task_of: TaskOf,
 ) -> None:
-    task, anatomy = task_of(family), prepared(family).anatomy
+    task, structure = task_of(family), prepared(family).structure
     baseline, inputs = prepared(family).baseline, _rows(opened(family), 257)
     once = sorted(opened(family).once)
     exact = _run(Path(task.home) / baseline.path, inputs, once)
-    for width in WIDTHS[anatomy.group(group).kind]:
+    for width in WIDTHS[structure.group(group).kind]:
         artifact = _made(task, Weights(), Precision(((group, width),)))
         assert artifact.widths == dict.fromkeys(baseline.widths, "fp32") | {group: width}
         if width == "fp32":
@@ -274,18 +274,18 @@ def test_the_units_that_are_left_are_told(
     family: str, opened: Callable[[str], Recommender], prepared: Callable[[str], Prepared], task_of: TaskOf
 ) -> None:
     """As long as the axes that they lie along, wherever they fill one; of other groups as many as before."""
-    task, model, group = task_of(family), opened(family).model, prepared(family).anatomy.group(LINEAR[family])
+    task, model, group = task_of(family), opened(family).model, prepared(family).structure.group(LINEAR[family])
     weights = Weights(pruning=Pruning(((group.name, 0.5),), multiple=1), distillation=LEARNING)
     artifact = _made(task, weights)
     before, after = (of.state_dict() for of in (model, _model(task, opened(family), weights)))
     compared = 0
     for width, left in zip(group.widths, artifact.units[group.name], strict=True):
-        for cut in width.cuts:
+        for cut in width.axis_slices:
             if before[cut.tensor].shape[cut.axis] == width.units:
                 assert after[cut.tensor].shape[cut.axis] == left < width.units
                 compared += 1
     assert compared
-    others = {g.name: tuple(w.units for w in g.widths) for g in prepared(family).anatomy.groups if g.widths}
+    others = {g.name: tuple(w.units for w in g.widths) for g in prepared(family).structure.groups if g.widths}
     assert {**artifact.units, group.name: others[group.name]} == others == prepared(family).baseline.units
 
 
@@ -326,7 +326,7 @@ def test_int8_weights_have_the_bits_that_the_task_asks_for(
     aware: bool, opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:
     """Learned or rounded afterwards; a model of other bits is another, and one without int8 products is the same."""
-    weights = Weights(distillation=LEARNING, quantisation_aware=("mlp",)) if aware else Weights()
+    weights = Weights(distillation=LEARNING, quantization_aware=("mlp",)) if aware else Weights()
     tasks = [replace(task_of("dcn-v2"), int8_weight_bits=bits) for bits in (7, 8)]
     for width in ("int8-static",) if aware else ("int8-static", "int8-dynamic"):
         seven, eight = (_made(task, weights, Precision((("mlp", width),))) for task in tasks)
@@ -347,7 +347,7 @@ def test_one_group_learns_its_ranges_and_another_is_calibrated(
     opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:
     task, found = task_of("dcn-v2"), {}
-    weights = Weights(distillation=LEARNING, quantisation_aware=("mlp",))
+    weights = Weights(distillation=LEARNING, quantization_aware=("mlp",))
     widths = (("cross", "int8-static"), ("mlp", "int8-static"))
     for rule in ("minmax", "percentile"):
         artifact = _made(task, weights, Precision(widths, calibration=rule))  # type: ignore[arg-type]
@@ -363,7 +363,11 @@ def test_one_group_learns_its_ranges_and_another_is_calibrated(
 
 @pytest.mark.parametrize(
     ("family", "form"),
-    [("dcn-v2", Form(user_once=True)), ("dlrm", Form(cut=True)), ("dlrm", Form(user_once=True, cut=True))],
+    [
+        ("dcn-v2", Form(user_once=True)),
+        ("dlrm", Form(split_embeddings=True)),
+        ("dlrm", Form(user_once=True, split_embeddings=True)),
+    ],
 )
 def test_forms_change_no_score(family: str, form: Form, opened: Callable[[str], Recommender], task_of: TaskOf) -> None:
     """Of a request, in which the user's side is the same in all rows."""
@@ -375,15 +379,15 @@ def test_forms_change_no_score(family: str, form: Form, opened: Callable[[str], 
     got = _run(Path(task.home) / artifact.path, inputs, users if form.user_once else ())
     assert np.allclose(got, _scored(opened(family).model, inputs), atol=1e-4)
     halves = [Path(task.home, artifact.path).with_name(f"{part}.onnx").exists() for part in ("tables", "dense")]
-    assert halves == [form.cut] * 2
+    assert halves == [form.split_embeddings] * 2
 
 
 def _judged(task: Task, found: Prepared, metric: str, artifact: Artifact, form: str = "fp32") -> Quality:
-    def pair(of: Artifact) -> tuple[Artifact, Arm]:
-        return of, Arm(str(Path(task.home) / of.path), ONE_THREAD, form)
+    def pair(of: Artifact) -> tuple[Artifact, Deployment]:
+        return of, Deployment(str(Path(task.home) / of.path), ONE_THREAD, form)
 
     holdout = Path(found.holdout)
-    return judge(task.cache, holdout, "test", metric, pair(artifact), pair(found.baseline), 0, 0.95)[0]
+    return evaluate(task.cache, holdout, "test", metric, pair(artifact), pair(found.baseline), 0, 0.95)[0]
 
 
 def _gauc(labels: NDArray[Any], scores: NDArray[Any], groups: NDArray[Any]) -> float:
@@ -510,7 +514,7 @@ def test_tables_whose_rows_are_seen_as_often_are_told(
     opened: Callable[[str], Recommender], first: int, even: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommender = opened("dcn-v2")
-    large = [table for table in of_baseline(recommender).anatomy.tables if table.rows >= 16]
+    large = [table for table in of_baseline(recommender).structure.tables if table.rows >= 16]
     counts = {t.name: torch.tensor([first] * (t.rows // 15 + 1) + [10] * (t.rows - t.rows // 15 - 1)) for t in large}
     monkeypatch.setattr(build, "SMALLEST", 16)
     monkeypatch.setattr(type(recommender), "counts", lambda self, model, tables: counts)

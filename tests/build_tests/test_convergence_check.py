@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from objectives.build.convergence_check import undertrained
 from objectives.recommenders.user_model import load as opening
-from objectives.recommenders.user_model.load import open_own
-from objectives.recommenders.user_model.recommender import OwnRecommender
+from objectives.recommenders.user_model.load import open_user_model
+from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.task import Task
 
 
@@ -53,9 +53,9 @@ class Given:
         return torch.optim.SGD(parameters, lr=0.5)
 
 
-def _opened(given: Given, monkeypatch: pytest.MonkeyPatch) -> OwnRecommender:
+def _opened(given: Given, monkeypatch: pytest.MonkeyPatch) -> UserRecommender:
     monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
-    return open_own(Task("home", "x:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
+    return open_user_model(Task("home", "x:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
 
 
 def test_an_untrained_baseline_is_told_and_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from objectives.build.fit import Fitted, fit
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import teacher_outputs
-from objectives.compression.embeddings import MixedTable, SharedRowsTable
+from objectives.compression.embeddings import MixedTable, QuotientRemainderTable
 from objectives.compression.low_rank import LowRankLinear
-from objectives.compression.pipeline import passes_of
+from objectives.compression.pipeline import epochs_of
 from objectives.recommenders.families.sasrec import SASRec
 from objectives.recommenders.protocol import Recommender
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning
 from spaces.weights import Weights
@@ -99,20 +99,20 @@ def test_the_same_again_from_the_same_seed_and_from_its_file(family: str, opened
     recommender = opened(family)
     fitted, again = _fit(recommender), _fit(recommender)
     assert _shapes(fitted.model) == _shapes(recommender.model)
-    assert fitted.anatomy == of_baseline(recommender).anatomy and fitted.ranges == {}
+    assert fitted.structure == of_baseline(recommender).structure and fitted.ranges == {}
     assert not torch.equal(_scores(recommender, fitted.model), _scores(recommender, recommender.model))
     assert torch.equal(_scores(recommender, fitted.model), _scores(recommender, again.model))
     fitted.save(tmp_path)
     loaded = Fitted.load(tmp_path)
     assert torch.equal(_scores(recommender, loaded.model), _scores(recommender, fitted.model))
-    assert (loaded.anatomy, loaded.ranges) == (fitted.anatomy, fitted.ranges)
+    assert (loaded.structure, loaded.ranges) == (fitted.structure, fitted.ranges)
 
 
 def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened) -> None:
     recommender = opened(family)
     fitted = _fit(recommender, architecture=STUDENTS[family])
     assert _shapes(fitted.model) == _shapes(recommender.build(STUDENTS[family]))
-    assert fitted.anatomy == of_sibling(recommender, fitted.model).anatomy
+    assert fitted.structure == of_sibling(recommender, fitted.model).structure
     assert sum(p.numel() for p in fitted.model.parameters()) < sum(p.numel() for p in recommender.model.parameters())
 
 
@@ -150,21 +150,21 @@ def test_a_pruned_group_has_the_units_that_stay(family: str, importance: Importa
     recommender, (group, first, (inputs, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, pruning=Pruning(((group, 0.5),), importance))
     assert _shapes(fitted.model)[f"{first}.weight"] == (outputs // 2, inputs)
-    widths = {w.name: w.units for w in of_baseline(recommender).anatomy.group(group).widths}
-    assert {w.name: w.units for w in fitted.anatomy.group(group).widths} == {n: u // 2 for n, u in widths.items()}
+    widths = {w.name: w.units for w in of_baseline(recommender).structure.group(group).widths}
+    assert {w.name: w.units for w in fitted.structure.group(group).widths} == {n: u // 2 for n, u in widths.items()}
     assert _changed(recommender, fitted) == {
-        cut.tensor for width in of_baseline(recommender).anatomy.group(group).widths for cut in width.cuts
+        cut.tensor for width in of_baseline(recommender).structure.group(group).widths for cut in width.axis_slices
     }
 
 
 def test_steps_of_pruning_have_passes_of_training_between_them(family: str, opened: Opened) -> None:
     recommender, (group, *_), lines = opened(family), LINEAR[family], list[str]()
-    weights = Weights(pruning=Pruning(((group, 0.75),), steps=3, multiple=4), distillation=replace(LEARNING, passes=4))
+    weights = Weights(pruning=Pruning(((group, 0.75),), steps=3, multiple=4), distillation=replace(LEARNING, epochs=4))
     fitted = fit(recommender, weights, 0, lines.append)
     told = [line.partition(",")[0].partition(": ")[2] for line in lines]
     assert told == ["pass 1 of 1", "pass 1 of 1", "pass 1 of 2", "pass 2 of 2"]
-    widths = of_baseline(recommender).anatomy.group(group).widths
-    assert [w.units for w in fitted.anatomy.group(group).widths] == [w.units // 4 for w in widths]
+    widths = of_baseline(recommender).structure.group(group).widths
+    assert [w.units for w in fitted.structure.group(group).widths] == [w.units // 4 for w in widths]
 
 
 def test_embeddings_narrow_everywhere(family: str, opened: Opened) -> None:
@@ -182,16 +182,16 @@ def test_factors_take_the_place_of_a_layer(family: str, opened: Opened) -> None:
     layer = fitted.model.get_submodule(first)
     assert isinstance(layer, LowRankLinear)
     assert (layer.in_features, layer.first.out_features, layer.out_features) == (inputs, QUARTER[family], outputs)
-    assert all(isinstance(fitted.model.get_submodule(m), LowRankLinear) for m in fitted.anatomy.group(group).modules)
+    assert all(isinstance(fitted.model.get_submodule(m), LowRankLinear) for m in fitted.structure.group(group).modules)
 
 
-@pytest.mark.parametrize("name", ["shared_rows", "mixed_dimensions"])
+@pytest.mark.parametrize("name", ["quotient_remainder", "mixed_dimensions"])
 def test_rare_ids_are_held_in_less(family: str, name: str, opened: Opened) -> None:
     recommender, of = opened(family), TABLE[family]
-    form = SharedRows(of, 0.1) if name == "shared_rows" else MixedDimensions(of, 0.5)
+    form = QuotientRemainder(of, 0.1) if name == "quotient_remainder" else MixedDimensions(of, 0.5)
     fitted = _fit(recommender, **{name: (form,)})
     table = fitted.model.get_submodule(of)
-    assert isinstance(table, SharedRowsTable if name == "shared_rows" else MixedTable)
+    assert isinstance(table, QuotientRemainderTable if name == "quotient_remainder" else MixedTable)
     before = recommender.model.get_submodule(TABLE[family])
     rows = before.get_parameter("weight").shape[0]
     assert table(torch.arange(rows)).shape == before(torch.arange(rows)).shape
@@ -199,15 +199,15 @@ def test_rare_ids_are_held_in_less(family: str, name: str, opened: Opened) -> No
     held = sum(p.numel() for p in table.parameters())
     saved = before.get_parameter("weight").numel() - held
     assert saved > 0
-    whole = of_baseline(recommender).anatomy.group("tables").parameters
-    assert fitted.anatomy.group("tables").parameters == whole - saved
+    whole = of_baseline(recommender).structure.group("tables").parameters
+    assert fitted.structure.group("tables").parameters == whole - saved
 
 
 def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> None:
     """What mixed dimensions go by: the most frequent code first, and as many as the rows of train look up."""
     recommender = opened(family)
     (rows,) = recommender.train_rows().blocks
-    for name, counts in recommender.counts(recommender.model, of_baseline(recommender).anatomy.tables).items():
+    for name, counts in recommender.counts(recommender.model, of_baseline(recommender).structure.tables).items():
         table = recommender.model.get_submodule(name)
         assert counts.shape == (table.get_parameter("weight").shape[0],)
         assert (np.diff(counts[1:].numpy()) <= 0).all()
@@ -232,8 +232,8 @@ def test_attention_reads_no_more_than_it_is_told(opened: Opened) -> None:
 
 def test_rounding_is_learned_in_the_loop(family: str, opened: Opened, tmp_path: Path) -> None:
     recommender, (group, *_) = opened(family), LINEAR[family]
-    fitted = _fit(recommender, quantisation_aware=(group,))
-    assert set(fitted.ranges) == set(fitted.anatomy.group(group).modules)
+    fitted = _fit(recommender, quantization_aware=(group,))
+    assert set(fitted.ranges) == set(fitted.structure.group(group).modules)
     assert all(low <= 0 <= high and low < high for low, high in fitted.ranges.values())
     assert _shapes(fitted.model) == _shapes(recommender.model)
     fitted.save(tmp_path)
@@ -244,22 +244,22 @@ def test_rounding_is_learned_in_the_loop(family: str, opened: Opened, tmp_path: 
 def _everything(family: str) -> dict[str, Any]:
     group = LINEAR[family][0]
     return {
-        "shared_rows": (SharedRows(TABLE[family], 0.2),),
+        "quotient_remainder": (QuotientRemainder(TABLE[family], 0.2),),
         "attention": Attention(window=3, history=6) if family == "sasrec" else None,
         "pruning": Pruning((("tables", 0.5), (group, 0.5)), "taylor", 2, 4),
         "low_rank": LowRank(((group, 0.25),)),
         "distillation": Distillation(3.0, 0.7, 3, 0.1),
-        "quantisation_aware": (group,),
+        "quantization_aware": (group,),
     }
 
 
 def test_all_at_once(family: str, opened: Opened, tmp_path: Path) -> None:
     recommender, (group, first, (_, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, **_everything(family))
-    assert isinstance(fitted.model.get_submodule(TABLE[family]), SharedRowsTable)
+    assert isinstance(fitted.model.get_submodule(TABLE[family]), QuotientRemainderTable)
     layer = fitted.model.get_submodule(first)
     assert isinstance(layer, LowRankLinear) and layer.out_features == outputs // 2
-    assert set(fitted.ranges) == {f"{m}.{part}" for m in fitted.anatomy.group(group).modules for part in FACTORS}
+    assert set(fitted.ranges) == {f"{m}.{part}" for m in fitted.structure.group(group).modules for part in FACTORS}
     assert torch.isfinite(_scores(recommender, fitted.model)).all()
     fitted.save(tmp_path)
     assert torch.equal(_scores(recommender, Fitted.load(tmp_path).model), _scores(recommender, fitted.model))
@@ -285,7 +285,7 @@ def test_the_teacher_is_asked_once_for_all_fits(family: str, opened: Opened, tmp
     handle = recommender.model.get_submodule(recommender.hidden or "").register_forward_hook(
         lambda *args: calls.append(len(args[2]))
     )
-    learning = [replace(LEARNING, passes=passes) for passes in (1, 3)]
+    learning = [replace(LEARNING, epochs=epochs) for epochs in (1, 3)]
     weights = [Weights(architecture=STUDENTS[family], distillation=each) for each in learning]
     try:
         kept = [fit(recommender, each, 3, lambda line: None, tmp_path) for each in weights]
@@ -328,13 +328,13 @@ def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) ->
     recommender = opened(family)
 
     def loss(model: nn.Module) -> float:
-        inputs, labels = next(recommender.lessons(torch.Generator().manual_seed(9)))
+        inputs, labels = next(recommender.batches(torch.Generator().manual_seed(9)))
         with torch.inference_mode():
             return float(recommender.loss(recommender.outputs(model.eval(), inputs), labels))
 
     short, long = (
-        _fit(recommender, architecture=STUDENTS[family], distillation=Distillation(1.0, 0.0, passes))
-        for passes in (1, 20)
+        _fit(recommender, architecture=STUDENTS[family], distillation=Distillation(1.0, 0.0, epochs))
+        for epochs in (1, 20)
     )
     assert loss(long.model) < loss(short.model)
 
@@ -350,12 +350,16 @@ SHARE = "Low rank has nothing to gain"
         ("sasrec", {"pruning": Pruning((("attention", 0.1),))}, r"0\.1 of 'attention' rounds to none of \[2, 2\]"),
         ("dcn-v2", {"low_rank": LowRank((("mlp", 0.9),))}, rf"{SHARE} at 0\.9 of the rank of 'mlp'"),
         ("dlrm", {"low_rank": LowRank((("tables", 0.25),))}, r"'tables' cannot be factors: it is of kind table"),
-        ("dcn-v2", {"shared_rows": (SharedRows("mlp", 0.1),)}, r"'mlp' is of kind linear"),
-        ("dlrm", {"shared_rows": (SharedRows("tables", 0.999),)}, r"nothing to gain by SharedRows"),
+        ("dcn-v2", {"quotient_remainder": (QuotientRemainder("mlp", 0.1),)}, r"'mlp' is of kind linear"),
+        (
+            "dlrm",
+            {"quotient_remainder": (QuotientRemainder("tables", 0.999),)},
+            r"nothing to gain by QuotientRemainder",
+        ),
         ("sasrec", {"mixed_dimensions": (MixedDimensions("tables", 1e-9),)}, r"nothing to gain by MixedDimensions"),
         ("dcn-v2", {"attention": Attention(window=2)}, r"DCNV2 has no attention that can be narrowed"),
-        ("dlrm", {"quantisation_aware": ("tables",)}, r"learned in linear layers, but 'tables\.user' got Embedding"),
-        ("sasrec", {"quantisation_aware": ("cross",)}, r"has the groups .* but got 'cross'"),
+        ("dlrm", {"quantization_aware": ("tables",)}, r"learned in linear layers, but 'tables\.user' got Embedding"),
+        ("sasrec", {"quantization_aware": ("cross",)}, r"has the groups .* but got 'cross'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
@@ -367,20 +371,20 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.booleans())
-def test_passes_are_as_many_as_were_asked_for(passes: int, steps: int, rounding: bool) -> None:
+def test_passes_are_as_many_as_were_asked_for(epochs: int, steps: int, rounding: bool) -> None:
     pruning = Pruning((("mlp", 0.5),), steps=steps)
     aware = ("mlp",) if rounding else ()
-    found = passes_of(Weights(pruning=pruning, distillation=replace(LEARNING, passes=passes), quantisation_aware=aware))
+    found = epochs_of(Weights(pruning=pruning, distillation=replace(LEARNING, epochs=epochs), quantization_aware=aware))
     stages = steps - 1 + 1 + rounding
-    assert found.between * (steps - 1) + found.plain + found.rounding == max(passes, stages)
+    assert found.between * (steps - 1) + found.plain + found.rounding == max(epochs, stages)
     assert (found.between > 0) == (steps > 1) and found.plain >= 1 and (found.rounding >= 1) == rounding
-    if rounding and passes - (steps - 1) >= 3:
-        assert found.rounding == (passes - (steps - 1)) // 3
+    if rounding and epochs - (steps - 1) >= 3:
+        assert found.rounding == (epochs - (steps - 1)) // 3
 
 
 def test_passes_of_a_model_that_is_not_pruned() -> None:
     alone, aware = (
-        passes_of(Weights(distillation=replace(LEARNING, passes=6), quantisation_aware=groups))
+        epochs_of(Weights(distillation=replace(LEARNING, epochs=6), quantization_aware=groups))
         for groups in ((), ("mlp",))
     )
     assert (alone.between, alone.plain, alone.rounding) == (0, 6, 0)

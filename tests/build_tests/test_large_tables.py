@@ -22,15 +22,15 @@ from objectives.compression.graph_passes import external_data
 from objectives.compression.graph_passes.saving import load_graph
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import Arm
-from objectives.measure.evaluate import judge
+from objectives.measure.deployment import Deployment
+from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
 from objectives.serving.bundle import BundleError, model_files, read_bundle, verify, write_bundle
 from objectives.serving.devices import engines_here
 from objectives.serving.pool import Pool
 from objectives.task import Task
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Lookup, Placement, Seat
+from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
@@ -173,8 +173,8 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
     with Pool.open(model, Placement()) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
             assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-5)
-    base = found.baseline, Arm(str(model), Placement(), "fp32")
-    quality, _ = judge(task.cache, Path(found.holdout), "test", "auc", base, base, 0, 0.95)
+    base = found.baseline, Deployment(str(model), Placement(), "fp32")
+    quality, _ = evaluate(task.cache, Path(found.holdout), "test", "auc", base, base, 0, 0.95)
     assert quality.loss == 0
     _check_bundle(task, found, found.baseline, Candidate(), tmp_path / "bundle")
 
@@ -200,10 +200,10 @@ def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str,
     if engine not in engines_here():
         pytest.skip(f"{engine} is not installed")
     found = build.prepare(task, _quiet)
-    artifact, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True, cut=True), _quiet)
+    artifact, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True, split_embeddings=True), _quiet)
     model = _model(task, artifact)
     assert model.with_name(WEIGHTS).stat().st_size < 1.5 * found.baseline.model_bytes, "no table is there twice"
-    placement = Placement(Seat(engine), lookup=Lookup("onnxruntime"), user_once=True)
+    placement = Placement(InstanceGroup(engine), embedding_device=EmbeddingDevice("onnxruntime"), user_once=True)
     with Pool.open(model, placement) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
             assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-4)
@@ -214,7 +214,7 @@ def test_openvino_reads_large_weights(task: Task) -> None:
     if "openvino" not in engines_here():
         pytest.skip("openvino is not installed")
     found = build.prepare(task, _quiet)
-    with Pool.open(_model(task, found.baseline), Placement(Seat("openvino"))) as pool:
+    with Pool.open(_model(task, found.baseline), Placement(InstanceGroup("openvino"))) as pool:
         request = read_requests(Path(found.holdout))[0]
         assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-4)
 
@@ -270,8 +270,8 @@ def _large(home: Path) -> dict[str, int]:
     precision = Precision((("tables", "int8"),))
     artifact, _ = build.export(task, Weights(), precision, build.Form(), _quiet)
     assert artifact.widths["tables"] == "int8"
-    pairs = [(of, Arm(str(_model(task, of)), Placement(), "fp32")) for of in (artifact, found.baseline)]
-    quality, _ = judge(task.cache, Path(found.holdout), "test", "auc", pairs[0], pairs[1], 0, 0.95)
+    pairs = [(of, Deployment(str(_model(task, of)), Placement(), "fp32")) for of in (artifact, found.baseline)]
+    quality, _ = evaluate(task.cache, Path(found.holdout), "test", "auc", pairs[0], pairs[1], 0, 0.95)
     assert abs(quality.loss) < 0.05
     request = read_requests(Path(found.holdout))[0]
     for of in (artifact, found.baseline):

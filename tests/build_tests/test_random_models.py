@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build import stages as build
-from objectives.build.dry_run import rehearse
-from objectives.dry_run_result import Rehearsal
+from objectives.build.dry_run import dry_run
+from objectives.dry_run_result import DryRun
 from objectives.recommenders.user_model import load as opening
-from objectives.recommenders.user_model.load import open_own
+from objectives.recommenders.user_model.load import open_user_model
 from objectives.task import Task
 from tests.compression_tests.random_models import Attention, RandomModel, random_model, rows
 
@@ -50,7 +50,7 @@ class Drawn:
             yield request
 
 
-def _check_refusals(model: RandomModel, found: Rehearsal) -> None:
+def _check_refusals(model: RandomModel, found: DryRun) -> None:
     """Nothing is refused but what the model's own form makes impossible, and for that reason."""
     attend = getattr(model, "attend", None)
     for one in (one for one in found.tried if one.refused is not None):
@@ -67,7 +67,7 @@ def _check_refusals(model: RandomModel, found: Rehearsal) -> None:
             assert (one_head or attend.form == "of both") and "with a unit less the model fails" in reason, one
         elif one.technique == "pruning":
             assert reason.startswith(UNPRUNABLE), one
-            layers = found.anatomy.group(one.group).modules
+            layers = found.structure.group(one.group).modules
             assert not any(name.endswith(HIDDEN) for name in layers), one
         else:
             raise AssertionError(one)
@@ -77,12 +77,12 @@ def _rehearsed(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     given = Drawn(seed)
     before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
     monkeypatch.setattr(opening, "load_factory", lambda spec, _: lambda: given)
-    recommender = open_own(Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
-    found = rehearse(recommender, build.signature_of(recommender), folder / "rehearsal", 0, lambda line: None)
+    recommender = open_user_model(Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0), lambda line: None)
+    found = dry_run(recommender, build.signature_of(recommender), folder / "rehearsal", 0, lambda line: None)
     assert found.parity <= 1e-4
-    assert {one.group for one in found.tried} >= {group.name for group in found.anatomy.groups}
+    assert {one.group for one in found.tried} >= {group.name for group in found.structure.groups}
     _check_refusals(given.model, found)
-    grouped = {module for group in found.anatomy.groups for module in group.modules}
+    grouped = {module for group in found.structure.groups for module in group.modules}
     norms = (nn.LayerNorm, nn.BatchNorm1d)
     for name, module in given.model.named_modules():
         held = any(True for _ in module.parameters(recurse=False))

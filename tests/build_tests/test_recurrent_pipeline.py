@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build import stages as build
-from objectives.build.dry_run import rehearse
+from objectives.build.dry_run import dry_run
 from objectives.recommenders.user_model import load as opening
 from objectives.task import Task
 from spaces.techniques.distillation import Distillation
@@ -58,7 +58,7 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
     recommender = build.open_once(task, _quiet)
-    found = rehearse(recommender, build.signature_of(recommender), tmp_path / "rehearsal", 0, _quiet)
+    found = dry_run(recommender, build.signature_of(recommender), tmp_path / "rehearsal", 0, _quiet)
     assert found.forms["user once"] is None
     of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}
     assert of_encoder.pop("pruning") is None
@@ -74,7 +74,7 @@ def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> N
     narrow = [("tables", "int8"), ("out", "int8-static"), *([("encoder", "int8-lstm")] if gates == 4 else [])]
     for weights in (Weights(), distilled):
         for precision in (Precision(), Precision(tuple(narrow))):
-            for form in (build.Form(user_once=True), build.Form(user_once=True, cut=True)):
+            for form in (build.Form(user_once=True), build.Form(user_once=True, split_embeddings=True)):
                 artifact, _ = build.export(task, weights, precision, form, _quiet)
                 expected = dict(precision.widths).get("encoder", "fp32")
                 assert artifact.widths["encoder"] == expected

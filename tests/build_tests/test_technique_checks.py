@@ -11,7 +11,7 @@ import pytest
 from objectives.task import Task
 from search.config.defaults import space_for
 from search.config.space_sections import SpaceConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from spaces.techniques.quantization import LINEAR_WIDTHS
 from tests.compression_tests.composing import Shop, brief_training, told, walk
 
@@ -103,8 +103,8 @@ def factory():
 def bagged():
     return Shop(Bagged, {"item": 300})
 """
-FORMS = ("shared-rows", "mixed-dimensions")
-CONFIG = {"distillation": {"passes": 1}, "precision": {"calibration": ["minmax"]}}
+FORMS = ("quotient-remainder", "mixed-dimensions")
+CONFIG = {"distillation": {"epochs": 1}, "precision": {"calibration": ["minmax"]}}
 ABSENT = "the exported graph neither looks its weight up nor multiplies by it as it is"
 
 

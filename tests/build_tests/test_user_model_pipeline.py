@@ -18,11 +18,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from objectives.build import dry_run as rehearsal
 from objectives.build import stages as build
-from objectives.build.custom_metric import grade
+from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
-from objectives.measure.deployment import Arm
-from objectives.measure.evaluate import judge, score
+from objectives.measure.deployment import Deployment
+from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Artifact, Prepared
@@ -32,7 +32,7 @@ from objectives.serving.pool import Pool
 from objectives.task import Task
 from spaces.candidate import Candidate
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, Precision
 from spaces.weights import Weights
@@ -182,13 +182,13 @@ def _quiet(line: str) -> None:
     pass
 
 
-def _arm(task: Task, artifact: Artifact) -> Arm:
-    return Arm(f"{task.home}/{artifact.path}", Placement(), "fp32")
+def _deployment(task: Task, artifact: Artifact) -> Deployment:
+    return Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")
 
 
 def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
-    pair, base = (artifact, _arm(task, artifact)), (found.baseline, _arm(task, found.baseline))
-    quality, _ = judge(task.cache, Path(found.holdout), "test", found.metric, pair, base, 0, 0.95)
+    pair, base = (artifact, _deployment(task, artifact)), (found.baseline, _deployment(task, found.baseline))
+    quality, _ = evaluate(task.cache, Path(found.holdout), "test", found.metric, pair, base, 0, 0.95)
     return quality
 
 
@@ -209,8 +209,8 @@ def _by_group(graph: onnx.ModelProto, held: HeldOut) -> np.ndarray[Any, Any]:
 def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
     task = task_of("factory")
     found = build.prepare(task, _quiet)
-    assert (found.metric, found.graded, found.built, found.featured) == ("auc", False, False, False)
-    assert [g.name for g in found.anatomy.groups] == ["tables", "tower"]
+    assert (found.metric, found.custom_metric, found.built, found.featured) == ("auc", False, False, False)
+    assert [g.name for g in found.structure.groups] == ["tables", "tower"]
     specs = {spec.name: (spec.shape, spec.vocabulary, spec.side) for spec in found.inputs}
     assert specs == {"user": ((), 30, "user"), "item": ((), 50, "item"), "history": ((None,), 50, "user")}
     assert {"click", "like", "all layers (learned rounding)"} == set(found.left_alone) and found.baseline.parity < 1e-5
@@ -250,11 +250,11 @@ def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: 
 def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[[str], Task]) -> None:
     task = task_of("graded")
     found = build.prepare(task, _quiet)
-    assert found.graded and found.metric == "worse"
+    assert found.custom_metric and found.metric == "worse"
     artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), build.Form(), _quiet)
-    pair, base = (artifact, _arm(task, artifact)), (found.baseline, _arm(task, found.baseline))
+    pair, base = (artifact, _deployment(task, artifact)), (found.baseline, _deployment(task, found.baseline))
     ours, theirs, _ = score(task.cache, Path(found.holdout), "test", pair, base)
-    quality = grade(build.open_once(task, _quiet), Path(found.holdout), "test", ours, theirs, 0, 0.95)
+    quality = evaluate_custom_metric(build.open_once(task, _quiet), Path(found.holdout), "test", ours, theirs, 0, 0.95)
     held = read_held_out(Path(found.holdout), "test")
     expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]
     assert (quality.value, quality.baseline) == (
@@ -274,7 +274,7 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
         build.prepare(task, _quiet)
     recommender = build.open_once(task, _quiet)
     with pytest.raises(FactoryError, match=line):
-        rehearsal.rehearse(recommender, build.signature_of(recommender), home / "lower", 0, _quiet)
+        rehearsal.dry_run(recommender, build.signature_of(recommender), home / "lower", 0, _quiet)
 
 
 @pytest.mark.parametrize(("factory", "refused"), [("factory", False), ("drawn", True)])
@@ -296,7 +296,7 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
 def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
     task = task_of("factory")
     recommender = build.open_once(task, _quiet)
-    found = rehearsal.rehearse(recommender, build.signature_of(recommender), home / "rehearsal", 0, _quiet)
+    found = rehearsal.dry_run(recommender, build.signature_of(recommender), home / "rehearsal", 0, _quiet)
     assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
         ("tables", "pruning"),
         *((table, width) for table in ("user", "item") for width in ("fp16", "int8", "int4", "int2")),
@@ -316,7 +316,7 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
 ) -> None:
     recommender = build.open_once(task_of(factory), _quiet)
     asked = (recommender, build.signature_of(recommender), home / factory, 0, _quiet)
-    assert rehearsal.rehearse(*asked).parity < 1e-3
+    assert rehearsal.dry_run(*asked).parity < 1e-3
 
     def other(*of: Any) -> onnx.ModelProto:
         graph = to_onnx(*of)
@@ -326,13 +326,13 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
 
     monkeypatch.setattr(rehearsal, "to_onnx", other)
     with pytest.raises(ParityError, match=r"must agree within 0\.001 of their spread"):
-        rehearsal.rehearse(*asked)
+        rehearsal.dry_run(*asked)
 
 
 def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
     recommender = build.open_once(task_of("Unseen"), _quiet)
     with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
-        rehearsal.rehearse(recommender, build.signature_of(recommender), home / "unseen", 0, _quiet)
+        rehearsal.dry_run(recommender, build.signature_of(recommender), home / "unseen", 0, _quiet)
 
 
 @pytest.mark.filterwarnings("ignore:A request holds rows of several users")
@@ -344,7 +344,7 @@ def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
     task = task_of(factory)
     found = build.prepare(task, _quiet)
     once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)
-    placement = Placement(Seat(replicas=2), split_rows=100, user_once=True)
+    placement = Placement(InstanceGroup(replicas=2), split_rows=100, user_once=True)
     requests = read_requests(Path(found.holdout))
     write_bundle(
         tmp_path / "bundle", "shop", Path(task.home) / once.path, Candidate(placement=placement), {}, found.inputs,
@@ -368,7 +368,7 @@ def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
     ]
     model = build.open_once(task, _quiet).model
     with bundle.open() as ours, Pool.open(Path(task.home) / found.baseline.path, Placement()) as theirs:
-        assert set(open_replica(tmp_path / "bundle/model.onnx", Seat(), None).once) == users
+        assert set(open_replica(tmp_path / "bundle/model.onnx", InstanceGroup(), None).once) == users
         for request in mixed:
             with torch.inference_mode():
                 expected = model(**{n: torch.from_numpy(v) for n, v in request.items()})

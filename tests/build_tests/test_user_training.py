@@ -20,10 +20,10 @@ from objectives.build.fit import Fitted, fit
 from objectives.build.model_structure import of_baseline
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model import load as opening
-from objectives.recommenders.user_model.load import open_own
+from objectives.recommenders.user_model.load import open_user_model
 from objectives.recommenders.user_model.optimizer import WithSparseTables
 from objectives.recommenders.user_model.outputs import kind_of
-from objectives.recommenders.user_model.recommender import OwnRecommender
+from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.task import Task
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.distillation import Distillation
@@ -77,9 +77,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(given: Any, home: Path, monkeypatch: pytest.MonkeyPatch, **task: Any) -> OwnRecommender:
+def opened(given: Any, home: Path, monkeypatch: pytest.MonkeyPatch, **task: Any) -> UserRecommender:
     monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
-    return open_own(Task(str(home), "mine:factory", "", "", 200, 0.6, 1000, 0, **task), lambda line: None)
+    return open_user_model(Task(str(home), "mine:factory", "", "", 200, 0.6, 1000, 0, **task), lambda line: None)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class Sharing(Shop):
         return self.made[width]
 
 
-def _student(found: OwnRecommender, width: int = 4) -> Fitted:
+def _student(found: UserRecommender, width: int = 4) -> Fitted:
     weights = Weights(architecture=Architecture((("width", width),)), distillation=LEARN)
     return fit(found, weights, 0, _quiet)
 
@@ -151,7 +151,7 @@ def test_a_sibling_that_is_given_twice_starts_afresh(home: Path, monkeypatch: py
 # -- rows, batches and seeds
 
 
-def _pruned(found: OwnRecommender, seed: int = 0, cache: Path | None = None, importance: Any = "magnitude") -> Fitted:
+def _pruned(found: UserRecommender, seed: int = 0, cache: Path | None = None, importance: Any = "magnitude") -> Fitted:
     pruning = Pruning((("tower", 0.5),), importance, multiple=8)
     return fit(found, Weights(pruning=pruning, distillation=LEARN), seed, _quiet, cache)
 
@@ -161,7 +161,7 @@ def test_what_is_learned_does_not_depend_on_the_factorys_batches(
     size: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, other = (opened(Shop(size=of), home, monkeypatch) for of in (50, size))
-    assert found.per_pass == other.per_pass == 3 and found.train_rows().batch_size == 256
+    assert found.batches_per_epoch == other.batches_per_epoch == 3 and found.train_rows().batch_size == 256
     assert found.key == other.key
     assert _same(_state(_pruned(found).model), _state(_pruned(other).model))
 
@@ -172,7 +172,7 @@ def test_rows_are_read_from_the_factory_once(home: Path, monkeypatch: pytest.Mon
     found.train_rows()
     shop.asked.clear()
     _pruned(found, importance="taylor")
-    list(found.lessons(torch.Generator()))
+    list(found.batches(torch.Generator()))
     found.counts(found.model, ())
     assert "train" not in shop.asked
     ours, theirs = (next(iter(rows.blocks)).inputs["item"] for rows in (found.train_rows(), found.train_rows()))
@@ -195,7 +195,7 @@ def test_arrays_that_the_factory_fills_again_are_copied(home: Path, monkeypatch:
 def test_another_batch_size_or_seed_is_another_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = opened(Shop(), home, monkeypatch)
     small = opened(Shop(), home, monkeypatch, batch_size=100)
-    assert small.per_pass == 6
+    assert small.batches_per_epoch == 6
     states = [_state(_pruned(found).model), _state(_pruned(small).model), _state(_pruned(found, 1).model)]
     assert not any(_same(states[i], states[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -310,8 +310,8 @@ def test_a_student_comes_to_every_output_of_its_teacher(home: Path, monkeypatch:
     mall.build = lambda shape: Several(**shape)  # type: ignore[attr-defined]
     mall.optimizer = lambda parameters: torch.optim.Adam(parameters, lr=3e-3)  # type: ignore[attr-defined]
     found = opened(mall, home, monkeypatch, batch_size=64)
-    taught = Weights(architecture=Architecture((("width", 16),)), distillation=Distillation(1.0, 1.0, 200))
-    student = fit(found, taught, 0, _quiet, home).model
+    teacher_scores = Weights(architecture=Architecture((("width", 16),)), distillation=Distillation(1.0, 1.0, 200))
+    student = fit(found, teacher_scores, 0, _quiet, home).model
     inputs, left = found.serving_rows(400), dict[str, float]()
     with torch.inference_mode():
         mine, theirs = (model(**inputs) for model in (student, found.model))
@@ -377,7 +377,7 @@ def test_sparse_tables_step_as_with_an_optimizer_of_each_kind(home: Path, monkey
     tables = [theirs.get_submodule(name).get_parameter("weight") for name in ("user", "item")]
     rest = theirs.get_submodule("tower").parameters()
     apart: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(tables, 1e-3), torch.optim.AdamW(rest, 1e-3)]
-    for number, (inputs, labels) in enumerate(found.lessons(torch.Generator())):
+    for number, (inputs, labels) in enumerate(found.batches(torch.Generator())):
         both.zero_grad()
         found.loss(ours(**inputs), labels).backward()
         both.step()
@@ -407,7 +407,7 @@ def test_a_tied_table_of_sparse_gradients_is_learned(home: Path, monkeypatch: py
     ours, theirs = copy.deepcopy(found.model), copy.deepcopy(found.model)
     theirs.get_submodule("item").sparse = False  # type: ignore[assignment]
     steps = ((ours, found.optimizer(ours)), (theirs, torch.optim.Adam(theirs.parameters(), 1e-3)))
-    for inputs, labels in [*found.lessons(torch.Generator())] * 3:
+    for inputs, labels in [*found.batches(torch.Generator())] * 3:
         for model, optimizer in steps:
             optimizer.zero_grad()
             found.loss(model(**inputs), labels).backward()  # type: ignore[no-untyped-call]

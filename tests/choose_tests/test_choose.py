@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from search.choose import choose
 from search.choose.choose import Policy, confidence_of, finalists
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError, NothingConfirmedError
 from spaces.candidate import Candidate
 from spaces.serialization import to_plain
 from tests.search_tests.measurements import complete_outcome
@@ -90,7 +90,7 @@ def test_a_latency_policy_must_hold_at_the_upper_bound(
     if held:
         assert choose.confirm(*asked).latency == found.latency
         return
-    with pytest.raises(choose.NothingConfirmedError):
+    with pytest.raises(NothingConfirmedError):
         choose.confirm(*asked)
     assert looks == [], "what is too slow is not looked at on test"
     assert "may be" in said[-1] and "above the" in said[-1]

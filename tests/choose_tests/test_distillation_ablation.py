@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.records import Artifact, Quality
 from search.choose.distillation_ablation import control
-from search.workers.processes import JobError
+from search.errors import JobError
 from spaces.candidate import Candidate
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
@@ -15,7 +15,7 @@ from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 from tests.search_tests.measurements import complete_outcome
 
-LEARNING = Distillation(temperature=3.0, teacher_weight=0.6, passes=4, feature_weight=0.2)
+LEARNING = Distillation(temperature=3.0, teacher_weight=0.6, epochs=4, feature_weight=0.2)
 CHOSEN = Candidate(
     Weights(pruning=Pruning((("mlp", 0.5),)), distillation=LEARNING), Precision((("mlp", "int8-dynamic"),))
 )

@@ -15,8 +15,8 @@ from search.choose import rebuild as recipe
 from search.choose.choose import Policy, made_of
 from search.choose.rebuild import BesideOld, Rebuilt, Recipe
 from search.cli.console import Console
+from search.errors import JobError, LostJobError
 from search.home import Home
-from search.workers.processes import JobError, LostJobError
 from spaces.candidate import Candidate
 from spaces.serialization import to_plain
 from spaces.techniques.quantization import Precision

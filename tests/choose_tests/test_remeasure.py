@@ -15,14 +15,14 @@ from objectives.records import Artifact, Prepared
 from search.choose.remeasure import all_failed, conclusion, remeasure, remeasured_table
 from search.cli.console import Console
 from search.config.study_file import load
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.home import Home
 from search.ledger import Ledger
 from search.session import Session
 from search.study import Study
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
 from tests.search_tests.measurements import complete_outcome
@@ -79,7 +79,7 @@ def session(tmp_path: Path) -> Session:
     _touch(tmp_path / "holdout" / "requests.npz")
     baseline = Artifact("base", "base/model.onnx", {}, 1000, 0.0)
     prepared = Prepared(
-        "k", str(tmp_path / "holdout"), Anatomy(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {}
+        "k", str(tmp_path / "holdout"), ModelStructure(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {}
     )
     study.note(prepared=to_plain(prepared), machine="the machine of then")
     return Session(config, home, study, cast(Ledger, None))

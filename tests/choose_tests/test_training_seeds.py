@@ -13,7 +13,7 @@ from objectives.records import Artifact, Quality, SliceQuality
 from search.choose.training_seeds import SEEDS, over_seeds, seeds_of
 from search.cli.console import Console
 from search.workers import paired_comparison as module
-from search.workers.paired_comparison import Pairs
+from search.workers.paired_comparison import PairedComparison
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 from tests.ablation_tests.ablated import CHOSEN
@@ -72,14 +72,14 @@ def test_both_sides_are_trained_from_each_seed_and_what_is_not_trained_is_not(
     def key(side: Any) -> str:
         return str(side[0].key)
 
-    def judge(
+    def evaluate(
         jobs: Any, meter: Any, builder: Any, ours: Any, part: str, level: float, say: Any, theirs: Any
     ) -> Quality:
         assert (part, level) == ("test", 0.95)
         judged.append((key(ours), key(theirs)))
         return quality(0.001 * len(judged), 0.001)
 
-    def build(pairs: Pairs, candidate: Candidate) -> Artifact:
+    def build(pairs: PairedComparison, candidate: Candidate) -> Artifact:
         built.append(candidate)
         return artifact(candidate)
 
@@ -88,9 +88,9 @@ def test_both_sides_are_trained_from_each_seed_and_what_is_not_trained_is_not(
         name = "base" if learning is None else f"{learning.teacher_weight}-{learning.seed}"
         return Artifact(name, f"{name}/model.onnx", {}, 10, 0.0)
 
-    monkeypatch.setattr(module, "judged", judge)
-    monkeypatch.setattr(Pairs, "built", build)
-    pairs = Pairs(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), QUIET)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "judged", evaluate)
+    monkeypatch.setattr(PairedComparison, "built", build)
+    pairs = PairedComparison(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), QUIET)  # type: ignore[arg-type]
     without = next(part.without for part in techniques(CHOSEN) if part.name == "distillation")
     ours, labels = (artifact(CHOSEN), CHOSEN), (artifact(without), without)
     assert pairs.quality(ours, labels, "test").loss == pytest.approx(0.002)

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from torch import nn
 
 from objectives.build.fit import Fitted
-from objectives.compression.embeddings import MixedTable, SharedRowsTable
+from objectives.compression.embeddings import MixedTable, QuotientRemainderTable
 from objectives.compression.export import run_onnx
 from objectives.compression.graph_passes.graph_reading import once_inputs
 from objectives.compression.low_rank import LowRankLinear
@@ -25,7 +25,7 @@ from objectives.serving.engines import open_replica
 from objectives.serving.split_engine import DENSE, TABLES
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Seat
+from spaces.techniques.placement import InstanceGroup
 from spaces.weights import Weights
 from tests.compression_tests.composing import Shop, Walk, told
 
@@ -52,27 +52,27 @@ def check(shop: Shop, done: Walk) -> None:
 
 def check_weights(shop: Shop, weights: Weights, fitted: Fitted) -> None:
     """Each technique is in the groups that it names, and in no other."""
-    factorised, compressed = set[str](), set[str]()
-    for name, members in fitted.anatomy.stored(form.group for form in weights.table_forms).items():
+    factorized, compressed = set[str](), set[str]()
+    for name, members in fitted.structure.stored(form.group for form in weights.table_forms).items():
         modules = [fitted.model.get_submodule(module) for module in members]
-        factorised |= {name} if any(isinstance(module, LowRankLinear) for module in modules) else set()
-        compressed |= {name} if any(isinstance(m, (SharedRowsTable, MixedTable)) for m in modules) else set()
-    assert factorised == {name for name, _ in (weights.low_rank.shares if weights.low_rank else ())}, factorised
+        factorized |= {name} if any(isinstance(module, LowRankLinear) for module in modules) else set()
+        compressed |= {name} if any(isinstance(m, (QuotientRemainderTable, MixedTable)) for m in modules) else set()
+    assert factorized == {name for name, _ in (weights.low_rank.shares if weights.low_rank else ())}, factorized
     assert compressed == {form.group for form in weights.table_forms}, compressed
     if weights.architecture is None:
         pruned = {name for name, _ in (weights.pruning.ratios if weights.pruning else ())}
-        for before, after in zip(shop.prepared.anatomy.groups, fitted.anatomy.groups, strict=True):
+        for before, after in zip(shop.prepared.structure.groups, fitted.structure.groups, strict=True):
             units = [sum(width.units for width in group.widths) for group in (before, after)]
             assert (units[1] < units[0]) == (before.name in pruned), before.name
-    learned = {name for group in weights.quantisation_aware for name in fitted.anatomy.group(group).modules}
+    learned = {name for group in weights.quantization_aware for name in fitted.structure.group(group).modules}
     assert {name for name in learned if any(layer.startswith(name) for layer in fitted.ranges)} == learned
     assert all(layer.startswith(tuple(learned)) for layer in fitted.ranges)
 
 
 def check_techniques(shop: Shop, candidate: Candidate, fitted: Fitted) -> None:
     """Each leaves its mark. Learning with rounding takes long, so that the others are looked at without it."""
-    if candidate.weights.quantisation_aware:
-        candidate, learned = replace_weights(candidate, quantisation_aware=()), fitted
+    if candidate.weights.quantization_aware:
+        candidate, learned = replace_weights(candidate, quantization_aware=()), fitted
         fitted = shop.fitted(candidate.weights)
         assert differ(learned.model, fitted.model), "rounding was not learned"
     for technique in techniques(candidate):
@@ -90,7 +90,7 @@ def check_techniques(shop: Shop, candidate: Candidate, fitted: Fitted) -> None:
 
 def replace_weights(candidate: Candidate, **parts: Any) -> Candidate:
     weights = replace(candidate.weights, **parts)
-    return replace(candidate, weights=weights if weights.reshaped or weights.quantisation_aware else Weights())
+    return replace(candidate, weights=weights if weights.reshaped or weights.quantization_aware else Weights())
 
 
 def differ(one: nn.Module, other: nn.Module) -> bool:
@@ -112,7 +112,7 @@ def differ_in_scores(sparse: nn.Module, request: Any) -> bool:
 def check_graph(shop: Shop, done: Walk, fitted: Fitted) -> None:
     """Every group is in its width, by what is read back and by the types of what is stored; the form is as asked."""
     assert done.artifact is not None
-    parts = fitted.anatomy.stored(dict(done.candidate.precision.widths))
+    parts = fitted.structure.stored(dict(done.candidate.precision.widths))
     asked = {name: done.candidate.precision.width(name) for name in parts}
     assert done.artifact.widths == asked, (done.artifact.widths, asked)
     graph = onnx.load(str(shop.model(done.artifact)))
@@ -124,7 +124,7 @@ def check_graph(shop: Shop, done: Walk, fitted: Fitted) -> None:
     alone = done.candidate.placement.user_once or shop.task.recommender == "sasrec"
     assert once_inputs(graph) == (users if alone else set())
     halves = [shop.model(done.artifact).with_name(name).exists() for name in (TABLES, DENSE)]
-    assert halves == [done.candidate.placement.lookup is not None] * 2
+    assert halves == [done.candidate.placement.embedding_device is not None] * 2
 
 
 def is_weight(tensor: TensorProto) -> bool:
@@ -141,7 +141,7 @@ def check_scores(shop: Shop, done: Walk) -> None:
         assert scores.shape == expected.shape
         assert np.abs(scores - expected).max() <= tolerance(done.candidate) * (1 + expected.std()), told(done.candidate)
     if done.candidate.precision.compute == "bf16":
-        exact = open_replica(path, Seat("openvino"), None).run(shop.requests[1])
+        exact = open_replica(path, InstanceGroup("openvino"), None).run(shop.requests[1])
         assert not np.array_equal(done.scores[1], exact)
 
 
@@ -150,6 +150,8 @@ def tolerance(candidate: Candidate) -> float:
     if candidate.precision.compute == "bf16":
         return 0.1
     placement, widths = candidate.placement, dict(candidate.precision.widths).values()
-    engines = {seat.engine for seat in placement.seats} | ({placement.lookup.engine} if placement.lookup else set())
+    engines = {instance_group.engine for instance_group in placement.instance_groups} | (
+        {placement.embedding_device.engine} if placement.embedding_device else set()
+    )
     other = engines != {"onnxruntime"}
     return 0.02 if other and any(width.startswith("int8-") for width in widths) else 1e-4

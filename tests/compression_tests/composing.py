@@ -51,7 +51,7 @@ NOTHING_TO_GAIN = re.compile(r"nothing to gain|rounds to none")
 class Brief:
     """A recommender of which little is to be learned: a pass is one small batch. All else is the recommender's own."""
 
-    per_pass = 1
+    batches_per_epoch = 1
 
     def __init__(self, whole: Recommender) -> None:
         self._whole = whole
@@ -63,8 +63,8 @@ class Brief:
         rows = self._whole.train_rows()
         return replace(rows, blocks=(Block(*_few((rows.blocks[0].inputs, rows.blocks[0].labels))),))
 
-    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
-        return map(_few, islice(self._whole.lessons(generator), self.per_pass))
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        return map(_few, islice(self._whole.batches(generator), self.batches_per_epoch))
 
 
 def _few(batch: Batch) -> Batch:
@@ -161,13 +161,13 @@ def walk(shop: Shop, candidate: Candidate) -> Walk:
         with _clocked(seconds, "fit"):
             build.fit(shop.task, candidate.weights, _quiet)
     except ValueError as error:
-        anatomy = shop.prepared.anatomy
-        parts = (*(group.name for group in anatomy.groups), *(table.name for table in anatomy.tables))
+        structure = shop.prepared.structure
+        parts = (*(group.name for group in structure.groups), *(table.name for table in structure.tables))
         if not NOTHING_TO_GAIN.search(str(error)) or not any(repr(part) in str(error) for part in parts):
             raise
         return Walk(candidate, seconds, refusal=str(error))
     with _clocked(seconds, "export"):
-        form = build.Form(placement.user_once, placement.lookup is not None)
+        form = build.Form(placement.user_once, placement.embedding_device is not None)
         artifact, _ = build.export(shop.task, candidate.weights, candidate.precision, form, _quiet)
     with _clocked(seconds, "serve"), Pool.open(shop.model(artifact), placement, candidate.precision.compute) as pool:
         scores = tuple(pool.submit(request).result() for request in shop.requests)

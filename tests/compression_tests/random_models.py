@@ -29,7 +29,7 @@ class Residual(nn.Module):
         return x + self.outer(self.act(self.inner(x)))
 
 
-class Gate(nn.Module):
+class AcceptAll(nn.Module):
     """x times a gate between 0 and 1 for each unit."""
 
     def __init__(self, width: int) -> None:
@@ -158,7 +158,7 @@ class RandomModel(nn.Module):
         if kind == "residual":
             return Residual(width, out, act), width
         if kind == "gate":
-            return Gate(width), width
+            return AcceptAll(width), width
         if kind == "glu":
             return GatedUnit(width, out), out
         if kind == "squeeze":

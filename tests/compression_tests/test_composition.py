@@ -62,10 +62,10 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             task,
             {
                 "architecture": STUDENTS[family],
-                "distillation": {"passes": 1, "feature_weight": [0, 0.5]},
+                "distillation": {"epochs": 1, "feature_weight": [0, 0.5]},
                 # Entropy takes as long for each range as all else together.
                 "precision": {"calibration": ["minmax", "percentile"]},
-                "placement": {"lookup": ["same", "onnxruntime", "openvino"]},
+                "placement": {"embedding_device": ["same", "onnxruntime", "openvino"]},
             },
         )
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.compression.export import PARITY_ROWS, check_parity, largest_difference, run_onnx, to_onnx
 from objectives.compression.graph_passes.user_once import compute_once
-from objectives.compression.quantization import quantise, read_widths
+from objectives.compression.quantization import quantize, read_widths
 from objectives.parity import LIMIT, ParityError
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import DCNV2, Sizes
@@ -111,7 +111,7 @@ def test_one_pass_one_answer_whatever_the_rows(
     model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor]
 ) -> None:
     """Static ranges do not hang on the request: one row alone scores as it does among others."""
-    narrow = quantise(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
+    narrow = quantize(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
     together = run_onnx(narrow, _arrays(rows))[:5]
     alone = [run_onnx(narrow, {k: v[i : i + 1] for k, v in _arrays(rows).items()})[0] for i in range(5)]
     assert np.allclose(together, alone, atol=1e-5)
@@ -125,7 +125,7 @@ def test_static_int8_leaves_other_groups_alone(
     crossed = next(node for node in graph.graph.node if both in node.output).input[0]
     wide, narrow = (
         copy.deepcopy(graph),
-        quantise(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows)),
+        quantize(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows)),
     )
     for made in (wide, narrow):
         made.graph.output[0].CopyFrom(helper.make_tensor_value_info(crossed, TensorProto.FLOAT, None))
@@ -136,7 +136,7 @@ def test_a_smaller_sibling_lacks_layers_and_is_narrowed_all_the_same(
     model: DCNV2, rows: dict[str, torch.Tensor]
 ) -> None:
     sibling = DCNV2(INPUTS, Sizes(4, 1, (16,))).eval()
-    narrow = quantise(
+    narrow = quantize(
         to_onnx(sibling, rows), Precision((("mlp", "int8-dynamic"), ("cross", "int8-dynamic"))), dcn_v2_anatomy(model),
         _arrays(rows),
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_static_int8_is_computed_in_whole_numbers(
 ) -> None:
     """Of what ONNX Runtime makes of the graph: all products but the head's, which is in no group, have int8 kernels."""
     asked = Precision((("mlp", "int8-static"), ("cross", "int8-static")))
-    narrow = quantise(once if cut else graph, asked, dcn_v2_anatomy(model), _arrays(rows))
+    narrow = quantize(once if cut else graph, asked, dcn_v2_anatomy(model), _arrays(rows))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -184,7 +184,7 @@ def test_narrow_tables_of_one_user_are_the_rounded_tables(
 ) -> None:
     tables = {f"model.tables.{f}.weight": model.tables[f].weight.detach().numpy() for f in FIELDS}
     rounded = {k: v.astype(np.float16) if width == "fp16" else _round_trip(v, 1) for k, v in tables.items()}
-    narrow = quantise(once, Precision((("tables", width),)), dcn_v2_anatomy(model), _arrays(rows))
+    narrow = quantize(once, Precision((("tables", width),)), dcn_v2_anatomy(model), _arrays(rows))
     of_one_user = {k: np.repeat(v[:1], 50) if k in USER else v[:50] for k, v in _arrays(rows).items()}
     expected = run_onnx(_replaced(graph, rounded), of_one_user)
     assert np.allclose(run_onnx(narrow, of_one_user), expected, atol=1e-5)
@@ -198,17 +198,17 @@ def test_narrow_tables_of_one_user_are_the_rounded_tables(
 def test_a_table_by_itself_has_its_own_width(
     model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor], widths: dict[str, str]
 ) -> None:
-    anatomy = replace(dcn_v2_anatomy(model), tables=tuple(Table(f"tables.{f}", 1, (f,)) for f in FIELDS))
+    structure = replace(dcn_v2_anatomy(model), tables=tuple(Table(f"tables.{f}", 1, (f,)) for f in FIELDS))
     rounds = {"fp32": lambda v: v, "fp16": lambda v: v.astype(np.float16), "int8": lambda v: _round_trip(v, 1)}
     of = {f: widths.get(f"tables.{f}", widths.get("tables", "fp32")) for f in FIELDS}
     tables = {f"model.tables.{f}.weight": rounds[of[f]](model.tables[f].weight.detach().numpy()) for f in FIELDS}
-    narrow = quantise(graph, Precision(tuple(widths.items())), anatomy, _arrays(rows))
+    narrow = quantize(graph, Precision(tuple(widths.items())), structure, _arrays(rows))
     assert np.allclose(run_onnx(narrow, _arrays(rows)), run_onnx(_replaced(graph, tables), _arrays(rows)), atol=1e-5)
     asked = {"tables": "fp32", "cross": "fp32", "mlp": "fp32"} | widths
-    assert read_widths(narrow, anatomy, widths) == asked
+    assert read_widths(narrow, structure, widths) == asked
     told = set(of.values())
     together = told.pop() if len(told) == 1 else "mixed: " + ", ".join(sorted(told))
-    assert read_widths(narrow, anatomy)["tables"] == together
+    assert read_widths(narrow, structure)["tables"] == together
 
 
 def test_static_ranges_are_those_of_rows_with_their_own_user(
@@ -226,7 +226,7 @@ def test_static_ranges_are_those_of_rows_with_their_own_user(
         "item half": tables["item"],
         "second layer": torch.cat(seen).numpy(),
     }
-    narrow = quantise(once, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
+    narrow = quantize(once, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
     held, made_by = _held(narrow), {name: node for node in narrow.graph.node for name in node.output}
     scales = []
     for layer in ("0.weight.user", "0.weight.item", "4.weight"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from objectives.compression.distillation import distil, feature_loss, hidden_outputs
 from objectives.compression.soft_loss import soft_loss, soft_loss_of
-from objectives.compression.training_data import Course, Lesson, lessons_of
+from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
 from objectives.output_kind import OutputKind
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
 from spaces.techniques.distillation import Distillation
@@ -51,19 +51,21 @@ def labels() -> Tensor:
     return torch.randint(0, 2, (ROWS,), generator=torch.Generator().manual_seed(2)).float()
 
 
-Lessons = tuple[Callable[[torch.Generator], Iterator[Lesson]], int]
+Lessons = tuple[Callable[[torch.Generator], Iterator[TrainingBatch]], int]
 
 
-def _lessons(rows: dict[str, Tensor], labels: Tensor, taught: Tensor | None = None, batch: int = 32) -> Lessons:
+def _lessons(rows: dict[str, Tensor], labels: Tensor, teacher_scores: Tensor | None = None, batch: int = 32) -> Lessons:
     def known(of: NumberedBatch) -> Tensor:
-        assert taught is not None
-        return taught[of.rows]
+        assert teacher_scores is not None
+        return teacher_scores[of.rows]
 
-    return lessons_of(TrainingRows((Block(rows, labels),), batch), None if taught is None else known)
+    return training_batches(TrainingRows((Block(rows, labels),), batch), None if teacher_scores is None else known)
 
 
-def _course(rows: dict[str, Tensor], labels: Tensor, taught: Tensor | None = None, hidden: str | None = None) -> Course:
-    return Course(*_lessons(rows, labels, taught), loss=F.binary_cross_entropy_with_logits, hidden=hidden)
+def _course(
+    rows: dict[str, Tensor], labels: Tensor, teacher_scores: Tensor | None = None, hidden: str | None = None
+) -> TrainingData:
+    return TrainingData(*_lessons(rows, labels, teacher_scores), loss=F.binary_cross_entropy_with_logits, hidden=hidden)
 
 
 def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -72,9 +74,9 @@ def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _train(
-    student: nn.Module, course: Course, choice: Distillation, seed: int = 0, **others: object
+    student: nn.Module, training_data: TrainingData, choice: Distillation, seed: int = 0, **others: object
 ) -> tuple[float, ...]:
-    return distil(student, course, torch.optim.Adam(student.parameters(), lr=1e-2), choice, seed, **others)  # type: ignore[arg-type]
+    return distil(student, training_data, torch.optim.Adam(student.parameters(), lr=1e-2), choice, seed, **others)  # type: ignore[arg-type]
 
 
 # -- the losses
@@ -176,18 +178,18 @@ def test_hidden_modules_that_give_no_features_are_refused() -> None:
 
 def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labels: Tensor) -> None:
     numbers = torch.arange(ROWS)
-    lessons, per_pass = _lessons({"x": rows["x"], "number": numbers}, labels, numbers * 2.0, 20)
+    batches, batches_per_epoch = _lessons({"x": rows["x"], "number": numbers}, labels, numbers * 2.0, 20)
     generator = torch.Generator().manual_seed(0)
     orders = []
     for _ in range(2):
-        given = list(lessons(generator))
-        assert len(given) == per_pass == 5
-        orders.append(torch.cat([lesson.inputs["number"] for lesson in given]).tolist())
-        for lesson in given:
-            pick = lesson.inputs["number"]
-            assert torch.equal(lesson.inputs["x"], rows["x"][pick])
-            assert torch.equal(lesson.labels, labels[pick])
-            assert lesson.taught is not None and torch.equal(lesson.taught, pick * 2.0)
+        given = list(batches(generator))
+        assert len(given) == batches_per_epoch == 5
+        orders.append(torch.cat([batch.inputs["number"] for batch in given]).tolist())
+        for batch in given:
+            pick = batch.inputs["number"]
+            assert torch.equal(batch.inputs["x"], rows["x"][pick])
+            assert torch.equal(batch.labels, labels[pick])
+            assert batch.teacher_scores is not None and torch.equal(batch.teacher_scores, pick * 2.0)
     assert orders[0] != orders[1]
     assert all(sorted(order) == numbers.tolist() for order in orders)
 
@@ -197,7 +199,7 @@ def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], la
     with pytest.raises(ValueError, match=r"training rows: must be 2 or more of one shape, but got \[0\]"):
         _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
     with pytest.raises(ValueError, match="at least one lesson, but got 0"):
-        Course(lambda generator: iter(()), 0, F.mse_loss)
+        TrainingData(lambda generator: iter(()), 0, F.mse_loss)
 
 
 # -- the loop
@@ -239,15 +241,17 @@ def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
         def positions(self, x: Tensor, candidates: Tensor) -> Tensor:
             return (self.items(candidates) @ self.query(x).unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
 
-    def lessons(generator: torch.Generator) -> Iterator[Lesson]:
+    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
         for _ in range(5):
             x = torch.randn(24, WIDTH, generator=generator)
-            yield Lesson({"x": x, "candidates": torch.randint(0, 30, (24, 4), generator=generator)}, torch.zeros(24))
+            yield TrainingBatch(
+                {"x": x, "candidates": torch.randint(0, 30, (24, 4), generator=generator)}, torch.zeros(24)
+            )
 
     def outputs(model: nn.Module, inputs: object) -> Tensor:
         return model.positions(**inputs)  # type: ignore[no-any-return,operator,arg-type]
 
-    course = Course(lessons, 5, lambda logits, labels: F.cross_entropy(logits, labels.long()), outputs)
+    training_data = TrainingData(batches, 5, lambda logits, labels: F.cross_entropy(logits, labels.long()), outputs)
     teacher, student = Ranker(1), Ranker(2)
     held = {"x": torch.randn(200, WIDTH), "candidates": torch.randint(0, 30, (200, 4))}
 
@@ -256,7 +260,7 @@ def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
         return (best[0] == best[1]).float().mean().item()
 
     before = agreement()
-    _train(student, course, Distillation(1.0, 1.0, 60), teacher=teacher)
+    _train(student, training_data, Distillation(1.0, 1.0, 60), teacher=teacher)
     assert before < 0.5 < 0.8 < agreement()
 
 
@@ -295,7 +299,7 @@ def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> Non
 def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, Tensor], labels: Tensor) -> None:
     """With a rate of nothing it stays one, and the loss of features is the whole loss."""
     teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
-    nothing = Course(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    nothing = TrainingData(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
     optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
     assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher) == (0.0, 0.0)
 
@@ -314,7 +318,7 @@ def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels
         return ((mine @ fit - theirs) / theirs.std(0)).square().mean().item()
 
     before, names = left_over(), list(student.state_dict())
-    nothing = Course(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    nothing = TrainingData(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
     _train(student, nothing, Distillation(1.0, 0.0, 150, 1.0), teacher=teacher)
     assert left_over() < 0.7 * before
     assert list(student.state_dict()) == names
@@ -340,10 +344,10 @@ def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
         rates.append(optimizer.param_groups[0]["lr"])
         return outputs.square().mean()
 
-    def lessons(generator: torch.Generator) -> Iterator[Lesson]:
-        yield from [Lesson({"input": torch.ones(2, 1)}, torch.zeros(2))] * steps
+    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
+        yield from [TrainingBatch({"input": torch.ones(2, 1)}, torch.zeros(2))] * steps
 
-    distil(student, Course(lessons, steps, loss), optimizer, Distillation(1.0, 0.0, 1), 0)
+    distil(student, TrainingData(batches, steps, loss), optimizer, Distillation(1.0, 0.0, 1), 0)
     peak = int(np.argmax(rates))
     assert len(rates) == steps
     assert min(rates) > 0
@@ -385,10 +389,12 @@ def test_what_cannot_be_learned_is_refused(
 
 
 def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
-    lessons, per_pass = _lessons(rows, labels)
+    batches, batches_per_epoch = _lessons(rows, labels)
     with pytest.raises(ValueError, match="has 4 lessons, but got 3"):
         _train(
-            Tower(4, seed=2), Course(lessons, per_pass + 1, F.binary_cross_entropy_with_logits), Distillation(1, 0, 1)
+            Tower(4, seed=2),
+            TrainingData(batches, batches_per_epoch + 1, F.binary_cross_entropy_with_logits),
+            Distillation(1, 0, 1),
         )
 
 

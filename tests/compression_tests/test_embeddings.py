@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from objectives.compression.embeddings import (
     MixedTable,
-    SharedRowsTable,
+    QuotientRemainderTable,
     block_dimensions,
     block_sizes,
     compress_tables,
@@ -24,19 +24,19 @@ from objectives.compression.embeddings import (
 )
 from objectives.compression.export import check_parity, run_onnx, to_onnx
 from objectives.compression.graph_passes.graph_reading import once_inputs
-from objectives.compression.graph_passes.split_embeddings import cut_at_tables
+from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import compute_once
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.pruning import prune
-from spaces.model_structure import Anatomy, Cut, Group, Table, Width
-from spaces.techniques.embeddings import SMALLEST, MixedDimensions, SharedRows, TableForm
+from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim, Table
+from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning
 
 ROWS = {"user": 300, "item": 1000, "hour": 24}
 D = 16
 LARGE = ("tables.user", "tables.item")
 FORMS: list[list[TableForm]] = [
-    [SharedRows(table, 0.1) for table in LARGE],
+    [QuotientRemainder(table, 0.1) for table in LARGE],
     [MixedDimensions(table, 0.5) for table in LARGE],
 ]
 
@@ -64,13 +64,18 @@ class Model(nn.Module):
         return self.head(torch.relu(self.layer(x))).squeeze(1)  # type: ignore[no-any-return]
 
 
-def anatomy() -> Anatomy:
+def structure() -> ModelStructure:
     tables = tuple(f"tables.{name}" for name in ROWS)
-    cuts = (*(Cut(f"{table}.weight", 1) for table in tables), Cut("layer.weight", 1, repeats=3, period=D))
-    units = Width("layer", 8, (Cut("layer.weight", 0), Cut("layer.bias", 0), Cut("head.weight", 1)))
-    return Anatomy(
+    axis_slices = (
+        *(AxisSlice(f"{table}.weight", 1) for table in tables),
+        AxisSlice("layer.weight", 1, repeats=3, period=D),
+    )
+    units = PrunableDim(
+        "layer", 8, (AxisSlice("layer.weight", 0), AxisSlice("layer.bias", 0), AxisSlice("head.weight", 1))
+    )
+    return ModelStructure(
         (
-            Group("tables", "table", tables, D * sum(ROWS.values()), (Width("embedding_dim", D, cuts),)),
+            Group("tables", "table", tables, D * sum(ROWS.values()), (PrunableDim("embedding_dim", D, axis_slices),)),
             Group("layer", "linear", ("layer",), 8 * (3 * D + 1), (units,)),
         ),
         tuple(Table(f"tables.{name}", rows, (name,)) for name, rows in ROWS.items()),
@@ -117,7 +122,7 @@ def whole(table: nn.Module, count: int) -> Tensor:
 def test_rare_ids_are_products_of_quotient_and_remainder(count: int, share: float) -> None:
     """One id at a time in numpy, by the rule of the paper."""
     table = drawn(0, count, D)
-    made = SharedRowsTable.of(table, share, zipf(count))
+    made = QuotientRemainderTable.of(table, share, zipf(count))
     held, own = arrays(made), max(1, math.ceil(share * count))
     m = math.ceil(math.sqrt(count - own))
     assert {name: len(array) for name, array in held.items()} == {
@@ -138,13 +143,13 @@ def test_rows_that_are_products_are_met_exactly(own: int, rare: int, seed: int) 
     quotient[:, 0], remainder[0, 1] = 0, 0
     products = (quotient[:, None] * remainder).reshape(-1, D)[:rare]
     table = torch.cat([drawn(seed + 2, own, D), products])
-    made = SharedRowsTable.of(table, (own - 0.5) / len(table), zipf(len(table)))
+    made = QuotientRemainderTable.of(table, (own - 0.5) / len(table), zipf(len(table)))
     assert torch.allclose(whole(made, len(table)), table, atol=1e-4)
 
 
 def test_a_complete_grid_is_the_nearest_of_rank_one_along_each_dimension() -> None:
     table = drawn(3, 1 + 20 * 20, 3)
-    got = whole(SharedRowsTable.of(table, 0.0, zipf(len(table))), len(table))[1:].reshape(20, 20, 3)
+    got = whole(QuotientRemainderTable.of(table, 0.0, zipf(len(table))), len(table))[1:].reshape(20, 20, 3)
     for dimension in range(3):
         grid = table[1:].reshape(20, 20, 3)[:, :, dimension].numpy()
         gone = np.linalg.svd(grid, compute_uv=False)[1:]
@@ -192,8 +197,8 @@ def test_rows_that_are_seen_as_often_have_no_dimensions_to_mix(temperature: floa
     assert evenly_seen(item, even) and not evenly_seen(item, rare)
     assert not seen(item, None) and not seen(item, torch.zeros(1000)) and seen(item, rare)
     with pytest.raises(ValueError, match="nothing to gain"):
-        compress_tables(model, [form], anatomy(), {"tables.item": even})
-    compress_tables(model, [form], anatomy(), {"tables.item": rare})
+        compress_tables(model, [form], structure(), {"tables.item": even})
+    compress_tables(model, [form], structure(), {"tables.item": rare})
 
 
 def test_ids_are_rows_of_their_block_times_its_projection() -> None:
@@ -221,10 +226,10 @@ def test_a_table_of_low_rank_is_met_exactly() -> None:
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_tables_with_rows_enough_are_compressed_and_nothing_else(model: nn.Module, forms: list[TableForm]) -> None:
     before = copy.deepcopy(model.state_dict())
-    compressed, smaller = compress_tables(model, forms, anatomy(), COUNTS)
+    compressed, smaller = compress_tables(model, forms, structure(), COUNTS)
     after = compressed.state_dict()
     for name in ("user", "item"):
-        assert isinstance(compressed.get_submodule(f"tables.{name}"), (SharedRowsTable, MixedTable))
+        assert isinstance(compressed.get_submodule(f"tables.{name}"), (QuotientRemainderTable, MixedTable))
         assert f"tables.{name}.weight" not in after
     assert all(
         torch.equal(after[name], tensor)
@@ -233,16 +238,16 @@ def test_tables_with_rows_enough_are_compressed_and_nothing_else(model: nn.Modul
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), "a copy was changed"
     held = sum(t.numel() for name, t in after.items() if name.startswith("tables."))
-    assert smaller.group("tables").parameters == held < 0.7 * anatomy().group("tables").parameters
+    assert smaller.group("tables").parameters == held < 0.7 * structure().group("tables").parameters
 
 
 def test_a_table_by_itself_leaves_the_others_as_they_are(model: nn.Module, rows: dict[str, Tensor]) -> None:
-    forms = [SharedRows("tables.item", 0.1), MixedDimensions("tables.user", 0.5)]
-    compressed, _ = compress_tables(model, forms, anatomy(), COUNTS)
+    forms = [QuotientRemainder("tables.item", 0.1), MixedDimensions("tables.user", 0.5)]
+    compressed, _ = compress_tables(model, forms, structure(), COUNTS)
     tables = {name: compressed.get_submodule(f"tables.{name}") for name in ROWS}
-    assert isinstance(tables["item"], SharedRowsTable) and isinstance(tables["user"], MixedTable)
+    assert isinstance(tables["item"], QuotientRemainderTable) and isinstance(tables["user"], MixedTable)
     assert torch.equal(tables["hour"].get_parameter("weight"), model.get_parameter("tables.hour.weight"))
-    one, _ = compress_tables(model, forms[:1], anatomy(), COUNTS)
+    one, _ = compress_tables(model, forms[:1], structure(), COUNTS)
     assert torch.equal(one.get_parameter("tables.user.weight"), model.get_parameter("tables.user.weight"))
     whole = copy.deepcopy(model)
     every = torch.arange(ROWS["item"])
@@ -257,7 +262,7 @@ def test_a_groups_form_is_not_that_of_a_heavy_table() -> None:
     model.tables = nn.ModuleDict({name: nn.Embedding(count, D) for name, count in rows.items()})
     names = tuple(f"tables.{name}" for name in rows)
     group = Group("tables", "table", names, D * sum(rows.values()), (), "left alone")
-    whole = Anatomy((group,), tuple(Table(f"tables.{name}", count, (name,)) for name, count in rows.items()))
+    whole = ModelStructure((group,), tuple(Table(f"tables.{name}", count, (name,)) for name, count in rows.items()))
 
     counts = {f"tables.{name}": zipf(count) for name, count in rows.items()}
 
@@ -266,18 +271,20 @@ def test_a_groups_form_is_not_that_of_a_heavy_table() -> None:
         return {name: type(compressed.get_submodule(f"tables.{name}")) for name in rows}
 
     plain = dict.fromkeys(rows, nn.Embedding)
-    shared = made(SharedRows("tables", 0.1))
-    assert shared == {**plain, "zip": SharedRowsTable, "city": SharedRowsTable}
-    assert made(SharedRows("tables.item", 0.1)) == {**plain, "item": SharedRowsTable}
-    both = made(SharedRows("tables", 0.1), MixedDimensions("tables.item", 0.5), MixedDimensions("tables.zip", 0.5))
-    assert both == {**plain, "city": SharedRowsTable, "item": MixedTable, "zip": MixedTable}
+    shared = made(QuotientRemainder("tables", 0.1))
+    assert shared == {**plain, "zip": QuotientRemainderTable, "city": QuotientRemainderTable}
+    assert made(QuotientRemainder("tables.item", 0.1)) == {**plain, "item": QuotientRemainderTable}
+    both = made(
+        QuotientRemainder("tables", 0.1), MixedDimensions("tables.item", 0.5), MixedDimensions("tables.zip", 0.5)
+    )
+    assert both == {**plain, "city": QuotientRemainderTable, "item": MixedTable, "zip": MixedTable}
 
 
 def test_parameters_are_as_many_as_the_papers(model: nn.Module) -> None:
-    shared, _ = compress_tables(model, FORMS[0], anatomy(), COUNTS)
+    shared, _ = compress_tables(model, FORMS[0], structure(), COUNTS)
     sizes = {name: sum(p.numel() for p in shared.get_submodule(f"tables.{name}").parameters()) for name in ROWS}
     assert sizes == {"user": D * (30 + 17 + 16), "item": D * (100 + 30 + 30), "hour": D * 24}
-    mixed, _ = compress_tables(model, FORMS[1], anatomy(), COUNTS)
+    mixed, _ = compress_tables(model, FORMS[1], structure(), COUNTS)
     numbers = zip(block_sizes(1000), block_dimensions(block_sizes(1000), D, 0.5, zipf(1000)), strict=True)
     expected = sum(d * n + (d * D if d < D else 0) for n, d in numbers)
     assert sum(p.numel() for p in mixed.get_submodule("tables.item").parameters()) == expected
@@ -287,7 +294,7 @@ def test_parameters_are_as_many_as_the_papers(model: nn.Module) -> None:
 def test_a_compressed_model_is_the_one_with_the_rows_that_its_tables_give(
     model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm]
 ) -> None:
-    compressed, _ = compress_tables(model, forms, anatomy(), COUNTS)
+    compressed, _ = compress_tables(model, forms, structure(), COUNTS)
     filled = copy.deepcopy(model)
     for name in ("user", "item"):
         filled.get_parameter(f"tables.{name}.weight").data = whole(
@@ -299,7 +306,7 @@ def test_a_compressed_model_is_the_one_with_the_rows_that_its_tables_give(
 
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_ids_of_any_shape_give_embeddings(model: nn.Module, forms: list[TableForm]) -> None:
-    table = compress_tables(model, forms, anatomy(), COUNTS)[0].get_submodule("tables.item")
+    table = compress_tables(model, forms, structure(), COUNTS)[0].get_submodule("tables.item")
     ids = torch.randint(0, 1000, (2, 3, 4))
     for shape in ((), (24,), (2, 3, 4)):
         given_ids = ids.flatten()[0] if not shape else ids.reshape(shape)
@@ -310,7 +317,7 @@ def test_ids_of_any_shape_give_embeddings(model: nn.Module, forms: list[TableFor
 
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_every_part_is_trained(model: nn.Module, forms: list[TableForm]) -> None:
-    table = compress_tables(model, forms, anatomy(), COUNTS)[0].get_submodule("tables.item")
+    table = compress_tables(model, forms, structure(), COUNTS)[0].get_submodule("tables.item")
     table(torch.arange(1000)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in table.parameters())
 
@@ -319,7 +326,7 @@ def test_every_part_is_trained(model: nn.Module, forms: list[TableForm]) -> None
 def test_padding_stays_padding(model: nn.Module, forms: list[TableForm]) -> None:
     """Code 0 of a table with padding_idx 0 gets no gradient."""
     model.tables["item"] = nn.Embedding(1000, D, padding_idx=0)  # type: ignore[index,operator]
-    table = compress_tables(model, forms, anatomy(), COUNTS)[0].get_submodule("tables.item")
+    table = compress_tables(model, forms, structure(), COUNTS)[0].get_submodule("tables.item")
     table(torch.tensor([0, 1, 2])).sum().backward()
     grads = table.frequent.weight.grad
     assert grads is not None and grads[0].abs().sum() == 0 and (grads[1:3] == 1).all()
@@ -345,7 +352,7 @@ def test_frequent_ids_keep_their_rows_whatever_their_order(
     first = padding or 0
     rest = sorted((i for i in range(rows) if i != first), key=lambda i: -int(counts[i]))
     frequent = [first, *rest[: own - 1]]
-    made = SharedRowsTable.of(table, share, counts, padding)
+    made = QuotientRemainderTable.of(table, share, counts, padding)
     got = whole(made, rows)
     assert made.frequent.num_embeddings == own
     assert torch.equal(got[frequent], table[frequent])
@@ -378,7 +385,7 @@ def test_blocks_are_of_ids_by_their_counts_whatever_their_order(seed: int, paddi
 def test_a_models_frequent_ids_keep_their_rows(model: nn.Module, forms: list[TableForm]) -> None:
     """The 66 most frequent of 1000 have a row of their own in either form, whichever ids they are."""
     counts = shuffled(zipf(1000), 3)
-    compressed, _ = compress_tables(model, forms, anatomy(), COUNTS | {"tables.item": counts})
+    compressed, _ = compress_tables(model, forms, structure(), COUNTS | {"tables.item": counts})
     frequent = counts.argsort(descending=True)[:66]
     got = whole(compressed.get_submodule("tables.item"), 1000)
     assert torch.equal(got[frequent], model.get_parameter("tables.item.weight")[frequent])
@@ -390,7 +397,7 @@ def test_ids_that_are_sorted_need_no_places(model: nn.Module, forms: list[TableF
 
     def made(counts: Tensor) -> nn.Module:
         of = COUNTS | {"tables.item": counts}
-        return compress_tables(model, forms, anatomy(), of)[0].get_submodule("tables.item")
+        return compress_tables(model, forms, structure(), of)[0].get_submodule("tables.item")
 
     swapped = zipf(1000)
     swapped[[3, 4]] = swapped[[4, 3]]
@@ -408,7 +415,7 @@ def test_padding_keeps_its_zero_row_wherever_it_is(model: nn.Module, forms: list
     for often in (0.0, 1e9):
         counts = zipf(1000)
         counts[padding] = often
-        compressed, _ = compress_tables(model, forms, anatomy(), COUNTS | {"tables.item": counts})
+        compressed, _ = compress_tables(model, forms, structure(), COUNTS | {"tables.item": counts})
         table = compressed.get_submodule("tables.item")
         optimizer = torch.optim.AdamW(table.parameters(), lr=0.1, weight_decay=0.1)
         for _ in range(3):
@@ -428,7 +435,7 @@ def test_lookups_of_padding_do_not_tell_how_many_dimensions_matter(model: nn.Mod
         counts = shuffled(zipf(1000), 1)
         counts[padding] = often
         of = COUNTS | {"tables.item": counts}
-        compressed, _ = compress_tables(model, [MixedDimensions("tables.item", 0.5)], anatomy(), of)
+        compressed, _ = compress_tables(model, [MixedDimensions("tables.item", 0.5)], structure(), of)
         table = compressed.get_submodule("tables.item")
         assert isinstance(table, MixedTable)
         return [block.weight.shape[1] for block in table.blocks]  # type: ignore[union-attr,misc]
@@ -438,10 +445,10 @@ def test_lookups_of_padding_do_not_tell_how_many_dimensions_matter(model: nn.Mod
 
 def test_a_table_of_unknown_counts_stays_as_it_is(model: nn.Module) -> None:
     known = {"tables.user": COUNTS["tables.user"]}
-    compressed, _ = compress_tables(model, FORMS[0][:1], anatomy(), known)
+    compressed, _ = compress_tables(model, FORMS[0][:1], structure(), known)
     assert isinstance(compressed.get_submodule("tables.item"), nn.Embedding)
     with pytest.raises(ValueError, match="of known counts"):
-        compress_tables(model, FORMS[0], anatomy(), known)
+        compress_tables(model, FORMS[0], structure(), known)
 
 
 # -- the exported graph
@@ -454,7 +461,7 @@ def test_compressed_tables_are_exported_for_any_number_of_rows(
 ) -> None:
     """And the user's side can be computed once, and the graph be cut at the lookups."""
     counts = COUNTS if sorted_ids else {name: shuffled(of, 0) for name, of in COUNTS.items()}
-    compressed, _ = compress_tables(model, forms, anatomy(), counts)
+    compressed, _ = compress_tables(model, forms, structure(), counts)
     graph = to_onnx(compressed, rows)
     assert check_parity(compressed, graph, rows) < 1e-5
     held = {tensor.name for tensor in graph.graph.initializer}
@@ -468,8 +475,8 @@ def test_compressed_tables_are_exported_for_any_number_of_rows(
     of_one = {n: v[:1].expand(len(v)).numpy() if n != "item" else v.numpy() for n, v in rows.items()}
     assert np.allclose(run_onnx(once, of_one), run_onnx(graph, of_one), atol=1e-5)
 
-    tables, dense = cut_at_tables(graph)
-    assert {t.name for t in dense.graph.initializer}.isdisjoint({"model.tables.item.own.weight"})
+    tables, dense = split_embeddings(graph)
+    assert {t.name for t in dense.graph.initializer}.isdisjoint({"model.tables.item.full_rows_share.weight"})
     assert len(tables.graph.output) >= 3
 
 
@@ -488,7 +495,7 @@ def test_dimensions_of_compressed_tables_can_be_pruned(
     model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm], importance: Importance
 ) -> None:
     """The same as the compressed model with those dimensions at zero where they are read."""
-    compressed, small = compress_tables(model, forms, anatomy(), COUNTS)
+    compressed, small = compress_tables(model, forms, structure(), COUNTS)
     width = small.group("tables").widths[0]
     (found,) = importances(compressed, [width], importance, evidence(rows))
     gone = np.argsort(found.numpy(), kind="stable")[: D // 2]
@@ -505,7 +512,7 @@ def test_dimensions_of_compressed_tables_can_be_pruned(
 def test_activation_sees_what_the_whole_table_gives(
     model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm]
 ) -> None:
-    compressed, small = compress_tables(model, forms, anatomy(), COUNTS)
+    compressed, small = compress_tables(model, forms, structure(), COUNTS)
     expected = np.zeros(D)
     for name in ROWS:
         expected += (
@@ -521,25 +528,25 @@ def test_activation_sees_what_the_whole_table_gives(
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (SharedRows("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
+        (QuotientRemainder("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
         (
-            SharedRows("tables.item", 0.999),
+            QuotientRemainder("tables.item", 0.999),
             r"nothing to gain by SharedRows\(.*none of 256 rows or more, of known counts",
         ),
         (MixedDimensions("tables.item", 1e-6), r"nothing to gain by MixedDimensions\("),
-        (SharedRows("tables", 0.1), r"nothing to gain by SharedRows\("),  # but for what is heavy
-        (SharedRows("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),
+        (QuotientRemainder("tables", 0.1), r"nothing to gain by SharedRows\("),  # but for what is heavy
+        (QuotientRemainder("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),
     ],
 )
 def test_what_makes_no_table_smaller_is_refused(model: nn.Module, form: TableForm, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compress_tables(model, [form], anatomy(), COUNTS)
+        compress_tables(model, [form], structure(), COUNTS)
 
 
 def test_small_tables_alone_are_refused(model: nn.Module) -> None:
-    only = Anatomy((Group("tables", "table", ("tables.hour",), 24 * D, (), "left alone"),))
+    only = ModelStructure((Group("tables", "table", ("tables.hour",), 24 * D, (), "left alone"),))
     with pytest.raises(ValueError, match="nothing to gain"):
-        compress_tables(model, [SharedRows("tables", 0.1)], only, {"tables.hour": zipf(24)})
+        compress_tables(model, [QuotientRemainder("tables", 0.1)], only, {"tables.hour": zipf(24)})
 
 
 @pytest.mark.parametrize(
@@ -552,12 +559,12 @@ def test_small_tables_alone_are_refused(model: nn.Module) -> None:
 )
 def test_counts_that_tell_nothing_are_refused(model: nn.Module, counts: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compress_tables(model, [MixedDimensions("tables.item", 0.5)], anatomy(), {"tables.item": counts})
+        compress_tables(model, [MixedDimensions("tables.item", 0.5)], structure(), {"tables.item": counts})
 
 
 def test_counts_of_a_table_set_its_dimensions(model: nn.Module) -> None:
     counts = torch.cat([torch.full((n,), c) for n, c in zip(block_sizes(1000), (16.0, 4.0, 1.0, 1.0), strict=True)])
-    compressed, _ = compress_tables(model, [MixedDimensions("tables.item", 0.5)], anatomy(), {"tables.item": counts})
+    compressed, _ = compress_tables(model, [MixedDimensions("tables.item", 0.5)], structure(), {"tables.item": counts})
     table = compressed.get_submodule("tables.item")
     assert isinstance(table, MixedTable)
     assert [block.weight.shape[1] for block in table.blocks] == [D, D // 2, D // 4, D // 4]  # type: ignore[union-attr]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from objectives.compression.export import check_parity, to_onnx
-from objectives.compression.low_rank import LowRankLinear, factorise, factors, rank_of
-from spaces.model_structure import Anatomy, Group, Kind
+from objectives.compression.low_rank import LowRankLinear, factorize, factors, rank_of
+from spaces.model_structure import Group, Kind, ModelStructure
 from spaces.techniques.low_rank import LowRank
 
 
@@ -31,10 +31,10 @@ class Tower(nn.Module):
         return self.head(self.layers(self.table(item))).squeeze(1)  # type: ignore[no-any-return]
 
 
-def anatomy(kind: Kind = "linear") -> Anatomy:
+def structure(kind: Kind = "linear") -> ModelStructure:
     whole = "its width is left alone"
     layers = ("layers.0", "layers.2", "layers.4")
-    return Anatomy(
+    return ModelStructure(
         (
             Group("tower", kind, layers, 5824, (), whole),
             Group("head", "linear", ("head",), 3, (), whole),
@@ -80,9 +80,9 @@ def test_ranks_fill_vectors_and_are_worth_two_layers(inputs: int, outputs: int, 
 
 def test_a_factorised_model_is_the_one_with_truncated_weights(model: nn.Module, rows: dict[str, Tensor]) -> None:
     truncated = copy.deepcopy(model)
-    factorised = factorise(model, LowRank((("tower", 0.25),)), anatomy())
+    factorized = factorize(model, LowRank((("tower", 0.25),)), structure())
     for name, rank in (("layers.0", 8), ("layers.2", 16), ("layers.4", 1)):
-        layer, made = model.get_submodule(name), factorised.get_submodule(name)
+        layer, made = model.get_submodule(name), factorized.get_submodule(name)
         left, values, right = np.linalg.svd(layer.weight.detach().numpy(), full_matrices=False)  # type: ignore[union-attr]
         nearest = (left[:, :rank] * values[:rank]) @ right[:rank]
         truncated.get_parameter(f"{name}.weight").data = torch.from_numpy(nearest)
@@ -91,12 +91,12 @@ def test_a_factorised_model_is_the_one_with_truncated_weights(model: nn.Module, 
         assert (made.first.out_features, made.second.in_features, made.first.bias) == (rank, rank, None)
         assert (made.second.bias is None) == (layer.bias is None)
     with torch.inference_mode():
-        assert torch.allclose(factorised(**rows), truncated(**rows), atol=1e-5)
+        assert torch.allclose(factorized(**rows), truncated(**rows), atol=1e-5)
 
 
 def test_the_rest_keeps_its_weights_and_the_factors_their_names(model: nn.Module) -> None:
     before = copy.deepcopy(model.state_dict())
-    after = factorise(model, LowRank((("tower", 0.25),)), anatomy()).state_dict()
+    after = factorize(model, LowRank((("tower", 0.25),)), structure()).state_dict()
     replaced = {f"layers.{i}.{of}" for i in (0, 2, 4) for of in ("weight", "bias")}
     made = {f"layers.{i}.{of}" for i in (0, 2, 4) for of in ("first.weight", "second.weight", "second.bias")}
     assert set(after) == (set(before) - replaced) | (made - {"layers.2.second.bias"})
@@ -107,40 +107,40 @@ def test_the_rest_keeps_its_weights_and_the_factors_their_names(model: nn.Module
 
 def test_a_layer_that_two_factors_would_not_make_smaller_stays_whole(model: nn.Module) -> None:
     """48 -> 2 at rank 1 holds 50 for 96; 40 -> 64 and 64 -> 48 at 32 hold 3328 for 2560 and 3584 for 3072."""
-    factorised = factorise(model, LowRank((("tower", 0.7),)), anatomy())
-    kinds = [type(factorised.get_submodule(f"layers.{i}")) for i in (0, 2, 4)]
+    factorized = factorize(model, LowRank((("tower", 0.7),)), structure())
+    kinds = [type(factorized.get_submodule(f"layers.{i}")) for i in (0, 2, 4)]
     assert kinds == [nn.Linear, nn.Linear, LowRankLinear]
-    sizes = {m: sum(p.numel() for p in m.parameters()) for m in (model, factorised)}
-    assert sizes[factorised] == sizes[model] - 96 + 50
+    sizes = {m: sum(p.numel() for p in m.parameters()) for m in (model, factorized)}
+    assert sizes[factorized] == sizes[model] - 96 + 50
 
 
 def test_factors_are_exported_by_name_for_any_number_of_rows(model: nn.Module, rows: dict[str, Tensor]) -> None:
-    factorised = factorise(model, LowRank((("tower", 0.25),)), anatomy())
-    graph: onnx.ModelProto = to_onnx(factorised, rows)
-    assert check_parity(factorised, graph, rows) < 1e-5
+    factorized = factorize(model, LowRank((("tower", 0.25),)), structure())
+    graph: onnx.ModelProto = to_onnx(factorized, rows)
+    assert check_parity(factorized, graph, rows) < 1e-5
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
     assert shapes["model.layers.0.first.weight"] == (8, 40) and shapes["model.layers.0.second.weight"] == (64, 8)
 
 
 def test_attention_layers_have_factors_too_and_sequences_pass(model: nn.Module) -> None:
-    factorised = factorise(model, LowRank((("tower", 0.25),)), anatomy("attention"))
-    assert factorised.get_submodule("layers.0")(torch.zeros(3, 5, 40)).shape == (3, 5, 64)
+    factorized = factorize(model, LowRank((("tower", 0.25),)), structure("attention"))
+    assert factorized.get_submodule("layers.0")(torch.zeros(3, 5, 40)).shape == (3, 5, 64)
 
 
 def test_factors_are_trained(model: nn.Module, rows: dict[str, Tensor]) -> None:
-    factorised = factorise(model, LowRank((("tower", 0.25),)), anatomy())
-    factorised(**rows).sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in factorised.layers[0].parameters())  # type: ignore[index,union-attr]
+    factorized = factorize(model, LowRank((("tower", 0.25),)), structure())
+    factorized(**rows).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in factorized.layers[0].parameters())  # type: ignore[index,union-attr]
 
 
 def test_nothing_to_gain_is_refused_by_group(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"nothing to gain at 0\.5 of the rank of 'head': no layer is smaller"):
-        factorise(model, LowRank((("head", 0.5), ("tower", 0.25))), anatomy())
+        factorize(model, LowRank((("head", 0.5), ("tower", 0.25))), structure())
 
 
 def test_a_group_without_linear_layers_is_refused(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="The group 'table' cannot be factors: it is of kind table"):
-        factorise(model, LowRank((("table", 0.5),)), anatomy())
+        factorize(model, LowRank((("table", 0.5),)), structure())
 
 
 @pytest.mark.parametrize("first", [nn.Linear(4, 3), nn.Linear(4, 2, bias=False)])

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.embeddings import MixedTable, SharedRowsTable, compress_tables
+from objectives.compression.embeddings import MixedTable, QuotientRemainderTable, compress_tables
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.importance import Evidence, importances
-from objectives.compression.low_rank import LowRankLinear, factorise
+from objectives.compression.low_rank import LowRankLinear, factorize
 from objectives.compression.pruning import prune
 from objectives.compression.structure import trace
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, dlrm, sasrec
-from spaces.model_structure import Anatomy, Width
-from spaces.techniques.embeddings import MixedDimensions, SharedRows, TableForm
+from spaces.model_structure import ModelStructure, PrunableDim
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning
 from tests.families_tests.mixed_fields import draw, lively
@@ -42,18 +42,20 @@ class Family:
     """A small model, how it is asked while serving and while training, and rows for both."""
 
     make: Callable[[], nn.Module]
-    anatomy: Callable[[nn.Module], Anatomy]
+    structure: Callable[[nn.Module], ModelStructure]
     serving: dict[str, Tensor]
     evidence: Evidence
     prunable: tuple[str, ...]
     linear: tuple[str, ...]
 
 
-def _of_rows(make: Callable[[], nn.Module], anatomy: Callable[..., Anatomy], *groups: tuple[str, ...]) -> Family:
+def _of_rows(
+    make: Callable[[], nn.Module], structure: Callable[..., ModelStructure], *groups: tuple[str, ...]
+) -> Family:
     rows, labels = draw(FIELDS, 64), torch.arange(64).remainder(2).float()
     loss = nn.functional.binary_cross_entropy_with_logits
     evidence = Evidence([(rows, labels)], lambda model, inputs: model(**inputs), loss)
-    return Family(make, anatomy, rows, evidence, *groups)
+    return Family(make, structure, rows, evidence, *groups)
 
 
 def _sequences(heads: int) -> Family:
@@ -91,10 +93,10 @@ WRITTEN = tuple(FAMILIES)
 
 
 def _traced(family: Family, prunable: tuple[str, ...], linear: tuple[str, ...]) -> Family:
-    def anatomy(model: nn.Module) -> Anatomy:
-        return trace(model, family.serving).anatomy
+    def structure(model: nn.Module) -> ModelStructure:
+        return trace(model, family.serving).structure
 
-    return replace(family, anatomy=anatomy, prunable=prunable, linear=linear)
+    return replace(family, structure=structure, prunable=prunable, linear=linear)
 
 
 _BLOCKS = ("attention", "feed_forward")
@@ -118,9 +120,9 @@ def scores(model: nn.Module, family: Family) -> Tensor:
         return model(**family.serving)  # type: ignore[no-any-return]
 
 
-def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict[Width, list[int]]:
+def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict[PrunableDim, list[int]]:
     """The less important half of each width."""
-    widths = family.anatomy(model).group(group).widths
+    widths = family.structure(model).group(group).widths
     found = importances(model, widths, kind, family.evidence)
     return {w: torch.argsort(s, stable=True)[: w.units // 2].tolist() for w, s in zip(widths, found, strict=True)}
 
@@ -131,12 +133,12 @@ def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, 
     """Where a normalisation or a scale spans the units, that of the dense model is taken over the others alone."""
     family = FAMILIES[name]
     model = made(family)
-    pruned, smaller = prune(model, Pruning(((group, 0.5),), kind, multiple=1), family.anatomy(model), family.evidence)
+    pruned, smaller = prune(model, Pruning(((group, 0.5),), kind, multiple=1), family.structure(model), family.evidence)
     removed = gone(model, family, group, kind)
     silent = copy.deepcopy(model)
     cut: dict[tuple[str, int], set[int]] = {}
     for width, units in removed.items():
-        for c in width.cuts:
+        for c in width.axis_slices:
             cut.setdefault((c.tensor, c.axis), set()).update(c.positions(units))
     state, dense = pruned.state_dict(), silent.state_dict()
     for tensor, values in model.state_dict().items():
@@ -154,7 +156,7 @@ def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, 
     if isinstance(silent, sasrec.SASRec) and group == "tables":
         _scaled_as_of(silent, pruned.get_submodule("tables.item").weight.shape[1])
     assert torch.allclose(scores(pruned, family), scores(silent, family), rtol=1e-4, atol=1e-4)
-    assert smaller == family.anatomy(pruned), "the family reads the same anatomy from the pruned model"
+    assert smaller == family.structure(pruned), "the family reads the same anatomy from the pruned model"
 
 
 def _scaled_as_of(model: sasrec.SASRec, dimension: int) -> None:
@@ -176,11 +178,11 @@ def test_all_groups_at_once_in_steps_and_exported(name: str) -> None:
     asked = Pruning(tuple((group, 0.5) for group in family.prunable), "taylor", steps=3, multiple=4)
     calls: list[Tensor] = []
     pruned, smaller = prune(
-        model, asked, family.anatomy(model), family.evidence, lambda m: calls.append(scores(m, family))
+        model, asked, family.structure(model), family.evidence, lambda m: calls.append(scores(m, family))
     )
-    assert len(calls) == 2 and smaller == family.anatomy(pruned)
+    assert len(calls) == 2 and smaller == family.structure(pruned)
     for group in family.prunable:
-        for before, after in zip(family.anatomy(model).group(group).widths, smaller.group(group).widths, strict=True):
+        for before, after in zip(family.structure(model).group(group).widths, smaller.group(group).widths, strict=True):
             assert after.units == before.units // 2
     graph = to_onnx(pruned, family.serving)
     got = run_onnx(graph, {n: v.numpy() for n, v in family.serving.items()})
@@ -191,10 +193,10 @@ def test_all_groups_at_once_in_steps_and_exported(name: str) -> None:
 def test_factors_stand_for_the_truncated_weights(name: str, group: str) -> None:
     family = FAMILIES[name]
     model = made(family)
-    factorised = factorise(model, LowRank(((group, 0.25),)), family.anatomy(model))
+    factorized = factorize(model, LowRank(((group, 0.25),)), family.structure(model))
     changed = 0
-    for module in family.anatomy(model).group(group).modules:
-        layer = factorised.get_submodule(module)
+    for module in family.structure(model).group(group).modules:
+        layer = factorized.get_submodule(module)
         if isinstance(layer, LowRankLinear):
             changed += 1
             product = (layer.second.weight @ layer.first.weight).detach()
@@ -203,23 +205,23 @@ def test_factors_stand_for_the_truncated_weights(name: str, group: str) -> None:
             assert np.allclose(product, (left[:, :rank] * values[:rank]) @ right[:rank], atol=1e-4)
             model.get_parameter(f"{module}.weight").data = product
     assert changed
-    assert torch.allclose(scores(factorised, family), scores(model, family), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(scores(factorized, family), scores(model, family), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("form", [SharedRows("tables", 0.2), MixedDimensions("tables", 0.4)])
+@pytest.mark.parametrize("form", [QuotientRemainder("tables", 0.2), MixedDimensions("tables", 0.4)])
 @pytest.mark.parametrize("name", WRITTEN)
 def test_compressed_tables_then_pruned_everywhere_still_answer(name: str, form: TableForm) -> None:
     """As a candidate may ask: tables, then pruning of all groups, then factors."""
     family = FAMILIES[name]
     model = made(family)
-    tables = {name: model.get_parameter(f"{name}.weight") for name in family.anatomy(model).group("tables").modules}
+    tables = {name: model.get_parameter(f"{name}.weight") for name in family.structure(model).group("tables").modules}
     counts = {name: 1 / torch.arange(1, len(weight) + 1) for name, weight in tables.items()}
-    compressed, anatomy = compress_tables(model, [form], family.anatomy(model), counts)
-    kinds = [type(compressed.get_submodule(module)) for module in anatomy.group("tables").modules]
-    assert {SharedRowsTable, MixedTable} & set(kinds)
+    compressed, structure = compress_tables(model, [form], family.structure(model), counts)
+    kinds = [type(compressed.get_submodule(module)) for module in structure.group("tables").modules]
+    assert {QuotientRemainderTable, MixedTable} & set(kinds)
     asked = Pruning(tuple((group, 0.5) for group in family.prunable), "activation", multiple=4)
-    pruned, smaller = prune(compressed, asked, anatomy, family.evidence)
+    pruned, smaller = prune(compressed, asked, structure, family.evidence)
     group = family.linear[-1]
-    factorised = factorise(pruned, LowRank(((group, 0.2),)), smaller)
-    assert scores(factorised, family).shape == (64,)
-    assert torch.isfinite(scores(factorised, family)).all()
+    factorized = factorize(pruned, LowRank(((group, 0.2),)), smaller)
+    assert scores(factorized, family).shape == (64,)
+    assert torch.isfinite(scores(factorized, family)).all()

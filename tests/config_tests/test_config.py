@@ -24,12 +24,12 @@ from search.config import space_sections
 from search.config.data_sections import ColumnsConfig, CriteoData, MovieLensData, SyntheticData, TableData
 from search.config.sections import BudgetConfig, StudyConfig, WorkersConfig
 from search.config.study_file import difference, load, parse, preset_names, settings_digest, write_template
-from search.config.yaml_reader import ConfigError
 from search.config.yaml_reader import plain as plain_data
+from search.errors import ConfigError
 from spaces.domains import Choice, Float, Integer
 from spaces.serialization import from_plain
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.placement import parse_layout
 from spaces.techniques.pruning import IMPORTANCES, Pruning
@@ -187,12 +187,12 @@ def test_real_knobs_are_floats_however_they_are_written() -> None:
     space = study(
         space={
             "low_rank": {"m": [1, 0.25]},
-            "tables": {"own": 0, "temperature": {"low": 0.1, "high": 1}},
+            "tables": {"full_rows_share": 0, "temperature": {"low": 0.1, "high": 1}},
             "distillation": {"feature_weight": [0, 1]},
         }
     ).space
     assert space.low_rank is not None and repr(space.low_rank["m"]) == repr(Choice((1.0, 0.25)))
-    assert repr(space.tables.own) == repr(Choice((0.0,)))
+    assert repr(space.tables.full_rows_share) == repr(Choice((0.0,)))
     assert repr(space.tables.temperature) == repr(Float(0.1, 1.0))
     assert repr(space.distillation.feature_weight) == repr(Choice((0.0, 1.0)))
 
@@ -228,7 +228,7 @@ BOUNDS: dict[str, tuple[Callable[[float], dict[str, Any]], Callable[[float], obj
         lambda v: {"low_rank": {"mlp": list(dict.fromkeys([1.0, v]))}},
         lambda v: v == 1 or LowRank((("mlp", v),)),
     ),
-    "own": (lambda v: {"tables": {"own": v}}, lambda v: SharedRows("tables", v)),
+    "full_rows_share": (lambda v: {"tables": {"full_rows_share": v}}, lambda v: QuotientRemainder("tables", v)),
     "dimensions": (lambda v: {"tables": {"temperature": v}}, lambda v: MixedDimensions("tables", v)),
     "temperature": (lambda v: {"distillation": {"temperature": v}}, lambda v: Distillation(v, 0.5, 1)),
     "teacher_weight": (lambda v: {"distillation": {"teacher_weight": v}}, lambda v: Distillation(1.0, v, 1)),
@@ -576,7 +576,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"space": []},
         "space: must be a mapping with the keys focus, architecture, pruning, pruning_importance, pruning_steps, "
-        "low_rank, tables, attention, quantisation_aware, distillation, precision, placement, but got []",
+        "low_rank, tables, attention, quantization_aware, distillation, precision, placement, but got []",
     ),
     (
         {"space": {"architecture": [1]}},
@@ -690,10 +690,13 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"space": {"low_rank": {"mlp": [1, 2]}}},
         "space.low_rank.mlp: must be numbers above 0 and at most 1, but got 2.0",
     ),
-    ({"space": {"tables": 3}}, "space.tables: must be a mapping with the keys form, own, temperature, but got 3"),
     (
-        {"space": {"tables": {"form": ["shared-rows"]}}},
-        "space.tables.form: must be different values, the baseline's full among them, but got ['shared-rows']",
+        {"space": {"tables": 3}},
+        "space.tables: must be a mapping with the keys form, full_rows_share, temperature, but got 3",
+    ),
+    (
+        {"space": {"tables": {"form": ["quotient-remainder"]}}},
+        "space.tables.form: must be different values, the baseline's full among them, but got ['quotient-remainder']",
     ),
     (
         {"space": {"tables": {"form": []}}},
@@ -701,9 +704,12 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"space": {"tables": {"form": ["full", "shared"]}}},
-        "space.tables.form.1: must be one of full, shared-rows, mixed-dimensions, but got 'shared'; did you mean 'sha",
+        "space.tables.form.1: must be one of full, quotient-remainder, mixed-dimensions, but got 'shared'",
     ),
-    ({"space": {"tables": {"own": 1}}}, "space.tables.own: must be numbers from 0 to below 1, but got 1.0"),
+    (
+        {"space": {"tables": {"full_rows_share": 1}}},
+        "space.tables.full_rows_share: must be numbers from 0 to below 1, but got 1.0",
+    ),
     (
         {"space": {"tables": {"temperature": [0, 0.5]}}},
         "space.tables.temperature: must be numbers above 0 and at most 1, but got 0.0",
@@ -723,14 +729,14 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "space.attention.history: must be different values, 0 among them, but got [0, 5, 5]",
     ),
     (
-        {"space": {"quantisation_aware": [True]}},
-        "space.quantisation_aware: must be different values, false among them, but got [true]",
+        {"space": {"quantization_aware": [True]}},
+        "space.quantization_aware: must be different values, false among them, but got [true]",
     ),
     (
-        {"space": {"quantisation_aware": True}},
-        "space.quantisation_aware: must be a list of false and true, false among them, or null, but got true",
+        {"space": {"quantization_aware": True}},
+        "space.quantization_aware: must be a list of false and true, false among them, or null, but got true",
     ),
-    ({"space": {"quantisation_aware": [0, 1]}}, "space.quantisation_aware.0: must be true or false, but got 0 (and 1"),
+    ({"space": {"quantization_aware": [0, 1]}}, "space.quantization_aware.0: must be true or false, but got 0 (and 1"),
     (
         {"space": {"distillation": {"feature_weight": [0, -1]}}},
         "space.distillation.feature_weight: must be numbers of at least 0, but got -1.0",
@@ -748,12 +754,12 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "space.distillation.teacher_weight: must be numbers fro",
     ),
     (
-        {"space": {"distillation": {"passes": 0}}},
-        "space.distillation.passes: must be a whole number, at least 1, or null",
+        {"space": {"distillation": {"epochs": 0}}},
+        "space.distillation.epochs: must be a whole number, at least 1, or null",
     ),
     (
-        {"space": {"distillation": {"passes": [1, 2]}}},
-        "space.distillation.passes: must be a whole number, at least 1, or n",
+        {"space": {"distillation": {"epochs": [1, 2]}}},
+        "space.distillation.epochs: must be a whole number, at least 1, or n",
     ),
     (
         {"space": {"precision": {"mlp": ["fp32", "int3"]}}},
@@ -1100,11 +1106,15 @@ def test_the_examples_in_the_template_can_be_used() -> None:
     config = parse(yaml.safe_load(with_examples))
     space = config.space
     for section in (space, space.tables, space.attention, space.distillation, space.placement):
-        unset = {"own", "temperature"} if section is space.tables else {"queue", "deadline_ms"}
+        unset = {"full_rows_share", "temperature"} if section is space.tables else {"queue", "deadline_ms"}
         assert {name for name in keys & set(type(section).model_fields) if getattr(section, name) is None} <= unset
     assert space.placement.layouts == ("1xauto", "1x1", "2x1")
     assert space.low_rank == {"mlp": Choice((1.0, 0.25))} and space.pruning_steps == (1, 3)
-    assert space.tables.form == ("full", "shared-rows", "mixed-dimensions") and space.attention.window == (0, 8, 16)
+    assert space.tables.form == ("full", "quotient-remainder", "mixed-dimensions") and space.attention.window == (
+        0,
+        8,
+        16,
+    )
 
 
 def test_the_template_replaces_nothing(tmp_path: Path) -> None:
@@ -1225,17 +1235,17 @@ SPACES = optional(
     pruning_steps=listed(1, COUNT),
     low_rank=st.dictionaries(NAMES, listed(1.0, st.floats(0, 1, exclude_min=True)), max_size=3),
     tables=optional(
-        form=listed("full", st.sampled_from(["shared-rows", "mixed-dimensions"])),
-        own=real_domains(0, 1, exclude_max=True),
+        form=listed("full", st.sampled_from(["quotient-remainder", "mixed-dimensions"])),
+        full_rows_share=real_domains(0, 1, exclude_max=True),
         temperature=real_domains(0, 1, exclude_min=True),
     ),
     attention=optional(window=listed(0, COUNT), history=listed(0, COUNT)),
-    quantisation_aware=st.just([False, True]),
+    quantization_aware=st.just([False, True]),
     distillation=optional(
         temperature=real_domains(1, 1e300),
         teacher_weight=real_domains(0, 1),
         feature_weight=real_domains(0, 1e300),
-        passes=st.one_of(st.none(), COUNT),
+        epochs=st.one_of(st.none(), COUNT),
     ),
     precision=st.dictionaries(
         NAMES.filter(lambda name: name not in ("compute", "calibration")),
@@ -1245,7 +1255,7 @@ SPACES = optional(
     placement=optional(
         engines=listed("onnxruntime", PLACES),
         layouts=listed("1xauto", LAYOUTS),
-        lookup=listed("same", PLACES),
+        embedding_device=listed("same", PLACES),
         inline=st.just([False, True]),
         batch_rows=listed(0, COUNT),
         queue=MAYBE_COUNT,

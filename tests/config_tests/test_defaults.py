@@ -15,11 +15,11 @@ from objectives.records import Artifact, InputSpec, Prepared
 from search.config import defaults
 from search.config.defaults import RANKS, RATIOS, space_for
 from search.config.study_file import parse
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.focus import narrowed
-from spaces.model_structure import Anatomy, Cut, Group, Table, Width
+from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim, Table
 from spaces.search_space import SearchSpace
 from spaces.techniques.attention import Attention
 from spaces.techniques.embeddings import SMALLEST
@@ -27,12 +27,12 @@ from spaces.techniques.pruning import IMPORTANCES, kept_units
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS
 
 
-def width(name: str, units: int) -> tuple[Width, ...]:
-    return (Width(name, units, (Cut(f"{name}.weight", 0),)),)
+def width(name: str, units: int) -> tuple[PrunableDim, ...]:
+    return (PrunableDim(name, units, (AxisSlice(f"{name}.weight", 0),)),)
 
 
 # As of SASRec with one head: its attention cannot be pruned, its tables and MLPs can.
-ANATOMY = Anatomy(
+ANATOMY = ModelStructure(
     (
         Group("tables", "table", ("tables.item",), 5000, width("tables.item", 48)),
         Group("attention", "attention", ("blocks.0.q", "blocks.0.k"), 4608, (), "each block has one head"),
@@ -50,7 +50,7 @@ def prepared(**changes: Any) -> Prepared:
     given: dict[str, Any] = {
         "key": "k",
         "holdout": "holdouts/h",
-        "anatomy": ANATOMY,
+        "structure": ANATOMY,
         "student": STUDENT,
         "inputs": (InputSpec("history", "int64", (50,), 100, "user"), InputSpec("item", "int64", (), 100)),
         "baseline": Artifact("base", "base/model.onnx", {}, 5000, 0.0),
@@ -99,18 +99,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("rows", "offered"), [(SMALLEST - 1, set()), (SMALLEST, {"tables"})])
 def test_tables_that_a_core_holds_anyway_keep_their_form(rows: int, offered: set[str]) -> None:
-    anatomy = replace(ANATOMY, tables=(Table("tables.item", rows, ("item",)),))
-    assert set(space(anatomy=anatomy).weights.tables) == offered
+    structure = replace(ANATOMY, tables=(Table("tables.item", rows, ("item",)),))
+    assert set(space(structure=structure).weights.tables) == offered
 
 
-SHARED = Anatomy(
+SHARED = ModelStructure(
     (Group("tables", "table", ("tables.user", "tables.item", "tables.hour"), 9, (), "tied"),),
     (Table("tables.user", 500, ("user",)), Table("tables.item", 400, ("item",)), Table("tables.hour", 24, ("hour",))),
 )
 
 
 def test_heavy_tables_are_stored_each_in_its_own_way() -> None:
-    found = space(anatomy=SHARED)
+    found = space(structure=SHARED)
     assert {name: values(d) for name, d in found.precision.widths.items()} == dict.fromkeys(
         ("tables", "tables.user", "tables.item"), TABLE_WIDTHS
     )
@@ -133,30 +133,30 @@ def test_heavy_tables_are_stored_each_in_its_own_way() -> None:
     ],
 )
 def test_the_study_file_says_which_tables_are_alike(asked: dict[str, Any], stored: set[str]) -> None:
-    widths = space({"precision": asked}, anatomy=SHARED).precision.widths
+    widths = space({"precision": asked}, structure=SHARED).precision.widths
     assert set(widths) == stored
     assert all(values(widths[name]) == tuple(given) for name, given in asked.items())
 
 
 def test_a_table_that_there_is_not_is_refused() -> None:
-    assert refused({"precision": {"tables.town": ["fp32"]}}, anatomy=SHARED) == (
+    assert refused({"precision": {"tables.town": ["fp32"]}}, structure=SHARED) == (
         "space.precision.tables.town: unknown group or table; the model has tables, tables.user, tables.item"
     )
 
 
 def test_dimensions_are_mixed_where_rows_are_looked_up_unevenly() -> None:
-    forms = {name: values(table.form) for name, table in space(anatomy=SHARED).weights.tables.items()}
-    every = ("full", "shared-rows", "mixed-dimensions")
+    forms = {name: values(table.form) for name, table in space(structure=SHARED).weights.tables.items()}
+    every = ("full", "quotient-remainder", "mixed-dimensions")
     assert forms == {"tables.user": every, "tables.item": every}
-    even = space(anatomy=SHARED, even_tables=("tables.user",)).weights.tables
+    even = space(structure=SHARED, even_tables=("tables.user",)).weights.tables
     assert {n: values(t.form) for n, t in even.items()} == forms | {"tables.user": every[:2]}
     mixed = {"tables": {"form": ["full", "mixed-dimensions"]}}
-    assert set(space(mixed, anatomy=SHARED, even_tables=("tables.user",)).weights.tables) == {"tables.item"}
+    assert set(space(mixed, structure=SHARED, even_tables=("tables.user",)).weights.tables) == {"tables.item"}
 
 
 def test_dimensions_that_nothing_mixes_are_refused_where_they_are_asked_for() -> None:
     even = ("tables.user", "tables.item")
-    said = refused({"tables": {"form": ["full", "mixed-dimensions"]}}, anatomy=SHARED, even_tables=even)
+    said = refused({"tables": {"form": ["full", "mixed-dimensions"]}}, structure=SHARED, even_tables=even)
     assert said == (
         "space.tables.form: mixed-dimensions must be left out for these data, which look up every id as often"
     )
@@ -164,7 +164,7 @@ def test_dimensions_that_nothing_mixes_are_refused_where_they_are_asked_for() ->
 
 def test_a_group_of_tables_that_are_all_named_is_refused() -> None:
     named = {table.name: ["fp32"] for table in SHARED.tables}
-    assert refused({"precision": {"tables": ["fp32"], **named}}, anatomy=SHARED) == (
+    assert refused({"precision": {"tables": ["fp32"], **named}}, structure=SHARED) == (
         "space.precision.tables: must be left out, since each of its tables is named by itself"
     )
 
@@ -175,9 +175,9 @@ def test_every_technique_is_offered_to_the_groups_that_it_fits() -> None:
     assert set(weights.pruning) == {"tables", "mlp"}, "what cannot be pruned is not"
     assert set(weights.low_rank) == {"attention", "mlp"}, "tables and the rest have no factors"
     assert set(weights.tables) == {"tables"}
-    assert values(weights.tables["tables"].form) == ("full", "shared-rows", "mixed-dimensions")
+    assert values(weights.tables["tables"].form) == ("full", "quotient-remainder", "mixed-dimensions")
     assert (values(weights.importance), values(weights.steps), weights.multiple) == (IMPORTANCES, (1, 3), 16)
-    assert values(weights.quantisation_aware) == (False, True)
+    assert values(weights.quantization_aware) == (False, True)
     assert set(weights.distillation) == {"temperature", "teacher_weight", "feature_weight"}
     assert weights.origins == ("baseline", "student", "pruned")
 
@@ -199,10 +199,10 @@ def test_the_study_file_says_what_each_knob_may_be() -> None:
             "pruning_importance": ["taylor"],
             "pruning_steps": [2, 4],
             "low_rank": {"mlp": [1.0, 0.5]},
-            "tables": {"form": ["full", "shared-rows"], "own": [0.1], "temperature": 0.3},
+            "tables": {"form": ["full", "quotient-remainder"], "full_rows_share": [0.1], "temperature": 0.3},
             "attention": {"window": [0, 49], "history": [0]},
-            "quantisation_aware": [False],
-            "distillation": {"temperature": [2.0], "feature_weight": [0.0, 0.1], "passes": 2},
+            "quantization_aware": [False],
+            "distillation": {"temperature": [2.0], "feature_weight": [0.0, 0.1], "epochs": 2},
         }
     ).weights
     assert weights.architecture == {"embedding_dim": Choice((16, 32, 48)), "blocks": Choice((1,))}
@@ -210,11 +210,11 @@ def test_the_study_file_says_what_each_knob_may_be() -> None:
     assert (values(weights.importance), values(weights.steps)) == (("taylor",), (2, 4))
     assert weights.low_rank == {"attention": RANKS, "mlp": Choice((1.0, 0.5))}
     table = weights.tables["tables"]
-    assert (values(table.form), values(table.own)) == (("full", "shared-rows"), (0.1,))
+    assert (values(table.form), values(table.full_rows_share)) == (("full", "quotient-remainder"), (0.1,))
     assert values(table.temperature) == (0.3,)
     assert (values(weights.window), values(weights.history)) == ((0, 49), (0,))
-    assert values(weights.quantisation_aware) == (False,)
-    assert (values(weights.distillation["temperature"]), weights.passes) == ((2.0,), 2)
+    assert values(weights.quantization_aware) == (False,)
+    assert (values(weights.distillation["temperature"]), weights.epochs) == ((2.0,), 2)
     assert values(weights.distillation["feature_weight"]) == (0.0, 0.1)
 
 
@@ -236,7 +236,7 @@ def test_a_group_may_always_stay_whole(
     """8 and 4 of 10 stay, 8 of 16, 16 and 8 of 18; a width of one unit cannot be cut."""
     monkeypatch.setattr(defaults, "kernel_unit", lambda: 8)
     group = Group("mlp", "linear", ("mlp.0",), 100, width("mlp.0", units))
-    assert space(anatomy=Anatomy((group,))).weights.pruning == ({"mlp": Choice(ways)} if ways else {})
+    assert space(structure=ModelStructure((group,))).weights.pruning == ({"mlp": Choice(ways)} if ways else {})
 
 
 def test_the_baselines_own_sizes_are_known_to_the_space() -> None:
@@ -247,7 +247,7 @@ def test_the_baselines_own_sizes_are_known_to_the_space() -> None:
 
 def test_what_is_switched_off_is_no_road() -> None:
     """Neither is what may only be what the baseline is."""
-    off: dict[str, Any] = {"pruning": {}, "low_rank": {}, "tables": {"form": "full"}, "quantisation_aware": [False]}
+    off: dict[str, Any] = {"pruning": {}, "low_rank": {}, "tables": {"form": "full"}, "quantization_aware": [False]}
     off["attention"] = {"window": [0], "history": [0]}
     weights = space(off).weights
     assert (weights.pruning, weights.low_rank, weights.tables) == ({}, {}, {})
@@ -255,7 +255,7 @@ def test_what_is_switched_off_is_no_road() -> None:
     assert space({**off, "architecture": {}}).weights.origins == ("baseline",)
     whole = space({**off, "low_rank": {"mlp": [1.0], "attention": 1.0}}).weights
     assert whole.low_rank == {} and whole.origins == ("baseline", "student")
-    rounding = {**off, "quantisation_aware": [False, True]}
+    rounding = {**off, "quantization_aware": [False, True]}
     assert "pruned" in space(rounding).weights.origins, "the baseline's weights may learn to be rounded"
     fp32 = space({**rounding, "precision": {"mlp": ["fp32"], "attention": ["fp32", "int8-dynamic"]}})
     assert fp32.weights.origins == ("baseline", "student"), "nothing is in static int8, whose rounding is learned"
@@ -301,8 +301,9 @@ def test_what_is_switched_off_is_no_road() -> None:
             "space.placement.engines: 'onnxruntime:cuda' is not to be had here; there are onnxruntime, openvino",
         ),
         (
-            {"placement": {"lookup": ["same", "onnxruntime:cuda"]}},
-            "space.placement.lookup: 'onnxruntime:cuda' is not to be had here; there are same, onnxruntime, openvino",
+            {"placement": {"embedding_device": ["same", "onnxruntime:cuda"]}},
+            "space.placement.embedding_device: 'onnxruntime:cuda' is not to be had here; "
+            "there are same, onnxruntime, openvino",
         ),
     ],
 )
@@ -388,11 +389,11 @@ def test_where_a_placement_cuts_follows_the_median_request() -> None:
     placement = space(median_rows=30).placement
     assert values(placement.batch_rows) == (0, 60, 240)
     assert (values(placement.split_rows), values(placement.route_rows)) == ((0, 30), (0, 30, 60))
-    assert values(placement.lookup) == ("same",), "another engine on the same CPU looks up no faster"
+    assert values(placement.embedding_device) == ("same",), "another engine on the same CPU looks up no faster"
     assert values(placement.user_once) == (False, True)
-    given = space({"placement": {"batch_rows": [0, 7], "queue": 5, "lookup": ["same", "openvino"]}}).placement
+    given = space({"placement": {"batch_rows": [0, 7], "queue": 5, "embedding_device": ["same", "openvino"]}}).placement
     assert (values(given.batch_rows), values(given.queue)) == ((0, 7), (5,))
-    assert values(given.lookup) == ("same", "openvino")
+    assert values(given.embedding_device) == ("same", "openvino")
 
 
 def test_one_core_and_one_engine_leave_less_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +407,7 @@ def test_one_core_and_one_engine_leave_less_to_choose(monkeypatch: pytest.Monkey
 def test_an_accelerators_tables_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     places = ("onnxruntime", "onnxruntime:cuda")
     monkeypatch.setattr(defaults, "places_here", lambda: places)
-    assert values(space().placement.lookup) == ("same", *places)
+    assert values(space().placement.embedding_device) == ("same", *places)
 
 
 def test_a_model_whose_users_side_cannot_be_computed_once() -> None:
@@ -446,11 +447,11 @@ def test_every_technique_is_drawn_and_none_beyond_what_is_offered() -> None:
     histories = {w.attention.history for w in drawn if w.attention}
     assert windows == histories == {None, 6, 12, 25}
     assert {form.group for w in drawn for form in w.table_forms} == {"tables"}
-    assert any(w.shared_rows for w in drawn) and any(w.mixed_dimensions for w in drawn)
+    assert any(w.quotient_remainder for w in drawn) and any(w.mixed_dimensions for w in drawn)
     assert {w.pruning.importance for w in drawn if w.pruning} == set(IMPORTANCES)
     assert {w.pruning.steps for w in drawn if w.pruning} == {1, 3}
     assert {w.pruning.multiple for w in drawn if w.pruning} == {16}
-    assert any(w.quantisation_aware for w in drawn)
+    assert any(w.quantization_aware for w in drawn)
 
 
 def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None:
@@ -487,7 +488,7 @@ def test_groups_out_of_focus_are_in_no_technique() -> None:
     assert narrow.placement == whole.placement
     for candidate in draws(narrow, 200):
         named = {group for group, width in candidate.precision.widths if width != "fp32"}
-        named |= {form.group for form in candidate.weights.table_forms} | set(candidate.weights.quantisation_aware)
+        named |= {form.group for form in candidate.weights.table_forms} | set(candidate.weights.quantization_aware)
         for part in (candidate.weights.pruning, candidate.weights.low_rank):
             named |= {group for group, _ in (getattr(part, "ratios", None) or getattr(part, "shares", ()))}
         assert named <= {"mlp"}
@@ -499,11 +500,11 @@ def test_nothing_in_focus_leaves_a_student_and_sparse_attention() -> None:
 
 
 def test_a_model_that_cannot_learn_its_rounding() -> None:
-    assert space().weights.quantisation_aware.values == (False, True)
+    assert space().weights.quantization_aware.values == (False, True)
     reason = "its training cannot be one graph for all batches"
-    assert space(unlearnable=reason).weights.quantisation_aware.values == (False,)
-    assert refused({"quantisation_aware": [False, True]}, unlearnable=reason) == (
-        f"space.quantisation_aware: must be [false] for this model, but got true: {reason}"
+    assert space(unlearnable=reason).weights.quantization_aware.values == (False,)
+    assert refused({"quantization_aware": [False, True]}, unlearnable=reason) == (
+        f"space.quantization_aware: must be [false] for this model, but got true: {reason}"
     )
 
 
@@ -511,4 +512,4 @@ def test_layers_that_cannot_be_factors_have_no_ranks() -> None:
     whole = [group.name for group in ANATOMY.groups if group.kind in ("linear", "attention")]
     assert set(space().weights.low_rank) == set(whole)
     groups = tuple(replace(g, unfactorable_reason="it fails") if g.name == whole[0] else g for g in ANATOMY.groups)
-    assert set(space(anatomy=replace(ANATOMY, groups=groups)).weights.low_rank) == set(whole[1:])
+    assert set(space(structure=replace(ANATOMY, groups=groups)).weights.low_rank) == set(whole[1:])

@@ -22,7 +22,7 @@ from search.config import load as module
 from search.config.load import rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import parse
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.home import Home
 from search.session import task_of
 

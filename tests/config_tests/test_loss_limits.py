@@ -6,7 +6,7 @@ import pytest
 
 from objectives.records import Quality, SliceQuality
 from search.config.loss_limits import Limits, check_slices
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 
 
 def quality(loss: float, *slices: tuple[str, float]) -> Quality:

@@ -11,8 +11,8 @@ from objectives.recommenders.datasets.synthetic_transitions import SECTIONS, Hid
 def _transitions(order: HiddenOrder) -> NDArray[np.float64]:
     """(items, items) row i: how likely each item is to come after i, by cutting the circle at every bound."""
     items = len(order.popularity)
-    cuts = np.union1d(order.bounds, np.arange(SECTIONS + 1) / SECTIONS)
-    middle, length = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
+    axis_slices = np.union1d(order.bounds, np.arange(SECTIONS + 1) / SECTIONS)
+    middle, length = (axis_slices[1:] + axis_slices[:-1]) / 2, np.diff(axis_slices)
     item, section = np.searchsorted(order.bounds, middle) - 1, (middle * SECTIONS).astype(int)
     share = np.zeros((items, SECTIONS))  # of each section, that is an item's
     np.add.at(share, (item, section), length * SECTIONS)

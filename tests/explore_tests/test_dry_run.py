@@ -8,9 +8,9 @@ import pytest
 
 from objectives.records import Outcome
 from search.config.loss_limits import Limits
-from search.explore.dry_run import begun, preflight
+from search.errors import JobError
+from search.explore.dry_run import begun, run_first_trials
 from search.study import Study
-from search.workers.processes import JobError
 from tests.search_tests.measurements import complete_outcome, small_space
 
 LATE = Outcome("failed", "BehindError: late", None, None, {"fit": 1.0, "judge": 1.0, "time": 9.0})
@@ -37,7 +37,7 @@ class Trials:
 def test_the_baseline_and_one_candidate_are_enough(tmp_path: Path) -> None:
     trials = Trials(tmp_path, [DONE, DONE, DONE])
     assert not begun(trials.study)
-    assert preflight(trials.study, trials.run) == DONE
+    assert run_first_trials(trials.study, trials.run) == DONE
     assert trials.asked == 2 and begun(trials.study)
 
 
@@ -45,24 +45,24 @@ def test_what_an_interrupted_preflight_finished_is_kept(tmp_path: Path) -> None:
     trials = Trials(tmp_path, [DONE, STOPPED, DONE])
     trials.run(2)
     assert begun(trials.study)
-    preflight(trials.study, trials.run)
+    run_first_trials(trials.study, trials.run)
     assert trials.asked == 3
-    preflight(trials.study, trials.run)
+    run_first_trials(trials.study, trials.run)
     assert trials.asked == 3, "nothing is left to do"
 
 
 @pytest.mark.parametrize("ended", [LATE, BROKEN], ids=["late", "broken"])
 def test_a_candidate_that_failed_is_followed_by_others(ended: Outcome, tmp_path: Path) -> None:
     trials = Trials(tmp_path, [DONE, ended, ended, DONE])
-    assert preflight(trials.study, trials.run) == DONE
+    assert run_first_trials(trials.study, trials.run) == DONE
     failing = Trials(tmp_path / "b", [DONE, ended, ended, ended, ended, ended, DONE])
     with pytest.raises(JobError, match=f"none of 4 candidates got through every stage, the last for: {ended.reason}"):
-        preflight(failing.study, failing.run)
-    assert preflight(failing.study, failing.run) == DONE, "another call tries others"
+        run_first_trials(failing.study, failing.run)
+    assert run_first_trials(failing.study, failing.run) == DONE, "another call tries others"
 
 
 def test_a_baseline_that_fails_ends_the_preflight(tmp_path: Path) -> None:
     broken = Trials(tmp_path, [LATE, DONE])
     with pytest.raises(JobError, match="the baseline did not get through every stage: BehindError: late"):
-        preflight(broken.study, broken.run)
+        run_first_trials(broken.study, broken.run)
     assert not begun(broken.study)

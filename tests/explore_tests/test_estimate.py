@@ -15,10 +15,10 @@ from tests.search_tests.measurements import complete_outcome
 def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
     """114 trials of 10 minutes on two cores, of which 8 were measured; of 984 worker-seconds 42% were fits, of 78
     weights, 11% exports, 10% evaluation and 36% benchmarks. The former estimate had every trial benchmarked."""
-    timing, glance = 0.36 * 984, 2.0
+    timing, quick_benchmark = 0.36 * 984, 2.0
     stages = StageSeconds(
-        fit=0.42 * 984 / 78, export=0.11 * 984 / 114, judge=0.10 * 984 / 114, glance=glance,
-        time=(timing - 106 * glance) / 8,
+        fit=0.42 * 984 / 78, export=0.11 * 984 / 114, evaluate=0.10 * 984 / 114, quick_benchmark=quick_benchmark,
+        time=(timing - 106 * quick_benchmark) / 8,
     )  # fmt: skip
     found = trials_in(600, stages, builders=2)
     assert found.fewest <= 114 <= found.most
@@ -34,8 +34,8 @@ def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -
     while clock < seconds:
         drawn = {name: float(getattr(stages, name) * random.uniform(0.5, 1.5)) for name in vars(stages)}
         out = random.random() < stopped
-        spent = {k: drawn[k] for k in ("fit", "export", "judge")}
-        spent["time"] = drawn["glance"] + (0.0 if out else drawn["time"])
+        spent = {"fit": drawn["fit"], "export": drawn["export"], "judge": drawn["evaluate"]}
+        spent["time"] = drawn["quick_benchmark"] + (0.0 if out else drawn["time"])
         clock += max(spent["fit"] + spent["export"], spent["judge"]) + spent["time"]
         ended.append(
             Outcome("stopped", "outrun", None, complete.artifact, spent) if out else replace(complete, seconds=spent)
@@ -45,7 +45,7 @@ def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -
 
 @pytest.mark.parametrize("stopped", [0.2, 0.6, 0.9])
 def test_what_a_study_has_shown_narrows_the_range(stopped: float) -> None:
-    stages = StageSeconds(fit=8.0, export=1.0, judge=0.5, glance=2.0, time=12.0)
+    stages = StageSeconds(fit=8.0, export=1.0, evaluate=0.5, quick_benchmark=2.0, time=12.0)
     wide = trials_in(1200, stages, 1)
     later = float(np.median([simulated(1200, stages, stopped, 1000 + seed)[0] for seed in range(40)]))
     held = 0

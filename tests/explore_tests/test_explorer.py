@@ -20,12 +20,12 @@ from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore import explorer as explore
-from search.explore.explorer import Explorer, Flight, Told, next_job
+from search.explore.explorer import Explorer, RunningTrial, TrialEvent, next_job
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
 from spaces.candidate import Candidate
-from spaces.model_structure import Anatomy, Cut, Group, Width
+from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
@@ -33,33 +33,33 @@ from spaces.weights import Weights
 from tests.search_tests.measurements import complete_outcome, small_space
 
 
-def flight(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> Flight:
+def running(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> RunningTrial:
     weights = Weights(pruning=Pruning((("mlp", ratio),)), distillation=Distillation(2.0, 0.5, 1))
     trial: Any = SimpleNamespace(number=number)
-    return Flight(trial, Candidate(weights), stage, worker=SimpleNamespace() if flying else None)  # type: ignore[arg-type]
+    return RunningTrial(trial, Candidate(weights), stage, worker=SimpleNamespace() if flying else None)  # type: ignore[arg-type]
 
 
 def test_measuring_comes_before_building() -> None:
-    flights = [flight(0, "fit"), flight(1, "judge"), flight(2, "time")]
-    chosen = next_job(flights, 1, True)
+    running_trials = [running(0, "fit"), running(1, "evaluate"), running(2, "benchmark")]
+    chosen = next_job(running_trials, 1, True)
     assert chosen is not None
     assert chosen.number == 2
-    chosen = next_job(flights, 1, False)
+    chosen = next_job(running_trials, 1, False)
     assert chosen is not None
     assert chosen.number == 0
 
 
 def test_the_same_weights_are_not_fitted_twice_at_once() -> None:
-    flights = [flight(0, "fit", 0.5, flying=True), flight(1, "fit", 0.5), flight(2, "fit", 0.25)]
-    chosen = next_job(flights, 1, False)
+    running_trials = [running(0, "fit", 0.5, flying=True), running(1, "fit", 0.5), running(2, "fit", 0.25)]
+    chosen = next_job(running_trials, 1, False)
     assert chosen is not None
     assert chosen.number == 2
-    assert next_job(flights[:2], 1, True) is None
+    assert next_job(running_trials[:2], 1, True) is None
 
 
 def test_nothing_to_do_is_none() -> None:
     assert next_job([], 2, True) is None
-    assert next_job([flight(0, "fit")], 0, True) is None
+    assert next_job([running(0, "fit")], 0, True) is None
 
 
 class Scripted:
@@ -94,10 +94,12 @@ class Scripted:
 @pytest.fixture
 def parts(tmp_path: Path) -> dict[str, Any]:
     space = small_space()
-    anatomy = Anatomy((Group("mlp", "linear", ("mlp.0",), 10, (Width("mlp.0", 4, (Cut("mlp.0.weight", 0),)),)),))
+    structure = ModelStructure(
+        (Group("mlp", "linear", ("mlp.0",), 10, (PrunableDim("mlp.0", 4, (AxisSlice("mlp.0.weight", 0),)),)),)
+    )
     baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
     prepared = Prepared(
-        "k", "holdout", anatomy, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
+        "k", "holdout", structure, {}, (InputSpec("item", "int64", (), 5),), baseline, "split", {}, 3, {}, {}
     )
     return {
         "config": load("ml-100k"),
@@ -121,7 +123,7 @@ def search(
     limits: filled with the seconds that each job of a worker was given last
     """
     log: list[tuple[str, str]] = []
-    told: list[Told] = []
+    told: list[TrialEvent] = []
     builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
     meter: Any = Scripted("meter", log, script)
     monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
@@ -154,9 +156,9 @@ def answers(**changes: Any) -> dict[str, Any]:
     good = {
         "fit": lambda a: {"reused": False},
         "export": lambda a: {"artifact": artifact, "reused": True},
-        "judge": lambda a: {"quality": to_plain(measured.quality), "reused": False},
-        "glance": lambda a: {"service_ratio": 0.5, "saturated_ratio": 2.0},
-        "time": lambda a: timed(),
+        "evaluate": lambda a: {"quality": to_plain(measured.quality), "reused": False},
+        "quick_benchmark": lambda a: {"service_ratio": 0.5, "saturated_ratio": 2.0},
+        "benchmark": lambda a: timed(),
     }  # fmt: skip
     return good | changes
 
@@ -171,7 +173,7 @@ def test_a_search_takes_each_trial_through_every_stage(parts: dict[str, Any], mo
     )
     assert complete[0].outcome.measurement.footprint == Footprint(900, 50_000_000, 1.5)
     assert all(t.outcome.reused == ("export",) for t in complete)
-    assert {kind for kind, job in log if job in ("judge", "glance", "time")} == {"meter"}
+    assert {kind for kind, job in log if job in ("evaluate", "quick_benchmark", "benchmark")} == {"meter"}
     assert {kind for kind, job in log if job in ("fit", "export")} == {"builder"}
 
 
@@ -179,7 +181,7 @@ def test_builders_stand_still_while_the_clock_runs(parts: dict[str, Any], monkey
     _, _, log = search(parts, answers(), 6, monkeypatch)
     timing = False
     for kind, job in log:
-        if job in ("glance", "time"):
+        if job in ("quick_benchmark", "benchmark"):
             timing = True
         elif kind == "builder" and job == "resume":
             timing = False
@@ -194,11 +196,11 @@ def test_learning_and_judging_may_take_longer_than_other_jobs(
     limits: dict[str, float] = {}
     parts["config"] = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
     search(parts, answers(), 4, monkeypatch, limits)
-    assert {job: limits[job] for job in ("fit", "export", "judge", "glance")} == {
+    assert {job: limits[job] for job in ("fit", "export", "evaluate", "quick_benchmark")} == {
         "fit": 700,
         "export": 70,
-        "judge": 700,
-        "glance": 70,
+        "evaluate": 700,
+        "quick_benchmark": 70,
     }
 
 
@@ -217,7 +219,7 @@ def test_a_job_that_fails_is_a_failed_trial_and_the_search_goes_on(
 def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     measured = to_plain(complete_outcome().measurement)
     broken = timed() | {"latency": measured["latency"] | {"p95_ratio": float("inf")}}
-    _, told, _ = search(parts, answers(time=lambda a: broken), 2, monkeypatch)
+    _, told, _ = search(parts, answers(benchmark=lambda a: broken), 2, monkeypatch)
     assert all(t.outcome.state == "failed" and "p95_ratio must be finite" in (t.outcome.reason or "") for t in told)
 
 
@@ -251,7 +253,7 @@ def test_a_point_that_would_enter_the_front_is_measured_in_further_visits(
         better = trial % 2 == 1
         return timed(0.5 - 0.01 * trial if better else 0.9, 2.0)
 
-    _, told, _ = search(parts, answers(time=scripted), 8, monkeypatch)
+    _, told, _ = search(parts, answers(benchmark=scripted), 8, monkeypatch)
     complete = {t.number: t for t in told if t.outcome.state == "complete"}
     further = [("visits", False), ("visits", True), ("visits", True)]
     for number, trial in complete.items():
@@ -279,7 +281,7 @@ def test_a_visit_that_fails_leaves_what_was_measured_before(
         seen[trial] = seen.get(trial, -1) + 1
         return "RuntimeError: gone" if seen[trial] == failing else timed(0.5 - 0.01 * seen[trial])
 
-    _, told, _ = search(parts, answers(time=scripted), 4, monkeypatch)
+    _, told, _ = search(parts, answers(benchmark=scripted), 4, monkeypatch)
     outcomes = [t.outcome for t in told if "made before" not in (t.outcome.reason or "")]
     assert [outcome.state for outcome in outcomes] == ["complete"] * 4
     baseline = next(t.outcome for t in told if t.number == 0)
@@ -300,7 +302,7 @@ def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
         found = timed(0.9)
         return found | {"latency": found["latency"] | {"p95_visits": list(visits)}}
 
-    search(parts, answers(time=scripted), 2, monkeypatch)
+    search(parts, answers(benchmark=scripted), 2, monkeypatch)
     assert noises[0] == (0, {"variance": 0.0, "degrees": 0})
     variance = statistics.variance(math.log(ratio) for ratio in visits)
     later = next(noise for trial, noise in noises if trial != 0)
@@ -310,57 +312,57 @@ def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
 def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """And those after it are not: what is known to lose too much is stopped, and is not built again."""
     quality = to_plain(replace(complete_outcome().measurement.quality, loss=0.5, loss_interval=(0.4, 0.6)))
-    _, told, log = search(parts, answers(judge=lambda a: {"quality": quality, "reused": False}), 12, monkeypatch)
+    _, told, log = search(parts, answers(evaluate=lambda a: {"quality": quality, "reused": False}), 12, monkeypatch)
     states = {t.number: t.outcome.state for t in told}
     measured = [number for number, state in states.items() if state == "complete" and number > 0]
     first = min(measured)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.number > first + 2]
     assert stopped, "two more may have been under way"
     assert all("above the tolerated" in (t.outcome.reason or "") for t in stopped if t.outcome.artifact)
-    assert sum(job == "time" for _, job in log) >= len(measured) + 1
+    assert sum(job == "benchmark" for _, job in log) >= len(measured) + 1
 
 
 def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     slow = {"service_ratio": 4.9, "saturated_ratio": 0.2}
-    _, told, log = search(parts, answers(glance=lambda a: slow), 12, monkeypatch)
+    _, told, log = search(parts, answers(quick_benchmark=lambda a: slow), 12, monkeypatch)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
     assert stopped
     assert all(t.outcome.reason.startswith("not timed: at a glance 4.9 of the baseline's time") for t in stopped)
-    assert sum(job == "glance" for _, job in log) >= len(stopped)
+    assert sum(job == "quick_benchmark" for _, job in log) >= len(stopped)
     again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
     parts["study"] = again
     known = {t.candidate.id for t in told if t.outcome.artifact}
-    _, later, _ = search(parts, answers(glance=lambda a: slow), 4, monkeypatch)
+    _, later, _ = search(parts, answers(quick_benchmark=lambda a: slow), 4, monkeypatch)
     assert not [t for t in later if t.candidate.id in known and "made before" not in (t.outcome.reason or "")]
 
 
-@pytest.mark.parametrize(("seconds", "last"), [(0.1, "glance"), (30.0, "judge")])
+@pytest.mark.parametrize(("seconds", "last"), [(0.1, "quick_benchmark"), (30.0, "evaluate")])
 def test_what_takes_long_comes_second(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float, last: str
 ) -> None:
     """Slower than the baseline, a candidate need not be judged; both were asked of each that is timed."""
     monkeypatch.setattr(Scripted, "poll", partialmethod(polled, seconds))
     _, _, log = search(parts, answers(), 8, monkeypatch)
-    asked = [job for kind, job in log if kind == "meter" and job in ("judge", "glance")]
-    assert asked[:2] == ["judge", "judge"], "the baseline and the first candidate have no glance"
-    assert asked[-1] == last and asked.count("glance") == asked.count("judge") - 2
+    asked = [job for kind, job in log if kind == "meter" and job in ("evaluate", "quick_benchmark")]
+    assert asked[:2] == ["evaluate", "evaluate"], "the baseline and the first candidate have no glance"
+    assert asked[-1] == last and asked.count("quick_benchmark") == asked.count("evaluate") - 2
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
-    _, told, log = search(parts, answers(glance=slow), 12, monkeypatch)
+    _, told, log = search(parts, answers(quick_benchmark=slow), 12, monkeypatch)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
-    judged = sum(job == "judge" for _, job in log)
+    judged = sum(job == "evaluate" for _, job in log)
     assert stopped and (judged == 0) == (seconds > 10)
 
 
 def polled(worker: Scripted, judging: float) -> Done:
     worker.busy = False
-    return Done(worker.script[worker.job](worker.arguments), None, judging if worker.job == "judge" else 0.1)
+    return Done(worker.script[worker.job](worker.arguments), None, judging if worker.job == "evaluate" else 0.1)
 
 
 def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     parts["config"] = parts["config"].model_copy(update={"objectives": ("latency_p95", "model_bytes")})
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
     parts["study"] = Study("b", parts["study"]._storage, ["latency_p95", "model_bytes"], Limits(0.01), 0)
-    _, told, _ = search(parts, answers(glance=slow), 8, monkeypatch)
+    _, told, _ = search(parts, answers(quick_benchmark=slow), 8, monkeypatch)
     assert not [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
 
 

@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.profile.profile import NodeCost, Profile, summarise
+from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
 from objectives.records import Artifact, InputSpec, Prepared
 from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
+from search.errors import JobError
 from search.explore.profiling import focused, profiled, write_profile_files
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
-from search.workers.processes import Done, JobError
+from search.workers.processes import Done
 from spaces.domains import Choice, Float
-from spaces.model_structure import Anatomy, Group
+from spaces.model_structure import Group, ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
 from spaces.techniques.placement_space import PlacementSpace
@@ -45,7 +46,7 @@ def profile(mlp_ms: float = 8.0) -> Profile:
         NodeCost("mlp", "FusedGemm", "mlp", mlp_ms, 600_000_000, 120_000),
         NodeCost("head", "Gemm", "other", 0.66, 1000, 1000),
     ]
-    return summarise(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, mlp_ms + 2, None)
+    return summarize(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, mlp_ms + 2, None)
 
 
 class Meter:
@@ -80,7 +81,9 @@ class Ears:
 def jobs(root: Path, *settings: str) -> MeterJobs:
     baseline = Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0)
     inputs = (InputSpec("item", "int64", (), 5),)
-    prepared = Prepared("k", "holdouts/h", Anatomy(GROUPS), {}, inputs, baseline, "split", {}, 3, {}, {}, None, 0.9)
+    prepared = Prepared(
+        "k", "holdouts/h", ModelStructure(GROUPS), {}, inputs, baseline, "split", {}, 3, {}, {}, None, 0.9
+    )
     task = Task(str(root), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0)
     return MeterJobs(load("ml-100k", list(settings)), task, prepared, Traffic())
 
@@ -161,7 +164,7 @@ def space() -> SearchSpace:
         "mlp": Choice(("fp32", "int8-dynamic")),
     }
     return SearchSpace(
-        WeightsSpace({"width": Choice((8, 16))}, pruning, learning, passes=3),
+        WeightsSpace({"width": Choice((8, 16))}, pruning, learning, epochs=3),
         PrecisionSpace(widths),
         PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto", "2x1"))),
     )
@@ -170,7 +173,7 @@ def space() -> SearchSpace:
 def test_the_space_is_narrowed_and_each_group_is_told_with_its_shares(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile()), tmp_path)
     ears: Any = Ears()
-    found = focused(space(), document, Anatomy(GROUPS), ears)
+    found = focused(space(), document, ModelStructure(GROUPS), ears)
     assert set(found.weights.pruning) == {"mlp"}
     widths = {group: domain.values for group, domain in found.precision.widths.items()}
     assert widths == {"tables": ("fp32", "int8"), "cross": ("fp32",), "mlp": ("fp32", "int8-dynamic")}
@@ -188,11 +191,11 @@ def test_a_table_by_itself_is_searched_when_its_group_is(
     study: Study, tmp_path: Path, tables_ms: float, inside: bool
 ) -> None:
     nodes = [NodeCost("rows", "Gather", "tables", tables_ms, 0, 10), NodeCost("mlp", "Gemm", "mlp", 8.0, 10, 10)]
-    seen = summarise(nodes, GROUPS, {"tables": 10, "cross": 0, "mlp": 990, "other": 0}, 200, 8 + tables_ms, None)
+    seen = summarize(nodes, GROUPS, {"tables": 10, "cross": 0, "mlp": 990, "other": 0}, 200, 8 + tables_ms, None)
     document, _ = measured(study, Meter(seen), tmp_path)
     tables = {"tables.user": Choice(("fp32", "int8")), "mlp": Choice(("fp32", "int8-dynamic"))}
     whole = replace(space(), precision=PrecisionSpace(tables))
-    found = focused(whole, document, Anatomy(GROUPS), Ears())  # type: ignore[arg-type]
+    found = focused(whole, document, ModelStructure(GROUPS), Ears())  # type: ignore[arg-type]
     assert found.precision.widths["tables.user"].values == (("fp32", "int8") if inside else ("fp32",))
 
 

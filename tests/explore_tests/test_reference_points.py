@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Outcome, Prepared
 from search.choose import choose
 from search.choose.choose import Confirmed, beside_tuned_baseline, chosen_document
 from search.config.loss_limits import Limits
+from search.errors import JobError
 from search.explore.reference_points import QUANTIZED, TUNED, references_of, tuned_placement
 from search.results import document
 from search.study import Study, spent
 from search.verdict import verdict
-from search.workers.processes import JobError
 from spaces.candidate import Candidate
 from spaces.domains import Choice
-from spaces.model_structure import Anatomy, Group
+from spaces.model_structure import Group, ModelStructure
 from spaces.serialization import to_plain
-from spaces.techniques.placement import Placement, Seat, layouts
+from spaces.techniques.placement import InstanceGroup, Placement, layouts
 from spaces.techniques.placement_space import PlacementSpace
 from spaces.techniques.quantization import Precision
 from spaces.techniques.quantization_space import PrecisionSpace
@@ -47,30 +47,30 @@ class Bench:
     def __init__(self, best: Placement) -> None:
         self.best, self.asked = best, list[Placement]()
 
-    def __call__(self, placement: Placement) -> Glance:
+    def __call__(self, placement: Placement) -> QuickBenchmark:
         self.asked.append(placement)
-        if placement.seat.layout == "1x2" and placement.seat.engine == "onnxruntime":
+        if placement.instance_group.layout == "1x2" and placement.instance_group.engine == "onnxruntime":
             raise ValueError("it cannot be run so")
         wrong = sum(
             ours != theirs
             for ours, theirs in (
-                (placement.seat.place, self.best.seat.place),
-                (placement.seat.layout, self.best.seat.layout),
-                (placement.seat.pinned, self.best.seat.pinned),
+                (placement.instance_group.place, self.best.instance_group.place),
+                (placement.instance_group.layout, self.best.instance_group.layout),
+                (placement.instance_group.pinned, self.best.instance_group.pinned),
                 (placement.inline, self.best.inline),
                 (placement.user_once, self.best.user_once),
                 (placement.split_rows, self.best.split_rows),
             )
         )
-        return Glance(0.2 * 1.3**wrong, 1.5)
+        return QuickBenchmark(0.2 * 1.3**wrong, 1.5)
 
 
 @pytest.mark.parametrize(
     "best",
     [
-        Placement(Seat("openvino", threads=2), user_once=True),
-        Placement(Seat("openvino", threads=1, pinned=True), inline=True, user_once=True),
-        Placement(Seat("onnxruntime", replicas=2, threads=1, pinned=True), split_rows=200),
+        Placement(InstanceGroup("openvino", threads=2), user_once=True),
+        Placement(InstanceGroup("openvino", threads=1, pinned=True), inline=True, user_once=True),
+        Placement(InstanceGroup("onnxruntime", replicas=2, threads=1, pinned=True), split_rows=200),
     ],
 )
 def test_the_best_placement_is_found_without_trying_all(best: Placement) -> None:
@@ -81,19 +81,21 @@ def test_the_best_placement_is_found_without_trying_all(best: Placement) -> None
 
 
 def test_a_baseline_that_no_placement_betters_stays_as_it_is() -> None:
-    assert tuned_placement(SPACE, lambda placement: Glance(1.2, 1.1)) == Placement()
+    assert tuned_placement(SPACE, lambda placement: QuickBenchmark(1.2, 1.1)) == Placement()
     # Twice the throughput for less than twice the time is worth it.
-    several = tuned_placement(SPACE, lambda p: Glance(1.7, 2.0) if p.seat.replicas == 2 else Glance(1.2, 1.1))
+    several = tuned_placement(
+        SPACE, lambda p: QuickBenchmark(1.7, 2.0) if p.instance_group.replicas == 2 else QuickBenchmark(1.2, 1.1)
+    )
     assert several.replicas == 2
 
 
 PREPARED = Prepared(
     "k", "holdout",
-    Anatomy((Group("mlp", "linear", ("m",), 10, (), "no"), Group("tables", "table", ("t",), 10, (), "no"))), {},
+    ModelStructure((Group("mlp", "linear", ("m",), 10, (), "no"), Group("tables", "table", ("t",), 10, (), "no"))), {},
     (InputSpec("item", "int64", (), 5),), Artifact("base", "base/model.onnx", {"mlp": "fp32"}, 5000, 0.0),
     "split", {}, 3, {}, {}, simple=("popularity", "logistic_regression"),
 )  # fmt: skip
-BEST = Placement(Seat(threads=2))
+BEST = Placement(InstanceGroup(threads=2))
 WIDTHS = PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))})
 
 
@@ -153,7 +155,9 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
 
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
     study = begin(parts)
-    script = answers(glance=slow, time=time, export=exported, judge=losing({"popularity": 0.2, "base": 0.0}))
+    script = answers(
+        quick_benchmark=slow, benchmark=time, export=exported, evaluate=losing({"popularity": 0.2, "base": 0.0})
+    )
     search(parts, script, 6, monkeypatch)
     rows = told(parts)["rows"]
     ended = {row["knobs"]["weights.origin"]: row for row in rows[:5]}
@@ -174,23 +178,29 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     fast = {"base": (0.55, 1.9), "small": (0.1, 9.0)}
 
     def by(arguments: Mapping[str, Any]) -> tuple[float, float]:
-        arm = arguments["candidate"]
-        key = arm["model"].split("/")[-2]
-        seat = arm["placement"]["seat"]
+        deployment = arguments["candidate"]
+        key = deployment["model"].split("/")[-2]
+        instance_group = deployment["placement"]["instance_group"]
         if key != "base":
             return fast["small"]
-        return (1.0, 1.0) if seat["threads"] is None else (0.8, 1.2) if seat["replicas"] == 1 else fast["base"]
+        return (
+            (1.0, 1.0)
+            if instance_group["threads"] is None
+            else (0.8, 1.2)
+            if instance_group["replicas"] == 1
+            else fast["base"]
+        )
 
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return timed(*by(arguments))
 
-    def glance(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def quick_benchmark(arguments: Mapping[str, Any]) -> dict[str, Any]:
         service, most = by(arguments)
         return {"service_ratio": service, "saturated_ratio": most}
 
     study = begin(parts)
     better = {**parts["space"].starts()[0], "placement.layout": "2x1"}
-    script = answers(glance=glance, time=time, export=exported, judge=losing({"base": 0.0}))
+    script = answers(quick_benchmark=quick_benchmark, benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
     search(parts, script, 4, monkeypatch)
     before = told(parts)
     assert before["tuned_baseline"]["trial"] == 1
@@ -227,7 +237,7 @@ def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     count = iter(range(1000))
     flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
-    script = answers(fit=flaky, glance=slow, export=exported, judge=losing({}))
+    script = answers(fit=flaky, quick_benchmark=slow, export=exported, evaluate=losing({}))
     _, ended, _ = search(parts, script, 12, monkeypatch)
     states = {t.outcome.state for t in ended}
     assert states == {"complete", "stopped", "failed"}
@@ -244,7 +254,7 @@ def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
         return timed(0.5, 2.0) if base else timed(0.1, 9.0)
 
     begin(parts)
-    script = answers(time=time, export=exported, judge=losing({"base": 0.0, "popularity": 0.3}))
+    script = answers(benchmark=time, export=exported, evaluate=losing({"base": 0.0, "popularity": 0.3}))
     search(parts, script, 4, monkeypatch)
     found = told(parts)
     _, first, *others = [verdict(found).headline, *verdict(found).sentences]

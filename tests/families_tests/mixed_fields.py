@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
-from spaces.model_structure import Width
+from spaces.model_structure import PrunableDim
 
 # The numbers stand between the codes, the user's fields between the item's.
 FIELDS = (
@@ -94,10 +94,10 @@ def vectors_by_hand(
     return made
 
 
-def sliced(model: nn.Module, width: Width, gone: Iterable[int]) -> dict[str, Tensor]:
+def sliced(model: nn.Module, width: PrunableDim, gone: Iterable[int]) -> dict[str, Tensor]:
     """The state of the model without some units of a width, by its cuts alone."""
     state, gone = dict(model.state_dict()), tuple(gone)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         leave = set(cut.positions(gone))
         kept = [i for i in range(state[cut.tensor].shape[cut.axis]) if i not in leave]
         state[cut.tensor] = state[cut.tensor].index_select(cut.axis, torch.tensor(kept))

@@ -29,7 +29,7 @@ from tests.families_tests.mixed_fields import (
     sliced,
     vectors_by_hand,
 )
-from tests.model_structure_tests.written_structures import dcn_v2_anatomy as anatomy
+from tests.model_structure_tests.written_structures import dcn_v2_anatomy as structure
 
 SIZES = Sizes(embedding_dim=6, crosses=2, mlp=(20, 12))
 X = 5 * 6 + 2  # columns of x_0
@@ -145,7 +145,7 @@ def test_the_users_side_is_computed_once(graph: onnx.ModelProto) -> None:
 
 
 def test_every_group_is_named_with_its_layers(model: DCNV2) -> None:
-    groups = {group.name: group for group in anatomy(model).groups}
+    groups = {group.name: group for group in structure(model).groups}
     assert {name: (group.kind, group.modules) for name, group in groups.items()} == {
         "tables": ("table", tuple(f"tables.{field.name}" for field in CODES)),
         "cross": ("linear", ("cross.0", "cross.1")),
@@ -161,7 +161,7 @@ def test_every_group_is_named_with_its_layers(model: DCNV2) -> None:
 
 
 def test_without_crosses_there_is_no_cross_group() -> None:
-    assert [group.name for group in anatomy(_model(sizes=Sizes(4, 0, (8,)))).groups] == ["tables", "mlp"]
+    assert [group.name for group in structure(_model(sizes=Sizes(4, 0, (8,)))).groups] == ["tables", "mlp"]
 
 
 @pytest.mark.parametrize("fields", [FIELDS, CODES, FIELDS[:3], FIELDS[2:3]])
@@ -179,7 +179,7 @@ def test_a_model_cut_by_hand_is_the_dense_one_with_units_at_zero(
 ) -> None:
     dense, inputs = _model(fields), draw(fields, 40)
     cut = DCNV2(fields, smaller).eval()
-    cut.load_state_dict(sliced(dense, anatomy(dense).group(group).widths[which], gone))
+    cut.load_state_dict(sliced(dense, structure(dense).group(group).widths[which], gone))
     silenced = copy.deepcopy(dense)
     with torch.no_grad():
         if group == "tables":
@@ -196,5 +196,5 @@ def test_a_model_cut_by_hand_is_the_dense_one_with_units_at_zero(
 
 def test_the_anatomy_follows_a_model_that_was_cut(model: DCNV2) -> None:
     cut = DCNV2(FIELDS, Sizes(4, 2, (20, 12)))
-    cut.load_state_dict(sliced(model, anatomy(model).group("tables").widths[0], (0, 3)))
-    assert anatomy(cut) == anatomy(DCNV2(FIELDS, Sizes(4, 2, (20, 12))))
+    cut.load_state_dict(sliced(model, structure(model).group("tables").widths[0], (0, 3)))
+    assert structure(cut) == structure(DCNV2(FIELDS, Sizes(4, 2, (20, 12))))

@@ -29,7 +29,7 @@ from tests.families_tests.mixed_fields import (
     sliced,
     vectors_by_hand,
 )
-from tests.model_structure_tests.written_structures import dlrm_anatomy as anatomy
+from tests.model_structure_tests.written_structures import dlrm_anatomy as structure
 
 SIZES = Sizes(embedding_dim=6, bottom=(10, 8), top=(20, 12))
 ONE_NUMBER = FIELDS[:2]  # a table and a number: one pair
@@ -190,7 +190,7 @@ def test_where_the_user_has_codes_alone_nothing_is_saved_and_that_is_said() -> N
 
 
 def test_every_group_is_named_with_its_layers(model: DLRM) -> None:
-    groups = {group.name: group for group in anatomy(model).groups}
+    groups = {group.name: group for group in structure(model).groups}
     assert {name: (group.kind, group.modules) for name, group in groups.items()} == {
         "tables": ("table", tuple(f"tables.{field.name}" for field in CODES)),
         "bottom": ("linear", ("bottom.0", "bottom.3", "bottom.6")),
@@ -207,11 +207,11 @@ def test_every_group_is_named_with_its_layers(model: DLRM) -> None:
 
 
 def test_without_numbers_there_is_no_bottom_group() -> None:
-    assert [group.name for group in anatomy(_model(CODES)).groups] == ["tables", "top"]
+    assert [group.name for group in structure(_model(CODES)).groups] == ["tables", "top"]
 
 
 def test_a_bottom_of_one_layer_is_as_wide_as_the_tables() -> None:
-    bottom = anatomy(_model(sizes=Sizes(6, (), (20,)))).group("bottom")
+    bottom = structure(_model(sizes=Sizes(6, (), (20,)))).group("bottom")
     assert not bottom.prunable and "tied to the embeddings by the dot products" in str(bottom.unprunable_reason)
 
 
@@ -252,12 +252,12 @@ def test_a_model_cut_by_hand_is_the_dense_one_with_units_at_zero(
 ) -> None:
     dense, inputs = _model(fields), draw(fields, 40)
     cut = DLRM(fields, smaller).eval()
-    cut.load_state_dict(sliced(dense, anatomy(dense).group(group).widths[which], gone))
+    cut.load_state_dict(sliced(dense, structure(dense).group(group).widths[which], gone))
     assert np.allclose(scores(cut, inputs), scores(_silence(dense, group, which, gone), inputs), atol=1e-6)
     assert not np.allclose(scores(cut, inputs), scores(dense, inputs), atol=1e-4)
 
 
 def test_the_anatomy_follows_a_model_that_was_cut(model: DLRM) -> None:
     cut = DLRM(FIELDS, Sizes(4, (10, 8), (20, 12)))
-    cut.load_state_dict(sliced(model, anatomy(model).group("tables").widths[0], (0, 3)))
-    assert anatomy(cut) == anatomy(DLRM(FIELDS, Sizes(4, (10, 8), (20, 12))))
+    cut.load_state_dict(sliced(model, structure(model).group("tables").widths[0], (0, 3)))
+    assert structure(cut) == structure(DLRM(FIELDS, Sizes(4, (10, 8), (20, 12))))

@@ -95,19 +95,19 @@ def test_inputs_are_described_as_they_come(opened: PointwiseRecommender) -> None
 
 
 def test_a_pass_shows_each_train_row_once(opened: PointwiseRecommender) -> None:
-    lessons = list(opened.lessons(torch.Generator().manual_seed(1)))
-    assert [len(labels) for _, labels in lessons] == [514] * 2 and len(lessons) == opened.per_pass
+    batches = list(opened.batches(torch.Generator().manual_seed(1)))
+    assert [len(labels) for _, labels in batches] == [514] * 2 and len(batches) == opened.batches_per_epoch
     (block,) = opened.train_rows().blocks
     inputs, labels = block.inputs, block.labels
     assert len(labels) == TRAIN
     whole = zip(*(inputs[name].tolist() for name in inputs), labels.tolist(), strict=True)
-    shown = (zip(*(rows[name].tolist() for name in inputs), truth.tolist(), strict=True) for rows, truth in lessons)
+    shown = (zip(*(rows[name].tolist() for name in inputs), truth.tolist(), strict=True) for rows, truth in batches)
     assert Counter(row for part in shown for row in part) == Counter(whole)
 
 
 def test_the_order_is_the_generators(opened: PointwiseRecommender) -> None:
     first, again, other = (
-        torch.cat([rows["item"] for rows, _ in opened.lessons(torch.Generator().manual_seed(seed))])
+        torch.cat([rows["item"] for rows, _ in opened.batches(torch.Generator().manual_seed(seed))])
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -115,8 +115,8 @@ def test_the_order_is_the_generators(opened: PointwiseRecommender) -> None:
 
 def test_batches_have_the_studys_size(home: Path, untrained: list[int]) -> None:
     opened = _open(_task(home, batch_size=300))
-    lessons = opened.lessons(torch.Generator())
-    assert [len(labels) for _, labels in lessons] == [257] * 4 and opened.per_pass == 4
+    batches = opened.batches(torch.Generator())
+    assert [len(labels) for _, labels in batches] == [257] * 4 and opened.batches_per_epoch == 4
     assert opened.key == _open(_task(home)).key, "the same baseline"
 
 
@@ -135,7 +135,7 @@ def test_a_long_log_is_read_in_large_batches(home: Path, untrained: list[int], m
 
 
 def test_the_loss_is_sklearns(opened: PointwiseRecommender) -> None:
-    inputs, labels = next(opened.lessons(torch.Generator()))
+    inputs, labels = next(opened.batches(torch.Generator()))
     outputs = opened.outputs(opened.model, inputs)
     probability = 1 / (1 + np.exp(-outputs.detach().double().numpy()))
     assert opened.loss(outputs, labels).item() == pytest.approx(log_loss(labels.numpy(), probability), abs=1e-6)
@@ -199,8 +199,8 @@ def test_a_sibling_takes_the_same_inputs(opened: PointwiseRecommender) -> None:
     assert sizes == set(SIZES[family]), "a bottom only where there are numbers"
     assert opened.sizes() == SIZES[family], "the baseline's own are those it was made with"
     assert all(values[-1] == SIZES[family][name] for name, values in opened.student().items())
-    assert [g.name for g in of_sibling(opened, sibling).anatomy.groups] == [
-        g.name for g in of_baseline(opened).anatomy.groups
+    assert [g.name for g in of_sibling(opened, sibling).structure.groups] == [
+        g.name for g in of_baseline(opened).structure.groups
     ]
 
 

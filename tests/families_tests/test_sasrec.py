@@ -26,9 +26,9 @@ from objectives.recommenders.families.sasrec import (
     outputs,
 )
 from objectives.recommenders.families.self_attention import SelfAttention
-from spaces.model_structure import Width
+from spaces.model_structure import PrunableDim
 from spaces.techniques.architecture import Architecture
-from tests.model_structure_tests.written_structures import sasrec_anatomy as anatomy
+from tests.model_structure_tests.written_structures import sasrec_anatomy as structure
 
 ITEMS = 40
 SMALL = Sizes(embedding_dim=12, blocks=2, heads=3, feed_forward=10, length=9)
@@ -257,19 +257,19 @@ def test_sizes_are_checked(changed: dict[str, int]) -> None:
 # -- its parts
 
 
-def _cut(model: SASRec, width: Width, kept: list[int]) -> dict[str, torch.Tensor]:
+def _cut(model: SASRec, width: PrunableDim, kept: list[int]) -> dict[str, torch.Tensor]:
     """The state with these units of a width alone."""
     state = dict(model.state_dict())
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         state[cut.tensor] = state[cut.tensor].index_select(cut.axis, torch.tensor(cut.positions(kept)))
     return state
 
 
-def _silenced(model: SASRec, width: Width, gone: list[int]) -> SASRec:
+def _silenced(model: SASRec, width: PrunableDim, gone: list[int]) -> SASRec:
     """The model with the tensors of these units at zero."""
     silent = _model()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         state[cut.tensor].index_fill_(cut.axis, torch.tensor(cut.positions(gone)), 0)
     silent.load_state_dict(state)
     return silent
@@ -288,7 +288,7 @@ def _assert_same(one: SASRec, other: SASRec) -> None:
 
 def test_the_groups() -> None:
     model = _model()
-    groups = anatomy(model).groups
+    groups = structure(model).groups
     assert [(g.name, g.kind) for g in groups] == [("tables", "table"), ("attention", "attention"), ("mlp", "linear")]
     named = [module for group in groups for module in group.modules]
     held = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding)}
@@ -301,7 +301,7 @@ def test_the_groups() -> None:
 
 def test_pruned_heads_are_the_dense_model_with_these_heads_at_zero() -> None:
     model = _model()
-    for block, width in enumerate(anatomy(model).group("attention").widths):
+    for block, width in enumerate(structure(model).group("attention").widths):
         pruned = _model()
         pruned.blocks[block].attention = SelfAttention(12, heads=2, head_dim=4, dropout=0.0)
         pruned.load_state_dict(_cut(model, width, [0, 2]))
@@ -310,7 +310,7 @@ def test_pruned_heads_are_the_dense_model_with_these_heads_at_zero() -> None:
 
 def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
     model = _model()
-    for block, width in enumerate(anatomy(model).group("mlp").widths):
+    for block, width in enumerate(structure(model).group("mlp").widths):
         pruned = _model()
         pruned.blocks[block].feed_forward = FeedForward(12, 4, dropout=0.0)
         pruned.load_state_dict(_cut(model, width, [1, 4, 5, 9]))
@@ -320,7 +320,7 @@ def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
 def test_a_pruned_dimension_is_a_smaller_model_with_the_sliced_tensors() -> None:
     """Built with that dimension; each tensor must fit, and the numpy reading of the paper agrees."""
     model, kept = _model(), [0, 1, 3, 4, 5, 8, 10]
-    (width,) = anatomy(model).group("tables").widths
+    (width,) = structure(model).group("tables").widths
     smaller = SASRec(ITEMS, Sizes(7, 2, 1, 10, 9))
     for block in smaller.blocks:
         block.attention = SelfAttention(7, heads=3, head_dim=4, dropout=0.0)
@@ -338,7 +338,7 @@ def _scores_of(model: SASRec, history: torch.Tensor) -> NDArray[np.float32]:
 
 
 def test_a_single_head_is_not_pruned() -> None:
-    group = anatomy(_model(Sizes(8, 2, 1, 5, 9))).group("attention")
+    group = structure(_model(Sizes(8, 2, 1, 5, 9))).group("attention")
     assert not group.prunable and group.unprunable_reason == "each block has one head"
     assert len(group.modules) == 8
 

@@ -84,10 +84,10 @@ def test_it_is_a_recommender(opened: SequentialRecommender) -> None:
 
 
 def test_a_pass_shows_each_user_once_and_what_came_next(opened: SequentialRecommender, events: list[list[int]]) -> None:
-    lessons = list(opened.lessons(torch.Generator().manual_seed(1)))
-    assert [len(inputs["history"]) for inputs, _ in lessons] == [70, 70] and opened.per_pass == 2
+    batches = list(opened.batches(torch.Generator().manual_seed(1)))
+    assert [len(inputs["history"]) for inputs, _ in batches] == [70, 70] and opened.batches_per_epoch == 2
     shown = Counter[tuple[tuple[int, ...], tuple[int, ...]]]()
-    for inputs, labels in lessons:
+    for inputs, labels in batches:
         assert inputs["candidates"].shape == (len(labels), 6, 16)
         pairs = zip(inputs["history"].tolist(), inputs["candidates"][..., 0].tolist(), strict=True)
         shown.update((tuple(history), tuple(target)) for history, target in pairs)
@@ -103,17 +103,17 @@ def test_negatives_are_drawn_anew_among_what_was_not_taken(
 ) -> None:
     taken = {tuple(_padded(user[:-3], 6)): set(user[:-2]) for user in events}
     generator = torch.Generator().manual_seed(1)
-    passes = [list(opened.lessons(generator)) for _ in range(2)]
-    again = next(opened.lessons(torch.Generator().manual_seed(1)))[0]["candidates"]
-    assert torch.equal(again, passes[0][0][0]["candidates"]) and not torch.equal(again, passes[1][0][0]["candidates"])
-    for inputs, _ in (lesson for of_pass in passes for lesson in of_pass):
+    epochs = [list(opened.batches(generator)) for _ in range(2)]
+    again = next(opened.batches(torch.Generator().manual_seed(1)))[0]["candidates"]
+    assert torch.equal(again, epochs[0][0][0]["candidates"]) and not torch.equal(again, epochs[1][0][0]["candidates"])
+    for inputs, _ in (batch for of_pass in epochs for batch in of_pass):
         for history, others in zip(inputs["history"].tolist(), inputs["candidates"][..., 1:], strict=True):
             drawn = set(others.flatten().tolist())
             assert not drawn & taken[tuple(history)] and min(drawn) >= 1 and max(drawn) <= ITEMS
 
 
 def test_the_loss_is_that_of_the_positions_that_have_a_target(opened: SequentialRecommender) -> None:
-    inputs, labels = next(opened.lessons(torch.Generator().manual_seed(1)))
+    inputs, labels = next(opened.batches(torch.Generator().manual_seed(1)))
     outputs = opened.outputs(opened.model, inputs)
     logits = opened.model.positions(inputs["history"], inputs["candidates"])
     real = inputs["candidates"][..., 0] != 0
@@ -258,16 +258,16 @@ def test_a_sibling_reads_the_same_requests(opened: SequentialRecommender) -> Non
 
 
 @pytest.mark.parametrize(
-    ("users", "passes"), [(140, 20), (640, 20), (641, 17), (128 * 30, 4), (128 * 99, 2), (128 * 100, 1), (10**6, 1)]
+    ("users", "epochs"), [(140, 20), (640, 20), (641, 17), (128 * 30, 4), (128 * 99, 2), (128 * 100, 1), (10**6, 1)]
 )
 def test_an_epoch_has_batches_enough_to_learn_from(
-    users: int, passes: int, opened: SequentialRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    users: int, epochs: int, opened: SequentialRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred batches, but no more than twenty passes."""
     epochs: list[list[int]] = []
     asked: list[int] = []
 
-    def lessons(sequences: Any, length: int, negatives: int, generator: torch.Generator) -> Iterable[Batch]:
+    def batches(sequences: Any, length: int, negatives: int, generator: torch.Generator) -> Iterable[Batch]:
         asked.append(negatives)
         return iter([({}, torch.zeros(1))])
 
@@ -275,13 +275,13 @@ def test_an_epoch_has_batches_enough_to_learn_from(
         epochs.append([len(labels) for _, labels in batches()])
         return Trained(0.5, 0, (0.5,), 0.0)
 
-    monkeypatch.setattr(sequential, "_lessons", lessons)
+    monkeypatch.setattr(sequential, "_lessons", batches)
     monkeypatch.setattr(sequential, "train_to_optimum", train)
     monkeypatch.setattr(type(opened.sequences), "users", users)
     monkeypatch.setattr(sequential, "_some_users", lambda *_: np.arange(5))
     sequential._train(opened.model, opened.sequences, 6, 0, tmp_path, lambda line: None)
-    assert epochs == [[1] * passes]
-    assert asked == [1] * passes, "against one negative, as in the paper"
+    assert epochs == [[1] * epochs]
+    assert asked == [1] * epochs, "against one negative, as in the paper"
 
 
 def test_a_baseline_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

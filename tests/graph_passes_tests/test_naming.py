@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from objectives.compression.export import PREFIX, run_onnx
 from objectives.compression.graph_passes.naming import name_turned
-from objectives.compression.quantization import quantise, read_widths
-from spaces.model_structure import Anatomy, Group
+from objectives.compression.quantization import quantize, read_widths
+from spaces.model_structure import Group, ModelStructure
 from spaces.techniques.quantization import Precision
 
 
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         return (self.tables["item"](item) @ u.T).squeeze(1)
 
 
-ANATOMY = Anatomy(
+ANATOMY = ModelStructure(
     tuple(
         Group(name, kind, modules, 0, (), "not asked")  # type: ignore[arg-type]
         for name, kind, modules in (
@@ -133,7 +133,7 @@ def test_the_scores_stay(exported: onnx.ModelProto, graph: onnx.ModelProto, mode
 @pytest.mark.parametrize("tables", ["int8", "int2"])
 def test_an_attention_block_takes_every_width(graph: onnx.ModelProto, attention: str, mlp: str, tables: str) -> None:
     asked = {"attention": attention, "mlp": mlp, "tables": tables}
-    narrow = quantise(graph, Precision(tuple(asked.items())), ANATOMY, _rows())
+    narrow = quantize(graph, Precision(tuple(asked.items())), ANATOMY, _rows())
     assert read_widths(narrow, ANATOMY) == asked
     assert np.corrcoef(run_onnx(narrow, _rows()), run_onnx(graph, _rows()))[0, 1] > 0.7
     assert len(narrow.SerializeToString()) < len(graph.SerializeToString())

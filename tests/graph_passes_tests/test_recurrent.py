@@ -19,7 +19,7 @@ from objectives.compression.graph_passes.recurrent import GATES
 from objectives.compression.graph_passes.user_once import compute_once
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.pruning import prune
-from objectives.compression.quantization import WidthError, quantise, read_widths
+from objectives.compression.quantization import WidthError, quantize, read_widths
 from objectives.compression.structure import trace
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
@@ -57,12 +57,12 @@ NAMES = [f"{type(m).__name__}-{m.encoder}" for m in MODELS]
 @pytest.mark.parametrize("model", MODELS, ids=NAMES)
 def test_a_removed_unit_equals_a_silenced_one(model: nn.Module) -> None:
     """A unit whose gates, states and readers are nought stays at nought: h' = (1 - z) n + z h, n = tanh(0), h_0 = 0."""
-    anatomy = trace(model, rows(7)).anatomy
-    group = anatomy.group("encoder")
+    structure = trace(model, rows(7)).structure
+    group = structure.group("encoder")
     assert group.kind == "recurrent" and group.modules == ("encoder",)
     (width,) = group.widths
     assert width.units == HIDDEN and not width.normalised
-    pruned, smaller = prune(model, Pruning((("encoder", 0.5),), multiple=1), anatomy)
+    pruned, smaller = prune(model, Pruning((("encoder", 0.5),), multiple=1), structure)
     assert pruned.encoder.hidden_size == HIDDEN // 2 and smaller.group("encoder").widths[0].units == HIDDEN // 2
     kept = _kept(model, pruned)
     silent = _silenced(model, sorted(set(range(HIDDEN)) - set(kept)))
@@ -77,7 +77,7 @@ def test_a_removed_unit_equals_a_silenced_one(model: nn.Module) -> None:
 
 def test_what_is_pruned_trains_and_is_exported() -> None:
     model = seeded(Recurrent, nn.GRU, num_layers=2)
-    pruned, _ = prune(model, Pruning((("encoder", 0.5), ("tables", 0.5)), multiple=1), trace(model, rows(7)).anatomy)
+    pruned, _ = prune(model, Pruning((("encoder", 0.5), ("tables", 0.5)), multiple=1), trace(model, rows(7)).structure)
     assert (pruned.encoder.input_size, pruned.encoder.hidden_size) == (INPUTS // 2, HIDDEN // 2)
     optimizer, few = torch.optim.Adam(pruned.parameters(), 1e-2), rows(64)
     wanted, losses = torch.randn(64, generator=torch.Generator().manual_seed(0)), []
@@ -97,7 +97,7 @@ def test_what_is_pruned_trains_and_is_exported() -> None:
 def test_a_silent_unit_matters_least(importance: Any, bidirectional: bool) -> None:
     model = seeded(Recurrent, nn.GRU, bidirectional=bidirectional)
     silent = _silenced(model, [4]).requires_grad_(True)
-    (width,) = trace(model, rows(7)).anatomy.group("encoder").widths
+    (width,) = trace(model, rows(7)).structure.group("encoder").widths
     evidence = Evidence(
         ((rows(64), torch.ones(64)),),
         lambda of, inputs: of(**inputs),
@@ -117,7 +117,7 @@ def test_units_that_no_linear_layer_reads_are_seen_in_what_the_layer_gives() -> 
             return self.encoder(numbers)[0][:, -1].sum(1)
 
     model, numbers = seeded(Bare), torch.randn(20, LENGTH, INPUTS)
-    (width,) = trace(model, {"numbers": numbers}).anatomy.group("encoder").widths
+    (width,) = trace(model, {"numbers": numbers}).structure.group("encoder").widths
     evidence = Evidence((({"numbers": numbers}, None),), lambda of, inputs: of(**inputs), lambda out, _: out.mean())
     (found,) = importances(model, [width], "activation", evidence)
     expected = model.encoder(numbers)[0].abs().mean((0, 1))
@@ -125,9 +125,9 @@ def test_units_that_no_linear_layer_reads_are_seen_in_what_the_layer_gives() -> 
 
 
 def test_what_cannot_be_narrowed_is_left_alone_with_the_reason() -> None:
-    begun = trace(seeded(Begun), rows(7)).anatomy.group("encoder")
+    begun = trace(seeded(Begun), rows(7)).structure.group("encoder")
     assert not begun.prunable and "the model fails" in str(begun.unprunable_reason)
-    projected = trace(seeded(Projected), rows(7)).anatomy.group("encoder")
+    projected = trace(seeded(Projected), rows(7)).structure.group("encoder")
     assert not projected.prunable and "lstm" in str(projected.unprunable_reason)
 
 
@@ -214,7 +214,7 @@ def test_a_layer_has_one_plain_form(number: int) -> None:
         with torch.inference_mode():
             expected = model(**few).numpy()
         assert np.allclose(run_onnx(graph, _arrays(few)), expected, atol=1e-6)
-    widths = read_widths(graph, trace(model, rows(7)).anatomy)
+    widths = read_widths(graph, trace(model, rows(7)).structure)
     assert widths["encoder"] == "fp32"
 
 
@@ -294,11 +294,11 @@ def test_what_reads_the_number_of_rows_still_has_it() -> None:
 
 def test_other_groups_are_narrowed_beside_a_recurrent_one() -> None:
     model = MODELS[4]
-    anatomy, given = trace(model, rows(7)).anatomy, _arrays(rows(257))
+    structure, given = trace(model, rows(7)).structure, _arrays(rows(257))
     graph = compute_once(exported(4), USER)
     for name, width in (("tables", "int8"), ("out", "int8-dynamic"), ("out", "int8-static")):
-        narrow = quantise(graph, Precision(((name, width),)), anatomy, given)
-        assert read_widths(narrow, anatomy)[name] == width and read_widths(narrow, anatomy)["encoder"] == "fp32"
+        narrow = quantize(graph, Precision(((name, width),)), structure, given)
+        assert read_widths(narrow, structure)[name] == width and read_widths(narrow, structure)["encoder"] == "fp32"
         assert largest_difference(narrow, graph, given) < 0.1
 
 
@@ -306,10 +306,10 @@ def test_other_groups_are_narrowed_beside_a_recurrent_one() -> None:
 def test_an_lstm_in_int8_is_that_of_its_rounded_weights(once: bool) -> None:
     """Weights rounded row by row explain the difference, but for the rounding of what is read."""
     model = MODELS[4]
-    anatomy, given = trace(model, rows(7)).anatomy, _arrays(rows(257))
+    structure, given = trace(model, rows(7)).structure, _arrays(rows(257))
     graph = compute_once(exported(4), USER) if once else exported(4)
-    narrow = quantise(graph, Precision((("encoder", "int8-lstm"),)), anatomy, given)
-    assert read_widths(narrow, anatomy)["encoder"] == "int8-lstm"
+    narrow = quantize(graph, Precision((("encoder", "int8-lstm"),)), structure, given)
+    assert read_widths(narrow, structure)["encoder"] == "int8-lstm"
     assert "LSTM" not in {node.op_type for node in narrow.graph.node}
     rounded = copy.deepcopy(model)
     with torch.no_grad():
@@ -325,9 +325,9 @@ def test_an_lstm_in_int8_is_that_of_its_rounded_weights(once: bool) -> None:
 
 
 def test_a_gru_has_no_int8() -> None:
-    anatomy, given = trace(MODELS[0], rows(7)).anatomy, _arrays(rows(257))
+    structure, given = trace(MODELS[0], rows(7)).structure, _arrays(rows(257))
     with pytest.raises(WidthError, match="must be an LSTM's to be in int8, but GRU reads it"):
-        quantise(exported(0), Precision((("encoder", "int8-lstm"),)), anatomy, given)
+        quantize(exported(0), Precision((("encoder", "int8-lstm"),)), structure, given)
 
 
 def _arrays(given: dict[str, torch.Tensor]) -> dict[str, NDArray[Any]]:

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.graph_passes.graph_reading import once_inputs
-from objectives.compression.graph_passes.split_embeddings import CutError, cut_at_tables
+from objectives.compression.graph_passes.split_embeddings import SplitError, split_embeddings
 from objectives.compression.graph_passes.user_once import compute_once
-from objectives.compression.quantization import quantise
+from objectives.compression.quantization import quantize
 from objectives.int8_weights import EXACT_SUMS
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import DCNV2, Sizes
@@ -62,7 +62,7 @@ def _in_two(
     """The request through the tables, then their embeddings and the request through the rest."""
     once = once_inputs(graph)
     values = {name: value[:1] if name in once else value for name, value in request.items()}
-    tables, dense = cut_at_tables(graph)
+    tables, dense = split_embeddings(graph)
     values |= first(tables, {i.name: values[i.name] for i in tables.graph.input})
     return second(dense, {i.name: values[i.name] for i in dense.graph.input})["scores"]
 
@@ -82,7 +82,7 @@ def graph(model: DCNV2) -> onnx.ModelProto:
 
 
 def _narrow(graph: onnx.ModelProto, model: DCNV2, **widths: str) -> onnx.ModelProto:
-    return quantise(graph, Precision(tuple(widths.items())), dcn_v2_anatomy(model), _request(64))
+    return quantize(graph, Precision(tuple(widths.items())), dcn_v2_anatomy(model), _request(64))
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -111,7 +111,7 @@ def test_each_part_on_an_engine_of_its_own(graph: onnx.ModelProto, first: Run, s
 @pytest.mark.parametrize("width", ["fp32", "fp16", "int8"])
 def test_the_tables_give_the_rows_of_the_tables(model: DCNV2, graph: onnx.ModelProto, width: str) -> None:
     """Embeddings by numpy, in the stored width; nothing dense is in the tables' part, no table in the dense part."""
-    tables, dense = cut_at_tables(_narrow(graph, model, tables=width))
+    tables, dense = split_embeddings(_narrow(graph, model, tables=width))
     request = _request(7)
     got = _onnxruntime(tables, request)
     for name, field in zip(("embedding", "embedding_1", "embedding_2"), FIELDS, strict=True):
@@ -125,7 +125,7 @@ def test_the_tables_give_the_rows_of_the_tables(model: DCNV2, graph: onnx.ModelP
 
 
 def test_embeddings_have_one_row_where_ids_have(graph: onnx.ModelProto) -> None:
-    _, dense = cut_at_tables(compute_once(graph, USER))
+    _, dense = split_embeddings(compute_once(graph, USER))
     dims = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in dense.graph.input}
     assert dims == {"embedding": [1, 8], "embedding_1": [0, 8], "embedding_2": [1, 8]}
     assert once_inputs(dense) == {"embedding", "embedding_2"}
@@ -162,7 +162,7 @@ def test_other_inputs_and_shared_tables_go_where_they_are_read() -> None:
         + HEAD,
         inputs="int64[N] user, int64[N] item, float[N] price",
     )
-    tables, dense = cut_at_tables(model)
+    tables, dense = split_embeddings(model)
     assert [i.name for i in tables.graph.input] == ["user", "item"]
     assert [i.name for i in dense.graph.input] == ["u", "v", "item", "price"]
     request = {"user": np.array([1, 2]), "item": np.array([3, 12]), "price": np.array([0.5, 2], np.float32)}
@@ -174,7 +174,7 @@ def test_whole_numbers_looked_up_for_themselves_are_no_embeddings() -> None:
         "x0 = Gather(table, user)\n n = Gather(remap, item)\n c = Equal(n, item)\n k = Cast<to = 1>(c)\n"
         "k1 = Unsqueeze(k, one)\n x = Add(x0, k1)\n" + HEAD
     )
-    tables, dense = cut_at_tables(model)
+    tables, dense = split_embeddings(model)
     assert [o.name for o in tables.graph.output] == ["x0"]
     assert [i.name for i in dense.graph.input] == ["x0", "item"]
     request = {"user": np.array([1, 2]), "item": np.array([3, 5])}
@@ -184,7 +184,7 @@ def test_whole_numbers_looked_up_for_themselves_are_no_embeddings() -> None:
 def test_ids_that_are_looked_up_themselves_are_ids() -> None:
     """As those of a compressed table, whose ids are not sorted by frequency."""
     model = _text("n = Gather(remap, item)\n x = Gather(table, n)\n" + HEAD)
-    tables, dense = cut_at_tables(model)
+    tables, dense = split_embeddings(model)
     assert [o.name for o in tables.graph.output] == ["x"]
     assert [i.name for i in dense.graph.input] == ["x"]
     request = {"user": np.array([1, 2]), "item": np.array([3, 5])}
@@ -217,21 +217,21 @@ ROOT = "f = Cast<to = 1>(item)\n g = Sqrt(f)\n n = Cast<to = 7>(g)\n x = Gather(
     ],
 )
 def test_what_cannot_be_cut_says_why(make: Callable[[], onnx.ModelProto], reason: str) -> None:
-    with pytest.raises(CutError, match=reason):
-        cut_at_tables(make())
+    with pytest.raises(SplitError, match=reason):
+        split_embeddings(make())
 
 
 def test_a_graph_of_lookups_alone_has_no_dense_part() -> None:
     model = _text("scores = Gather(bias, item)", inputs="int64[N] item")
     model.graph.initializer.append(numpy_helper.from_array(np.ones(9, np.float32), "bias"))
-    with pytest.raises(CutError, match="none are"):
-        cut_at_tables(model)
+    with pytest.raises(SplitError, match="none are"):
+        split_embeddings(model)
 
 
 def test_parts_are_files_of_their_own(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    for name, part in zip(("tables", "dense"), cut_at_tables(graph), strict=True):
+    for name, part in zip(("tables", "dense"), split_embeddings(graph), strict=True):
         onnx.save(part, str(tmp_path / f"{name}.onnx"))
         onnx.checker.check_model(str(tmp_path / f"{name}.onnx"), full_check=True)
     whole = sum(len(t.SerializeToString()) for t in graph.graph.initializer)
-    parts = [sum(len(t.SerializeToString()) for t in part.graph.initializer) for part in cut_at_tables(graph)]
+    parts = [sum(len(t.SerializeToString()) for t in part.graph.initializer) for part in split_embeddings(graph)]
     assert sum(parts) == whole

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.compression.quantization.products import dynamic_int8
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.measure.deployment import Arm
-from objectives.measure.evaluate import judge, score
+from objectives.measure.deployment import Deployment
+from objectives.measure.evaluate import evaluate, score
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.records import Artifact
 from objectives.serving.pool import Pool
@@ -79,8 +79,11 @@ def test_a_row_is_evaluated_as_it_is_served(files: tuple[Path, Path], tmp_path: 
     holdout = tmp_path / "holdout"
     holdout.mkdir()
     write_held_out(held, holdout, "test")
-    ours = Artifact("int8", str(narrow), {"layers": "int8-dynamic"}, 1, 0.0), Arm(str(narrow), Placement(), "fp32")
-    theirs = Artifact("fp32", str(plain), {"layers": "fp32"}, 1, 0.0), Arm(str(plain), Placement(), "fp32")
+    ours = (
+        Artifact("int8", str(narrow), {"layers": "int8-dynamic"}, 1, 0.0),
+        Deployment(str(narrow), Placement(), "fp32"),
+    )
+    theirs = Artifact("fp32", str(plain), {"layers": "fp32"}, 1, 0.0), Deployment(str(plain), Placement(), "fp32")
     (file,), _, _ = score(tmp_path / "cache", holdout, "test", ours, theirs)
     served = _served(narrow, held)
     assert np.array_equal(np.load(file), served)
@@ -88,7 +91,7 @@ def test_a_row_is_evaluated_as_it_is_served(files: tuple[Path, Path], tmp_path: 
         together = np.concatenate([pool.submit({"x": block["x"]}).result(timeout=30) for block in held.inputs])
     assert np.abs(together - served).max() > 10 * np.abs(_served(plain, held) - served).min()
     assert not np.allclose(together, served, rtol=0.1)
-    quality, reused = judge(tmp_path / "cache", holdout, "test", "auc", ours, theirs, 0, 0.95)
+    quality, reused = evaluate(tmp_path / "cache", holdout, "test", "auc", ours, theirs, 0, 0.95)
     assert reused
     expected = paired_quality("auc", served, _served(plain, held), held.labels, held.groups, 0, 0.95, {})
     assert (quality.value, quality.loss) == (pytest.approx(expected.value), pytest.approx(expected.loss, abs=1e-6))

@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, write_held_out
 from objectives.measure import evaluate as judging
-from objectives.measure.deployment import Arm
-from objectives.measure.evaluate import judge
+from objectives.measure.deployment import Deployment
+from objectives.measure.evaluate import evaluate
 from objectives.records import Artifact, Quality
-from spaces.techniques.placement import Placement, Route, Seat
+from spaces.techniques.placement import InstanceGroup, Placement, Route
 
 USERS, ITEMS, LENGTH = 90, 40, 5
 # How far each arm's file is from the truth.
@@ -71,8 +71,8 @@ def asked() -> list[tuple[tuple[int, ...], int]]:
 
 @pytest.fixture
 def holdout(tmp_path: Path, asked: list[tuple[tuple[int, ...], int]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    def opened(file: Path, seat: Seat, lookup: object, compute: str) -> Any:
-        return Engine(BLUR["worse" if seat.engine == "openvino" else file.parent.name], asked)
+    def opened(file: Path, instance_group: InstanceGroup, lookup: object, compute: str) -> Any:
+        return Engine(BLUR["worse" if instance_group.engine == "openvino" else file.parent.name], asked)
 
     monkeypatch.setattr(judging, "open_replica", opened)
     folder = tmp_path / "holdout"
@@ -86,14 +86,14 @@ def _judge(
     metric: str,
     ours: str = "ours",
     placement: Placement | None = None,
-    hopeless: float | None = None,
+    reject_above: float | None = None,
 ) -> tuple[Quality, bool]:
-    def pair(name: str, placement: Placement) -> tuple[Artifact, Arm]:
-        return Artifact(name, f"{name}/model.onnx", {}, 1, 0.0), Arm(f"{name}/model.onnx", placement, "fp32")
+    def pair(name: str, placement: Placement) -> tuple[Artifact, Deployment]:
+        return Artifact(name, f"{name}/model.onnx", {}, 1, 0.0), Deployment(f"{name}/model.onnx", placement, "fp32")
 
     cache = holdout.with_name("cache")
     candidate, baseline = pair(ours, placement or Placement()), pair("base", Placement())
-    return judge(cache, holdout, "test", metric, candidate, baseline, 0, 0.95, hopeless)
+    return evaluate(cache, holdout, "test", metric, candidate, baseline, 0, 0.95, reject_above)
 
 
 def _gains(metric: str, blur: float) -> NDArray[np.float64]:
@@ -138,21 +138,21 @@ def test_ranks_are_kept_whatever_is_made_of_them(holdout: Path, asked: list[tupl
 
 
 def test_a_slower_engine_that_ranks_worse_speaks_for_both(holdout: Path) -> None:
-    routed = Placement(Seat(threads=1), route=Route(20, Seat("openvino", threads=1)))
+    routed = Placement(InstanceGroup(threads=1), route=Route(20, InstanceGroup("openvino", threads=1)))
     quality, _ = _judge(holdout, "ndcg@10", placement=routed)
     assert quality.value == pytest.approx(_gains("ndcg@10", BLUR["worse"]).mean())
 
 
-@pytest.mark.parametrize(("hopeless", "whole"), [(None, True), (9.0, True), (-9.0, False)])
+@pytest.mark.parametrize(("reject_above", "whole"), [(None, True), (9.0, True), (-9.0, False)])
 def test_a_tenth_tells_what_is_hopeless(
-    hopeless: float | None, whole: bool, holdout: Path, asked: list[tuple[tuple[int, ...], int]],
+    reject_above: float | None, whole: bool, holdout: Path, asked: list[tuple[tuple[int, ...], int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
-    quality, _ = _judge(holdout, "ndcg@10", ours="worse", hopeless=hopeless)
+    quality, _ = _judge(holdout, "ndcg@10", ours="worse", reject_above=reject_above)
     ours, theirs = (_gains("ndcg@10", BLUR[name])[:: 1 if whole else 10] for name in ("worse", "base"))
     assert quality.value == pytest.approx(ours.mean()) and quality.baseline == pytest.approx(theirs.mean())
-    tenth = 0 if hopeless is None else USERS // 10
+    tenth = 0 if reject_above is None else USERS // 10
     assert len(asked) == 2 * (tenth + (USERS if whole else 0))
     assert quality.slices[0].rows == (30 if whole else sum(user % 3 == 0 for user in range(0, USERS, 10)))
 
@@ -167,11 +167,11 @@ def test_a_tenth_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch:
         return found(metric, ours, theirs, *rest, **more)
 
     monkeypatch.setattr(judging, "paired_ranking", of_a_tenth)
-    assert _judge(holdout, "hr@1", ours="worse", hopeless=-9.0)[0] == whole
+    assert _judge(holdout, "hr@1", ours="worse", reject_above=-9.0)[0] == whole
 
 
 def test_few_users_are_judged_all_at_once(holdout: Path, asked: list[tuple[tuple[int, ...], int]]) -> None:
-    _judge(holdout, "ndcg@10", ours="worse", hopeless=-9.0)
+    _judge(holdout, "ndcg@10", ours="worse", reject_above=-9.0)
     assert len(asked) == 2 * USERS
 
 
@@ -204,7 +204,10 @@ def test_rows_are_judged_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [part.name for part in quality.slices] == list(masks)
     for part in quality.slices[:2]:
         kept = masks[part.name]
-        ours, theirs = (roc_auc_score(held.labels[kept], _scores(1, item[kept], BLUR[arm])) for arm in ("ours", "base"))
+        ours, theirs = (
+            roc_auc_score(held.labels[kept], _scores(1, item[kept], BLUR[deployment]))
+            for deployment in ("ours", "base")
+        )
         assert (part.rows, part.groups) == (kept.sum(), len(np.unique(held.groups[kept])))
         assert part.value == pytest.approx(ours) and part.baseline == pytest.approx(theirs)
         assert part.loss == pytest.approx((theirs - ours) / theirs)
@@ -237,18 +240,21 @@ def test_the_engine_has_the_threads_that_are_left_to_it(
     """And scores that were worked out by another number of them are not worked out again."""
     opened, plain = list[int | None](), judging.open_replica
 
-    def noted(file: Path, seat: Seat, lookup: Any, compute: str) -> Any:
-        opened.append(seat.threads)
-        return plain(file, seat, lookup, compute)
+    def noted(file: Path, instance_group: InstanceGroup, lookup: Any, compute: str) -> Any:
+        opened.append(instance_group.threads)
+        return plain(file, instance_group, lookup, compute)
 
     monkeypatch.setattr(judging, "open_replica", noted)
-    artifact, arm = Artifact("ours", "ours/model.onnx", {}, 1, 0.0), Arm("ours/model.onnx", Placement(), "fp32")
+    artifact, deployment = (
+        Artifact("ours", "ours/model.onnx", {}, 1, 0.0),
+        Deployment("ours/model.onnx", Placement(), "fp32"),
+    )
     pairs = (
-        (artifact, arm),
-        (Artifact("base", "base/model.onnx", {}, 1, 0.0), Arm("base/model.onnx", Placement(), "fp32")),
+        (artifact, deployment),
+        (Artifact("base", "base/model.onnx", {}, 1, 0.0), Deployment("base/model.onnx", Placement(), "fp32")),
     )
     cache = holdout.with_name("cache")
-    judge(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=threads)
+    evaluate(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=threads)
     assert opened == [threads, threads]
-    _, reused = judge(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=2)
+    _, reused = evaluate(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=2)
     assert reused and len(opened) == 2

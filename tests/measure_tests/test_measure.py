@@ -26,8 +26,8 @@ from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, wri
 from objectives.measure import benchmark as timing
 from objectives.measure import evaluate as judging
 from objectives.measure.benchmark import Load, weigh
-from objectives.measure.deployment import Arm, quiet, warm_up
-from objectives.measure.evaluate import judge, run_rows
+from objectives.measure.deployment import Deployment, quiet, warm_up
+from objectives.measure.evaluate import evaluate, run_rows
 from objectives.measurement import throughput
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
@@ -35,13 +35,13 @@ from objectives.measurement.recording import Recording, read_recording
 from objectives.records import Artifact, NotFiniteError
 from objectives.serving.engines import EngineError
 from spaces.serialization import from_plain
-from spaces.techniques.placement import Batching, Lookup, Placement, Route, Seat
+from spaces.techniques.placement import Batching, EmbeddingDevice, InstanceGroup, Placement, Route
 
 ROOT = Path(__file__).resolve().parents[2]
 ITEMS = 300
 WEIGHTS = np.random.default_rng(0).normal(size=ITEMS).astype(np.float32)
 ROWS = 400
-ONE_THREAD = Placement(Seat(threads=1))
+ONE_THREAD = Placement(InstanceGroup(threads=1))
 
 
 @pytest.fixture
@@ -135,12 +135,12 @@ class Judged:
 
     def __init__(self, folder: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch, blur: Mapping[str, float]) -> None:
         self.cache, self.holdout, self.blur = folder / "cache", holdout, blur
-        self.opened: list[tuple[Seat, Lookup | None]] = []
+        self.opened: list[tuple[InstanceGroup, EmbeddingDevice | None]] = []
         monkeypatch.setattr(judging, "open_replica", self._open)
 
-    def _open(self, file: Path, seat: Seat, lookup: Lookup | None, compute: str) -> Any:
-        self.opened.append((seat, lookup))
-        blur = 0.0 if file.parent.name == "base" else self.blur[seat.engine]
+    def _open(self, file: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str) -> Any:
+        self.opened.append((instance_group, lookup))
+        blur = 0.0 if file.parent.name == "base" else self.blur[instance_group.engine]
         return SimpleNamespace(once=frozenset(), run=lambda inputs: self.scores(inputs["item"], blur))
 
     def scores(self, item: NDArray[np.int64], blur: float) -> NDArray[np.float32]:
@@ -149,9 +149,9 @@ class Judged:
 
     def __call__(self, placement: Placement) -> Any:
         base, ours = _artifact("base"), _artifact("ours")
-        arm = Arm("ours/model.onnx", placement, "fp32")
-        baseline = (base, Arm("base/model.onnx", Placement(), "fp32"))
-        return judge(self.cache, self.holdout, "validation", "auc", (ours, arm), baseline, 0, 0.95)
+        deployment = Deployment("ours/model.onnx", placement, "fp32")
+        baseline = (base, Deployment("base/model.onnx", Placement(), "fp32"))
+        return evaluate(self.cache, self.holdout, "validation", "auc", (ours, deployment), baseline, 0, 0.95)
 
     def loss(self, blur: float) -> float:
         held = read_held_out(self.holdout, "validation")
@@ -160,7 +160,9 @@ class Judged:
         return float((base - auc) / base)
 
 
-ROUTED = Placement(Seat(threads=1, replicas=2), route=Route(100, Seat("openvino", threads=2)), user_once=False)
+ROUTED = Placement(
+    InstanceGroup(threads=1, replicas=2), route=Route(100, InstanceGroup("openvino", threads=2)), user_once=False
+)
 
 
 @pytest.mark.parametrize("blur", [{"onnxruntime": 0.2, "openvino": 2.0}, {"onnxruntime": 2.0, "openvino": 0.2}])
@@ -180,15 +182,15 @@ def test_scores_depend_on_the_seats_engines_alone_and_are_kept(
 ) -> None:
     judged = Judged(tmp_path, holdout, monkeypatch, {"onnxruntime": 0.2, "openvino": 2.0})
     first, _ = judged(ROUTED)
-    one_replica = {Seat(), Seat("openvino")}
-    assert len(judged.opened) == 3 and {seat for seat, _ in judged.opened} == one_replica
-    again, reused = judged(replace(ROUTED, seat=Seat(threads=2), split_rows=None))
+    one_replica = {InstanceGroup(), InstanceGroup("openvino")}
+    assert len(judged.opened) == 3 and {instance_group for instance_group, _ in judged.opened} == one_replica
+    again, reused = judged(replace(ROUTED, instance_group=InstanceGroup(threads=2), split_rows=None))
     assert reused and again == first
     assert len(judged.opened) == 3, "layouts change no score"
     alone, reused = judged(Placement(batching=Batching(64)))
     assert reused and alone.loss == pytest.approx(judged.loss(0.2), abs=1e-9)
-    judged(Placement(lookup=Lookup("openvino")))
-    assert judged.opened[3:] == [(Seat(), Lookup("openvino"))]
+    judged(Placement(embedding_device=EmbeddingDevice("openvino")))
+    assert judged.opened[3:] == [(InstanceGroup(), EmbeddingDevice("openvino"))]
 
 
 def test_the_baseline_loses_nothing_against_itself(
@@ -220,11 +222,11 @@ def test_the_largest_requests_come_first_and_a_few_sizes_are_enough() -> None:
 @pytest.mark.parametrize(
     "placement",
     [
-        Placement(Seat("openvino")),
-        Placement(Seat(device="tensorrt")),
-        Placement(Seat(device="tensorrt:1")),
-        Placement(lookup=Lookup("openvino")),
-        Placement(lookup=Lookup("onnxruntime", "tensorrt")),
+        Placement(InstanceGroup("openvino")),
+        Placement(InstanceGroup(device="tensorrt")),
+        Placement(InstanceGroup(device="tensorrt:1")),
+        Placement(embedding_device=EmbeddingDevice("openvino")),
+        Placement(embedding_device=EmbeddingDevice("onnxruntime", "tensorrt")),
     ],
 )
 def test_an_engine_that_prepares_by_size_gets_every_size_once(placement: Placement) -> None:
@@ -232,8 +234,8 @@ def test_an_engine_that_prepares_by_size_gets_every_size_once(placement: Placeme
 
 
 def test_every_replica_is_warmed() -> None:
-    assert _warmed([4, 8], Placement(Seat(replicas=3, threads=1))) == [8, 8, 8, 4, 4, 4]
-    routed = Placement(route=Route(5, Seat("openvino", replicas=2, threads=1)))
+    assert _warmed([4, 8], Placement(InstanceGroup(replicas=3, threads=1))) == [8, 8, 8, 4, 4, 4]
+    routed = Placement(route=Route(5, InstanceGroup("openvino", replicas=2, threads=1)))
     assert _warmed([4, 8], routed) == [8, 8, 8, 4, 4, 4]
     assert len(_warmed(SIZES, routed)) == 3 * 60, "one seat that prepares by size is enough"
 
@@ -264,9 +266,9 @@ SMALL = Window(blocks=20, requests=7, service_requests=1, probe_requests=140, pa
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("slo_ms", [None, 50.0])
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
-    arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
+    deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
     load = replace(LOAD, slo_ms=slo_ms)
-    latency, found = timing.time(holdout, arm, arm, load, SMALL, 5, recording)
+    latency, found = timing.time(holdout, deployment, deployment, load, SMALL, 5, recording)
     assert latency.requests == 7 * latency.blocks and latency.blocks >= 20
     assert latency.pairs == latency.blocks + latency.repeated_blocks
     assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
@@ -276,32 +278,32 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
     baseline = kept.visits[0].timings.kept().baseline
     twice = 2 * np.percentile(baseline, 95, method="inverted_cdf")
     assert found.slo_ms == pytest.approx(twice if slo_ms is None else slo_ms)
-    assert kept.summarise() == (latency, found), "the same numbers again from the file"
+    assert kept.summarize() == (latency, found), "the same numbers again from the file"
     assert baseline.shape[1] == 7
     assert len(kept.visits[0].candidate.probes) >= 4 and len(kept.visits[0].baseline.probes) >= 4
 
 
 @pytest.mark.usefixtures("short")
 def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp_path: Path) -> None:
-    arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
-    first, _ = timing.time(holdout, arm, arm, LOAD, replace(SMALL, visits=2), 5, recording)
+    deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
+    first, _ = timing.time(holdout, deployment, deployment, LOAD, replace(SMALL, visits=2), 5, recording)
     before = read_recording(recording)
-    found, throughput_found = timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording, append=True)
+    found, throughput_found = timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording, append=True)
     after = read_recording(recording)
     assert (len(before.visits), len(after.visits)) == (2, 3)
     assert found.p95_visits[:2] == first.p95_visits and len(throughput_found.ratio_visits) == 3
     schedules = [visit.timings.candidate[0].tolist() for visit in after.visits]
     assert schedules[0] != schedules[1] != schedules[2]
-    timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording)
+    timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording)
     assert len(read_recording(recording).visits) == 1, "begun anew"
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
 def test_a_provider_that_is_missing_is_an_error(model: Path, holdout: Path, tmp_path: Path) -> None:
-    ours = Arm(str(model), Placement(Seat(device="cuda")), "fp32")
+    ours = Deployment(str(model), Placement(InstanceGroup(device="cuda")), "fp32")
     recording = tmp_path / "3.npz"
     with pytest.raises(EngineError, match="asked for CUDAExecutionProvider"):
-        timing.time(holdout, ours, Arm(str(model), ONE_THREAD, "fp32"), LOAD, SMALL, 0, recording)
+        timing.time(holdout, ours, Deployment(str(model), ONE_THREAD, "fp32"), LOAD, SMALL, 0, recording)
     assert not recording.exists()
 
 
@@ -312,7 +314,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("importable")
 def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: Path) -> None:
-    found = weigh(holdout, _artifact("ours"), Arm(str(model), ONE_THREAD, "fp32"))
+    found = weigh(holdout, _artifact("ours"), Deployment(str(model), ONE_THREAD, "fp32"))
     assert found.model_bytes == 4321
     assert found.peak_memory_bytes is not None and 10_000_000 < found.peak_memory_bytes < 2_000_000_000
     assert found.cpu_seconds_per_1000 is not None and 0 < found.cpu_seconds_per_1000 < 10
@@ -320,7 +322,7 @@ def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: P
 
 @pytest.mark.usefixtures("importable")
 def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path) -> None:
-    gone = Arm(str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
+    gone = Deployment(str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
     with pytest.raises(RuntimeError, match=r"could not be measured: .*EngineError: .*gone\.onnx") as caught:
         weigh(holdout, _artifact("ours"), gone)
     assert len(str(caught.value).splitlines()) == 1
@@ -330,7 +332,7 @@ def test_a_process_that_says_nothing_is_an_error_by_its_status(holdout: Path, mo
     done = SimpleNamespace(returncode=-9, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     with pytest.raises(RuntimeError, match="could not be measured: status -9"):
-        weigh(holdout, _artifact("ours"), Arm("model.onnx", ONE_THREAD, "fp32"))
+        weigh(holdout, _artifact("ours"), Deployment("model.onnx", ONE_THREAD, "fp32"))
 
 
 def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,24 +343,24 @@ def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pyte
         return SimpleNamespace(returncode=0, stdout='{"peak_memory_bytes": 5, "cpu_seconds_per_1000": 0.5}', stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
-    arm = Arm("model.onnx", ROUTED, "fp32")
-    found = weigh(holdout, _artifact("ours"), arm)
+    deployment = Deployment("model.onnx", ROUTED, "fp32")
+    found = weigh(holdout, _artifact("ours"), deployment)
     assert (found.model_bytes, found.peak_memory_bytes, found.cpu_seconds_per_1000) == (4321, 5, 0.5)
     told = json.loads(asked[0])
     assert told["holdout"] == str(holdout)
-    assert from_plain(Arm, told["arm"]) == arm
+    assert from_plain(Deployment, told["deployment"]) == deployment
 
 
 @pytest.mark.usefixtures("short")
 def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
     model: Path, holdout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def summarise(self: Recording, noise: object) -> None:
+    def summarize(self: Recording, noise: object) -> None:
         raise NotFiniteError("a percentile is infinite")
 
-    arm, recording = Arm(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
+    deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
-    monkeypatch.setattr(Recording, "summarise", summarise)
+    monkeypatch.setattr(Recording, "summarise", summarize)
     with pytest.raises(NotFiniteError):
-        timing.time(holdout, arm, arm, LOAD, SMALL, 5, recording)
+        timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording)
     assert recording.read_bytes() == b"the first look"

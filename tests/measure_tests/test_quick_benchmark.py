@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from objectives.measure import quick_benchmark as glance
-from objectives.measure.quick_benchmark import Glance
+from objectives.measure import quick_benchmark as quick_benchmark
+from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.measurement import load_generator as traffic
 from objectives.measurement.load_target import LiveTarget
-from search.explore.screening import outrun
+from search.explore.screening import dominated
 
 REQUESTS = [{"item": np.zeros(rows, dtype=np.int64)} for rows in np.random.default_rng(0).integers(50, 400, 60)]
 RUNS = 60
@@ -39,7 +39,7 @@ class Machine:
         stalled = self._random.exponential(3000.0) if self._random.random() < self._noise / 300 else 0.0
         return round(1000 * (us * wander * self._random.lognormal(0, 0.2 * self._noise) + stalled))
 
-    def arm(self, us_a_row: float, replicas: int) -> LiveTarget:
+    def deployment(self, us_a_row: float, replicas: int) -> LiveTarget:
         free = [0] * replicas
 
         def submit(request: Any) -> Any:
@@ -55,23 +55,25 @@ class Machine:
         return LiveTarget(submit, replicas, 2 * replicas)
 
 
-def looks(monkeypatch: pytest.MonkeyPatch, us_a_row: float, noise: float = 1.0) -> list[Glance]:
+def looks(monkeypatch: pytest.MonkeyPatch, us_a_row: float, noise: float = 1.0) -> list[QuickBenchmark]:
     """Of an arm beside one of 4 us, on machines of different luck."""
     found = []
     for seed in range(RUNS):
         machine = Machine(monkeypatch, noise, seed)
-        found.append(glance.look(machine.arm(us_a_row, 1), machine.arm(4.0, 1), REQUESTS))
+        found.append(
+            quick_benchmark.compare_quickly(machine.deployment(us_a_row, 1), machine.deployment(4.0, 1), REQUESTS)
+        )
     return found
 
 
-def stopped(found: Glance) -> bool:
-    return outrun(found, 0.0, {}, 0.0) is not None
+def stopped(found: QuickBenchmark) -> bool:
+    return dominated(found, 0.0, {}, 0.0) is not None
 
 
 def test_the_ratios_are_those_of_the_arms(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row takes one arm 8 us and the other 2; the first answers two requests at once."""
     machine = Machine(monkeypatch)
-    found = glance.look(machine.arm(8.0, 2), machine.arm(2.0, 1), REQUESTS)
+    found = quick_benchmark.compare_quickly(machine.deployment(8.0, 2), machine.deployment(2.0, 1), REQUESTS)
     assert found.service_ratio == pytest.approx(4.0, rel=0.01)
     assert found.saturated_ratio == pytest.approx(2 * 2 / 8, rel=0.1)
 

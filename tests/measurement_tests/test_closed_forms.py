@@ -106,7 +106,7 @@ def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float,
             )
             for visit in range(visits)
         )
-        latency, throughput = Recording(made, None, 95, run).summarise()
+        latency, throughput = Recording(made, None, 95, run).summarize()
         found["p95"].append((latency.p95_ratio, *latency.p95_ratio_interval))
         found["throughput"].append((throughput.ratio, *throughput.ratio_interval))
         found["capacity"].append((throughput.capacity_ratio, *throughput.capacity_ratio_interval))

@@ -93,7 +93,7 @@ def test_a_recording_comes_back_whole_and_gives_the_same_numbers(tmp_path: Path,
     assert [file.name for file in path.parent.iterdir()] == ["7.npz"], "nothing half written is left"
     again = read_recording(path)
     assert numbers(again)[0] == slo_ms and same(replace(again, slo_ms=0.0), replace(kept, slo_ms=0.0))
-    assert again.summarise() == kept.summarise()
+    assert again.summarize() == kept.summarize()
     write_recording(again, path)
     assert same(replace(read_recording(path), slo_ms=0.0), replace(kept, slo_ms=0.0)), "written over"
 
@@ -102,8 +102,8 @@ def test_a_recording_comes_back_whole_and_gives_the_same_numbers(tmp_path: Path,
 @given(st.integers(0, 10_000), st.sampled_from([None, 3.0]), st.integers(1, 3))
 def test_to_summarise_again_changes_nothing(seed: int, slo_ms: float | None, visits: int) -> None:
     kept = recording(seed, slo_ms, visits)
-    latency, throughput = kept.summarise()
-    assert kept.summarise() == (latency, throughput)
+    latency, throughput = kept.summarize()
+    assert kept.summarize() == (latency, throughput)
     assert (latency.blocks, latency.repeated_blocks) == (20 * visits, 2 * visits)
     for point, (low, high) in (
         (latency.p95_ratio, latency.p95_ratio_interval),
@@ -118,7 +118,7 @@ def test_to_summarise_again_changes_nothing(seed: int, slo_ms: float | None, vis
 def test_without_an_slo_the_limit_is_twice_the_baselines_own_percentile_for_both() -> None:
     """Of the undisturbed pairs alone: 20 x 35 samples, the p95 is number 665. Both are searched under it."""
     kept = recording(visits=1)
-    _, throughput = kept.summarise()
+    _, throughput = kept.summarize()
     calm = np.delete(kept.visits[0].timings.baseline, [3, 11], axis=0)
     limit = 2 * sorted(calm.ravel())[664]
     assert throughput.slo_ms == pytest.approx(limit)
@@ -132,14 +132,14 @@ def test_a_baseline_against_itself_carries_its_own_load() -> None:
     """In the earlier version its rate was the offered load, 40% of its capacity, and this ratio was above 2."""
     random = np.random.default_rng(1)
     timings, search = random_timings(random), random_search(800.0, random)
-    _, throughput = Recording((Visit(timings, search, search),), None, 95, 0).summarise()
+    _, throughput = Recording((Visit(timings, search, search),), None, 95, 0).summarize()
     assert (throughput.ratio, throughput.capacity_ratio) == (1, 1)
     assert throughput.ratio_interval[0] <= 1 <= throughput.ratio_interval[1]
 
 
 def test_with_an_slo_both_are_held_to_it() -> None:
     """1 / (1 - rate / capacity) = 4 at three quarters of each capacity."""
-    _, throughput = recording(slo_ms=4.0).summarise()
+    _, throughput = recording(slo_ms=4.0).summarize()
     assert throughput.slo_ms == 4.0
     assert throughput.baseline_rps == pytest.approx(750, rel=0.03)
     assert throughput.rps == pytest.approx(2250, rel=0.03)
@@ -148,7 +148,7 @@ def test_with_an_slo_both_are_held_to_it() -> None:
 
 def test_capacities_are_those_of_the_bursts() -> None:
     kept = recording(slo_ms=4.0, visits=2)
-    _, throughput = kept.summarise()
+    _, throughput = kept.summarize()
     ratios = [v.candidate.capacity_rps.mean() / v.baseline.capacity_rps.mean() for v in kept.visits]
     assert throughput.capacity_visits == pytest.approx(ratios)
     assert throughput.capacity_ratio == pytest.approx(stats.gmean(ratios))
@@ -162,7 +162,7 @@ def test_a_candidate_that_refused_all_answers_no_rate() -> None:
     """It kept the SLO at no rate, which is 0 rather than an error."""
     kept = recording(slo_ms=4.0)
     visits = tuple(replace(visit, candidate=REFUSING) for visit in kept.visits)
-    _, throughput = replace(kept, visits=visits).summarise()
+    _, throughput = replace(kept, visits=visits).summarize()
     assert (throughput.rps, throughput.ratio, throughput.capacity_rps, throughput.capacity_ratio) == (0, 0, 0, 0)
     assert throughput.ratio_interval == throughput.capacity_ratio_interval == (0, 0)
 
@@ -170,17 +170,17 @@ def test_a_candidate_that_refused_all_answers_no_rate() -> None:
 def test_a_baseline_that_keeps_the_slo_at_no_rate_is_no_measurement() -> None:
     kept = recording(slo_ms=4.0)
     with pytest.raises(NotFiniteError):
-        replace(kept, visits=(replace(kept.visits[0], baseline=REFUSING),)).summarise()
+        replace(kept, visits=(replace(kept.visits[0], baseline=REFUSING),)).summarize()
 
 
 def test_ratios_are_geometric_means_over_the_visits_and_so_unsure_as_those_differ() -> None:
     kept = recording()
-    latency, _ = kept.summarise()
+    latency, _ = kept.summarize()
     assert latency.p95_ratio == pytest.approx(stats.gmean(latency.p95_visits))
     assert len(latency.p95_visits) == len(latency.service_p50_visits) == 3
     slower = replace(kept.visits[1].timings, candidate=3 * kept.visits[1].timings.candidate)
     differing = replace(kept, visits=(kept.visits[0], replace(kept.visits[1], timings=slower), kept.visits[2]))
-    wide, _ = differing.summarise()
+    wide, _ = differing.summarize()
     expected = stats.t.interval(0.95, 2, loc=math.log(wide.p95_ratio), scale=stats.sem(np.log(wide.p95_visits)))
     assert np.log(wide.p95_ratio_interval) == pytest.approx(expected)
     assert wide.p95_ratio_interval[1] / wide.p95_ratio_interval[0] > 5, "blocks alone would say 1.2"
@@ -188,8 +188,8 @@ def test_ratios_are_geometric_means_over_the_visits_and_so_unsure_as_those_diffe
 
 def test_one_visit_is_as_unsure_as_earlier_benchmarks_differed() -> None:
     kept = recording(visits=1)
-    alone, _ = kept.summarise()
-    noisy, _ = kept.summarise(RatioNoise(p95=VisitNoise(0.25, 6)))
+    alone, _ = kept.summarize()
+    noisy, _ = kept.summarize(RatioNoise(p95=VisitNoise(0.25, 6)))
     assert noisy.p95_ratio == alone.p95_ratio
     width = math.log(noisy.p95_ratio_interval[1] / noisy.p95_ratio_interval[0]) / 2
     assert width == pytest.approx(stats.t.ppf(0.975, 6) * 0.5)
@@ -213,7 +213,7 @@ def by_hand(candidate: Floats, baseline: Floats, **rest: Any) -> Latency:
     )
     searches = recording(slo_ms=4.0).visits[0]
     seed = rest.pop("seed", 0)
-    return Recording((replace(searches, timings=replace(timings, **rest)),), 4.0, 95, seed).summarise()[0]
+    return Recording((replace(searches, timings=replace(timings, **rest)),), 4.0, 95, seed).summarize()[0]
 
 
 def shuffled(count: int, shape: tuple[int, int], seed: int = 0) -> Floats:
@@ -273,8 +273,8 @@ def test_the_ratio_over_all_pairs_includes_the_disturbed_ones() -> None:
     timings = kept.visits[0].timings
     slow = timings.candidate.copy()
     slow[[3, 11]] *= 100
-    found, _ = replace(kept, visits=(replace(kept.visits[0], timings=replace(timings, candidate=slow)),)).summarise()
-    assert found.p95_ratio == kept.summarise()[0].p95_ratio
+    found, _ = replace(kept, visits=(replace(kept.visits[0], timings=replace(timings, candidate=slow)),)).summarize()
+    assert found.p95_ratio == kept.summarize()[0].p95_ratio
     everything = np.sort(slow.ravel())[731] / np.sort(timings.baseline.ravel())[731]
     assert found.p95_ratio_all == pytest.approx(everything), "rank 732 of 770"
     assert everything > found.p95_ratio_interval[1]

@@ -18,9 +18,9 @@ from objectives.measurement.arrivals import Traffic
 from objectives.measurement.load_generator import Arrivals, typical_requests
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import (
-    Pace,
     Probe,
     RateSearch,
+    ServiceTimer,
     contradicted_rate,
     measure_capacity,
     next_rate,
@@ -239,7 +239,7 @@ def test_the_pace_follows_the_machine() -> None:
     slowness = [1.0]
     sizes = np.random.default_rng(0).permutation(300) + 1
     target = SimulatedTarget(lambda requests: np.array([len(r["item"]) * slowness[0] for r in requests]))
-    pace = Pace(target, requests_of(sizes.tolist()))
+    pace = ServiceTimer(target, requests_of(sizes.tolist()))
     mean = np.mean(sizes)
     assert pace() == pytest.approx(mean, rel=0.01), "a few sizes have the mean of all"
     slowness[0] = 5.0

@@ -18,7 +18,7 @@ from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import keep, names_of, replace_module
 from objectives.compression.pruning import prune, pruning_steps, shrunk
-from spaces.model_structure import Anatomy, Cut, Group, Width
+from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning, kept_units, ways_to_prune
 
 ROWS = {"user": 30, "item": 40}
@@ -43,27 +43,36 @@ class Ranker(nn.Module):
         return self.head(torch.cat([x * self.cross(x) + x, self.tower(x)], 1)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def ranker_anatomy() -> Anatomy:
+def ranker_anatomy() -> ModelStructure:
     both = {"repeats": 2, "period": D}
-    dimension = Width(
+    dimension = PrunableDim(
         "embedding_dim", D,
         (
-            Cut("tables.user.weight", 1), Cut("tables.item.weight", 1), Cut("cross.weight", 0, **both),
-            Cut("cross.weight", 1, **both), Cut("cross.bias", 0, **both), Cut("tower.0.weight", 1, **both),
-            Cut("head.weight", 1, **both),
+            AxisSlice("tables.user.weight", 1), AxisSlice("tables.item.weight", 1),
+            AxisSlice("cross.weight", 0, **both), AxisSlice("cross.weight", 1, **both),
+            AxisSlice("cross.bias", 0, **both), AxisSlice("tower.0.weight", 1, **both),
+            AxisSlice("head.weight", 1, **both),
         ),
     )  # fmt: skip
-    first = (Cut("tower.0.weight", 0), Cut("tower.0.bias", 0), *(Cut(f"tower.1.{n}", 0) for n in NORM))
-    second = (Cut("tower.3.weight", 0), Cut("tower.3.bias", 0), *(Cut(f"tower.4.{n}", 0) for n in NORM))
-    return Anatomy(
+    first = (
+        AxisSlice("tower.0.weight", 0),
+        AxisSlice("tower.0.bias", 0),
+        *(AxisSlice(f"tower.1.{n}", 0) for n in NORM),
+    )
+    second = (
+        AxisSlice("tower.3.weight", 0),
+        AxisSlice("tower.3.bias", 0),
+        *(AxisSlice(f"tower.4.{n}", 0) for n in NORM),
+    )
+    return ModelStructure(
         (
             Group("tables", "table", ("tables.user", "tables.item"), 70 * D, (dimension,)),
             Group("cross", "linear", ("cross",), 272, (), "tied by the elementwise product"),
             Group(
                 "tower", "linear", ("tower.0", "tower.3"), 1000,
                 (
-                    Width("tower.0", 32, (*first, Cut("tower.3.weight", 1))),
-                    Width("tower.3", 24, (*second, Cut("head.weight", 1, first=2 * D))),
+                    PrunableDim("tower.0", 32, (*first, AxisSlice("tower.3.weight", 1))),
+                    PrunableDim("tower.3", 24, (*second, AxisSlice("head.weight", 1, first=2 * D))),
                 ),
             ),
         )
@@ -88,16 +97,16 @@ class Attending(nn.Module):
         return self.head(self.norm(x + self.out(mixed.transpose(1, 2).flatten(2))).sum(1)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def attending_anatomy() -> Anatomy:
-    heads = tuple(Cut(f"{name}.{of}", 0, size=HEAD) for name in "qkv" for of in ("weight", "bias"))
-    reads = tuple(Cut(f"{name}.weight", 1) for name in (*"qkv", "table", "head"))
-    gives = tuple(Cut(f"{name}.{of}", 0) for name in ("out", "norm") for of in ("weight", "bias"))
-    return Anatomy(
+def attending_anatomy() -> ModelStructure:
+    heads = tuple(AxisSlice(f"{name}.{of}", 0, size=HEAD) for name in "qkv" for of in ("weight", "bias"))
+    reads = tuple(AxisSlice(f"{name}.weight", 1) for name in (*"qkv", "table", "head"))
+    gives = tuple(AxisSlice(f"{name}.{of}", 0) for name in ("out", "norm") for of in ("weight", "bias"))
+    return ModelStructure(
         (
-            Group("tables", "table", ("table",), 40 * D, (Width("d", D, (*reads, *gives), normalised=True),)),
+            Group("tables", "table", ("table",), 40 * D, (PrunableDim("d", D, (*reads, *gives), normalised=True),)),
             Group(
                 "attention", "attention", (*"qkv", "out"), 500,
-                (Width("heads", HEADS, (*heads, Cut("out.weight", 1, size=HEAD))),),
+                (PrunableDim("heads", HEADS, (*heads, AxisSlice("out.weight", 1, size=HEAD))),),
             ),
         )
     )  # fmt: skip
@@ -146,32 +155,32 @@ def scores(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         return model(**inputs)  # type: ignore[no-any-return]
 
 
-def norms(model: nn.Module, width: Width) -> np.ndarray:
+def norms(model: nn.Module, width: PrunableDim) -> np.ndarray:
     """Squared norms of the units by numpy, position by position."""
     state = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
     total = np.zeros(width.units)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         for unit in range(width.units):
             if cut.tensor in state:
                 total[unit] += sum((np.take(state[cut.tensor], p, cut.axis) ** 2).sum() for p in cut.positions([unit]))
     return total
 
 
-def zeroed(model: nn.Module, gone: dict[Width, list[int]]) -> nn.Module:
+def zeroed(model: nn.Module, gone: dict[PrunableDim, list[int]]) -> nn.Module:
     """The dense model with all parameters of some units at zero."""
     silent = copy.deepcopy(model)
     parameters = dict(silent.named_parameters())
     with torch.no_grad():
         for width, units in gone.items():
-            for cut in width.cuts:
+            for cut in width.axis_slices:
                 if cut.tensor in parameters:
                     parameters[cut.tensor].index_fill_(cut.axis, torch.tensor(cut.positions(units)), 0.0)
     return silent
 
 
-def least(model: nn.Module, anatomy: Anatomy, kept: dict[str, int]) -> dict[Width, list[int]]:
+def least(model: nn.Module, structure: ModelStructure, kept: dict[str, int]) -> dict[PrunableDim, list[int]]:
     """By width's name how many stay: those of the least norm that leave."""
-    widths = [width for group in anatomy.groups for width in group.widths if width.name in kept]
+    widths = [width for group in structure.groups for width in group.widths if width.name in kept]
     return {w: np.argsort(norms(model, w), kind="stable")[: w.units - kept[w.name]].tolist() for w in widths}
 
 
@@ -207,7 +216,7 @@ def test_any_width_can_be_about_halved_and_more_leaves_at_a_higher_ratio(
     st.sampled_from([1, 8, 16]),
 )
 def test_every_shape_is_offered_once(widths: list[tuple[int, int]], ratios: list[float], multiple: int) -> None:
-    parts = tuple(Width(f"w{i}", n, (Cut(f"w{i}", 0, size=size),)) for i, (n, size) in enumerate(widths))
+    parts = tuple(PrunableDim(f"w{i}", n, (AxisSlice(f"w{i}", 0, size=size),)) for i, (n, size) in enumerate(widths))
     group = Group("mlp", "linear", ("mlp.0",), 1, parts)
 
     def left(ratio: float) -> tuple[int, ...]:
@@ -278,10 +287,13 @@ def test_shapes_shrink_as_asked_and_nothing_else_changes(
     gone = least(ranker, ranker_anatomy(), kept)
     for name, tensor in before.items():
         for axis in range(tensor.dim()):
-            cuts = [
-                (cut, units) for w, units in gone.items() for cut in w.cuts if (cut.tensor, cut.axis) == (name, axis)
+            axis_slices = [
+                (cut, units)
+                for w, units in gone.items()
+                for cut in w.axis_slices
+                if (cut.tensor, cut.axis) == (name, axis)
             ]
-            leave = [p for cut, units in cuts for p in cut.positions(units)]
+            leave = [p for cut, units in axis_slices for p in cut.positions(units)]
             tensor = torch.from_numpy(np.delete(tensor.numpy(), leave, axis))
         assert torch.equal(after[name], tensor), name
     assert all(torch.equal(tensor, before[name]) for name, tensor in ranker.state_dict().items()), "a copy was pruned"
@@ -306,13 +318,13 @@ def test_a_pruned_model_can_be_trained_though_the_dense_one_was_frozen(ranker: n
 # -- importance
 
 
-def widths_of(anatomy: Anatomy) -> list[Width]:
-    return [width for group in anatomy.groups for width in group.widths]
+def widths_of(structure: ModelStructure) -> list[PrunableDim]:
+    return [width for group in structure.groups for width in group.widths]
 
 
 def test_magnitude_is_the_squared_norm_of_all_parameters(ranker: nn.Module, attending: nn.Module) -> None:
-    for model, anatomy in ((ranker, ranker_anatomy()), (attending, attending_anatomy())):
-        for width, got in zip(widths_of(anatomy), importances(model, widths_of(anatomy), "magnitude"), strict=True):
+    for model, structure in ((ranker, ranker_anatomy()), (attending, attending_anatomy())):
+        for width, got in zip(widths_of(structure), importances(model, widths_of(structure), "magnitude"), strict=True):
             assert np.allclose(got, norms(model, width) / norms(model, width).sum(), rtol=1e-5)
 
 
@@ -327,7 +339,7 @@ def test_taylor_is_the_squared_slope_of_the_loss_as_a_unit_fades(ranker: nn.Modu
             faded = copy.deepcopy(model)
             held = dict(faded.named_parameters())
             with torch.no_grad():
-                for cut in width.cuts:
+                for cut in width.axis_slices:
                     if cut.tensor in held:
                         at = torch.tensor(cut.positions([unit]))
                         held[cut.tensor].index_copy_(
@@ -358,8 +370,12 @@ def test_activation_of_units_that_no_layer_reads_is_what_their_layers_give(ranke
     x = torch.cat([torch.cat([ranker.tables[n](i[n]) for n in ROWS], 1) for i in inputs])  # type: ignore[index,operator]
     first = ranker.tower[0](x)  # type: ignore[index,operator]
     second = ranker.tower[3](ranker.tower[:3](x))  # type: ignore[index,operator]
-    cuts = (Cut("tower.0.weight", 0), Cut("tower.0.bias", 0), Cut("tower.3.weight", 0, first=4))
-    (got,) = importances(ranker, [Width("met", 20, cuts)], "activation", evidence())
+    axis_slices = (
+        AxisSlice("tower.0.weight", 0),
+        AxisSlice("tower.0.bias", 0),
+        AxisSlice("tower.3.weight", 0, first=4),
+    )
+    (got,) = importances(ranker, [PrunableDim("met", 20, axis_slices)], "activation", evidence())
     expected = (first[:, :20].abs().mean(0) + second[:, 4:24].abs().mean(0)).detach().numpy()
     assert np.allclose(got, expected / expected.sum(), rtol=1e-4)
 
@@ -376,10 +392,10 @@ def test_activation_of_embeddings_counts_each_row_as_often_as_it_is_read(ranker:
 
 @pytest.mark.parametrize("kind", IMPORTANCES)
 def test_units_that_do_nothing_leave_first(ranker: nn.Module, kind: Importance) -> None:
-    anatomy = ranker_anatomy()
-    idle = {width: list(range(0, width.units, 2)) for width in widths_of(anatomy)}
+    structure = ranker_anatomy()
+    idle = {width: list(range(0, width.units, 2)) for width in widths_of(structure)}
     dead = zeroed(ranker, idle)
-    pruned, _ = prune(dead, Pruning((("tables", 0.5), ("tower", 0.5)), kind, multiple=1), anatomy, evidence())
+    pruned, _ = prune(dead, Pruning((("tables", 0.5), ("tower", 0.5)), kind, multiple=1), structure, evidence())
     assert torch.allclose(scores(pruned, requests()), scores(dead, requests()), atol=1e-5)
 
 
@@ -407,11 +423,11 @@ def test_steps_leave_the_same_share_of_what_was_left(ratio: float, count: int) -
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from([0.3, 0.5, 0.62, 0.75, 0.9]), st.integers(2, 5), st.sampled_from([1, 4, 16]))
 def test_steps_end_at_the_widths_of_one_shot(ratio: float, count: int, multiple: int) -> None:
-    model, anatomy, seen = lively(Ranker()), ranker_anatomy(), []
+    model, structure, seen = lively(Ranker()), ranker_anatomy(), []
     asked = Pruning((("tables", ratio), ("tower", ratio)), steps=count, multiple=multiple)
-    once, expected = prune(model, replace(asked, steps=1), anatomy)
+    once, expected = prune(model, replace(asked, steps=1), structure)
     stepped, smaller = prune(
-        model, asked, anatomy, between=lambda m: seen.append(sum(p.numel() for p in m.parameters()))
+        model, asked, structure, between=lambda m: seen.append(sum(p.numel() for p in m.parameters()))
     )
     assert {n: t.shape for n, t in stepped.state_dict().items()} == {n: t.shape for n, t in once.state_dict().items()}
     assert smaller == expected
@@ -432,7 +448,7 @@ def test_each_step_judges_what_training_left(ranker: nn.Module) -> None:
                 model.get_parameter(name)[-7:] = 0
             model.get_parameter("tower.3.weight")[:, -7:] = 0
 
-    only = Anatomy((replace(ranker_anatomy().group("tower"), widths=(width,)),))
+    only = ModelStructure((replace(ranker_anatomy().group("tower"), widths=(width,)),))
     pruned, _ = prune(ranker, Pruning((("tower", 0.5),), steps=2, multiple=1), only, between=train)
     assert torch.equal(pruned.get_parameter("tower.0.weight"), ranker.get_parameter("tower.0.weight")[left[:-7]])
 
@@ -441,9 +457,9 @@ def test_each_step_judges_what_training_left(ranker: nn.Module) -> None:
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> tuple[list[Width], dict[Width, list[int]]]:
+def layouts(draw: st.DrawFn) -> tuple[list[PrunableDim], dict[PrunableDim, list[int]]]:
     """Widths that lie on one axis beside each other, some repeated with a shared period, and what leaves each."""
-    cuts: list[tuple[int, Cut]] = []
+    axis_slices: list[tuple[int, AxisSlice]] = []
     at = 0
     for _ in range(draw(st.integers(1, 3))):
         block = [(draw(st.integers(1, 5)), draw(st.integers(1, 3))) for _ in range(draw(st.integers(1, 3)))]
@@ -451,22 +467,24 @@ def layouts(draw: st.DrawFn) -> tuple[list[Width], dict[Width, list[int]]]:
         padding = draw(st.integers(0, 2))
         period = sum(units * size for units, size in block) + padding
         for units, size in block:
-            cuts.append((units, Cut("t", 0, at, size, repeats, period if repeats > 1 else 0)))
+            axis_slices.append((units, AxisSlice("t", 0, at, size, repeats, period if repeats > 1 else 0)))
             at += units * size
         at += padding + (repeats - 1) * period
-    widths = [Width(f"w{i}", units, (cut,)) for i, (units, cut) in enumerate(cuts)]
+    widths = [PrunableDim(f"w{i}", units, (cut,)) for i, (units, cut) in enumerate(axis_slices)]
     gone = {w: sorted(draw(st.sets(st.integers(0, w.units - 1), max_size=w.units - 1))) for w in widths}
     return widths, gone
 
 
 @given(layouts())
-def test_cuts_move_with_the_positions_that_they_name(layout: tuple[list[Width], dict[Width, list[int]]]) -> None:
+def test_cuts_move_with_the_positions_that_they_name(
+    layout: tuple[list[PrunableDim], dict[PrunableDim, list[int]]],
+) -> None:
     """Every position is labelled; labels of the removed units are deleted; the new cuts find the others in order."""
     widths, gone = layout
-    end = 2 + max(max(w.cuts[0].positions(range(w.units))) for w in widths)
+    end = 2 + max(max(w.axis_slices[0].positions(range(w.units))) for w in widths)
     labels: list[object] = [None] * end
     for width in widths:
-        cut = width.cuts[0]
+        cut = width.axis_slices[0]
         for unit in range(width.units):
             for number, position in enumerate(cut.positions([unit])):
                 labels[position] = (width.name, unit, number)
@@ -474,30 +492,33 @@ def test_cuts_move_with_the_positions_that_they_name(layout: tuple[list[Width], 
         label for label in labels
         if not (isinstance(label, tuple) and label[1] in next(gone[w] for w in widths if w.name == label[0]))
     ]  # fmt: skip
-    small = shrunk(Anatomy((Group("g", "linear", ("t",), 1, tuple(widths)),)), gone).groups[0].widths
+    small = shrunk(ModelStructure((Group("g", "linear", ("t",), 1, tuple(widths)),)), gone).groups[0].widths
     for before, after in zip(widths, small, strict=True):
         units = [unit for unit in range(before.units) if unit not in gone[before]]
         assert after.units == len(units)
         for new, old in enumerate(units):
-            found = [left[p] for p in after.cuts[0].positions([new])]
+            found = [left[p] for p in after.axis_slices[0].positions([new])]
             assert found == [(before.name, old, number) for number in range(len(found))]
-            assert len(found) == len(before.cuts[0].positions([old]))
+            assert len(found) == len(before.axis_slices[0].positions([old]))
 
 
 def test_repeats_that_no_longer_lie_at_one_distance_are_cuts_of_their_own() -> None:
     """The other width lies between two repeats of the first and not between the next two."""
-    even = Width("even", 2, (Cut("t", 0, repeats=3, period=4),))
-    odd = Width("odd", 2, (Cut("t", 0, first=2),))
-    anatomy = Anatomy((Group("g", "linear", ("t",), 1, (even, odd)),))
-    after, _ = shrunk(anatomy, {odd: [1]}).groups[0].widths
-    assert after.cuts == (Cut("t", 0, 0), Cut("t", 0, 3), Cut("t", 0, 7))
+    even = PrunableDim("even", 2, (AxisSlice("t", 0, repeats=3, period=4),))
+    odd = PrunableDim("odd", 2, (AxisSlice("t", 0, first=2),))
+    structure = ModelStructure((Group("g", "linear", ("t",), 1, (even, odd)),))
+    after, _ = shrunk(structure, {odd: [1]}).groups[0].widths
+    assert after.axis_slices == (AxisSlice("t", 0, 0), AxisSlice("t", 0, 3), AxisSlice("t", 0, 7))
 
 
 def test_units_that_no_longer_lie_side_by_side_are_refused() -> None:
-    wide, within = Width("wide", 2, (Cut("t", 0, size=2),)), Width("within", 2, (Cut("t", 0, first=1),))
-    anatomy = Anatomy((Group("g", "linear", ("t",), 1, (wide, within)),))
+    wide, within = (
+        PrunableDim("wide", 2, (AxisSlice("t", 0, size=2),)),
+        PrunableDim("within", 2, (AxisSlice("t", 0, first=1),)),
+    )
+    structure = ModelStructure((Group("g", "linear", ("t",), 1, (wide, within)),))
     with pytest.raises(ValueError, match=r"lie side by side, but those of axis 0 of 't' do not"):
-        shrunk(anatomy, {within: [0]})
+        shrunk(structure, {within: [0]})
 
 
 # -- surgery
@@ -512,9 +533,9 @@ def test_tied_weights_are_cut_once_and_stay_tied() -> None:
             self.out.weight = self.table.weight
 
     model = Tied()
-    width = Width("d", 4, (Cut("table.weight", 1), Cut("out.weight", 1)))
-    anatomy = Anatomy((Group("g", "table", ("table", "out"), 24, (width,)),))
-    pruned, _ = prune(model, Pruning((("g", 0.5),), multiple=1), anatomy)
+    width = PrunableDim("d", 4, (AxisSlice("table.weight", 1), AxisSlice("out.weight", 1)))
+    structure = ModelStructure((Group("g", "table", ("table", "out"), 24, (width,)),))
+    pruned, _ = prune(model, Pruning((("g", 0.5),), multiple=1), structure)
     assert pruned.get_parameter("table.weight") is pruned.get_parameter("out.weight")
     assert pruned.get_submodule("table").embedding_dim == pruned.get_submodule("out").in_features == 2
     assert names_of(pruned, "out.weight") == ("table.weight", "out.weight")
@@ -584,7 +605,7 @@ def test_evidence_has_a_batch() -> None:
 
 
 def test_answers_must_be_seen(ranker: nn.Module) -> None:
-    blind = Width("blind", 32, (Cut("tower.1.weight", 0),))
+    blind = PrunableDim("blind", 32, (AxisSlice("tower.1.weight", 0),))
     with pytest.raises(
         ValueError, match=r"needs a table, a linear or a recurrent layer .* but 'blind' cuts \['tower.1.weight'\]"
     ):

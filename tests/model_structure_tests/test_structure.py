@@ -19,8 +19,8 @@ from objectives.compression.pruning import prune
 from objectives.compression.structure import TraceError, trace
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, dlrm, sasrec
-from spaces.model_structure import Anatomy, Table, Width
-from spaces.techniques.embeddings import SharedRows
+from spaces.model_structure import ModelStructure, PrunableDim, Table
+from spaces.techniques.embeddings import QuotientRemainder
 from spaces.techniques.pruning import Pruning
 from tests.compression_tests.random_models import HEADS, Attention, Heads, random_model, rows
 from tests.families_tests.mixed_fields import draw, lively
@@ -56,16 +56,16 @@ def _history() -> dict[str, Tensor]:
     return {"history": history, "item": torch.randint(1, 401, (7,), generator=generator)}
 
 
-FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Anatomy], Callable[[], dict[str, Tensor]]]] = {
+FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[..., ModelStructure], Callable[[], dict[str, Tensor]]]] = {
     "dcn-v2": (_crossed, dcn_v2_anatomy, lambda: draw(FIELDS, 7)),
     "dlrm": (_dotted, dlrm_anatomy, lambda: draw(FIELDS, 7)),
     "sasrec": (_attending, sasrec_anatomy, _history),
 }
 
 
-def _lies(width: Width) -> set[tuple[str, int, int]]:
+def _lies(width: PrunableDim) -> set[tuple[str, int, int]]:
     every = range(width.units)
-    return {(cut.tensor, cut.axis, position) for cut in width.cuts for position in cut.positions(every)}
+    return {(cut.tensor, cut.axis, position) for cut in width.axis_slices for position in cut.positions(every)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,7 +74,7 @@ def test_the_families_are_found_as_they_are_written_down(family: str) -> None:
     tables that is one by hand may be found as one for each table, since a dimension of each may leave alone."""
     make, by_hand, example = FAMILIES[family]
     model = make()
-    found, written = trace(model, example()).anatomy, by_hand(model)
+    found, written = trace(model, example()).structure, by_hand(model)
     assert [(g.kind, set(g.modules), g.parameters, g.prunable) for g in found.groups] == [
         (g.kind, set(g.modules), g.parameters, g.prunable) for g in written.groups
     ]
@@ -82,16 +82,16 @@ def test_the_families_are_found_as_they_are_written_down(family: str) -> None:
         assert set().union(*map(_lies, mine.widths)) == set().union(*map(_lies, theirs.widths))
         assert any(w.normalised for w in mine.widths) == any(w.normalised for w in theirs.widths)
         if mine.kind != "table":
-            assert {frozenset(w.cuts) for w in mine.widths} == {frozenset(w.cuts) for w in theirs.widths}
+            assert {frozenset(w.axis_slices) for w in mine.widths} == {frozenset(w.axis_slices) for w in theirs.widths}
 
 
 def test_tables_are_found_with_the_inputs_that_they_look_up() -> None:
-    assert trace(_crossed(), draw(FIELDS, 7)).anatomy.tables == (
+    assert trace(_crossed(), draw(FIELDS, 7)).structure.tables == (
         Table("tables.user", 300, ("user",)),
         Table("tables.item", 400, ("item",)),
         Table("tables.tags", 20, ("tags",)),
     )
-    assert trace(_attending(), _history()).anatomy.tables == (
+    assert trace(_attending(), _history()).structure.tables == (
         Table("tables.item", 401, ("history", "item")),
         Table("tables.position", LENGTH, ()),
     )
@@ -106,9 +106,9 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
     """Each width in turn: every third of its units goes. What is left gives the scores of the dense model with those
     units at zero, normalised over the others alone; and in any order."""
     model = random_model(seed)
-    anatomy = trace(model, rows(9)).anatomy
+    structure = trace(model, rows(9)).structure
     given = rows(20, seed=1)
-    for group in anatomy.groups:
+    for group in structure.groups:
         assert group.prunable or group.unprunable_reason
         for width in group.widths:
             gone = range(0, width.units, 3)
@@ -119,7 +119,7 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
                 for units in (kept, kept[::-1]):
                     torch.testing.assert_close(_with(model, width, units)(**given), expected, rtol=1e-4, atol=1e-4)
             assert width.normalised == normalised, width.name
-    touched = {cut.tensor for group in anatomy.groups for width in group.widths for cut in width.cuts}
+    touched = {cut.tensor for group in structure.groups for width in group.widths for cut in width.axis_slices}
     assert touched <= set(tensors(model))
 
 
@@ -130,15 +130,17 @@ def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads
     narrower heads, which is another network."""
     torch.manual_seed(0)
     model = Attending(Attention(16, heads, fused=False, form=form)).eval()
-    anatomy = trace(model, {"history": torch.randint(40, (5, 6))}).anatomy
-    attend = anatomy.group("attend")
+    structure = trace(model, {"history": torch.randint(40, (5, 6))}).structure
+    attend = structure.group("attend")
     found = [(width.name, width.units, width.normalised) for width in attend.widths]
     if form == "of a size":
         assert found == [("attend.heads", heads, False)]
     elif form == "of a number":
         assert found == [("attend.q", 16 // heads, False), ("attend.v", 16 // heads, False)]
-        assert {(cut.repeats, cut.period) for width in attend.widths for cut in width.cuts} == {(heads, 16 // heads)}
-        _, pruned = prune(model, Pruning((("attend", 0.5),), multiple=1), anatomy)
+        assert {(cut.repeats, cut.period) for width in attend.widths for cut in width.axis_slices} == {
+            (heads, 16 // heads)
+        }
+        _, pruned = prune(model, Pruning((("attend", 0.5),), multiple=1), structure)
         assert [width.units for width in pruned.group("attend").widths] == [8 // heads, 8 // heads]
     else:
         assert found == [] and "with a unit less the model fails" in str(attend.unprunable_reason)
@@ -147,24 +149,24 @@ def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads
 @pytest.mark.parametrize("seed", [*range(0, 12, 3), 43, 91])
 def test_the_groups_of_a_random_model_are_pruned_together(seed: int) -> None:
     model = random_model(seed)
-    anatomy = trace(model, rows(9)).anatomy
-    ratios = tuple((group.name, 0.5) for group in anatomy.groups if group.prunable)
-    pruned, after = prune(model, Pruning(ratios, multiple=2), anatomy)
+    structure = trace(model, rows(9)).structure
+    ratios = tuple((group.name, 0.5) for group in structure.groups if group.prunable)
+    pruned, after = prune(model, Pruning(ratios, multiple=2), structure)
     with torch.inference_mode():
         assert torch.isfinite(pruned(**rows(20, seed=1))).all()
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
-    again = trace(pruned, rows(9)).anatomy
+    again = trace(pruned, rows(9)).structure
     assert [(g.name, g.parameters, sorted(w.units for w in g.widths)) for g in again.groups] == [
         (g.name, g.parameters, sorted(w.units for w in g.widths if w.units > 1)) for g in after.groups
     ], "what is left is found again"
 
 
-def _with(model: nn.Module, width: Width, units: Sequence[int]) -> nn.Module:
+def _with(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> nn.Module:
     """These units of the width alone, in this order."""
     smaller = copy.deepcopy(model)
     gone: dict[tuple[str, int], set[int]] = defaultdict(set)
     moved: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         sources, targets = cut.positions(units), cut.positions(sorted(units))
         moved[cut.tensor, cut.axis] |= dict(zip(targets, sources, strict=True))
         gone[cut.tensor, cut.axis] |= set(cut.positions(set(range(width.units)) - set(units)))
@@ -174,15 +176,15 @@ def _with(model: nn.Module, width: Width, units: Sequence[int]) -> nn.Module:
     return smaller
 
 
-def _dense(model: nn.Module, width: Width, kept: Sequence[int]) -> tuple[nn.Module, bool]:
+def _dense(model: nn.Module, width: PrunableDim, kept: Sequence[int]) -> tuple[nn.Module, bool]:
     """The whole model with the units that are not kept at zero; what is computed over them, as statistics of a layer
     norm and torch's scale of scores, is of the others alone. And whether there is such a thing."""
     silent, spans = copy.deepcopy(model), False
     gone = sorted(set(range(width.units)) - set(kept))
     with torch.no_grad():
-        for cut in width.cuts:
+        for cut in width.axis_slices:
             tensors(silent)[cut.tensor].index_fill_(cut.axis, torch.tensor(cut.positions(gone)), 0)
-        for cut in width.cuts:
+        for cut in width.axis_slices:
             owner = cut.tensor.rpartition(".")[0]
             module = silent.get_submodule(owner)
             if isinstance(module, nn.LayerNorm):
@@ -240,16 +242,16 @@ def test_a_bag_and_a_shared_table_are_tables() -> None:
         "last": torch.randint(40, (4,)),
     }
     traced = trace(Bagged(), example)
-    tables, tower = traced.anatomy.groups
+    tables, tower = traced.structure.groups
     assert (tables.name, set(tables.modules)) == ("tables", {"bag", "item"}) and tables.prunable
-    assert {(cut.tensor, cut.axis, cut.repeats) for width in tables.widths for cut in width.cuts} == {
+    assert {(cut.tensor, cut.axis, cut.repeats) for width in tables.widths for cut in width.axis_slices} == {
         ("bag.weight", 1, 1),
         ("item.weight", 1, 1),
         ("tower.0.weight", 1, 1),
         ("tower.0.weight", 1, 2),
     }
     assert [width.units for width in tower.widths] == [32] and tower.modules == ("tower.0",)
-    assert {table.name: table.inputs for table in traced.anatomy.tables}["item"] == ("item", "last")
+    assert {table.name: table.inputs for table in traced.structure.tables}["item"] == ("item", "last")
 
 
 class Attending(nn.Module):
@@ -273,7 +275,7 @@ class Attending(nn.Module):
 def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
     model = Attending(nn.MultiheadAttention(16, 4, batch_first=True))
     traced = trace(model, {"history": torch.randint(40, (5, 6))})
-    groups = {group.name: group for group in traced.anatomy.groups}
+    groups = {group.name: group for group in traced.structure.groups}
     assert "packs its projections" in traced.left_alone["attend"]
     assert groups["attend"].kind == "attention" and groups["attend"].modules == ("attend.out_proj",)
     assert [width.name for width in groups["attend"].widths] == ["attend.out_proj"], "only what it gives"
@@ -320,7 +322,7 @@ def test_what_stands_between_two_layers_is_followed_or_pins(
 ) -> None:
     torch.manual_seed(0)
     traced = trace(Two(between, width), {"numbers": torch.randn(5, 4)})
-    (group,) = traced.anatomy.groups
+    (group,) = traced.structure.groups
     assert group.prunable == prunable and (group.unprunable_reason is None) == prunable
     assert traced.left_alone == {"second": "it gives a single number"}
 
@@ -357,12 +359,12 @@ def test_tables_know_the_inputs_that_they_look_up_whole() -> None:
         "last": torch.randint(40, (5,)),
     }
     traced = trace(Looking(), example)
-    inputs = {table.name: set(table.inputs) for table in traced.anatomy.tables}
+    inputs = {table.name: set(table.inputs) for table in traced.structure.tables}
     assert inputs["kind"] == set() and inputs["user"] == {"user"}
     assert inputs["item"] == {"history", "last"}, "of packed ids nobody says which are its own"
     assert traced.left_alone["spare"] == traced.left_alone["unread"] == "it is not used for scores"
     assert [reason for name, reason in traced.left_alone.items() if name.startswith("head")]
-    tables = next(group for group in traced.anatomy.groups if group.kind == "table")
+    tables = next(group for group in traced.structure.groups if group.kind == "table")
     assert tables.prunable and [width.units for width in tables.widths] == [8]
 
 
@@ -377,7 +379,7 @@ def test_an_operator_without_a_rule_pins_what_it_reads() -> None:
             return self.third(torch.relu(self.second(x))).squeeze(1)
 
     traced = trace(Sorted(), {"numbers": torch.randn(5, 4)})
-    widths = [width.name for group in traced.anatomy.groups for width in group.widths]
+    widths = [width.name for group in traced.structure.groups for width in group.widths]
     assert widths == ["second"], "only what the running sum does not read"
 
 
@@ -400,7 +402,7 @@ def test_a_custom_operator_is_named() -> None:
             return self.head(torch.ops.leanrec_test.twice(self.first(numbers))).squeeze(1)
 
     traced = trace(Custom(), {"numbers": torch.randn(5, 4)})
-    (group,) = traced.anatomy.groups
+    (group,) = traced.structure.groups
     assert group.unprunable_reason == "leanrec has no rule for leanrec_test::twice, which reads it"
 
 
@@ -417,7 +419,7 @@ def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
             return self.second(x.view(-1, 16)).squeeze(1)
 
     traced = trace(Counted(), {"numbers": torch.randn(5, 4)})
-    (group,) = traced.anatomy.groups
+    (group,) = traced.structure.groups
     assert group.unprunable_reason is not None
     assert group.unprunable_reason.startswith("with a unit less the model fails: RuntimeError: ")
 
@@ -441,13 +443,13 @@ def test_rtdls_attention_keeps_its_number_of_heads() -> None:
     torch.manual_seed(0)
     model = Attentive().eval()
     tokens = torch.randint(40, (7, 5))
-    anatomy = trace(model, {"tokens": tokens}).anatomy
-    attend = anatomy.group("attend")
+    structure = trace(model, {"tokens": tokens}).structure
+    attend = structure.group("attend")
     assert [(w.name, w.units, w.normalised) for w in attend.widths] == [
         ("attend.W_q", 4, True),
         ("attend.W_v", 4, False),
     ]
-    pruned, _ = prune(model, Pruning((("attend", 0.5),), multiple=1), anatomy)
+    pruned, _ = prune(model, Pruning((("attend", 0.5),), multiple=1), structure)
     state = {name: tensor.numpy().astype(float) for name, tensor in pruned.state_dict().items()}
     x = state["token.weight"][tokens.numpy()]
 
@@ -526,16 +528,16 @@ def test_a_forward_of_its_own_survives_what_is_offered(
     torch.manual_seed(0)
     model = Own(table(300, 16), layer(16, 24)).eval()
     given = {"item": torch.randint(300, (20,))}
-    anatomy = trace(model, {"item": torch.arange(7)}).anatomy
-    assert [one.form_refused for one in anatomy.tables] == [form_refused]
-    assert anatomy.group("layer").unfactorable_reason == unfactorable
+    structure = trace(model, {"item": torch.arange(7)}).structure
+    assert [one.form_refused for one in structure.tables] == [form_refused]
+    assert structure.group("layer").unfactorable_reason == unfactorable
     for group, name in (("tables", "embedding_dim"), ("layer", "layer")):
-        (width,) = anatomy.group(group).widths
+        (width,) = structure.group(group).widths
         assert width.name == name and not width.normalised
-        pruned, _ = prune(model, Pruning(((group, 0.5),), multiple=1), anatomy)
+        pruned, _ = prune(model, Pruning(((group, 0.5),), multiple=1), structure)
         squares = sum(
             tensors(model)[cut.tensor].detach().square().movedim(cut.axis, 0).reshape(width.units, -1).sum(1)
-            for cut in width.cuts
+            for cut in width.axis_slices
             if isinstance(tensors(model)[cut.tensor], nn.Parameter)
         )
         assert isinstance(squares, Tensor)
@@ -576,12 +578,14 @@ class Tied(nn.Module):
 def test_bags_and_tied_tables_have_no_other_form(through: str, reason: str) -> None:
     torch.manual_seed(0)
     model = Tied(through).eval()
-    anatomy = trace(model, {"item": torch.randint(300, (7,)), "words": torch.randint(300, (7, 3))}).anatomy
-    refused = {table.name: table.form_refused for table in anatomy.tables}
+    structure = trace(model, {"item": torch.randint(300, (7,)), "words": torch.randint(300, (7, 3))}).structure
+    refused = {table.name: table.form_refused for table in structure.tables}
     assert str(refused["item"]).startswith(reason)
     assert refused["word"] == "leanrec shares and narrows the rows of nn.Embedding, not of EmbeddingBag"
     with pytest.raises(ValueError, match="nothing to gain"):
-        compress_tables(model, [SharedRows("tables", 0.1)], anatomy, dict.fromkeys(("item", "word"), torch.ones(300)))
+        compress_tables(
+            model, [QuotientRemainder("tables", 0.1)], structure, dict.fromkeys(("item", "word"), torch.ones(300))
+        )
 
 
 def test_answers_are_compared_beside_what_they_vary_by() -> None:
@@ -592,6 +596,6 @@ def test_answers_are_compared_beside_what_they_vary_by() -> None:
             return torch.sigmoid(super().forward(item) / 10 - 9)
 
     torch.manual_seed(0)
-    anatomy = trace(Small(Scaled(300, 16), Masked(16, 24)).eval(), {"item": torch.arange(7)}).anatomy
-    assert OTHER in str(anatomy.tables[0].form_refused)
-    assert OTHER in str(anatomy.group("layer").unfactorable_reason)
+    structure = trace(Small(Scaled(300, 16), Masked(16, 24)).eval(), {"item": torch.arange(7)}).structure
+    assert OTHER in str(structure.tables[0].form_refused)
+    assert OTHER in str(structure.group("layer").unfactorable_reason)

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.compression.quantization import quantise
+from objectives.compression.quantization import quantize
 from objectives.measurement.profile.engine_trace import ProfileError, match_events, typical
 from objectives.measurement.profile.layer_groups import assign, weight_owners
 from objectives.measurement.profile.model_steps import Graph, Step, Value, read_graph, width_of
 from objectives.measurement.profile.operator_cost import bytes_moved, flops
-from objectives.measurement.profile.profile import NodeCost, Profile, median_request, profile_model, summarise
-from spaces.model_structure import Anatomy, Group
+from objectives.measurement.profile.profile import NodeCost, Profile, median_request, profile_model, summarize
+from spaces.model_structure import Group, ModelStructure
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.quantization import Precision
 
@@ -221,7 +221,7 @@ def test_the_typical_time_is_the_mean_of_the_middle_half() -> None:
 )
 def test_shares_sum_to_one_and_every_node_is_in_one_group(nodes: list[tuple[str, float]], p50: float) -> None:
     costs = [NodeCost(f"n{i}", f"Op{i % 3}", group, ms, i, 2 * i) for i, (group, ms) in enumerate(nodes)]
-    made = summarise(costs, GROUPS, {"mlp": 7}, 200, p50, None)
+    made = summarize(costs, GROUPS, {"mlp": 7}, 200, p50, None)
     assert math.isclose(sum(g.time_share for g in made.groups), 1.0, rel_tol=1e-9)
     assert [g.name for g in made.groups] == ["tables", "cross", "mlp", "other", "engine"]
     assert sum(g.flops for g in made.groups) == sum(range(len(nodes)))
@@ -305,7 +305,7 @@ def test_narrowed_products_are_found_in_their_groups(tmp_path: Path, width: str)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     groups = tuple(g for g in GROUPS if g.name != "tables")
     precision = Precision(tuple((group.name, width) for group in groups))
-    narrow = quantise(model, precision, Anatomy(groups), {"user": np.arange(50)})
+    narrow = quantize(model, precision, ModelStructure(groups), {"user": np.arange(50)})
     onnx.save(narrow, str(tmp_path / "model.onnx"))
     made = profile_model(tmp_path / "model.onnx", GROUPS, {"user": np.arange(40)}, repeats=4, threads=1)
     costs = {group.name: group for group in made.groups}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.measurement.profile import roofline as module
-from objectives.measurement.profile.profile import NodeCost, summarise
+from objectives.measurement.profile.profile import NodeCost, summarize
 from objectives.measurement.profile.roofline import Roofline, group_roofs, measure_roofline
 from spaces.model_structure import Group
 from spaces.serialization import from_plain, to_plain
@@ -40,7 +40,7 @@ def test_a_groups_perfect_time_is_the_sum_of_its_nodes() -> None:
     """One node bound by arithmetic and one by traffic: 1 ms and 2 ms, in 6 ms taken."""
     nodes = [NodeCost("a", "Gemm", "mlp", 2.0, 10**8, 0), NodeCost("b", "Add", "mlp", 4.0, 0, 10**8)]
     group = Group("mlp", "linear", ("mlp.0",), 1, (), "left whole")
-    made = summarise(nodes, (group,), {}, 200, 7.0, 1)
+    made = summarize(nodes, (group,), {}, 200, 7.0, 1)
     roofs = {roof.group: roof for roof in group_roofs(made, Roofline(100.0, 50.0, 1))}
     assert roofs["mlp"].perfect_ms == pytest.approx(3.0)
     assert roofs["mlp"].efficiency == pytest.approx(0.5)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.pruning import prune
-from objectives.compression.quantization import WidthError, quantise, read_widths
+from objectives.compression.quantization import WidthError, quantize, read_widths
 from objectives.serving.devices import engines_here
 from objectives.serving.engines import open_engine
-from spaces.model_structure import Anatomy, Cut, Group, Width
+from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, PACKED_WIDTHS, TABLE_WIDTHS, Precision
 from tests.quantization_tests.test_widths import INT64, Arithmetic, Array, _anatomy, _graph, _held, _node
@@ -50,7 +50,7 @@ def matrix(columns: int) -> Array:
     return values
 
 
-def lookup_and_product(columns: int) -> tuple[onnx.ModelProto, Anatomy]:
+def lookup_and_product(columns: int) -> tuple[onnx.ModelProto, ModelStructure]:
     arrays = {"model.t.weight": table(columns), "model.l.weight": matrix(columns)}
     arrays["model.l.bias"] = np.linspace(-1, 1, OUTPUTS, dtype=np.float32)
     nodes = [
@@ -60,7 +60,7 @@ def lookup_and_product(columns: int) -> tuple[onnx.ModelProto, Anatomy]:
         _node("ReduceSum", "b one", "scores", keepdims=0),
     ]
     groups = (Group("t", "table", ("t",), 0, (), "not asked"), Group("l", "linear", ("l",), 0, (), "not asked"))
-    return _graph(nodes, arrays, item=(INT64, ["rows"])), Anatomy(groups)
+    return _graph(nodes, arrays, item=(INT64, ["rows"])), ModelStructure(groups)
 
 
 def in_numpy(by: Arithmetic, item: Array, columns: int) -> Array:
@@ -90,10 +90,10 @@ def test_scores_are_those_of_the_codes(rows_in: str, width: str, columns: int, e
         pytest.skip(f"{engine} is not installed")
     if engine == "openvino" and PACKED_WIDTHS & {rows_in, width}:
         pytest.skip("blocks are read by ONNX Runtime alone")
-    graph, anatomy = lookup_and_product(columns)
+    graph, structure = lookup_and_product(columns)
     asked = Precision((("t", rows_in), ("l", width)))
-    narrow = quantise(graph, asked, anatomy, {"item": np.arange(ROWS)})
-    assert read_widths(narrow, anatomy) == {"t": rows_in, "l": width}
+    narrow = quantize(graph, asked, structure, {"item": np.arange(ROWS)})
+    assert read_widths(narrow, structure) == {"t": rows_in, "l": width}
     held = _held(narrow)
     assert all(np.isfinite(value).all() for value in held.values() if value.dtype.kind == "f")
     source = Arithmetic(_held(graph), {}, {})
@@ -116,8 +116,8 @@ def test_scores_are_those_of_the_codes(rows_in: str, width: str, columns: int, e
 def test_bf16_gives_scores_near_those_of_fp32(rows_in: str, tmp_path: Path) -> None:
     if "openvino" not in engines_here() or rows_in in PACKED_WIDTHS:
         pytest.skip("bf16 is computed by OpenVINO, which reads no blocks")
-    graph, anatomy = lookup_and_product(35)
-    narrow = quantise(graph, Precision((("t", rows_in),), compute="bf16"), anatomy, {})
+    graph, structure = lookup_and_product(35)
+    narrow = quantize(graph, Precision((("t", rows_in),), compute="bf16"), structure, {})
     onnx.save(narrow, str(tmp_path / "model.onnx"))
     loaded = open_engine("openvino", tmp_path / "model.onnx", threads=1, compute="bf16")
     for item in REQUESTS.values():
@@ -129,8 +129,8 @@ def test_bf16_gives_scores_near_those_of_fp32(rows_in: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("width", TABLE_WIDTHS[1:])
 def test_rows_keep_what_makes_them_special(width: str, columns: int) -> None:
     """Zeros stay zeros, a constant row stays constant, and no row adds up to nought that did not before."""
-    graph, anatomy = lookup_and_product(columns)
-    narrow = quantise(graph, Precision((("t", width),)), anatomy, {})
+    graph, structure = lookup_and_product(columns)
+    narrow = quantize(graph, Precision((("t", width),)), structure, {})
     got = Arithmetic(_held(narrow), {}, {}).look_up(np.arange(ROWS), "model.t.weight", columns).astype(np.float64)
     assert (got[ZERO] == 0).all() and (got[HALF_ZERO, columns // 2 :] == 0).all()
     for row in (CONSTANT, NEGATIVE):
@@ -139,7 +139,7 @@ def test_rows_keep_what_makes_them_special(width: str, columns: int) -> None:
     assert (np.abs(got.sum(axis=1))[told] > 1e-7).all()
 
 
-def graph_of(values: Array) -> tuple[onnx.ModelProto, Anatomy]:
+def graph_of(values: Array) -> tuple[onnx.ModelProto, ModelStructure]:
     nodes = [_node("Gather", "model.t.weight item", "x"), _node("ReduceSum", "x one", "scores", keepdims=0)]
     graph = _graph(nodes, {"model.t.weight": values}, item=(INT64, ["rows"]))
     return graph, _anatomy("table", t=("t",))
@@ -154,8 +154,8 @@ ROWS_OF_ANY_KIND = hnp.arrays(
 @given(ROWS_OF_ANY_KIND, st.sampled_from(TABLE_WIDTHS[1:]))
 def test_no_row_becomes_padding(values: Array, width: str) -> None:
     """A row whose sum is not nought keeps that; what moved for it lies within two steps of what it was."""
-    graph, anatomy = graph_of(values)
-    held = _held(quantise(graph, Precision((("t", width),)), anatomy, {}))
+    graph, structure = graph_of(values)
+    held = _held(quantize(graph, Precision((("t", width),)), structure, {}))
     got = Arithmetic(held, {}, {}).look_up(np.arange(len(values)), "model.t.weight", values.shape[1])
     total, size = (of.astype(np.float64).sum(1) for of in (values, np.abs(values)))
     told = np.abs(total) > 1e-6 * size
@@ -168,9 +168,9 @@ def test_no_row_becomes_padding(values: Array, width: str) -> None:
 def test_a_number_that_fp16_cannot_hold_is_refused() -> None:
     values = np.ones((4, 8), np.float32)
     values[2, 3] = -1e5
-    graph, anatomy = graph_of(values)
+    graph, structure = graph_of(values)
     with pytest.raises(WidthError, match=r"model.t.weight must lie within 65504 to be held in fp16, but it has 100000"):
-        quantise(graph, Precision((("t", "fp16"),)), anatomy, {})
+        quantize(graph, Precision((("t", "fp16"),)), structure, {})
 
 
 # -- a model that tells padding by the sum of a row, as FuxiCTR's pooling does
@@ -184,7 +184,7 @@ class Pooled(nn.Module):
         super().__init__()
         self.tag = nn.Embedding(30, d, padding_idx=0)
         self.norm = nn.LayerNorm(d)
-        self.gate = nn.Linear(d, d)
+        self.controller = nn.Linear(d, d)
         self.hidden = nn.Linear(d, 12)
         self.head = nn.Linear(12, 1)
 
@@ -192,40 +192,45 @@ class Pooled(nn.Module):
         rows = self.tag(tags)
         given_rows = (rows.sum(-1) != 0).float().sum(-1, keepdim=True)
         mean = rows.sum(1) / (given_rows + 1e-12)
-        x = self.hidden(self.gate(mean) * self.norm(mean) * mean.square())
+        x = self.hidden(self.controller(mean) * self.norm(mean) * mean.square())
         return self.head(torch.relu(x)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def pooled() -> tuple[nn.Module, Anatomy, dict[str, Tensor]]:
+def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
     """Pruned by 0.45 to 9 of 16 dimensions, and rows of one tag and more."""
     torch.manual_seed(0)
     model = Pooled(16).eval()
     names = ("tag.weight", "gate.weight", "hidden.weight")
-    cuts = (*(Cut(name, 1) for name in names), *(Cut(f"{n}", 0) for n in ("gate.weight", "gate.bias")))
-    cuts = (*cuts, Cut("norm.weight", 0), Cut("norm.bias", 0))
-    whole = Anatomy(
+    axis_slices = (
+        *(AxisSlice(name, 1) for name in names),
+        *(AxisSlice(f"{n}", 0) for n in ("gate.weight", "gate.bias")),
+    )
+    axis_slices = (*axis_slices, AxisSlice("norm.weight", 0), AxisSlice("norm.bias", 0))
+    whole = ModelStructure(
         (
-            Group("tables", "table", ("tag",), 480, (Width("embedding_dim", 16, cuts, normalised=True),)),
+            Group("tables", "table", ("tag",), 480, (PrunableDim("embedding_dim", 16, axis_slices, normalised=True),)),
             Group("gate", "linear", ("gate",), 0, (), "not asked"),
             Group("hidden", "linear", ("hidden",), 0, (), "not asked"),
         )
     )
-    model, anatomy = prune(model, Pruning((("tables", 0.45),), multiple=1), whole)
+    model, structure = prune(model, Pruning((("tables", 0.45),), multiple=1), whole)
     random = np.random.default_rng(0)
     tags = random.integers(1, 30, (300, 4))
     tags[np.arange(4) >= random.integers(1, 5, (300, 1))] = 0
     tags[:30, 0], tags[:30, 1:] = np.arange(30), 0
-    return model, anatomy, {"tags": torch.from_numpy(tags)}
+    return model, structure, {"tags": torch.from_numpy(tags)}
 
 
 @pytest.mark.parametrize("products", LINEAR_WIDTHS)
 @pytest.mark.parametrize("width", TABLE_WIDTHS)
 def test_a_model_that_tells_padding_by_sums_keeps_finite_scores(width: str, products: str) -> None:
     """Beside the model with the rows that its narrow table gives."""
-    model, anatomy, rows = pooled()
+    model, structure, rows = pooled()
     assert model.get_parameter("tag.weight").shape == (30, 9)
     graph, arrays = to_onnx(model, rows), {name: values.numpy() for name, values in rows.items()}
-    narrow = quantise(graph, Precision((("tables", width), ("gate", products), ("hidden", products))), anatomy, arrays)
+    narrow = quantize(
+        graph, Precision((("tables", width), ("gate", products), ("hidden", products))), structure, arrays
+    )
     got = run_onnx(narrow, arrays)
     assert np.isfinite(got).all()
     filled = copy.deepcopy(model)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from objectives.compression.export import run_onnx
-from objectives.compression.quantization import quantise, read_widths
+from objectives.compression.quantization import quantize, read_widths
 from spaces.techniques.quantization import Precision
 from tests.quantization_tests.test_degenerate_widths import lookup_and_product
 from tests.quantization_tests.test_widths import PRODUCTS, Arithmetic, Array, _held
@@ -38,7 +38,7 @@ def test_products_are_those_of_the_codes(form: str) -> None:
     """Within the activations that fall on the other side of a rounding edge."""
     case = PRODUCTS[form]()
     narrow = case.narrow("int4-dynamic")
-    assert read_widths(narrow, case.anatomy) == {"mlp": "int4-dynamic"}
+    assert read_widths(narrow, case.structure) == {"mlp": "int4-dynamic"}
     expected = case.scores(Rounded(_held(narrow), {}, {}), case.rows)
     plain = case.scores(Arithmetic(_held(narrow), {}, {}), case.rows)
     off = np.abs(run_onnx(narrow, case.rows) - expected).mean() / expected.std()
@@ -47,8 +47,8 @@ def test_products_are_those_of_the_codes(form: str) -> None:
 
 @pytest.mark.parametrize("columns", [9, 64, 100])
 def test_scores_do_not_depend_on_the_rows_beside_them(columns: int) -> None:
-    graph, anatomy = lookup_and_product(columns)
-    narrow = quantise(graph, Precision((("l", "int4-dynamic"),)), anatomy, {})
+    graph, structure = lookup_and_product(columns)
+    narrow = quantize(graph, Precision((("l", "int4-dynamic"),)), structure, {})
     item = np.arange(40)
     together = run_onnx(narrow, {"item": item})
     alone = np.concatenate([run_onnx(narrow, {"item": item[i : i + 1]}) for i in item])
@@ -56,10 +56,10 @@ def test_scores_do_not_depend_on_the_rows_beside_them(columns: int) -> None:
 
 
 def test_weights_are_those_of_int4() -> None:
-    graph, anatomy = lookup_and_product(64)
+    graph, structure = lookup_and_product(64)
 
     def stored(width: str) -> dict[str, bytes]:
-        narrow: onnx.ModelProto = quantise(graph, Precision((("l", width),)), anatomy, {})
+        narrow: onnx.ModelProto = quantize(graph, Precision((("l", width),)), structure, {})
         return {t.name: t.SerializeToString() for t in narrow.graph.initializer}
 
     assert stored("int4-dynamic") == stored("int4")

@@ -19,8 +19,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from objectives.compression.distillation import distil
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.qat import Ranges, train_aware
-from objectives.compression.quantization import quantise
-from objectives.compression.training_data import Course, Lesson, lessons_of
+from objectives.compression.quantization import quantize
+from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, sasrec
@@ -450,14 +450,16 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
     """Labels, the teacher's scores and its hidden features, all through the rounding graph."""
     torch.manual_seed(0)
     teacher, student = Tower().eval(), Tower()
-    course = Course(
-        *lessons_of(TrainingRows((Block(rows, labels),), 64)), loss=F.binary_cross_entropy_with_logits, hidden="mlp"
+    training_data = TrainingData(
+        *training_batches(TrainingRows((Block(rows, labels),), 64)),
+        loss=F.binary_cross_entropy_with_logits,
+        hidden="mlp",
     )
     losses: list[float] = []
 
     def train(model: nn.Module) -> None:
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        losses.extend(distil(model, course, optimizer, Distillation(2.0, 0.5, 25, 0.5), 0, teacher))
+        losses.extend(distil(model, training_data, optimizer, Distillation(2.0, 0.5, 25, 0.5), 0, teacher))
 
     def once() -> nn.Module:
         return train_aware(student, ["mlp.0", "head"], train, _few(rows), hidden="mlp")[0]
@@ -498,17 +500,17 @@ def test_dcn_v2_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
     model = dcn_v2.DCNV2(fields, dcn_v2.Sizes(8, 2, (32, 16)))
     for table in model.tables.values():
         nn.init.normal_(table.get_parameter("weight"), std=0.5)
-    anatomy = dcn_v2_anatomy(model)
+    structure = dcn_v2_anatomy(model)
     judged: list[Array] = []
 
     def train(learner: nn.Module) -> None:
         _learn(rows, (rows["user"] % 2).float(), 20)(learner)
         judged.append(learner.eval()(**rows).detach().numpy())
 
-    modules = [*anatomy.group("cross").modules, *anatomy.group("mlp").modules]
+    modules = [*structure.group("cross").modules, *structure.group("mlp").modules]
     trained, ranges = train_aware(model, modules, train, _few(rows), weight_bits=bits)
     asked = Precision((("cross", "int8-static"), ("mlp", "int8-static")))
-    narrow = quantise(to_onnx(trained, rows), asked, anatomy, {}, ranges, bits)
+    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, bits)
     _near(run_onnx(narrow, {name: values.numpy() for name, values in rows.items()}), judged[0])
 
 
@@ -517,33 +519,33 @@ def test_sasrec_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
     """Trained and distilled over all positions of drawn lists, served as one history and candidates."""
     torch.manual_seed(0)
     model, teacher = (sasrec.SASRec(30, sasrec.Sizes(d, 2, heads, d, 8)) for d, heads in ((16, 2), (24, 1)))
-    anatomy = sasrec_anatomy(model)
+    structure = sasrec_anatomy(model)
 
-    def lessons(generator: torch.Generator) -> Iterator[Lesson]:
+    def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
         for _ in range(5):
             history = torch.randint(1, 31, (16, 8), generator=generator)
             history[:4, :3] = 0
             candidates = torch.randint(1, 31, (16, 8, 3), generator=generator)
             candidates[..., 0] = history % 30 + (history > 0)
-            yield Lesson({"history": history, "candidates": candidates}, torch.zeros(16))
+            yield TrainingBatch({"history": history, "candidates": candidates}, torch.zeros(16))
 
-    course = Course(lessons, 5, lambda lists, _: sasrec.loss(lists), sasrec.outputs, sasrec.hidden(model))
+    training_data = TrainingData(batches, 5, lambda lists, _: sasrec.loss(lists), sasrec.outputs, sasrec.hidden(model))
     history, item = torch.randint(1, 31, (1, 8)), torch.arange(1, 31)
     judged: list[Array] = []
 
     def train(learner: nn.Module) -> None:
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
-        losses = distil(learner, course, optimizer, Distillation(2.0, 0.5, 5, 0.3), 0, teacher)
+        losses = distil(learner, training_data, optimizer, Distillation(2.0, 0.5, 5, 0.3), 0, teacher)
         assert losses[-1] < losses[0]
         assert isinstance(learner, sasrec.SASRec)
         judged.append(learner.positions(history, item.expand(1, 8, 30))[0, -1].detach().numpy())
 
-    example = next(lessons(torch.Generator().manual_seed(0))).inputs
-    modules = [*anatomy.group("attention").modules, *anatomy.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, example, "positions", course.hidden, bits)
+    example = next(batches(torch.Generator().manual_seed(0))).inputs
+    modules = [*structure.group("attention").modules, *structure.group("mlp").modules]
+    trained, ranges = train_aware(model, modules, train, example, "positions", training_data.hidden, bits)
     asked = Precision((("attention", "int8-static"), ("mlp", "int8-static")))
     rows = {"history": history.expand(30, 8), "item": item}
-    narrow = quantise(to_onnx(trained, rows), asked, anatomy, {}, ranges, bits)
+    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, bits)
     # A value on the edge between two codes moves the one state that all scores share.
     got = run_onnx(narrow, {"history": history.numpy(), "item": item.numpy()})
     assert np.abs(got - judged[0]).max() < 0.02 * judged[0].std()

@@ -19,15 +19,15 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from objectives.compression.export import run_onnx
 from objectives.compression.graph_passes.external_data import append_tensor
 from objectives.compression.graph_passes.graph_reading import once_inputs
-from objectives.compression.graph_passes.split_embeddings import cut_at_tables
+from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import compute_once
-from objectives.compression.quantization import WidthError, quantise, read_weight_bits, read_widths
+from objectives.compression.quantization import WidthError, quantize, read_weight_bits, read_widths
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.serving import engines
 from objectives.serving.devices import int8_weight_bits
 from objectives.serving.engines import EngineError, OnnxRuntime, open_engine, open_replica
-from spaces.model_structure import Anatomy, Group, Kind
-from spaces.techniques.placement import Seat
+from spaces.model_structure import Group, Kind, ModelStructure
+from spaces.techniques.placement import InstanceGroup
 from spaces.techniques.quantization import CALIBRATIONS, Calibration, Precision
 
 Array = np.ndarray
@@ -41,8 +41,8 @@ ROWS = 256
 # -- small graphs
 
 
-def _anatomy(kind: Kind = "linear", **groups: tuple[str, ...]) -> Anatomy:
-    return Anatomy(tuple(Group(name, kind, modules, 0, (), "not asked") for name, modules in groups.items()))
+def _anatomy(kind: Kind = "linear", **groups: tuple[str, ...]) -> ModelStructure:
+    return ModelStructure(tuple(Group(name, kind, modules, 0, (), "not asked") for name, modules in groups.items()))
 
 
 def _node(kind: str, inputs: str, output: str, **attributes: int) -> NodeProto:
@@ -177,7 +177,7 @@ class Case:
     """A graph with one group, rows for it, and its scores in numpy."""
 
     graph: onnx.ModelProto
-    anatomy: Anatomy
+    structure: ModelStructure
     rows: Arrays
     scores: Callable[[Arithmetic, Arrays], Array]
 
@@ -186,13 +186,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        return self.anatomy.groups[0].name
+        return self.structure.groups[0].name
 
     def narrow(
         self, width: str, rule: Calibration = "minmax", ranges: Ranges | None = None, bits: Int8WeightBits = 8
     ) -> onnx.ModelProto:
         asked = Precision(((self.name, width),), calibration=rule)
-        return quantise(self.graph, asked, self.anatomy, self.rows, ranges, bits)
+        return quantize(self.graph, asked, self.structure, self.rows, ranges, bits)
 
     def expected(self, narrow: onnx.ModelProto, width: str, kernel: type[Arithmetic] = Arithmetic) -> Array:
         """The scores of a narrowed graph in numpy, static ranges being those of the rows."""
@@ -457,7 +457,7 @@ def test_products_are_those_of_the_codes(form: str, width: str, bits: Int8Weight
     expected = case.expected(narrow, width)
     _agree(run_onnx(narrow, case.rows), expected, width)
     assert 0 < np.abs(expected - exact).mean() < (0.3 if width == "int4" else 0.05) * exact.std()
-    assert read_widths(narrow, case.anatomy) == {"mlp": width}
+    assert read_widths(narrow, case.structure) == {"mlp": width}
     assert not {"Gemm", "MatMul", "FusedGemm", "FusedMatMul"} & set(_engine_kinds(narrow, tmp_path))
 
 
@@ -492,7 +492,7 @@ def test_static_int8_stays_so_whatever_follows(
     nodes = [product, *added, _node(reader, " ".join(["b" if added else "a", *reads]), "c")]
     nodes += [_node("ReduceSum", "c", "sum", keepdims=0), _node("Unsqueeze", "sum first", "scores")]
     graph = _graph(nodes, arrays, x=(FLOAT, shape))
-    narrow = quantise(graph, Precision((("a", "int8-static"),)), _anatomy(a=("a",)), {}, {"a": (-2.0, 3.0)})
+    narrow = quantize(graph, Precision((("a", "int8-static"),)), _anatomy(a=("a",)), {}, {"a": (-2.0, 3.0)})
     kinds = _engine_kinds(narrow, tmp_path)
     assert not {"Gemm", "FusedGemm", "FusedMatMul"} & set(kinds)
     assert kinds.count("MatMul") == (reader == "MatMul")
@@ -515,12 +515,12 @@ def test_lookups_are_those_of_the_codes(form: str, width: str, columns: int) -> 
     narrow = case.narrow(width)
     expected = case.scores(Arithmetic(_held(narrow), {}, {}), case.rows)
     assert np.allclose(run_onnx(narrow, case.rows), expected, atol=1e-5 * np.abs(expected).max())
-    assert read_widths(narrow, case.anatomy) == {"tables": width}
+    assert read_widths(narrow, case.structure) == {"tables": width}
     wide = {name for name, value in _held(narrow).items() if value.dtype == np.float32}
     assert not [name for name in wide if name.startswith("model.") and not name.endswith("_scale")]
 
 
-def _mixed() -> tuple[onnx.ModelProto, Anatomy, Arrays]:
+def _mixed() -> tuple[onnx.ModelProto, ModelStructure, Arrays]:
     """Three linear groups over one input, and a table, in one graph: x W0 + b0, its Relu and x, times W1 and W2."""
     arrays = _draw(
         tables__item__weight=(50, 20), a__weight=(24, 20), a__bias=(24,), b__weight=(6, 24), c__weight=(20, 6)
@@ -537,18 +537,18 @@ def _mixed() -> tuple[onnx.ModelProto, Anatomy, Arrays]:
     ]
     graph = _graph(nodes, arrays, x=(FLOAT, ["rows", 20]), item=(INT64, ["rows"]))
     groups = [Group(n, "linear", (n,), 0, (), "not asked") for n in "abc"]
-    anatomy = Anatomy((*groups, Group("tables", "table", ("tables.item",), 0, (), "not asked")))
-    return graph, anatomy, {"x": _floats(ROWS, 20), "item": _ids(ROWS)}
+    structure = ModelStructure((*groups, Group("tables", "table", ("tables.item",), 0, (), "not asked")))
+    return graph, structure, {"x": _floats(ROWS, 20), "item": _ids(ROWS)}
 
 
 @pytest.mark.parametrize("a", PRODUCT_WIDTHS)
 @pytest.mark.parametrize("b", PRODUCT_WIDTHS)
 @pytest.mark.parametrize(("c", "tables"), [("int8-static", "int2"), ("int4", "int8"), ("fp32", "int4")])
 def test_groups_have_widths_of_their_own(a: str, b: str, c: str, tables: str) -> None:
-    graph, anatomy, rows = _mixed()
+    graph, structure, rows = _mixed()
     asked = {"a": a, "b": b, "c": c, "tables": tables}
-    narrow = quantise(graph, Precision(tuple(asked.items())), anatomy, rows)
-    assert read_widths(narrow, anatomy) == asked
+    narrow = quantize(graph, Precision(tuple(asked.items())), structure, rows)
+    assert read_widths(narrow, structure) == asked
     assert np.corrcoef(run_onnx(narrow, rows), run_onnx(graph, rows))[0, 1] > 0.6
     assert np.array_equal(run_onnx(graph, rows), run_onnx(_mixed()[0], rows))  # the source is as it was
 
@@ -599,9 +599,9 @@ def test_the_bits_are_read_of_weights_in_a_file_beside(bits: Int8WeightBits, tmp
 
 
 def test_the_dense_part_of_a_cut_graph_keeps_the_bits() -> None:
-    graph, anatomy, rows = _mixed()
-    narrow = quantise(graph, Precision((("a", "int8-static"),)), anatomy, rows, weight_bits=7)
-    tables, dense = cut_at_tables(narrow)
+    graph, structure, rows = _mixed()
+    narrow = quantize(graph, Precision((("a", "int8-static"),)), structure, rows, weight_bits=7)
+    tables, dense = split_embeddings(narrow)
     assert {entry.key: entry.value for entry in dense.metadata_props} == {WEIGHT_BITS: "7"}
     assert not tables.metadata_props
 
@@ -615,7 +615,7 @@ def test_engines_are_exact_on_this_cpu(engine: str, form: str, width: str, tmp_p
     case = PRODUCTS[form]()
     narrow = case.narrow(width, bits=int8_weight_bits())
     onnx.save(narrow, str(tmp_path / "model.onnx"))
-    got = open_replica(tmp_path / "model.onnx", Seat(engine), None).run(case.rows)
+    got = open_replica(tmp_path / "model.onnx", InstanceGroup(engine), None).run(case.rows)
     _agree(got, case.expected(narrow, width), width)
 
 
@@ -794,10 +794,10 @@ def test_both_halves_and_each_factor_have_the_modules_range() -> None:
 
 
 def test_one_value_is_rounded_once_for_all_that_share_its_range() -> None:
-    graph, anatomy, rows = _mixed()
+    graph, structure, rows = _mixed()
     asked = Precision((("a", "int8-static"), ("c", "int8-static")))
     for ranges, count in ((None, 1), ({"a": (-1.0, 3.0), "c": (-1.0, 3.0)}, 1), ({"a": (-1.0, 3.0)}, 2)):
-        narrow = quantise(graph, asked, anatomy, rows, ranges)
+        narrow = quantize(graph, asked, structure, rows, ranges)
         assert sum(node.op_type == "QuantizeLinear" for node in narrow.graph.node) == count
 
 
@@ -831,17 +831,17 @@ def test_a_range_is_finite_and_forward(span: tuple[float, float]) -> None:
 def test_a_group_that_there_is_not_is_refused() -> None:
     case = _gemm()
     with pytest.raises(ValueError, match=r"groups .*'mlp'.*but got 'cross'"):
-        quantise(case.graph, Precision((("cross", "int4"),)), case.anatomy, case.rows)
+        quantize(case.graph, Precision((("cross", "int4"),)), case.structure, case.rows)
 
 
 @pytest.mark.parametrize("width", PRODUCT_WIDTHS)
 def test_a_group_whose_weights_the_graph_lacks_is_no_silent_success(width: str) -> None:
     """As where an export lost their names."""
     case = _gemm()
-    elsewhere = replace(case, anatomy=_anatomy(mlp=("encoder.0", "encoder.2")))
+    elsewhere = replace(case, structure=_anatomy(mlp=("encoder.0", "encoder.2")))
     with pytest.raises(WidthError, match=f"mlp: asked {width}, but the graph holds none of its weights"):
         elsewhere.narrow(width)
-    assert quantise(case.graph, Precision((("mlp", "fp32"),)), elsewhere.anatomy, case.rows) == case.graph
+    assert quantize(case.graph, Precision((("mlp", "fp32"),)), elsewhere.structure, case.rows) == case.graph
 
 
 @pytest.mark.parametrize("width", ["int8-dynamic", "int8-static"])
@@ -893,9 +893,9 @@ def test_a_pass_that_does_nothing_is_an_error(width: str, monkeypatch: pytest.Mo
 
 def test_parts_in_several_widths_read_as_mixed() -> None:
     case = _factors()
-    part = replace(case, anatomy=_anatomy(part=("mlp.0.first",)))
+    part = replace(case, structure=_anatomy(part=("mlp.0.first",)))
     for width in PRODUCT_WIDTHS:
-        assert read_widths(part.narrow(width), case.anatomy) == {"mlp": f"mixed: fp32, {width}"}
+        assert read_widths(part.narrow(width), case.structure) == {"mlp": f"mixed: fp32, {width}"}
 
 
 def test_whole_numbers_beside_wide_activations_are_not_static_int8() -> None:
@@ -907,7 +907,7 @@ def test_whole_numbers_beside_wide_activations_are_not_static_int8() -> None:
     for node in narrow.graph.node:
         if node.op_type == "Gemm":
             node.input[0] = narrowed[widened[node.input[0]]]
-    assert read_widths(narrow, case.anatomy) == {"mlp": "int8 in DequantizeLinear"}
+    assert read_widths(narrow, case.structure) == {"mlp": "int8 in DequantizeLinear"}
 
 
 def test_what_is_only_added_has_no_width() -> None:
@@ -919,7 +919,7 @@ def test_what_is_only_added_has_no_width() -> None:
     history.output[0] = "h0"
     other.graph.node.insert(1, _node("Add", "h0 model.tables.item.positions", "h"))
     narrow = replace(case, graph=other).narrow("int4")
-    assert read_widths(narrow, case.anatomy) == {"tables": "int4"}
+    assert read_widths(narrow, case.structure) == {"tables": "int4"}
     assert _held(narrow)["model.tables.item.positions"].dtype == np.float32
 
 
@@ -935,7 +935,7 @@ def test_the_tables_part_gives_whole_rows(form: str, width: str, columns: int) -
     narrow = case.narrow(width)
     once = once_inputs(narrow)
     feeds = {name: values[:1] if name in once else values for name, values in case.rows.items()}
-    tables, dense = cut_at_tables(narrow)
+    tables, dense = split_embeddings(narrow)
     found = _run(tables, {i.name: feeds[i.name] for i in tables.graph.input})
     assert {value.shape[-1] for value in found.values()} <= {columns, 5}
     shapes = {i.name: i.type.tensor_type.shape.dim[-1].dim_value for i in dense.graph.input if i.name in found}
@@ -968,6 +968,6 @@ def test_openvino_gives_about_the_same_scores(form: str, width: str, tmp_path: P
     case = (PRODUCTS | TABLES)[form]()
     narrow = case.narrow(width, bits=int8_weight_bits())
     onnx.save(narrow, str(tmp_path / "model.onnx"))
-    got = open_replica(tmp_path / "model.onnx", Seat("openvino"), None).run(case.rows)
+    got = open_replica(tmp_path / "model.onnx", InstanceGroup("openvino"), None).run(case.rows)
     expected = run_onnx(narrow, case.rows)
     assert np.abs(got - expected).max() < 0.1 * expected.std()

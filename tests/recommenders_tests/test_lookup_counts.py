@@ -1,4 +1,4 @@
-"""Lookup counts beside a count of the ids that a model sees, one by one."""
+"""EmbeddingDevice counts beside a count of the ids that a model sees, one by one."""
 
 from __future__ import annotations
 

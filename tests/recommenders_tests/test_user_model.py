@@ -20,8 +20,8 @@ from objectives.output_kind import OutputKind
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.factory import FactoryError, batches_of, given_by, load_factory
-from objectives.recommenders.user_model.load import open_own
-from objectives.recommenders.user_model.recommender import OwnRecommender
+from objectives.recommenders.user_model.load import open_user_model
+from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.task import Task
 from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
@@ -77,17 +77,17 @@ class Mine:
             }
 
 
-def opened(given: Any, monkeypatch: pytest.MonkeyPatch, metric: str = "") -> OwnRecommender:
+def opened(given: Any, monkeypatch: pytest.MonkeyPatch, metric: str = "") -> UserRecommender:
     monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: given)
-    return open_own(Task("home", "mine:factory", "", metric, 200, 0.6, 1000, 0), lambda line: None)
+    return open_user_model(Task("home", "mine:factory", "", metric, 200, 0.6, 1000, 0), lambda line: None)
 
 
 @pytest.fixture
-def mine(monkeypatch: pytest.MonkeyPatch) -> OwnRecommender:
+def mine(monkeypatch: pytest.MonkeyPatch) -> UserRecommender:
     return opened(Mine(), monkeypatch)
 
 
-def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
+def test_inputs_are_told_by_what_requests_give(mine: UserRecommender) -> None:
     found = {spec.name: (spec.dtype, spec.shape, spec.side) for spec in mine.inputs}
     assert found == {
         "user": ("int64", (), "user"),
@@ -97,16 +97,16 @@ def test_inputs_are_told_by_what_requests_give(mine: OwnRecommender) -> None:
     assert (
         mine.once == frozenset()
         and mine.output_kinds == (OutputKind("logits"),)
-        and (mine.metric, mine.graded) == ("auc", False)
+        and (mine.metric, mine.custom_metric) == ("auc", False)
     )
     assert mine.hidden is None and not mine.built and mine.student() == mine.sizes() == {}
 
 
-def sides(found: OwnRecommender) -> dict[str, tuple[str, bool]]:
+def sides(found: UserRecommender) -> dict[str, tuple[str, bool]]:
     return {spec.name: (spec.side, spec.inferred) for spec in found.inputs}
 
 
-def test_the_users_inputs_are_inferred_or_declared(mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_inputs_are_inferred_or_declared(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sides(mine) == {"user": ("user", True), "item": ("item", True), "history": ("user", True)}
     for declared in (["history"], ("history", "user"), set[str]()):
         given = Mine()
@@ -146,7 +146,7 @@ def test_a_wrong_declaration_is_refused(declared: Any, line: str, monkeypatch: p
         opened(given, monkeypatch)
 
 
-def test_what_is_judged_is_what_the_batches_yield(mine: OwnRecommender) -> None:
+def test_what_is_judged_is_what_the_batches_yield(mine: UserRecommender) -> None:
     """In blocks of one length of history, with labels and groups in the same order."""
     held = mine.held_out("test")
     assert [block["history"].shape for block in held.inputs] == [(40, 2), (20, 3)]
@@ -165,7 +165,7 @@ def test_what_is_judged_is_what_the_batches_yield(mine: OwnRecommender) -> None:
     assert mine.facts().rows == {"train": 81, "validation": 55, "test": 60}
 
 
-def test_users_and_items_that_train_has_little_of_are_slices(mine: OwnRecommender) -> None:
+def test_users_and_items_that_train_has_little_of_are_slices(mine: UserRecommender) -> None:
     held = mine.held_out("validation")
     train = list(Mine().batches("train"))
     counts = np.bincount(np.concatenate([groups for _, _, groups in train]), minlength=USERS)
@@ -183,26 +183,26 @@ def test_slices_of_ones_own_follow_their_rows(monkeypatch: pytest.MonkeyPatch) -
     assert held.slices["even"].tolist() == [i % 2 == 0 for i in [*range(20), *range(40, 60), *range(20, 40)]]
 
 
-def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: OwnRecommender) -> None:
-    lessons = list(mine.lessons(torch.Generator()))
-    assert [len(labels) for _, labels in lessons] == [81] and mine.per_pass == 1
-    yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (lessons, Mine().batches("train"))]
+def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: UserRecommender) -> None:
+    batches = list(mine.batches(torch.Generator()))
+    assert [len(labels) for _, labels in batches] == [81] and mine.batches_per_epoch == 1
+    yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (batches, Mine().batches("train"))]
     assert not torch.equal(*yielded) and torch.equal(*(users.sort().values for users in yielded))
 
 
-def test_rows_of_serving_have_one_length(mine: OwnRecommender) -> None:
+def test_rows_of_serving_have_one_length(mine: UserRecommender) -> None:
     rows = mine.serving_rows(100)
     assert {len(values) for values in rows.values()} == {100} and rows["history"].shape[1] in (2, 3, 4)
 
 
-def test_counts_are_of_every_input_that_a_table_looks_up(mine: OwnRecommender) -> None:
+def test_counts_are_of_every_input_that_a_table_looks_up(mine: UserRecommender) -> None:
     (counts,) = mine.counts(mine.model, [Table("item", ITEMS, ("history", "item"))]).values()
     assert counts.sum() == 81 * 4
     train = list(Mine().batches("train"))
     assert counts[7] == sum(int((b["item"] == 7).sum() + (b["history"] == 7).sum()) for b, _, _ in train)
 
 
-def test_the_key_follows_weights_and_data(mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_follows_weights_and_data(mine: UserRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened(Mine(), monkeypatch).key == mine.key
     trained = Mine()
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_the_key_follows_weights_and_data(mine: OwnRecommender, monkeypatch: pyt
 
 
 def test_the_key_follows_requests_and_the_code_of_every_layer(
-    mine: OwnRecommender, monkeypatch: pytest.MonkeyPatch
+    mine: UserRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not the slices, on which no weight hangs."""
     fewer, sliced, other = Mine(), Mine(), Mine()
@@ -299,7 +299,7 @@ def test_requests_have_the_rows_of_a_log(monkeypatch: pytest.MonkeyPatch, tmp_pa
     np.savez(tmp_path / "trace.npz", rows=np.array([3, 40, 1]))
     monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: Once())
     task = Task("home", "mine:factory", "", "", 200, 0.6, 20, 0, rows_trace=str(tmp_path / "trace.npz"))
-    sent = list(open_own(task, lambda line: None).requests(0))
+    sent = list(open_user_model(task, lambda line: None).requests(0))
     assert [len(request["item"]) for request in sent[:4]] == [3, 20, 1, 3] and len(sent) == 1000
     assert sent[1]["item"].tolist() == [*range(3)] * 6 + [0, 1], "its own rows, round and round"
     assert {len(request["taste"]) for request in sent} == {1}
@@ -308,23 +308,23 @@ def test_requests_have_the_rows_of_a_log(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_loss_is_told_by_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "load_factory", lambda spec, folder: lambda: Mine())
     task = Task("home", "mine:factory", "", "", 200, 0.6, 1000, 0, slice_by=("user",))
-    held = open_own(task, lambda line: None).held_out("test")
+    held = open_user_model(task, lambda line: None).held_out("test")
     users = np.concatenate([block["user"] for block in held.inputs])
     told = {name: mask for name, mask in held.slices.items() if name.startswith("user ")}
     assert len(told) == 5
     for name, mask in told.items():
         assert np.array_equal(mask, users == int(name.removeprefix("user ")))
     with pytest.raises(SettingError, match=r"slice_by: must name inputs of mine that are .*user, item, but got"):
-        open_own(replace(task, slice_by=("history",)), lambda line: None).held_out("test")
+        open_user_model(replace(task, slice_by=("history",)), lambda line: None).held_out("test")
 
 
 def test_a_metric_of_ones_own_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Mine()
     given.metric = lambda scores, labels, groups: float(np.mean(scores[labels == 1]))  # type: ignore[assignment]
     found = opened(given, monkeypatch)
-    assert found.graded and found.metric == "<lambda>"
-    assert found.grade(np.array([1.0, 2.0]), np.array([0, 1]), np.array([0, 0])) == 2
-    assert not opened(given, monkeypatch, "gauc").graded, "the study names another"
+    assert found.custom_metric and found.metric == "<lambda>"
+    assert found.evaluate_custom_metric(np.array([1.0, 2.0]), np.array([0, 1]), np.array([0, 0])) == 2
+    assert not opened(given, monkeypatch, "gauc").custom_metric, "the study names another"
 
 
 class Both(nn.Module):

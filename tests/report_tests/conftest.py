@@ -74,7 +74,7 @@ def draw_knobs(rng: np.random.Generator) -> dict[str, Any]:
     if origin != "baseline":
         knobs["distillation.temperature"] = float(rng.uniform(1, 6))
         knobs["distillation.teacher_weight"] = float(rng.uniform(0, 1))
-        knobs["distillation.passes"] = 3
+        knobs["distillation.epochs"] = 3
     knobs["precision.cross"] = str(rng.choice(["fp32", "int8-dynamic", "int8-static"]))
     knobs["precision.deep"] = str(rng.choice(["fp32", "int8-dynamic", "int8-static"]))
     knobs["precision.tables"] = str(rng.choice(["fp32", "fp16", "int8"]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from objectives.measurement.profile.profile import NodeCost, Profile, summarise
+from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
 from search.report.profile import (
     headline,
@@ -47,7 +47,7 @@ def profile() -> Profile:
         NodeCost("two", "FusedGemm", "mlp", 3.0, 200_000_000, 60_000),
         NodeCost("head", "Gemm", "other", 0.66, 1000, 1000),
     ]
-    return summarise(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, 10.0, 1)
+    return summarize(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, 10.0, 1)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_figure_has_a_row_for_each_group_the_slowest_first(document: dict[st
 
 def test_short_times_are_drawn_in_microseconds(profile: Profile) -> None:
     nodes = [NodeCost("one", "Gemm", "mlp", 0.02, 10**6, 100)]
-    short = profile_document("s", summarise(nodes, GROUPS, {"mlp": 1}, 20, 0.03, 1), Roofline(100.0, 50.0, 1))
+    short = profile_document("s", summarize(nodes, GROUPS, {"mlp": 1}, 20, 0.03, 1), Roofline(100.0, 50.0, 1))
     figure = profile_figure(short)
     assert figure["layout"]["xaxis"]["title"]["text"] == "time of one request in µs"
     assert figure["data"][0]["x"][0] == pytest.approx(20.0)
@@ -153,9 +153,9 @@ def test_the_narrowed_space_leaves_the_rest_alone() -> None:
         distillation={
             "temperature": Float(1.0, 8.0), "teacher_weight": Float(0.0, 1.0), "feature_weight": Choice((0.0,))
         },
-        passes=3,
+        epochs=3,
         low_rank={"mlp": Choice((1.0, 0.5)), "attention": Choice((1.0, 0.5))},
-        tables={"tables": TableSpace(Choice(("full", "shared-rows")), Choice((0.1,)), Choice((0.5,)))},
+        tables={"tables": TableSpace(Choice(("full", "quotient-remainder")), Choice((0.1,)), Choice((0.5,)))},
     )  # fmt: skip
     widths = {"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))}
     placement = PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto",)))
@@ -164,6 +164,6 @@ def test_the_narrowed_space_leaves_the_rest_alone() -> None:
     assert small.weights.pruning == {"mlp": weights.pruning["mlp"]}
     assert small.weights.low_rank == {"mlp": weights.low_rank["mlp"]} and small.weights.tables == {}
     assert small.precision.widths == {"mlp": widths["mlp"], "tables": Choice(("fp32",))}
-    assert (small.weights.architecture, small.placement, small.weights.passes) == (weights.architecture, placement, 3)
+    assert (small.weights.architecture, small.placement, small.weights.epochs) == (weights.architecture, placement, 3)
     assert narrowed(space, frozenset({"mlp", "tables", "attention"})) == space
     assert narrowed(space, frozenset()).weights.origins == ("baseline", "student")

@@ -143,7 +143,7 @@ def test_uprights_are_the_knobs_that_differ_and_the_objectives(front_document: D
     labels = [axis.label for axis in data.axes]
     assert labels[0] == "weights<br>origin"
     assert labels[-4:] == ["p95<br>ratio", "throughput<br>ratio", "quality<br>loss", "standing"]
-    assert data.constant == {"distillation.passes": "3", "precision.compute": "fp32", "placement.device": "cpu"}
+    assert data.constant == {"distillation.epochs": "3", "precision.compute": "fp32", "placement.device": "cpu"}
     assert all(len(axis.values) == len(rows) == len(data.trials) for axis in data.axes)
     assert all(axis.ends[0] <= value <= axis.ends[1] for axis in data.axes for value in (*axis.values, *axis.places))
     p95 = data.axes[labels.index("p95<br>ratio")]

@@ -41,7 +41,7 @@ def small_space() -> SearchSpace:
     """Students of one group in two widths, on two cores."""
     learning = {"temperature": Float(1.0, 8.0, log=True), "teacher_weight": Float(0.0, 1.0)}
     return SearchSpace(
-        WeightsSpace({}, {"mlp": Float(0.25, 0.75)}, {**learning, "feature_weight": Choice((0.0,))}, passes=2),
+        WeightsSpace({}, {"mlp": Float(0.25, 0.75)}, {**learning, "feature_weight": Choice((0.0,))}, epochs=2),
         PrecisionSpace({"mlp": Choice(("fp32", "int8-dynamic"))}),
         PlacementSpace(Choice(("onnxruntime",)), Choice(layouts(2))),
     )

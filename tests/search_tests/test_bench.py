@@ -27,7 +27,7 @@ from search.bench.requests import draw_requests, draw_rows, parse_rows
 from search.bench.summary import behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.report.bench import bench_figure, bench_page, doubts, headline
 from spaces.candidate import Candidate
 
@@ -43,7 +43,7 @@ class DeclinedError(RuntimeError):
     refused = True
 
 
-class Answer:
+class PendingResult:
     def __init__(self, declined: bool) -> None:
         self.finished_ns, self._declined = time.perf_counter_ns(), declined
 
@@ -74,9 +74,9 @@ class StandIn:
     def __exit__(self, *rest: object) -> None:
         pass
 
-    def submit(self, request: Mapping[str, Any]) -> Answer:
+    def submit(self, request: Mapping[str, Any]) -> PendingResult:
         self.sizes.append(len(request["item"]))
-        return Answer(self.decline is not None and len(self.sizes) % self.decline == 0)
+        return PendingResult(self.decline is not None and len(self.sizes) % self.decline == 0)
 
 
 @pytest.fixture

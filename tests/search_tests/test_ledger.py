@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from objectives.records import Outcome
 from search.ledger import Ledger
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import ablation
 from tests.search_tests.measurements import complete_outcome
 
@@ -35,10 +35,10 @@ def uri(migrated: Path, tmp_path: Path) -> str:
 
 def entries(count: int) -> list[Any]:
     made = [
-        (i, Candidate(placement=Placement(Seat(replicas=i + 1))), complete_outcome(loss=i / 1000), 0.1 * i)
+        (i, Candidate(placement=Placement(InstanceGroup(replicas=i + 1))), complete_outcome(loss=i / 1000), 0.1 * i)
         for i in range(count)
     ]
-    made.append((count, Candidate(placement=Placement(Seat(threads=9))), Outcome("failed", "it broke"), None))
+    made.append((count, Candidate(placement=Placement(InstanceGroup(threads=9))), Outcome("failed", "it broke"), None))
     return made
 
 

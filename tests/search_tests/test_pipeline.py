@@ -25,7 +25,7 @@ name: road
 data: {source: synthetic, rows: 4000, users: 120, items: 100, fields: 5}
 quality: {max_loss: 0.4}
 traffic: {rows: {median: 200, sigma: 0.3, max: 400}}
-space: {distillation: {passes: 1}}
+space: {distillation: {epochs: 1}}
 price_per_hour: 0.36
 timing: {near_blocks: 20, confirm_blocks: 20, patience_seconds: 3}
 budget: {minutes: 15, trials: 4}

@@ -17,10 +17,10 @@ from objectives.records import Artifact, Prepared
 from search import session as launch
 from search.cli.console import Console
 from search.config.study_file import parse
-from search.config.yaml_reader import ConfigError
+from search.errors import ConfigError
 from search.home import Home
 from search.session import stoppable
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.quantization_space import PrecisionSpace
 from tests.search_tests.measurements import complete_outcome, small_space
@@ -28,7 +28,9 @@ from tests.search_tests.measurements import complete_outcome, small_space
 
 def _prepared(key: str) -> Prepared:
     baseline = Artifact("a", "model.onnx", {}, 10, 0.0)
-    return Prepared(key, "holdout", Anatomy(()), {}, (), baseline, "by time", {"test": 9}, 3, {}, {"baseline": 0.8})
+    return Prepared(
+        key, "holdout", ModelStructure(()), {}, (), baseline, "by time", {"test": 9}, 3, {}, {"baseline": 0.8}
+    )
 
 
 class Begun:

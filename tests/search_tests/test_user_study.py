@@ -24,7 +24,7 @@ name: shop
 recommender: shop:factory
 quality: {max_loss: 0.1, slices: {users with little history: 0.3}}
 space:
-  distillation: {passes: 1}
+  distillation: {epochs: 1}
   pruning: {}
   low_rank: {}
   # Nothing so fast that a load generator on the same cores could not keep to its schedule.
@@ -99,7 +99,13 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     assert groups == {
         "tables": (
             "table",
-            {"pruning", "shared-rows of user", "shared-rows of item", "mixed-dimensions of item", *stored},
+            {
+                "pruning",
+                "quotient-remainder of user",
+                "quotient-remainder of item",
+                "mixed-dimensions of item",
+                *stored,
+            },
         ),
         "gate": ("linear", {"low rank", "learned rounding", *narrow}),
         "tower": ("linear", {"pruning", "low rank", "learned rounding", *narrow}),

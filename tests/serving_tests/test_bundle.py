@@ -19,7 +19,7 @@ from objectives.serving import bundle as bundles
 from objectives.serving import devices, engines
 from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
 from spaces.candidate import Candidate
-from spaces.techniques.placement import Placement, Seat
+from spaces.techniques.placement import InstanceGroup, Placement
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
@@ -157,8 +157,8 @@ def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
     # In kernels that are exact on any CPU, where there are some.
     for module in (bundles, engines):
         monkeypatch.setattr(module, "int8_weight_bits", lambda: 7 if engine == "onnxruntime" else 8)
-    seat = Candidate(placement=Placement(Seat(engine, "cpu")))
-    write_bundle(folder, "toy", model, seat, {}, inputs, "", example, weight_bits=bits)
+    instance_group = Candidate(placement=Placement(InstanceGroup(engine, "cpu")))
+    write_bundle(folder, "toy", model, instance_group, {}, inputs, "", example, weight_bits=bits)
     for module in (bundles, engines):
         monkeypatch.setattr(module, "int8_weight_bits", lambda: here)
     assert read_bundle(folder).manifest[WEIGHT_BITS] == bits

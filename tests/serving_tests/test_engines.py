@@ -21,7 +21,7 @@ from objectives.serving import devices
 from objectives.serving.devices import Gpu, computes_bf16, cores_allowed, cpu_quota, engines_here, memory_available
 from objectives.serving.engines import Engine, EngineError, open_engine, open_replica
 from objectives.serving.split_engine import DENSE, TABLES, Staged, taken_once
-from spaces.techniques.placement import Lookup, Seat
+from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 
 ROOT = Path(__file__).resolve().parents[2]
 ITEMS = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
@@ -95,11 +95,13 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens an engine whose model takes so many rows of the user, and says how its requests are made."""
 
     def alone(user_rows: int | str) -> tuple[Engine, Callable[[int], Inputs]]:
-        return open_replica(whole(tmp_path / "model.onnx", user_rows), Seat(request.param, threads=1), None), _plain
+        return open_replica(
+            whole(tmp_path / "model.onnx", user_rows), InstanceGroup(request.param, threads=1), None
+        ), _plain
 
     def staged(user_rows: int | str) -> tuple[Engine, Callable[[int], Inputs]]:
         tables, dense = request.param.split("+")
-        return open_replica(cut(tmp_path, user_rows), Seat(dense, threads=1), Lookup(tables)), shifted
+        return open_replica(cut(tmp_path, user_rows), InstanceGroup(dense, threads=1), EmbeddingDevice(tables)), shifted
 
     return staged if "+" in request.param else alone
 
@@ -201,7 +203,7 @@ def test_tables_of_the_user_alone_are_looked_up_once(tables: str, dense: str, tm
     save(tmp_path / TABLES, LOOKUPS[1:], [("user", INT64, [1])], [("user_rows", FLOAT, [1, 4])])
     takes: list[Value] = [("item", INT64, ["rows"]), ("user_rows", FLOAT, [1, 4])]
     save(tmp_path / DENSE, [LOOKUPS[0], *SCORING], takes, [("scores", FLOAT, ["rows"])])
-    engine = open_replica(tmp_path / "model.onnx", Seat(dense), Lookup(tables))
+    engine = open_replica(tmp_path / "model.onnx", InstanceGroup(dense), EmbeddingDevice(tables))
     assert engine.once == {"user"}
     assert np.allclose(engine.run(request(6)), expected(request(6)), atol=1e-4)
 
@@ -212,7 +214,7 @@ def test_a_lookup_needs_both_graphs_and_they_must_fit(tmp_path: Path) -> None:
         Staged(open_engine("onnxruntime", tmp_path / DENSE), open_engine("onnxruntime", tmp_path / TABLES))
     (tmp_path / DENSE).unlink()
     with pytest.raises(EngineError, match=DENSE):
-        open_replica(model, Seat(), Lookup("onnxruntime"))
+        open_replica(model, InstanceGroup(), EmbeddingDevice("onnxruntime"))
 
 
 def test_unknown_engines_and_widths_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,10 +48,10 @@ def test_both_clocks_tell_the_same_percentiles(pool: Pool, scenario: str) -> Non
 
 def test_both_generators_offer_the_same_load() -> None:
     service, load = 2.0, loadgen.LOAD
-    with quiet(), Pool(loadgen.PLACEMENT, lambda seat: loadgen.Waiting(service)) as waiting:
+    with quiet(), Pool(loadgen.PLACEMENT, lambda instance_group: loadgen.Waiting(service)) as waiting:
         rounds = loadgen.generators(waiting.submit, REQUESTS, 1e3 * load / service, SECONDS, ROUNDS)
     assert [r.verdict for r in rounds] == ["VALID"] * ROUNDS
-    theirs, ours = (float(np.mean([getattr(r, arm) for r in rounds])) for arm in ("theirs_ms", "ours_ms"))
+    theirs, ours = (float(np.mean([getattr(r, deployment) for r in rounds])) for deployment in ("theirs_ms", "ours_ms"))
     apart = abs(ours / theirs - 1)
     if apart > loadgen.GENERATORS_AGREE and any(r.disturbed for r in rounds):
         pytest.skip("the machine is busy with something else")

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from objectives.serving.engines import EngineError, open_engine
-from objectives.serving.pool import Answer, Pool, Refusal, RefusedError
-from objectives.serving.pool.admission import Pace
+from objectives.serving.pool import PendingResult, Pool, Refusal, RefusedError
+from objectives.serving.pool.admission import ServiceRate
 from objectives.serving.pool.cores import share_cores
 from objectives.serving.pool.splitting import cut
-from spaces.techniques.placement import Admission, Batching, Placement, Route, Seat
+from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 
 TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
@@ -42,12 +42,12 @@ class Held:
     once: frozenset[str] = frozenset()
 
     def __init__(self, opened: bool = False) -> None:
-        self.gate, self.entered = threading.Event(), threading.Semaphore(0)
+        self.controller, self.entered = threading.Event(), threading.Semaphore(0)
         self.runs: list[list[int]] = []
         self.threads: list[int] = []
         self.inside = self.most_inside = 0
         if opened:
-            self.gate.set()
+            self.controller.set()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         self.inside += 1
@@ -55,7 +55,7 @@ class Held:
         self.runs.append(inputs["item"].tolist())
         self.threads.append(threading.get_ident())
         self.entered.release()
-        held = self.gate.wait(SOON)
+        held = self.controller.wait(SOON)
         self.inside -= 1
         assert held, "a run was never let go"
         if BAD in inputs["item"]:
@@ -90,15 +90,15 @@ def rows(count: int, first: int = 0) -> dict[str, NDArray[np.int64]]:
 def pool_of(engines: Sequence[Held], placement: Placement | None = None) -> Pool:
     """The engines in the order of the replicas."""
     coming = iter(engines)
-    return Pool(placement or Placement(Seat(replicas=len(engines))), lambda seat: next(coming))
+    return Pool(placement or Placement(InstanceGroup(replicas=len(engines))), lambda instance_group: next(coming))
 
 
-def scores_of(answer: Answer) -> list[float]:
+def scores_of(answer: PendingResult) -> list[float]:
     scores: list[float] = answer.result(SOON).tolist()
     return scores
 
 
-def refusal_of(answer: Answer) -> Refusal:
+def refusal_of(answer: PendingResult) -> Refusal:
     error = answer.exception(SOON)
     assert isinstance(error, RefusedError)
     assert error.refused, "a load generator looks at this"
@@ -132,7 +132,7 @@ class TestAnyPlacement:
                 if not np.allclose(pool.submit({"item": items}).result(SOON), TABLE[items] @ WEIGHT, atol=1e-5):
                     wrong.append(seed)
 
-        with Pool.open(model, Placement(Seat(replicas=2, threads=1))) as pool:
+        with Pool.open(model, Placement(InstanceGroup(replicas=2, threads=1))) as pool:
             _together([lambda seed=seed: ask(pool, seed) for seed in range(4)])
         assert not wrong
 
@@ -143,7 +143,7 @@ class TestAnyPlacement:
         sizes = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=24))
         starts = np.cumsum([0, *sizes])
         engines = [Held(opened=True) for _ in range(placement.replicas)]
-        answers: dict[int, Answer] = {}
+        answers: dict[int, PendingResult] = {}
 
         def ask(pool: Pool, mine: Sequence[int]) -> None:
             for i in mine:
@@ -177,7 +177,7 @@ class TestAnyPlacement:
         pool = pool_of([engine])
         answers = [pool.submit(request(i)) for i in range(3)]
         assert pool.waiting == 3
-        engine.gate.set()
+        engine.controller.set()
         pool.close()
         assert all(answer.done() for answer in answers)
         assert pool.waiting == 0
@@ -192,7 +192,7 @@ class TestAnyPlacement:
             engine.wait_inside()
             assert second.cancel()
             assert not first.cancel()
-            engine.gate.set()
+            engine.controller.set()
             assert scores_of(third) == [4.0]
             assert pool.waiting == 0
         assert engine.runs == [[0], [2]]
@@ -203,7 +203,7 @@ class TestAnyPlacement:
         async def ask(pool: Pool) -> list[float]:
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.wrap_future(pool.submit(request(1))), 0.001)
-            engine.gate.set()
+            engine.controller.set()
             scores = await asyncio.wait_for(asyncio.wrap_future(pool.submit(request(5))), SOON)
             return [float(score) for score in scores]
 
@@ -213,7 +213,7 @@ class TestAnyPlacement:
 
     def test_a_callback_may_submit(self) -> None:
         for placement in (Placement(), Placement(inline=True)):
-            second: list[Answer] = []
+            second: list[PendingResult] = []
             with pool_of([Held(opened=True)], placement) as pool:
                 done = threading.Event()
 
@@ -230,14 +230,14 @@ class TestOpening:
     def test_an_error_while_opening_reaches_the_caller_and_closes_what_was_opened(self) -> None:
         opened: list[threading.Thread] = []
 
-        def open_or_fail(seat: Seat) -> Held:
+        def open_or_fail(instance_group: InstanceGroup) -> Held:
             opened.append(threading.current_thread())
             if len(opened) == 3:
                 raise EngineError("no third engine")
             return Held()
 
         with pytest.raises(EngineError, match="no third engine"):
-            Pool(Placement(Seat(replicas=4)), open_or_fail)
+            Pool(Placement(InstanceGroup(replicas=4)), open_or_fail)
         assert len(opened) == 3
         for thread in opened:
             thread.join(SOON)
@@ -246,19 +246,19 @@ class TestOpening:
     def test_every_seat_opens_its_own_engine(self) -> None:
         asked: list[str] = []
 
-        def open_noted(seat: Seat) -> Held:
-            asked.append(seat.engine)
+        def open_noted(instance_group: InstanceGroup) -> Held:
+            asked.append(instance_group.engine)
             return Held()
 
-        placement = Placement(Seat("a", replicas=2), route=Route(10, Seat("b")))
+        placement = Placement(InstanceGroup("a", replicas=2), route=Route(10, InstanceGroup("b")))
         Pool(placement, open_noted).close()
         assert asked == ["a", "a", "b"]
 
 
 class TestPinning:
     def test_cores_are_shared_out_in_order(self) -> None:
-        pinned, free = Seat(replicas=2, threads=2, pinned=True), Seat(replicas=2)
-        one = Seat(threads=1, pinned=True)
+        pinned, free = InstanceGroup(replicas=2, threads=2, pinned=True), InstanceGroup(replicas=2)
+        one = InstanceGroup(threads=1, pinned=True)
         assert share_cores([pinned, one], [1, 3, 5, 6, 7]) == (({1, 3}, {5, 6}), ({7},))
         assert share_cores([free, one], [4]) == ((None, None), ({4},))
         with pytest.raises(EngineError, match="need 5 cores of their own, but got 4"):
@@ -266,7 +266,7 @@ class TestPinning:
 
     def test_a_pool_is_not_opened_on_too_few_cores(self) -> None:
         with pytest.raises(EngineError, match="need 4096 cores"):
-            pool_of([], Placement(Seat(threads=4096, pinned=True)))
+            pool_of([], Placement(InstanceGroup(threads=4096, pinned=True)))
 
     @can_pin
     def test_a_replica_opens_and_runs_on_its_own_cores(self) -> None:
@@ -283,8 +283,8 @@ class TestPinning:
                 self.cores.append(os.sched_getaffinity(0))
                 return super().run(inputs)
 
-        one = Seat(threads=1, pinned=True)
-        with Pool(Placement(one, route=Route(1, one)), lambda seat: Looking()) as pool:
+        one = InstanceGroup(threads=1, pinned=True)
+        with Pool(Placement(one, route=Route(1, one)), lambda instance_group: Looking()) as pool:
             scores_of(pool.submit(rows(1)))
             scores_of(pool.submit(rows(2)))
         first, second, *_ = sorted(mine)
@@ -296,8 +296,10 @@ class TestPinning:
     def test_onnxruntimes_own_threads_stay_there(self, model: Path, threads: int) -> None:
         """The engine is given more threads than cores, so that those it makes show where they were born."""
         before = set(_tasks())
-        seat = Seat(replicas=2, threads=1, pinned=True)
-        with Pool(Placement(seat), lambda seat: open_engine("onnxruntime", model, "cpu", threads)) as pool:
+        instance_group = InstanceGroup(replicas=2, threads=1, pinned=True)
+        with Pool(
+            Placement(instance_group), lambda instance_group: open_engine("onnxruntime", model, "cpu", threads)
+        ) as pool:
             for answer in [pool.submit(rows(8)) for _ in range(4)]:
                 answer.result(SOON)
             masks = [_affinity(task) for task in _tasks() if task not in before]
@@ -318,7 +320,7 @@ class TestDispatch:
                 loads = [(sum(sent), len(sent), number) for number, sent in enumerate(expected)]
                 expected[min(loads)[2]].append(size)
             for engine in engines:
-                engine.gate.set()
+                engine.controller.set()
         assert [[len(run) for run in engine.runs] for engine in engines] == expected
 
     def test_what_is_answered_no_longer_counts(self) -> None:
@@ -327,7 +329,7 @@ class TestDispatch:
             pool.submit(rows(1))
             for _ in range(3):
                 scores_of(pool.submit(rows(50)))
-            engines[0].gate.set()
+            engines[0].controller.set()
         assert [len(engine.runs) for engine in engines] == [1, 3]
 
 
@@ -341,7 +343,7 @@ class TestBatching:
             engine.wait_inside()
             starts = [sum(sizes[:i]) for i in range(len(sizes))]
             answers = [pool.submit(rows(*pair)) for pair in zip(sizes, starts, strict=True)]
-            engine.gate.set()
+            engine.controller.set()
             assert scores_of(first) == [198.0]
             for answer, size, start in zip(answers, sizes, starts, strict=True):
                 assert scores_of(answer) == [2.0 * item for item in range(start, start + size)]
@@ -384,7 +386,7 @@ class TestBatching:
             pool.submit(request(99))
             engine.wait_inside()
             answers = [pool.submit(each) for each in (request(1), bad, request(2, 3))]
-            engine.gate.set()
+            engine.controller.set()
             assert [scores_of(answers[0]), scores_of(answers[2])] == [[2.0], [4.0, 6.0]]
             alone = pool.submit(bad)
             assert type(answers[1].exception(SOON)) is type(alone.exception(SOON))
@@ -406,7 +408,7 @@ class TestBatching:
             engine.wait_inside()
             for each in (request(1) | {"user": np.array([0])}, other, request(3) | {"user": np.array([0])}):
                 pool.submit(each)
-            engine.gate.set()
+            engine.controller.set()
         assert engine.runs == [[99], [1], [2], [3]]
 
     def test_closing_does_not_wait_for_more(self) -> None:
@@ -429,7 +431,7 @@ class TestBatching:
             pool.submit(request(99))
             engine.wait_inside()
             answers = [pool.submit(request(i, i + 1)) for i in (1, 3)]
-            engine.gate.set()
+            engine.controller.set()
             assert [scores_of(answer) for answer in answers] == [[2.0, 4.0], [6.0, 8.0]]
 
     def test_a_cancelled_request_leaves_its_batch(self) -> None:
@@ -439,7 +441,7 @@ class TestBatching:
             engine.wait_inside()
             answers = [pool.submit(request(i)) for i in range(3)]
             answers[1].cancel()
-            engine.gate.set()
+            engine.controller.set()
             assert [scores_of(answers[0]), scores_of(answers[2])] == [[0.0], [4.0]]
         assert engine.runs == [[99], [0, 2]]
 
@@ -465,15 +467,15 @@ class TestSplitting:
 
     def test_a_large_request_is_shared_out_and_joined_in_order(self) -> None:
         engines = [Held(), Held(), Held()]
-        with pool_of(engines, Placement(Seat(replicas=3), split_rows=4)) as pool:
+        with pool_of(engines, Placement(InstanceGroup(replicas=3), split_rows=4)) as pool:
             large, small = pool.submit(rows(8)), pool.submit(rows(4, 100))
             for engine in engines:
                 engine.wait_inside()
             for engine in (engines[2], engines[1]):
-                engine.gate.set()
+                engine.controller.set()
             assert not large.done()
             before = time.perf_counter_ns()
-            engines[0].gate.set()
+            engines[0].controller.set()
             assert scores_of(large) == [2.0 * i for i in range(8)]
             assert large.finished_ns > before
             scores_of(small)
@@ -483,32 +485,36 @@ class TestSplitting:
     def test_an_error_of_any_part_fails_the_request(self) -> None:
         for bad in range(6):
             items = [i if i != bad else BAD for i in range(6)]
-            with pool_of([Held(opened=True) for _ in range(3)], Placement(Seat(replicas=3), split_rows=3)) as pool:
+            with pool_of(
+                [Held(opened=True) for _ in range(3)], Placement(InstanceGroup(replicas=3), split_rows=3)
+            ) as pool:
                 with pytest.raises(ValueError, match="a bad item"):
                     pool.submit(request(*items)).result(SOON)
                 assert scores_of(pool.submit(rows(6))) == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
 
     def test_a_cancelled_request_runs_no_part(self) -> None:
         engines = [Held(), Held()]
-        with pool_of(engines, Placement(Seat(replicas=2), split_rows=2)) as pool:
+        with pool_of(engines, Placement(InstanceGroup(replicas=2), split_rows=2)) as pool:
             for engine in engines:
                 pool.submit(request(99))
                 engine.wait_inside()
             assert pool.submit(rows(4)).cancel()
             for engine in engines:
-                engine.gate.set()
+                engine.controller.set()
         assert [engine.runs for engine in engines] == [[[99]], [[99]]]
 
     def test_a_request_of_uneven_arrays_is_left_to_the_engine(self) -> None:
         engines = [Held(opened=True), Held(opened=True)]
-        with pool_of(engines, Placement(Seat(replicas=2), split_rows=2)) as pool:
+        with pool_of(engines, Placement(InstanceGroup(replicas=2), split_rows=2)) as pool:
             pool.submit(rows(4) | {"other": np.arange(8)}).result(SOON)
         assert [engine.runs for engine in engines] == [[[0, 1, 2, 3]], []]
 
 
 def test_large_requests_are_routed_to_the_second_seat_and_split_there() -> None:
     engines = [Held(opened=True) for _ in range(4)]
-    placement = Placement(Seat(replicas=2), split_rows=8, route=Route(5, Seat("openvino", replicas=2)))
+    placement = Placement(
+        InstanceGroup(replicas=2), split_rows=8, route=Route(5, InstanceGroup("openvino", replicas=2))
+    )
     with pool_of(engines, placement) as pool:
         for size in (5, 6, 1, 8, 9):
             assert len(scores_of(pool.submit(rows(size)))) == size
@@ -551,7 +557,7 @@ class TestAdmission:
     @pytest.mark.parametrize("batching", [None, Batching(4)])
     def test_a_full_queue_refuses_at_once(self, batching: Batching | None) -> None:
         engines = [Held(), Held()]
-        placement = Placement(Seat(replicas=2), batching=batching, admission=Admission(queue=3))
+        placement = Placement(InstanceGroup(replicas=2), batching=batching, admission=Admission(queue=3))
         with pool_of(engines, placement) as pool:
             let_in = [pool.submit(request(i)) for i in range(2)]
             for engine in engines:
@@ -563,7 +569,7 @@ class TestAdmission:
             with pytest.raises(RefusedError, match=r"Refused \(queue full\): 3 requests wait, of 3 at most"):
                 over[0].result()
             for engine in engines:
-                engine.gate.set()
+                engine.controller.set()
             assert [scores_of(answer) for answer in let_in] == [[2.0 * i] for i in range(5)]
             assert scores_of(pool.submit(request(9))) == [18.0]
         assert pool.refused == 2
@@ -591,12 +597,12 @@ class TestAdmission:
 
     def test_a_request_that_need_not_wait_is_let_in_beside_a_full_queue(self) -> None:
         engines = [Held(), Held()]
-        with pool_of(engines, Placement(Seat(replicas=2), admission=Admission(queue=1))) as pool:
+        with pool_of(engines, Placement(InstanceGroup(replicas=2), admission=Admission(queue=1))) as pool:
             _, second, _ = (pool.submit(request(i)) for i in range(3))
-            engines[1].gate.set()
+            engines[1].controller.set()
             scores_of(second)
             assert scores_of(pool.submit(request(3))) == [6.0]
-            engines[0].gate.set()
+            engines[0].controller.set()
         assert [engine.runs for engine in engines] == [[[0], [2]], [[1], [3]]]
 
     def test_a_request_that_cannot_make_its_deadline_is_refused_at_once(self, clock: Clock) -> None:
@@ -604,13 +610,13 @@ class TestAdmission:
         with pool_of([engine], Placement(admission=Admission(deadline_ms=10))) as pool:
             assert len(scores_of(pool.submit(rows(50)))) == 50, "nothing is learnt yet"
             assert refusal_of(pool.submit(rows(6))) == Refusal.DEADLINE
-            engine.gate.clear()
+            engine.controller.clear()
             inside = pool.submit(rows(3))
             behind = [pool.submit(rows(count)) for count in (3, 2, 1)]
             assert [answer.done() for answer in behind] == [True, False, True]
             assert [refusal_of(behind[0]), refusal_of(behind[2])] == [Refusal.DEADLINE] * 2
             assert pool.refused == 3
-            engine.gate.set()
+            engine.controller.set()
             assert len(scores_of(inside)) == 3
             assert len(scores_of(behind[1])) == 2
 
@@ -624,7 +630,7 @@ class TestAdmission:
             clock.ms = 5
             in_time = pool.submit(request(4))
             clock.ms = 11
-            engine.gate.set()
+            engine.controller.set()
             assert [refusal_of(answer) for answer in late] == [Refusal.DEADLINE] * 2
             assert [scores_of(first), scores_of(in_time)] == [[2.0], [8.0]]
             assert (pool.refused, pool.waiting) == (2, 0)
@@ -632,7 +638,7 @@ class TestAdmission:
 
     def test_a_split_request_is_refused_once_and_as_a_whole(self, clock: Clock) -> None:
         engines = [Held(), Held()]
-        placement = Placement(Seat(replicas=2), split_rows=2, admission=Admission(queue=1, deadline_ms=10))
+        placement = Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(queue=1, deadline_ms=10))
         with pool_of(engines, placement) as pool:
             for engine in engines:
                 pool.submit(request(99))
@@ -641,14 +647,14 @@ class TestAdmission:
             assert refusal_of(pool.submit(rows(4))) == Refusal.QUEUE_FULL
             clock.ms = 11
             for engine in engines:
-                engine.gate.set()
+                engine.controller.set()
             assert refusal_of(late) == Refusal.DEADLINE
         assert pool.refused == 2
         assert [engine.runs for engine in engines] == [[[99]], [[99]]]
 
     def test_the_parts_of_a_request_are_foreseen_side_by_side(self, clock: Clock) -> None:
         engines = [Paced(clock, 1.0), Paced(clock, 1.0)]
-        placement = Placement(Seat(replicas=2), split_rows=2, admission=Admission(deadline_ms=10))
+        placement = Placement(InstanceGroup(replicas=2), split_rows=2, admission=Admission(deadline_ms=10))
         with pool_of(engines, placement) as pool:
             scores_of(pool.submit(rows(2)))
             assert len(scores_of(pool.submit(rows(20)))) == 20
@@ -656,14 +662,14 @@ class TestAdmission:
 
     def test_parts_that_one_replica_takes_are_foreseen_one_after_another(self, clock: Clock) -> None:
         engines = [Paced(clock, 1.0), Paced(clock, 1.0)]
-        placement = Placement(Seat(replicas=2), split_rows=8, admission=Admission(deadline_ms=10))
+        placement = Placement(InstanceGroup(replicas=2), split_rows=8, admission=Admission(deadline_ms=10))
         with pool_of(engines, placement) as pool:
             scores_of(pool.submit(rows(8)))
-            engines[0].gate.clear()
+            engines[0].controller.clear()
             pool.submit(rows(8))
             assert refusal_of(pool.submit(rows(12))) == Refusal.DEADLINE, "both parts go to the second replica"
             assert len(scores_of(pool.submit(rows(10)))) == 10
-            engines[0].gate.set()
+            engines[0].controller.set()
 
     def test_one_slow_run_does_not_close_an_idle_pool_for_good(self, clock: Clock) -> None:
         engine = Paced(clock, ms_per_row=100.0)
@@ -679,7 +685,7 @@ class TestAdmission:
 
     @given(runs=st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 10**9)), min_size=1, max_size=30))
     def test_the_pace_is_an_exponentially_weighted_mean_over_rows(self, runs: list[tuple[int, int]]) -> None:
-        pace = Pace()
+        pace = ServiceRate()
         for run in runs:
             pace.learn(*run)
         age = np.arange(len(runs))[::-1]
@@ -711,7 +717,7 @@ class TestInline:
             answers = [pool.submit(request(i)) for i in range(1, 6)]
             assert not any(answer.done() for answer in answers)
             assert pool.waiting == 6
-            engine.gate.set()
+            engine.controller.set()
             assert [scores_of(answer) for answer in answers] == [[2.0 * i] for i in range(1, 6)]
             inside.join(SOON)
             assert pool.submit(request(7)).done(), "it is idle again"
@@ -723,14 +729,14 @@ class TestInline:
 
     def test_a_callback_does_not_overtake_what_is_queued(self) -> None:
         engine = Held()
-        last: list[Answer] = []
+        last: list[PendingResult] = []
         with pool_of([engine], Placement(inline=True)) as pool:
             inside = threading.Thread(target=lambda: pool.submit(request(0)))
             inside.start()
             engine.wait_inside()
             pool.submit(request(1)).add_done_callback(lambda _: last.append(pool.submit(request(3))))
             pool.submit(request(2))
-            engine.gate.set()
+            engine.controller.set()
             inside.join(SOON)
             while not last:
                 time.sleep(0)
@@ -747,7 +753,7 @@ class TestInline:
         closing.start()
         closing.join(0.05)
         assert closing.is_alive()
-        engine.gate.set()
+        engine.controller.set()
         closing.join(SOON)
         assert not closing.is_alive()
         inside.join(SOON)
@@ -761,7 +767,7 @@ class TestInline:
 
     def test_only_the_first_seat_answers_inline(self) -> None:
         engines = [Held(opened=True), Held(opened=True)]
-        with pool_of(engines, Placement(inline=True, route=Route(2, Seat()))) as pool:
+        with pool_of(engines, Placement(inline=True, route=Route(2, InstanceGroup()))) as pool:
             assert scores_of(pool.submit(rows(2))) == [0.0, 2.0]
             assert scores_of(pool.submit(rows(3))) == [0.0, 2.0, 4.0]
         assert engines[0].threads == [threading.get_ident()] != engines[1].threads
@@ -772,11 +778,13 @@ def placements(draw: st.DrawFn) -> Placement:
     replicas = draw(st.integers(1, 3))
     batching = draw(st.none() | st.builds(Batching, st.integers(2, 30), st.integers(0, 200)))
     return Placement(
-        Seat(replicas=replicas),
+        InstanceGroup(replicas=replicas),
         inline=replicas == 1 and batching is None and draw(st.booleans()),
         batching=batching,
         split_rows=draw(st.none() | st.integers(1, 20)) if replicas > 1 else None,
-        route=draw(st.none() | st.builds(Route, st.integers(1, 20), st.builds(Seat, replicas=st.integers(1, 2)))),
+        route=draw(
+            st.none() | st.builds(Route, st.integers(1, 20), st.builds(InstanceGroup, replicas=st.integers(1, 2)))
+        ),
         admission=draw(st.sampled_from([Admission(), Admission(queue=1000, deadline_ms=1e6)])),
     )
 

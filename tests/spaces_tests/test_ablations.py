@@ -13,9 +13,9 @@ from spaces.domains import Choice, Float
 from spaces.search_space import SearchSpace
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
-from spaces.techniques.placement import Placement, Seat, layouts
+from spaces.techniques.placement import InstanceGroup, Placement, layouts
 from spaces.techniques.placement_space import PlacementSpace
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
@@ -27,19 +27,19 @@ LEARNING = Distillation(2.0, 0.5, 3)
 # The knobs that each technique may change, by the beginning of their names.
 OF = {
     "lighter architecture": ("architecture.",),
-    "shared rows": ("tables.",),
+    "quotient-remainder tables": ("tables.",),
     "mixed dimensions": ("tables.",),
     "sparse attention": ("attention.",),
     "pruning": ("pruning.",),
     "low rank": ("low_rank.",),
     "distillation": ("distillation.",),
-    "learning with rounding": ("weights.quantisation_aware", "precision."),
-    "narrower weights": ("precision.", "weights.quantisation_aware"),
+    "learning with rounding": ("weights.quantization_aware", "precision."),
+    "narrower weights": ("precision.", "weights.quantization_aware"),
     "computing in bf16": ("precision.compute", "placement.engine"),
     "engine and threads": ("placement.",),
     "splitting": ("placement.",),
 }
-ALWAYS = ("weights.origin", "distillation.", "weights.quantisation_aware")
+ALWAYS = ("weights.origin", "distillation.", "weights.quantization_aware")
 
 
 def space() -> SearchSpace:
@@ -48,15 +48,15 @@ def space() -> SearchSpace:
             {"width": Choice((8, 16))},
             {"mlp": Choice((0.0, 0.5))},
             {"temperature": Choice((2.0,)), "teacher_weight": Choice((0.0, 0.5)), "feature_weight": Choice((0.0,))},
-            passes=3,
+            epochs=3,
             low_rank={"mlp": Choice((1.0, 0.5))},
             tables={
                 "tables": TableSpace(
-                    Choice(("full", "shared-rows", "mixed-dimensions")), Choice((0.1,)), Float(0.1, 0.6)
+                    Choice(("full", "quotient-remainder", "mixed-dimensions")), Choice((0.1,)), Float(0.1, 0.6)
                 )
             },
             window=Choice((0, 8)),
-            quantisation_aware=Choice((False, True)),
+            quantization_aware=Choice((False, True)),
         ),
         PrecisionSpace(
             {"mlp": Choice(("fp32", "int8-dynamic", "int8-static")), "cross": Choice(("fp32", "int8-static", "int4"))},
@@ -99,7 +99,7 @@ def test_some_static_groups_learn_and_others_are_calibrated() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     drawn = [space().suggest(study.ask()) for _ in range(300)]
     both = [c for c in drawn if len(c.precision.groups("int8-static")) == 2 and c.weights.origin != "baseline"]
-    assert {c.weights.quantisation_aware for c in both} == {(), ("cross",), ("mlp",), ("cross", "mlp")}
+    assert {c.weights.quantization_aware for c in both} == {(), ("cross",), ("mlp",), ("cross", "mlp")}
 
 
 def test_what_is_left_after_the_last_stage_that_learns_is_the_baselines_own_weights() -> None:
@@ -118,11 +118,11 @@ def test_what_is_left_after_the_last_stage_that_learns_is_the_baselines_own_weig
 
 def test_each_group_is_a_technique_of_its_own() -> None:
     precision = Precision((("cross", "int8-static"), ("mlp", "int8-static"), ("tables", "fp32")))
-    weights = Weights(attention=Attention(window=4), distillation=LEARNING, quantisation_aware=("cross", "mlp"))
+    weights = Weights(attention=Attention(window=4), distillation=LEARNING, quantization_aware=("cross", "mlp"))
     found = [t for t in techniques(Candidate(weights, precision)) if t.name == "narrower weights"]
     assert [t.group for t in found] == ["cross", "mlp"]
-    assert found[0].without.weights.quantisation_aware == ("mlp",)
-    assert found[0].alone.weights == Weights(distillation=LEARNING, quantisation_aware=("cross",))
+    assert found[0].without.weights.quantization_aware == ("mlp",)
+    assert found[0].alone.weights == Weights(distillation=LEARNING, quantization_aware=("cross",))
 
 
 def test_a_group_is_narrowed_alone_without_the_table_that_has_its_own_width() -> None:
@@ -136,7 +136,7 @@ def test_a_group_is_narrowed_alone_without_the_table_that_has_its_own_width() ->
 
 def test_each_group_is_cut_and_each_table_formed_by_a_technique_of_its_own() -> None:
     weights = Weights(
-        shared_rows=(SharedRows("tables.item", 0.1),),
+        quotient_remainder=(QuotientRemainder("tables.item", 0.1),),
         mixed_dimensions=(MixedDimensions("tables.user", 0.3),),
         pruning=Pruning((("mlp", 0.5), ("tables", 0.3)), importance="taylor", steps=3),
         low_rank=LowRank((("cross", 0.25), ("mlp", 0.125))),
@@ -145,7 +145,7 @@ def test_each_group_is_cut_and_each_table_formed_by_a_technique_of_its_own() -> 
     candidate = Candidate(weights)
     found = {(t.name, t.group): t for t in techniques(candidate)}
     assert set(found) == {
-        ("shared rows", "tables.item"), ("mixed dimensions", "tables.user"), ("pruning", "mlp"), ("pruning", "tables"),
+        ("quotient-remainder tables", "tables.item"), ("mixed dimensions", "tables.user"), ("pruning", "mlp"), ("pruning", "tables"),
         ("low rank", "cross"), ("low rank", "mlp"), ("distillation", None),
     }  # fmt: skip
     mlp = found["pruning", "mlp"]
@@ -155,13 +155,17 @@ def test_each_group_is_cut_and_each_table_formed_by_a_technique_of_its_own() -> 
     cross = found["low rank", "cross"]
     assert cross.without.weights == replace(weights, low_rank=LowRank((("mlp", 0.125),)))
     assert cross.alone == Candidate(Weights(low_rank=LowRank((("cross", 0.25),)), distillation=LEARNING))
-    shared = found["shared rows", "tables.item"]
-    assert shared.without.weights == replace(weights, shared_rows=())
-    assert shared.alone == Candidate(Weights(shared_rows=weights.shared_rows, distillation=LEARNING))
-    last = techniques(Candidate(replace(weights, shared_rows=(), mixed_dimensions=(), low_rank=None, pruning=alone)))
+    shared = found["quotient-remainder tables", "tables.item"]
+    assert shared.without.weights == replace(weights, quotient_remainder=())
+    assert shared.alone == Candidate(Weights(quotient_remainder=weights.quotient_remainder, distillation=LEARNING))
+    last = techniques(
+        Candidate(replace(weights, quotient_remainder=(), mixed_dimensions=(), low_rank=None, pruning=alone))
+    )
     assert last[0].without == Candidate(), "with the last group goes the technique, and what had to learn"
 
 
 def test_the_baseline_has_no_technique() -> None:
     assert techniques(Candidate()) == ()
-    assert [t.name for t in techniques(Candidate(placement=Placement(Seat(threads=1))))] == ["engine and threads"]
+    assert [t.name for t in techniques(Candidate(placement=Placement(InstanceGroup(threads=1))))] == [
+        "engine and threads"
+    ]

@@ -8,30 +8,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaces.model_structure import Anatomy, Group, Table
+from spaces.model_structure import Group, ModelStructure, Table
 
 COLUMNS = {"user": 500, "item": 400, "hour": 100}
 
 
-def anatomy(rows: dict[str, int]) -> Anatomy:
+def structure(rows: dict[str, int]) -> ModelStructure:
     tables = tuple(f"tables.{name}" for name in rows)
-    return Anatomy(
+    return ModelStructure(
         (Group("tables", "table", tables, 9, (), "tied"), Group("mlp", "linear", ("mlp.0", "mlp.2"), 9, (), "whole")),
         tuple(Table(f"tables.{name}", count, (name,)) for name, count in rows.items()),
     )
 
 
 def test_a_table_is_heavy_with_a_fifth_of_the_rows_unless_it_leaves_less_to_the_others() -> None:
-    assert anatomy(COLUMNS).heavy_tables() == ("tables.user", "tables.item")
-    assert anatomy({"item": 900, "position": 50}).heavy_tables() == (), "one alone is its group"
-    assert anatomy({"user": 800, "item": 200}).heavy_tables() == ("tables.user", "tables.item")
-    assert anatomy({"user": 801, "item": 199}).heavy_tables() == ()
-    assert anatomy({f"field{i}": 100 for i in range(26)}).heavy_tables() == ()
-    assert Anatomy(()).heavy_tables() == ()
+    assert structure(COLUMNS).heavy_tables() == ("tables.user", "tables.item")
+    assert structure({"item": 900, "position": 50}).heavy_tables() == (), "one alone is its group"
+    assert structure({"user": 800, "item": 200}).heavy_tables() == ("tables.user", "tables.item")
+    assert structure({"user": 801, "item": 199}).heavy_tables() == ()
+    assert structure({f"field{i}": 100 for i in range(26)}).heavy_tables() == ()
+    assert ModelStructure(()).heavy_tables() == ()
 
 
 def test_named_tables_leave_their_group_and_an_empty_group_goes() -> None:
-    of = anatomy(COLUMNS)
+    of = structure(COLUMNS)
     whole = {"tables": ("tables.user", "tables.item", "tables.hour"), "mlp": ("mlp.0", "mlp.2")}
     assert of.stored() == of.stored(("tables", "mlp")) == whole
     assert of.stored(("tables.item", "mlp")) == {
@@ -48,7 +48,7 @@ def test_named_tables_leave_their_group_and_an_empty_group_goes() -> None:
 
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10_000), min_size=1), st.data())
 def test_whatever_is_named_each_module_is_stored_once(rows: dict[str, int], data: st.DataObject) -> None:
-    of = anatomy(rows)
+    of = structure(rows)
     named = data.draw(st.lists(st.sampled_from([table.name for table in of.tables])))
     for names in (named, of.heavy_tables()):
         modules = [module for held in of.stored(names).values() for module in held]

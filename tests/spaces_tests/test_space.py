@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Domain, Float, Integer, Scalar
-from spaces.model_structure import Cut, Group, Width
+from spaces.model_structure import AxisSlice, Group, PrunableDim
 from spaces.search_space import SearchSpace
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
-from spaces.techniques.embeddings import MixedDimensions, SharedRows
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.placement import (
     Admission,
     Batching,
-    Lookup,
+    EmbeddingDevice,
+    InstanceGroup,
     Placement,
     Route,
-    Seat,
     layouts,
     parse_layout,
     parse_place,
@@ -52,18 +52,18 @@ def space() -> SearchSpace:
             architecture={"width": Choice((8, 16, 32)), "depth": Integer(1, 3)},
             pruning={"mlp": Float(0.0, 0.75, step=0.25)},
             distillation=LEARNING,
-            passes=3,
+            epochs=3,
             importance=Choice(("magnitude", "taylor")),
             steps=Choice((1, 2)),
             low_rank={"mlp": Choice((1.0, 0.5))},
             tables={
                 "tables": TableSpace(
-                    Choice(("full", "shared-rows", "mixed-dimensions")), Choice((0.1, 0.5)), Float(0.1, 0.6)
+                    Choice(("full", "quotient-remainder", "mixed-dimensions")), Choice((0.1, 0.5)), Float(0.1, 0.6)
                 )
             },
             window=Choice((0, 8)),
             history=Choice((0, 16)),
-            quantisation_aware=Choice((False, True)),
+            quantization_aware=Choice((False, True)),
         ),
         precision=PrecisionSpace(
             {
@@ -101,7 +101,9 @@ def test_every_start_can_be_drawn_and_each_origin_is_among_them(space: SearchSpa
     assert [c.weights.origin for c in drawn] == ["baseline", *roads, *roads, *roads[:-1]]
     assert len({c.id for c in drawn}) == 15
     narrow, whole, threaded = drawn[1:6], drawn[6:11], drawn[11:]
-    assert {c.placement for c in (*narrow, *whole)} == {Placement(Seat("onnxruntime", "cpu", 1, 1), inline=True)}
+    assert {c.placement for c in (*narrow, *whole)} == {
+        Placement(InstanceGroup("onnxruntime", "cpu", 1, 1), inline=True)
+    }
     assert {c.placement for c in threaded} == {Placement()}
     assert [c.weights for c in narrow] == [c.weights for c in whole]
     assert [(c.weights, c.precision) for c in threaded] == [(c.weights, c.precision) for c in whole[:-1]]
@@ -127,8 +129,8 @@ def test_the_knobs_of_weights_give_the_same_weights_however_they_are_stored_and_
         study.enqueue_trial(space.weights_knobs(trial.params))
         again = space.suggest(study.ask())
         assert again.weights == first.weights
-        learned += bool(first.weights.quantisation_aware)
-        for group in first.weights.quantisation_aware:
+        learned += bool(first.weights.quantization_aware)
+        for group in first.weights.quantization_aware:
             assert again.precision.width(group) == "int8-static"
     assert learned
 
@@ -162,8 +164,8 @@ def test_a_road_that_leads_to_the_baseline_is_none(space: SearchSpace) -> None:
 def test_without_static_widths_no_rounding_is_learned(space: SearchSpace) -> None:
     widths = {"mlp": Choice(("fp32", "int8-dynamic"))}
     narrowed = dataclasses.replace(space, precision=PrecisionSpace(widths))
-    assert False in narrowed.weights.quantisation_aware and True not in narrowed.weights.quantisation_aware
-    assert True in space.weights.quantisation_aware
+    assert False in narrowed.weights.quantization_aware and True not in narrowed.weights.quantization_aware
+    assert True in space.weights.quantization_aware
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -182,8 +184,8 @@ def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: Sea
         _check_weights(candidate, trial.params)
         settled = {"bf16": "openvino", "fp32": "onnxruntime"}[candidate.precision.compute]
         if candidate.precision.compute == "bf16" or candidate.precision.packed:
-            assert candidate.placement.seat.engine == settled
-            assert not {"placement.engine", "placement.route_rows", "placement.lookup"} & set(trial.params)
+            assert candidate.placement.instance_group.engine == settled
+            assert not {"placement.engine", "placement.route_rows", "placement.embedding_device"} & set(trial.params)
         _check_placement(candidate.placement, trial.params, "int8-dynamic" in dict(candidate.precision.widths).values())
 
 
@@ -206,7 +208,7 @@ def _domains(space: SearchSpace) -> dict[str, Domain]:
         "pruning.steps": weights.steps,
         "attention.window": weights.window,
         "attention.history": weights.history,
-        **{f"weights.quantisation_aware.{group}": weights.quantisation_aware for group in precision.widths},
+        **{f"weights.quantization_aware.{group}": weights.quantization_aware for group in precision.widths},
         "precision.compute": precision.compute,
         "precision.calibration": precision.calibration,
         "placement.route_layout": placement.layout,
@@ -218,12 +220,12 @@ def _check_weights(candidate: Candidate, asked: dict[str, object]) -> None:
     weights, static = candidate.weights, set(candidate.precision.groups("int8-static"))
     changed = weights.origin != "baseline"
     assert ("pruning.steps" in asked) == (weights.pruning is not None)
-    assert ("tables.tables.own" in asked) == bool(weights.shared_rows)
+    assert ("tables.tables.full_rows_share" in asked) == bool(weights.quotient_remainder)
     assert ("tables.tables.temperature" in asked) == bool(weights.mixed_dimensions)
-    aware = {n.removeprefix("weights.quantisation_aware."): v for n, v in asked.items() if ".quantisation_aware." in n}
+    aware = {n.removeprefix("weights.quantization_aware."): v for n, v in asked.items() if ".quantization_aware." in n}
     assert set(aware) == (static if changed else set())
-    assert set(weights.quantisation_aware) == {group for group, learns in aware.items() if learns}
-    assert ("precision.calibration" in asked) == bool(static - set(weights.quantisation_aware))
+    assert set(weights.quantization_aware) == {group for group, learns in aware.items() if learns}
+    assert ("precision.calibration" in asked) == bool(static - set(weights.quantization_aware))
     assert (weights.attention is not None) == bool(asked.get("attention.window") or asked.get("attention.history"))
 
 
@@ -231,25 +233,27 @@ def test_every_technique_is_drawn_alone_and_with_others(space: SearchSpace) -> N
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     drawn = [space.suggest(study.ask()).weights for _ in range(400)]
     for has in (
-        lambda w: w.architecture, lambda w: w.pruning, lambda w: w.low_rank, lambda w: w.shared_rows,
-        lambda w: w.mixed_dimensions, lambda w: w.attention, lambda w: w.quantisation_aware,
+        lambda w: w.architecture, lambda w: w.pruning, lambda w: w.low_rank, lambda w: w.quotient_remainder,
+        lambda w: w.mixed_dimensions, lambda w: w.attention, lambda w: w.quantization_aware,
     ):  # fmt: skip
         assert any(has(w) for w in drawn) and not all(has(w) for w in drawn)
-    assert any(w.low_rank and w.pruning and w.attention and w.shared_rows for w in drawn)
+    assert any(w.low_rank and w.pruning and w.attention and w.quotient_remainder for w in drawn)
 
 
 def test_groups_learn_with_the_rounding_that_they_are_held_in() -> None:
-    weights = Weights(distillation=Distillation(1.0, 0.5, 1), quantisation_aware=("mlp",))
+    weights = Weights(distillation=Distillation(1.0, 0.5, 1), quantization_aware=("mlp",))
     knobs = Candidate(weights, Precision((("mlp", "int8-static"),))).knobs()
-    assert knobs["weights.quantisation_aware.mlp"] is True and "precision.calibration" not in knobs
+    assert knobs["weights.quantization_aware.mlp"] is True and "precision.calibration" not in knobs
     beside = Candidate(weights, Precision((("cross", "int8-static"), ("mlp", "int8-static")), calibration="entropy"))
     assert beside.knobs()["precision.calibration"] == "entropy", "one learns its ranges, and the other's are looked for"
-    assert "weights.quantisation_aware.cross" not in beside.knobs()
+    assert "weights.quantization_aware.cross" not in beside.knobs()
     with pytest.raises(ValueError, match=r"among those held in int8-static, but got \['mlp'\] and \[\]"):
         Candidate(weights, Precision((("mlp", "int8-dynamic"),)))
 
 
-@pytest.mark.parametrize("placement", [Placement(batching=Batching(64)), Placement(Seat(replicas=2), split_rows=64)])
+@pytest.mark.parametrize(
+    "placement", [Placement(batching=Batching(64)), Placement(InstanceGroup(replicas=2), split_rows=64)]
+)
 def test_requests_are_scored_whole_where_ranges_are_theirs(placement: Placement) -> None:
     for width in ("fp32", "int8-static", "int4"):
         assert Candidate(precision=Precision((("mlp", width),)), placement=placement).placement == placement
@@ -260,20 +264,20 @@ def test_requests_are_scored_whole_where_ranges_are_theirs(placement: Placement)
 def _check_placement(placement: Placement, asked: dict[str, object], whole: bool) -> None:
     """What was asked for beside what: a knob that would do nothing is not asked for, nor one that cuts or joins
     requests whose rows are scored `whole`."""
-    several = placement.seat.replicas > 1
+    several = placement.instance_group.replicas > 1
     assert ("placement.inline" in asked) == (not several)
     assert ("placement.split_rows" in asked) == (several and not whole)
-    by_size = placement.seat.engine == "openvino"
+    by_size = placement.instance_group.engine == "openvino"
     batched = not placement.inline and not placement.user_once and not by_size and not whole
     assert ("placement.batch_rows" in asked) == batched
     assert placement.route is None or placement.batching is None
     assert ("placement.batch_wait_us" in asked) == (placement.batching is not None)
     assert ("placement.route_layout" in asked) == (placement.route is not None)
-    threads = placement.seat.threads
-    pinnable = threads is not None and (placement.seat.engine == "onnxruntime" or threads == 1)
+    threads = placement.instance_group.threads
+    pinnable = threads is not None and (placement.instance_group.engine == "onnxruntime" or threads == 1)
     assert ("placement.pinned" in asked) == (pinnable and placement.route is None)
     if placement.route is not None:
-        assert placement.route.seat.engine != placement.seat.engine
+        assert placement.route.instance_group.engine != placement.instance_group.engine
 
 
 def test_all_that_can_be_drawn_of_a_placement_is_reached(space: SearchSpace) -> None:
@@ -283,8 +287,8 @@ def test_all_that_can_be_drawn_of_a_placement_is_reached(space: SearchSpace) -> 
         lambda p: p.inline,
         lambda p: p.batching is not None and p.batching.wait_us == 200,
         lambda p: p.split_rows == 200,
-        lambda p: p.route is not None and p.route.seat.replicas == 2,
-        lambda p: p.seat.pinned,
+        lambda p: p.route is not None and p.route.instance_group.replicas == 2,
+        lambda p: p.instance_group.pinned,
         lambda p: p.user_once,
     ):
         assert any(has(p) for p in drawn) and not all(has(p) for p in drawn)
@@ -302,16 +306,22 @@ def test_tables_may_lie_elsewhere_and_a_route_leads_to_another_place() -> None:
         Choice(("onnxruntime", "openvino", "onnxruntime:cuda")),
         Choice(("1xauto",)),
         route_rows=Choice((0, 64)),
-        lookup=Choice(("same", "onnxruntime")),
+        embedding_device=Choice(("same", "onnxruntime")),
     )
-    asked = {"placement.engine": "onnxruntime:cuda", "placement.lookup": "onnxruntime", "placement.route_rows": 64}
+    asked = {
+        "placement.engine": "onnxruntime:cuda",
+        "placement.embedding_device": "onnxruntime",
+        "placement.route_rows": 64,
+    }
     drawn = space.suggest(
         optuna.trial.FixedTrial({**asked, "placement.route_from_onnxruntime:cuda": "openvino"}), Precision()
     )
-    assert drawn.seat == Seat("onnxruntime", "cuda") and drawn.lookup == Lookup("onnxruntime")
-    assert drawn.route == Route(64, Seat("openvino"))
+    assert drawn.instance_group == InstanceGroup("onnxruntime", "cuda") and drawn.embedding_device == EmbeddingDevice(
+        "onnxruntime"
+    )
+    assert drawn.route == Route(64, InstanceGroup("openvino"))
     same = {**asked, "placement.engine": "onnxruntime", "placement.route_rows": 0}
-    assert space.suggest(optuna.trial.FixedTrial(same), Precision()).lookup is None
+    assert space.suggest(optuna.trial.FixedTrial(same), Precision()).embedding_device is None
 
 
 @given(
@@ -328,10 +338,10 @@ def test_a_candidate_survives_json_and_keeps_its_name(
         Weights(pruning=Pruning((("mlp", ratio),)), distillation=Distillation(temperature, 0.5, 2)),
         Precision(tuple(widths.items())),
         Placement(
-            Seat(replicas=replicas, threads=threads),
+            InstanceGroup(replicas=replicas, threads=threads),
             split_rows=10 if replicas > 1 and "int8-dynamic" not in widths.values() else None,
-            route=Route(5, Seat("openvino")),
-            lookup=Lookup("openvino"),
+            route=Route(5, InstanceGroup("openvino")),
+            embedding_device=EmbeddingDevice("openvino"),
             admission=Admission(deadline_ms=2.5),
         ),
     )
@@ -364,15 +374,15 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Pruning((("mlp", 1.0),)), "between 0 and 1"),
         (lambda: Distillation(0.5, 0.5, 1), "at least 1"),
         (lambda: Precision((("mlp", "int3"),)), "int3"),
-        (lambda: Seat(replicas=0), "replica"),
-        (lambda: Seat(threads=0), "thread"),
-        (lambda: Seat(pinned=True), "number of threads"),
+        (lambda: InstanceGroup(replicas=0), "replica"),
+        (lambda: InstanceGroup(threads=0), "thread"),
+        (lambda: InstanceGroup(pinned=True), "number of threads"),
         (lambda: Batching(1), "2 rows or more"),
         (lambda: Batching(8, -1), "0 us or more"),
-        (lambda: Route(0, Seat()), "above 1 row"),
+        (lambda: Route(0, InstanceGroup()), "above 1 row"),
         (lambda: Admission(queue=0), "1 request or more"),
         (lambda: Admission(deadline_ms=0.0), "above 0 ms"),
-        (lambda: Placement(Seat(replicas=2, threads=1), inline=True), "the only one"),
+        (lambda: Placement(InstanceGroup(replicas=2, threads=1), inline=True), "the only one"),
         (lambda: Placement(inline=True, batching=Batching(8)), "batches nothing"),
         (lambda: Placement(split_rows=8), "two replicas"),
         (lambda: Placement(user_once=True, batching=Batching(8)), "not batched"),
@@ -385,16 +395,16 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Pruning((("mlp", 0.5),), "size"), "magnitude, taylor, activation"),  # type: ignore[arg-type]
         (lambda: LowRank((("mlp", 1.0),)), "between 0 and 1"),
         (lambda: LowRank(()), "each group once"),
-        (lambda: SharedRows("tables", 1.0), r"lies in \[0, 1\)"),
+        (lambda: QuotientRemainder("tables", 1.0), r"lies in \[0, 1\)"),
         (lambda: MixedDimensions("tables", 0.0), r"lies in \(0, 1\]"),
         (lambda: Attention(), "neither"),
         (lambda: Attention(window=0), "at least 1"),
         (lambda: Distillation(1.0, 0.5, 1, -0.1), "at least 0"),
         (lambda: Precision(calibration="mean"), "minmax, entropy, percentile"),  # type: ignore[arg-type]
-        (lambda: Cut("w", 0, repeats=2), "period"),
-        (lambda: Width("w", 0, (Cut("w", 0),)), "a unit and a cut"),
+        (lambda: AxisSlice("w", 0, repeats=2), "period"),
+        (lambda: PrunableDim("w", 0, (AxisSlice("w", 0),)), "a unit and a cut"),
         (lambda: Group("g", "linear", ("m",), 1), "both or neither"),
-        (lambda: TableSpace(Choice(("shared-rows",)), Choice((0.1,)), Choice((0.1,))), "full at least"),
+        (lambda: TableSpace(Choice(("quotient-remainder",)), Choice((0.1,)), Choice((0.1,))), "full at least"),
         (lambda: WeightsSpace({}, {}, LEARNING, 1, low_rank={"mlp": Choice((0.5,))}), "baseline's 1.0"),
         (lambda: WeightsSpace({}, {}, {"temperature": Choice((1.0,))}, 1), "distillation has"),
         (lambda: PrecisionSpace({"mlp": Choice(("int4",))}), "fp32"),
@@ -407,9 +417,9 @@ def test_what_exists_is_valid(make: object, what: str) -> None:
 
 def test_the_positions_of_a_cut_are_those_of_its_units() -> None:
     """Two heads of size 3 behind 4 other rows; a dimension of three fields of 5 side by side."""
-    assert Cut("q", 0, first=4, size=3).positions((0, 1)) == (4, 5, 6, 7, 8, 9)
-    assert Cut("q", 0, first=4, size=3).positions((1,)) == (7, 8, 9)
-    assert Cut("w", 1, repeats=3, period=5).positions((0, 4)) == (0, 4, 5, 9, 10, 14)
+    assert AxisSlice("q", 0, first=4, size=3).positions((0, 1)) == (4, 5, 6, 7, 8, 9)
+    assert AxisSlice("q", 0, first=4, size=3).positions((1,)) == (7, 8, 9)
+    assert AxisSlice("w", 1, repeats=3, period=5).positions((0, 4)) == (0, 4, 5, 9, 10, 14)
 
 
 def test_layouts_never_share_a_core() -> None:

@@ -16,7 +16,7 @@ from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
 from spaces.candidate import Candidate
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from tests.search_tests.measurements import complete_outcome
 
@@ -35,21 +35,25 @@ class Asked:
         return Done(self.answers[self.job], None, 0.1)
 
 
-@pytest.mark.parametrize("graded", [False, True])
-def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, graded: bool) -> None:
+@pytest.mark.parametrize("custom_metric", [False, True])
+def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, custom_metric: bool) -> None:
     baseline = Artifact("base", "base/model.onnx", {}, 5000, 0.0)
-    prepared = Prepared("k", "h", Anatomy(()), {}, (), baseline, "split", {}, 3, {}, {}, None, 0.9, graded=graded)
+    prepared = Prepared(
+        "k", "h", ModelStructure(()), {}, (), baseline, "split", {}, 3, {}, {}, None, 0.9, custom_metric=custom_metric
+    )
     task = Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0)
     config = load("ml-100k", ["workers.fit_seconds=700", "workers.job_seconds=70"])
     measured = complete_outcome().measurement
     assert measured is not None
     quality = {"quality": to_plain(measured.quality)}
-    meter: Any = Asked(judge=quality, score={"candidates": "c.npy", "baseline": "b.npy"})
-    builder: Any = Asked(grade=quality)
+    meter: Any = Asked(evaluate=quality, score={"candidates": "c.npy", "baseline": "b.npy"})
+    builder: Any = Asked(custom_metric=quality)
     found = judged(
         MeterJobs(config, task, prepared, Traffic()), meter, builder, (baseline, Candidate()), "test", 0.95, print
     )
     assert found == measured.quality
-    assert (meter.limits, builder.limits) == (({"score": 700}, {"grade": 700}) if graded else ({"judge": 700}, {}))
-    if graded:
+    assert (meter.limits, builder.limits) == (
+        ({"score": 700}, {"custom_metric": 700}) if custom_metric else ({"evaluate": 700}, {})
+    )
+    if custom_metric:
         assert (builder.arguments["candidates"], builder.arguments["baseline"]) == ("c.npy", "b.npy")

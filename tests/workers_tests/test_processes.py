@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from search.workers.processes import Done, JobError, Worker, call, wait
+from search.errors import JobError
+from search.workers.processes import Done, Worker, call, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """

@@ -18,7 +18,7 @@ USER, ITEM = ".user", ".item"
 _LAST = np.iinfo(np.int64).max
 
 
-class Emission:
+class GraphBuilder:
     """Nodes in topological order and the initialisers made for them; what was made once is found by its name."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-def initialisers(graph: onnx.ModelProto) -> dict[str, TensorProto]:
+def initializers(graph: onnx.ModelProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in graph.graph.initializer}
 
 
@@ -26,7 +26,7 @@ def integer_constants(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Constants of at most one axis that hold int64: axes, shapes, starts and ends."""
     values = [node.attribute[0] for node in graph.graph.node if node.op_type == "Constant"]
     outputs = [node.output[0] for node in graph.graph.node if node.op_type == "Constant"]
-    tensors = initialisers(graph) | {o: a.t for o, a in zip(outputs, values, strict=True) if a.name == "value"}
+    tensors = initializers(graph) | {o: a.t for o, a in zip(outputs, values, strict=True) if a.name == "value"}
     return {
         name: tuple(int(value) for value in np.atleast_1d(numpy_helper.to_array(tensor)))
         for name, tensor in tensors.items()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from objectives.compression.graph_passes.graph_reading import attribute, initialisers, keep_needed, needed, replace
+from objectives.compression.graph_passes.graph_reading import attribute, initializers, keep_needed, needed, replace
 
 # Where ONNX has the blocks of rows that torch has in this order: update before reset; input, output, forget, cell.
 GATES: Mapping[str, tuple[int, ...]] = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}
@@ -58,7 +58,7 @@ def _hold_weights(graph: onnx.ModelProto, layer: NodeProto, parameters: Mapping[
         if value is None:
             continue
         held = name if stem is None else stem.replace("weight_ih", ("weight_ih", "weight_hh", "bias")[i]) + ORDERED
-        if held not in initialisers(graph):
+        if held not in initializers(graph):
             graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), held))
         layer.input[1 + i] = held
 
@@ -83,7 +83,7 @@ def _parameter(
 
 def _drop_zero_states(graph: onnx.ModelProto, layer: NodeProto) -> None:
     made_by = {name: node for node in graph.graph.node for name in node.output}
-    held = initialisers(graph)
+    held = initializers(graph)
     states = list(layer.input[_STATES])
     for state in filter(None, states):
         source = state
@@ -124,7 +124,7 @@ def _evaluated(
     graph: onnx.ModelProto, values: Sequence[str], given: Mapping[str, NDArray[np.generic]]
 ) -> list[NDArray[np.generic]] | None:
     """What nodes make of constants and of what is given; None where they read anything else."""
-    held = initialisers(graph)
+    held = initializers(graph)
     nodes = needed(graph.graph.node, values, frozenset(given))
     made = {name for node in nodes for name in node.output}
     read = {name for node in nodes for name in node.input if name} | set(values)

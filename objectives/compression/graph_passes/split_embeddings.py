@@ -12,7 +12,7 @@ from objectives.compression.graph_passes.graph_reading import (
     attribute,
     has_control_flow,
     infer,
-    initialisers,
+    initializers,
     needed,
     shapes,
 )
@@ -23,11 +23,11 @@ _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _BLOCKS = ("com.microsoft", "GatherBlockQuantized")
 
 
-class CutError(ValueError):
+class SplitError(ValueError):
     """The graph cannot be cut at its tables, with the reason."""
 
 
-def cut_at_tables(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def split_embeddings(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """(tables, dense): ids to embeddings in fp32, and these with any other inputs to scores.
 
     An embedding is what a lookup in a constant table gives, widened where the table is stored in fp16, in int8 rows
@@ -38,13 +38,13 @@ def cut_at_tables(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelPr
         CutError: no lookups, nothing but lookups, ids computed from floats, or control flow.
     """
     if has_control_flow(graph):
-        raise CutError("A graph without branches and loops can be cut, but got one with them.")
+        raise SplitError("A graph without branches and loops can be cut, but got one with them.")
     found = _Lookups(graph).embeddings()
     dense = needed(graph.graph.node, [value.name for value in graph.graph.output], frozenset(found))
     read = {name for node in dense for name in node.input}
     embeddings = [value for name, value in found.items() if name in read]
     if not embeddings:
-        raise CutError("Scores are computed from lookups of ids in constant tables, but got a graph where none are.")
+        raise SplitError("Scores are computed from lookups of ids in constant tables, but got a graph where none are.")
     tables = needed(graph.graph.node, [value.name for value in embeddings])
     rest = _part(graph, dense, embeddings, graph.graph.output)
     rest.metadata_props.extend(graph.metadata_props)  # of products, and lookups have none
@@ -82,7 +82,7 @@ class _Lookups:
         self._types = {value.name: value.type.tensor_type.elem_type for value in values}
         self._types |= {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
         self._made_by = {name: node for node in self._nodes for name in node.output}
-        self._constant = set(initialisers(graph))
+        self._constant = set(initializers(graph))
         for node in self._nodes:
             if set(node.input) <= self._constant:
                 self._constant |= set(node.output)
@@ -157,7 +157,9 @@ class _Lookups:
         values = {ids, *(name for node in path for name in node.input if name)} - self._constant
         floats = sorted(name for name in values if self._types.get(name) not in _WHOLE)
         if floats:
-            raise CutError(f"Ids are whole numbers throughout, but {ids!r} of {lookup.input[0]!r} come from {floats}.")
+            raise SplitError(
+                f"Ids are whole numbers throughout, but {ids!r} of {lookup.input[0]!r} come from {floats}."
+            )
 
 
 def _standing_in(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -167,7 +169,7 @@ def _standing_in(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     made = onnx.ModelProto()
     made.CopyFrom(graph)
-    tables = initialisers(graph)
+    tables = initializers(graph)
     for node in made.graph.node:
         if (node.domain, node.op_type) == _BLOCKS and node.input[0] in tables:
             table = tables[node.input[0]]

@@ -10,12 +10,12 @@ from onnx import NodeProto
 
 from objectives.compression.graph_passes.batch_independence import ELEMENTWISE, is_row_wise, moved_rows
 from objectives.compression.graph_passes.external_data import check_graph
-from objectives.compression.graph_passes.graph_builder import ITEM, USER, Emission
+from objectives.compression.graph_passes.graph_builder import ITEM, USER, GraphBuilder
 from objectives.compression.graph_passes.graph_reading import (
     attribute,
     has_control_flow,
     infer,
-    initialisers,
+    initializers,
     integer_constants,
     keep_needed,
     shapes,
@@ -80,7 +80,7 @@ class _Rewriting:
         self._user_inputs = user_inputs
         self._shapes = shapes(infer(graph, _ROWS))
         self._integers = integer_constants(graph)
-        self._weights = initialisers(graph)
+        self._weights = initializers(graph)
         self._constant = set(self._weights)
         # The axis along which each has one row.
         self._once = dict.fromkeys(user_inputs, 0)
@@ -90,7 +90,7 @@ class _Rewriting:
         self._rows_fixed = False
         self._concats: dict[str, NodeProto] = {}
         self._cuts: dict[str, tuple[int, ...]] = {}
-        self._emission = Emission()
+        self._emission = GraphBuilder()
         self._saves = False
         self._met: list[str] = []
 

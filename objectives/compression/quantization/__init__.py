@@ -21,7 +21,7 @@ from objectives.compression.quantization.recurrent import dynamic_lstm
 from objectives.compression.quantization.static import static_int8, static_products
 from objectives.compression.quantization.weights import WidthError, weights
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 from spaces.techniques.quantization import STATIC, Precision
 
 __all__ = ["Range", "WidthError", "quantise", "read_weight_bits", "read_widths"]
@@ -29,10 +29,10 @@ __all__ = ["Range", "WidthError", "quantise", "read_weight_bits", "read_widths"]
 _Pass = Callable[[onnx.ModelProto, str], None]
 
 
-def quantise(
+def quantize(
     graph: onnx.ModelProto,
     precision: Precision,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     calibration: Rows,
     ranges: Mapping[str, Range] | None = None,
     weight_bits: Int8WeightBits = 8,
@@ -55,7 +55,7 @@ def quantise(
         WidthError: what is read back from the result is not what was asked.
         ValueError: a group or a module that there is not.
     """
-    asked, stored = _asked(graph, precision, anatomy), anatomy.stored(dict(precision.widths))
+    asked, stored = _asked(graph, precision, structure), structure.stored(dict(precision.widths))
     narrowed = {w: width for name, width in asked.items() for w in weights(graph, stored[name])}
     result = copy.deepcopy(graph)
     keep_new_tensors_in(result, weights_file if external_tensors(graph) else None)
@@ -69,7 +69,7 @@ def quantise(
     keep_needed(result)
     keep_new_tensors_in(result, None)
     check_graph(result)
-    _check_read(asked, read_widths(result, anatomy, dict(precision.widths)))
+    _check_read(asked, read_widths(result, structure, dict(precision.widths)))
     bits = read_weight_bits(result)
     if bits is not None:
         if bits > weight_bits:
@@ -78,13 +78,13 @@ def quantise(
     return result
 
 
-def _asked(graph: onnx.ModelProto, precision: Precision, anatomy: Anatomy) -> dict[str, str]:
+def _asked(graph: onnx.ModelProto, precision: Precision, structure: ModelStructure) -> dict[str, str]:
     """The width of each group, and of each table that is named by itself, that is narrowed or there at all.
 
     The anatomy is the baseline's: a smaller sibling has fewer layers of the same names.
     """
     narrowed = {name: width for name, width in precision.widths if width != "fp32"}
-    return dict.fromkeys(read_widths(graph, anatomy, dict(precision.widths)), "fp32") | narrowed
+    return dict.fromkeys(read_widths(graph, structure, dict(precision.widths)), "fp32") | narrowed
 
 
 def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:

@@ -20,7 +20,7 @@ from objectives.compression.quantization.rounding import (
     least_moves,
     packed,
 )
-from objectives.compression.quantization.weights import ENGINE, add_initialisers, array, import_engine, lookups, to_half
+from objectives.compression.quantization.weights import ENGINE, add_initializers, array, import_engine, lookups, to_half
 
 Codes = NDArray[np.int8]
 
@@ -31,7 +31,7 @@ def half_rows(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     (rows,) = by_rows(array(graph, weight), lambda part: (_half_rows(weight, part),))
-    add_initialisers(graph, {f"{weight}_rows": rows})
+    add_initializers(graph, {f"{weight}_rows": rows})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
         half = helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_half"], f"{out}_rows")
@@ -46,7 +46,7 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
         return
     known = shapes(graph)
     codes, scale = by_rows(array(graph, weight), _int8_rows)
-    add_initialisers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale})
+    add_initializers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale})
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
         made = [
@@ -63,7 +63,7 @@ def _dequantised(out: str) -> list[onnx.NodeProto]:
 
 
 def _rescaled(graph: onnx.ModelProto, out: str) -> list[onnx.NodeProto]:
-    add_initialisers(graph, {f"{out}_last": np.array([-1])})
+    add_initializers(graph, {f"{out}_last": np.array([-1])})
     return [
         helper.make_node("Cast", [f"{out}_codes"], [f"{out}_float"], f"{out}_widen", to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", [f"{out}_scale", f"{out}_last"], [f"{out}_column"], f"{out}_stand"),
@@ -85,7 +85,7 @@ def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
     size = block_size(columns)
     width = columns + -columns % (8 // bits)
     stored, scales = by_rows(table, partial(_block_rows, bits=bits, width=width))
-    add_initialisers(graph, {f"{weight}_rows": stored, f"{weight}_rows_scale": scales})
+    add_initializers(graph, {f"{weight}_rows": stored, f"{weight}_rows_scale": scales})
     import_engine(graph)
     for gather in nodes:
         ids, out = gather.input[1], gather.output[0]
@@ -145,5 +145,5 @@ def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -
 def _slice(graph: onnx.ModelProto, value: str, out: str, columns: int) -> onnx.NodeProto:
     """The first columns."""
     names = [f"{out}_{part}" for part in ("first", "end", "axis")]
-    add_initialisers(graph, dict(zip(names, np.array([[0], [columns], [-1]]), strict=True)))
+    add_initializers(graph, dict(zip(names, np.array([[0], [columns], [-1]]), strict=True)))
     return helper.make_node("Slice", [value, *names], [out], f"{out}_slice")

@@ -10,7 +10,7 @@ from objectives.compression.graph_passes.graph_reading import replace
 from objectives.compression.quantization.rounding import Floats, block_codes, block_size, int8_codes, packed
 from objectives.compression.quantization.weights import (
     ENGINE,
-    add_initialisers,
+    add_initializers,
     array,
     import_engine,
     is_transposed,
@@ -32,7 +32,7 @@ def dynamic_int8(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> N
     if not nodes:
         return
     codes, scale = int8_codes(_matrix(graph, nodes[0]), 0, bits)
-    add_initialisers(graph, {f"{weight}_quantized": np.ascontiguousarray(codes), f"{weight}_scale": scale[0]})
+    add_initializers(graph, {f"{weight}_quantized": np.ascontiguousarray(codes), f"{weight}_scale": scale[0]})
     for product in nodes:
         replace(graph, product, _dynamic_nodes(product, weight))
 
@@ -64,7 +64,7 @@ def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool 
         return
     matrix = _matrix(graph, nodes[0])
     codes, scales = block_codes(np.ascontiguousarray(matrix.T), bits)
-    add_initialisers(graph, {f"{weight}_quantized": packed(codes, bits), f"{weight}_scale": scales})
+    add_initializers(graph, {f"{weight}_quantized": packed(codes, bits), f"{weight}_scale": scales})
     import_engine(graph)
     inputs, outputs = matrix.shape
     for product in nodes:
@@ -90,7 +90,7 @@ def half_product(graph: onnx.ModelProto, weight: str) -> None:
     if not nodes:
         return
     half, wide = f"{weight}_quantized", f"{weight}_wide"
-    add_initialisers(graph, {half: to_half(weight, array(graph, weight))})
+    add_initializers(graph, {half: to_half(weight, array(graph, weight))})
     for product in nodes:
         product.input[1] = wide
     graph.graph.node.insert(0, helper.make_node("Cast", [half], [wide], wide, to=TensorProto.FLOAT))

@@ -13,10 +13,10 @@ from objectives.compression.graph_passes.graph_reading import attribute
 from objectives.compression.graph_passes.recurrent import GATES
 from objectives.compression.quantization.weights import PLACES, prefixes
 from objectives.int8_weights import Int8WeightBits, largest_code
-from spaces.model_structure import Anatomy
+from spaces.model_structure import ModelStructure
 
 
-def read_widths(graph: onnx.ModelProto, anatomy: Anatomy, apart: Iterable[str] = ()) -> dict[str, str]:
+def read_widths(graph: onnx.ModelProto, structure: ModelStructure, apart: Iterable[str] = ()) -> dict[str, str]:
     """The width of each group that the graph holds: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static,
     int4-dynamic.
 
@@ -27,7 +27,7 @@ def read_widths(graph: onnx.ModelProto, anatomy: Anatomy, apart: Iterable[str] =
     """
     held = _Reading(graph).widths
     widths: dict[str, str] = {}
-    for part, modules in anatomy.stored(apart).items():
+    for part, modules in structure.stored(apart).items():
         found = sorted({width for name, width in held.items() if name.startswith(prefixes(modules))})
         if found:
             widths[part] = found[0] if len(found) == 1 else "mixed: " + ", ".join(found)

@@ -11,7 +11,7 @@ from objectives.compression.quantization.rounding import int8_codes
 from objectives.compression.quantization.weights import (
     ENGINE,
     WidthError,
-    add_initialisers,
+    add_initializers,
     array,
     import_engine,
     readers,
@@ -39,7 +39,7 @@ def dynamic_lstm(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> N
             if held not in {tensor.name for tensor in graph.graph.initializer}:
                 zero = np.zeros(scale.shape[:2], np.int8)
                 turned = np.ascontiguousarray(codes.transpose(0, 2, 1))
-                add_initialisers(graph, {held: turned, f"{name}_scale": scale[..., 0], f"{name}_zero": zero})
+                add_initializers(graph, {held: turned, f"{name}_scale": scale[..., 0], f"{name}_zero": zero})
             matrices.append(held)
             steps += [f"{name}_scale", f"{name}_zero"]
         rest = list(layer.input[3:8])

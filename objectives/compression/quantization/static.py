@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from objectives.compression.graph_passes.graph_reading import infer, initialisers, replace, shapes
+from objectives.compression.graph_passes.graph_reading import infer, initializers, replace, shapes
 from objectives.compression.quantization.calibration import Range
 from objectives.compression.quantization.rounding import Floats, int8_codes, uint8_range
-from objectives.compression.quantization.weights import add_initialisers, array, is_transposed, products, readers
+from objectives.compression.quantization.weights import add_initializers, array, is_transposed, products, readers
 from objectives.int8_weights import Int8WeightBits
 
 # Biases have codes of 32 bits, of which this many are let be.
@@ -67,7 +67,7 @@ def static_int8(graph: onnx.ModelProto, ranges: Mapping[str, Range], bits: Int8W
 
 def _round(graph: onnx.ModelProto, x: str, span: Range, name: str) -> tuple[list[NodeProto], _Rounded]:
     scale, zero = uint8_range(*span)
-    add_initialisers(graph, {f"{name}_scale": scale, f"{name}_zero": zero})
+    add_initializers(graph, {f"{name}_scale": scale, f"{name}_zero": zero})
     step = [f"{name}_scale", f"{name}_zero"]
     narrow = helper.make_node("QuantizeLinear", [x, *step], [f"{name}_codes"], f"{name}_narrow")
     widen = helper.make_node("DequantizeLinear", [f"{name}_codes", *step], [name], f"{name}_widen")
@@ -102,26 +102,26 @@ def _narrow(
         _lift_bias(graph, out)
     if alone != out and not bias:
         bias = [f"{out}_nought"]
-        add_initialisers(graph, {bias[0]: np.zeros(len(scale) if flat else (1, 1, len(scale)), np.float32)})
+        add_initializers(graph, {bias[0]: np.zeros(len(scale) if flat else (1, 1, len(scale)), np.float32)})
     return made if alone == out else [*made, helper.make_node("Add", [alone, *bias], [out], f"{out}_add")]
 
 
 def _lift_bias(graph: onnx.ModelProto, out: str) -> None:
     """A constant that is added to it gets three axes."""
-    held = initialisers(graph)
+    held = initializers(graph)
     for node in [node for node in readers(graph, out) if node.op_type == "Add"]:
         for i, name in enumerate(node.input):
             if name in held and len(held[name].dims) == 1:
                 node.input[i] = f"{name}_lifted"
                 if f"{name}_lifted" not in held:
-                    add_initialisers(graph, {f"{name}_lifted": array(graph, name)[None, None]})
+                    add_initializers(graph, {f"{name}_lifted": array(graph, name)[None, None]})
 
 
 def _hold_weight(graph: onnx.ModelProto, product: NodeProto, bits: Int8WeightBits) -> Floats:
     """Its scales (outputs,); its codes are made once for all products that share them."""
     weight = product.input[1]
     codes, scale = int8_codes(array(graph, weight), 1 if is_transposed(product) else 0, bits)
-    if f"{weight}_quantized" not in initialisers(graph):
+    if f"{weight}_quantized" not in initializers(graph):
         _hold(graph, weight, codes, scale.ravel())
     return scale.ravel()
 
@@ -131,7 +131,7 @@ def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats, flat:
     its codes would not fit; and a MatMul has none."""
     if not bias:
         return np.zeros(step.shape, np.int32) if flat else None
-    held = initialisers(graph)
+    held = initializers(graph)
     if bias[0] not in held or len(held[bias[0]].dims) != 1:
         return None
     codes = np.rint(array(graph, bias[0]).astype(np.float64) / step)
@@ -150,7 +150,7 @@ def _is_fused(graph: onnx.ModelProto, out: str, static: Collection[str]) -> bool
 
 def _hold(graph: onnx.ModelProto, name: str, codes: NDArray[np.generic], scale: Floats) -> None:
     zero = np.zeros(scale.shape, codes.dtype)
-    add_initialisers(graph, {f"{name}_quantized": codes, f"{name}_scale": scale, f"{name}_zero": zero})
+    add_initializers(graph, {f"{name}_quantized": codes, f"{name}_scale": scale, f"{name}_zero": zero})
 
 
 def _widen(codes: str, scale: str, name: str, axis: int) -> NodeProto:

@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from objectives.compression.export import PREFIX
 from objectives.compression.graph_passes.external_data import new_tensor, tensor_values
-from objectives.compression.graph_passes.graph_reading import attribute, initialisers
+from objectives.compression.graph_passes.graph_reading import attribute, initializers
 from objectives.compression.graph_passes.recurrent import is_recurrent
 
 # Operators of ONNX Runtime's own.
@@ -97,7 +97,7 @@ def is_transposed(product: NodeProto) -> bool:
 
 def array(graph: onnx.ModelProto, name: str) -> NDArray[np.float32]:
     """Of an initialiser."""
-    values: NDArray[Any] = tensor_values(initialisers(graph)[name])
+    values: NDArray[Any] = tensor_values(initializers(graph)[name])
     return values
 
 
@@ -113,7 +113,7 @@ def to_half(name: str, matrix: NDArray[np.float32]) -> NDArray[np.float16]:
     return matrix.astype(np.float16)
 
 
-def add_initialisers(graph: onnx.ModelProto, arrays: Mapping[str, NDArray[np.generic] | np.generic]) -> None:
+def add_initializers(graph: onnx.ModelProto, arrays: Mapping[str, NDArray[np.generic] | np.generic]) -> None:
     graph.graph.initializer.extend(new_tensor(graph, np.asarray(value), name) for name, value in arrays.items())
 
 

@@ -36,7 +36,7 @@ from objectives.compression.structure.verify_dimension import (
 )
 from objectives.compression.structure.walk import MOVES, PARTS, nearest, operator_name
 from objectives.errors import located
-from spaces.model_structure import Anatomy, Group, Table, Width
+from spaces.model_structure import Group, ModelStructure, PrunableDim, Table
 from spaces.techniques.embeddings import SMALLEST
 
 # Of a tensor, an axis, and a position along it.
@@ -49,7 +49,7 @@ __all__ = ["TraceError", "Traced", "trace"]
 class Traced:
     """The groups of a model, and why each module with parameters that is in none is left alone, by dotted name."""
 
-    anatomy: Anatomy
+    structure: ModelStructure
     left_alone: Mapping[str, str]
 
 
@@ -81,7 +81,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
         whole = trouble_with_factors(model, modules, example, expected) if apart else None
         found.append(Group(name, kind, modules, parameters, widths, reason, whole))  # type: ignore[arg-type]
     looked_up = tuple(_table(model, table, flow, example, expected) for table in tables)
-    return Traced(Anatomy(tuple(found), looked_up), left_alone(model, set(owners), read))
+    return Traced(ModelStructure(tuple(found), looked_up), left_alone(model, set(owners), read))
 
 
 def _expected(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -103,9 +103,9 @@ def _candidates(model: nn.Module, flow: Flow) -> list[Found]:
     found = widths_of(flow)
     if not flow.units.ambiguous:
         return found
-    known = {(width.places, width.cuts) for width in found}
+    known = {(width.places, width.axis_slices) for width in found}
     inner = widths_of(flow_of(model, flow.program, "inner"))
-    return [*found, *(width for width in inner if (width.places, width.cuts) not in known)]
+    return [*found, *(width for width in inner if (width.places, width.axis_slices) not in known)]
 
 
 def _tried(
@@ -114,10 +114,10 @@ def _tried(
     expected: Sequence[Tensor],
     found: Sequence[Found],
     owners: Mapping[str, str],
-) -> tuple[list[tuple[str, Width]], list[tuple[Found, str]]]:
+) -> tuple[list[tuple[str, PrunableDim]], list[tuple[Found, str]]]:
     """Widths with the groups that they narrow, no two of which lie at the same place; and those that cannot be cut,
     each with its reason."""
-    good: list[tuple[str, Width]] = []
+    good: list[tuple[str, PrunableDim]] = []
     refused: list[tuple[Found, str]] = []
     taken: set[str] = set()
     borne: set[_Position] = set()
@@ -128,7 +128,7 @@ def _tried(
         if width.reason is not None:
             refused.append((width, width.reason))
             continue
-        named = Width(_name(width, owners, taken), width.units, width.cuts, width.spanned)
+        named = PrunableDim(_name(width, owners, taken), width.units, width.axis_slices, width.spanned)
         try:
             normalised = tried(model, named, example, expected)
         except UnprunableError as error:
@@ -143,7 +143,7 @@ def _tried(
 
 def _positions(width: Found) -> set[_Position]:
     every = range(width.units)
-    return {(cut.tensor, cut.axis, position) for cut in width.cuts for position in cut.positions(every)}
+    return {(cut.tensor, cut.axis, position) for cut in width.axis_slices for position in cut.positions(every)}
 
 
 def _table(model: nn.Module, name: str, flow: Flow, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> Table:
@@ -169,7 +169,7 @@ def _name(width: Found, owners: Mapping[str, str], taken: set[str]) -> str:
     if on_tables:
         every = [module for module, owner in owners.items() if owner == TABLES]
         name = "embedding_dim" if len(set(on_tables)) == len(every) else f"{on_tables[0]}.dim"
-    elif max(cut.size for cut in width.cuts) > 1:
+    elif max(cut.size for cut in width.axis_slices) > 1:
         name = f"{name.rpartition('.')[0] or name}.heads"
     return name if name not in taken else f"{name}.{sum(t.startswith(name) for t in taken)}"
 
@@ -178,7 +178,7 @@ def _why_not(
     model: nn.Module,
     name: str,
     modules: Sequence[str],
-    good: Sequence[tuple[str, Width]],
+    good: Sequence[tuple[str, PrunableDim]],
     refused: Sequence[tuple[Found, str]],
     flow: Flow,
 ) -> str:
@@ -189,7 +189,7 @@ def _why_not(
         if any((tensor, axis) in found.places for tensor in names):
             return reason
     for owner, width in good:
-        if owner != name and any(cut.tensor in names and cut.axis == axis for cut in width.cuts):
+        if owner != name and any(cut.tensor in names and cut.axis == axis for cut in width.axis_slices):
             return f"its width is tied to that of {owner}, and narrows with it"
     for tensor in names:
         units = flow.held[tensor].axes[axis]

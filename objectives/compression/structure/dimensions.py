@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.compression.structure.program import Flow, axes_of
-from spaces.model_structure import Cut
+from spaces.model_structure import AxisSlice
 
 # Tensor and axis.
 Place = tuple[str, int]
@@ -25,7 +25,7 @@ class Found:
     """
 
     units: int
-    cuts: tuple[Cut, ...]
+    axis_slices: tuple[AxisSlice, ...]
     spanned: bool
     places: tuple[Place, ...]
     reason: str | None = None
@@ -58,7 +58,13 @@ def _joined(found: Sequence[Found]) -> list[Found]:
     """Pairs of as many units, one of which meets a spread value: over how many positions may be the other's size."""
     whole = [width for width in found if width.reason is None]
     return [
-        Found(one.units, one.cuts + other.cuts, one.spanned or other.spanned, one.places + other.places, copied=True)
+        Found(
+            one.units,
+            one.axis_slices + other.axis_slices,
+            one.spanned or other.spanned,
+            one.places + other.places,
+            copied=True,
+        )
         for one, other in combinations(whole, 2)
         if one.units == other.units and (one.copied or other.copied)
     ]
@@ -67,17 +73,17 @@ def _joined(found: Sequence[Found]) -> list[Found]:
 def _width(places: Sequence[Place], lies: Sequence[dict[Place, list[int]]], spanned: bool) -> Found:
     """The units in the order of the first place."""
     ordered = sorted(lies, key=lambda of: of[places[0]])
-    cuts: list[Cut] = []
+    axis_slices: list[AxisSlice] = []
     for place in places:
         made = _cuts(place, np.array([of[place] for of in ordered]))
         if made is None:
             reason = f"its units lie in no regular order along axis {place[1]} of {place[0]}"
             return Found(len(ordered), (), spanned, tuple(places), reason)
-        cuts += made
-    return Found(len(ordered), tuple(cuts), spanned, tuple(places))
+        axis_slices += made
+    return Found(len(ordered), tuple(axis_slices), spanned, tuple(places))
 
 
-def _cuts(place: Place, positions: NDArray[np.int64]) -> list[Cut] | None:
+def _cuts(place: Place, positions: NDArray[np.int64]) -> list[AxisSlice] | None:
     """Of the positions of each unit, (units, count): one cut where runs repeat at one distance, else one for each."""
     first = positions[0]
     breaks = np.flatnonzero(np.diff(first) != 1) + 1
@@ -95,7 +101,7 @@ def _cuts(place: Place, positions: NDArray[np.int64]) -> list[Cut] | None:
     periods = np.diff(starts)
     tensor, axis = place
     if len(starts) == 1:
-        return [Cut(tensor, axis, int(starts[0]), size)]
+        return [AxisSlice(tensor, axis, int(starts[0]), size)]
     if (periods == periods[0]).all():
-        return [Cut(tensor, axis, int(starts[0]), size, len(starts), int(periods[0]))]
-    return [Cut(tensor, axis, int(start), size) for start in starts]
+        return [AxisSlice(tensor, axis, int(starts[0]), size, len(starts), int(periods[0]))]
+    return [AxisSlice(tensor, axis, int(start), size) for start in starts]

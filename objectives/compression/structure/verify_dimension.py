@@ -14,7 +14,7 @@ from objectives.compression.embeddings import whole_forms
 from objectives.compression.low_rank import full_rank
 from objectives.compression.module_edit import keep, names_of, replace_module, tensors
 from objectives.errors import one_line
-from spaces.model_structure import Width
+from spaces.model_structure import PrunableDim
 
 # Of the spread of an output over the rows, and of its size: what sums in another order may change.
 _OF_SPREAD, _OF_SIZE = 1e-4, 1e-5
@@ -35,7 +35,7 @@ def answers_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor,
         return tuple(_tensors_in(model.eval()(**example)))
 
 
-def tried(model: nn.Module, width: Width, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> bool:
+def tried(model: nn.Module, width: PrunableDim, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> bool:
     """Whether the width is normalised: the others' answers change when a unit leaves.
 
     A model that reads the units that are left as others than they were, as where the number of heads is fixed and
@@ -128,7 +128,7 @@ def _turned(units: Sequence[int]) -> list[int]:
 
 
 def _answers(
-    model: nn.Module, width: Width, units: Sequence[int], example: Mapping[str, Tensor], when: str
+    model: nn.Module, width: PrunableDim, units: Sequence[int], example: Mapping[str, Tensor], when: str
 ) -> tuple[Tensor, ...]:
     """What the model gives with these units of the width, in this order.
 
@@ -143,10 +143,10 @@ def _answers(
         raise UnprunableError(f"{when} the model fails: {one_line(error)}") from error
 
 
-def _arrange(model: nn.Module, width: Width, units: Sequence[int]) -> None:
+def _arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None:
     """Of the width's positions those of these units stay, in this order; all others stay where they are."""
     runs: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         starts = (cut.first + repeat * cut.period for repeat in range(cut.repeats))
         runs[names_of(model, cut.tensor)[0], cut.axis] |= {(start, cut.size) for start in starts}
     for (name, axis), of_axis in runs.items():
@@ -159,10 +159,10 @@ def _arrange(model: nn.Module, width: Width, units: Sequence[int]) -> None:
         keep(model, name, axis, [*positions, *range(at, tensors(model)[name].shape[axis])])
 
 
-def _silenced(model: nn.Module, width: Width, units: Collection[int]) -> nn.Module:
+def _silenced(model: nn.Module, width: PrunableDim, units: Collection[int]) -> nn.Module:
     """The dense model with these units at zero wherever they lie."""
     silent = shared_copy(model)
-    for cut in width.cuts:
+    for cut in width.axis_slices:
         held = tensors(silent)[cut.tensor]
         zeroed = held.detach().clone()
         zeroed.index_fill_(cut.axis, torch.tensor(cut.positions(units), device=held.device), 0)

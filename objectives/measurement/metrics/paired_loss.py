@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 # NaN where the rows that have weight cannot tell.
 Resampled = Callable[[Floats], Floats]
 # One arm: the metric on the k of n rows that an (n,) mask keeps; raises UndefinedLossError where these cannot tell it.
-Arm = Callable[[Mask], Resampled]
+Metric = Callable[[Mask], Resampled]
 
 # An interval over the resamples that can tell says nothing of the others; so there must be few of them.
 _MOST_UNTOLD = 0.05
@@ -38,8 +38,8 @@ class UndefinedLossError(ValueError):
 
 def paired_loss(
     metric: str,
-    candidate: Arm,
-    baseline: Arm,
+    candidate: Metric,
+    baseline: Metric,
     groups: Groups,
     seed: int,
     confidence: float,
@@ -57,9 +57,9 @@ def paired_loss(
         UndefinedLossError: all rows together cannot tell. A slice that cannot has the reason in its record instead.
     """
     _check(slices, len(groups))
-    arms = candidate, baseline
-    whole = _pair(arms, groups, np.ones(len(groups), dtype=np.bool_))
-    pairs, reasons = _by_slice(arms, groups, slices)
+    metrics = candidate, baseline
+    whole = _pair(metrics, groups, np.ones(len(groups), dtype=np.bool_))
+    pairs, reasons = _by_slice(metrics, groups, slices)
     of_whole, *of_slices = _drawn([whole, *pairs.values()], groups, seed, resamples_for(confidence))
     drawn = dict(zip(pairs, of_slices, strict=True))
 
@@ -138,22 +138,22 @@ def _check(slices: Mapping[str, Mask], rows: int) -> None:
 
 
 def _by_slice(
-    arms: tuple[Arm, Arm], groups: Groups, slices: Mapping[str, Mask]
+    metrics: tuple[Metric, Metric], groups: Groups, slices: Mapping[str, Mask]
 ) -> tuple[dict[str, _Pair], dict[str, str]]:
     """The slices that can tell, and of the others the reasons."""
     pairs, reasons = {}, {}
     for name, kept in slices.items():
         try:
-            pairs[name] = _pair(arms, groups, kept)
+            pairs[name] = _pair(metrics, groups, kept)
         except UndefinedLossError as error:
             reasons[name] = str(error)
     return pairs, reasons
 
 
-def _pair(arms: tuple[Arm, Arm], groups: Groups, kept: Mask) -> _Pair:
+def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
     if (count := _count(groups[kept])) < 2:
         raise UndefinedLossError(f"An interval needs rows of two groups or more, but got {count}.")
-    ours, theirs = (arm(kept) for arm in arms)
+    ours, theirs = (metric(kept) for metric in metrics)
     rows = np.flatnonzero(kept)
     once = np.ones((1, len(rows)))
     value, reference = float(ours(once)[0]), float(theirs(once)[0])

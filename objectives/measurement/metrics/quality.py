@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.metrics.paired_loss import Arm, Groups, Mask, Resampled, UndefinedLossError, paired_loss
+from objectives.measurement.metrics.paired_loss import Groups, Mask, Metric, Resampled, UndefinedLossError, paired_loss
 from objectives.measurement.metrics.ranking import gains, is_ranking
 from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
 from objectives.records import Quality
@@ -58,13 +58,13 @@ def paired_quality(
         raise ValueError(f"The metric of scores and labels is one of {', '.join(_POINTWISE)}, but got {metric!r}.")
     _check_lengths(candidate=candidate, baseline=baseline, labels=labels, groups=groups)
     ours, theirs, truth = (np.asarray(a, dtype=np.float64) for a in (candidate, baseline, labels))
-    for arm, scores in {"candidate": ours, "baseline": theirs}.items():
+    for metric, scores in {"candidate": ours, "baseline": theirs}.items():
         if not np.isfinite(scores).all():
-            raise ValueError(f"Scores must be finite, but {int((~np.isfinite(scores)).sum())} of the {arm} are not.")
+            raise ValueError(f"Scores must be finite, but {int((~np.isfinite(scores)).sum())} of the {metric} are not.")
     if not (fine := np.isin(truth, (0, 1))).all():
         raise ValueError(f"Labels must be 0 or 1, but got {truth[~fine][0]:g}.")
 
-    def judged(scores: Floats) -> Arm:
+    def judged(scores: Floats) -> Metric:
         return lambda kept: _POINTWISE[metric](scores[kept], truth[kept], groups[kept])
 
     return paired_loss(metric, judged(ours), judged(theirs), groups, seed, confidence, slices)
@@ -94,11 +94,11 @@ def paired_ranking(
     if metric_kind(metric) != "ranking":
         raise ValueError(f"The metric of ranks is one of hr@K and ndcg@K, but got {metric!r}.")
     _check_lengths(candidate_ranks=candidate_ranks, baseline_ranks=baseline_ranks, groups=groups)
-    for arm, ranks in {"candidate": candidate_ranks, "baseline": baseline_ranks}.items():
+    for metric, ranks in {"candidate": candidate_ranks, "baseline": baseline_ranks}.items():
         if not (fine := np.isfinite(ranks) & (ranks >= 1)).all():
-            raise ValueError(f"Ranks must be finite and from 1, but the {arm} got {ranks[~fine][0]:g}.")
+            raise ValueError(f"Ranks must be finite and from 1, but the {metric} got {ranks[~fine][0]:g}.")
 
-    def judged(ranks: Floats) -> Arm:
+    def judged(ranks: Floats) -> Metric:
         earned = gains(metric, ranks)
         return lambda kept: partial(weighted_mean, earned[kept])
 

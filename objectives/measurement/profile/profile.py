@@ -96,10 +96,10 @@ def profile_model(
         )
         for step, group, ms in zip(trace.graph.steps, owners, trace.times_ms, strict=True)
     )
-    return summarise(nodes, groups, _weight_bytes(original, groups), rows_of(inputs), trace.p50_ms, threads)
+    return summarize(nodes, groups, _weight_bytes(original, groups), rows_of(inputs), trace.p50_ms, threads)
 
 
-def summarise(
+def summarize(
     nodes: Sequence[NodeCost],
     groups: Sequence[Group],
     weight_bytes: Mapping[str, int],

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from objectives.errors import ExplainedError
+
 PIP_TIMEOUT_SECONDS = 300
 
 
-class FetchError(RuntimeError):
+class FetchError(ExplainedError):
     """A data set could not be fetched; the message says why, and what to do."""
 
 

@@ -70,7 +70,7 @@ class PointwiseRecommender:
     key: str
     once: frozenset[str] = frozenset()
     method: Method = "forward"
-    graded: bool = False
+    custom_metric: bool = False
     columns: tuple[str, ...] = ()
     built: bool = True
     output_kinds: tuple[OutputKind, ...] = (OutputKind("logits"),)
@@ -88,7 +88,7 @@ class PointwiseRecommender:
     def metric(self) -> str:
         return self.task.metric
 
-    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
         raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
@@ -115,11 +115,11 @@ class PointwiseRecommender:
     def _train_rows(self) -> TrainingRows:
         return TrainingRows((Block(*_tensors(self.dataset, "train")),), self.task.batch_size or STUDENT_BATCH)
 
-    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
 
     @property
-    def per_pass(self) -> int:
+    def batches_per_epoch(self) -> int:
         return self.train_rows().batches_per_epoch
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:

@@ -83,7 +83,7 @@ class SequentialRecommender:
     once: frozenset[str] = frozenset(("history",))
     hidden: str = "norm"
     method: Method = "positions"
-    graded: bool = False
+    custom_metric: bool = False
     columns: tuple[str, ...] = ()
     built: bool = True
     output_kinds: tuple[OutputKind, ...] = (OutputKind("lists"),)
@@ -92,7 +92,7 @@ class SequentialRecommender:
     def metric(self) -> str:
         return self.task.metric
 
-    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
         raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
@@ -128,11 +128,11 @@ class SequentialRecommender:
         block = Block({"history": torch.from_numpy(history)}, torch.zeros(self.sequences.users))
         return TrainingRows((block,), self.task.batch_size or BATCH, draw)
 
-    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
 
     @property
-    def per_pass(self) -> int:
+    def batches_per_epoch(self) -> int:
         return self.train_rows().batches_per_epoch
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.errors import located
+from objectives.errors import InputError, located
 from objectives.recommenders.datasets.split import Part
 
 _END = object()
 
 
-class FactoryError(ValueError):
+class FactoryError(InputError):
     """A factory, or something that it gave, is not what it should be; one line."""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from objectives.errors import one_line
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called, given_by, load_factory
-from objectives.recommenders.user_model.recommender import OwnRecommender
+from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.recommenders.user_model.user_requests import sent_by
 from objectives.task import Task
 from spaces.techniques.architecture import Architecture
@@ -22,7 +22,7 @@ from spaces.techniques.architecture import Architecture
 _METRICS = ("auc", "gauc")
 
 
-def open_own(task: Task, progress: Callable[[str], None]) -> OwnRecommender:
+def open_user_model(task: Task, progress: Callable[[str], None]) -> UserRecommender:
     """
     Raises:
         FactoryError: the factory, or something that it gave, is not what it should be.
@@ -37,12 +37,12 @@ def open_own(task: Task, progress: Callable[[str], None]) -> OwnRecommender:
     sent = sent_by(given, task.seed)
     if task.rows_trace is not None:
         sent = sent.sized(request_rows(task, task.seed))
-    recommender = OwnRecommender(given, task, sent)
+    recommender = UserRecommender(given, task, sent)
     _try_out(recommender)
     return recommender
 
 
-def _try_out(recommender: OwnRecommender) -> None:
+def _try_out(recommender: UserRecommender) -> None:
     """One batch and one request through the model, one step back through the loss, and one sibling."""
     given, model = recommender.given, recommender.model
     inputs, labels, _ = next(batches_of(given, "train"))

@@ -43,7 +43,7 @@ _SAMPLE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class OwnRecommender:
+class UserRecommender:
     """Implements `Recommender`."""
 
     given: Given
@@ -79,7 +79,7 @@ class OwnRecommender:
     # -- what it is judged by
 
     @property
-    def graded(self) -> bool:
+    def custom_metric(self) -> bool:
         return not self.task.metric and not isinstance(self.given.metric, str)
 
     @property
@@ -88,7 +88,7 @@ class OwnRecommender:
         own = self.given.metric
         return self.task.metric or (own if isinstance(own, str) else getattr(own, "__name__", "own metric"))
 
-    def grade(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
         metric, what = self.given.metric, f"{self.given.name}: metric(scores, labels, groups)"
         assert not isinstance(metric, str)
         return called(what, lambda: float(metric(scores, labels, groups)))  # type: ignore[no-any-return]
@@ -173,11 +173,11 @@ class OwnRecommender:
         """In batches of the study's size, whatever those of the factory were."""
         return TrainingRows(self._train.blocks, self.task.batch_size or BATCH)
 
-    def lessons(self, generator: torch.Generator) -> Iterator[Batch]:
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
 
     @property
-    def per_pass(self) -> int:
+    def batches_per_epoch(self) -> int:
         return self.train_rows().batches_per_epoch
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:

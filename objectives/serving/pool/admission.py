@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from objectives.serving.engines import Inputs
-from objectives.serving.pool.pending_result import Answer, Job, Refusal, RefusedError, Run, Scores, rows_of
+from objectives.serving.pool.pending_result import Job, PendingResult, Refusal, RefusedError, Run, Scores, rows_of
 from spaces.techniques.placement import Admission
 
 # The newest run's share in the running means.
@@ -18,7 +18,7 @@ _NEWEST = 0.1
 _STALE_AFTER = 100
 
 
-class Load(Protocol):
+class ReplicaLoad(Protocol):
     """A replica as a gate sees it, under the lock of its seat."""
 
     rows: int
@@ -26,15 +26,15 @@ class Load(Protocol):
     running: int
 
 
-class Gate:
+class AcceptAll:
     """An open gate: one for each seat. What it hands out and answers is the whole contract of admission."""
 
     refused = 0
 
-    def answer(self, submitted_ns: int) -> Answer:
-        return Answer()
+    def answer(self, submitted_ns: int) -> PendingResult:
+        return PendingResult()
 
-    def refusal(self, replicas: Sequence[Load], jobs: Sequence[Job]) -> RefusedError | None:
+    def refusal(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Job]) -> RefusedError | None:
         """Why the jobs of one request are not let in; called under the seat's lock, before they are queued."""
         return None
 
@@ -43,26 +43,26 @@ class Gate:
         return run
 
 
-class Turnstile(Gate):
+class AdmissionController(AcceptAll):
     """Refuses what would wait in a full queue, and what would be answered, or has its turn, after the deadline."""
 
     def __init__(self, admission: Admission) -> None:
         self._queue = math.inf if admission.queue is None else admission.queue
         self._deadline_ns = math.inf if admission.deadline_ms is None else admission.deadline_ms * 1e6
         self._lock = threading.Lock()
-        self._pace = Pace()
+        self._rate = ServiceRate()
 
-    def answer(self, submitted_ns: int) -> Answer:
-        return DueAnswer(submitted_ns + self._deadline_ns, self)
+    def answer(self, submitted_ns: int) -> PendingResult:
+        return DeadlineResult(submitted_ns + self._deadline_ns, self)
 
-    def refusal(self, replicas: Sequence[Load], jobs: Sequence[Job]) -> RefusedError | None:
+    def refusal(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Job]) -> RefusedError | None:
         waiting = sum(max(0, replica.requests - replica.running) for replica in replicas)
         idle = sum(replica.requests == 0 for replica in replicas)
         if waiting >= self._queue and idle < len(jobs):
             return self.refuse(Refusal.QUEUE_FULL, f"{waiting} requests wait, of {self._queue} at most.")
-        foreseen_ns = _most_rows(replicas, jobs) * self._pace.ns_per_row
+        foreseen_ns = _most_rows(replicas, jobs) * self._rate.ns_per_row
         if foreseen_ns > self._deadline_ns:
-            self._pace.doubt(idle > 0)
+            self._rate.doubt(idle > 0)
             asked = f"{foreseen_ns / 1e6:.3g} ms are foreseen, of {self._deadline_ns / 1e6:g} ms at most."
             return self.refuse(Refusal.DEADLINE, asked)
         return None
@@ -76,18 +76,18 @@ class Turnstile(Gate):
         def run_and_learn(request: Inputs) -> Scores:
             start = time.perf_counter_ns()
             scores = run(request)
-            self._pace.learn(rows_of(request), time.perf_counter_ns() - start)
+            self._rate.learn(rows_of(request), time.perf_counter_ns() - start)
             return scores
 
         return run_and_learn
 
 
-class DueAnswer(Answer):
+class DeadlineResult(PendingResult):
     """An answer that is refused where its turn comes too late."""
 
-    def __init__(self, due_ns: float, gate: Turnstile) -> None:
+    def __init__(self, due_ns: float, controller: AdmissionController) -> None:
         super().__init__()
-        self._due_ns, self._gate = due_ns, gate
+        self._due_ns, self._gate = due_ns, controller
 
     def begin(self) -> bool:
         if not super().begin():
@@ -98,7 +98,7 @@ class DueAnswer(Answer):
         return True
 
 
-class Pace:
+class ServiceRate:
     """Nanoseconds a row, 0 while nothing is learnt: a mean in which older runs weigh exponentially less.
 
     Time and rows have a mean each, so that a small request, whose rows are dear, weighs as its rows do.
@@ -127,7 +127,7 @@ class Pace:
                 self.ns_per_row, self._doubts = 0.0, 0
 
 
-def _most_rows(replicas: Sequence[Load], jobs: Sequence[Job]) -> int:
+def _most_rows(replicas: Sequence[ReplicaLoad], jobs: Sequence[Job]) -> int:
     """Outstanding rows of the fullest replica that takes one of the jobs, once it has."""
     loads = [replica.rows for replica in replicas]
     most = 0

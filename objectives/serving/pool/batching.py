@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.serving.engines import Engine
-from objectives.serving.pool.admission import Gate
+from objectives.serving.pool.admission import AcceptAll
 from objectives.serving.pool.pending_result import Job, Run, Scores, is_even
 from objectives.serving.pool.replica import Replica
 from spaces.techniques.placement import Batching
@@ -22,8 +22,8 @@ from spaces.techniques.placement import Batching
 class BatchingReplica(Replica):
     """Runs waiting jobs together; where that fails, each is run alone, so that a bad one fails only itself."""
 
-    def __init__(self, lock: threading.Lock, gate: Gate, batching: Batching) -> None:
-        super().__init__(lock, gate)
+    def __init__(self, lock: threading.Lock, controller: AcceptAll, batching: Batching) -> None:
+        super().__init__(lock, controller)
         self._batching = batching
 
     def prepare(self, engine: Engine) -> Run:

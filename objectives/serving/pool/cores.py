@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from objectives.serving.engines import EngineError
-from spaces.techniques.placement import Seat
+from spaces.techniques.placement import InstanceGroup
 
 Cores = frozenset[int] | None
 
@@ -16,20 +16,26 @@ def cores_here() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
-def share_cores(seats: Sequence[Seat], allowed: Sequence[int]) -> tuple[tuple[Cores, ...], ...]:
+def share_cores(instance_groups: Sequence[InstanceGroup], allowed: Sequence[int]) -> tuple[tuple[Cores, ...], ...]:
     """Cores for each replica of each seat: `threads` of them in order where the seat is pinned, else None.
 
     Raises:
         EngineError: there are fewer cores than the pinned seats need.
     """
-    needed = sum(seat.replicas * (seat.threads or 0) for seat in seats if seat.pinned)
+    needed = sum(
+        instance_group.replicas * (instance_group.threads or 0)
+        for instance_group in instance_groups
+        if instance_group.pinned
+    )
     if needed > len(allowed):
         raise EngineError(f"Pinned replicas need {needed} cores of their own, but got {len(allowed)}.")
     free = iter(allowed)
     return tuple(
         tuple(
-            frozenset(next(free) for _ in range(seat.threads)) if seat.pinned and seat.threads else None
-            for _ in range(seat.replicas)
+            frozenset(next(free) for _ in range(instance_group.threads))
+            if instance_group.pinned and instance_group.threads
+            else None
+            for _ in range(instance_group.replicas)
         )
-        for seat in seats
+        for instance_group in instance_groups
     )

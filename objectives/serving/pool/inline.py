@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 
 from objectives.serving.engines import Engine, Inputs
-from objectives.serving.pool.admission import Gate
-from objectives.serving.pool.pending_result import Answer, Job, Run, Scores
+from objectives.serving.pool.admission import AcceptAll
+from objectives.serving.pool.pending_result import Job, PendingResult, Run, Scores
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
 
@@ -18,8 +18,8 @@ class InlineReplica(Replica):
     The turn is free whenever nothing is outstanding, since it is given back before a job is released.
     """
 
-    def __init__(self, lock: threading.Lock, gate: Gate) -> None:
-        super().__init__(lock, gate)
+    def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
+        super().__init__(lock, controller)
         self._turn = threading.Lock()
 
     def prepare(self, engine: Engine) -> Run:
@@ -59,11 +59,11 @@ class InlineReplica(Replica):
 class InlineReplicas(Replicas):
     """The only replica of a seat that answers inline."""
 
-    def __init__(self, lock: threading.Lock, gate: Gate) -> None:
-        self._only = InlineReplica(lock, gate)
-        super().__init__([self._only], lock, gate)
+    def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
+        self._only = InlineReplica(lock, controller)
+        super().__init__([self._only], lock, controller)
 
-    def place(self, answer: Answer, jobs: Sequence[Job]) -> None:
+    def place(self, answer: PendingResult, jobs: Sequence[Job]) -> None:
         (job,) = jobs
         with self._lock:
             refusal = self._refusal(jobs)

@@ -49,7 +49,7 @@ class Receiver(Protocol):
     def fail(self, error: BaseException) -> None: ...
 
 
-class Answer(Future[Scores]):
+class PendingResult(Future[Scores]):
     """Scores of (rows,) to come; `finished_ns` is the moment (time.perf_counter_ns) at which they were there.
 
     It can be cancelled until its turn comes, and awaited through `asyncio.wrap_future`.

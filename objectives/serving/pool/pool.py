@@ -10,21 +10,21 @@ from types import TracebackType
 from typing import Protocol
 
 from objectives.serving.engines import Engine, Inputs, open_replica
-from objectives.serving.pool.admission import Gate, Turnstile
+from objectives.serving.pool.admission import AcceptAll, AdmissionController
 from objectives.serving.pool.batching import BatchingReplica
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
-from objectives.serving.pool.pending_result import Answer, rows_of
+from objectives.serving.pool.pending_result import PendingResult, rows_of
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
 from objectives.serving.pool.splitting import Splitter
-from spaces.techniques.placement import Admission, Placement, Seat
+from spaces.techniques.placement import Admission, InstanceGroup, Placement
 
 
 class _Way(Protocol):
     """A stretch of a request's way to the engines."""
 
-    def take(self, request: Inputs, rows: int) -> Answer: ...
+    def take(self, request: Inputs, rows: int) -> PendingResult: ...
 
 
 class Pool:
@@ -35,19 +35,21 @@ class Pool:
     or not. `submit` may be called from several threads; the requests of one replica are run in the order of submission.
     """
 
-    def __init__(self, placement: Placement, open_engine: Callable[[Seat], Engine]) -> None:
+    def __init__(self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine]) -> None:
         """Open every replica, each in its own thread; if one fails, all are closed and its error is raised.
 
         Raises:
             EngineError: there are fewer cores than pinned replicas need.
             ValueError: requests are to be batched for a graph that takes inputs once a request.
         """
-        cores = share_cores(placement.seats, cores_here())
-        first, *others = placement.seats
+        cores = share_cores(placement.instance_groups, cores_here())
+        first, *others = placement.instance_groups
         self._seats = [_replicas(placement, first, placement.inline), *(_replicas(placement, s, False) for s in others)]
         try:
-            for number, (seat, replicas) in enumerate(zip(placement.seats, self._seats, strict=True)):
-                replicas.start(partial(open_engine, seat), cores[number], f"replica-{number}")
+            for number, (instance_group, replicas) in enumerate(
+                zip(placement.instance_groups, self._seats, strict=True)
+            ):
+                replicas.start(partial(open_engine, instance_group), cores[number], f"replica-{number}")
         except BaseException:
             self.close()
             raise
@@ -60,9 +62,11 @@ class Pool:
         Raises:
             EngineError: an engine is missing or cannot do what is asked.
         """
-        return cls(placement, lambda seat: open_replica(model, seat, placement.lookup, compute))
+        return cls(
+            placement, lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute)
+        )
 
-    def submit(self, request: Inputs) -> Answer:
+    def submit(self, request: Inputs) -> PendingResult:
         """Named arrays of (rows, ...) -> an answer that holds scores of (rows,), or the error of its run, or a
         RefusedError.
 
@@ -102,26 +106,30 @@ class _Router:
     def __init__(self, small: _Way, large: _Way, above: int) -> None:
         self._small, self._large, self._above = small, large, above
 
-    def take(self, request: Inputs, rows: int) -> Answer:
+    def take(self, request: Inputs, rows: int) -> PendingResult:
         return (self._large if rows > self._above else self._small).take(request, rows)
 
 
-def _replicas(placement: Placement, seat: Seat, inline: bool) -> Replicas:
+def _replicas(placement: Placement, instance_group: InstanceGroup, inline: bool) -> Replicas:
     lock = threading.Lock()
-    gate = Gate() if placement.admission == Admission() else Turnstile(placement.admission)
+    controller = AcceptAll() if placement.admission == Admission() else AdmissionController(placement.admission)
     if inline:
-        return InlineReplicas(lock, gate)
+        return InlineReplicas(lock, controller)
     if placement.batching is None:
-        return Replicas([Replica(lock, gate) for _ in range(seat.replicas)], lock, gate)
-    return Replicas([BatchingReplica(lock, gate, placement.batching) for _ in range(seat.replicas)], lock, gate)
+        return Replicas([Replica(lock, controller) for _ in range(instance_group.replicas)], lock, controller)
+    return Replicas(
+        [BatchingReplica(lock, controller, placement.batching) for _ in range(instance_group.replicas)],
+        lock,
+        controller,
+    )
 
 
-def _way(placement: Placement, seats: list[Replicas]) -> _Way:
+def _way(placement: Placement, instance_groups: list[Replicas]) -> _Way:
     def within(replicas: Replicas) -> _Way:
         above = placement.split_rows
         return replicas if above is None or len(replicas) == 1 else Splitter(replicas, above)
 
     if placement.route is None:
-        return within(seats[0])
-    small, large = seats
+        return within(instance_groups[0])
+    small, large = instance_groups
     return _Router(within(small), within(large), placement.route.above_rows)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 
 from objectives.serving.engines import Engine
-from objectives.serving.pool.admission import Gate
+from objectives.serving.pool.admission import AcceptAll
 from objectives.serving.pool.cores import Cores
 from objectives.serving.pool.pending_result import Job, RefusedError, Run
 
@@ -24,10 +24,10 @@ class Replica:
     The three are guarded by `lock`, which the replicas of a seat share.
     """
 
-    def __init__(self, lock: threading.Lock, gate: Gate) -> None:
+    def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
         self.rows, self.requests, self.running = 0, 0, 1
         self.queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._lock, self._gate = lock, gate
+        self._lock, self._gate = lock, controller
         self._thread: threading.Thread | None = None
 
     def start(self, open_engine: Callable[[], Engine], cores: Cores, name: str) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from objectives.serving.engines import Engine, Inputs
-from objectives.serving.pool.admission import Gate
+from objectives.serving.pool.admission import AcceptAll
 from objectives.serving.pool.cores import Cores
-from objectives.serving.pool.pending_result import Answer, Job, RefusedError
+from objectives.serving.pool.pending_result import Job, PendingResult, RefusedError
 from objectives.serving.pool.replica import Replica
 
 _load = attrgetter("rows", "requests")
@@ -22,8 +22,8 @@ class Replicas:
     One lock guards loads, queues and the end, so that what was let in before `close` is answered.
     """
 
-    def __init__(self, replicas: Sequence[Replica], lock: threading.Lock, gate: Gate) -> None:
-        self._replicas, self._lock, self._gate = replicas, lock, gate
+    def __init__(self, replicas: Sequence[Replica], lock: threading.Lock, controller: AcceptAll) -> None:
+        self._replicas, self._lock, self._gate = replicas, lock, controller
         self._closed = False
 
     def __len__(self) -> int:
@@ -42,16 +42,16 @@ class Replicas:
         for number, (replica, own) in enumerate(zip(self._replicas, cores, strict=True)):
             replica.start(open_engine, own, f"{name}-{number}")
 
-    def answer(self, submitted_ns: int) -> Answer:
+    def answer(self, submitted_ns: int) -> PendingResult:
         return self._gate.answer(submitted_ns)
 
-    def take(self, request: Inputs, rows: int) -> Answer:
+    def take(self, request: Inputs, rows: int) -> PendingResult:
         now = time.perf_counter_ns()
         answer = self._gate.answer(now)
         self.place(answer, (Job(answer, request, rows, now),))
         return answer
 
-    def place(self, answer: Answer, jobs: Sequence[Job]) -> None:
+    def place(self, answer: PendingResult, jobs: Sequence[Job]) -> None:
         """Let all jobs of one answer in, or refuse it.
 
         Raises:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from objectives.serving.engines import Inputs
-from objectives.serving.pool.pending_result import Answer, Job, Scores, cut_rows, is_divisible
+from objectives.serving.pool.pending_result import Job, PendingResult, Scores, cut_rows, is_divisible
 from objectives.serving.pool.replicas import Replicas
 
 
@@ -22,7 +22,7 @@ class Splitter:
     def __init__(self, replicas: Replicas, above: int) -> None:
         self._replicas, self._above = replicas, above
 
-    def take(self, request: Inputs, rows: int) -> Answer:
+    def take(self, request: Inputs, rows: int) -> PendingResult:
         if rows <= self._above or not is_divisible(request, rows):
             return self._replicas.take(request, rows)
         now = time.perf_counter_ns()
@@ -48,7 +48,7 @@ def cut(rows: int, replicas: int, above: int) -> list[int]:
 class _Joint:
     """Scores of the parts in their order; the first error is everyone's."""
 
-    def __init__(self, answer: Answer, parts: int) -> None:
+    def __init__(self, answer: PendingResult, parts: int) -> None:
         self._answer = answer
         self._scores: list[Scores] = [np.empty(0, np.float32)] * parts
         self._left = parts
