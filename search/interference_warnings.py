@@ -1,4 +1,4 @@
-"""What a reader should know of a benchmark besides its intervals, in sentences."""
+"""What a reader should know of a benchmark besides its numbers, in sentences."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from search.format import percent, times
 
 _DRIFT = 1.5
 _LATE = 0.1
+# Ends of an interval that are so many times apart tell little of the ratio between them.
+_WIDE = 1.5
 
 
 def interference_warnings(latency: Latency) -> list[str]:
-    """Sentences about other processes, a machine that changed its speed, and a load generator that was late."""
+    """Sentences about an interval that is wide, other processes, a machine that changed its speed, and a load generator
+    that was late."""
     found = []
     low, high = latency.p95_ratio_interval
+    if high > _WIDE * low:
+        least, most = latency.service_p50_ratio_interval
+        found.append(
+            f"the interval of the p95 ratio, [{low:.3f}, {high:.3f}], is wide: rely on the service p50 ratio, "
+            f"{latency.service_p50_ratio:.3f} [{least:.3f}, {most:.3f}], and on the capacity ratio"
+        )
     if latency.p95_ratio_all is not None and not low <= latency.p95_ratio_all <= high:
         found.append(
             f"over all {latency.pairs} pairs of blocks, the disturbed ones too, the p95 ratio is "

@@ -49,7 +49,8 @@ def verdict(document: Document) -> Verdict:
     sentences = _simple_references(document) + sentences
     if subject is not None:
         sentences += _beside_references(document, subject, confirmed or {})
-        sentences += _in_milliseconds(document, subject, confirmed or {}) + _other_points(document, subject, gains)
+        sentences += _in_milliseconds(document, subject, confirmed or {}) + _of_its_timing(subject, confirmed)
+        sentences += _other_points(document, subject, gains)
     return Verdict(headline, tuple(sentences + doubts(document)))
 
 
@@ -231,6 +232,12 @@ def _in_milliseconds(document: Document, row: Row, confirmed: Mapping[str, Any])
     return (
         [f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}."] if own and base else []
     )
+
+
+def _of_its_timing(row: Row, confirmed: Mapping[str, Any] | None) -> list[str]:
+    """What weakens the timing that the headline tells."""
+    timed = row if confirmed is None else confirmed
+    return [f"Of the timing of trial {row['trial']}: {warning}." for warning in timed.get("warnings") or ()]
 
 
 def _other_points(document: Document, subject: Row, gains: Sequence[Row]) -> list[str]:

@@ -1,0 +1,62 @@
+"""What is said of a benchmark besides its numbers, and that it reaches who reads the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from measurements import complete_outcome
+
+from objectives.record import Latency
+from search.interference_warnings import interference_warnings
+from search.verdict import best_compromise, helps, verdict
+
+
+def latency(**changes: Any) -> Latency:
+    """A p95 ratio of 0.500 [0.475, 0.525] over 22 pairs, of which 20 were kept."""
+    measured = complete_outcome(0.5).measurement
+    assert measured is not None
+    return replace(measured.latency, **{"p95_ratio_all": 0.5, "pairs": 22, **changes})
+
+
+def test_of_a_calm_benchmark_nothing_is_said() -> None:
+    assert interference_warnings(latency()) == []
+    assert interference_warnings(latency(p95_ratio_interval=(0.42, 0.62))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"p95_ratio_interval": (0.35, 0.7)},
+            "the interval of the p95 ratio, [0.350, 0.700], is wide: rely on the service p50 ratio, "
+            "0.500 [0.475, 0.525], and on the capacity ratio",
+        ),
+        ({"p95_ratio_interval": (0.0, 0.7)}, "the interval of the p95 ratio, [0.000, 0.700], is wide"),
+        ({"p95_ratio_all": 0.6}, "over all 22 pairs of blocks, the disturbed ones too, the p95 ratio is 0.600"),
+        ({"p95_ratio_all": 0.4}, "over all 22 pairs of blocks, the disturbed ones too, the p95 ratio is 0.400"),
+        ({"busy_share": 0.2}, "other processes took 20% of a core meanwhile"),
+        ({"drift": 2.0}, "the baseline's own time changed 2x within a visit"),
+        ({"lateness": 0.2}, "the load generator was late by 20% of the p95"),
+    ],
+)
+def test_what_weakens_a_benchmark_is_said(changes: dict[str, Any], said: str) -> None:
+    (sentence,) = interference_warnings(latency(**changes))
+    assert sentence.startswith(said)
+
+
+def test_the_verdict_tells_what_weakens_the_timing_of_its_subject(
+    front_document: dict[str, Any], choose_trial: Any
+) -> None:
+    rows = front_document["rows"]
+    best = best_compromise([row for row in rows if helps(row)], front_document["max_loss"])
+    for row in rows:
+        row["warnings"] = [f"number {row['trial']} was disturbed"]
+    trial = best["trial"]
+    found = [line for line in verdict(front_document).sentences if "disturbed" in line]
+    assert found == [f"Of the timing of trial {trial}: number {trial} was disturbed."]
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006))
+    front_document["chosen"]["confirmed"]["warnings"] = ["the long window was disturbed"]
+    found = [line for line in verdict(front_document).sentences if "disturbed" in line]
+    assert found == [f"Of the timing of trial {trial}: the long window was disturbed."]
