@@ -86,7 +86,8 @@ class Quality(_Finite):
 class Percentiles(_Finite):
     """Open-loop latency from the scheduled arrival, and closed-loop service time; p99 only with samples enough.
 
-    Intervals are those of order statistics, at 95%: what these samples say of their own percentile.
+    Intervals are those of order statistics, at 95%: what these samples say of their own percentile. That of the p95, of
+    which a policy may ask that it be kept, reaches as far as the visits' own p95 say, too.
     """
 
     p50_ms: float

@@ -92,8 +92,8 @@ def _latency(recording: Recording, noise: RatioNoise) -> Latency:
         name: np.concatenate([getattr(one, name) for one in kept])
         for name in ("candidate", "baseline", "candidate_service", "baseline_service")
     }
-    ours = _percentiles(pooled["candidate"], pooled["candidate_service"])
-    theirs = _percentiles(pooled["baseline"], pooled["baseline_service"])
+    ours = _percentiles(pooled["candidate"], pooled["candidate_service"], [one.candidate for one in kept])
+    theirs = _percentiles(pooled["baseline"], pooled["baseline_service"], [one.baseline for one in kept])
     loops = [(one.candidate, one.baseline) for one in kept]
     services = [(one.candidate_service, one.baseline_service) for one in kept]
     p95, p95_interval, p95_visits = _ratio(loops, 95, recording.seed, noise.p95)
@@ -146,9 +146,14 @@ def _ratio(
     return (*ratio_over_visits(ratios, within, noise), ratios)
 
 
-def _percentiles(loop: Floats, service: Floats) -> Percentiles:
+def _percentiles(loop: Floats, service: Floats, visits: Sequence[Floats]) -> Percentiles:
+    """
+    Args:
+        visits: those of the open loop, by visit
+    """
     p50, p50_interval = percentile_interval(loop, 50)
     p95, p95_interval = percentile_interval(loop, 95)
+    p95_interval = _reaching_over(visits, 95, p95_interval)
     p99: float | None = None
     p99_interval: Interval | None = None
     with suppress(TooFewSamplesError):  # no p99 is reported then
@@ -158,6 +163,16 @@ def _percentiles(loop: Floats, service: Floats) -> Percentiles:
     return Percentiles(
         p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
     )
+
+
+def _reaching_over(visits: Sequence[Floats], percent: int, interval: Interval) -> Interval:
+    """The interval of pooled samples, as far as that of the visits' own percentiles where it reaches further: the
+    samples of one visit do not tell how the next one differs."""
+    own = [percentile(visit, percent) for visit in visits]
+    if len(own) < 2 or not all(map(math.isfinite, own)):
+        return interval
+    _, (low, high) = ratio_over_visits(own, [0.0] * len(own))
+    return min(low, interval[0]), max(high, interval[1])
 
 
 def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
