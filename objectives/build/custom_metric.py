@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.held_out_rows import HeldOut, HeldPart, read_held_out
+from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
 from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
 from objectives.other_outputs import others_of
@@ -55,20 +55,27 @@ def evaluate_custom_metric(
 def check_metric(recommender: Recommender) -> None:
     """
     Raises:
-        FactoryError: the metric cannot tell a relative loss of the model on validation.
+        FactoryError: the metric cannot tell a relative loss of the model, with its interval, on validation or on test.
     """
-    held, name = recommender.held_out("validation"), recommender.metric
+    for part in HELD_PARTS:
+        _check_part(recommender, part)
+
+
+def _check_part(recommender: Recommender, part: HeldPart) -> None:
+    held, name = recommender.held_out(part), recommender.metric
+    if (groups := len(np.unique(held.groups))) < 2:
+        raise FactoryError(f"metric {name} needs rows of two groups or more, but those of {part} are of {groups}")
     if recommender.custom_metric:
         scores = main_scores(recommender, recommender.model, held.inputs)
         value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
         if not 0 < value < float("inf"):
             raise FactoryError(
-                f"metric {name} must give a number above 0 for the model on validation, higher being better, but gave "
+                f"metric {name} must give a number above 0 for the model on {part}, higher being better, but gave "
                 f"{value:.4g}"
             )
     elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
         some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
-        raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of validation are {some} ...")
+        raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of {part} are {some} ...")
 
 
 def custom_metric(

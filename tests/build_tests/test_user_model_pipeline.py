@@ -118,6 +118,30 @@ def declared():
     shop.user_inputs = ["history"]
     return shop
 
+class Odd(Shop):
+    "The rows of one split are all of one user, or all clicked."
+
+    def __init__(self, odd, part):
+        super().__init__()
+        self.odd, self.part = odd, part
+
+    def batches(self, split):
+        for inputs, labels, user in super().batches(split):
+            if split == self.odd and self.part == "user":
+                user = np.zeros_like(user)
+            if split == self.odd and self.part == "click":
+                labels = labels | {"click": torch.ones(len(user))}
+            yield inputs, labels, user
+
+def one_user():
+    return Odd("test", "user")
+
+def one_validating_user():
+    return Odd("validation", "user")
+
+def all_clicked():
+    return Odd("test", "click")
+
 class Ended(nn.Module):
     def __init__(self, end):
         super().__init__()
@@ -275,6 +299,26 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
     recommender = build.open_once(task, _quiet)
     with pytest.raises(FactoryError, match=line):
         rehearsal.dry_run(recommender, build.signature_of(recommender), home / "lower", 0, _quiet)
+
+
+@pytest.mark.parametrize(
+    ("factory", "line"),
+    [
+        ("one_user", "metric auc needs rows of two groups or more, but those of test are of 1"),
+        ("one_validating_user", "metric auc needs rows of two groups or more, but those of validation are of 1"),
+        ("all_clicked", "metric auc needs labels that are 0 and 1, but those of test are 1 "),
+    ],
+)
+def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
+    factory: str, line: str, task_of: Callable[[str], Task], home: Path
+) -> None:
+    """Not when its first candidate is judged, nor when a choice is confirmed on test."""
+    task = task_of(factory)
+    recommender = build._open(task, _quiet)
+    with pytest.raises(FactoryError, match=line):
+        rehearsal.rehearse(recommender, build._signature(recommender), home / factory, 0, _quiet)
+    with pytest.raises(FactoryError, match=line):
+        build.prepare(task, _quiet)
 
 
 @pytest.mark.parametrize(("factory", "refused"), [("factory", False), ("drawn", True)])
