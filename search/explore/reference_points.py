@@ -11,10 +11,9 @@ from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Prepared
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Scalar
-from spaces.model_structure import ModelStructure
 from spaces.techniques.placement import Placement, parse_layout
 from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization import Precision
+from spaces.techniques.quantization import DYNAMIC, Precision
 from spaces.techniques.quantization_space import PrecisionSpace
 from spaces.weights import Weights
 
@@ -28,15 +27,17 @@ def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -
     groups as in the study's space, so that the same choice is the same candidate."""
     fp32 = dict.fromkeys(space.widths, "fp32")
     found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
-    if quantized := quantized_weights(prepared.structure):
+    if quantized := quantized_weights(prepared):
         found[QUANTIZED] = Candidate(precision=Precision(tuple({**fp32, **quantized}.items())))
     found |= {name.replace("_", " "): Candidate(Weights(reference=name)) for name in prepared.simple}
     return {name: candidate for name, candidate in found.items() if not candidate.is_baseline}
 
 
-def quantized_weights(structure: ModelStructure) -> dict[str, str]:
-    """Every product in dynamic int8. ONNX Runtime's default pass quantizes lookups too; here tables stay in fp32."""
-    return {group.name: "int8-dynamic" for group in structure.groups if group.kind in ("linear", "attention")}
+def quantized_weights(prepared: Prepared) -> dict[str, str]:
+    """Every product in dynamic int8 that can be: one group that cannot must not cost the point. ONNX Runtime's default
+    pass quantizes lookups too; here tables stay in fp32."""
+    groups = (group for group in prepared.structure.groups if group.kind in ("linear", "attention"))
+    return {group.name: DYNAMIC for group in groups if prepared.refused(group.modules, DYNAMIC) is None}
 
 
 def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBenchmark]) -> Placement:

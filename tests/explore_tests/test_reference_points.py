@@ -13,12 +13,12 @@ import pytest
 
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Outcome, Prepared
-from search.choose import choose
+from objectives.technique_results import Tried
+from search import choose
 from search.choose.choose import Confirmed, beside_tuned_baseline, chosen_document
-from search.config.loss_limits import Limits
-from search.errors import JobError
-from search.explore.reference_points import QUANTIZED, TUNED, references_of, tuned_placement
 from search.results import document
+from search.config.loss_limits import Limits
+from search.explore.reference_points import QUANTIZED, TUNED, references_of, tuned_placement
 from search.study import Study, spent
 from search.verdict import verdict
 from spaces.candidate import Candidate
@@ -108,6 +108,21 @@ def test_the_reference_points_are_what_a_user_gets_without_a_search() -> None:
         "logistic regression": Candidate(Weights(reference="logistic_regression")),
     }
     assert TUNED not in references_of(PREPARED, WIDTHS, Placement()), "trial 0 is the tuned baseline already"
+
+
+def test_what_cannot_be_quantized_stays_as_it_is_in_the_quantized_point() -> None:
+    """Asked for, the width would fail, and there would be no such point at all."""
+    masked = Group("masked", "linear", ("n",), 10, (), "no")
+    prepared = replace(
+        PREPARED,
+        anatomy=replace(PREPARED.anatomy, groups=(*PREPARED.anatomy.groups, masked)),
+        tried=(Tried("masked", "int8-dynamic", "it is not held"), Tried("mlp", "int4", "it is odd")),
+    )
+    widths = PrecisionSpace({**WIDTHS.widths, "masked": Choice(("fp32",))})
+    found = references_of(prepared, widths, BEST)[QUANTIZED].precision
+    assert (found.width("mlp"), found.width("masked")) == ("int8-dynamic", "fp32")
+    none = replace(prepared, tried=tuple(Tried(name, "int8-dynamic", "no") for name in ("mlp", "masked")))
+    assert QUANTIZED not in references_of(none, widths, BEST)
 
 
 def losing(losses: Mapping[str, float]) -> Any:
