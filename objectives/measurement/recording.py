@@ -25,7 +25,15 @@ from objectives.measurement.statistics import (
     percentile,
     percentile_interval,
 )
-from objectives.measurement.throughput import RESAMPLES, Probe, RateSearch, rate_under_slo, resampled_rates
+from objectives.measurement.throughput import (
+    BURSTS,
+    RESAMPLES,
+    SEGMENTS,
+    Probe,
+    RateSearch,
+    rate_under_slo,
+    resampled_rates,
+)
 from objectives.measurement.visits import NO_NOISE, VisitNoise, ratio_over_visits
 from objectives.records import Interval, Latency, NotFiniteError, Percentiles, Throughput
 
@@ -200,9 +208,9 @@ def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
         capacity_within.append(_capacity_variance(visit, seed))
     ratios = tuple(rate / base for rate, base in zip(rates, bases, strict=True))
     capacity_ratios = tuple(ours / theirs for ours, theirs in capacities)
-    ratio, ratio_interval = ratio_over_visits(ratios, within, noise.throughput)
-    capacity, capacity_interval = ratio_over_visits(capacity_ratios, capacity_within, noise.capacity)
-    rps, rps_interval = ratio_over_visits(rates, rate_within)
+    ratio, ratio_interval = ratio_over_visits(ratios, within, noise.throughput, blocks=SEGMENTS)
+    capacity, capacity_interval = ratio_over_visits(capacity_ratios, capacity_within, noise.capacity, blocks=BURSTS)
+    rps, rps_interval = ratio_over_visits(rates, rate_within, blocks=SEGMENTS)
     return Throughput(
         rps=rps,
         baseline_rps=_geometric_mean(bases),

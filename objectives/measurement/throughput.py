@@ -21,7 +21,10 @@ from objectives.measurement.steady_state import variability, warm_up_requests
 from objectives.records import rows_of
 
 RESAMPLES = 400
-_SEGMENTS = 5
+# Parts of a probe that are resampled.
+SEGMENTS = 5
+# Measurements of the capacity of each deployment.
+BURSTS = 5
 _PROBE_SECONDS = 0.3
 # A probe's warm-up is no longer than twice what it counts: near capacity no measurement reaches the steady state.
 _MOST_WARM_UP = 2
@@ -31,7 +34,6 @@ _EDGE = 0.1
 _NEAREST = 0.97
 # A probe that its neighbours contradict by so much (logarithm of the percentile) is repeated.
 _CONTRADICTION = 0.2
-_CAPACITY_BURSTS = 5
 _CAPACITY_SECONDS = 0.1
 _PACE_REQUESTS = 12
 _PACE_LOOKS = 3
@@ -110,7 +112,7 @@ def measure_capacity(
             found[which] = slower * targets[which].saturated(requests, _CAPACITY_SECONDS)
         return found
 
-    turns = range(_CAPACITY_BURSTS)
+    turns = range(BURSTS)
     return np.array([least_disturbed(functools.partial(burst, turn), calm, monitor) for turn in turns])
 
 
@@ -132,14 +134,14 @@ def probe(
     Args:
         least: requests that count, at least; a multiple of 5 of them is taken
     """
-    count = max(least, int(rate_rps * _PROBE_SECONDS)) // _SEGMENTS * _SEGMENTS
+    count = max(least, int(rate_rps * _PROBE_SECONDS)) // SEGMENTS * SEGMENTS
     arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
     sizes = np.array([rows_of(request) for request in requests], dtype=np.float64)
     warm_up = warm_up_requests(rate_rps / capacity_rps, variability(arrivals, sizes), _MOST_WARM_UP * count)
     chosen = drawn_requests(requests, warm_up + count, seed)
     target.settle()
     played = target.open_loop(chosen, arrivals[: warm_up + count])
-    latency = (played.latency_ms[warm_up:] / slower).reshape(_SEGMENTS, -1)
+    latency = (played.latency_ms[warm_up:] / slower).reshape(SEGMENTS, -1)
     # In single precision, as it is stored.
     return Probe(rate_rps, latency.astype(np.float32).astype(np.float64))
 
@@ -289,7 +291,7 @@ def _joined(parts: Sequence[Floats]) -> Floats:
     """Streams of different lengths side by side, in as many segments."""
     if len(parts) == 1:
         return parts[0]
-    cut = [part.ravel()[: part.size // _SEGMENTS * _SEGMENTS].reshape(_SEGMENTS, -1) for part in parts]
+    cut = [part.ravel()[: part.size // SEGMENTS * SEGMENTS].reshape(SEGMENTS, -1) for part in parts]
     return np.concatenate(cut, axis=1)
 
 

@@ -43,7 +43,11 @@ def pooled_noise(benchmarks: Sequence[Sequence[float]]) -> VisitNoise:
 
 
 def ratio_over_visits(
-    ratios: Sequence[float], within: Sequence[float], earlier: VisitNoise = NO_NOISE, confidence: float = 0.95
+    ratios: Sequence[float],
+    within: Sequence[float],
+    earlier: VisitNoise = NO_NOISE,
+    confidence: float = 0.95,
+    blocks: int | None = None,
 ) -> tuple[float, Interval]:
     """The geometric mean of the visits' ratios and its interval: a t interval of their logarithms, or of the ratios
     themselves and their mean where one is 0.
@@ -55,17 +59,20 @@ def ratio_over_visits(
         ratios: (visits,), 0 or more
         within: (visits,), variance of each one's logarithm, from resampled blocks
         earlier: of the same kind of ratio on the same machine
+        blocks: that were resampled in each visit, where they were few: the variance within is then known no better,
+            and that of the resamples is too small by one block's share; None for many
     """
     scale = np.exp if min(ratios) > 0 else np.asarray
     values = np.log(ratios) if min(ratios) > 0 else np.asarray(ratios, dtype=np.float64)
     count, prior = len(values), min(earlier.degrees, _MOST_DEGREES)
     degrees = prior + count - 1
-    variance = float(np.mean(within))
+    variance = float(np.mean(within)) * (1.0 if blocks is None else blocks / (blocks - 1))
     if degrees:
         between = float(((values - values.mean()) ** 2).sum())
         variance = max(variance, (prior * earlier.variance + between) / degrees)
     tail = (1 + confidence) / 2
-    quantile = float(special.stdtrit(degrees, tail) if degrees else special.ndtri(tail))
+    known = degrees or (0 if blocks is None else blocks - 1)
+    quantile = float(special.stdtrit(known, tail) if known else special.ndtri(tail))
     half = quantile * math.sqrt(variance / count)
     point, low, high = (float(scale(values.mean() + step)) for step in (0.0, -half, half))
     if max(ratios) == 0:
