@@ -162,7 +162,7 @@ def _row(
         "capacity_ratio_interval": m and list(m.throughput.capacity_ratio_interval),
         "peak_memory_bytes": m and m.footprint.peak_memory_bytes,
         "cpu_seconds_per_1000": m and m.footprint.cpu_seconds_per_1000,
-        "money_per_million": m and price and m.throughput.rps and money_per_million(m.throughput.rps, price),
+        "money_per_million": (m and price and m.throughput.rps and money_per_million(m.throughput.rps, price)) or None,
         "repeated_blocks": m and m.latency.repeated_blocks,
         "visits": m and len(m.latency.p95_visits),
         "warnings": interference_warnings(m.latency) if m else [],

@@ -23,9 +23,12 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
 
-def _inverse(ratio: float) -> float | None:
-    """None for a candidate that kept the SLO at no rate: it has no place on the scale."""
-    return 1 / ratio if ratio > 0 else None
+# A candidate that keeps the SLO at no rate stands where one of this ratio would.
+_LEAST_THROUGHPUT = 1e-3
+
+
+def _inverse(ratio: float) -> float:
+    return 1 / max(ratio, _LEAST_THROUGHPUT)
 
 
 # What the sampler sees of each objective, lower is better; "throughput" is the one that is turned.

@@ -1,0 +1,83 @@
+"""A candidate that keeps the SLO at no rate: a throughput ratio of 0 is a measurement, and ends no search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from measurements import complete_outcome
+from test_explore import answers, parts, search, timed
+from test_reference_points import begin, told
+
+from objectives.record import Artifact
+from search.limits import Limits
+from search.references import TUNED
+from search.study import Study
+from search.verdict import verdict
+from spaces.canonical import to_plain
+
+__all__ = ["parts"]
+
+
+def by_reference(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    key = "small" if arguments["weights"]["distillation"] else "base"
+    return {"artifact": to_plain(Artifact(key, f"{key}/model.onnx", {}, 900, 0.0)), "reused": False}
+
+
+def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        tuned = arguments["candidate"]["placement"]["seat"]["threads"] == 2
+        return timed(5.0, 0.0) if tuned and "base" in arguments["candidate"]["model"] else timed()
+
+    begin(parts)
+    search(parts, answers(time=time, export=by_reference), 4, monkeypatch)
+    parts["study"].sweep()
+    found = told(parts)
+    row = found["rows"][1]
+    assert parts["study"].references[0] == TUNED
+    assert (row["state"], row["throughput_ratio"]) == ("complete", 0.0)
+    assert found["tuned_baseline"]["trial"] == 0 and not row["on_front"]
+    assert verdict(found).headline
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.5])
+def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
+    loss: float, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it is feasible; nor does the study fail to open again."""
+    measured = complete_outcome(loss=loss).measurement
+    assert measured is not None
+    calls = iter(range(1000))
+    time = lambda arguments: timed(5.0, 0.0) if next(calls) > 3 else timed()  # noqa: E731
+    judge = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
+    search(parts, answers(time=time, judge=judge), 4, monkeypatch)
+    parts["study"].sweep()
+    rows = told(parts)["rows"]
+    slow = [row for row in rows if row["throughput_ratio"] == 0]
+    assert slow and all(row["state"] == "complete" and row["money_per_million"] is None for row in slow)
+    assert not any(row["on_front"] for row in slow)
+
+
+def test_an_objective_that_was_not_measured_is_a_failed_trial(
+    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some requests were refused, so there is no p99, of a candidate that loses too much besides."""
+    objectives = ("latency_p99", "quality")
+    parts["config"] = parts["config"].model_copy(update={"objectives": objectives})
+    parts["study"] = Study("p99", f"sqlite:///{tmp_path / 'p.db'}", objectives, Limits(0.01), 0)
+    measured = complete_outcome(loss=0.5).measurement
+    assert measured is not None
+    calls = iter(range(1000))
+
+    def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        found = timed()
+        return found if next(calls) <= 3 else {**found, "latency": {**found["latency"], "p99_ratio": None}}
+
+    judge = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
+    _, ended, _ = search(parts, answers(time=time, judge=judge), 4, monkeypatch)
+    failed = [one.outcome for one in ended if one.outcome.state == "failed"]
+    assert failed and all("latency_p99" in str(outcome.reason) for outcome in failed)
