@@ -13,13 +13,13 @@ from optuna.trial import Trial
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
 from objectives.task import Task
-from search.workers.meter_jobs import Length, MeterJobs, building
-from search.explore.weight_reuse import least_tried
-from search.explore.reference_points import cost
-from search.explore.screening import UNSEEN, loses, dominated
 from search.config.sections import StudyConfig
-from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of, values
+from search.explore.reference_points import cost
+from search.explore.screening import UNSEEN, dominated, loses
 from search.explore.visit_noise import ratio_noise
+from search.explore.weight_reuse import least_tried
+from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of, values
+from search.workers.meter_jobs import Length, MeterJobs, building
 from search.workers.processes import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
@@ -297,7 +297,7 @@ class Explorer:
             )
             values(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
             running.visits += running.stage == "near"
-            if running.stage == "time" and not (running.number == 0 or self._worth_longer(running, measurement)):
+            if running.stage == "benchmark" and not (running.number == 0 or self._worth_longer(running, measurement)):
                 return self._complete(running, measurement)
             running.stage, running.measured = "near", measurement
             if running.visits < self._jobs.near_visits:

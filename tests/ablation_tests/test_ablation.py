@@ -84,7 +84,7 @@ def time(progress, candidate, baseline, window, weighed, recording, **rest):
     progress("timed")
     found = complete_outcome(of(candidate)[0] / of(baseline)[0], of(baseline)[0] / of(candidate)[0]).measurement
     return {{part: to_plain(getattr(found, part)) for part in ("latency", "throughput", "footprint")}}
-serve(dict(judge=judge, time=time))
+serve(dict(evaluate=judge, benchmark=time))
 """
 QUIET = Console(quiet=True, as_json=True)
 

@@ -314,9 +314,9 @@ def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
 ) -> None:
     """Not when its first candidate is judged, nor when a choice is confirmed on test."""
     task = task_of(factory)
-    recommender = build._open(task, _quiet)
+    recommender = build.open_once(task, _quiet)
     with pytest.raises(FactoryError, match=line):
-        rehearsal.rehearse(recommender, build._signature(recommender), home / factory, 0, _quiet)
+        rehearsal.dry_run(recommender, build.signature_of(recommender), home / factory, 0, _quiet)
     with pytest.raises(FactoryError, match=line):
         build.prepare(task, _quiet)
 

@@ -151,7 +151,7 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
         "Worker": lambda *given: worker,
         "prepared_by": lambda *given: prepared,
         "jobs_of": lambda *given: None,
-        "Pairs": lambda *given: None,
+        "PairedComparison": lambda *given: None,
         "Looks": SimpleNamespace(of=lambda *given: SimpleNamespace(number=lambda made: 1)),
         "_measured": measured,
         "int8_weight_bits": lambda: here,
@@ -193,7 +193,7 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
     )
     names = {
         "Worker": lambda *given: worker, "prepared_by": lambda *given: today[0], "made_of": lambda of, *asked: of,
-        "jobs_of": lambda *given: None, "Pairs": lambda *given: pairs, "judged": judged, "_timed": timed,
+        "jobs_of": lambda *given: None, "PairedComparison": lambda *given: pairs, "judged": judged, "_timed": timed,
         "_beside_old": lambda *given: BesideOld(trouble="another day"), "bundle_up": lambda *given: None,
         "task_of": lambda *given: None,
     }  # fmt: skip

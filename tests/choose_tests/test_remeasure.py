@@ -40,7 +40,7 @@ def time(progress, candidate, window, **rest):
     if key not in answers:
         raise RuntimeError("the machine is busy")
     return answers[key]
-serve(dict(time=time))
+serve(dict(benchmark=time))
 """
 
 

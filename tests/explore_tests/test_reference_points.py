@@ -14,11 +14,12 @@ import pytest
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Outcome, Prepared
 from objectives.technique_results import Tried
-from search import choose
+from search.choose import choose
 from search.choose.choose import Confirmed, beside_tuned_baseline, chosen_document
-from search.results import document
 from search.config.loss_limits import Limits
+from search.errors import JobError
 from search.explore.reference_points import QUANTIZED, TUNED, references_of, tuned_placement
+from search.results import document
 from search.study import Study, spent
 from search.verdict import verdict
 from spaces.candidate import Candidate
@@ -115,7 +116,7 @@ def test_what_cannot_be_quantized_stays_as_it_is_in_the_quantized_point() -> Non
     masked = Group("masked", "linear", ("n",), 10, (), "no")
     prepared = replace(
         PREPARED,
-        anatomy=replace(PREPARED.anatomy, groups=(*PREPARED.anatomy.groups, masked)),
+        structure=replace(PREPARED.structure, groups=(*PREPARED.structure.groups, masked)),
         tried=(Tried("masked", "int8-dynamic", "it is not held"), Tried("mlp", "int4", "it is odd")),
     )
     widths = PrecisionSpace({**WIDTHS.widths, "masked": Choice(("fp32",))})

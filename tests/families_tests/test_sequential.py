@@ -258,16 +258,16 @@ def test_a_sibling_reads_the_same_requests(opened: SequentialRecommender) -> Non
 
 
 @pytest.mark.parametrize(
-    ("users", "epochs"), [(140, 20), (640, 20), (641, 17), (128 * 30, 4), (128 * 99, 2), (128 * 100, 1), (10**6, 1)]
+    ("users", "passes"), [(140, 20), (640, 20), (641, 17), (128 * 30, 4), (128 * 99, 2), (128 * 100, 1), (10**6, 1)]
 )
 def test_an_epoch_has_batches_enough_to_learn_from(
-    users: int, epochs: int, opened: SequentialRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    users: int, passes: int, opened: SequentialRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred batches, but no more than twenty passes."""
     epochs: list[list[int]] = []
     asked: list[int] = []
 
-    def batches(sequences: Any, length: int, negatives: int, generator: torch.Generator) -> Iterable[Batch]:
+    def drawn(sequences: Any, length: int, negatives: int, generator: torch.Generator) -> Iterable[Batch]:
         asked.append(negatives)
         return iter([({}, torch.zeros(1))])
 
@@ -275,13 +275,13 @@ def test_an_epoch_has_batches_enough_to_learn_from(
         epochs.append([len(labels) for _, labels in batches()])
         return Trained(0.5, 0, (0.5,), 0.0)
 
-    monkeypatch.setattr(sequential, "_lessons", batches)
+    monkeypatch.setattr(sequential, "_lessons", drawn)
     monkeypatch.setattr(sequential, "train_to_optimum", train)
     monkeypatch.setattr(type(opened.sequences), "users", users)
     monkeypatch.setattr(sequential, "_some_users", lambda *_: np.arange(5))
     sequential._train(opened.model, opened.sequences, 6, 0, tmp_path, lambda line: None)
-    assert epochs == [[1] * epochs]
-    assert asked == [1] * epochs, "against one negative, as in the paper"
+    assert epochs == [[1] * passes]
+    assert asked == [1] * passes, "against one negative, as in the paper"
 
 
 def test_a_baseline_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,7 +360,7 @@ def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
 
     deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
-    monkeypatch.setattr(Recording, "summarise", summarize)
+    monkeypatch.setattr(Recording, "summarize", summarize)
     with pytest.raises(NotFiniteError):
         timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording)
     assert recording.read_bytes() == b"the first look"

@@ -219,11 +219,11 @@ def test_the_p95_in_milliseconds_is_as_unsure_as_the_visits_differ() -> None:
         replace(visit, timings=replace(visit.timings, candidate=times * visit.timings.candidate))
         for visit, times in zip(kept.visits, (1.0, 1.5, 2.0), strict=True)
     ]
-    found = replace(kept, visits=tuple(visits)).summarise()[0].candidate
+    found = replace(kept, visits=tuple(visits)).summarize()[0].candidate
     own = [np.percentile(visit.timings.kept().candidate, 95, method="inverted_cdf") for visit in visits]
     expected = np.exp(stats.t.interval(0.95, 2, loc=np.log(own).mean(), scale=stats.sem(np.log(own))))
     assert found.p95_interval_ms == pytest.approx(expected)
-    alone = replace(kept, visits=kept.visits[:1]).summarise()[0].candidate
+    alone = replace(kept, visits=kept.visits[:1]).summarize()[0].candidate
     assert alone.p95_interval_ms is not None
     assert alone.p95_interval_ms[1] < 1.2 * alone.p95_ms
 

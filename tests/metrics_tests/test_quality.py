@@ -125,17 +125,17 @@ def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score],
     """The function under test with its arrays, both arms as scikit-learn or the definition judges them, and users."""
     if metric == "ndcg@10":
         ours, theirs, groups = _draw_ranks(seed, 25, 1.3)
-        worth = [np.array([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in metric]) for metric in (ours, theirs)]
+        worth = [np.array([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks]) for ranks in (ours, theirs)]
         return (
             partial(paired_ranking, metric, ours, theirs, groups),
-            [lambda rows, users, metric=metric: float(metric[rows].mean()) for metric in worth],
+            [lambda rows, users, side=side: float(side[rows].mean()) for side in worth],
             groups,
         )
     ours, theirs, labels, groups = _draw(seed, 25, 2.0)
     oracle = _gauc if metric == "gauc" else lambda scores, truth, users: float(roc_auc_score(truth, scores))
     return (
         partial(paired_quality, metric, ours, theirs, labels, groups),
-        [lambda rows, users, metric=metric: oracle(metric[rows], labels[rows], users) for metric in (ours, theirs)],
+        [lambda rows, users, side=side: oracle(side[rows], labels[rows], users) for side in (ours, theirs)],
         groups,
     )
 
@@ -149,7 +149,7 @@ def test_intervals_are_those_of_a_bootstrap_that_copies_rows(metric: str, monkey
     quality = paired(seed=7, confidence=0.9, slices={"part": part})
     (weights,) = group_weights(groups, 7, resamples=40)
     for found, kept in ((quality, np.ones(len(groups), dtype=bool)), (quality.slices[0], part)):
-        mine, base = (_by_copies(metric, weights, groups, kept) for metric in metrics)
+        mine, base = (_by_copies(side, weights, groups, kept) for side in metrics)
         drawn = sorted((base - mine) / base)
         assert found.loss_interval == pytest.approx((drawn[1], drawn[37])), "ranks 2 and 38 of 40: 5% and 95%"
 

@@ -184,9 +184,9 @@ def test_slices_of_ones_own_follow_their_rows(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: UserRecommender) -> None:
-    batches = list(mine.batches(torch.Generator()))
-    assert [len(labels) for _, labels in batches] == [81] and mine.batches_per_epoch == 1
-    yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (batches, Mine().batches("train"))]
+    first = list(mine.batches(torch.Generator()))
+    assert [len(labels) for _, labels in first] == [81] and mine.batches_per_epoch == 1
+    yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (first, Mine().batches("train"))]
     assert not torch.equal(*yielded) and torch.equal(*(users.sort().values for users in yielded))
 
 
@@ -515,7 +515,7 @@ def test_what_is_wrong_is_named_in_one_line(given: Any, line: str, monkeypatch: 
         opened(given, monkeypatch)
     said = str(caught.value)
     assert said.startswith(line) and len(said.splitlines()) == 1
-    assert said == line or said.endswith(" of test_own.py)")
+    assert said == line or said.endswith(" of test_user_model.py)")
 
 
 @pytest.mark.parametrize(

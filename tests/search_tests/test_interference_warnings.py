@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from measurements import complete_outcome
 
-from objectives.record import Latency
+from objectives.records import Latency
 from search.interference_warnings import interference_warnings
 from search.verdict import best_compromise, helps, verdict
+from tests.search_tests.measurements import complete_outcome
 
 
 def latency(**changes: Any) -> Latency:

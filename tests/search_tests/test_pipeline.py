@@ -224,7 +224,7 @@ def test_raw_timings_are_kept_and_summarised_again(road: Road, front: dict[str, 
     earlier benchmarks differed, of which the baseline, measured first, has none."""
     for row in front["rows"]:
         if row["state"] == "complete":
-            latency, throughput = read_recording(road.home / row["timings"]).summarise()
+            latency, throughput = read_recording(road.home / row["timings"]).summarize()
             assert latency.p95_ratio == pytest.approx(row["latency_ms"]["p95_ratio"], rel=1e-12)
             assert throughput.ratio == pytest.approx(row["throughput_ratio"], rel=1e-12)
             assert throughput.capacity_ratio == pytest.approx(row["capacity_ratio"], rel=1e-12)

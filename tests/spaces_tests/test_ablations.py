@@ -145,7 +145,8 @@ def test_each_group_is_cut_and_each_table_formed_by_a_technique_of_its_own() -> 
     candidate = Candidate(weights)
     found = {(t.name, t.group): t for t in techniques(candidate)}
     assert set(found) == {
-        ("quotient-remainder tables", "tables.item"), ("mixed dimensions", "tables.user"), ("pruning", "mlp"), ("pruning", "tables"),
+        ("quotient-remainder tables", "tables.item"), ("mixed dimensions", "tables.user"),
+        ("pruning", "mlp"), ("pruning", "tables"),
         ("low rank", "cross"), ("low rank", "mlp"), ("distillation", None),
     }  # fmt: skip
     mlp = found["pruning", "mlp"]

@@ -58,9 +58,9 @@ def paired_quality(
         raise ValueError(f"The metric of scores and labels is one of {', '.join(_POINTWISE)}, but got {metric!r}.")
     _check_lengths(candidate=candidate, baseline=baseline, labels=labels, groups=groups)
     ours, theirs, truth = (np.asarray(a, dtype=np.float64) for a in (candidate, baseline, labels))
-    for metric, scores in {"candidate": ours, "baseline": theirs}.items():
+    for name, scores in {"candidate": ours, "baseline": theirs}.items():
         if not np.isfinite(scores).all():
-            raise ValueError(f"Scores must be finite, but {int((~np.isfinite(scores)).sum())} of the {metric} are not.")
+            raise ValueError(f"Scores must be finite, but {int((~np.isfinite(scores)).sum())} of the {name} are not.")
     if not (fine := np.isin(truth, (0, 1))).all():
         raise ValueError(f"Labels must be 0 or 1, but got {truth[~fine][0]:g}.")
 
@@ -94,9 +94,9 @@ def paired_ranking(
     if metric_kind(metric) != "ranking":
         raise ValueError(f"The metric of ranks is one of hr@K and ndcg@K, but got {metric!r}.")
     _check_lengths(candidate_ranks=candidate_ranks, baseline_ranks=baseline_ranks, groups=groups)
-    for metric, ranks in {"candidate": candidate_ranks, "baseline": baseline_ranks}.items():
+    for name, ranks in {"candidate": candidate_ranks, "baseline": baseline_ranks}.items():
         if not (fine := np.isfinite(ranks) & (ranks >= 1)).all():
-            raise ValueError(f"Ranks must be finite and from 1, but the {metric} got {ranks[~fine][0]:g}.")
+            raise ValueError(f"Ranks must be finite and from 1, but the {name} got {ranks[~fine][0]:g}.")
 
     def judged(ranks: Floats) -> Metric:
         earned = gains(metric, ranks)

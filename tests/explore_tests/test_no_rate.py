@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measurements import complete_outcome
-from test_explore import answers, parts, search, timed
-from test_reference_points import begin, told
 
-from objectives.record import Artifact
-from search.limits import Limits
-from search.references import TUNED
+from objectives.records import Artifact
+from search.config.loss_limits import Limits
+from search.explore.reference_points import TUNED
 from search.study import Study
 from search.verdict import verdict
-from spaces.canonical import to_plain
+from spaces.serialization import to_plain
+from tests.explore_tests.test_explorer import answers, parts, search, timed
+from tests.explore_tests.test_reference_points import begin, told
+from tests.search_tests.measurements import complete_outcome
 
 __all__ = ["parts"]
 
@@ -30,11 +30,11 @@ def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        tuned = arguments["candidate"]["placement"]["seat"]["threads"] == 2
+        tuned = arguments["candidate"]["placement"]["instance_group"]["threads"] == 2
         return timed(5.0, 0.0) if tuned and "base" in arguments["candidate"]["model"] else timed()
 
     begin(parts)
-    search(parts, answers(time=time, export=by_reference), 4, monkeypatch)
+    search(parts, answers(benchmark=time, export=by_reference), 4, monkeypatch)
     parts["study"].sweep()
     found = told(parts)
     row = found["rows"][1]
@@ -53,8 +53,8 @@ def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
     assert measured is not None
     calls = iter(range(1000))
     time = lambda arguments: timed(5.0, 0.0) if next(calls) > 3 else timed()  # noqa: E731
-    judge = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
-    search(parts, answers(time=time, judge=judge), 4, monkeypatch)
+    evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
+    search(parts, answers(benchmark=time, evaluate=evaluate), 4, monkeypatch)
     parts["study"].sweep()
     rows = told(parts)["rows"]
     slow = [row for row in rows if row["throughput_ratio"] == 0]
@@ -77,7 +77,7 @@ def test_an_objective_that_was_not_measured_is_a_failed_trial(
         found = timed()
         return found if next(calls) <= 3 else {**found, "latency": {**found["latency"], "p99_ratio": None}}
 
-    judge = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
-    _, ended, _ = search(parts, answers(time=time, judge=judge), 4, monkeypatch)
+    evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
+    _, ended, _ = search(parts, answers(benchmark=time, evaluate=evaluate), 4, monkeypatch)
     failed = [one.outcome for one in ended if one.outcome.state == "failed"]
     assert failed and all("latency_p99" in str(outcome.reason) for outcome in failed)
