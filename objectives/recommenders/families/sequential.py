@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
+from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
 from objectives.recommenders.datasets.sequences import (
     Sequences,
@@ -322,21 +323,13 @@ def _all_scores(model: sasrec.SASRec, history: NDArray[np.int64]) -> NDArray[np.
     return scores.double().numpy()
 
 
-def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut, at: int = 10) -> float:
-    """Mean NDCG of the next item among those of the catalogue that the user had not taken before.
+def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float:
+    """Return the mean NDCG@10 of the next item among those of the catalogue that the user had not taken before.
 
     Args:
         score: gives (users, items) of a slice of the users
     """
     assert held.seen is not None
-    gains = []
-    for start in range(0, len(held.labels), _RANKED_TOGETHER):
-        part = slice(start, start + _RANKED_TOGETHER)
-        scores, target, taken = score(part), held.labels[part] - 1, held.seen[part]
-        users = np.arange(len(target))
-        own = scores[users, target][:, None]
-        scores[users.repeat(taken.shape[1])[taken.ravel() > 0], taken[taken > 0] - 1] = -np.inf
-        scores[users, target] = -np.inf
-        rank = 1 + (scores > own).sum(1) + 0.5 * (scores == own).sum(1)
-        gains.append(np.where(rank <= at, 1 / np.log2(1 + rank), 0.0))
-    return float(np.concatenate(gains).mean())
+    starts = range(0, len(held.labels), _RANKED_TOGETHER)
+    scores = (row for start in starts for row in score(slice(start, start + _RANKED_TOGETHER)))
+    return float(gains("ndcg@10", ranks(lambda _: next(scores), held.labels, held.seen)).mean())
