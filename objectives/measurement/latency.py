@@ -26,7 +26,6 @@ from objectives.measurement.steady_state import variability, warm_up_requests
 # Pairs of blocks that are run in all, for one that is asked for: the disturbed ones are run again.
 _MOST_PAIRS = 3
 FEWEST_BLOCKS = 20
-_BASELINE = 1
 # Requests that tell how busy a deployment will be.
 _SAMPLED = 50
 # Arrivals that tell how much they vary.
@@ -146,12 +145,12 @@ def measure_latency(
 ) -> Timings:
     """Alternate blocks of both deployments; which goes first alternates too, so a drift of the machine meets both.
 
-    The schedule of a pair is stretched to the requests per second that `rate` gave when the baseline's turn came in the
-    pair before. Pairs that other processes disturbed are kept as they were and others are run, until there are enough
-    undisturbed ones, three times as many in all, or no patience is left.
+    The schedule of a pair is stretched to the requests per second that `rate` gives before it. Pairs that other
+    processes disturbed are kept as they were and others are run, until there are enough undisturbed ones, three times
+    as many in all, or no patience is left.
     """
     targets = (candidate, baseline)
-    first = now = rate()
+    first = rate()
     most = _MOST_PAIRS * window.blocks
     warm_up = _warm_up(targets, requests, traffic, first, seed)
     length = warm_up + window.requests
@@ -164,15 +163,14 @@ def measure_latency(
         block = len(pairs)
         chosen = drawn_requests(requests, length + window.service_requests, seed, block)
         order = (0, 1) if block % 2 == 0 else (1, 0)
+        baseline.settle()
+        now = rate()
         rates.append(now)
         stretched = np.maximum(np.rint(schedule[block] * (first / now)), 1).astype(np.int64)
         blocks: dict[int, _Block] = {}
         for which in order:
             target = targets[which]
             target.settle()
-            if which == _BASELINE:
-                now = rate()
-                target.settle()  # its threads would hold a core through the first requests, the candidate's would not
             blocks[which] = _block(target, chosen, stretched, warm_up, monitor)
         pairs.append((blocks[0], blocks[1]))
         interference.append(np.array([b.interference.row() for b in pairs[-1]]))

@@ -238,7 +238,7 @@ def test_a_window_without_enough_of_anything_is_refused(field: str) -> None:
         replace(Window(), **{field: 19 if field == "blocks" else 0})
 
 
-def test_a_pair_is_stretched_to_the_rate_that_was_found_in_the_pair_before() -> None:
+def test_a_pair_is_stretched_to_the_rate_that_was_found_before_it() -> None:
     class Slowing(Bench):
         """Half as fast from the fifth look on."""
 
@@ -250,8 +250,8 @@ def test_a_pair_is_stretched_to_the_rate_that_was_found_in_the_pair_before() -> 
 
     bench = Slowing()
     timings = bench.run()
-    assert timings.rate_rps.tolist() == [RATE] * 4 + [RATE / 2] * 16
+    assert timings.rate_rps.tolist() == [RATE] * 3 + [RATE / 2] * 17
     length = timings.warm_up + 7
     schedule = gaps(Traffic(), RATE, 60 * length, 3).reshape(60, length)
     for pair, (_, _, played) in enumerate(bench.played[::2]):
-        assert played == pytest.approx((1 if pair < 4 else 2) * schedule[pair], abs=2)
+        assert played == pytest.approx((1 if pair < 3 else 2) * schedule[pair], abs=2)
