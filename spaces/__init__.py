@@ -1,1 +1,1 @@
-"""What may be chosen: pure data on the standard library alone. Nothing here trains, runs or measures."""
+"""The choices of a search as pure data, on the standard library alone. Nothing here trains, runs or measures."""

@@ -1,4 +1,4 @@
-"""What makes a candidate differ from the baseline, one technique at a time: taken back, or alone."""
+"""Enumerate the techniques by which a candidate differs from the baseline, each removed or applied alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ _Change = Callable[[Candidate, Candidate], Candidate]
 
 @dataclass(frozen=True)
 class Technique:
-    """One of a candidate's techniques.
+    """One technique of a candidate, with the candidates of its ablation.
 
+    name: the technique's name in reports
     group: the layer group that it concerns, None for the whole model
+    without: the candidate with the technique set back to the baseline's value
+    alone: the baseline with this technique and no other
     """
 
     name: str
@@ -30,10 +33,10 @@ class Technique:
 
 
 def techniques(candidate: Candidate) -> tuple[Technique, ...]:
-    """Those in which a candidate differs from the baseline, in the order in which they are applied.
+    """List the techniques in which a candidate differs from the baseline, in the order in which they are applied.
 
-    `without` is the candidate with the technique set back to the baseline's value; `alone` the baseline with nothing
-    but it. Where a stage needs training, both learn as the candidate does.
+    `without` is the candidate with the technique set back to the baseline's value; `alone` is the baseline with this
+    technique and no other. Where a stage needs training, both are trained with the candidate's distillation.
     """
     baseline = Candidate()
     changes = {**_weights(candidate), **_precision(candidate), **_placement(candidate)}
@@ -46,7 +49,7 @@ def techniques(candidate: Candidate) -> tuple[Technique, ...]:
 
 
 def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
-    """Each gives the first candidate the second's value."""
+    """Return a change for each technique of the weights; it gives its first candidate the value of the second."""
     weights = candidate.weights
     changes: dict[tuple[str, str | None], _Change] = {}
     if weights.architecture:
@@ -68,7 +71,7 @@ def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
 
 
 def _taught(weights: Weights) -> bool:
-    """Whether it learns from the teacher, not from the labels alone."""
+    """True if the model learns from the teacher, not from the labels alone."""
     learning = weights.distillation
     return learning is not None and (learning.teacher_weight > 0 or learning.feature_weight > 0)
 
@@ -78,7 +81,7 @@ def _reshaped(part: str) -> _Change:
 
 
 def _formed(part: str, group: str) -> _Change:
-    """One group's tables in the source's form."""
+    """Return a change that gives one group's tables the source's form."""
 
     def change(target: Candidate, source: Candidate) -> Candidate:
         others = (form for form in getattr(target.weights, part) if form.group != group)
@@ -89,7 +92,7 @@ def _formed(part: str, group: str) -> _Change:
 
 
 def _cut(part: str, by_group: str, group: str) -> _Change:
-    """One group cut as the source's is, by the target's rules for the rest where it has any."""
+    """Return a change that prunes or factorises one group as the source; the target's rule keeps its other settings."""
 
     def change(target: Candidate, source: Candidate) -> Candidate:
         own, other = getattr(target.weights, part), getattr(source.weights, part)
@@ -105,13 +108,17 @@ def _groups(rule: Pruning | LowRank | None, by_group: str) -> dict[str, float]:
 
 
 def _with(target: Candidate, source: Candidate, part: str, value: object) -> Candidate:
-    """The target with another value of a part of its weights, learning as one of the two does."""
+    """Return the target with another value of one field of its weights, and with the target's distillation or else the
+    source's.
+    """
     given: dict[str, Any] = {part: value, "distillation": target.weights.distillation or source.weights.distillation}
     return replace(target, weights=_needed(replace(target.weights, **given)))
 
 
 def _distilled(target: Candidate, source: Candidate) -> Candidate:
-    """Taken back, the model learns from the labels alone for as long; alone, the baseline's shape learns again."""
+    """Give the target the source's distillation: removed, the model trains as long on the labels alone; applied alone,
+    the baseline's shape is trained again.
+    """
     learning = source.weights.distillation
     if learning is None:
         own = target.weights.distillation
@@ -121,7 +128,7 @@ def _distilled(target: Candidate, source: Candidate) -> Candidate:
 
 
 def _learned(target: Candidate, source: Candidate) -> Candidate:
-    """With the widths that it belongs to."""
+    """Give the target the source's quantization-aware groups, together with the static int8 that they require."""
     groups = source.weights.quantization_aware
     learning = target.weights.distillation or source.weights.distillation
     weights = replace(target.weights, quantization_aware=groups, distillation=learning)
@@ -132,7 +139,7 @@ def _learned(target: Candidate, source: Candidate) -> Candidate:
 
 
 def _needed(weights: Weights) -> Weights:
-    """The baseline's own weights where nothing is left that has to learn."""
+    """Return the baseline's own weights where no remaining technique requires training."""
     return weights if weights.reshaped or weights.quantization_aware else Weights()
 
 
@@ -165,7 +172,7 @@ def _narrowed(group: str) -> _Change:
 
 
 def _computed(target: Candidate, source: Candidate) -> Candidate:
-    """In the engine that computes so, whichever the other one has."""
+    """Give the target the source's compute type, together with the engine that computes it."""
     precision = replace(target.precision, compute=source.precision.compute)
     instance_group = replace(
         target.placement.instance_group,
@@ -196,7 +203,7 @@ def _placement(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]
 
 def _placed(part: str) -> _Change:
     def change(target: Candidate, source: Candidate) -> Candidate:
-        """Alone, what several replicas need brings them along."""
+        """Give the target the source's value; splitting over replicas brings the source's replicas along."""
         given = getattr(source.placement, part)
         several = part == "split_rows" and given is not None and target.placement.instance_group.replicas < 2
         instance_group = source.placement.instance_group if several else target.placement.instance_group
@@ -206,7 +213,9 @@ def _placed(part: str) -> _Change:
 
 
 def _seated(target: Candidate, source: Candidate) -> Candidate:
-    """An engine that alone computes or reads the target's widths stays; what the new replicas cannot do goes."""
+    """Give the target the source's instance group; keep an engine that the target's widths need, and drop settings that
+    do not fit the new replicas.
+    """
     instance_group, own = source.placement.instance_group, target.placement.instance_group
     if target.precision.compute != "fp32" or target.precision.packed:
         instance_group = replace(instance_group, engine=own.engine, device=own.device)

@@ -1,4 +1,4 @@
-"""One complete choice, named by its content."""
+"""One complete choice, identified by the hash of its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spaces.weights import Weights
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights, precision and placement; trial 0 is the one with every default."""
+    """Weights, precision and placement of one trial; the baseline (trial 0) has every default."""
 
     weights: Weights = field(default_factory=Weights)
     precision: Precision = field(default_factory=Precision)
@@ -35,32 +35,34 @@ class Candidate:
 
     @property
     def variant_id(self) -> str:
+        """Identify the model file: `v` and 12 hex digits of the hash of weights and precision."""
         return "v" + digest(self.weights, self.precision)[:12]
 
     @property
     def id(self) -> str:
+        """Identify the candidate: `c` and 12 hex digits of the hash of its content."""
         return "c" + digest(self)[:12]
 
     @property
     def keeps_model(self) -> bool:
-        """Whether it runs the baseline's own model in fp32, however it is placed; its widths said or not."""
+        """True if the candidate runs the baseline's own model in fp32, in any placement."""
         widths = {width for _, width in self.precision.widths} | {self.precision.compute}
         return self.weights == Weights() and widths == {"fp32"}
 
     @property
     def is_baseline(self) -> bool:
-        """Whether nothing differs from the baseline."""
+        """True if nothing differs from the baseline."""
         return self.keeps_model and self.placement == Placement()
 
     def trained_with(self, seed: int) -> Candidate:
-        """The same choice, its weights trained from another seed; one that keeps the baseline's has none."""
+        """Return the same choice with weights trained from another seed; without distillation, the candidate itself."""
         learning = self.weights.distillation
         if learning is None:
             return self
         return replace(self, weights=replace(self.weights, distillation=replace(learning, seed=seed)))
 
     def knobs(self) -> dict[str, Scalar]:
-        """Every choice by its dotted name, for tables and for the ledger."""
+        """Return every choice by its dotted name, for tables and for the ledger."""
         knobs = self.weights.knobs()
         knobs |= {f"precision.{group}": width for group, width in self.precision.widths}
         knobs |= {"precision.compute": self.precision.compute}

@@ -1,4 +1,4 @@
-"""The values that one knob may take, and who picks among them."""
+"""Domains of knobs, and the protocol that suggests a value for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Scalar = str | int | float | bool
 
 
 class Suggester(Protocol):
-    """Picks one value for each named knob; `optuna.Trial` and `optuna.trial.FixedTrial` are two.
+    """Suggests one value for each named knob; `optuna.Trial` and `optuna.trial.FixedTrial` implement it.
 
     A name is always asked with the same domain; asked twice within one trial, it gives the same value.
     """
@@ -27,7 +27,7 @@ class Suggester(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values without an order."""
+    """Unordered set of values of one knob."""
 
     values: tuple[Scalar, ...]
 
@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Integer:
-    """Whole numbers from low to high, both included."""
+    """Integers from low to high, both included, in multiples of `step` from low."""
 
     low: int
     high: int
@@ -70,7 +70,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Float:
-    """Real numbers from low to high, both included; with a step, those on its grid."""
+    """Real numbers from low to high, both included; with a step, the points of that grid."""
 
     low: float
     high: float
@@ -101,12 +101,12 @@ Domain = Choice | Integer | Float
 
 
 def pick(domain: Choice, suggester: Suggester, name: str) -> Any:
-    """The only value, without asking, or the one suggested."""
+    """Return the only value without a suggestion, or the suggested one."""
     return domain.values[0] if len(domain.values) == 1 else domain.suggest(suggester, name)
 
 
 def draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:
-    """A value for each domain, in the order of their names."""
+    """Suggest a value for each domain, in the order of their names."""
 
     def value(name: str) -> Scalar:
         domain, knob = domains[name], f"{prefix}.{name}"
@@ -117,11 +117,14 @@ def draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tu
 
 
 def least(domain: Domain) -> Scalar:
-    """The first of a choice: sizes stand in their order."""
+    """Return the first value of a choice, whose sizes are listed in ascending order, or the lower bound of a range."""
     return domain.values[0] if isinstance(domain, Choice) else domain.low
 
 
 def middle(domain: Domain) -> Scalar:
+    """Return the middle value: the geometric mean of a log scale's bounds, rounded down to the grid of a stepped
+    domain.
+    """
     if isinstance(domain, Choice):
         return domain.values[len(domain.values) // 2 if len(domain.values) < 4 else (len(domain.values) - 1) // 2]
     if isinstance(domain, Integer):

@@ -1,4 +1,4 @@
-"""Which layer groups are worth compressing, and the space narrowed to them."""
+"""Select the layer groups worth compressing, and narrow the search space to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARE = 0.05
 
 @dataclass(frozen=True)
 class Part:
-    """One layer group's share of the time of a request and of the bytes that the weights take."""
+    """Share of one layer group in the time of a request and in the bytes of the weights, both in [0, 1]."""
 
     group: str
     time_share: float
@@ -25,7 +25,7 @@ class Part:
 
 
 def focus(parts: Iterable[Part], share: float = SHARE) -> frozenset[str]:
-    """The groups that take at least this share of the time or of the bytes; a share of 0 keeps all.
+    """Select the groups that take at least this share of the time or of the bytes; a share of 0 keeps all.
 
     Raises:
         ValueError: the share lies outside [0, 1].
@@ -36,7 +36,7 @@ def focus(parts: Iterable[Part], share: float = SHARE) -> frozenset[str]:
 
 
 def reason(part: Part, share: float = SHARE) -> str:
-    """Why the group is in focus or out of it, in words."""
+    """Describe in words the decision to search the group or to leave it out."""
     time, size = (_percent(each, share) for each in (part.time_share, part.bytes_share))
     if focus([part], share):
         return f"{time} of the time and {size} of the bytes: searched"
@@ -44,8 +44,9 @@ def reason(part: Part, share: float = SHARE) -> str:
 
 
 def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
-    """The space in which groups out of focus are neither pruned, factorised nor held in another form or width; shapes
-    and placement are as before."""
+    """Narrow the space: groups out of focus are neither pruned, factorised nor stored in another form or width;
+    architecture and placement are unchanged.
+    """
     fp32 = Choice(("fp32",))
     widths = {group: domain if group in focus else fp32 for group, domain in space.precision.widths.items()}
     weights = replace(
@@ -58,5 +59,7 @@ def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
 
 
 def _percent(value: float, bound: float) -> str:
-    """One decimal, three close to the bound: what lies below it must not read as the bound."""
+    """Format a percentage with one decimal, or with three close to the bound, so that a value below it does not read as
+    equal.
+    """
     return f"{100 * value:.{1 if abs(value - bound) > 5e-4 else 3}f}%"

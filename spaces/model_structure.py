@@ -1,4 +1,4 @@
-"""What a model is made of, as tracing finds it: the groups that a technique can be applied to."""
+"""Structure of a model as tracing finds it: the layer groups that a technique can be applied to."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["linear", "table", "attention", "recurrent", "other"]
-# Of the rows in all tables: what one has to hold, and the others together, to be stored in a way of its own.
+# Share of all tables' rows that a table must hold, and must leave to the others, to get a storage width of its own.
 _HEAVY = 0.2
 
 
 @dataclass(frozen=True)
 class AxisSlice:
-    """Where the units of a width lie along one axis of a parameter or buffer.
+    """Positions of a dimension's units along one axis of a parameter or buffer.
 
     Unit u takes the positions first + r * period + u * size + i, for each repeat r and each i below size: a head of an
     attention is `size` rows of its projections, a dimension of all embeddings repeats in their concatenation.
@@ -28,12 +28,12 @@ class AxisSlice:
 
     def __post_init__(self) -> None:
         if self.axis < 0 or self.first < 0 or self.size < 1 or self.repeats < 1 or self.period < 0:
-            raise ValueError(f"A cut has an axis and positions from 0 and sizes from 1, but got {self}.")
+            raise ValueError(f"A slice has an axis and positions from 0 and sizes from 1, but got {self}.")
         if (self.repeats > 1) != (self.period > 0):
-            raise ValueError(f"A cut has a period exactly when it repeats, but got {self}.")
+            raise ValueError(f"A slice has a period exactly when it repeats, but got {self}.")
 
     def positions(self, units: Iterable[int]) -> tuple[int, ...]:
-        """Of these units, in the order of the repeats."""
+        """Return the positions of these units along the axis, in the order of the repeats."""
         chosen = tuple(units)
         repeats = (self.first + r * self.period for r in range(self.repeats))
         return tuple(start + u * self.size + i for start in repeats for u in chosen for i in range(self.size))
@@ -41,9 +41,9 @@ class AxisSlice:
 
 @dataclass(frozen=True)
 class PrunableDim:
-    """One dimension of a model, whose units leave together wherever they lie.
+    """One prunable dimension of a model, whose units are removed together wherever they lie.
 
-    normalised: a normalisation or a scale spans the units, so that removing some changes what the others give
+    normalised: a normalisation or a scale spans the units, so that removing some changes the outputs of the others
     """
 
     name: str
@@ -54,16 +54,19 @@ class PrunableDim:
     def __post_init__(self) -> None:
         if self.units < 1 or not self.axis_slices:
             raise ValueError(
-                f"A width has a unit and a cut or more, but {self.name!r} got {self.units}, {self.axis_slices}."
+                "A prunable dimension has a unit and a slice or more, "
+                f"but {self.name!r} got {self.units}, {self.axis_slices}."
             )
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, one recurrent encoder,
-    all tables; and the widths that pruning the group narrows.
+    """Layers that are treated alike: the modules (dotted names) of one tower, one cross network, one recurrent encoder
+    or all tables; and the dimensions that pruning the group narrows.
 
-    unfactorable_reason: why its linear layers cannot be two thin ones each, None where they can, and of tables
+    unprunable_reason: the reason why the group has no prunable dimension, None where it has one
+    unfactorable_reason: the reason why its linear layers cannot be replaced by two low-rank factors; None where they
+        can, and for tables
     """
 
     name: str
@@ -86,15 +89,15 @@ class Group:
 
     @property
     def factorable(self) -> bool:
-        """Whether its layers can be low-rank factors."""
+        """True if the group's linear layers can be replaced by low-rank factors."""
         return self.kind in ("linear", "attention") and self.unfactorable_reason is None
 
 
 @dataclass(frozen=True)
 class Table:
-    """An embedding table by its module's dotted name: its rows, and the inputs whose codes it looks up as they are.
+    """An embedding table: its module's dotted name, its rows, and the inputs whose codes index it directly.
 
-    form_refused: why its rows cannot be shared or have fewer dimensions, None where they can
+    form_refused: the reason why its rows cannot be shared or have fewer dimensions, None where they can
     """
 
     name: str
@@ -105,7 +108,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ModelStructure:
-    """The groups of one model, and its tables; modules in no group are left alone."""
+    """Layer groups and embedding tables of one model; modules in no group are left unchanged."""
 
     groups: tuple[Group, ...]
     tables: tuple[Table, ...] = ()
@@ -116,24 +119,29 @@ class ModelStructure:
             raise ValueError(f"Groups have their own names and modules, but got {[g.name for g in self.groups]}.")
 
     def group(self, name: str) -> Group:
+        """Return the group of this name.
+
+        Raises:
+            ValueError: the model has no such group.
+        """
         for group in self.groups:
             if group.name == name:
                 return group
         raise ValueError(f"The model has the groups {[g.name for g in self.groups]}, but got {name!r}.")
 
     def heavy_tables(self) -> tuple[str, ...]:
-        """Those that hold a good part of all rows, and leave a good part to others."""
+        """Return the tables that hold at least 20% of all rows and leave at least 20% to the others."""
         rows = sum(table.rows for table in self.tables)
         return tuple(table.name for table in self.tables if _HEAVY * rows <= table.rows <= (1 - _HEAVY) * rows)
 
     def stored(self, names: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-        """Modules by what they are stored as: each of these tables by itself, each group without them; none is empty.
+        """Group modules by storage unit: each of the named tables by itself, each group without them; none is empty.
 
         Args:
-            names: of tables; those of groups say nothing new
+            names: tables to be stored separately; names of groups have no effect
 
         Raises:
-            ValueError: a name that is neither.
+            ValueError: a name is neither a group nor a table.
         """
         groups = {group.name: group.modules for group in self.groups}
         apart = dict.fromkeys(name for name in names if name not in groups)

@@ -1,4 +1,4 @@
-"""The whole space: what each knob may be, and how one candidate is drawn from it."""
+"""The search space: the domain of each knob, and the suggestion of one candidate."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from spaces.weights_space import WeightsSpace
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Domains by knob. The baseline's own value is in every domain: the weights' origin always offers it, widths hold
-    fp32. Where no width may be static int8, there is no rounding to learn."""
+    """Domains by knob. Every domain contains the baseline's value: the origin of the weights always offers it, widths
+    include fp32. Where no width may be static int8, quantization-aware training is disabled.
+    """
 
     weights: WeightsSpace
     precision: PrecisionSpace
@@ -28,9 +29,11 @@ class SearchSpace:
             object.__setattr__(self, "weights", replace(self.weights, quantization_aware=Choice((False,))))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Knob values of the trials that come first: the baseline, then some way along each road away from it and its
-        own weights, narrowed; then all of these in fp32, since a width may cost more time than it saves; then the
-        roads as the baseline is placed, since a small model of large requests has work enough for its threads."""
+        """Return the knob values of the first trials: the baseline; then, for each technique of the weights and for the
+        baseline's own weights, the middle of the technique with narrower widths and a lean placement; then the same in
+        fp32, since a narrower width may cost more time than it saves; then the same in the baseline's placement, since
+        a small model with large requests has work enough for its threads.
+        """
         baseline = {"weights.origin": "baseline", **self.precision.baseline(), **self.placement.baseline()}
         baseline |= self._unlearned()
         lean, narrow = self.placement.lean(), self.precision.narrow()
@@ -40,8 +43,9 @@ class SearchSpace:
         return tuple(start for i, start in enumerate(starts) if start not in starts[:i])
 
     def weights_knobs(self, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Those of a candidate's knobs that settle its weights; the width of a group that learned with its rounding is
-        among them, and no other group may."""
+        """Select the knobs that determine a candidate's weights, among them the width of each group trained
+        quantization-aware, and of no other group.
+        """
         learned = {f"precision.{g}" for g in self.precision.widths if knobs.get(f"{AWARE}.{g}", False)}
         free = ("placement.", "precision.")
         return self._unlearned() | {n: v for n, v in knobs.items() if n in learned or not n.startswith(free)}
@@ -50,7 +54,9 @@ class SearchSpace:
         return {f"{AWARE}.{group}": False for group, domain in self.precision.widths.items() if STATIC in domain}
 
     def suggest(self, suggester: Suggester) -> Candidate:
-        """Widths come first: which groups may learn with rounding, and which engines there are, hangs on them."""
+        """Suggest one candidate, widths first: they determine which groups may train quantization-aware and which
+        engines apply.
+        """
         precision = self.precision.suggest(suggester)
         weights = self.weights.suggest(suggester, precision.groups(STATIC))
         precision = self.precision.calibrated(suggester, precision, weights.quantization_aware)

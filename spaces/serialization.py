@@ -1,4 +1,4 @@
-"""Frozen records as plain data, back again, and as a hash of their content."""
+"""Conversion of frozen records to plain data and back, and a hash of their content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORMERLY = "formerly"
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses become dicts, tuples and mappings become JSON's lists and objects."""
+    """Convert to plain data: dataclasses become dicts; tuples and mappings become JSON lists and objects."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -26,21 +26,21 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], data: Any) -> T:
-    """The record that `to_plain` wrote.
+    """Read the record that `to_plain` wrote.
 
     Raises:
-        ValueError: a key that `kind` does not have, or lacks and needs.
+        ValueError: the data has a key that `kind` does not have, or lacks one that it needs.
     """
     return typing.cast(T, _read(kind, data))
 
 
 def formerly(key: str) -> dict[str, str]:
-    """Metadata of a field that older files hold under another key; `from_plain` reads both."""
+    """Return metadata for a field that older files hold under another key; `from_plain` reads both."""
     return {_FORMERLY: key}
 
 
 def digest(*values: Any) -> str:
-    """SHA-256 of the canonical JSON of the values, in hex."""
+    """Return the SHA-256 of the canonical JSON of the values, in hex."""
     text = json.dumps([to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

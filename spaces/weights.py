@@ -1,4 +1,4 @@
-"""Everything that shapes or trains the weights of a candidate."""
+"""Techniques that change or train the weights of a candidate."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder, Tab
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 
-# The knob of each group that may learn with its rounding.
+# Prefix of the knob of each group that may train quantization-aware.
 AWARE = "weights.quantization_aware"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Nothing of it is the baseline's own weights, untouched. The stages run in the order of the fields.
+    """Techniques applied to the weights; the defaults are the baseline's own weights, unchanged. The stages run in the
+    order of the fields.
 
-    reference: a simple model in the baseline's place, by its name
-    quantization_aware: groups that learn with the rounding of static int8 in the loop
+    quantization_aware: groups trained with the rounding of static int8 in the loop
+    reference: name of a simple reference model in the baseline's place
     """
 
     architecture: Architecture | None = None
@@ -54,7 +55,7 @@ class Weights:
 
     @property
     def reshaped(self) -> bool:
-        """Whether any shape differs from the baseline's."""
+        """True if any shape differs from the baseline's."""
         return any((self.architecture, self.table_forms, self.attention, self.pruning, self.low_rank))
 
     @property
@@ -70,7 +71,7 @@ class Weights:
         return "w" + digest(self)[:12]
 
     def knobs(self) -> dict[str, Scalar]:
-        """Every choice by its dotted name."""
+        """Return every choice by its dotted name."""
         knobs: dict[str, Scalar] = {"weights.origin": self.origin}
         if self.architecture is not None:
             knobs |= {f"architecture.{name}": value for name, value in self.architecture.sizes}

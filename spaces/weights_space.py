@@ -1,4 +1,4 @@
-"""What the knobs of the weights may be, and which of them are asked for beside which others."""
+"""Domains of the knobs of the weights, and the conditions under which each is suggested."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NONE = Choice((0,))
 
 @dataclass(frozen=True)
 class TableSpace:
-    """The forms that the tables of a group may take, and how far each goes."""
+    """Forms that the tables of a group may take, and the strength of each."""
 
     form: Choice
     full_rows_share: Domain
@@ -36,15 +36,17 @@ class TableSpace:
 
 @dataclass(frozen=True)
 class WeightsSpace:
-    """Domains by knob; one with a single value is settled and not asked for.
+    """Domains by knob; a knob with a single value is fixed and not suggested.
 
-    architecture: sizes of a student by name; one of the baseline's `own` sizes is the baseline
-    pruning, low_rank: share that leaves, or of the rank that stays, by group; 0 and 1 leave the group whole
-    multiple: what pruning leaves of a width is a multiple of this
-    tables: by group
-    quantization_aware: of each group in static int8
-    window, history: of attention; 0 is all
-    distillation: temperature, teacher_weight and feature_weight
+    architecture: sizes of a student by name; a student with the sizes in `own` is the baseline
+    pruning: share of units removed, by group; 0 leaves the group whole
+    low_rank: share of the full rank that is kept, by group; 1 leaves the group whole
+    multiple: pruning leaves a multiple of this number of units
+    tables: forms of the tables, by group
+    quantization_aware: quantization-aware training of each group in static int8
+    window, history: limits of the attention, in positions; 0 is all
+    distillation: domains of temperature, teacher_weight and feature_weight
+    own: the baseline's sizes by name
     """
 
     architecture: Mapping[str, Domain]
@@ -74,8 +76,9 @@ class WeightsSpace:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """pruned: the baseline's own weights, of which something is cut away, factorised, shared or narrowed, or which
-        learn to be rounded."""
+        """Origins of the weights on offer; `pruned` starts from the baseline's own weights, which are pruned,
+        factorised, shared, narrowed or trained quantization-aware.
+        """
         settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
         reshaping = (
             self.pruning,
@@ -89,8 +92,9 @@ class WeightsSpace:
         return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Knob values of the middle of each road away from the baseline, and of the smallest student; no technique but
-        the road's own."""
+        """Return the knob values of the middle of each technique that leaves the baseline, and of the smallest student,
+        with no other technique applied.
+        """
         sparse = {"window": self.window, "history": self.history}
         whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
@@ -112,10 +116,10 @@ class WeightsSpace:
         )
 
     def suggest(self, suggester: Suggester, static: tuple[str, ...]) -> Weights:
-        """Only the knobs that matter for the drawn origin are asked for.
+        """Suggest the weights; only the knobs that apply to the suggested origin are suggested.
 
         Args:
-            static: the groups held in static int8, each of which may learn with its rounding
+            static: the groups held in static int8, each of which may train quantization-aware
         """
         origin = Choice(self.origins).suggest(suggester, "weights.origin")
         sizes = draw(self.architecture, suggester, "architecture") if origin == "student" else ()
@@ -134,7 +138,7 @@ class WeightsSpace:
         )
 
     def _is_own(self, sizes: Mapping[str, Scalar]) -> bool:
-        """Read as text: a study file's 64 are the widths `64`."""
+        """Compare sizes with the baseline's as text, since a study file's 64 equals the widths `64`."""
         return {n: str(v) for n, v in sizes.items()} == {n: str(v) for n, v in self.own.items()} and bool(sizes)
 
     def _tables(self, suggester: Suggester) -> tuple[tuple[QuotientRemainder, ...], tuple[MixedDimensions, ...]]:
@@ -155,7 +159,7 @@ class WeightsSpace:
     def _attention(self, suggester: Suggester) -> Attention | None:
         window = pick(self.window, suggester, "attention.window")
         history = pick(self.history, suggester, "attention.history")
-        window = 0 if history and window >= history else window  # it sees all that is read
+        window = 0 if history and window >= history else window  # the window covers everything that is read
         return Attention(window or None, history or None) if window or history else None
 
     def _pruning(self, suggester: Suggester) -> Pruning | None:

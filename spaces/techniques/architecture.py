@@ -1,4 +1,4 @@
-"""The shape of a student: the sizes that its family lets one choose."""
+"""Architecture of a student: the sizes that its model family exposes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spaces.domains import Scalar
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes by name, in the order of the names; a family knows what each means."""
+    """Sizes by name, sorted by name; the model family defines the meaning of each."""
 
     sizes: tuple[tuple[str, Scalar], ...]
 

@@ -1,4 +1,4 @@
-"""How much of a history an attention looks at."""
+"""Sparse attention: limits on the positions that an attention reads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Attention:
-    """window: positions that each position attends to, itself included, or None for all before it; history: the latest
-    so many positions that are read at all, or None for all."""
+    """Limits of a sparse attention.
+
+    window: number of positions that each position attends to, itself included; None for all before it
+    history: number of latest positions that are read at all; None for all
+    """
 
     window: int | None = None
     history: int | None = None

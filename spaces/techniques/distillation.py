@@ -1,4 +1,4 @@
-"""How a smaller model learns from the baseline."""
+"""Knowledge distillation from the baseline into a smaller model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from spaces.serialization import formerly
 
 @dataclass(frozen=True)
 class Distillation:
-    """Temperature of both softened outputs, weight of the teacher's term (labels get the rest), passes over train.
+    """Settings of a distillation: the temperature of both softened outputs, the weight of the teacher's term (labels
+    get the rest) and the epochs.
 
-    feature_weight: of the squared distance to the teacher's hidden features, beside the outputs' loss; 0 for none
-    seed: added to the study's, for trainings that differ in nothing else
+    feature_weight: weight of the squared distance to the teacher's hidden features, added to the outputs' loss; 0 for
+        none
+    seed: added to the study's seed, for trainings that differ in nothing else
     """
 
     temperature: float
@@ -28,7 +30,7 @@ class Distillation:
         if not 0.0 <= self.teacher_weight <= 1.0:
             raise ValueError(f"The teacher's weight lies in [0, 1], but got {self.teacher_weight}.")
         if self.epochs < 1:
-            raise ValueError(f"There is at least one pass, but got {self.epochs}.")
+            raise ValueError(f"There is at least one epoch, but got {self.epochs}.")
         if self.seed < 0:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):

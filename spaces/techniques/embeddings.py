@@ -1,4 +1,4 @@
-"""How the embedding tables of a group, or one table by itself, hold their rows in fewer numbers."""
+"""Compressed forms of the embedding tables of a group, or of one table."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 from spaces.serialization import formerly
 
-# Of 64 dimensions in fp32, 256 rows are 64 KB: they fit a core's own cache, and nothing is gained by fewer.
+# At 64 dimensions in fp32, 256 rows take 64 KB and fit into a core's own cache, so that fewer rows gain nothing.
 SMALLEST = 256
 
 
 @dataclass(frozen=True)
 class QuotientRemainder:
-    """The frequent ids keep rows of their own; each rare one is the product of a row for its quotient and one for its
-    remainder (Shi et al., KDD 2020, section 3).
+    """Quotient-remainder embeddings: frequent ids keep full rows; the row of a rare id is the product of a row for its
+    quotient and one for its remainder (Shi et al., KDD 2020, section 3).
 
-    full_rows_share: share of a table's rows that are kept, the most frequent ids'
+    full_rows_share: share of a table's rows that are kept, those of the most frequent ids
     """
 
     group: str
@@ -30,8 +30,9 @@ class QuotientRemainder:
 
 @dataclass(frozen=True)
 class MixedDimensions:
-    """Rare ids have fewer dimensions: block k of a table has (its frequency over the first's) ^ temperature of them
-    (Ginart et al., ISIT 2021, eq. 3), and a projection to the full dimension."""
+    """Mixed-dimension embeddings: block k of a table has (its frequency over the first's) ^ temperature of the full
+    dimensions (Ginart et al., ISIT 2021, eq. 3), and a projection to the full dimension; rare ids have fewer.
+    """
 
     group: str
     temperature: float

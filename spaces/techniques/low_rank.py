@@ -1,4 +1,4 @@
-"""Which linear groups are held as two thin factors."""
+"""Low-rank factorisation of linear groups into two thin factors each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LowRank:
-    """The rank of each named group's factors, as a share of the full rank."""
+    """The rank of each named group's factors, as a share of the full rank, in (0, 1)."""
 
     shares: tuple[tuple[str, float], ...]
 

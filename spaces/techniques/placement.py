@@ -1,4 +1,4 @@
-"""How a model file is run."""
+"""Placement of a model file: engine, replicas, threads, and the path of requests to them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from spaces.serialization import formerly
 
 @dataclass(frozen=True)
 class InstanceGroup:
-    """Equal replicas of one engine on one device; threads None leaves them to the engine's own default.
+    """Equal replicas of one engine on one device.
 
-    Pinned: the threads of each replica stay on cores of their own.
+    threads: threads of each replica; None leaves the number to the engine
+    pinned: the threads of each replica are bound to separate cores
     """
 
     engine: str = "onnxruntime"
@@ -41,7 +42,9 @@ class InstanceGroup:
 
 @dataclass(frozen=True)
 class Batching:
-    """A free replica takes waiting requests together, up to so many rows, and waits so long at most for more."""
+    """Dynamic batching: a free replica takes waiting requests together, up to `rows` rows, and waits at most `wait_us`
+    microseconds for more.
+    """
 
     rows: int
     wait_us: int = 0
@@ -53,7 +56,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Route:
-    """Requests of more rows than `above_rows` go to a seat of their own."""
+    """Routing of requests of more than `above_rows` rows to a second instance group."""
 
     above_rows: int
     instance_group: InstanceGroup = field(metadata=formerly("seat"))
@@ -65,7 +68,9 @@ class Route:
 
 @dataclass(frozen=True)
 class Admission:
-    """Requests that wait at most, and how long a request may take; one that cannot make it is refused at once."""
+    """Admission control: at most `queue` requests wait, and a request that cannot finish within `deadline_ms`
+    milliseconds is rejected at once; None sets no limit.
+    """
 
     queue: int | None = None
     deadline_ms: float | None = None
@@ -79,8 +84,9 @@ class Admission:
 
 @dataclass(frozen=True)
 class EmbeddingDevice:
-    """Engine and device of the embedding stage where it is not that of the dense stage: the graph is cut at the
-    tables."""
+    """Engine and device of the embedding stage where they differ from those of the dense stage; the graph is split
+    behind the embedding tables.
+    """
 
     engine: str
     device: str = "cpu"
@@ -92,11 +98,11 @@ class EmbeddingDevice:
 
 @dataclass(frozen=True)
 class Placement:
-    """The seat of the replicas, and how requests reach them; every default is the baseline's.
+    """Instance group of the replicas, and the path of requests to them; every default is the baseline's.
 
-    inline: an idle single replica answers on the caller's own thread.
-    split_rows: a request of more rows is shared out among the replicas.
-    user_once: what depends on the user alone is computed once a request (a transform of the graph).
+    inline: an idle single replica computes on the caller's own thread
+    split_rows: a request of more rows is split among the replicas
+    user_once: the subgraph that depends on the user alone is computed once a request (a transform of the graph)
     """
 
     instance_group: InstanceGroup = field(default=InstanceGroup(), metadata=formerly("seat"))
@@ -118,7 +124,7 @@ class Placement:
 
     @property
     def instance_groups(self) -> tuple[InstanceGroup, ...]:
-        """All seats that answer, the first for the smallest requests."""
+        """All instance groups that serve requests, the first for the smallest requests."""
         return (self.instance_group,) if self.route is None else (self.instance_group, self.route.instance_group)
 
     @property
@@ -127,15 +133,16 @@ class Placement:
 
     @property
     def in_turn(self) -> int | None:
-        """Replicas that take requests one by one in the order in which they come; None where some are taken together,
-        in parts, by a seat of their own, or are refused."""
+        """Number of replicas that serve requests one by one in the order of arrival; None where requests are batched,
+        split, routed to a second instance group or rejected.
+        """
         plain = Placement(
             self.instance_group, self.inline, embedding_device=self.embedding_device, user_once=self.user_once
         )
         return self.replicas if self == plain else None
 
     def knobs(self) -> dict[str, Scalar]:
-        """Every choice by its dotted name; 0 and "same" stand for what is not done."""
+        """Return every choice by its dotted name; 0 and "same" stand for a feature that is off."""
         batching, route, admission = self.batching, self.route, self.admission
         return {
             "placement.engine": self.instance_group.engine,
@@ -162,7 +169,11 @@ def _place(engine: str, device: str) -> str:
 
 
 def parse_place(text: str) -> tuple[str, str]:
-    """Engine and device of a place such as `onnxruntime:cuda`; one without a device is on the CPU."""
+    """Parse a place such as `onnxruntime:cuda` into engine and device; the default device is the CPU.
+
+    Raises:
+        ValueError: the text is not ENGINE or ENGINE:DEVICE.
+    """
     engine, colon, device = text.partition(":")
     if not engine or (colon and not device):
         raise ValueError(f"A place reads ENGINE or ENGINE:DEVICE, such as onnxruntime:cuda, but got {text!r}.")
@@ -170,7 +181,11 @@ def parse_place(text: str) -> tuple[str, str]:
 
 
 def parse_layout(text: str) -> tuple[int, int | None]:
-    """Replicas and threads of a layout such as `2x1` or `1xauto`."""
+    """Parse a layout such as `2x1` or `1xauto` into replicas and threads (None for `auto`).
+
+    Raises:
+        ValueError: the text is not REPLICASxTHREADS.
+    """
     replicas, _, threads = text.partition("x")
     if not replicas.isdecimal() or not (threads == "auto" or threads.isdecimal()):
         raise ValueError(f"A layout reads REPLICASxTHREADS, such as 2x1 or 1xauto, but got {text!r}.")
@@ -178,5 +193,5 @@ def parse_layout(text: str) -> tuple[int, int | None]:
 
 
 def layouts(cores: int) -> tuple[str, ...]:
-    """The baseline's own layout, then every split of the cores into equal replicas without sharing a core."""
+    """List the baseline's layout, then every split of the cores into equal replicas that share no core."""
     return ("1xauto", *(f"{r}x{t}" for r in range(1, cores + 1) for t in range(1, cores // r + 1)))

@@ -1,4 +1,4 @@
-"""What the knobs of a placement may be, and which of them are asked for beside which others."""
+"""Domains of the placement's knobs, and the conditions under which each is suggested."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from spaces.techniques.placement import (
 )
 from spaces.techniques.quantization import Precision
 
-# The engine that alone computes fp32 graphs in bf16; choosing bf16 settles the engine.
+# The only engine that computes fp32 graphs in bf16; bf16 therefore determines the engine.
 BF16_ENGINE = "openvino"
 _ENGINE, _LAYOUT = "onnxruntime", "1xauto"
-# Domains that leave a knob as the baseline has it.
+# Domains that fix a knob at the baseline's value.
 _NO, _NONE, _SAME, _NEVER = Choice((False,)), Choice((0,)), Choice(("same",)), Choice((0.0,))
-# A policy of the user's, which may hold in every candidate; a wait means nothing without batches.
+# Settings of the user's serving policy, which may apply to every candidate; a wait has no effect without batches.
 _FREE = ("batch_wait_us", "queue", "deadline_ms")
 
 
 @dataclass(frozen=True)
 class PlacementSpace:
-    """Domains by knob; one with a single value is settled and not asked for. 0 rows: no batching, splitting, routing.
+    """Domains by knob; a knob with a single value is fixed and not suggested. 0 rows disables batching, splitting or
+    routing.
 
-    engine: places such as `onnxruntime` or `onnxruntime:cuda`; a route leads to another of them.
-    embedding_device: `same`, or the place of the embedding stage.
-    queue and deadline_ms are a policy of the user's rather than a choice to search: 0 is none.
+    engine: places such as `onnxruntime` or `onnxruntime:cuda`; a route leads to another of them
+    embedding_device: `same`, or the place of the embedding stage
+    queue, deadline_ms: the user's admission policy rather than choices to search; 0 is none
     """
 
     engine: Choice
@@ -57,25 +58,27 @@ class PlacementSpace:
 
     @staticmethod
     def _baseline() -> dict[str, Scalar]:
-        """The baseline's engine and layout, and of every other knob the value that its default holds alone."""
+        """Return the baseline's engine and layout, and for every other knob the only value of its default domain."""
         rest = {f.name: f.default.values[0] for f in fields(PlacementSpace) if isinstance(f.default, Choice)}
         return {"engine": _ENGINE, "layout": _LAYOUT, **rest}
 
     def baseline(self) -> dict[str, Scalar]:
-        """Knob values of the baseline's own placement."""
+        """Return the knob values of the baseline's placement."""
         return {f"placement.{name}": value for name, value in self._baseline().items()}
 
     def lean(self) -> dict[str, Scalar]:
-        """Knob values of a placement that suits small models: one thread, which is the caller's own where that is
-        offered."""
+        """Return the knob values of a placement that suits small models: one thread, inline (the caller's own thread)
+        where that is offered.
+        """
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
         return {"placement.layout": layout, "placement.inline": True in self.inline}
 
     def suggest(self, suggester: Suggester, precision: Precision) -> Placement:
-        """Only what makes sense beside what was drawn before is asked for."""
+        """Suggest a placement; only the knobs that apply given the earlier choices are suggested."""
 
         baseline = self._baseline()
-        # Widths that one engine alone reads or computes settle it, for every stage and every size of request.
+        # Widths that only one engine can read or compute determine the engine, for every stage and every size of
+        # request.
         settled = parse_place(BF16_ENGINE if precision.compute == "bf16" else _ENGINE)
         free = precision.compute == "fp32" and not precision.packed
 
@@ -87,9 +90,9 @@ class PlacementSpace:
         engine, device = parse_place(ask("engine")) if free else settled
         user_once = ask("user_once")
         inline = ask("inline", replicas == 1)
-        # It prepares kernels anew for each number of rows, and batches have any number.
+        # OpenVINO prepares its kernels anew for each number of rows, and batches have any number.
         by_size = engine == BF16_ENGINE
-        # Scores that depend on the rows beside them are those of whole requests, as they were evaluated.
+        # Scores that depend on the other rows of the batch are defined for whole requests, as they were evaluated.
         whole = precision.depends_on_batch
         batch_rows = ask("batch_rows", not inline and not user_once and not by_size and not whole)
         wait_us = ask("batch_wait_us", batch_rows > 0)
@@ -97,7 +100,7 @@ class PlacementSpace:
         embedding_device = ask("embedding_device", free)
         others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
-        # OpenVINO's threads beyond the first belong to the process, and stay on no replica's cores.
+        # OpenVINO's threads beyond the first belong to the process and cannot be bound to a replica's cores.
         pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
         pinned = ask("pinned", pinnable and not route_rows)
         return Placement(
@@ -114,8 +117,9 @@ class PlacementSpace:
         )
 
     def _route(self, suggester: Suggester, engine: str, device: str) -> InstanceGroup:
-        """Where the large requests go. The place is asked for only where there are several, under a name by where the
-        small ones go: its domain depends on that."""
+        """Suggest the instance group of the large requests. The place is suggested only where there are several, under
+        a name that contains the place of the small requests, on which its domain depends.
+        """
         own = InstanceGroup(engine, device).place
         others = Choice(tuple(place for place in self.engine.values if place != own))
         place = pick(others, suggester, f"placement.route_from_{own}")

@@ -1,4 +1,4 @@
-"""How much of each layer group is cut away."""
+"""Structured pruning: the share of units removed from each layer group."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Literal, get_args
 
 from spaces.model_structure import Group, PrunableDim
 
-# Of a unit: the norm of its weights; the change of the loss without it, to first order; how strongly it answers.
+# Importance of a unit: the norm of its weights; the first-order change of the loss without it; the mean strength of its
+# activations.
 Importance = Literal["magnitude", "taylor", "activation"]
 IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """The share of units removed from each group, units going by their importance, least first.
+    """The share of units removed from each group, least important first.
 
-    steps: in one shot, or in so many steps with training between them
-    multiple: what is left of a width is a multiple of this, since kernels work in vectors
+    ratios: share in (0, 1) by group
+    importance: criterion by which units are ranked
+    steps: number of pruning steps, with training between them; 1 is one-shot
+    multiple: the remaining size is a multiple of this, since kernels work in vectors
     """
 
     ratios: tuple[tuple[str, float], ...]
@@ -41,15 +44,16 @@ class Pruning:
 
 
 def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
-    """Units that stay when `ratio` of them is to go, rounded to what kernels like.
+    """Return the number of units that remain when a share `ratio` is removed, rounded to a size that kernels handle
+    well.
 
-    Kernels work in vectors of `multiple` numbers, and a width between two multiples costs as much as the higher one.
-    The number is rounded to the units that fill a vector, halved until they are half of the width or fewer: so a width
-    of 10 goes in steps of 4, one of 4 heads of 16 numbers in steps of 1. One such step stays at least.
+    Kernels work in vectors of `multiple` numbers, and a size between two multiples costs as much as the higher one. The
+    number is rounded to the units that fill a vector, halved until they are half of the dimension or fewer: a dimension
+    of 10 is pruned in steps of 4, one of 4 heads of 16 numbers in steps of 1. At least one such step remains.
 
     Args:
-        ratio: 0 leaves the width as it is
-        size: numbers that one unit fills side by side, as of a head
+        ratio: 0 leaves the dimension as it is
+        size: adjacent numbers that one unit fills, such as those of an attention head
     """
     if ratio == 0:
         return units
@@ -60,12 +64,14 @@ def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> i
 
 
 def kept_of(width: PrunableDim, ratio: float, multiple: int) -> int:
+    """Return the number of units of a prunable dimension that remain at this ratio."""
     return kept_units(width.units, ratio, multiple, min(cut.size for cut in width.axis_slices))
 
 
 def ways_to_prune(group: Group, ratios: Sequence[float], multiple: int) -> tuple[float, ...]:
-    """Of these ratios, those that leave the group in different shapes, in their order; of several that leave the same,
-    the one nearest to the share that leaves."""
+    """Select the ratios that leave the group in different shapes, in their order; of several with the same shape, the
+    one nearest to the share actually removed.
+    """
     nearest: dict[tuple[int, ...], tuple[float, float]] = {}
     for ratio in ratios:
         kept = tuple(kept_of(width, ratio, multiple) for width in group.widths)

@@ -1,4 +1,4 @@
-"""The width in which each layer group is stored and computed."""
+"""Storage and compute width of each layer group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINEAR_WIDTHS: tuple[LinearWidth, ...] = get_args(LinearWidth)
 TABLE_WIDTHS: tuple[TableWidth, ...] = get_args(TableWidth)
 RECURRENT_WIDTHS: tuple[RecurrentWidth, ...] = get_args(RecurrentWidth)
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
-# By the kind of a group; of any other kind, fp32 alone.
+# Widths by the kind of a group; a group of any other kind has fp32 only.
 WIDTHS: Mapping[str, tuple[str, ...]] = {
     "table": TABLE_WIDTHS,
     "linear": LINEAR_WIDTHS,
@@ -26,19 +26,23 @@ WIDTHS: Mapping[str, tuple[str, ...]] = {
 STATIC: LinearWidth = "int8-static"
 DYNAMIC: LinearWidth = "int8-dynamic"
 LSTM: RecurrentWidth = "int8-lstm"
-# Activations are rounded to the range of all rows that are scored together.
+# Widths whose activations are quantized to the range of all rows that are scored together.
 BATCH_DEPENDENT = frozenset((DYNAMIC, LSTM))
-# Activations are rounded as well, and products computed in whole numbers.
+# Widths that quantize activations as well, and compute products in integers.
 ROUNDED_PRODUCTS = frozenset((DYNAMIC, STATIC, LSTM))
-# Held in operators of ONNX Runtime's own. OpenVINO reads them for some sizes only, and not exactly for all of these.
+# Widths held in operators specific to ONNX Runtime. OpenVINO reads them for some sizes only, and not exactly for all of
+# these.
 PACKED_WIDTHS = frozenset(("int4", "int4-dynamic", "int2", "int8-lstm"))
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Width by group, or of a table by its dotted name, which then has its own; what is not named stays fp32.
-    `compute` is what fp32 arithmetic is done in, calibration how static int8 finds the ranges of what it has not
-    learned them for."""
+    """Width by group, or by the dotted name of a table that has its own; anything not named stays fp32.
+
+    compute: the type in which fp32 arithmetic is computed
+    calibration: the method that finds the activation ranges of static int8 for groups that did not learn them in
+        training
+    """
 
     widths: tuple[tuple[str, str], ...] = ()
     compute: Compute = "fp32"
@@ -63,20 +67,20 @@ class Precision:
         return dict(self.widths).get(group, "fp32")
 
     def groups(self, width: str) -> tuple[str, ...]:
-        """Those of a width, in the order of their names."""
+        """Return the groups of a width, in the order of their names."""
         return tuple(group for group, held in self.widths if held == width)
 
     @property
     def rounds_products(self) -> bool:
-        """Whether any product is computed in whole numbers."""
+        """True if any product is computed in integers."""
         return any(width in ROUNDED_PRODUCTS for _, width in self.widths)
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether a row's score depends on the rows that are scored with it."""
+        """True if the score of a row depends on the other rows that are scored with it."""
         return any(width in BATCH_DEPENDENT for _, width in self.widths)
 
     @property
     def packed(self) -> bool:
-        """Whether one engine alone can read it."""
+        """True if any width can be read by ONNX Runtime only."""
         return any(width in PACKED_WIDTHS for _, width in self.widths)

@@ -1,4 +1,4 @@
-"""What the width of each group may be, and which of these knobs are asked for beside which others."""
+"""Domains of each group's width, and the conditions under which each knob is suggested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _FP32, _MINMAX = Choice(("fp32",)), Choice(("minmax",))
 
 @dataclass(frozen=True)
 class PrecisionSpace:
-    """Widths by group, each with the baseline's fp32; what fp32 arithmetic is done in; how static int8 finds ranges."""
+    """Domains of the precision: widths by group, each with the baseline's fp32; the type of fp32 arithmetic; the
+    calibration method of static int8.
+    """
 
     widths: Mapping[str, Choice]
     compute: Choice = _FP32
@@ -29,14 +31,18 @@ class PrecisionSpace:
         return dict.fromkeys((*(f"precision.{group}" for group in self.widths), "precision.compute"), "fp32")
 
     def narrow(self) -> dict[str, Scalar]:
-        """Knob values with each group in the middle of its widths, and of how static ranges are found, the first."""
+        """Return the knob values with each group in the middle of its widths, and the first calibration method where
+        one is static.
+        """
         knobs: dict[str, Scalar] = {f"precision.{g}": middle(d) for g, d in self.widths.items() if len(d.values) > 1}
         if STATIC in knobs.values() and len(self.calibration.values) > 1:
             knobs["precision.calibration"] = self.calibration.values[0]
         return knobs
 
     def suggest(self, suggester: Suggester) -> Precision:
-        """One engine computes in bf16 and another reads packed widths: beside those, fp32 is not a question."""
+        """Suggest a precision. Packed widths and bf16 need different engines, so the compute type is suggested only
+        without packed widths.
+        """
         widths = draw(self.widths, suggester, "precision")
         precision = Precision(tuple((group, str(width)) for group, width in widths))
         return (
@@ -46,7 +52,7 @@ class PrecisionSpace:
         )
 
     def calibrated(self, suggester: Suggester, precision: Precision, learned: Collection[str]) -> Precision:
-        """With the method that finds the ranges of static int8, where there is a group that has not learned them."""
+        """Add the calibration method where some group in static int8 has not learned its ranges."""
         if set(precision.groups(STATIC)) <= set(learned):
             return precision
         return replace(precision, calibration=pick(self.calibration, suggester, "precision.calibration"))
