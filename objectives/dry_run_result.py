@@ -1,4 +1,4 @@
-"""What came of a rehearsal. No torch."""
+"""Result of a dry run. No torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ MODEL = "model.onnx"
 
 @dataclass(frozen=True)
 class DryRun:
-    """What came of it.
+    """Result of a dry run.
 
     left_alone: modules with parameters that are in no group, each with the reason
-    forms: of the whole graph, why each cannot be had, None where it can
-    folder: where the exported baseline and the requests lie
-    parts: names of the slices and of the other outputs whose loss is told beside that of all rows
-    parity: of the exported baseline, in standard deviations of the model's scores
+    tried: each technique on each part of the model, with the reason where it cannot be applied
+    forms: forms of the whole graph by name, each with the reason why it is not available, None where it is
+    folder: folder of the exported baseline and the requests
+    parts: names of the slices and of the other outputs whose loss is reported in addition to that of all rows
+    parity: largest difference of the exported baseline's scores, in standard deviations of the model's scores
     seconds: by stage; `step` is one batch of fine-tuning
-    batches: in a pass over train
+    batches: batches per epoch of train
     held_rows: rows that are scored to evaluate a candidate on validation
-    inputs: those of the model
+    inputs: inputs of the model
     """
 
     structure: ModelStructure

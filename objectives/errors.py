@@ -1,4 +1,4 @@
-"""Base classes of errors, an error as one line, and the line of the user's own code that it came from."""
+"""Base classes of errors, and functions that report an error in one line, with its place in the user's own code."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-# Frames of these are none of the user's own code.
+# Frames of these files are not the user's own code.
 _NOT_THEIRS = ("/torch/", "importlib", str(Path(__file__).resolve().parent), sysconfig.get_paths()["stdlib"])
-# Nor are those of a library that it calls, where there are any of its own.
+# Frames of libraries are not either, where there are any of the user's own.
 _LIBRARIES = ("/site-packages/", "/dist-packages/")
 
 
 class InputError(ValueError):
-    """The user's input is wrong: one line with the field, what it must be and what it was."""
+    """Invalid input of the user: one line with the field, the requirement and the value."""
 
 
 class ExplainedError(RuntimeError):
-    """The work failed, and the message says why without a traceback."""
+    """A failure that its message explains without a traceback."""
 
 
 class SettingError(InputError):
@@ -25,20 +25,20 @@ class SettingError(InputError):
 
 
 def one_line(error: BaseException) -> str:
-    """The error's kind and the first line of what it says."""
+    """Return the error's class and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def located(error: BaseException) -> str:
-    """In one line, with the place in the user's own code where there is one."""
+    """Return the error in one line, with its place in the user's own code where there is one."""
     frame = innermost(error)
     where = f" ({frame.name}, line {frame.lineno} of {Path(frame.filename).name})" if frame else ""
     return one_line(error) + where
 
 
 def innermost(error: BaseException) -> traceback.FrameSummary | None:
-    """The user's own frame that is nearest to the error; None where there is none."""
+    """Return the user's own frame that is nearest to the error; None where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     libraries = [frame for frame in frames if any(part in frame.filename for part in _LIBRARIES)]
     others = [frame for frame in frames if frame not in libraries]

@@ -1,4 +1,4 @@
-"""What a builder writes and the meter reads, as plain arrays: held-out rows and requests. No torch."""
+"""Held-out rows and requests as plain arrays, which a builder writes and the meter reads. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from objectives.measurement.load_generator import Request
 from objectives.row_groups import groups_of_equal_rows
 
-# What a model may be judged on; train is what it learned from.
+# Parts of the data that a model may be evaluated on; it was trained on train.
 HeldPart = Literal["validation", "test"]
 HELD_PARTS: tuple[HeldPart, ...] = ("validation", "test")
 _REQUESTS = "requests.npz"
@@ -23,7 +23,7 @@ _REQUESTS = "requests.npz"
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What a model is judged on: n rows with labels, or n users and the item that came next for each.
+    """Held-out rows for evaluation: n rows with labels, or n users and the next item of each.
 
     inputs: by name, (rows, ...) each, in blocks of rows of one shape, n rows in all; of a ranking one block without the
         input that takes items
@@ -49,11 +49,11 @@ class HeldOut:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of what a loss is told of beside all rows: slices, and other outputs."""
+        """Names of the parts whose loss is reported in addition to that of all rows: slices and other outputs."""
         return (*self.slices, *map(of_output, self.others))
 
     def every(self, nth: int) -> HeldOut:
-        """Of a ranking every n-th user."""
+        """Keep every n-th user of a ranking."""
         return HeldOut(
             tuple({name: values[::nth] for name, values in block.items()} for block in self.inputs),
             self.labels[::nth],
@@ -70,10 +70,12 @@ def runs(
     groups: NDArray[np.int64] | None = None,
     most: int = 4096,
 ) -> list[NDArray[np.int64]]:
-    """Row-index batches of rows of one shape that may be scored together: at most `most` rows, or, where a model takes
-    some inputs once a request, all rows that are alike in these.
+    """Split rows of one shape into batches of row indices that may be scored together: at most `most` rows each, or,
+    where a model takes some inputs once a request, all rows that are equal in these.
 
     Args:
+        inputs: (rows, ...) by name
+        once: names of the inputs that the model takes once a request
         groups: (rows,), given where the rows of a group, and no others, are scored together
     """
     apart = [inputs[name] for name in sorted(once)] + ([] if groups is None else [groups])
@@ -84,7 +86,7 @@ def runs(
 
 
 def of_output(name: str) -> str:
-    """The part of another output."""
+    """Return the part's name of another output."""
     return f"output {name}"
 
 
@@ -115,7 +117,7 @@ def read_held_out(folder: Path, part: HeldPart) -> HeldOut:
 
 
 def write_requests(requests: Sequence[Request], folder: Path) -> None:
-    """Of each input all values in a row, and the shape that it has in each request: lengths may differ."""
+    """Write each input's values in one flat array, with its shape in each request, since lengths may differ."""
     arrays: dict[str, Any] = {}
     for name in requests[0]:
         arrays[f"value.{name}"] = np.concatenate([request[name].ravel() for request in requests])
@@ -136,5 +138,5 @@ def read_requests(folder: Path) -> list[Request]:
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a file whose names begin with the kind and a dot, without that."""
+    """Return the arrays of a file whose names begin with `kind` and a dot, without that prefix."""
     return {name.removeprefix(f"{kind}."): arrays[name] for name in arrays if name.startswith(f"{kind}.")}

@@ -1,4 +1,4 @@
-"""The child's side of a job: one JSON line in, one JSON line out."""
+"""The worker's side of a job: one JSON line in, one JSON line out."""
 
 from __future__ import annotations
 

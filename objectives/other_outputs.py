@@ -1,4 +1,4 @@
-"""What is told of a model's other outputs than the one that the metric is of. No torch."""
+"""Quality of a model's other outputs than the one that the metric evaluates. No torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from objectives.records import Quality, SliceQuality
 
 
 def others_of(held: HeldOut, quality: Callable[[int, NDArray[Any]], Quality]) -> tuple[SliceQuality, ...]:
-    """Each with the loss of its own labels, or the reason why these cannot tell it.
+    """Evaluate each other output by the loss of its own labels, or report the reason why these do not define it.
 
     Args:
-        quality: of a column of scores and its labels, (n,)
+        quality: evaluates a column of scores with its labels, (n,)
     """
 
     def told(column: int, name: str, labels: NDArray[Any]) -> SliceQuality:

@@ -1,19 +1,19 @@
-"""What a model's outputs are, which says how a student's are compared with a teacher's."""
+"""Kind of a model's outputs, which determines the comparison of a student's outputs with the teacher's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# Lists are logits of (lists, candidates); values are what a regression gives.
+# `lists` are logits of shape (lists, candidates); `values` are outputs of a regression.
 Scale = Literal["logits", "probabilities", "values", "lists"]
 
 
 @dataclass(frozen=True)
 class OutputKind:
-    """Of one output.
+    """Kind of one output.
 
-    spread: of values, the unit that differences are told in: their standard deviation over train
+    spread: unit of differences between values: their standard deviation over train
     """
 
     scale: Scale

@@ -1,4 +1,4 @@
-"""Parity of scores: how far what was computed lies from what was expected, measured by the spread of the latter."""
+"""Parity of scores: the difference between computed and expected scores, in units of the spread of the latter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# In units of the scores' spread: neither a ranking nor a calibration sees a thousandth of it.
+# In units of the scores' spread: a thousandth of it affects neither a ranking nor a calibration.
 LIMIT = 1e-3
 # The unit is at least this share of the mean, since fp32 keeps digits of a score, however little scores differ;
 _OF_MEAN = 0.1
@@ -17,7 +17,7 @@ _SMALLEST = 2 * float(np.finfo(np.float32).eps) / LIMIT
 
 
 class ParityError(RuntimeError):
-    """Scores are not those that were expected, or are not finite."""
+    """Scores differ from the expected ones, or are not finite."""
 
 
 def compare_scores(
@@ -60,5 +60,5 @@ def compare_scores(
 
 
 def _columns(scores: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """(rows of all runs, outputs)."""
+    """Stack the scores of all runs as (rows of all runs, outputs)."""
     return np.concatenate([np.asarray(of, np.float64).reshape(len(of), -1) for of in scores])

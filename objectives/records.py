@@ -1,4 +1,4 @@
-"""What was measured: frozen, finite, with the unit in each name."""
+"""Records of measurements: frozen, finite, with the unit in each name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ State = Literal["complete", "stopped", "failed"]
 
 
 def rows_of(request: Mapping[str, Sized]) -> int:
-    """Rows of a request: those of its longest input, since one of the user's may be given once."""
+    """Return the number of rows of a request: those of its longest input, since an input of the user's may be given
+    once.
+    """
     return max(len(values) for values in request.values())
 
 
@@ -38,7 +40,9 @@ class _Finite:
 
 @dataclass(frozen=True)
 class SliceQuality(_Finite):
-    """The same metric and loss on some of the held-out rows alone; or the reason why these rows cannot tell them."""
+    """The same metric and loss on some of the held-out rows only; or the reason why they are undefined on
+    these rows.
+    """
 
     name: str
     rows: int
@@ -78,16 +82,17 @@ class Quality(_Finite):
 
     @property
     def parts(self) -> tuple[SliceQuality, ...]:
-        """What is told beside the whole: slices, and a model's other outputs."""
+        """Qualities reported in addition to the whole: slices, and a model's other outputs."""
         return (*self.slices, *self.others)
 
 
 @dataclass(frozen=True)
 class Percentiles(_Finite):
-    """Open-loop latency from the scheduled arrival, and closed-loop service time; p99 only with samples enough.
+    """Percentiles of open-loop latency, from the scheduled arrival, and of closed-loop service time, in milliseconds.
 
-    Intervals are those of order statistics, at 95%: what these samples say of their own percentile. That of the p95, of
-    which a policy may ask that it be kept, reaches as far as the visits' own p95 say, too.
+    Intervals are those of order statistics, at 95%, for the percentile of these samples. The interval of the p95, which
+    a policy may use as a limit, is widened to that of the p95s of the visits. The p99 is None with too few samples.
+    `refused_share` is the share of refused requests.
     """
 
     p50_ms: float
@@ -102,7 +107,7 @@ class Percentiles(_Finite):
 
 @dataclass(frozen=True)
 class Latency(_Finite):
-    """Candidate and baseline under the same requests at the same times, and their paired ratios.
+    """Latency of candidate and baseline under the same requests at the same times, and their paired ratios.
 
     Percentiles are pooled over the undisturbed pairs of blocks of all visits; a ratio is the geometric mean of those of
     the visits, and its interval includes how the visits differ.
@@ -143,13 +148,13 @@ class Latency(_Finite):
 
     @property
     def repeated_blocks(self) -> int:
-        """Pairs that were run and left out."""
+        """Number of disturbed pairs of blocks, which were measured and left out."""
         return self.pairs - self.blocks
 
 
 @dataclass(frozen=True)
 class Throughput(_Finite):
-    """The highest open-loop rate whose percentile stays within the SLO, and the capacity, of candidate and baseline.
+    """Highest open-loop rate whose percentile stays within the SLO, and capacity, of candidate and baseline.
 
     Both were searched in the same way in the same visits; no rate is above the capacity of its own deployment.
 
@@ -175,8 +180,9 @@ class Throughput(_Finite):
 
 @dataclass(frozen=True)
 class Footprint(_Finite):
-    """Bytes of the model file; peak resident memory of a process that holds this arm alone, and the CPU time that it
-    spends on a thousand requests."""
+    """Footprint of a deployment: bytes of the model file, peak resident memory of a process that holds this deployment
+    only, and CPU seconds per thousand requests.
+    """
 
     model_bytes: int
     peak_memory_bytes: int | None = None
@@ -191,14 +197,14 @@ class Measurement:
     footprint: Footprint
 
 
-# Beside a model file that is too large for one.
+# File of the weights next to a model file, for weights too large to be stored in it.
 WEIGHTS = "weights.bin"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported model file (relative to the home), with its weights beside it where it is large, and what was read
-    back from its graph.
+    """One exported model file (its path relative to the home), with facts read back from its graph; large weights are
+    in a file next to it.
 
     parity: the largest difference of its scores from those expected, in standard deviations of these
     units: of the widths of each group that can be pruned, by group, as they are in the fitted model
@@ -216,12 +222,13 @@ class Artifact:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One named input of a model: its dtype, its shape after the rows (None where requests differ), and how many codes
-    it knows (from 0).
+    """One named input of a model.
 
-    An input of the user's side is the same in all rows of a request.
-
-    inferred: whether the side is inferred from requests and not declared
+    dtype: name of the NumPy dtype
+    shape: shape after the rows' dimension, None where requests differ
+    vocabulary: number of codes, from 0; None where it is no code
+    side: an input of the user's side is the same in all rows of a request
+    inferred: True where the side is inferred from requests and not declared
     """
 
     name: str
@@ -234,27 +241,27 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the search needs to know of a recommender; `holdout` is the folder of arrays that the meter reads.
+    """Facts that the search needs about a recommender; `holdout` is the folder of arrays that the meter reads.
 
-    user_once_refused: why the user's side cannot be computed once a request, None where it can
-    user_once_share: of the baseline's multiply-adds at the median rows, those that are left then
+    user_once_refused: the reason why the user's side cannot be computed once a request, None where it can
+    user_once_share: share of the baseline's multiply-adds, at the median rows, that is left if it is
     history: positions of the history that the model reads, None where it reads none
     once: inputs that a request gives once, by the model's own form
-    left_alone: what no technique reaches, or one does not, each with the reason
-    tried: each technique on each part of the model, with why it cannot be done
-    metric: by name
-    graded: whether the metric is a function of the user's own, which a builder evaluates
-    median_rows: of the requests
-    featured: whether a module is known whose outputs are features to distil
-    built: whether smaller siblings can be built, of the sizes in `student` or of those that the study file names
-    unlearnable: why rounding cannot be learned in the model's training, None where it can
-    undertrained: what one more pass of training gains, where that is certain
-    even_tables: large tables whose rows are looked up about as often as each other
+    left_alone: parts that some or all techniques cannot be applied to, each with the reason
+    tried: each technique on each part of the model, with the reason where it cannot be applied
+    metric: name of the metric
+    custom_metric: True where the metric is a function of the user's own, which a builder evaluates
+    median_rows: median number of rows of the requests
+    featured: True where a module is known whose outputs are features to distil
+    built: True where smaller siblings can be built, of the sizes in `student` or of those that the study file names
+    unlearnable: the reason why the model cannot be trained quantization-aware, None where it can
+    undertrained: the improvement by one more epoch of training, where it is significant
+    even_tables: large tables whose rows are looked up about equally often
     columns: names of a model's outputs, the main one first, where there are several
-    parts: names of the slices and of the other outputs whose loss is told beside that of all rows
-    sizes: the baseline's own, of those that a student chooses
-    references: on test by the reference metric, of the baseline and of simple rules; None where one does not apply
-    simple: those of the rules that can be exported and measured as candidates
+    parts: names of the slices and of the other outputs whose loss is reported in addition to that of all rows
+    sizes: the baseline's values of the sizes that a student chooses
+    references: the reference metric on test, of the baseline and of simple rules; None where one does not apply
+    simple: rules that can be exported and measured as candidates
     """
 
     key: str
@@ -289,7 +296,7 @@ class Prepared:
     simple: tuple[str, ...] = ()
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
-        """Why the technique cannot be applied to all of these modules, None where it can."""
+        """Return the reason why the technique cannot be applied to all of these modules, None where it can."""
         parts = self.structure.stored(self.structure.heavy_tables())
         reasons = (
             one.refused
@@ -301,9 +308,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one trial ended: measured, stopped on purpose, or failed; the last two with a reason in one line.
+    """Outcome of one trial: complete with a measurement, or stopped on purpose or failed with a reason in one line.
 
-    timings: the file of raw timings, relative to the home.
+    timings: path of the file of raw timings, relative to the home
     """
 
     state: State

@@ -1,4 +1,4 @@
-"""Rows that are equal to each other, byte for byte."""
+"""Groups of rows that are equal byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Up to so many bytes a copy of them is compared faster than an array's elements: 0.5 us instead of 2.3 for 200 ids.
+# Bytes up to which comparing a copy is faster than comparing an array's elements: 0.5 us instead of 2.3 for 200 ids.
 _COPIED = 16_384
 
 
@@ -30,7 +30,7 @@ def groups_of_equal_rows(arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.int6
         arrays: one or more of (rows, ...)
     """
     rows = len(arrays[0])
-    # By their bytes: codes, numbers and several codes a row stand side by side.
+    # Compared by bytes, which joins codes, numbers and several codes a row in one array.
     _, group = np.unique(np.concatenate([_bytes(values) for values in arrays], axis=1), axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -38,5 +38,5 @@ def groups_of_equal_rows(arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.int6
 
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """(rows, bytes of a row)."""
+    """View an array as bytes, (rows, bytes of a row)."""
     return np.ascontiguousarray(values).reshape(len(values), math.prod(values.shape[1:])).view(np.uint8)

@@ -1,4 +1,4 @@
-"""Folders named by the content of what made them: made once, whole or not at all."""
+"""Content-addressed folders, each created once, completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
-    """Let `make` fill the folder unless it is there already; True when it was.
+    """Let `make` fill the folder unless it exists.
 
-    It is filled beside and then renamed, so a crash or a full disk leaves nothing that looks finished.
+    The folder is filled under another name and then renamed, so a crash or a full disk leaves no incomplete folder.
+
+    Returns:
+        True if the folder existed.
     """
     if folder.exists():
         return True
@@ -23,7 +26,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
         try:
             partial.rename(folder)
         except OSError:
-            # Another builder was first; what it made is the same by content.
+            # Another builder was first; its result is the same by content.
             if not folder.exists():
                 raise
     finally:

@@ -1,4 +1,4 @@
-"""What a study is about, in the plain terms that a builder needs to open it."""
+"""Subject of a study, in the plain terms that a builder needs to open it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from spaces.serialization import digest
 class Task:
     """A recommender by name, its data, its metric, the rows of its requests, and the seed of all of it.
 
-    Rows are log-normal, or those of a trace named by its content; cut at rows_max either way. Columns say what those of
-    a table hold; sizes are those of the baseline that differ from the published ones; expected is the recommender's key
-    as a study was prepared, empty before that. The loss is told of the commonest values of the columns in slice_by.
-    Smaller models learn from batch_size rows at a time; None: from as many as the recommender says.
-    Weights of int8 products have as many bits as the CPU that serves needs.
+    rows_median, rows_sigma: the log-normal distribution of the rows of a request
+    rows_trace: a trace of rows, named by its content, in place of that distribution
+    rows_max: upper limit of the rows in both cases
+    columns: roles of a table's columns
+    sizes: sizes of the baseline that differ from the published ones
+    expected: the recommender's key when the study was prepared, empty before that
+    slice_by: columns whose commonest values define slices with a loss of their own
+    batch_size: rows per batch when a smaller model is trained; None for the recommender's own
+    int8_weight_bits: bits of the weights in int8 products that the serving CPU needs
     """
 
     home: str
@@ -49,7 +53,7 @@ class Task:
         return Path(self.home) / "mlruns" / "data"
 
     def key(self, *more: object) -> str:
-        """Names what follows from this task and from `more`; the home is no part of it."""
+        """Hash this task and `more` for cache names; the home is not part of it."""
         data = [self.recommender, self.source, self.synthetic, self.columns, self.sizes]
         judged = [self.metric, self.slice_by, self.seed]
         rows = [self.rows_median, self.rows_sigma, self.rows_max, self.rows_trace and Path(self.rows_trace).name]

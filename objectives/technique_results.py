@@ -1,16 +1,19 @@
-"""Techniques that were applied to a model once, to see whether they can be offered. No torch."""
+"""Results of applying each technique to a model once, to decide which to offer. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Names of techniques, beside those of widths and of the forms of tables.
+# Names of techniques, in addition to those of widths and of the forms of tables.
 PRUNING, LOW_RANK, LEARNED_ROUNDING = "pruning", "low rank", "learned rounding"
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One technique on one group, or on one table; refused: why it cannot be done, None where it can."""
+    """Result of one technique on one group, or on one table.
+
+    refused: the reason why it cannot be applied, None where it can
+    """
 
     group: str
     technique: str

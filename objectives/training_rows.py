@@ -1,4 +1,4 @@
-"""Rows of train, kept once, and put together into batches anew in each epoch."""
+"""Rows of train, stored once, and assembled into new batches in each epoch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 Inputs = Mapping[str, Tensor]
-# (numbers of rows, generator) -> inputs that belong to these rows and are drawn anew each time.
+# (indices of rows, generator) -> inputs that belong to these rows and are drawn anew each time.
 Draw = Callable[[Tensor, torch.Generator], Inputs]
-# Batch normalisation takes no fewer.
+# Batch normalisation needs at least two rows.
 FEWEST = 2
 
 
@@ -41,11 +41,11 @@ class NumberedBatch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """All that there is to learn from.
+    """All rows of train.
 
-    blocks: rows of different shapes, as histories of several lengths, stand in different ones
-    batch_size: the most rows of a batch; the rows of a block are shared out evenly, so that no batch is much smaller
-    draw: inputs that are no part of the rows, as negatives
+    blocks: rows by shape; histories of different lengths are in different blocks
+    batch_size: the most rows of a batch; the rows of a block are split evenly, so that no batch is much smaller
+    draw: draws inputs that are not stored with the rows, such as negatives
     """
 
     blocks: tuple[Block, ...]
@@ -69,7 +69,7 @@ class TrainingRows:
         return sum(self._batches(block) - self._too_small(block) for block in self.blocks)
 
     def epoch(self, generator: torch.Generator) -> Iterator[NumberedBatch]:
-        """Each row once, in an order that the generator draws; a batch of one row is left out."""
+        """Iterate over each row once, in an order that the generator draws; batches of one row are left out."""
         picks = [
             (block, first, pick)
             for block, first in self._numbered()
@@ -83,8 +83,9 @@ class TrainingRows:
             yield NumberedBatch(first + pick, {**inputs, **drawn}, over_labels(itemgetter(pick), block.labels))
 
     def in_order(self) -> Iterator[tuple[int, Inputs]]:
-        """The number of the first row, and the kept inputs of it and the next rows of its shape, batch by batch; rows
-        that no epoch has are left out."""
+        """Iterate over the index of a batch's first row and the batch's stored inputs, in order; blocks of a single
+        row, which no epoch contains, are left out.
+        """
         for block, first in self._numbered():
             if block.rows < FEWEST:
                 continue
@@ -93,7 +94,7 @@ class TrainingRows:
                 yield first + start, {name: values[start:end] for name, values in block.inputs.items()}
 
     def sample(self, rows: int) -> Iterator[Inputs]:
-        """About so many rows at even distances, or all of them, one block after the other."""
+        """Iterate over about this many rows at even distances, or all of them, one block after the other."""
         step = max(1, -(-self.rows // rows))
         for block in self.blocks:
             for start in range(0, block.rows, step * self.batch_size):
@@ -108,13 +109,15 @@ class TrainingRows:
         return -(-block.rows // self.batch_size)
 
     def _too_small(self, block: Block) -> int:
-        """Of its batches, those of one row; the first ones have a row more where the rows do not go up evenly."""
+        """Return the number of the block's batches of one row; the first batches have a row more where the rows do not
+        divide evenly.
+        """
         smallest, larger = divmod(block.rows, self._batches(block))
         return self._batches(block) - larger if smallest < FEWEST else 0
 
 
 def over_labels(call: Callable[..., Tensor], *labels: Any) -> Any:
-    """What the call gives of the tensors of labels that are nested alike, nested as they are."""
+    """Apply the call to the tensors of labels that are nested alike, and nest the results in the same way."""
     first = labels[0]
     if isinstance(first, Mapping):
         return {name: over_labels(call, *(of[name] for of in labels)) for name in first}

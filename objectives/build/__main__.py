@@ -1,4 +1,4 @@
-"""The builder process: trains, exports and tries out models. Run as `python -m objectives.build`."""
+"""The builder process: trains, exports and dry-runs models. Run as `python -m objectives.build`."""
 
 from __future__ import annotations
 

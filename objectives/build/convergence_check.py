@@ -1,4 +1,4 @@
-"""Whether a baseline had learned all that its data tell: one more pass of its own loss, on a copy."""
+"""Convergence check of a baseline: train a copy for one more epoch with its own loss."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from objectives.recommenders.scoring import main_scores
 
 
 def undertrained(recommender: Recommender, seed: int) -> str | None:
-    """What one more pass over train gains on validation where that is certain, the whole interval being a gain; None
-    where it is not, or cannot be told. The model itself is not changed."""
+    """Train a copy of the model for one more epoch and describe the improvement on validation; the model itself is not
+    changed.
+
+    Returns:
+        A sentence with the relative improvement where its whole interval is one; None where it is not, or where the
+        metric is undefined.
+    """
     learner = copy.deepcopy(recommender.model).requires_grad_(True).train()
     optimizer = recommender.optimizer(learner)
     with torch.random.fork_rng(devices=[]):
@@ -36,4 +41,4 @@ def undertrained(recommender: Recommender, seed: int) -> str | None:
     if not quality.loss_interval[1] < 0:
         return None
     low, high = (-end for end in reversed(quality.loss_interval))
-    return f"one more pass over train betters {quality.metric} by {-quality.loss:.2%} [{low:.2%}, {high:.2%}]"
+    return f"one more epoch of training improves {quality.metric} by {-quality.loss:.2%} [{low:.2%}, {high:.2%}]"

@@ -1,5 +1,6 @@
-"""Grade: a metric that is a function of the user's own, on scores that the meter wrote. A builder's stage, since user
-code runs in builders alone."""
+"""Evaluation of a custom metric, a function of the user's own, on scores that the meter wrote. It is a builder's stage,
+since user code runs in builders only.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +30,16 @@ def evaluate_custom_metric(
     seed: int,
     confidence: float,
 ) -> Quality:
-    """As `judging.judge`, of files of scores.
+    """Evaluate the custom metric on files of scores; the counterpart of `objectives.measure.evaluate.evaluate`.
 
     Args:
-        candidates: of each engine that answers; the one that loses more speaks for all
+        candidates: paths of the candidate's scores, one for each engine that serves; the one with the larger loss
+            counts
+        baseline: path of the baseline's scores
 
     Raises:
         ValueError: the user's function fails.
-        UndefinedLossError: it gives 0 or nothing for the baseline, or too often nothing.
+        UndefinedLossError: the metric is 0 or undefined for the baseline, or undefined on too many resamples.
     """
     held, theirs = read_held_out(holdout, part), _read(baseline)
 
@@ -53,9 +56,10 @@ def evaluate_custom_metric(
 
 
 def check_metric(recommender: Recommender) -> None:
-    """
+    """Check that the metric is defined on the model's scores of both held-out parts.
+
     Raises:
-        FactoryError: the metric cannot tell a relative loss of the model, with its interval, on validation or on test.
+        FactoryError: the metric gives no relative loss with an interval on validation or on test.
     """
     for part in HELD_PARTS:
         _check_part(recommender, part)
@@ -86,13 +90,13 @@ def custom_metric(
     seed: int,
     confidence: float,
 ) -> Quality:
-    """Of scores, (n,) each."""
+    """Return the paired quality of scores, (n,) each, by the custom metric."""
     ours, theirs = (_deployment(recommender, scores, held) for scores in (candidate, baseline))
     return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
 
 
 def _read(scores: str) -> NDArray[np.float32]:
-    """(n, outputs)"""
+    """Read scores as (n, outputs)."""
     found: NDArray[np.float32] = np.load(scores)
     return found.reshape(len(found), -1)
 
@@ -106,7 +110,7 @@ def _deployment(recommender: Recommender, scores: NDArray[np.float32], held: Hel
 
 
 def _value(recommender: Recommender, columns: tuple[NDArray[Any], ...], row: Floats) -> float:
-    """On rows as often as they were drawn; a group that was drawn twice is two groups."""
+    """Evaluate the metric on rows repeated as often as they were drawn; a group drawn twice counts as two groups."""
     times = row.astype(np.int64)
     picks = np.repeat(np.arange(len(times)), times)
     if not len(picks):

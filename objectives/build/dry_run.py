@@ -1,4 +1,6 @@
-"""Rehearsal: every stage once and briefly, before any budget is spent; what can be compressed, what cannot, and why."""
+"""Dry run: every stage once and briefly, before any budget is spent, to find which parts can be compressed, and the
+reasons for those that cannot.
+"""
 
 from __future__ import annotations
 
@@ -54,19 +56,20 @@ def dry_run(
     progress: Progress,
     weight_bits: Int8WeightBits = 8,
 ) -> DryRun:
-    """Trace, export, parity, each technique on each group that it fits, and a few steps of fine-tuning.
+    """Run every stage once: tracing, export, parity, each technique on each group that it fits, and a few training
+    steps.
 
     Raises:
-        FactoryError: the metric cannot be told of the model.
+        FactoryError: the metric is undefined for the model.
         TraceError: the model's forward cannot be traced.
         ParityError: the exported graph does not give the model's scores.
-        ValueError: a step of fine-tuning fails.
+        ValueError: a training step fails.
     """
     seconds: dict[str, float] = {}
     check_metric(recommender)
 
     def timed(stage: str) -> _Clock:
-        progress(f"rehearsal: {stage}")
+        progress(f"dry run: {stage}")
         return _Clock(stage, seconds)
 
     with timed("trace"):
@@ -89,7 +92,7 @@ def dry_run(
         not_learned = unlearnable(recommender, seed)
         layers = [group.name for group in traced.structure.groups if group.kind in ("linear", "attention")]
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
-    progress("rehearsal: step")
+    progress("dry run: step")
     seconds["step"] = _step_seconds(recommender, seed)
     held = recommender.held_out("validation")
     scored = len(held.labels) * (1 if held.items is None else len(held.items))
@@ -100,8 +103,10 @@ def dry_run(
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
-    """Why weights cannot learn with their rounding in the loop, None where they can: on a few batches of train, of
-    different shapes where there are some, and on a part of one, since not all have as many rows."""
+    """Return the reason why the model cannot be trained quantization-aware, None where it can. Tries a few batches of
+    train, of different shapes where there are some, and part of one, since not all batches have the same number of
+    rows.
+    """
     shapes: dict[object, dict[str, Tensor]] = {}
     for inputs, _ in recommender.batches(torch.Generator().manual_seed(seed)):
         shapes.setdefault(tuple(values.shape[1:] for values in inputs.values()), dict(inputs))
@@ -124,12 +129,14 @@ class _Clock:
 
 
 def user_inputs(recommender: Recommender) -> frozenset[str]:
-    """Those that are the same in all rows of a request, and are not given once anyway."""
+    """Return the inputs that are the same in all rows of a request, without those that the model takes once
+    a request.
+    """
     return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
 
 
 def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callable[[], object]]:
-    """What a placement may ask of the whole graph, by name."""
+    """Return the checks of the graph's forms that a placement may need, by name."""
 
     def once() -> None:
         rows = {name: values.numpy() for name, values in recommender.serving_rows(_ROWS).items()}
@@ -141,13 +148,15 @@ def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callab
 def _refused(attempt: Callable[[], object]) -> str | None:
     try:
         attempt()
-    except Exception as error:  # what keeps one form from a model ends nothing
+    except Exception as error:  # any failure excludes this form only
         return one_line(error)
     return None
 
 
 def _step_seconds(recommender: Recommender, seed: int) -> float:
-    """Of one batch, as a copy of the model learns from the model; the batches are at hand, and all was run once."""
+    """Measure the seconds of one distillation step on a copy of the model, with batches prepared and after
+    a warm-up.
+    """
     student = copy.deepcopy(recommender.model).requires_grad_(True)
     distillation = Distillation(2.0, 0.5, 1)
     whole = training_data_of(recommender, distillation)
@@ -157,6 +166,6 @@ def _step_seconds(recommender: Recommender, seed: int) -> float:
         start = time.monotonic()
         try:
             distil(student, training_data, recommender.optimizer(student), distillation, seed, recommender.model)
-        except Exception as error:  # whatever the user's own forward or loss raises while it learns
+        except Exception as error:  # anything that the user's forward or loss may raise in training
             raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
     return (time.monotonic() - start) / len(batches)

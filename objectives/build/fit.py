@@ -1,4 +1,4 @@
-"""Fit: the weights of a candidate, from the baseline's. A builder's stage; takes minutes."""
+"""Fit: train the weights of a candidate, starting from the baseline's. A builder's stage, which takes minutes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 _MODEL, _MADE_OF, _RANGES = "model.pt", "anatomy.json", "ranges.json"
-# Batches that tell what a unit matters.
+# Number of batches for the importance of units.
 _EVIDENCE = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A model in its final shape, what it is made of, and the ranges that layers learned to round to, by module."""
+    """A model in its final shape, its structure, and the activation ranges learned by quantization-aware layers, by
+    module.
+    """
 
     model: nn.Module
     structure: ModelStructure
@@ -48,7 +50,7 @@ class Fitted:
 
     @staticmethod
     def load(folder: Path) -> Fitted:
-        # Our own cache: a pruned model has no class that could be rebuilt from sizes alone.
+        # The cache is written by this program only; a pruned model has no class that could be rebuilt from sizes alone.
         model: nn.Module = torch.load(folder / _MODEL, weights_only=False)
         structure = from_plain(ModelStructure, json.loads((folder / _MADE_OF).read_text()))
         ranges = {name: (low, high) for name, (low, high) in json.loads((folder / _RANGES).read_text()).items()}
@@ -63,14 +65,15 @@ def fit(
     cache: Path | None = None,
     weight_bits: Int8WeightBits = 8,
 ) -> Fitted:
-    """Shape, cut and factorise, then learn from the baseline; the order is that of `compression.chain`.
+    """Reshape the model, then distil it from the baseline, in the order of `objectives.compression.pipeline`.
 
     Args:
-        cache: where the baseline's outputs on train are kept between fits; None: it is asked batch by batch
-        weight_bits: of int8 products, where their rounding is learned
+        cache: folder where the baseline's outputs on train are kept between fits; None evaluates the baseline batch by
+            batch
+        weight_bits: bits of the weights in int8 products, for quantization-aware training
 
     Raises:
-        ValueError: a stage that cannot be done on this model, or would change nothing.
+        ValueError: a stage cannot be done on this model, or would change nothing.
     """
     given = weights.distillation
     assert given is not None
@@ -112,9 +115,10 @@ def fit(
 
 
 def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:
-    """
+    """Return the model that fitting starts from, and its structure.
+
     Raises:
-        ValueError: the student is the baseline over again.
+        ValueError: the student equals the baseline.
     """
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure
@@ -127,8 +131,9 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Model
 
 
 def _alike(student: nn.Module, recommender: Recommender) -> bool:
-    """Whether it scores as the baseline does: equal tensors may be put to another use, as by another number of
-    heads."""
+    """True if the student scores as the baseline does; equal tensors may be used differently, for example by another
+    number of heads.
+    """
     if _shapes(student) != _shapes(recommender.model):
         return False
     inputs, _ = next(recommender.batches(torch.Generator().manual_seed(0)))
@@ -144,7 +149,9 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def training_data_of(recommender: Recommender, distillation: Distillation, cache: Path | None = None) -> TrainingData:
-    """What there is to learn; where the teacher runs anyway, for its features, nothing is read from the cache."""
+    """Return the training data of a distillation; where the teacher runs anyway, for its features, its outputs are not
+    cached.
+    """
     asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
     known = teacher_outputs(recommender, cache) if asked and cache is not None else None
     batches, batches_per_epoch = training_batches(recommender.train_rows(), None if known is None else known.scores)

@@ -1,4 +1,4 @@
-"""What a recommender's model, or a sibling of it, is made of: traced on a few rows as requests give them."""
+"""Structure of a recommender's model, or of a sibling of it, traced on a few rows of requests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from objectives.recommenders.protocol import Recommender
 _ROWS = 7
 
 
-# One builder serves one study, so what one model is made of stays in memory.
+# A builder serves one study, so the structure of one model stays in memory.
 _known: dict[str, Traced] = {}
 
 
 def of_baseline(recommender: Recommender) -> Traced:
-    """Of its own model, which never changes.
+    """Return the structure of the recommender's own model, which never changes.
 
     Raises:
-        TraceError: its forward cannot be traced.
+        TraceError: the model's forward cannot be traced.
     """
     if recommender.key not in _known:
         _known.clear()
@@ -27,10 +27,10 @@ def of_baseline(recommender: Recommender) -> Traced:
 
 
 def of_sibling(recommender: Recommender, model: nn.Module) -> Traced:
-    """Of any model that takes the same inputs.
+    """Return the structure of any model that takes the same inputs.
 
     Raises:
-        TraceError: its forward cannot be traced.
+        TraceError: the model's forward cannot be traced.
     """
     rows = recommender.serving_rows(_ROWS)
     return trace(model, {n: values[:1] if n in recommender.once else values for n, values in rows.items()})

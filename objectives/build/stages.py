@@ -1,4 +1,4 @@
-"""Fit and export: how a choice becomes a model file."""
+"""Fit and export: the stages that turn a candidate's choices into a model file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 Progress = Callable[[str], None]
-# Raised when a stage changes what it makes, so that nothing older is found in the cache.
+# Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 9
 EXPORT_STAGE = 14
 TECHNIQUES_STAGE = 3
@@ -66,7 +66,11 @@ MODEL = "model.onnx"
 
 @dataclass(frozen=True)
 class Form:
-    """What a placement asks of the graph: the user's side once a request; its two halves for two engines."""
+    """Form of the graph that a placement needs.
+
+    user_once: the user's side is computed once a request
+    split_embeddings: the graph is split into an embedding stage and a dense stage for two engines
+    """
 
     user_once: bool = False
     split_embeddings: bool = False
@@ -76,7 +80,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     """Train the baseline, export it, and write the held-out rows and the requests as plain arrays.
 
     Raises:
-        FactoryError: the metric cannot be told of the model.
+        FactoryError: the metric is undefined for the model.
     """
     recommender = open_once(task, progress)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
@@ -85,14 +89,14 @@ def prepare(task: Task, progress: Progress) -> Prepared:
 
     def write(into: Path) -> None:
         check_metric(recommender)
-        progress("baseline: judging it beside simple references")
+        progress("baseline: evaluating it and simple references")
         for part, of in held.items():
             write_held_out(of, into, part)
         write_requests(list(recommender.requests(task.seed)), into)
         facts = to_plain(recommender.facts()) | {"unlearnable": unlearnable(recommender, task.seed)}
         facts["even_tables"] = _even_tables(recommender)
-        if not facts["training"]:  # a built-in baseline was trained until it gained no more
-            progress("baseline: looking whether one more pass of training would better it")
+        if not facts["training"]:  # a built-in baseline was trained until validation stopped improving
+            progress("baseline: checking its convergence with one more epoch of training")
             facts["undertrained"] = undertrained(recommender, task.seed)
         (into / "facts.json").write_text(json.dumps(facts))
 
@@ -147,7 +151,9 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
 
 
 def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]:
-    """What is left alone by some techniques, with the reason; those of one reason together."""
+    """Return the parts that some techniques cannot be applied to, with the reason; techniques with the same reason are
+    joined.
+    """
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in tried:
         if one.refused is not None:
@@ -158,7 +164,9 @@ def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]
 
 
 def _even_tables(recommender: Recommender) -> list[str]:
-    """Of those that are large enough for another form, and of known counts."""
+    """Return the tables large enough for a compressed form, of known counts, whose rows are looked up about equally
+    often.
+    """
     modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).structure.tables}
     large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
     counts = recommender.counts(recommender.model, list(large)) if large else {}
@@ -167,7 +175,7 @@ def _even_tables(recommender: Recommender) -> list[str]:
 
 
 def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
-    """Names the slices of the held-out rows, on which no weight hangs."""
+    """Hash the slices of the held-out rows, which no weight depends on."""
     content = hashlib.sha256()
     for of in held.values():
         for name, mask in of.slices.items():
@@ -176,7 +184,11 @@ def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
 
 
 def fit(task: Task, weights: Weights, progress: Progress) -> bool:
-    """Shape or prune, then distil; True when the cache had it. The baseline's own weights need no fitting."""
+    """Reshape or prune the weights, then distil them.
+
+    Returns:
+        True if the cache had them. The baseline's own weights need no fitting.
+    """
     if weights.distillation is None:
         return True
     recommender = open_once(task, progress)
@@ -188,14 +200,18 @@ def fit(task: Task, weights: Weights, progress: Progress) -> bool:
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
-    """One ONNX graph in the asked widths and form, checked against the model; and whether the cache had it."""
+    """Export one ONNX graph in the given widths and form, checked against the model.
+
+    Returns:
+        The artifact, and True if the cache had it.
+    """
     return _export(task, open_once(task, progress), weights, precision, form)
 
 
 def _export(
     task: Task, recommender: Recommender, weights: Weights, precision: Precision, form: Form
 ) -> tuple[Artifact, bool]:
-    # What an engine computes in changes no file.
+    # The compute type of an engine does not change the file.
     stored = Precision(precision.widths, calibration=precision.calibration)
     bits = task.int8_weight_bits if stored.rounds_products else None
     made_by = (EXPORT_STAGE, onnx.__version__, torch.__version__)
@@ -248,7 +264,8 @@ def _narrowed(
     weight_bits: Int8WeightBits,
     weights_file: Path,
 ) -> tuple[onnx.ModelProto, float]:
-    """The graph in its form and widths, and the largest difference of its scores from the source's.
+    """Return the graph in its form and widths, and the largest difference of its scores from the source's, in units of
+    their spread.
 
     Raises:
         ParityError: computing the user's side once changed the scores, or the widths made some NaN or infinite.
@@ -263,13 +280,13 @@ def _narrowed(
 
 
 def _write_split(into: Path) -> int:
-    """The two halves of a graph beside it, which share its large tensors; their bytes in all."""
+    """Write the two halves of the graph next to it, sharing its large tensors, and return their size in bytes."""
     parts = split_embeddings(load_graph(into / MODEL))
     return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
 
 
 def _coded(spec: InputSpec, structure: ModelStructure) -> InputSpec:
-    """With the codes that it may have, as far as tables look them up as they are."""
+    """Add the number of codes to the input, as far as tables look its codes up directly."""
     rows = [table.rows for table in structure.tables if spec.name in table.inputs]
     return replace(spec, vocabulary=min(rows)) if rows and spec.vocabulary is None else spec
 
@@ -280,7 +297,7 @@ def signature_of(recommender: Recommender) -> Signature:
 
 
 def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
-    """The median sizes of one row of each input."""
+    """Return the median shape of one row of each input."""
     first = requests[0]
     sizes = {name: np.array([request[name].shape[1:] for request in requests]) for name in first}
     return {name: tuple(map(int, np.median(of, axis=0))) for name, of in sizes.items()}
@@ -289,8 +306,9 @@ def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
 def _user_once(
     recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
 ) -> tuple[str | None, float | None]:
-    """Why the user's side cannot be computed once a request, or the share of multiply-adds that is left then, as far as
-    these can be counted."""
+    """Return the reason why the user's side cannot be computed once a request; or None and the share of multiply-adds
+    that is left if it is, None where these cannot be counted.
+    """
     users = user_inputs(recommender)
     if not users:
         once = ", ".join(sorted(recommender.once))
@@ -302,7 +320,7 @@ def _user_once(
         return str(error), None
     try:
         return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
-    except ValueError:  # a size that is known only when the graph runs; what it saves is measured all the same
+    except ValueError:  # a size known only when the graph runs; the actual saving is measured in any case
         return None, None
 
 
@@ -315,7 +333,7 @@ def _fitted(task: Task, recommender: Recommender, weights: Weights) -> Fitted:
 
 
 def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
-    """The baseline's own weights follow from nothing that is said of training."""
+    """Return the cache key of weights; settings of training are part of it only where the weights are trained."""
     trained: list[object] = []
     if weights.distillation is not None:
         trained = [task.seed, recommender.train_rows().batch_size, _settings(recommender.optimizer(recommender.model))]
@@ -324,14 +342,15 @@ def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
-    """What an optimizer is made with, from wherever the user's code took it, and for how many parameters each."""
+    """Describe an optimizer by its class, its settings and the number of parameters of each group."""
     kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
     return [kind, *([len(group["params"]), _plain(group)] for group in optimizer.param_groups)]
 
 
 def _plain(group: Mapping[str, Any]) -> dict[str, str]:
-    """Numbers, texts and pairs, as torch's own have; an object may be told by its address, which each process has its
-    own of."""
+    """Keep the numbers, texts and tuples of a parameter group, as torch's own optimizers have; the repr of another
+    object may contain its address, which differs between processes.
+    """
     return {name: repr(value) for name, value in group.items() if isinstance(value, (int, float, str, tuple, Tensor))}
 
 
@@ -344,7 +363,8 @@ _opened: dict[str, Recommender] = {}
 
 
 def open_once(task: Task, progress: Progress) -> Recommender:
-    """
+    """Open the recommender, or return the one in memory.
+
     Raises:
         FactoryError: the recommender is not the one that the study was prepared with.
     """

@@ -1,4 +1,4 @@
-"""What the baseline's scores of the train rows follow from: worked out once for all fits, and kept on disk."""
+"""The baseline's outputs on the rows of train, computed once for all fits and kept on disk."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from objectives.store import make_once
 from objectives.training_rows import NumberedBatch
 from spaces.serialization import digest
 
-# Raised when what is kept changes, so that nothing older is found in the cache.
+# Version of the cached outputs, raised when their content changes.
 STAGE = 1
-# Bytes. Where there would be more, the teacher is asked batch by batch.
+# Size limit of the cache in bytes; above it the teacher is evaluated batch by batch.
 LARGEST = 4_000_000_000
 _FILE = "outputs.npy"
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherOutputs:
-    """Of each row of train, (rows, ...), read from disk where it is asked for."""
+    """The teacher's outputs on each row of train, (rows, ...), read from disk on demand."""
 
     recommender: Recommender
     kept: NDArray[np.float32]
 
     def scores(self, batch: NumberedBatch) -> Tensor:
-        """The teacher's scores of a batch, as running the teacher would give them."""
+        """Return the teacher's scores of a batch, equal to those of running the teacher."""
         outputs = torch.from_numpy(self.kept[batch.rows.numpy()])
         with torch.no_grad():
             return self.recommender.teacher_scores(outputs, batch.inputs)
 
 
 def teacher_outputs(recommender: Recommender, cache: Path) -> TeacherOutputs | None:
-    """None where they would be too large to keep."""
+    """Compute the teacher's outputs on train or read them from the cache; None where they would exceed
+    `LARGEST` bytes.
+    """
     rows = recommender.train_rows()
     recommender.model.eval()
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Which technique can be applied to which part of a model: each is applied once, and what it gives is run."""
+"""Checks of the techniques that apply to each part of a model: each is applied once, and the result is exported and
+run.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,11 @@ _FORMS: Mapping[str, Callable[[str], TableForm]] = {
 
 @dataclass(frozen=True)
 class TechniqueChecks:
-    """The techniques of one model; tracing has looked already at what is equal to the model.
+    """Checks of the techniques of one model; tracing has already established which transformations are equivalent.
 
-    graph: the model as exported
-    scratch: a folder for what is too large for one graph
-    weight_bits: of int8 products
+    graph: the exported model
+    scratch: a folder for weights too large for one model file
+    weight_bits: bits of the weights in int8 products
     """
 
     recommender: Recommender
@@ -57,8 +59,9 @@ class TechniqueChecks:
     weight_bits: Int8WeightBits = 8
 
     def run(self) -> tuple[Tried, ...]:
-        """Pruning and low rank of each group; each width, and each form of tables, of each part that is stored by
-        itself."""
+        """Check pruning and low rank on each group, and each width and each form of tables on each separately stored
+        part.
+        """
         groups, parts = self.structure.groups, self.structure.stored(self.structure.heavy_tables())
         layers = [group for group in groups if group.kind in ("linear", "attention")]
         recurrent = [group for group in groups if group.kind == "recurrent"]
@@ -78,7 +81,9 @@ class TechniqueChecks:
         )
 
     def _widths(self, parts: Mapping[str, Sequence[str]], widths: Sequence[str]) -> Iterator[Tried]:
-        """Of a part, modules whose weights the graph holds in another form, or only adds, keep them as they are."""
+        """Check each width on each part; modules whose weights the graph holds in another form, or only adds, keep
+        fp32.
+        """
         absent = {module for modules in parts.values() for module in modules if not self._held(module)}
         apart = [module for modules in parts.values() if not absent.issuperset(modules) for module in modules]
         for width in widths:
@@ -87,7 +92,7 @@ class TechniqueChecks:
                 yield from (Tried(name, width, _NOT_HELD) for name in apart if name in absent)
 
     def _held(self, module: str) -> bool:
-        """Whether the graph looks up its weight, or multiplies by it, under one of its names."""
+        """True if the graph looks up the module's weight, or multiplies by it, under one of its names."""
         model = self.recommender.model
         weight = f"{module}.{weight_of(model.get_submodule(module))}"
         names = (name.rpartition(".")[0] for name in names_of(model, weight))
@@ -123,7 +128,7 @@ class TechniqueChecks:
 
     @contextmanager
     def _weights_file(self) -> Iterator[Path]:
-        """A file that is gone afterwards."""
+        """Yield a file path, and delete the file afterwards."""
         file = self.scratch / WEIGHTS
         try:
             yield file
@@ -140,7 +145,7 @@ class TechniqueChecks:
 
 
 def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:
-    """All parts at once, and one by one only where that fails."""
+    """Apply the technique to all parts at once, and one by one only where that fails."""
     together = _trouble(apply, parts) if parts else None
     for part in parts:
         yield Tried(part, technique, together and (together if len(parts) == 1 else _trouble(apply, [part])))
@@ -149,6 +154,6 @@ def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]],
 def _trouble(apply: Callable[[Sequence[str]], None], parts: Sequence[str]) -> str | None:
     try:
         apply(parts)
-    except Exception as error:  # whatever the user's own forward raises, smaller than it was
+    except Exception as error:  # anything that the user's own forward may raise on smaller layers
         return one_line(error)
     return None

@@ -1,4 +1,4 @@
-"""The meter process: judges, times and profiles model files. Run as `python -m objectives.measure`.
+"""The meter process: evaluates, benchmarks and profiles model files. Run as `python -m objectives.measure`.
 
 Loads no torch and no user code: held-out rows and requests are plain arrays that a builder wrote.
 """
@@ -61,7 +61,7 @@ def _main() -> None:
         **options: Any,
     ) -> Any:
         of = from_plain(Artifact, artifact)
-        # First: a recording belongs to a timing that nothing behind it can undo.
+        # Measured first: a recording belongs to a benchmark that no later failure can undo.
         footprint = (
             weigh(Path(holdout), of, from_plain(Deployment, candidate)) if weighed else Footprint(of.model_bytes)
         )

@@ -1,4 +1,4 @@
-"""Time: latency and throughput of an arm beside the baseline's, and what it weighs."""
+"""Benchmark: paired latency and throughput of a deployment and the baseline, and the deployment's footprint."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _WEIGH_SECONDS = 100
 
 @dataclass(frozen=True)
 class Load:
-    """How both deployments are loaded.
+    """Load of both deployments.
 
-    share: the baseline's utilisation, a share of what its replica answers one by one at that moment, since machines
-        differ from hour to hour
+    share: utilisation of the baseline: the request rate over the rate at which its replica serves requests one by one
+        at that moment, since machines differ from hour to hour
     percent: the percentile of the SLO
-    slo_ms: None for twice the baseline's own percentile at that load
+    slo_ms: the SLO in milliseconds; None for twice the baseline's own percentile at that load
     """
 
     traffic: Traffic
@@ -64,11 +64,12 @@ def time(
     noise: RatioNoise = NO_RATIO_NOISE,
     append: bool = False,
 ) -> tuple[Latency, Throughput]:
-    """Latency at the study's load and throughput under the SLO, both beside the baseline; the raw timings go to a file.
+    """Measure latency at the study's load and throughput under the SLO, paired with the baseline, and write the raw
+    timings to a file.
 
     Args:
-        noise: how ratios differ between visits, by earlier benchmarks of the study
-        append: go on with the recording that is there: its visits count too
+        noise: variance of the ratios between visits, from earlier benchmarks of the study
+        append: extend the existing recording, whose visits count too
 
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
@@ -85,10 +86,10 @@ def time(
 
 
 def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprint:
-    """Bytes, peak memory and CPU time of a fresh process that holds this arm alone.
+    """Measure the footprint of a deployment in a fresh process: bytes, peak memory and CPU time.
 
     Raises:
-        RuntimeError: the process failed, with its last line.
+        RuntimeError: the process failed or took too long; the message has its last line.
     """
     plain = json.dumps({"holdout": str(holdout), "deployment": to_plain(deployment)})
     command = [sys.executable, "-P", "-m", "objectives.measure", "weigh"]
@@ -104,7 +105,7 @@ def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprin
 
 
 def weigh_here(holdout: str, deployment: Any) -> dict[str, float]:
-    """The child's side of `weigh`."""
+    """Measure memory and CPU time in this process, the child of `weigh`."""
     requests, of = read_requests(Path(holdout)), from_plain(Deployment, deployment)
     with quiet(), open_deployment(of) as pool:
         warm_up(pool.submit, requests, of.placement)
@@ -121,10 +122,11 @@ def measure_visit(
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Visit:
-    """Latency of both in alternating blocks, then the capacity and the rate under one SLO of both, in turn.
+    """Measure the latency of both deployments in alternating blocks, then their capacity and their rate under one SLO
+    in turn.
 
-    Capacity and rates come after the latency, on a machine that may have another speed by then: they follow the
-    baseline's pace, and are reported as they would be at the pace of the latency.
+    Capacity and rates are measured after the latency, when the machine may have another speed: they follow the
+    baseline's service time, and are scaled to its value during the latency measurement.
     """
     for target in (candidate, baseline):
         target.settle()
@@ -136,7 +138,7 @@ def measure_visit(
     rate = float(np.median(kept.rate_rps))
 
     def slowness() -> float:
-        baseline.settle()  # a deployment that has just gone idle would hold a core
+        baseline.settle()  # a deployment that has just become idle would still occupy a core
         return pace() / (load.share * 1000 / rate)
 
     targets = (candidate, baseline)
@@ -169,8 +171,9 @@ def measure_visit(
 def _visit(
     candidate: Deployment, baseline: Deployment, requests: list[Request], load: Load, window: Window, seed: int
 ) -> Visit:
-    """One visit of pools that are opened for it: where a process lies in memory and on the cores is part of what
-    differs between visits."""
+    """Measure one visit on newly opened pools: the location of a process in memory and on the cores is part of the
+    variance between visits.
+    """
     with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
         warm_up(theirs.submit, requests, baseline.placement)
@@ -179,6 +182,7 @@ def _visit(
 
 
 def _rate(pace: ServiceTimer, share: float) -> float:
-    """Requests per second that are a share of what is answered one by one at the moment: in an open loop the
-    utilisation. A share of what is answered when saturated would be more, since then nothing has to wake up."""
+    """Return the rate, in requests per second, that gives this utilisation of one-by-one service at the moment. A share
+    of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
+    """
     return share * 1000 / pace()

@@ -1,4 +1,4 @@
-"""Arms of a measurement: a model file and how it is run."""
+"""Deployments under measurement: a model file and its placement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SWITCH_SECONDS = 5e-5
 
 @dataclass(frozen=True)
 class Deployment:
-    """One model file and how it is run."""
+    """One model file, its placement and its compute type."""
 
     model: str
     placement: Placement
@@ -35,7 +35,9 @@ def open_deployment(deployment: Deployment) -> Pool:
 
 
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
-    """A pool as the load generator drives it: saturated, each replica has a request, or a batch of them, to come."""
+    """Wrap a pool for the load generator; saturated, each replica has one further request, or batch of requests,
+    waiting.
+    """
     together = 1
     if placement.batching is not None:
         together = max(1, placement.batching.rows // int(np.median([rows_of(request) for request in requests])))
@@ -43,8 +45,9 @@ def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -
 
 
 def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -> None:
-    """Buffers grow with the largest request; an engine that prepares kernels by size gets every size once, as it would
-    in its first minutes of service, any other a few."""
+    """Warm a pool up with requests of many sizes: buffers grow with the largest request, and an engine that prepares
+    kernels by size gets every size once, as in its first minutes of service.
+    """
     sizes = {rows_of(request): request for request in requests}
     ordered = sorted(sizes, reverse=True)
     places = [place for place in (*placement.instance_groups, placement.embedding_device) if place is not None]
@@ -55,8 +58,9 @@ def warm_up(submit: Submit, requests: Sequence[Request], placement: Placement) -
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While the clock runs: threads wake on time, a finished replica gets the interpreter at once (the default wait of
-    5 ms would show as latency), and no garbage is collected."""
+    """Reduce timer and interpreter noise during a measurement: threads wake on time, a finished replica gets the
+    interpreter at once (the default wait of 5 ms would show as latency), and garbage collection is off.
+    """
     before = sys.getswitchinterval()
     precise_sleep()
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -1,4 +1,4 @@
-"""Judge: what a model is worth on held-out rows, through the engine that will serve."""
+"""Evaluation of a model on held-out rows, with the engine that will serve it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.quantization import BATCH_DEPENDENT
 
 _ITEM = "item"
-# Of a ranking's users every so many are judged first, where they are enough to tell what is hopeless.
+# A ranking is first evaluated on every 10th user, where at least 1000 users remain, for early rejection.
 _NTH, _ENOUGH = 10, 1000
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Held-out rows, by the name that their scores have in the cache; and the threads of the engine that scores them,
-    None for its own choice."""
+    """Held-out rows, the name of their scores in the cache, and the threads of the engine that scores them (None: the
+    engine's default).
+    """
 
     cache: Path
     name: str
@@ -54,19 +55,22 @@ def evaluate(
     reject_above: float | None = None,
     threads: int | None = None,
 ) -> tuple[Quality, bool]:
-    """Quality on held-out rows through the engine that will serve; and whether the scores were in the cache.
+    """Evaluate the quality on held-out rows with the engine that will serve.
 
-    Where requests are routed by size, the engine that loses more speaks for both.
+    Where requests are routed by size, the engine with the larger loss counts.
 
     Args:
-        hopeless: a loss; where a tenth of a ranking's users say that the whole interval is beyond it, theirs is the
-            quality, and the rest are not judged
-        threads: of the engine, fewer where others are at work; None for its own choice
+        reject_above: a relative loss; where the whole interval on a tenth of a ranking's users exceeds it, the quality
+            on that tenth is returned, and the other users are not evaluated
+        threads: threads of the engine, fewer where other jobs run at the same time; None for the engine's default
+
+    Returns:
+        The quality, and True if the scores were in the cache.
     """
     rows, asked = _rows(cache, holdout, part, threads), (metric, candidate, baseline, seed, confidence)
     if reject_above is not None and rows.held.items is not None and len(rows.held.labels) >= _NTH * _ENOUGH:
         tenth = replace(rows, name=f"{rows.name} every {_NTH}", held=rows.held.every(_NTH))
-        with suppress(UndefinedLossError):  # of a metric that is nearly nothing; all users may tell
+        with suppress(UndefinedLossError):  # the metric is undefined on a tenth of the users, but may be defined on all
             found = _judged(tenth, *asked)
             if found[0].loss_interval[0] > reject_above:
                 return found
@@ -102,8 +106,15 @@ def score(
     baseline: tuple[Artifact, Deployment],
     threads: int | None = None,
 ) -> tuple[list[str], str, bool]:
-    """The files of both arms' scores for a metric that is evaluated elsewhere: of the candidate one for each engine
-    that answers, and the baseline's; and whether all were in the cache. Threads as in `judge`."""
+    """Score both deployments for a metric that is evaluated elsewhere.
+
+    Args:
+        threads: threads of the engine, as in `evaluate`
+
+    Returns:
+        The candidate's files of scores, one for each engine that serves; the baseline's; and True if all were in the
+        cache.
+    """
     rows = _rows(cache, holdout, part, threads)
     artifact, deployment = candidate
     theirs, known = _scored(rows, *baseline)
@@ -130,14 +141,16 @@ def _quality(
 
 
 def _scores(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[NDArray[Any], bool]:
-    """Of each row its score, (n,) or (n, outputs), or of each user the rank of the item that came next, (n,)."""
+    """Return the score of each row, (n,) or (n, outputs), or, for a ranking, the rank of each user's next
+    item, (n,).
+    """
     file, reused = _scored(rows, artifact, deployment)
     scores: NDArray[Any] = np.load(file)
     return scores, reused
 
 
 def _scored(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[Path, bool]:
-    """The same scores whatever the threads."""
+    """Return the file of scores, computed or from the cache; the number of threads does not change it."""
     instance_group, lookup = deployment.placement.instance_group, deployment.placement.embedding_device
     versions = [engine_version(place.engine) for place in (instance_group, lookup) if place is not None]
     groups = rows.held.groups if _depends_on_batch(artifact) else None
@@ -158,12 +171,16 @@ def _scored(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[Pa
 
 
 def _depends_on_batch(artifact: Artifact) -> bool:
-    """Whether activations are rounded to the range of the rows that are scored together, as its graph holds it."""
+    """True if activations are quantized to the range of the rows that are scored together, by the widths of
+    the graph.
+    """
     return any(one in width for one in BATCH_DEPENDENT for width in artifact.widths.values())
 
 
 def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
-    """Of the item that came next, among all that a user had not had before; each user is one request."""
+    """Return the rank of each user's next item, (n,), among all items that the user had not seen; each user is one
+    request.
+    """
     items, seen = held.items, held.seen
     assert items is not None and seen is not None
 
@@ -178,7 +195,7 @@ def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
 def run_blocks(
     engine: Engine, blocks: Sequence[Mapping[str, NDArray[Any]]], groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Scores of all rows, block after block.
+    """Score all rows, block after block.
 
     Args:
         groups: (n,) of all rows, given where each group is scored by itself, as a request is
@@ -191,8 +208,9 @@ def run_blocks(
 def run_rows(
     engine: Engine, inputs: Mapping[str, NDArray[Any]], groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Scores of rows of one shape, in their order, (rows,) or (rows, outputs); what an engine takes once a request is
-    the same in each part it is given."""
+    """Score rows of one shape, in their order: (rows,) or (rows, outputs). Inputs that an engine takes once a request
+    are equal within each batch.
+    """
     rows, parts = len(next(iter(inputs.values()))), runs(inputs, engine.once, groups)
     found = [engine.run({name: values[part] for name, values in inputs.items()}) for part in parts]
     scores = np.empty((rows, *found[0].shape[1:]), dtype=np.float32)
@@ -201,7 +219,7 @@ def run_rows(
 
 
 def _alone(deployment: Deployment, instance_group: InstanceGroup) -> Placement:
-    """One replica of a seat, as far as its scores depend on it."""
+    """Return the placement of one replica of an instance group, reduced to the settings that its scores depend on."""
     return Placement(
         InstanceGroup(instance_group.engine, instance_group.device),
         embedding_device=deployment.placement.embedding_device,

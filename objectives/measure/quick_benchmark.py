@@ -1,4 +1,4 @@
-"""A glance: how an arm stands beside the baseline in a second or two, which tells whether it is worth timing."""
+"""Quick benchmark: a comparison with the baseline in one or two seconds, to decide on a full benchmark."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _SATURATION_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class QuickBenchmark:
-    """Candidate over baseline: time of a request, one by one; requests a second when saturated. No intervals: it is
-    never told as a measurement."""
+    """Ratios of candidate to baseline: the time of a request, one by one, and the requests per second when saturated.
+    There are no intervals, and the result is never reported as a measurement.
+    """
 
     service_ratio: float
     saturated_ratio: float
 
 
 def quick_benchmark(holdout: Path, candidate: Deployment, baseline: Deployment) -> QuickBenchmark:
-    """Both arms in a closed loop, turn by turn."""
+    """Compare both deployments in closed loops that alternate."""
     requests = read_requests(holdout)
     with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
         warm_up(ours.submit, requests, candidate.placement)
@@ -37,7 +38,7 @@ def quick_benchmark(holdout: Path, candidate: Deployment, baseline: Deployment) 
 
 
 def compare_quickly(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> QuickBenchmark:
-    """Medians of a few paired looks."""
+    """Return the median ratios of a few paired measurements."""
     candidate.settle()
     timer = ServiceTimer(candidate, requests)
     candidate.settle()

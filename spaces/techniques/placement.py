@@ -69,7 +69,7 @@ class Route:
 @dataclass(frozen=True)
 class Admission:
     """Admission control: at most `queue` requests wait, and a request that cannot finish within `deadline_ms`
-    milliseconds is rejected at once; None sets no limit.
+    milliseconds is refused at once; None sets no limit.
     """
 
     queue: int | None = None
@@ -134,7 +134,7 @@ class Placement:
     @property
     def in_turn(self) -> int | None:
         """Number of replicas that serve requests one by one in the order of arrival; None where requests are batched,
-        split, routed to a second instance group or rejected.
+        split, routed to a second instance group or refused.
         """
         plain = Placement(
             self.instance_group, self.inline, embedding_device=self.embedding_device, user_once=self.user_once
