@@ -1,4 +1,4 @@
-"""The rank of a held-out item in the whole catalogue, and what a rank is worth."""
+"""Rank of a held-out item in the whole catalogue, and the gain of a rank."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NAME = re.compile(r"(hr|ndcg)@([1-9][0-9]{0,8})")
 
 
 def is_ranking(metric: str) -> bool:
-    """Whether it is the name of a ranking metric: hr@K or ndcg@K, K from 1."""
+    """Return whether this is the name of a ranking metric: hr@K or ndcg@K, K from 1."""
     return _NAME.fullmatch(metric) is not None
 
 
 def gains(metric: str, ranks: Floats) -> Floats:
-    """What each held-out item earns, the one relevant item of its row; their mean is the metric.
+    """Return the gain of each held-out item, the one relevant item of its row, (n,); their mean is the metric.
 
     Kang and McAuley 2018, section 4.3. hr@K: 1 where rank <= K, else 0. ndcg@K: 1 / log2(1 + rank) where rank <= K,
     else 0; the ideal is 1.
@@ -41,7 +41,7 @@ def gains(metric: str, ranks: Floats) -> Floats:
 def ranks(
     score: Callable[[int], NDArray[np.floating]], targets: Codes, histories: Sequence[Codes] | NDArray[np.int64]
 ) -> Floats:
-    """Rank of each row's held-out item in the whole catalogue, the items of the row's own history left out.
+    """Return the rank of each row's held-out item in the whole catalogue, without the items of the row's own history.
 
     Ties count half: 1 + the number of better items + half the number of others with the same score, the mean rank over
     all orders of the tied. So a model that scores all items alike does not get the first rank for it. A held-out item
@@ -71,7 +71,7 @@ def _rank(scores: NDArray[np.floating], target: int, history: Codes) -> float:
         raise ValueError(f"A history has codes from 0 to {items}, but got {history.min()} to {history.max()}.")
     if not np.isfinite(scores).all():
         raise ValueError(f"Scores must be finite, but {int((~np.isfinite(scores)).sum())} of {items} are not.")
-    others = np.concatenate(([-np.inf], scores))  # by code; padding and what was seen never win
+    others = np.concatenate(([-np.inf], scores))  # by code; padding and seen items never rank first
     own = others[target]
     others[history] = -np.inf
     others[target] = -np.inf

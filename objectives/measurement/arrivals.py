@@ -1,4 +1,4 @@
-"""When requests arrive: a pattern of traffic, drawn from a seed before the run."""
+"""Arrival times of requests: a pattern of traffic, drawn from a seed before the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Traffic:
-    """A pattern of arrivals; its mean rate is asked for when a schedule is drawn.
+    """A pattern of arrivals; the mean rate is given when a schedule is drawn.
 
     bursts: phases of exponential length with the means on_seconds and off_seconds, Poisson within a phase; quiet is
         the rate of the off phase as a share of that of the on phase.
@@ -56,23 +56,25 @@ class Traffic:
 
 
 def gaps(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np.int64]:
-    """(count,) nanoseconds before each arrival since the one before, each at least 1; the same from the same seed.
+    """Draw the gaps before each arrival, in nanoseconds, (count,), each at least 1; the same seed gives the same gaps.
 
-    The mean rate of the whole pattern is rate_rps; a schedule that is short beside the pattern's own times (a phase,
-    the period, the trace) sees a part of it only, which may be busier or quieter.
+    The mean rate of the whole pattern is rate_rps; a schedule that is short compared with the pattern's own times (a
+    phase, the period, the trace) covers only a part of it, which may be busier or quieter.
 
     Raises:
-        ValueError: a rate or a count that is not above 0, or a trace that cannot be read (RequestLogError).
+        ValueError: the rate is not above 0, the count is below 1, or a trace cannot be read (RequestLogError).
     """
     if not (math.isfinite(rate_rps) and rate_rps > 0 and count >= 1):
         raise ValueError(f"A schedule has a rate above 0 and 1 request or more, but got {rate_rps} and {count}.")
     arrivals = PATTERNS[traffic.pattern](traffic, rate_rps, count, np.random.default_rng(seed))
-    # Moments are rounded, not gaps, so that roundings do not add up.
+    # Times are rounded, not gaps, so that rounding errors do not add up.
     return np.maximum(np.diff(np.rint(arrivals * 1e9).astype(np.int64), prepend=0), 1)
 
 
 def _unit_poisson(count: int, random: np.random.Generator) -> Floats:
-    """Arrivals at rate 1. At the inverse of a cumulative rate they are Poisson at that rate (Çinlar 1975, p. 96)."""
+    """Draw arrivals at rate 1. At the inverse of a cumulative rate they are Poisson at that rate (Çinlar
+    1975, p. 96).
+    """
     return np.cumsum(random.exponential(size=count))
 
 
@@ -85,7 +87,7 @@ def _deterministic(traffic: Traffic, rate_rps: float, count: int, random: np.ran
 
 
 def _bursts(traffic: Traffic, rate_rps: float, count: int, random: np.random.Generator) -> Floats:
-    """A Poisson process whose rate a two-state Markov chain modulates, begun in its steady state."""
+    """Draw a Poisson process whose rate a two-state Markov chain modulates, started in its steady state."""
     wanted = _unit_poisson(count, random)
     means, shares = np.array([traffic.on_seconds, traffic.off_seconds]), np.array([1.0, traffic.quiet])
     mean_share = float(means @ shares / means.sum())
@@ -102,7 +104,7 @@ def _bursts(traffic: Traffic, rate_rps: float, count: int, random: np.random.Gen
 
 
 def _diurnal(traffic: Traffic, rate_rps: float, count: int, random: np.random.Generator) -> Floats:
-    """The cumulative rate, rate (t + swing (1 - cos(2 pi t / period))), is inverted by bisection."""
+    """Draw arrivals whose cumulative rate, rate (t + swing (1 - cos(2 pi t / period))), is inverted by bisection."""
     wanted = _unit_poisson(count, random) / rate_rps
     turn = 2 * math.pi / traffic.period_seconds
     swing = traffic.depth / turn
@@ -115,7 +117,7 @@ def _diurnal(traffic: Traffic, rate_rps: float, count: int, random: np.random.Ge
 
 
 def _replay(traffic: Traffic, rate_rps: float, count: int, random: np.random.Generator) -> Floats:
-    """Recorded gaps in their order, from a place that the seed chooses, round and round; all times one constant."""
+    """Repeat the recorded gaps cyclically, from a position that the seed chooses, scaled by one constant."""
     recorded = np.diff(read_trace(Path(str(traffic.trace))).seconds)
     start = int(random.integers(len(recorded)))
     taken = np.resize(np.roll(recorded, -start), count)

@@ -1,4 +1,4 @@
-"""What a process that holds one model takes of the machine: memory at its peak, CPU time by request."""
+"""Footprint of a process that holds one model: peak memory, and CPU time by request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _SECONDS = 0.3
 
 
 def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
-    """The largest resident memory that this process ever had (VmHWM; ru_maxrss outlives an exec and may be another's).
+    """Return the largest resident memory, in bytes, that this process ever had (VmHWM; ru_maxrss survives an exec and
+    may be another program's).
 
     Raises:
-        RuntimeError: the kernel does not tell.
+        RuntimeError: the kernel does not report it.
     """
     for line in (proc / "status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -24,7 +25,8 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
 
 
 def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
-    """CPU time of the whole process for a thousand requests in a saturated closed loop, the pool's included.
+    """Measure the CPU seconds of the whole process for a thousand requests in a saturated closed loop, the pool's
+    included.
 
     Raises:
         RuntimeError: every request was refused.
@@ -38,5 +40,5 @@ def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], replicas: 
 
 
 def money_per_million(rps: float, price_per_hour: float) -> float:
-    """Of a machine at a price per hour that answers so many requests a second."""
+    """Return the price of a million requests on a machine with a price per hour and a rate in requests per second."""
     return price_per_hour / 3600 / rps * 1e6

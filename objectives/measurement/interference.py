@@ -1,4 +1,4 @@
-"""What other processes did while a block was measured: read from the kernel before and after."""
+"""Interference by other processes while a block was measured, read from the kernel before and after."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from objectives.measurement.statistics import Floats
 
-# A block is disturbed when other processes and the hypervisor took so much more of its wall time than they take of the
-# calmest fifth of the run's blocks (1 is one core). Nothing that the deployment itself does counts: its own waiting is
-# its latency, and to drop blocks by it would choose among outcomes.
+# A block is disturbed when other processes and the hypervisor took this much more of its wall time than of the quietest
+# fifth of the run's blocks (1 is one core). The deployment's own behaviour does not count: its waiting is part of its
+# latency, and to drop blocks by it would select among outcomes.
 _MARGIN = 0.05
 _CALM_QUANTILE = 0.2
-# From this share of one core on, a run is called busy.
+# A run is called busy from this share of one core.
 BUSY = 0.1
 _TRIES = 3
 # Reading the CPU time of this many threads takes tens of milliseconds.
@@ -33,7 +33,7 @@ _JIFFY = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Interference:
-    """What other processes took from one block, in seconds; and how the block's own threads fared.
+    """CPU time that other processes took from one block, in seconds, and the state of the block's own threads.
 
     cpu: CPU time of this process
     waiting: its threads were ready and did not run (the run delay of /proc/PID/schedstat)
@@ -55,7 +55,7 @@ class Interference:
 
     @property
     def cpu_share(self) -> float:
-        """CPU time over the wall time that threads wanted to run: 1 is undisturbed."""
+        """Share of CPU time in the wall time that threads were ready to run: 1 is undisturbed."""
         return self.cpu / (self.cpu + self.waiting) if self.cpu > 0 else 1.0
 
     @property
@@ -68,7 +68,7 @@ class Interference:
         return self.taken > BUSY
 
     def row(self) -> Floats:
-        """The fields in their order, for a table of them."""
+        """Return the fields in their order, for a table of them."""
         return np.array([getattr(self, f.name) for f in fields(self)])
 
 
@@ -76,13 +76,14 @@ _COLUMN = {f.name: place for place, f in enumerate(fields(Interference))}
 
 
 def taken_share(rows: Floats) -> Floats:
-    """(..., fields of Interference) -> (...), `Interference.taken` of each row."""
+    """Return `Interference.taken` of each row: (..., fields of Interference) -> (...)."""
     taken: Floats = (rows[..., _COLUMN["foreign"]] + rows[..., _COLUMN["stolen"]]) / rows[..., _COLUMN["wall"]]
     return taken
 
 
 def calm_share(taken: Floats) -> float:
-    """What the calmest fifth of the blocks do not exceed: a neighbour that is always there disturbs none in particular.
+    """Return the share that the quietest fifth of the blocks do not exceed: a constant neighbour disturbs no block in
+    particular.
 
     Args:
         taken: (blocks,), shares of `taken_share`
@@ -91,19 +92,21 @@ def calm_share(taken: Floats) -> float:
 
 
 def disturbance(taken: Floats) -> Floats:
-    """How far each block lies above the calm of its run: (blocks,), above 1 where it was disturbed."""
+    """Return the distance of each block above the undisturbed level of its run, (blocks,), above 1 where it was
+    disturbed.
+    """
     above: Floats = (taken - calm_share(taken)) / _MARGIN
     return above
 
 
 def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
-    """Which blocks to keep: those that were not disturbed, or the least disturbed where those are fewer than `wanted`.
+    """Select the undisturbed blocks, or the least disturbed ones where those are fewer than `wanted`.
 
     Args:
         above: (blocks,), their `disturbance`
 
     Returns:
-        (blocks,)
+        (blocks,), True for each block to keep
     """
     kept: NDArray[np.bool_] = above <= 1
     if kept.sum() < wanted:
@@ -112,7 +115,9 @@ def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
 
 
 class InterferenceMonitor:
-    """Watches one block of this process, from its construction to `stop()`. What the kernel does not give is 0."""
+    """Measure the interference with one block of this process, from its construction to `stop()`. Values that the
+    kernel does not give are 0.
+    """
 
     def __init__(self, proc: Path = _PROC) -> None:
         self._proc = proc
@@ -122,13 +127,13 @@ class InterferenceMonitor:
     def stop(self) -> Interference:
         after = self._read()
         wall, cpu, waiting, busy, threads, stolen, switches = (after[k] - self._before[k] for k in after)
-        # The kernel's count of the cores is in ticks of 10 ms; that of the threads is exact, but sees only what this
-        # process may see, and not those that have ended.
+        # The kernel's count of the cores is in ticks of 10 ms; that of the threads is exact, but covers only threads
+        # that this process may read and that have not ended.
         foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
         return Interference(wall, cpu, waiting, foreign, max(0.0, self._cores * wall - cpu - foreign), stolen, switches)
 
     def _files(self, pattern: str) -> list[Path]:
-        """Unlike pathlib's, this search goes on where a process ends while it is looked at."""
+        """Find files; unlike pathlib's, this search continues where a process ends meanwhile."""
         return [Path(name) for name in glob.iglob(str(self._proc / pattern))]  # noqa: PTH207
 
     def _read(self) -> Mapping[str, float]:
@@ -149,7 +154,7 @@ class InterferenceMonitor:
 
 
 def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor]) -> T:
-    """The first undisturbed result of three runs, or the least disturbed of them.
+    """Return the first undisturbed result of at most three runs, or the least disturbed one.
 
     Args:
         calm: `calm_share` of the measurement that this run belongs to
@@ -163,7 +168,9 @@ def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], Int
 
 
 def _schedstat(file: Path) -> tuple[float, float]:
-    """Seconds that a thread ran, and was ready and did not (kernel docs, scheduler/sched-stats)."""
+    """Read the seconds that a thread ran, and that it was ready and did not run (kernel docs,
+    scheduler/sched-stats).
+    """
     try:
         ran, waited, *_ = file.read_text().split()
     except (OSError, ValueError):  # a thread that has just ended, or a kernel that does not count
@@ -172,7 +179,7 @@ def _schedstat(file: Path) -> tuple[float, float]:
 
 
 def _cores(proc: Path) -> tuple[float, float]:
-    """Seconds that the allowed cores were busy, and that were stolen from them (man 5 proc: /proc/stat)."""
+    """Read the seconds that the allowed cores were busy, and that were stolen from them (man 5 proc: /proc/stat)."""
     allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     busy = stolen = 0
     try:

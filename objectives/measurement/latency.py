@@ -1,4 +1,4 @@
-"""Latency of a candidate beside the baseline's: short alternating blocks, the same requests at the same times."""
+"""Paired latency of a candidate and the baseline: short alternating blocks, the same requests at the same times."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.steady_state import variability, warm_up_requests
 
-# Pairs of blocks that are run in all, for one that is asked for: the disturbed ones are run again.
+# Most pairs of blocks to run for each pair that is wanted: disturbed pairs are repeated.
 _MOST_PAIRS = 3
 FEWEST_BLOCKS = 20
-# Requests that tell how busy a deployment will be.
+# Number of requests to estimate the utilisation of a deployment.
 _SAMPLED = 50
-# Arrivals that tell how much they vary.
+# Number of arrivals to estimate their variability.
 _DRAWN = 10_000
 
 
 @dataclass(frozen=True)
 class Window:
-    """How much is measured in one visit, and how many visits there are.
+    """Amount of measurement in one visit, and the number of visits.
 
     Args:
         blocks: pairs of blocks of a visit
         requests: open-loop requests of a block that count, after those that bring it to steady state
         service_requests: closed-loop requests of a block
         probes: rates that the search for the rate under the SLO tries in a visit
-        probe_requests: that count at each such rate, more where that takes less than a third of a second
-        visits: times that both deployments are opened anew and measured
-        patience_seconds: how long a visit goes on looking for undisturbed blocks
+        probe_requests: requests that count at each such rate, more where they take less than a third of a second
+        visits: number of times that both deployments are opened anew and measured
+        patience_seconds: the longest time that a visit waits for undisturbed blocks
     """
 
     blocks: int = 20
-    # A shared machine changes its speed within a second: short blocks let both deployments meet the same. The standard
-    # error of a p95 ratio was 0.026 with 160 blocks of 25 and 0.042 with 80 of 60, in as many seconds.
+    # A shared machine changes its speed within a second: short blocks give both deployments the same conditions. The
+    # standard error of a p95 ratio was 0.026 with 160 blocks of 25 and 0.042 with 80 of 60, in the same time.
     requests: int = 25
     service_requests: int = 5
     probes: int = 3
@@ -64,14 +64,14 @@ class Window:
             raise ValueError(f"A window must have {FEWEST_BLOCKS} or more blocks of requests, but got {self}.")
 
     def extended(self, percent: float) -> Window:
-        """The same with enough blocks in each visit for a percentile."""
+        """Return the window with enough blocks in each visit for a percentile."""
         blocks = -(-fewest_samples(percent) // self.requests)
         return replace(self, blocks=max(self.blocks, blocks))
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Raw milliseconds of candidate and baseline in pairs of blocks, in the order they were run.
+    """Raw times of candidate and baseline in milliseconds, in pairs of blocks in the order of their runs.
 
     candidate, baseline: (pairs, requests), open loop from the scheduled arrival; infinite where refused
     candidate_service, baseline_service: (pairs, service requests), closed loop
@@ -96,15 +96,17 @@ class Timings:
 
     @property
     def taken(self) -> Floats:
-        """(pairs, 2) shares of the wall time that others took."""
+        """Shares of the wall time that other processes took, (pairs, 2)."""
         return taken_share(self.interference)
 
     def undisturbed(self) -> NDArray[np.bool_]:
-        """(pairs,) which pairs are kept: by what other processes did, never by how the deployments fared."""
+        """Select the pairs to keep, (pairs,), by the interference of other processes and never by the deployments'
+        latency.
+        """
         return undisturbed(_disturbance(self.interference), self.wanted)
 
     def kept(self) -> Timings:
-        """The undisturbed pairs alone."""
+        """Keep the undisturbed pairs only."""
         mask = self.undisturbed()
         both = np.repeat(mask, 2)
         return replace(
@@ -120,7 +122,9 @@ class Timings:
         )
 
     def drift(self) -> float:
-        """How many times slower the baseline served in one half of the pairs than in the other: 1 is steady."""
+        """Return the ratio of the baseline's service times in the two halves of the pairs, the slower over the faster:
+        1 is steady.
+        """
         half = len(self.baseline_service) // 2
         first, second = (
             float(np.median(part)) for part in (self.baseline_service[:half], self.baseline_service[half:])
@@ -128,7 +132,7 @@ class Timings:
         return max(first / second, second / first)
 
     def lateness(self) -> float:
-        """The generator's p95 lag as a share of the p95 latency, of the deployment where it is larger."""
+        """Return the generator's p95 lag as a share of the p95 latency, for the deployment where it is larger."""
         pairs = ((self.candidate, self.lag[0::2]), (self.baseline, self.lag[1::2]))
         return max(percentile(lag, 95) / percentile(latency, 95) for latency, lag in pairs)
 
@@ -143,11 +147,12 @@ def measure_latency(
     seed: int,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Timings:
-    """Alternate blocks of both deployments; which goes first alternates too, so a drift of the machine meets both.
+    """Measure alternating blocks of both deployments; the first of each pair alternates too, so a drift of the machine
+    affects both.
 
-    The schedule of a pair is stretched to the requests per second that `rate` gives before it. Pairs that other
-    processes disturbed are kept as they were and others are run, until there are enough undisturbed ones, three times
-    as many in all, or no patience is left.
+    The schedule of a pair is stretched to the requests per second that `rate` gives before it. Disturbed pairs are kept
+    in the record and further ones are run, until there are enough undisturbed ones, three times as many in all, or the
+    time limit is reached.
     """
     targets = (candidate, baseline)
     first = rate()
@@ -178,7 +183,7 @@ def measure_latency(
 
 
 def _goes_on(interference: Sequence[Floats], wanted: int, most: int, end: float) -> bool:
-    """Whether another pair is run."""
+    """Return whether another pair is to be run."""
     if len(interference) < wanted:
         return True
     enough = bool((_disturbance(np.array(interference)) <= 1).sum() >= wanted)
@@ -186,7 +191,7 @@ def _goes_on(interference: Sequence[Floats], wanted: int, most: int, end: float)
 
 
 def _disturbance(interference: Floats) -> Floats:
-    """(pairs, 2, fields) -> (pairs,) the worse of both blocks of each pair."""
+    """Return the larger disturbance of both blocks of each pair: (pairs, 2, fields) -> (pairs,)."""
     taken = taken_share(interference)
     return np.maximum(disturbance(taken[:, 0]), disturbance(taken[:, 1]))
 
@@ -194,7 +199,7 @@ def _disturbance(interference: Floats) -> Floats:
 def _warm_up(
     targets: Sequence[LoadTarget], requests: Sequence[Request], traffic: Traffic, rate_rps: float, seed: int
 ) -> int:
-    """As many as the deployment that is busier needs at this rate."""
+    """Return the number of warm-up requests that the busier deployment needs at this rate."""
     arrivals = gaps(traffic, rate_rps, _DRAWN, seed)
     sample = typical_requests(requests, _SAMPLED)
     found = 0
@@ -234,7 +239,7 @@ def _block(
 
 
 def _timings(pairs: Sequence[_Pair], rates: Sequence[float], wanted: int, warm_up: int) -> Timings:
-    """In single precision, as they are stored: what is computed again later is computed from the same numbers."""
+    """Stack blocks in single precision, as they are stored, so that later computations start from the same numbers."""
 
     def stack(rows: Sequence[Any]) -> Floats:
         return np.array(rows, dtype=np.float32).astype(np.float64)

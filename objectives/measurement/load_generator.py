@@ -1,4 +1,4 @@
-"""Plays a schedule of requests against a running model, which it sees as a callable only."""
+"""Load generator: plays a schedule of requests against a running model, which it knows only as a callable."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from objectives.measurement.statistics import percentile
 from objectives.records import rows_of
 
 Request = Mapping[str, NDArray[Any]]
-# Closer than this to the next arrival, asking again and again is surer than sleeping: a core that rests between
-# sparse requests may take 100 us to wake.
+# Time before an arrival from which busy waiting is more precise than sleeping: a core that idles between sparse
+# requests may take 100 us to wake.
 _SPIN_NS = 60_000
-# Where a request takes less than this, a late generator would show in its latency, and the cores rest long enough.
+# Service time below which a late generator would show in the latency, and the cores idle long enough.
 _SHORT_MS = 0.3
 _LONG_SPIN_NS = 150_000
-# The last stretch is waited out without giving way, which takes 15 us at a time: so short, it hardly keeps the
+# Time before an arrival that is waited without yielding, which takes 15 us each time: so short, it hardly keeps the
 # interpreter from others.
 _HOLD_NS = 20_000
 _HEAD_START_NS = 200_000
-# Tells the random numbers of requests from those of arrivals.
+# Separates the random numbers of requests from those of arrivals.
 _REQUESTS = 1
 _CPU_CHECK_SECONDS = 0.005
 _IDLE_SHARE = 0.2
@@ -36,10 +36,10 @@ _LEAST_OFFERED = 0.98
 
 
 class PendingAnswer(Protocol):
-    """What a running model gives back at once for a request.
+    """Handle that a running model returns at once for a request.
 
-    `result()` waits for the answer, and raises where there is none; an exception whose attribute `refused` is True
-    says that the model declined the request, any other that it failed.
+    `result()` waits for the answer, and raises if there is none: an exception whose attribute `refused` is True means
+    that the model refused the request, any other that it failed.
     """
 
     finished_ns: int
@@ -51,19 +51,18 @@ Submit = Callable[[Request], PendingAnswer]
 
 
 class BehindError(RuntimeError):
-    """The generator did not offer the load that was planned, so the run says nothing about the model."""
+    """The generator did not offer the planned load, so the run is no measurement of the model."""
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """How each of n requests fared, and how well the generator kept the schedule.
+    """Latency of each of n requests, and the accuracy of the generator's schedule.
 
-    Latency runs from the scheduled arrival and is infinite for a refused request. Lag is how much later a request was
-    submitted than by a generator that loses no time of its own: that one too waits for a `submit` that holds the
-    caller, as one that runs the model on the caller's own thread does. Nor is it lag as long as every replica would
-    still be busy with what came before, where that is known: the request would have waited all the same. The offered
-    share is the duration of the schedule, likewise put off by what submits held, over that of the submission: 1 is on
-    time.
+    Latency runs from the scheduled arrival and is infinite for a refused request. Lag is the delay of a submission
+    compared with a generator that loses no time of its own, which also waits for a `submit` that blocks the caller,
+    such as one that runs the model on the caller's own thread. A delay is no lag while every replica would still be
+    busy with earlier requests, where that is known: the request would have waited in any case. The offered share is the
+    duration of the schedule, extended by blocking submits in the same way, over that of the submission: 1 is on time.
     """
 
     latency_ms: NDArray[np.float64]  # (n,)
@@ -73,10 +72,10 @@ class Arrivals:
 
 
 def spin_ns(service_ms: float) -> int:
-    """How long before an arrival the generator stops sleeping, for a model that takes so long.
+    """Return the nanoseconds before an arrival at which the generator stops sleeping, by the model's service time.
 
-    Asking again and again keeps a core from the model's own threads. Two threads of ONNX Runtime beside the generator
-    on two cores were ready and did not run for 0.07 of the time in calm blocks with 150 us, for 0.03 with 60 us.
+    Busy waiting takes a core from the model's own threads. Two threads of ONNX Runtime next to the generator on two
+    cores were ready and did not run for 0.07 of the time in undisturbed blocks with 150 us, for 0.03 with 60 us.
     """
     return _LONG_SPIN_NS if service_ms < _SHORT_MS else _SPIN_NS
 
@@ -88,13 +87,17 @@ def open_loop(
     spin_ns: int = _SPIN_NS,
     in_turn: int | None = None,
 ) -> Arrivals:
-    """Submit each request at its scheduled time, whether or not earlier ones are answered; wait for all answers.
+    """Submit each request at its scheduled time, independent of earlier answers, and wait for all answers.
 
-    What is due is submitted at once and in order, so a late generator shows as latency and as lag, never as a lower
-    rate. An answer's exception is raised, unless it says that the request was refused.
+    Requests that are due are submitted at once and in order, so a late generator shows as latency and as lag, never as
+    a lower rate. An answer's exception is raised, unless it marks the request as refused.
 
     Args:
-        in_turn: replicas that take requests one by one in their order; None where it is not so
+        gaps_ns: (requests,), nanoseconds before each arrival
+        in_turn: replicas that take requests one by one in their order; None where they do not
+
+    Raises:
+        ValueError: no request, or not one gap of 1 ns or more for each.
     """
     if not requests or len(requests) != len(gaps_ns) or gaps_ns.min() < 1:
         raise ValueError(
@@ -106,7 +109,7 @@ def open_loop(
     submitted, returned, answers = [], [], []
     start = clock() + _HEAD_START_NS
     now = _wait_until(start, spin_ns)
-    # Lists and one look at the clock: what is done here is done while the model's threads want the interpreter.
+    # Lists and one reading of the clock: this loop runs while the model's threads need the interpreter.
     for request, planned in zip(requests, plan, strict=True):
         if now < start + planned:
             now = _wait_until(start + planned, spin_ns)
@@ -128,7 +131,8 @@ def open_loop(
 
 
 def on_time(due_ns: NDArray[np.int64], held_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) when a generator that loses no time of its own submits each of n requests, where a submit holds it so long.
+    """Return the times, (n,), at which a generator that loses no time of its own submits each request, given the time
+    that each submit blocks it.
 
     Request i at e[i] = max(due[i], e[i - 1] + held[i - 1]), which unrolls to a running maximum.
     """
@@ -144,14 +148,14 @@ def last_moments(
     finished_ns: NDArray[np.int64],
     replicas: int | None,
 ) -> NDArray[np.int64]:
-    """(n,) the last moment at which each of n requests is submitted and answered no later than on time, had all before
-    it been on time.
+    """Return the latest times, (n,), at which each request can be submitted and still be answered no later than on
+    time, had all before it been on time.
 
-    What a request takes is what it took from when it was submitted and a replica idle; the replica that is idle first
-    takes the next, as one replica does, and several do but for ties and their requests' sizes.
+    The duration of a request is measured from the moment when it was submitted and a replica was idle; the first idle
+    replica takes the next request, which is exact for one replica and, except for ties and sizes, for several.
 
     Args:
-        replicas: that take requests in their order; None where it is not so, and every delay counts
+        replicas: replicas that take requests in their order; None where they do not, and every delay counts
     """
     moments = on_time(due_ns, held_ns)
     if replicas is None:
@@ -166,7 +170,9 @@ def last_moments(
 
 
 def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:
-    """(requests,) milliseconds from submitting to answer, one request at a time; infinite where it is refused."""
+    """Measure the milliseconds from submission to answer, (requests,), one request at a time; infinite where it is
+    refused.
+    """
     latency = np.empty(len(requests))
     for i, request in enumerate(requests):
         start = time.perf_counter_ns()
@@ -176,7 +182,9 @@ def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float
 
 
 def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
-    """Requests served per second while `outstanding` of them are always in flight; a refused one is not served."""
+    """Measure the requests served per second while `outstanding` of them are always in flight; a refused one is not
+    served.
+    """
     start = time.perf_counter_ns()
     end = start + int(seconds * 1e9)
     flying: list[PendingAnswer] = []
@@ -193,14 +201,17 @@ def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, sec
 
 
 def drawn_requests(requests: Sequence[Request], count: int, *seed: int) -> list[Request]:
-    """So many independent draws: a list that is gone through in its order would vary less in the long run than traffic
-    does, and its queues be shorter. The draws do not depend on those of a schedule from the same seed."""
+    """Draw `count` requests independently: a list played in its order would vary less in the long run than real
+    traffic, and its queues be shorter. The draws are independent of those of a schedule from the same seed.
+    """
     random = np.random.default_rng([*seed, _REQUESTS])
     return [requests[i] for i in random.integers(len(requests), size=count)]
 
 
 def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
-    """So few requests with the mean rows of all: of each stratum of sizes, the one nearest to the stratum's mean."""
+    """Select `count` requests with the mean rows of all: from each stratum of sizes, the one nearest to the stratum's
+    mean.
+    """
     by_rows = sorted(requests, key=rows_of)
     strata = [part for part in np.array_split(np.arange(len(by_rows)), count) if len(part)]
     sizes = np.array([rows_of(request) for request in by_rows], dtype=np.float64)
@@ -208,7 +219,7 @@ def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
 
 
 def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> None:
-    """Whether a run, of arrays of any one shape, was offered the load that was planned.
+    """Check that the planned load was offered; the arrays may have any shape.
 
     Raises:
         BehindError: the p95 lag is above 10% of the p95 latency, or less than 98% of the planned rate was offered.
@@ -224,7 +235,8 @@ def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], 
 
 def settle(most_seconds: float = 0.25) -> None:
     """Wait until this process is idle: an engine's threads spin on after an answer (ONNX Runtime's for 50 ms), and
-    would take a core from whichever arm comes next."""
+    would take a core from the next deployment.
+    """
     end = time.monotonic() + most_seconds
     before = time.process_time()
     while time.monotonic() < end:
@@ -236,30 +248,30 @@ def settle(most_seconds: float = 0.25) -> None:
 
 
 def precise_sleep() -> None:
-    """Ask the kernel to wake this thread within a microsecond of the asked time, not within fifty (Linux)."""
+    """Ask the kernel to wake this thread within a microsecond of the requested time, not within fifty (Linux)."""
     if sys.platform == "linux":
         pr_set_timerslack = 29
         ctypes.CDLL(None).prctl(pr_set_timerslack, 1000, 0, 0, 0)
 
 
 def _wait_until(at_ns: int, spin_ns: int) -> int:
-    """Returns the moment at which the wait was over."""
+    """Wait until this time and return the time at which the wait ended."""
     clock = time.perf_counter_ns
     while (left := at_ns - (now := clock())) > 0:
         if left > spin_ns:
             time.sleep((left - spin_ns) / 1e9)
         elif left > _HOLD_NS:
-            # Lets go of the interpreter, which a replica may be waiting for; `os.sched_yield` holds it.
+            # Releases the interpreter, which a replica may be waiting for; `os.sched_yield` holds it.
             time.sleep(0)
     return now
 
 
 def _refused(answer: PendingAnswer) -> bool:
-    """Waits for the answer."""
+    """Wait for the answer and return whether the request was refused."""
     try:
         answer.result()
     except Exception as error:
-        # Known by an attribute, since what is measured imports nothing from here, nor this from there.
+        # Recognised by an attribute, since this module and the measured pool do not import each other.
         if getattr(error, "refused", False) is True:
             return True
         raise

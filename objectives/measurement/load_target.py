@@ -30,14 +30,14 @@ _PRIMED_SECONDS = 0.03
 
 
 class LoadTarget(Protocol):
-    """What is measured: it answers requests under a schedule, one by one, or as fast as it can.
+    """Target of a measurement: answers requests under a schedule, one by one, or at its maximum rate.
 
     All times are milliseconds, and infinite where a request was refused. One call runs at a time.
     """
 
     @property
     def replicas(self) -> int:
-        """How many requests are served at the same time."""
+        """Number of requests that are served at the same time."""
         ...
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
@@ -45,25 +45,25 @@ class LoadTarget(Protocol):
         ...
 
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
-        """(n,) milliseconds of one request at a time."""
+        """Return the milliseconds of each request, (n,), one at a time."""
         ...
 
     def saturated(self, requests: Sequence[Request], seconds: float) -> float:
-        """Requests per second while more are always waiting than are served."""
+        """Return the requests per second while more requests are always waiting than are being served."""
         ...
 
     def settle(self) -> None:
-        """Return when it is idle and holds no core."""
+        """Return when the deployment is idle and occupies no core."""
         ...
 
 
 @dataclass(frozen=True)
 class LiveTarget:
-    """A running pool, known by its `submit`.
+    """A running pool, driven by its `submit`.
 
     Args:
-        outstanding: requests that keep every replica busy, and full where it batches
-        in_turn: replicas that take requests in their order, as `traffic.open_loop` takes it
+        outstanding: requests in flight that keep every replica busy, with full batches where it batches
+        in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
     """
 
     submit: Submit

@@ -1,4 +1,4 @@
-"""Raw timings of one benchmark, in a small file; and the numbers that are computed from them.
+"""Raw timings of one benchmark in a small file, and the numbers computed from them.
 
 The same numbers can be computed again from the file, with no new run.
 """
@@ -37,14 +37,16 @@ from objectives.measurement.throughput import (
 from objectives.measurement.visits import NO_NOISE, VisitNoise, ratio_over_visits
 from objectives.records import Interval, Latency, NotFiniteError, Percentiles, Throughput
 
-# Where the study file names no SLO: so many times the baseline's own percentile at the study's load.
+# Default SLO: this multiple of the baseline's own percentile at the study's load.
 SLO_TIMES = 2.0
 _FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Latency in pairs of blocks at the study's load, and the search for the rate under the SLO of both deployments."""
+    """One visit: the latency in pairs of blocks at the study's load, and both deployments' search for the rate under
+    the SLO.
+    """
 
     timings: Timings
     candidate: RateSearch
@@ -53,7 +55,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class RatioNoise:
-    """How each ratio differs between visits, by earlier benchmarks of the same study."""
+    """Variance of each ratio between visits, from earlier benchmarks of the same study."""
 
     p95: VisitNoise = NO_NOISE
     p99: VisitNoise = NO_NOISE
@@ -78,18 +80,18 @@ class Recording:
     seed: int
 
     def summarize(self, noise: RatioNoise = NO_RATIO_NOISE) -> tuple[Latency, Throughput]:
-        """Percentiles, ratios and their intervals; the same each time.
+        """Compute percentiles, ratios and their intervals, deterministically.
 
         Raises:
-            NotFiniteError: a percentile is infinite, so many requests were refused, or the baseline keeps the SLO at no
-                rate.
+            NotFiniteError: a percentile is infinite, since too many requests were refused, or the baseline keeps the
+            SLO at no rate.
             TooFewSamplesError: fewer samples than a p95 needs.
         """
         return _latency(self, noise), _throughput(self, noise)
 
 
 def slo_of(timings: Timings, slo_ms: float | None, percent: int) -> float:
-    """The SLO of a visit in milliseconds."""
+    """Return the SLO of a visit in milliseconds."""
     return SLO_TIMES * percentile(timings.kept().baseline, percent) if slo_ms is None else slo_ms
 
 
@@ -141,10 +143,10 @@ def _latency(recording: Recording, noise: RatioNoise) -> Latency:
 def _ratio(
     pairs: Sequence[tuple[Floats, Floats]], percent: int, seed: int, noise: VisitNoise
 ) -> tuple[float, Interval, tuple[float, ...]]:
-    """A ratio of percentiles over visits, its interval, and that of each visit.
+    """Return a ratio of percentiles over visits, its interval, and the ratio of each visit.
 
     Args:
-        pairs: of each visit (blocks, samples) of candidate and baseline
+        pairs: (blocks, samples) of candidate and baseline, for each visit
     """
     ratios = tuple(percentile(ours, percent) / percentile(theirs, percent) for ours, theirs in pairs)
     if not all(map(math.isfinite, ratios)):
@@ -155,9 +157,12 @@ def _ratio(
 
 
 def _percentiles(loop: Floats, service: Floats, visits: Sequence[Floats]) -> Percentiles:
-    """
+    """Compute the percentiles of a deployment with their intervals.
+
     Args:
-        visits: those of the open loop, by visit
+        loop: (blocks, samples), open loop, of all visits
+        service: (blocks, samples), closed loop, of all visits
+        visits: the samples of the open loop by visit
     """
     p50, p50_interval = percentile_interval(loop, 50)
     p95, p95_interval = percentile_interval(loop, 95)
@@ -166,7 +171,8 @@ def _percentiles(loop: Floats, service: Floats, visits: Sequence[Floats]) -> Per
     p99_interval: Interval | None = None
     with suppress(TooFewSamplesError):  # no p99 is reported then
         p99, p99_interval = percentile_interval(loop, 99)
-    if p99_interval is not None and math.isinf(p99_interval[1]):  # nor where it may have been refused
+    # an upper end among refused requests gives no p99 either
+    if p99_interval is not None and math.isinf(p99_interval[1]):
         p99, p99_interval = None, None
     return Percentiles(
         p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
@@ -174,8 +180,9 @@ def _percentiles(loop: Floats, service: Floats, visits: Sequence[Floats]) -> Per
 
 
 def _reaching_over(visits: Sequence[Floats], percent: int, interval: Interval) -> Interval:
-    """The interval of pooled samples, as far as that of the visits' own percentiles where it reaches further: the
-    samples of one visit do not tell how the next one differs."""
+    """Widen the interval of pooled samples to that of the visits' own percentiles where it is wider: the samples of one
+    visit do not show the variance between visits.
+    """
     own = [percentile(visit, percent) for visit in visits]
     if len(own) < 2 or not all(map(math.isfinite, own)):
         return interval
@@ -232,7 +239,9 @@ def _geometric_mean(values: Sequence[float]) -> float:
 
 
 def _resampled_limits(timings: Timings, slo_ms: float | None, percent: int, seed: int) -> Floats:
-    """(resamples,) the SLO, where it is the baseline's own percentile of resampled blocks."""
+    """Return the SLO of each resample, (resamples,), from resampled blocks where it depends on the baseline's
+    percentile.
+    """
     if slo_ms is not None:
         return np.full(RESAMPLES, slo_ms)
     blocks = timings.kept().baseline
@@ -240,20 +249,20 @@ def _resampled_limits(timings: Timings, slo_ms: float | None, percent: int, seed
 
 
 def _capacity_variance(visit: Visit, seed: int) -> float:
-    """Of the logarithm of the capacity ratio, by bursts of both deployments that ran in turn."""
+    """Return the variance of the logarithm of the capacity ratio, from resampled bursts of both deployments."""
     ours, theirs = visit.candidate.capacity_rps, visit.baseline.capacity_rps
     picks = block_picks(len(ours), seed, RESAMPLES)
     return _relative_variance(ours[picks].mean(axis=1) / theirs[picks].mean(axis=1))
 
 
 def _relative_variance(values: Floats) -> float:
-    """That of the logarithm, to first order; a rate of 0 has no logarithm."""
+    """Return the variance of the logarithm, to first order, since a rate of 0 has no logarithm."""
     mean = float(values.mean())
     return float(values.var()) / mean**2 if mean > 0 else 0.0
 
 
 def write_recording(recording: Recording, path: Path) -> None:
-    """A compressed .npz of some tens of kilobytes, written at once or not at all."""
+    """Write a compressed .npz of some tens of kilobytes, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {
         "format": _FORMAT,
@@ -282,11 +291,11 @@ def _single(value: Any) -> Any:
 
 
 def read_recording(path: Path) -> Recording:
-    """What `write_recording` wrote.
+    """Read the recording that `write_recording` wrote.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is of an earlier version.
+        FileNotFoundError: there is no such file.
+        ValueError: the file has an earlier format.
     """
     with np.load(path) as arrays:
         if int(arrays.get("format", 1)) != _FORMAT:

@@ -1,4 +1,4 @@
-"""A user's own log of requests: when each arrived and how many rows it had, read once and kept as a trace."""
+"""Log of a user's requests: the arrival time and rows of each, read once and kept as a trace."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     import polars as pl
 
 _TIME_NAMES = ("timestamp", "time", "ts", "datetime", "second")
-# A number since the epoch is below these in seconds, milliseconds, microseconds, until the year 5138.
+# Upper limits of a number since the epoch in seconds, milliseconds and microseconds, until the year 5138.
 _UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (float("inf"), 10**9))
 _ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%+")  # the last is RFC 3339, with an offset
 _PARQUET = (".parquet", ".pq")
 
 
 class RequestLogError(ValueError):
-    """A log of requests, or a trace made of one, that cannot be played."""
+    """A log of requests, or a trace made from one, is invalid."""
 
 
 @dataclass(frozen=True, eq=False)
 class RequestLog:
-    """n requests in the order of arrival; several may arrive together."""
+    """n requests in the order of arrival; several may arrive at the same time."""
 
     seconds: NDArray[np.float64]  # (n,) from 0, ascending
     rows: NDArray[np.int64] | None = None  # (n,) 1 or more; None: not recorded
@@ -44,17 +44,17 @@ class RequestLog:
 
 
 def read_request_log(path: Path, rows_column: str | None = None, seed: int = 0) -> RequestLog:
-    """A CSV or Parquet file of one request a line, or of requests per second.
+    """Read a CSV or Parquet file with one request per line, or with requests per second.
 
     A column timestamp, time, ts, datetime or second, in any case, holds ISO text or a number since the epoch, whose
-    unit (seconds, milli-, micro- or nanoseconds) its magnitude tells. Rows are read from rows_column, else from a
-    column `rows` if there is one. Without rows, a column `count` says how many requests arrive within the second that
-    begins at the line's time, uniformly at random by the seed.
+    unit (seconds, milli-, micro- or nanoseconds) is inferred from its magnitude. Rows are read from rows_column, else
+    from a column `rows` if there is one. Without rows, a column `count` holds the number of requests that arrive within
+    the second that begins at the line's time, uniformly at random by the seed.
 
     Raises:
-        RequestLogError: naming the path, and the line (of a Parquet file: the row, from 1) that is at fault.
+        RequestLogError: the log is invalid; the message has the path and the line (in a Parquet file: the row, from 1).
     """
-    import polars as pl  # a light install has none
+    import polars as pl  # a light installation does not have it
 
     try:
         frame, first_line = _read_table(path)
@@ -64,7 +64,7 @@ def read_request_log(path: Path, rows_column: str | None = None, seed: int = 0) 
 
 
 def write_trace(log: RequestLog, path: Path) -> None:
-    """Writes the gaps in nanoseconds, (n - 1,), and the rows to path, an .npz file, under exactly that name."""
+    """Write the gaps in nanoseconds, (n - 1,), and the rows to path, an .npz file, under exactly that name."""
     gaps_ns = np.diff(np.rint(log.seconds * 1e9).astype(np.int64))
     arrays: dict[str, NDArray[Any]] = {"gaps_ns": gaps_ns} | ({} if log.rows is None else {"rows": log.rows})
     with path.open("wb") as file:  # given a name, NumPy would append .npz to it
@@ -72,7 +72,7 @@ def write_trace(log: RequestLog, path: Path) -> None:
 
 
 def read_trace(path: Path) -> RequestLog:
-    """The log that `write_trace` wrote, to the nanosecond; NumPy alone reads it.
+    """Read the log that `write_trace` wrote, to the nanosecond, with NumPy only.
 
     Raises:
         RequestLogError: no such file, or another kind of file.
@@ -86,7 +86,7 @@ def read_trace(path: Path) -> RequestLog:
 
 
 def _read_table(path: Path) -> tuple[pl.DataFrame, int]:
-    """The table, of a CSV all as text, and the number of its first line."""
+    """Read the table, as text in the case of a CSV, and return it with the number of its first line."""
     import polars as pl
 
     if not path.is_file():
@@ -117,7 +117,7 @@ def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: in
 
 
 def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
-    """(n,) seconds since the first time; whole numbers are subtracted as such, so that no digit is lost."""
+    """Return the seconds since the first time, (n,); integers are subtracted as such, so that no digit is lost."""
     times, per_second = _times(column)
     missing = np.flatnonzero((times.is_null() | ~times.cast(float).is_finite()).fill_null(True).to_numpy())
     if len(missing):
@@ -137,7 +137,7 @@ def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
 
 
 def _times(column: pl.Series) -> tuple[pl.Series, int]:
-    """Numbers, null where a value is no time, and how many of them make a second."""
+    """Parse times as numbers, null where a value is no time, and return them with the number of units per second."""
     import polars as pl
 
     if column.dtype == pl.Datetime:
@@ -148,7 +148,7 @@ def _times(column: pl.Series) -> tuple[pl.Series, int]:
     numbers = [text.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64)]
     moments = [text.str.to_datetime(form, time_unit="ns", strict=False).to_physical() for form in _ISO_FORMATS]
     readings = [(n, _per_second(n)) for n in numbers] + [(m, 10**9) for m in moments]
-    # The reading that most of the column has, so that a stray value is what gets reported.
+    # The format that fits most of the column, so that a stray value is reported.
     return min(readings, key=lambda reading: reading[0].null_count())
 
 
@@ -158,7 +158,11 @@ def _per_second(numbers: pl.Series) -> int:
 
 
 def _whole(column: pl.Series, least: int, rule: str, first_line: int) -> NDArray[np.int64]:
-    """(n,) whole numbers, each at least `least`; the rule of the refusal has a place for it."""
+    """Return integers, (n,), each at least `least`.
+
+    Raises:
+        RequestLogError: a value is another one; `rule` is the message's text, with a placeholder for `least`.
+    """
     import polars as pl
 
     numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()

@@ -1,6 +1,6 @@
 """Percentiles with intervals, by order statistics and by the bootstrap; AUC and mean under row weights.
 
-Arrays in, numbers out. A percentile is an order statistic, never between two: a refused request took for ever.
+Arrays in, numbers out. A percentile is an order statistic, never interpolated: a refused request has infinite latency.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
-# Weights that are held at once: 8 MB.
+# Number of weights held at the same time: 8 MB.
 _AT_ONCE = 1 << 20
 
 
 class TooFewSamplesError(ValueError):
-    """A percentile was asked of fewer samples than can show it."""
+    """Too few samples for a percentile."""
 
 
 @lru_cache
 def fewest_samples(percent: float) -> int:
-    """Fewest samples for a percentile: with 99% confidence two of them or more lie beyond it.
+    """Return the fewest samples for a percentile: with 99% confidence two of them or more lie beyond it.
 
     MLPerf's early stopping rule with one query over the limit (Inference Rules, appendix early stopping): 64 for a p90,
     662 for a p99.
@@ -37,16 +37,19 @@ def fewest_samples(percent: float) -> int:
 
 
 def percentile(samples: Floats, percent: float) -> float:
-    """The smallest sample that so many per cent of all do not exceed."""
+    """Return the smallest sample that at least `percent` per cent of all samples do not exceed."""
     return float(np.percentile(samples, percent, method="inverted_cdf"))
 
 
 def percentile_interval(samples: Floats, percent: float, confidence: float = 0.95) -> tuple[float, tuple[float, float]]:
-    """A percentile and its interval by order statistics, without any assumption on the distribution.
+    """Return a percentile and its interval by order statistics, without any assumption on the distribution.
 
-    The number of samples below the true percentile is binomial (n, q), which bounds the ranks it lies between
-    (David and Nagaraja, Order Statistics, 2003, section 7.1). It takes samples as independent: queueing makes them less
-    so, and then the interval is somewhat too narrow; ratios have the block bootstrap, which is not.
+    The number of samples below the true percentile is binomial (n, q), which bounds the ranks it lies between (David
+    and Nagaraja, Order Statistics, 2003, section 7.1). It takes samples as independent; queueing correlates them, and
+    then the interval is somewhat too narrow. The block bootstrap of ratios does not have this limitation.
+
+    Args:
+        samples: of any shape
 
     Raises:
         TooFewSamplesError: fewer than `fewest_samples`.
@@ -61,7 +64,7 @@ def percentile_interval(samples: Floats, percent: float, confidence: float = 0.9
 
 @lru_cache
 def _ranks(count: int, share: float, confidence: float) -> tuple[int, int]:
-    """Numbers (from 0) of the ordered samples between which the percentile lies."""
+    """Return the indices (from 0) of the ordered samples between which the percentile lies."""
     k = np.arange(count + 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     choose = log_factorial[count] - log_factorial - log_factorial[::-1]
@@ -73,13 +76,13 @@ def _ranks(count: int, share: float, confidence: float) -> tuple[int, int]:
 
 
 def interval(samples: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap samples."""
+    """Return the percentile interval of bootstrap samples, (resamples,)."""
     low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 
 def block_percentiles(blocks: Floats, percent: float, picks: NDArray[np.int64]) -> Floats:
-    """The percentile pooled over resampled blocks.
+    """Return the percentiles pooled over resampled blocks.
 
     Args:
         blocks: (blocks, samples of each)
@@ -94,31 +97,36 @@ def block_percentiles(blocks: Floats, percent: float, picks: NDArray[np.int64]) 
 
 
 def block_picks(blocks: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
-    """(resamples, blocks) numbers of blocks, drawn with replacement."""
+    """Draw indices of blocks with replacement, (resamples, blocks)."""
     return np.random.default_rng(seed).integers(0, blocks, size=(resamples, blocks))
 
 
 def ratio_of_percentiles(
     candidate: Floats, baseline: Floats, percent: float, seed: int, confidence: float = 0.95
 ) -> tuple[float, tuple[float, float]]:
-    """Ratio of pooled percentiles and its interval by the paired block bootstrap.
+    """Return the ratio of pooled percentiles and its interval by the paired block bootstrap.
 
-    Blocks of both arms that ran side by side are resampled together, so what disturbed both cancels. The mean of the
+    Paired blocks of both deployments are resampled together, so that common disturbances cancel. The mean of the
     blocks' own ratios would be biased, since a percentile of few samples is.
 
     Args:
         candidate: (blocks, samples of each)
-        baseline: (blocks, samples of each), block i beside the candidate's block i
+        baseline: (blocks, samples of each), block i paired with the candidate's block i
+
+    Raises:
+        ValueError: the numbers of blocks differ, or are below 2.
     """
     if len(candidate) != len(baseline) or len(candidate) < 2:
-        raise ValueError(f"Both arms have the same two blocks or more, but got {len(candidate)} and {len(baseline)}.")
+        raise ValueError(
+            f"Both deployments have the same two blocks or more, but got {len(candidate)} and {len(baseline)}."
+        )
     ratios = _resampled_ratios(candidate, baseline, percent, seed)
     point = percentile(candidate, percent) / percentile(baseline, percent)
     return point, interval(ratios, confidence)
 
 
 def paired_log_variance(candidate: Floats, baseline: Floats, percent: float, seed: int) -> float:
-    """Variance of the logarithm of the ratio of pooled percentiles, by the paired block bootstrap.
+    """Return the variance of the logarithm of the ratio of pooled percentiles, by the paired block bootstrap.
 
     Args:
         candidate, baseline: (blocks, samples of each), as in `ratio_of_percentiles`
@@ -127,24 +135,26 @@ def paired_log_variance(candidate: Floats, baseline: Floats, percent: float, see
 
 
 def _resampled_ratios(candidate: Floats, baseline: Floats, percent: float, seed: int) -> Floats:
-    """(resamples,) ratios of pooled percentiles, blocks of both drawn together."""
+    """Return the ratios of pooled percentiles, (resamples,), with blocks of both drawn together."""
     picks = block_picks(len(candidate), seed)
     return block_percentiles(candidate, percent, picks) / block_percentiles(baseline, percent, picks)
 
 
 def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
-    """Area under the ROC curve for each row of weights; tied scores count half (Mann and Whitney 1947).
+    """Return a function that computes the area under the ROC curve for each row of weights; tied scores count half
+    (Mann and Whitney 1947).
 
     Args:
         scores: (n,)
         labels: (n,) of 0 and 1
 
     Returns:
-        Of weights, (resamples, n) and not negative: (resamples,), NaN where one class has no weight.
+        A function of weights, (resamples, n) and not negative, that returns (resamples,), NaN where one class has no
+        weight.
     """
     order = np.argsort(scores, kind="stable")
     positives, negatives = order[labels[order] == 1], order[labels[order] == 0]
-    # Of the negatives, in their order, those below each positive, and those not above it.
+    # For each positive, the number of negatives below it, and of negatives not above it.
     below, upto = (np.searchsorted(scores[negatives], scores[positives], side) for side in ("left", "right"))
 
     def auc(weights: Floats) -> Floats:
@@ -160,7 +170,7 @@ def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
 
 
 def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floats:
-    """For each row the AUC among the rows of its own group; tied scores count half.
+    """Return for each row the AUC among the rows of its own group; tied scores count half.
 
     Args:
         scores: (n,)
@@ -187,7 +197,7 @@ def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floa
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Mean for each row of weights; values that are NaN are left out.
+    """Return the mean for each row of weights; values that are NaN are left out.
 
     Args:
         values: (n,)
@@ -203,7 +213,7 @@ def weighted_mean(values: Floats, weights: Floats) -> Floats:
 
 
 def group_weights(groups: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
-    """Row weights of a bootstrap that draws whole groups (users) with replacement, in chunks of (k, n)."""
+    """Yield row weights of a bootstrap that draws whole groups (users) with replacement, in chunks of (k, n)."""
     numbers, row_group = np.unique(groups, return_inverse=True)
     generator, count = np.random.default_rng(seed), len(numbers)
     chunk = max(1, _AT_ONCE // len(groups))

@@ -1,4 +1,4 @@
-"""The highest open-loop rate at which a percentile of latency stays within the SLO, of two deployments in turn."""
+"""Highest open-loop rate at which a percentile of latency stays within the SLO, for two deployments in turn."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from objectives.measurement.steady_state import variability, warm_up_requests
 from objectives.records import rows_of
 
 RESAMPLES = 400
-# Parts of a probe that are resampled.
+# Number of segments of a probe for resampling.
 SEGMENTS = 5
-# Measurements of the capacity of each deployment.
+# Number of measurements of the capacity of each deployment.
 BURSTS = 5
 _PROBE_SECONDS = 0.3
-# A probe's warm-up is no longer than twice what it counts: near capacity no measurement reaches the steady state.
+# Limit of a probe's warm-up, as a multiple of the requests that count: near capacity no measurement reaches the steady
+# state.
 _MOST_WARM_UP = 2
-# Of the way between two rates, the part at either end where no further rate is tried.
+# Share of the interval between two rates, at either end, in which no further rate is tried.
 _EDGE = 0.1
-# Nearer to capacity than this a queue has no steady state within a measurement.
+# Share of the capacity above which a queue has no steady state within a measurement.
 _NEAREST = 0.97
-# A probe that its neighbours contradict by so much (logarithm of the percentile) is repeated.
+# Deviation from the monotone fit (logarithm of the percentile) from which a probe is repeated.
 _CONTRADICTION = 0.2
 _CAPACITY_SECONDS = 0.1
 _PACE_REQUESTS = 12
 _PACE_LOOKS = 3
-# In place of an infinite percentile, of which there is no mean.
+# Replaces an infinite percentile, which has no mean.
 _LARGEST = 1e12
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Latency in milliseconds at one offered rate, (segments, requests); both as they are where slowness is 1."""
+    """Latency in milliseconds at one offered rate, (segments, requests), both scaled to a slowness of 1."""
 
     rate_rps: float
     latency_ms: Floats
@@ -51,7 +52,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class RateSearch:
-    """What is known of the rate under the SLO of one deployment.
+    """Results of the search for one deployment's rate under the SLO.
 
     probes: in the order of their rates
     capacity_rps: (bursts,), requests per second when saturated; no rate is above it
@@ -63,15 +64,15 @@ class RateSearch:
     service_ms: Floats
 
 
-# How many times slower the machine is at the moment than at some other one.
+# Ratio of the machine's current service time to that of a reference moment.
 Slowness = Callable[[], float]
 
 
 class ServiceTimer:
-    """How long a deployment takes for a request at the moment, one by one.
+    """Timer of a deployment's current service time, one request at a time.
 
-    A machine's speed may change by half within minutes. At a fixed rate the queue in its slow moments would be most of
-    a window's p95, and a rate that was found in a fast moment could not be compared with one of a slow moment.
+    A machine's speed may change by half within minutes. At a fixed rate the queue in its slow phases would dominate a
+    window's p95, and a rate found in a fast phase could not be compared with one of a slow phase.
     """
 
     def __init__(self, target: LoadTarget, requests: Sequence[Request]) -> None:
@@ -80,7 +81,7 @@ class ServiceTimer:
         self._recent = deque((self._service_ms() for _ in range(_PACE_LOOKS)), maxlen=_PACE_LOOKS)
 
     def __call__(self) -> float:
-        """Mean milliseconds of a request: the median of this measurement and the two before."""
+        """Return the mean milliseconds of a request: the median of this measurement and the two before."""
         self._recent.append(self._service_ms())
         return statistics.median(self._recent)
 
@@ -95,10 +96,10 @@ def measure_capacity(
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
-    """Requests per second of saturated deployments, in alternating bursts, as they would be where slowness is 1.
+    """Measure the requests per second of saturated deployments, in alternating bursts, scaled to a slowness of 1.
 
     Args:
-        calm: share of the wall time that others take of undisturbed blocks
+        calm: share of the wall time that other processes take in undisturbed blocks
 
     Returns:
         (bursts, targets)
@@ -126,13 +127,14 @@ def probe(
     seed: int,
     slower: float = 1.0,
 ) -> Probe:
-    """One stream at one rate; the requests that bring it to steady state are not counted.
+    """Measure one stream at one rate; the requests that bring it to steady state are not counted.
 
-    Where the machine is slower, arrivals come that much slower, and latencies are those where slowness is 1: a queue at
-    the same utilisation, on another clock. The same seed gives the same arrivals at every rate, in another scale.
+    Where the machine is slower, arrivals are slowed by the same factor, and latencies are scaled to a slowness of 1: a
+    queue at the same utilisation, on another clock. The same seed gives the same arrivals at every rate, in another
+    scale.
 
     Args:
-        least: requests that count, at least; a multiple of 5 of them is taken
+        least: the fewest requests that count; a multiple of 5 is taken
     """
     count = max(least, int(rate_rps * _PROBE_SECONDS)) // SEGMENTS * SEGMENTS
     arrivals = gaps(traffic, rate_rps / slower, (1 + _MOST_WARM_UP) * count, seed)
@@ -160,10 +162,10 @@ def search_rates(
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[RateSearch, ...]:
-    """So many more probes of each deployment, in turn, and one again where its neighbours contradict it.
+    """Run `probes` further probes of each deployment in turn, and repeat one that its neighbours contradict.
 
     Args:
-        searches: what is known of each beforehand
+        searches: earlier results of each deployment
         least: requests that count in a probe
         calm: as in `measure_capacity`
     """
@@ -193,25 +195,27 @@ def search_rates(
 
 
 def _turns(count: int, turn: int) -> Sequence[int]:
-    """The numbers of the targets in the order of this turn: which goes first alternates."""
+    """Return the indices of the targets in the order of this turn; the first one alternates."""
     return range(count)[:: 1 if turn % 2 == 0 else -1]
 
 
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """The rate to try next: where the percentile would meet the SLO by what is known, apart from what was tried."""
+    """Return the rate to try next: the estimated rate at which the percentile meets the SLO, kept apart from tried
+    rates.
+    """
     rates, percentiles = _known(search, percent)
     above = int(np.flatnonzero(percentiles > slo_ms)[0])
-    if above == 0:  # not even one at a time: the lowest rate that could tell otherwise
+    if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
         return float(rates[-1]) * _EDGE
     low, high = float(rates[above - 1]), float(rates[above])
-    # The last of the rates is capacity, which is known without a probe.
+    # The last rate is the capacity, which is known without a probe.
     highest = high - (1 - _NEAREST if above == len(rates) - 1 else _EDGE) * (high - low)
     lowest = low + _EDGE * (high - low)
     return min(max(_meeting(rates, percentiles, above, slo_ms), lowest), highest)
 
 
 def contradicted_rate(search: RateSearch, percent: int) -> float | None:
-    """The rate of the probe that lies farthest from the monotone fit, None where none is far."""
+    """Return the rate of the probe with the largest deviation from the monotone fit, None where none is large."""
     merged = _merged(search.probes)
     if len(merged) < 2:
         return None
@@ -223,13 +227,14 @@ def contradicted_rate(search: RateSearch, percent: int) -> float | None:
 
 
 def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """Requests per second at which the percentile meets the SLO, at most the capacity; 0 where not even one request at
-    a time keeps it."""
+    """Return the requests per second at which the percentile meets the SLO, at most the capacity; 0 where not even one
+    request at a time keeps it.
+    """
     return _crossing(*_known(search, percent), slo_ms)
 
 
 def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int) -> Floats:
-    """`rate_under_slo` of resampled segments, bursts and blocks.
+    """Compute `rate_under_slo` on resampled segments, bursts and blocks.
 
     Args:
         slo_ms: (resamples,), the SLO of each resample
@@ -256,7 +261,7 @@ def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int)
 
 
 def _known(search: RateSearch, percent: int) -> tuple[Floats, Floats]:
-    """Rates and percentiles of `_curve`."""
+    """Return the rates and percentiles of `_curve` for the search's probes."""
     probes = _merged(search.probes)
     found = [percentile(search.service_ms, percent), *(percentile(one.latency_ms, percent) for one in probes)]
     rates = np.array([0.0, *(one.rate_rps for one in probes)])
@@ -268,11 +273,11 @@ def _weights(service_ms: Floats, probes: Sequence[Probe]) -> Floats:
 
 
 def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
-    """Rates in ascending order and the percentile at each, which never falls: from a rate of 0, where a request meets
-    no other, to capacity, where a queue has no end.
+    """Return rates in ascending order and the percentile at each, which never falls: from a rate of 0, where requests
+    do not queue, to capacity, where the queue grows without limit.
 
     Args:
-        rates, percentiles, weights: (n,), as they were measured, by rate
+        rates, percentiles, weights: (n,), as measured, by rate
     """
     below = rates < max(capacity_rps, np.finfo(float).tiny)
     level = _monotone(percentiles[below], weights[below])
@@ -280,7 +285,7 @@ def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: fl
 
 
 def _merged(probes: Sequence[Probe]) -> list[Probe]:
-    """Probes of one rate as one, by rate."""
+    """Merge the probes of equal rates, and sort by rate."""
     by_rate: dict[float, list[Floats]] = {}
     for one in probes:
         by_rate.setdefault(one.rate_rps, []).append(one.latency_ms)
@@ -288,7 +293,7 @@ def _merged(probes: Sequence[Probe]) -> list[Probe]:
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:
-    """Streams of different lengths side by side, in as many segments."""
+    """Concatenate streams of different lengths within the same number of segments."""
     if len(parts) == 1:
         return parts[0]
     cut = [part.ravel()[: part.size // SEGMENTS * SEGMENTS].reshape(SEGMENTS, -1) for part in parts]
@@ -296,16 +301,17 @@ def _joined(parts: Sequence[Floats]) -> Floats:
 
 
 def _monotone(percentiles: Floats, weights: Floats) -> Floats:
-    """The nearest non-decreasing values in the logarithm: a percentile does not fall with load."""
+    """Return the nearest non-decreasing values in the logarithm, since a percentile does not fall with load."""
     logs = np.log(np.minimum(percentiles, _LARGEST))
     level: Floats = np.exp(isotonic_regression(logs, weights=weights).x)
     return level
 
 
 def _crossing(rates: Floats, percentiles: Floats, slo_ms: float) -> float:
-    """
+    """Return the rate at which the percentile crosses the SLO; 0 where it is above it at all rates.
+
     Args:
-        rates: (n,), ascending, the last one capacity
+        rates: (n,), ascending, the last one the capacity
         percentiles: (n,), non-decreasing, the last one infinite
     """
     above = int(np.flatnonzero(percentiles > slo_ms)[0])
@@ -313,8 +319,9 @@ def _crossing(rates: Floats, percentiles: Floats, slo_ms: float) -> float:
 
 
 def _meeting(rates: Floats, percentiles: Floats, above: int, slo_ms: float) -> float:
-    """The rate between two neighbours at which the percentile meets the SLO; its inverse falls linearly with the rate,
-    which is exact for M/M/1, where the response time is exponential with the rate mu - lambda."""
+    """Interpolate the rate between two neighbours at which the percentile meets the SLO; its inverse is taken as linear
+    in the rate, which is exact for M/M/1, where the response time is exponential with the rate mu - lambda.
+    """
     low, high = 1 / percentiles[above - 1], 1 / percentiles[above]
     share = (low - 1 / slo_ms) / (low - high)
     return float(rates[above - 1] + share * (rates[above] - rates[above - 1]))

@@ -1,4 +1,4 @@
-"""What happened when while a schedule was played: rates, percentiles, queue and CPU use, in intervals of time."""
+"""Timeline of a played schedule: rates, percentiles, queue and CPU use by intervals of time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from objectives.measurement.load_generator import Request, Submit, closed_loop, 
 from objectives.measurement.statistics import Floats, percentile
 
 MOST_BINS = 100
-# A p95 of a bin wants a few dozen answers: at a low rate there are fewer bins, but not below this number.
+# A bin's p95 needs a few dozen answers: at a low rate there are fewer bins, but at least this number.
 FEWEST_BINS = 25
 _SHORTEST_BIN_SECONDS = 0.1
 _BIN_REQUESTS = 40
@@ -26,7 +26,7 @@ _CPU_CHECK_SECONDS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """Raw moments of one play, in seconds from its start.
+    """Raw times of one play, in seconds from its start.
 
     Args:
         scheduled_s: (n,), ascending
@@ -58,23 +58,23 @@ class Played:
 
     @property
     def finished_s(self) -> Floats:
-        """(n,), infinite where a request was refused."""
+        """Time of each answer in seconds, (n,), infinite where a request was refused."""
         return self.scheduled_s + self.latency_ms / 1e3
 
     @property
     def seconds(self) -> float:
-        """Until the last answer."""
+        """Seconds until the last answer."""
         return float(np.max(self.finished_s, initial=self.cpu_at_s[-1], where=self.served))
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Equal bins of time, one number of each in every tuple; `edges_s` has one more.
+    """Equal bins of time, with one number of each bin in every tuple; `edges_s` has one more.
 
-    offered_rps counts scheduled arrivals, served_rps answers by their finish. Percentiles are those of the requests
-    scheduled in the bin; None where they are too few, or where the percentile itself was refused. The queue holds
-    requests scheduled and not finished: at the end of the bin, its mean over the bin's time, its maximum. cpu_cores is
-    processor time of the whole process over time.
+    offered_rps counts scheduled arrivals, served_rps counts answers by their finish. Percentiles are those of the
+    requests scheduled in the bin; None where they are too few, or where the percentile itself was refused. The queue
+    holds requests scheduled and not finished: at the end of the bin, its mean over the bin's time, its maximum.
+    cpu_cores is the processor time of the whole process over time.
     """
 
     edges_s: tuple[float, ...]
@@ -90,10 +90,10 @@ class Timeline:
 
 
 def play(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64], in_turn: int | None = None) -> Played:
-    """A schedule in one go by the open loop, while a thread reads the processor time now and then.
+    """Play a schedule once in an open loop, while a thread reads the processor time periodically.
 
     Args:
-        in_turn: as `open_loop` takes it
+        in_turn: as in `open_loop`
     """
     with _processor_read() as readings:
         arrivals = open_loop(submit, requests, gaps_ns, in_turn=in_turn)
@@ -103,7 +103,7 @@ def play(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64]
 
 
 def play_closed(submit: Submit, requests: Sequence[Request], seconds: float) -> Played:
-    """One request at a time, over and over; each is scheduled when the one before is answered."""
+    """Play one request at a time in a loop; each is scheduled when the one before is answered."""
     start_ns, latency_ms = [], []
     with _processor_read() as readings:
         origin = readings[0][0]
@@ -117,11 +117,11 @@ def play_closed(submit: Submit, requests: Sequence[Request], seconds: float) -> 
 
 
 def joined(plays: Sequence[Played]) -> Played:
-    """Plays put end to end on one clock, as if nothing had been between them."""
+    """Concatenate plays on one clock, without gaps between them."""
     starts = np.concatenate([[0.0], np.cumsum([p.seconds for p in plays])])
     spent = np.concatenate([[0.0], np.cumsum([p.cpu_s[-1] for p in plays])])
     planned = [float(p.scheduled_s[-1]) for p in plays]
-    # Where one play ends and the next begins there is one reading, not two.
+    # Adjacent plays share one reading at their boundary.
     first = [0 if i == 0 else 1 for i in range(len(plays))]
     return Played(
         np.concatenate([p.scheduled_s + at for p, at in zip(plays, starts, strict=False)]),
@@ -134,7 +134,11 @@ def joined(plays: Sequence[Played]) -> Played:
 
 
 def timeline(played: Played, bins: int | None = None) -> Timeline:
-    """Bins None: about a hundred, each 0.1 s or longer, fewer where the rate is low."""
+    """Compute the timeline of a play.
+
+    Args:
+        bins: number of bins; None for about a hundred, each 0.1 s or longer, fewer where the rate is low
+    """
     edges = np.linspace(0, played.seconds, (bins or _bins(played)) + 1)
     width = edges[1] - edges[0]
     served, scheduled, finished = played.served, played.scheduled_s, played.finished_s
@@ -160,7 +164,7 @@ def _bins(played: Played) -> int:
 
 
 def _percentile(latency_ms: Floats, percent: float) -> float | None:
-    """None where not even one sample is expected beyond it."""
+    """Return the percentile; None where less than one sample is expected beyond it, or where it is infinite."""
     if latency_ms.size * (100 - percent) < 100:
         return None
     found = percentile(latency_ms, percent)
@@ -168,7 +172,9 @@ def _percentile(latency_ms: Floats, percent: float) -> float | None:
 
 
 def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-    """Requests between start and finish, (n,) each: at the end of each bin, their mean over its time, their maximum."""
+    """Count the requests between start and finish, (n,) each: at the end of each bin, their mean over its time, their
+    maximum.
+    """
     moments = np.concatenate([start, finish])
     steps = np.repeat(np.array([1, -1], dtype=np.int64), len(start))
     order = np.argsort(moments, kind="stable")
@@ -178,7 +184,7 @@ def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int
     most = [level[a:b].max(initial=at) for (a, b), at in zip(itertools.pairwise(by_edge), at_edge, strict=False)]
     if len(moments) == 0:
         return at_edge[1:], np.zeros(len(edges) - 1), np.array(most, dtype=np.int64)
-    # Request-seconds spent by each moment: linear in between, for the level is constant there.
+    # Request-seconds spent by each time: linear in between, since the level is constant there.
     spent = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(moments))])
     mean = np.diff(np.interp(edges, moments, spent)) / np.diff(edges)
     return at_edge[1:], mean, np.array(most, dtype=np.int64)
@@ -197,7 +203,7 @@ def _read() -> Reading:
 
 @contextmanager
 def _processor_read() -> Iterator[list[Reading]]:
-    """Readings of (nanoseconds, processor seconds): one at once, one every 0.1 s, one at the end."""
+    """Yield readings of (nanoseconds, processor seconds): one at once, one every 0.1 s, one at the end."""
     readings = [_read()]
     over = threading.Event()
 
@@ -216,6 +222,6 @@ def _processor_read() -> Iterator[list[Reading]]:
 
 
 def _clock(readings: Sequence[Reading]) -> tuple[Floats, Floats]:
-    """Seconds and processor seconds, both from the first reading."""
+    """Return seconds and processor seconds, both from the first reading."""
     moments, spent = zip(*readings, strict=True)
     return (np.array(moments, dtype=np.int64) - moments[0]) / 1e9, np.array(spent) - spent[0]

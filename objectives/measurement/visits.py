@@ -1,7 +1,7 @@
-"""Ratios of several visits as one, with an interval that includes how visits differ.
+"""Ratios of several visits combined, with an interval that includes the variance between visits.
 
-Within a visit, blocks resampled tell how sure its own ratio is; they do not tell how the next hour's would differ. The
-visits themselves do, and where they are few, so do the visits of earlier benchmarks on the same machine.
+Resampled blocks of one visit show the uncertainty of that visit's ratio, not the variance between visits. That is
+estimated from the visits themselves and, where they are few, from the visits of earlier benchmarks on the same machine.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from scipy import special
 
 from objectives.records import Interval
 
-# Earlier benchmarks weigh at most like this many visits: other candidates may be steadier or less steady.
+# Limit of the degrees of freedom of earlier benchmarks: other candidates may vary more or less.
 _MOST_DEGREES = 8
 
 
 @dataclass(frozen=True)
 class VisitNoise:
-    """Variance of the logarithm of a ratio between visits, and the degrees of freedom that it is known with."""
+    """Variance of the logarithm of a ratio between visits, and the degrees of freedom of its estimate."""
 
     variance: float = 0.0
     degrees: int = 0
@@ -31,7 +31,7 @@ NO_NOISE = VisitNoise()
 
 
 def pooled_noise(benchmarks: Sequence[Sequence[float]]) -> VisitNoise:
-    """The variance between the visits of each benchmark, pooled over benchmarks.
+    """Estimate the variance between the visits of each benchmark, pooled over benchmarks.
 
     Args:
         benchmarks: the visits' ratios of each; one with a ratio of 0 is left out
@@ -49,8 +49,8 @@ def ratio_over_visits(
     confidence: float = 0.95,
     blocks: int | None = None,
 ) -> tuple[float, Interval]:
-    """The geometric mean of the visits' ratios and its interval: a t interval of their logarithms, or of the ratios
-    themselves and their mean where one is 0.
+    """Return the geometric mean of the visits' ratios and its interval: a t interval of their logarithms, or of the
+    ratios themselves and their mean where one is 0.
 
     The variance of a visit is that between the visits, moderated by that of earlier benchmarks as in Smyth (2004,
     Statistical Applications in Genetics and Molecular Biology 3, eq. 3), and at least that within a visit.
@@ -58,9 +58,9 @@ def ratio_over_visits(
     Args:
         ratios: (visits,), 0 or more
         within: (visits,), variance of each one's logarithm, from resampled blocks
-        earlier: of the same kind of ratio on the same machine
-        blocks: that were resampled in each visit, where they were few: the variance within is then known no better,
-            and that of the resamples is too small by one block's share; None for many
+        earlier: variance of the same kind of ratio on the same machine
+        blocks: number of resampled blocks in each visit, where it is small: the variance within then has as many
+            degrees of freedom less one, and that of the resamples is too small by one block's share; None for many
     """
     scale = np.exp if min(ratios) > 0 else np.asarray
     values = np.log(ratios) if min(ratios) > 0 else np.asarray(ratios, dtype=np.float64)

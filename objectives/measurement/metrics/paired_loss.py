@@ -1,6 +1,6 @@
-"""Both arms judged on the same rows, all and by slice: the relative loss and its interval by a bootstrap over users.
+"""Paired evaluation on the same rows, all and by slice: the relative loss and its interval by a bootstrap over users.
 
-A metric comes as a function of row weights, so this file knows none.
+A metric is given as a function of row weights; this module knows no particular metric.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from objectives.records import Interval, Quality, SliceQuality
 
 Groups = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-# One arm's metric on k rows: (resamples, k) weights, the same within a group -> (resamples,) values, higher is better,
-# NaN where the rows that have weight cannot tell.
+# A deployment's metric on k rows: (resamples, k) weights, the same within a group -> (resamples,) values, higher is
+# better, NaN where the metric is undefined on the rows with weight.
 Resampled = Callable[[Floats], Floats]
-# One arm: the metric on the k of n rows that an (n,) mask keeps; raises UndefinedLossError where these cannot tell it.
+# A metric on the k of n rows that an (n,) mask keeps; raises UndefinedLossError where it is undefined on these.
 Metric = Callable[[Mask], Resampled]
 
-# An interval over the resamples that can tell says nothing of the others; so there must be few of them.
+# The interval covers only the resamples on which the loss is defined, so at most this share may be without one.
 _MOST_UNTOLD = 0.05
-# Resamples that must lie beyond either end of an interval for that end to be steady, and the most that are drawn, which
-# are enough for the tenth look at one test set.
+# Resamples that must lie beyond either end of an interval for that end to be stable, and the most that are drawn, which
+# are enough for the tenth use of one test set.
 _BEYOND = 20
 _MOST_RESAMPLES = 100_000
 
 
 class UndefinedLossError(ValueError):
-    """These rows cannot tell the metric, its relative loss, or the interval of that."""
+    """The metric, its relative loss, or the interval of that loss is undefined on these rows."""
 
 
 def paired_loss(
@@ -45,16 +45,19 @@ def paired_loss(
     confidence: float,
     slices: Mapping[str, Mask],
 ) -> Quality:
-    """One bootstrap draws groups for all rows, and each slice sees what was drawn of its own: so its interval knows
-    that the number of its users is chance too.
+    """Evaluate the relative loss of a candidate against the baseline with a bootstrap over groups.
+
+    One bootstrap draws groups for all rows, and each slice uses its part of the draw, so that its interval includes the
+    randomness of the number of its users.
 
     Args:
         groups: (n,)
-        slices: by name (n,) masks
+        slices: (n,) masks by name
 
     Raises:
         ValueError: a slice is not an (n,) mask.
-        UndefinedLossError: all rows together cannot tell. A slice that cannot has the reason in its record instead.
+        UndefinedLossError: the loss is undefined on all rows together. A slice on which it is undefined has the reason
+        in its record instead.
     """
     _check(slices, len(groups))
     metrics = candidate, baseline
@@ -83,15 +86,17 @@ def paired_loss(
 
 
 def resamples_for(confidence: float) -> int:
-    """So many that 20 of them lie beyond either end of the interval, up to a number that can still be drawn."""
+    """Return the number of resamples for 20 of them to lie beyond either end of the interval, up to a
+    feasible number.
+    """
     return min(_MOST_RESAMPLES, math.ceil(_BEYOND / ((1 - confidence) / 2)))
 
 
 def tail_interval(drawn: Floats, confidence: float) -> Interval:
-    """The percentile interval of bootstrap samples (resamples,) as `resamples_for` asks for them.
+    """Return the percentile interval of bootstrap samples, (resamples,), as many as `resamples_for` gives.
 
-    An end further out than the most resamples can show is that of the furthest steady percentile, moved away from the
-    median as a normal distribution's would be.
+    An end further out than the most resamples can show is extrapolated from the furthest stable percentile, by the
+    quantiles of a normal distribution around the median.
     """
     tail = (1 - confidence) / 2
     steady = _BEYOND / _MOST_RESAMPLES
@@ -104,7 +109,7 @@ def tail_interval(drawn: Floats, confidence: float) -> Interval:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Both arms on some rows, by their numbers, and what they have there."""
+    """Both deployments on some rows, given by index, and their values there."""
 
     rows: NDArray[np.int64]
     candidate: Resampled
@@ -113,7 +118,9 @@ class _Pair:
     reference: float
 
     def losses(self, weights: Floats) -> Floats:
-        """(resamples, n) weights of all held-out rows -> (resamples,), not finite where these rows cannot tell."""
+        """Return the losses, (resamples,), for weights of all held-out rows, (resamples, n); not finite where
+        undefined.
+        """
         kept = weights[:, self.rows]
         base = self.baseline(kept)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -140,7 +147,7 @@ def _check(slices: Mapping[str, Mask], rows: int) -> None:
 def _by_slice(
     metrics: tuple[Metric, Metric], groups: Groups, slices: Mapping[str, Mask]
 ) -> tuple[dict[str, _Pair], dict[str, str]]:
-    """The slices that can tell, and of the others the reasons."""
+    """Separate the slices on which the loss is defined from the reasons of the others."""
     pairs, reasons = {}, {}
     for name, kept in slices.items():
         try:
@@ -165,19 +172,24 @@ def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
 
 
 def _drawn(pairs: Sequence[_Pair], groups: Groups, seed: int, resamples: int) -> Floats:
-    """(pairs, resamples) losses; the weights are drawn once for all."""
+    """Return the losses, (pairs, resamples); the weights are drawn once for all."""
     return np.concatenate(
         [[pair.losses(weights) for pair in pairs] for weights in group_weights(groups, seed, resamples)], axis=1
     )
 
 
 def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
-    """A resample of users with one class only has no AUC; it says nothing about the loss."""
+    """Return the loss with its interval. Resamples on which the metric is undefined, such as AUC with users of one
+    class only, are left out.
+
+    Raises:
+        UndefinedLossError: more than 5% of the resamples lack a loss.
+    """
     finite = drawn[np.isfinite(drawn)]
     untold = 1 - len(finite) / len(drawn)
     if untold > _MOST_UNTOLD:
         raise UndefinedLossError(
-            f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows can tell."
+            f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows define it."
         )
     loss = (pair.reference - pair.value) / pair.reference
     return _Told(pair.value, pair.reference, loss, tail_interval(finite, confidence))

@@ -1,4 +1,4 @@
-"""A candidate's metric on held-out rows, by the metric's name, and its paired loss against the baseline."""
+"""Metrics of a candidate on held-out rows, by name, and the paired loss against the baseline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_SLICES: Mapping[str, Mask] = {}
 
 
 def metric_kind(name: str) -> Literal["pointwise", "ranking"]:
-    """Whether a metric is of scores and labels (`paired_quality`) or of ranks (`paired_ranking`).
+    """Return the kind of a metric: of scores and labels (`paired_quality`) or of ranks (`paired_ranking`).
 
     Raises:
         ValueError: an unknown name.
@@ -41,17 +41,17 @@ def paired_quality(
     confidence: float = 0.95,
     slices: Mapping[str, Mask] = _NO_SLICES,
 ) -> Quality:
-    """Loss relative to the baseline on the same rows; its interval resamples groups (users), the same for both arms.
+    """Evaluate the loss relative to the baseline on the same rows; the bootstrap resamples groups (users) jointly.
 
     Args:
         candidate, baseline: (n,) scores
         labels: (n,) of 0 and 1
         groups: (n,)
-        slices: by name (n,) masks; each is judged on its rows alone, or has the reason why it cannot be
+        slices: (n,) masks by name; each is evaluated on its own rows, or has the reason why it cannot be
 
     Raises:
-        ValueError: not a pointwise metric, arrays of different lengths, scores that are not finite, labels other than
-            0 and 1, a slice that is not a mask.
+        ValueError: not a pointwise metric, arrays of different lengths, scores that are not finite, labels other than 0
+        and 1, a slice that is not a mask.
         UndefinedLossError: labels of one class, rows of one group, a baseline of 0, too few rows for an interval.
     """
     if metric_kind(metric) != "pointwise":
@@ -79,7 +79,7 @@ def paired_ranking(
     confidence: float = 0.95,
     slices: Mapping[str, Mask] = _NO_SLICES,
 ) -> Quality:
-    """As `paired_quality`, of the ranks of held-out items.
+    """Evaluate the loss as `paired_quality` does, from the ranks of held-out items.
 
     Args:
         candidate_ranks, baseline_ranks: (n,) from 1, as `ranking.ranks` gives them
@@ -106,19 +106,19 @@ def paired_ranking(
 
 
 def resolution(quality: Quality) -> float:
-    """The smallest loss that these rows could tell from none: half the width of the paired interval."""
+    """Return the smallest loss that these rows can distinguish from none: half the width of the paired interval."""
     return (quality.loss_interval[1] - quality.loss_interval[0]) / 2
 
 
 def _auc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:
-    """Over all pairs of rows, whether of one user or of two."""
+    """Return the AUC over all pairs of rows, of the same user or of different users."""
     if labels.min() == labels.max():
         raise UndefinedLossError(f"Labels must hold both classes, but got {labels[0]:g} in all of {len(labels)} rows.")
     return weighted_auc(scores, labels)
 
 
 def _gauc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:
-    """Mean of the users' own AUC, each weighted by the user's rows; users with one class are left out.
+    """Return the mean of the users' own AUC, each weighted by the user's rows; users with one class are left out.
 
     Zhu et al., Optimized Cost per Click in Taobao Display Advertising, KDD 2017; as written out in Zhou et al., Deep
     Interest Network, KDD 2018, section 6.3. A user drawn twice counts twice, and is not compared with himself.

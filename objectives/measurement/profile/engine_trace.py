@@ -1,4 +1,4 @@
-"""What ONNX Runtime ran for one request, node by node: its optimised graph, the time and the size of each."""
+"""Node-by-node trace of one request in ONNX Runtime: the optimised graph, and the time and size of each node."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ Event = Mapping[str, Any]
 
 
 class ProfileError(RuntimeError):
-    """What the engine says it ran is not the graph that it wrote."""
+    """The engine's events do not match the graph that it wrote."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The graph that ran, the time of each of its steps with the profiler on, every value by name, and the p50 of whole
-    runs with the profiler off."""
+    """The optimised graph, the milliseconds of each of its steps with the profiler on, every value by name, and the p50
+    of whole runs with the profiler off.
+    """
 
     graph: Graph
     times_ms: tuple[float, ...]
@@ -39,7 +40,7 @@ class Trace:
 
 
 def trace_model(model: Path, inputs: Inputs, repeats: int, threads: int | None) -> Trace:
-    """Warm-up runs, `repeats` with the profiler, and as many without.
+    """Trace a model: warm-up runs, `repeats` runs with the profiler, and as many without.
 
     Args:
         inputs: (rows, ...) by name; an input whose first dimension is 1 in the graph is given its first row
@@ -53,7 +54,7 @@ def trace_model(model: Path, inputs: Inputs, repeats: int, threads: int | None) 
         feeds = {i.name: inputs[i.name][:1] if i.shape[:1] == [1] else inputs[i.name] for i in session.get_inputs()}
         for _ in range(WARM_UP + repeats):
             session.run(None, feeds)
-        # The same session runs on without its profiler: nothing else changes.
+        # The same session continues without its profiler, with nothing else changed.
         events = json.loads(Path(session.end_profiling()).read_text())
         seconds = list(_timed(session, feeds, repeats))
         graph = read_graph(written)
@@ -65,8 +66,9 @@ def trace_model(model: Path, inputs: Inputs, repeats: int, threads: int | None) 
 
 
 def profiler_cost_ms(repeats: int, threads: int | None) -> float:
-    """What the profiler adds to the time of each node, 1 to 3 us: seen on a chain of tiny nodes, whose times with it
-    add up to more than a whole run without it takes."""
+    """Measure the milliseconds that the profiler adds to each node, 1 to 3 us, on a chain of tiny nodes: the sum of the
+    nodes' times with it, less the time of a whole run without it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         chain = Path(folder) / "chain.onnx"
         _write_chain(chain)
@@ -75,8 +77,8 @@ def profiler_cost_ms(repeats: int, threads: int | None) -> float:
 
 
 def typical(times: Sequence[Sequence[float]]) -> list[float]:
-    """The mean of each node's middle half of runs: as deaf to disturbed runs as the median, but finer than the whole
-    microseconds that the profiler gives.
+    """Return the mean of each node's middle half of runs: as robust to disturbed runs as the median, but finer than the
+    profiler's resolution of whole microseconds.
 
     Args:
         times: (runs, nodes)
@@ -87,8 +89,8 @@ def typical(times: Sequence[Sequence[float]]) -> list[float]:
 
 
 def match_events(steps: Sequence[Step], events: Iterable[Event]) -> list[Event]:
-    """The event of each step, both in the order in which they ran. Nodes inside a loop or a branch are in no step's
-    place: their time is in the outer node's.
+    """Match each step with its event, both in the order of execution. Nodes inside a loop or a branch have no step of
+    their own: their time is part of the outer node's.
 
     Raises:
         ProfileError: a step has no event.
@@ -115,7 +117,7 @@ def _session(model: Path, written: Path, events: Path, threads: int | None) -> A
     options.enable_profiling = True
     options.profile_file_prefix = str(events)
     options.optimized_model_filepath = str(written)
-    # Only names and shapes are read back, so the weights go to a file beside.
+    # Only names and shapes are read back, so the weights go to a separate file.
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -130,7 +132,7 @@ def _timed(session: Any, feeds: Inputs, repeats: int) -> Iterator[float]:
 
 
 def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """The kernel events of each run; the event of the whole run closes it."""
+    """Split events into the kernel events of each run; the event of the whole run ends it."""
     kernels: list[Event] = []
     for event in events:
         if event["name"] == "model_run":
@@ -143,7 +145,7 @@ def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:
 def _put_out(steps: Sequence[Step], run: Sequence[Event]) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for step, event in zip(steps, run, strict=True):
-        # Optional outputs that nobody asked for are in neither.
+        # Optional outputs that are not requested are in neither.
         for name, typed in zip(step.puts, event["args"]["output_type_shape"], strict=False):
             ((kind, shape),) = typed.items()
             values[name] = Value(tuple(shape), width_of(kind))

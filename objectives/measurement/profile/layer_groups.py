@@ -1,10 +1,10 @@
-"""Which layer group each executed step belongs to.
+"""Assignment of each executed step to a layer group.
 
-A step that reads weights belongs to their group. One without weights belongs with the last weights before it: those
-that reach it past no other weights, and that none of the others comes after. In x0 * (W x + b) that is W, not the
-tables that x0 was looked up in. Where the last weights are of several groups (two towers joined) it belongs to `other`,
-and so do layers that are in no group. A step that has no weights before it, or that narrows numbers for an int8
-product, belongs with those that read its result.
+A step that reads weights belongs to their group. A step without weights belongs to the last weights before it: those
+that reach it past no other weights, and that none of the others follows. In x0 * (W x + b) that is W, not the tables
+that x0 was looked up in. Where the last weights are of several groups (two towers joined) it belongs to `other`, and so
+do layers that are in no group. A step that has no weights before it, or that narrows numbers for an int8 product,
+belongs to the group of the steps that read its result.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from objectives.measurement.profile.model_steps import Graph, Step
 from spaces.model_structure import Group
 
 OTHER = "other"
-# The exporter names a weight after the module's parameter behind this.
+# The exporter names a weight by the module's parameter after this prefix.
 PREFIX = "model."
 _NARROWING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 
 def weight_owners(graph: Graph, groups: Sequence[Group], folded: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The group of each stored weight and of whatever is computed from stored weights alone.
+    """Return the group of each stored weight and of every value computed from stored weights alone.
 
-    `other` is the owner of a matrix in no group. A vector in no group (a norm's scale, a shape) has no owner: it goes
-    where its step goes.
+    `other` is the owner of a matrix in no group. A vector in no group (a norm's scale, a shape) has no owner: it
+    belongs to the group of its step.
 
     Args:
-        folded: owners of values that an optimiser may have made weights of
+        folded: owners of values that an optimiser may have turned into weights
     """
     modules = {f"{PREFIX}{module}.": group.name for group in groups for module in group.modules}
     owners: dict[str, str] = {}
@@ -44,7 +44,7 @@ def weight_owners(graph: Graph, groups: Sequence[Group], folded: Mapping[str, st
 
 
 def assign(optimised: Graph, original: Graph, groups: Sequence[Group]) -> tuple[str, ...]:
-    """The group of each step of the graph that runs, in its order; the rule stands above.
+    """Return the group of each step of the optimised graph, in its order, by the rule in the module's docstring.
 
     Args:
         original: the graph before optimisation. A weight that was folded there (transposed, say) is named after a value
@@ -55,7 +55,7 @@ def assign(optimised: Graph, original: Graph, groups: Sequence[Group]) -> tuple[
 
 
 def _by_last_weights(steps: Sequence[Step], owners: Mapping[str, str]) -> list[str | None]:
-    """None where no weights come before a step."""
+    """Assign each step to the group of the last weights before it; None where there are none."""
     maker = {name: place for place, step in enumerate(steps) for name in step.puts}
     before: list[int] = []  # bits: the steps with weights that come before each step
     last: list[frozenset[int]] = []
@@ -84,7 +84,7 @@ def _by_readers(steps: Sequence[Step], found: Sequence[str | None]) -> tuple[str
 
 
 def _owner(name: str, rank: int, modules: Mapping[str, str]) -> str | None:
-    """Of nested modules the innermost counts."""
+    """Return the group of a weight; with nested modules the innermost counts."""
     holders = [prefix for prefix in modules if name.startswith(prefix)]
     if holders:
         return modules[max(holders, key=len)]
@@ -92,7 +92,7 @@ def _owner(name: str, rank: int, modules: Mapping[str, str]) -> str | None:
 
 
 def _renamed(name: str, known: Mapping[str, str]) -> str | None:
-    """An optimiser that changes a weight keeps its name or adds to it."""
+    """Return the owner of a weight that an optimiser changed, which keeps its name as a prefix."""
     origins = [o for o in known if name.startswith(o) and not name[len(o) : len(o) + 1].isalnum()]
     return known[max(origins, key=len)] if origins else None
 

@@ -1,4 +1,4 @@
-"""A model file as steps and values: what each node reads and puts out, and how large that is."""
+"""A model file as steps and values: the inputs and outputs of each node, with their sizes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-# A string's characters lie elsewhere.
+# The characters of a string are stored elsewhere.
 _WIDTHS = {"float": 4.0, "double": 8.0, "bool": 1.0, "string": 0.0}
 
 
 @dataclass(frozen=True)
 class Value:
-    """Shape, and bytes of one number (half a byte where it has four bits)."""
+    """Shape of a value, and the bytes of one of its numbers (half a byte for four bits)."""
 
     shape: tuple[int, ...]
     width: float
@@ -34,7 +34,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Step:
-    """One node: its operator, the names of the values that it reads and puts out, its whole-number attributes."""
+    """One node: its operator, the names of its input and output values, its integer attributes."""
 
     name: str
     operator: str
@@ -52,7 +52,7 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """Names, shapes and types of an ONNX file; weights that lie beside it are not read."""
+    """Read names, shapes and types of an ONNX file; weights in a separate file are not read."""
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph
@@ -61,10 +61,10 @@ def read_graph(path: Path) -> Graph:
 
 
 def width_of(kind: str) -> float:
-    """Bytes of one number of a type that is spelt ONNX's or ONNX Runtime's way: float, float16, INT8, uint4.
+    """Return the bytes of one number of a type, spelled as in ONNX or ONNX Runtime: float, float16, INT8, uint4.
 
     Raises:
-        ValueError: the type says no width.
+        ValueError: the type has no known width.
     """
     kind = kind.lower()
     if kind in _WIDTHS:

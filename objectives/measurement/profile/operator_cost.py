@@ -1,4 +1,4 @@
-"""Arithmetic of one step, and the bytes that it must move: counted from shapes, not measured."""
+"""Arithmetic operations and bytes moved of one step, derived from shapes rather than measured."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from objectives.measurement.profile.model_steps import Step, Value
 
-# The first value read is the left factor, whatever the width.
+# The first value read is the left factor, in every width.
 _FULL = frozenset(("Gemm", "FusedGemm", "MatMul", "FusedMatMul"))
 _NARROW = frozenset(("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul"))
 _PRODUCTS = _FULL | _NARROW | {"MatMulNBits"}
 _CONVOLUTIONS = frozenset(("Conv", "FusedConv"))
 _LOOKUPS = frozenset(("Gather", "GatherBlockQuantized"))
-# A new name for the same bytes: nothing need move.
+# Views of the same bytes, which move nothing.
 _VIEWS = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"))
 _MOVERS = _VIEWS | frozenset(
     ("Gather", "Concat", "Slice", "Split", "Transpose", "Expand", "Tile", "Pad", "Cast", "Where", "ScatterND")
@@ -21,8 +21,8 @@ _MOVERS = _VIEWS | frozenset(
 
 
 def flops(step: Step, values: Mapping[str, Value]) -> int:
-    """Twice the multiply-adds of a product (its bias not counted); one operation for each number of the largest value
-    that any other operator touches; none for those that only move numbers.
+    """Count the operations of a step: twice the multiply-adds of a product (its bias not counted); one for each number
+    of the largest value of any other operator; none for operators that only move numbers.
 
     Args:
         values: every value that the step reads or puts out, by name
@@ -38,8 +38,9 @@ def flops(step: Step, values: Mapping[str, Value]) -> int:
 
 
 def bytes_moved(step: Step, values: Mapping[str, Value]) -> int:
-    """Each value read once and written once; of a table, the rows that are looked up (one that is asked for twice is
-    read twice)."""
+    """Count the bytes moved: each value read once and written once; of a table, the rows that are looked up (a row
+    requested twice is read twice).
+    """
     if step.operator in _VIEWS:
         return 0
     written = sum(values[name].bytes for name in step.puts if name in values)
@@ -56,7 +57,7 @@ def bytes_moved(step: Step, values: Mapping[str, Value]) -> int:
 
 
 def _inner(step: Step, left: Value) -> int:
-    """The dimension that a product sums over."""
+    """Return the size of the dimension that a product sums over."""
     if "K" in step.attributes:  # MatMulNBits packs its right factor
         return step.attributes["K"]
     return left.shape[-2] if step.attributes.get("transA") else left.shape[-1]

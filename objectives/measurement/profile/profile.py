@@ -1,4 +1,4 @@
-"""Where the time of one request goes: by layer group, by operator, by node."""
+"""Profile of one request: its time by layer group, by operator and by node."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from objectives.measurement.profile.operator_cost import bytes_moved, flops
 from objectives.records import rows_of
 from spaces.model_structure import Group, Kind
 
-# The engine's own time beside its kernels: feeding, scheduling, handing the scores back.
+# The engine's own time outside its kernels: feeding, scheduling, returning the scores.
 ENGINE = "engine"
 
 
 @dataclass(frozen=True)
 class NodeCost:
-    """One node of the optimised graph; `bytes` is what it must move."""
+    """Cost of one node of the optimised graph; `bytes` are the bytes it must move."""
 
     name: str
     operator: str
@@ -31,7 +31,9 @@ class NodeCost:
 
 @dataclass(frozen=True)
 class GroupCost:
-    """One layer group; `bytes` is what a request moves, `weight_bytes` what the weights take in the model file."""
+    """Cost of one layer group; `bytes` are moved by a request, `weight_bytes` are the size of the weights in the model
+    file.
+    """
 
     name: str
     kind: Kind
@@ -44,7 +46,7 @@ class GroupCost:
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """All nodes of one operator in one request."""
+    """Cost of all nodes of one operator in one request."""
 
     operator: str
     calls: int
@@ -54,8 +56,9 @@ class OperatorCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """One request of `rows` rows. The groups' shares of time sum to 1; `other` holds what belongs to no single group,
-    `engine` the time beside the kernels. `p50_ms` is of runs without the profiler."""
+    """Profile of one request of `rows` rows. The groups' shares of time sum to 1; `other` holds the steps that belong
+    to no single group, `engine` the time outside the kernels. `p50_ms` is of runs without the profiler.
+    """
 
     rows: int
     p50_ms: float
@@ -107,9 +110,9 @@ def summarize(
     p50_ms: float,
     threads: int | None,
 ) -> Profile:
-    """Sums by group and by operator.
+    """Sum the costs by group and by operator.
 
-    What p50_ms holds beyond the kernels is the engine's; 0 where the kernels took longer in their own runs.
+    The part of p50_ms beyond the kernels is the engine's; 0 where the kernels took longer in their own runs.
     """
     engine_ms = max(0.0, p50_ms - sum(node.ms for node in nodes))
     total = sum(node.ms for node in nodes) + engine_ms
@@ -129,12 +132,12 @@ def summarize(
 
 
 def median_request(requests: Sequence[Inputs]) -> Inputs:
-    """The request whose number of rows is the (lower) median; the first of equals."""
+    """Return the request whose number of rows is the (lower) median; the first of equals."""
     return sorted(requests, key=rows_of)[(len(requests) - 1) // 2]
 
 
 def _weight_bytes(graph: Graph, groups: Sequence[Group]) -> dict[str, int]:
-    """What belongs to no group is `other`'s."""
+    """Sum the bytes of the weights by group; weights in no group count as `other`."""
     owners = weight_owners(graph, groups)
     held: dict[str, int] = {}
     for name, value in graph.weights.items():

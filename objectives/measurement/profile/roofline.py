@@ -1,4 +1,4 @@
-"""What a perfect kernel would need: the roofline of this machine (Williams, Waterman and Patterson, CACM 2009)."""
+"""Roofline of this machine: the time that a perfect kernel would need (Williams, Waterman and Patterson, CACM 2009)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from objectives.measurement.profile.profile import Profile
 
-# Products large enough to be bound by arithmetic, small enough to stay in the cache.
+# A product large enough to be bound by arithmetic, small enough to stay in the cache.
 _PRODUCT = (1024, 512, 512)
 _SECONDS = 0.4
 _TRIES = 5
@@ -23,7 +23,9 @@ _LEAST_BYTES, _MOST_BYTES = 4_000_000, 128_000_000
 
 @dataclass(frozen=True)
 class Roofline:
-    """Single-precision peak of arithmetic and of moving bytes, on so many threads (None: the engine's default)."""
+    """Single-precision peaks of arithmetic and of memory traffic on this number of threads (None: the engine's
+    default).
+    """
 
     gflops: float
     gbytes_per_s: float
@@ -35,13 +37,15 @@ class Roofline:
                 raise ValueError(f"Peaks are finite and above 0, but got {self}.")
 
     def perfect_ms(self, flops: float, bytes_moved: float) -> float:
-        """Arithmetic and traffic overlap completely, so the slower of the two is the time."""
+        """Return the milliseconds of a perfect kernel, in which arithmetic and traffic overlap completely: the longer
+        of the two.
+        """
         return 1000 * max(flops / (1e9 * self.gflops), bytes_moved / (1e9 * self.gbytes_per_s))
 
 
 @dataclass(frozen=True)
 class Roof:
-    """A group's perfect time and its share of the time taken, None where no time was.
+    """Perfect time of a group in milliseconds, and its share of the time taken (None where none was).
 
     Above 1 where int8 products beat the single-precision peak, or small values never leave the nearest cache.
     """
@@ -52,17 +56,18 @@ class Roof:
 
 
 def measure_roofline(threads: int | None = None, working_set: int = _MOST_BYTES) -> Roofline:
-    """The best of several large products and sums in ONNX Runtime itself, on the threads that the model gets; takes
+    """Measure the peaks: the best of several large products and sums in ONNX Runtime itself, on the model's threads, in
     about a second.
 
     Args:
-        working_set: bytes that the model holds, which decide in which cache the traffic ends (4 MB to 128 MB count)
+        working_set: bytes that the model holds, which determine the cache that serves the traffic (limited to 4 MB to
+            128 MB)
     """
     return Roofline(_gflops(threads), _gbytes_per_s(threads, working_set), threads)
 
 
 def group_roofs(profile: Profile, roofline: Roofline) -> tuple[Roof, ...]:
-    """Kernels run one after another, so a group's perfect time is the sum of its nodes'."""
+    """Return the perfect time of each group: kernels run one after another, so the sum over its nodes."""
     roofs = []
     for group in profile.groups:
         nodes = [node for node in profile.nodes if node.group == group.name]
@@ -73,13 +78,13 @@ def group_roofs(profile: Profile, roofline: Roofline) -> tuple[Roof, ...]:
 
 def _gflops(threads: int | None) -> float:
     m, k, n = _PRODUCT
-    # Ones: denormal numbers would be slow. A stored right factor is packed beforehand, as a layer's is.
+    # Ones, since denormal numbers would be slow. A stored right factor is packed beforehand, as a layer's is.
     seconds = _best_seconds("MatMul", {"x": np.ones((m, k), np.float32)}, np.ones((k, n), np.float32), (m, n), threads)
     return 2 * m * k * n / seconds / 1e9
 
 
 def _gbytes_per_s(threads: int | None, working_set: int) -> float:
-    """z = x + y over thirds of the working set (McCalpin's STREAM, 1995: ADD)."""
+    """Measure the bandwidth of z = x + y over thirds of the working set (McCalpin's STREAM, 1995: ADD)."""
     count = min(max(working_set, _LEAST_BYTES), _MOST_BYTES) // 12
     parts = {name: np.ones(count, np.float32) for name in ("x", "y")}
     return 12 * count / _best_seconds("Add", parts, None, (count,), threads) / 1e9
@@ -92,7 +97,7 @@ def _best_seconds(
     shape: tuple[int, ...],
     threads: int | None,
 ) -> float:
-    """The fastest of several runs of one operator, with no copy of inputs or output."""
+    """Measure the fastest of several runs of one operator, with no copy of inputs or output."""
     import onnxruntime
 
     session = _session(operator, inputs, stored, threads)
