@@ -1,4 +1,4 @@
-"""A bundle: a folder with one model file and all that is needed to run it and to check it. No torch, no optuna."""
+"""Bundle: a folder with one model file and everything needed to run and verify it. No torch, no optuna."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ FORMAT = 1
 
 
 class BundleError(ExplainedError):
-    """A folder is no bundle, is not whole, or does not answer as it was verified to."""
+    """A folder is no valid bundle, or its scores differ from the verified ones."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read and whose files are whole."""
+    """A bundle that was read and whose files match their checksums."""
 
     folder: Path
     name: str
@@ -52,7 +52,9 @@ class Bundle:
 
     @property
     def slower_here(self) -> str | None:
-        """Why int8 products are exact but slower here than on the machine that it was made for, or None."""
+        """The reason why int8 products are exact but slower here than on the machine that the bundle was made for, or
+        None.
+        """
         bits = self.manifest.get(WEIGHT_BITS)
         if bits is None or bits <= int8_weight_bits():
             return None
@@ -62,13 +64,14 @@ class Bundle:
         )
 
     def open(self) -> Pool:
-        """The pool that serves it, as it was measured."""
+        """Open the pool that serves the bundle, with the measured placement."""
         return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute)
 
 
 def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:
-    """Names of the files in a folder that hold the model: two where it was cut at its tables, and one more where it is
-    large."""
+    """Return the names of the files in a folder that hold the model: two where it was split at its tables, and one more
+    for the weights of a large model.
+    """
     graphs = (MODEL,) if placement.embedding_device is None else (TABLES, DENSE)
     return (*graphs, WEIGHTS) if (folder / WEIGHTS).exists() else graphs
 
@@ -85,16 +88,16 @@ def write_bundle(
     columns: Sequence[str] = (),
     weight_bits: Int8WeightBits | None = None,
 ) -> None:
-    """Write a bundle whole or not at all; one of ours that lies there already is replaced.
+    """Write a bundle completely or not at all; an existing bundle is replaced.
 
     Args:
-        model: the model's file; one that was cut has its two files beside it
+        model: the model's file; a split model has its two files next to it
         example: one request of a few rows; the pool's scores for it go into the manifest, for `verify`
-        columns: of a model with several outputs their names, the main one first
-        weight_bits: of its int8 products, None where it has none
+        columns: names of the outputs of a model with several, the main one first
+        weight_bits: bits of the weights in its int8 products, None where it has none
 
     Raises:
-        BundleError: something else lies at `folder`.
+        BundleError: `folder` holds something else.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise BundleError(f"{folder} holds something that is no bundle; give another folder.")
@@ -141,7 +144,7 @@ def write_bundle(
 
 
 def _put_back(old: Path, folder: Path) -> None:
-    """The bundle that was to be replaced, where nothing has come in its place."""
+    """Restore the bundle that was to be replaced, where no new one took its place."""
     if old.exists() and not folder.exists():
         old.rename(folder)
 
@@ -183,10 +186,13 @@ def _check(folder: Path, name: str, files: Mapping[str, str]) -> None:
 
 
 def verify(folder: Path) -> tuple[Bundle, float]:
-    """Read, open with the pool that serves, and compare the example's scores; their difference as `compare_scores`.
+    """Read a bundle, open it with the pool that serves, and compare the example's scores.
+
+    Returns:
+        The bundle, and the largest difference of scores as in `compare_scores`.
 
     Raises:
-        BundleError: the bundle is not whole, its engine is missing, or its scores are others.
+        BundleError: a file is missing or was changed, the engine is missing, or the scores differ.
     """
     bundle = read_bundle(folder)
     example = bundle.manifest["example"]

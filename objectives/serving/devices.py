@@ -1,4 +1,4 @@
-"""What this machine offers: cores and memory that may be used, CPU features that matter, engines, accelerators."""
+"""Resources of this machine: usable cores and memory, relevant CPU features, engines, accelerators."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from objectives.int8_weights import Int8WeightBits
 from spaces.techniques.placement import InstanceGroup
 
-# CPU features that change which int8 and bf16 kernels an engine picks. AMX needs its tiles besides its widths.
+# CPU features that determine the int8 and bf16 kernels of an engine. AMX needs its tiles in addition to its widths.
 FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16",
 )  # fmt: skip
 ENGINES = ("onnxruntime", "openvino")
-# A build for GPUs is installed over the plain one and takes its place.
+# A build for GPUs replaces the plain one.
 _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
 }
 _GPU_BUILD = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
-# How to get an engine, or a device of ONNX Runtime.
+# Installation of an engine, or of a device of ONNX Runtime.
 HOW_TO_GET: Mapping[str, str] = {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'leanrec[openvino]'",
@@ -37,30 +37,32 @@ _ROOT = Path("/")
 
 
 def core_ids() -> tuple[int, ...]:
-    """Cores that this process may run on, by number. A quota limits its time, not its place: see `cores_allowed`."""
+    """Return the numbers of the cores that this process may run on. A quota limits its time only: see
+    `cores_allowed`.
+    """
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def cores_allowed() -> int:
-    """Cores that this process may use: the affinity mask, cut to the control groups' quota."""
+    """Return the number of cores that this process may use: the affinity mask, limited by the control groups' quota."""
     affinity, quota = len(core_ids()), cpu_quota()
     return max(1, affinity if quota is None else min(affinity, int(quota)))
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """The strictest quota of the control groups around this process, in cores; None without one.
+    """Return the strictest quota of the control groups around this process, in cores; None without one.
 
     Args:
-        root: where `proc` and `sys` lie
+        root: the folder that contains `proc` and `sys`
     """
     found = [_cpu_limit(folder) for folder in _control_groups(root, "cpu")]
     return min((limit for limit in found if limit is not None), default=None)
 
 
 def memory_available(root: Path = _ROOT) -> int | None:
-    """Bytes that could be had without swapping, at most the control groups' limit; None where that is not told."""
+    """Return the bytes available without swapping, at most the control groups' limit; None where that is unknown."""
     free = [int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
     groups = list(_control_groups(root, "memory"))
     limits = [text for f in groups for name in ("memory.max", "memory.limit_in_bytes") for text in _lines(f / name)]
@@ -68,7 +70,7 @@ def memory_available(root: Path = _ROOT) -> int | None:
 
 
 def _cpu_limit(folder: Path) -> float | None:
-    """A control group's quota in cores: version 2 keeps it in one file, version 1 in two."""
+    """Return a control group's quota in cores: version 2 keeps it in one file, version 1 in two."""
     texts = _lines(folder / "cpu.max") or [
         " ".join(_lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us"))
     ]
@@ -78,7 +80,9 @@ def _cpu_limit(folder: Path) -> float | None:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the groups that bound this process, inmost first; in a container some may not be there."""
+    """Iterate over the folders of the groups that limit this process, innermost first; in a container some may be
+    missing.
+    """
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -91,7 +95,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file of the kernel's; none where it is not there, as on other systems than Linux."""
+    """Read the lines of a kernel file; none where it does not exist, as on systems other than Linux."""
     try:
         return file.read_text().splitlines()
     except OSError:
@@ -100,7 +104,7 @@ def _lines(file: Path) -> list[str]:
 
 @cache
 def cpu_features(root: Path = _ROOT) -> tuple[str, ...]:
-    """Those of FEATURES that this CPU has."""
+    """Return the features of FEATURES that this CPU has."""
     flags = next((line for line in _lines(root / "proc/cpuinfo") if line.startswith("flags")), ":")
     have = flags.split(":", 1)[1].split()
     return tuple(feature for feature in FEATURES if feature in have)
@@ -118,13 +122,15 @@ def computes_bf16() -> bool:
 
 
 def int8_weight_bits() -> Int8WeightBits:
-    """Bits of weights up to which this CPU's int8 kernels are exact; every CPU with AMX has VNNI as well."""
+    """Return the bits of weights up to which this CPU's int8 kernels are exact; every CPU with AMX has VNNI as well."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return 7 if x86 and not any(feature in cpu_features() for feature in ("avx512_vnni", "avx_vnni")) else 8
 
 
 def kernel_unit() -> int:
-    """Floats in a vector of this CPU: a width between two multiples of it costs as much as the higher one."""
+    """Return the floats in a vector of this CPU: a dimension between two multiples of it costs as much as the higher
+    one.
+    """
     return 16 if "avx512f" in cpu_features() else 8
 
 
@@ -143,7 +149,7 @@ def engines_here() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU; memory is None where its driver does not tell."""
+    """An NVIDIA GPU; memory is None where its driver does not report it."""
 
     name: str
     memory_bytes: int | None
@@ -151,7 +157,7 @@ class Gpu:
 
 @cache
 def nvidia_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that NVIDIA's driver sees; none without a driver that works."""
+    """Return the GPUs that NVIDIA's driver finds; none without a working driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
@@ -164,7 +170,7 @@ def nvidia_gpus() -> tuple[Gpu, ...]:
 
 
 def read_gpus(text: str) -> tuple[Gpu, ...]:
-    """GPUs from lines such as `NVIDIA L4, 23034 MiB`."""
+    """Parse GPUs from lines such as `NVIDIA L4, 23034 MiB`."""
     rows = [line.rpartition(", ") for line in text.splitlines() if line.strip()]
     return tuple(Gpu(name, _mebibytes(memory)) for name, _, memory in rows)
 
@@ -176,7 +182,7 @@ def _mebibytes(text: str) -> int | None:
 
 @cache
 def onnxruntime_providers() -> tuple[str, ...]:
-    """Providers that the installed build of ONNX Runtime holds; whether one's libraries are there shows on opening."""
+    """Return the providers of the installed build of ONNX Runtime; their libraries are checked only on opening."""
     if engine_version("onnxruntime") is None:
         return ()
     import onnxruntime
@@ -186,7 +192,7 @@ def onnxruntime_providers() -> tuple[str, ...]:
 
 @cache
 def openvino_devices() -> tuple[str, ...]:
-    """Devices that OpenVINO finds, by its own names, such as CPU and GPU.0."""
+    """Return the devices that OpenVINO finds, by its own names, such as CPU and GPU.0."""
     if engine_version("openvino") is None:
         return ()
     import openvino
@@ -195,7 +201,7 @@ def openvino_devices() -> tuple[str, ...]:
 
 
 def devices_of(engine: str) -> tuple[str, ...]:
-    """Devices on which an engine can be asked to run here, by the names that a seat takes."""
+    """Return the devices on which an engine can run here, by the names that an instance group takes."""
     if engine == "openvino":
         return tuple(device.lower() for device in openvino_devices())
     kinds = {"cpu": "CPUExecutionProvider"}
@@ -205,10 +211,12 @@ def devices_of(engine: str) -> tuple[str, ...]:
 
 
 def places_here() -> tuple[str, ...]:
-    """Every engine on each of its devices here, as a space names them; CPUs go without saying."""
+    """Return every engine on each of its devices here, as a search space names them; the CPU is omitted
+    from the name.
+    """
     return tuple(InstanceGroup(engine, device).place for engine in engines_here() for device in devices_of(engine))
 
 
 def describe() -> str:
-    """The machine in one line, for people."""
+    """Describe the machine in one line."""
     return f"{cpu_model()}, {cores_allowed()} cores, {' '.join(cpu_features()) or 'no vector features known'}"

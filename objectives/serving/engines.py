@@ -1,4 +1,4 @@
-"""Engines that run a model file; one is chosen by name, and what is not there is an error."""
+"""Engines that run a model file, selected by name; an unavailable one is an error."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 Inputs = Mapping[str, NDArray[Any]]
 Scores = NDArray[np.float32]
 
-# Engines, and devices, that prepare their kernels anew for each number of rows, the first time that they see it.
+# Engines and devices that prepare their kernels for each new number of rows.
 PREPARED_BY_SIZE = frozenset({"openvino", "tensorrt"})
 
 _CPU = "CPUExecutionProvider"
-# A device of ONNX Runtime -> its providers; nodes that one lacks go to the next.
+# Device of ONNX Runtime -> its providers; nodes that one lacks go to the next.
 _PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "cpu": (_CPU,),
     "cuda": ("CUDAExecutionProvider", _CPU),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", _CPU),
 }
-# By default CUDA multiplies in TF32, a width of 10 bits that nobody asked for.
+# By default CUDA multiplies in TF32, with a mantissa of 10 bits; fp32 was requested.
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
-# Nodes that an error names.
+# Most nodes listed in an error.
 _SHOWN = 5
 _OPENVINO_WIDTHS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
 class EngineError(ExplainedError):
-    """An engine, device or provider that was asked for is not to be had here."""
+    """The requested engine, device or provider is not available on this machine."""
 
 
 class Engine(Protocol):
-    """One loaded model with its own threads. Made once, run by one thread at a time, freed with the object."""
+    """One loaded model with its own threads: created once, run by one thread at a time, freed with the object."""
 
     @property
     def once(self) -> frozenset[str]:
@@ -56,14 +56,16 @@ class Engine(Protocol):
         ...
 
     def run(self, inputs: Inputs) -> Scores:
-        """Named arrays of (rows, ...) -> scores of (rows,), in the order of the rows."""
+        """Compute scores, (rows,) in the order of the rows, from named arrays of (rows, ...)."""
         ...
 
 
 class OnnxRuntime:
-    """ONNX Runtime on `cpu`, `cuda` or `tensorrt` (`cuda:1` is the second GPU); threads None are its own default.
+    """ONNX Runtime on `cpu`, `cuda` or `tensorrt` (`cuda:1` is the second GPU).
 
-    On a GPU the first run is profiled, and refused with all that follow where nodes were left to the CPU.
+    On a GPU the first run is profiled, and it and all later runs fail where nodes were left to the CPU.
+
+    threads: threads of the engine; None for its default
     """
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
@@ -76,7 +78,7 @@ class OnnxRuntime:
         if asked not in available:
             raise _no_provider(asked, device, f"has {', '.join(available)}")
         if asked != _CPU:
-            # CUDA's libraries may lie in packages of pip's.
+            # CUDA's libraries may be in pip packages.
             onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -87,7 +89,7 @@ class OnnxRuntime:
             options.enable_profiling, options.profile_file_prefix = True, f"{self._profile.name}/run"
 
         def load() -> Any:
-            # Without this a provider that fails, even later in `run`, is silently replaced by the CPU.
+            # Without this, a failing provider is silently replaced by the CPU, even later in `run`.
             return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
 
         try:
@@ -95,7 +97,7 @@ class OnnxRuntime:
             if saturates(session.get_modelmeta().custom_metadata_map, int8_weight_bits()):
                 options.add_session_config_entry(*EXACT_SUMS)
                 session = load()
-        except Exception as error:  # its errors have no base of their own
+        except Exception as error:  # its errors have no common base class
             raise EngineError(f"onnxruntime could not load {model} on {device}: {_first_line(error)}") from error
         if (loaded := session.get_providers())[0] != asked:
             raise _no_provider(asked, device, f"loaded {', '.join(loaded)}")
@@ -106,9 +108,10 @@ class OnnxRuntime:
         self._run = session.run if asked == _CPU else partial(self._first_run, session, device)
 
     def _first_run(self, session: Any, device: str, names: list[str], inputs: Inputs) -> Any:
-        """
+        """Run once and check the profile; later runs are direct.
+
         Raises:
-            EngineError: nodes that do more than work out shapes ran on the CPU.
+            EngineError: nodes that do more than compute shapes ran on the CPU.
         """
         found = session.run(names, inputs)
         left = nodes_left_to_cpu(Path(session.end_profiling()))
@@ -130,7 +133,7 @@ def _refused(device: str, left: Sequence[str], _names: list[str], _inputs: Input
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
-    """Providers with their options, the one that is asked for first."""
+    """Return the providers with their options, the requested one first."""
     kind, colon, index = device.partition(":")
     if kind not in _PROVIDERS or (colon and (kind == "cpu" or not index.isdecimal())):
         raise EngineError(
@@ -153,14 +156,14 @@ _TIE = threading.Lock()
 
 
 class OpenVino:
-    """OpenVINO on `cpu`, `gpu` or `gpu.1`, one request tuned for latency; the width it computes in is pinned."""
+    """OpenVINO on `cpu`, `gpu` or `gpu.1`, one request tuned for latency; its compute type is fixed."""
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
         openvino = _openvino()
         if compute not in _OPENVINO_WIDTHS:
             raise EngineError(f"openvino computes in {', '.join(_OPENVINO_WIDTHS)}, but got {compute!r}.")
         core, name = openvino.Core(), device.upper()
-        # The only device of a kind goes by the kind's name and by number 0.
+        # The only device of a kind has the kind's name and number 0.
         if not {name, f"{name}.0", name.removesuffix(".0")} & set(core.available_devices):
             raise EngineError(
                 f"openvino has the devices {', '.join(core.available_devices).lower()} here, but got {device!r}."
@@ -177,7 +180,7 @@ class OpenVino:
         asked, loaded = _OPENVINO_WIDTHS[compute], compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if loaded != asked:
             raise EngineError(f"openvino was asked to compute in {asked}, but computes in {loaded}.")
-        # A port's own names may hold those of tensors that were merged into it; the node keeps the graph's.
+        # A port's own names may include those of tensors that were merged into it; the node keeps the graph's.
         self.takes: Mapping[str, Shape] = {i.node.friendly_name: _sizes(i.partial_shape) for i in compiled.inputs}
         self.gives = tuple(output.node.friendly_name.split("/sink_port_")[0] for output in compiled.outputs)
         self.once = taken_once(self.takes)
@@ -193,15 +196,16 @@ class OpenVino:
         return dict(zip(self.gives, found.to_tuple(), strict=True))
 
     def _fed(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        # An input that is left out would silently keep the last request's values; a strange one OpenVINO refuses.
+        # A missing input would silently keep the last request's values; an unknown one is refused by OpenVINO.
         if len(inputs) != self._count:
             raise ValueError(f"The model takes {sorted(self.takes)}, but got {sorted(inputs)}.")
         return dict(inputs)
 
 
 def _openvino() -> Any:
-    """The module, with its tie to numpy made. It makes that on first use, where two threads of 2026.4.1 would wait for
-    each other for ever: one with the interpreter for C++'s guard, the other the other way round."""
+    """Import OpenVINO and initialise its binding to NumPy. It does so on first use, where two threads of 2026.4.1 would
+    deadlock: one holds the interpreter and waits for C++'s guard, the other the reverse.
+    """
     import openvino
 
     with _TIE:
@@ -210,11 +214,12 @@ def _openvino() -> Any:
 
 
 def _check_int8(read: Any, model: Path) -> None:
-    """
+    """Check the weights of int8 products.
+
     Raises:
-        EngineError: the sums of its int8 products would saturate, and OpenVINO has no other kernels.
+        EngineError: the sums of the int8 products would saturate, and OpenVINO has no other kernels.
     """
-    entry = ["framework", WEIGHT_BITS]  # where it keeps an ONNX file's metadata
+    entry = ["framework", WEIGHT_BITS]  # OpenVINO's key for an ONNX file's metadata
     metadata = {WEIGHT_BITS: read.get_rt_info(entry).value} if read.has_rt_info(entry) else {}
     if saturates(metadata, int8_weight_bits()):
         raise EngineError(
@@ -231,7 +236,7 @@ def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:
     if device == "CPU":
         # Pinned threads of two replicas land on the same core.
         config["ENABLE_CPU_PINNING"] = False
-        # Chains of products that it joins, where the number of rows is fixed, come out as garbage or crash in 2026.4.1.
+        # Chains of products that it fuses, where the number of rows is fixed, give wrong results or crash in 2026.4.1.
         config["SNIPPETS_MODE"] = "DISABLE"
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
@@ -255,10 +260,10 @@ _ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Graph]] = {
 def open_engine(
     name: str, model: Path, device: str = "cpu", threads: int | None = None, compute: str = "fp32"
 ) -> Graph:
-    """Load a model file, as one graph that takes arrays of the shapes it has.
+    """Load a model file as one graph, which takes arrays of the shapes it declares.
 
     Raises:
-        EngineError: the engine is not known, not installed, or cannot do what is asked.
+        EngineError: the engine is unknown, not installed, or does not support the request.
     """
     if name not in _ENGINES:
         raise EngineError(f"An engine is one of {sorted(_ENGINES)}, but got {name!r}.")
@@ -270,12 +275,13 @@ def open_engine(
 def open_replica(
     model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str = "fp32"
 ) -> Engine:
-    """Load a model file as a seat's replica; with a lookup, the two graphs beside it that it was cut into.
+    """Load a model file as a replica of an instance group; with an embedding device, load the two graphs it was split
+    into.
 
-    What the model takes once a request is given so, whatever a request holds.
+    Inputs that the model takes once a request are reduced to one row, whatever a request holds.
 
     Raises:
-        EngineError: as `open_engine`, or a graph of the two is missing.
+        EngineError: as in `open_engine`, or one of the two graphs is missing.
     """
     graph = _open_seat(model, instance_group, lookup, compute)
     return PerUser(graph.run, graph.once) if graph.once else graph
@@ -288,10 +294,10 @@ def _open_seat(model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevi
     for file in (tables, dense):
         if not file.is_file():
             raise EngineError(
-                f"A placement with a lookup needs {TABLES} and {DENSE} beside {model}, but {file} is missing."
+                f"A placement with an embedding device needs {TABLES} and {DENSE} beside {model}, but {file} is missing."
             )
     return Staged(
-        # Memory bounds a lookup, not cores, and threads that still spin would take the dense stage's.
+        # An embedding lookup is bound by memory, not cores, and spinning threads would take the dense stage's cores.
         open_engine(lookup.engine, tables, lookup.device, 1),
         open_engine(instance_group.engine, dense, instance_group.device, instance_group.threads, compute),
     )

@@ -1,4 +1,4 @@
-"""Which nodes ONNX Runtime left to the CPU when it was asked for another device, read from its own profile of a run."""
+"""Detection of nodes that ONNX Runtime left to the CPU when another device was requested, from its profile of a run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 _CPU = "CPUExecutionProvider"
 _KERNEL = "_kernel_time"
-# The most numbers that a shape, or what is worked out from one, has.
+# The most numbers in a shape, or in a value computed from one.
 _SHAPE_NUMBERS = 16
 
 
 def nodes_left_to_cpu(profile: Path) -> list[str]:
-    """Names and operators of nodes that ran on the CPU and do more than work out shapes, in the order of the run.
+    """Return the names and operators of nodes that ran on the CPU and do more than compute shapes, in the order of the
+    run.
 
-    The runtime keeps shapes on the CPU on purpose: a few whole numbers each. What gives anything else there has its
+    The runtime keeps shapes on the CPU by design: a few integers each. A node with any other output there has its
     operands copied from the device and back in every request.
     """
     events: Iterable[Mapping[str, Any]] = json.loads(profile.read_text())
@@ -30,7 +31,7 @@ def nodes_left_to_cpu(profile: Path) -> list[str]:
 
 
 def _is_shape(value: Mapping[str, list[int]]) -> bool:
-    """Of an output such as {"int64": [2]}."""
+    """Return whether an output such as {"int64": [2]} is a shape: a few integers."""
     for kind, sizes in value.items():
         count = 1
         for size in sizes:

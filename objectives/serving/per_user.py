@@ -1,4 +1,4 @@
-"""A user's inputs given once: a model that takes them so is run on each user's rows of a request."""
+"""Per-user execution: a model that takes a user's inputs once is run on each user's rows of a request."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ Scores = NDArray[np.float32]
 
 class PerUser:
     """An engine whose model takes some inputs once: one run where a request's rows agree on these, as those of one user
-    do, else one run for each group of rows that agree, so that every row is scored with its own user."""
+    do, else one run for each group of rows that agree, so that every row is scored with its own user.
+    """
 
     def __init__(self, run: Callable[[Arrays], Scores], once: frozenset[str]) -> None:
-        """
+        """Wrap a model.
+
         Args:
             run: the model, given one row of each input in `once`
+            once: names of the inputs that the model takes once a request
         """
         self.once = once
         self._run, self._names = run, tuple(once)
 
     def run(self, inputs: Arrays) -> Scores:
-        """Named arrays of (rows, ...), of one row where all rows have the same -> scores in the order of the rows.
+        """Compute scores, in the order of the rows, from named arrays of (rows, ...), or of one row where all rows
+        share it.
 
         Raises:
-            ValueError: rows are of several users, and the arrays have not all the same rows, or one.
+            ValueError: rows are of several users, and the arrays do not all have the same number of rows, or one.
         """
         given = dict(inputs)
         for name in self._names:
@@ -60,7 +64,7 @@ class PerUser:
         return scores
 
     def _of(self, name: str, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
-        """One user's rows of an input."""
+        """Select one user's rows of an input."""
         if len(values) == 1:
             return values
         return values[rows[:1]] if name in self.once else values[rows]

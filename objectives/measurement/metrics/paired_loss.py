@@ -189,7 +189,7 @@ def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
     untold = 1 - len(finite) / len(drawn)
     if untold > _MOST_UNTOLD:
         raise UndefinedLossError(
-            f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows define it."
+            f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows."
         )
     loss = (pair.reference - pair.value) / pair.reference
     return _Told(pair.value, pair.reference, loss, tail_interval(finite, confidence))

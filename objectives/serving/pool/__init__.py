@@ -1,4 +1,4 @@
-"""How a model is run, in measuring and in production alike."""
+"""Execution of a model behind a placement, the same in measurement and in production."""
 
 from objectives.serving.pool.pending_result import PendingResult, Refusal, RefusedError
 from objectives.serving.pool.pool import Pool

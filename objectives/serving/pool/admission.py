@@ -1,4 +1,4 @@
-"""Which requests are let in: all, or those for which there is room and time."""
+"""Admission control of requests: accept all, or those for which there is room and time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from objectives.serving.engines import Inputs
 from objectives.serving.pool.pending_result import Job, PendingResult, Refusal, RefusedError, Run, Scores, rows_of
 from spaces.techniques.placement import Admission
 
-# The newest run's share in the running means.
+# Weight of the newest run in the running means.
 _NEWEST = 0.1
-# So many refusals by an idle replica, with nothing served between, and what was learnt is thought to be out of date.
+# Number of refusals by idle replicas, with nothing served in between, after which the estimate counts as out of date.
 _STALE_AFTER = 100
 
 
 class ReplicaLoad(Protocol):
-    """A replica as a gate sees it, under the lock of its seat."""
+    """State of a replica that admission reads under the lock of its instance group."""
 
     rows: int
     requests: int
@@ -27,7 +27,9 @@ class ReplicaLoad(Protocol):
 
 
 class AcceptAll:
-    """An open gate: one for each seat. What it hands out and answers is the whole contract of admission."""
+    """Admission that accepts every request, one object for each instance group; its methods are the contract of
+    admission.
+    """
 
     refused = 0
 
@@ -35,16 +37,20 @@ class AcceptAll:
         return PendingResult()
 
     def refusal(self, replicas: Sequence[ReplicaLoad], jobs: Sequence[Job]) -> RefusedError | None:
-        """Why the jobs of one request are not let in; called under the seat's lock, before they are queued."""
+        """Return the reason why the jobs of one request are refused, None to accept them; called under the instance
+        group's lock, before they are queued.
+        """
         return None
 
     def timed(self, run: Run) -> Run:
-        """The same run, from which the gate may learn."""
+        """Wrap a run to record its duration where admission depends on it."""
         return run
 
 
 class AdmissionController(AcceptAll):
-    """Refuses what would wait in a full queue, and what would be answered, or has its turn, after the deadline."""
+    """Admission that refuses a request for a full queue, and one that is expected to finish, or has its turn, after the
+    deadline.
+    """
 
     def __init__(self, admission: Admission) -> None:
         self._queue = math.inf if admission.queue is None else admission.queue
@@ -83,7 +89,7 @@ class AdmissionController(AcceptAll):
 
 
 class DeadlineResult(PendingResult):
-    """An answer that is refused where its turn comes too late."""
+    """A result that is refused where its turn comes after the deadline."""
 
     def __init__(self, due_ns: float, controller: AdmissionController) -> None:
         super().__init__()
@@ -99,9 +105,9 @@ class DeadlineResult(PendingResult):
 
 
 class ServiceRate:
-    """Nanoseconds a row, 0 while nothing is learnt: a mean in which older runs weigh exponentially less.
+    """Estimate of the nanoseconds per row, 0 before the first run: a mean in which older runs weigh exponentially less.
 
-    Time and rows have a mean each, so that a small request, whose rows are dear, weighs as its rows do.
+    Time and rows have a mean each, so that a small request, whose time per row is longer, is weighted by its rows.
     """
 
     def __init__(self) -> None:
@@ -119,8 +125,10 @@ class ServiceRate:
             self._doubts = 0
 
     def doubt(self, idle: bool) -> None:
-        """A request was refused by this pace. If idle replicas only ever refuse, nothing would be learnt again, and one
-        slow run would close the pool for good: then the pace is forgotten, and the next request is tried."""
+        """Count a refusal that this estimate caused. If idle replicas only ever refused, nothing would be measured
+        again, and one slow run would close the pool for good: then the estimate is reset, and the next request is
+        tried.
+        """
         with self._lock:
             self._doubts += idle
             if self._doubts >= _STALE_AFTER:
@@ -128,7 +136,7 @@ class ServiceRate:
 
 
 def _most_rows(replicas: Sequence[ReplicaLoad], jobs: Sequence[Job]) -> int:
-    """Outstanding rows of the fullest replica that takes one of the jobs, once it has."""
+    """Return the outstanding rows of the fullest replica that takes one of the jobs, after it has."""
     loads = [replica.rows for replica in replicas]
     most = 0
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Waiting requests that a free replica takes together."""
+"""Dynamic batching: waiting requests that a free replica runs together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from spaces.techniques.placement import Batching
 
 
 class BatchingReplica(Replica):
-    """Runs waiting jobs together; where that fails, each is run alone, so that a bad one fails only itself."""
+    """Replica that runs waiting jobs together; where that fails, each is run by itself, so that a bad one fails only
+    itself.
+    """
 
     def __init__(self, lock: threading.Lock, controller: AcceptAll, batching: Batching) -> None:
         super().__init__(lock, controller)
@@ -56,16 +58,19 @@ class BatchingReplica(Replica):
 
 
 class Batches:
-    """Takes from a queue what fits into one batch; what does not begins the next, so the order is kept."""
+    """Queue reader that takes the jobs that fit into one batch; one that does not begins the next, so the order is
+    kept.
+    """
 
     def __init__(self, queue: SimpleQueue[Job | None], batching: Batching) -> None:
         self._queue, self._rows, self._wait_ns = queue, batching.rows, batching.wait_us * 1000
         self._held: Job | None = None
 
     def take(self) -> list[Job]:
-        """One job of any size, and others while all have `rows` together at most; empty once the queue yields None.
+        """Take one job of any size, and further ones while all have `rows` together at most; empty once the queue
+        yields None.
 
-        The wait for others is counted from when the first was submitted: no request waits longer for company.
+        The wait for further jobs is counted from the submission of the first: no request waits longer for a batch.
         """
         first = self._held or self._queue.get()
         self._held = None
@@ -93,10 +98,10 @@ class Batches:
 
 
 def run_together(jobs: Sequence[Job], run: Run) -> list[Scores]:
-    """Scores of each job, from one run.
+    """Compute the scores of each job from one run.
 
     Raises:
-        ValueError, TypeError: the requests differ in more than their rows, or the scores are not one a row.
+        ValueError, TypeError: the requests differ in more than their rows, or there is not one score per row.
     """
     rows = [job.rows for job in jobs]
     scores = run(join(jobs))
@@ -106,8 +111,9 @@ def run_together(jobs: Sequence[Job], run: Run) -> list[Scores]:
 
 
 def join(jobs: Sequence[Job]) -> dict[str, NDArray[Any]]:
-    """The requests' arrays one after another along axis 0. Nothing is cast: a type that an engine would refuse stays
-    refused."""
+    """Concatenate the requests' arrays along axis 0, without casts: a type that an engine would refuse
+    stays refused.
+    """
     first = jobs[0].request
     for job in jobs:
         if job.request.keys() != first.keys() or not is_even(job.request, job.rows):

@@ -1,4 +1,4 @@
-"""Which cores each replica has for itself."""
+"""Assignment of cores to replicas."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ Cores = frozenset[int] | None
 
 
 def cores_here() -> tuple[int, ...]:
-    """The cores that this thread may use, by number; none where the system does not tell."""
+    """Return the numbers of the cores that this thread may use; none where the system does not report them."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def share_cores(instance_groups: Sequence[InstanceGroup], allowed: Sequence[int]) -> tuple[tuple[Cores, ...], ...]:
-    """Cores for each replica of each seat: `threads` of them in order where the seat is pinned, else None.
+    """Assign cores to each replica of each instance group: `threads` of them in order where the group is pinned, else
+    None.
 
     Raises:
-        EngineError: there are fewer cores than the pinned seats need.
+        EngineError: there are fewer cores than the pinned replicas need.
     """
     needed = sum(
         instance_group.replicas * (instance_group.threads or 0)

@@ -1,4 +1,4 @@
-"""A replica that answers on the caller's own thread while it is idle: no hand-off between threads."""
+"""Inline replica, which runs on the caller's own thread while it is idle, without a hand-off between threads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from objectives.serving.pool.replicas import Replicas
 
 
 class InlineReplica(Replica):
-    """Runs on its own thread and on callers', one at a time.
+    """Replica that runs on its own thread and on callers', one at a time.
 
-    The turn is free whenever nothing is outstanding, since it is given back before a job is released.
+    The turn is free whenever nothing is outstanding, since it is released before a job is.
     """
 
     def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
@@ -32,7 +32,9 @@ class InlineReplica(Replica):
         return run_in_turn
 
     def enter(self, job: Job) -> bool:
-        """Take the turn for the caller's thread if nothing is outstanding, else queue the job; under the lock."""
+        """Take the turn for the caller's thread if nothing is outstanding, else queue the job; called under
+        the lock.
+        """
         if self.requests:
             self.put(job)
             return False
@@ -45,7 +47,7 @@ class InlineReplica(Replica):
 
     def stop(self) -> None:
         super().stop()
-        # A caller may still be inside.
+        # A caller may still be running.
         with self._turn:
             pass
 
@@ -57,7 +59,7 @@ class InlineReplica(Replica):
 
 
 class InlineReplicas(Replicas):
-    """The only replica of a seat that answers inline."""
+    """Instance group of one inline replica."""
 
     def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
         self._only = InlineReplica(lock, controller)

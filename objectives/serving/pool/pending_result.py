@@ -1,4 +1,4 @@
-"""What a caller holds: scores to come, and the reason where a request was refused."""
+"""Results that a caller waits for: scores, or the reason of a refusal."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Refusal(StrEnum):
 
 
 class RefusedError(RuntimeError):
-    """A request was not run, since it could not have been answered as the placement promises."""
+    """A request was not run, since the placement's admission limits could not be met."""
 
-    # How a load generator, which knows no pool, tells a refusal from a failure.
+    # A load generator, which does not import this module, recognises a refusal by this attribute.
     refused = True
 
     def __init__(self, reason: Refusal, detail: str) -> None:
@@ -34,13 +34,15 @@ class RefusedError(RuntimeError):
 
 
 class Receiver(Protocol):
-    """Where a replica leaves what came of a request: `begin` once, and if that is true one of the others once."""
+    """Receiver of a request's result: a replica calls `begin` once, and if that is true one of the other
+    methods once.
+    """
 
     def begin(self) -> bool:
-        """Called when the turn of the request comes; False where nobody waits for it any more.
+        """Begin the request when its turn comes; False where nobody waits for it any more.
 
         Raises:
-            RefusedError: it is too late.
+            RefusedError: the deadline has passed.
         """
         ...
 
@@ -50,7 +52,7 @@ class Receiver(Protocol):
 
 
 class PendingResult(Future[Scores]):
-    """Scores of (rows,) to come; `finished_ns` is the moment (time.perf_counter_ns) at which they were there.
+    """Future of the scores of a request, (rows,); `finished_ns` is the time (time.perf_counter_ns) of its completion.
 
     It can be cancelled until its turn comes, and awaited through `asyncio.wrap_future`.
     """
@@ -79,7 +81,7 @@ class Job(NamedTuple):
 
 
 def rows_of(request: Inputs) -> int:
-    """The rows of a request: those of its longest array, since what is the user's may be given once.
+    """Return the rows of a request: those of its longest array, since an input of the user's may be given once.
 
     Raises:
         ValueError: there is no array, or one has no rows.
@@ -92,15 +94,17 @@ def rows_of(request: Inputs) -> int:
 
 
 def is_even(request: Inputs, rows: int) -> bool:
-    """Whether all arrays have so many rows; only then can requests be joined row by row."""
+    """Return whether all arrays have this number of rows, which joining requests row by row requires."""
     return all(values.shape[:1] == (rows,) for values in request.values())
 
 
 def cut_rows(request: Inputs, start: int, end: int) -> Inputs:
-    """Some rows of each array; one of a single row is the user's and whole in every part."""
+    """Slice the rows of each array; an array of a single row is the user's and stays whole."""
     return {name: values if len(values) == 1 else values[start:end] for name, values in request.items()}
 
 
 def is_divisible(request: Inputs, rows: int) -> bool:
-    """Whether each array has so many rows, or a single one; only then can a request be cut row by row."""
+    """Return whether each array has this number of rows, or a single one, which splitting a request by rows
+    requires.
+    """
     return all(values.shape[:1] in ((rows,), (1,)) for values in request.values())

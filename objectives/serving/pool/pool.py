@@ -1,4 +1,4 @@
-"""The pool that a placement describes: which parts a request passes is decided once, when it is opened."""
+"""The pool of a placement; the path of requests through its parts is fixed when it is opened."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from spaces.techniques.placement import Admission, InstanceGroup, Placement
 
 
 class _Way(Protocol):
-    """A stretch of a request's way to the engines."""
+    """One stage of a request's path to the engines."""
 
     def take(self, request: Inputs, rows: int) -> PendingResult: ...
 
 
 class Pool:
-    """Replicas of one model, each with a thread of its own.
+    """Replicas of one model, each with its own thread.
 
-    A request is routed by its rows, then split, let in or refused, and batched among the replicas of its seat, by the
-    same rules on every seat; only the first seat answers inline, and then the caller's thread runs where it is, pinned
-    or not. `submit` may be called from several threads; the requests of one replica are run in the order of submission.
+    A request is routed by its rows, then split, accepted or refused, and batched among the replicas of its instance
+    group, by the same rules in every group; only the first group runs inline, and then the caller's thread runs where
+    it is, pinned or not. `submit` may be called from several threads; the requests of one replica are run in the order
+    of submission.
     """
 
     def __init__(self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine]) -> None:
@@ -67,8 +68,10 @@ class Pool:
         )
 
     def submit(self, request: Inputs) -> PendingResult:
-        """Named arrays of (rows, ...) -> an answer that holds scores of (rows,), or the error of its run, or a
-        RefusedError.
+        """Submit a request of named arrays of (rows, ...).
+
+        Returns:
+            A future of the scores, (rows,), or of the run's error or a RefusedError.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -78,16 +81,16 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Requests submitted and unanswered, the parts of a split one counted each."""
+        """Number of requests submitted and not answered; each part of a split one counts."""
         return sum(replicas.waiting for replicas in self._seats)
 
     @property
     def refused(self) -> int:
-        """Requests refused so far."""
+        """Number of requests refused so far."""
         return sum(replicas.refused for replicas in self._seats)
 
     def close(self) -> None:
-        """Finish what was submitted, then stop the replicas."""
+        """Finish the submitted requests, then stop the replicas."""
         for replicas in self._seats:
             replicas.close()
 
@@ -101,7 +104,7 @@ class Pool:
 
 
 class _Router:
-    """Requests of more than `above` rows go the large way."""
+    """Router of requests by size: those of more than `above` rows go to the second instance group."""
 
     def __init__(self, small: _Way, large: _Way, above: int) -> None:
         self._small, self._large, self._above = small, large, above

@@ -1,4 +1,4 @@
-"""A replica: one engine and the thread that opens and runs it."""
+"""Replica: one engine and the thread that opens and runs it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from objectives.serving.pool.pending_result import Job, RefusedError, Run
 
 
 class Replica:
-    """Jobs are answered one at a time, in the order in which they were put into the queue.
+    """Replica that runs jobs one at a time, in the order in which they were queued.
 
     rows, requests: outstanding ones, those being run included
-    running: requests that are run together; 1 where the replica is idle, since the next one is taken at once
+    running: requests that are run together; 1 where the replica is idle, since it takes the next one at once
 
-    The three are guarded by `lock`, which the replicas of a seat share.
+    The three are guarded by `lock`, which the replicas of an instance group share.
     """
 
     def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
@@ -31,24 +31,25 @@ class Replica:
         self._thread: threading.Thread | None = None
 
     def start(self, open_engine: Callable[[], Engine], cores: Cores, name: str) -> None:
-        """Open an engine in this replica's own thread and wait for it; the threads that an engine makes inherit the
-        cores. What goes wrong there is raised here."""
+        """Open an engine in this replica's own thread and wait for it; the engine's threads inherit the cores. An error
+        there is raised here.
+        """
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._live, args=(open_engine, cores, opened), name=name, daemon=True)
         self._thread.start()
         opened.result()
 
     def prepare(self, engine: Engine) -> Run:
-        """How this replica runs its engine; called once, in its own thread."""
+        """Return the function that runs this replica's engine; called once, in its own thread."""
         return self._gate.timed(engine.run)
 
     def stop(self) -> None:
-        """Wait for what is queued; the queue's end is in it, put there under the lock."""
+        """Wait for the queued jobs; the end of the queue was put there under the lock."""
         if self._thread is not None:
             self._thread.join()
 
     def put(self, job: Job) -> None:
-        """Call it under the lock."""
+        """Queue a job; called under the lock."""
         self.count(job)
         self.queue.put(job)
 
@@ -57,15 +58,15 @@ class Replica:
         self.requests += 1
 
     def serve(self, run: Run) -> None:
-        """Answer jobs until the queue yields None."""
+        """Run jobs until the queue yields None."""
         while (job := self.queue.get()) is not None:
             if self.begins(job):
                 self.answer(job, run)
-            # An idle replica holds on to nobody's request.
+            # An idle replica keeps no reference to a request.
             del job
 
     def begins(self, job: Job) -> bool:
-        """Whether a job is still to be run now that its turn has come."""
+        """Return whether a job is still to be run now that its turn has come."""
         try:
             if job.answer.begin():
                 return True
@@ -77,7 +78,7 @@ class Replica:
         return False
 
     def answer(self, job: Job, run: Run) -> None:
-        """Run one job. It no longer counts as outstanding when its caller wakes."""
+        """Run one job; it no longer counts as outstanding when its caller wakes."""
         try:
             scores = run(job.request)
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""The replicas of one seat: each job goes to the least loaded one."""
+"""Replicas of one instance group: each job goes to the least loaded one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _load = attrgetter("rows", "requests")
 
 
 class Replicas:
-    """Least loaded is the one with the fewest outstanding rows, then requests, then the lowest number.
+    """Replicas of one instance group. The least loaded one has the fewest outstanding rows, then requests, then the
+    lowest number.
 
-    One lock guards loads, queues and the end, so that what was let in before `close` is answered.
+    One lock guards loads, queues and closing, so that every job accepted before `close` is run.
     """
 
     def __init__(self, replicas: Sequence[Replica], lock: threading.Lock, controller: AcceptAll) -> None:
@@ -38,7 +39,7 @@ class Replicas:
         return self._gate.refused
 
     def start(self, open_engine: Callable[[], Engine], cores: Sequence[Cores], name: str) -> None:
-        """Open one engine after another. What goes wrong is raised, and `close` then stops those that run."""
+        """Open one engine after another. An error is raised, and `close` then stops the replicas that run."""
         for number, (replica, own) in enumerate(zip(self._replicas, cores, strict=True)):
             replica.start(open_engine, own, f"{name}-{number}")
 
@@ -52,7 +53,7 @@ class Replicas:
         return answer
 
     def place(self, answer: PendingResult, jobs: Sequence[Job]) -> None:
-        """Let all jobs of one answer in, or refuse it.
+        """Accept all jobs of one result, or refuse it.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -66,7 +67,7 @@ class Replicas:
         answer.fail(refusal)
 
     def close(self) -> None:
-        """Finish what was let in, then stop. May be called again."""
+        """Finish the accepted jobs, then stop. May be called again."""
         with self._lock:
             self._closed = True
             for replica in self._replicas:

@@ -1,4 +1,4 @@
-"""A large request that several replicas answer together."""
+"""Splitting of a large request over several replicas."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from objectives.serving.pool.replicas import Replicas
 
 
 class Splitter:
-    """Requests of more than `above` rows are cut into parts; each part goes to the least loaded replica.
+    """Splitter of requests of more than `above` rows; each part goes to the least loaded replica.
 
-    A request is let in or refused as a whole, and its turn comes when that of its first part does.
+    A request is accepted or refused as a whole, and its turn comes with that of its first part.
     """
 
     def __init__(self, replicas: Replicas, above: int) -> None:
@@ -40,13 +40,15 @@ class Splitter:
 
 
 def cut(rows: int, replicas: int, above: int) -> list[int]:
-    """Where each part ends: as many nearly equal parts as replicas, but none of fewer than half of `above` rows."""
+    """Return the end of each part: as many nearly equal parts as replicas, but none of fewer than half of
+    `above` rows.
+    """
     parts = min(replicas, rows // -(-above // 2))
     return [rows * (i + 1) // parts for i in range(parts)]
 
 
 class _Joint:
-    """Scores of the parts in their order; the first error is everyone's."""
+    """Collector of the parts' scores in their order; the first error fails the whole request."""
 
     def __init__(self, answer: PendingResult, parts: int) -> None:
         self._answer = answer
@@ -86,7 +88,7 @@ class _Joint:
 
 
 class _Part:
-    """Where a replica leaves what came of one part."""
+    """Receiver of the result of one part."""
 
     def __init__(self, joint: _Joint, number: int) -> None:
         self._joint, self._number = joint, number
