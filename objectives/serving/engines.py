@@ -294,7 +294,7 @@ def _open_seat(model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevi
     for file in (tables, dense):
         if not file.is_file():
             raise EngineError(
-                f"A placement with an embedding device needs {TABLES} and {DENSE} beside {model}, but {file} is missing."
+                f"A placement with an embedding device needs {TABLES} and {DENSE} beside {model}, but {file} is absent."
             )
     return Staged(
         # An embedding lookup is bound by memory, not cores, and spinning threads would take the dense stage's cores.
