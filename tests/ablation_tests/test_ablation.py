@@ -49,7 +49,7 @@ def fit(progress, task, weights, threads):
     if {broken!r} == "fit":
         raise ValueError("nothing to prune")
     return dict(reused=False)
-def export(progress, task, weights, precision, threads, user_once, cut):
+def export(progress, task, weights, precision, threads, user_once, split_embeddings):
     log("export")
     pruned, int8 = weights["pruning"] is not None, "int8" in dict(precision["widths"]).values()
     learned = weights["distillation"]
