@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Scalar, Suggester
-from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization import STATIC
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights import AWARE
-from spaces.weights_space import WeightsSpace
+from spaces.techniques.placement import PlacementSpace
+from spaces.techniques.quantization import STATIC, PrecisionSpace
+from spaces.weights import AWARE, WeightsSpace
 
 
 @dataclass(frozen=True)

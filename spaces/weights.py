@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from spaces.domains import Scalar
+from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
 from spaces.serialization import digest, formerly
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
@@ -93,3 +95,169 @@ class Weights:
                 knobs["distillation.seed"] = self.distillation.seed
             knobs |= {f"{AWARE}.{group}": True for group in self.quantization_aware}
         return knobs
+
+
+FULL, SHARED, MIXED = "full", "quotient-remainder", "mixed-dimensions"
+_NO, _ONCE, _MAGNITUDE = Choice((False,)), Choice((1,)), Choice(("magnitude",))
+_NONE = Choice((0,))
+
+
+@dataclass(frozen=True)
+class TableSpace:
+    """Forms that the tables of a group may take, and the strength of each."""
+
+    form: Choice
+    full_rows_share: Domain
+    temperature: Domain
+
+    def __post_init__(self) -> None:
+        unknown = set(self.form.values) - {FULL, SHARED, MIXED}
+        if FULL not in self.form or unknown:
+            raise ValueError(f"Tables are {FULL} at least, {SHARED} or {MIXED} too, but got {self.form.values}.")
+
+
+@dataclass(frozen=True)
+class WeightsSpace:
+    """Domains by knob; a knob with a single value is fixed and not suggested.
+
+    architecture: sizes of a student by name; a student with the sizes in `own` is the baseline
+    pruning: share of units removed, by group; 0 leaves the group whole
+    low_rank: share of the full rank that is kept, by group; 1 leaves the group whole
+    multiple: pruning leaves a multiple of this number of units
+    tables: forms of the tables, by group
+    quantization_aware: quantization-aware training of each group in static int8
+    window, history: limits of the attention, in positions; 0 is all
+    distillation: domains of temperature, teacher_weight and feature_weight
+    own: the baseline's sizes by name
+    """
+
+    architecture: Mapping[str, Domain]
+    pruning: Mapping[str, Domain]
+    distillation: Mapping[str, Domain]
+    epochs: int
+    importance: Choice = _MAGNITUDE
+    steps: Choice = _ONCE
+    multiple: int = 16
+    low_rank: Mapping[str, Choice] = field(default_factory=dict)
+    tables: Mapping[str, TableSpace] = field(default_factory=dict)
+    window: Choice = _NONE
+    history: Choice = _NONE
+    quantization_aware: Choice = _NO
+    own: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = {"temperature", "teacher_weight", "feature_weight"}
+        if set(self.distillation) != wanted:
+            raise ValueError(f"distillation has {', '.join(sorted(wanted))}, but got {sorted(self.distillation)}.")
+        whole = {f"low_rank.{g}": (1.0, d) for g, d in self.low_rank.items()}
+        whole |= {"attention.window": (0, self.window), "attention.history": (0, self.history)}
+        whole |= {AWARE: (False, self.quantization_aware)}
+        for knob, (value, domain) in whole.items():
+            if value not in domain:
+                raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins of the weights on offer; `pruned` starts from the baseline's own weights, which are pruned,
+        factorised, shared, narrowed or trained quantization-aware.
+        """
+        settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
+        reshaping = (
+            self.pruning,
+            self.low_rank,
+            self.tables,
+            len(self.window.values) > 1,
+            len(self.history.values) > 1,
+            len(self.quantization_aware.values) > 1,
+        )
+        student = ("student",) if self.architecture and not self._is_own(settled) else ()
+        return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
+
+    def starts(self) -> tuple[dict[str, Scalar], ...]:
+        """Return the knob values of the middle of each technique that leaves the baseline, and of the smallest student,
+        with no other technique applied.
+        """
+        sparse = {"window": self.window, "history": self.history}
+        whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
+        whole |= {f"tables.{group}.form": FULL for group in self.tables}
+        whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
+        whole |= {"attention.window": 0, "attention.history": 0}
+        whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
+        whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
+        roads = (
+            ("student", "architecture", self.architecture, middle),
+            ("pruned", "pruning", self.pruning, middle),
+            ("pruned", "attention", {name: d for name, d in sparse.items() if len(d.values) > 1}, middle),
+            ("student", "architecture", self.architecture, least),
+        )
+        taken = ((origin, prefix, {n: of(d) for n, d in domains.items()}) for origin, prefix, domains, of in roads)
+        return tuple(
+            whole | {f"{prefix}.{name}": value for name, value in chosen.items()} | {"weights.origin": origin}
+            for origin, prefix, chosen in taken
+            if chosen and not (origin == "student" and self._is_own(chosen))
+        )
+
+    def suggest(self, suggester: Suggester, static: tuple[str, ...]) -> Weights:
+        """Suggest the weights; only the knobs that apply to the suggested origin are suggested.
+
+        Args:
+            static: the groups held in static int8, each of which may train quantization-aware
+        """
+        origin = Choice(self.origins).suggest(suggester, "weights.origin")
+        sizes = draw(self.architecture, suggester, "architecture") if origin == "student" else ()
+        if origin == "baseline" or self._is_own(dict(sizes)):
+            return Weights()
+        shared, mixed = self._tables(suggester)
+        return Weights(
+            architecture=Architecture(sizes) if sizes else None,
+            quotient_remainder=shared,
+            mixed_dimensions=mixed,
+            attention=self._attention(suggester),
+            pruning=self._pruning(suggester) if origin == "pruned" else None,
+            low_rank=self._low_rank(suggester),
+            distillation=self._distillation(suggester),
+            quantization_aware=tuple(g for g in static if pick(self.quantization_aware, suggester, f"{AWARE}.{g}")),
+        )
+
+    def _is_own(self, sizes: Mapping[str, Scalar]) -> bool:
+        """Compare sizes with the baseline's as text, since a study file's 64 equals the widths `64`."""
+        return {n: str(v) for n, v in sizes.items()} == {n: str(v) for n, v in self.own.items()} and bool(sizes)
+
+    def _tables(self, suggester: Suggester) -> tuple[tuple[QuotientRemainder, ...], tuple[MixedDimensions, ...]]:
+        shared, mixed = [], []
+        for group, space in sorted(self.tables.items()):
+            form = pick(space.form, suggester, f"tables.{group}.form")
+            if form == SHARED:
+                shared.append(
+                    QuotientRemainder(
+                        group, float(space.full_rows_share.suggest(suggester, f"tables.{group}.full_rows_share"))
+                    )
+                )
+            if form == MIXED:
+                temperature = space.temperature.suggest(suggester, f"tables.{group}.temperature")
+                mixed.append(MixedDimensions(group, float(temperature)))
+        return tuple(shared), tuple(mixed)
+
+    def _attention(self, suggester: Suggester) -> Attention | None:
+        window = pick(self.window, suggester, "attention.window")
+        history = pick(self.history, suggester, "attention.history")
+        window = 0 if history and window >= history else window  # the window covers everything that is read
+        return Attention(window or None, history or None) if window or history else None
+
+    def _pruning(self, suggester: Suggester) -> Pruning | None:
+        ratios = tuple((g, float(ratio)) for g, ratio in draw(self.pruning, suggester, "pruning") if float(ratio) > 0)
+        if not ratios:
+            return None
+        importance = pick(self.importance, suggester, "pruning.importance")
+        return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
+
+    def _low_rank(self, suggester: Suggester) -> LowRank | None:
+        drawn = ((g, float(pick(self.low_rank[g], suggester, f"low_rank.{g}"))) for g in sorted(self.low_rank))
+        shares = tuple((group, share) for group, share in drawn if share < 1)
+        return LowRank(shares) if shares else None
+
+    def _distillation(self, suggester: Suggester) -> Distillation:
+        drawn: dict[str, Any] = dict(draw(self.distillation, suggester, "distillation"))
+        return Distillation(
+            float(drawn["temperature"]), float(drawn["teacher_weight"]), self.epochs, float(drawn["feature_weight"])
+        )

@@ -31,7 +31,7 @@ from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRema
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Precision
-from spaces.weights_space import MIXED, SHARED
+from spaces.weights import MIXED, SHARED
 
 _ROWS = 512
 _RATIO, _SHARE = 0.5, 0.25

@@ -13,12 +13,10 @@ from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.techniques.embeddings import SMALLEST
-from spaces.techniques.placement import layouts
-from spaces.techniques.placement_space import BF16_ENGINE, PlacementSpace
+from spaces.techniques.placement import BF16_ENGINE, PlacementSpace, layouts
 from spaces.techniques.pruning import IMPORTANCES, ways_to_prune
-from spaces.techniques.quantization import CALIBRATIONS, WIDTHS
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights_space import FULL, MIXED, SHARED, TableSpace, WeightsSpace
+from spaces.techniques.quantization import CALIBRATIONS, WIDTHS, PrecisionSpace
+from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
 _ATTENTION = ("window", "history")
 EPOCHS = 5

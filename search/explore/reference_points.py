@@ -11,10 +11,8 @@ from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Prepared
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Scalar
-from spaces.techniques.placement import Placement, parse_layout
-from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization import DYNAMIC, Precision
-from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.techniques.placement import Placement, PlacementSpace, parse_layout
+from spaces.techniques.quantization import DYNAMIC, Precision, PrecisionSpace
 from spaces.weights import Weights
 
 TUNED, QUANTIZED = "tuned baseline", "post-training quantization"

@@ -48,8 +48,15 @@ from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
-from spaces.techniques.placement import Batching, InstanceGroup, Placement, Route, parse_layout, parse_place
-from spaces.techniques.placement_space import BF16_ENGINE
+from spaces.techniques.placement import (
+    BF16_ENGINE,
+    Batching,
+    InstanceGroup,
+    Placement,
+    Route,
+    parse_layout,
+    parse_place,
+)
 from spaces.techniques.pruning import IMPORTANCES, Pruning, ways_to_prune
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, STATIC, TABLE_WIDTHS, Precision
 from spaces.weights import Weights

@@ -35,7 +35,7 @@ from spaces.techniques.low_rank import LowRank
 from spaces.techniques.placement import parse_layout
 from spaces.techniques.pruning import IMPORTANCES, Pruning
 from spaces.techniques.quantization import CALIBRATIONS
-from spaces.weights_space import FULL, MIXED, SHARED
+from spaces.weights import FULL, MIXED, SHARED
 
 SMALLEST = {"name": "a-study", "data": {"source": "ml-100k"}}
 SOURCES = "ml-100k, movielens:DIR, table:FILE, criteo:FILE or synthetic"

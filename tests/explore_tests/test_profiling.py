@@ -26,9 +26,9 @@ from spaces.domains import Choice, Float
 from spaces.model_structure import Group, ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
-from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights_space import WeightsSpace
+from spaces.techniques.placement import PlacementSpace
+from spaces.techniques.quantization import PrecisionSpace
+from spaces.weights import WeightsSpace
 
 GROUPS = (
     Group("tables", "table", ("tables.user",), 1, (), "tied"),

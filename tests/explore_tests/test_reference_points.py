@@ -26,10 +26,8 @@ from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.model_structure import Group, ModelStructure
 from spaces.serialization import to_plain
-from spaces.techniques.placement import InstanceGroup, Placement, layouts
-from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization import Precision
-from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace, layouts
+from spaces.techniques.quantization import Precision, PrecisionSpace
 from spaces.weights import Weights
 from tests.explore_tests.test_explorer import answers, parts, search, timed
 from tests.search_tests.measurements import complete_outcome, small_space

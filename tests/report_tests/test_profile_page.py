@@ -25,9 +25,9 @@ from spaces.domains import Choice, Float
 from spaces.focus import Part, focus, narrowed, reason
 from spaces.model_structure import Group
 from spaces.search_space import SearchSpace
-from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights_space import TableSpace, WeightsSpace
+from spaces.techniques.placement import PlacementSpace
+from spaces.techniques.quantization import PrecisionSpace
+from spaces.weights import TableSpace, WeightsSpace
 
 MALICE = "</script><script>alert(1)</script>"
 GROUPS = (

@@ -5,10 +5,9 @@ from __future__ import annotations
 from objectives.records import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
 from spaces.domains import Choice, Float
 from spaces.search_space import SearchSpace
-from spaces.techniques.placement import layouts
-from spaces.techniques.placement_space import PlacementSpace
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights_space import WeightsSpace
+from spaces.techniques.placement import PlacementSpace, layouts
+from spaces.techniques.quantization import PrecisionSpace
+from spaces.weights import WeightsSpace
 
 
 def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:

@@ -22,7 +22,7 @@ from search.home import Home
 from search.session import stoppable
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
-from spaces.techniques.quantization_space import PrecisionSpace
+from spaces.techniques.quantization import PrecisionSpace
 from tests.search_tests.measurements import complete_outcome, small_space
 
 

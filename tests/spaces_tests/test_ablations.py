@@ -15,13 +15,10 @@ from spaces.techniques.attention import Attention
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
-from spaces.techniques.placement import InstanceGroup, Placement, layouts
-from spaces.techniques.placement_space import PlacementSpace
+from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace, layouts
 from spaces.techniques.pruning import Pruning
-from spaces.techniques.quantization import Precision
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights import Weights
-from spaces.weights_space import TableSpace, WeightsSpace
+from spaces.techniques.quantization import Precision, PrecisionSpace
+from spaces.weights import TableSpace, Weights, WeightsSpace
 
 LEARNING = Distillation(2.0, 0.5, 3)
 # The knobs that each technique may change, by the beginning of their names.

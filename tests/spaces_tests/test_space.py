@@ -26,17 +26,15 @@ from spaces.techniques.placement import (
     EmbeddingDevice,
     InstanceGroup,
     Placement,
+    PlacementSpace,
     Route,
     layouts,
     parse_layout,
     parse_place,
 )
-from spaces.techniques.placement_space import PlacementSpace
 from spaces.techniques.pruning import Pruning
-from spaces.techniques.quantization import Precision
-from spaces.techniques.quantization_space import PrecisionSpace
-from spaces.weights import Weights
-from spaces.weights_space import TableSpace, WeightsSpace
+from spaces.techniques.quantization import Precision, PrecisionSpace
+from spaces.weights import TableSpace, Weights, WeightsSpace
 
 LEARNING = {
     "temperature": Float(1.0, 8.0, log=True),
