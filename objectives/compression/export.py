@@ -26,7 +26,7 @@ from objectives.compression.graph_passes.naming import name_turned
 from objectives.compression.graph_passes.recurrent import plain_recurrent
 from objectives.compression.graph_passes.small_addends import optimize
 from objectives.errors import located
-from objectives.parity import ParityError, compare_scores
+from objectives.parity import LIMIT, ParityError, compare_scores
 
 # Initialisers are named after the module's parameters behind this.
 PREFIX = "model."
@@ -34,6 +34,7 @@ PARITY_ROWS = (1, 2, 7, 64, 257)
 _SHAPES = 8
 
 Rows = Mapping[str, NDArray[np.generic]]
+_Run = Callable[[Rows], NDArray[np.float32]]
 Scores = Callable[[Any], Tensor]
 
 
@@ -171,7 +172,7 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
     return runner(graph)(inputs)
 
 
-def runner(graph: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[np.generic]]], NDArray[np.float32]]:
+def runner(graph: onnx.ModelProto) -> _Run:
     """`run_onnx` for several runs of one graph."""
     session, once = open_session(graph), once_inputs(graph)
 
@@ -186,7 +187,7 @@ def runner(graph: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[np.generic]
 def check_parity(
     model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Tensor], scores: Scores = _as_given
 ) -> float:
-    """The largest difference of scores between model and graph, over several numbers of rows, as `compare_scores`.
+    """Return the largest difference of scores between model and graph, over several numbers of rows.
 
     Args:
         rows: inputs of max(PARITY_ROWS) rows or more; of one that the graph takes once a request, the last row's
@@ -195,49 +196,33 @@ def check_parity(
     Raises:
         ParityError: it exceeds the limit, a score is not finite, or the graph answers another number of rows.
     """
-    run, once = runner(graph), once_inputs(graph)
-    got, expected = [], []
-    for count in PARITY_ROWS:
-        inputs = {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
-        with torch.inference_mode():
-            expected.append(scores(model.eval()(**inputs)).numpy())
-        got.append(run({name: values.numpy() for name, values in inputs.items()}))
-    return compare_scores(got, expected)
+    arrays = {name: values.numpy() for name, values in rows.items()}
+    return _compare(runner(graph), _model_runner(model, scores), _sized_requests(arrays, graph))
 
 
-def of_each_shape(requests: Sequence[Mapping[str, NDArray[Any]]]) -> list[Mapping[str, NDArray[Any]]]:
-    """A few, no two of the same lengths."""
-    by_shape = {tuple(v.shape[1:] for v in request.values()): request for request in requests}
-    return list(by_shape.values())[:_SHAPES]
-
-
-def check_requests(
-    model: nn.Module, graph: onnx.ModelProto, requests: Sequence[Mapping[str, NDArray[Any]]], signature: Signature
-) -> float:
-    """The largest difference of scores between model and graph over whole requests, whose lengths may differ.
+def check_requests(model: nn.Module, graph: onnx.ModelProto, requests: Sequence[Rows], signature: Signature) -> float:
+    """Return the largest difference of scores between model and graph over whole requests, whose lengths may differ.
 
     Raises:
         ParityError: it exceeds the limit, a score is not finite, or the graph takes no such request.
     """
     run = runner(graph)
-    got, expected = [], []
-    for request in requests:
-        with torch.inference_mode():
-            given = {name: torch.from_numpy(values) for name, values in request.items()}
-            expected.append(signature.scores(model.eval()(**given)).numpy())
+
+    def run_or_explain(request: Rows) -> NDArray[np.float32]:
         try:
-            got.append(run(request))
+            return run(request)
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             shapes = {name: values.shape for name, values in request.items()}
             line = str(error).strip().splitlines()[0]
             raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
-    return compare_scores(got, expected)
+
+    return _compare(run_or_explain, _model_runner(model, signature.scores), requests)
 
 
 def largest_difference(
     graph: onnx.ModelProto, source: onnx.ModelProto, rows: Rows, limit: float | None = None
 ) -> float:
-    """Between the scores of two graphs of one model, over several numbers of rows, as `compare_scores`.
+    """Return the largest difference of scores between two graphs of one model, over several numbers of rows.
 
     Args:
         rows: inputs of max(PARITY_ROWS) rows or more; of one that `graph` takes once a request, the last row's value
@@ -246,10 +231,42 @@ def largest_difference(
     Raises:
         ParityError: it exceeds the limit, or a score is not finite.
     """
+    sides = ("rewritten graph", "source graph")
+    return _compare(runner(graph), runner(source), _sized_requests(rows, graph), limit, sides)
+
+
+def of_each_shape(requests: Sequence[Rows]) -> list[Rows]:
+    """Return a few requests, no two of the same lengths."""
+    by_shape = {tuple(v.shape[1:] for v in request.values()): request for request in requests}
+    return list(by_shape.values())[:_SHAPES]
+
+
+def _compare(
+    computed: _Run,
+    expected: _Run,
+    requests: Sequence[Rows],
+    limit: float | None = LIMIT,
+    sides: tuple[str, str] = ("graph", "model"),
+) -> float:
+    """Run the same requests on both sides and compare the scores, as `compare_scores` does."""
+    return compare_scores(list(map(computed, requests)), list(map(expected, requests)), limit, sides)
+
+
+def _model_runner(model: nn.Module, scores: Scores) -> _Run:
+    def run(request: Rows) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            found: NDArray[np.float32] = scores(
+                model.eval()(**{name: torch.from_numpy(values) for name, values in request.items()})
+            ).numpy()
+        return found
+
+    return run
+
+
+def _sized_requests(rows: Rows, graph: onnx.ModelProto) -> list[Rows]:
+    """Requests of several numbers of rows; an input that the graph takes once a request has one value throughout."""
     once = once_inputs(graph)
-    requests = [
+    return [
         {n: values[[count - 1] * count if n in once else slice(count)] for n, values in rows.items()}
         for count in PARITY_ROWS
     ]
-    got, expected = (list(map(runner(of), requests)) for of in (graph, source))
-    return compare_scores(got, expected, limit, ("rewritten graph", "source graph"))

@@ -400,7 +400,7 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Distillation(1.0, 0.5, 1, -0.1), "at least 0"),
         (lambda: Precision(calibration="mean"), "minmax, entropy, percentile"),  # type: ignore[arg-type]
         (lambda: AxisSlice("w", 0, repeats=2), "period"),
-        (lambda: PrunableDim("w", 0, (AxisSlice("w", 0),)), "a unit and a cut"),
+        (lambda: PrunableDim("w", 0, (AxisSlice("w", 0),)), "a unit and a slice"),
         (lambda: Group("g", "linear", ("m",), 1), "both or neither"),
         (lambda: TableSpace(Choice(("quotient-remainder",)), Choice((0.1,)), Choice((0.1,))), "full at least"),
         (lambda: WeightsSpace({}, {}, LEARNING, 1, low_rank={"mlp": Choice((0.5,))}), "baseline's 1.0"),
