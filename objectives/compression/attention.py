@@ -1,4 +1,4 @@
-"""Sparse attention: each position looks at the few before it, and only the latest of a history are read."""
+"""Sparse attention: each position attends to a few before it, and only the latest positions of a history are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from spaces.techniques.attention import Attention
 
 @runtime_checkable
 class Narrowable(Protocol):
-    """A module whose attention can be narrowed: its forward reads both at each call and computes that much less.
+    """A module whose attention can be narrowed: its forward reads both attributes at each call and computes less
+    accordingly.
 
-    window: positions that each position attends to, itself included; None for all before it
-    history: the latest so many positions that are read; None for all
+    window: number of positions that each position attends to, itself included; None for all before it
+    history: number of latest positions that are read; None for all
     """
 
     window: int | None
@@ -23,7 +24,7 @@ class Narrowable(Protocol):
 
 
 def sparsify(model: nn.Module, attention: Attention) -> nn.Module:
-    """A copy with the same weights, all of whose narrowable modules look at this much and no more.
+    """Copy the model, with the same weights, and narrow all of its narrowable modules.
 
     Raises:
         ValueError: the model has no such module.

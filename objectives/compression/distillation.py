@@ -1,4 +1,4 @@
-"""A smaller model learns from the labels and from the baseline: its softened outputs, its hidden features."""
+"""Distillation: a smaller model is trained on the labels and on the baseline's softened outputs and hidden features."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from objectives.compression.training_data import TrainingBatch, TrainingData
 from spaces.techniques.distillation import Distillation
 
 _WARM_UP = 0.1
-# One cycle bears a higher peak than a constant rate does (Smith and Topin 2018).
+# One cycle allows a higher peak than a constant rate does (Smith and Topin 2018).
 _PEAK = 3.0
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance over the teacher's variance, each summed over the features: the part of what varies that the
-    student misses (Romero et al. 2015, eq. 3, in these units). In units of its own deviation, a unit of a ReLU that is
-    hardly ever above zero would outweigh all others.
+    """Return the squared distance over the teacher's variance, each summed over the features: the share of the variance
+    that the student misses (Romero et al. 2015, eq. 3, in these units). In units of each feature's own deviation, a
+    unit of a ReLU that is hardly ever above zero would outweigh all others.
 
     Args:
-        student, teacher: (rows, features), the student's already projected to the teacher's width
+        student, teacher: (rows, features), the student's already projected to the teacher's size
 
     Raises:
         ValueError: the shapes differ.
@@ -38,7 +38,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def hidden_outputs(model: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
-    """Within, a function that gives the latest output of a submodule as (rows, features).
+    """Record a submodule's outputs: within the context, the yielded function returns the latest as (rows, features).
 
     Raises:
         ValueError: the model has no such submodule, or it has given no tensor of two axes or more.
@@ -75,17 +75,21 @@ def distil(
     teacher: nn.Module | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[float, ...]:
-    """Train the student in place over one cycle of learning rate; the mean loss of each pass.
+    """Train the student in place over one cycle of the learning rate.
 
     The loss is (1 - a) loss(z, y) + a soft(z, z_teacher, T) + f feature_loss(P h, h_teacher), where P is learned
-    beside the student and thrown away. The teacher is run only where its logits or features are wanted and not known.
+    together with the student and discarded. The teacher is run only where its scores or features are needed and not
+    known.
 
     Args:
-        optimizer: over the student's parameters; P joins it as a group of its own
-        seed: of the order of lessons and of dropout; the global generator is left as it was
+        optimizer: over the student's parameters; P is added to it as a separate group
+        seed: for the order of batches and for dropout; the global generator is left as it was
+
+    Returns:
+        The mean loss of each epoch.
 
     Raises:
-        ValueError: a teacher is wanted, or the name of its hidden module, and there is none; a pass ends early.
+        ValueError: a teacher, or the name of its hidden module, is needed and missing; an epoch ends early.
     """
     with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
         torch.manual_seed(seed)
@@ -108,8 +112,8 @@ def distil(
                 schedule.step()
                 total += loss.detach()
             losses.append(float(total) / training_data.batches_per_epoch)
-            progress(f"distilling: pass {number} of {distillation.epochs}, loss {losses[-1]:.4f}")
-        # What a layer keeps of its last forward cannot be copied while it has a gradient.
+            progress(f"distilling: epoch {number} of {distillation.epochs}, loss {losses[-1]:.4f}")
+        # The last forward's outputs that a layer keeps cannot be copied while they have a gradient.
         _teach(student, batch, training_data)
     student.eval()
     return tuple(losses)
@@ -147,7 +151,9 @@ def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: Train
 def _features(
     student: nn.Module, teacher: nn.Module | None, training_data: TrainingData, first: TrainingBatch
 ) -> Iterator[tuple[Callable[[], Tensor], nn.Linear]]:
-    """The features' loss of the latest outputs of both, and the projection in it, the identity as far as it goes."""
+    """Yield the features' loss of the latest outputs of both models, and its projection, initialised to the
+    identity.
+    """
     if teacher is None or training_data.hidden is None:
         raise ValueError(f"Features are those of a teacher's hidden module, but got {teacher}, {training_data.hidden}.")
     with (
@@ -168,11 +174,13 @@ def _whole_pass(training_data: TrainingData, generator: torch.Generator) -> Iter
         given += 1
         yield batch
     if given < training_data.batches_per_epoch:
-        raise ValueError(f"A pass has {training_data.batches_per_epoch} lessons, but got {given}.")
+        raise ValueError(f"An epoch has {training_data.batches_per_epoch} batches, but got {given}.")
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    """Too few steps have no warm-up (torch divides by zero where it would be one step); the rate of zero comes last."""
+    """Return the schedule; with few steps there is no warm-up (torch divides by zero where it would be one step), and
+    the final rate of zero comes after the last step.
+    """
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [_PEAK * group["lr"] for group in optimizer.param_groups],

@@ -1,7 +1,7 @@
 """Embedding tables in fewer numbers: rare ids share rows, or have fewer dimensions.
 
-Which ids are rare is read from lookup counts of the training data, whatever the order of the ids: each id has a place,
-and frequent ids have the first places. The padding row, else row 0 (by convention that of unseen ids), has the first.
+Rare ids are determined by lookup counts of the training data, in any order of the ids: each id has a place, and
+frequent ids have the first places. The padding row, else row 0 (by convention that of unknown ids), has the first.
 """
 
 from __future__ import annotations
@@ -39,27 +39,29 @@ class CompressedTable(nn.Module, ABC):
         self.register_buffer("places", places)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) -> (..., d)"""
-        # An index of a vector would be exported as a GatherND, which nothing else here knows as a lookup.
+        """Look up embeddings by id: (...) -> (..., d)."""
+        # An index of a vector would be exported as a GatherND, which the other graph passes do not recognise as a
+        # lookup.
         return self.rows_at(ids if self.places is None else F.embedding(ids, self.places).squeeze(-1))
 
     @abstractmethod
     def rows_at(self, places: Tensor) -> Tensor:
-        """(...) -> (..., d)"""
+        """Look up embeddings by place: (...) -> (..., d)."""
 
     @property
     @abstractmethod
     def frequent(self) -> nn.Embedding:
-        """Of the first places, with all their dimensions."""
+        """The embedding of the first places, with all their dimensions."""
 
     @abstractmethod
     def wide(self) -> tuple[str, ...]:
-        """Its tensors whose columns are the d dimensions."""
+        """Return the names of its tensors whose columns are the d dimensions."""
 
 
 class QuotientRemainderTable(CompressedTable):
-    """Places below the number of own rows have a row each; a later one is the elementwise product of the row of its
-    quotient and the row of its remainder, by the number of remainders (Shi et al., KDD 2020, section 3)."""
+    """A table whose first places have a full row each; the row of a later place is the elementwise product of the row
+    of its quotient and the row of its remainder, by the number of remainders (Shi et al., KDD 2020, section 3).
+    """
 
     def __init__(self, own: Tensor, quotient: Tensor, remainder: Tensor, places: Tensor | None = None) -> None:
         super().__init__(places)
@@ -69,11 +71,11 @@ class QuotientRemainderTable(CompressedTable):
 
     @classmethod
     def of(cls, table: Tensor, share: float, counts: Tensor, padding: int | None = None) -> QuotientRemainderTable:
-        """Of a whole table (rows, d); the rows that are shared are the nearest in the sense of `_rank_one`.
+        """Compress a whole table (rows, d); the shared rows are the nearest ones by `_rank_one`.
 
         Args:
-            share: of the rows that stay as they are, in [0, 1); the first place does, and the last one does not
-            counts: (rows,) how often each id is looked up
+            share: share of the rows that are kept, in [0, 1); the first place is, and the last one is not
+            counts: (rows,) lookups of each id
         """
         own = min(len(table) - 1, max(1, math.ceil(share * len(table))))
         order = _order([own, len(table) - own], counts, padding)
@@ -94,8 +96,9 @@ class QuotientRemainderTable(CompressedTable):
 
 
 class Projection(nn.Module):
-    """(..., d_k) -> (..., d) by a weight (d_k, d). Laid out so, the exporter keeps it as it is, and by its name; it
-    would transpose that of a Linear into a nameless copy where ids have two axes."""
+    """Projection (..., d_k) -> (..., d) by a weight (d_k, d). In this layout the exporter keeps the weight and its
+    name; it would transpose the weight of a Linear into an unnamed copy where ids have two axes.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -106,8 +109,9 @@ class Projection(nn.Module):
 
 
 class MixedTable(CompressedTable):
-    """Blocks of places one after the other, each of its own dimension and projected to d where that is smaller (Ginart
-    et al., ISIT 2021); a block is its rows (n_k, d_k), and the projection (d_k, d) unless d_k is d."""
+    """A table of consecutive blocks of places, each with its own dimension and a projection to d where that is smaller
+    (Ginart et al., ISIT 2021); a block is its rows (n_k, d_k), and the projection (d_k, d) unless d_k is d.
+    """
 
     def __init__(self, blocks: Sequence[tuple[Tensor, Tensor | None]], places: Tensor | None = None) -> None:
         super().__init__(places)
@@ -116,13 +120,13 @@ class MixedTable(CompressedTable):
 
     @classmethod
     def of(cls, table: Tensor, temperature: float, counts: Tensor, padding: int | None = None) -> MixedTable:
-        """Of a whole table (rows, d), each block the nearest of its rank.
+        """Compress a whole table (rows, d) into blocks, each the nearest of its rank.
 
         Args:
-            counts: (rows,) how often each id is looked up
+            counts: (rows,) lookups of each id
 
         Raises:
-            ValueError: counts of another length, or none in the first block.
+            ValueError: counts have another length, or are all 0 in the first block.
         """
         sizes = block_sizes(len(table))
         order = _order(sizes, counts, padding)
@@ -147,7 +151,7 @@ class MixedTable(CompressedTable):
         return block
 
     def _rows(self, k: int, places: Tensor) -> Tensor:
-        """Those of a block; for places outside it, of its first or last."""
+        """Return the rows of a block; places outside it get its first or last row."""
         block = self._block(k)
         rows: Tensor = self.projections[k](block(places.clamp(0, block.num_embeddings - 1)))
         return rows
@@ -158,7 +162,7 @@ class MixedTable(CompressedTable):
 
 
 def whole_forms(table: nn.Embedding) -> Iterator[CompressedTable]:
-    """The table in each form, its ids in other places, such that no row loses anything."""
+    """Yield the table in each form, with its ids in other places, such that no row loses anything."""
     weight, counts = table.weight.detach(), torch.arange(1, table.num_embeddings + 1)
     yield QuotientRemainderTable.of(weight, 1.0, counts)  # the rarest id alone is a product, of one row and one
     yield MixedTable.of(weight, 0.0, counts)
@@ -170,18 +174,18 @@ def compress_tables(
     structure: ModelStructure,
     counts: Mapping[str, Tensor],
 ) -> tuple[nn.Module, ModelStructure]:
-    """A copy of the model with tables in the forms of their groups; and the anatomy of the copy, whose widths cut what
-    the tables hold now. A heavy table is by itself, and so is each that a form names: its group's form is not its own.
+    """Copy the model with tables in the given forms, and return the copy with its structure, whose prunable dimensions
+    refer to the compressed tables. A heavy table, or one that a form names, is treated separately from its group.
 
-    A table of fewer than `SMALLEST` rows stays as it is, and so does one that would not hold fewer numbers, of whose
-    ids it is not known which are rare, or that the anatomy says can have no other form.
+    A table of fewer than `SMALLEST` rows is left unchanged, as is one that would not become smaller, one whose rare ids
+    are unknown, and one that the structure excludes from other forms.
 
     Args:
-        counts: (rows,) how often each id is looked up, by the table's dotted name
+        counts: (rows,) lookups of each id, by the table's dotted name
 
     Raises:
-        ValueError: a group or a table that there is not, a group that holds no tables, or one in which none becomes
-            smaller; counts of another length than their table.
+        ValueError: an unknown group or table, a group without tables, or one in which none becomes smaller; counts
+        whose length differs from their table's.
     """
     compressed, stored = copy.deepcopy(model), structure.stored((*structure.heavy_tables(), *(f.group for f in forms)))
     fixed = {table.name for table in structure.tables if table.form_refused is not None}
@@ -202,19 +206,27 @@ def compress_tables(
 
 
 def block_sizes(rows: int) -> list[int]:
-    """Of 8 rows or more: those of the blocks, each twice those of the one before; the last has what is left."""
+    """Return the rows of each block for a table of 8 rows or more, each twice those of the one before; the last has the
+    rest.
+    """
     first = math.ceil(rows / (2**_BLOCKS - 1))
     sizes = [first * 2**k for k in range(_BLOCKS - 1)]
     return [*sizes, rows - sum(sizes)]
 
 
 def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, counts: Tensor) -> list[int]:
-    """d (p_k / p_0) ^ temperature, p_k the mean frequency of a row of block k (Ginart et al., ISIT 2021, eq. 3).
+    """Return d (p_k / p_0) ^ temperature for each block, p_k the mean frequency of a row of block k (Ginart et al.,
+    ISIT 2021, eq. 3).
 
     A block that would hold as many numbers with its projection keeps all its dimensions.
 
     Args:
-        counts: (rows,) in the order of the blocks
+        sizes: rows of each block
+        whole: d, the full dimension
+        counts: (rows,) lookups, in the order of the blocks
+
+    Raises:
+        ValueError: counts have another length, or are all 0 in the first block.
     """
     rows = sum(sizes)
     if counts.shape != (rows,) or not counts[: sizes[0]].sum() > 0:
@@ -227,19 +239,19 @@ def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, count
 
 
 def seen(table: nn.Embedding, counts: Tensor | None) -> bool:
-    """Whether it is known which rows are looked up: of what is never seen nothing is.
+    """Return whether the lookups of rows are known and some row is looked up.
 
     Args:
-        counts: (rows,) how often each id is looked up, None where they are not known
+        counts: (rows,) lookups of each id, None where they are unknown
     """
     return counts is not None and bool(_told(counts, table.padding_idx).sum() > 0)
 
 
 def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
-    """Whether its rows are looked up about as often as each other, so that no temperature narrows any block.
+    """Return whether the rows are looked up about equally often, so that no temperature narrows any block.
 
     Args:
-        counts: (rows,) how often each id is looked up, some at least
+        counts: (rows,) lookups of each id, not all 0
     """
     sizes = block_sizes(table.num_embeddings)
     order = _order(sizes, counts, table.padding_idx)
@@ -248,12 +260,12 @@ def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
 
 
 def _order(sizes: Sequence[int], counts: Tensor, padding: int | None) -> Tensor:
-    """Ids (rows,) by place: the most frequent belong to the first of some parts of these sizes, and so on.
+    """Return the ids by place, (rows,): the most frequent ids go to the first part, and so on.
 
-    Within a part they stay in their own order, so that ids which are sorted by frequency keep it.
+    Within a part, ids stay in their own order, so that ids sorted by frequency keep it.
 
     Raises:
-        ValueError: counts of another length than the table.
+        ValueError: counts have another length than the table.
     """
     if counts.shape != (sum(sizes),):
         raise ValueError(f"Counts are ({sum(sizes)},), one for each row, but got {tuple(counts.shape)}.")
@@ -264,14 +276,14 @@ def _order(sizes: Sequence[int], counts: Tensor, padding: int | None) -> Tensor:
 
 
 def _places(order: Tensor) -> Tensor | None:
-    """(rows, 1) the place of each id, None where it is the id itself."""
+    """Return the place of each id, (rows, 1), None where it is the id itself."""
     if torch.equal(order, torch.arange(len(order))):
         return None
     return torch.argsort(order).to(torch.int32).unsqueeze(1)
 
 
 def _told(counts: Tensor, padding: int | None) -> Tensor:
-    """Lookups that tell how much an id matters: those of padding do not."""
+    """Return the lookups without those of the padding row, which do not count."""
     told = counts.double().clone()
     if padding is not None:
         told[padding] = 0
@@ -281,7 +293,7 @@ def _told(counts: Tensor, padding: int | None) -> Tensor:
 def _smaller(
     model: nn.Module, modules: Sequence[str], form: TableForm, counts: Mapping[str, Tensor]
 ) -> dict[str, CompressedTable]:
-    """Those of the modules that are tables in the form, by name, where they hold fewer numbers."""
+    """Return the modules' tables in the form, by name, where they hold fewer numbers."""
     made: dict[str, CompressedTable] = {}
     for name in modules:
         module, counted = model.get_submodule(name), counts.get(name)
@@ -310,7 +322,7 @@ def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedT
 
 
 def _moved(structure: ModelStructure, made: Mapping[str, CompressedTable]) -> ModelStructure:
-    """Cuts of a table's dimensions become cuts of those of its parts."""
+    """Replace slices of a table's dimensions by slices of those of its parts."""
 
     def moved(cut: AxisSlice) -> tuple[AxisSlice, ...]:
         name = cut.tensor.removesuffix(".weight")
@@ -326,11 +338,11 @@ def _moved(structure: ModelStructure, made: Mapping[str, CompressedTable]) -> Mo
 
 
 def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of quotients (q, d) and of remainders (m, d), m = ceil(sqrt(rows)), for rows (rows, d) of a table.
+    """Factorise rows (rows, d) of a table into rows of quotients (q, d) and of remainders (m, d), m = ceil(sqrt(rows)).
 
-    Along each dimension the rows lie on a grid (q, m), which is to be a product of a column and a row. Of the lines
-    that are complete it is the nearest one, by the singular value decomposition; the last one may not be, and its
-    quotient is then the least squares to what it has. So a grid of rank one is met exactly.
+    Along each dimension the rows form a grid (q, m), to be approximated by the product of a column and a row. It is the
+    nearest one to the complete lines, by the singular value decomposition; the last line may be incomplete, and its
+    quotient is the least-squares fit to its rows. A grid of rank one is reproduced exactly.
     """
     count, width = rows.shape
     m = math.ceil(math.sqrt(count))

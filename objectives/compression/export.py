@@ -173,7 +173,7 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
 
 
 def runner(graph: onnx.ModelProto) -> _Run:
-    """`run_onnx` for several runs of one graph."""
+    """Return `run_onnx` for several runs of one graph."""
     session, once = open_session(graph), once_inputs(graph)
 
     def run(inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:

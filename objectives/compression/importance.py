@@ -1,4 +1,4 @@
-"""How much each unit of a width matters: by its weights, by the loss without it, or by how strongly it answers."""
+"""Importance of each unit of a prunable dimension: by its weights, by the loss without it, or by its activations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from objectives.compression.module_edit import check_lies_in, tensors
 from spaces.model_structure import AxisSlice, PrunableDim
 from spaces.techniques.pruning import Importance
 
-# What maps ids to embeddings; a compressed table is looked at as a whole, not by its parts.
+# Modules that map ids to embeddings; a compressed table is treated as a whole, not by its parts.
 _TABLES = (nn.Embedding, CompressedTable)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A few batches of train rows, and how the model is asked and judged on them.
+    """A few batches of train rows, and the functions that run the model and compute its loss on them.
 
     batches: inputs by name, and labels; read once for each step of the pruning
-    outputs: (model, inputs) -> what the loss takes
+    outputs: (model, inputs) -> the outputs that the loss takes
     loss: (outputs, labels) -> a scalar, the mean over the rows
     """
 
@@ -40,27 +40,27 @@ class Evidence:
 def importances(
     model: nn.Module, widths: Sequence[PrunableDim], kind: Importance, evidence: Evidence | None = None
 ) -> tuple[Tensor, ...]:
-    """The share of each unit, (units,), in the importance of its width, for each of the widths.
+    """Compute the share of each unit, (units,), in the importance of its dimension, for each dimension.
 
     magnitude: the squared norm of all parameters of a unit (Fang et al., CVPR 2023, eq. 6).
-    taylor: the squared change of a batch's loss to first order when all parameters of a unit go to zero, the mean over
+    taylor: the squared first-order change of a batch's loss when all parameters of a unit go to zero, the mean over
         batches (Molchanov et al., CVPR 2019, eq. 8).
-    activation: the mean size of what a unit answers: of an embedding where the units are its dimensions, of what the
-        next layers read otherwise, so behind normalisation and activation; of what the layers themselves give where
-        none reads them, as of queries and keys.
+    activation: the mean absolute activation of a unit: of an embedding where the units are its dimensions; otherwise of
+        the input of the next layers, that is, after normalisation and activation; of the layers' own outputs where none
+        reads them, as for queries and keys.
 
-    The model is looked at in the mode that it is in; parameters of the widths require gradients for taylor.
+    The model is evaluated in its current mode; parameters of the dimensions require gradients for taylor.
 
     Raises:
-        ValueError: widths that do not lie in the model, taylor or activation without evidence, units of which no
-            answer is seen, or an importance that is not finite.
+        ValueError: dimensions that do not lie in the model, taylor or activation without evidence, units without a
+        recorded activation, or an importance that is not finite.
     """
     for width in widths:
         check_lies_in(model, width)
     if kind == "magnitude":
         found = _magnitude(model, widths)
     elif evidence is None:
-        raise ValueError(f"Importance by {kind} is judged on rows, but got no evidence.")
+        raise ValueError(f"Importance by {kind} is computed on rows, but got no evidence.")
     else:
         found = (_taylor if kind == "taylor" else _activation)(model, widths, evidence)
     for width, scores in zip(widths, found, strict=True):
@@ -94,7 +94,7 @@ def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence)
 
 
 def _activation(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
-    """Sums over the layers that answer; each counts with the mean over all that it answered."""
+    """Return the sum over layers of the mean activations of each unit."""
     watched = [[_Answers(width, *place) for place in _places(model, width)] for width in widths]
     with ExitStack() as hooks, torch.no_grad():
         for answers in (answers for of_width in watched for answers in of_width):
@@ -105,14 +105,14 @@ def _activation(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evide
 
 
 def _parameters(model: nn.Module, widths: Sequence[PrunableDim]) -> dict[str, nn.Parameter]:
-    """Those that the widths cut; statistics of a normalisation are none."""
+    """Return the parameters that the dimensions slice, without statistics of a normalisation."""
     held = tensors(model)
     cut = dict.fromkeys(cut.tensor for width in widths for cut in width.axis_slices)
     return {name: tensor for name in cut if isinstance(tensor := held[name], nn.Parameter)}
 
 
 def _over_cuts(values: Mapping[str, Tensor], width: PrunableDim) -> Tensor:
-    """Sums of the values at each unit's positions, over the cuts, (units,)."""
+    """Sum the values at each unit's positions over the slices, (units,)."""
     total = torch.zeros(width.units)
     for cut in width.axis_slices:
         if cut.tensor in values:
@@ -127,7 +127,7 @@ def _per_unit(values: Tensor, cut: AxisSlice, units: int) -> Tensor:
 
 
 class _Answers:
-    """What one layer answers with the units of a width, summed up call by call."""
+    """Accumulator of the activations that one layer has for the units of a dimension."""
 
     def __init__(self, width: PrunableDim, module: str, cut: AxisSlice, read: bool) -> None:
         self.module = module
@@ -135,7 +135,7 @@ class _Answers:
         self._total, self._count = torch.zeros(width.units), 0
 
     def note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """A forward hook."""
+        """Add one call's activations, as a forward hook."""
         values = inputs[0] if self._read else output[0] if isinstance(output, tuple) else output
         rows = values.detach().abs().reshape(-1, values.shape[-1])
         self._total += _per_unit(rows, self._cut, self._width.units)
@@ -152,7 +152,9 @@ def _hook(model: nn.Module, answers: _Answers) -> torch.utils.hooks.RemovableHan
 
 
 def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, bool]]:
-    """Where answers are seen: module, where the units lie, and whether it reads them (or gives them)."""
+    """Return the layers whose activations are recorded: the module, the positions of the units, and whether it reads
+    (or outputs) them.
+    """
     tables = {name: cut for cut in width.axis_slices if (name := _table(model, cut)) is not None}
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]
@@ -171,25 +173,25 @@ def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, 
 
 
 def _table(model: nn.Module, cut: AxisSlice) -> str | None:
-    """The outermost table that holds the tensor."""
+    """Return the outermost table that holds the tensor."""
     return next((name for name in _owners(cut) if isinstance(model.get_submodule(name), _TABLES)), None)
 
 
 def _layer(model: nn.Module, cut: AxisSlice) -> str | None:
-    """The Linear layer whose weight is cut."""
+    """Return the Linear layer whose weight is sliced."""
     owner, _, tensor = cut.tensor.rpartition(".")
     return owner if isinstance(model.get_submodule(owner), nn.Linear) and tensor == "weight" else None
 
 
 def _recurrent(model: nn.Module, cut: AxisSlice) -> str | None:
-    """The recurrent layer whose gates of the first layer are cut."""
+    """Return the recurrent layer whose gates of the first layer are sliced."""
     owner, _, tensor = cut.tensor.rpartition(".")
     first = isinstance(model.get_submodule(owner), nn.RNNBase) and tensor == "weight_hh_l0" and cut.axis == 0
     return owner if first else None
 
 
 def _given_by(model: nn.Module, name: str, cut: AxisSlice) -> AxisSlice:
-    """Where the units lie in what a recurrent layer gives: its directions side by side."""
+    """Return the positions of the units in a recurrent layer's output: its directions side by side."""
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.RNNBase)
     repeats = 2 if layer.bidirectional else 1
@@ -197,6 +199,6 @@ def _given_by(model: nn.Module, name: str, cut: AxisSlice) -> AxisSlice:
 
 
 def _owners(cut: AxisSlice) -> Iterator[str]:
-    """From the outermost module that holds the tensor inwards, the model itself left out."""
+    """Iterate from the outermost module that holds the tensor inwards, without the model itself."""
     path = cut.tensor.split(".")[:-1]
     return (".".join(path[: depth + 1]) for depth in range(len(path)))

@@ -1,4 +1,4 @@
-"""Linear layers as two thin factors, by the truncated singular value decomposition of their weights."""
+"""Low-rank factorisation of linear layers, by the truncated singular value decomposition of their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MULTIPLE = 8
 
 
 class LowRankLinear(nn.Module):
-    """(..., in) -> (..., rank) -> (..., out), without anything between."""
+    """Two linear layers in sequence, (..., in) -> (..., rank) -> (..., out), with nothing between."""
 
     first: nn.Linear
     second: nn.Linear
@@ -45,16 +45,19 @@ class LowRankLinear(nn.Module):
 
 
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest product of (rows, rank) and (rank, columns), U sqrt(S) and sqrt(S) V^T (Eckart and Young 1936)."""
+    """Return the nearest product of (rows, rank) and (rank, columns), U sqrt(S) and sqrt(S) V^T (Eckart and Young
+    1936).
+    """
     left, values, right = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
     root = values[:rank].sqrt()
     return (left[:, :rank] * root).to(matrix.dtype), (root[:, None] * right[:rank]).to(matrix.dtype)
 
 
 def rank_of(inputs: int, outputs: int, share: float) -> int | None:
-    """The share of the full rank, to the nearest multiple of 8 that is not 0, else to a whole number from 1; to the
-    multiple below where rounding up would lose what the share gains; None where two factors would hold as many
-    parameters as the layer."""
+    """Return the rank for a share of the full rank: the nearest multiple of 8 that is not 0, else an integer from 1;
+    the multiple below where rounding up would cancel the gain; None where two factors would hold as many parameters as
+    the layer.
+    """
     wanted = share * min(inputs, outputs)
     whole = max(1, round(wanted))
     nearest = round(wanted / _MULTIPLE) * _MULTIPLE or whole
@@ -69,7 +72,7 @@ def rank_of(inputs: int, outputs: int, share: float) -> int | None:
 
 
 def factorize(model: nn.Module, low_rank: LowRank, structure: ModelStructure) -> nn.Module:
-    """A copy of the model in which each nn.Linear of the named groups is a LowRankLinear, where that is smaller.
+    """Copy the model with each nn.Linear of the named groups as a LowRankLinear, where that is smaller.
 
     Raises:
         ValueError: a group whose layers cannot be factors, or one in which no layer is smaller as two.
@@ -87,12 +90,12 @@ def factorize(model: nn.Module, low_rank: LowRank, structure: ModelStructure) ->
 
 
 def full_rank(layer: nn.Linear) -> LowRankLinear:
-    """Two factors that lose nothing of the layer's weight."""
+    """Return two factors that represent the layer's weight exactly."""
     return _split(layer, min(layer.in_features, layer.out_features))
 
 
 def _replace(model: nn.Module, name: str, share: float) -> bool:
-    """Whether the module is a Linear, and smaller as two, which it then is."""
+    """Replace the module by two factors if it is a Linear and becomes smaller, and return whether it was replaced."""
     layer = model.get_submodule(name)
     rank = rank_of(layer.in_features, layer.out_features, share) if isinstance(layer, nn.Linear) else None
     if rank is None:
@@ -103,7 +106,7 @@ def _replace(model: nn.Module, name: str, share: float) -> bool:
 
 
 def _split(layer: nn.Linear, rank: int) -> LowRankLinear:
-    """The bias goes to the second factor."""
+    """Factorise a layer; the bias goes to the second factor."""
     like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     first = nn.Linear(layer.in_features, rank, bias=False, **like)
     second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)

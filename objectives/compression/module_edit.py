@@ -1,4 +1,4 @@
-"""A module tree changed in place, by name: positions of a tensor leave, a module takes the place of another."""
+"""In-place changes of a module tree, by name: removal of positions of a tensor, replacement of a module."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from spaces.model_structure import ModelStructure, PrunableDim
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer, under each of its names."""
+    """Return every parameter and buffer under each of its names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def names_of(model: nn.Module, name: str) -> tuple[str, ...]:
-    """All names of the tensor of this name, in the model's order; tied weights have several.
-
-    Raises:
-        ValueError: the model has no such tensor.
-    """
+    """Return all names of the tensor of this name, in the model's order; tied weights have several."""
     held = tensors(model)
     if name not in held:
         raise ValueError(f"A tensor of the model is named, but got {name!r}.")
@@ -30,8 +26,10 @@ def names_of(model: nn.Module, name: str) -> tuple[str, ...]:
 
 
 def check_lies_in(model: nn.Module, width: PrunableDim) -> None:
-    """Raises:
-    ValueError: a cut of the width names a tensor or a position that the model does not have.
+    """Check that the model has every position of a prunable dimension.
+
+    Raises:
+        ValueError: a slice of the dimension names a tensor or a position that the model does not have.
     """
     held = tensors(model)
     for cut in width.axis_slices:
@@ -39,13 +37,13 @@ def check_lies_in(model: nn.Module, width: PrunableDim) -> None:
         last = max(cut.positions([width.units - 1]))
         if cut.axis >= len(shape) or last >= shape[cut.axis]:
             raise ValueError(
-                f"A width lies in the model, but {width.name!r} has {last} on axis {cut.axis} of {cut.tensor!r}, which "
-                f"is {shape if shape else 'not there'}."
+                f"A dimension lies in the model, but {width.name!r} has {last} on axis {cut.axis} of {cut.tensor!r}, "
+                f"which is {shape if shape else 'not there'}."
             )
 
 
 def keep(model: nn.Module, name: str, axis: int, positions: Sequence[int]) -> None:
-    """Of a tensor, only these positions along the axis stay, in this order; its modules' own sizes follow.
+    """Keep only these positions of a tensor along the axis, in this order; sizes stored in its modules follow.
 
     An optimizer made before holds the old parameter.
 
@@ -69,14 +67,14 @@ def keep(model: nn.Module, name: str, axis: int, positions: Sequence[int]) -> No
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where the one of this name is, and wherever else the tree holds that one."""
+    """Put a module in place of the one of this name, wherever the tree holds it."""
     old = model.get_submodule(name)
     for other in [other for other, held in model.named_modules(remove_duplicate=False) if held is old]:
         model.set_submodule(other, module)
 
 
 def recounted(structure: ModelStructure, model: nn.Module) -> ModelStructure:
-    """The anatomy with the numbers of parameters that the model's modules have now."""
+    """Return the structure with the current numbers of parameters of the model's modules."""
 
     def parameters(modules: Sequence[str]) -> int:
         return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
@@ -86,7 +84,7 @@ def recounted(structure: ModelStructure, model: nn.Module) -> ModelStructure:
 
 
 def _mend(module: nn.Module, tensor: Tensor) -> None:
-    """The sizes that a module keeps beside its tensors, one of which was just cut."""
+    """Update the sizes that a module stores in addition to a tensor that was just reduced."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Embedding):

@@ -1,7 +1,7 @@
-"""In which order the stages of a fit run, and how the passes over train are shared out among them.
+"""Order of a fit's stages, and the division of its epochs among them.
 
-Tables change their form first, since pruning may narrow what they hold then; factors come last, of what is left. All
-that takes something away comes before the model learns, and it learns to round when it has its final shape.
+Tables change their form first, since pruning may reduce their parts; factors come last, for the remaining weights.
+Every reduction comes before the final training, and quantization-aware training comes last, in the final shape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spaces.weights import Weights
 
 @dataclass(frozen=True)
 class Epochs:
-    """Over train: after each step of pruning but the last, then as the model is, then with its rounding in the loop."""
+    """Numbers of epochs: after each step of pruning but the last, then in the final shape, then quantization-aware."""
 
     between: int
     plain: int
@@ -30,9 +30,9 @@ class Epochs:
 
 
 def epochs_of(weights: Weights) -> Epochs:
-    """As many in all as the distillation has, where it has one for each stage; a stage has one at least.
+    """Divide the distillation's epochs among the stages; each stage has at least one, which may exceed the total.
 
-    One comes after each step of pruning but the last; of the rest a third learn with rounding, where any do.
+    One comes after each step of pruning but the last; of the rest, a third are quantization-aware, where any group is.
     """
     assert weights.distillation is not None
     steps = weights.pruning.steps - 1 if weights.pruning is not None else 0
@@ -49,15 +49,16 @@ def reshape(
     evidence: Callable[[], Evidence],
     between: Callable[[nn.Module], None],
 ) -> tuple[nn.Module, ModelStructure]:
-    """A copy of the model, its own or of a smaller sibling, in the asked shape; and what the copy is made of.
+    """Copy the model, the baseline's or a smaller sibling, in the requested shape, and return the copy with its
+    structure.
 
     Args:
-        counts: how often each id is looked up, (rows,), by the table's dotted name
-        evidence: batches that tell what a unit matters, where they are needed
+        counts: (rows,) lookups of each id, by the table's dotted name
+        evidence: returns batches for the importance of units, called where they are needed
         between: trains in place between two steps of pruning
 
     Raises:
-        ValueError: a stage that cannot be done, or in which a group would stay as it is.
+        ValueError: a stage cannot be done, or would leave a group unchanged.
     """
     if weights.table_forms:
         model, structure = compress_tables(model, weights.table_forms, structure, counts)

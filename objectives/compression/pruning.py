@@ -1,4 +1,4 @@
-"""Structured pruning: the least important units of a width leave it, wherever the anatomy says that they lie."""
+"""Structured pruning: removes the least important units of a dimension from every tensor in the structure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from objectives.compression.module_edit import keep, names_of, recounted, tensor
 from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning, kept_of
 
-# The units of a width that leave it.
+# Units to remove from each dimension.
 Leaving = Mapping[PrunableDim, Collection[int]]
 
 
 def pruning_steps(pruning: Pruning) -> tuple[Pruning, ...]:
-    """The steps one by one; each ratio is of the whole width as it was before the first, the last is the asked one.
+    """Return the steps one by one; each ratio refers to the dimension before the first step, and the last is the total.
 
-    Each step leaves the same share of what the step before left. Rounding acts on the whole width, so the last step
-    ends where one shot does.
+    Each step keeps the same share of the units left by the one before. Rounding refers to the whole dimension, so the
+    last step ends where one-shot pruning does.
     """
 
     def after(share: float) -> Pruning:
@@ -42,18 +42,18 @@ def prune(
     evidence: Evidence | None = None,
     between: Callable[[nn.Module], None] | None = None,
 ) -> tuple[nn.Module, ModelStructure]:
-    """A copy of the model without the least important units of the named groups, all its parameters trainable; and
-    the anatomy of the copy.
+    """Copy the model without the least important units of the named groups, with all parameters trainable, and return
+    the copy with its structure.
 
-    Importance is judged anew in each step, over all widths of the step at once.
+    Importance is computed anew in each step, over all dimensions of the step at once.
 
     Args:
-        evidence: needed for importance by taylor and activation
-        between: trains the copy in place, between two steps; parameters are other objects in each step
+        evidence: batches, required for importance by taylor and activation
+        between: trains the copy in place between two steps; parameters are new objects in each step
 
     Raises:
-        ValueError: a group that cannot be pruned, or of which nothing can leave; several steps and nothing between
-            them; widths that do not fit the model or each other.
+        ValueError: a group cannot be pruned, or nothing can be removed; several steps without `between`; dimensions
+        that do not fit the model or each other.
     """
     if pruning.steps > 1 and between is None:
         raise ValueError(f"Pruning in several steps trains between them, but got {pruning.steps} steps and no way to.")
@@ -71,10 +71,10 @@ def prune(
 
 
 def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
-    """The anatomy when units have left: widths have fewer, and what lies behind a removed position moves up.
+    """Return the structure after the removal: dimensions have fewer units, and positions after a removed one move up.
 
     Raises:
-        ValueError: units that are left of a width no longer lie side by side.
+        ValueError: the remaining units of a dimension are no longer adjacent.
     """
     gone = _positions(leaving)
 
@@ -117,7 +117,7 @@ def _leaving(
 
 
 def _cut(model: nn.Module, leaving: Leaving) -> None:
-    """Each axis once, whichever widths it bears; tied tensors once, by the first of their names."""
+    """Reduce each axis once for all of its dimensions, and tied tensors once, by the first of their names."""
     gone = {(names_of(model, name)[0], axis): positions for (name, axis), positions in _positions(leaving).items()}
     for (name, axis), positions in gone.items():
         leave = set(positions)
@@ -125,7 +125,7 @@ def _cut(model: nn.Module, leaving: Leaving) -> None:
 
 
 def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
-    """Those that leave each axis of each tensor, over all widths, sorted."""
+    """Return the positions to remove from each axis of each tensor over all dimensions, sorted."""
     found: dict[tuple[str, int], set[int]] = {}
     for width, units in leaving.items():
         for cut in width.axis_slices:
@@ -134,8 +134,9 @@ def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
 
 
 def _regular(cut: AxisSlice, positions: list[int], units: int) -> list[AxisSlice]:
-    """The cut whose units lie at these positions, in the order of the repeats; where these no longer lie at one
-    distance, a cut for each."""
+    """Return the slices whose units lie at these positions, in the order of the repeats: one where the repeats have
+    equal distances, else one for each.
+    """
     run = units * cut.size
     starts = positions[::run]
     periods = {later - earlier for earlier, later in pairwise(starts)}

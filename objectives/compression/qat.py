@@ -1,7 +1,8 @@
-"""Weights that learn with the rounding of static int8 in the loop, by torchao's PT2E.
+"""Quantization-aware training for static int8, by torchao's PT2E.
 
-What is trained is a plain model: the traced graph that rounds holds the model's own parameters and buffers, and stands
-in for one of its methods while it learns. So no weight is read back, and the model is exported as any other.
+The trained object is a plain model: the traced graph with fake quantization holds the model's own parameters and
+buffers, and replaces one of its methods during training. So no weight is copied back, and the model is exported like
+any other.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from objectives.int8_weights import Int8WeightBits, largest_code
 
 Ranges = dict[str, tuple[float, float]]
 
-# By a moving range (Jacob et al. 2018, section 3.1).
+# Moving range of the inputs (Jacob et al. 2018, section 3.1).
 _INPUT = QuantizationSpec(
     dtype=torch.uint8,
     quant_min=0,
@@ -41,7 +42,7 @@ _INPUT = QuantizationSpec(
     qscheme=torch.per_tensor_affine,
     observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
 )
-# What the arguments of torch's operators are when a model is judged and not trained.
+# Arguments of torch's operators in evaluation mode.
 _JUDGED = {"train": False, "training": False, "dropout_p": 0.0}
 _COUNT = ".num_batches_tracked"
 
@@ -55,25 +56,27 @@ def train_aware(
     hidden: str | None = None,
     weight_bits: Int8WeightBits = 8,
 ) -> tuple[nn.Module, Ranges]:
-    """A copy of the model that `train` has trained while linear layers rounded, and the range of each layer's input.
+    """Train a copy of the model quantization-aware, and return it with the input range of each linear layer.
 
-    Rounding is that of the static graph: inputs as uint8, one scale and zero point for all, of the returned range;
-    weights as symmetric int8, one scale for an output channel. All else is computed as it was.
-    `train` is given the copy, whose parameters, submodules and modes are the model's own; only its method is traced.
+    Quantization is that of the static graph: inputs as uint8, one scale and zero point for all, of the returned range;
+    weights as symmetric int8, one scale per output channel. Everything else is computed as before. `train` is given the
+    copy, whose parameters, submodules and modes are the model's own; only its method is traced.
 
     Args:
-        modules: dotted names of linear layers, or of modules that hold some, such as two factors
-        example: inputs of the method by name, (rows, ...) each, two rows or more; the rows alone may change later
-        method: of the model, what is trained
-        hidden: dotted name of a submodule whose forward hooks are to see its output
-        weight_bits: as the exported graph's int8 products will have them
+        modules: dotted names of linear layers, or of modules that contain some, such as two factors
+        train: trains the model in place
+        example: inputs of the method by name, (rows, ...) each, two rows or more; only the number of rows may change
+            later
+        method: the model's method that is trained
+        hidden: dotted name of a submodule whose forward hooks receive its output
+        weight_bits: bits of the weights in the exported graph's int8 products
 
     Returns:
-        ranges: by name of each linear layer: (low, high) of what 0 and 255 stand for
+        The model, and for each linear layer by name the (low, high) values of the codes 0 and 255.
 
     Raises:
         ValueError: a name is that of no linear layer, or the method does not multiply by its weight; `train` never ran
-            the model in train mode.
+        the model in train mode.
     """
     learner = copy.deepcopy(model).train()
     rounding = _Rounding(_linears(learner, modules), weight_bits)
@@ -101,7 +104,7 @@ def _linears(model: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
 
 
 def _weight(bits: Int8WeightBits) -> QuantizationSpec:
-    """By output channel, as they are at each step."""
+    """Return the weights' specification: per output channel, with the current range at each step."""
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=-largest_code(bits),
@@ -115,9 +118,10 @@ def _weight(bits: Int8WeightBits) -> QuantizationSpec:
 
 
 class _Rounding(Quantizer):  # type: ignore[misc]
-    """Marks the products with the layers' weights, whatever they were called from; a layer called twice has one range.
+    """Quantizer that annotates the products with the layers' weights, for any caller; a layer called twice has one
+    range.
 
-    products: by name of the layer, its product that was traced first
+    products: the first traced product of each layer, by name
     """
 
     def __init__(self, linears: Mapping[str, nn.Linear], weight_bits: Int8WeightBits) -> None:
@@ -146,10 +150,10 @@ class _Rounding(Quantizer):  # type: ignore[misc]
 
 
 class _StandIn:
-    """Runs the rounding graph where the model's method ran, in the model's mode.
+    """Replacement of the model's method by the fake-quantized graph, in the model's mode.
 
-    The graph was traced in train mode. torchao's own switch between modes knows only dropout and batch normalisation,
-    and turns their constants into the defaults; here any operator keeps its own.
+    The graph was traced in train mode. torchao's own switch between modes supports only dropout and batch
+    normalisation, and resets their constants to the defaults; here any operator keeps its own.
     """
 
     def __init__(
@@ -171,7 +175,9 @@ class _StandIn:
         return outputs  # type: ignore[no-any-return]
 
     def _follow(self, training: bool) -> None:
-        """Ranges of inputs move in train mode only, and before the first such run there is nothing to round to."""
+        """Switch the mode: input ranges are updated in train mode only, and fake quantization starts with the first
+        such run.
+        """
         self.ran |= training
         if training == self.training:
             return
@@ -185,7 +191,7 @@ class _StandIn:
 
 
 def _judged(node: fx.Node) -> tuple[Any, ...]:
-    """The arguments of a node when the model is judged and not trained."""
+    """Return the arguments of a node in evaluation mode."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.args
     if node.target is torch.ops.aten.add_.Tensor and str(getattr(node.args[0], "target", "")).endswith(_COUNT):
@@ -196,7 +202,7 @@ def _judged(node: fx.Node) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _standing_in(stand_in: _StandIn) -> Iterator[None]:
-    """The method of this one model is the stand-in; a hidden submodule passes on what it is given, for its hooks."""
+    """Replace the method of this one model; a hidden submodule passes its input on, for its hooks."""
     patched: list[tuple[nn.Module, str, Any]] = [(stand_in.learner, stand_in.method, stand_in)]
     if stand_in.hidden is not None:
         patched.append((stand_in.hidden, "forward", _pass_on))
@@ -214,7 +220,7 @@ def _pass_on(value: Tensor) -> Tensor:
 
 
 def _ranges(graph: fx.GraphModule, products: Mapping[str, Any]) -> Ranges:
-    """What 0 and 255 stand for at the input of each product."""
+    """Return the values of the codes 0 and 255 at the input of each product."""
     ranges = {}
     for name, product in products.items():
         rounding: Any = graph.get_submodule(product.args[0].target)

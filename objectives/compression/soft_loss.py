@@ -1,4 +1,4 @@
-"""How far a student's scores are from the teacher's, softened by a temperature."""
+"""Loss between a student's scores and the teacher's, softened by a temperature."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from objectives.output_kind import OutputKind
 
-# A probability is taken to be at least so far from 0 and from 1.
+# Smallest distance of a probability from 0 and from 1.
 _RAREST, _NEAREST_TO_1 = 1e-12, 1e-7
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), mean over rows or lists.
+    """Return T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), mean over rows or
+    lists.
 
     One logit z is the two-class softmax of (z, 0), so softening it is sigmoid(z / T). T^2 keeps the gradient's size
     independent of T.
@@ -38,11 +39,11 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def soft_loss_of(kinds: Sequence[OutputKind]) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """The soft loss of scores whose columns are of these kinds, (rows,) or (rows, outputs), or (lists, candidates) of
-    lists; the sum over several outputs.
+    """Return the soft loss of scores whose columns are of these kinds, (rows,) or (rows, outputs), or (lists,
+    candidates) for lists; the sum over several outputs.
 
-    Probabilities are taken back to the logits that they came from. Values have no temperature: theirs is the squared
-    distance in units of their spread, which is 1 for a student that knows no more than their mean.
+    Probabilities are converted to logits. Values have no temperature: their loss is the squared distance in units of
+    their spread, which is 1 for a student that only predicts their mean.
     """
 
     def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -64,6 +65,8 @@ def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: flo
 
 
 def _logit(probability: Tensor) -> Tensor:
-    """Near 0 a float tells far smaller probabilities apart than near 1, where it has steps of 6e-8."""
+    """Return the logit of a probability, clamped: near 0 a float resolves far smaller probabilities than near 1, where
+    its steps are 6e-8.
+    """
     certain = probability.clamp(_RAREST, 1 - _NEAREST_TO_1)
     return certain.log() - torch.log1p(-certain)

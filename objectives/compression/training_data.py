@@ -1,4 +1,4 @@
-"""What there is to learn for a model, in batches that come again with each pass."""
+"""Training data of a model, in batches that are drawn anew in each epoch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Soft = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def by_name(model: nn.Module, inputs: Inputs) -> Any:
-    """What a model gives that takes its inputs by name."""
+    """Return the outputs of a model that takes its inputs by name."""
     return model(**inputs)
 
 
 def as_they_are(outputs: Any) -> Any:
-    """The scores of a model whose outputs are its scores."""
+    """Return the scores of a model whose outputs are its scores."""
     return outputs
 
 
@@ -40,15 +40,15 @@ class TrainingBatch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What there is to learn, for any recommender.
+    """Training data of any recommender.
 
-    lessons: one pass over train, ordered by the generator; inputs may be drawn anew in each
-    per_pass: lessons in a pass
-    loss: of outputs and labels, mean over rows or lists
-    outputs: of a model on inputs
-    hidden: dotted name of the module, in student and teacher, whose output is compared where features are learned
-    scores: of those outputs
-    soft: of a student's scores and the teacher's, at a temperature; the mean likewise
+    batches: one epoch of train, ordered by the generator; inputs may be drawn anew in each
+    batches_per_epoch: number of batches in an epoch
+    loss: (outputs, labels) -> a scalar, mean over rows or lists
+    outputs: (model, inputs) -> the model's outputs
+    hidden: dotted name of the module, in student and teacher, whose output is compared where features are distilled
+    scores: maps outputs to scores
+    soft: (student's scores, teacher's scores, temperature) -> a scalar, mean over rows or lists
     """
 
     batches: Callable[[torch.Generator], Iterator[TrainingBatch]]
@@ -61,16 +61,16 @@ class TrainingData:
 
     def __post_init__(self) -> None:
         if self.batches_per_epoch < 1:
-            raise ValueError(f"A pass has at least one lesson, but got {self.batches_per_epoch}.")
+            raise ValueError(f"An epoch has at least one batch, but got {self.batches_per_epoch}.")
 
 
 def training_batches(
     rows: TrainingRows, teacher_scores: Callable[[NumberedBatch], Tensor] | None = None
 ) -> tuple[Callable[[torch.Generator], Iterator[TrainingBatch]], int]:
-    """The lessons of an epoch, and how many it has.
+    """Return the batches of an epoch, and their number.
 
     Args:
-        taught: the teacher's scores of a batch; None where they are not known
+        teacher_scores: computes the teacher's scores of a batch; None where they are not known
     """
 
     def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:

@@ -1,4 +1,4 @@
-"""A method of a model as a graph that trains the model's own tensors, for any number of rows."""
+"""Graph of a model's method that trains the model's own tensors, for any number of rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from objectives.errors import one_line
 
 
 class _Traced(nn.Module):
-    """The method with inputs by position, as torch.export takes dynamic shapes of any names; hidden outputs behind."""
+    """Wrapper with positional inputs, as torch.export takes dynamic shapes by position; hidden outputs follow the
+    method's.
+    """
 
     def __init__(self, model: nn.Module, method: str, names: tuple[str, ...], hidden: str | None) -> None:
         super().__init__()
@@ -30,14 +32,15 @@ class _Traced(nn.Module):
 
 
 def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden: str | None) -> fx.GraphModule:
-    """
+    """Trace a method in train mode as a graph over the model's own tensors.
+
     Args:
         model: in train mode
         example: inputs of the method by name, (rows, ...) each, two rows or more
-        hidden: dotted name of a submodule whose output is given behind the method's
+        hidden: dotted name of a submodule whose output follows the method's
 
     Raises:
-        RuntimeError: what the graph would train is a copy. And whatever torch.export raises.
+        RuntimeError: the graph would train a copy of a tensor. Errors of torch.export are raised as they are.
     """
     rows = {0: torch.export.Dim.DYNAMIC}
     traced = _Traced(model, method, tuple(example), hidden)
@@ -53,10 +56,12 @@ def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor],
 
 
 def trouble_with_training(model: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> str | None:
-    """Why a model has no such graph, or none that takes all of these batches; None where it has one."""
+    """Return the reason why a model has no such graph, or none that takes all of these batches; None where
+    it has one.
+    """
     try:
         _train_on(copy.deepcopy(model).train(), method, batches)
-    except Exception as error:  # whatever the user's own forward raises
+    except Exception as error:  # anything that the user's own forward may raise
         return f"its training cannot be one graph for all batches: {one_line(error)}"
     finally:
         gc.collect()  # a graph and the copy that it trains, which may hold gigabytes, refer to each other

@@ -359,7 +359,7 @@ def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
 def test_each_pass_is_told(rows: dict[str, Tensor], labels: Tensor) -> None:
     lines: list[str] = []
     losses = _train(Tower(4, seed=2), _course(rows, labels), Distillation(1.0, 0.0, 2), progress=lines.append)
-    assert lines == [f"distilling: pass {n} of 2, loss {loss:.4f}" for n, loss in enumerate(losses, 1)]
+    assert lines == [f"distilling: epoch {n} of 2, loss {loss:.4f}" for n, loss in enumerate(losses, 1)]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_what_cannot_be_learned_is_refused(
 
 def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
     batches, batches_per_epoch = _lessons(rows, labels)
-    with pytest.raises(ValueError, match="has 4 lessons, but got 3"):
+    with pytest.raises(ValueError, match="has 4 batches, but got 3"):
         _train(
             Tower(4, seed=2),
             TrainingData(batches, batches_per_epoch + 1, F.binary_cross_entropy_with_logits),

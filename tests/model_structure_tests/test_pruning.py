@@ -595,7 +595,7 @@ def test_an_anatomy_of_another_model_is_refused(ranker: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", ["taylor", "activation"])
 def test_rows_are_needed_where_importance_is_judged_on_them(ranker: nn.Module, kind: Importance) -> None:
-    with pytest.raises(ValueError, match=f"Importance by {kind} is judged on rows, but got no evidence"):
+    with pytest.raises(ValueError, match=f"Importance by {kind} is computed on rows, but got no evidence"):
         prune(ranker, Pruning((("tower", 0.5),), kind), ranker_anatomy())
 
 

@@ -1,7 +1,7 @@
-"""Recurrent layers traced as one operator for sequences of any length.
+"""Tracing of recurrent layers as one operator for sequences of any length.
 
-To know the shapes that a layer gives, torch writes out its steps, and so takes the example's length for the only one.
-Its own way round this (torch.export._patches) takes a layer for a loop, which costs seconds for each.
+To infer the shapes of a layer's outputs, torch unrolls its steps, which fixes the length to the example's. Its own
+remedy (torch.export._patches) treats a layer as a loop, which costs seconds for each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KEYS = (torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Au
 
 @contextmanager
 def any_length() -> Iterator[None]:
-    """While a model is traced, shapes of nn.GRU and nn.LSTM are worked out without their steps."""
+    """Infer the shapes of nn.GRU and nn.LSTM without their steps while a model is traced."""
     rules: dict[Any, Callable[..., Any]] = {torch.ops.aten.gru.input: _gru, torch.ops.aten.lstm.input: _lstm}
     written = {operator: decomposition_table[operator] for operator in rules}
     kernels = {operator: dict(operator.py_kernels) for operator in rules}
@@ -47,7 +47,8 @@ def _lstm(values: Tensor, states: list[Tensor], *settings: object) -> tuple[Tens
 
 
 def _outputs(values: Tensor, state: Tensor, settings: tuple[object, ...]) -> Tensor:
-    """
+    """Return an output of the layer's shape.
+
     Args:
         settings: weights, biased, layers, dropout, train, both_ways, batch_first
     """

@@ -1,4 +1,4 @@
-"""Bags of embeddings as lookups and reductions, where the exporter would write a loop over the bags."""
+"""Embedding bags as lookups and reductions, where the exporter would write a loop over the bags."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-# Added to a norm that is divided by, as torch does.
+# Added to a norm before a division, as in torch.
 _LEAST = 1e-7
 _SIGNATURE = inspect.signature(F.embedding_bag)
 
 
 class BagsAsReductions(TorchFunctionMode):
-    """While it is entered, `F.embedding_bag`, which nn.EmbeddingBag calls, is a lookup and a reduction.
+    """Mode in which `F.embedding_bag`, which nn.EmbeddingBag calls, is a lookup and a reduction.
 
     For inference. Arguments that torch refuses are left for it to refuse.
     """
@@ -60,11 +60,11 @@ def _reduced(
 
 
 def _of_rows(rows: Tensor, mode: str, factors: Tensor | None, kept: Tensor | None) -> Tensor:
-    """Bags of one length: (bags, length, dim) -> (bags, dim).
+    """Reduce bags of one length: (bags, length, dim) -> (bags, dim).
 
     Args:
         factors: (bags, length)
-        kept: (bags, length), what is no padding
+        kept: (bags, length), False at padding
     """
     if mode == "max":
         if kept is None:
@@ -80,12 +80,12 @@ def _of_rows(rows: Tensor, mode: str, factors: Tensor | None, kept: Tensor | Non
 
 
 def _of_segments(rows: Tensor, starts: Tensor, mode: str, factors: Tensor | None, kept: Tensor | None) -> Tensor:
-    """Bags of any length, one behind the other: (ids, dim) -> (bags, dim).
+    """Reduce concatenated bags of any length: (ids, dim) -> (bags, dim).
 
     Args:
         starts: (bags,), ascending from 0; an empty bag starts where the next one does
         factors: (ids,)
-        kept: (ids,), what is no padding
+        kept: (ids,), False at padding
     """
     begun = torch.zeros(rows.shape[0] + 1, dtype=torch.int64).index_add(0, starts, torch.ones_like(starts))
     bag = begun.cumsum(0)[:-1] - 1

@@ -1,4 +1,6 @@
-"""Operators that treat rows alike: a row of the result hangs on the same row of each operand, and on constants."""
+"""Operators that treat rows independently: a row of the result depends on the same row of each operand, and on
+constants.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ ELEMENTWISE = frozenset((
 
 @dataclass(frozen=True)
 class Operation:
-    """A node, the operands that have the rows as their first axis (the others do not change with the rows), and what
-    is known of all values."""
+    """A node, its operands whose first axis is the rows (the others do not depend on the rows), and the known shapes
+    and constants of all values.
+    """
 
     node: NodeProto
     rowed: Set[str]
@@ -33,21 +36,23 @@ class Operation:
 
     @property
     def rank(self) -> int:
-        """Of the first operand."""
+        """Rank of the first operand."""
         return len(self.shapes[self.node.input[0]])
 
     @property
     def first_alone(self) -> bool:
-        """Whether the first operand has rows and no other."""
+        """True if the first operand has rows and no other."""
         return self.node.input[0] in self.rowed and self.count == 1
 
     @property
     def count(self) -> int:
-        """Operands that have rows."""
+        """Number of operands that have rows."""
         return sum(name in self.rowed for name in self.node.input)
 
     def axes(self, operand: int, rank: int) -> tuple[int, ...]:
-        """Counted from the front; from an operand, or from the attribute of older operator sets; () where unknown."""
+        """Return axes counted from the front, from an operand or from the attribute of older operator sets; () where
+        unknown.
+        """
         names = self.node.input[operand : operand + 1]
         given = self.integers.get(names[0], ()) if names else tuple(attribute(self.node, "axes", ()))
         return tuple(axis + rank if axis < 0 else axis for axis in given)
@@ -56,11 +61,12 @@ class Operation:
 def is_row_wise(
     node: NodeProto, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
 ) -> bool:
-    """Whether the rows stay the first axis of every output, and none hangs on another; False where it is not proven.
+    """Return whether the rows stay the first axis of every output, and no row depends on another; False where it is not
+    proven.
 
     Args:
-        rowed: values whose first axis is the rows; the node reads one of them or more
-        shapes: of the values whose rank is known
+        rowed: values whose first axis is the rows; the node reads at least one of them
+        shapes: shapes of the values whose rank is known
         integers: the constants that hold axes and shapes
     """
     rule = _broadcasts if node.op_type in ELEMENTWISE else _RULES.get(node.op_type)
@@ -69,7 +75,7 @@ def is_row_wise(
 
 
 def _broadcasts(op: Operation) -> bool:
-    """The rows are the first axis of the broadcast shape, and no constant stretches it."""
+    """Return whether the rows are the first axis of the broadcast shape, and no constant extends it."""
     operands = [(name in op.rowed, op.shapes[name]) for name in op.node.input if name]
     rank = max(len(shape) for _, shape in operands)
     return all(len(shape) == rank if rowed else len(shape) < rank or shape[0] == 1 for rowed, shape in operands)
@@ -88,7 +94,7 @@ def _concat(op: Operation) -> bool:
 
 
 def _over_axes(operand: int, added: int = 0) -> Callable[[Operation], bool]:
-    """No axes at all would mean every axis, or any of size one."""
+    """Return a rule for operators over given axes; an empty list would mean every axis, or any of size one."""
 
     def rule(op: Operation) -> bool:
         axes = op.axes(operand, op.rank)
@@ -103,11 +109,11 @@ def _gather(op: Operation) -> bool:
     axis = attribute(op.node, "axis", 0)
     if op.first_alone:
         return bool(axis % op.rank >= 1)
-    return op.count == 1 and axis == 0  # rows of ids look up a constant table
+    return op.count == 1 and axis == 0  # rows of ids index a constant table
 
 
 def _gather_elements(op: Operation) -> bool:
-    """Rows of values, each by the same row of positions along another axis."""
+    """Return whether rows of values are indexed by the same rows of positions along another axis."""
     return op.count == 2 and bool(attribute(op.node, "axis", 0) % op.rank >= 1)
 
 
@@ -135,7 +141,7 @@ def _matmul(op: Operation) -> bool:
 
 
 def _reshape(op: Operation) -> bool:
-    """The target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
+    """Return whether the target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
     target = op.integers.get(op.node.input[1], ())
     before = op.shapes[op.node.input[0]][1:]
     if not op.first_alone or not target or target[0] not in (0, -1):
@@ -170,7 +176,7 @@ def _per_tensor(op: Operation) -> bool:
 
 
 def _dequantize(op: Operation) -> bool:
-    """By one scale, or each row by its own."""
+    """Return whether there is one scale for all rows, or one for each."""
     codes, scale, *zero = op.node.input
     by_row = len(op.shapes[scale]) == 1 and attribute(op.node, "axis", 1) == 0 and not any(zero)
     return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
@@ -179,10 +185,10 @@ def _dequantize(op: Operation) -> bool:
 def moved_rows(
     node: NodeProto, axis: int, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...] | None:
-    """The axis of the rows in each output, where it is `axis` in what the node reads of `rowed`; None where it is not
-    proven that a row hangs on no other.
+    """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
+    not proven that no row depends on another.
 
-    Recurrent layers take the steps of a sequence first and the rows second, so what leads to them turns its axes.
+    Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
     """
     rule = _broadcasts_along if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
     known = all(name in shapes for name in (*node.input, *node.output) if name)
@@ -211,14 +217,14 @@ def _squeezed(op: Operation, axis: int) -> tuple[int, ...] | None:
 
 
 def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """All axes up to that of the rows are kept."""
+    """Return the axis of the rows where all axes up to it are kept."""
     kept = op.integers.get(op.node.input[1], ())[: axis + 1]
     whole = op.first_alone and kept == (0,) * (axis + 1) and not attribute(op.node, "allowzero", 0)
     return (axis,) if whole else None
 
 
 def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Some positions of another axis."""
+    """Return the axis of the rows where positions of another axis are selected."""
     along = attribute(op.node, "axis", 0) % op.rank
     if not op.first_alone or along == axis:
         return None
@@ -235,13 +241,15 @@ def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
 
 
 def _multiplied(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """By a constant matrix, along the last axis."""
+    """Return the axis of the rows where the last axis is multiplied by a constant matrix."""
     return (axis,) if op.first_alone and axis < op.rank - 1 and len(op.shapes[op.node.input[1]]) == 2 else None
 
 
 def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """(steps, rows, inputs), and first states of (directions, rows, hidden) -> (steps, directions, rows, hidden), and
-    the last states; the lengths of sequences are not among what has rows here."""
+    """Return the axes of the rows in the outputs of a recurrent layer: (steps, rows, inputs), and first states of
+    (directions, rows, hidden) -> (steps, directions, rows, hidden), and the last states; sequence lengths are not
+    accepted.
+    """
     values, weights, states = op.node.input[0], op.node.input[1:4], op.node.input[5:7]
     alone = axis == 1 and values in op.rowed and not op.rowed & set(weights) and not any(op.node.input[4:5])
     known = all(not state or state in op.rowed for state in states) and not any(op.node.input[7:])

@@ -1,7 +1,7 @@
-"""Tensors of a graph that lie in a file, as a graph in memory cannot hold more than 2 GB.
+"""Tensors of a graph stored in a file, since a graph in memory cannot exceed 2 GB.
 
 Such a tensor has the absolute path of its file, its offset and its length, as ONNX's external data; it is never changed
-where it lies, so graphs may share it. A graph that is too large names the file that takes its new tensors.
+in place, so graphs may share it. A graph that is too large names the file for its new tensors.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.int8_weights import EXACT_SUMS
 
-# An ONNX file cannot be larger than 2 GB, and what reads or rewrites one holds it several times.
+# An ONNX file cannot exceed 2 GB, and code that reads or rewrites one holds it several times.
 LARGEST = 500_000_000
 # Tensors of fewer bytes stay in the graph.
 SMALLEST = 1024
-# Files are mapped from whole pages on.
+# Files are mapped at page boundaries.
 _ALIGNMENT = 4096
 _CHUNK = 1 << 26
 _FILE = "leanrec.weights"
 
 
 def too_large(size: int) -> bool:
-    """Whether so many bytes of a graph and its tensors are too many for one file."""
+    """Return whether a graph with its tensors, in bytes, is too large for one file."""
     return size > LARGEST
 
 
@@ -37,14 +37,14 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def place_of(tensor: TensorProto) -> tuple[Path, int, int]:
-    """File, offset and length in bytes of an external tensor."""
+    """Return file, offset and length in bytes of an external tensor."""
     place = {entry.key: entry.value for entry in tensor.external_data}
     length = place.get("length") or _item_type(tensor).itemsize * int(np.prod(tensor.dims))
     return Path(place["location"]), int(place.get("offset") or 0), int(length)
 
 
 def tensor_values(tensor: TensorProto) -> NDArray[np.generic]:
-    """The values of a tensor; those of an external one are mapped, and read only where they are used."""
+    """Return the values of a tensor; those of an external one are memory-mapped, and read only where they are used."""
     if not is_external(tensor):
         values: NDArray[np.generic] = numpy_helper.to_array(tensor)
         return values
@@ -53,7 +53,7 @@ def tensor_values(tensor: TensorProto) -> NDArray[np.generic]:
 
 
 def new_tensor(graph: onnx.ModelProto, values: NDArray[np.generic], name: str) -> TensorProto:
-    """A tensor of a graph: in the file that the graph names for its large ones, or in itself."""
+    """Create a tensor of a graph: in the file that the graph names for large ones, or in the graph itself."""
     file = next((entry.value for entry in graph.metadata_props if entry.key == _FILE), None)
     if file is None or values.nbytes < SMALLEST:
         made: TensorProto = numpy_helper.from_array(values, name)
@@ -62,13 +62,13 @@ def new_tensor(graph: onnx.ModelProto, values: NDArray[np.generic], name: str) -
 
 
 def keep_new_tensors_in(graph: onnx.ModelProto, file: Path | None) -> None:
-    """Name the file that takes the graph's new large tensors; None for the graph itself."""
+    """Set the file for the graph's new large tensors; None for the graph itself."""
     kept = {entry.key: entry.value for entry in graph.metadata_props if entry.key != _FILE}
     helper.set_model_props(graph, kept if file is None else {**kept, _FILE: str(file.absolute())})
 
 
 def append_tensor(file: Path, values: NDArray[np.generic], name: str) -> TensorProto:
-    """Write values behind what a file holds; the tensor that lies there."""
+    """Append values to a file, and return the tensor that refers to them."""
     with file.open("ab") as stream:
         stream.seek(0, os.SEEK_END)
         stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
@@ -94,12 +94,12 @@ def external_tensors(graph: onnx.ModelProto) -> list[TensorProto]:
 
 
 def total_bytes(graph: onnx.ModelProto) -> int:
-    """Of a graph with all of its tensors."""
+    """Return the bytes of a graph with all of its tensors."""
     return int(graph.ByteSize()) + sum(place_of(tensor)[2] for tensor in external_tensors(graph))
 
 
 def check_graph(graph: onnx.ModelProto) -> None:
-    """As ONNX's own full check, which takes a graph's external tensors for inputs of their types and shapes.
+    """Run ONNX's full check, with a graph's external tensors as inputs of their types and shapes.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid.
@@ -118,7 +118,7 @@ def check_graph(graph: onnx.ModelProto) -> None:
 
 
 def open_session(graph: onnx.ModelProto) -> Any:
-    """ONNX Runtime's CPU provider on a graph in memory, for checks while building."""
+    """Open ONNX Runtime's CPU provider on a graph in memory, for checks while building."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

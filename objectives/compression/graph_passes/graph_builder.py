@@ -1,4 +1,4 @@
-"""The new nodes where values of one row meet values of N: parts joined, rows expanded, products cut in two."""
+"""New nodes where values of one row meet values of N rows: concatenated parts, expanded rows, split products."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from objectives.compression.graph_passes.external_data import tensor_values
 from objectives.compression.graph_passes.graph_reading import attribute
 
-# The two halves of a weight that was cut: `<weight>.user` and `<weight>.item`.
+# Suffixes of the two halves of a split weight: `<weight>.user` and `<weight>.item`.
 USER, ITEM = ".user", ".item"
-# Behind the last position, as Slice has it.
+# The end after the last position, as in Slice.
 _LAST = np.iinfo(np.int64).max
 
 
 class GraphBuilder:
-    """Nodes in topological order and the initialisers made for them; what was made once is found by its name."""
+    """Nodes in topological order and the initialisers made for them; equal nodes are made once."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -27,19 +27,19 @@ class GraphBuilder:
         self._made: dict[tuple[str, ...], str] = {}
 
     def keep(self, node: NodeProto, inputs: Sequence[str] | None = None) -> None:
-        """A node of the old graph, which reads these inputs instead of its own where they are given."""
+        """Keep a node of the old graph, with these inputs in place of its own where they are given."""
         copy = NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = node.input if inputs is None else inputs
         self.nodes.append(copy)
 
     def expand(self, value: str, rank: int, rows_like: str, axis: int = 0) -> str:
-        """A value that has one row along the axis, at as many rows as another value has."""
+        """Expand a value with one row along the axis to the number of rows of another value."""
         shape = self._row_shape(rank, rows_like, axis)
         return self._once("Expand", [value, shape], f"{value}.expanded")
 
     def shape(self, node: NodeProto, axis: int, rank: int, rows_like: str) -> None:
-        """A Shape of a value that has one row along the axis, as if it had as many rows as another value has."""
+        """Add the Shape of a value with one row along the axis, as if it had the number of rows of another value."""
         start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end", rank)).indices(rank)
         if not start <= axis < end:
             self.keep(node)
@@ -55,7 +55,7 @@ class GraphBuilder:
         self._add("Concat", parts, out, f"node_{out}", axis=0)
 
     def spread(self, node: NodeProto) -> None:
-        """An Expand of one row: its target is for N of them, and as long as the value has axes."""
+        """Keep an Expand of one row: its target is for N rows, and has as many entries as the value has axes."""
         target = node.input[1]
         first = self.tensor("request.one", np.ones(1, np.int64))
         ends = [self.tensor(f"request.{n}", np.array([n])) for n in (1, _LAST, 0)]
@@ -63,19 +63,19 @@ class GraphBuilder:
         self.keep(node, [node.input[0], self._once("Concat", [first, rest], f"{target}.row", axis=0)])
 
     def join(self, concat: NodeProto, parts: Sequence[str]) -> str:
-        """Some of a Concat's operands, concatenated."""
+        """Concatenate some of a Concat's operands."""
         if len(parts) == 1:
             return parts[0]
         name = f"{concat.output[0]}.part{len(self._made)}"
         return self._once("Concat", parts, name, axis=attribute(concat, "axis", 0))
 
     def split(self, product: NodeProto, halves: dict[str, str], matrix: TensorProto, mask: NDArray[np.bool_]) -> None:
-        """x W + b = x_item W_item + (x_user W_user + b), the bracket at one row.
+        """Split a product: x W + b = x_item W_item + (x_user W_user + b), with the bracket at one row.
 
         Args:
             product: Gemm, or MatMul with a matrix
             halves: the operand x by side
-            mask: of the rows of W (its columns where it is transposed) that meet the user's half
+            mask: the rows of W (its columns where it is transposed) that belong to the user's half
         """
         _, weight, *bias = product.input
         axis = 1 if attribute(product, "transB", 0) else 0
@@ -98,7 +98,7 @@ class GraphBuilder:
         return name
 
     def _row_shape(self, rank: int, rows_like: str, axis: int) -> str:
-        """[..., 1, N, 1, ...], to broadcast with."""
+        """Return the shape [..., 1, N, 1, ...] for a broadcast."""
         rows = self._rows(rows_like)
         if rank == 1:
             return rows
@@ -107,7 +107,7 @@ class GraphBuilder:
         return self._once("Concat", parts, f"{rows}{rank}" + (f".{axis}" if axis else ""), axis=0)
 
     def _rows(self, rows_like: str) -> str:
-        """[N]."""
+        """Return the shape [N]."""
         first = self.tensor("request.first", np.zeros(1, np.int64))
         shape = self._once("Shape", [rows_like], f"{rows_like}.shape")
         return self._once("Gather", [shape, first], f"{rows_like}.rows")

@@ -1,4 +1,6 @@
-"""A graph read and rewritten: constants, attributes, shapes at a number of rows, and what its outputs need."""
+"""Reading and rewriting of a graph: constants, attributes, shapes at a number of rows, and the nodes its
+outputs need.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ Shape = tuple[int | str | None, ...]
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """The attribute's value, or the default where the node does not give it."""
+    """Return the attribute's value, or the default where the node does not have it."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
@@ -23,7 +25,7 @@ def initializers(graph: onnx.ModelProto) -> dict[str, TensorProto]:
 
 
 def integer_constants(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Constants of at most one axis that hold int64: axes, shapes, starts and ends."""
+    """Return constants of at most one axis that hold int64: axes, shapes, starts and ends."""
     values = [node.attribute[0] for node in graph.graph.node if node.op_type == "Constant"]
     outputs = [node.output[0] for node in graph.graph.node if node.op_type == "Constant"]
     tensors = initializers(graph) | {o: a.t for o, a in zip(outputs, values, strict=True) if a.name == "value"}
@@ -35,13 +37,15 @@ def integer_constants(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def has_control_flow(graph: onnx.ModelProto) -> bool:
-    """Whether a node holds a graph of its own, which may read any value of the outer one."""
+    """Return whether a node contains a graph, which may read any value of the outer one."""
     kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     return any(a.type in kinds for node in graph.graph.node for a in node.attribute)
 
 
 def once_inputs(graph: onnx.ModelProto) -> frozenset[str]:
-    """Inputs that are taken once a request: their first dimension is 1 where another input's is not fixed."""
+    """Return the inputs that are taken once a request: their first dimension is 1 where another input's is
+    not fixed.
+    """
     first = {i.name: i.type.tensor_type.shape.dim[:1] for i in graph.graph.input}
     fixed = {name for name, dim in first.items() if not dim or dim[0].HasField("dim_value")}
     return frozenset(
@@ -52,8 +56,9 @@ def once_inputs(graph: onnx.ModelProto) -> frozenset[str]:
 def infer(
     graph: onnx.ModelProto, rows: int | str | None = None, lengths: Mapping[str, Sequence[int]] | None = None
 ) -> onnx.ModelProto:
-    """A copy with all shapes inferred anew; `rows` is put for each input's first dimension that is not fixed, and
-    lengths for those behind it, by the input's name."""
+    """Copy a graph with all shapes inferred anew; `rows` replaces each input's first dimension that is not fixed, and
+    `lengths` the dimensions after it, by the input's name.
+    """
     bound = onnx.ModelProto()
     bound.CopyFrom(graph)
     del bound.graph.value_info[:]
@@ -72,7 +77,7 @@ def infer(
 
 
 def shapes(inferred: onnx.ModelProto) -> dict[str, Shape]:
-    """The shape of each value whose rank is known."""
+    """Return the shape of each value whose rank is known."""
     graph = inferred.graph
     known: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -83,14 +88,14 @@ def shapes(inferred: onnx.ModelProto) -> dict[str, Shape]:
 
 
 def multiply_adds(graph: onnx.ModelProto, rows: int, lengths: Mapping[str, Sequence[int]] | None = None) -> int:
-    """Multiply-adds of all matrix products and recurrent layers in a request of `rows` rows; inputs taken once have
-    one.
+    """Count the multiply-adds of all matrix products and recurrent layers in a request of `rows` rows; inputs taken
+    once have one row.
 
     Args:
-        lengths: of inputs whose length differs between requests, the sizes behind the rows
+        lengths: sizes after the rows of inputs whose length differs between requests
 
     Raises:
-        ValueError: a product whose shape cannot be inferred.
+        ValueError: the shape of a product cannot be inferred.
     """
     known = shapes(infer(graph, rows, lengths))
     total = 0
@@ -102,7 +107,7 @@ def multiply_adds(graph: onnx.ModelProto, rows: int, lengths: Mapping[str, Seque
         elif node.op_type in ("GRU", "LSTM", "RNN"):
             read, weights = known.get(node.input[0], (None,)), known.get(node.input[1], (None,))
             again = known.get(node.input[2], (None,))
-            for matrix in (weights, again):  # of each step and row, with what is read and with the state
+            for matrix in (weights, again):  # for each step and row, with the input and with the state
                 total += _product(node, (*read[:-1], *matrix), read, matrix)
     return total
 
@@ -115,7 +120,7 @@ def _product(node: NodeProto, sizes: Shape, left: Shape, out: Shape) -> int:
 
 
 def replace(graph: onnx.ModelProto, old: NodeProto, new: Sequence[NodeProto]) -> None:
-    """In the old node's place, so that the nodes stay in topological order."""
+    """Replace a node at its position, so that the nodes stay in topological order."""
     nodes = list(graph.graph.node)
     at = next(i for i, node in enumerate(nodes) if node.output[0] == old.output[0])
     del graph.graph.node[:]
@@ -123,7 +128,7 @@ def replace(graph: onnx.ModelProto, old: NodeProto, new: Sequence[NodeProto]) ->
 
 
 def needed(nodes: Iterable[NodeProto], outputs: Iterable[str], given: frozenset[str] = frozenset()) -> list[NodeProto]:
-    """The nodes that the outputs need, in their order, when the values in `given` are there already."""
+    """Return the nodes that the outputs need, in their order, given the values in `given`."""
     wanted, kept = set(outputs) - given, []
     for node in reversed(list(nodes)):
         if wanted & set(node.output):
@@ -133,7 +138,7 @@ def needed(nodes: Iterable[NodeProto], outputs: Iterable[str], given: frozenset[
 
 
 def keep_needed(graph: onnx.ModelProto) -> None:
-    """Nodes and initialisers that no output needs go."""
+    """Remove nodes and initialisers that no output needs."""
     nodes = needed(graph.graph.node, [value.name for value in graph.graph.output])
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in graph.graph.initializer if tensor.name in used]

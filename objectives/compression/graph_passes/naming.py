@@ -15,14 +15,14 @@ TURNED = ".turned"
 
 
 def name_turned(graph: onnx.ModelProto, parameters: Mapping[str, NDArray[np.generic]]) -> None:
-    """Gives matrices that the exporter turned, and named by numbers, their parameter's name, as far as it is free.
+    """Name the exporter's transposed and numbered matrices after their parameters, as far as the names are free.
 
     A linear layer over more than two axes becomes a MatMul with the transposed weight, which the exporter folds into a
-    constant `val_N`. It is known again by its values; where the graph holds the parameter itself too, the turned one
+    constant `val_N`. It is recognised by its values; where the graph holds the parameter itself too, the transposed one
     is named `<parameter>.turned`.
 
     Args:
-        parameters: by the names that initialisers have
+        parameters: values by the names that initialisers have
     """
     taken = {tensor.name for tensor in graph.graph.initializer}
     renamed: dict[str, str] = {}
@@ -43,7 +43,7 @@ def name_turned(graph: onnx.ModelProto, parameters: Mapping[str, NDArray[np.gene
 def _parameter(
     matrix: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]], taken: set[str]
 ) -> str | None:
-    """The first free name among those whose values the matrix has, transposed or as they are."""
+    """Return the first free name of the parameters whose values the matrix has, transposed or as they are."""
     names = [name for name, values in parameters.items() if _holds(matrix, values)]
     return next((name for name in [*names, *(name + TURNED for name in names)] if name not in taken), None)
 

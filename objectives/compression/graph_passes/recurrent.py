@@ -1,8 +1,8 @@
-"""Recurrent layers of an exported graph in one plain form, whatever the exporter wrote around them.
+"""Recurrent layers of an exported graph in one canonical form.
 
-The exporter turns the gates into ONNX's order by nodes that run with every request where a weight is large, gives zeros
-as the first state, which is what none means, and asks for the shape of what a layer gives to join its directions. In
-the plain form weights are constants named after the module's parameters, and shapes are known before anything runs.
+The exporter reorders the gates for ONNX with nodes that run in every request where a weight is large, passes zeros as
+the first state, which equals none, and computes the shape of a layer's output to join its directions. In the canonical
+form weights are constants named after the module's parameters, and shapes are known before anything runs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from onnx.reference import ReferenceEvaluator
 
 from objectives.compression.graph_passes.graph_reading import attribute, initializers, keep_needed, needed, replace
 
-# Where ONNX has the blocks of rows that torch has in this order: update before reset; input, output, forget, cell.
+# Order of torch's blocks of rows in ONNX: update before reset; input, output, forget, cell.
 GATES: Mapping[str, tuple[int, ...]] = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}
-# A layer's weight of all directions, gates in ONNX's order: `<parameter of the first>.gates`.
+# Suffix of a layer's weight for all directions, gates in ONNX's order: `<parameter of the first>.gates`.
 ORDERED = ".gates"
 _WEIGHTS = slice(1, 4)
 _STATES = slice(5, 7)
-# They move values, and nought stays nought.
+# Operators that move values and keep zeros zero.
 _MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _PROBE = (5, 3)
 
 
 def plain_recurrent(graph: onnx.ModelProto, parameters: Mapping[str, NDArray[np.generic]]) -> None:
-    """
+    """Bring every recurrent layer of a graph into the canonical form.
+
     Args:
-        parameters: by the names that initialisers have
+        parameters: values by the names that initialisers have
     """
     layers = [list(node.output) for node in graph.graph.node if is_recurrent(node)]
     for outputs in layers:
@@ -48,7 +49,7 @@ def is_recurrent(node: NodeProto) -> bool:
 
 
 def _hold_weights(graph: onnx.ModelProto, layer: NodeProto, parameters: Mapping[str, NDArray[np.generic]]) -> None:
-    """Constants in place of what is worked out from constants."""
+    """Replace values computed from constants by constants."""
     given = [name for name in layer.input[_WEIGHTS] if name]
     values = _evaluated(graph, given, {})
     if values is None:
@@ -71,7 +72,7 @@ def _filled(names: Iterable[str], values: Sequence[NDArray[np.generic]]) -> list
 def _parameter(
     layer: NodeProto, weight: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]]
 ) -> str | None:
-    """The parameter that the first direction's input weight is, its gates in torch's order."""
+    """Return the parameter that equals the first direction's input weight, with its gates in torch's order."""
     order = GATES[layer.op_type]
     for name, values in parameters.items():
         if ".weight_ih_l" in name and values.shape == weight.shape[1:]:
@@ -97,7 +98,7 @@ def _drop_zero_states(graph: onnx.ModelProto, layer: NodeProto) -> None:
 
 
 def _join_directions(graph: onnx.ModelProto, layer: NodeProto) -> None:
-    """(steps, directions, rows, hidden) as (steps, rows, directions * hidden), by sizes that are known."""
+    """Replace (steps, directions, rows, hidden) by (steps, rows, directions * hidden), with constant sizes."""
     hidden = int(attribute(layer, "hidden_size", 0))
     directions = 2 if attribute(layer, "direction", b"forward") == b"bidirectional" else 1
     nodes = list(graph.graph.node)
@@ -123,7 +124,7 @@ def _join_directions(graph: onnx.ModelProto, layer: NodeProto) -> None:
 def _evaluated(
     graph: onnx.ModelProto, values: Sequence[str], given: Mapping[str, NDArray[np.generic]]
 ) -> list[NDArray[np.generic]] | None:
-    """What nodes make of constants and of what is given; None where they read anything else."""
+    """Evaluate nodes on constants and on the given values; None where they read anything else."""
     held = initializers(graph)
     nodes = needed(graph.graph.node, values, frozenset(given))
     made = {name for node in nodes for name in node.output}

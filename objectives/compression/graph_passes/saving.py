@@ -1,4 +1,4 @@
-"""A graph as a file; one that is large has its weights in a file beside it."""
+"""Saving of a graph as a file, with the weights of a large one in a file next to it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from objectives.records import WEIGHTS
 
 
 def save_graph(graph: onnx.ModelProto, path: Path) -> int:
-    """Bytes of the graph and its tensors. Those of a large graph lie in WEIGHTS beside it, but for small constants.
+    """Save a graph. The tensors of a large one go to the file WEIGHTS next to it, except for small constants.
 
-    Tensors that lie in that file already stay there, so that several graphs of a folder can share it.
+    Tensors that are already in that file stay there, so that several graphs of a folder can share it.
+
+    Returns:
+        The bytes of the graph and its tensors.
     """
     weights = path.with_name(WEIGHTS).absolute()
     large = too_large(total_bytes(graph)) or any(place_of(tensor)[0] == weights for tensor in external_tensors(graph))
@@ -48,7 +51,7 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> int:
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """A saved graph; tensors that lie beside it are not read."""
+    """Load a saved graph; tensors in the file next to it are not read."""
     graph = onnx.load(str(path), load_external_data=False)
     for tensor in external_tensors(graph):
         file, offset, length = place_of(tensor)

@@ -1,6 +1,6 @@
-"""Keeps what a model adds to a divisor, or to what it takes the logarithm of, through the exporter's optimizer.
+"""Protection of small addends, of a divisor or of a logarithm's argument, from the exporter's optimizer.
 
-Its rule that x + 0 is x holds every constant below 1e-8 for 0 (onnxscript 0.7.2, as its patterns compare with
+Its rule that x + 0 is x treats every constant below 1e-8 as 0 (onnxscript 0.7.2, as its patterns compare with
 math.isclose): x / (n + 1e-12) becomes x / n, and NaN where x and n are 0.
 """
 
@@ -13,14 +13,14 @@ import onnx_ir as ir
 import torch
 from onnxscript.optimizer import fold_constants_ir
 
-# An operator that the rule does not know stands in for each; both broadcast as they do.
+# Placeholders that the rule does not match; both broadcast like the originals.
 _STAND_INS = {"Add": "Sum", "Sub": "Mean"}
 _LARGEST = 1e-8
 _STANDS_FOR = "stands for"
 
 
 def optimize(program: torch.onnx.ONNXProgram) -> None:
-    """The exporter's own optimization, in place, of a program that was exported without it."""
+    """Run the exporter's own optimization, in place, on a program that was exported without it."""
     fold_constants_ir(program.model)
     for node in _small_addends(program.model):
         node.metadata_props[_STANDS_FOR] = node.op_type

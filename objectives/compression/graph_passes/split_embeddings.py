@@ -1,4 +1,4 @@
-"""One graph cut into two: the lookups of embeddings, and the dense rest, so that each can run where it is best."""
+"""Split of one graph into the lookups of embeddings and the dense rest, so that each can run on its own device."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _BLOCKS = ("com.microsoft", "GatherBlockQuantized")
 
 
 class SplitError(ValueError):
-    """The graph cannot be cut at its tables, with the reason."""
+    """The graph cannot be split at its tables; the message has the reason."""
 
 
 def split_embeddings(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """(tables, dense): ids to embeddings in fp32, and these with any other inputs to scores.
+    """Split a graph into (tables, dense): ids to embeddings in fp32, and these with any other inputs to scores.
 
-    An embedding is what a lookup in a constant table gives, widened where the table is stored in fp16, in int8 rows
-    with scales, or in blocks (com.microsoft's GatherBlockQuantized, and a Slice of the columns that are no padding);
-    it has the same name in both. An input that is read for more than lookups is an input of both.
+    An embedding is the result of a lookup in a constant table, widened where the table is stored in fp16, in int8 rows
+    with scales, or in blocks (com.microsoft's GatherBlockQuantized, and a Slice that removes padding columns); it has
+    the same name in both. An input that is read for more than lookups is an input of both.
 
     Raises:
-        CutError: no lookups, nothing but lookups, ids computed from floats, or control flow.
+        SplitError: there are no lookups, nothing but lookups, ids computed from floats, or control flow.
     """
     if has_control_flow(graph):
         raise SplitError("A graph without branches and loops can be cut, but got one with them.")
@@ -47,7 +47,7 @@ def split_embeddings(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.Mode
         raise SplitError("Scores are computed from lookups of ids in constant tables, but got a graph where none are.")
     tables = needed(graph.graph.node, [value.name for value in embeddings])
     rest = _part(graph, dense, embeddings, graph.graph.output)
-    rest.metadata_props.extend(graph.metadata_props)  # of products, and lookups have none
+    rest.metadata_props.extend(graph.metadata_props)  # the entries concern products, and lookups have none
     return _part(graph, tables, [], embeddings), rest
 
 
@@ -57,7 +57,7 @@ def _part(
     given: Sequence[ValueInfoProto],
     outputs: Sequence[ValueInfoProto],
 ) -> onnx.ModelProto:
-    """The model of some nodes, with those inputs and initialisers that they read."""
+    """Make a model of some nodes, with the inputs and initialisers that they read."""
     read = {name for node in nodes for name in node.input}
     inputs = [*given, *(value for value in graph.graph.input if value.name in read)]
     tensors = [tensor for tensor in graph.graph.initializer if tensor.name in read]
@@ -72,7 +72,7 @@ def _part(
 
 
 class _Lookups:
-    """The lookups of a graph, each with the decoding of its table's width."""
+    """Lookups of a graph, each with the decoding of its table's width."""
 
     def __init__(self, graph: onnx.ModelProto) -> None:
         inferred = infer(_standing_in(graph))
@@ -88,7 +88,7 @@ class _Lookups:
                 self._constant |= set(node.output)
 
     def embeddings(self) -> dict[str, ValueInfoProto]:
-        """The values that lookups give to the rest, in the order of the nodes."""
+        """Return the values that lookups pass to the rest, in the order of the nodes."""
         found: dict[str, ValueInfoProto] = {}
         for node in self._nodes:
             embedding = self._embedding(node) if self._is_lookup(node) else None
@@ -99,14 +99,16 @@ class _Lookups:
         return found
 
     def _is_lookup(self, node: NodeProto | None) -> bool:
-        """By ids that change, along the first axis of a table that does not."""
+        """Return whether a node looks up variable ids along the first axis of a constant table."""
         if node is None or (node.domain, node.op_type) not in (("", "Gather"), _BLOCKS):
             return False
         along = attribute(node, "axis" if node.op_type == "Gather" else "gather_axis", 0)
         return along == 0 and node.input[0] in self._constant and node.input[1] not in self._constant
 
     def _embedding(self, lookup: NodeProto) -> str | None:
-        """The decoded value; None for a row's scale, and for a table of numbers that are no embeddings."""
+        """Return the decoded value of a lookup; None for a row's scale, and for a table of numbers that are no
+        embeddings.
+        """
         value: str = lookup.output[0]
         stored = self._types[lookup.input[0]]
         if lookup.op_type != "Gather":
@@ -127,7 +129,9 @@ class _Lookups:
         return value
 
     def _is_scale(self, lookup: NodeProto) -> bool:
-        """Whether it meets the whole numbers of the same ids: in a DequantizeLinear alone, or, widened, in a Mul."""
+        """Return whether the lookup scales the integers of the same ids: in a DequantizeLinear only, or, widened, in a
+        Mul.
+        """
         value = lookup.output[0]
         if (node := self._only_reader(value, "DequantizeLinear")) is not None:
             return node.input[1] == value and self._looks_up(node.input[0], lookup)
@@ -141,7 +145,7 @@ class _Lookups:
         return any(self._looks_up(name, lookup) for name in codes)
 
     def _looks_up(self, value: str, other: NodeProto) -> bool:
-        """Whether a value is what the ids of another lookup give: as it is, widened, or as a column."""
+        """Return whether a value is another lookup by the same ids: directly, widened, or as a column."""
         node = self._made_by.get(value)
         if node is not None and node.op_type in ("Cast", "Unsqueeze"):
             node = self._made_by.get(node.input[0])
@@ -163,7 +167,8 @@ class _Lookups:
 
 
 def _standing_in(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which lookups in blocks are those of wide tables, for inference: their schema is not onnx's.
+    """Copy a graph with lookups in blocks replaced by those of wide tables for shape inference, since onnx lacks their
+    schema.
 
     A byte holds two codes of 4 bits, or four of 2.
     """

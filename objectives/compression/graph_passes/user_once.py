@@ -1,4 +1,4 @@
-"""The user's side once a request: what depends on the user alone is computed for one row, not for each of N."""
+"""Rewriting of a graph that computes the user's side once a request, for one row instead of each of N."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from objectives.compression.graph_passes.graph_reading import (
 )
 
 _ROWS = "rows of the request"
-# They move values; to do so once a request saves no arithmetic.
+# Operators that move values; to do so once a request saves no arithmetic.
 # fmt: off
 _MOVES = frozenset((
     "Cast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Split",
@@ -32,24 +32,23 @@ _MOVES = frozenset((
 
 
 class UserOnceError(ValueError):
-    """Nothing of the graph can be computed once a request, with the reason."""
+    """Nothing in the graph can be computed once a request; the message has the reason."""
 
 
 def compute_once(graph: onnx.ModelProto, user_inputs: frozenset[str]) -> onnx.ModelProto:
-    """A copy that takes one row of the user's inputs, and N of the others, and gives the same N scores.
+    """Copy a graph that takes one row of the user's inputs, and N of the others, and gives the same N scores.
 
-    Values that hang on the user and on constants alone have one row, as far as operators treat rows alike, whichever
-    axis has the rows: recurrent layers have them second. Where one
-    meets a value of N rows, a product with the concatenation of both is cut in two, each half with its own part of the
-    weight (`<weight>.user`, `<weight>.item`); an elementwise operator broadcasts it; for any other it is expanded to
-    N rows, which is always right.
+    Values that depend only on the user and on constants have one row, as far as operators treat rows independently,
+    along any axis: recurrent layers have the rows second. Where such a value meets one of N rows, a product with the
+    concatenation of both is split in two, each half with its own part of the weight (`<weight>.user`, `<weight>.item`);
+    an elementwise operator broadcasts it; for any other operator it is expanded to N rows, which is always valid.
 
     Args:
         graph: in fp32; inputs of (rows, ...), output of (rows,)
         user_inputs: names of the inputs that are equal in all rows of a request; their first dimension becomes 1
 
     Raises:
-        UserOnceError: the names are none, unknown or all of the inputs, or no arithmetic hangs on the user alone.
+        UserOnceError: the names are none, unknown or all of the inputs, or no arithmetic depends on the user only.
     """
     _check(graph, user_inputs)
     rewriting = _Rewriting(graph, user_inputs)
@@ -73,7 +72,7 @@ def _check(graph: onnx.ModelProto, user_inputs: frozenset[str]) -> None:
 
 
 class _Rewriting:
-    """The new graph as far as the nodes were visited, in their order."""
+    """The new graph as far as nodes were visited, in their order."""
 
     def __init__(self, graph: onnx.ModelProto, user_inputs: frozenset[str]) -> None:
         self._graph = graph
@@ -82,9 +81,9 @@ class _Rewriting:
         self._integers = integer_constants(graph)
         self._weights = initializers(graph)
         self._constant = set(self._weights)
-        # The axis along which each has one row.
+        # Axis along which each value has one row.
         self._once = dict.fromkeys(user_inputs, 0)
-        # Values of N rows for sure: the shape inference says so.
+        # Values that have N rows by shape inference.
         self._rowed = {name for name, shape in self._shapes.items() if shape[:1] == (_ROWS,)} - user_inputs
         self._rows_like = next(i.name for i in graph.graph.input if i.name in self._rowed)
         self._rows_fixed = False
@@ -120,10 +119,10 @@ class _Rewriting:
             self._emission.keep(node, None if meets else [self._expanded(name) for name in node.input])
 
     def result(self) -> onnx.ModelProto:
-        """The whole graph, after the last visit.
+        """Return the whole graph, after the last visit.
 
         Raises:
-            UserOnceError: the scores hang on no item, or nothing but lookups hangs on the user alone.
+            UserOnceError: the scores depend on no item, or nothing but lookups depends on the user only.
         """
         alone = [v.name for v in self._graph.graph.output if v.name in self._once or v.name in self._constant]
         if alone:
@@ -144,15 +143,16 @@ class _Rewriting:
         return made
 
     def _rows_after(self, node: NodeProto, once: set[str]) -> tuple[int, ...] | None:
-        """The axis along which each output of a node has one row, as the user's values do that it reads; None where it
-        may mix rows."""
+        """Return the axis along which each output of a node has one row, given the user's values that it reads; None
+        where it may mix rows.
+        """
         if self._first(once) and self._is_row_wise(node, once):
             return (0,) * len(node.output)
         axes = {self._once[name] for name in once}
         return moved_rows(node, axes.pop(), once, self._shapes, self._integers) if len(axes) == 1 else None
 
     def _can_spread(self, node: NodeProto, once: set[str]) -> bool:
-        """An Expand of the user's row to a size that is worked out, to as many axes as it has."""
+        """Return whether a node is an Expand of the user's row to a computed size, with as many axes as it has."""
         if node.op_type != "Expand" or once != {node.input[0]} or not self._first(once):
             return False
         return self._shapes.get(node.input[1]) == (len(self._shapes[node.input[0]]),)
@@ -171,7 +171,7 @@ class _Rewriting:
         if constant:
             self._constant |= set(node.output)
         elif not self._rows_fixed and node.op_type == "Gather" and node.output[0] in self._rowed:
-            # N is read from an embedding rather than from ids, so that these are needed for their lookup alone.
+            # N is read from an embedding rather than from ids, so that the ids are needed for their lookup only.
             self._rows_like, self._rows_fixed = node.output[0], True
         self._emission.keep(node)
 
@@ -187,7 +187,9 @@ class _Rewriting:
         return self._emission.expand(name, len(self._shapes[name]), self._rows_like, self._once[name])
 
     def _concat(self, node: NodeProto) -> None:
-        """Kept for those that need it whole, with neighbours of the user expanded as one; products take its halves."""
+        """Keep a concatenation for readers that need it whole, with adjacent user parts expanded as one; products read
+        its halves.
+        """
         self._concats[node.output[0]] = node
         inputs: list[str] = []
         for once, run in groupby(node.input, self._once.__contains__):
@@ -202,7 +204,9 @@ class _Rewriting:
         return joined
 
     def _can_split(self, node: NodeProto) -> bool:
-        """A product of a concatenation of both sides with a matrix, along the concatenation's axis."""
+        """Return whether a node is a product of a concatenation of both sides with a matrix, along the concatenation's
+        axis.
+        """
         if node.op_type not in ("Gemm", "MatMul") or node.domain or node.input[0] not in self._concats:
             return False
         x, weight, *bias = node.input
@@ -215,7 +219,7 @@ class _Rewriting:
         mask = self._user_columns(x)
         if mask is None:
             return False
-        # The halves of a weight have one name: what needs another cut of the same weight takes it whole.
+        # The halves of a weight have one name: a product that needs another split of the same weight reads it whole.
         cut = (attribute(node, "transB", 0), *mask)
         return self._cuts.setdefault(weight, cut) == cut
 
@@ -223,7 +227,7 @@ class _Rewriting:
         return self._once.get(bias) == 0 and len(self._shapes[bias]) == 2
 
     def _user_columns(self, concat: str) -> tuple[bool, ...] | None:
-        """Which columns of a concatenation are the user's; None where a width is unknown."""
+        """Return a mask of the user's columns in a concatenation; None where a size is unknown."""
         mask: list[bool] = []
         for part in self._concats[concat].input:
             width = self._shapes[part][-1]

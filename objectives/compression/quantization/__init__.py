@@ -1,4 +1,4 @@
-"""Bit widths: a graph rewritten to narrower weights, and the widths that are read back from it."""
+"""Quantization: a graph rewritten to narrower weights, and the widths that are read back from it."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def quantize(
     weight_bits: Int8WeightBits = 8,
     weights_file: Path | None = None,
 ) -> onnx.ModelProto:
-    """A copy of an fp32 graph with the weights of each group in the width that was asked for; a table that is named by
-    itself has its own.
+    """Copy an fp32 graph with the weights of each group in its width; a table that is named by itself has its own.
 
-    All matrices under the names of a group's modules have its width: both factors of one that was factorised, both
-    halves of one that `compute_once` cut in two, all parts of a compressed table, its projections too.
+    All matrices under the names of a group's modules have its width: both factors of a factorised one, both halves of
+    one that `compute_once` split, all parts of a compressed table, its projections too.
 
     Args:
-        calibration: inputs of some train rows, for the ranges of static int8 that are not given; where the graph takes
-            the user's inputs once, the rows of one user go through it together
-        ranges: (low, high) that a module's input was trained to be rounded to, by the module's dotted name
-        weight_bits: of int8 products, as the CPU that serves needs them; what the graph has goes into its metadata
-        weights_file: takes the narrower tensors of a graph that has external ones
+        calibration: inputs of some train rows, for the missing ranges of static int8; where the graph takes the user's
+            inputs once, the rows of one user are run together
+        ranges: (low, high) of a module's input learned in quantization-aware training, by the module's dotted name
+        weight_bits: bits of the weights in int8 products, as the serving CPU needs them; the actual bits are written to
+            the graph's metadata
+        weights_file: file for the narrower tensors of a graph that has external ones
 
     Raises:
-        WidthError: what is read back from the result is not what was asked.
-        ValueError: a group or a module that there is not.
+        WidthError: the widths read back from the result differ from the requested ones.
+        ValueError: an unknown group or module.
     """
     asked, stored = _asked(graph, precision, structure), structure.stored(dict(precision.widths))
     narrowed = {w: width for name, width in asked.items() for w in weights(graph, stored[name])}
     result = copy.deepcopy(graph)
     keep_new_tensors_in(result, weights_file if external_tensors(graph) else None)
-    # Static first: its ranges are those of the graph as exported; the others rewrite single nodes.
+    # Static first: its ranges refer to the exported graph; the other passes rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]
     _round_products(result, static, precision, calibration, ranges or {}, weight_bits)
     passes = _passes(weight_bits)
@@ -79,16 +79,18 @@ def quantize(
 
 
 def _asked(graph: onnx.ModelProto, precision: Precision, structure: ModelStructure) -> dict[str, str]:
-    """The width of each group, and of each table that is named by itself, that is narrowed or there at all.
+    """Return the width of each group, and of each table named by itself, that is narrowed or in the graph.
 
-    The anatomy is the baseline's: a smaller sibling has fewer layers of the same names.
+    The structure is the baseline's: a smaller sibling has fewer layers of the same names.
     """
     narrowed = {name: width for name, width in precision.widths if width != "fp32"}
     return dict.fromkeys(read_widths(graph, structure, dict(precision.widths)), "fp32") | narrowed
 
 
 def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
-    """What rewrites the lookups of a weight, and what rewrites its products."""
+    """Return the passes of each width: those that rewrite the lookups of a weight, and those that rewrite
+    its products.
+    """
     return {
         "int8-dynamic": (partial(dynamic_int8, bits=weight_bits),),
         "int8-lstm": (partial(dynamic_lstm, bits=weight_bits),),
@@ -108,7 +110,7 @@ def _round_products(
     learned: Mapping[str, Range],
     weight_bits: Int8WeightBits,
 ) -> None:
-    """By the ranges that were learned, and those of the calibration rows for the rest."""
+    """Quantize products by the learned ranges, and by those of the calibration rows for the rest."""
     products = static_products(graph, narrowed)
     modules = {product.output[0]: _module(product.input[1]) for product in products}
     unmet = sorted(set(learned) - set(modules.values()))
@@ -123,7 +125,7 @@ def _round_products(
 
 
 def _module(weight: str) -> str:
-    """The dotted name of the module whose weight it is, or a half of whose weight."""
+    """Return the dotted name of the module that a weight, or half of one, belongs to."""
     return weight.removeprefix(PREFIX).rpartition(".weight")[0]
 
 

@@ -1,7 +1,7 @@
-"""The range of a value over some rows, for static int8: all of it, or as much as a rule keeps.
+"""Calibration of static int8: the range of a value over some rows, all of it or as much as a rule keeps.
 
-Values are seen batch by batch and not kept: a first pass tells the extremes, and a rule that keeps less than these
-counts in a second one. Ranges are those of all values at once.
+Values are processed batch by batch and not stored: a first pass finds the extremes, and a rule that keeps less counts
+in a second one. Each range covers all elements of a value.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Range = tuple[float, float]
 Rows = Mapping[str, NDArray[np.generic]]
 Floats = NDArray[np.float32]
 _BATCH = 256
-# Of the values, as many per cent lie within the range (Wu et al., "Integer quantization for deep learning inference",
-# 2020, section 5: 99.99 and more do well).
+# Per cent of the values within the range (Wu et al., "Integer quantization for deep learning inference", 2020, section
+# 5: 99.99 and more do well).
 _PERCENTILE = 99.99
-# Of the histogram, each a candidate for the range's end, and of the rounded one: as published.
+# Bins of the histogram, each a candidate for the range's end, and levels of the quantized one, as published.
 _BINS, _LEVELS = 2048, 128
 
 
 def value_ranges(graph: onnx.ModelProto, values: Sequence[str], rows: Rows, rule: Calibration) -> dict[str, Range]:
-    """(low, high) of each named value of an fp32 graph.
+    """Return the range (low, high) of each named value of an fp32 graph.
 
     Args:
-        rows: inputs; where the graph takes the user's inputs once, the rows of one user go through it together
+        rows: inputs; where the graph takes the user's inputs once, the rows of one user are run together
 
     Raises:
         ValueError: a value is not finite on some row.
@@ -53,7 +53,7 @@ def value_ranges(graph: onnx.ModelProto, values: Sequence[str], rows: Rows, rule
 
 
 class _Seen(Protocol):
-    """What is kept of a value, batch by batch, and the range that follows from it."""
+    """Statistics of a value, updated batch by batch, and the range that follows from them."""
 
     def see(self, values: Floats) -> None: ...
 
@@ -66,7 +66,7 @@ def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Flo
 
 
 def _stream(graph: onnx.ModelProto, values: Sequence[str], rows: Rows) -> Callable[[], Iterator[tuple[str, Floats]]]:
-    """All of the values by name, flat, a batch at a time; as often as it is called."""
+    """Return a function that yields all values by name, flat, one batch at a time, each time it is called."""
     given = [name for name in values if name in rows]
     computed = [name for name in values if name not in rows]
     run = _probe(graph, computed) if computed else None
@@ -88,7 +88,7 @@ def _flat(values: NDArray[np.generic]) -> Floats:
 
 
 def _probe(graph: onnx.ModelProto, values: Sequence[str]) -> Callable[[Rows], Sequence[NDArray[np.generic]]]:
-    """What nodes give for a batch."""
+    """Return a function that computes these values for a batch."""
     probe = onnx.ModelProto()
     probe.CopyFrom(graph)
     del probe.graph.output[:]
@@ -99,7 +99,9 @@ def _probe(graph: onnx.ModelProto, values: Sequence[str]) -> Callable[[Rows], Se
 
 
 def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Rows in their order; those of one user together, and what is taken once given by the first of them."""
+    """Iterate over rows in their order; the rows of one user together, with inputs taken once from the
+    first of them.
+    """
     count = len(next(iter(rows.values())))
     order = [np.arange(count)]
     if once:
@@ -115,7 +117,7 @@ def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.
 
 @dataclass
 class _Extremes:
-    """The lowest and the highest of a value, and how many there are."""
+    """Extremes of a value, and the number of its elements."""
 
     name: str
     low: float = math.inf
@@ -134,10 +136,10 @@ class _Extremes:
 
 
 class _Percentile:
-    """Half of what is left out lies below, half above.
+    """Percentile range, with half of the excluded values below and half above.
 
-    By the values themselves, of which the outermost are kept: the library reads it from a histogram, whose bins an
-    outlier makes so wide that the high end can come out as nought.
+    It is computed from the values themselves, of which the outermost are kept: the library reads it from a histogram,
+    whose bins an outlier makes so wide that the high end can come out as zero.
     """
 
     def __init__(self, extremes: _Extremes) -> None:
@@ -154,7 +156,7 @@ class _Percentile:
         return both if len(both) <= self._kept else np.partition(both, self._kept - 1)[: self._kept]
 
     def range(self) -> Range:
-        """Between the two values that are nearest to the place, as numpy's default."""
+        """Interpolate between the two nearest values, as numpy does by default."""
         ends = []
         for outermost in (self._low, self._high):
             ordered = np.sort(outermost).astype(np.float64)
@@ -163,10 +165,11 @@ class _Percentile:
 
 
 class _Entropy:
-    """Where the rounded distribution diverges least from the true one (Migacz, "8-bit inference with TensorRT", 2017).
+    """Range at which the quantized distribution diverges least from the true one (Migacz, "8-bit inference with
+    TensorRT", 2017).
 
-    By the library, whose bins are given the values' extremes beforehand: else they grow with each new largest value,
-    and the time with their square. With as many levels as bins, which is its default, it would keep the whole range.
+    The library computes it, with bins over the known extremes: otherwise the bins grow with each new largest value, and
+    the time with their square. With as many levels as bins, its default, it would keep the whole range.
     """
 
     def __init__(self, extremes: _Extremes) -> None:
@@ -178,14 +181,14 @@ class _Entropy:
         )
         low, high = np.float32(extremes.low), np.float32(extremes.high)
         most: Any = max(abs(low), abs(high))
-        self._tiny = bool(most < np.finfo(np.float32).tiny)  # too little for bins
+        self._tiny = bool(most < np.finfo(np.float32).tiny)  # too small for bins
         if not self._tiny:
             counts, edges = np.histogram(np.empty(0, np.float32), _BINS, range=(-most, most))
             self._collector.histogram_dict[""] = (counts, edges, low, high, most)
 
     def see(self, values: Floats) -> None:
         if not self._tiny:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints, and a builder speaks on this stream
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints, and a builder's replies use this stream
                 self._collector.collect({"": values})
 
     def range(self) -> Range:

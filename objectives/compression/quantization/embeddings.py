@@ -1,4 +1,4 @@
-"""Tables in fewer bits: narrow rows are stored, and widened after the lookup."""
+"""Quantized embedding tables: rows are stored in fewer bits, and widened after the lookup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Codes = NDArray[np.int8]
 
 
 def half_rows(graph: onnx.ModelProto, weight: str) -> None:
-    """Rows in fp16."""
+    """Store the rows of a table in fp16."""
     nodes = lookups(graph, weight)
     if not nodes:
         return
@@ -40,7 +40,7 @@ def half_rows(graph: onnx.ModelProto, weight: str) -> None:
 
 
 def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
-    """Each row has a scale of its own: value = code * scale."""
+    """Store the rows of a table in int8, each with its own scale: value = code * scale."""
     nodes = lookups(graph, weight)
     if not nodes:
         return
@@ -58,7 +58,9 @@ def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
 
 
 def _dequantised(out: str) -> list[onnx.NodeProto]:
-    """One row for each id: of ten thousand, ONNX Runtime takes 0.5 to 0.6 of the time of a product with a column."""
+    """Return the node that widens one row for each id: for ten thousand, ONNX Runtime needs 0.5 to 0.6 of the time of a
+    product with a column.
+    """
     return [helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale"], [out], f"{out}_widen", axis=0)]
 
 
@@ -72,10 +74,11 @@ def _rescaled(graph: onnx.ModelProto, out: str) -> list[onnx.NodeProto]:
 
 
 def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
-    """A few neighbours in a row share a scale: codes of 4 or 2 bits, decoded by GatherBlockQuantized.
+    """Store a table in codes of 4 or 2 bits, with a scale for each block of adjacent numbers, decoded by
+    GatherBlockQuantized.
 
-    A row fills whole bytes: columns that this adds are sliced off behind the lookup. In ONNX Runtime a row may end
-    within a block; OpenVINO reads only rows of whole blocks.
+    A row fills whole bytes: added columns are sliced off after the lookup. In ONNX Runtime a row may end within a
+    block; OpenVINO reads only rows of whole blocks.
     """
     nodes = lookups(graph, weight)
     if not nodes:
@@ -105,13 +108,13 @@ def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
 
 
 def _int8_rows(table: Floats) -> tuple[Codes, Floats]:
-    """Codes of rows, and the scale of each, (rows,)."""
+    """Return the codes of rows, and the scale of each, (rows,)."""
     codes, scale = int8_codes(table, axis=1)
     return _telling(codes, scale, table, -127, 127), scale[:, 0]
 
 
 def _block_rows(table: Floats, bits: int, width: int) -> tuple[NDArray[np.uint8], Floats]:
-    """Packed codes of rows, so wide, and the scales of their blocks, (rows, blocks)."""
+    """Return packed codes of rows, padded to `width`, and the scales of their blocks, (rows, blocks)."""
     rows, columns = table.shape
     blocks, scales = block_codes(table, bits)
     half = 1 << (bits - 1)
@@ -122,7 +125,9 @@ def _block_rows(table: Floats, bits: int, width: int) -> tuple[NDArray[np.uint8]
 
 
 def _half_rows(weight: str, table: Floats) -> NDArray[np.float16]:
-    """In a row that must not add up to nought the largest number moves: the steps of others may be too small."""
+    """Round to fp16; in a row whose sum would become zero the largest number is moved, since the others' steps may be
+    too small.
+    """
     half = to_half(weight, table)
     rows = cancelled_rows(half.astype(np.float32), table)
     of = half[rows]
@@ -133,7 +138,7 @@ def _half_rows(weight: str, table: Floats) -> NDArray[np.float16]:
 
 
 def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -> Codes:
-    """Codes (rows, columns) in [least, most] whose rows add up to nought only where the table's do."""
+    """Return codes (rows, columns) in [least, most] whose rows sum to zero only where the table's do."""
     rows = cancelled_rows(codes * step, table)
     of, size = codes[rows].astype(np.float32), np.broadcast_to(step, codes.shape)[rows]
     above, below = (np.where(of == end, np.nan, (of + d) * size) for end, d in ((most, 1), (least, -1)))
@@ -143,7 +148,7 @@ def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -
 
 
 def _slice(graph: onnx.ModelProto, value: str, out: str, columns: int) -> onnx.NodeProto:
-    """The first columns."""
+    """Return a node that keeps the first columns."""
     names = [f"{out}_{part}" for part in ("first", "end", "axis")]
     add_initializers(graph, dict(zip(names, np.array([[0], [columns], [-1]]), strict=True)))
     return helper.make_node("Slice", [value, *names], [out], f"{out}_slice")

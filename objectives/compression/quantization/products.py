@@ -1,4 +1,4 @@
-"""Matrices in fewer bits, each product rewritten alone: dynamic int8, and weights that are widened in their product."""
+"""Quantized matrix products, each rewritten separately: dynamic int8, and weights that are widened in their product."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from objectives.compression.quantization.weights import (
 )
 from objectives.int8_weights import Int8WeightBits
 
-# Of MatMulNBits: the accuracy level at which it rounds its activations.
+# Accuracy level of MatMulNBits at which it quantizes its activations.
 _IN_INT8 = 4
 
 
 def dynamic_int8(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
-    """x W + b -> DynamicQuantizeLinear, MatMulInteger, scale, add; the engine fuses them into one kernel.
+    """Rewrite x W + b as DynamicQuantizeLinear, MatMulInteger, scale, add; the engine fuses them into one kernel.
 
-    W has a scale for each output, x one for the whole request, from the values that it has.
+    W has a scale for each output, x one for the whole request, from its current values.
     """
     nodes = products(graph, weight)
     if not nodes:
@@ -52,12 +52,12 @@ def _dynamic_nodes(product: NodeProto, weight: str) -> list[NodeProto]:
 
 
 def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool = False) -> None:
-    """x W + b -> MatMulNBits, add: the weight alone is narrow, in blocks along the inputs that share a scale.
+    """Rewrite x W + b as MatMulNBits, add: only the weight is narrow, in blocks along the inputs that share a scale.
 
     Products are computed in fp32 from the widened weights (the operator's accuracy level 0).
 
     Args:
-        rounded: in int8 instead (level 4): each row of x has a scale for each block, of its own values
+        rounded: compute in int8 instead (level 4): each row of x has a scale for each block, from its own values
     """
     nodes = products(graph, weight)
     if not nodes:
@@ -85,7 +85,7 @@ def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool 
 
 
 def half_product(graph: onnx.ModelProto, weight: str) -> None:
-    """The weight is stored in fp16; the engine widens it once, when it loads the graph."""
+    """Store the weight in fp16; the engine widens it once, when it loads the graph."""
     nodes = products(graph, weight)
     if not nodes:
         return
@@ -97,13 +97,13 @@ def half_product(graph: onnx.ModelProto, weight: str) -> None:
 
 
 def _matrix(graph: onnx.ModelProto, product: NodeProto) -> Floats:
-    """Its weight as (inputs, outputs)."""
+    """Return the product's weight as (inputs, outputs)."""
     held = array(graph, product.input[1])
     return held.T if is_transposed(product) else held
 
 
 def _bias(product: NodeProto) -> tuple[list[NodeProto], str]:
-    """The node that adds the product's bias, if it has one, and the value that the product alone then gives."""
+    """Return the node that adds the product's bias, if it has one, and the name of the product's own output."""
     out, bias = product.output[0], list(product.input[2:])
     if not bias:
         return [], out

@@ -1,4 +1,4 @@
-"""The widths that a graph holds, read from its initialisers' types and from the nodes that consume them."""
+"""Reading of the widths in a graph, from its initialisers' types and the nodes that consume them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from spaces.model_structure import ModelStructure
 
 
 def read_widths(graph: onnx.ModelProto, structure: ModelStructure, apart: Iterable[str] = ()) -> dict[str, str]:
-    """The width of each group that the graph holds: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static,
+    """Return the width of each group in the graph: fp32, fp16, int8, int4, int2, int8-dynamic, int8-static,
     int4-dynamic.
 
-    Of several, "mixed: ..."; of whole numbers in an operator that is none of these forms, the type and its name.
+    Several widths give "mixed: ..."; integers in any other operator give the type and the operator's name.
 
     Args:
-        apart: tables to be told by themselves, and not with their group
+        apart: tables to be reported by themselves, and not with their group
     """
     held = _Reading(graph).widths
     widths: dict[str, str] = {}
@@ -35,7 +35,7 @@ def read_widths(graph: onnx.ModelProto, structure: ModelStructure, apart: Iterab
 
 
 def read_weight_bits(graph: onnx.ModelProto) -> Int8WeightBits | None:
-    """The bits that the weights of int8 products need, by their largest code; None without such products."""
+    """Return the bits that the weights of int8 products need, by their largest code; None without such products."""
     held = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     made_by = {name: node for node in graph.graph.node for name in node.output}
     codes = {node.input[1] for node in graph.graph.node if node.op_type == "MatMulInteger"}
@@ -50,7 +50,7 @@ def read_weight_bits(graph: onnx.ModelProto) -> Int8WeightBits | None:
 
 
 class _Reading:
-    """`widths`: of each weight, by the name of the initialiser that holds it."""
+    """Reading of one graph; `widths` has the width of each weight, by the name of the initialiser that holds it."""
 
     def __init__(self, graph: onnx.ModelProto) -> None:
         self._made_by = {name: node for node in graph.graph.node for name in node.output}
@@ -64,7 +64,7 @@ class _Reading:
         self.widths: Mapping[str, str] = {name: width for name, width in found.items() if width is not None}
 
     def _width(self, tensor: TensorProto) -> str | None:
-        """None where it is no weight: nothing reads it, or no lookup and no product does."""
+        """Return the width of a tensor, None where it is no weight: no lookup or product reads it."""
         nodes = self._readers.get(tensor.name, [])
         if tensor.data_type == TensorProto.FLOAT:
             return "fp32" if any(_weighs(node, tensor.name) for node in nodes) else None
@@ -94,7 +94,7 @@ class _Reading:
         return self._made_by[value].op_type if value in self._made_by else "nothing"
 
     def _meets_rounded(self, weight: str) -> bool:
-        """Whether all that read it multiply it with a rounded activation."""
+        """Return whether all readers multiply the weight with a quantized activation."""
         nodes = self._readers.get(weight, [])
         rounded = [
             node.op_type in ("Gemm", "MatMul")

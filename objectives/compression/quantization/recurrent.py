@@ -1,4 +1,4 @@
-"""An LSTM in int8: ONNX Runtime's own operator, which rounds what it reads and its state anew in each step."""
+"""LSTM in int8 by ONNX Runtime's own operator, which quantizes its input and its state anew in each step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from objectives.int8_weights import Int8WeightBits
 
 
 def dynamic_lstm(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
-    """LSTM -> DynamicQuantizeLSTM: both matrices have a scale for each row of a gate, and lie turned.
+    """Rewrite LSTM as DynamicQuantizeLSTM: both matrices are transposed, with a scale for each row of a gate.
 
     Args:
-        weight: of what the layer reads; that of its state goes with it
+        weight: the layer's input weight; its recurrent weight is quantized with it
 
     Raises:
-        WidthError: it is read by something else than an LSTM.
+        WidthError: something other than an LSTM reads it.
     """
     for layer in readers(graph, weight):
         if layer.op_type != "LSTM" or layer.input[1] != weight:

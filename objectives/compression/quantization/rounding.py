@@ -1,4 +1,4 @@
-"""Numbers in fewer bits: arrays in, codes and scales out."""
+"""Quantization of arrays: arrays in, codes and scales out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from objectives.int8_weights import Int8WeightBits, largest_code
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-# A scale that clips the largest values of a block often rounds the rest so much better that the error is less.
+# Shares of the peak that a block's scale may cover: clipping the largest values often reduces the total error.
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-# Rows that are rounded at a time, so that a large table is not held many times over.
+# Rows that are quantized at a time, so that a large table is not held several times.
 _ROWS = 1 << 14
-# What the engine's kernels take: powers of two from 16.
+# Block sizes that the engine's kernels support: powers of two from 16.
 _LEAST_BLOCK, _BLOCK = 16, 32
 _LEAST_PEAK = np.finfo(np.float32).tiny * 2**16
-# A sum is nought where it is no more than the rounding errors of its terms.
+# A sum counts as zero where it is no more than the rounding errors of its terms.
 _NOUGHT = np.finfo(np.float32).eps
 
 
 def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric codes, and one scale for all along the axis (kept, of size 1): a value is about code * scale."""
+    """Return symmetric codes, and one scale along the axis (kept, of size 1): a value is about code * scale."""
     largest = largest_code(bits)
     peak = np.abs(matrix).max(axis=axis, keepdims=True)
     scale = np.where(peak < _LEAST_PEAK, 1, peak / largest).astype(np.float32)
@@ -33,13 +33,13 @@ def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDA
 
 
 def by_rows(table: Floats, stored: Callable[[Floats], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
-    """What `stored` gives for rows of a table, some at a time, so that a large one is not held many times over."""
+    """Apply `stored` to a table's rows, some at a time, so that a large table is not held several times."""
     parts = [stored(table[i : i + _ROWS]) for i in range(0, len(table), _ROWS)]
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def uint8_range(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """(scale, zero): a value is about (code - zero) * scale, the codes span the range and nought is a code.
+    """Return (scale, zero): a value is about (code - zero) * scale, the codes span the range, and zero has a code.
 
     Raises:
         ValueError: the range is not finite or ends before it begins.
@@ -54,13 +54,13 @@ def uint8_range(low: float, high: float) -> tuple[np.float32, np.uint8]:
 
 
 def block_size(columns: int) -> int:
-    """How many neighbours of a row share a scale: 32, or 16 where a row has no more."""
+    """Return the number of adjacent numbers of a row that share a scale: 32, or 16 where a row has no more."""
     return _LEAST_BLOCK if columns <= _LEAST_BLOCK else _BLOCK
 
 
 def block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
-    """Codes (rows, blocks, block) and scales (rows, blocks): value = (code - 2^(bits - 1)) * scale, nought behind the
-    last column.
+    """Return codes (rows, blocks, block) and scales (rows, blocks): value = (code - 2^(bits - 1)) * scale, zero after
+    the last column.
 
     Of a few scales, each block has the one of the least squared error (Guan et al., "Post-training 4-bit quantization
     on embedding tables", 2019, do so for rows).
@@ -80,8 +80,8 @@ def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
     least = np.full(peak.shape, np.inf, np.float32)
     best, codes = np.ones_like(peak), np.zeros_like(blocks)
     for share in _SHARES:
-        # Of the peak's sign turned: there is one code more below nought than above. A peak whose scale would have no
-        # reciprocal counts as nought.
+        # The scale has the opposite sign of the peak, since there is one code more below zero than above. A peak whose
+        # scale would have no reciprocal counts as zero.
         nought = np.abs(peak) < _LEAST_PEAK
         scale = np.where(nought, 1, peak * np.float32(-share / half)).astype(np.float32)
         tried = np.clip(np.rint(blocks / scale), -half, half - 1)
@@ -96,20 +96,20 @@ def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
 
 
 def cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
-    """Rows whose rounded numbers add up to nought, though they are not all nought and did not before.
+    """Return the rows whose rounded numbers sum to zero, though they are not all zero and the exact ones do not.
 
-    Models tell padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
-    nought. Codes of 2 bits often cancel.
+    Some models detect padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
+    zero. Codes of 2 bits often cancel.
     """
     told = np.abs(rounded).any(axis=1) & ~_add_to_nought(exact)
     return np.flatnonzero(told & _add_to_nought(rounded))
 
 
 def least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
-    """The rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
+    """Return the rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
 
     Args:
-        above, below: the next number that each may be, NaN where there is none
+        above, below: the next value of each number, NaN where there is none
     """
     moves = np.concatenate([above, below], axis=1)
     cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
@@ -121,14 +121,14 @@ def least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) ->
 
 
 def _add_to_nought(rows: Floats) -> NDArray[np.bool_]:
-    """(rows,)"""
+    """Return whether each row sums to zero, (rows,)."""
     total, size = rows.sum(axis=1, dtype=np.float64), np.abs(rows).sum(axis=1, dtype=np.float64)
     found: NDArray[np.bool_] = np.abs(total) <= _NOUGHT * size
     return found
 
 
 def packed(codes: Bytes, bits: int) -> Bytes:
-    """Several codes of the last axis in a byte, the first in its lowest bits.
+    """Pack several codes of the last axis into a byte, the first in its lowest bits.
 
     Args:
         codes: (..., n), n a multiple of 8 / bits

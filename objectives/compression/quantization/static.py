@@ -1,12 +1,12 @@
-"""Static int8: activations rounded to ranges that are known beforehand, so that products run in whole numbers.
+"""Static int8: activations quantized to known ranges, so that products are computed in integers.
 
-QuantizeLinear and DequantizeLinear are put around each product by hand, not by onnxruntime's quantize_static: where
-all ranges were learned no calibration pass is needed, only the products read the rounded values (the library gives
-them to every reader), and operands of more than two axes are taken as those of two are. It also keeps in one place what
-ONNX Runtime 1.32 needs if it is to compute in int8 and not, quietly, in fp32: zero points of weights and biases, which
-the standard lets be left out; for operands of two axes a Gemm, with a bias even if it is nought, or it would join a
-MatMul with an Add, a Gemm with a Transpose or a Sum; for more axes a bias of three; an Add between a product and a
-Clip, or a Relu that no narrow product reads; nought as the low end of what a Relu gives.
+QuantizeLinear and DequantizeLinear are put around each product here, not by onnxruntime's quantize_static: where all
+ranges were learned no calibration pass is needed, only the products read the quantized values (the library gives them
+to every reader), and operands of more than two axes are treated like those of two. This module also keeps in one place
+what ONNX Runtime 1.32 needs to compute in int8 and not silently in fp32: zero points of weights and biases, which are
+optional in the standard; for operands of two axes a Gemm, with a bias even if it is zero, or it would fuse a MatMul
+with an Add, a Gemm with a Transpose or a Sum; for more axes a bias of three; an Add between a product and a Clip, or a
+Relu that no narrow product reads; zero as the low end of a Relu's output.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from objectives.compression.quantization.rounding import Floats, int8_codes, uin
 from objectives.compression.quantization.weights import add_initializers, array, is_transposed, products, readers
 from objectives.int8_weights import Int8WeightBits
 
-# Biases have codes of 32 bits, of which this many are let be.
+# Largest code of a bias, of 32 bits.
 _LARGEST_BIAS = 2**30
 
 
 @dataclass(frozen=True)
 class _Rounded:
-    """An activation behind its two nodes, and its step."""
+    """An activation after its two nodes, and its scale."""
 
     name: str
     scale: np.float32
 
 
 def static_products(graph: onnx.ModelProto, weights: Sequence[str]) -> list[NodeProto]:
-    """The products with these weights, in the order of the graph."""
+    """Return the products with these weights, in the order of the graph."""
     found = {node.output[0] for weight in weights for node in products(graph, weight)}
     return [node for node in graph.graph.node if node.output[0] in found]
 
 
 def static_int8(graph: onnx.ModelProto, ranges: Mapping[str, Range], bits: Int8WeightBits) -> None:
-    """Weights in int8, symmetric, a scale for each output; activations in uint8 with a zero point, one scale for all;
-    a constant bias in int32 in the steps of its products.
+    """Quantize products: weights in int8, symmetric, a scale for each output; activations in uint8 with a zero point,
+    one scale for all; a constant bias in int32 in the scale of its products.
 
     Args:
-        ranges: of each product's input, by the product's output
-        bits: of the weights
+        ranges: the range of each product's input, by the product's output
+        bits: bits of the weights
     """
     known = shapes(infer(graph))
     rectified = {node.output[0] for node in graph.graph.node if node.op_type == "Relu"}
@@ -82,7 +82,9 @@ def _narrow(
     static: Collection[str],
     bits: Int8WeightBits,
 ) -> list[NodeProto]:
-    """The product of a rounded input and weight, with its bias among the operands or added behind it."""
+    """Return the nodes of the product of a quantized input and weight, with its bias among the operands or added after
+    it.
+    """
     out, bias, transposed = product.output[0], list(product.input[2:]), is_transposed(product)
     scale = _hold_weight(graph, product, bits)
     made = [_widen(f"{product.input[1]}_quantized", f"{product.input[1]}_scale", f"{out}_weight", 1 - transposed)]
@@ -107,7 +109,7 @@ def _narrow(
 
 
 def _lift_bias(graph: onnx.ModelProto, out: str) -> None:
-    """A constant that is added to it gets three axes."""
+    """Expand a constant that is added to the output to three axes."""
     held = initializers(graph)
     for node in [node for node in readers(graph, out) if node.op_type == "Add"]:
         for i, name in enumerate(node.input):
@@ -118,7 +120,7 @@ def _lift_bias(graph: onnx.ModelProto, out: str) -> None:
 
 
 def _hold_weight(graph: onnx.ModelProto, product: NodeProto, bits: Int8WeightBits) -> Floats:
-    """Its scales (outputs,); its codes are made once for all products that share them."""
+    """Store a product's weight, once for all products that share it, and return its scales, (outputs,)."""
     weight = product.input[1]
     codes, scale = int8_codes(array(graph, weight), 1 if is_transposed(product) else 0, bits)
     if f"{weight}_quantized" not in initializers(graph):
@@ -127,8 +129,9 @@ def _hold_weight(graph: onnx.ModelProto, product: NodeProto, bits: Int8WeightBit
 
 
 def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats, flat: bool) -> NDArray[np.int32] | None:
-    """None where it is computed (as the user's half of a product is to the item's), and where a step is so small that
-    its codes would not fit; and a MatMul has none."""
+    """Return the codes of a bias; None where it is computed (as the user's half of a product is to the item's), where
+    its scale is too small for them, and where a MatMul has none.
+    """
     if not bias:
         return np.zeros(step.shape, np.int32) if flat else None
     held = initializers(graph)
@@ -139,8 +142,9 @@ def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats, flat:
 
 
 def _is_fused(graph: onnx.ModelProto, out: str, static: Collection[str]) -> bool:
-    """Whether the engine would compute it together with what reads it, in fp32: a Clip, or a Relu that no narrow
-    product reads."""
+    """Return whether the engine would fuse the output with its reader, in fp32: a Clip, or a Relu that no narrow
+    product reads.
+    """
     clipped = [node for node in readers(graph, out) if node.op_type in ("Clip", "Relu")]
     return any(
         node.op_type == "Clip" or not any(reader.output[0] in static for reader in readers(graph, node.output[0]))

@@ -1,4 +1,4 @@
-"""The weights of some modules in a graph, and the nodes that read them."""
+"""Weights of some modules in a graph, and the nodes that read them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from objectives.compression.graph_passes.external_data import new_tensor, tensor
 from objectives.compression.graph_passes.graph_reading import attribute, initializers
 from objectives.compression.graph_passes.recurrent import is_recurrent
 
-# Operators of ONNX Runtime's own.
+# Domain of ONNX Runtime's own operators.
 ENGINE = "com.microsoft"
-# Which operand the weight is, of those that look rows up and of those that multiply.
+# Operand that is the weight, for operators that look rows up and for those that multiply.
 PLACES = {"Gather": 0, "Gemm": 1, "MatMul": 1}
 _PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "axis": 0}
 
 
 class WidthError(RuntimeError):
-    """A graph does not hold the widths that were asked for."""
+    """A graph does not hold the requested widths."""
 
 
 def prefixes(modules: Sequence[str]) -> tuple[str, ...]:
-    """What the names of their tensors begin with."""
+    """Return the prefixes of the names of the modules' tensors."""
     return tuple(f"{PREFIX}{module}." for module in modules)
 
 
 def weights(graph: onnx.ModelProto, modules: Sequence[str]) -> list[str]:
-    """The fp32 matrices of the modules that are looked up or multiplied: whole, as two factors, as the halves of
-    the two sides, or as the parts of a compressed table; and of a recurrent layer, that of what it reads, which stands
-    for all of them.
+    """Return the fp32 matrices of the modules that are looked up or multiplied: whole, as two factors, as the halves of
+    the two sides, or as the parts of a compressed table; for a recurrent layer, its input weight, which represents all
+    of its weights.
 
-    What is only added, as positions are, has no width of its own.
+    Tensors that are only added, such as positions, have no width of their own.
     """
     read = {name for node in graph.graph.node if node.op_type in PLACES for name in node.input}
     stepped = {node.input[1] for node in graph.graph.node if is_recurrent(node)}
@@ -61,10 +61,10 @@ def products(graph: onnx.ModelProto, weight: str) -> list[NodeProto]:
 
 
 def _readers(graph: onnx.ModelProto, weight: str) -> list[NodeProto]:
-    """The plain products, the lookups, or both, that share a weight.
+    """Return the plain products, the lookups, or both, that share a weight.
 
     Raises:
-        WidthError: it feeds anything else, or products of other forms.
+        WidthError: the weight feeds anything else, or products of other forms.
     """
     found = readers(graph, weight)
     kinds = sorted({node.op_type for node in found})
@@ -91,21 +91,21 @@ def _both_ways(nodes: list[NodeProto]) -> bool:
 
 
 def is_transposed(product: NodeProto) -> bool:
-    """Whether its weight is (outputs, inputs), as torch holds it, and not (inputs, outputs)."""
+    """Return whether the product's weight is (outputs, inputs), as in torch, and not (inputs, outputs)."""
     return bool(attribute(product, "transB", 0))
 
 
 def array(graph: onnx.ModelProto, name: str) -> NDArray[np.float32]:
-    """Of an initialiser."""
+    """Return the values of an initialiser."""
     values: NDArray[Any] = tensor_values(initializers(graph)[name])
     return values
 
 
 def to_half(name: str, matrix: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The matrix in fp16.
+    """Convert the matrix to fp16.
 
     Raises:
-        WidthError: a number is too large for it, and would be infinite.
+        WidthError: a number is too large for fp16 and would become infinite.
     """
     peak, most = float(np.abs(matrix).max(initial=0)), float(np.finfo(np.float16).max)
     if peak > most:
@@ -118,6 +118,6 @@ def add_initializers(graph: onnx.ModelProto, arrays: Mapping[str, NDArray[np.gen
 
 
 def import_engine(graph: onnx.ModelProto) -> None:
-    """Before nodes of the engine's own operators are added."""
+    """Import the engine's operator domain, before nodes of its own operators are added."""
     if ENGINE not in {opset.domain for opset in graph.opset_import}:
         graph.opset_import.append(helper.make_opsetid(ENGINE, 1))

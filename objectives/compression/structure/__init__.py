@@ -1,8 +1,9 @@
-"""What a model is made of, found by tracing it: groups of layers, the widths that may narrow, and what is left alone.
+"""Structure of a model, found by tracing it: groups of layers, prunable dimensions, and excluded modules.
 
-The program of the model's forward (torch.export) tells which positions of which tensors must leave together (Fang et
-al., CVPR 2023, call it the dependency graph; here every position is followed on its own, so that heads, concatenations
-and vectors side by side need no rules of their own); each width is then tried on the model itself.
+The program of the model's forward (torch.export) determines which positions of which tensors must be removed together
+(Fang et al., CVPR 2023, call it the dependency graph; here every position is followed separately, so that heads,
+concatenations and vectors side by side need no rules of their own); each dimension is then verified on the model
+itself.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from objectives.errors import located
 from spaces.model_structure import Group, ModelStructure, PrunableDim, Table
 from spaces.techniques.embeddings import SMALLEST
 
-# Of a tensor, an axis, and a position along it.
+# Tensor, axis, and position along the axis.
 _Position = tuple[str, int, int]
 
 __all__ = ["TraceError", "Traced", "trace"]
@@ -47,14 +48,15 @@ __all__ = ["TraceError", "Traced", "trace"]
 
 @dataclass(frozen=True)
 class Traced:
-    """The groups of a model, and why each module with parameters that is in none is left alone, by dotted name."""
+    """Groups of a model, and the reason for each module with parameters that is in none, by dotted name."""
 
     structure: ModelStructure
     left_alone: Mapping[str, str]
 
 
 def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
-    """
+    """Trace a model's forward, and find its groups, tables and excluded modules.
+
     Args:
         example: inputs by name, as the forward takes them; a few rows
 
@@ -85,21 +87,22 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
 
 
 def _expected(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """What the model gives for the example.
+    """Return the model's outputs for the example.
 
     Raises:
-        TraceError: the model cannot be copied, so that nothing of it can be tried.
+        TraceError: the model cannot be copied, so that nothing can be verified on it.
     """
     try:
         shared_copy(model)
-    except Exception as error:  # a lock, a handle or whatever else the user's own model holds
+    except Exception as error:  # a lock, a handle or anything else in the user's own model
         raise TraceError(f"The model must be one that copy.deepcopy takes, but got {located(error)}") from error
     return answers_of(model, example)
 
 
 def _candidates(model: nn.Module, flow: Flow) -> list[Found]:
-    """Widths by both readings of what the shapes leave open: that heads may leave, and that each may become narrower;
-    what is first is to be tried first."""
+    """Return candidate dimensions by both readings of an ambiguous shape: removable heads, and narrower heads; earlier
+    candidates are verified first.
+    """
     found = widths_of(flow)
     if not flow.units.ambiguous:
         return found
@@ -115,8 +118,9 @@ def _tried(
     found: Sequence[Found],
     owners: Mapping[str, str],
 ) -> tuple[list[tuple[str, PrunableDim]], list[tuple[Found, str]]]:
-    """Widths with the groups that they narrow, no two of which lie at the same place; and those that cannot be cut,
-    each with its reason."""
+    """Verify candidates, and return dimensions with the groups that they narrow, no two of which share a position; and
+    the refused candidates, each with its reason.
+    """
     good: list[tuple[str, PrunableDim]] = []
     refused: list[tuple[Found, str]] = []
     taken: set[str] = set()
@@ -137,7 +141,7 @@ def _tried(
         taken.add(named.name)
         borne |= positions
         good.append((owner, replace(named, normalised=width.spanned or normalised)))
-    # What is cut together with another was refused alone.
+    # Candidates that are removable together with another were refused by themselves.
     return good, [(width, reason) for width, reason in refused if not _positions(width) & borne]
 
 
@@ -148,13 +152,13 @@ def _positions(width: Found) -> set[_Position]:
 
 def _table(model: nn.Module, name: str, flow: Flow, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> Table:
     rows = tensors(model)[f"{name}.weight"].shape[0]
-    # No form is offered of a smaller one.
+    # No form is offered for a smaller table.
     refused = trouble_with_forms(model, name, example, expected) if rows >= SMALLEST else None
     return Table(name, rows, _inputs(model, name, flow), refused)
 
 
 def _owner(width: Found, owners: Mapping[str, str]) -> str | None:
-    """The tables where one bears the units, else the group of the first layer that makes them."""
+    """Return the tables' group where one holds the units, else the group of the first layer that outputs them."""
     if any(owners.get(_module(tensor)) == TABLES for tensor, _ in width.places):
         return TABLES
     made = [owners[_module(t)] for t, axis in width.places if axis == 0 and _module(t) in owners]
@@ -162,7 +166,7 @@ def _owner(width: Found, owners: Mapping[str, str]) -> str | None:
 
 
 def _name(width: Found, owners: Mapping[str, str], taken: set[str]) -> str:
-    """After the layer that makes the units; of heads and of embeddings it is said what they are."""
+    """Name a dimension after the layer that outputs the units; heads and embedding dimensions are marked as such."""
     modules = [_module(tensor) for tensor, axis in width.places if axis == 0 and _module(tensor) in owners]
     on_tables = [_module(tensor) for tensor, _ in width.places if owners.get(_module(tensor)) == TABLES]
     name = modules[0] if modules else on_tables[0]
@@ -182,7 +186,7 @@ def _why_not(
     refused: Sequence[tuple[Found, str]],
     flow: Flow,
 ) -> str:
-    """Why nothing of a group can be cut: the first reason that holds for one of its layers."""
+    """Return the reason why nothing of a group can be pruned: the first that applies to one of its layers."""
     axis = 1 if name == TABLES else 0
     names = [names_of(model, f"{module}.{weight_of(model.get_submodule(module))}")[0] for module in modules]
     for found, reason in refused:
@@ -200,8 +204,9 @@ def _why_not(
 
 
 def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
-    """Inputs all of whose values are codes that the table looks up; none where only a part of one is, as of ids packed
-    into a matrix."""
+    """Return the inputs all of whose values are codes that the table looks up; none where only a part of one is, as for
+    ids packed into a matrix.
+    """
     given = {spec.arg.name for spec in flow.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     found: dict[str, None] = {}
     for place in flow.places[names_of(model, f"{table}.weight")[0]]:
@@ -212,7 +217,7 @@ def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
 
 
 def _codes_from(ids: Node) -> Iterator[Node]:
-    """What codes are given as, through what leaves all of them there."""
+    """Iterate over the inputs that ids come from through operators that keep all of their values."""
     return nearest(
         [ids],
         lambda n: n.op == "placeholder" and not n.meta["val"].is_floating_point(),
@@ -222,7 +227,7 @@ def _codes_from(ids: Node) -> Iterator[Node]:
 
 
 def _parts(node: Node) -> bool:
-    """Whether some of the values that it reads are left behind."""
+    """Return whether some of the values that a node reads are dropped."""
     read = node.args[0]
     return operator_name(node) in PARTS and not (
         isinstance(read, Node)

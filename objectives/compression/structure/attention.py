@@ -1,4 +1,6 @@
-"""Which linear layers make queries, keys and values of an attention, or read what it mixed: by the program's shape."""
+"""Detection of linear layers that make an attention's queries, keys and values, or read its output, by the program's
+shape.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ _PRODUCTS = ("bmm", "mm", "addmm", "baddbmm")
 
 
 def attention_weights(nodes: Mapping[Node, str]) -> set[str]:
-    """Names of the weights of those layers.
+    """Return the names of the weights of an attention's layers.
 
     Args:
-        nodes: of the program, those that stand for a parameter, and its name
+        nodes: nodes of the program that represent a parameter, with its name
     """
     if not nodes:
         return set()
@@ -29,7 +31,7 @@ def attention_weights(nodes: Mapping[Node, str]) -> set[str]:
         scores = next(iter(_back(softmax.args[0], _PRODUCTS)), None)
         mixing = [node for node in _forth(softmax) if not _weights(node, nodes)]
         if scores is None or not mixing or _weights(scores, nodes):
-            continue  # weights of something else than products of queries and keys
+            continue  # weights of something other than products of queries and keys
         for product in (scores, *mixing):
             for side in product.args:
                 if isinstance(side, Node):
@@ -46,17 +48,19 @@ def _transparent(node: Node) -> bool:
 
 
 def _back(start: object, wanted: tuple[str, ...]) -> Iterator[Node]:
-    """The nearest of these operators that a value comes from, through what only moves or scales."""
+    """Iterate over the nearest of these operators that a value comes from, through operators that only move or scale
+    it.
+    """
     return nearest([start], lambda n: operator_name(n) in wanted, _transparent, lambda n: n.all_input_nodes)
 
 
 def _forth(start: Node) -> Iterator[Node]:
-    """The nearest products that read a value."""
+    """Iterate over the nearest products that read a value."""
     return nearest(start.users, lambda n: operator_name(n) in _PRODUCTS, _transparent, lambda n: n.users)
 
 
 def _weights(layer: Node, nodes: Mapping[Node, str]) -> set[str]:
-    """The parameter matrix that a product multiplies by, as it is or turned."""
+    """Return the parameter matrix that a product multiplies by, directly or transposed."""
     found = set()
     for side in layer.all_input_nodes:
         source = side

@@ -1,4 +1,4 @@
-"""Widths: units that lie alike, as regular cuts of the tensors that bear them."""
+"""Candidate dimensions: units in the same tensors and axes, as regular slices of these."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Found:
-    """Units that may leave, and where they lie; without cuts, why they cannot be cut.
+    """Units that may be removed, and their positions; without slices, the reason why they cannot be.
 
-    copied: they meet a value that was spread over as many positions, as a mask by expand_as
+    copied: the units meet a value that was expanded to as many positions, as a mask by expand_as
     """
 
     units: int
@@ -33,8 +33,9 @@ class Found:
 
 
 def widths_of(flow: Flow) -> list[Found]:
-    """In the order of the tensors; a width of a single unit is none. Behind them, joined, those that may have one size
-    for a reason that no unit shows; what is first is to be tried first."""
+    """Return candidates in the order of the tensors; a single unit is none. They are followed by joined pairs whose
+    sizes may be tied for a reason that no unit shows; earlier candidates are verified first.
+    """
     lies: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
     for name, number, axis in axes_of(flow):
         if axis is not None:
@@ -55,7 +56,7 @@ def widths_of(flow: Flow) -> list[Found]:
 
 
 def _joined(found: Sequence[Found]) -> list[Found]:
-    """Pairs of as many units, one of which meets a spread value: over how many positions may be the other's size."""
+    """Return pairs with the same number of units, one of which meets an expanded value: its size may be the other's."""
     whole = [width for width in found if width.reason is None]
     return [
         Found(
@@ -71,7 +72,7 @@ def _joined(found: Sequence[Found]) -> list[Found]:
 
 
 def _width(places: Sequence[Place], lies: Sequence[dict[Place, list[int]]], spanned: bool) -> Found:
-    """The units in the order of the first place."""
+    """Return a candidate with the units in the order of the first place."""
     ordered = sorted(lies, key=lambda of: of[places[0]])
     axis_slices: list[AxisSlice] = []
     for place in places:
@@ -84,7 +85,9 @@ def _width(places: Sequence[Place], lies: Sequence[dict[Place, list[int]]], span
 
 
 def _cuts(place: Place, positions: NDArray[np.int64]) -> list[AxisSlice] | None:
-    """Of the positions of each unit, (units, count): one cut where runs repeat at one distance, else one for each."""
+    """Return the slices of the units' positions, (units, count): one where runs repeat at equal distances, else one for
+    each.
+    """
     first = positions[0]
     breaks = np.flatnonzero(np.diff(first) != 1) + 1
     runs = np.split(first, breaks)

@@ -1,4 +1,4 @@
-"""Which layers are treated alike, what each group is called, and what is left alone, each with its reason."""
+"""Groups of layers that are treated alike, their names, and the excluded modules, each with its reason."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.RMSNor
 
 
 def tables_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
-    """Dotted names of the embedding tables whose weights the program reads; one that is held twice, once."""
+    """Return the dotted names of the embedding tables whose weights the program reads; a shared one only once."""
     return tuple(name for name, module in model.named_modules() if _reads(name, module, _TABLE_TYPES, read))
 
 
 def layers_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
-    """Dotted names of the linear layers that are read and give more than one number."""
+    """Return the dotted names of the linear layers that are read and have more than one output."""
     found = {name: module for name, module in model.named_modules() if _reads(name, module, (nn.Linear,), read)}
     return tuple(name for name, module in found.items() if module.get_parameter("weight").shape[0] > 1)
 
 
 def recurrent_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
-    """Dotted names of the recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read."""
+    """Return the dotted names of the recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
     return tuple(name for name, module in found.items() if f"{name}.{weight_of(module)}" in read)
 
 
 def weight_of(module: nn.Module) -> str:
-    """The name of the matrix whose rows make a layer's units."""
+    """Return the name of the matrix whose rows make a layer's units."""
     return "weight_hh_l0" if isinstance(module, nn.RNNBase) else "weight"
 
 
 def grouped(
     layers: Sequence[str], attention: Set[str], recurrent: Sequence[str]
 ) -> dict[str, tuple[Kind, tuple[str, ...]]]:
-    """Layers of one part of the model by a short name: the innermost part of their path that has a name of its own,
-    numbers left out; with as much of what holds it as tells two apart.
+    """Group layers by the part of the model, with a short name: the innermost named part of their path, numbers left
+    out, with as much of the outer path as needed to distinguish two.
 
     Args:
-        attention: those of the layers that belong to an attention
-        recurrent: layers that hold several matrices, each called by its own name
+        attention: the layers that belong to an attention
+        recurrent: layers with several matrices, each named by its own name
     """
     by_path: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for layer in layers:
@@ -62,7 +62,7 @@ def grouped(
 
 
 def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str, str]:
-    """Of the modules with parameters of their own that are in no group: the reason, by dotted name."""
+    """Return the reason for each module with parameters of its own that is in no group, by dotted name."""
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
         own = [f"{name}.{p}".removeprefix(".") for p, _ in module.named_parameters(recurse=False)]
@@ -95,7 +95,7 @@ def _path(layer: str) -> tuple[str, ...]:
 
 
 def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
-    """The shortest endings that differ from each other, and from the tables' name."""
+    """Return the shortest endings that differ from each other, and from the tables' name."""
     depth = dict.fromkeys(paths, 1)
     while True:
         ends = {path: path[-depth[path] :] for path in paths}
@@ -108,7 +108,7 @@ def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
 
 
 def _apart(names: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
-    """With a number behind those that are still the same."""
+    """Append a number to names that are still equal."""
     taken: set[str] = {TABLES}
     found: dict[tuple[str, ...], str] = {}
     for path, name in names.items():

@@ -1,4 +1,4 @@
-"""A model as a program of few operators (torch.export), and the units that its parameters are found to have."""
+"""Program of a model in few operators (torch.export), and the units of its parameters."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from objectives.compression.structure.units import Axis, Narrowing, Units
 from objectives.compression.structure.walk import operator_name
 from objectives.errors import located
 
-# Positions of an axis that are followed: rows of large tables never leave, and are looked up by their numbers.
+# Longest axis that is followed: rows of larger tables are never removed, and are looked up by number.
 _LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
-# Each is one operator with a rule of its own; torch would write out every step of the sequence.
+# Each is one operator with a rule of its own; torch would unroll every step of the sequence.
 _RECURRENT = (
     torch.ops.aten.gru.input,
     torch.ops.aten.lstm.input,
@@ -38,15 +38,15 @@ _RECURRENT = (
 
 
 class TraceError(ValueError):
-    """The model cannot be traced, with the part at fault."""
+    """The model cannot be traced; the message has the place of the failure."""
 
 
 def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgram:
-    """The model's forward over these inputs in core ATen operators and recurrent layers, in the mode of serving; every
-    size is fixed.
+    """Export the model's forward over these inputs in core ATen operators and recurrent layers, in evaluation mode,
+    with every size fixed.
 
     Raises:
-        TraceError: its forward cannot be exported, with the first line of why and where.
+        TraceError: the forward cannot be exported, with the first line of the reason and its place.
     """
     model.eval()
     logger, fast = logging.getLogger("torch"), torch.backends.mha.get_fastpath_enabled()
@@ -61,7 +61,7 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
             for recurrent in _RECURRENT:
                 table.pop(recurrent)  # type: ignore[no-untyped-call]
             return exported.run_decompositions(table)  # type: ignore[no-any-return]
-    except Exception as error:  # whatever the user's own forward raises
+    except Exception as error:  # anything that the user's own forward may raise
         raise TraceError(f"The model's forward must be traceable by torch.export, but got {located(error)}") from error
     finally:
         logger.setLevel(level)
@@ -70,8 +70,9 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """What was found: the units, those of each parameter's and buffer's axes by its first name, the program, and the
-    nodes that stand for each name; of what the program reads."""
+    """Result of following the units: the units, those of each parameter's and buffer's axes by its first name, the
+    program, and the nodes that represent each name, for everything that the program reads.
+    """
 
     units: Units
     held: Mapping[str, Operand]
@@ -80,7 +81,7 @@ class Flow:
 
 
 def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "outer") -> Flow:
-    """Follow the units of all parameters through the program to its outputs, which keep their sizes."""
+    """Follow the units of all parameters through the program to its outputs, whose sizes are fixed."""
     units = Units(narrowing)
     held: dict[str, Operand] = {}
     places: dict[str, list[Node]] = defaultdict(list)
@@ -109,7 +110,7 @@ def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
-    """Every name of a tensor to its first one; tied weights have several."""
+    """Map every name of a tensor to its first one; tied weights have several."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model).items()}
 
@@ -133,7 +134,7 @@ def _called(node: Node, values: Mapping[Node, Any], units: Units) -> Any:
 
 
 def _known(argument: Any, values: Mapping[Node, Any]) -> Any:
-    """An argument with operands in the nodes' places."""
+    """Replace the nodes in an argument by their operands."""
     if isinstance(argument, Node):
         return values.get(argument)
     if isinstance(argument, (list, tuple)):
@@ -142,7 +143,7 @@ def _known(argument: Any, values: Mapping[Node, Any]) -> Any:
 
 
 def _arguments(node: Node, values: Mapping[Node, Any], schema: Any) -> tuple[Any, ...]:
-    """In the order of the operator's schema, those by keyword among them."""
+    """Return the arguments in the order of the operator's schema, keyword arguments included."""
     given = [_known(argument, values) for argument in node.args]
     if schema is not None:
         for argument in schema.arguments[len(given) :]:
@@ -155,12 +156,12 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    """A size that hangs on the data is taken for 0, which no other is."""
+    """Return the sizes of a value; a data-dependent size becomes 0, which no other is."""
     return tuple(size if isinstance(size, int) else 0 for size in value.shape) if isinstance(value, Tensor) else ()
 
 
 def axes_of(flow: Flow) -> Iterator[tuple[str, int, Axis]]:
-    """Tensor, axis and units, over all that the program reads of the model."""
+    """Iterate over tensor, axis and units of everything that the program reads of the model."""
     for name, operand in flow.held.items():
         for axis, found in enumerate(operand.axes):
             yield name, axis, found

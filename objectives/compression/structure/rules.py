@@ -1,4 +1,4 @@
-"""What each operator does to the units of its operands. One without a rule pins all that it reads."""
+"""Rules of operators for the units of their operands. An operator without a rule pins all that it reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STEPPED = "a recurrent layer steps along it"
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor that an operator reads or gives: the units of its axes, and its shape."""
+    """Input or output tensor of an operator: the units of its axes, and its shape."""
 
     axes: tuple[Axis, ...]
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator with its arguments, tensors as operands, and the shapes of what it gives."""
+    """One operator with its arguments, tensors as operands, and the shapes of its outputs."""
 
     name: str
     pointwise: bool
@@ -50,7 +50,7 @@ class Call:
         return self.arguments[place] if len(self.arguments) > place else default
 
     def axis(self, place: int, default: int = 0) -> int:
-        """An argument that numbers an axis of the first operand."""
+        """Return the argument that numbers an axis of the first operand."""
         return int(self.given(place, default)) % max(1, len(self.first.shape))
 
 
@@ -59,11 +59,11 @@ Rule = Callable[[Call], Outputs]
 
 
 def apply(call: Call) -> Outputs:
-    """The units of each output's axes."""
+    """Return the units of each output's axes."""
     rule = RULES.get(call.name) or (_pointwise if call.pointwise else _unknown)
     try:
         found = rule(call)
-    except Exception:  # an overload, or a form of its arguments, that the rule was not written for
+    except Exception:  # an overload, or a form of its arguments, that the rule does not support
         return _unknown(call)
     return (
         found
@@ -73,7 +73,7 @@ def apply(call: Call) -> Outputs:
 
 
 def operands_in(arguments: Any) -> Iterator[Operand]:
-    """In any nesting of lists."""
+    """Iterate over operands in any nesting of lists."""
     for argument in arguments:
         if isinstance(argument, Operand):
             yield argument
@@ -94,7 +94,7 @@ def _pointwise(call: Call) -> Outputs:
 
 
 def _broadcast(units: Units, operands: Sequence[Operand], shape: Sequence[int]) -> tuple[Axis, ...]:
-    """Axes are matched from the last; one of size 1 is spread over the others'."""
+    """Join axes by broadcasting, matched from the last; an axis of size 1 is expanded to the others'."""
     found: list[Axis] = []
     for back in range(len(shape), 0, -1):
         size, whole = shape[-back], []
@@ -161,7 +161,7 @@ def _reshape(call: Call) -> Outputs:
 
 
 def _expand(call: Call) -> Outputs:
-    """A value that is spread over an axis has as many positions there as are asked for, one as good as another."""
+    """Expand a value to the requested number of positions, all of them equal."""
     added = len(call.shapes[0]) - len(call.first.shape)
     found: list[Axis] = [None] * added
     for axis, size, wanted in zip(call.first.axes, call.first.shape, call.shapes[0][added:], strict=True):
@@ -217,7 +217,7 @@ def _index_select(call: Call) -> Outputs:
 
 
 def _index(call: Call) -> Outputs:
-    """Indices along the first axes alone, as of a lookup, leave the others as they are."""
+    """Index the first axes, as in a lookup, and leave the others unchanged."""
     indices = list(call.given(1))
     if any(index is None for index in indices):
         return _unknown(call)
@@ -228,7 +228,7 @@ def _index(call: Call) -> Outputs:
 
 
 def _gather(call: Call) -> Outputs:
-    """Along one axis by position; along the others, entry by entry."""
+    """Gather along one axis by position, and along the others entry by entry."""
     at, index = call.axis(1), call.given(2)
     found: list[Axis] = []
     for i, (axis, size) in enumerate(zip(call.first.axes, call.first.shape, strict=True)):
@@ -277,10 +277,11 @@ def _known(units: Units, axis: Axis, size: int) -> np.ndarray[Any, np.dtype[np.i
 
 
 def _reduced(spans: bool | None, place: int = 1) -> Rule:
-    """Sums take what units give together; a mean divides by their number (spans); anything else (None) pins them.
+    """Return a rule of a reduction: a sum adds up units; a mean divides by their number (spans); any other (None) pins
+    them.
 
     Args:
-        place: of the argument that says over which axes
+        place: index of the argument that holds the axes
     """
 
     def rule(call: Call) -> Outputs:
@@ -338,12 +339,12 @@ def _batch_norm(call: Call) -> Outputs:
 
 
 def _recurrent(gates: int, states: int) -> Rule:
-    """All layers and directions have one hidden size: a unit is a row of every gate, and what the next step, the next
-    layer and the output read of it.
+    """Return a rule of a recurrent layer. All layers and directions have one hidden size: a unit is a row of every
+    gate, and the columns of the next step, the next layer and the output that read it.
 
     Args:
         gates: blocks of rows that each weight holds
-        states: that are carried from step to step, each given and given back
+        states: states that are carried from step to step, each of them input and output
     """
 
     def rule(call: Call) -> Outputs:
@@ -368,7 +369,7 @@ def _recurrent(gates: int, states: int) -> Rule:
                     units.join([np.tile(one, gates), held.axes[0]], _FIXED)
             below = np.tile(one, directions)
         for state in operands_in([call.given(1)]):
-            # Zeros for what is not given follow the layer's size; others are tried on the model.
+            # Default states of zeros follow the layer's size; others are verified on the model.
             if state.axes[-1] is not None:
                 units.tie(one, state.axes[-1])
         leading = (None,) * (len(read.axes) - 1)
@@ -384,14 +385,14 @@ def _made(call: Call) -> Outputs:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("clone", "alias", "detach", "_to_copy", "lift_fresh_copy", "full_like", "native_dropout"), _same),
     **dict.fromkeys(("full", "arange", "zeros", "ones", "scalar_tensor", "empty", "eye"), _made),
-    # It gives nothing; export writes one wherever a type is changed.
+    # It has no output; export writes one wherever a type is changed.
     "_assert_tensor_metadata": _made,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     **dict.fromkeys(("mm", "bmm"), _mm),
     "squeeze": _squeeze,
     "sum": _reduced(spans=False),
     "mean": _reduced(spans=True),
-    # What is away counts as what is 0.
+    # Removing a unit equals zeroing it.
     "linalg_vector_norm": _reduced(spans=False, place=2),
     **dict.fromkeys(("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin"), _reduced(None)),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),

@@ -1,4 +1,4 @@
-"""Units through a change of shape: which axes become which, and which of several keeps its units."""
+"""Units through a change of shape: the matching of axes, and the axis of several that keeps its units."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _MIXED = "its positions are mixed with others by a change of shape"
 
 
 def reshape(units: Units, axes: Sequence[Axis], before: Sequence[int], after: Sequence[int]) -> tuple[Axis, ...]:
-    """The axes of what a view or reshape gives.
+    """Return the axes of the result of a view or reshape.
 
-    Of several axes that become one, the last that has units keeps them; where one becomes several, the units stay
-    where they were once apart, else with the inner axis where the outer one joined several sources (vectors side by
-    side). Where all came of one, as heads of a projection do, the shapes do not tell: the narrowing of the units does.
+    Of several axes that become one, the last that has units keeps them; where one becomes several, the units stay on
+    the axis that they were on before, else on the inner axis where the outer one joined several sources (vectors side
+    by side). Where all have one source, like the heads of a projection, the shapes are ambiguous: the narrowing of the
+    units decides.
     """
     found: list[Axis] = [None] * len(after)
     for old, new in _matched(before, after):
@@ -29,7 +30,7 @@ def reshape(units: Units, axes: Sequence[Axis], before: Sequence[int], after: Se
 
 
 def _matched(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Runs of axes, those of size 1 left out, that hold the same number of values."""
+    """Match runs of axes, without those of size 1, that hold the same number of values."""
     old = [i for i, size in enumerate(before) if size != 1]
     new = [i for i, size in enumerate(after) if size != 1]
     matched: list[tuple[list[int], list[int]]] = []
@@ -45,7 +46,7 @@ def _matched(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int
 
 
 def _merged(units: Units, axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
-    """Of axes that become one, the units of the last that has any; the others' are pinned."""
+    """Merge axes: the last that has units keeps them, and the others' are pinned."""
     kept = max((i for i, axis in enumerate(axes) if _free(units, axis)), default=None)
     for i, axis in enumerate(axes):
         if i != kept:

@@ -1,4 +1,4 @@
-"""Units: positions along axes of tensors that must leave a model together, as a union of all that was tied."""
+"""Units: positions along axes of tensors that must be removed from a model together, as a union of tied positions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# Of an axis the unit at each position; None where no unit can leave it.
+# The unit at each position of an axis; None where no unit can be removed.
 Axis = NDArray[np.int64] | None
-# Where an axis is split in two and nothing tells which of them may narrow: the number of parts (heads whose size is
-# fixed), or the size of each part (heads whose number is fixed).
+# Axis that may be narrowed where a split of one axis in two is ambiguous: the number of parts (heads of fixed size), or
+# the size of each part (a fixed number of heads).
 Narrowing = Literal["outer", "inner"]
 
 
 class Units:
-    """Disjoint sets of positions (Tarjan 1975). A set that is pinned keeps all of its positions, for a reason.
+    """Disjoint sets of positions (Tarjan 1975). A pinned set keeps all of its positions, for a reason. A set that is
+    pinned keeps all of its positions, for a reason.
 
     Attributes:
         narrowing: which axis keeps its units where a split leaves both possible
@@ -34,7 +35,7 @@ class Units:
         self._sources = 0
 
     def fresh(self, size: int) -> NDArray[np.int64]:
-        """(size,) units, each alone, of one source: one axis of one tensor."""
+        """Create units, (size,), each by itself, of one source: one axis of one tensor."""
         start = len(self._parent)
         self._parent.extend(range(start, start + size))
         self._source.extend([self._sources] * size)
@@ -42,17 +43,19 @@ class Units:
         return np.arange(start, start + size)
 
     def copies(self, size: int) -> NDArray[np.int64]:
-        """Fresh units for one value that is spread over so many positions: how many may hang on another tensor."""
+        """Create units for one value that is expanded to this many positions: their number may depend on another
+        tensor.
+        """
         axis = self.fresh(size)
         self._copied.update(axis.tolist())
         return axis
 
     def source(self, unit: int) -> int:
-        """Number of the axis that the unit was made for."""
+        """Return the number of the axis that the unit was created for."""
         return self._source[unit]
 
     def root(self, unit: int) -> int:
-        """The same for all units that are tied."""
+        """Return the root of the unit's set, equal for all tied units."""
         while self._parent[unit] != unit:
             self._parent[unit] = unit = self._parent[self._parent[unit]]
         return unit
@@ -61,7 +64,7 @@ class Units:
         return np.array([self.root(int(unit)) for unit in axis.flat], dtype=np.int64).reshape(axis.shape)
 
     def tie(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-        """Position by position."""
+        """Tie two axes position by position."""
         for a, b in zip(one.flat, other.flat, strict=True):
             self._tie(int(a), int(b))
 
@@ -71,23 +74,23 @@ class Units:
                 self._reason.setdefault(self.root(int(unit)), reason)
 
     def span(self, axis: Axis) -> None:
-        """A normalisation or a scale is computed over these units together."""
+        """Mark units over which a normalisation or a scale is computed together."""
         if axis is not None:
             self._spanned.update(self.root(int(unit)) for unit in axis.flat)
 
     def pinned(self, unit: int) -> str | None:
-        """Why the unit stays, None where it may leave."""
+        """Return the reason why the unit is kept, None where it may be removed."""
         return self._reason.get(self.root(unit))
 
     def spanned(self, unit: int) -> bool:
         return self.root(unit) in self._spanned
 
     def copied(self, unit: int) -> bool:
-        """Whether it meets one value that was spread over as many positions."""
+        """Return whether the unit meets one value that was expanded to as many positions."""
         return self.root(unit) in self._copied
 
     def join(self, axes: Sequence[Axis], reason: str) -> Axis:
-        """Axes of one length that are one and the same: tied, or all pinned where one of them is fixed."""
+        """Join axes of one length that are the same: tied, or all pinned where one of them is fixed."""
         known = [axis for axis in axes if axis is not None]
         if len(known) < len(axes):
             for axis in known:
@@ -101,7 +104,7 @@ class Units:
         a, b = self.root(one), self.root(other)
         if a == b:
             return
-        # The older one stays the root, so that what is found hangs on no accident of the order.
+        # The older one stays the root, so that results do not depend on the order.
         a, b = min(a, b), max(a, b)
         self._parent[b] = a
         if b in self._reason:

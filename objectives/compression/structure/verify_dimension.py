@@ -1,5 +1,6 @@
-"""Whether a width is what it was taken for, and whether a layer or a table may take another form: the model itself is
-asked, with units reordered or cut away, and with the new form as large as the old."""
+"""Verification of prunable dimensions, and of other forms of layers and tables, on the model itself: with units
+reordered or removed, and with the new form as large as the old one.
+"""
 
 from __future__ import annotations
 
@@ -16,36 +17,37 @@ from objectives.compression.module_edit import keep, names_of, replace_module, t
 from objectives.errors import one_line
 from spaces.model_structure import PrunableDim
 
-# Of the spread of an output over the rows, and of its size: what sums in another order may change.
+# Tolerances relative to an output's spread over the rows, and to its size, for sums in another order.
 _OF_SPREAD, _OF_SIZE = 1e-4, 1e-5
 
 
 class UnprunableError(ValueError):
-    """Units of a width cannot leave the model, with the reason."""
+    """Units of a dimension cannot be removed from the model; the message has the reason."""
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """A module tree of its own over the same tensors, which surgery replaces and never changes."""
+    """Copy a module tree over the same tensors, which edits replace and never change."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors(model).values()})
 
 
 def answers_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Every tensor that the model gives, in order."""
+    """Return every tensor that the model outputs, in order."""
     with torch.inference_mode():
         return tuple(_tensors_in(model.eval()(**example)))
 
 
 def tried(model: nn.Module, width: PrunableDim, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether the width is normalised: the others' answers change when a unit leaves.
+    """Verify a prunable dimension, and return whether it is normalised: the other units' outputs change when one is
+    removed.
 
-    A model that reads the units that are left as others than they were, as where the number of heads is fixed and
-    their size is not, raises no error, but no longer treats them alike: so they are reordered after a cut as well.
+    A model that interprets the remaining units differently, as where the number of heads is fixed and their size is
+    not, raises no error, but no longer treats them alike: so they are reordered after a removal as well.
 
     Args:
-        expected: what the model gives for the example
+        expected: the model's outputs for the example
 
     Raises:
-        UnprunableError: units cannot leave, with the reason.
+        UnprunableError: units cannot be removed, with the reason.
     """
     whole = range(width.units)
     if not _alike(_answers(model, width, _turned(whole), example, "with its units in another order"), expected):
@@ -69,8 +71,9 @@ def tried(model: nn.Module, width: PrunableDim, example: Mapping[str, Tensor], e
 def trouble_with_factors(
     model: nn.Module, modules: Sequence[str], example: Mapping[str, Tensor], expected: Sequence[Tensor]
 ) -> str | None:
-    """Why linear layers cannot be two in a row each; None where two of the full rank give what the layer gives. A
-    module may read the layer's weight itself; a subclass, or a hook, may do more than multiply by it."""
+    """Return the reason why linear layers cannot be factorised; None where two factors of the full rank give the same
+    outputs. A module may read the layer's weight itself; a subclass, or a hook, may do more than multiply by it.
+    """
     factored = shared_copy(model)
     for name in modules:
         layer = factored.get_submodule(name)
@@ -84,8 +87,9 @@ def trouble_with_factors(
 def trouble_with_forms(
     model: nn.Module, table: str, example: Mapping[str, Tensor], expected: Sequence[Tensor]
 ) -> str | None:
-    """Why a table's rows cannot be shared, or have fewer dimensions; None where each form that keeps them all gives
-    what the table gives."""
+    """Return the reason why a table's rows cannot be shared, or have fewer dimensions; None where each lossless form
+    gives the same outputs.
+    """
     module = model.get_submodule(table)
     if not isinstance(module, nn.Embedding):
         return f"leanrec shares and narrows the rows of nn.Embedding, not of {type(module).__name__}"
@@ -100,7 +104,7 @@ def trouble_with_forms(
 
 
 def _holder_beside(model: nn.Module, name: str) -> str | None:
-    """Another module that holds the weight of the one of this name, by its own name."""
+    """Return another module that holds the weight of the one of this name, by its own name."""
     module = model.get_submodule(name)
     owners = (other.rpartition(".")[0] for other in names_of(model, f"{name}.weight"))
     return next((owner for owner in owners if model.get_submodule(owner) is not module), None)
@@ -109,13 +113,13 @@ def _holder_beside(model: nn.Module, name: str) -> str | None:
 def _trouble(changed: nn.Module, example: Mapping[str, Tensor], expected: Sequence[Tensor], when: str) -> str | None:
     try:
         found = answers_of(changed, example)
-    except Exception as error:  # whatever the user's own forward raises
+    except Exception as error:  # anything that the user's own forward may raise
         return f"{when} the model fails: {one_line(error)}"
     return None if _alike(found, expected) else f"{when} the model gives other answers"
 
 
 def _cuts(units: int) -> Iterator[tuple[Sequence[int], str]]:
-    """Units that stay, and how that is said. Of two, one cannot be reordered: then it is looked at with a third."""
+    """Yield the units that stay, and a description. Of two units, one cannot be reordered: then a third is added."""
     yield range(1, units), "with a unit less"
     if units > 3:
         yield range(units // 2, units), "with half of its units"
@@ -130,21 +134,21 @@ def _turned(units: Sequence[int]) -> list[int]:
 def _answers(
     model: nn.Module, width: PrunableDim, units: Sequence[int], example: Mapping[str, Tensor], when: str
 ) -> tuple[Tensor, ...]:
-    """What the model gives with these units of the width, in this order.
+    """Return the model's outputs with these units of the dimension, in this order.
 
     Raises:
-        UnprunableError: it fails.
+        UnprunableError: the model fails.
     """
     arranged = shared_copy(model)
     try:
         _arrange(arranged, width, units)
         return answers_of(arranged, example)
-    except Exception as error:  # whatever the user's own forward raises
+    except Exception as error:  # anything that the user's own forward may raise
         raise UnprunableError(f"{when} the model fails: {one_line(error)}") from error
 
 
 def _arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None:
-    """Of the width's positions those of these units stay, in this order; all others stay where they are."""
+    """Keep the positions of these units of the dimension, in this order, and all other positions."""
     runs: dict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
     for cut in width.axis_slices:
         starts = (cut.first + repeat * cut.period for repeat in range(cut.repeats))
@@ -160,7 +164,7 @@ def _arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None
 
 
 def _silenced(model: nn.Module, width: PrunableDim, units: Collection[int]) -> nn.Module:
-    """The dense model with these units at zero wherever they lie."""
+    """Return the dense model with these units at zero in every tensor."""
     silent = shared_copy(model)
     for cut in width.axis_slices:
         held = tensors(silent)[cut.tensor]
@@ -174,7 +178,7 @@ def _silenced(model: nn.Module, width: PrunableDim, units: Collection[int]) -> n
 
 
 def _of_shapes(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether the shapes are the expected ones, and all is finite that is to be."""
+    """Return whether the shapes are the expected ones, and all values are finite that should be."""
     return len(found) == len(expected) and all(
         a.shape == b.shape and bool(torch.isfinite(a[torch.isfinite(b)]).all())
         for a, b in zip(found, expected, strict=True)
@@ -186,8 +190,9 @@ def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    """Beside what an output varies by from row to row: scores of a thousandth may differ by little, and so may those of
-    a thousand that differ by one."""
+    """Compare values relative to their spread from row to row: scores around a thousandth may differ by little, and so
+    may scores around a thousand that differ by one.
+    """
     finite = torch.isfinite(expected)
     if not torch.equal(found[~finite].nan_to_num(), expected[~finite].nan_to_num()):
         return False

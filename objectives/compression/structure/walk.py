@@ -1,4 +1,4 @@
-"""Walks through a traced program, from a value to what it comes from or to what reads it."""
+"""Walks through a traced program, from a value to its sources or to its readers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 
 from torch.fx import Node
 
-# They move values about, and change none but for its type.
+# Operators that move values, and change none but for its type.
 MOVES = frozenset(
     (
         "view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
         "_to_copy", "slice", "select", "split_with_sizes", "getitem", "index_select", "alias", "detach", "cat",
     )
 )  # fmt: skip
-# Of these, those that may leave some values behind.
+# Operators of these that may drop some values.
 PARTS = frozenset(("slice", "select", "split_with_sizes", "getitem", "index_select"))
 
 
 def operator_name(node: object) -> str:
-    """Without its namespace and overload; empty for what is no call."""
+    """Return the operator's name without namespace and overload; empty for a node that is no call."""
     if not isinstance(node, Node) or node.op != "call_function":
         return ""
     schema = getattr(node.target, "_schema", None)
@@ -31,7 +31,7 @@ def nearest(
     through: Callable[[Node], bool],
     onward: Callable[[Node], Iterable[Node]],
 ) -> Iterator[Node]:
-    """The first wanted nodes on each way onward, as far as the way leads through nodes that may be passed."""
+    """Yield the first wanted nodes on each path onward, as far as it leads through nodes that may be passed."""
     stack, seen = list(start), set()
     while stack:
         node = stack.pop()
