@@ -1,4 +1,4 @@
-"""A task's recommender: built in, by its name, or the user's own, by its factory."""
+"""Opening of a task's recommender: built-in, by its name, or the user's own, by its factory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from objectives.task import Task
 
 
 def open_recommender(task: Task, progress: Callable[[str], None], train: bool = True) -> Recommender:
-    """With its data read; a built-in one's baseline found in the cache, else trained.
+    """Open a recommender with its data; a built-in one's baseline is loaded from the cache, else trained.
 
     Args:
-        train: else a baseline that is not in the cache stays as it was drawn, for a rehearsal
+        train: False leaves a baseline that is not in the cache untrained, for a dry run
 
     Raises:
-        ValueError: the recommender, the source or a size is not known, the files are not what they should be, or the
-            factory is not.
+        ValueError: the recommender, the source or a size is unknown, or the files or the factory are invalid.
     """
     if ":" in task.recommender:
         return open_user_model(task, progress)

@@ -1,4 +1,4 @@
-"""How often each id of a table is looked up."""
+"""Lookup counts of each id of a table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _BATCH = 4096
 def counted(
     model: nn.Module, tables: Sequence[Table], batches: Iterable[Inputs], outputs: Callable[[nn.Module, Inputs], object]
 ) -> dict[str, Tensor]:
-    """(rows,) by the table's name, over all inputs that it looks up as they are.
+    """Count the lookups of each row of each table, (rows,) by the table's name, over all inputs that index it directly.
 
-    Ids that a model computes from its inputs, as by hashing, are counted where the table's module is called; a table
+    Ids that a model computes from its inputs, such as hashes, are counted where the table's module is called; a table
     that is read in another way has no counts.
 
     Args:
-        tables: of the model
+        tables: tables of the model
         outputs: runs the model on a batch
     """
     computed = [table for table in tables if not table.inputs]
@@ -46,13 +46,13 @@ def counted(
 
 
 def _parts(inputs: Inputs) -> Iterator[Inputs]:
-    """Some rows at a time."""
+    """Iterate over the inputs, some rows at a time."""
     for i in range(0, len(next(iter(inputs.values()))), _BATCH):
         yield {name: values[i : i + _BATCH] for name, values in inputs.items()}
 
 
 def _counting(model: nn.Module, name: str, counts: Tensor) -> torch.utils.hooks.RemovableHandle:
-    """Adds the ids of each call of a module to the counts, until the handle is closed."""
+    """Add the ids of each call of a module to the counts, until the handle is closed."""
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _add(counts, args[0] if args else kwargs["input"])

@@ -1,4 +1,4 @@
-"""What leanrec asks of a recommender."""
+"""Protocol of a recommender."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 
 Inputs = Mapping[str, Tensor]
-# Inputs by name, (rows, ...) each, and labels, in whatever form the loss takes them.
+# Inputs by name, (rows, ...) each, and labels, in any form that the loss takes.
 Batch = tuple[Inputs, Any]
-# How a model is asked in training: inputs by name -> its outputs.
+# Method of the model that runs in training: inputs by name -> its outputs.
 Method = Literal["forward", "positions"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is told of a recommender.
+    """Facts about a recommender for reports.
 
-    split: how the data were cut, in a sentence
-    rows: by part
-    users: groups of all parts
-    training: of the baseline
-    reference_metric: of the references
-    references: on test, of the baseline and of simple rules; None where one does not apply
+    split: description of the split in a sentence
+    rows: number of rows by part
+    users: number of groups in all parts
+    training: facts of the baseline's training
+    reference_metric: metric of the references
+    references: the reference metric on test, of the baseline and of simple rules; None where one does not apply
     """
 
     split: str
@@ -45,19 +45,19 @@ class Facts:
 
 
 class Recommender(Protocol):
-    """A trained model with what is needed to judge it, shrink it and send it requests.
+    """Trained model with everything needed to evaluate it, compress it and send it requests.
 
     Made once in a builder process, used by one thread; `model` is never changed.
     """
 
     @property
     def key(self) -> str:
-        """Names the model and its data by their content."""
+        """Hash of the model and its data."""
         ...
 
     @property
     def model(self) -> nn.Module:
-        """Trained; its forward takes named tensors and gives what `scores` reads."""
+        """Trained model; its forward takes named tensors and returns the outputs that `scores` reads."""
         ...
 
     @property
@@ -70,27 +70,28 @@ class Recommender(Protocol):
 
     @property
     def hidden(self) -> str | None:
-        """Dotted name of the module, in the model and its siblings, whose outputs are its features; None where none is
-        known."""
+        """Dotted name of the module, in the model and its siblings, whose outputs are its features; None
+        where unknown.
+        """
         ...
 
     @property
     def method(self) -> Method:
-        """Of the model and its siblings, what is run in training."""
+        """Method of the model and its siblings that runs in training."""
         ...
 
     @property
     def metric(self) -> str:
-        """By name."""
+        """Name of the metric."""
         ...
 
     @property
     def custom_metric(self) -> bool:
-        """Whether the metric is a function of the user's own, which `grade` evaluates."""
+        """True if the metric is a function of the user's own, which `evaluate_custom_metric` computes."""
         ...
 
     def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
-        """The user's own metric, higher is better, of (n,) each.
+        """Compute the user's own metric, higher is better, from arrays of (n,) each.
 
         Raises:
             ValueError: there is none, or it fails.
@@ -99,7 +100,7 @@ class Recommender(Protocol):
 
     @property
     def output_kinds(self) -> tuple[OutputKind, ...]:
-        """What the scores are, of each column; of lists once."""
+        """Kind of the scores in each column; one kind for lists."""
         ...
 
     @property
@@ -108,86 +109,90 @@ class Recommender(Protocol):
         ...
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
-        """What the model gives in training."""
+        """Return the model's outputs in training."""
         ...
 
     def scores(self, outputs: Any) -> Tensor:
-        """Of those outputs the scores, higher is better: (rows,), (rows, outputs) with the main one first, or (lists,
-        candidates)."""
+        """Return the scores of outputs, higher is better: (rows,), (rows, outputs) with the main one first, or (lists,
+        candidates).
+        """
         ...
 
     def loss(self, outputs: Any, labels: Any) -> Tensor:
-        """Mean over the rows or lists."""
+        """Return the training loss, the mean over the rows or lists."""
         ...
 
     def train_rows(self) -> TrainingRows:
-        """All of train, held once."""
+        """Return all rows of train, held once."""
         ...
 
     def batches(self, generator: Any) -> Iterator[Batch]:
-        """The batches of one epoch of the train rows, in an order that the torch generator draws."""
+        """Iterate over the batches of one epoch of the train rows, in an order that the torch generator draws."""
         ...
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of `lessons`."""
+        """Number of batches in one epoch."""
         ...
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
-        """What the model's own scores of train rows follow from, whatever is drawn beside the rows, (rows, ...)."""
+        """Compute the cacheable part of the model's scores of train rows, (rows, ...), independent of randomly drawn
+        inputs.
+        """
         ...
 
     def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
-        """The scores that follow from such outputs of the rows and all their inputs, what was drawn included."""
+        """Compute the scores from the rows' teacher outputs and all of their inputs, drawn ones included."""
         ...
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
-        """Rows as requests give them, (count, ...) each, from train: to trace, calibrate and compare with."""
+        """Return rows of train in the form of requests, (count, ...) each, for tracing, calibration and comparison."""
         ...
 
     def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        """How often each id of the model's tables is looked up in train, (rows,), by the table's dotted name, as far as
-        it is known; the model is the recommender's own or a sibling of it."""
+        """Return the lookups of each id of the model's tables in train, (rows,), by the table's dotted name, as far as
+        they are known; the model is the recommender's own or a sibling of it.
+        """
         ...
 
     def held_out(self, part: HeldPart) -> HeldOut: ...
 
     def requests(self, seed: int) -> Iterable[Mapping[str, NDArray[Any]]]:
-        """Named arrays of one request each, in the sizes that production sends."""
+        """Iterate over requests, named arrays each, with production's sizes."""
         ...
 
     def optimizer(self, model: nn.Module) -> Any:
-        """The torch optimizer for fine-tuning."""
+        """Make the torch optimizer for fine-tuning."""
         ...
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """An untrained smaller sibling with the same inputs and outputs."""
+        """Build an untrained smaller sibling with the same inputs and outputs."""
         ...
 
     @property
     def built(self) -> bool:
-        """Whether `build` makes siblings."""
+        """True if `build` is available."""
         ...
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Names of the simple references that `reference` gives."""
+        """Names of the simple references that `reference` builds."""
         ...
 
     def reference(self, name: str) -> nn.Module:
-        """A simple reference as a model with the same inputs."""
+        """Build a simple reference as a model with the same inputs."""
         ...
 
     def student(self) -> Mapping[str, Any]:
-        """Sizes that a student may take, in the study file's notation of a domain."""
+        """Return the sizes that a student may take, in the study file's notation of a domain."""
         ...
 
     def sizes(self) -> Mapping[str, Scalar]:
-        """The model's own, by the names of `student`; none where they are not known."""
+        """Return the model's own sizes, by the names of `student`; empty where they are unknown."""
         ...
 
     def history(self) -> int | None:
-        """Positions of the history that the model reads, None where it reads none."""
+        """Return the positions of the history that the model reads, None where it reads none."""
         ...
 
     def facts(self) -> Facts: ...

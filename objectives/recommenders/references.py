@@ -1,4 +1,4 @@
-"""Simple scores that a recommender has to beat: how popular an item is, and a logistic regression."""
+"""Simple references that a recommender has to beat: the popularity of items, and a logistic regression."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sklearn.metrics import roc_auc_score
 from objectives.recommenders.datasets.features import Dataset, Field
 from objectives.recommenders.datasets.split import Part
 
-_PRIOR_ROWS = 10  # imagined rows of each item with the mean label
+_PRIOR_ROWS = 10  # prior rows of each item, with the mean label
 _INVERSE_PENALTIES = (0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A bias, and by field a weight for each code, (vocabulary,), or for the number, (1,)."""
+    """Linear model: a bias, and by field a weight for each code, (vocabulary,), or for the number, (1,)."""
 
     weights: Mapping[str, NDArray[np.float64]]
     bias: float
 
 
 def popularity(dataset: Dataset) -> Linear:
-    """The smoothed mean label in train rows of each item; of all rows where the data name no items."""
+    """Return the smoothed mean label of each item in train rows; of all rows where the data name no items."""
     inputs, labels, _ = dataset.rows("train")
     mean, item = float(labels.mean(dtype=np.float64)), dataset.field("item")
     if item is None:
@@ -39,7 +39,7 @@ def popularity(dataset: Dataset) -> Linear:
 
 
 def popularity_scores(dataset: Dataset, part: Part) -> NDArray[np.float64]:
-    """What `popularity` gives each row of a part, (n_part,)."""
+    """Return the scores of `popularity` for each row of a part, (n_part,)."""
     found, (inputs, labels, _) = popularity(dataset), dataset.rows(part)
     scores = np.full(len(labels), found.bias)
     for name, weights in found.weights.items():
@@ -48,7 +48,7 @@ def popularity_scores(dataset: Dataset, part: Part) -> NDArray[np.float64]:
 
 
 def logistic_regression(dataset: Dataset, seed: int) -> Linear:
-    """By all fields; with the penalty that does best on validation."""
+    """Fit a logistic regression on all fields, with the penalty that is best on validation."""
     best = _regression(dataset, seed)
     sizes = [1 if field.kind == "numeric" else field.vocabulary for field in dataset.fields]
     parts = np.split(best.coef_[0], np.cumsum(sizes)[:-1])
@@ -57,7 +57,7 @@ def logistic_regression(dataset: Dataset, seed: int) -> Linear:
 
 
 def logistic_regression_scores(dataset: Dataset, part: Part, seed: int) -> NDArray[np.float64]:
-    """The log-odds that `logistic_regression` gives each row of a part, (n_part,)."""
+    """Return the log-odds of `logistic_regression` for each row of a part, (n_part,)."""
     return np.asarray(_regression(dataset, seed).decision_function(_columns(dataset, part)[0]), dtype=np.float64)
 
 
@@ -71,17 +71,19 @@ def _regression(dataset: Dataset, seed: int) -> Any:
 
 
 def _columns(dataset: Dataset, part: Part) -> tuple[scipy.sparse.csr_array, NDArray[np.float32]]:
-    """A column for each code of each field and for each numeric one, (n_part, columns), and the labels, (n_part,)."""
+    """Return a matrix with a column for each code of each field and for each numeric one, (n_part, columns), and the
+    labels, (n_part,).
+    """
     inputs, labels, _ = dataset.rows(part)
     blocks = [_block(field, inputs[field.name]) for field in dataset.fields]
     return scipy.sparse.csr_array(scipy.sparse.hstack(blocks, format="csr")), labels
 
 
 def _block(field: Field, values: NDArray[Any]) -> scipy.sparse.csr_array:
-    """(n, vocabulary), 1 where the row has the code, or (n, 1) numbers."""
+    """Return one-hot codes, (n, vocabulary), or numbers, (n, 1)."""
     if field.kind == "numeric":
         return scipy.sparse.csr_array(values[:, None].astype(np.float64))
     codes = values.reshape(len(values), -1)
-    # A code of 0 is padding where there are several, else the category of all that is unseen or too rare.
+    # Code 0 is padding in a multi-valued field, else the category of unseen and rare values.
     row, place = np.nonzero(codes) if field.kind == "multi" else np.indices(codes.shape).reshape(2, -1)
     return scipy.sparse.csr_array((np.ones(len(row)), (row, codes[row, place])), shape=(len(values), field.vocabulary))

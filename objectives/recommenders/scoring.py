@@ -1,4 +1,4 @@
-"""Scores of held-out rows as a recommender's own model gives them."""
+"""Scores of held-out rows by a recommender's own model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from objectives.recommenders.protocol import Recommender
 def main_scores(
     recommender: Recommender, model: nn.Module, blocks: Sequence[Mapping[str, NDArray[Any]]]
 ) -> NDArray[np.float32]:
-    """(n,) of the main output, in the blocks' order; what is given once a request is that of the rows run together."""
+    """Compute the scores of the main output, (n,), in the blocks' order; inputs taken once a request are those of the
+    rows run together.
+    """
     found, once = [], recommender.once
     model.eval()
     with torch.inference_mode():

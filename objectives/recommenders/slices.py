@@ -1,5 +1,6 @@
-"""Held-out rows that a smaller model may serve worse than the rest: of users with little history, of rare items, or of
-the values of a column."""
+"""Slices of held-out rows that a smaller model may serve worse than the rest: of users with little history, of rare
+items, or of the values of a column.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +17,25 @@ from objectives.recommenders.datasets.split import Part
 
 LITTLE_HISTORY, RARE_ITEMS = "users with little history", "rare items"
 _HEADS = {LITTLE_HISTORY: "users with more history", RARE_ITEMS: "popular items"}
-_VALUES = 5  # of a column: the commonest
+_VALUES = 5  # number of the commonest values of a column
 Masks = dict[str, NDArray[np.bool_]]
-_SHORT = 0.25  # of the users of train: those with the fewest rows
-_RARE = 0.2  # of train rows: those of the least popular items
+_SHORT = 0.25  # share of train's users: those with the fewest rows
+_RARE = 0.2  # share of train rows: those of the least popular items
 
 
 def with_heads(tails: Masks) -> Masks:
-    """Each followed by the rest of the rows."""
+    """Add the complement of each mask after it."""
     return {name: of for tail, mask in tails.items() for name, of in ((tail, mask), (_HEADS[tail], ~mask))}
 
 
 def commonest(values: Iterable[Any]) -> tuple[str, ...]:
-    """The commonest values of a column's rows, where several may stand in one."""
+    """Return the commonest values of a column's rows, each of which may have several."""
     counts = Counter(value for row in values for value in sorted(_of_row(row)))
     return tuple(value for value, _ in counts.most_common(_VALUES))
 
 
 def of_values(columns: Mapping[str, NDArray[Any]], wanted: Mapping[str, Sequence[str]]) -> Masks:
-    """(n,) masks of the rows of each column, (n,), that have one of its wanted values."""
+    """Return masks, (n,), of the rows of each column, (n,), that have one of its wanted values."""
     found: Masks = {}
     for name, values in columns.items():
         rows = [_of_row(value) for value in values.tolist()]
@@ -47,12 +48,11 @@ def _of_row(value: Any) -> set[str]:
 
 
 def slices_of(dataset: Dataset, part: Part) -> Masks:
-    """(n_part,) by name, as far as the data name users and items.
+    """Return masks, (n_part,), by name: users with little history and rare items, each with its complement, as far as
+    the data name users and items.
 
-    Users with little history and rare items, each beside the rest.
-
-    Little history: no more train rows than the user at the first quarter of train's users has. Rare: of the least
-    popular items, which together have no more than a fifth of the train rows. Users and items unseen in train count.
+    Little history: no more train rows than the train user at the first quartile. Rare: the least popular items, which
+    together have no more than a fifth of the train rows. Users and items unseen in train count.
     """
     rows, train = getattr(dataset.split, part), dataset.split.train
     tails: Masks = {}

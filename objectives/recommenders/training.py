@@ -1,4 +1,4 @@
-"""Training to the early-stopping optimum."""
+"""Training with early stopping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from objectives.recommenders.protocol import Batch, Inputs
 
 @dataclass(frozen=True)
 class Trained:
-    """How training went; `history` is the validation metric after each epoch."""
+    """Result of a training; `history` is the validation metric after each epoch."""
 
     best: float
     best_epoch: int
@@ -36,8 +36,8 @@ def train_to_optimum(
 ) -> Trained:
     """Train in place until validation no longer improves, and leave the best weights in the model.
 
-    After `patience` epochs without a gain the best weights are restored and the learning rate falls tenfold; after
-    `reductions` such falls training ends (the schedule of the FuxiCTR library, with which BARS was run).
+    After `patience` epochs without an improvement the best weights are restored and the learning rate is divided by
+    ten; after `reductions` such divisions training ends (the schedule of the FuxiCTR library, with which BARS was run).
     """
     start = time.monotonic()
     best, best_epoch, history = float("-inf"), -1, list[float]()

@@ -1,4 +1,4 @@
-"""The log of clicks (or ratings) that a data set is made from: raw values, in time order."""
+"""Log of clicks (or ratings) that a data set is made from: raw values, in time order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DTYPES: Mapping[Kind, tuple[str, str]] = {  # kinds of dtype that a column may 
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view of the same values."""
+    """Return a read-only view of the same values."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -30,11 +30,11 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class ClickLog:
-    """n rows, sorted by (timestamp, user, item); `in_time_order` makes one from rows in any order.
+    """Log of n rows, sorted by (timestamp, user, item); `in_time_order` makes one from rows in any order.
 
-    A `side` says whose feature a column is: the user's, the item's, or of the moment (context). A `kind` says what it
-    holds: one category a row (a missing one is a category like any other), a finite number (a missing one is NaN), or
-    several categories, as one string in which SEPARATOR stands between them (none: the empty string).
+    A column's `side` is the owner of the feature: the user, the item, or the moment (context). Its `kind` is the type
+    of its values: one category a row (a missing one is a category like any other), a finite number (a missing one is
+    NaN), or several categories, as one string with SEPARATOR between them (none: the empty string).
     """
 
     name: str
@@ -43,8 +43,9 @@ class ClickLog:
     timestamp: NDArray[np.int64]  # (n,) seconds
     label: NDArray[np.float32]  # (n,) 0 or 1
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # name -> (n,) values
-    sides: Mapping[str, Side] = field(default_factory=dict)  # column -> whose it is
-    kinds: Mapping[str, Kind] = field(default_factory=dict)  # column -> what it holds; "categorical" where left out
+    sides: Mapping[str, Side] = field(default_factory=dict)  # column -> owner
+    # column -> type of its values; "categorical" where left out
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
     bayes_auc: float | None = None  # the AUC of the true probability; known for synthetic logs only
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class ClickLog:
             )
 
     def _settle_columns(self, rows: int) -> None:
-        """Checks the columns, and gives each a kind."""
+        """Check the columns, and give each a kind."""
         if set(self.sides) != set(self.columns):
             raise ValueError(f"sides must name the columns {sorted(self.columns)}, but got {sorted(self.sides)}")
         if unknown := set(self.kinds) - set(self.columns):
@@ -99,7 +100,7 @@ def in_time_order(
     bayes_auc: float | None = None,
     kinds: Mapping[str, Kind] | None = None,
 ) -> ClickLog:
-    """A log of the given rows, each (n,), sorted by (timestamp, user, item); equal rows keep their order."""
+    """Make a log of the given rows, each (n,), sorted by (timestamp, user, item); equal rows keep their order."""
     given = {"timestamp": timestamp, "user": user, "item": item}
     keys = {what: np.asarray(values) for what, values in given.items() if values is not None}
     labels = np.asarray(label, dtype=np.float32)
@@ -149,7 +150,7 @@ def _check_label(label: NDArray[np.float32]) -> None:
 
 
 def _in_order(*keys: NDArray[np.int64]) -> bool:
-    """Whether the rows of keys, each (n,), never descend, the first key counting most."""
+    """Return whether the rows of keys, each (n,), never descend, the first key counting most."""
     tied = np.ones(len(keys[0]) - 1, dtype=bool)
     for key in keys:
         # Compared, not subtracted: a difference of two int64 may overflow.

@@ -1,4 +1,4 @@
-"""The columns of a polars table as the arrays of a log; a value that cannot be one is named with its row."""
+"""Conversion of a polars table's columns to the arrays of a log; an invalid value is reported with its row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOMENTS = "seconds, dates or ISO 8601 text in each row"
 
 
 def categories(column: pl.Series, missing: str = "") -> NDArray[Any]:
-    """(n,) strings, whatever the column holds; what is null or empty reads as `missing`, a value like any other.
+    """Convert any column to strings, (n,); a null or empty value becomes `missing`, a value like any other.
 
     Equal strings of the object array are one object: it takes 8 bytes a row.
 
@@ -31,12 +31,12 @@ def categories(column: pl.Series, missing: str = "") -> NDArray[Any]:
 
 
 def sets(column: pl.Series, separator: str, missing: str = "") -> NDArray[Any]:
-    """(n,) strings, each row's values with SEPARATOR between them; of lists, or of text with `separator` between them.
+    """Convert lists, or text with `separator` between the values, to strings, (n,), with SEPARATOR between them.
 
-    Empty values count for nothing; a row without any reads as `missing`.
+    Empty values are dropped; a row without any becomes `missing`.
 
     Raises:
-        ValueError: a value holds SEPARATOR, or the column is of neither kind.
+        ValueError: a value contains SEPARATOR, or the column is of neither kind.
     """
     if isinstance(column.dtype, (pl.List, pl.Array)):
         lists = _cast(column, pl.List(pl.String), "lists of single values")
@@ -49,7 +49,7 @@ def sets(column: pl.Series, separator: str, missing: str = "") -> NDArray[Any]:
 
 
 def numbers(column: pl.Series) -> NDArray[np.float64]:
-    """(n,); what is null or empty is NaN.
+    """Convert a column to numbers, (n,); a null or empty value is NaN.
 
     Raises:
         ValueError: a value is not a number.
@@ -58,7 +58,7 @@ def numbers(column: pl.Series) -> NDArray[np.float64]:
 
 
 def labels(column: pl.Series, positive_from: float | None = None) -> NDArray[np.bool_]:
-    """(n,) whether a number is 1, of a column of 0 and 1; or whether it is at least positive_from.
+    """Return whether each number is 1, (n,), for a column of 0 and 1; or whether it is at least positive_from.
 
     Raises:
         ValueError: a value is missing or not a number; or neither 0 nor 1, without positive_from.
@@ -72,7 +72,7 @@ def labels(column: pl.Series, positive_from: float | None = None) -> NDArray[np.
 
 
 def ids(column: pl.Series) -> NDArray[np.int64]:
-    """(n,) the values themselves where all are whole numbers, else their numbers in the order of text, from 0.
+    """Return the values, (n,), where all are integers, else their numbers in the order of text, from 0.
 
     Raises:
         ValueError: a value is null or empty.
@@ -85,7 +85,8 @@ def ids(column: pl.Series) -> NDArray[np.int64]:
 
 
 def seconds(column: pl.Series) -> NDArray[np.int64]:
-    """(n,) numbers rounded down; dates and times, also as ISO 8601 text, since 1970, in UTC unless they say else.
+    """Return seconds, (n,): numbers rounded down; dates and times, also as ISO 8601 text, since 1970, in UTC by
+    default.
 
     Raises:
         ValueError: a value is missing, or none of these.
@@ -97,7 +98,7 @@ def seconds(column: pl.Series) -> NDArray[np.int64]:
         raise ValueError(f"column {column.name!r} must hold {_MOMENTS}, but got {column.dtype}")
     if not (given.dtype.is_integer() or given.dtype == pl.String):
         given = given.cast(pl.Float64).floor()
-    # A whole number first: as a float, a large one would lose its last digits.
+    # An integer first: as a float, a large one would lose its last digits.
     whole, real = (given.cast(dtype, strict=False) for dtype in (pl.Int64(), pl.Float64()))
     found = pl.select(pl.coalesce(whole, real.floor().cast(pl.Int64, strict=False))).to_series()
     others = found.is_null().arg_true()
@@ -114,7 +115,7 @@ def _since_1970(column: pl.Series, row: int, text: Any) -> int:
 
 
 def _cast(column: pl.Series, dtype: pl.DataType, what: str) -> pl.Series:
-    """The column as that type; empty text is null."""
+    """Cast the column to this type; empty text is null."""
     given = column.replace("", None) if column.dtype == pl.String else column
     try:
         cast = given.cast(dtype, strict=False)

@@ -1,4 +1,4 @@
-"""Reads Criteo's logs of display advertisements: a label, 13 counts and 26 hashed categories, separated by tabs."""
+"""Reader of Criteo's logs of display advertisements: a label, 13 counts and 26 hashed categories, separated by tabs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ABSENT = -1  # the category of a missing value
 
 
 def read_criteo(path: Path) -> ClickLog:
-    """The rows of a file like train.txt of the Kaggle challenge or a day of the terabyte log, .gz and .zst too.
+    """Read a file like train.txt of the Kaggle challenge or a day of the terabyte log, .gz and .zst too.
 
     The files name neither users nor items nor moments: all features are the item's, and a row's moment is its number.
 
     Raises:
-        ValueError: names the file, and the column and the value that is not Criteo's.
+        ValueError: the file is not Criteo's; the message has the file, the column and the value.
     """
     names = ["label", *NUMERIC, *CATEGORICAL]
     try:
@@ -51,7 +51,7 @@ def _log(name: str, table: pl.DataFrame) -> ClickLog:
 
 
 def _hashes(column: pl.Series) -> NDArray[np.int64]:
-    """(n,) hexadecimal text as numbers."""
+    """Convert hexadecimal text to numbers, (n,)."""
     number = column.str.to_integer(base=16, strict=False)
     for row in (number.is_null() & column.is_not_null()).arg_true().head(1):
         raise ValueError(f"column {column.name!r} must hold hexadecimal, but got {column[row]!r} in row {row + 1}")

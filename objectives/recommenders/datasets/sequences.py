@@ -1,4 +1,4 @@
-"""What each user took, in order: the data of a sequential recommender, cut into train, validation and test.
+"""Event sequences of users: the data of a sequential recommender, split into train, validation and test.
 
 The preparation is that of Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), section IV-A.
 """
@@ -17,14 +17,14 @@ from objectives.recommenders.datasets.click_log import ClickLog, frozen
 Codes = NDArray[np.int64]
 
 _FROM_THE_END: dict[HeldPart, int] = {"validation": 2, "test": 1}
-_FEWEST = 3  # events of a user: one to train on, one to validate on, one to test on
-_SHORT = 0.25  # of the users: those with the least history
-_RARE = 0.2  # of the train events: those with the least popular items
+_FEWEST = 3  # events of a user: one each for train, validation and test
+_SHORT = 0.25  # share of the users: those with the shortest history
+_RARE = 0.2  # share of the train events: those with the least popular items
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """The events of each user, in time order: user u has codes[offsets[u]] to codes[offsets[u + 1] - 1].
+    """Events of each user, in time order: user u has codes[offsets[u]] to codes[offsets[u + 1] - 1].
 
     The last event of a user is for test, the one before it for validation, the rest for train. An item's code is its
     rank by count in train, from 1, ties by raw id, so items without a train event come last; 0 is padding.
@@ -57,26 +57,30 @@ class Sequences:
         return len(self.offsets) - 1
 
     def target_at(self, part: HeldPart) -> NDArray[np.int64]:
-        """(users,) where in codes each user's held-out event is; train ends before that of validation."""
+        """Return the position in codes of each user's held-out event, (users,); train ends before that of
+        validation.
+        """
         return self.offsets[1:] - _FROM_THE_END[part]
 
     def key(self) -> str:
-        """SHA-256, in hex, of the whole content."""
+        """Return the SHA-256 of the whole content, in hex."""
         digest = hashlib.sha256(repr(self.name).encode())
         for array in (self.ids, self.codes, self.offsets):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that no array can pass for two
+            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
 def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Sequences:
-    """The log's events by user; events at one moment keep the log's order.
+    """Collect the log's events by user, ordered by raw id; events at one moment keep the log's order.
 
-    implicit: each row is an event, whatever its label; else only rows with label 1 are. Users and items with fewer
-    than `least` events are left out, again and again, until none is left that has fewer. Users go by raw id.
+    Users and items with fewer than `least` events are removed repeatedly, until none with fewer is left.
+
+    Args:
+        implicit: each row is an event, with any label; else only rows with label 1 are
 
     Raises:
-        ValueError: the log has no users or no items, or none with so many events.
+        ValueError: the log has no users or no items, or none with that many events.
     """
     if log.user is None or log.item is None:
         lacking = " and ".join(f"no {what}s" for what in ("user", "item") if getattr(log, what) is None)
@@ -97,24 +101,29 @@ def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Seq
 
 
 def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int64]]:
-    """What each user had taken before the part's event, (users, length), that event, (users,), and the user, (users,).
+    """Return each user's history before the part's event, (users, length), that event, (users,), and the user,
+    (users,).
 
-    The latest `length` events, after as many 0 as are lacking. The history of test includes validation's event.
+    A history has the latest `length` events, padded with 0 on the left. The history of test includes validation's
+    event.
     """
     at = sequences.target_at(part)
     return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at], np.arange(sequences.users)
 
 
 def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
-    """All that each user, (n,), had taken before the part's event, (n, longest), with 0 on the left."""
+    """Return all items that each user, (n,), had taken before the part's event, (n, longest), padded with 0 on the
+    left.
+    """
     start, end = sequences.offsets[user], sequences.target_at(part)[user]
     return _latest(sequences, start, end, int((end - start).max()))
 
 
 def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
-    """Of each user's latest length + 1 train events all but the last, and what follows each, both (users, length).
+    """Return each user's latest length + 1 train events without the last, and the event after each, both (users,
+    length).
 
-    Both have 0 on the left where events are lacking: a user's first event is an input only, not a target.
+    Both are padded with 0 on the left: a user's first event is an input only, not a target.
     """
     start, end = sequences.offsets[:-1], sequences.target_at("validation")
     inputs, targets = _latest(sequences, start, end - 1, length), _latest(sequences, start, end, length)
@@ -123,7 +132,7 @@ def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
 
 
 def item_counts(sequences: Sequences) -> NDArray[np.int64]:
-    """(items + 1,) train events of each code; none of padding."""
+    """Return the train events of each code, (items + 1,); 0 for padding."""
     counts = np.bincount(sequences.codes, minlength=sequences.items + 1)
     for part in _FROM_THE_END:
         counts -= np.bincount(sequences.codes[sequences.target_at(part)], minlength=len(counts))
@@ -131,19 +140,19 @@ def item_counts(sequences: Sequences) -> NDArray[np.int64]:
 
 
 def short_history(sequences: Sequences, user: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each user, (n,), has little history.
+    """Return whether each user, (n,), has a short history.
 
-    That is no more train events than the user at the first quarter when all are sorted by them. So it is at least a
-    quarter of the users, and more where several have just as many.
+    A history is short with no more train events than the user at the first quartile. So at least a quarter of the users
+    have one, and more where several have the same number.
     """
     events = sequences.target_at("validation") - sequences.offsets[:-1]
     return np.asarray(events[user] <= np.quantile(events, _SHORT, method="inverted_cdf"))
 
 
 def rare_target(sequences: Sequences, target: Codes) -> NDArray[np.bool_]:
-    """Whether each target, (n,) codes, is one of the least popular items, which together have 20% of the train events.
+    """Return whether each target, (n,) codes, is a rare item.
 
-    From the last code up, so many items as have no more than that together.
+    Rare items are the last codes, as many as have together at most 20% of the train events.
     """
     counts = item_counts(sequences)
     of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
@@ -151,7 +160,9 @@ def rare_target(sequences: Sequences, target: Codes) -> NDArray[np.bool_]:
 
 
 def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:
-    """The latest events from position `start` to before `end`, (n,) each, with 0 on the left, (n, length)."""
+    """Return the latest events from position `start` to before `end`, (n,) each, padded with 0 on the left, (n,
+    length).
+    """
     if length < 1:
         raise ValueError(f"the length of a history must be at least 1, but got {length}")
     at = end[:, None] + np.arange(-length, 0)
@@ -159,7 +170,7 @@ def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int6
 
 
 def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
-    """Which events, (n,), are left when no user and no item has fewer than `least` of those left."""
+    """Return the events, (n,), that remain when every user and item has at least `least` of those that remain."""
     of = [np.unique(values, return_inverse=True)[1] for values in (user, item)]
     left = np.ones(len(user), dtype=bool)
     while True:
@@ -171,7 +182,7 @@ def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDAr
 
 
 def _coded(item: NDArray[np.int64], in_train: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Codes]:
-    """The raw ids in the order of their codes, (items,), and the code of each event, (events,)."""
+    """Return the raw ids in the order of their codes, (items,), and the code of each event, (events,)."""
     ids, number = np.unique(item, return_inverse=True)
     order = np.argsort(-np.bincount(number[in_train], minlength=len(ids)), kind="stable")
     code = np.empty(len(ids), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""From the source that a task names to its log of clicks."""
+"""Opening of the source that a task names, as a log of clicks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from objectives.recommenders.datasets.table import Schema, read_table
 from objectives.task import Task
 from spaces.serialization import from_plain
 
-# Of a log with hashed values, one that is rarer in train says nothing; its code is that of the unseen.
+# Train rows that a hashed value needs for a code; rarer values carry no information and share the code of unseen ones.
 _LEAST_OF_CRITEO = 10
-# Of a synthetic log, those that are whole numbers.
+# Options of a synthetic log that are integers.
 _SIZES = ("rows", "users", "items", "fields")
 
 
 def read_log(task: Task) -> ClickLog:
-    """
+    """Read the log of the task's source.
+
     Raises:
-        ValueError: the source is not known or its files are not what they should be.
+        ValueError: the source is unknown or its files are invalid.
     """
     kind, _, path = task.source.partition(":")
     if task.source in KNOWN:
@@ -45,13 +46,14 @@ def read_log(task: Task) -> ClickLog:
 
 
 def least_count(source: str) -> int:
-    """Train rows that a value of this source needs to have a code of its own."""
+    """Return the number of train rows that a value of this source needs to have a code of its own."""
     return _LEAST_OF_CRITEO if source.startswith("criteo:") else 1
 
 
 def all_taken(task: Task) -> bool:
-    """Whether each row is an item that the user took, as each rating is, whatever its label; of a table whose labels
-    are 0 and 1, the rows of 0 were only shown."""
+    """Return whether each row is an item that the user took, as each rating is, with any label; in a table whose labels
+    are 0 and 1, the rows of 0 were only shown.
+    """
     return task.columns is None or from_plain(Schema, task.columns).positive_from is not None
 
 

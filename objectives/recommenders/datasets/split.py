@@ -1,4 +1,4 @@
-"""Cuts a log in time into rows to train on, to validate on, and to test on."""
+"""Split of a log in time into rows for training, validation and test."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FEWEST_ROWS = 5  # a user with fewer is trained on only
 class Split:
     """Row numbers of each part, ascending; no row is in two parts, and none is empty.
 
-    over_all: one moment for all users separates the parts. by_user: each user has moments of their own.
+    how: over_all: one moment for all users separates the parts; by_user: each user has separate moments
     """
 
     train: NDArray[np.int64]  # (n_train,)
     validation: NDArray[np.int64]  # (n_validation,)
     test: NDArray[np.int64]  # (n_test,)
     how: How
-    reason: str  # why so, for the user
+    reason: str  # explanation of the choice, for the user
 
     def __post_init__(self) -> None:
         for part in get_args(Part):
@@ -46,10 +46,16 @@ class Split:
 def split_in_time(
     log: ClickLog, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), how: How | None = None
 ) -> Split:
-    """The log's rows in shares of about `fractions`; rows of one moment (by user: of one user's moment) stay together.
+    """Split the log's rows in shares of about `fractions`; rows of one moment (by user: of one user's moment) stay
+    together.
 
-    how None: over all, except where more than half of the test rows so found belong to users without a train row,
-    and a split by user finds at least half of the test rows asked for. A log without users is split over all.
+    Args:
+        how: None for over_all, except where more than half of the resulting test rows belong to users without a train
+            row, and a split by user yields at least half of the requested test rows; a log without users is split
+            over_all
+
+    Raises:
+        ValueError: fractions or `how` are invalid, or a part would be empty.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions must be three positive numbers that sum to 1, but got {fractions}")
@@ -88,7 +94,7 @@ def _over_all(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Row
     starts = np.flatnonzero(np.diff(log.timestamp)) + 1  # first row of each moment but the first
     if len(starts) < 2:
         raise ValueError(f"a split in time must have at least 3 different timestamps, but got {len(starts) + 1}")
-    # The nearest moments to the shares asked for that leave something in each part.
+    # The moments nearest to the requested shares that leave rows in each part.
     first = int(np.argmin(np.abs(starts[:-1] - fractions[0] * rows)))
     later = starts[first + 1 :]
     second = later[np.argmin(np.abs(later - (fractions[0] + fractions[1]) * rows))]
@@ -103,11 +109,11 @@ def _by_user(user: Rows, timestamp: Rows, fractions: tuple[float, float, float])
     new_user = np.concatenate(([True], user[1:] != user[:-1]))
     starts = np.flatnonzero(new_user)
     counts = np.diff(np.append(starts, len(order)))
-    # Each user with rows enough has at least one in each part, unless they tie.
+    # Each user with enough rows has at least one in each part, except for ties.
     first = np.clip(np.rint(fractions[0] * counts), 1, counts - 2)
     second = np.clip(np.rint((fractions[0] + fractions[1]) * counts), first + 1, counts - 1)
     first[counts < _FEWEST_ROWS] = second[counts < _FEWEST_ROWS] = np.iinfo(np.int64).max
-    # Rows that tie go where the first of them goes: the earlier part.
+    # Tied rows belong to the part of the first of them, the earlier one.
     new_moment = new_user | np.concatenate(([True], timestamp[1:] != timestamp[:-1]))
     moment = np.maximum.accumulate(np.where(new_moment, every, 0))
     number = np.cumsum(new_user) - 1

@@ -1,4 +1,4 @@
-"""A synthetic log of clicks of any size; the true probabilities, and so the best AUC there can be, are known."""
+"""Synthetic log of clicks of any size, with known true probabilities, and so the best possible AUC."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from objectives.recommenders.datasets.click_log import ClickLog, Side, in_time_o
 from objectives.recommenders.datasets.synthetic_transitions import hidden_order
 
 _LATENT = 4  # dimensions of taste
-_CHUNK = 1 << 18  # rows whose logits are reckoned at a time
+_CHUNK = 1 << 18  # rows whose logits are computed at a time
 _EPOCH = 1_600_000_000
 _DAYS = 90
-_SHORTEST_SPAN = 0.02  # of the period, that a user is active for at a turnover of 1
-_LEAST_ROWS = 10  # a user, where the rows suffice
-_TURN: tuple[Side, ...] = ("user", "item", "context")  # whose the further columns are, in turn
-_BUCKETS = (12, 6, 24, 8)  # categories of the further columns, in turn
+_SHORTEST_SPAN = 0.02  # shortest activity of a user at a turnover of 1, as a share of the period
+_LEAST_ROWS = 10  # fewest rows of a user, where there are enough rows
+_TURN: tuple[Side, ...] = ("user", "item", "context")  # sides of the further columns, in rotation
+_BUCKETS = (12, 6, 24, 8)  # categories of the further columns, in rotation
 
 
 @dataclass(frozen=True)
 class _World:
-    """Every random quantity that a label depends on. Columns hold one category a user, item or row."""
+    """Random quantities that labels depend on. Columns hold one category a user, item or row."""
 
     user_taste: NDArray[np.float64]  # (users, _LATENT)
     item_taste: NDArray[np.float64]  # (items, _LATENT)
@@ -44,11 +44,19 @@ def synthetic_log(
     signal: float = 1.0,
     order: float = 0.0,
 ) -> ClickLog:
-    """A log with `fields` categorical fields, user and item among them, then the hour and columns of each side in turn.
+    """Make a log with `fields` categorical fields, user and item among them, then the hour and columns of each side in
+    rotation.
 
-    Each user has rows, at least min(10, rows // users). user_turnover 0: spread over the whole period; 1: within one
-    short span. zipf: the exponent of the items' popularity. signal: scales the logits' spread; at 0 labels are noise.
-    order: how often an item comes because of the user's earlier ones (`hidden_order`), not by its popularity alone.
+    Args:
+        user_turnover: 0: each user's rows, at least min(10, rows // users), spread over the whole period; 1: within one
+            short span
+        zipf: exponent of the items' popularity
+        positive_rate: share of positive labels
+        signal: scale of the logits; at 0 labels are noise
+        order: probability that an item follows from the user's earlier ones (`hidden_order`), not from its popularity
+
+    Raises:
+        ValueError: an argument lies outside its range.
     """
     _check_sizes(rows, users, items, fields)
     for what, share in (("user_turnover", user_turnover), ("order", order)):
@@ -88,17 +96,21 @@ def synthetic_log(
 
 
 def expected_auc(probability: NDArray[np.float64]) -> float:
-    """The AUC to expect of scoring each row, (n,), by the true probability that its label is 1; in O(n log n).
+    """Return the expected AUC of scoring each row, (n,), by the true probability that its label is 1; in O(n log n).
 
-    The expected number of rightly ordered pairs of a positive and a negative row over the expected number of such
-    pairs: row i is the positive and row j the negative one with probability p_i (1 - p_j). A tie counts half.
+    It is the expected number of correctly ordered pairs of a positive and a negative row over the expected number of
+    such pairs: row i is the positive and row j the negative one with probability p_i (1 - p_j). A tie counts half.
+
+    Raises:
+        ValueError: no pair of a positive and a negative row is possible.
     """
     p = np.sort(probability)
     q = 1 - p
     starts = np.flatnonzero(np.concatenate(([True], p[1:] != p[:-1])))
     tied_p, tied_q = np.add.reduceat(p, starts), np.add.reduceat(q, starts)
     below_q = np.cumsum(tied_q) - tied_q
-    # Sums of products, not BLAS, which rounds by how many threads it has: the same log has the same key everywhere.
+    # Sums of products, not BLAS, whose rounding depends on the number of threads: the same log has the same key
+    # everywhere.
     itself = float((p * q).sum())  # no row makes a pair with itself
     pairs = float(p.sum() * q.sum()) - itself
     if pairs <= 0:
@@ -117,7 +129,9 @@ def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
 def _visits(
     rows: int, users: int, turnover: float, random: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The user, (rows,), and the timestamp, (rows,), seconds, of each row: in time order, no two at one moment."""
+    """Draw the user, (rows,), and the timestamp in seconds, (rows,), of each row: in time order, no two at
+    one moment.
+    """
     least = min(_LEAST_ROWS, rows // users)
     activity = random.lognormal(0, 1, users)
     counts = least + random.multinomial(rows - least * users, activity / activity.sum())
@@ -134,7 +148,7 @@ def _visits(
 
 
 def _popular(rows: int, items: int, zipf: float, random: np.random.Generator) -> NDArray[np.int64]:
-    """The item of each row, (rows,); the number of an item says nothing about its popularity."""
+    """Draw the item of each row, (rows,); the number of an item is independent of its popularity."""
     weight = np.arange(1, items + 1, dtype=np.float64) ** -zipf
     cumulative = np.cumsum(weight)
     rank = np.searchsorted(cumulative, random.random(rows) * cumulative[-1], side="right")
@@ -168,13 +182,15 @@ def _logits(
 def _told(
     taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """A bucket, (n,), of the bias and of the taste seen from a random direction: it tells some of both."""
+    """Return a quantile bucket, (n,), of the bias plus the taste along a random direction, which is informative of
+    both.
+    """
     direction = random.normal(size=_LATENT)
     return _bucketed(taste @ direction / np.linalg.norm(direction) / 2 + bias, buckets)
 
 
 def _bucketed(values: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
-    """The quantile bucket of each value, (n,)."""
+    """Return the quantile bucket of each value, (n,)."""
     rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return rank * buckets // len(values)
 
@@ -184,7 +200,7 @@ def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _offset(logit: NDArray[np.float64], positive_rate: float) -> float:
-    """What to add to the logits, (n,), for the asked rate of positive labels; by bisection."""
+    """Find the offset of the logits, (n,), for the requested rate of positive labels, by bisection."""
     some = logit[:: max(1, len(logit) // 100_000)]
     low, high = -50.0, 50.0
     for _ in range(60):

@@ -1,12 +1,12 @@
-"""The order that is hidden in a synthetic log: which item tends to come after which, with probabilities that are known.
+"""Sequential structure of a synthetic log: transitions between items, with known probabilities.
 
-The items lie on a circle, each on an arc as long as its popularity, and the circle is cut into equal sections, each of
-which another follows. An item leads to the next one in two draws: a point of its own arc, and a point of the section
-that follows the first point's; the next item is the one that lies there. What follows is a permutation of the sections,
-so points spread evenly stay spread evenly: however strong the order, an item is as popular as without it.
+The items lie on a circle, each on an arc as long as its popularity, and the circle is divided into equal sections, each
+of which another follows. A transition from an item takes two draws: a point of its own arc, and a point of the section
+that follows the first point's; the next item is the one that lies there. The sections' order is a permutation, so
+uniform points stay uniform: with any strength of the order, an item is as popular as without it.
 
-Which of a user's earlier items leads is drawn too, the latest most often: the mixture transition distribution of
-Raftery, "A Model for High-Order Markov Chains" (1985). So a model gains by seeing more than the last item.
+The earlier item that leads is drawn too, the latest most often: the mixture transition distribution of Raftery, "A
+Model for High-Order Markov Chains" (1985). So a model gains by reading more than the last item.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from objectives.recommenders.datasets.click_log import frozen
 
-SECTIONS = 32  # a matrix of this rank tells all of the order: fewer than the usual embedding dimensions
-_LATEST = 0.4  # how likely the latest item is to lead; the one before it by the same share of the rest, and so on
-_STREAM = 0x6F72646572  # parts the order's random numbers from the log's, which have the same seed
+SECTIONS = 32  # rank of the transition matrix: fewer than the usual embedding dimensions
+_LATEST = 0.4  # probability that the latest item leads; the one before it by the same share of the rest, and so on
+_STREAM = 0x6F72646572  # separates the order's random numbers from the log's, which have the same seed
 
 
 @dataclass(frozen=True, eq=False)
 class HiddenOrder:
-    """What is drawn once for a log; made by `hidden_order`."""
+    """Transitions drawn once for a log; made by `hidden_order`."""
 
     bounds: NDArray[np.float64]  # (items + 1,) from 0 to 1: item i lies from bounds[i] to bounds[i + 1]
-    follower: NDArray[np.int64]  # (SECTIONS,) which section follows each
+    follower: NDArray[np.int64]  # (SECTIONS,) the section that follows each
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", frozen(self.bounds))
@@ -36,13 +36,14 @@ class HiddenOrder:
 
     @property
     def popularity(self) -> NDArray[np.float64]:
-        """(items,) the share of each item among all rows, whatever the strength of the order."""
+        """Popularity of each item, (items,): its share of all rows, with any strength of the order."""
         return np.diff(self.bounds)
 
     def draw(self, user: NDArray[np.int64], strength: float, random: np.random.Generator) -> NDArray[np.int64]:
-        """The item of each row, (rows,), for the user of each row, (rows,), in time order.
+        """Draw the item of each row, (rows,), for the user of each row, (rows,), in time order.
 
-        strength: the probability that an earlier item of the user leads to the next; else it comes by its popularity.
+        Args:
+            strength: probability that an earlier item of the user leads to the next; else it is drawn by popularity
         """
         rows = len(user)
         by_user = np.argsort(user, kind="stable")
@@ -52,7 +53,7 @@ class HiddenOrder:
         item = self._at(random.random(rows))
         led = np.flatnonzero(lag)
         led = led[np.argsort(turn[led], kind="stable")]
-        # A user's items wait for one another; the users do not: each turn is taken by all of them at once.
+        # Items of one user depend on each other, users do not: each turn is drawn for all users at once.
         for now in np.split(led, np.cumsum(np.bincount(turn[led]))[:-1]):
             item[now] = self._after(item[now - lag[now]], random)
         drawn = np.empty(rows, dtype=np.int64)
@@ -60,9 +61,12 @@ class HiddenOrder:
         return drawn
 
     def probabilities(self, history: NDArray[np.int64], strength: float) -> NDArray[np.float64]:
-        """(items,) how likely each item is to be a user's next; history: (n,) all their items so far, the latest last.
+        """Return the probability of each item, (items,), to be a user's next.
 
         No ranking of the items has a higher expected hit rate or NDCG than that by these.
+
+        Args:
+            history: (n,) all items of the user so far, the latest last
         """
         if len(history) == 0:
             return self.popularity
@@ -75,26 +79,28 @@ class HiddenOrder:
         return np.diff(np.interp(self.bounds, _section_bounds(), up_to))
 
     def _after(self, item: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        """An item, (n,), that each item, (n,), leads to."""
+        """Draw an item, (n,), that each item, (n,), leads to."""
         start, end = self.bounds[item], self.bounds[item + 1]
         point = start + random.random(len(item)) * (end - start)
         section = np.minimum((point * SECTIONS).astype(np.int64), SECTIONS - 1)  # rounding may reach the very end
         return self._at((self.follower[section] + random.random(len(item))) / SECTIONS)
 
     def _at(self, point: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The item, (n,), that each point of the circle, (n,), lies in."""
+        """Return the item, (n,), of each point of the circle, (n,)."""
         item = np.searchsorted(self.bounds[1:], point, side="right")
         return np.minimum(item, len(self.bounds) - 2).astype(np.int64)
 
     def _sections(self, item: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The share of each item's arc, (n,), that lies in each section, (n, SECTIONS)."""
+        """Return the share of each item's arc, (n,), in each section, (n, SECTIONS)."""
         start, end = self.bounds[item, None], self.bounds[item + 1, None]
         within = np.clip(_section_bounds(), start, end)
         return np.asarray(np.diff(within, axis=1) / (end - start), dtype=np.float64)
 
 
 def hidden_order(items: int, zipf: float, seed: int) -> HiddenOrder:
-    """The order that `synthetic_log` draws by for the same items, zipf and seed: so the best there can be is known."""
+    """Return the order that `synthetic_log` uses for the same items, zipf and seed, so that the best
+    ranking is known.
+    """
     random = np.random.default_rng((seed, _STREAM))
     weight = random.permutation(np.arange(1, items + 1, dtype=np.float64) ** -zipf)
     bounds = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))

@@ -1,4 +1,4 @@
-"""Reads a table of any shape, CSV or Parquet, into a log of clicks, by a schema that says what its columns are."""
+"""Reader of any table, CSV or Parquet, into a log of clicks, by a schema of its columns."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _COMPRESSED = (".gz", ".zst")
 
 @dataclass(frozen=True)
 class Schema:
-    """What the columns of a table hold. A feature that is neither the user's nor the item's is of the moment (context).
+    """Roles of a table's columns. A feature that is neither the user's nor the item's is of the moment (context).
 
-    label: 0 or 1; or with positive_from any number, 1 from that one on (such as 4 stars).
-    timestamp: seconds, dates, times or ISO 8601 text.
-    user, item: ids, whole numbers or text; None where the table has none.
-    categorical: what is missing is a category of its own. numeric: what is missing counts as the mean.
-    multi: lists, in Parquet, or text with the separator between the values.
+    label: 0 or 1; or with positive_from any number, 1 from that one on (such as 4 stars)
+    timestamp: seconds, dates, times or ISO 8601 text
+    user, item: ids, integers or text; None where the table has none
+    categorical: a missing value is a category of its own
+    numeric: a missing value counts as the mean
+    multi: lists, in Parquet, or text with the separator between the values
     """
 
     label: str
@@ -57,7 +58,7 @@ class Schema:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Of each feature."""
+        """Kind of each feature."""
         named: tuple[tuple[Kind, tuple[str, ...]], ...] = (
             ("categorical", self.categorical),
             ("numeric", self.numeric),
@@ -67,16 +68,16 @@ class Schema:
 
     @property
     def sides(self) -> dict[str, Side]:
-        """Of each feature."""
+        """Side of each feature."""
         owners: dict[str, Side] = {**dict.fromkeys(self.of_user, "user"), **dict.fromkeys(self.of_item, "item")}
         return {name: owners.get(name, "context") for name in self.kinds}
 
 
 def read_table(path: Path, schema: Schema) -> ClickLog:
-    """The rows of a .csv, .tsv (.gz and .zst too) or .parquet file, with a header, as the schema reads them.
+    """Read the rows of a .csv, .tsv (.gz and .zst too) or .parquet file, with a header, by the schema.
 
     Raises:
-        ValueError: names the file, and the column and the value that is not what the schema says.
+        ValueError: the file does not fit the schema; the message has the file, the column and the value.
     """
     try:
         name, table = _open(path)
@@ -91,7 +92,7 @@ def read_table(path: Path, schema: Schema) -> ClickLog:
 
 
 def _open(path: Path) -> tuple[str, pl.LazyFrame]:
-    """The name of the table and the table, all of CSV as text."""
+    """Return the name of the table and the table, a CSV with all columns as text."""
     plain = path.with_suffix("") if path.suffix in _COMPRESSED else path
     if not path.is_file():
         raise ValueError("a table must be a file, but got none")

@@ -1,4 +1,4 @@
-"""Draws a few of many things by weight, none twice."""
+"""Weighted sampling of a few out of many, without replacement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class ByWeight:
-    """Things 0 to n - 1, each drawn as often as its weight, (n,), says; one with a weight of 0 is never drawn."""
+    """Sampler of 0 to n - 1 by weight, (n,); a number with a weight of 0 is never drawn."""
 
     def __init__(self, weight: NDArray[np.float64]) -> None:
         if weight.ndim != 1 or not np.all(np.isfinite(weight)) or not np.all(weight >= 0) or not weight.any():
@@ -17,17 +17,22 @@ class ByWeight:
 
     @property
     def possible(self) -> NDArray[np.bool_]:
-        """(n,) whether each thing can be drawn at all."""
+        """Return whether each number can be drawn at all, (n,)."""
         return self._weight > 0
 
     def draw(self, count: int, allowed: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.int64]:
-        """Things, (count,), drawn one after the other by weight among the allowed; none twice while they suffice.
+        """Draw numbers, (count,), one after the other by weight among the allowed, without replacement while they
+        suffice.
 
-        allowed: (n,), of the possible ones only, and at least one.
+        Args:
+            allowed: (n,), True for some of the possible ones, and at least one
+
+        Raises:
+            ValueError: nothing is allowed.
         """
         if np.count_nonzero(allowed) < count:
             return self._repeated(count, allowed, random)
-        # Drawing from all and passing over what is not allowed is fast as long as most of the weight is left ...
+        # Drawing from all and skipping the excluded ones is fast as long as most of the weight is left ...
         drawn = np.searchsorted(self._cumulative, random.random(4 * count) * self._cumulative[-1], side="right")
         drawn = np.minimum(drawn, len(self._weight) - 1)  # rounding may reach the very end
         drawn = drawn[allowed[drawn]]

@@ -1,4 +1,4 @@
-"""The model families that score the rows of a request by their fields."""
+"""Model families that score the rows of a request by their fields."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from spaces.techniques.architecture import Architecture
 
 @dataclass(frozen=True)
 class Family:
-    """How a family's models are made, and what they are made of.
+    """Construction of a family's models, and their sizes.
 
     baseline: the published sizes
+    build: makes a model of fields and sizes
+    sizes: reads sizes from an architecture
     student: sizes that a sibling over these fields may take, where it stays below its baseline
-    hidden: dotted name of the module whose outputs are a model's features
+    hidden: returns the dotted name of the module whose outputs are a model's features
     """
 
     baseline: Any

@@ -1,4 +1,4 @@
-"""DCN-V2: cross layers beside an MLP over concatenated embeddings (Wang et al., WWW 2021)."""
+"""DCN-V2: cross layers in parallel with an MLP over concatenated embeddings (Wang et al., WWW 2021)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sizes:
 BASELINE = Sizes(embedding_dim=10, crosses=5, mlp=(400, 400, 400))
 DROPOUT = 0.2
 
-# Sizes of students; of a baseline, those no larger than its own.
+# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 10, 16)),
     "crosses": Choice((1, 2, 3, 5)),
@@ -48,13 +48,13 @@ STUDENT: Mapping[str, Choice] = {
 
 
 class DCNV2(nn.Module):
-    """The parallel form: logit = w [x_L ; MLP(x_0)] with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (eq. 1).
+    """DCN-V2 in its parallel form: logit = w [x_L ; MLP(x_0)] with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (eq. 1).
 
     x_0 holds the vectors of the fields with codes, in the order of the fields, and then the numbers.
 
     Args:
-        sizes: widths.
-        dropout: share of MLP units dropped in training.
+        sizes: embedding dimension, cross layers and MLP widths
+        dropout: share of MLP units dropped in training
     """
 
     def __init__(self, fields: Sequence[Field], sizes: Sizes, dropout: float = DROPOUT) -> None:
@@ -70,7 +70,7 @@ class DCNV2(nn.Module):
         self.head = nn.Linear(width + sizes.mlp[-1], 1)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Of each field codes (rows,), codes (rows, length) or numbers (rows,) -> logits (rows,)."""
+        """Compute logits, (rows,), from each field's codes (rows,), codes (rows, length) or numbers (rows,)."""
         x0 = torch.cat([*lookup(self.tables, self.fields, inputs), *columns(self.fields, inputs)], dim=1)
         x = x0
         for layer in self.cross:
@@ -79,5 +79,5 @@ class DCNV2(nn.Module):
 
 
 def hidden(model: DCNV2) -> str:
-    """The module whose outputs, (rows, units), are the features to distil."""
+    """Return the name of the module whose outputs, (rows, units), are the features to distil."""
     return "mlp"

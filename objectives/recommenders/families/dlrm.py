@@ -17,8 +17,9 @@ from spaces.techniques.architecture import Architecture
 
 @dataclass(frozen=True)
 class Sizes:
-    """Embedding dimension; widths of the hidden layers of the bottom MLP, whose last layer has the embedding
-    dimension, and of the top MLP, whose last layer is the logit."""
+    """Embedding dimension; widths of the hidden layers of the bottom MLP, whose last layer has the embedding dimension,
+    and of the top MLP, whose last layer is the logit.
+    """
 
     embedding_dim: int
     bottom: tuple[int, ...]
@@ -30,7 +31,7 @@ class Sizes:
 
     @classmethod
     def of(cls, architecture: Architecture) -> Sizes:
-        """Without a bottom, as `student` leaves it out where no field is numeric, it has no hidden layers."""
+        """Read the sizes; a missing bottom, which `student` omits where no field is numeric, has no hidden layers."""
         sizes = architecture.as_dict()
         bottom = _widths(sizes["bottom"]) if "bottom" in sizes else ()
         return cls(int(sizes["embedding_dim"]), bottom, _widths(sizes["top"]))
@@ -44,7 +45,7 @@ def _widths(joined: Scalar) -> tuple[int, ...]:
 # arch-sparse-feature-size 16, arch-mlp-bot 13-512-256-64-16, arch-mlp-top 512-256-1).
 BASELINE = Sizes(embedding_dim=16, bottom=(512, 256, 64), top=(512, 256))
 
-# Sizes of students; of a baseline, those no larger than its own.
+# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 16)),
     "bottom": Choice(("16", "32", "64", "64-32", "128-64", "512-256-64")),
@@ -53,12 +54,12 @@ STUDENT: Mapping[str, Choice] = {
 
 
 def student(fields: Sequence[Field]) -> Mapping[str, Choice]:
-    """Its sizes over these fields: a bottom only where there are numbers for it."""
+    """Return the sizes of students over these fields, with a bottom only where a field is numeric."""
     return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
 
 
 class DLRM(nn.Module):
-    """logit = top([bottom(numbers); dot products of all pairs of bottom(numbers) and the fields' vectors]).
+    """DLRM: logit = top([bottom(numbers); dot products of all pairs of bottom(numbers) and the fields' vectors]).
 
     Args:
         sizes: widths; those of the bottom count where a field is numeric
@@ -83,7 +84,7 @@ class DLRM(nn.Module):
         self.head = _linear(sizes.top[-1], 1)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Of each field codes (rows,), codes (rows, length) or numbers (rows,) -> logits (rows,)."""
+        """Compute logits, (rows,), from each field's codes (rows,), codes (rows, length) or numbers (rows,)."""
         vectors = lookup(self.tables, self.fields, inputs)
         if self.bottom is None:
             return self._logit(self._dot_products(vectors))
@@ -91,9 +92,9 @@ class DLRM(nn.Module):
         return self._logit(torch.cat([dense, self._dot_products([dense, *vectors])], dim=1))
 
     def _dot_products(self, vectors: Sequence[Tensor]) -> Tensor:
-        """(rows, d) each -> (rows, pairs), a vector with each one before it.
+        """Compute the dot products of each vector, (rows, d), with each one before it, (rows, pairs).
 
-        One product of all with all, of which the lower triangle is taken. The rows are the last axis meanwhile: ONNX
+        One product computes all pairs, of which the lower triangle is taken. The rows are the last axis meanwhile: ONNX
         Runtime then copies runs of them instead of single numbers (a third of the time at 26 fields and 200 rows).
         """
         stacked = torch.cat(tuple(vectors), dim=1).reshape(-1, len(vectors), vectors[0].shape[1])
@@ -105,7 +106,7 @@ class DLRM(nn.Module):
 
 
 def _lower_triangle(size: int) -> Tensor:
-    """Places, row after row, in a flattened (size, size) matrix."""
+    """Return the positions of the lower triangle, row by row, in a flattened (size, size) matrix."""
     row, column = torch.tril_indices(size, size, offset=-1)
     places: Tensor = row * size + column
     return places
@@ -119,7 +120,9 @@ def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Drawn as in the reference (dlrm_s_pytorch.py, create_mlp): weights with variance 2 / (in + out), bias 1 / out."""
+    """Initialise as in the reference (dlrm_s_pytorch.py, create_mlp): weights with variance 2 / (in + out), bias 1 /
+    out.
+    """
     layer = nn.Linear(fan_in, fan_out)
     nn.init.xavier_normal_(layer.weight)
     nn.init.normal_(layer.bias, std=fan_out**-0.5)
@@ -127,5 +130,5 @@ def _linear(fan_in: int, fan_out: int) -> nn.Linear:
 
 
 def hidden(model: DLRM) -> str:
-    """The module whose outputs, (rows, units), are the features to distil."""
+    """Return the name of the module whose outputs, (rows, units), are the features to distil."""
     return "top"

@@ -1,4 +1,4 @@
-"""What the fields of a row become: a vector from a table for each that has codes, a column for each number."""
+"""Vectors of a row's fields: a vector from a table for each field with codes, a column for each number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STD = 1e-2
 
 
 def embedded(fields: Sequence[Field]) -> tuple[Field, ...]:
-    """Those that have a table."""
+    """Return the fields that have a table."""
     return tuple(field for field in fields if field.kind != "numeric")
 
 
@@ -22,7 +22,7 @@ def numeric(fields: Sequence[Field]) -> tuple[Field, ...]:
 
 
 def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
-    """A table of (vocabulary, dimension), drawn from N(0, 0.01^2), for each field that has codes, by its name. Code 0
+    """Make a table of (vocabulary, dimension), drawn from N(0, 0.01^2), for each field with codes, by its name. Code 0
     of a multi-valued field is padding: its row is zero and stays so.
 
     Raises:
@@ -49,12 +49,12 @@ def _table(field: Field, dimension: int) -> nn.Embedding:
 
 
 def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """A vector (rows, d) for each field that has codes, in the order of the fields.
+    """Look up a vector (rows, d) for each field with codes, in the order of the fields.
 
     Args:
         tables: each maps ids (...) to (..., d)
-        inputs: codes (rows,), or (rows, length) of a multi-valued field; of these, the mean of the vectors of the codes
-            that are not 0, and zeros where all are
+        inputs: codes (rows,), or (rows, length) of a multi-valued field; its vector is the mean over the codes that are
+            not 0, and zeros where all are
     """
     vectors = []
     for field in embedded(fields):
@@ -65,10 +65,10 @@ def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, 
 
 
 def _mean(table: nn.Module, codes: Tensor, field: Field) -> Tensor:
-    """(rows, length) -> (rows, d), of the codes that are not padding, whose vector is zero.
+    """Return the mean vector, (rows, d), of the codes, (rows, length), without padding, whose vector is zero.
 
-    The values of an item come first meanwhile: ONNX Runtime sums over a first axis faster (35 us and not 103 for 191
-    rows of 10 values, the mask that is spared included). Those of a user stay behind the rows, so that they can be
+    The values of an item are on the first axis meanwhile: ONNX Runtime sums over a first axis faster (35 us and not 103
+    for 191 rows of 10 values, the omitted mask included). Those of a user stay after the rows, so that they can be
     computed once a request.
     """
     axis = 0 if field.side == "item" else 1
@@ -79,7 +79,7 @@ def _mean(table: nn.Module, codes: Tensor, field: Field) -> Tensor:
 
 
 def columns(fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """(rows, 1) for each numeric field, in their order.
+    """Return (rows, 1) for each numeric field, in their order.
 
     They are joined where they are read, so that each keeps its own side in the exported graph.
     """

@@ -1,4 +1,4 @@
-"""Simple references as models of the same inputs: exported, evaluated, timed and served like any other."""
+"""Simple references as models of the same inputs: exported, evaluated, benchmarked and served like any other."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from objectives.recommenders.datasets.features import Field
 
 
 class LinearModel(nn.Module):
-    """A bias plus a weight for each code of each field and a slope for each number: what a logistic regression is."""
+    """Logistic regression: a bias plus a weight for each code of each field and a slope for each number."""
 
     def __init__(self, fields: Sequence[Field], weights: Mapping[str, NDArray[Any]], bias: float) -> None:
-        """
+        """Make a model of given weights.
+
         Args:
-            weights: by field (vocabulary,), or (1,) of a numeric one; a field without any counts for nothing
+            weights: by field (vocabulary,), or (1,) for a numeric one; a field without weights is ignored
         """
         super().__init__()
         self.fields = tuple(field for field in fields if field.name in weights)
@@ -29,7 +30,9 @@ class LinearModel(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32), requires_grad=False)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Of each field codes (rows,), codes (rows, length) padded with 0, or numbers (rows,) -> log-odds (rows,)."""
+        """Compute log-odds, (rows,), from each field's codes (rows,), codes (rows, length) padded with 0, or numbers
+        (rows,).
+        """
         terms = [self._term(field, inputs[field.name]) for field in self.fields]
         return torch.stack(terms).sum(0) + self.bias
 
@@ -42,10 +45,11 @@ class LinearModel(nn.Module):
 
 
 class ItemTable(nn.Module):
-    """A score for each item, whatever the history."""
+    """Model with a score for each item, independent of the history."""
 
     def __init__(self, scores: NDArray[Any]) -> None:
-        """
+        """Make a model of given scores.
+
         Args:
             scores: (items + 1,), by code
         """
@@ -53,13 +57,13 @@ class ItemTable(nn.Module):
         self.table = _table(scores)
 
     def forward(self, history: Tensor, item: Tensor) -> Tensor:
-        """(1, L) codes, which are not read, and (rows,) of candidates -> (rows,)."""
+        """Return the scores, (rows,), of candidates, (rows,); the history, (1, L) codes, is not read."""
         scores: Tensor = self.table(item).squeeze(-1)
         return scores
 
 
 def _table(weights: NDArray[Any]) -> nn.Embedding:
-    """(rows,) -> a table of one column that does not learn."""
+    """Make a table of one column that is not trained, from (rows,)."""
     table = nn.Embedding(len(weights), 1)
     table.weight = nn.Parameter(torch.from_numpy(np.asarray(weights, dtype=np.float32)[:, None]), requires_grad=False)
     return table

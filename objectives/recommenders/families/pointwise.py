@@ -1,4 +1,4 @@
-"""A recommender that scores each row of a request by its fields: a family's model on an encoded log."""
+"""Pointwise recommender: scores each row of a request by its fields with a family's model, on an encoded log."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from spaces.techniques.architecture import Architecture
 
 Progress = Callable[[str], None]
 
-# Raised when training or its data change, so that no older baseline is found in the cache.
+# Version of training and its data, raised when either changes, so that older baselines in the cache are not used.
 STAGE = 3
 BATCH = 256
-LARGE_BATCH = 4096  # of a log with more than
+LARGE_BATCH = 4096  # for a log of more rows than _MANY_ROWS
 _MANY_ROWS = 1_000_000
-STUDENT_BATCH = 1024  # rows, of what learns from the baseline
+STUDENT_BATCH = 1024  # rows, for models that are trained from the baseline
 LEARNING_RATE = 1e-3
 # L2 on the whole tables at each step, as FuxiCTR's embedding_regularizer.
 TABLE_DECAY = 1e-3
@@ -61,7 +61,7 @@ TABLE_DECAY = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class PointwiseRecommender:
-    """Implements `Recommender`."""
+    """Recommender of one of the field-based families; implements `Recommender`."""
 
     dataset: Dataset
     model: nn.Module
@@ -199,11 +199,14 @@ class PointwiseRecommender:
 
 
 def open_pointwise(task: Task, progress: Progress, train: bool = True) -> PointwiseRecommender:
-    """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
+    """Read the data and load the baseline from the cache, else train it, or leave it untrained.
+
+    Args:
+        train: False leaves a baseline that is not in the cache untrained
 
     Raises:
-        SettingError: there is no such column to tell the loss by.
-        ValueError: the source or a size is not known, or the files are not what they should be.
+        SettingError: a column of slice_by does not exist, or is numeric.
+        ValueError: the source or a size is unknown, or the files are invalid.
     """
     progress(f"data: reading {task.source}")
     log = read_log(task)
@@ -230,9 +233,10 @@ def open_pointwise(task: Task, progress: Progress, train: bool = True) -> Pointw
 
 
 def _named(log: ClickLog, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """
+    """Return the named columns of the log, (rows,) each.
+
     Raises:
-        SettingError: one is no column, or one of numbers.
+        SettingError: a name is no column, or a numeric one.
     """
     known = [name for name, kind in log.kinds.items() if kind != "numeric"]
     if unknown := [name for name in names if name not in known]:
@@ -276,7 +280,9 @@ def _tensors(dataset: Dataset, part: Part) -> Batch:
 
 
 def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-    """A last batch of one row, which batch normalisation cannot take, is left out."""
+    """Iterate over shuffled batches of train, without a last batch of one row, which batch normalisation does not
+    support.
+    """
     inputs, labels = _tensors(dataset, "train")
     order = torch.randperm(len(labels), generator=generator)
     for start in range(0, len(order), batch):
@@ -286,7 +292,7 @@ def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Itera
 
 
 def _scores(model: nn.Module, inputs: Inputs, chunk: int = 65536) -> NDArray[np.float32]:
-    """(rows,)"""
+    """Compute the scores of all rows, (rows,)."""
     model.eval()
     rows = len(next(iter(inputs.values())))
     with torch.inference_mode():

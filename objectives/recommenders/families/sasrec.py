@@ -16,8 +16,8 @@ from spaces.domains import Choice, Scalar
 from spaces.techniques.architecture import Architecture
 
 DROPOUT = 0.2
-# Added to the score of a key that is padding: none of it is left after the softmax, and where every key is padding
-# all are alike, so that the scores stay finite. Half precision holds it.
+# Added to the score of a padding key: its weight after the softmax is 0, and where every key is padding all are equal,
+# so that the scores stay finite. Half precision can represent it.
 _PADDING = -1e4
 _EPSILON = 1e-8
 
@@ -42,11 +42,11 @@ class Sizes:
 
     @classmethod
     def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
-        """A student's sizes; the length of a history is the requests', and not a student's to choose."""
+        """Read a student's sizes; the length of a history is determined by the requests and not chosen by a student."""
         return cls(**{name: int(value) for name, value in architecture.as_dict().items()}, length=length)
 
     def chosen(self) -> dict[str, Scalar]:
-        """What a student may have others of."""
+        """Return the sizes that a student may change."""
         return {name: size for name, size in told(self).items() if name != "length"}
 
 
@@ -54,7 +54,7 @@ class Sizes:
 # of 0.5 for the sparser sets.
 BASELINE = Sizes(embedding_dim=50, blocks=2, heads=1, feed_forward=50, length=50)
 
-# Sizes of students; of a baseline, those no larger than its own.
+# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((8, 16, 32, 50)),
     "blocks": Choice((1, 2)),
@@ -64,7 +64,9 @@ STUDENT: Mapping[str, Choice] = {
 
 
 def student(own: Sizes) -> dict[str, list[Scalar]]:
-    """Those of a baseline of these sizes: none larger, and any number of heads that divides the dimensions."""
+    """Return the sizes of students for a baseline of these sizes: none larger, and any number of heads that divides all
+    dimensions.
+    """
     offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
     dims = [int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0]
     heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
@@ -72,7 +74,7 @@ def student(own: Sizes) -> dict[str, list[Scalar]]:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, for each position alone (eq. 4)."""
+    """Two linear layers, applied to each position separately (eq. 4)."""
 
     def __init__(self, d: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -85,11 +87,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each added to what it read, which is normalised before (section III-C).
+    """Attention and feed-forward, each with a residual connection and normalisation of its input (section III-C).
 
-    As in the authors' code (github.com/kang205/SASRec, model.py), which gave the published numbers: what is added is
-    the normalised input, and keys and values read the input as it is. The layer behind the heads is that of Vaswani et
-    al. 2017, section 3.2.2; with it, heads can be cut away and the dimension stay.
+    As in the authors' code (github.com/kang205/SASRec, model.py), which gave the published numbers, the residual is the
+    normalised input, and keys and values read the input without normalisation. The output layer after the heads is that
+    of Vaswani et al. 2017, section 3.2.2; with it, heads can be pruned and the dimension kept.
     """
 
     def __init__(self, sizes: Sizes, dropout: float) -> None:
@@ -100,23 +102,24 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(sizes.embedding_dim, sizes.feed_forward, dropout)
 
     def forward(self, x: Tensor, padding: Tensor, wanted: int, window: int | None) -> Tensor:
-        """(..., S, d), (..., 1, S) -> (..., wanted, d), of the last positions."""
+        """Apply the block: (..., S, d), (..., 1, S) -> (..., wanted, d), for the last positions."""
         queries = self.attention_norm(x[..., -wanted:, :])
         x = self.feed_forward_norm(queries + self.attention(queries, x, padding, window))
         return x + self.feed_forward(x)  # type: ignore[no-any-return]
 
 
 class SASRec(nn.Module):
-    """A position is numbered by its distance from the end, so that the latest has the same embedding at any length.
+    """SASRec with positions numbered by their distance from the end, so that the latest has the same embedding at any
+    length.
 
     Args:
-        items: of the catalogue, coded 1 to items; 0 is padding, on the left of a history
+        items: number of items in the catalogue, coded 1 to items; 0 is padding, on the left of a history
         sizes: widths
         dropout: share of embeddings, attention weights and units dropped in training
 
     Attributes:
-        window: positions that each position attends to, itself included; None for all before it
-        history: the latest so many positions that are read; None for all
+        window: number of positions that each position attends to, itself included; None for all before it
+        history: number of latest positions that are read; None for all
     """
 
     def __init__(self, items: int, sizes: Sizes, dropout: float = DROPOUT) -> None:
@@ -143,44 +146,49 @@ class SASRec(nn.Module):
         items.weight[0] = 0
 
     def forward(self, history: Tensor, item: Tensor) -> Tensor:
-        """(1, L) codes of one history, (rows,) of candidates -> (rows,) logits; L is at most the sizes' length.
+        """Compute logits, (rows,), of candidates, (rows,), from one history, (1, L) codes; L is at most the sizes'
+        length.
 
         Of a history of several rows the first is read.
         """
         read = history[0] if self.history is None else history[0, -self.history :]
         state = self.norm(self._states(read, 1))
-        # The vector on the left: ONNX Runtime takes ten times as long for a matrix times a vector.
+        # The vector is on the left: ONNX Runtime takes ten times as long for a matrix times a vector.
         return F.linear(state, self.tables["item"](item)).squeeze(0)
 
     def states(self, history: Tensor) -> Tensor:
-        """(B, L) codes -> (B, d): of each history what `forward` multiplies its candidates' embeddings with."""
+        """Compute the vector of each history, (B, L) codes -> (B, d), that `forward` multiplies candidates' embeddings
+        with.
+        """
         read = history if self.history is None else history[:, -self.history :]
         return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
 
     def positions(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """(B, L) codes, (B, L, C) candidates for the item after each -> (B, L, C) logits, for training.
+        """Compute training logits, (B, L, C), of (B, L, C) candidates for the item after each position of (B, L) codes.
 
-        Where only the latest positions of a history are read, the L are cut into pieces of so many from the end, and
-        each reads its own: the last position sees what it sees when serving, and all L are answered.
+        Where only the latest positions of a history are read, the L positions are cut into pieces of that length from
+        the end, and each piece reads itself: the last position reads the same as when serving, and all L get logits.
         """
         return self.scored(self.position_states(history), candidates)
 
     def scored(self, states: Tensor, candidates: Tensor) -> Tensor:
-        """(B, L, d), (B, L, C) candidates -> (B, L, C) logits."""
+        """Compute logits, (B, L, C), of states, (B, L, d), with candidates, (B, L, C)."""
         return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def position_states(self, history: Tensor) -> Tensor:
-        """(B, L) codes -> (B, L, d): what `positions` multiplies the embeddings of each position's candidates with."""
+        """Compute the vector of each position, (B, L) codes -> (B, L, d), that `positions` multiplies candidates'
+        embeddings with.
+        """
         length = history.shape[1]
         piece = min(length, self.history or length)
         pieces = torch.unflatten(F.pad(history, (-length % piece, 0)), 1, (-1, piece))
         return self.norm(self._states(pieces, piece).flatten(1, 2)[:, -length:])  # type: ignore[no-any-return]
 
     def _states(self, history: Tensor, last: int) -> Tensor:
-        """(..., L) codes -> (..., last, d): what is known after each of the last positions, not yet normalised.
+        """Compute the states of the last positions, (..., L) codes -> (..., last, d), before the final normalisation.
 
-        No block computes a position on which these do not depend: the last block only the asked ones, and with a
-        window each block before it only window - 1 more.
+        No block computes a position on which these do not depend: the last block computes only the requested ones, and
+        with a window each block before it only window - 1 more.
         """
         spans = [last]
         for _ in self.blocks:
@@ -194,7 +202,9 @@ class SASRec(nn.Module):
         return x
 
     def _embed(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., L) codes -> (..., L, d), zeros where padded (eq. 1); (..., 1, L), what padding adds to any score."""
+        """Embed codes: (..., L) -> (..., L, d), zeros where padded (eq. 1), and the padding's addend to any score,
+        (..., 1, L).
+        """
         padded = history == 0
         items = self.tables["item"](history)
         from_end = torch.arange(history.shape[-1] - 1, -1, -1)
@@ -204,7 +214,8 @@ class SASRec(nn.Module):
 
 
 def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(M, C) logits of the M positions of a batch that have a target, candidate 0, which is then not padding.
+    """Compute logits, (M, C), of the M positions of a batch that have a target (candidate 0, which is then not
+    padding).
 
     Args:
         inputs: `history` (B, L) and `candidates` (B, L, C)
@@ -214,12 +225,13 @@ def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def of_targets(logits: Tensor, candidates: Tensor) -> Tensor:
-    """(M, C) of (B, L, C): the positions that have a target, candidate 0."""
+    """Select the positions of (B, L, C) that have a target, candidate 0: (M, C)."""
     return logits[candidates[..., 0] != 0]
 
 
 def loss(outputs: Tensor) -> Tensor:
-    """Binary cross entropy of (M, C) lists: candidate 0 against the mean of the others, of which section III-E has one.
+    """Return the binary cross entropy of (M, C) lists: candidate 0 against the mean of the others (one in section
+    III-E).
 
     Raises:
         ValueError: no list, or one without a negative.
@@ -230,5 +242,5 @@ def loss(outputs: Tensor) -> Tensor:
 
 
 def hidden(model: SASRec) -> str:
-    """The module whose outputs, (..., d), are the features to distil: the last normalisation."""
+    """Return the name of the module whose outputs, (..., d), are the features to distil: the last normalisation."""
     return "norm"

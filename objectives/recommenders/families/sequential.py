@@ -1,4 +1,4 @@
-"""A recommender that ranks the items of a catalogue by a user's history: SASRec on sequences of events."""
+"""Sequential recommender: ranks the items of a catalogue by a user's history with SASRec, on sequences of events."""
 
 from __future__ import annotations
 
@@ -49,31 +49,33 @@ from spaces.techniques.architecture import Architecture
 
 Progress = Callable[[str], None]
 
-# Raised when training or its data change, so that no older baseline is found in the cache.
+# Version of training and its data, raised when either changes, so that older baselines in the cache are not used.
 STAGE = 3
-BATCH = 128  # users; section 4.3 of the paper, as the learning rate; the authors' code has the second beta
+BATCH = 128  # users; section 4.3 of the paper, like the learning rate; the authors' code has the second beta
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.98)
-# Against one negative in the paper; a student and its teacher compare longer lists, of which the loss is the same mean.
+# One negative as in the paper; a student and its teacher compare longer lists, whose loss is the same mean.
 NEGATIVES, LISTED = 1, 15
-# Each user that is judged is a request of its own for all items: no more users than give so many scores, which took the
-# published model 100 s on two cores, yet so many at the least. They are drawn evenly. Of a synthetic log, 10,000 users
-# could show a loss of NDCG of 1.4%, 100,000 one of 0.5%, so no more are needed of a short catalogue either. What they
-# had taken before is held as a table, (users, longest), of which these are 1.6 GB.
+# Limits of the evaluation: each evaluated user is a separate request for all items, so the users are limited by the
+# total number of scores, which took the published model 100 s on two cores, but not below a minimum. They are drawn
+# uniformly. On a synthetic log, 10,000 users resolved a loss of NDCG of 1.4%, 100,000 one of 0.5%, so more are not
+# needed for a short catalogue either. Seen items are held as a table, (users, longest), with at most 1.6 GB.
 MOST_SCORES, MOST_USERS, FEWEST_USERS = 2_000_000_000, 100_000, 2000
 _MOST_SEEN = 200_000_000
 _EARLY_STOPPING_USERS = 4000
-# So many times the items is what is held at once.
+# Users that are ranked at a time: memory holds this many times the items.
 _RANKED_TOGETHER = 128
-# Between two looks at validation, an epoch of training: so many batches, or as many passes as in the authors' main.py.
-# A few batches that gain nothing do not say that there is nothing to gain.
+# Epoch of the baseline's training, between two validations: this many batches, or at most as many passes over train as
+# in the authors' main.py. A few batches without improvement are no evidence of convergence.
 _EPOCH_BATCHES, _EPOCH_PASSES = 100, 20
-_SHARED_HISTORY = 32  # serving rows that have the same history
+_SHARED_HISTORY = 32  # serving rows that share a history
 
 
 @dataclass(frozen=True, eq=False)
 class SequentialRecommender:
-    """Implements `Recommender`; labels of training are of no use, the item that came next is candidate 0."""
+    """Recommender that ranks by a history; implements `Recommender`. Labels of training are not used: the next item is
+    candidate 0.
+    """
 
     sequences: Sequences
     model: sasrec.SASRec
@@ -137,14 +139,14 @@ class SequentialRecommender:
         return self.train_rows().batches_per_epoch
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
-        """What each position of the histories knows, (users, length, d)."""
+        """Compute the state of each position of the histories, (users, length, d)."""
         return self.model.position_states(inputs["history"])
 
     def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
         return sasrec.of_targets(self.model.scored(outputs, inputs["candidates"]), inputs["candidates"])
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
-        """Some histories, with several items each."""
+        """Return some histories, with several items each."""
         random = np.random.default_rng(self.task.seed)
         history, _ = training(self.sequences, self.length)
         users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
@@ -154,7 +156,7 @@ class SequentialRecommender:
         }
 
     def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
-        """Of the catalogue's: as often as its items were taken."""
+        """Return the lookups of the catalogue's tables: the train events of each item."""
         counts = torch.from_numpy(item_counts(self.sequences))
         return {table.name: counts for table in tables if "item" in table.inputs}
 
@@ -220,11 +222,14 @@ class SequentialRecommender:
 
 
 def open_sequential(task: Task, progress: Progress, train: bool = True) -> SequentialRecommender:
-    """Read the data and find the baseline in the cache, else train it, or leave it as it was drawn.
+    """Read the data and load the baseline from the cache, else train it, or leave it untrained.
+
+    Args:
+        train: False leaves a baseline that is not in the cache untrained
 
     Raises:
-        SettingError: it is asked to tell the loss by a column.
-        ValueError: the source or a size is not known, or the files are not what they should be.
+        SettingError: slice_by names a column.
+        ValueError: the source or a size is unknown, or the files are invalid.
     """
     if task.slice_by:
         raise SettingError(f"quality.slice_by: must be [] for sasrec, but got {', '.join(task.slice_by)}")
@@ -273,12 +278,12 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, i
 
 
 def _passes(users: int) -> int:
-    """Over train, in an epoch of the baseline's training."""
+    """Return the number of passes over train in one epoch of the baseline's training."""
     return min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-users // BATCH)))
 
 
 def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Batches of users, their negatives drawn anew; candidate 0 is what came next, 0 where padding did."""
+    """Iterate over batches of users, with negatives drawn anew; candidate 0 is the next item, 0 at padding."""
     history, target = training(sequences, length)
     drawing = Negatives(sequences)
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -296,27 +301,27 @@ def _candidates(
     negatives: int,
     random: np.random.Generator,
 ) -> Tensor:
-    """(users, length, 1 + negatives): what came next at each position, then others."""
+    """Return the next item at each position, then negatives, (users, length, 1 + negatives)."""
     others = drawing.draw(users, (target.shape[1], negatives), random)
     return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
 
 
 def _judged(sequences: Sequences) -> int:
-    """How many users are judged."""
+    """Return the number of users to evaluate."""
     longest = int(np.diff(sequences.offsets).max())
     most = min(MOST_USERS, MOST_SCORES // sequences.items, _MOST_SEEN // longest)
     return min(sequences.users, max(FEWEST_USERS, most))
 
 
 def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
-    """Sorted; all of them where they are no more."""
+    """Draw users, sorted; all of them where there are no more than `most`."""
     if sequences.users <= most:
         return np.arange(sequences.users)
     return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
 
 
 def _all_scores(model: sasrec.SASRec, history: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(users, items) of the histories, (users, length)."""
+    """Compute the scores of all items, (users, items), for the histories, (users, length)."""
     model.eval()
     with torch.inference_mode():
         scores = model.states(torch.from_numpy(history)) @ model.tables["item"].get_parameter("weight")[1:].T
@@ -327,7 +332,7 @@ def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float
     """Return the mean NDCG@10 of the next item among those of the catalogue that the user had not taken before.
 
     Args:
-        score: gives (users, items) of a slice of the users
+        score: returns (users, items) for a slice of the users
     """
     assert held.seen is not None
     starts = range(0, len(held.labels), _RANKED_TOGETHER)

@@ -1,4 +1,4 @@
-"""The sizes of a family's models by name, as a study file writes them."""
+"""Sizes of a family's models by name, in the study file's notation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ S = TypeVar("S")
 
 
 def resized(published: S, given: Mapping[str, Scalar]) -> S:
-    """A family's sizes with some replaced: a number, or several widths as `64-32`.
+    """Replace some of a family's sizes: a number, or several widths such as `64-32`.
 
     Raises:
-        ValueError: a size that there is not, or a value that is none.
+        ValueError: an unknown size, or an invalid value.
     """
     known: dict[str, Any] = {f.name: getattr(published, f.name) for f in fields(published)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -32,14 +32,15 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
 
 
 def told(sizes: Any) -> dict[str, Scalar]:
-    """A family's sizes in the study file's notation: a number, or several widths as `64-32`."""
+    """Write a family's sizes in the study file's notation: a number, or several widths such as `64-32`."""
     values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
     return {name: "-".join(map(str, of)) if isinstance(of, tuple) else of for name, of in values.items()}
 
 
 def no_larger(published: Choice, own: Scalar) -> Choice:
-    """Of the published sizes of students, those below the baseline's own; and that, the last. Several widths are below
-    others that are no fewer, and each no narrower."""
+    """Select the published sizes of students that are below the baseline's own, and append that. Several widths are
+    below others if they are no more in number, and each is no larger.
+    """
 
     def widths(size: Scalar) -> list[int]:
         return [int(width) for width in str(size).split("-")]

@@ -1,4 +1,4 @@
-"""A student starts from what the teacher knows."""
+"""Initialisation of a student from its teacher's weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 def start_from(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy every parameter and buffer that both have by the same name; of a larger one of floats its entries at even
-    distances along each axis (weight selection, Xu et al., ICLR 2024), the same wherever an axis is cut from the same
-    size to the same. What else the teacher has larger, has smaller or has not stays as it was drawn."""
+    """Copy every parameter and buffer that both have by the same name; of a larger float tensor, copy the entries at
+    even distances along each axis (weight selection, Xu et al., ICLR 2024), at the same positions for equal sizes.
+    Other tensors keep their initial values.
+    """
     known = teacher.state_dict()
     with torch.no_grad():
         for name, tensor in student.state_dict().items():
@@ -21,7 +22,8 @@ def _holds(larger: Tensor, smaller: Tensor) -> bool:
     if larger.shape == smaller.shape:
         return True
     fits = larger.dim() == smaller.dim() and all(a >= b for a, b in zip(larger.shape, smaller.shape, strict=True))
-    return fits and smaller.is_floating_point()  # of whole numbers, as positions, a part may point beyond what is there
+    # a part of an integer tensor, such as positions, may point beyond the student's range
+    return fits and smaller.is_floating_point()
 
 
 def _selected(tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -1,1 +1,1 @@
-"""The user's own recommender, as its factory gives it."""
+"""The user's own recommender, made by a factory."""

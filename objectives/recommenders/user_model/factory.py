@@ -1,4 +1,4 @@
-"""The user's own factory: loaded by its name, called, and what it returned looked over before anything is spent."""
+"""Loading and calling of the user's own factory, and the checks of its result before any budget is spent."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ _END = object()
 
 
 class FactoryError(InputError):
-    """A factory, or something that it gave, is not what it should be; one line."""
+    """A factory, or a part of its result, is invalid; the message is one line."""
 
 
 @runtime_checkable
 class Given(Protocol):
-    """What a factory returns, the same each time, since it is called in several processes. A metric that is a function
-    gives a number above 0, higher being better. What else may be there:
+    """Result of a factory, the same at each call, since it is called in several processes. A metric that is a function
+    returns a number above 0, higher being better. Optional attributes:
 
-    build(shape): an untrained sibling of these sizes; shapes: by name the sizes to try, unless the study file has them
-    optimizer(parameters): for fine-tuning
+    build(shape): returns an untrained sibling of these sizes
+    shapes: the sizes to try, by name, unless the study file has them
+    optimizer(parameters): returns an optimizer for fine-tuning
     hidden: dotted name of the module, in the model and its siblings, whose outputs are features to distil
-    output: of a model with several outputs, the name or number of the one that the metric is of
-    slices(split): masks of the split's rows by name, on which the loss is told too
-    user_inputs: names of the inputs that are equal in all rows of every request; without it, those that are in the
+    output: for a model with several outputs, the name or number of the one that the metric evaluates
+    slices(split): returns masks of the split's rows by name, on which the loss is reported too
+    user_inputs: names of the inputs that are equal in all rows of every request; without it, they are inferred from the
         first thousand
     """
 
@@ -43,23 +44,24 @@ class Given(Protocol):
     metric: str | Callable[[Any, Any, Any], float]
 
     def loss(self, outputs: Any, labels: Any) -> Tensor:
-        """The mean over the rows, whichever stand together: they are shuffled."""
+        """Return the mean loss over the rows, in any combination, since they are shuffled."""
         ...
 
     def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], Any, Any]]:
-        """(inputs by name, labels, groups), each of the same rows."""
+        """Iterate over (inputs by name, labels, groups), each of the same rows."""
         ...
 
     def requests(self, seed: int) -> Iterable[Mapping[str, Any]]:
-        """Arrays by input's name, one request each."""
+        """Iterate over requests, arrays by input's name."""
         ...
 
 
 def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
-    """
+    """Import the factory.
+
     Args:
         spec: `package.module:factory`
-        folder: put at the end of the import path, so that nothing in it hides what is installed
+        folder: appended to the import path, so that nothing in it hides installed packages
 
     Raises:
         FactoryError: there is no such module, or nothing callable of that name in it.
@@ -77,7 +79,7 @@ def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
         raise FactoryError(
             f"recommender: there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
         ) from error
-    except Exception as error:  # whatever the user's own module raises
+    except Exception as error:  # anything that the user's own module may raise
         raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
     factory = getattr(found, name, None)
     if not callable(factory):
@@ -88,7 +90,7 @@ def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
 
 
 def given_by(factory: Callable[[], Given], spec: str) -> Given:
-    """What the factory returns, its parts looked over; the model is brought to the CPU.
+    """Call the factory and check its result's parts; the model is moved to the CPU.
 
     Raises:
         FactoryError: it fails, or a part is missing or of another kind.
@@ -150,10 +152,11 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def batches_of(given: Given, split: Part) -> Iterator[tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]]:
-    """The split's batches, checked one by one: inputs that the forward takes, as many labels and groups as rows.
+    """Iterate over the split's batches, checked one by one: inputs that the forward takes, as many labels and groups as
+    rows.
 
     Raises:
-        FactoryError: names what was expected of `batches`.
+        FactoryError: a batch is invalid; the message has the requirement.
     """
     where = f"{given.name}: batches({split!r})"
     source = called(where, lambda: iter(given.batches(split)))
@@ -193,14 +196,14 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
 
 
 def refuse_offsets(inputs: Mapping[str, NDArray[Any]], where: str) -> None:
-    """Of inputs that do not have the same rows.
+    """Report offsets of embedding bags among inputs that do not have the same rows.
 
     Raises:
-        FactoryError: one of them holds the places at which the bags of another begin.
+        FactoryError: one of the inputs holds the positions at which the bags of another begin.
     """
     flat = {name: values for name, values in inputs.items() if values.ndim == 1 and values.dtype.kind in "iu"}
     ascending = [n for n, v in flat.items() if len(v) > 1 and v[0] == 0 and (np.diff(v.astype(np.int64)) >= 0).all()]
-    # Where several ascend, the offsets reach furthest.
+    # Where several ascend, the offsets have the largest last value.
     for starts in sorted(ascending, key=lambda name: -int(flat[name][-1])):
         packed = [n for n, ids in flat.items() if len(ids) != len(flat[starts]) and flat[starts][-1] <= len(ids)]
         if packed:
@@ -214,12 +217,12 @@ def refuse_offsets(inputs: Mapping[str, NDArray[Any]], where: str) -> None:
 def _tensor(value: Any, what: str) -> Tensor:
     try:
         return torch.as_tensor(value).cpu()
-    except Exception as error:  # what torch cannot hold: text, objects, arrays of unlike lengths
+    except Exception as error:  # objects that torch cannot hold: text, objects, arrays of unequal lengths
         raise FactoryError(f"{what} must be a tensor or an array of numbers, but got {located(error)}") from error
 
 
 def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
-    """Names that a model's forward takes, none where it takes any; and those that it must be given."""
+    """Return the names that a model's forward takes, empty where it takes any; and those that are required."""
     parameters = inspect.signature(model.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {p.name for p in parameters if p.kind in kinds}
@@ -229,7 +232,7 @@ def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
 
 
 def leaves(labels: Any) -> Iterator[Tensor]:
-    """Of labels in any nesting, the tensors."""
+    """Iterate over the tensors of labels in any nesting."""
     if isinstance(labels, Tensor):
         yield labels
     else:
@@ -248,9 +251,10 @@ def _on_cpu(labels: Any) -> Any:
 
 
 def called(what: str, call: Callable[[], Any]) -> Any:
-    """
+    """Call the user's own code.
+
     Raises:
-        FactoryError: the user's own code fails, whatever it raises.
+        FactoryError: the code fails with any exception.
     """
     try:
         return call()

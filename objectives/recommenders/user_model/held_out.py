@@ -1,4 +1,4 @@
-"""Held-out rows as the user's own batches yield them, and the slices of them."""
+"""Held-out rows from the user's own batches, and their slices."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from objectives.recommenders.user_model.outputs import Outputs
 from objectives.recommenders.user_model.train import Train
 from objectives.recommenders.user_model.user_requests import Arrays, Sent, rowed, shape_of
 
-# Of the users by their rows in train, and of the items: the share that counts as having little.
+# Share of the users by their rows in train, and of the items, that count as rare.
 _FEW = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """A batch of held-out rows: labels (rows, outputs), groups, and the places of the rows in their part."""
+    """One batch of held-out rows: labels (rows, outputs), groups, and the positions of the rows in their part."""
 
     inputs: Arrays
     labels: NDArray[Any]
@@ -35,7 +35,7 @@ class _Rows:
 def gathered(
     given: Given, part: HeldPart, outputs: Outputs, train: Train, sent: Sent, by: Sequence[str]
 ) -> tuple[HeldOut, frozenset[Any]]:
-    """The rows, those of one shape together since histories may be of several lengths; and whom they belong to."""
+    """Collect the rows, grouped by shape since histories may have several lengths, and the set of their owners."""
     by_shape: dict[Any, list[_Rows]] = {}
     at = 0
     for inputs, labels, groups in batches_of(given, part):
@@ -62,7 +62,7 @@ def gathered(
 
 
 def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> Masks | None:
-    """The masks that the factory gives, in the order of the places; None where it gives none."""
+    """Return the masks of the factory, in the order of the positions; None where it gives none."""
     own = getattr(given, "slices", None)
     if own is None:
         return None
@@ -80,7 +80,7 @@ def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> Mask
 
 
 def _slices(blocks: Sequence[Arrays], owners: NDArray[Any], train: Train, sent: Sent) -> Masks:
-    """Users and items that train has little of, each beside the rest."""
+    """Return masks of users and items with few rows in train, each with its complement."""
     tails = {LITTLE_HISTORY: _little(owners, train.groups)}
     if (item := _item(train, sent)) is not None:
         tails[RARE_ITEMS] = _little(np.concatenate([block[item] for block in blocks]), train.codes[item])
@@ -88,7 +88,7 @@ def _slices(blocks: Sequence[Arrays], owners: NDArray[Any], train: Train, sent: 
 
 
 def _by_inputs(given: Given, blocks: Sequence[Arrays], train: Train, names: Sequence[str]) -> Masks:
-    """By the values that are the commonest in train."""
+    """Return masks by the commonest values in train of the named inputs."""
     if unknown := [name for name in names if name not in train.codes]:
         raise SettingError(
             f"quality.slice_by: must name inputs of {given.name} that are one whole number a row, "
@@ -99,12 +99,12 @@ def _by_inputs(given: Given, blocks: Sequence[Arrays], train: Train, names: Sequ
 
 
 def _item(train: Train, sent: Sent) -> str | None:
-    """Of the inputs that differ within a request, the one whose codes have the most values."""
+    """Return the input that differs within a request and has the most distinct codes."""
     several = {n: c for n, c in train.codes.items() if n in sent.first and n not in sent.constant}
     return max(several, key=lambda name: len(several[name]), default=None)
 
 
 def _little(values: NDArray[Any], counts: Counter[Any]) -> NDArray[np.bool_]:
-    """Rows of the values that train has little of: not more than a quarter of the values there have."""
+    """Return whether each value has few rows in train: no more than the value at the first quartile."""
     most = np.quantile(list(counts.values()), _FEW)
     return np.array([counts.get(value, 0) <= most for value in values.tolist()], dtype=np.bool_)

@@ -1,4 +1,6 @@
-"""The user's own recommender opened: its factory called, and one batch and one request tried on the model."""
+"""Opening of the user's own recommender: its factory is called, and one batch and one request are run through the
+model.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,19 @@ from objectives.recommenders.user_model.user_requests import sent_by
 from objectives.task import Task
 from spaces.techniques.architecture import Architecture
 
-# Those of scores and labels that leanrec knows.
+# Built-in metrics of scores and labels.
 _METRICS = ("auc", "gauc")
 
 
 def open_user_model(task: Task, progress: Callable[[str], None]) -> UserRecommender:
-    """
+    """Open the recommender of the task's factory.
+
     Raises:
-        FactoryError: the factory, or something that it gave, is not what it should be.
+        FactoryError: the factory, or a part of its result, is invalid.
     """
     progress(f"recommender: calling {task.recommender}")
-    for seed in (torch.manual_seed, np.random.seed, random.seed):  # what the factory draws without a seed of its own
+    # for random draws of the factory without a seed of its own
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(task.seed)
     given = given_by(load_factory(task.recommender, Path.cwd()), task.recommender)
     if isinstance(given.metric, str) and given.metric not in _METRICS:
@@ -43,7 +47,7 @@ def open_user_model(task: Task, progress: Callable[[str], None]) -> UserRecommen
 
 
 def _try_out(recommender: UserRecommender) -> None:
-    """One batch and one request through the model, one step back through the loss, and one sibling."""
+    """Run one batch and one request through the model, one step back through the loss, and one sibling."""
     given, model = recommender.given, recommender.model
     inputs, labels, _ = next(batches_of(given, "train"))
     where = f"{given.name}: a request as tensors"
@@ -52,14 +56,14 @@ def _try_out(recommender: UserRecommender) -> None:
         try:
             with torch.no_grad():
                 outputs = recommender.outputs(model.eval(), of)
-        except Exception as error:  # whatever the user's own forward raises
+        except Exception as error:  # anything that the user's own forward may raise
             raise FactoryError(f"{given.name}: {what} does not fit the model: {one_line(error)}") from error
         recommender.scores(outputs)
     _compare(given, inputs, request)
     loss = called(
         f"{given.name}: loss(outputs, labels)", lambda: recommender.loss(recommender.outputs(model, inputs), labels)
     )
-    with torch.no_grad():  # what a layer keeps of its last forward cannot be copied while it has a gradient
+    with torch.no_grad():  # the last forward's outputs that a layer keeps cannot be copied while they have a gradient
         recommender.outputs(model, inputs)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -73,7 +77,7 @@ def _try_out(recommender: UserRecommender) -> None:
 
 
 def _compare(given: Given, batch: Mapping[str, Tensor], request: Mapping[str, Tensor]) -> None:
-    """One graph answers both."""
+    """Check that batches and requests have the same inputs in the same types, as one graph serves both."""
     kinds = [{n: str(values.dtype).removeprefix("torch.") for n, values in of.items()} for of in (batch, request)]
     if kinds[0] != kinds[1]:
         told = [", ".join(f"{name} {kind}" for name, kind in sorted(of.items() - other.items()))

@@ -1,4 +1,4 @@
-"""The optimizer of a model some of whose tables have sparse gradients, which few optimizers take."""
+"""Optimizer of a model with sparse gradients of some tables, which few optimizers support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Make = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class WithSparseTables(Optimizer):
-    """Steps with one optimizer, and with SparseAdam for the tables; its groups are those of both."""
+    """Optimizer that steps with another one, and with SparseAdam for the tables; its groups are those of both."""
 
     def __init__(self, others: Optimizer | None, tables: torch.optim.SparseAdam) -> None:
         self._tables = tables
@@ -25,10 +25,10 @@ class WithSparseTables(Optimizer):
             self._steps[0].add_param_group(param_group)
         super().add_param_group(param_group)
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here evaluates the loss anew
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # the loss is never evaluated again
         for group in self._tables.param_groups:
             for parameter in group["params"]:
-                # Dense where a table is also used as a matrix, as one that is tied to the output.
+                # Dense where a table is also used as a matrix, for example tied to the output.
                 if parameter.grad is not None and not parameter.grad.is_sparse:
                     parameter.grad = parameter.grad.to_sparse(1)
         for each in self._steps:
@@ -36,8 +36,9 @@ class WithSparseTables(Optimizer):
 
 
 def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
-    """What `make` gives of the model's parameters; of tables whose gradients it cannot take, SparseAdam at the rate of
-    the rest."""
+    """Make the optimizer of the model's parameters; tables whose sparse gradients it does not support get SparseAdam at
+    the same rate.
+    """
     tables = _sparse_tables(model)
     if not tables or _takes_sparse(make):
         return make(model.parameters())
@@ -49,19 +50,21 @@ def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
 
 
 def _sparse_tables(model: nn.Module) -> list[nn.Parameter]:
-    """Each once, though several modules hold it."""
+    """Return the tables with sparse gradients, each once even if several modules hold it."""
     kinds = (nn.Embedding, nn.EmbeddingBag)
     held = [module.weight for module in model.modules() if isinstance(module, kinds) and module.sparse]
     return [*dict.fromkeys(weight for weight in held if isinstance(weight, nn.Parameter) and weight.requires_grad)]
 
 
 def _takes_sparse(make: Make) -> bool:
-    """Tried on a table of no further use, since an optimizer says so only by failing at its first step."""
+    """Return whether an optimizer supports sparse gradients, by a step on a throwaway table, since it fails
+    only then.
+    """
     table = _throwaway()
     table.grad = torch.ones_like(table).to_sparse(1)
     try:
         make([table]).step()
-    except Exception:  # whatever an optimizer raises
+    except Exception:  # anything that an optimizer may raise
         return False
     return True
 

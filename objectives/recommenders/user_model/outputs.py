@@ -1,4 +1,4 @@
-"""Outputs of the user's own model: which there are, which have labels, and which one the metric is of."""
+"""Outputs of the user's own model: their names, which have labels, and the main one, which the metric evaluates."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from objectives.recommenders.user_model.factory import FactoryError, Given
 
 @dataclass(frozen=True)
 class Outputs:
-    """
-    names: of several outputs the names or numbers, the main one first; empty where the model gives one tensor alone
-    labelled: those of them that there are labels of
+    """Outputs of a model.
+
+    names: names or numbers of several outputs, the main one first; empty where the model returns a single tensor
+    labelled: the outputs that have labels
     """
 
     factory: str
@@ -32,11 +33,11 @@ class Outputs:
 
     @property
     def others(self) -> tuple[Any, ...]:
-        """All but the main one that there are labels of."""
+        """Outputs with labels other than the main one."""
         return tuple(name for name in self.names[1:] if name in self.labelled)
 
     def scores(self, outputs: Any) -> Tensor:
-        """(rows,), or (rows, outputs) where there are several: the main one comes first.
+        """Return the scores, (rows,), or (rows, outputs) where there are several, with the main one first.
 
         Raises:
             FactoryError: an output is not one score for each row.
@@ -46,7 +47,7 @@ class Outputs:
         return torch.stack([_column(outputs[name], f"{self.factory}: output {name}") for name in self.names], 1)
 
     def labels(self, labels: Any) -> NDArray[np.float64]:
-        """(rows, 1 + others): of the main output, then of the others."""
+        """Return the labels, (rows, 1 + others), of the main output, then of the others."""
         return np.stack([self._of(labels, name) for name in (self.main, *self.others)], axis=1)
 
     def _of(self, labels: Any, output: Any) -> NDArray[np.float64]:
@@ -65,11 +66,11 @@ class Outputs:
 
 
 def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
-    """Those of one batch. One column of labels is of the main output; several are named or numbered as the outputs are,
-    or, where there is one output alone, the first is its own.
+    """Determine the outputs from one batch. One column of labels belongs to the main output; several are named or
+    numbered like the outputs, or, where there is only one output, the first is its own.
 
     Raises:
-        FactoryError: `output` does not say which of several is the main one, or the main one has no labels.
+        FactoryError: `output` does not select the main one of several, or the main one has no labels.
     """
     if isinstance(outputs, Tensor):
         if isinstance(labels, Mapping):
@@ -94,8 +95,9 @@ def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
 
 
 def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> OutputKind:
-    """Probabilities where all scores lie between 0 and 1, and labels, if there are any, are 0 and 1; logits where the
-    labels alone are; else values, in units of their standard deviation, or, where they do not vary, of their size.
+    """Infer the kind of an output: probabilities where all scores lie between 0 and 1, and labels, if any, are 0 and 1;
+    logits where only the labels are; else values, in units of their standard deviation, or, where they do not vary, of
+    their size.
 
     Args:
         scores: (n,) of one output
@@ -120,7 +122,7 @@ def _labelled(labels: Any, main: Any) -> frozenset[Any]:
 
 
 def _column(value: Any, what: str) -> Tensor:
-    """(rows,)"""
+    """Return an output as (rows,)."""
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] != 1):
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise FactoryError(f"{what} must give one score for each row, but gave {got}")

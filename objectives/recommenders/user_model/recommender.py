@@ -1,4 +1,4 @@
-"""The user's own recommender, as its factory gives it: judged, shrunk and asked as it is, never retrained."""
+"""The user's own recommender as its factory makes it, evaluated and compressed without retraining the original."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from spaces.serialization import digest
 from spaces.techniques.architecture import Architecture
 
 _LEARNING_RATE = 1e-3
-BATCH = 256  # rows, where the study says nothing else
-# Of train, that tell what the outputs are.
+BATCH = 256  # rows, unless the study sets another number
+# Rows of train from which the kinds of the outputs are inferred.
 _SAMPLE = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class UserRecommender:
-    """Implements `Recommender`."""
+    """Recommender of the user's own factory; implements `Recommender`."""
 
     given: Given
     task: Task
@@ -57,7 +57,9 @@ class UserRecommender:
 
     @cached_property
     def key(self) -> str:
-        """Of the weights, the code of the model's classes, all data, the requests, and what of these is the user's."""
+        """Hash of the weights, the code of the model's classes, all data, the requests, and the user's inputs among
+        these.
+        """
         content = hashlib.sha256()
 
         def add(arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -76,7 +78,7 @@ class UserRecommender:
         users = sorted(self.sent.of_user)
         return digest(self.given.name, content.hexdigest(), train, _code(self.given), users, torch.__version__)[:20]
 
-    # -- what it is judged by
+    # -- evaluation
 
     @property
     def custom_metric(self) -> bool:
@@ -84,7 +86,7 @@ class UserRecommender:
 
     @property
     def metric(self) -> str:
-        """The study's, the factory's, or the name of the factory's function."""
+        """Metric of the study, of the factory, or the name of the factory's function."""
         own = self.given.metric
         return self.task.metric or (own if isinstance(own, str) else getattr(own, "__name__", "own metric"))
 
@@ -108,13 +110,13 @@ class UserRecommender:
         )
 
     def _references(self) -> dict[str, float | None]:
-        """On test; only AUC can be told of any model."""
+        """Return the references on test; only the AUC applies to any model."""
         held = self.held_out("test")
         if set(np.unique(held.labels)) != {0, 1}:
             return {"baseline": None}
         return {"baseline": float(roc_auc_score(held.labels, main_scores(self, self.model, held.inputs)))}
 
-    # -- what goes in and what comes out
+    # -- inputs and outputs
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -127,7 +129,7 @@ class UserRecommender:
         )
 
     def _shape(self, name: str) -> tuple[int | None, ...]:
-        """After the rows; None where requests differ, or the batches do."""
+        """Return the shape after the rows; None where requests or batches differ."""
         blocks = (block for held, _ in self._held.values() for block in held.inputs)
         seen = {values[name].shape[1:] for values in (*self.sent.requests, *blocks)}
         return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True))
@@ -144,7 +146,7 @@ class UserRecommender:
 
     @cached_property
     def output_kinds(self) -> tuple[OutputKind, ...]:
-        """As the model's scores of a part of train tell, and all of the labels."""
+        """Kinds of the outputs, inferred from the model's scores of a sample of train, and from all labels."""
         self.model.eval()
         with torch.inference_mode():
             scores = torch.cat([self.teacher_outputs(inputs) for inputs in self.train_rows().sample(_SAMPLE)])
@@ -164,13 +166,13 @@ class UserRecommender:
     def columns(self) -> tuple[str, ...]:
         return tuple(map(str, self._outputs.names))
 
-    # -- what it learns from
+    # -- training
 
     def loss(self, outputs: Any, labels: Any) -> Tensor:
         return self.given.loss(outputs, labels)
 
     def train_rows(self) -> TrainingRows:
-        """In batches of the study's size, whatever those of the factory were."""
+        """Return the train rows, in batches of the study's size instead of the factory's."""
         return TrainingRows(self._train.blocks, self.task.batch_size or BATCH)
 
     def batches(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -197,7 +199,9 @@ class UserRecommender:
         return None
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The user's own, else AdamW; with SparseAdam beside it for tables whose sparse gradients it cannot take."""
+        """Make the user's own optimizer, else AdamW, with SparseAdam for tables whose sparse gradients it does not
+        support.
+        """
         make = getattr(self.given, "optimizer", None)
         if make is None:
             return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
@@ -208,7 +212,7 @@ class UserRecommender:
             )
         return made
 
-    # -- its smaller siblings
+    # -- smaller siblings
 
     @property
     def built(self) -> bool:
@@ -216,7 +220,7 @@ class UserRecommender:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Nothing is known of the data but tensors."""
+        """Names of references: none, since only tensors of the data are known."""
         return ()
 
     def reference(self, name: str) -> nn.Module:
@@ -226,7 +230,7 @@ class UserRecommender:
         return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
 
     def sizes(self) -> Mapping[str, Scalar]:
-        """A factory names none."""
+        """Return no sizes, since a factory names none."""
         return {}
 
     def build(self, architecture: Architecture) -> nn.Module:
@@ -237,11 +241,11 @@ class UserRecommender:
         made = called(f"{self.given.name}: build({shape})", lambda: make(shape))
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
-        # It may hold modules of the model, or be one that was given before: a copy trains neither.
+        # The result may share modules with the model or an earlier result: a copy trains neither.
         own: nn.Module = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
         return own.to("cpu").float()
 
-    # -- what its batches tell
+    # -- facts inferred from batches
 
     @cached_property
     def _first_batch(self) -> tuple[Inputs, Any, NDArray[Any]]:
@@ -264,8 +268,9 @@ class UserRecommender:
 
 
 def _code(given: Given) -> str:
-    """Of the classes of the model and its modules, but for torch's own, and of what trains it, as far as it can be
-    read."""
+    """Return the source code, as far as it can be read, of the model's classes and modules, except torch's, and of the
+    functions that train it.
+    """
     classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
     parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
     parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]
@@ -273,7 +278,7 @@ def _code(given: Given) -> str:
 
 
 def _source(thing: Any) -> str:
-    """The same in each process: no address of an object stands in it."""
+    """Return the source of an object, identical in each process: without addresses of objects."""
     if thing is None:
         return ""
     if isinstance(thing, functools.partial):

@@ -1,4 +1,4 @@
-"""Train as the user's own batches yield it: looked at once, and its rows kept once."""
+"""Rows of train from the user's own batches, read and stored once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from objectives.training_rows import FEWEST, Block, over_labels
 
 @dataclass(frozen=True, eq=False)
 class Train:
-    """
-    blocks: the rows, those of one shape together, in the order in which they came
-    groups: how often each was there
-    codes: how often each value was there, by the name of an input that is one whole number a row
-    content: a digest of all rows; in which batches they came is no part of it
+    """Rows of train.
+
+    blocks: the rows grouped by shape, in the order in which they came
+    groups: number of rows of each group
+    codes: number of rows of each value, by the name of an input that is one integer a row
+    content: a digest of all rows, independent of their batches
     """
 
     blocks: tuple[Block, ...]
@@ -35,16 +36,17 @@ class Train:
 
 
 def look(given: Given) -> Train:
-    """
+    """Read the rows of train.
+
     Raises:
-        FactoryError: there are no rows to learn from.
+        FactoryError: there are no rows to train on.
     """
     groups: Counter[Any] = Counter()
     codes: dict[str, Counter[int]] = {}
     by_shape: dict[Any, list[Block]] = {}
     for inputs, labels, owners in batches_of(given, "train"):
         groups.update(owners.tolist())
-        # Copies, as the user's code may fill the same arrays again.
+        # Copies, since the user's code may reuse the same arrays.
         kept = {name: values.expand(len(owners), *values.shape[1:]).clone() for name, values in inputs.items()}
         for name, values in kept.items():
             if values.ndim == 1 and not values.is_floating_point():
@@ -61,7 +63,7 @@ def look(given: Given) -> Train:
 
 
 def _shape(block: Block) -> tuple[Any, ...]:
-    """All that rows share which can stand in one tensor."""
+    """Return the properties that rows must share to be stored in one tensor."""
     told = tuple((name, values.dtype, values.shape[1:]) for name, values in sorted(block.inputs.items()))
     of_labels = tuple((values.dtype, values.shape[1:]) for values in leaves(block.labels))
     return told, of_labels, _nesting(block.labels)
@@ -72,7 +74,7 @@ def _nesting(labels: Any) -> str:
 
 
 def _joined(parts: Sequence[Block]) -> Block:
-    """Column by column, so that no more than one of them is there twice."""
+    """Concatenate column by column, so that at most one column exists twice."""
     held = [dict(part.inputs) for part in parts]
     labels = over_labels(lambda *columns: torch.cat(columns), *(part.labels for part in parts))
     names = list(held[0])

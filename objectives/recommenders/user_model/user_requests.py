@@ -1,4 +1,4 @@
-"""Requests as the user's own factory sends them, and what they tell of the inputs."""
+"""Requests of the user's own factory, and the sides of inputs inferred from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from objectives.row_groups import are_rows_equal
 
 Arrays = Mapping[str, NDArray[Any]]
 _REQUESTS = 1000
-# Requests of several rows that must agree on an input before it is taken to be the user's.
+# Requests of several rows that must agree on an input before it counts as the user's.
 _TELLING = 20
 
 
@@ -25,9 +25,9 @@ _TELLING = 20
 class Sent:
     """Requests, all with the same inputs.
 
-    once: inputs of one row beside others of several
+    once: inputs of one row where others have several
     constant: inputs that are the same in all rows of each of these requests
-    declared: inputs that the factory says are the user's, None where it does not say
+    declared: inputs that the factory declares to be the user's, None where it declares none
     """
 
     requests: tuple[Arrays, ...]
@@ -37,7 +37,7 @@ class Sent:
 
     @property
     def of_user(self) -> frozenset[str]:
-        """The user's inputs: those declared, else inferred from these requests; and what is given once."""
+        """Inputs of the user: those declared, else inferred from these requests; and those given once."""
         return self.once | (self.constant if self.declared is None else self.declared)
 
     @property
@@ -50,7 +50,7 @@ class Sent:
         return self.requests[0]
 
     def sized(self, rows: NDArray[np.int64]) -> Sent:
-        """As many requests as there are sizes: of each its first rows, or all of them round and round."""
+        """Resize the requests to the given sizes: each to its first rows, or to all of them repeated cyclically."""
         sized = []
         for number, size in enumerate(rows.tolist()):
             request = self.requests[number % len(self.requests)]
@@ -58,7 +58,7 @@ class Sent:
         return replace(self, requests=tuple(sized))
 
     def rows(self, count: int) -> dict[str, NDArray[Any]]:
-        """Rows of requests, of those of the commonest lengths."""
+        """Return rows of requests, of those with the commonest lengths."""
         shapes = Counter(shape_of(request) for request in self.requests)
         (common, _), *_ = shapes.most_common(1)
         alike = [rowed(request) for request in self.requests if shape_of(request) == common]
@@ -68,11 +68,11 @@ class Sent:
 
 
 def sent_by(given: Given, seed: int) -> Sent:
-    """The first thousand.
+    """Read the first thousand requests of the factory.
 
     Raises:
-        FactoryError: there are none, or they do not have the same inputs, or rows differ within one, or so does what
-            the factory declares to be the user's.
+        FactoryError: there are none, their inputs differ, rows differ within one, or a declared input of the user's is
+        not constant.
     """
     where = f"{given.name}: requests({seed})"
     requests = called(
@@ -100,10 +100,10 @@ def sent_by(given: Given, seed: int) -> Sent:
 
 
 def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> frozenset[str] | None:
-    """The inputs that the factory says are the user's, None where it does not say.
+    """Return the inputs that the factory declares to be the user's, None where it declares none.
 
     Raises:
-        FactoryError: it names an input that there is not, or one that differs between rows of a request.
+        FactoryError: a declared input does not exist, or differs between rows of a request.
     """
     declared = getattr(given, "user_inputs", None)
     if declared is None:
@@ -117,13 +117,13 @@ def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> f
 
 
 def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, NDArray[Any]]:
-    """What is given once, repeated for each row."""
+    """Repeat inputs given once for each row."""
     count = rows or max(map(len, arrays.values()))
     return {n: np.repeat(v, count, axis=0) if len(v) == 1 < count else v for n, v in arrays.items()}
 
 
 def shape_of(arrays: Arrays) -> tuple[tuple[int, ...], ...]:
-    """Of one row."""
+    """Return the shape of one row of each input."""
     return tuple(values.shape[1:] for values in arrays.values())
 
 
