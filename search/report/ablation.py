@@ -1,8 +1,8 @@
-"""What helped: each technique's effect as values, as a table, as a figure in plotly's terms, as a section."""
+"""What helped: each technique's effect as values, as columns of a table, as a figure in plotly's terms."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,8 +12,8 @@ from rich.table import Table
 from search.ablation.records import KINDS, Kind
 from search.format import MISSING, column_percent, column_ratio, metric_name, significant
 from search.report.axes import log_steps
+from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
-from search.report.html import cell, section
 
 Document = Mapping[str, Any]
 Interval = tuple[float, float]
@@ -26,7 +26,6 @@ _ROW_PIXELS = 46
 # Ratios that differ by less than this are marked by these steps.
 _NARROW = 8
 _STEPS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
-_COLUMNS = ("p95 ratio", "service p50 ratio", "loss", "bytes ratio")
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,42 @@ class Dot:
     bytes_ratio: float
 
 
-def dots(document: Document) -> tuple[Dot, ...]:
-    """Of the document of `leanrec ablate --json`; what was not measured has none."""
+@dataclass(frozen=True)
+class Comparison:
+    """A technique at the trial or alone: what was measured, or the reason why nothing was."""
+
+    label: str
+    kind: Kind
+    dot: Dot | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A technique with what it did, in words, and its comparisons in the order of `KINDS`."""
+
+    label: str
+    verdict: str
+    comparisons: tuple[Comparison, ...]
+
+
+def techniques(document: Document) -> tuple[Technique, ...]:
+    """The techniques of the document of `leanrec ablate --json`."""
     return tuple(
-        dot
+        Technique(part["label"], part["verdict"], tuple(_comparison(row, part, kind) for kind in KINDS))
         for row, part in enumerate(document["techniques"])
-        for kind in KINDS
-        if (dot := _dot(row, part, kind)) is not None
     )
+
+
+def dots(document: Document) -> tuple[Dot, ...]:
+    """The effects that were measured."""
+    return tuple(each.dot for technique in techniques(document) for each in technique.comparisons if each.dot)
+
+
+def _comparison(row: int, part: Mapping[str, Any], kind: Kind) -> Comparison:
+    dot = _dot(row, part, kind)
+    reason = "" if dot else f"not measured: {part[kind]['reason']}" if part[kind] else "not measured yet"
+    return Comparison(part["label"], kind, dot, reason)
 
 
 def _dot(row: int, part: Mapping[str, Any], kind: Kind) -> Dot | None:
@@ -168,80 +195,24 @@ def _metric(document: Document) -> str:
     return metric_name(next(told, "quality"))
 
 
-def ablation_section(document: Document | None, figure: str | None) -> str:
-    """HTML; `figure` is a fragment, None where nothing was measured. Empty without an ablation."""
-    if document is None:
-        return ""
-    lead = (
-        f"Trial {document['trial']}, one technique at a time. At the trial: the trial beside itself with the technique "
-        "taken back. Alone: the baseline with nothing but the technique, beside the baseline. Below 1x is faster or "
-        "smaller; a loss above 0 is what the technique costs on validation."
-    )
-    control = document["control"]
-    said = f"<p><b>{escape(control['sentence'])}</b></p>" if control else ""
-    plot = f'<figure class="plot">{figure}</figure>' if figure else ""
-    note = (
-        '<p class="note">Ranges are 95% intervals, not adjusted for the number of techniques or slices. Measured on '
-        f"{escape(document['machine'])}.</p>"
-    )
-    return section("What helped", lead, f"{said}{plot}{_table(document)}{note}")
-
-
-def _table(document: Document) -> str:
-    """Two heads: at the trial and alone."""
-    above = "".join(f'<th colspan="{len(_COLUMNS)}">{escape(WORDS[kind])}</th>' for kind in KINDS)
-    heads = "".join(f"<th>{escape(name)}</th>" for _ in KINDS for name in _COLUMNS)
-    rows = []
-    for row, part in enumerate(document["techniques"]):
-        measured = "".join(_html_cells(_dot(row, part, kind), _reason(part, kind)) for kind in KINDS)
-        rows.append(f"<tr><td>{escape(part['label'])}</td><td>{escape(part['verdict'])}</td>{measured}</tr>\n")
-    return (
-        '<div class="scroll"><table class="helped"><thead>'
-        f'<tr><th rowspan="2">technique</th><th rowspan="2">what it did</th>{above}</tr><tr>{heads}</tr></thead>'
-        f"<tbody>\n{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _reason(part: Mapping[str, Any], kind: Kind) -> str:
-    """Why there are no numbers."""
-    return f"not measured: {part[kind]['reason']}" if part[kind] else "not measured yet"
-
-
-def _html_cells(dot: Dot | None, reason: str) -> str:
-    if dot is None:
-        return f'<td colspan="{len(_COLUMNS)}" class="missing">{escape(reason)}</td>'
-    cells = (
-        cell(dot.p95_ratio, column_ratio, dot.p95_ratio_interval),
-        cell(dot.service_p50_ratio, column_ratio, dot.service_p50_ratio_interval),
-        cell(dot.loss, column_percent, dot.loss_interval),
-        cell(dot.bytes_ratio, column_ratio),
-    )
-    return "".join(f"<td>{text}</td>" for text in cells)
-
-
 def ablation_table(document: Document) -> Table:
-    """The same on a terminal, a line for each comparison."""
-    table = Table(title=f"What helped at trial {document['trial']} of {document['study']}", title_justify="left")
-    table.add_column("technique")
-    table.add_column("", max_width=40)
-    for name in ("p95 ratio [95%]", "service p50 ratio [95%]", "loss [95%]", "bytes ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row, part in enumerate(document["techniques"]):
-        for kind in KINDS:
-            dot = _dot(row, part, kind)
-            what = WORDS[kind] if dot else f"{WORDS[kind]}, {_reason(part, kind)}"
-            table.add_row(part["label"] if kind == KINDS[0] else "", what, *_text_cells(dot))
-    return table
+    """The techniques on a terminal, a line for each comparison."""
+    lines = [comparison for technique in techniques(document) for comparison in technique.comparisons]
+    return console_table(f"What helped at trial {document['trial']} of {document['study']}", _CONSOLE_COLUMNS, lines)
 
 
-def _text_cells(dot: Dot | None) -> Sequence[str]:
-    if dot is None:
-        return (MISSING,) * len(_COLUMNS)
-    (low, high), (least, most) = dot.p95_ratio_interval, dot.service_p50_ratio_interval
-    best, worst = dot.loss_interval
-    return (
-        f"{dot.p95_ratio:.3f} [{low:.3f}, {high:.3f}]",
-        f"{dot.service_p50_ratio:.3f} [{least:.3f}, {most:.3f}]",
-        f"{dot.loss:+.2%} [{best:+.2%}, {worst:+.2%}]",
-        f"{dot.bytes_ratio:.3f}",
-    )
+def _measured(header: str, cell: Callable[[Dot], Cell]) -> Column[Comparison]:
+    return Column(header, lambda comparison: cell(comparison.dot) if comparison.dot else Cell(MISSING))
+
+
+COMPARISON_COLUMNS: tuple[Column[Comparison], ...] = (
+    _measured("p95 ratio", lambda dot: number(dot.p95_ratio, column_ratio, dot.p95_ratio_interval)),
+    _measured("service p50 ratio", lambda d: number(d.service_p50_ratio, column_ratio, d.service_p50_ratio_interval)),
+    _measured("loss", lambda dot: number(dot.loss, column_percent, dot.loss_interval)),
+    _measured("bytes ratio", lambda dot: number(dot.bytes_ratio, column_ratio)),
+)
+_CONSOLE_COLUMNS = (
+    Column[Comparison]("technique", lambda of: Cell(of.label if of.kind == KINDS[0] else ""), "left"),
+    Column[Comparison]("", lambda of: Cell(", ".join(filter(None, (WORDS[of.kind], of.reason)))), "left"),
+    *COMPARISON_COLUMNS,
+)

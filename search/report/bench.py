@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from objectives.measurement.statistics import fewest_samples
-from search.format import MISSING, milliseconds, percent, rate, significant, times
+from search.format import milliseconds, percent, rate, significant, times
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
-from search.report.style import PRINT_SCRIPT, STYLE
+from search.report.render import render
 
 Document = Mapping[str, Any]
 
@@ -173,21 +171,14 @@ def _title(text: str, top: float) -> Description:
 
 def bench_page(document: Document, plotly_js: str, config: Mapping[str, Any]) -> str:
     """One HTML file with everything inside it."""
-    title = f"{escape(document['name'])}: {escape(document['pattern'])}"
-    drawing = json.dumps([*bench_figure(document).values(), config], allow_nan=False).replace("<", "\\u003c")
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in doubts(document))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n<script>{plotly_js}</script>\n</head>\n<body>\n<main>\n"
-        f'<header>\n<p class="study">leanrec bench <b>{escape(document["name"])}</b></p>\n'
-        f"<h1>{escape(headline(document))}</h1>\n"
-        f'<p class="facts">{" · ".join(map(escape, facts(document)))}</p>\n'
-        f"{warnings}</header>\n"
-        '<section>\n<figure class="plot"><div id="bench-plot"></div></figure>\n</section>\n'
-        f"<section>\n<h2>How it was measured</h2>\n{_method(document)}\n</section>\n"
-        f'</main>\n<script>Plotly.newPlot("bench-plot", ...{drawing});</script>\n'
-        f"<script>{PRINT_SCRIPT}</script>\n</body>\n</html>\n"
+    return render(
+        "bench.html.j2",
+        document=document,
+        headline=headline(document),
+        facts=facts(document),
+        doubts=doubts(document),
+        drawing=[*bench_figure(document).values(), config],
+        plotly_js=plotly_js,
     )
 
 
@@ -201,50 +192,5 @@ def facts(document: Document) -> list[str]:
     ]
 
 
-def _method(document: Document) -> str:
-    beside = document["poisson"]
-    known = {
-        "bundle": document["bundle"],
-        "machine": document["machine"],
-        "pattern": document["pattern"] + (f" of {document['log']}" if document["log"] else ""),
-        "capacity": f"{rate(document['capacity_rps'])}, answered with two in flight for each replica",
-        "percentiles": _percentile_line(document["latency_ms"]),
-        "Poisson's": _percentile_line(beside["latency_ms"]) if beside else None,
-        "p95 to Poisson's": _ratio_line(beside, "p95") if beside else None,
-        "p99 to Poisson's": _ratio_line(beside, "p99") if beside else None,
-        "generator": f"p95 of its lag {milliseconds(document['lag_p95_ms'])}, {percent(document['offered_share'])} of "
-        "the planned rate offered",
-        "seed": str(document["seed"]),
-    }
-    terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in known.items() if v is not None)
-    return f"<dl>{terms}</dl>{_CLOSED if document['pattern'] == 'closed' else _OPEN}{_TURNS if beside else ''}"
-
-
 def _value(told: Mapping[str, Any]) -> str:
     return milliseconds(told["value"])
-
-
-def _percentile_line(latency: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_with_interval(told)}" for name, told in latency.items())
-
-
-def _with_interval(told: Mapping[str, Any] | None) -> str:
-    if told is None:
-        return MISSING
-    low, high = (MISSING if end is None else significant(end, 3) for end in told["interval"])
-    return f"{_value(told)} [{low}, {high}]"
-
-
-def _ratio_line(beside: Mapping[str, Any], name: str) -> str:
-    ratio, interval = beside[f"{name}_ratio"], beside[f"{name}_ratio_interval"]
-    if ratio is None:
-        return MISSING
-    return f"{times(ratio)} [{significant(interval[0])}, {significant(interval[1])}]"
-
-
-_OPEN = """<p>Arrivals come from a seeded schedule and do not wait for answers; a request's latency runs from its
-scheduled arrival, queueing included. Brackets are 95% intervals, of a percentile by order statistics.</p>"""
-_CLOSED = """<p>Each request is sent when the one before is answered. Brackets are 95% intervals by order statistics.
-</p>"""
-_TURNS = """<p>The pattern and Poisson arrivals at the same rate took turns with the same requests; the pattern's turns
-are put end to end above. The interval of a ratio is a bootstrap of blocks of both that ran side by side.</p>"""

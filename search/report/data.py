@@ -1,8 +1,9 @@
-"""What the report draws, as values: the points of the front and the hypervolume's curves."""
+"""Values that the report draws and lists: points and rows of the front, hypervolume curves, endings, slices."""
 
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from search.format import knob_value, milliseconds, percent, size, times
+from search.format import knob_value, metric_name, milliseconds, percent, size, times
 from search.front import hypervolume_over_time, resolved_front, unit_objectives
+from search.verdict import alike_trials, subject
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 Interval = tuple[float, float]
 
 HOVER_CHARACTERS = 68
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*%?")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,28 @@ class Curve:
 
     x: tuple[float, ...]
     hypervolume: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the front's table beside the baseline's; `tags` name its role, such as chosen."""
+
+    row: Row
+    baseline: Row
+    tags: tuple[str, ...] = ()
+
+    @property
+    def is_baseline(self) -> bool:
+        return bool(self.row["trial"] == self.baseline["trial"])
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Trials that did not run to the end for the same reason."""
+
+    state: str
+    reason: str
+    trials: tuple[int, ...]
 
 
 def all_rows(document: Document) -> list[Row]:
@@ -185,3 +210,52 @@ def _curve(rows: Sequence[Row], x: Sequence[float], max_loss: float) -> Curve:
     order = np.argsort(np.asarray(x, dtype=np.float64), kind="stable")
     reached = hypervolume_over_time(points, order)
     return Curve(tuple(float(x[place]) for place in order), tuple(reached.tolist()))
+
+
+def table_rows(document: Document) -> list[TableRow]:
+    """The baseline, the reference points off the front, the front by p95; empty before the baseline is measured."""
+    baseline, chosen = document["baseline"], (document.get("chosen") or {}).get("row")
+    if baseline is None:
+        return []
+    alike = alike_trials(document, chosen) if chosen else []
+
+    def tags(row: Row) -> tuple[str, ...]:
+        is_chosen = chosen and row["trial"] == chosen["trial"]
+        choice = "chosen" if is_chosen else "≈ chosen" if row["trial"] in alike else None
+        return tuple(filter(None, (row.get("reference"), choice)))
+
+    off = [row for row in document.get("reference_points") or () if not row["on_front"] and row["trial"] != 0]
+    front = [row for row in all_rows(document)[1:] if row["on_front"]]
+    front.sort(key=lambda row: float(row["latency_ms"]["p95_ratio"]))
+    return [
+        TableRow(baseline, baseline, ("baseline",)),
+        *(TableRow(row, baseline, (row["reference"],)) for row in off),
+        *(TableRow(row, baseline, tags(row)) for row in front),
+    ]
+
+
+def endings(document: Document) -> list[Ending]:
+    """Trials that did not run to the end, by reason, failures first, then the most frequent; reasons that differ by
+    numbers alone are one, with dots for the numbers."""
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for row in document["rows"]:
+        if row["state"] != "complete":
+            reason = row["reason"] or "no reason was recorded"
+            groups.setdefault((row["state"], _NUMBER.sub("…", reason)), []).append((row["trial"], reason))
+    found = [
+        Ending(state, form if len({reason for _, reason in trials}) > 1 else trials[0][1], tuple(t for t, _ in trials))
+        for (state, form), trials in groups.items()
+    ]
+    return sorted(found, key=lambda ending: (ending.state != "failed", -len(ending.trials)))
+
+
+def slices_of(document: Document) -> tuple[str, Sequence[Row]]:
+    """Title and slices of the chosen trial on test, else of the best compromise on validation."""
+    row = subject(document)
+    if row is None:
+        return "", ()
+    confirmed = (document.get("chosen") or {}).get("confirmed") or {}
+    part = "test" if "slices" in confirmed else "validation"
+    metric = metric_name(row["quality"]["metric"])
+    found = confirmed.get("slices", row["quality"].get("slices")) or ()
+    return f"{metric} of trial {row['trial']} on parts of the {part} rows", found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -10,9 +10,10 @@ from rich.table import Table
 
 from objectives.measurement.profile.profile import GroupCost, Profile
 from objectives.measurement.profile.roofline import Roofline, group_roofs
-from search.format import MISSING, count, milliseconds, percent, significant, size
+from search.format import milliseconds, percent, significant, size
+from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE
-from search.report.style import STYLE
+from search.report.render import render
 from spaces.focus import SHARE, Part, focus, reason
 from spaces.serialization import to_plain
 
@@ -65,22 +66,12 @@ def headline(document: Document) -> str:
 
 def profile_table(document: Document) -> Table:
     """The groups, the slowest first."""
-    table = Table(title=headline(document), title_justify="left")
-    for name in ("group", "kind", "time", "ms", "perfect ms", "MFLOP", "moved", "weights", "of the weights", "why"):
-        table.add_column(name, justify="left" if name in ("group", "kind", "why") else "right", no_wrap=name != "why")
-    for group in _slowest_first(document["groups"]):
-        table.add_row(*_cells(group))
-    return table
+    return console_table(headline(document), GROUP_COLUMNS, _slowest_first(document["groups"]))
 
 
 def operator_table(document: Document, most: int = 10) -> Table:
     """The operators that take the most time."""
-    table = Table(title="By operator", title_justify="left")
-    for name in ("operator", "calls", "ms", "time"):
-        table.add_column(name, justify="left" if name == "operator" else "right")
-    for each in document["operators"][:most]:
-        table.add_row(each["operator"], str(each["calls"]), f"{each['ms']:.3f}", f"{each['time_share']:.1%}")
-    return table
+    return console_table("By operator", OPERATOR_COLUMNS, document["operators"][:most])
 
 
 def profile_figure(document: Document) -> Description:
@@ -120,32 +111,14 @@ def profile_figure(document: Document) -> Description:
 
 def profile_page(document: Document, figure: str, plotly_js: str) -> str:
     """One file that needs no network; `figure` is the figure as an HTML fragment."""
-    reasons = "".join(
-        f"<dt>{escape(group['name'])}</dt><dd>{escape(group['reason'])}</dd>"
-        for group in _slowest_first(document["groups"])
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(document['study'])}: where the time goes</title>\n<style>{STYLE}</style>\n"
-        f"<script>{plotly_js}</script>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="study">profile of <b>{escape(document["study"])}</b></p>\n'
-        f"<h1>{escape(headline(document))}</h1></header>\n<section>\n"
-        f'<p class="lead">{escape(_lead(document))}</p>\n<figure class="plot">{figure}</figure>\n</section>\n'
-        f"<section>\n<h2>What is searched, and why</h2>\n<dl>{reasons}</dl>\n</section>\n"
-        f"<section>\n<h2>By operator</h2>\n{_operators(document['operators'])}\n</section>\n"
-        "</main>\n</body>\n</html>\n"
-    )
-
-
-def _lead(document: Document) -> str:
-    machine = document["roofline"]
-    threads = count(machine["threads"], "thread") if machine["threads"] else "the engine's own number of threads"
-    bound = percent(document["share"])
-    return (
-        f"In bold: layer groups that take {bound} or more of the time or of the weights' bytes, and so are searched. "
-        "The light bar inside is what perfect kernels would need in single precision on this machine, which reaches "
-        f"{significant(machine['gflops'], 3)} GFLOP/s and {significant(machine['gbytes_per_s'], 3)} GB/s on {threads}."
+    return render(
+        "profile.html.j2",
+        document=document,
+        headline=headline(document),
+        groups=_slowest_first(document["groups"]),
+        operator_columns=OPERATOR_COLUMNS,
+        figure=figure,
+        plotly_js=plotly_js,
     )
 
 
@@ -168,20 +141,41 @@ def _time(ms: float) -> str:
     return milliseconds(ms) if ms >= 0.1 else f"{significant(1000 * ms, 3)} µs"
 
 
-def _cells(group: Mapping[str, Any]) -> Sequence[str]:
-    kernels = bool(group["flops"] or group["bytes"])
-    return (
-        group["name"],
-        group["kind"],
-        f"{group['time_share']:.1%}",
-        f"{group['ms']:.3f}",
-        f"{group['perfect_ms']:.3f}" if kernels else MISSING,
-        f"{group['flops'] / 1e6:.2f}" if kernels else MISSING,
-        size(group["bytes"]) if kernels else MISSING,
-        size(group["weight_bytes"]) if group["weight_bytes"] else MISSING,
-        f"{group['weight_share']:.1%}" if group["weight_bytes"] else MISSING,
-        group["reason"],
-    )
+def _share(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _thousandths(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _of_kernels(group: Mapping[str, Any], value: float, word: Callable[[float], str]) -> Cell:
+    """A number of a group that runs kernels; the engine's own time has none."""
+    return number(value if group["flops"] or group["bytes"] else None, word)
+
+
+def _of_weights(group: Mapping[str, Any], value: float, word: Callable[[float], str]) -> Cell:
+    return number(value if group["weight_bytes"] else None, word)
+
+
+GROUP_COLUMNS: tuple[Column[Mapping[str, Any]], ...] = (
+    Column("group", lambda group: Cell(group["name"]), "left"),
+    Column("kind", lambda group: Cell(group["kind"]), "left"),
+    Column("time", lambda group: number(group["time_share"], _share)),
+    Column("ms", lambda group: number(group["ms"], _thousandths)),
+    Column("perfect ms", lambda group: _of_kernels(group, group["perfect_ms"], _thousandths)),
+    Column("MFLOP", lambda group: _of_kernels(group, group["flops"] / 1e6, "{:.2f}".format)),
+    Column("moved", lambda group: _of_kernels(group, group["bytes"], size)),
+    Column("weights", lambda group: _of_weights(group, group["weight_bytes"], size)),
+    Column("of the weights", lambda group: _of_weights(group, group["weight_share"], _share)),
+    Column("why", lambda group: Cell(group["reason"]), "left"),
+)
+OPERATOR_COLUMNS: tuple[Column[Mapping[str, Any]], ...] = (
+    Column("operator", lambda each: Cell(each["operator"]), "left"),
+    Column("calls", lambda each: Cell(str(each["calls"]))),
+    Column("ms", lambda each: number(each["ms"], _thousandths)),
+    Column("share of the time", lambda each: number(each["time_share"], _share)),
+)
 
 
 def _bars(names: Sequence[str], values: Sequence[float], colour: str, name: str) -> Description:
@@ -255,13 +249,3 @@ def _layout(groups: Sequence[Mapping[str, Any]], per_ms: float, unit: str) -> De
         },
         "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
     }
-
-
-def _operators(operators: Sequence[Mapping[str, Any]]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(each['operator'])}</td><td>{each['calls']}</td><td>{each['ms']:.3f}</td>"
-        f"<td>{each['time_share']:.1%}</td></tr>\n"
-        for each in operators
-    )
-    head = "<tr><th>operator</th><th>calls</th><th>ms</th><th>share of the time</th></tr>"
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>\n{rows}</tbody></table></div>'

@@ -13,12 +13,23 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from search.report.ablation import ablation_figure, dots
+from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, dots, techniques
 from search.report.axes import Parallel, parallel
-from search.report.data import Curve, Document, FrontData, front_data, hypervolume_curves
-from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front
-from search.report.page import page
+from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS, pairs
+from search.report.data import (
+    Curve,
+    Document,
+    FrontData,
+    endings,
+    front_data,
+    hypervolume_curves,
+    metric_of,
+    slices_of,
+    table_rows,
+)
+from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
 from search.report.profile import profile_figure, profile_page
+from search.report.render import render
 from search.verdict import verdict
 
 Figure = go.Figure
@@ -89,10 +100,41 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
 
 def write_report(document: Document, path: Path) -> None:
     """One file, everything inside it, complete or not there at all."""
+    text = study_page(document)
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def study_page(document: Document) -> str:
+    """The study's page: values, the figures drawn from them, and the template that holds both."""
+    front, knobs, ablation = front_data(document), parallel(document), document.get("ablation")
+    slices_title, slices = slices_of(document)
+    return render(
+        "study.html.j2",
+        document=document,
+        verdict=verdict(document),
+        figures=_study_figures(document, front, knobs),
+        plotly_js=get_plotlyjs(),
+        metric=metric_of(document),
+        beyond=[point.loss for point in front.points if 100 * point.loss > loss_window(front)[1]],
+        front_columns=FRONT_COLUMNS,
+        rows=table_rows(document),
+        comparison_kinds=tuple(WORDS.values()),
+        comparison_columns=COMPARISON_COLUMNS,
+        techniques=techniques(ablation) if ablation else (),
+        slices_title=slices_title,
+        slices=slices,
+        slice_columns=SLICE_COLUMNS,
+        constant=pairs(knobs.constant),
+        knobs_pixels=AXIS_PIXELS * len(knobs.axes),
+        endings=endings(document),
+    )
+
+
+def _study_figures(document: Document, front: FrontData, knobs: Parallel) -> dict[str, str]:
+    """Fragments of HTML by name; `knobs` and `ablation` are left out where there is nothing to compare."""
     by_trial, by_minutes = hypervolume_curves(document)
-    knobs = parallel(document)
     figures = {
-        "front": _fragment(front_figure(document), "front-plot"),
+        "front": _fragment(go.Figure(describe_front(front)), "front-plot"),
         "by_minutes": _fragment(hypervolume_figure(by_minutes, "minutes of search"), "minutes-plot"),
         "by_trial": _fragment(hypervolume_figure(by_trial, "trials"), "trials-plot"),
     }
@@ -101,8 +143,7 @@ def write_report(document: Document, path: Path) -> None:
         figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
     if document.get("ablation") and dots(document["ablation"]):
         figures["ablation"] = _fragment(go.Figure(ablation_figure(document["ablation"])), "ablation-plot")
-    text = page(document, verdict(document), figures, get_plotlyjs(), knobs.constant, AXIS_PIXELS * len(knobs.axes))
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return figures
 
 
 def write_profile(document: Document, path: Path) -> None:

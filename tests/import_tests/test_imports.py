@@ -36,6 +36,13 @@ def test_every_package_is_packaged() -> None:
     assert set(settings["packages"]) == {".".join(folder.relative_to(ROOT).parts) for folder in made}
 
 
+def test_every_template_is_packaged() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folder = ROOT / "search" / "report"
+    packaged = {file for pattern in settings["package-data"]["search.report"] for file in folder.glob(pattern)}
+    assert packaged == {file for file in (folder / "templates").rglob("*") if file.is_file()} != set()
+
+
 @pytest.mark.parametrize("package", ALLOWED)
 def test_packages_import_downwards_only(package: str) -> None:
     ours = set(ALLOWED)
@@ -61,7 +68,12 @@ def test_parts_of_objectives_do_not_know_each_other(package: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "file"),
-    [("optuna", "search/study.py"), ("mlflow", "search/ledger.py"), ("plotly", "search/report/report.py")],
+    [
+        ("optuna", "search/study.py"),
+        ("mlflow", "search/ledger.py"),
+        ("plotly", "search/report/report.py"),
+        ("jinja2", "search/report/render.py"),
+    ],
 )
 def test_one_door_to_each_library(library: str, file: str) -> None:
     """`study.py`'s trials are read by their type elsewhere; nothing else of a library is touched behind its door."""

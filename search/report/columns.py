@@ -1,0 +1,125 @@
+"""Tables as lists of columns, so that a console and a page show the same columns in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from search.format import MISSING, column_milliseconds, column_percent, column_ratio, size
+from search.report.data import Row, TableRow, knobs_by_family
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text, with the interval that stands below it, tags beside it, and details that a page opens."""
+
+    text: str
+    interval: str = ""
+    tags: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column(Generic[R]):
+    """A column of a table whose rows are made of `R`."""
+
+    header: str
+    cell: Callable[[R], Cell]
+    justify: Literal["left", "right"] = "right"
+
+
+def number(value: float | None, word: Callable[[float], str], interval: Sequence[float] | None = None) -> Cell:
+    """A number in words with its interval."""
+    if value is None:
+        return Cell(MISSING)
+    return Cell(word(value), f"{word(interval[0])} to {word(interval[1])}" if interval else "")
+
+
+def console_table(title: str, columns: Sequence[Column[R]], rows: Iterable[R]) -> Table:
+    """The columns as a table of a terminal; tags and interval stand below their number."""
+    table = Table(title=Text(title), title_justify="left")
+    for column in columns:
+        table.add_column(column.header, justify=column.justify)
+    for row in rows:
+        cells = [column.cell(row) for column in columns]
+        table.add_row(*(Text("\n".join(filter(None, (cell.text, *cell.tags, cell.interval)))) for cell in cells))
+    return table
+
+
+def _trial(of: TableRow) -> Cell:
+    return Cell(str(of.row["trial"]), tags=of.tags)
+
+
+def _recipe(of: TableRow) -> Cell:
+    """Knobs that differ from the baseline's; in the details all knobs, and the widths that the file itself has."""
+    if of.is_baseline:
+        return Cell("the model as it was given")
+    row, standard = of.row, of.baseline["knobs"]
+    changed = {name: value for name, value in row["knobs"].items() if standard.get(name) != value}
+    # How it was taught is detail, and the origin is said by what was reshaped or pruned.
+    said = {name: value for name, value in changed.items() if not name.startswith(_LEFT_TO_DETAILS)}
+    brief = "; ".join(_PREFIX.get(family, "") + text for family, text in knobs_by_family(said).items())
+    units = {group: "-".join(map(str, left)) for group, left in (row.get("units") or {}).items()}
+    read = {"widths in the file": pairs(row.get("widths") or {}), "units that are left": pairs(units)}
+    return Cell(brief or "as the baseline", details={**knobs_by_family(row["knobs"]), **read})
+
+
+_LEFT_TO_DETAILS = ("distillation.", "weights.origin")
+_PREFIX = {"architecture": "student: ", "pruning": "pruned: "}
+
+
+def pairs(mapping: Mapping[str, Any]) -> str:
+    """Names and values in one line."""
+    return ", ".join(f"{key} {value}" for key, value in mapping.items())
+
+
+def _throughput(rps: float) -> str:
+    return f"{rps:,.0f}/s"
+
+
+FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
+    Column("trial", _trial, "left"),
+    Column("recipe", _recipe, "left"),
+    Column("p95", lambda of: number(of.row["latency_ms"]["p95"], column_milliseconds)),
+    Column("p95 ratio", lambda of: _compared(of, of.row["latency_ms"], "p95_ratio", column_ratio)),
+    Column("to tuned", lambda of: number((of.row.get("tuned") or {}).get("p95_ratio"), column_ratio)),
+    Column("throughput", lambda of: number(of.row["throughput_rps"], _throughput)),
+    Column("throughput ratio", lambda of: _compared(of, of.row, "throughput_ratio", column_ratio)),
+    Column("capacity ratio", lambda of: _compared(of, of.row, "capacity_ratio", column_ratio)),
+    Column("quality loss", lambda of: _compared(of, of.row["quality"], "loss", column_percent)),
+    Column("model", lambda of: number(of.row["model_bytes"], size)),
+)
+
+
+def _compared(of: TableRow, numbers: Mapping[str, Any], name: str, word: Callable[[float], str]) -> Cell:
+    """A number against the baseline; the baseline against itself is exact."""
+    return number(numbers.get(name), word, None if of.is_baseline else numbers.get(f"{name}_interval"))
+
+
+def _score(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _standing(part: Row) -> str:
+    """Reason for a missing loss, else the conclusion from the loss's interval."""
+    if part["reason"]:
+        return str(part["reason"])
+    low, high = part["loss_interval"]
+    return "loses" if low > 0 else "gains" if high < 0 else "no loss that this data can show"
+
+
+SLICE_COLUMNS: tuple[Column[Row], ...] = (
+    Column("rows", lambda part: Cell(part["name"]), "left"),
+    Column("of them", lambda part: Cell(f"{part['rows']:,}")),
+    Column("users or requests", lambda part: Cell(f"{part['groups']:,}")),
+    Column("baseline", lambda part: number(part["baseline"], _score)),
+    Column("this model", lambda part: number(part["value"], _score)),
+    Column("loss", lambda part: number(part["loss"], column_percent, part["loss_interval"])),
+    Column("", lambda part: Cell(_standing(part)), "left"),
+)
