@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from search.explore.explorer import TrialEvent
-from search.format import MISSING
+from search.report.columns import FRONT_COLUMNS, console_table
+from search.report.data import table_rows
 from search.results import Document
 
 
@@ -110,86 +111,9 @@ def _line(told: TrialEvent) -> str:
 
 
 def front_table(document: Document) -> Table:
-    """The front with its intervals, the baseline first."""
-    table = Table(title=f"Front of {document['study']}: {document['front_size']} points", title_justify="left")
-    for name in (
-        "trial",
-        "weights",
-        "p95 ms",
-        "p95 ratio [95%]",
-        "to tuned",
-        "service p50 ratio",
-        "throughput ratio [95%]",
-        "capacity ratio [95%]",
-    ):
-        table.add_column(name, justify="right" if name != "weights" else "left", no_wrap=True)
-    for name in ("loss [95%]", "kB", "choice"):
-        table.add_column(name, justify="right" if name != "choice" else "left", no_wrap=name != "choice")
-    members = sorted((r for r in document["rows"] if r["on_front"]), key=lambda r: r["latency_ms"]["p95_ratio"])
-    baseline = document["baseline"]
-    off = [r for r in document["reference_points"] if not r["on_front"]]
-    for row in [*([baseline] if baseline else []), *off, *(r for r in members if r["trial"] != 0)]:
-        table.add_row(*_cells(row))
-    return table
-
-
-def _cells(row: Mapping[str, Any]) -> Sequence[str]:
-    latency, quality = row["latency_ms"], row["quality"]
-    return (
-        str(row["trial"]),
-        row["origin"],
-        f"{latency['p95']:.3f}",
-        f"{latency['p95_ratio']:.3f} {_pair(latency['p95_ratio_interval'])}",
-        MISSING if row["tuned"] is None else f"{row['tuned']['p95_ratio']:.3f}",
-        f"{latency['service_p50_ratio']:.3f}",
-        f"{row['throughput_ratio']:.2f} {_pair(row['throughput_ratio_interval'], 2)}",
-        f"{row['capacity_ratio']:.2f} {_pair(row['capacity_ratio_interval'], 2)}",
-        f"{_loss(quality['loss'])} [{_loss(quality['loss_interval'][0])}, {_loss(quality['loss_interval'][1])}]",
-        f"{row['model_bytes'] / 1000:.0f}",
-        "the baseline against itself" if row["trial"] == 0 else _named(row) + describe(row["knobs"]),
-    )
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    """A reference point by its name, and whether it is there for that alone."""
-    if row["reference"] is None:
-        return ""
-    return f"{row['reference']}{'' if row['on_front'] else ' (off the front)'}: "
-
-
-def describe(knobs: Mapping[str, Any]) -> str:
-    """A candidate in a few words, the baseline's own values left out."""
-    plain = {"fp32", "cpu"}
-    words = [
-        f"{name.split('.', 1)[1]}={value:.3g}" if isinstance(value, float) else f"{name.split('.', 1)[1]}={value}"
-        for name, value in knobs.items()
-        if value not in plain and not name.startswith(("weights.", "placement.", "distillation.epochs"))
-    ]
-    words.append(f"{knobs['placement.engine']} {knobs['placement.replicas']}x{knobs['placement.threads']}")
-    return " ".join([*words, *_dispatch({k.removeprefix("placement."): v for k, v in knobs.items()})])
-
-
-def _dispatch(placement: Mapping[str, Any]) -> Iterator[str]:
-    """How requests reach the replicas, where it is not as they come; a front of an older version may lack a knob."""
-    for flag in ("pinned", "inline", "user_once"):
-        if placement.get(flag):
-            yield flag.replace("_", "-")
-    if placement.get("batch_rows"):
-        yield f"batch<={placement['batch_rows']} rows, {placement['batch_wait_us']} us"
-    if placement.get("split_rows"):
-        yield f"split>{placement['split_rows']} rows"
-    if placement.get("route_rows"):
-        yield f"route>{placement['route_rows']} rows to {placement['route_engine']} {placement['route_layout']}"
-    if placement.get("embedding_device", "same") != "same":
-        yield f"tables on {placement['embedding_device']}"
-    if placement.get("queue"):
-        yield f"queue<={placement['queue']}"
-    if placement.get("deadline_ms"):
-        yield f"deadline {placement['deadline_ms']:g} ms"
-
-
-def _pair(interval: Sequence[float], digits: int = 3) -> str:
-    return f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    """The front with its intervals, the baseline first, in the columns of the report's table."""
+    title = f"Front of {document['study']}: {document['front_size']} points"
+    return console_table(title, FRONT_COLUMNS, table_rows(document))
 
 
 def _ratio(value: float) -> str:

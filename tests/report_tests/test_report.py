@@ -15,9 +15,10 @@ from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
+from search.cli.console import front_table
 from search.report.ablation import ablation_figure, ablation_table, dots
 from search.report.axes import knob_axis, log_steps, parallel
-from search.report.data import hypervolume_curves, slices_of
+from search.report.data import hypervolume_curves, slices_of, table_rows
 from search.report.front import loss_window
 from search.report.report import front_data, front_figure, hypervolume_figure, parallel_figure, write_png, write_report
 from search.report.slices import slices_markdown
@@ -218,6 +219,34 @@ def test_the_table_is_the_baseline_then_the_front_by_p95(front_document: Documen
     trials = [int(row.partition("<td>")[2].split("<")[0].split()[0]) for row in body.split("<tr>")[1:]]
     front = [row for row in front_document["rows"][1:] if row["on_front"]]
     assert trials == [0, *(r["trial"] for r in sorted(front, key=lambda r: r["latency_ms"]["p95_ratio"]))]
+
+
+def test_console_and_page_show_the_same_columns_in_the_same_words(
+    front_document: Document, choose_trial: Any, tmp_path: Path
+) -> None:
+    trial = next(row["trial"] for row in front_document["rows"] if row["on_front"] and row["trial"])
+    front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.005))
+    _, tags = read(front_document, tmp_path)
+    rows = table_rows(front_document)
+    assert "chosen" in next(row for row in rows if row.row["trial"] == trial).tags
+    table = front_table(front_document)
+    heads = [str(column.header) for column in table.columns]
+    place = tags.text.index("The points of the front") + 1
+    assert tags.text[place : place + len(heads)] == heads
+    shown = set(tags.text[place:])
+    for column in table.columns:
+        for cell in column.cells:
+            assert set(str(cell).splitlines()) <= shown
+
+
+def test_a_name_like_markup_is_text_on_the_console(front_document: Document) -> None:
+    front_document["rows"][0]["knobs"] |= {"placement.engine": "other"}
+    row = next(row for row in front_document["rows"] if row["on_front"] and row["trial"])
+    row["knobs"] |= {"placement.engine": "[red]fast[/blue]"}
+    terminal = Console(width=400)
+    with terminal.capture() as captured:
+        terminal.print(front_table(front_document))
+    assert "[red]fast[/blue]" in captured.get()
 
 
 def test_what_the_verdict_says_is_not_warned_of_again(front_document: Document, tmp_path: Path) -> None:
