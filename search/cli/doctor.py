@@ -88,7 +88,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "": ("numpy", "onnxruntime"),
     "study": (
         "torch", "torchao", "onnx", "onnx-ir", "onnxscript", "polars", "scipy", "scikit-learn", "optuna", "mlflow",
-        "sqlalchemy", "plotly", "pandas", "pydantic", "ruamel.yaml", "rich",
+        "sqlalchemy", "plotly", "jinja2", "pandas", "pydantic", "ruamel.yaml", "rich",
     ),
     "openvino": ("openvino",),
     "png": ("kaleido",),
