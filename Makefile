@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOME_DIR ?= .
 
-.PHONY: study test lint install clean
+.PHONY: study test test-all lint install clean
 
 # A CPU build of torch is a quarter of the default one; it is taken where pip can reach one.
 .venv/installed: pyproject.toml
@@ -23,8 +23,13 @@ study: .venv/installed
 	$(BIN)/leanrec choose ml-100k --home $(HOME_DIR)
 	$(BIN)/leanrec verify $(HOME_DIR)/reports/ml-100k/bundle
 
+# The quick whole: a few minutes on two cores.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# And everything else that needs neither the network nor other packages.
+test-all: .venv/installed
+	$(BIN)/python -m pytest -m "not nightly and not network and not loadgen and not foreign"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -228,7 +228,7 @@ def test_a_loaded_graph_names_its_tensors_and_holds_none(task: Task) -> None:
     assert values.shape == (3000, 64) and not values.flags["OWNDATA"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_a_table_of_two_and_a_half_gigabytes(tmp_path: Path) -> None:
     """The real thing, in a process of its own whose peak memory is told."""

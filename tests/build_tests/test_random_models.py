@@ -96,7 +96,7 @@ def test_a_random_model_is_rehearsed(seed: int, tmp_path: Path, monkeypatch: pyt
     _rehearsed(seed, tmp_path, monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", MANY)
 def test_a_hundred_random_models_are_rehearsed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _rehearsed(seed, tmp_path, monkeypatch)

@@ -32,7 +32,7 @@ STUDENTS: dict[str, dict[str, list[int | str]]] = {
     "sasrec": {"embedding_dim": [16, 24], "blocks": [1], "heads": [1, 2], "feed_forward": [32]},
 }
 BUILT = [
-    pytest.param(family, number, marks=[pytest.mark.slow] if number >= QUICK else [])
+    pytest.param(family, number, marks=[pytest.mark.nightly] if number >= QUICK else [])
     for family in SIZES
     for number in range(CANDIDATES)
 ]

@@ -249,7 +249,7 @@ def test_the_profile_is_the_one_that_the_space_was_narrowed_by(road: Road) -> No
     assert "Plotly.newPlot" in (road.home / "reports" / "road" / "profile.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_front_is_measured_again_beside_what_it_was(road: Road, front: dict[str, Any]) -> None:
     before = len(road.trials())
     found = json.loads(road.command("remeasure", str(road.study), "--json"))

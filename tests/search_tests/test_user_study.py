@@ -137,14 +137,14 @@ def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
     assert "no module 'nowhere'" in error and len(error.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_limit_on_a_slice_that_there_is_not_is_one_line_and_status_2(shop: Shop) -> None:
     for command in ("validate", "run"):
         error = shop.leanrec(command, "shop.yaml", "--quiet", "--set", "quality.slices={nobody: 0.1}", status=2)
         assert error.startswith("leanrec: quality.slices: must be one of users with little history")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_from_python(searched: Shop) -> None:
     front = pd.read_csv(searched.folder / "front.csv", index_col="trial")
     assert len(front) >= 1 and {"p95_ratio", "throughput_ratio", "loss", "precision.tower"} <= set(front.columns)
@@ -153,14 +153,14 @@ def test_a_study_from_python(searched: Shop) -> None:
     assert "Trial" in searched.printed  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_checkpoint_changes_nothing(searched: Shop) -> None:
     before = searched.files()
     found = searched.build()
     assert found["accepted"] and found["unchanged"] and searched.files() == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_poisoned_checkpoint_is_refused_with_the_margin(searched: Shop) -> None:
     before = searched.files()
     found = searched.build("--model", "checkpoints:poisoned", status=1)
@@ -169,7 +169,7 @@ def test_a_poisoned_checkpoint_is_refused_with_the_margin(searched: Shop) -> Non
     assert found["margins"]["loss to the old bundle"] < 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_newer_checkpoint_takes_the_bundles_place(searched: Shop) -> None:
     before = searched.files()
     found = searched.build("--model", "checkpoints:retrained")
