@@ -1,4 +1,4 @@
-"""What a study file may say of its data."""
+"""Sections of a study file about its data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SOURCES = "ml-100k, movielens:DIR, table:FILE, criteo:FILE or synthetic"
 
 
 class MovieLensData(Section):
-    """Ratings that exist: a known data set by name, or a folder in one of MovieLens' shapes."""
+    """Existing ratings: a known data set by name, or a folder in one of MovieLens' formats."""
 
     source: str = Field(pattern=r"^(ml-100k|movielens:.+)$", description=SOURCES)
 
     @property
     def folder(self) -> Path | None:
-        """Where the ratings lie; None for the known data set."""
+        """Folder of the ratings; None for the known data set."""
         _, _, folder = self.source.partition(":")
         return Path(folder) if folder else None
 
@@ -30,9 +30,9 @@ _Column = Annotated[str, Field(min_length=1)]
 
 
 class ColumnsConfig(Section):
-    """What the columns of a table hold. Features that are neither the user's nor the item's are of the moment.
+    """Roles of a table's columns. Features that are neither the user's nor the item's are of the moment.
 
-    positive_from None: the label is 0 or 1; else the least that counts as 1, such as 4 stars.
+    positive_from: the least value that counts as 1, such as 4 stars; None for a label of 0 or 1
     """
 
     label: _Column = Field(description="the name of a column")
@@ -52,7 +52,7 @@ class ColumnsConfig(Section):
         return (*self.categorical, *self.numeric, *self.multi)
 
     def _places(self, *keys: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Each column that these keys name, after the place where it stands."""
+        """Yield each column that these keys name, with its position."""
         for key in keys:
             value: str | tuple[str, ...] | None = getattr(self, key)
             if isinstance(value, str):
@@ -93,14 +93,17 @@ class TableData(Section):
 
 
 class CriteoData(Section):
-    """A file in the form of Criteo's: a label, 13 numbers, 26 categories, tab-separated."""
+    """A file in Criteo's format: a label, 13 numbers, 26 categories, tab-separated."""
 
     source: str = Field(pattern=r"^criteo:.+$", description="criteo:FILE")
 
 
 class SyntheticData(Section):
-    """Clicks drawn from a known model. Turnover 0: users are active all the time; 1: each within one short span.
-    Order: how often the next item hangs on the one before."""
+    """Clicks drawn from a known model.
+
+    user_turnover: 0: users are active all the time; 1: each within one short span
+    order: how often the next item depends on the one before
+    """
 
     source: Literal["synthetic"] = "synthetic"
     rows: int = Field(default=100_000, ge=2, description="a whole number, at least 2")
@@ -129,7 +132,7 @@ _BY_KIND = {"table": "<table>", "criteo": "<criteo>", "synthetic": "<synthetic>"
 
 
 def form_of(value: Any) -> str:
-    """The form of the data by the kind of their source."""
+    """Return the form of the data by the kind of their source."""
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
     return _BY_KIND.get(str(source).partition(":")[0], "<movielens>")
 

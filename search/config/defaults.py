@@ -1,4 +1,6 @@
-"""The space of one study: what the family and the machine offer, with what the study file says in its place."""
+"""Search space of one study: the defaults of the model family and the machine, replaced by the study file's
+settings.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
 _ATTENTION = ("window", "history")
 EPOCHS = 5
-# 0 leaves a group whole while another is pruned. What is left of a width is rounded to what kernels like, which may be
-# half of it: of a width of two such steps, 0.25 and less round to nothing, and the trial fails. From 0.3 on, every
-# ratio takes something of every width that can be cut; 0.3, 0.6, 0.9 are the three ways to cut one of four steps. Those
-# that leave a group in the same shape are offered once.
+# 0 leaves a group whole while another is pruned. The remaining size of a dimension is rounded to what kernels handle
+# well, which may be half of it: in a dimension of two such steps, 0.25 and less round to nothing, and the trial fails.
+# From 0.3 on, every ratio removes something from every prunable dimension; 0.3, 0.6, 0.9 are the three ways to prune
+# one of four steps. Ratios that leave a group in the same shape are offered once.
 RATIOS = (0.0, 0.3, 0.45, 0.6, 0.75, 0.9)
 TEMPERATURE = Float(1.0, 8.0, log=True)
 TEACHER_WEIGHT = Float(0.0, 1.0)
@@ -37,10 +39,11 @@ TABLE_TEMPERATURE = Float(0.1, 0.6)
 
 
 def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
-    """Every knob of the study; where a placement cuts, by rows, follows the median request.
+    """Build every knob of the study; the row limits of a placement follow the median request.
 
     Raises:
-        ConfigError: the study file names a group, size, engine or width that is not there, with those that are.
+        ConfigError: the study file names an unavailable group, size, engine or width; the message lists the available
+        ones.
     """
     return SearchSpace(
         _weights(given, prepared),
@@ -109,33 +112,36 @@ def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
 
 
 def _stored(named: Collection[str], structure: ModelStructure) -> Mapping[str, tuple[str, ...]]:
-    """What has a width of its own: where the study file names a group of tables, no more of them than it names."""
+    """Return the parts with a width of their own: where the study file names a group of tables, only the tables that it
+    names.
+    """
     whole = any(group.kind == "table" and group.name in named for group in structure.groups)
     asked = (table.name for table in structure.tables if table.name in named)
     return structure.stored((*asked, *(() if whole else structure.heavy_tables())))
 
 
 def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, built: bool) -> Mapping[str, Domain]:
-    """Of a sibling; a factory that builds them and names no sizes takes whichever the study file names."""
+    """Return the sizes of a sibling; a factory that builds siblings and names no sizes accepts the study file's."""
     if given and not built:
         raise ConfigError("space.architecture: must be left out for this model, whose factory has no build(shape)")
     return dict(given or {}) if built and not offered else _replaced("space.architecture", offered, given)
 
 
 def _pruned(ratios: Mapping[str, Domain]) -> dict[str, Domain]:
-    """Those of the groups of which something may leave."""
+    """Return the ratios of the groups that may be pruned."""
     most = {group: max(map(float, d.values)) if isinstance(d, Choice) else d.high for group, d in ratios.items()}
     return {group: domain for group, domain in ratios.items() if most[group] > 0}
 
 
 def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
-    """Those of the groups that may have less than the whole rank."""
+    """Return the ranks of the groups that may have less than the full rank."""
     return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
 
 
 def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
-    """Tables, and groups of them, of which any is worth another form. Dimensions are mixed by how often rows are looked
-    up: where all are as often, there is nothing to mix."""
+    """Return the forms of tables, and groups of them, that may have another form. Mixed dimensions depend on lookup
+    frequency: with equal frequencies, they have no effect.
+    """
     rows = {table.name: table.rows for table in prepared.structure.tables if table.form_refused is None}
     stored = prepared.structure.stored(prepared.structure.heavy_tables())
     large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
@@ -155,7 +161,7 @@ def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
 
 
 def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]], even: Set[str]) -> str | None:
-    """Why no table may have the form, None where one may, or where none is large enough for any."""
+    """Return the reason why no table may have the form, None where one may, or where none is large enough for any."""
     reasons = {table.form_refused for table in prepared.structure.tables} - {None}
     refused = {name: prepared.refused(modules, form) for name, modules in stored.items()}
     if any(reason is None and (form != MIXED or name not in even) for name, reason in refused.items()):
@@ -167,7 +173,7 @@ def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]
 
 
 def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:
-    """Positions of an attention over a history of this length, None where the model has none."""
+    """Return the positions of an attention over a history of this length, None where the model has none."""
     if history is None:
         if given is not None and any(given):
             raise ConfigError(f"space.attention.{name}: the model reads no history, but got {list(given)}")
@@ -225,7 +231,7 @@ def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
 
 
 def _unbatched(prepared: Prepared) -> str | None:
-    """Why several requests cannot be answered as one, or None."""
+    """Return the reason why several requests cannot be run as one batch, or None."""
     if prepared.once:
         return f"a request gives its {', '.join(prepared.once)} once, and a batch has several"
     lengths = [spec.name for spec in prepared.inputs if None in spec.shape]
@@ -233,13 +239,14 @@ def _unbatched(prepared: Prepared) -> str | None:
 
 
 def _embedding_devices(places: tuple[str, ...]) -> Choice:
-    """Another engine on the same CPU looks up no faster; an accelerator's tables may lie on the host, or the other
-    way round."""
+    """Return the places of the embedding stage: another engine on the same CPU is no faster; an accelerator's tables
+    may be on the host, or the reverse.
+    """
     return Choice(("same", *places)) if any(":" in place for place in places) else Choice(("same",))
 
 
 def _replaced(field: str, default: Mapping[str, Domain], given: Mapping[str, Domain] | None) -> Mapping[str, Domain]:
-    """An empty mapping switches the technique off; a named knob takes the given domain, the rest keep theirs."""
+    """Replace the domains of named knobs, and keep the others; an empty mapping switches the technique off."""
     if given is None:
         return default
     unknown = [name for name in given if name not in default]
@@ -253,5 +260,5 @@ def _subset(field: str, given: tuple[str, ...] | None, offered: tuple[str, ...] 
         return Choice(tuple(offered))
     missing = [value for value in given if value not in offered]
     if missing:
-        raise ConfigError(f"{field}: {missing[0]!r} is not to be had here; there are {', '.join(offered)}")
+        raise ConfigError(f"{field}: {missing[0]!r} is not available here; available: {', '.join(offered)}")
     return Choice(tuple(given))

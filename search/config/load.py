@@ -1,4 +1,4 @@
-"""From the study file's traffic to what a builder and the meter are given: a pattern, and traces of the user's logs."""
+"""Traffic of the study file, as arrival patterns for the meter and traces of the user's logs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from search.home import Home
 
 
 def traffic_of(config: TrafficConfig, home: Home) -> Traffic:
-    """Arrivals as the study file says them; a request log is read once and kept as a trace.
+    """Return the arrivals of the study file; a request log is read once and kept as a trace.
 
     Raises:
-        ConfigError: the log cannot be played.
+        ConfigError: the log is invalid.
     """
     if config.log is not None:
         return Traffic("replay", trace=str(_trace(config.log, "traffic.pattern", home)))
@@ -28,10 +28,10 @@ def traffic_of(config: TrafficConfig, home: Home) -> Traffic:
 
 
 def rows_trace(config: StudyConfig, home: Home) -> str | None:
-    """The trace whose rows the requests have, None for log-normal ones.
+    """Return the trace that sets the rows of requests, None for log-normal ones.
 
     Raises:
-        ConfigError: the log cannot be read, or has no rows though it was named for them.
+        ConfigError: the log cannot be read, or lacks the rows that it was named for.
     """
     file = config.traffic.rows.file
     if file is not None:
@@ -46,7 +46,7 @@ def rows_trace(config: StudyConfig, home: Home) -> str | None:
 
 
 def _trace(log: Path, field: str, home: Home) -> Path:
-    """Named by the log's content, so that another log never passes for this one."""
+    """Write a trace, named by the hash of the log's content."""
     try:
         with log.open("rb") as file:
             name = hashlib.file_digest(file, "sha256").hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""What may be lost: of the metric over all held-out rows, and of it on slices, or of other outputs, by name."""
+"""Limits of the loss: of the metric over all held-out rows, and on slices or of other outputs, by name."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _ALL = "all rows"
 
 @dataclass(frozen=True)
 class Limits:
-    """The tolerated relative losses, over all rows and by slice."""
+    """Tolerated relative losses, over all rows and by slice."""
 
     max_loss: float
     slices: Mapping[str, float] = field(default_factory=dict)
 
     def kept(self, quality: Quality) -> bool:
-        """Whether every point loss is within its limit; a slice that cannot be told breaks none."""
+        """Return whether every point loss is within its limit; a slice on which it is undefined violates none."""
         return all(excess <= 0 for excess in self.excesses(quality).values())
 
     def excesses(self, quality: Quality) -> dict[str, float]:
-        """By how much each point loss is above its limit, below zero where it is within."""
+        """Return the excess of each point loss over its limit, negative where it is within."""
         return {name: loss - limit for name, loss, _, limit in self._each(quality) if loss is not None}
 
     def lost(self, quality: Quality) -> str | None:
-        """Which limit is broken for certain, the whole interval being above it; None where none is."""
+        """Return the limit that is violated with certainty, the whole interval being above it; None where none is."""
         for name, loss, interval, limit in self._each(quality):
             if loss is not None and interval is not None and interval[0] > limit:
                 low, high = interval
@@ -37,17 +37,19 @@ class Limits:
         return None
 
     def unproved(self, quality: Quality) -> str | None:
-        """Which limit is not kept for certain, the upper end of an interval being above it; None where all are."""
+        """Return the limit that is not kept with certainty, the upper end of an interval being above it; None where all
+        are.
+        """
         for name, loss, interval, limit in self._each(quality):
             where = "" if name == _ALL else f" on {name}"
             if loss is None or interval is None:
-                return f"the loss{where} cannot be told, and may be {limit:.2%} at most"
+                return f"the loss{where} is undefined, and must be at most {limit:.2%}"
             if not interval[1] <= limit:
                 return f"the loss{where} may be {interval[1]:.2%}, {interval[1] - limit:.2%} above the {limit:.2%}"
         return None
 
     def margins(self, quality: Quality) -> dict[str, float | None]:
-        """How far the upper end of each loss's interval lies below its limit; None where a loss cannot be told."""
+        """Return the distance of each loss's upper bound below its limit; None where a loss is undefined."""
         each = self._each(quality)
         return {
             "loss" if name == _ALL else f"loss on {name}": None if interval is None else limit - interval[1]
@@ -55,7 +57,7 @@ class Limits:
         }
 
     def _each(self, quality: Quality) -> list[tuple[str, float | None, Interval | None, float]]:
-        """Name, loss, interval and limit."""
+        """Return the name, loss, interval and limit of all rows and of each slice."""
         every: list[tuple[str, float | None, Interval | None, float]] = [
             (_ALL, quality.loss, quality.loss_interval, self.max_loss)
         ]
@@ -67,7 +69,8 @@ class Limits:
 
 
 def check_slices(limits: Mapping[str, float], parts: Sequence[str]) -> None:
-    """
+    """Check that each limit belongs to an existing part.
+
     Raises:
         ConfigError: a limit is on a part that the held-out rows do not have.
     """

@@ -1,4 +1,4 @@
-"""Keys and values of the study file that have other names now; files of the version before are still read."""
+"""Renamed keys and values of the study file; files of the version before are still read."""
 
 from __future__ import annotations
 

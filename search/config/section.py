@@ -1,4 +1,4 @@
-"""What every section of a study file is made of: strict leaves with their rules, and domains as they are written."""
+"""Base of every section of a study file: strict fields with their rules, and domains in their written form."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _DOMAIN_FORMS = "a value, a list of values, or {low, high} with step or log if n
 
 
 def rule(message: str, *at: str | int) -> PydanticCustomError:
-    """A broken rule of our own; `at` leads from the place of the error further in."""
+    """Return the error of a violated rule; `at` is the path from the error's place further in."""
     return PydanticCustomError("rule", "{message}", {"message": message.removesuffix("."), "at": at})
 
 
 class Section(BaseModel):
-    """A part of the study file. Each leaf's description says what it may be: it completes "must be ..."."""
+    """A part of the study file. Each field's description completes "must be ..."."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -48,7 +48,7 @@ def _number(value: Any) -> int | float:
     return value
 
 
-_Number = Annotated[int | float, PlainValidator(_number)]  # as it is: two whole ends make a range of whole numbers
+_Number = Annotated[int | float, PlainValidator(_number)]  # unchanged: two integer ends make a range of integers
 
 
 class Range(Section):
@@ -59,7 +59,9 @@ class Range(Section):
 
 
 class _ReadsDomain:
-    """Reads a knob's domain from its written form; a real knob takes numbers within bounds, and makes them floats."""
+    """Reader of a knob's domain from its written form; a real knob accepts numbers within bounds, and converts them to
+    float.
+    """
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class _ReadsDomain:
 
 
 def _domain(form: Any, real: bool) -> Domain:
-    """The domain that a list, a single value or a range stands for; in a real knob whole numbers become floats."""
+    """Return the domain of a list, a single value or a range; in a real knob integers become floats."""
     if isinstance(form, Range):
         low, high, step = form.low, form.high, form.step
         if not real and isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int)):
@@ -116,7 +118,7 @@ def _domain(form: Any, real: bool) -> Domain:
 
 
 def written(value: Any) -> Any:
-    """A domain as the study file writes it; anything else as it is, a tuple as a list."""
+    """Return a domain in the study file's notation; any other value unchanged, a tuple as a list."""
     if isinstance(value, Choice):
         return list(value.values)
     if isinstance(value, (Integer, Float)):
@@ -125,7 +127,7 @@ def written(value: Any) -> Any:
 
 
 AnyDomain = Annotated[Domain, _ReadsDomain()]
-# These bounds are those of the records in spaces; a test compares them.
+# These bounds equal those of the records in spaces; a test compares them.
 Ratios = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to below 1", open_above=True)]
 Fractions = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers above 0 and at most 1", open_below=True)]
 Weights = Annotated[Domain, _ReadsDomain((0.0, math.inf), "numbers of at least 0")]

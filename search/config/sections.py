@@ -1,4 +1,4 @@
-"""What a study file may say: its sections, each leaf with its default and its rule."""
+"""Sections of a study file, each field with its default and its rule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Objective = Literal[
     "money_per_million",
 ]
 
-# Optuna and scikit-learn take no larger seed.
+# Largest seed that Optuna and scikit-learn accept.
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -55,7 +55,7 @@ class QualityConfig(Section):
 
 
 class RowsConfig(Section):
-    """Candidate items of one request: log-normal, or as a request log has them; cut at max. Sigma 0: always median."""
+    """Candidate items of one request: log-normal, or from a request log; limited to max. Sigma 0: always the median."""
 
     median: int = Field(default=200, ge=1, description="a whole number, at least 1")
     sigma: float = Field(default=0.6, ge=0, description="a number, at least 0")
@@ -77,10 +77,11 @@ _PATTERNS = ("poisson", "deterministic", "bursts", "diurnal")
 
 
 class TrafficConfig(Section):
-    """Load is a share of what the baseline's replica answers one by one: its utilisation. By default it is moderate:
-    the nearer to 1, the more a queue magnifies each stall of the machine.
+    """Traffic of a study. The load is the baseline's utilisation: the request rate over the rate at which its replica
+    serves requests one by one. It is moderate by default: the closer to 1, the more a queue amplifies each stall of the
+    machine.
 
-    Seconds, quiet and depth are those of bursts and of a daily curve.
+    Seconds, quiet and depth are settings of bursts and of a daily curve.
     """
 
     pattern: str = Field(
@@ -103,22 +104,25 @@ class TrafficConfig(Section):
 
     @property
     def log(self) -> Path | None:
-        """The user's own request log, whose arrivals are replayed."""
+        """Path of the user's own request log, whose arrivals are replayed."""
         kind, _, file = self.pattern.partition(":")
         return Path(file) if kind == "log" else None
 
 
 class SloConfig(Section):
-    """ms None: twice the baseline's own percentile at the study's load."""
+    """Service level objective: a percentile of latency within `ms` milliseconds; None is twice the baseline's own
+    percentile at the study's load.
+    """
 
     percentile: Literal[50, 95, 99] = 95
     ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 
 
 class TimingConfig(Section):
-    """How many blocks of candidate and baseline a benchmark has: to screen, in one visit; for a point that would enter
-    the front and to confirm, in visits of 20 or more, each of which opens both anew; and how long a visit goes on
-    looking for undisturbed blocks."""
+    """Numbers of blocks of candidate and baseline in a benchmark: to screen, in one visit; for a point that would enter
+    the front and to confirm, in visits of 20 or more, each of which opens both anew; and the longest time that a visit
+    waits for undisturbed blocks.
+    """
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
     near_blocks: int = Field(default=60, ge=20, description="a whole number, at least 20")
@@ -127,7 +131,7 @@ class TimingConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How smaller models learn. Batch size None: as the recommender has it."""
+    """Training of smaller models. Batch size None: the recommender's own."""
 
     batch_size: int | None = Field(
         default=None, ge=2, description="rows (of sasrec users), a whole number, at least 2, or null"
@@ -135,16 +139,18 @@ class TrainingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Minutes of search; the baseline's training is not counted. Trials of the search that end in all, be they
-    measured, stopped or failed; the baseline and the reference points are not counted. None: as many as fit."""
+    """Budget of the search: minutes without the baseline's training, and the number of trials that end, measured,
+    stopped or failed, without the baseline and the reference points; None: as many as fit.
+    """
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
     trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
 
 
 class WorkersConfig(Section):
-    """Builder processes (None: as many as the machine bears), and the longest that a fit, a judging or a grading may
-    take, and any other job."""
+    """Number of builder processes (None: as many as the machine supports), and the time limits of a fit or an
+    evaluation, and of any other job.
+    """
 
     builders: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     fit_seconds: float = Field(default=600.0, gt=0, description="seconds above 0")
@@ -160,7 +166,7 @@ def _size(value: Any) -> int | str:
 
 
 class StudyConfig(Section):
-    """One study, complete and valid; to plain JSON by `model_dump(mode="json")`, back by `parse`."""
+    """One study, complete and valid; convert to plain JSON by `model_dump(mode="json")`, and back by `parse`."""
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]*$",
@@ -201,7 +207,7 @@ class StudyConfig(Section):
 
     @property
     def own(self) -> bool:
-        """Whether the recommender is the user's own, with data, metric and traffic's rows from its factory."""
+        """True if the recommender is the user's own, with data, metric and requests from its factory."""
         return ":" in self.recommender
 
     @model_validator(mode="after")
@@ -228,7 +234,7 @@ class StudyConfig(Section):
         return self
 
     def _check_named(self, who: Literal["user", "item"], needed_for: str | None) -> None:
-        """That the data say who the user or the item is, where the model or the metric needs it."""
+        """Check that the data name the user or the item, where the model or the metric needs it."""
         if needed_for is None:
             return
         if isinstance(self.data, CriteoData):
@@ -239,7 +245,7 @@ class StudyConfig(Section):
 
     @property
     def metric(self) -> str:
-        """The study's, or the model family's own; empty where the factory's."""
+        """Metric of the study, or the model family's own; empty where it is the factory's."""
         return self.quality.metric or ("" if self.own else "ndcg@10" if self.recommender == "sasrec" else "auc")
 
     @model_validator(mode="after")

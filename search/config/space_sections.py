@@ -1,4 +1,4 @@
-"""What a study file may say of the space: the domain of each knob."""
+"""Sections of a study file about the space: the domain of each knob."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spaces.techniques.pruning import IMPORTANCES, Importance
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Compute
 
 _WIDTHS = tuple(dict.fromkeys((*LINEAR_WIDTHS, *RECURRENT_WIDTHS, *TABLE_WIDTHS)))
-# Beside the groups, under names of their own.
+# Keys in addition to the groups.
 _OTHERS: Mapping[str, tuple[str, ...]] = {"compute": get_args(Compute), "calibration": CALIBRATIONS}
 
 
@@ -66,7 +66,7 @@ class TablesConfig(Section):
 
 
 class AttentionConfig(Section):
-    """Positions that a sparse attention looks at; 0: all."""
+    """Positions that a sparse attention reads; 0: all."""
 
     window: _Wholes = _wholes("positions", "all")
     history: _Wholes = _wholes("positions", "all")
@@ -78,7 +78,7 @@ class AttentionConfig(Section):
 
 
 class PlacementConfig(Section):
-    """What each knob of a placement may be; None: the default of the machine and of the requests' sizes."""
+    """Domains of each knob of a placement; None: the default of the machine and of the requests' sizes."""
 
     engines: Listed[str] | None = Field(
         default=None, description="a list of ENGINE or ENGINE:DEVICE, onnxruntime among them, or null"
@@ -126,9 +126,10 @@ class PlacementConfig(Section):
 
 
 class SpaceConfig(Section):
-    """Knobs to search; None: the default of family and machine. Architecture, pruning or low_rank empty: switched off.
+    """Knobs to search; None: the default of family and machine. An empty architecture, pruning or low_rank is switched
+    off.
 
-    Focus: a layer group with a smaller share than this of the baseline's time and bytes is not compressed.
+    focus: a layer group with a smaller share than this of the baseline's time and bytes is not compressed
     """
 
     focus: float = Field(default=0.05, ge=0, lt=1, description="a number from 0 (off) to below 1, such as 0.05 for 5%")
@@ -205,14 +206,14 @@ def _is_place(text: str) -> bool:
 
 
 def _offers(baseline: str, values: tuple[str, ...], *at: str) -> tuple[str, ...]:
-    """The values, which hold the baseline's own, are different, and none of which is empty."""
+    """Check that the values contain the baseline's own, are different, and that none is empty."""
     if baseline not in values or len(set(values)) != len(values) or "" in values:
         raise rule(f"must be different values, the baseline's {baseline} among them, but got {show(values)}", *at)
     return values
 
 
 def _holds(values: tuple[Any, ...], *off: Any, at: str | None = None) -> tuple[Any, ...]:
-    """The values, which are different and hold the one that leaves the baseline as it is, if there is one."""
+    """Check that the values are different and contain the one that leaves the baseline unchanged, if there is one."""
     if not values or len(set(values)) != len(values) or any(value not in values for value in off):
         among = "".join(f", {str(value).lower()} among them" for value in off)
         raise rule(f"must be different values{among}, but got {show(values)}", *(() if at is None else (at,)))

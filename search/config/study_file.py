@@ -1,4 +1,4 @@
-"""The study file: how it is read, and what makes two studies the same."""
+"""Study file: reading, and the comparison of two studies."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from search.config.yaml_reader import dotted, nearest, plain, show
 from search.errors import ConfigError
 from spaces.serialization import digest
 
-# What a resumed study may have changed: how long and where it runs, not what it looks for.
+# Sections that a resumed study may have changed: duration and place of the search, not its subject.
 FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
 
 _TEMPLATE = "template"
 
 
 def preset_names() -> tuple[str, ...]:
-    """The studies that come with leanrec."""
+    """Return the names of the studies included in leanrec."""
     names = (Path(entry.name) for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
     return tuple(sorted(name.stem for name in names if name.stem != _TEMPLATE))
 
@@ -42,10 +42,10 @@ def load(
     minutes: float | None = None,
     trials: int | None = None,
 ) -> StudyConfig:
-    """The study of a preset's name or a YAML file, with `key.path=value` overrides, and those given by name last.
+    """Load the study of a preset's name or a YAML file, with `key.path=value` overrides, and those given by name last.
 
-    A relative DIR or FILE starts from the folder of the file that says it; in an override or a preset, from the working
-    directory.
+    A relative DIR or FILE is resolved from the folder of the file that contains it; in an override or a preset, from
+    the working directory.
 
     Raises:
         ConfigError: the file is missing or malformed, or a field is wrong; one line.
@@ -78,7 +78,7 @@ def load(
 
 
 def parse(data: object) -> StudyConfig:
-    """The study that plain data describe, as YAML or JSON give them.
+    """Parse a study from plain data, as YAML or JSON give them.
 
     Raises:
         ConfigError: a field is wrong; the first in the order of the data, in one line.
@@ -92,17 +92,17 @@ def parse(data: object) -> StudyConfig:
 
 
 def write_template(path: Path) -> None:
-    """A commented study file with every key at its default; it appears complete or not at all.
+    """Write a commented study file with every key at its default, completely or not at all.
 
     Raises:
-        ConfigError: something is there already, or the file cannot be written.
+        ConfigError: the path exists already, or cannot be written.
     """
     text = _presets().joinpath(f"{_TEMPLATE}.yaml").read_text(encoding="utf-8")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
         try:
-            path.hardlink_to(draft)  # unlike a rename, it never replaces what is there
+            path.hardlink_to(draft)  # unlike a rename, it never replaces an existing file
         except FileExistsError:
             raise
         except OSError:  # a file system without links
@@ -122,7 +122,7 @@ def _presets() -> Any:
 
 
 def _read_source(source: str) -> tuple[str, str, Path]:
-    """The text, its label in messages, and the folder that its relative paths start from."""
+    """Return the text, its label in messages, and the folder from which its relative paths are resolved."""
     if source in preset_names():
         return _presets().joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source, Path.cwd()
     path = Path(source)
@@ -151,7 +151,7 @@ def _read_override(override: str) -> tuple[tuple[str, ...], Any]:
 def _replaced(
     data: Mapping[str, Any], path: tuple[str, ...], value: Any, *, done: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """A copy of data with the value at path: data under an anchor may be shared."""
+    """Copy data with the value at path replaced, since data under an anchor may be shared."""
     key, *rest = path
     if not rest:
         return {**data, key: value}
@@ -162,7 +162,7 @@ def _replaced(
     return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
 
 
-# Settings that name something on the disk, behind a prefix.
+# Settings that name a file or folder, after a prefix.
 _ON_DISK = (
     (("data", "source"), "movielens:", "DIR"),
     (("data", "source"), "table:", "FILE"),
@@ -188,7 +188,7 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _line(detail: ErrorDetails) -> str:
-    """One line for one of pydantic's errors."""
+    """Describe one of pydantic's errors in one line."""
     place = _place(detail)
     section, field = _described(detail["loc"])
     context = detail.get("ctx", {})
@@ -214,7 +214,7 @@ def _line(detail: ErrorDetails) -> str:
     return f"{dotted(place)}: must be {field}, {got}"
 
 
-# What may stand inside a field, by the kind of pydantic's error.
+# Requirements inside a field, by the kind of pydantic's error.
 _INNER = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
@@ -226,7 +226,7 @@ _INNER = {
 
 
 def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
-    """The keys from the top to the error, without what pydantic adds for the branches of a union."""
+    """Return the keys from the top to the error, without pydantic's additions for the branches of a union."""
     inner = detail["ctx"]["at"] if detail["type"] == "rule" else ()
     return (*(key for key in detail["loc"] if key != "[key]" and key not in _TAGGED), *inner)
 
@@ -235,7 +235,7 @@ _TAGGED: dict[Any, type[Section]] = {"<range>": Range, **FORMS}
 
 
 def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
-    """The innermost section on the way to an error, and what may stand there."""
+    """Return the innermost section on the way to an error, and the requirement there."""
     section: type[Section] = StudyConfig
     text = f"a mapping with the keys {_keys(section)}"
     for key in location:
@@ -264,7 +264,7 @@ def _keys(section: type[Section]) -> str:
 
 
 def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
-    """Where a place stands in the data; what is missing comes last in its section."""
+    """Return the position of a place in the data; a missing one comes last in its section."""
     order: list[float] = []
     for key in place:
         keys = list(data) if isinstance(data, Mapping) else []
@@ -274,14 +274,14 @@ def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
 
 
 def settings_digest(config: StudyConfig) -> str:
-    """SHA-256, in hex, of all that makes two studies the same one."""
+    """Return the SHA-256, in hex, of the settings that identify a study."""
     return digest(_settings(config))
 
 
 def difference(a: StudyConfig | Mapping[str, Any], b: StudyConfig | Mapping[str, Any]) -> str | None:
-    """The first setting that differs from a to b, in one line; None when their digests are equal.
+    """Describe the first setting that differs from a to b, in one line; None when their digests are equal.
 
-    Plain data that this version cannot read are compared as they are.
+    Plain data that this version cannot read are compared unchanged.
     """
     return _difference(_settings(a), _settings(b), ())
 

@@ -1,4 +1,4 @@
-"""Plain data from one YAML document, and the words in which what is wrong with it is said."""
+"""Reader of plain data from one YAML document, with its error messages."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def dotted(path: Sequence[object]) -> str:
 
 
 def show(value: object, depth: int = 3) -> str:
-    """A value as YAML writes it, on one line and short."""
+    """Format a value as in YAML, on one short line."""
     if isinstance(value, Mapping) and depth:
         text = "{" + ", ".join(f"{dotted([k])}: {show(v, depth - 1)}" for k, v in list(value.items())[:9]) + "}"
     elif isinstance(value, (list, tuple)) and depth:

@@ -1,4 +1,6 @@
-"""The first trials of a study, which show that every stage works here and how many trials the budget holds."""
+"""First trials of a study, a dry run that shows that every stage works and estimates the number of trials in the
+budget.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,22 @@ from search.errors import JobError
 from search.explore.estimate import GLANCE_SECONDS, StageSeconds, trials_in
 from search.study import Study, outcome_of, reference_of
 
-# Candidates of which one must get through every stage: a machine may be busy for a while, one candidate too fast to
-# load here, and another of no use.
+# Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
+# for the load generator, and another invalid.
 _MOST_CANDIDATES = 4
 
 
 def begun(study: Study) -> bool:
-    """Whether the baseline was measured as trial 0: what was searched since then is kept."""
+    """Return whether the baseline was measured as trial 0, so that earlier trials are kept."""
     outcomes = _outcomes(study)
     return 0 in outcomes and outcomes[0].measurement is not None
 
 
 def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
-    """Run trials until the baseline, trial 0, and one candidate are measured; the candidate's outcome.
+    """Run trials until the baseline, trial 0, and one candidate are measured, and return the candidate's outcome.
 
     Args:
-        run: so many trials to their end
+        run: runs a number of trials to their end
 
     Raises:
         JobError: the baseline was not measured, or no candidate of this call was.
@@ -43,7 +45,7 @@ def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
 
 
 def report_first_trials(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
-    """Say and keep what the data can show, and how many trials to expect."""
+    """Report and record the resolution of the data, and the expected number of trials."""
     baseline = _outcomes(study)[0].measurement
     assert baseline is not None and first.measurement is not None
     console.say(
@@ -57,7 +59,7 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
     )
     holds = trials_in(60 * config.budget.minutes, stages, builders)
     console.say(
-        f"preflight: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
+        f"dry run: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
         f"to benchmark where it is not stopped before, so {config.budget.minutes:g} minutes hold {holds.sentence}"
     )
     tolerated = config.quality.max_loss
@@ -67,8 +69,9 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
 
 
 def _outcomes(study: Study) -> dict[int, Outcome]:
-    """Of the baseline and the search's own trials: a reference point may score as the baseline does, and then says
-    nothing of what the data can show."""
+    """Return the outcomes of the baseline and the search's own trials. A reference point may have the baseline's
+    scores, which are no evidence of the data's resolution.
+    """
     found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
     return {number: outcome for number, outcome in found.items() if outcome is not None}
 
@@ -76,9 +79,9 @@ def _outcomes(study: Study) -> dict[int, Outcome]:
 def _check(outcomes: dict[int, Outcome]) -> None:
     failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
     if 0 in failed:
-        raise JobError(f"The preflight ended: the baseline did not get through every stage: {failed[0].reason}")
+        raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0].reason}")
     if len(failed) >= _MOST_CANDIDATES:
         last = failed[max(failed)].reason
         raise JobError(
-            f"The preflight ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
+            f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
         )

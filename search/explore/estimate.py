@@ -1,4 +1,4 @@
-"""How many trials a budget holds: a range, since how many of them are stopped early is known only afterwards."""
+"""Estimate of the trials in a budget: a range, since the number of trials stopped early is known only afterwards."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from objectives.records import Interval, Outcome
 from search.format import count
 
-# Five looks at the pace of both sides and three at what saturates them, with the model opened and warmed up.
+# Five measurements of both sides' service time and three of saturation, with the model opened and warmed up.
 GLANCE_SECONDS = 2.0
-# Where a study has not shown its own: nothing need be stopped, and of long searches 93% were.
+# Share of stopped trials before the study has shown its own: at least none; in long searches 93% were.
 _STOPPED = (0.0, 0.95)
-# Every other choice runs weights again that were trained before.
+# Share of trials that train: every other choice may reuse trained weights.
 _TRAINED = (1.0, 0.5)
-# From so many trials on, those of the study say more than this.
+# Number of trials from which the study's own are more informative.
 _ENOUGH = 20
 
 
@@ -32,7 +32,7 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class TrialRange:
-    """About how many trials fit, at least and at most."""
+    """Range of the number of trials in a budget."""
 
     fewest: int
     most: int
@@ -43,7 +43,7 @@ class TrialRange:
 
 
 def trials_in(seconds: float, stages: StageSeconds, builders: int, stopped: Interval | None = None) -> TrialRange:
-    """Of a budget of seconds.
+    """Estimate the number of trials in a budget of seconds.
 
     Builders work side by side, and while candidates are evaluated; a benchmark has the machine to itself.
 
@@ -64,8 +64,7 @@ def trials_in(seconds: float, stages: StageSeconds, builders: int, stopped: Inte
 
 @dataclass(frozen=True)
 class Observed:
-    """What the trials of a study have shown: mean seconds of each stage, and the share that was stopped early with its
-    95% interval."""
+    """Observed trials of a study: mean seconds of each stage, and the share stopped early with its 95% interval."""
 
     stages: StageSeconds
     stopped: float
@@ -73,7 +72,7 @@ class Observed:
 
 
 def observed(outcomes: Sequence[Outcome]) -> Observed | None:
-    """Of trials that were built; None while they are too few, or none was stopped or measured."""
+    """Summarise trials that were built; None while they are too few, or none was stopped or measured."""
     built = [outcome for outcome in outcomes if outcome.artifact is not None]
     stopped, measured = ([o for o in built if o.state == state] for state in ("stopped", "complete"))
     if len(built) < _ENOUGH or not stopped or not measured:
@@ -82,7 +81,7 @@ def observed(outcomes: Sequence[Outcome]) -> Observed | None:
     def mean(stage: str, of: Sequence[Outcome]) -> float:
         return sum(outcome.seconds.get(stage, 0.0) for outcome in of) / len(of)
 
-    # What was stopped was benchmarked quickly at the most.
+    # A stopped trial had at most a quick benchmark.
     quick = mean("time", stopped)
     fit, export, evaluate = (mean(stage, built) for stage in ("fit", "export", "judge"))
     stages = StageSeconds(fit, export, evaluate, quick, max(0.0, mean("time", measured) - quick))

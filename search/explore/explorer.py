@@ -1,4 +1,6 @@
-"""Which job next: the only place that decides it. Asks, dispatches, records and tells; never trains, never measures."""
+"""Exploration: decides the next job. Asks for trials, dispatches jobs, records results; never trains or measures
+itself.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +27,24 @@ from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
 from spaces.serialization import from_plain
 
-# Judging is one stage, or two where the metric is the user's own: the meter scores, and a builder grades.
+# Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
 Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
 _BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
 _EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
-# Of many users, judging takes as long as learning does.
+# Evaluation of many users takes as long as training.
 _LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
-# While these run, nothing else does.
+# Stages that have the machine to themselves.
 _TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
-# From so many seconds of judging on, a glance at a candidate's speed comes before its quality is looked at.
+# Seconds of evaluation from which the quick benchmark comes before it.
 _LONG_EVALUATION = 10.0
-# So many choices in a row that were measured before: the sampler finds nothing new.
+# Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
 
 
 @dataclass
 class RunningTrial:
-    """A trial on its way through the stages."""
+    """A trial that is being carried through the stages."""
 
     trial: Trial
     candidate: Candidate
@@ -63,14 +65,14 @@ class RunningTrial:
 
     @property
     def reference(self) -> str | None:
-        """Name of the reference point that it measures."""
+        """Name of the reference point that the trial measures."""
         name: str | None = self.trial.user_attrs.get("reference")
         return name
 
 
 @dataclass(frozen=True)
 class TrialEvent:
-    """One trial that ended, for whoever watches."""
+    """Record of one trial that ended."""
 
     number: int
     candidate: Candidate
@@ -79,7 +81,9 @@ class TrialEvent:
 
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """The flight to move on, oldest first: measuring before building, never the same weights fitted twice at once."""
+    """Select the running trial to advance, oldest first: measuring before building, never the same weights fitted twice
+    at once.
+    """
     waiting = [f for f in running_trials if f.worker is None]
     if meter_idle:
         for stage in (*_TIMING, *_EVALUATING):
@@ -94,7 +98,7 @@ def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_i
 
 
 class Explorer:
-    """One run of a study: trials in flight, the workers they run on, and the clock of the budget."""
+    """One run of a study: the running trials, their workers, and the clock of the budget."""
 
     def __init__(
         self,
@@ -118,16 +122,16 @@ class Explorer:
         self._duplicates = self._asked = 0
 
     def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
-        """Search until the time or the trials are used up; says in one line why it ended.
+        """Search until the time or the trials are used up, and return the reason of the end in one line.
 
         Args:
-            seconds: left for this call
-            trials: to end in this call, however they end, reference points aside; or None
+            seconds: seconds left for this call
+            trials: number of trials to end in this call, in any state, without reference points; None for no limit
             spent_seconds: search time of earlier calls, for the trials' minutes
         """
         start = time.monotonic()
         told = 0
-        # One more than the builders: the meter always finds something.
+        # One more than the builders, so that the meter always has work.
         most = len(self._builders) + 1
         try:
             while True:
@@ -169,7 +173,7 @@ class Explorer:
         )
 
     def _again(self) -> dict[str, Any] | None:
-        """Knobs of weights that there are, every other time."""
+        """Return the knobs of existing weights, every other time."""
         self._asked += 1
         if self._asked % 2:
             return None
@@ -217,7 +221,8 @@ class Explorer:
             return self._jobs.quick_benchmark(running.artifact, candidate)
         seed = self._config.seed + running.number
         jobs = replace(self._jobs, noise=ratio_noise(list(measured(self._study.finished()).values())))
-        # The visits of a point that would enter the front do not count the first look, which was lucky to be so good.
+        # The visits of a point that would enter the front exclude the first measurement, which is biased by the
+        # selection.
         near, append = running.stage == "near", running.visits > 0
         return jobs.time(
             running.artifact, candidate, _length(running), seed, self._recording(running.number, near), append=append
@@ -227,7 +232,9 @@ class Explorer:
         return self._jobs.recording(f"trial-{number}-visits" if near else f"trial-{number}")
 
     def _collect(self, minutes: float) -> int:
-        """Move on what came back; the number of trials that ended, reference points aside."""
+        """Advance the trials whose jobs are done, and return the number of trials that ended, without
+        reference points.
+        """
         ended = 0
         for running in [f for f in self._running_trials if f.worker is not None]:
             worker = running.worker
@@ -250,10 +257,10 @@ class Explorer:
         return ended
 
     def _advance(self, running: RunningTrial, done: Done) -> Outcome | None:
-        """Take in what a stage gave; the trial's outcome when that was the last."""
+        """Process the result of a stage, and return the trial's outcome after the last one."""
         result = done.result
         if result is None and running.measured is not None:
-            # A visit that failed leaves what was measured before as it was, its recording too.
+            # A failed visit leaves the earlier measurement, and its recording, unchanged.
             return self._complete(running, running.measured)
         if result is None:
             return self._ended(running, "failed", done.error)
@@ -295,7 +302,8 @@ class Explorer:
                 from_plain(Throughput, result["throughput"]),
                 footprint,
             )
-            values(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
+            # raises where one is missing, such as a p99 of refused requests
+            values(measurement, self._config.objectives)
             running.visits += running.stage == "near"
             if running.stage == "benchmark" and not (running.number == 0 or self._worth_longer(running, measurement)):
                 return self._complete(running, measurement)
@@ -314,40 +322,46 @@ class Explorer:
         return Outcome("complete", None, measurement, running.artifact, dict(running.seconds), reused, recording)
 
     def _screens(self, running: RunningTrial) -> bool:
-        """Not before a candidate went through every stage: the baseline and it are what the rest is held against. A
-        reference point is measured whatever comes out."""
+        """Return whether the trial may be stopped early: not before one candidate completed every stage, since it and
+        the baseline are the references. A reference point is always measured.
+        """
         if running.number == 0 or running.reference is not None:
             return False
         candidates = [t for t in self._study.finished() if t.number > 0 and reference_of(t) is None]
         return bool(measured(candidates))
 
     def _loses_too_much(self, running: RunningTrial) -> str | None:
-        """Why a simple model need not be timed: it is no alternative to a baseline that it falls short of."""
+        """Return the reason why a simple model is not benchmarked: its loss is too large for an alternative to the
+        baseline.
+        """
         assert running.quality is not None
         if self._config.quality.limits.kept(running.quality):
             return None
-        return f"not timed: its loss of {running.quality.loss:.2%} is above the tolerated"
+        return f"pruned: its loss of {running.quality.loss:.2%} is above the tolerated"
 
     @property
     def _evaluation(self) -> Stage:
         return "score" if self._jobs.prepared.custom_metric else "evaluate"
 
     def _benchmarks_first(self, running: RunningTrial) -> bool:
-        """Where judging takes long, what is slower than the baseline need not be judged. Scores from the cache say
-        nothing of how long it takes."""
+        """Return whether the quick benchmark comes before a long evaluation, so that candidates slower than the
+        baseline need not be evaluated. Cached scores do not count for the duration.
+        """
         if not self._screens(running) or UNSEEN & set(self._config.objectives):
             return False
         outcomes = filter(None, map(outcome_of, self._study.finished()))
         return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
 
     def _dominated(self, running: RunningTrial) -> str | None:
-        """As far as it is known: of what was not judged yet, beside the baseline alone."""
+        """Return the reason why the trial is dominated, as far as known: before its evaluation, by the
+        baseline only.
+        """
         if running.quick_benchmark is None or UNSEEN & set(self._config.objectives):
             return None
         if running.quality is None:
             return dominated(running.quick_benchmark, 0.0, {}, 0.0)
         if running.candidate.keeps_model:
-            # Whether it is the better tuned baseline is a question of its own, whatever a smaller model can do.
+            # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
             return dominated(running.quick_benchmark, 0.0, kept, math.inf)
         able = self._able()
@@ -356,17 +370,17 @@ class Explorer:
         return dominated(running.quick_benchmark, running.quality.loss, front, self._study.resolution)
 
     def _able(self) -> dict[int, Measurement]:
-        """What was measured within the tolerated losses, by trial."""
+        """Return the measurements within the tolerated losses, by trial."""
         limits = self._config.quality.limits
         return {n: m for n, m in measured(self._study.finished()).items() if limits.kept(m.quality)}
 
     def _of_kept_model(self) -> dict[int, Measurement]:
-        """What was measured of the baseline's own model, by trial."""
+        """Return the measurements of the baseline's own model, by trial."""
         kept = [t for t in self._study.finished() if (c := candidate_of(t)) is not None and c.keeps_model]
         return measured(kept)
 
     def _worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
-        """Whether it may be a point that others are held against: of the front, or a reference."""
+        """Return whether the trial may be a point of comparison: of the front, or a reference."""
         if running.reference is not None or self._would_enter(measurement):
             return True
         if not running.candidate.keeps_model:
@@ -375,21 +389,23 @@ class Explorer:
         return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
 
     def _would_enter(self, measurement: Measurement) -> bool:
-        """Whether a screened point is feasible and no measured one dominates it: then it is worth a longer look."""
+        """Return whether a screened point is feasible and not dominated by a measured one, and so needs a longer
+        measurement.
+        """
         if not self._config.quality.limits.kept(measurement.quality):
             return False
         return front_of([measurement, *self._able().values()], self._config.objectives, self._study.resolution)[0]
 
     def _tell(self, running: RunningTrial, outcome: Outcome, minutes: float) -> None:
         self._study.tell(running.number, outcome, minutes)
-        # Only now, never while the clock runs: a write to the database would disturb a timing.
+        # Only between benchmarks: a write to the database would disturb one.
         self._study.note(search_seconds=60 * minutes)
         if _settled(outcome):
             self._known.add(running.candidate.id)
         self._record(TrialEvent(running.number, running.candidate, outcome, minutes))
 
     def _abort(self) -> None:
-        """End what is in flight; the next run asks for the same choices again."""
+        """Abort the running trials; the next run asks for the same choices again."""
         for worker in [f.worker for f in self._running_trials if f.worker is not None]:
             worker.kill()
             worker.busy = False
@@ -400,7 +416,7 @@ class Explorer:
 
 
 def _told_as(stage: Stage) -> str:
-    """Under which of DESIGN's stages its seconds are counted."""
+    """Return the name of the stage, in DESIGN's sense, that the seconds are recorded under."""
     return "time" if stage in _TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
 
 
@@ -409,7 +425,7 @@ def _length(running: RunningTrial) -> Length:
 
 
 def _settled(outcome: Outcome | None) -> bool:
-    """Measured, or built and found not worth timing: nothing that need be asked again."""
+    """Return whether a candidate is measured, or built and stopped, so that it need not be asked for again."""
     if outcome is None:
         return False
     return outcome.state == "complete" or (outcome.state == "stopped" and outcome.artifact is not None)

@@ -1,4 +1,4 @@
-"""Where the baseline's time goes, measured once for a study, and the space narrowed to what is worth compressing."""
+"""Profile of the baseline, measured once for a study, and the space narrowed to the groups worth compressing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from spaces.serialization import from_plain
 
 
 def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> Document:
-    """The study's profile, measured on the first call and the same from then on: a timing of its own for each run
-    would change the space under the trials that are there.
+    """Return the study's profile, measured on the first call and kept: a new measurement in each run would change the
+    space of earlier trials.
 
     Raises:
         JobError: the baseline cannot be profiled.
@@ -41,13 +41,13 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
 
 
 def known_profile(study: Study) -> Document | None:
-    """The study's profile, as far as it was measured."""
+    """Return the study's profile, None before it is measured."""
     found: Document | None = study.facts.get("profile")
     return found
 
 
 def write_profile_files(document: Document, folder: Path) -> list[Path]:
-    """`profile.json` and `profile.html`."""
+    """Write `profile.json` and `profile.html`."""
     page, data = folder / "profile.html", folder / "profile.json"
     write_profile(document, page)
     data.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -55,7 +55,7 @@ def write_profile_files(document: Document, folder: Path) -> list[Path]:
 
 
 def user_once(document: Document) -> str:
-    """What computing the user's side once a request would save, in a sentence."""
+    """Describe the saving by computing the user's side once a request, in a sentence."""
     found = document["user_once"]
     if found["refused"] is not None:
         return f"the user's side cannot be computed once a request: {found['refused']}"
@@ -68,13 +68,13 @@ def user_once(document: Document) -> str:
 
 
 def focused(space: SearchSpace, document: Document, structure: ModelStructure, console: Console) -> SearchSpace:
-    """The space without the groups that take too little to be worth compressing; each is told with its shares."""
+    """Narrow the space to the groups worth compressing, and report each with its shares."""
     modules = {group.name: group.modules for group in structure.groups}
     inside: set[str] = set()
     for group in document["groups"]:
         name = group["name"]
         if group["in_focus"]:
-            inside |= {name, *modules.get(name, ())}  # a table by itself is looked at as its group is
+            inside |= {name, *modules.get(name, ())}  # a separate table is treated like its group
         if name in modules:
             console.say(f"profile: {group['name']}: {group['reason']}")
     console.say(f"profile: {user_once(document)}")

@@ -1,4 +1,6 @@
-"""The points that every candidate has to beat: the tuned baseline, quantization without training, simple models."""
+"""Reference points that every candidate has to beat: the tuned baseline, quantization without training,
+simple models.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,14 @@ from spaces.techniques.quantization import DYNAMIC, Precision, PrecisionSpace
 from spaces.weights import Weights
 
 TUNED, QUANTIZED = "tuned baseline", "post-training quantization"
-# Of a placement's knobs, those that are tried one after another once engine and layout are settled.
+# Knobs of a placement that are tried one after another once engine and layout are fixed.
 _ONE_BY_ONE = ("pinned", "inline", "user_once", "split_rows", "batch_rows")
 
 
 def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
-    """The reference points of a study, by name, in the order in which they are benchmarked; widths are said of the same
-    groups as in the study's space, so that the same choice is the same candidate."""
+    """Return the reference points of a study, by name, in the order of their benchmarks; widths are given for the same
+    groups as in the study's space, so that the same choice is the same candidate.
+    """
     fp32 = dict.fromkeys(space.widths, "fp32")
     found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
     if quantized := quantized_weights(prepared):
@@ -32,18 +35,19 @@ def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -
 
 
 def quantized_weights(prepared: Prepared) -> dict[str, str]:
-    """Every product in dynamic int8 that can be: one group that cannot must not cost the point. ONNX Runtime's default
-    pass quantizes lookups too; here tables stay in fp32."""
+    """Return dynamic int8 for every group that supports it, so that an unsupported group does not exclude the point.
+    ONNX Runtime's default pass quantizes lookups too; here tables stay in fp32.
+    """
     groups = (group for group in prepared.structure.groups if group.kind in ("linear", "attention"))
     return {group.name: DYNAMIC for group in groups if prepared.refused(group.modules, DYNAMIC) is None}
 
 
 def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBenchmark]) -> Placement:
-    """The placement of the baseline's own model that a quick benchmark finds best: engine and layout together, then the
-    other knobs one by one, each around the best so far.
+    """Return the placement of the baseline's own model that is best in quick benchmarks: engine and layout together,
+    then the other knobs one by one, each around the best so far.
 
     Args:
-        quick: benchmarks a placement beside the baseline's own; one that cannot be run raises ValueError
+        quick: compares a placement with the baseline's own; raises ValueError where it cannot be run
     """
     known: dict[Placement, float] = {Placement(): 1.0}
 
@@ -60,20 +64,22 @@ def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBen
 
     best: dict[str, Scalar] = space.baseline()
     for stage in _stages(space):
-        # The first of equals, which is what there was.
+        # The first of equals, which is the current one.
         best = min(({**best, **change} for change in ({}, *stage)), key=cost_of)
     return space.suggest(_Fixed(best), Precision())
 
 
 def cost(latency_ratio: float, throughput_ratio: float) -> float:
-    """What a placement is judged by, lower is better: latency and throughput count alike, as they do in the
-    hypervolume."""
+    """Return the cost of a placement, lower is better: latency and throughput have equal weight, as in the
+    hypervolume.
+    """
     return latency_ratio / throughput_ratio if throughput_ratio > 0 else math.inf
 
 
 def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> int | None:
-    """The trial that runs the baseline's own model in the best placement of those that were measured, by number; None
-    where none does. The baseline beside itself is 1, however the measurement came out."""
+    """Return the number of the trial with the baseline's own model in the best measured placement; None where there is
+    none. The baseline's own cost is 1, regardless of its measurement.
+    """
     of = {
         number: 1.0 if candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
         for number, candidate, m in measured
@@ -83,8 +89,10 @@ def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> in
 
 
 def beside_tuned(row: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's ratios to the tuned baseline's row. Both were measured beside the baseline, each in a run of its own, so
-    the interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
+    """Return the ratios of a row to the tuned baseline's row. Both were measured against the baseline, in separate
+    runs, so the interval's ends are the quotients of opposite ends, the worst case. The baseline's ratio to itself is
+    exactly 1.
+    """
     ours, theirs = row["latency_ms"], tuned["latency_ms"]
     itself = tuned["trial"] == 0
     return {
@@ -118,7 +126,7 @@ def _stages(space: PlacementSpace) -> Iterator[Sequence[dict[str, Scalar]]]:
 
 
 def _layouts(domain: Choice) -> list[Scalar]:
-    """One thread, the engine's own number, and every even split of the most threads that are offered."""
+    """Select one thread, the engine's own number, and every even split of the most threads on offer."""
     parsed = {layout: parse_layout(str(layout)) for layout in domain.values}
     most = max((replicas * (threads or 1) for replicas, threads in parsed.values()), default=1)
     kept = {layout for layout, (replicas, threads) in parsed.items() if replicas * (threads or 0) == most}
@@ -130,7 +138,7 @@ def _layouts(domain: Choice) -> list[Scalar]:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """A suggester that answers with given values, and with a domain's first where none is given."""
+    """A suggester that returns given values, and a domain's first value where none is given."""
 
     knobs: Mapping[str, Scalar]
 

@@ -1,4 +1,6 @@
-"""Which candidates are not worth timing: those that surely lose too much, and those that are outrun at a glance."""
+"""Screening of candidates: those with a significantly too large loss, or dominated in a quick benchmark, are not
+benchmarked.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +11,34 @@ from objectives.records import Measurement, Quality
 from search.config.loss_limits import Limits
 from search.front import loses_no_more
 
-# A glance may be wrong by this much in each of its ratios.
+# Error margin of a quick benchmark in each of its ratios.
 _MARGIN = 1.25
-# Objectives that a glance tells nothing of.
+# Objectives that a quick benchmark does not measure.
 UNSEEN = frozenset({"model_bytes", "peak_memory_bytes", "cpu_seconds_per_1000"})
 
 
 def loses(quality: Quality, limits: Limits) -> str | None:
-    """Why a candidate need not be timed for its quality, or None: its whole interval lies beyond the tolerated loss."""
+    """Return the reason to prune a candidate for its quality, None to keep it: its whole interval exceeds the tolerated
+    loss.
+    """
     reason = limits.lost(quality)
-    return None if reason is None else f"not timed: {reason}"
+    return None if reason is None else f"pruned: {reason}"
 
 
 def dominated(
     quick_benchmark: QuickBenchmark, loss: float, front: Mapping[int, Measurement], resolution: float
 ) -> str | None:
-    """Why a candidate need not be timed for its speed, or None: it is slower than the baseline, whatever its quality,
-    or than a candidate of the front that loses no more as far as the data can show; one by one and saturated, by more
-    than a glance errs.
+    """Return the reason to prune a candidate for its speed, None to keep it: by more than the margin, in service time
+    and in saturated throughput, it is slower than the baseline, at any quality, or than a candidate of the front that
+    loses no more at the resolution of the data.
 
     Args:
-        front: by trial, without the baseline. What is itself dominated stops nobody: losses that are equal to its own
-            need not be equal to those of the point that dominates it.
+        front: measurements by trial, without the baseline. A dominated point excludes no candidate: a loss equal to its
+            own need not equal that of the point that dominates it.
     """
     told = (
-        f"not timed: at a glance {quick_benchmark.service_ratio:.3g} of the baseline's time and "
-        f"{quick_benchmark.saturated_ratio:.3g} of its throughput"
+        f"pruned: {quick_benchmark.service_ratio:.3g}x baseline latency and "
+        f"{quick_benchmark.saturated_ratio:.3g}x throughput in a quick benchmark"
     )
     if _slower(quick_benchmark, 1.0, 1.0):
         return told
@@ -43,7 +47,8 @@ def dominated(
             continue
         most = rival.throughput.capacity_ratio
         if _slower(quick_benchmark, rival.latency.service_p50_ratio, most):
-            return f"{told}, where trial {trial} has {rival.latency.service_p50_ratio:.3g} and {most:.3g}"
+            ratios = f"{rival.latency.service_p50_ratio:.3g}x and {most:.3g}x"
+            return f"{told}; trial {trial} has {ratios} at no higher loss"
     return None
 
 

@@ -1,4 +1,4 @@
-"""How ratios differ between visits, by the benchmarks that a study already has."""
+"""Variance of ratios between visits, from the study's earlier benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from objectives.records import Latency, Measurement, Throughput
 
 
 def ratio_noise(measurements: Sequence[Measurement]) -> RatioNoise:
-    """Variances between the visits of each benchmark, pooled over benchmarks of one study on one machine."""
+    """Estimate the variances between the visits of each benchmark, pooled over benchmarks of one study on
+    one machine.
+    """
     return pooled([m.latency for m in measurements], [m.throughput for m in measurements])
 
 

@@ -1,5 +1,6 @@
-"""Which trained weights are to be stored and run in another way: they are trained once, and what they cost hangs on
-that as much as on themselves."""
+"""Reuse of trained weights in other precisions and placements, which contribute as much to their cost as
+the weights.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ from optuna.trial import FrozenTrial
 from search.config.loss_limits import Limits
 from search.study import candidate_of, front_of, measured
 
-# Of weights on the front, before new ones are worth more.
+# Number of ways to run weights on the front, before new ones are worth more.
 _WAYS = 6
 
 
 def least_tried(
     trials: Sequence[FrozenTrial], flying: Sequence[str], objectives: Sequence[str], limits: Limits, resolution: float
 ) -> FrozenTrial | None:
-    """The trial on the front whose weights were tried in the fewest ways; None where all were in enough.
+    """Return the trial on the front whose weights were tried in the fewest ways; None where all were tried in enough.
 
     Args:
-        flying: ids of the weights of trials that have not ended
+        flying: ids of the weights of running trials
     """
     able = {n: m for n, m in measured(trials).items() if n > 0 and limits.kept(m.quality)}
     if not able:

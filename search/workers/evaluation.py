@@ -1,4 +1,4 @@
-"""One candidate's quality, waited for: the meter judges it, or scores it for a builder that knows the user's metric."""
+"""Evaluation of one candidate's quality: by the meter, or, for a custom metric, by a builder on the meter's scores."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def judged(
     say: Callable[[str], None],
     beside: Side | None = None,
 ) -> Quality:
-    """
+    """Evaluate a candidate, and wait for its quality.
+
     Args:
-        builder: asked only where the metric is the user's own
-        beside: as in `MeterJobs.judge`
+        builder: runs the custom metric, where there is one
+        beside: the other side of the comparison, as in `MeterJobs.evaluate`
 
     Raises:
-        JobError: it cannot be judged.
+        JobError: the evaluation failed.
     """
-    # A ranking of many users takes minutes, as learning does; and a higher confidence as many times more resamples.
+    # A ranking of many users takes minutes, as training does; a higher confidence needs proportionally more resamples.
     limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
     if not jobs.prepared.custom_metric:
         return from_plain(

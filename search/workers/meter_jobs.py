@@ -1,4 +1,4 @@
-"""What the workers are asked, the same words in the search, at the choice and after it."""
+"""Arguments of the workers' jobs, the same in the search, in the choice and after it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from spaces.candidate import Candidate
 from spaces.serialization import to_plain
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
-# Rates that a visit tries for the rate under the SLO.
+# Number of rates that a visit tries for the rate under the SLO.
 _PROBES = {"screen": 3, "near": 4}
-# Screen: one visit; near: several, in one job; visit: one of those, in a job of its own; confirm: more.
+# screen: one visit; near: several visits in one job; visit: one of those in a separate job; confirm: more visits.
 Length = Literal["screen", "near", "visit", "confirm"]
-# A candidate and what was built of it.
+# The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
 
 def building(task: Task, candidate: Candidate, stage: Literal["fit", "export"], threads: int) -> dict[str, Any]:
-    """Arguments of a builder's job on the way to a candidate's model file."""
+    """Return the arguments of a builder's job for a candidate's model file."""
     arguments = {"task": to_plain(task), "weights": to_plain(candidate.weights), "threads": threads}
     if stage == "fit":
         return arguments
@@ -43,7 +43,7 @@ def building(task: Task, candidate: Candidate, stage: Literal["fit", "export"], 
 class MeterJobs:
     """Arguments of the jobs of `objectives.measure.__main__`, for one study.
 
-    noise: how ratios differ between visits, by the study's earlier benchmarks
+    noise: variance of the ratios between visits, from the study's earlier benchmarks
     """
 
     config: StudyConfig
@@ -62,8 +62,13 @@ class MeterJobs:
         reject_above: float | None = None,
         threads: int | None = None,
     ) -> dict[str, Any]:
-        """`beside` stands where the baseline does; None for the baseline itself. `hopeless` is a loss beyond which
-        nobody need know it exactly. `threads` are the engine's where builders are at work."""
+        """Return the arguments of an evaluation.
+
+        Args:
+            beside: the other side of the comparison; None for the baseline
+            reject_above: a loss above which its exact value is not needed
+            threads: threads of the engine, given where builders run at the same time
+        """
         return {
             **self.score(artifact, candidate, part, beside, threads),
             "metric": self.prepared.metric,
@@ -80,7 +85,7 @@ class MeterJobs:
         beside: Side | None = None,
         threads: int | None = None,
     ) -> dict[str, Any]:
-        """Where the metric is evaluated elsewhere, by `grade`."""
+        """Return the arguments of scoring, for a metric that `evaluate_custom_metric` computes elsewhere."""
         other, partner = self._other(beside)
         return {
             "candidate": {
@@ -97,7 +102,7 @@ class MeterJobs:
     def evaluate_custom_metric(
         self, scored: Mapping[str, Any], part: HeldPart, confidence: float, threads: int
     ) -> dict[str, Any]:
-        """Of a builder, on what `score` answered."""
+        """Return the arguments of a builder's job that evaluates the custom metric on the result of `score`."""
         return {
             "task": to_plain(self.task),
             "threads": threads,
@@ -119,7 +124,13 @@ class MeterJobs:
         beside: Side | None = None,
         append: bool = False,
     ) -> dict[str, Any]:
-        """The recording's path is relative to the home, its visits go on where `append`; `beside` is as in `judge`."""
+        """Return the arguments of a benchmark.
+
+        Args:
+            recording: path of the recording, relative to the home
+            beside: the other side of the comparison, as in `evaluate`
+            append: extend the recording's visits
+        """
         load = Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms)
         return {
             "holdout": self.prepared.holdout,
@@ -143,21 +154,23 @@ class MeterJobs:
         }
 
     def _weighed(self, candidate: Candidate, length: Length) -> bool:
-        """It takes a process of its own: for every trial only where the search needs it."""
+        """Return whether to measure the footprint, which takes a separate process: for every trial only if the
+        objectives need it.
+        """
         return length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives))
 
     def limit_seconds(self, length: Length) -> float:
-        """The longest that a timing may take, what it waits for a calm machine included."""
+        """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
         visits = self._window(length).visits
         return visits * (self.config.workers.job_seconds + self.config.timing.patience_seconds)
 
     @property
     def near_visits(self) -> int:
-        """Visits of a point that would enter the front."""
+        """Number of visits of a point that would enter the front."""
         return self._window("near").visits
 
     def _window(self, length: Length) -> Window:
-        """With answers enough for the SLO's percentile and the objectives'."""
+        """Return the window with enough samples for the percentiles of the SLO and of the objectives."""
         timing, percent = self.config.timing, self.config.slo.percentile
         blocks = {"screen": timing.screen_blocks, "confirm": timing.confirm_blocks}.get(length, timing.near_blocks)
         visits = 1 if length == "screen" else max(1, blocks // FEWEST_BLOCKS)
@@ -177,12 +190,12 @@ class MeterJobs:
         }
 
     def recording(self, name: str) -> str:
-        """Where the raw timings of a trial, or of another look at one, are kept; relative to the home."""
+        """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
     def _deployment(self, artifact: Artifact, candidate: Candidate) -> Deployment:
         return Deployment(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
 
     def _other(self, beside: Side | None) -> Side:
-        """The baseline: fp32, ONNX Runtime's own defaults, one replica."""
+        """Return the other side, by default the baseline: fp32, ONNX Runtime's own defaults, one replica."""
         return beside or (self.prepared.baseline, Candidate())

@@ -1,4 +1,6 @@
-"""One candidate beside another, or beside the baseline: both built, judged on the same rows, timed in one run."""
+"""Paired comparison of a candidate with another, or with the baseline: both are built, evaluated on the same rows, and
+benchmarked in one run.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from spaces.techniques.placement import Placement
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Where the two sides of a comparison are built and measured, one after the other."""
+    """Workers that build and measure the two sides of a comparison, one after the other."""
 
     jobs: MeterJobs
     builder: Worker
@@ -34,7 +36,7 @@ class PairedComparison:
         return self.jobs.prepared.baseline, Candidate()
 
     def built(self, candidate: Candidate) -> Artifact:
-        """A candidate's model file, from the cache where it is there.
+        """Return a candidate's model file, built or from the cache.
 
         Raises:
             JobError: it cannot be built.
@@ -48,10 +50,10 @@ class PairedComparison:
         return from_plain(Artifact, answer["artifact"])
 
     def quick(self, placement: Placement) -> QuickBenchmark:
-        """A quick benchmark of the baseline's own model in another placement.
+        """Run a quick benchmark of the baseline's own model in another placement.
 
         Raises:
-            ValueError: it cannot be run so.
+            ValueError: it cannot be run in this placement.
         """
         candidate, limits = Candidate(placement=placement), self.jobs.config.workers
         try:
@@ -64,11 +66,11 @@ class PairedComparison:
             raise ValueError(str(error)) from error
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
-        """Of the first side to the second; where they differ in their weights, over trainings of both from several
-        seeds.
+        """Evaluate the first side relative to the second; where they differ in their weights, over trainings of both
+        from several seeds.
 
         Raises:
-            JobError: one of them cannot be built or judged.
+            JobError: one of them cannot be built or evaluated.
         """
         seeds = seeds_of(ours[1], theirs[1])
         found = []
@@ -80,7 +82,7 @@ class PairedComparison:
         return over_seeds(found)
 
     def _trained_with(self, side: Side, seed: int) -> Side:
-        """Seeds count from that of the side itself, which is built."""
+        """Return a side trained from another seed, counted from its own seed."""
         learning = side[1].weights.distillation
         if learning is None or seed == 0:
             return side
@@ -88,10 +90,13 @@ class PairedComparison:
         return self.built(candidate), candidate
 
     def difference(self, ours: Side, theirs: Side, length: Length, recording: str) -> Difference:
-        """Of the first side to the second, on validation; the recording's path is relative to the home.
+        """Measure the difference of the first side to the second, on validation.
+
+        Args:
+            recording: path of the recording, relative to the home
 
         Raises:
-            JobError: one of the two cannot be judged or timed.
+            JobError: one of the two cannot be evaluated or benchmarked.
         """
         config, say = self.jobs.config, self.console.say
         quality = self.quality(ours, theirs, "validation")

@@ -1,4 +1,4 @@
-"""Where jobs run: child processes that live on from job to job and are replaced when they die."""
+"""Worker processes, which run one job after another and are replaced when they die."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Done:
-    """How a job ended: a result, or an error in one line; `seconds` leave out what it stood still; lost where its
-    process died or took too long; wrong_input where the user's input is at fault."""
+    """Result of a job, or its error in one line.
+
+    seconds: duration of the job without pauses
+    lost: the process died or took too long
+    wrong_input: the user's input is at fault
+    """
 
     result: Any | None
     error: str | None
@@ -36,7 +40,7 @@ class Done:
 
 
 class Worker:
-    """One child process that does one job at a time.
+    """One child process that runs one job at a time.
 
     A child that crashes, is killed, or outlasts its time fails its job with the reason; the next job starts a new one.
     """
@@ -54,7 +58,7 @@ class Worker:
         self.progress: list[str] = []
 
     def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
-        """Hand over a job; `poll` tells when it is done."""
+        """Start a job; `poll` returns its end."""
         assert not self.busy
         if self._process is None or self._process.poll() is not None:
             self._spawn()
@@ -62,19 +66,19 @@ class Worker:
         line = json.dumps({"job": job, "arguments": arguments}) + "\n"
         process = self._process
         assert process is not None and process.stdin is not None
-        # A child that died in this very moment shows as an ended stream in `poll`.
+        # A child that dies at this moment shows as an ended stream in `poll`.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(line.encode())
             process.stdin.flush()
 
     @property
     def stream(self) -> int:
-        """What a selector may wait on."""
+        """File descriptor for a selector."""
         assert self._process is not None and self._process.stdout is not None
         return self._process.stdout.fileno()
 
     def poll(self) -> Done | None:
-        """The job's end, or None while it runs. Collects lines of progress."""
+        """Return the job's end, or None while it runs; collects lines of progress."""
         assert self.busy and self._process is not None
         try:
             chunk = os.read(self.stream, 1 << 20)
@@ -100,7 +104,7 @@ class Worker:
         return None
 
     def pause(self) -> None:
-        """Stand still, so that a timing has the machine to itself."""
+        """Pause the child, so that a benchmark has the machine to itself."""
         if self.busy and self._paused_at is None and self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
             self._paused_at = time.monotonic()
@@ -112,7 +116,7 @@ class Worker:
             self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the child at once, whatever it is doing, and those that it has started: they are of its session."""
+        """Kill the child at once, in any state, and the processes that it started, which are in its session."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -134,7 +138,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                # Ctrl-C is for the coordinator alone; it ends its children itself.
+                # Ctrl-C reaches the coordinator only, which ends its children itself.
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 preexec_fn=_bind_to_parent if sys.platform == "linux" else None,
@@ -168,11 +172,11 @@ class Worker:
 def call(
     worker: Worker, job: str, arguments: Mapping[str, Any], limit_seconds: float, say: Callable[[str], None]
 ) -> Any:
-    """One job from start to end, passing its progress on.
+    """Run one job to its end, passing its progress on.
 
     Raises:
-        JobError: it failed, with the reason; LostJobError where its process died or took too long.
-        ConfigError: a setting, the user's factory, or something that it gave, is not what it should be.
+        JobError: the job failed, with the reason; LostJobError where its process died or took too long.
+        ConfigError: a setting, the user's factory, or its result is invalid.
     """
     worker.start(job, arguments, limit_seconds)
     while True:
@@ -189,7 +193,7 @@ def call(
 
 
 def wait(workers: Sequence[Worker], seconds: float) -> None:
-    """Return when one of the busy workers has said something, or after some seconds."""
+    """Wait until one of the busy workers has sent something, or for some seconds."""
     with selectors.DefaultSelector() as selector:
         for worker in workers:
             if worker.busy:
@@ -198,7 +202,9 @@ def wait(workers: Sequence[Worker], seconds: float) -> None:
 
 
 def _bind_to_parent() -> None:
-    """The child dies with its parent even by kill -9, standing still or not; and goes first when memory runs out."""
+    """Make the child die with its parent even by kill -9, paused or not, and be the first to go when memory
+    runs out.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")

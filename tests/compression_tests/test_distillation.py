@@ -198,7 +198,7 @@ def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], la
     assert _lessons(rows, labels, batch=1000)[1] == 1
     with pytest.raises(ValueError, match=r"training rows: must be 2 or more of one shape, but got \[0\]"):
         _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
-    with pytest.raises(ValueError, match="at least one lesson, but got 0"):
+    with pytest.raises(ValueError, match="at least one batch, but got 0"):
         TrainingData(lambda generator: iter(()), 0, F.mse_loss)
 
 

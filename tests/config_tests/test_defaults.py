@@ -285,25 +285,25 @@ def test_what_is_switched_off_is_no_road() -> None:
         ),
         (
             {"precision": {"mlp": ["fp32", "int2"]}},
-            "space.precision.mlp: 'int2' is not to be had here; there are fp32, int8-dynamic, int8-static, int4, "
+            "space.precision.mlp: 'int2' is not available here; available: fp32, int8-dynamic, int8-static, int4, "
             "int4-dynamic",
         ),
         (
             {"precision": {"tables": ["fp32", "int8-dynamic"]}},
-            "space.precision.tables: 'int8-dynamic' is not to be had here; there are fp32, fp16, int8, int4, int2",
+            "space.precision.tables: 'int8-dynamic' is not available here; available: fp32, fp16, int8, int4, int2",
         ),
         (
             {"precision": {"head": ["fp32", "int4"]}},
-            "space.precision.head: 'int4' is not to be had here; there are fp3",
+            "space.precision.head: 'int4' is not available here; available: fp3",
         ),
         (
             {"placement": {"engines": ["onnxruntime", "onnxruntime:cuda"]}},
-            "space.placement.engines: 'onnxruntime:cuda' is not to be had here; there are onnxruntime, openvino",
+            "space.placement.engines: 'onnxruntime:cuda' is not available here; available: onnxruntime, openvino",
         ),
         (
             {"placement": {"embedding_device": ["same", "onnxruntime:cuda"]}},
-            "space.placement.embedding_device: 'onnxruntime:cuda' is not to be had here; "
-            "there are same, onnxruntime, openvino",
+            "space.placement.embedding_device: 'onnxruntime:cuda' is not available here; "
+            "available: same, onnxruntime, openvino",
         ),
     ],
 )
@@ -378,7 +378,7 @@ def test_bf16_needs_an_engine_and_a_cpu_that_have_it(
     monkeypatch.setattr(defaults, "computes_bf16", lambda: bf16)
     assert values(space().precision.compute) == ("fp32",)
     assert refused({"precision": {"compute": ["fp32", "bf16"]}}) == (
-        "space.precision.compute: 'bf16' is not to be had here; there are fp32"
+        "space.precision.compute: 'bf16' is not available here; available: fp32"
     )
 
 

@@ -46,7 +46,7 @@ LIMITS = Limits(0.01, {"rare items": 0.03})
             "its loss of 2.00% [1.90%, 2.10%] is above the tolerated 1.00%",
             "the loss may be 2.10%, 1.10% above the 1.00%",
         ),
-        (quality(0.005), True, None, "the loss on rare items cannot be told, and may be 3.00% at most"),
+        (quality(0.005), True, None, "the loss on rare items is undefined, and must be at most 3.00%"),
         (quality(0.005, ("others", 0.5), ("rare items", 0.0)), True, None, None),
     ],
 )

@@ -327,7 +327,7 @@ def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypa
     _, told, log = search(parts, answers(quick_benchmark=lambda a: slow), 12, monkeypatch)
     stopped = [t for t in told if t.outcome.state == "stopped" and t.outcome.artifact]
     assert stopped
-    assert all(t.outcome.reason.startswith("not timed: at a glance 4.9 of the baseline's time") for t in stopped)
+    assert all(t.outcome.reason.startswith("pruned: 4.9x baseline latency") for t in stopped)
     assert sum(job == "quick_benchmark" for _, job in log) >= len(stopped)
     again = Study("s", parts["study"]._storage, ["latency_p95", "throughput", "quality"], Limits(0.01), 0)
     parts["study"] = again

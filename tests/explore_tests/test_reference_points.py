@@ -176,7 +176,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     rows = told(parts)["rows"]
     ended = {row["knobs"]["weights.origin"]: row for row in rows[:5]}
     assert [row["state"] for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
-    assert ended["popularity"]["reason"] == "not timed: its loss of 20.00% is above the tolerated"
+    assert ended["popularity"]["reason"] == "pruned: its loss of 20.00% is above the tolerated"
     assert [row["reference"] for row in rows[1:5]] == [TUNED, QUANTIZED, "popularity", "logistic regression"]
     assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
     assert visits["trial-3"] == 0

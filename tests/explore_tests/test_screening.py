@@ -34,9 +34,8 @@ def quality(low: float, high: float) -> Quality:
 def test_only_a_whole_interval_beyond_the_tolerated_loss_loses() -> None:
     assert loses(quality(0.0, 0.1), LIMITS) is None
     assert loses(quality(0.01, 0.1), LIMITS) is None
-    assert (
-        loses(quality(0.02, 0.04), LIMITS) == "not timed: its loss of 3.00% [2.00%, 4.00%] is above the tolerated 1.00%"
-    )
+    reason = loses(quality(0.02, 0.04), LIMITS)
+    assert reason is not None and all(number in reason for number in ("3.00%", "2.00%", "4.00%", "1.00%"))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_slower_than_the_baseline_is_slower_in_both(service: float, most: float,
 def test_a_rival_outruns_what_is_slower_and_loses_no_less() -> None:
     rivals = {7: measured(0.2, 5.0, 0.004)}
     told = dominated(QuickBenchmark(0.4, 3.0), 0.005, rivals, 0.0)
-    assert told is not None and told.endswith("where trial 7 has 0.2 and 5")
+    assert told is not None and "trial 7 has 0.2x and 5x" in told
     assert dominated(QuickBenchmark(0.4, 3.0), 0.003, rivals, 0.0) is None
     assert dominated(QuickBenchmark(0.24, 3.0), 0.005, rivals, 0.0) is None
     assert dominated(QuickBenchmark(0.4, 4.5), 0.005, rivals, 0.0) is None
@@ -62,7 +61,7 @@ def test_a_rival_outruns_what_loses_less_than_it_by_no_more_than_the_data_can_sh
     rivals = {7: measured(0.2, 5.0, 0.004)}
     assert dominated(QuickBenchmark(0.4, 3.0), 0.002, rivals, 0.0015) is None
     told = dominated(QuickBenchmark(0.4, 3.0), 0.002, rivals, 0.0025)
-    assert told is not None and told.endswith("where trial 7 has 0.2 and 5")
+    assert told is not None and "trial 7 has 0.2x and 5x" in told
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 10), st.floats(-0.1, 0.1))

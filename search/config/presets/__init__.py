@@ -1,1 +1,1 @@
-"""Study files by name."""
+"""Preset study files, by name."""
