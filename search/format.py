@@ -40,7 +40,7 @@ def rate(value: float) -> str:
 
 
 def column_ratio(value: float) -> str:
-    """In a column of its like: decimals that do not vary from row to row."""
+    """Format a ratio in a column: the number of decimals is the same in rows of the same magnitude."""
     return f"{value:.3f}x" if value < 1 else f"{value:.2f}x" if value < 10 else f"{value:,.1f}x"
 
 

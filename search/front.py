@@ -64,7 +64,9 @@ def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float
 
 
 def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask:
-    """Which `losses` (n,) are no larger than `loss`, as far as data of this resolution can show; a gain is no loss."""
+    """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution of the data; a gain counts
+    as 0.
+    """
     return np.asarray(np.maximum(losses, 0.0) <= max(loss, 0.0) + resolution)
 
 
@@ -163,11 +165,12 @@ def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats
 
 
 def indistinguishable(lower: npt.ArrayLike, upper: npt.ArrayLike, best: int) -> Mask:
-    """Which rows' intervals overlap those of row `best` on every objective: (n,), `best` itself included.
+    """Return a mask of rows, (n,), whose intervals overlap those of row `best` on every objective, `best` itself
+    included.
 
     `lower`, `upper`: (n, m) ends of each point's interval against the baseline. Conservative: two candidates are never
     paired with each other, so the interval of their own difference is not known; where paired, it would be narrower
-    than the two intervals together, and some points called alike here would be told apart.
+    than the two intervals together, and could distinguish some points that count as equal here.
     """
     low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
     if low.ndim != 2 or low.shape != high.shape:

@@ -1,4 +1,4 @@
-"""Where leanrec keeps things: one folder with `mlruns/` and `reports/`."""
+"""Home of leanrec's files: one folder with `mlruns/` and `reports/`."""
 
 from __future__ import annotations
 

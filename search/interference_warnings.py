@@ -1,4 +1,4 @@
-"""What a reader should know of a benchmark besides its numbers, in sentences."""
+"""Warnings about the conditions of a benchmark, in sentences."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Ledger:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        """Of a database, it is opened here: under `_try`, as all that may find nobody there."""
+        """Open the client: a database URI connects here, under `_try`, which handles an unreachable one."""
         databases.MAX_RETRY_COUNT = _TIMES
         return MlflowClient(tracking_uri=self._uri)
 
@@ -302,7 +302,7 @@ def _measured(record: Measurement | Difference) -> dict[str, float]:
 
 
 def _plain_name(text: str) -> str:
-    """As MLflow takes it in the name of a metric."""
+    """Replace the characters that MLflow does not accept in the name of a metric."""
     return re.sub(r"[^A-Za-z0-9_ -]", "_", text)
 
 

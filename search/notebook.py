@@ -30,10 +30,11 @@ class Study:
     """
 
     def __init__(self, settings: Mapping[str, Any] | StudyConfig, home: str | Path | None = None) -> None:
-        """
+        """Make a study.
+
         Args:
-            settings: as the study file has them: name, recommender, data, quality and the rest
-            home: where mlruns/ and reports/ lie; None for LEANREC_HOME, else the working directory
+            settings: as in the study file: name, recommender, data, quality and the rest
+            home: folder of mlruns/ and reports/; None for LEANREC_HOME, else the working directory
 
         Raises:
             ConfigError: a setting is wrong; one line.
@@ -92,7 +93,7 @@ class Study:
         return front_figure(self.document())
 
     def verdict(self) -> str:
-        """What can be said so far, in a sentence."""
+        """Return the conclusion so far, in a sentence."""
         return verdict(self.document()).headline
 
     def report(self) -> Path:

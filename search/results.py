@@ -94,7 +94,7 @@ def _name_references(rows: Sequence[Row], measured: Sequence[tuple[FrozenTrial, 
 
 
 def _ablation(study: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Document | None:
-    """What helped at the chosen trial, where that was looked at, else at the last one that was."""
+    """Return the ablation of the chosen trial, if measured, else the last one measured."""
     candidates = {row["trial"]: row["candidate"] for row in rows}
     # A study begun anew has other candidates under the same numbers.
     known = [ablation for ablation in ablations(facts) if candidates.get(ablation.trial) == ablation.candidate.id]

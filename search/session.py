@@ -1,4 +1,4 @@
-"""A study from its file to its front: prepare, preflight, search, record."""
+"""Session of a study, from its file to its front: prepare, dry run, search, record."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def task_of(config: StudyConfig, home: Home) -> Task:
 
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
-    """What the meter is asked in this study; its benchmarks tell how visits differ on this machine."""
+    """Return the arguments of the meter's jobs in this study; its benchmarks estimate the variance between visits on
+    this machine.
+    """
     noise = NO_RATIO_NOISE if study is None else ratio_noise(list(measured(study.finished()).values()))
     task = replace(task_of(config, home), expected=prepared.key)
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
@@ -222,7 +224,7 @@ def search(session: Session, console: Console) -> None:
 
 
 def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
-    """What is measured first: the baseline, the points that candidates are held against, the starts of the search."""
+    """Enqueue the first trials: the baseline, the reference points, and the starting points of the search."""
     new, prepared = not begun(study), pairs.jobs.prepared
     first, *starts = space.starts()
     if new:
@@ -237,9 +239,10 @@ def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
-    """
+    """Check that the study's trials share the choices of the space.
+
     Raises:
-        ConfigError: the study has trials from a space of other choices: another machine, engine or version's.
+        ConfigError: the study has trials from a space of other choices, by another machine, engine or version.
     """
     before, now = study.facts.get("space"), digest(space)
     if before not in (None, now) and study.finished():
@@ -284,7 +287,7 @@ def prepared_by(builder: Worker, config: StudyConfig, home: Home, console: Conso
 
 
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
-    """The baseline trained, judged beside simple references, and exported.
+    """Train the baseline, evaluate it and the simple references, and export it.
 
     Raises:
         ConfigError: the study was begun with another checkpoint or other data.

@@ -81,7 +81,7 @@ class Study:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the study as a whole."""
+        """Facts of the study as a whole."""
         return dict(self._study.user_attrs)
 
     @property
@@ -126,7 +126,9 @@ class Study:
         self._close(trial, outcome)
 
     def sweep(self) -> None:
-        """Close what a run left open: as told when its outcome is there, else as stopped, and asked first next time."""
+        """Close trials that a run left open: by their outcome where there is one, else as stopped, to be asked first
+        next time.
+        """
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
             outcome = outcome_of(frozen)
@@ -161,7 +163,7 @@ class Study:
 
 
 def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """What a front is made of, lower is better: ratios to the baseline and the loss.
+    """Return the objectives' values for a front, lower is better: ratios to the baseline and the loss.
 
     Raises:
         ValueError: one of them was not measured.
@@ -176,8 +178,8 @@ def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
 
 
 def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """What the search minimises: the same, but a loss below zero counts as none. A gain over the baseline is welcome;
-    time is spent on what was asked for, and the hypervolume counts no more.
+    """Return the values that the search minimises: the objectives', with a loss below zero counted as 0. A gain over
+    the baseline is welcome, but no search time is spent on it, and it does not count in the hypervolume.
 
     Raises:
         ValueError: one of them was not measured.
@@ -187,7 +189,7 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
 
 
 def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:
-    """Which of these are on the front of their own, where losses are known to this resolution.
+    """Return whether each measurement is on their common front, with losses at this resolution.
 
     Raises:
         ValueError: an objective was not measured.
@@ -215,20 +217,21 @@ def reference_of(trial: FrozenTrial) -> str | None:
 
 
 def spent(trials: Sequence[FrozenTrial]) -> int:
-    """How many count against `budget.trials`: those of the search that ended by themselves, in whatever way. The
-    baseline and the reference points do not, nor does a choice that was made before or was interrupted."""
+    """Count the trials against `budget.trials`: those of the search that ended in any state. The baseline and the
+    reference points do not count, nor does a choice that was made before or was interrupted.
+    """
     outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
     return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
 
 
 def measured(trials: Sequence[FrozenTrial]) -> dict[int, Measurement]:
-    """Of those that are complete, by number."""
+    """Return the measurements of the complete trials, by number."""
     found = {trial.number: outcome_of(trial) for trial in trials}
     return {n: o.measurement for n, o in found.items() if o is not None and o.measurement is not None}
 
 
 def exists(name: str, storage: str) -> bool:
-    """Whether there is such a study; makes no database."""
+    """Return whether such a study exists, without creating a database."""
     prefix = "sqlite:///"
     if storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists():
         return False

@@ -29,7 +29,7 @@ class Verdict:
 
 
 def verdict(document: Document) -> Verdict:
-    """From the document of `leanrec front --json`. Only a loss confirmed on test is called proved."""
+    """Return the verdict on the document of `leanrec front --json`. Only a loss confirmed on test is called proved."""
     if document["baseline"] is None:
         return Verdict("Nothing can be said yet: the baseline has not been measured.", tuple(doubts(document)))
     candidates = [row for row in document["rows"] if row["trial"] != document["baseline"]["trial"]]
@@ -78,7 +78,7 @@ def _simple_references(document: Document) -> list[str]:
 
 
 def _beside_references(document: Document, row: Row, confirmed: Mapping[str, Any]) -> list[str]:
-    """What the baseline's own model could have had by its placement alone, and by quantization without training."""
+    """Describe the results of the baseline's own model in its best placement, and of quantization without training."""
     said, tuned = [], document.get("tuned_baseline")
     # A choice keeps its row as it was, and the tuned baseline may have become another since then.
     row = next((one for one in document["rows"] if one["trial"] == row["trial"]), row)
@@ -235,7 +235,7 @@ def _in_milliseconds(document: Document, row: Row, confirmed: Mapping[str, Any])
 
 
 def _of_its_timing(row: Row, confirmed: Mapping[str, Any] | None) -> list[str]:
-    """What weakens the timing that the headline tells."""
+    """Describe the weaknesses of the benchmark that the headline reports."""
     timed = row if confirmed is None else confirmed
     return [f"Of the timing of trial {row['trial']}: {warning}." for warning in timed.get("warnings") or ()]
 
@@ -275,7 +275,7 @@ def alike_trials(document: Document, best: Row) -> list[int]:
 
 
 def doubts(document: Document) -> list[str]:
-    """What weakens any conclusion from this study: its data, its length, its baseline."""
+    """Describe the weaknesses of any conclusion from this study: its data, its length, its baseline."""
     said, max_loss, resolution = [], document["max_loss"], document["resolution"]
     if resolution is not None and resolution > max_loss:
         said.append(

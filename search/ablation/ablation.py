@@ -1,4 +1,6 @@
-"""Each technique of a trial taken back, and alone: built, judged and timed beside the model that lacks it."""
+"""Ablation of a trial: each technique is removed, and applied alone; both models are built, evaluated and benchmarked
+against the one that lacks it.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,7 @@ def _trial(document: Document, trial: int | None) -> int:
 
 
 def _known(session: Session, trial: int, candidate: Candidate, console: Console) -> Ablation:
-    """What an earlier call measured here; timings of another machine are not gone on with."""
+    """Return the effects that an earlier call measured on this machine; those of another machine are measured again."""
     empty = Ablation(trial, candidate, describe())
     for before in ablations(session.study.facts):
         if (before.trial, before.candidate) == (trial, candidate):
@@ -90,7 +92,9 @@ def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Tech
 
 
 def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
-    """The chosen model beside itself without the technique, or the baseline with the technique beside itself."""
+    """Measure the chosen model against itself without the technique, or the baseline with the technique against the
+    baseline.
+    """
     other, say = (part.without if kind == "without" else part.alone), pairs.console.say
     recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
     head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"
@@ -107,5 +111,5 @@ def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, 
 
 
 def nothing_measured(document: Document) -> bool:
-    """Whether not one comparison came to numbers."""
+    """Return whether no comparison has a measured difference."""
     return not any((part[kind] or {}).get("difference") for part in document["techniques"] for kind in KINDS)

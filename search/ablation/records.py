@@ -1,4 +1,6 @@
-"""What each technique of a candidate does, measured beside the same model without it; kept in the study's facts."""
+"""Records of an ablation: the effect of each technique of a candidate, measured against the same model without it, kept
+in the study's facts.
+"""
 
 from __future__ import annotations
 
@@ -70,16 +72,16 @@ class Ablation:
         return next((effect for effect in self.effects if effect.key == (technique, group, kind)), None)
 
     def joined(self, effect: Effect) -> Ablation:
-        """With one effect more, in the place of an earlier one of the same name."""
+        """Return the ablation with one more effect, in place of an earlier one of the same key."""
         return replace(self, effects=(*(e for e in self.effects if e.key != effect.key), effect))
 
 
 def ablations(facts: Mapping[str, Any]) -> tuple[Ablation, ...]:
-    """Those of a study, the last one measured last."""
+    """Return the ablations of a study, the last measured one last."""
     return tuple(from_plain(Ablation, plain) for plain in facts.get(FACT, {}).values())
 
 
 def fact(known: Iterable[Ablation], changed: Ablation) -> dict[str, Any]:
-    """What to note once an ablation has changed, by trial."""
+    """Return the facts to record once an ablation has changed, by trial."""
     kept = [ablation for ablation in known if ablation.trial != changed.trial]
     return {str(ablation.trial): to_plain(ablation) for ablation in (*kept, changed)}

@@ -1,4 +1,4 @@
-"""What helped, in words: from the measured effects of a trial's techniques and the profile's shares."""
+"""Verdict of an ablation in words, from the measured effects of a trial's techniques and the profile's shares."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _NO_LAYERS = ("other", "engine")
 
 
 def ablation_document(study: str, ablation: Ablation, profile: Profile | None) -> dict[str, Any]:
-    """What `ablate --json` prints and the report reads; an effect that was not looked at yet is null.
+    """Return the document that `ablate --json` prints and the report reads; an effect that is not measured yet is null.
 
-    control: what distilling gained over the same model on labels alone, as a share of the metric; null without it
+    control: the gain of distillation over the same model on labels alone, as a share of the metric; null without it
     """
     candidate = ablation.candidate
     parts = []
@@ -61,7 +61,7 @@ def label(technique: str, group: str | None) -> str:
 def technique_verdict(
     technique: str, without: Effect | None, alone: Effect | None, groups: Sequence[str] | None, profile: Profile | None
 ) -> str:
-    """What a technique does at the trial, and where that was not measured, alone; in one sentence.
+    """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence.
 
     Args:
         groups: the layer groups that it changes, None for how the model is run
@@ -95,7 +95,7 @@ def told(difference: Difference) -> str:
 
 
 def gained(quality: Quality, technique: str = "distillation") -> str:
-    """What learning so gained over learning otherwise, with its interval."""
+    """Describe the gain of this training over the other one, with its interval."""
     gain, interval = _turned(quality)
     metric, brackets = metric_name(quality.metric), _brackets(interval, column_percent)
     over = _LEARNING[technique]
@@ -119,8 +119,9 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
 
 
 def gain_document(quality: Quality, part: HeldPart, seeds: int) -> dict[str, Any]:
-    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data; a mean
-    over trainings of both from so many seeds."""
+    """Return the gain of distillation, in a model's quality over the same one's without it, on this part of the data; a
+    mean over trainings of both from `seeds` seeds.
+    """
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
     return {

@@ -1,4 +1,4 @@
-"""One bundle under one pattern of traffic: opened, warmed up, played, and told."""
+"""Benchmark of one bundle under one pattern of traffic: opened, warmed up, played, and reported."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _DRAWN_SIZES = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """What to play: a pattern at a rate, else at a load, a share of the bundle's own capacity; for how long.
+    """Plan of a benchmark: a pattern at a rate, else at a load, a share of the bundle's own capacity, and its duration.
 
-    rows None: the log's, else those of the study that the bundle comes from, else a study's by default.
+    rows: None for the log's, else those of the study that the bundle comes from, else a study's by default
 
     Raises:
         ConfigError: in the constructor, naming the option.
@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """What was played; Poisson at the same rate where the pattern was another."""
+    """Played requests, and Poisson arrivals at the same rate where the pattern was another."""
 
     capacity_rps: float
     rate_rps: float | None

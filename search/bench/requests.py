@@ -51,7 +51,7 @@ def draw_requests(inputs: Sequence[InputSpec], rows: NDArray[np.int64], seed: in
 
 
 def _values(spec: InputSpec, rows: int, random: np.random.Generator) -> NDArray[Any]:
-    """(rows, *shape)"""
+    """Draw values of an input, (rows, *shape)."""
     shape = (1 if spec.side == "user" else rows, *(size or 1 for size in spec.shape))
     if spec.vocabulary is None:
         drawn = random.standard_normal(shape).astype(spec.dtype)

@@ -1,4 +1,4 @@
-"""What was played as numbers: percentiles that there are answers enough for, and their ratios to Poisson's."""
+"""Summary of a played run: the percentiles with enough samples, and their ratios to those of Poisson arrivals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = 20
 
 
 def behind(played: Played) -> str | None:
-    """Why a run says nothing about the model, or None."""
+    """Return the reason why a run is no measurement of the model, None where it is one."""
     try:
         check_offered(played.latency_ms, played.lag_ms, played.offered_share)
     except BehindError as error:
@@ -26,7 +26,9 @@ def behind(played: Played) -> str | None:
 
 
 def percentiles(latency_ms: Floats) -> dict[str, Any]:
-    """By name, null where the answers are too few or where it was refused; an end of an interval too."""
+    """Return the percentiles by name, null with too few samples or an infinite value; likewise the ends of
+    an interval.
+    """
     found: dict[str, Any] = {}
     for percent in PERCENTS:
         told = None

@@ -1,4 +1,6 @@
-"""From a front to one deployed point: a policy orders the finalists, test confirms the first that holds."""
+"""Choice of one point of a front for deployment: a policy orders the finalists, and the first that test confirms is
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ _P95_INTERVALS = ("p95_interval", "p95_ratio_interval")
 
 @dataclass(frozen=True)
 class Policy:
-    """What a point must keep, and which of those that keep it is wanted.
+    """Limits that a point must keep, and the preference among those that keep them.
 
     Raises:
         ConfigError: a limit is out of its range, or there is no such preference.
@@ -67,7 +69,9 @@ class Policy:
         return Limits(self.max_loss, self.slices)
 
     def too_slow(self, p95_ms: float | None, p95_ratio: float | None) -> str | None:
-        """Which latency limit a p95 breaks, with the margin; None where it keeps all. An unknown p95 keeps none."""
+        """Return the latency limit that a p95 violates, with the margin; None where it keeps all. An unknown p95 keeps
+        none.
+        """
         for what, unit, value, limit in (
             ("p95", " ms", p95_ms, self.p95_ms),
             ("p95 ratio", "", p95_ratio, self.p95_ratio),
@@ -81,7 +85,7 @@ class Policy:
         return None
 
     def unproved_latency(self, latency: Latency) -> str | None:
-        """Which latency limit is not kept by the whole interval, with the margin; None where all are."""
+        """Return the latency limit that the whole interval does not keep, with the margin; None where it keeps all."""
         return self.too_slow(*p95_upper_bounds(latency))
 
 
@@ -93,11 +97,11 @@ def p95_upper_bounds(latency: Latency) -> tuple[float | None, float]:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A finalist timed over a long window and judged on test.
+    """A finalist benchmarked over a long window and evaluated on test.
 
-    looks: at test until then, this one among them
-    control: what distilling gained over the labels alone, where that was looked at
-    tuned: the ratios to the tuned baseline, timed beside it over a long window, as `tuned_document` tells them
+    looks: number of evaluations on test so far, this one included
+    control: the gain of distillation over the labels alone, where it was measured
+    tuned: the ratios to the tuned baseline, from a paired benchmark over a long window, as in `tuned_document`
     """
 
     row: Row
@@ -126,7 +130,7 @@ def finalists(document: Document, policy: Policy) -> list[Row]:
 
 
 def _surely(row: Row, policy: Policy) -> bool:
-    """Whether the whole intervals of a row keep the policy."""
+    """Return whether the whole intervals of a row keep the policy."""
     latency = row["latency_ms"]
     slow = policy.too_slow(*(None if ends is None else ends[1] for ends in map(latency.get, _P95_INTERVALS)))
     return slow is None and row["quality"]["loss_interval"][1] <= policy.max_loss
@@ -152,10 +156,11 @@ def _worth(rows: Sequence[Row], policy: Policy) -> list[float]:
 
 
 def confidence_of(look: int) -> float:
-    """Level of the k-th look's interval: Bonferroni with unequal shares, alpha / (k (k + 1)), which sum to alpha.
+    """Return the confidence level of the k-th evaluation on test: Bonferroni with unequal shares, alpha / (k (k + 1)),
+    which sum to alpha.
 
-    However many looks a study ever takes, the chance that any accepted point breaks the limit stays below alpha, and
-    nobody needs to know their number beforehand.
+    For any number of evaluations, the chance that any accepted point violates the limit stays below alpha, and the
+    number need not be known beforehand.
     """
     return 1 - ALPHA / (look * (look + 1))
 
@@ -169,13 +174,13 @@ def confirm(
     builder: Worker,
     say: Callable[[str], None],
 ) -> Confirmed:
-    """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
+    """Go through the finalists, and confirm the first whose test interval keeps the tolerated loss.
 
     Args:
-        looks: earlier looks of this study; this call's are appended. The same model looked at again is no new look.
+        looks: earlier evaluations on test of this study; this call's are appended. The same model counts only once.
 
     Raises:
-        NothingConfirmedError: none held, with the nearest.
+        NothingConfirmedError: no finalist was confirmed; the message has the nearest.
     """
     nearest: str | None = None
     for row, candidate, outcome in candidates[:MOST_LOOKS]:
@@ -220,8 +225,9 @@ def confirm(
 def beside_tuned_baseline(
     jobs: MeterJobs, ours: Side, tuned: tuple[int, Side], meter: Worker, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
-    timed, which is said."""
+    """Benchmark the confirmed model against the tuned baseline of this trial, over a long window; None where that
+    fails, which is reported.
+    """
     trial, side = tuned
     say(f"timing beside the tuned baseline, trial {trial}, over a long window")
     recording = jobs.recording("confirm-tuned")
@@ -250,7 +256,7 @@ def tuned_document(trial: int, latency: Latency, throughput: Throughput) -> dict
 
 
 def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
-    """Why this point, in one sentence."""
+    """Describe the reason for this point, in one sentence."""
     words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
              "memory": "the smallest model"}  # fmt: skip
     low, high = confirmed.quality.loss_interval
@@ -385,7 +391,7 @@ Check it with `leanrec verify .`; `manifest.json` names the inputs and the machi
 
 
 def _tuned_lines(tuned: Mapping[str, Any] | None) -> str:
-    """Rows of the card's table; empty where the model was not timed beside the tuned baseline."""
+    """Return rows of the card's table; empty without a paired benchmark against the tuned baseline."""
     if tuned is None:
         return ""
     named = (

@@ -1,4 +1,4 @@
-"""What learning from the baseline gained: a model beside the same one taught by the labels alone for as long."""
+"""Ablation of distillation: the gain of a model over the same one trained on the labels alone for as many epochs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from spaces.ablations import techniques
 
 
 def control(pairs: PairedComparison, chosen: Side) -> dict[str, Any] | None:
-    """The gain on test, as `ablation_verdict.gain_document` tells it; None where the model learned nothing from the
-    baseline, or the control could not be built or judged, which is said."""
+    """Measure the gain on test, as in `gain_document`; None where the model was not distilled from the baseline, or the
+    control could not be built or evaluated, which is reported.
+    """
     without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
     if without is None:
         return None

@@ -30,7 +30,7 @@ from spaces.serialization import digest, from_plain, to_plain
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a bundle says of how it was made, what it has to keep, and how many looks at test that took."""
+    """Recipe in a bundle: its candidate and settings, the policy it must keep, and the evaluations on test so far."""
 
     bundle: Bundle
     config: StudyConfig
@@ -40,8 +40,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BesideOld:
-    """The new bundle beside the one that it would replace, on the same rows and requests, as far as the two can be
-    compared; else why not: the old one may not know today's items, or take other inputs, or a timing was disturbed."""
+    """Comparison of the new bundle with the one that it would replace, on the same rows and requests, as far as
+    possible; else the reason: the old one may not know today's items, or take other inputs, or a benchmark was
+    disturbed.
+    """
 
     quality: Quality | None = None
     latency: Latency | None = None
@@ -50,9 +52,9 @@ class BesideOld:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The recipe on another checkpoint, measured beside that checkpoint and beside the old bundle.
+    """The recipe on another checkpoint, measured against that checkpoint and against the old bundle.
 
-    look: number of the look at test among those of all builds of the recipe
+    look: number of this evaluation on test among those of all builds of the recipe
     """
 
     artifact: Artifact
@@ -65,13 +67,14 @@ class Rebuilt:
 
 
 def read_recipe(folder: Path, model: str | None) -> Recipe:
-    """
+    """Read the recipe of a bundle.
+
     Args:
         model: `package.module:factory` of the checkpoint; None for the bundle's own recommender
 
     Raises:
-        BundleError: it is no bundle, or none that keeps a recipe.
-        ConfigError: the recommender is none.
+        BundleError: the folder is no bundle, or one without a recipe.
+        ConfigError: the recommender is invalid.
     """
     bundle = read_bundle(folder)
     kept = json.loads((folder / MEASUREMENT).read_text()).get("recipe")
@@ -84,12 +87,12 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
 
 
 def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document:
-    """Build, check, judge on test and time; the new bundle is written where the policy holds, and nothing is where it
-    does not. A checkpoint that the bundle was made of already is left as it is.
+    """Build the recipe, check it, evaluate it on test and benchmark it; the new bundle is written only where the policy
+    holds. A bundle that was made of this checkpoint already is left unchanged.
 
     Raises:
-        ConfigError: the factory, or something that it gave, is not what it should be.
-        JobError: the candidate cannot be built, judged or timed.
+        ConfigError: the factory, or its result, is invalid.
+        JobError: the candidate cannot be built, evaluated or benchmarked.
     """
     config, candidate = recipe.config, recipe.bundle.candidate
     builder = Worker("builder", home.logs(config.name) / "builder-0.log")
@@ -120,7 +123,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document
 
 
 def _made_of(folder: Path) -> str | None:
-    """Of the bundle that lies there, if one does."""
+    """Return the hash that the bundle in the folder was made of, if there is one."""
     try:
         found: str | None = json.loads((folder / MEASUREMENT).read_text())["recipe"]["made_of"]
     except (OSError, ValueError, KeyError):
@@ -144,7 +147,8 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
 
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
-    """
+    """Compare the new bundle with the old one.
+
     Raises:
         LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
     """
@@ -274,8 +278,9 @@ def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | N
 
 
 def _margins(policy: Policy, found: Rebuilt) -> Document:
-    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. The upper
-    end of an interval counts, and of the loss to the old bundle the lower; None where that cannot be told."""
+    """Return the margin to each limit of the policy, negative where it is violated. The upper end of an interval
+    counts, and for the loss to the old bundle the lower; None where a value is undefined.
+    """
     margins: Document = dict(policy.limits.margins(found.quality))
     if found.old.quality is not None:
         margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]

@@ -1,4 +1,4 @@
-"""The front's artifacts timed again, here and over a long window, beside what the search had measured."""
+"""Repeated benchmarks of the front's artifacts, here and over a long window, compared with those of the search."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ Entry = tuple[Row, Candidate, Outcome]
 
 
 def remeasure(session: Session, meter: Worker, console: Console) -> Document:
-    """Time each point of the front but the baseline, which runs beside every one of them; write and give the document.
+    """Benchmark each point of the front except the baseline, which is the other side of every pair; write and return
+    the document.
 
-    The study's trials stay as they are. A row that fails has no `now` and a `reason`, and the others go on.
+    The study's trials stay unchanged. A row that fails has no `now` and a `reason`, and the others go on.
 
     Raises:
         ConfigError: nothing was measured yet, the front has no point but the baseline, or the baseline's model file or
-            the requests are gone.
+        the requests are gone.
     """
     config, home = session.config, session.home
     prepared, entries = _front(session)
@@ -62,7 +63,7 @@ def all_failed(document: Document) -> bool:
 
 
 def prepared_of(session: Session, document: Document) -> Prepared:
-    """What every look after the search is measured beside.
+    """Return the facts of the baseline that every measurement after the search is compared with.
 
     Raises:
         ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
@@ -163,7 +164,7 @@ def _told(row: Row) -> str:
 
 
 def conclusion(document: Document) -> str:
-    """How many of the front's points are where they were, in one sentence."""
+    """Describe the number of the front's points that agree with the search, in one sentence."""
     timed = [row for row in document["rows"] if row["now"] is not None]
     agree = sum(bool(row["agrees"]) for row in timed)
     failed = len(document["rows"]) - len(timed)

@@ -12,11 +12,11 @@ from spaces.serialization import digest
 
 @dataclass(frozen=True)
 class Looks:
-    """The looks that a recipe took at test, by what was looked at.
+    """Evaluations on test by one recipe, by model.
 
-    Every build of a new checkpoint is one more chance for the bound of a loss to hold by luck, so the k-th look's
-    interval is at `choose.confidence_of(k)`. A build that is refused leaves no bundle, but was a look all the same:
-    that is why they are kept here and not in the bundle alone.
+    Every build of a new checkpoint is one more chance for the bound of a loss to hold by luck, so the k-th evaluation's
+    interval is at `choose.confidence_of(k)`. A refused build leaves no bundle, but counts as well: that is why the
+    evaluations are recorded here and not in the bundle only.
     """
 
     file: Path
@@ -24,15 +24,16 @@ class Looks:
 
     @classmethod
     def of(cls, home: Home, recipe: object, before: int) -> Looks:
-        """
+        """Open the record of a recipe.
+
         Args:
-            recipe: whatever names it, as plain data or frozen records
-            before: looks that the bundle says were taken until it was made, here or in another home
+            recipe: identifies it, as plain data or frozen records
+            before: number of evaluations that the bundle reports until it was made, here or in another home
         """
         return cls(home.mlruns / "looks" / f"{digest(recipe)[:20]}.json", before)
 
     def number(self, model: str) -> int:
-        """The number of the look at a model, noted with the first call; another look at the same model is none."""
+        """Return the number of a model's evaluation, recorded at the first call; the same model counts only once."""
         known = self._known()
         if model not in known:
             known[model] = 1 + max(self.before, *known.values(), 0)

@@ -18,7 +18,8 @@ def seeds_of(ours: Candidate, theirs: Candidate) -> int:
 
 
 def over_seeds(found: Sequence[Quality]) -> Quality:
-    """The mean over `SEEDS` trainings that differ in their seed alone, judged on the same rows; a single one as it is.
+    """Average over `SEEDS` trainings that differ only in their seed, evaluated on the same rows; return a single one
+    unchanged.
 
     The rows are one source of error and the seeds another. The rows are the same for all seeds, so their half of the
     interval is the mean of the bootstrap's, in squares; that of the seeds is Student's. Being independent, both halves

@@ -1,5 +1,6 @@
-"""What each command does: calls, prints, gives an exit status. What it needs is imported when it runs, so that a bundle
-is served light."""
+"""Commands: each calls, prints, and returns an exit status. Imports are made when a command runs, so that a bundle is
+served with few packages.
+"""
 
 from __future__ import annotations
 

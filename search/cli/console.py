@@ -1,4 +1,4 @@
-"""What a person sees: lines, a live bar on a terminal, tables."""
+"""Console output: lines, a live bar on a terminal, tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine offers a study and what it lacks, with what each lack costs and how to mend it.
+"""Report of this machine's resources and gaps for a study, with the consequence and the remedy of each gap.
 
 Works in a light install: a package that is not there is a finding.
 """
@@ -49,9 +49,11 @@ class Lack:
 
 @dataclass(frozen=True)
 class EngineFound:
-    """An engine; what it holds goes by its own names (providers, devices), what it offers by those of a seat.
+    """An engine found on this machine.
 
-    error: why an engine that is installed cannot be loaded
+    holds: providers or devices of its build, by its own names
+    offers: devices on which it can run here, by the names that an instance group takes
+    error: the reason why an installed engine cannot be loaded
     """
 
     name: str
@@ -148,7 +150,7 @@ def diagnose(home: Path) -> Diagnosis:
 
 
 def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
-    """Why fewer cores are allowed than the machine has; None if all are."""
+    """Return the reason why fewer cores are allowed than the machine has; None if all are."""
     reasons = []
     if affinity < machine:
         reasons.append(f"the affinity mask (cpuset, taskset) holds {affinity}")
@@ -228,7 +230,7 @@ def document(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    """What there is: names and what is said of them."""
+    """List the resources found: names and descriptions."""
     d = diagnosis
     cores = f"{d.cores_allowed} of {d.cores_machine}"
     there = ", ".join(f"{name} {found}" for name, found in d.versions.items() if found is not None)
@@ -265,7 +267,7 @@ def lines(diagnosis: Diagnosis) -> list[str]:
 
 
 def tables(diagnosis: Diagnosis) -> list[Table]:
-    """What there is, and what is missing if anything is."""
+    """Make a table of the resources, and one of the gaps if there are any."""
     from rich.markup import escape
     from rich.table import Table
 

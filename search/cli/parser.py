@@ -60,7 +60,7 @@ def _show_warning(
 
 
 def _explained(error: Exception) -> tuple[bool, str]:
-    """Whether the input is at fault, and one line."""
+    """Return whether the input is at fault, and the error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, InputError):
         return True, text

@@ -1,4 +1,4 @@
-"""Validation: whether and how a model can be helped, told before any budget is spent."""
+"""Validation: the ways in which a model can be compressed, reported before any budget is spent."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _group(group: Group, rehearsal: DryRun, share: float | None) -> Document:
 
 
 def _technique(one: Tried, group: Group) -> str:
-    """With the table that it was tried on, where that is one of the group's by itself."""
+    """Name the technique, with the table that it was tried on, where that is a separate one of the group."""
     return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
 
 
@@ -132,7 +132,7 @@ def _trials(config: StudyConfig, found: Validated) -> TrialRange:
 
 
 def tables(found: Document) -> list[Table]:
-    """What can be done with each group, and what is left alone."""
+    """Make tables of the techniques that apply to each group, and of the excluded modules."""
     can = Table(title=f"What can be compressed of {found['recommender']}", title_justify="left")
     for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
         can.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def tables(found: Document) -> list[Table]:
 
 
 def _forms(found: Document) -> list[Table]:
-    """Those of the whole graph that cannot be had."""
+    """Make a table of the forms of the whole graph that are not available."""
     refused = [one for one in found["forms"] if one["reason"] is not None]
     if not refused:
         return []
@@ -178,7 +178,7 @@ def conclusion(found: Document) -> Sequence[str]:
 
 
 def _user_inputs(found: Document) -> Sequence[str]:
-    """What is taken to be equal in all rows of a request, and why."""
+    """Describe the inputs that are equal in all rows of a request, and the source of this knowledge."""
     by: dict[bool, list[str]] = {}
     for one in found["user_inputs"]:
         by.setdefault(one["inferred"], []).append(one["name"])

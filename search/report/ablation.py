@@ -180,7 +180,7 @@ def _layout(document: Document, drawn: Sequence[Dot]) -> Description:
 
 
 def _upright(place: float, axis: str) -> Description:
-    """Where a technique changes nothing."""
+    """Return a vertical line where a technique has no effect."""
     line = {"color": MUTED, "width": 1.2}
     return {"type": "line", "xref": axis, "yref": "paper", "x0": place, "x1": place, "y0": 0, "y1": 1, "line": line}
 

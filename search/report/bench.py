@@ -22,7 +22,7 @@ _HEIGHT = 860
 
 
 def headline(document: Document) -> str:
-    """What came out, in a sentence or two."""
+    """Summarise the result in a sentence or two."""
     latency = document["latency_ms"]
     told = [f"{name} is {_value(latency[name])}" for name in ("p50", "p95", "p99") if latency[name] is not None]
     percentiles = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
@@ -56,7 +56,7 @@ _WORDS = {
 
 
 def doubts(document: Document) -> list[str]:
-    """Why the run is not valid, what disturbed it, and which percentiles are missing and why."""
+    """List the reasons why the run is invalid or disturbed, and the missing percentiles with their reasons."""
     found = [f"Not valid. {document['reason']}"] if document["reason"] else []
     if document["disturbed"]:
         found.append(

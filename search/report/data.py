@@ -99,7 +99,7 @@ def baseline_trial(document: Document) -> int:
 
 
 def metric_of(document: Document) -> str:
-    """What quality is counted in, as far as any trial has told."""
+    """Return the metric of quality, as far as any trial has it."""
     told = (row["quality"]["metric"] for row in all_rows(document))
     return next((str(metric) for metric in told if metric is not None), "quality")
 
@@ -189,7 +189,9 @@ def _brackets(interval: Sequence[float] | None, word: Callable[[float], str]) ->
 
 
 def hypervolume_curves(document: Document) -> tuple[Curve, Curve]:
-    """By trial number and by minutes of search. Rows whose end has no time are left out of the second alone."""
+    """Return the curves by trial number and by minutes of search. Rows whose end has no time are left out of the second
+    only.
+    """
     rows, baseline = all_rows(document), baseline_trial(document)
     minutes = [0.0 if row["trial"] == baseline else row["minutes"] for row in rows]
     timed = [(row, minute) for row, minute in zip(rows, minutes, strict=True) if minute is not None]
@@ -201,7 +203,7 @@ def hypervolume_curves(document: Document) -> tuple[Curve, Curve]:
 
 
 def _curve(rows: Sequence[Row], x: Sequence[float], max_loss: float) -> Curve:
-    """What is infeasible, or lacks one of the three objectives, adds nothing."""
+    """Return the hypervolume over x; a row that is infeasible, or lacks one of the three objectives, adds nothing."""
     points = np.zeros((len(rows), 3))
     for place, row in enumerate(rows):
         ratios = row["latency_ms"]["p95_ratio"], row["throughput_ratio"]

@@ -44,7 +44,9 @@ def describe_front(data: FrontData) -> Description:
 
 
 def loss_window(data: FrontData) -> tuple[float, float]:
-    """In percent. What loses far too much would press the front flat; it lies beyond the upper edge."""
+    """Return the range of the loss axis in per cent. Points with a far too large loss would compress the front, and lie
+    beyond the upper edge.
+    """
     feasible = [point for point in data.points if point.feasible]
     low = min([0.0, *(point.loss_interval[0] if point.on_front else point.loss for point in feasible)])
     high = max([1.6 * data.max_loss, *(point.loss_interval[1] for point in feasible if point.on_front)])

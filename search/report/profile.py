@@ -1,4 +1,4 @@
-"""Where the baseline's time goes: as DESIGN's JSON, as a table, as a figure in plotly's terms, as a page."""
+"""Profile of the baseline in the report: as DESIGN's JSON, as a table, as a figure in plotly's terms, as a page."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _slowest_first(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _unit(groups: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
-    """How many to the millisecond, and its name: µs where every bar is short."""
+    """Return the number of units in a millisecond, and the unit's name: µs where every bar is short."""
     return (1.0, "ms") if max(group["ms"] for group in groups) >= 0.1 else (1000.0, "µs")
 
 

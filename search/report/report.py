@@ -187,7 +187,7 @@ def _fragment(figure: go.Figure, name: str) -> str:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Written beside its place and then moved there, so that a reader never finds half of it."""
+    """Write to a temporary file and move it into place, so that a reader never finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
