@@ -1,4 +1,4 @@
-"""Arrays in, masks and numbers out: dominance, hypervolume, and which points the intervals cannot tell apart."""
+"""Dominance, hypervolume, and points whose intervals overlap. Arrays in, masks and numbers out."""
 
 from __future__ import annotations
 

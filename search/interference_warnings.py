@@ -8,7 +8,7 @@ from search.format import percent, times
 
 _DRIFT = 1.5
 _LATE = 0.1
-# Ends of an interval that are so many times apart tell little of the ratio between them.
+# Ratio of an interval's ends from which it is uninformative.
 _WIDE = 1.5
 
 

@@ -172,7 +172,7 @@ def search(session: Session, console: Console) -> None:
         # What was left would only stand in trial 0's place.
         study.restart()
     study.sweep()
-    # The preflight is no part of the budget, whether it ended or was interrupted.
+    # The dry run is not part of the budget, whether it ended or was interrupted.
     spent = float(study.facts.get("search_seconds", 0.0)) if study.facts.get("preflight") else 0.0
     budget = config.budget.minutes * 60
     ended = spent_trials(study.finished())

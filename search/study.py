@@ -1,4 +1,6 @@
-"""The only optuna: ask, tell, constraints, resume. Every trial's whole outcome is kept with it."""
+"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. Every trial's whole outcome is kept with
+it.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,7 @@ class Study:
         self._study.enqueue_trial(dict(params))
 
     def enqueue_reference(self, name: str, candidate: Candidate) -> None:
-        """A candidate that need not be in the space, to be measured whatever comes out; it has no knobs."""
+        """Enqueue a candidate that need not be in the space, to be measured in any case; it has no knobs."""
         self._study.enqueue_trial({}, user_attrs={"reference": name, "candidate": to_plain(candidate)})
 
     @property

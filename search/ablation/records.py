@@ -12,7 +12,8 @@ from objectives.records import Latency, Quality, Throughput
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
 
-# The candidate beside itself with the technique taken back; the baseline with nothing but the technique beside itself.
+# without: the candidate against itself with the technique removed; alone: the baseline with only the technique against
+# the baseline.
 Kind = Literal["without", "alone"]
 KINDS: tuple[Kind, ...] = ("without", "alone")
 FACT, FACT_FILE = "ablation", "ablation.json"

@@ -84,11 +84,11 @@ class _Result:
 
 
 def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
-    """Play, and write bench.html and bench.json into `out`; a run that is not valid is written too, and says why.
+    """Play, and write bench.html and bench.json into `out`; an invalid run is written too, with the reason.
 
     Raises:
         ConfigError: the log cannot be read.
-        EngineError: an engine of the bundle is not to be had here.
+        EngineError: an engine of the bundle is not available here.
     """
     log = None if plan.log is None else _read_log(plan.log)
     rows = _rows(plan, log, bundle)
@@ -154,7 +154,7 @@ def _play(
     capacity_rps: float,
     console: Console,
 ) -> _Result:
-    # A bar that redraws itself would take the interpreter from what is measured: each play is told beforehand.
+    # A bar that redraws itself would take the interpreter from the measured threads: each play is announced beforehand.
     settle()
     if traffic is None:
         console.say(f"bench: one request at a time for {plan.seconds:g} s")

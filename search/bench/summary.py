@@ -12,7 +12,7 @@ from objectives.measurement.statistics import Floats, fewest_samples, percentile
 from objectives.measurement.timeline import Played
 
 PERCENTS = (50, 95, 99)
-# What the bootstrap resamples; a play of two arms has a multiple of this many requests.
+# Number of blocks of the bootstrap; a play of two deployments has a multiple of this many requests.
 BLOCKS = 20
 
 

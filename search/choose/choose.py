@@ -33,9 +33,9 @@ from spaces.serialization import digest, from_plain, to_plain
 Preference = Literal["latency", "throughput", "memory", "knee"]
 PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory")
 ALPHA = 0.05
-# A few are enough: each further look at test widens the interval.
+# A few are enough: each further evaluation on test widens the interval.
 MOST_LOOKS = 5
-# Enough to tell by how much scores differ.
+# Number of rows of the example request, enough for the spread of the scores.
 _EXAMPLE_ROWS = 64
 _P95_INTERVALS = ("p95_interval", "p95_ratio_interval")
 
@@ -115,10 +115,10 @@ class Confirmed:
 
 
 def finalists(document: Document, policy: Policy) -> list[Row]:
-    """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
+    """Select the front's points that keep the policy on validation, in the fixed order in which they are confirmed.
 
     Those whose whole intervals keep it, of the loss and of the p95, come first: they are the likelier to be confirmed,
-    and no look at test was spent to know it. Within both, the preferred first.
+    and this costs no evaluation on test. Within both, the preferred first.
     """
     rows = [
         r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss

@@ -136,7 +136,7 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
     say("build: fitting and exporting")
     artifact = pairs.built(candidate)
     ours = (artifact, candidate)
-    say(f"build: judging on test (look {look})")
+    say(f"build: evaluating on test (evaluation {look})")
     quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", confidence_of(look), say)
     say("build: timing beside the checkpoint's own baseline")
     timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)

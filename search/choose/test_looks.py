@@ -1,4 +1,4 @@
-"""Looks at test by nightly builds of one recipe: numbered, and kept in the home."""
+"""Evaluations on test by nightly builds of one recipe, numbered, and recorded in the home."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def _parts(found: Sequence[Sequence[SliceQuality]], confidence: float) -> tuple[
 
 
 def _part(found: Sequence[SliceQuality], confidence: float) -> SliceQuality:
-    """One that a seed cannot tell has that seed's reason."""
+    """Combine one part's qualities; a part that is undefined for one seed has that seed's reason."""
     losses = [part.loss for part in found if part.loss is not None]
     intervals = [part.loss_interval for part in found if part.loss_interval is not None]
     if len(losses) < len(found):

@@ -115,7 +115,7 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 def diagnose(home: Path) -> Diagnosis:
-    """Look at everything; loads the engines, and neither torch nor anything else that is heavy.
+    """Diagnose the whole machine; loads the engines, and neither torch nor any other heavy package.
 
     Args:
         home: where studies are to be kept; it need not be there yet
@@ -177,7 +177,7 @@ def _engine(name: str) -> EngineFound:
 
 
 def _browser() -> str | None:
-    """Chrome or Chromium, where kaleido would look for it."""
+    """Return the path of Chrome or Chromium, as kaleido searches for it."""
     return os.environ.get("BROWSER_PATH") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 

@@ -131,8 +131,8 @@ def _of_no_study(add: _Add) -> None:
 
 
 def _of_a_study(add: _Add) -> None:
-    checking = add("validate", "check a study file and rehearse every stage on its model", commands.validate)
-    checking.add_argument("--only-file", action="store_true", help="look at the file alone, not at the model")
+    checking = add("validate", "check a study file and dry-run every stage on its model", commands.validate)
+    checking.add_argument("--only-file", action="store_true", help="check the file only, not the model")
     add("profile", "where the baseline's time goes, and what is worth compressing", commands.profile)
     running = add("run", "launch or resume a study", commands.run)
     running.add_argument("--minutes", type=float, help="minutes of search in all (the baseline's training not counted)")

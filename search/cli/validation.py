@@ -27,8 +27,8 @@ from spaces.serialization import from_plain, to_plain
 from spaces.techniques.placement import Placement
 
 _LIMIT_SECONDS = 600.0
-# A rough guess at a trial's timing: requests of its blocks and probes at the study's load, and waiting for threads that
-# spin on. The study's own first candidate tells better.
+# Rough estimate of a trial's benchmark: requests of its blocks and probes at the study's load, and waiting for threads
+# that spin on. The study's own first candidate gives a better one.
 _REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
 
 
@@ -59,7 +59,7 @@ def validated(config: StudyConfig, home: Home, console: Console) -> Document:
         rehearsal = from_plain(DryRun, call(builder, "dry_run", asked, _LIMIT_SECONDS, console.say))
         builder.kill()
         check_slices(config.quality.slices, rehearsal.parts)
-        console.say("rehearsal: a request through the pool, and where its time goes")
+        console.say("dry run: profiling a request through the pool")
         model = f"{rehearsal.folder}/{MODEL}"
         deployment = to_plain(Deployment(model, Placement(), "fp32"))
         seen = {"holdout": rehearsal.folder, "candidate": deployment, "baseline": deployment}
