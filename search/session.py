@@ -34,7 +34,7 @@ from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
-from search.explore.dry_run import begun, report_first_trials, run_first_trials
+from search.explore.dry_run import begun, is_done, report_first_trials, run_first_trials
 from search.explore.estimate import observed, trials_in
 from search.explore.explorer import Explorer, TrialEvent
 from search.explore.profiling import focused, known_profile, profiled, write_profile_files
@@ -173,7 +173,7 @@ def search(session: Session, console: Console) -> None:
         study.restart()
     study.sweep()
     # The dry run is not part of the budget, whether it ended or was interrupted.
-    spent = float(study.facts.get("search_seconds", 0.0)) if study.facts.get("preflight") else 0.0
+    spent = float(study.facts.get("search_seconds", 0.0)) if is_done(study) else 0.0
     budget = config.budget.minutes * 60
     ended = spent_trials(study.finished())
     if spent >= budget or (config.budget.trials is not None and ended >= config.budget.trials):
@@ -204,7 +204,7 @@ def search(session: Session, console: Console) -> None:
             return Explorer(config, jobs.task, jobs, space, study, builders, meter, threads, record, bar.tick)
 
         _enqueue(study, space, PairedComparison(jobs, builders[0], meter, console))
-        if not study.facts.get("preflight"):
+        if not is_done(study):
             console.say("dry run: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
                 first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))

@@ -62,7 +62,7 @@ def _as_given(outputs: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Signature:
-    """How a model is asked and what it answers.
+    """Inputs and outputs of a model.
 
     once: inputs that the model takes once a request, of which an example's first row is given
     open: of inputs whose length differs between requests, those axes
@@ -148,7 +148,7 @@ def _move_out(model: ir.Model, file: Path | None) -> None:
 
 
 def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """By torch.export, as ONNX's exporter has it but for recurrent layers: it would take them for loops first, and so
+    """Export by torch.export as ONNX's exporter does, except for recurrent layers: it would take them for loops first, and so
     its second export in a process fails where lengths differ.
 
     Raises:

@@ -17,12 +17,18 @@ from search.study import Study, outcome_of, reference_of
 # Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
 # for the load generator, and another invalid.
 _MOST_CANDIDATES = 4
+_DONE = "dry_run"
 
 
 def begun(study: Study) -> bool:
     """Return whether the baseline was measured as trial 0, so that earlier trials are kept."""
     outcomes = _outcomes(study)
     return 0 in outcomes and outcomes[0].measurement is not None
+
+
+def is_done(study: Study) -> bool:
+    """Return whether the dry run of this study was reported; what comes after it counts towards the budget."""
+    return bool(study.facts.get(_DONE))
 
 
 def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
@@ -53,7 +59,7 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
         f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
-    study.note(run_first_trials=True, resolution=shown, search_seconds=0.0)
+    study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
     stages = StageSeconds(
         seconds.get("fit", 0.0), seconds.get("export", 0.0), seconds.get("judge", 0.0), GLANCE_SECONDS, seconds["time"]
     )

@@ -1,4 +1,4 @@
-"""What helped: each technique's effect as values, as columns of a table, as a figure in plotly's terms."""
+"""Effects of techniques: each one as values, as columns of a table, as a figure in plotly's terms."""
 
 from __future__ import annotations
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from objectives.records import Outcome
+from search.cli.console import Console
 from search.config.loss_limits import Limits
+from search.config.study_file import load
 from search.errors import JobError
-from search.explore.dry_run import begun, run_first_trials
+from search.explore.dry_run import begun, is_done, report_first_trials, run_first_trials
 from search.study import Study
 from tests.search_tests.measurements import complete_outcome, small_space
 
@@ -66,3 +68,11 @@ def test_a_baseline_that_fails_ends_the_preflight(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="the baseline did not get through every stage: BehindError: late"):
         run_first_trials(broken.study, broken.run)
     assert not begun(broken.study)
+
+
+def test_a_reported_dry_run_is_not_repeated(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, DONE])
+    first = run_first_trials(trials.study, trials.run)
+    assert not is_done(trials.study)
+    report_first_trials(load("ml-100k"), trials.study, first, Console(quiet=True), 1)
+    assert is_done(trials.study) and trials.study.facts["resolution"] > 0
