@@ -148,8 +148,9 @@ def _move_out(model: ir.Model, file: Path | None) -> None:
 
 
 def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """Export by torch.export as ONNX's exporter does, except for recurrent layers: it would take them for loops first, and so
-    its second export in a process fails where lengths differ.
+    """Export by torch.export as ONNX's exporter does, except for recurrent layers.
+
+    It would take them for loops first, and so its second export in a process fails where lengths differ.
 
     Raises:
         OnnxExporterError: it cannot be traced.

@@ -74,5 +74,5 @@ def test_a_reported_dry_run_is_not_repeated(tmp_path: Path) -> None:
     trials = Trials(tmp_path, [DONE, DONE])
     first = run_first_trials(trials.study, trials.run)
     assert not is_done(trials.study)
-    report_first_trials(load("ml-100k"), trials.study, first, Console(quiet=True), 1)
+    report_first_trials(load("ml-100k"), trials.study, first, Console(quiet=True, as_json=False), 1)
     assert is_done(trials.study) and trials.study.facts["resolution"] > 0
