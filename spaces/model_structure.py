@@ -73,7 +73,7 @@ class Group:
     kind: Kind
     modules: tuple[str, ...]
     parameters: int
-    widths: tuple[PrunableDim, ...] = ()
+    dims: tuple[PrunableDim, ...] = ()
     unprunable_reason: str | None = None
     unfactorable_reason: str | None = None
 
@@ -85,7 +85,7 @@ class Group:
 
     @property
     def prunable(self) -> bool:
-        return bool(self.widths)
+        return bool(self.dims)
 
     @property
     def factorable(self) -> bool:

@@ -241,9 +241,7 @@ def _export(
         if form.split_embeddings:
             size = _write_split(into)
         widths = read_widths(graph, fitted.structure, dict(stored.widths))
-        units = {
-            group.name: [width.units for width in group.widths] for group in fitted.structure.groups if group.widths
-        }
+        units = {group.name: [width.units for width in group.dims] for group in fitted.structure.groups if group.dims}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
         facts |= {"int8_weight_bits": read_weight_bits(graph)}
         (into / "facts.json").write_text(json.dumps(facts))

@@ -329,10 +329,8 @@ def _moved(structure: ModelStructure, made: Mapping[str, CompressedTable]) -> Mo
         return tuple(replace(cut, tensor=f"{name}.{part}") for part in made[name].wide()) if name in made else (cut,)
 
     def of(group: Group) -> Group:
-        widths = (
-            replace(w, axis_slices=tuple(new for cut in w.axis_slices for new in moved(cut))) for w in group.widths
-        )
-        return replace(group, widths=tuple(widths))
+        widths = (replace(w, axis_slices=tuple(new for cut in w.axis_slices for new in moved(cut))) for w in group.dims)
+        return replace(group, dims=tuple(widths))
 
     return replace(structure, groups=tuple(of(group) for group in structure.groups))
 

@@ -88,7 +88,7 @@ def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
             width, units=len(units), axis_slices=tuple(new for cut in width.axis_slices for new in moved(cut, units))
         )
 
-    groups = tuple(replace(group, widths=tuple(width(w) for w in group.widths)) for group in structure.groups)
+    groups = tuple(replace(group, dims=tuple(width(w) for w in group.dims)) for group in structure.groups)
     return replace(structure, groups=groups)
 
 
@@ -97,8 +97,8 @@ def _check(pruning: Pruning, structure: ModelStructure) -> None:
         group = structure.group(name)
         if not group.prunable:
             raise ValueError(f"The group {name!r} cannot be pruned: {group.unprunable_reason}.")
-        if all(kept_of(width, ratio, pruning.multiple) == width.units for width in group.widths):
-            units = [width.units for width in group.widths]
+        if all(kept_of(width, ratio, pruning.multiple) == width.units for width in group.dims):
+            units = [width.units for width in group.dims]
             raise ValueError(f"Pruning takes a unit or more, but {ratio} of {name!r} rounds to none of {units}.")
 
 
@@ -107,7 +107,7 @@ def _leaving(
 ) -> dict[PrunableDim, tuple[int, ...]]:
     surplus: dict[PrunableDim, int] = {}
     for name, ratio in step.ratios:
-        for width, before in zip(structure.group(name).widths, whole.group(name).widths, strict=True):
+        for width, before in zip(structure.group(name).dims, whole.group(name).dims, strict=True):
             count = width.units - kept_of(before, ratio, step.multiple)
             surplus |= {width: count} if count else {}
     if not surplus:

@@ -74,8 +74,8 @@ def ways_to_prune(group: Group, ratios: Sequence[float], multiple: int) -> tuple
     """
     nearest: dict[tuple[int, ...], tuple[float, float]] = {}
     for ratio in ratios:
-        kept = tuple(kept_of(width, ratio, multiple) for width in group.widths)
-        away = sum(abs(width.units * (1 - ratio) - left) for width, left in zip(group.widths, kept, strict=True))
+        kept = tuple(kept_of(width, ratio, multiple) for width in group.dims)
+        away = sum(abs(width.units * (1 - ratio) - left) for width, left in zip(group.dims, kept, strict=True))
         nearest[kept] = min(nearest.get(kept, (away, ratio)), (away, ratio))
     chosen = {ratio for _, ratio in nearest.values()}
     return tuple(ratio for ratio in ratios if ratio in chosen)

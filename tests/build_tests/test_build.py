@@ -279,13 +279,13 @@ def test_the_units_that_are_left_are_told(
     artifact = _made(task, weights)
     before, after = (of.state_dict() for of in (model, _model(task, opened(family), weights)))
     compared = 0
-    for width, left in zip(group.widths, artifact.units[group.name], strict=True):
+    for width, left in zip(group.dims, artifact.units[group.name], strict=True):
         for cut in width.axis_slices:
             if before[cut.tensor].shape[cut.axis] == width.units:
                 assert after[cut.tensor].shape[cut.axis] == left < width.units
                 compared += 1
     assert compared
-    others = {g.name: tuple(w.units for w in g.widths) for g in prepared(family).structure.groups if g.widths}
+    others = {g.name: tuple(w.units for w in g.dims) for g in prepared(family).structure.groups if g.dims}
     assert {**artifact.units, group.name: others[group.name]} == others == prepared(family).baseline.units
 
 

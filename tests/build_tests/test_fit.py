@@ -150,10 +150,10 @@ def test_a_pruned_group_has_the_units_that_stay(family: str, importance: Importa
     recommender, (group, first, (inputs, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, pruning=Pruning(((group, 0.5),), importance))
     assert _shapes(fitted.model)[f"{first}.weight"] == (outputs // 2, inputs)
-    widths = {w.name: w.units for w in of_baseline(recommender).structure.group(group).widths}
-    assert {w.name: w.units for w in fitted.structure.group(group).widths} == {n: u // 2 for n, u in widths.items()}
+    widths = {w.name: w.units for w in of_baseline(recommender).structure.group(group).dims}
+    assert {w.name: w.units for w in fitted.structure.group(group).dims} == {n: u // 2 for n, u in widths.items()}
     assert _changed(recommender, fitted) == {
-        cut.tensor for width in of_baseline(recommender).structure.group(group).widths for cut in width.axis_slices
+        cut.tensor for width in of_baseline(recommender).structure.group(group).dims for cut in width.axis_slices
     }
 
 
@@ -163,8 +163,8 @@ def test_steps_of_pruning_have_passes_of_training_between_them(family: str, open
     fitted = fit(recommender, weights, 0, lines.append)
     told = [line.partition(",")[0].partition(": ")[2] for line in lines]
     assert told == ["pass 1 of 1", "pass 1 of 1", "pass 1 of 2", "pass 2 of 2"]
-    widths = of_baseline(recommender).structure.group(group).widths
-    assert [w.units for w in fitted.structure.group(group).widths] == [w.units // 4 for w in widths]
+    widths = of_baseline(recommender).structure.group(group).dims
+    assert [w.units for w in fitted.structure.group(group).dims] == [w.units // 4 for w in widths]
 
 
 def test_embeddings_narrow_everywhere(family: str, opened: Opened) -> None:

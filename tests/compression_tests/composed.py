@@ -62,7 +62,7 @@ def check_weights(shop: Shop, weights: Weights, fitted: Fitted) -> None:
     if weights.architecture is None:
         pruned = {name for name, _ in (weights.pruning.ratios if weights.pruning else ())}
         for before, after in zip(shop.prepared.structure.groups, fitted.structure.groups, strict=True):
-            units = [sum(width.units for width in group.widths) for group in (before, after)]
+            units = [sum(width.units for width in group.dims) for group in (before, after)]
             assert (units[1] < units[0]) == (before.name in pruned), before.name
     learned = {name for group in weights.quantization_aware for name in fitted.structure.group(group).modules}
     assert {name for name in learned if any(layer.startswith(name) for layer in fitted.ranges)} == learned

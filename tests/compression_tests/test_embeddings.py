@@ -496,7 +496,7 @@ def test_dimensions_of_compressed_tables_can_be_pruned(
 ) -> None:
     """The same as the compressed model with those dimensions at zero where they are read."""
     compressed, small = compress_tables(model, forms, structure(), COUNTS)
-    width = small.group("tables").widths[0]
+    width = small.group("tables").dims[0]
     (found,) = importances(compressed, [width], importance, evidence(rows))
     gone = np.argsort(found.numpy(), kind="stable")[: D // 2]
     asked = Pruning((("tables", 0.5),), importance, multiple=1)
@@ -518,7 +518,7 @@ def test_activation_sees_what_the_whole_table_gives(
         expected += (
             whole(compressed.get_submodule(f"tables.{name}"), ROWS[name])[rows[name].flatten()].abs().mean(0).numpy()
         )
-    (got,) = importances(compressed, small.group("tables").widths, "activation", evidence(rows))
+    (got,) = importances(compressed, small.group("tables").dims, "activation", evidence(rows))
     assert np.allclose(got, expected / expected.sum(), rtol=1e-4)
 
 

@@ -122,7 +122,7 @@ def scores(model: nn.Module, family: Family) -> Tensor:
 
 def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict[PrunableDim, list[int]]:
     """The less important half of each width."""
-    widths = family.structure(model).group(group).widths
+    widths = family.structure(model).group(group).dims
     found = importances(model, widths, kind, family.evidence)
     return {w: torch.argsort(s, stable=True)[: w.units // 2].tolist() for w, s in zip(widths, found, strict=True)}
 
@@ -182,7 +182,7 @@ def test_all_groups_at_once_in_steps_and_exported(name: str) -> None:
     )
     assert len(calls) == 2 and smaller == family.structure(pruned)
     for group in family.prunable:
-        for before, after in zip(family.structure(model).group(group).widths, smaller.group(group).widths, strict=True):
+        for before, after in zip(family.structure(model).group(group).dims, smaller.group(group).dims, strict=True):
             assert after.units == before.units // 2
     graph = to_onnx(pruned, family.serving)
     got = run_onnx(graph, {n: v.numpy() for n, v in family.serving.items()})

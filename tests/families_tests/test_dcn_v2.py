@@ -155,7 +155,7 @@ def test_every_group_is_named_with_its_layers(model: DCNV2) -> None:
     assert groups["cross"].parameters == 2 * (X * X + X)
     assert groups["mlp"].parameters == (X * 20 + 20) + (20 * 12 + 12)
     assert not groups["cross"].prunable and "elementwise product" in str(groups["cross"].unprunable_reason)
-    assert [(w.name, w.units, w.normalised) for g in groups.values() for w in g.widths] == [
+    assert [(w.name, w.units, w.normalised) for g in groups.values() for w in g.dims] == [
         ("embedding_dim", 6, False), ("mlp.0", 20, False), ("mlp.4", 12, False)
     ]  # fmt: skip
 
@@ -179,7 +179,7 @@ def test_a_model_cut_by_hand_is_the_dense_one_with_units_at_zero(
 ) -> None:
     dense, inputs = _model(fields), draw(fields, 40)
     cut = DCNV2(fields, smaller).eval()
-    cut.load_state_dict(sliced(dense, structure(dense).group(group).widths[which], gone))
+    cut.load_state_dict(sliced(dense, structure(dense).group(group).dims[which], gone))
     silenced = copy.deepcopy(dense)
     with torch.no_grad():
         if group == "tables":
@@ -196,5 +196,5 @@ def test_a_model_cut_by_hand_is_the_dense_one_with_units_at_zero(
 
 def test_the_anatomy_follows_a_model_that_was_cut(model: DCNV2) -> None:
     cut = DCNV2(FIELDS, Sizes(4, 2, (20, 12)))
-    cut.load_state_dict(sliced(model, structure(model).group("tables").widths[0], (0, 3)))
+    cut.load_state_dict(sliced(model, structure(model).group("tables").dims[0], (0, 3)))
     assert structure(cut) == structure(DCNV2(FIELDS, Sizes(4, 2, (20, 12))))

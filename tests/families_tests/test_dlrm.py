@@ -200,7 +200,7 @@ def test_every_group_is_named_with_its_layers(model: DLRM) -> None:
     assert groups["tables"].parameters == 6 * sum(field.vocabulary for field in CODES)
     assert groups["bottom"].parameters == (2 * 10 + 10) + (10 * 8 + 8) + (8 * 6 + 6)
     assert groups["top"].parameters == ((6 + pairs) * 20 + 20) + (20 * 12 + 12)
-    assert [(w.name, w.units, w.normalised) for g in groups.values() for w in g.widths] == [
+    assert [(w.name, w.units, w.normalised) for g in groups.values() for w in g.dims] == [
         ("embedding_dim", 6, False), ("bottom.0", 10, False), ("bottom.3", 8, False), ("top.0", 20, False),
         ("top.3", 12, False),
     ]  # fmt: skip
@@ -252,12 +252,12 @@ def test_a_model_cut_by_hand_is_the_dense_one_with_units_at_zero(
 ) -> None:
     dense, inputs = _model(fields), draw(fields, 40)
     cut = DLRM(fields, smaller).eval()
-    cut.load_state_dict(sliced(dense, structure(dense).group(group).widths[which], gone))
+    cut.load_state_dict(sliced(dense, structure(dense).group(group).dims[which], gone))
     assert np.allclose(scores(cut, inputs), scores(_silence(dense, group, which, gone), inputs), atol=1e-6)
     assert not np.allclose(scores(cut, inputs), scores(dense, inputs), atol=1e-4)
 
 
 def test_the_anatomy_follows_a_model_that_was_cut(model: DLRM) -> None:
     cut = DLRM(FIELDS, Sizes(4, (10, 8), (20, 12)))
-    cut.load_state_dict(sliced(model, structure(model).group("tables").widths[0], (0, 3)))
+    cut.load_state_dict(sliced(model, structure(model).group("tables").dims[0], (0, 3)))
     assert structure(cut) == structure(DLRM(FIELDS, Sizes(4, (10, 8), (20, 12))))

@@ -295,13 +295,13 @@ def test_the_groups() -> None:
     assert set(named) == held
     norms = sum(p.numel() for n, p in model.named_parameters() if "norm" in n)
     assert sum(g.parameters for g in groups) == sum(p.numel() for p in model.parameters()) - norms
-    assert [w.units for g in groups for w in g.widths] == [12, 3, 3, 10, 10]
-    assert [w.normalised for g in groups for w in g.widths] == [True, False, False, False, False]
+    assert [w.units for g in groups for w in g.dims] == [12, 3, 3, 10, 10]
+    assert [w.normalised for g in groups for w in g.dims] == [True, False, False, False, False]
 
 
 def test_pruned_heads_are_the_dense_model_with_these_heads_at_zero() -> None:
     model = _model()
-    for block, width in enumerate(structure(model).group("attention").widths):
+    for block, width in enumerate(structure(model).group("attention").dims):
         pruned = _model()
         pruned.blocks[block].attention = SelfAttention(12, heads=2, head_dim=4, dropout=0.0)
         pruned.load_state_dict(_cut(model, width, [0, 2]))
@@ -310,7 +310,7 @@ def test_pruned_heads_are_the_dense_model_with_these_heads_at_zero() -> None:
 
 def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
     model = _model()
-    for block, width in enumerate(structure(model).group("mlp").widths):
+    for block, width in enumerate(structure(model).group("mlp").dims):
         pruned = _model()
         pruned.blocks[block].feed_forward = FeedForward(12, 4, dropout=0.0)
         pruned.load_state_dict(_cut(model, width, [1, 4, 5, 9]))
@@ -320,7 +320,7 @@ def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
 def test_a_pruned_dimension_is_a_smaller_model_with_the_sliced_tensors() -> None:
     """Built with that dimension; each tensor must fit, and the numpy reading of the paper agrees."""
     model, kept = _model(), [0, 1, 3, 4, 5, 8, 10]
-    (width,) = structure(model).group("tables").widths
+    (width,) = structure(model).group("tables").dims
     smaller = SASRec(ITEMS, Sizes(7, 2, 1, 10, 9))
     for block in smaller.blocks:
         block.attention = SelfAttention(7, heads=3, head_dim=4, dropout=0.0)

@@ -60,10 +60,10 @@ def test_a_removed_unit_equals_a_silenced_one(model: nn.Module) -> None:
     structure = trace(model, rows(7)).structure
     group = structure.group("encoder")
     assert group.kind == "recurrent" and group.modules == ("encoder",)
-    (width,) = group.widths
+    (width,) = group.dims
     assert width.units == HIDDEN and not width.normalised
     pruned, smaller = prune(model, Pruning((("encoder", 0.5),), multiple=1), structure)
-    assert pruned.encoder.hidden_size == HIDDEN // 2 and smaller.group("encoder").widths[0].units == HIDDEN // 2
+    assert pruned.encoder.hidden_size == HIDDEN // 2 and smaller.group("encoder").dims[0].units == HIDDEN // 2
     kept = _kept(model, pruned)
     silent = _silenced(model, sorted(set(range(HIDDEN)) - set(kept)))
     states, _ = silent.encoder(torch.randn(5, LENGTH, INPUTS))
@@ -97,7 +97,7 @@ def test_what_is_pruned_trains_and_is_exported() -> None:
 def test_a_silent_unit_matters_least(importance: Any, bidirectional: bool) -> None:
     model = seeded(Recurrent, nn.GRU, bidirectional=bidirectional)
     silent = _silenced(model, [4]).requires_grad_(True)
-    (width,) = trace(model, rows(7)).structure.group("encoder").widths
+    (width,) = trace(model, rows(7)).structure.group("encoder").dims
     evidence = Evidence(
         ((rows(64), torch.ones(64)),),
         lambda of, inputs: of(**inputs),
@@ -117,7 +117,7 @@ def test_units_that_no_linear_layer_reads_are_seen_in_what_the_layer_gives() -> 
             return self.encoder(numbers)[0][:, -1].sum(1)
 
     model, numbers = seeded(Bare), torch.randn(20, LENGTH, INPUTS)
-    (width,) = trace(model, {"numbers": numbers}).structure.group("encoder").widths
+    (width,) = trace(model, {"numbers": numbers}).structure.group("encoder").dims
     evidence = Evidence((({"numbers": numbers}, None),), lambda of, inputs: of(**inputs), lambda out, _: out.mean())
     (found,) = importances(model, [width], "activation", evidence)
     expected = model.encoder(numbers)[0].abs().mean((0, 1))

@@ -180,7 +180,7 @@ def zeroed(model: nn.Module, gone: dict[PrunableDim, list[int]]) -> nn.Module:
 
 def least(model: nn.Module, structure: ModelStructure, kept: dict[str, int]) -> dict[PrunableDim, list[int]]:
     """By width's name how many stay: those of the least norm that leave."""
-    widths = [width for group in structure.groups for width in group.widths if width.name in kept]
+    widths = [width for group in structure.groups for width in group.dims if width.name in kept]
     return {w: np.argsort(norms(model, w), kind="stable")[: w.units - kept[w.name]].tolist() for w in widths}
 
 
@@ -262,7 +262,7 @@ def test_pruned_heads_are_the_dense_ones_at_zero(attending: nn.Module) -> None:
 
 def test_where_a_normalisation_spans_the_units_it_is_a_smaller_model_of_sliced_tensors(attending: nn.Module) -> None:
     pruned, _ = prune(attending, Pruning((("tables", 0.5),), multiple=1), attending_anatomy())
-    width = attending_anatomy().group("tables").widths[0]
+    width = attending_anatomy().group("tables").dims[0]
     kept = np.sort(np.argsort(norms(attending, width), kind="stable")[D // 2 :])
     state = {name: tensor.numpy() for name, tensor in attending.state_dict().items()}
     for name in ("q.weight", "k.weight", "v.weight", "table.weight", "head.weight"):
@@ -297,7 +297,7 @@ def test_shapes_shrink_as_asked_and_nothing_else_changes(
             tensor = torch.from_numpy(np.delete(tensor.numpy(), leave, axis))
         assert torch.equal(after[name], tensor), name
     assert all(torch.equal(tensor, before[name]) for name, tensor in ranker.state_dict().items()), "a copy was pruned"
-    assert {w.name: w.units for g in smaller.groups for w in g.widths if w.name in kept} == kept
+    assert {w.name: w.units for g in smaller.groups for w in g.dims if w.name in kept} == kept
     sizes = {
         g.name: sum(p.numel() for m in g.modules for p in asked.get_submodule(m).parameters()) for g in smaller.groups
     }
@@ -319,7 +319,7 @@ def test_a_pruned_model_can_be_trained_though_the_dense_one_was_frozen(ranker: n
 
 
 def widths_of(structure: ModelStructure) -> list[PrunableDim]:
-    return [width for group in structure.groups for width in group.widths]
+    return [width for group in structure.groups for width in group.dims]
 
 
 def test_magnitude_is_the_squared_norm_of_all_parameters(ranker: nn.Module, attending: nn.Module) -> None:
@@ -330,7 +330,7 @@ def test_magnitude_is_the_squared_norm_of_all_parameters(ranker: nn.Module, atte
 
 def test_taylor_is_the_squared_slope_of_the_loss_as_a_unit_fades(ranker: nn.Module) -> None:
     """By central differences in float64: all parameters of the unit times 1 - t, at t = 0."""
-    width = ranker_anatomy().group("tower").widths[0]
+    width = ranker_anatomy().group("tower").dims[0]
     model, given = ranker.double(), evidence()
     slopes = []
     for unit in range(width.units):
@@ -358,7 +358,7 @@ def test_activation_is_what_the_next_layer_reads(ranker: nn.Module) -> None:
     x = torch.cat([torch.cat([ranker.tables[n](i[n]) for n in ROWS], 1) for i in inputs])  # type: ignore[index,operator]
     first = ranker.tower[:3](x)  # type: ignore[index,operator]
     second = ranker.tower[3:](first)  # type: ignore[index,operator]
-    widths = ranker_anatomy().group("tower").widths
+    widths = ranker_anatomy().group("tower").dims
     for got, read in zip(importances(ranker, widths, "activation", evidence()), (first, second), strict=True):
         expected = read.detach().abs().mean(0).numpy()
         assert np.allclose(got, expected / expected.sum(), rtol=1e-4)
@@ -386,7 +386,7 @@ def test_activation_of_embeddings_counts_each_row_as_often_as_it_is_read(ranker:
         ids = torch.cat([inputs[name] for inputs, _ in evidence().batches])
         often = np.bincount(ids, minlength=rows) / len(ids)
         expected += often @ np.abs(ranker.get_parameter(f"tables.{name}.weight").detach().numpy())
-    (got,) = importances(ranker, ranker_anatomy().group("tables").widths, "activation", evidence())
+    (got,) = importances(ranker, ranker_anatomy().group("tables").dims, "activation", evidence())
     assert np.allclose(got, expected / expected.sum(), rtol=1e-4)
 
 
@@ -437,7 +437,7 @@ def test_steps_end_at_the_widths_of_one_shot(ratio: float, count: int, multiple:
 
 def test_each_step_judges_what_training_left(ranker: nn.Module) -> None:
     """Training between the steps makes the last units of what is left the least: they go, not those of before."""
-    width = ranker_anatomy().group("tower").widths[0]
+    width = ranker_anatomy().group("tower").dims[0]
     (gone,) = least(ranker, ranker_anatomy(), {"tower.0": 23}).values()
     left = [unit for unit in range(width.units) if unit not in gone]
 
@@ -448,7 +448,7 @@ def test_each_step_judges_what_training_left(ranker: nn.Module) -> None:
                 model.get_parameter(name)[-7:] = 0
             model.get_parameter("tower.3.weight")[:, -7:] = 0
 
-    only = ModelStructure((replace(ranker_anatomy().group("tower"), widths=(width,)),))
+    only = ModelStructure((replace(ranker_anatomy().group("tower"), dims=(width,)),))
     pruned, _ = prune(ranker, Pruning((("tower", 0.5),), steps=2, multiple=1), only, between=train)
     assert torch.equal(pruned.get_parameter("tower.0.weight"), ranker.get_parameter("tower.0.weight")[left[:-7]])
 
@@ -492,7 +492,7 @@ def test_cuts_move_with_the_positions_that_they_name(
         label for label in labels
         if not (isinstance(label, tuple) and label[1] in next(gone[w] for w in widths if w.name == label[0]))
     ]  # fmt: skip
-    small = shrunk(ModelStructure((Group("g", "linear", ("t",), 1, tuple(widths)),)), gone).groups[0].widths
+    small = shrunk(ModelStructure((Group("g", "linear", ("t",), 1, tuple(widths)),)), gone).groups[0].dims
     for before, after in zip(widths, small, strict=True):
         units = [unit for unit in range(before.units) if unit not in gone[before]]
         assert after.units == len(units)
@@ -507,7 +507,7 @@ def test_repeats_that_no_longer_lie_at_one_distance_are_cuts_of_their_own() -> N
     even = PrunableDim("even", 2, (AxisSlice("t", 0, repeats=3, period=4),))
     odd = PrunableDim("odd", 2, (AxisSlice("t", 0, first=2),))
     structure = ModelStructure((Group("g", "linear", ("t",), 1, (even, odd)),))
-    after, _ = shrunk(structure, {odd: [1]}).groups[0].widths
+    after, _ = shrunk(structure, {odd: [1]}).groups[0].dims
     assert after.axis_slices == (AxisSlice("t", 0, 0), AxisSlice("t", 0, 3), AxisSlice("t", 0, 7))
 
 
@@ -612,10 +612,10 @@ def test_answers_must_be_seen(ranker: nn.Module) -> None:
         importances(ranker, [blind], "activation", evidence())
     idle = replace(evidence(), outputs=lambda model, inputs: torch.zeros(50))
     with pytest.raises(ValueError, match=r"answer the evidence, but 'tower\.3' was not called"):
-        importances(ranker, ranker_anatomy().group("tower").widths, "activation", idle)
+        importances(ranker, ranker_anatomy().group("tower").dims, "activation", idle)
 
 
 def test_a_loss_that_is_not_finite_is_refused(ranker: nn.Module) -> None:
     broken = replace(evidence(), loss=lambda outputs, labels: outputs.sum() * math.nan)
     with pytest.raises(ValueError, match=r"finite, but by taylor 32 of 32 of 'tower\.0' are not"):
-        importances(ranker, ranker_anatomy().group("tower").widths, "taylor", broken)
+        importances(ranker, ranker_anatomy().group("tower").dims, "taylor", broken)

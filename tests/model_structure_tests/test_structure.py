@@ -79,10 +79,10 @@ def test_the_families_are_found_as_they_are_written_down(family: str) -> None:
         (g.kind, set(g.modules), g.parameters, g.prunable) for g in written.groups
     ]
     for mine, theirs in zip(found.groups, written.groups, strict=True):
-        assert set().union(*map(_lies, mine.widths)) == set().union(*map(_lies, theirs.widths))
-        assert any(w.normalised for w in mine.widths) == any(w.normalised for w in theirs.widths)
+        assert set().union(*map(_lies, mine.dims)) == set().union(*map(_lies, theirs.dims))
+        assert any(w.normalised for w in mine.dims) == any(w.normalised for w in theirs.dims)
         if mine.kind != "table":
-            assert {frozenset(w.axis_slices) for w in mine.widths} == {frozenset(w.axis_slices) for w in theirs.widths}
+            assert {frozenset(w.axis_slices) for w in mine.dims} == {frozenset(w.axis_slices) for w in theirs.dims}
 
 
 def test_tables_are_found_with_the_inputs_that_they_look_up() -> None:
@@ -110,7 +110,7 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
     given = rows(20, seed=1)
     for group in structure.groups:
         assert group.prunable or group.unprunable_reason
-        for width in group.widths:
+        for width in group.dims:
             gone = range(0, width.units, 3)
             kept = [unit for unit in range(width.units) if unit not in gone]
             dense, normalised = _dense(model, width, kept)
@@ -119,7 +119,7 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
                 for units in (kept, kept[::-1]):
                     torch.testing.assert_close(_with(model, width, units)(**given), expected, rtol=1e-4, atol=1e-4)
             assert width.normalised == normalised, width.name
-    touched = {cut.tensor for group in structure.groups for width in group.widths for cut in width.axis_slices}
+    touched = {cut.tensor for group in structure.groups for width in group.dims for cut in width.axis_slices}
     assert touched <= set(tensors(model))
 
 
@@ -132,16 +132,16 @@ def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads
     model = Attending(Attention(16, heads, fused=False, form=form)).eval()
     structure = trace(model, {"history": torch.randint(40, (5, 6))}).structure
     attend = structure.group("attend")
-    found = [(width.name, width.units, width.normalised) for width in attend.widths]
+    found = [(width.name, width.units, width.normalised) for width in attend.dims]
     if form == "of a size":
         assert found == [("attend.heads", heads, False)]
     elif form == "of a number":
         assert found == [("attend.q", 16 // heads, False), ("attend.v", 16 // heads, False)]
-        assert {(cut.repeats, cut.period) for width in attend.widths for cut in width.axis_slices} == {
+        assert {(cut.repeats, cut.period) for width in attend.dims for cut in width.axis_slices} == {
             (heads, 16 // heads)
         }
         _, pruned = prune(model, Pruning((("attend", 0.5),), multiple=1), structure)
-        assert [width.units for width in pruned.group("attend").widths] == [8 // heads, 8 // heads]
+        assert [width.units for width in pruned.group("attend").dims] == [8 // heads, 8 // heads]
     else:
         assert found == [] and "with a unit less the model fails" in str(attend.unprunable_reason)
 
@@ -156,8 +156,8 @@ def test_the_groups_of_a_random_model_are_pruned_together(seed: int) -> None:
         assert torch.isfinite(pruned(**rows(20, seed=1))).all()
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
     again = trace(pruned, rows(9)).structure
-    assert [(g.name, g.parameters, sorted(w.units for w in g.widths)) for g in again.groups] == [
-        (g.name, g.parameters, sorted(w.units for w in g.widths if w.units > 1)) for g in after.groups
+    assert [(g.name, g.parameters, sorted(w.units for w in g.dims)) for g in again.groups] == [
+        (g.name, g.parameters, sorted(w.units for w in g.dims if w.units > 1)) for g in after.groups
     ], "what is left is found again"
 
 
@@ -244,13 +244,13 @@ def test_a_bag_and_a_shared_table_are_tables() -> None:
     traced = trace(Bagged(), example)
     tables, tower = traced.structure.groups
     assert (tables.name, set(tables.modules)) == ("tables", {"bag", "item"}) and tables.prunable
-    assert {(cut.tensor, cut.axis, cut.repeats) for width in tables.widths for cut in width.axis_slices} == {
+    assert {(cut.tensor, cut.axis, cut.repeats) for width in tables.dims for cut in width.axis_slices} == {
         ("bag.weight", 1, 1),
         ("item.weight", 1, 1),
         ("tower.0.weight", 1, 1),
         ("tower.0.weight", 1, 2),
     }
-    assert [width.units for width in tower.widths] == [32] and tower.modules == ("tower.0",)
+    assert [width.units for width in tower.dims] == [32] and tower.modules == ("tower.0",)
     assert {table.name: table.inputs for table in traced.structure.tables}["item"] == ("item", "last")
 
 
@@ -278,7 +278,7 @@ def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
     groups = {group.name: group for group in traced.structure.groups}
     assert "packs its projections" in traced.left_alone["attend"]
     assert groups["attend"].kind == "attention" and groups["attend"].modules == ("attend.out_proj",)
-    assert [width.name for width in groups["attend"].widths] == ["attend.out_proj"], "only what it gives"
+    assert [width.name for width in groups["attend"].dims] == ["attend.out_proj"], "only what it gives"
     assert not groups["tables"].prunable and groups["tables"].unprunable_reason
     assert groups["tower"].prunable
 
@@ -365,7 +365,7 @@ def test_tables_know_the_inputs_that_they_look_up_whole() -> None:
     assert traced.left_alone["spare"] == traced.left_alone["unread"] == "it is not used for scores"
     assert [reason for name, reason in traced.left_alone.items() if name.startswith("head")]
     tables = next(group for group in traced.structure.groups if group.kind == "table")
-    assert tables.prunable and [width.units for width in tables.widths] == [8]
+    assert tables.prunable and [width.units for width in tables.dims] == [8]
 
 
 def test_an_operator_without_a_rule_pins_what_it_reads() -> None:
@@ -379,7 +379,7 @@ def test_an_operator_without_a_rule_pins_what_it_reads() -> None:
             return self.third(torch.relu(self.second(x))).squeeze(1)
 
     traced = trace(Sorted(), {"numbers": torch.randn(5, 4)})
-    widths = [width.name for group in traced.structure.groups for width in group.widths]
+    widths = [width.name for group in traced.structure.groups for width in group.dims]
     assert widths == ["second"], "only what the running sum does not read"
 
 
@@ -445,7 +445,7 @@ def test_rtdls_attention_keeps_its_number_of_heads() -> None:
     tokens = torch.randint(40, (7, 5))
     structure = trace(model, {"tokens": tokens}).structure
     attend = structure.group("attend")
-    assert [(w.name, w.units, w.normalised) for w in attend.widths] == [
+    assert [(w.name, w.units, w.normalised) for w in attend.dims] == [
         ("attend.W_q", 4, True),
         ("attend.W_v", 4, False),
     ]
@@ -532,7 +532,7 @@ def test_a_forward_of_its_own_survives_what_is_offered(
     assert [one.form_refused for one in structure.tables] == [form_refused]
     assert structure.group("layer").unfactorable_reason == unfactorable
     for group, name in (("tables", "embedding_dim"), ("layer", "layer")):
-        (width,) = structure.group(group).widths
+        (width,) = structure.group(group).dims
         assert width.name == name and not width.normalised
         pruned, _ = prune(model, Pruning(((group, 0.5),), multiple=1), structure)
         squares = sum(
