@@ -211,7 +211,7 @@ def test_a_model_that_cannot_be_traced_is_named_with_the_line_at_fault() -> None
                 return self.layer(numbers).sum(1)
             return self.layer(-numbers).sum(1)
 
-    with pytest.raises(TraceError, match=r"torch\.export, but got .*forward, line \d+ of test_tracing\.py") as caught:
+    with pytest.raises(TraceError, match=r"torch\.export, but got .*forward, line \d+ of test_structure\.py") as caught:
         trace(Choosing(), {"numbers": torch.randn(5, 2)})
     assert "\n" not in str(caught.value)
 
