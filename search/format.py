@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 MISSING = "–"
 
@@ -69,6 +69,11 @@ def metric_name(metric: str) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def pairs(mapping: Mapping[str, object]) -> str:
+    """Names and values in one line."""
+    return ", ".join(f"{name} {value}" for name, value in mapping.items())
 
 
 def knob_value(value: object) -> str:

@@ -22,7 +22,7 @@ from search.config.sections import StudyConfig
 from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.front import unit_objectives
 from search.interference_warnings import interference_warnings
-from search.report.slices import slices_markdown
+from search.report.render import render
 from search.results import Document, Row
 from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs, Side
@@ -332,9 +332,13 @@ def bundle_up(
             "looks": confirmed.looks,
         },
     }
+    card = render(
+        "model_card.md.j2", config=config, candidate=candidate, artifact=outcome.artifact, confirmed=confirmed,
+        reason=why, machine=machine,
+    )  # fmt: skip
     write_bundle(
         folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
-        _card(config, candidate, outcome, confirmed, why, machine), example, prepared.columns,
+        card, example, prepared.columns,
         outcome.artifact.int8_weight_bits,
     )  # fmt: skip
 
@@ -346,65 +350,3 @@ def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBit
         weight_bits: of its int8 products, None where it has none
     """
     return digest(prepared.key, candidate.id, weight_bits)
-
-
-def _card(
-    config: StudyConfig, candidate: Candidate, outcome: Outcome, confirmed: Confirmed, why: str, machine: str
-) -> str:
-    assert outcome.artifact is not None
-    latency, throughput, quality = confirmed.latency, confirmed.throughput, confirmed.quality
-    p95, loss = latency.p95_ratio_interval, quality.loss_interval
-    capacity = throughput.capacity_ratio_interval
-    knobs = "\n".join(f"| {name} | {value} |" for name, value in candidate.knobs().items())
-    widths = ", ".join(f"{group} {width}" for group, width in outcome.artifact.widths.items())
-    weight_bits = outcome.artifact.int8_weight_bits
-    bits = "" if weight_bits is None else f"; weights of int8 products have {weight_bits} bits"
-    said = f"\n{confirmed.control['sentence']}\n" if confirmed.control else ""
-    return f"""# {config.name}
-
-{why}
-{said}
-| measured | this model | baseline | ratio |
-|---|---|---|---|
-| p95 at {latency.rate_rps:.0f} requests/s | {latency.candidate.p95_ms:.3f} ms | {latency.baseline.p95_ms:.3f} ms | \
-{latency.p95_ratio:.3f} [{p95[0]:.3f}, {p95[1]:.3f}] |
-| service p50 | {latency.candidate.service_p50_ms:.3f} ms | {latency.baseline.service_p50_ms:.3f} ms | \
-{latency.service_p50_ratio:.3f} |
-| requests/s within {throughput.slo_ms:.2f} ms | {throughput.rps:.0f} | {throughput.baseline_rps:.0f} | \
-{throughput.ratio:.2f} [{throughput.ratio_interval[0]:.2f}, {throughput.ratio_interval[1]:.2f}] |
-| capacity, requests/s | {throughput.capacity_rps:.0f} | {throughput.baseline_capacity_rps:.0f} | \
-{throughput.capacity_ratio:.2f} [{capacity[0]:.2f}, {capacity[1]:.2f}] |
-{_tuned_lines(confirmed.tuned)}| {quality.metric} on test | {quality.value:.4f} | {quality.baseline:.4f} | \
-loss {quality.loss:+.2%} [{loss[0]:+.2%}, {loss[1]:+.2%}] |
-
-In brackets are intervals: of the loss at {quality.confidence:.1%}, which pays for each look at test, else at 95%.
-
-{slices_markdown(to_plain(quality.parts))}\
-Measured on {machine}. The model file has {outcome.artifact.model_bytes:,} bytes; its graph holds: {widths}{bits}.
-
-| choice | value |
-|---|---|
-{knobs}
-
-Check it with `leanrec verify .`; `manifest.json` names the inputs and the machine it was verified on.
-"""
-
-
-def _tuned_lines(tuned: Mapping[str, Any] | None) -> str:
-    """Return rows of the card's table; empty without a paired benchmark against the tuned baseline."""
-    if tuned is None:
-        return ""
-    named = (
-        ("p95", "p95_ratio"),
-        ("service p50", "service_p50_ratio"),
-        ("requests/s", "throughput_ratio"),
-        ("capacity", "capacity_ratio"),
-    )
-    lines = []
-    for what, name in named:
-        low, high = tuned[f"{name}_interval"]
-        lines.append(
-            f"| {what}, beside the tuned baseline (fp32, best placement, trial {tuned['trial']}) | | | "
-            f"{tuned[name]:.3f} [{low:.3f}, {high:.3f}] |\n"
-        )
-    return "".join(lines)

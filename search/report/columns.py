@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 from rich.table import Table
 from rich.text import Text
 
-from search.format import MISSING, column_milliseconds, column_percent, column_ratio, size
+from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size
 from search.report.data import Row, TableRow, knobs_by_family
 
 R = TypeVar("R")
@@ -72,11 +72,6 @@ def _recipe(of: TableRow) -> Cell:
 
 _LEFT_TO_DETAILS = ("distillation.", "weights.origin")
 _PREFIX = {"architecture": "student: ", "pruning": "pruned: "}
-
-
-def pairs(mapping: Mapping[str, Any]) -> str:
-    """Names and values in one line."""
-    return ", ".join(f"{key} {value}" for key, value in mapping.items())
 
 
 def _throughput(rps: float) -> str:

@@ -10,13 +10,14 @@ from search.format import (
     count,
     metric_name,
     milliseconds,
+    pairs,
     percent,
     rate,
     significant,
     times,
 )
 
-_FILTERS = (column_percent, count, metric_name, milliseconds, percent, rate, significant, times)
+_FILTERS = (column_percent, count, metric_name, milliseconds, pairs, percent, rate, significant, times)
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("search.report"),
@@ -27,7 +28,7 @@ _ENVIRONMENT = Environment(
     keep_trailing_newline=True,
 )
 # `count` takes the place of an alias of jinja2's `length`.
-_ENVIRONMENT.filters |= {function.__name__: function for function in _FILTERS}
+_ENVIRONMENT.filters |= {function.__name__: function for function in _FILTERS} | {"formatted": format}
 _ENVIRONMENT.globals["MISSING"] = MISSING
 # JavaScript knows neither NaN nor infinity, and the order of keys is kept.
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False}

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, dots, techniques
 from search.report.axes import Parallel, parallel
-from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS, pairs
+from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
 from search.report.data import (
     Curve,
     Document,
@@ -124,7 +124,7 @@ def study_page(document: Document) -> str:
         slices_title=slices_title,
         slices=slices,
         slice_columns=SLICE_COLUMNS,
-        constant=pairs(knobs.constant),
+        constant=knobs.constant,
         knobs_pixels=AXIS_PIXELS * len(knobs.axes),
         endings=endings(document),
     )

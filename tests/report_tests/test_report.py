@@ -6,8 +6,10 @@ import itertools
 import math
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,15 +17,16 @@ from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
+from objectives.records import SliceQuality
 from search.cli.console import front_table
 from search.report.ablation import ablation_figure, ablation_table, dots
 from search.report.axes import knob_axis, log_steps, parallel
 from search.report.data import hypervolume_curves, slices_of, table_rows
 from search.report.front import loss_window
+from search.report.render import render
 from search.report.report import front_data, front_figure, hypervolume_figure, parallel_figure, write_png, write_report
-from search.report.slices import slices_markdown
 from search.verdict import doubts
-from tests.ablation_tests.ablated import ablated_document, ablation
+from tests.ablation_tests.ablated import CHOSEN, ablated_document, ablation
 
 Document = dict[str, Any]
 MALICE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
@@ -447,14 +450,43 @@ def test_slices_are_those_of_test_once_chosen(front_document: Document, choose_t
     assert what.endswith(f"trial {rows[0]['trial']} on parts of the test rows") and not slices
 
 
-def test_the_card_has_a_line_for_each_slice() -> None:
-    slices = ablated_document()["techniques"][0]["without"]["difference"]["quality"]["slices"]
-    assert slices_markdown(slices).splitlines()[2:] == [
+def card(slices: tuple[SliceQuality, ...]) -> list[str]:
+    """Lines of the model card of a measured model; the card reads nothing else of these records."""
+    measured = ablation().effects[0].difference
+    assert measured is not None
+    quality = replace(measured.quality, slices=slices)
+    return render(
+        "model_card.md.j2",
+        config=SimpleNamespace(name="shop & <b>co</b>"),
+        candidate=CHOSEN,
+        artifact=SimpleNamespace(model_bytes=12345, widths={"tables": "int8", "mlp": "fp32"}, int8_weight_bits=7),
+        confirmed=SimpleNamespace(
+            latency=measured.latency, throughput=measured.throughput, quality=quality, control=None, tuned=None
+        ),
+        reason="It's the fastest.",
+        machine="2 cores",
+    ).splitlines()
+
+
+def test_the_card_has_a_line_for_each_slice_and_knob() -> None:
+    measured = ablation().effects[0].difference
+    assert measured is not None
+    lines = card(measured.quality.slices)
+    assert lines[:3] == ["# shop & <b>co</b>", "", "It's the fastest."], "Markdown, not HTML"
+    place = lines.index("| on test, by slice | rows | this model | baseline | loss, interval |")
+    assert lines[place + 2 : place + 5] == [
         "| users with little history | 50 | 0.7000 | 0.7100 | +1.20% [+0.10%, +2.30%] |",
         "| rare items | 50 | – | – | not told: all of its labels are alike |",
         "",
     ]
-    assert slices_markdown([]) == ""
+    assert any(line.endswith("| 0.500 [0.470, 0.540] |") and line.startswith("| p95 at ") for line in lines)
+    assert any(line.endswith("| loss +0.40% [+0.10%, +0.70%] |") for line in lines)
+    assert (
+        "Measured on 2 cores. The model file has 12,345 bytes; its graph holds: tables int8, mlp fp32; "
+        "weights of int8 products have 7 bits." in lines
+    )
+    assert all(f"| {name} | {value} |" in lines for name, value in CHOSEN.knobs().items())
+    assert not any("by slice" in line for line in card(()))
 
 
 def test_the_table_of_effects_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str]) -> None:
