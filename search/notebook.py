@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from search.config.sections import StudyConfig
 from search.config.study_file import load, parse
 from search.home import Home
 from search.report.report import Figure, front_figure, write_report
-from search.results import Document
+from search.results import Front, Json, Point, choice_json, front_json
 from search.verdict import verdict
+from spaces.domains import Scalar
+from spaces.serialization import to_plain
 
 
 class Study:
@@ -60,9 +62,10 @@ class Study:
     def name(self) -> str:
         return self.config.name
 
-    def validate(self) -> Document:
+    def validate(self) -> Json:
         """Every stage once and briefly; what can be compressed, what is left alone and why."""
-        return validated(self.config, self.home, self._console)
+        found: Json = to_plain(validated(self.config, self.home, self._console))
+        return found
 
     def run(self, minutes: float | None = None, trials: int | None = None) -> Study:
         """Search until the minutes or trials, in all, are used up; an interrupt keeps what was finished."""
@@ -71,35 +74,33 @@ class Study:
         launch.run(self.config.model_copy(update={"budget": budget}), self.home, self._console)
         return self
 
-    def document(self) -> Document:
+    def document(self) -> Json:
         """All that is known of the study, as `leanrec front --json` prints it."""
-        return launch.open_session(self.config, self.home).document()
+        return front_json(self._result())
+
+    def _result(self) -> Front:
+        return launch.open_session(self.config, self.home).front()
 
     def front(self) -> pd.DataFrame:
         """A row for each point of the front and the baseline, the fastest first; ratios are to the baseline."""
-        return self._table(lambda row: row["on_front"] or row["trial"] == 0)
+        return _table(point for point in self._result().points if point.on_front or point.trial == 0)
 
     def trials(self) -> pd.DataFrame:
         """A row for each trial that was measured."""
-        return self._table(lambda row: True)
-
-    def _table(self, wanted: Any) -> pd.DataFrame:
-        rows = [row for row in self.document()["rows"] if row["state"] == "complete" and wanted(row)]
-        table = pd.DataFrame([_flat(row) for row in rows])
-        return table if table.empty else table.sort_values("p95_ratio").set_index("trial")
+        return _table(self._result().points)
 
     def figure(self) -> Figure:
         """The front: p95 ratio, loss and throughput, with intervals."""
-        return front_figure(self.document())
+        return front_figure(self._result())
 
     def verdict(self) -> str:
-        """Return the conclusion so far, in a sentence."""
-        return verdict(self.document()).headline
+        """What can be said so far, in a sentence."""
+        return verdict(self._result()).headline
 
     def report(self) -> Path:
         """One HTML file; its path."""
         path = self.home.reports(self.name) / "report.html"
-        write_report(self.document(), path)
+        write_report(self._result(), path)
         return path
 
     def choose(
@@ -109,7 +110,7 @@ class Study:
         p95_ratio: float | None = None,
         prefer: Preference = "knee",
         out: str | Path | None = None,
-    ) -> Document:
+    ) -> Json:
         """Confirm finalists on test, write and register the bundle of the first that holds.
 
         Raises:
@@ -118,28 +119,32 @@ class Study:
         limit = self.config.quality.max_loss if max_loss is None else max_loss
         policy = Policy(limit, p95_ms, p95_ratio, prefer, dict(self.config.quality.slices))
         session = launch.open_session(self.config, self.home)
-        return launch.choose(session, policy, None if out is None else Path(out), self._console)
+        return choice_json(launch.choose(session, policy, None if out is None else Path(out), self._console))
 
     def _repr_html_(self) -> str:
         table = self.front()
         return f"<b>{self.name}</b>: not run yet" if table.empty else str(table.to_html())
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    latency, quality = row["latency_ms"], row["quality"]
+def _table(points: Iterable[Point]) -> pd.DataFrame:
+    table = pd.DataFrame([_flat(point) for point in points])
+    return table if table.empty else table.sort_values("p95_ratio").set_index("trial")
+
+
+def _flat(point: Point) -> dict[str, Scalar | None]:
     return {
-        "trial": row["trial"],
-        "origin": row["origin"],
-        "p95_ms": latency["p95"],
-        "p95_ratio": latency["p95_ratio"],
-        "p95_ratio_low": latency["p95_ratio_interval"][0],
-        "p95_ratio_high": latency["p95_ratio_interval"][1],
-        "throughput_ratio": row["throughput_ratio"],
-        "capacity_ratio": row["capacity_ratio"],
-        "loss": quality["loss"],
-        "loss_low": quality["loss_interval"][0],
-        "loss_high": quality["loss_interval"][1],
-        "feasible": row["feasible"],
-        "model_bytes": row["model_bytes"],
-        **row["knobs"],
+        "trial": point.trial,
+        "origin": point.origin,
+        "p95_ms": point.latency_ms.p95,
+        "p95_ratio": point.p95_ratio,
+        "p95_ratio_low": point.p95_ratio_interval[0],
+        "p95_ratio_high": point.p95_ratio_interval[1],
+        "throughput_ratio": point.throughput_ratio,
+        "capacity_ratio": point.capacity_ratio,
+        "loss": point.quality.loss,
+        "loss_low": point.quality.loss_interval[0],
+        "loss_high": point.quality.loss_interval[1],
+        "feasible": point.feasible,
+        "model_bytes": point.model_bytes,
+        **point.knobs,
     }

@@ -1,177 +1,320 @@
-"""The study as one plain document: what `front --json` prints, and what the report, the table and the verdict read."""
+"""A study's result as frozen records: its trials, its front, its choice; JSON is made of them here, at the edge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
 
-import numpy as np
-from optuna.trial import FrozenTrial
+from objectives.records import Interval, SliceQuality, State
+from search.ablation.records import AblationSummary, DistillationGain
+from spaces.domains import Scalar
+from spaces.serialization import from_plain, to_plain
 
-from objectives.measurement.footprint import money_per_million
-from objectives.records import Measurement
-from search.ablation.records import ablations
-from search.ablation.verdict import ablation_document
-from search.config.sections import StudyConfig
-from search.explore.reference_points import TUNED, beside_tuned, tuned_baseline
-from search.front import hypervolume, unit_objectives
-from search.interference_warnings import interference_warnings
-from search.study import candidate_of, front_of, outcome_of, reference_of
-from search.verdict import doubts
-from spaces.serialization import to_plain
-
-Document = dict[str, Any]
-Row = dict[str, Any]
+TUNED = "tuned baseline"
+STATES: tuple[State, ...] = ("complete", "stopped", "failed")
+Json = dict[str, Any]
 
 
-def document(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[str, Any]) -> Document:
-    """DESIGN's JSON of a front, with more keys for the report. Trials whose choice was never settled are left out."""
-    measured = [(trial, _measurement(trial)) for trial in trials if candidate_of(trial) is not None]
-    max_loss = config.quality.max_loss
-    limits = config.quality.limits
-    feasible = [m is not None and limits.kept(m.quality) for _, m in measured]
-    kept = [m for (_, m), ok in zip(measured, feasible, strict=True) if m is not None and ok]
-    resolution = facts.get("resolution")
-    members = iter(front_of(kept, config.objectives, resolution or 0.0))
-    on_front = [ok and next(members) for ok in feasible]
-    rows = [
-        _row(trial, m, ok, member, config.price_per_hour)
-        for (trial, m), ok, member in zip(measured, feasible, on_front, strict=True)
-    ]
-    tuned = _name_references(rows, measured)
-    counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "stopped", "failed")}
-    points = unit_objectives(
-        [m.latency.p95_ratio for m in kept],
-        [m.throughput.ratio for m in kept],
-        [m.quality.loss for m in kept],
-        max_loss,
-    )
-    prepared = facts.get("prepared", {})
-    baseline = next((row for row in rows if row["trial"] == 0 and row["state"] == "complete"), None)
-    references = dict(prepared.get("references", {}))
-    found: Document = {
-        "study": config.name,
-        "hypervolume": hypervolume(points),
-        "minutes": facts.get("search_seconds", 0.0) / 60,
-        "resolution": resolution,
-        "baseline": baseline,
-        "rows": rows,
-        "max_loss": max_loss,
-        "objectives": list(config.objectives),
-        "machine": facts.get("machine", ""),
-        "rate_rps": _middle([m.latency.rate_rps for _, m in measured if m is not None]),
-        "slo_ms": config.slo.ms or _middle([m.throughput.slo_ms for _, m in measured if m is not None]),
-        "bayes_auc": references.pop("bayes_optimal", None),
-        "references": references,
-        "tuned_baseline": tuned,
-        "reference_points": [row for row in rows if row["reference"] is not None and row["state"] == "complete"],
-        "reference_metric": prepared.get("reference_metric", "auc"),
-        "split": prepared.get("split", ""),
-        "undertrained": prepared.get("undertrained"),
-        "left_alone": dict(prepared.get("left_alone") or {}),
-        "front_size": sum(on_front),
-        "counts": counts,
-        "chosen": facts.get("chosen"),
-        "ablation": _ablation(config.name, rows, facts),
-    }
-    return found | {"warnings": list(doubts(found))}
+@dataclass(frozen=True, kw_only=True)
+class TunedRatios:
+    """Ratios to the tuned baseline, which is this trial; None where the tuned baseline's own number is 0."""
+
+    trial: int
+    p95_ratio: float
+    p95_ratio_interval: Interval | None
+    service_p50_ratio: float
+    service_p50_ratio_interval: Interval | None
+    throughput_ratio: float | None
+    throughput_ratio_interval: Interval | None
+    capacity_ratio: float | None = None
+    capacity_ratio_interval: Interval | None = None
 
 
-def _name_references(rows: Sequence[Row], measured: Sequence[tuple[FrozenTrial, Measurement | None]]) -> Row | None:
-    """Name the rows that others are held against, give every measured row its ratios to the tuned baseline, and give
-    the row of that: the baseline's own model in the best placement that was measured so far, by whichever trial."""
-    names = {
-        row["candidate"]: name for (trial, _), row in zip(measured, rows, strict=True) if (name := reference_of(trial))
-    }
-    candidates = [(t.number, candidate_of(t), m) for t, m in measured]
-    number = tuned_baseline((n, c, m) for n, c, m in candidates if c is not None and m is not None)
-    tuned = next((row for row in rows if row["trial"] == number), None)
-    for row in rows:
-        name = names.get(row["candidate"])
-        row["reference"] = TUNED if row is tuned else None if name == TUNED else name
-        row["tuned"] = None if tuned is None or row["state"] != "complete" else beside_tuned(row, tuned)
-    return tuned
+@dataclass(frozen=True, kw_only=True)
+class PointQuality:
+    """The metric on validation, and the loss to the baseline."""
+
+    metric: str
+    value: float
+    loss: float
+    loss_interval: Interval
+    slices: tuple[SliceQuality, ...] = ()
 
 
-def _ablation(study: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Document | None:
-    """Return the ablation of the chosen trial, if measured, else the last one measured."""
-    candidates = {row["trial"]: row["candidate"] for row in rows}
-    # A study begun anew has other candidates under the same numbers.
-    known = [ablation for ablation in ablations(facts) if candidates.get(ablation.trial) == ablation.candidate.id]
-    chosen = (facts.get("chosen") or {}).get("row", {}).get("trial")
-    known.sort(key=lambda ablation: ablation.trial == chosen)
-    return ablation_document(study, known[-1], facts.get("profile")) if known else None
+@dataclass(frozen=True, kw_only=True)
+class PointLatency:
+    """Milliseconds, and the ratios to the baseline's."""
+
+    p50: float
+    p95: float
+    p99: float | None
+    service_p50: float
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    service_p50_ratio: float
+    service_p50_ratio_interval: Interval
+    p99_ratio: float | None = None
+    p95_ratio_all: float | None = None
+    p95_interval: Interval | None = None
 
 
-def front_numbers(document: Document) -> list[int]:
-    return [row["trial"] for row in document["rows"] if row["on_front"]]
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial: what was chosen, and how it ended.
+
+    candidate, weights, variant: ids
+    reference: name of the reference point that it is, None for one of the search
+    minutes: of the search, when it ended
+    seconds: by stage, None where a stage did not run
+    timings: the file of raw timings, relative to the home
+    widths, units: read back from the exported graph, by layer group
+    """
+
+    trial: int
+    candidate: str
+    weights: str
+    variant: str
+    state: State
+    reason: str | None = None
+    on_front: bool = False
+    feasible: bool = False
+    reference: str | None = None
+    origin: str
+    knobs: Mapping[str, Scalar]
+    minutes: float | None = None
+    seconds: Mapping[str, float | None] = field(default_factory=dict)
+    reused: tuple[str, ...] = ()
+    timings: str | None = None
+    widths: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def _measurement(trial: FrozenTrial) -> Measurement | None:
-    outcome = outcome_of(trial)
-    return None if outcome is None else outcome.measurement
+@dataclass(frozen=True, kw_only=True)
+class Point(Row):
+    """A trial that was measured beside the baseline.
+
+    tuned: its ratios to the tuned baseline
+    repeated_blocks: pairs of blocks that were left out for a disturbance
+    warnings: what weakens its timing, in sentences
+    """
+
+    quality: PointQuality
+    latency_ms: PointLatency
+    throughput_rps: float
+    throughput_ratio: float
+    throughput_ratio_interval: Interval
+    throughput_interval: Interval | None = None
+    capacity_ratio: float
+    capacity_ratio_interval: Interval
+    model_bytes: int
+    peak_memory_bytes: int | None = None
+    cpu_seconds_per_1000: float | None = None
+    money_per_million: float | None = None
+    repeated_blocks: int = 0
+    visits: int = 0
+    warnings: tuple[str, ...] = ()
+    tuned: TunedRatios | None = None
+
+    @property
+    def p95_ratio(self) -> float:
+        return self.latency_ms.p95_ratio
+
+    @property
+    def p95_ratio_interval(self) -> Interval:
+        return self.latency_ms.p95_ratio_interval
 
 
-def _middle(numbers: Sequence[float]) -> float | None:
-    """Rate and limit follow the baseline in each trial's own run; the middle one stands for all."""
-    return float(np.median(numbers)) if numbers else None
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """A chosen point's numbers from a long window and from test.
+
+    looks: at test until then, this one among them
+    tuned_baseline: the ratios to the tuned baseline, timed beside it; None where it was not
+    """
+
+    loss: float
+    loss_interval: Interval
+    confidence: float = 0.95
+    value: float
+    baseline: float
+    rows: int
+    users: int
+    slices: tuple[SliceQuality, ...] = ()
+    looks: int = 1
+    p95_ms: float
+    baseline_p95_ms: float
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    service_p50_ms: float
+    service_p50_ratio: float
+    service_p50_ratio_interval: Interval
+    throughput_rps: float
+    throughput_ratio: float
+    throughput_ratio_interval: Interval
+    capacity_ratio: float
+    capacity_ratio_interval: Interval
+    slo_ms: float
+    visits: int = 0
+    warnings: tuple[str, ...] = ()
+    peak_memory_bytes: int | None = None
+    cpu_seconds_per_1000: float | None = None
+    tuned_baseline: TunedRatios | None = None
 
 
-def _row(
-    trial: FrozenTrial, measurement: Measurement | None, feasible: bool, on_front: bool, price: float | None
-) -> Row:
-    candidate, outcome = candidate_of(trial), outcome_of(trial)
-    assert candidate is not None and outcome is not None
-    m = measurement
+@dataclass(frozen=True)
+class Choice:
+    """The point that was chosen and deployed as a bundle, as it was then.
+
+    control: what distillation gained over the labels alone; None where that was not measured
+    registered: name, version and alias in the registry of models; None without one
+    """
+
+    bundle: str
+    row: Point
+    confirmed: Confirmation
+    control: DistillationGain | None
+    reason: str
+    registered: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """The whole result of a study; `rows` are all settled trials by number.
+
+    minutes: of search
+    resolution: the smallest loss that the data can show, None until that is known
+    rate_rps, slo_ms: the median over the trials
+    bayes_auc: the best AUC that is possible, where the data are synthetic
+    references: on test by `reference_metric`, of the baseline and of simple rules
+    undertrained: what one more epoch of the baseline gains, where that is certain
+    left_alone: modules that no technique reaches, with the reason
+    warnings: what weakens any conclusion from the study, in sentences
+    """
+
+    study: str
+    rows: tuple[Row, ...]
+    max_loss: float
+    objectives: tuple[str, ...]
+    hypervolume: float
+    minutes: float
+    resolution: float | None
+    machine: str
+    rate_rps: float | None
+    slo_ms: float | None
+    bayes_auc: float | None = None
+    references: Mapping[str, float | None] = field(default_factory=dict)
+    reference_metric: str = "auc"
+    split: str = ""
+    undertrained: str | None = None
+    left_alone: Mapping[str, str] = field(default_factory=dict)
+    chosen: Choice | None = None
+    ablation: AblationSummary | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """All trials that were measured, the baseline among them."""
+        return tuple(row for row in self.rows if isinstance(row, Point))
+
+    @property
+    def members(self) -> tuple[Point, ...]:
+        """The points that no other dominates, by trial number."""
+        return tuple(point for point in self.points if point.on_front)
+
+    @property
+    def baseline(self) -> Point | None:
+        return next((point for point in self.points if point.trial == 0), None)
+
+    @property
+    def reference_points(self) -> tuple[Point, ...]:
+        """The points that others are held against."""
+        return tuple(point for point in self.points if point.reference is not None)
+
+    @property
+    def tuned_baseline(self) -> Point | None:
+        """The baseline's own model in the best placement that was measured, by whichever trial."""
+        return next((point for point in self.points if point.reference == TUNED), None)
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """Trials by how they ended."""
+        return {state: sum(row.state == state for row in self.rows) for state in STATES}
+
+
+def row_json(row: Row) -> Json:
+    """JSON of a trial: the keys are the same whether or not it was measured, with null in the place of numbers."""
+    plain = {**_NOT_MEASURED, **to_plain(row)}
+    return plain | {"saturated_ratio": plain["capacity_ratio"]}
+
+
+def _nulls(record: type) -> Json:
+    return {f.name: None for f in fields(record)}
+
+
+_NOT_MEASURED: Json = {
+    **_nulls(Point),
+    "quality": {**_nulls(PointQuality), "slices": []},
+    "latency_ms": _nulls(PointLatency),
+    "warnings": [],
+}
+
+
+def choice_json(choice: Choice) -> Json:
+    """JSON of `leanrec choose`."""
+    return {**to_plain(choice), "row": row_json(choice.row)}
+
+
+def front_json(front: Front) -> Json:
+    """JSON of `leanrec front`."""
+    baseline, tuned = front.baseline, front.tuned_baseline
     return {
-        "trial": trial.number,
-        "candidate": candidate.id,
-        "weights": candidate.weights.id,
-        "variant": candidate.variant_id,
-        "state": outcome.state,
-        "reason": outcome.reason,
-        "on_front": on_front,
-        "feasible": feasible,
-        "quality": {
-            "metric": m and m.quality.metric,
-            "value": m and m.quality.value,
-            "loss": m and m.quality.loss,
-            "loss_interval": m and list(m.quality.loss_interval),
-            "slices": [to_plain(part) for part in m.quality.parts] if m else [],
-        },
-        "latency_ms": {
-            "p50": m and m.latency.candidate.p50_ms,
-            "p95": m and m.latency.candidate.p95_ms,
-            "p99": m and m.latency.candidate.p99_ms,
-            "service_p50": m and m.latency.candidate.service_p50_ms,
-            "p95_ratio": m and m.latency.p95_ratio,
-            "p95_ratio_interval": m and list(m.latency.p95_ratio_interval),
-            "p95_ratio_all": m and m.latency.p95_ratio_all,
-            "p95_interval": m and m.latency.candidate.p95_interval_ms and list(m.latency.candidate.p95_interval_ms),
-            "p99_ratio": m and m.latency.p99_ratio,
-            "service_p50_ratio": m and m.latency.service_p50_ratio,
-            "service_p50_ratio_interval": m and list(m.latency.service_p50_ratio_interval),
-        },
-        "throughput_rps": m and m.throughput.rps,
-        "throughput_ratio": m and m.throughput.ratio,
-        "throughput_ratio_interval": m and list(m.throughput.ratio_interval),
-        "model_bytes": m and m.footprint.model_bytes,
-        "throughput_interval": m and m.throughput.rps_interval and list(m.throughput.rps_interval),
-        "saturated_ratio": m and m.throughput.capacity_ratio,
-        "capacity_ratio": m and m.throughput.capacity_ratio,
-        "capacity_ratio_interval": m and list(m.throughput.capacity_ratio_interval),
-        "peak_memory_bytes": m and m.footprint.peak_memory_bytes,
-        "cpu_seconds_per_1000": m and m.footprint.cpu_seconds_per_1000,
-        "money_per_million": (m and price and m.throughput.rps and money_per_million(m.throughput.rps, price)) or None,
-        "repeated_blocks": m and m.latency.repeated_blocks,
-        "visits": m and len(m.latency.p95_visits),
-        "warnings": interference_warnings(m.latency) if m else [],
-        "timings": outcome.timings,
-        "seconds": {stage: outcome.seconds.get(stage) for stage in ("fit", "export", "judge", "time")},
-        "reused": list(outcome.reused),
-        "knobs": candidate.knobs(),
-        "minutes": trial.user_attrs.get("minutes"),
-        "origin": candidate.weights.origin,
-        "widths": {} if outcome.artifact is None else dict(outcome.artifact.widths),
-        "units": {} if outcome.artifact is None else to_plain(outcome.artifact.units),
+        **to_plain(front),
+        "rows": [row_json(row) for row in front.rows],
+        "baseline": None if baseline is None else row_json(baseline),
+        "tuned_baseline": None if tuned is None else row_json(tuned),
+        "reference_points": [row_json(point) for point in front.reference_points],
+        "front_size": len(front.members),
+        "counts": dict(front.counts),
+        "chosen": None if front.chosen is None else choice_json(front.chosen),
     }
+
+
+def read_row(plain: Mapping[str, Any]) -> Row:
+    """The trial that `row_json` wrote; a `Point` where it was measured.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    kind = Point if plain["state"] == "complete" else Row
+    return from_plain(kind, _known(kind, plain))
+
+
+def read_choice(plain: Mapping[str, Any]) -> Choice:
+    """The choice that `choice_json` wrote.
+
+    Raises:
+        ValueError: a key is missing, or there is one too many.
+    """
+    row = cast(Point, read_row(plain["row"]))
+    confirmed = from_plain(Confirmation, plain["confirmed"])
+    control = None if plain["control"] is None else from_plain(DistillationGain, plain["control"])
+    return Choice(plain["bundle"], row, confirmed, control, plain["reason"], plain["registered"])
+
+
+def read_front(plain: Mapping[str, Any]) -> Front:
+    """The front that `front_json` wrote.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    chosen = plain.get("chosen")
+    front = from_plain(Front, {**_known(Front, plain), "rows": (), "chosen": None})
+    rows = tuple(read_row(row) for row in plain["rows"])
+    return replace(front, rows=rows, chosen=None if chosen is None else read_choice(chosen))
+
+
+def _known(kind: type, plain: Mapping[str, Any]) -> Json:
+    """The keys that are fields, without those that follow from them."""
+    names: Sequence[str] = [f.name for f in fields(kind)]
+    return {name: plain[name] for name in names if name in plain}

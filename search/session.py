@@ -13,17 +13,18 @@ from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.records import Outcome, Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
 from objectives.task import Task
-from search.ablation.records import FACT_FILE, ablations
+from search.ablation.records import FACT_FILE, DistillationGain, ablations
 from search.choose.choose import (
     Confirmed,
+    Look,
     Policy,
     beside_tuned_baseline,
     bundle_up,
-    chosen_document,
+    choice,
     confirm,
     finalists,
     reason,
-    tuned_document,
+    tuned_ratios,
 )
 from search.choose.distillation_ablation import control
 from search.cli.console import Console, SearchBar
@@ -37,20 +38,22 @@ from search.errors import ConfigError
 from search.explore.dry_run import begun, is_done, report_first_trials, run_first_trials
 from search.explore.estimate import observed, trials_in
 from search.explore.explorer import Explorer, TrialEvent
-from search.explore.profiling import focused, known_profile, profiled, write_profile_files
+from search.explore.profiling import focused, profiled, write_profile_files
 from search.explore.reference_points import references_of, tuned_placement
+from search.explore.study_profile import StudyProfile, read_profile
 from search.explore.visit_noise import ratio_noise
 from search.format import metric_name
 from search.home import Home
 from search.ledger import Entry, Ledger
 from search.report.report import write_report
-from search.results import Document, document, front_numbers
+from search.results import Choice, Front, TunedRatios, choice_json
 from search.study import Study, candidate_of, measured, outcome_of
 from search.study import spent as spent_trials
+from search.study_front import study_front
 from search.verdict import best_compromise
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import Worker, call
+from search.workers.processes import Worker, call, open_workers
 from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
 from spaces.serialization import digest, from_plain, to_plain
@@ -70,8 +73,9 @@ class Session:
     study: Study
     ledger: Ledger
 
-    def document(self) -> Document:
-        return document(self.config, self.study.finished(), self.study.facts)
+    def front(self) -> Front:
+        """The result so far."""
+        return study_front(self.config, self.study.finished(), self.study.facts)
 
     def entries(self) -> list[Entry]:
         found: list[Entry] = []
@@ -81,12 +85,12 @@ class Session:
                 found.append((trial.number, candidate, outcome, trial.user_attrs.get("minutes")))
         return found
 
-    def level(self, console: Console) -> Document:
-        """Bring the ledger level with the trials, write the report, and give the document."""
-        found = self.document()
+    def level(self, console: Console) -> Front:
+        """Bring the ledger level with the trials, write the report, and give the result."""
+        found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        level = self.ledger.level(self.entries(), front_numbers(found))
+        level = self.ledger.level(self.entries(), [point.trial for point in found.members])
         if level and self.ledger.level_effects(ablations(self.study.facts)):
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():
@@ -150,7 +154,7 @@ def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | 
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
 
 
-def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Document]:
+def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Front]:
     """Launch or resume a study until its budget is spent or Ctrl-C; finished trials are kept either way.
 
     Raises:
@@ -181,10 +185,9 @@ def search(session: Session, console: Console) -> None:
         return
     cores = cores_allowed()
     count = config.workers.builders or min(cores, 4)
-    builders = [Worker("builder", home.logs(config.name) / f"builder-{i}.log") for i in range(count)]
-    meter = Worker("meter", home.logs(config.name) / "meter.log")
-    try:
-        prepared = prepare(session, builders[0], console)
+    with open_workers(home.logs(config.name), count) as workers:
+        meter = workers.meter
+        prepared = prepare(session, workers.builder, console)
         check_slices(config.quality.slices, prepared.parts)
         jobs = jobs_of(config, home, prepared)
         space = space_for(config.space, prepared)
@@ -196,16 +199,16 @@ def search(session: Session, console: Console) -> None:
         def explorer(bar: SearchBar, seconds: float) -> Explorer:
             def record(told: TrialEvent) -> None:
                 session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
-                found = session.document()
-                able = [r for r in found["rows"] if r["feasible"] and r["trial"] != 0]
+                found = session.front()
+                able = [point for point in found.points if point.feasible and point.trial != 0]
                 best = best_compromise(able, config.quality.max_loss) if able else None
-                bar.told(told, found["hypervolume"], best, found["counts"]["complete"], told.minutes * 60)
+                bar.told(told, found.hypervolume, best, len(found.points), told.minutes * 60)
 
-            return Explorer(config, jobs.task, jobs, space, study, builders, meter, threads, record, bar.tick)
+            return Explorer(config, jobs.task, jobs, space, study, workers.builders, meter, threads, record, bar.tick)
 
-        _enqueue(study, space, PairedComparison(jobs, builders[0], meter, console))
-        if not is_done(study):
-            console.say("dry run: the baseline and one candidate go through every stage")
+        _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
+        if not study.facts.get("preflight"):
+            console.say("preflight: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
                 first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
             report_first_trials(config, study, first, console, count)
@@ -218,9 +221,6 @@ def search(session: Session, console: Console) -> None:
             trials = None if config.budget.trials is None else config.budget.trials - spent_trials(study.finished())
             end = explorer(bar, budget).run(budget - spent, trials, spent)
         console.say(f"search: {end}")
-    finally:
-        for worker in (*builders, meter):
-            worker.kill()
 
 
 def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
@@ -253,23 +253,17 @@ def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
     study.note(space=now)
 
 
-def profile(session: Session, console: Console) -> Document:
+def profile(session: Session, console: Console) -> StudyProfile:
     """The profile of a study's baseline, measured on the first call; its files are written. A baseline that is not in
     the cache is trained first."""
     config, home = session.config, session.home
-    if (known := known_profile(session.study)) is not None:
+    if (known := read_profile(session.study.facts)) is not None:
         write_profile_files(known, home.reports(config.name))
         return known
-    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
-    meter = Worker("meter", home.logs(config.name) / "meter.log")
-    with locked(home, config.name), stoppable():
-        try:
-            prepared = prepare(session, builder, console)
-            builder.kill()
-            found = profiled(session.study, jobs_of(config, home, prepared), meter, console)
-        finally:
-            builder.kill()
-            meter.kill()
+    with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
+        prepared = prepare(session, workers.builder, console)
+        workers.builder.kill()
+        found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
     write_profile_files(found, home.reports(config.name))
     return found
 
@@ -318,7 +312,7 @@ def _descending(item: tuple[str, float]) -> float:
     return -item[1]
 
 
-def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Document:
+def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Choice:
     """Confirm finalists in their fixed order, write and register the bundle of the first that holds.
 
     Raises:
@@ -326,34 +320,28 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         JobError: the baseline cannot be timed.
     """
     config, home, study = session.config, session.home, session.study
-    facts, found = study.facts, session.document()
-    if "prepared" not in facts or found["baseline"] is None:
+    facts, found = study.facts, session.front()
+    if "prepared" not in facts or found.baseline is None:
         raise ConfigError(f"STUDY: {config.name!r} has no measured baseline yet; leanrec run does that")
     prepared, task = from_plain(Prepared, facts["prepared"]), task_of(config, home)
     jobs, ordered = jobs_of(config, home, prepared, study), finalists(found, policy)
     entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
-    looks = list(facts.get("looks", []))
-    meter = Worker("meter", home.logs(config.name) / "meter.log")
-    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
+    looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
-        try:
-            rows = [(row, *entries[row["trial"]]) for row in ordered]
+        with open_workers(home.logs(config.name)) as workers:
+            builder, meter = workers.builder, workers.meter
+            known = [(point, *entries[point.trial]) for point in ordered]
             try:
-                confirmed = confirm(jobs, rows, looks, policy, meter, builder, console.say)
+                point, confirmed = confirm(jobs, known, looks, policy, meter, builder, console.say)
             finally:
-                study.note(looks=looks)
-            trial = confirmed.row["trial"]
-            candidate, outcome = entries[trial]
+                study.note(looks=to_plain(looks))
+            candidate, outcome = entries[point.trial]
             assert outcome.artifact is not None
             gained = control(PairedComparison(jobs, builder, meter, console), (outcome.artifact, candidate))
-            confirmed = replace(
-                confirmed, control=gained, tuned=_beside_tuned(jobs, confirmed, found, entries, meter, console)
-            )
-        finally:
-            meter.kill()
-            builder.kill()
-        why = reason(confirmed, policy, len(ordered))
+            tuned = _beside_tuned(jobs, point.trial, confirmed, found, entries, meter, console)
+            confirmed = replace(confirmed, control=gained, tuned=tuned)
+        why = reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
         folder.parent.mkdir(parents=True, exist_ok=True)
         machine = study.facts["machine"]
@@ -361,10 +349,10 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         model = home.root / outcome.artifact.path
-        tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained["sentence"]} if gained else {})
-        registered = session.ledger.register(config.name, model, trial, tags, _gain(gained))
-        chosen = chosen_document(confirmed, folder, why, registered)
-        study.note(chosen=chosen)
+        tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained.sentence} if gained else {})
+        registered = session.ledger.register(config.name, model, point.trial, tags, _gain(gained))
+        chosen = choice(point, confirmed, folder, why, registered)
+        study.note(chosen=choice_json(chosen))
         session.ledger.log_file(folder, "bundle")
         session.level(console)
     return chosen
@@ -372,19 +360,21 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
 
 def _beside_tuned(
     jobs: MeterJobs,
+    trial: int,
     confirmed: Confirmed,
-    found: Document,
+    found: Front,
     entries: Mapping[int, tuple[Candidate, Outcome]],
     meter: Worker,
     console: Console,
-) -> Document | None:
+) -> TunedRatios | None:
     """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself. Where no
     placement was better than the baseline's own, those to the baseline are known already."""
-    tuned, trial = found["tuned_baseline"]["trial"], confirmed.row["trial"]
+    assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
+    tuned = found.tuned_baseline.trial
     if tuned == trial:
         return None
     if tuned == 0:
-        return tuned_document(0, confirmed.latency, confirmed.throughput)
+        return tuned_ratios(0, confirmed.latency, confirmed.throughput)
 
     def side(number: int) -> Side:
         candidate, outcome = entries[number]
@@ -394,11 +384,11 @@ def _beside_tuned(
     return beside_tuned_baseline(jobs, side(trial), (tuned, side(tuned)), meter, console.say)
 
 
-def _gain(control: Document | None) -> dict[str, float]:
+def _gain(control: DistillationGain | None) -> dict[str, float]:
     if control is None:
         return {}
-    name, (low, high) = "test.distillation_gain", control["gain_interval"]
-    return {name: control["gain"], f"{name}.low": low, f"{name}.high": high}
+    name, (low, high) = "test.distillation_gain", control.gain_interval
+    return {name: control.gain, f"{name}.low": low, f"{name}.high": high}
 
 
 @contextmanager

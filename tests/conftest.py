@@ -1,4 +1,4 @@
-"""A study's document as `leanrec front STUDY --json` prints it, built from a seed."""
+"""A study's front as `leanrec front STUDY --json` prints it, built from a seed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ NOT_MEASURED: dict[str, Any] = {
     "throughput_rps": None,
     "throughput_ratio": None,
     "throughput_ratio_interval": None,
+    "capacity_ratio": None,
+    "capacity_ratio_interval": None,
     "model_bytes": None,
     "peak_memory_bytes": None,
 }
@@ -56,6 +58,8 @@ def measured(p95: float, throughput: float, loss: float, size: float, noise: flo
         "throughput_rps": BASELINE_RPS * throughput,
         "throughput_ratio": throughput,
         "throughput_ratio_interval": [throughput * (1 - 1.5 * noise), throughput * (1 + noise)],
+        "capacity_ratio": throughput,
+        "capacity_ratio_interval": [throughput * (1 - noise), throughput * (1 + noise)],
         "model_bytes": int(size),
         "peak_memory_bytes": int(58e6 + 3 * size),
     }
@@ -179,11 +183,30 @@ def build_choice(
             "loss": sum(loss_interval) / 2,
             "loss_interval": list(loss_interval),
             "looks": looks,
-            "p95_ratio": row["latency_ms"]["p95_ratio"],
-            "p95_ratio_interval": row["latency_ms"]["p95_ratio_interval"],
-            "throughput_ratio": row["throughput_ratio"],
-            "throughput_ratio_interval": row["throughput_ratio_interval"],
+            "value": 0.79,
+            "baseline": 0.792,
+            "rows": 4000,
+            "users": 300,
+            "p95_ms": row["latency_ms"]["p95"],
+            "baseline_p95_ms": BASELINE_MS,
+            "service_p50_ms": row["latency_ms"]["service_p50"],
+            "slo_ms": document["slo_ms"],
+            **{
+                name: row["latency_ms"][name]
+                for name in ("p95_ratio", "p95_ratio_interval", "service_p50_ratio", "service_p50_ratio_interval")
+            },
+            **{
+                name: row[name]
+                for name in (
+                    "throughput_rps",
+                    "throughput_ratio",
+                    "throughput_ratio_interval",
+                    "capacity_ratio",
+                    "capacity_ratio_interval",
+                )
+            },
         },
+        "control": None,
         "reason": f"Trial {trial} is the knee among 5 finalists, and on test its loss stays below 1%.",
         "registered": {"name": "ml-100k", "version": "3", "alias": "champion"},
     }

@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 
 from objectives.serving.devices import describe
-from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, Effect, Kind, ablations, fact
-from search.ablation.verdict import ablation_document, label, told
+from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, AblationSummary, Effect, Kind, ablations, fact
+from search.ablation.verdict import ablation_summary, label, told
 from search.choose.remeasure import prepared_of
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
-from search.results import Document
+from search.explore.study_profile import read_profile
+from search.results import Front
 from search.session import Session, jobs_of
 from search.verdict import subject
 from search.workers.meter_jobs import Side
@@ -21,12 +22,13 @@ from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker
 from spaces.ablations import Technique, techniques
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 
 _DONE_TO_IT = {"without": "taken back", "alone": "alone"}
 
 
-def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, console: Console) -> Document:
-    """Measure what is not measured yet of a trial's techniques; write and give the document.
+def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, console: Console) -> AblationSummary:
+    """Measure what is not measured yet of a trial's techniques; write and give the summary.
 
     Each effect is noted with the study as soon as it is there. One that fails has a reason, the others go on, and the
     next call tries it again.
@@ -38,7 +40,7 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
         ConfigError: there is no such trial, nothing in it to take back, or the study has no baseline or lost its files.
         JobError: the trial's own model cannot be built again.
     """
-    found = session.document()
+    found = session.front()
     jobs = jobs_of(session.config, session.home, prepared_of(session, found), session.study)
     number = _trial(found, trial)
     candidate = next(candidate for known, candidate, *_ in session.entries() if known == number)
@@ -53,20 +55,20 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
         for place, (part, kind) in enumerate(wanted, 1):
             known = known.joined(_effect(pairs, chosen, part, kind, f"{place} of {len(wanted)}", number))
             session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
-    document = ablation_document(session.config.name, known, session.study.facts.get("profile"))
+    summary = ablation_summary(session.config.name, known, read_profile(session.study.facts))
     path = session.home.reports(session.config.name) / FACT_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return document
+    path.write_text(json.dumps(to_plain(summary), indent=1, allow_nan=False) + "\n")
+    return summary
 
 
-def _trial(document: Document, trial: int | None) -> int:
+def _trial(front: Front, trial: int | None) -> int:
     if trial is None:
-        row = subject(document)
-        if row is None:
-            raise ConfigError(f"STUDY: the front of {document['study']!r} has no point but the baseline")
-        return int(row["trial"])
-    measured = [row["trial"] for row in document["rows"] if row["state"] == "complete" and row["trial"] != 0]
+        point = subject(front)
+        if point is None:
+            raise ConfigError(f"STUDY: the front of {front.study!r} has no point but the baseline")
+        return point.trial
+    measured = [point.trial for point in front.points if point.trial != 0]
     if trial not in measured:
         raise ConfigError(f"--trial: must be a measured trial, one of {measured}, but got {trial}")
     return trial
@@ -110,6 +112,7 @@ def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, 
     return Effect(part.name, part.group, kind, other, difference, timings=recording)
 
 
-def nothing_measured(document: Document) -> bool:
-    """Return whether no comparison has a measured difference."""
-    return not any((part[kind] or {}).get("difference") for part in document["techniques"] for kind in KINDS)
+def nothing_measured(summary: AblationSummary) -> bool:
+    """Whether not one comparison came to numbers."""
+    effects = (effect for part in summary.techniques for effect in (part.without, part.alone))
+    return all(effect is None or effect.difference is None for effect in effects)

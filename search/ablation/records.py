@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from objectives.records import Latency, Quality, Throughput
+from objectives.records import Interval, Latency, Quality, Throughput
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
 
@@ -75,6 +75,50 @@ class Ablation:
     def joined(self, effect: Effect) -> Ablation:
         """Return the ablation with one more effect, in place of an earlier one of the same key."""
         return replace(self, effects=(*(e for e in self.effects if e.key != effect.key), effect))
+
+
+@dataclass(frozen=True)
+class DistillationGain:
+    """What distillation gained over the same model on labels alone, as a share of the metric.
+
+    seeds: trainings of both that it is a mean of
+    """
+
+    metric: str
+    gain: float
+    gain_interval: Interval
+    seeds: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class TechniqueSummary:
+    """One technique of a trial: its measured effects, and the verdict on it in a sentence.
+
+    without, alone: None for an effect that was not looked at yet
+    """
+
+    name: str
+    group: str | None
+    label: str
+    verdict: str
+    without: Effect | None
+    alone: Effect | None
+
+
+@dataclass(frozen=True)
+class AblationSummary:
+    """What each technique of a trial does, as `leanrec ablate --json` prints it.
+
+    control: None where the trial learns nothing from the baseline, or that was not measured
+    """
+
+    study: str
+    trial: int
+    candidate: str
+    machine: str
+    control: DistillationGain | None
+    techniques: tuple[TechniqueSummary, ...]
 
 
 def ablations(facts: Mapping[str, Any]) -> tuple[Ablation, ...]:

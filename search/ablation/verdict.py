@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from objectives.held_out_rows import HeldPart
-from objectives.records import Latency, Quality, Throughput
-from search.ablation.records import KINDS, Ablation, Difference, Effect
+from objectives.records import Interval, Latency, Quality, Throughput
+from search.ablation.records import Ablation, AblationSummary, Difference, DistillationGain, Effect, TechniqueSummary
+from search.explore.study_profile import StudyProfile
 from search.format import column_percent, metric_name, percent, times
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.serialization import to_plain
-
-Interval = Sequence[float]
-Profile = Mapping[str, Any]
 
 # They change what a model has learned, neither its size nor how it runs: against what they were compared.
 _LEARNING = {
@@ -24,34 +20,21 @@ _LEARNING = {
 _NO_LAYERS = ("other", "engine")
 
 
-def ablation_document(study: str, ablation: Ablation, profile: Profile | None) -> dict[str, Any]:
-    """Return the document that `ablate --json` prints and the report reads; an effect that is not measured yet is null.
-
-    control: the gain of distillation over the same model on labels alone, as a share of the metric; null without it
-    """
+def ablation_summary(study: str, ablation: Ablation, profile: StudyProfile | None) -> AblationSummary:
+    """The effects of a trial's techniques with the verdict on each."""
     candidate = ablation.candidate
     parts = []
     for part in techniques(candidate):
-        effects = {kind: ablation.found(part.name, part.group, kind) for kind in KINDS}
-        without, alone, groups = effects["without"], effects["alone"], groups_of(part.name, part.group, candidate)
-        row: dict[str, Any] = {
-            "name": part.name,
-            "group": part.group,
-            "label": label(part.name, part.group),
-            "verdict": technique_verdict(part.name, without, alone, groups, profile),
-        }
-        parts.append(row | {kind: effect and to_plain(effect) for kind, effect in effects.items()})
+        without = ablation.found(part.name, part.group, "without")
+        alone = ablation.found(part.name, part.group, "alone")
+        groups = groups_of(part.name, part.group, candidate)
+        said = technique_verdict(part.name, without, alone, groups, profile)
+        parts.append(TechniqueSummary(part.name, part.group, label(part.name, part.group), said, without, alone))
     control = ablation.found("distillation", None, "without")
-    return {
-        "study": study,
-        "trial": ablation.trial,
-        "candidate": candidate.id,
-        "machine": ablation.machine,
-        "control": None
-        if control is None or control.difference is None
-        else gain_document(control.difference.quality, "validation", control.difference.seeds),
-        "techniques": parts,
-    }
+    gain = None
+    if control is not None and control.difference is not None:
+        gain = distillation_gain(control.difference.quality, "validation", control.difference.seeds)
+    return AblationSummary(study, ablation.trial, candidate.id, ablation.machine, gain, tuple(parts))
 
 
 def label(technique: str, group: str | None) -> str:
@@ -59,7 +42,11 @@ def label(technique: str, group: str | None) -> str:
 
 
 def technique_verdict(
-    technique: str, without: Effect | None, alone: Effect | None, groups: Sequence[str] | None, profile: Profile | None
+    technique: str,
+    without: Effect | None,
+    alone: Effect | None,
+    groups: Sequence[str] | None,
+    profile: StudyProfile | None,
 ) -> str:
     """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence.
 
@@ -118,19 +105,12 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
     return named.get(technique)
 
 
-def gain_document(quality: Quality, part: HeldPart, seeds: int) -> dict[str, Any]:
-    """Return the gain of distillation, in a model's quality over the same one's without it, on this part of the data; a
-    mean over trainings of both from `seeds` seeds.
-    """
+def distillation_gain(quality: Quality, part: HeldPart, seeds: int) -> DistillationGain:
+    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data; a mean
+    over trainings of both from so many seeds."""
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
-    return {
-        "metric": quality.metric,
-        "gain": gain,
-        "gain_interval": list(interval),
-        "seeds": seeds,
-        "sentence": f"On {part}, distilling {gained(quality)}{mean}.",
-    }
+    return DistillationGain(quality.metric, gain, interval, seeds, f"On {part}, distilling {gained(quality)}{mean}.")
 
 
 def _turned(quality: Quality) -> tuple[float, Interval]:
@@ -138,7 +118,7 @@ def _turned(quality: Quality) -> tuple[float, Interval]:
     return 0.0 - quality.loss, (0.0 - high, 0.0 - low)
 
 
-def _gains(difference: Difference, groups: Sequence[str] | None, profile: Profile | None) -> list[str]:
+def _gains(difference: Difference, groups: Sequence[str] | None, profile: StudyProfile | None) -> list[str]:
     """Time, load and bytes; where none of them is better or worse, that, and why."""
     fewer = _bytes(difference.bytes_ratio)
     moved = [*_time(difference.latency), *_load(difference.throughput)]
@@ -202,18 +182,18 @@ def _by_slice(quality: Quality) -> list[str]:
     return said
 
 
-def _why(groups: Sequence[str] | None, profile: Profile | None) -> str:
+def _why(groups: Sequence[str] | None, profile: StudyProfile | None) -> str:
     if profile is None:
         return ""
-    known = {row["name"]: row for row in profile["groups"]}
+    known = {group.name: group for group in profile.groups}
     if groups is None:
         own = known.get("engine")
-        return "" if own is None else f": the engine's own time is {percent(own['time_share'])} of a request's"
+        return "" if own is None else f": the engine's own time is {percent(own.time_share)} of a request's"
     # A table by itself has its group's shares.
-    tables = [name for name, row in known.items() if row["kind"] == "table"]
+    tables = [name for name, group in known.items() if group.kind == "table"]
     named = dict.fromkeys(found for name in groups for found in ([name] if name in known else tables))
     names = list(named) or [name for name in known if name not in _NO_LAYERS]
-    time, held = (sum(float(known[name][key]) for name in names) for key in ("time_share", "weight_share"))
+    time, held = sum(known[name].time_share for name in names), sum(known[name].weight_share for name in names)
     verb = "takes" if len(names) == 1 else "take"
     return f": {_listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
 

@@ -20,16 +20,15 @@ from objectives.measurement.load_generator import Request, Submit, settle
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.throughput import measure_capacity
-from objectives.measurement.timeline import Played, joined, play, play_closed, timeline
+from objectives.measurement.timeline import Played, Timeline, joined, play, play_closed, timeline
 from objectives.records import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
 from search.bench.requests import draw_requests, draw_rows
-from search.bench.summary import BLOCKS, PERCENTS, behind, beside_poisson, percentiles
+from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Latencies, behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
-from search.results import Document
 from spaces.serialization import to_plain
 
 PATTERN_NAMES = ("closed", *PATTERNS)
@@ -83,8 +82,63 @@ class _Result:
     poisson: Played | None
 
 
-def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
-    """Play, and write bench.html and bench.json into `out`; an invalid run is written too, with the reason.
+@dataclass(frozen=True)
+class RequestRows:
+    """Rows of the requests that were drawn."""
+
+    median: float
+    max: int
+
+
+@dataclass(frozen=True)
+class QueueLength:
+    """Requests that wait."""
+
+    mean: float
+    max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """A bundle under one pattern of traffic, as `leanrec bench --json` prints it.
+
+    rate_rps, load: None in a closed loop; load is a share of the capacity
+    valid: whether the run says something about the model, else `reason`
+    disturbed: whether other processes took the machine meanwhile
+    cpu_share: of the time in which threads were ready, that in which they ran
+    poisson: None where the pattern is Poisson or a closed loop
+    """
+
+    bundle: str
+    name: str
+    machine: str
+    pattern: str
+    log: str | None
+    seed: int
+    rows: RequestRows
+    capacity_rps: float
+    rate_rps: float | None
+    load: float | None
+    valid: bool
+    reason: str | None
+    disturbed: bool
+    cpu_share: float
+    seconds: float
+    requests: int
+    refused: int
+    offered_rps: float
+    served_rps: float
+    latency_ms: Latencies
+    lag_p95_ms: float
+    offered_share: float
+    queue: QueueLength
+    cpu_cores: float
+    poisson: BesidePoisson | None
+    timeline: Timeline
+
+
+def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResult:
+    """Play, and write bench.html and bench.json into `out`; a run that is not valid is written too, and says why.
 
     Raises:
         ConfigError: the log cannot be read.
@@ -104,9 +158,9 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> Document:
         traffic = _traffic(plan, log, Path(scratch))
         result = _play(pool.submit, placement.in_turn, requests, plan, traffic, capacity, console)
         interference = watching.stop()
-    document = _document(bundle, plan, rows, result, interference)
-    _write(document, out)
-    return document
+    found = _summary(bundle, plan, rows, result, interference)
+    _write(found, out)
+    return found
 
 
 def _sized(bundle: Bundle) -> list[InputSpec]:
@@ -206,47 +260,48 @@ def _alternating(
     return [joined(plays[name]) for name in schedules]
 
 
-def _document(
+def _summary(
     bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Result, interference: Interference
-) -> Document:
+) -> BenchResult:
     played = result.played
     line = timeline(played)
     reason = next((r for p in (played, result.poisson) if p is not None and (r := behind(p))), None)
-    return {
-        "bundle": str(bundle.folder),
-        "name": bundle.name,
-        "machine": describe(),
-        "pattern": plan.pattern,
-        "log": None if plan.log is None else str(plan.log),
-        "seed": plan.seed,
-        "rows": {"median": float(np.median(rows)), "max": int(rows.max())},
-        "capacity_rps": result.capacity_rps,
-        "rate_rps": result.rate_rps,
-        "load": None if result.rate_rps is None else result.rate_rps / result.capacity_rps,
-        "valid": reason is None,
-        "reason": reason,
-        "disturbed": interference.busy,
-        "cpu_share": interference.cpu_share,
-        "seconds": played.seconds,
-        "requests": len(played.latency_ms),
-        "refused": int((~played.served).sum()),
-        "offered_rps": len(played.latency_ms) / played.seconds,
-        "served_rps": int(played.served.sum()) / played.seconds,
-        "latency_ms": percentiles(played.latency_ms),
-        "lag_p95_ms": float(np.percentile(played.lag_ms, 95)),
-        "offered_share": played.offered_share,
-        "queue": {"mean": float(np.mean(line.queue_mean)), "max": max(line.queue_max)},
-        "cpu_cores": float(played.cpu_s[-1] / played.cpu_at_s[-1]),
-        "poisson": None if result.poisson is None else beside_poisson(played, result.poisson, plan.seed),
-        "timeline": to_plain(line),
-    }
+    return BenchResult(
+        bundle=str(bundle.folder),
+        name=bundle.name,
+        machine=describe(),
+        pattern=plan.pattern,
+        log=None if plan.log is None else str(plan.log),
+        seed=plan.seed,
+        rows=RequestRows(float(np.median(rows)), int(rows.max())),
+        capacity_rps=result.capacity_rps,
+        rate_rps=result.rate_rps,
+        load=None if result.rate_rps is None else result.rate_rps / result.capacity_rps,
+        valid=reason is None,
+        reason=reason,
+        disturbed=interference.busy,
+        cpu_share=interference.cpu_share,
+        seconds=played.seconds,
+        requests=len(played.latency_ms),
+        refused=int((~played.served).sum()),
+        offered_rps=len(played.latency_ms) / played.seconds,
+        served_rps=int(played.served.sum()) / played.seconds,
+        latency_ms=percentiles(played.latency_ms),
+        lag_p95_ms=float(np.percentile(played.lag_ms, 95)),
+        offered_share=played.offered_share,
+        queue=QueueLength(float(np.mean(line.queue_mean)), max(line.queue_max)),
+        cpu_cores=float(played.cpu_s[-1] / played.cpu_at_s[-1]),
+        poisson=None if result.poisson is None else beside_poisson(played, result.poisson, plan.seed),
+        timeline=line,
+    )
 
 
-def _write(document: Document, out: Path) -> None:
+def _write(found: BenchResult, out: Path) -> None:
     # Plotly is loaded after the clock has stopped.
     from search.report.bench import bench_page
     from search.report.report import CONFIG, get_plotlyjs
 
+    plain = to_plain(found)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    (out / "bench.html").write_text(bench_page(document, get_plotlyjs(), CONFIG), encoding="utf-8")
+    (out / "bench.json").write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    (out / "bench.html").write_text(bench_page(plain, get_plotlyjs(), CONFIG), encoding="utf-8")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from objectives.records import Footprint, Latency, Outcome, Prepared, Quality, T
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.pending_result import cut_rows
 from objectives.task import Task
+from search.ablation.records import DistillationGain
 from search.config.loss_limits import Limits
 from search.config.sections import StudyConfig
 from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.front import unit_objectives
 from search.interference_warnings import interference_warnings
 from search.report.render import render
-from search.results import Document, Row
+from search.results import Choice, Confirmation, Front, Point, TunedRatios
 from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
@@ -37,7 +38,6 @@ ALPHA = 0.05
 MOST_LOOKS = 5
 # Number of rows of the example request, enough for the spread of the scores.
 _EXAMPLE_ROWS = 64
-_P95_INTERVALS = ("p95_interval", "p95_ratio_interval")
 
 
 @dataclass(frozen=True)
@@ -97,62 +97,78 @@ def p95_upper_bounds(latency: Latency) -> tuple[float | None, float]:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A finalist benchmarked over a long window and evaluated on test.
+    """A model timed over a long window and judged on test.
 
-    looks: number of evaluations on test so far, this one included
-    control: the gain of distillation over the labels alone, where it was measured
-    tuned: the ratios to the tuned baseline, from a paired benchmark over a long window, as in `tuned_document`
+    looks: at test until then, this one among them
+    control: what distilling gained over the labels alone, where that was looked at
+    tuned: the ratios to the tuned baseline, timed beside it over a long window
     """
 
-    row: Row
     latency: Latency
     throughput: Throughput
     quality: Quality
     footprint: Footprint
     looks: int
-    control: Mapping[str, Any] | None = None
-    tuned: Mapping[str, Any] | None = None
+    control: DistillationGain | None = None
+    tuned: TunedRatios | None = None
 
 
-def finalists(document: Document, policy: Policy) -> list[Row]:
-    """Select the front's points that keep the policy on validation, in the fixed order in which they are confirmed.
+@dataclass(frozen=True)
+class ModelKey:
+    """A model as it is scored: the file, where it runs, and the width that it computes in."""
+
+    artifact: str
+    engine: tuple[str, ...]
+    compute: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at test: its number, the first trial that it was taken for, the model, and what was seen."""
+
+    look: int
+    trial: int
+    model: ModelKey
+    quality: Quality
+
+
+def finalists(front: Front, policy: Policy) -> list[Point]:
+    """The front's points that keep the policy on validation, in the fixed order in which they are confirmed.
 
     Those whose whole intervals keep it, of the loss and of the p95, come first: they are the likelier to be confirmed,
     and this costs no evaluation on test. Within both, the preferred first.
     """
-    rows = [
-        r for r in document["rows"] if r["on_front"] and r["trial"] != 0 and r["quality"]["loss"] <= policy.max_loss
-    ]
-    rows = [r for r in rows if policy.too_slow(r["latency_ms"]["p95"], r["latency_ms"]["p95_ratio"]) is None]
-    worth = _worth(rows, policy)
-    order = sorted(range(len(rows)), key=lambda i: (not _surely(rows[i], policy), -worth[i], i))
-    return [rows[i] for i in order]
+    points = [p for p in front.members if p.trial != 0 and p.quality.loss <= policy.max_loss]
+    points = [p for p in points if policy.too_slow(p.latency_ms.p95, p.p95_ratio) is None]
+    worth = _worth(points, policy)
+    order = sorted(range(len(points)), key=lambda i: (not _surely(points[i], policy), -worth[i], i))
+    return [points[i] for i in order]
 
 
-def _surely(row: Row, policy: Policy) -> bool:
-    """Return whether the whole intervals of a row keep the policy."""
-    latency = row["latency_ms"]
-    slow = policy.too_slow(*(None if ends is None else ends[1] for ends in map(latency.get, _P95_INTERVALS)))
-    return slow is None and row["quality"]["loss_interval"][1] <= policy.max_loss
+def _surely(point: Point, policy: Policy) -> bool:
+    """Whether the whole intervals of a point keep the policy."""
+    interval = point.latency_ms.p95_interval
+    slow = policy.too_slow(None if interval is None else interval[1], point.p95_ratio_interval[1])
+    return slow is None and point.quality.loss_interval[1] <= policy.max_loss
 
 
-def _worth(rows: Sequence[Row], policy: Policy) -> list[float]:
-    """Higher is preferred. The knee is the point nearest (Euclid) to the best of each objective among the rows."""
+def _worth(points: Sequence[Point], policy: Policy) -> list[float]:
+    """Higher is preferred. The knee is the point nearest (Euclid) to the best of each objective among the points."""
     if policy.prefer == "latency":
-        return [-r["latency_ms"]["p95_ratio"] for r in rows]
+        return [-p.p95_ratio for p in points]
     if policy.prefer == "throughput":
-        return [r["throughput_ratio"] for r in rows]
+        return [p.throughput_ratio for p in points]
     if policy.prefer == "memory":
-        return [-r["model_bytes"] for r in rows]
-    if not rows:
+        return [-p.model_bytes for p in points]
+    if not points:
         return []
-    points = unit_objectives(
-        [r["latency_ms"]["p95_ratio"] for r in rows],
-        [r["throughput_ratio"] for r in rows],
-        [r["quality"]["loss"] for r in rows],
+    units = unit_objectives(
+        [p.p95_ratio for p in points],
+        [p.throughput_ratio for p in points],
+        [p.quality.loss for p in points],
         policy.max_loss,
     )
-    return [-float(d) for d in np.linalg.norm(points.max(axis=0) - points, axis=1)]
+    return [-float(d) for d in np.linalg.norm(units.max(axis=0) - units, axis=1)]
 
 
 def confidence_of(look: int) -> float:
@@ -167,14 +183,14 @@ def confidence_of(look: int) -> float:
 
 def confirm(
     jobs: MeterJobs,
-    candidates: Sequence[tuple[Row, Candidate, Outcome]],
-    looks: list[dict[str, Any]],
+    candidates: Sequence[tuple[Point, Candidate, Outcome]],
+    looks: list[Look],
     policy: Policy,
     meter: Worker,
     builder: Worker,
     say: Callable[[str], None],
-) -> Confirmed:
-    """Go through the finalists, and confirm the first whose test interval keeps the tolerated loss.
+) -> tuple[Point, Confirmed]:
+    """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
 
     Args:
         looks: earlier evaluations on test of this study; this call's are appended. The same model counts only once.
@@ -183,12 +199,12 @@ def confirm(
         NothingConfirmedError: no finalist was confirmed; the message has the nearest.
     """
     nearest: str | None = None
-    for row, candidate, outcome in candidates[:MOST_LOOKS]:
+    for point, candidate, outcome in candidates[:MOST_LOOKS]:
         assert outcome.artifact is not None
-        name = f"trial {row['trial']}"
+        name = f"trial {point.trial}"
         say(f"{name}: timing over a long window")
         try:
-            recording = jobs.recording(f"confirm-{row['trial']}")
+            recording = jobs.recording(f"confirm-{point.trial}")
             arguments = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
             timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), say)
         except JobError as error:
@@ -198,23 +214,20 @@ def confirm(
         if (slow := policy.unproved_latency(latency)) is not None:
             say(f"{name}: over a long window {slow}")
             continue
-        model = {
-            "artifact": outcome.artifact.key,
-            "engine": [instance_group.place for instance_group in candidate.placement.instance_groups],
-            "compute": candidate.precision.compute,
-        }
-        look = next((entry["look"] for entry in looks if entry["model"] == model), len(looks) + 1)
+        places = tuple(instance_group.place for instance_group in candidate.placement.instance_groups)
+        model = ModelKey(outcome.artifact.key, places, candidate.precision.compute)
+        look = next((before.look for before in looks if before.model == model), len(looks) + 1)
         ours = (outcome.artifact, candidate)
         quality = judged(jobs, meter, builder, ours, "test", confidence_of(look), say)
         if look > len(looks):
-            looks.append({"look": look, "trial": row["trial"], "model": model, "quality": to_plain(quality)})
+            looks.append(Look(look, point.trial, model, quality))
         low, high = quality.loss_interval
         told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
         unproved = policy.limits.unproved(quality)
         if unproved is None:
             say(f"{name}: {told}: confirmed")
             footprint = from_plain(Footprint, timed["footprint"])
-            return Confirmed(row, latency, throughput, quality, footprint, len(looks))
+            return point, Confirmed(latency, throughput, quality, footprint, len(looks))
         say(f"{name}: {told}: not confirmed: {unproved}")
         nearest = nearest or told
     if nearest is None:
@@ -224,10 +237,9 @@ def confirm(
 
 def beside_tuned_baseline(
     jobs: MeterJobs, ours: Side, tuned: tuple[int, Side], meter: Worker, say: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """Benchmark the confirmed model against the tuned baseline of this trial, over a long window; None where that
-    fails, which is reported.
-    """
+) -> TunedRatios | None:
+    """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
+    timed, which is said."""
     trial, side = tuned
     say(f"timing beside the tuned baseline, trial {trial}, over a long window")
     recording = jobs.recording("confirm-tuned")
@@ -237,75 +249,72 @@ def beside_tuned_baseline(
     except JobError as error:
         say(f"not timed beside the tuned baseline: {error}")
         return None
-    return tuned_document(trial, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
+    return tuned_ratios(trial, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
 
 
-def tuned_document(trial: int, latency: Latency, throughput: Throughput) -> dict[str, Any]:
+def tuned_ratios(trial: int, latency: Latency, throughput: Throughput) -> TunedRatios:
     """Ratios to the tuned baseline, which is this trial."""
-    return {
-        "trial": trial,
-        "p95_ratio": latency.p95_ratio,
-        "p95_ratio_interval": list(latency.p95_ratio_interval),
-        "service_p50_ratio": latency.service_p50_ratio,
-        "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
-        "throughput_ratio": throughput.ratio,
-        "throughput_ratio_interval": list(throughput.ratio_interval),
-        "capacity_ratio": throughput.capacity_ratio,
-        "capacity_ratio_interval": list(throughput.capacity_ratio_interval),
-    }
+    return TunedRatios(
+        trial=trial,
+        p95_ratio=latency.p95_ratio,
+        p95_ratio_interval=latency.p95_ratio_interval,
+        service_p50_ratio=latency.service_p50_ratio,
+        service_p50_ratio_interval=latency.service_p50_ratio_interval,
+        throughput_ratio=throughput.ratio,
+        throughput_ratio_interval=throughput.ratio_interval,
+        capacity_ratio=throughput.capacity_ratio,
+        capacity_ratio_interval=throughput.capacity_ratio_interval,
+    )
 
 
-def reason(confirmed: Confirmed, policy: Policy, count: int) -> str:
-    """Describe the reason for this point, in one sentence."""
+def reason(point: Point, confirmed: Confirmed, policy: Policy, count: int) -> str:
+    """Why this point, in one sentence."""
     words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
              "memory": "the smallest model"}  # fmt: skip
     low, high = confirmed.quality.loss_interval
     return (
-        f"Trial {confirmed.row['trial']} is {words[policy.prefer]} among {count} finalists that keep a loss of "
+        f"Trial {point.trial} is {words[policy.prefer]} among {count} finalists that keep a loss of "
         f"{policy.max_loss:.2%}, and on test its loss is {confirmed.quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] after "
         f"{confirmed.looks} look{'s' if confirmed.looks > 1 else ''}."
     )
 
 
-def chosen_document(confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Document:
-    """DESIGN's JSON of `choose`."""
-    latency, quality = confirmed.latency, confirmed.quality
-    return {
-        "bundle": str(bundle),
-        "row": confirmed.row,
-        "confirmed": {
-            "loss": quality.loss,
-            "loss_interval": list(quality.loss_interval),
-            "confidence": quality.confidence,
-            "value": quality.value,
-            "baseline": quality.baseline,
-            "rows": quality.rows,
-            "users": quality.groups,
-            "slices": to_plain(quality.parts),
-            "looks": confirmed.looks,
-            "p95_ms": latency.candidate.p95_ms,
-            "baseline_p95_ms": latency.baseline.p95_ms,
-            "p95_ratio": latency.p95_ratio,
-            "p95_ratio_interval": list(latency.p95_ratio_interval),
-            "service_p50_ms": latency.candidate.service_p50_ms,
-            "service_p50_ratio": latency.service_p50_ratio,
-            "service_p50_ratio_interval": list(latency.service_p50_ratio_interval),
-            "throughput_rps": confirmed.throughput.rps,
-            "throughput_ratio": confirmed.throughput.ratio,
-            "throughput_ratio_interval": list(confirmed.throughput.ratio_interval),
-            "capacity_ratio": confirmed.throughput.capacity_ratio,
-            "capacity_ratio_interval": list(confirmed.throughput.capacity_ratio_interval),
-            "slo_ms": confirmed.throughput.slo_ms,
-            "visits": len(latency.p95_visits),
-            "warnings": interference_warnings(latency),
-            "peak_memory_bytes": confirmed.footprint.peak_memory_bytes,
-            "cpu_seconds_per_1000": confirmed.footprint.cpu_seconds_per_1000,
-            "tuned_baseline": confirmed.tuned,
-        },
-        "control": confirmed.control,
-        "reason": why,
-        "registered": None if registered is None else dict(registered),
-    }
+def choice(point: Point, confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Choice:
+    """The record of a confirmed point whose bundle is written."""
+    return Choice(str(bundle), point, _confirmation(confirmed), confirmed.control, why, registered)
+
+
+def _confirmation(confirmed: Confirmed) -> Confirmation:
+    latency, throughput, quality = confirmed.latency, confirmed.throughput, confirmed.quality
+    return Confirmation(
+        loss=quality.loss,
+        loss_interval=quality.loss_interval,
+        confidence=quality.confidence,
+        value=quality.value,
+        baseline=quality.baseline,
+        rows=quality.rows,
+        users=quality.groups,
+        slices=quality.parts,
+        looks=confirmed.looks,
+        p95_ms=latency.candidate.p95_ms,
+        baseline_p95_ms=latency.baseline.p95_ms,
+        p95_ratio=latency.p95_ratio,
+        p95_ratio_interval=latency.p95_ratio_interval,
+        service_p50_ms=latency.candidate.service_p50_ms,
+        service_p50_ratio=latency.service_p50_ratio,
+        service_p50_ratio_interval=latency.service_p50_ratio_interval,
+        throughput_rps=throughput.rps,
+        throughput_ratio=throughput.ratio,
+        throughput_ratio_interval=throughput.ratio_interval,
+        capacity_ratio=throughput.capacity_ratio,
+        capacity_ratio_interval=throughput.capacity_ratio_interval,
+        slo_ms=throughput.slo_ms,
+        visits=len(latency.p95_visits),
+        warnings=tuple(interference_warnings(latency)),
+        peak_memory_bytes=confirmed.footprint.peak_memory_bytes,
+        cpu_seconds_per_1000=confirmed.footprint.cpu_seconds_per_1000,
+        tuned_baseline=confirmed.tuned,
+    )
 
 
 def bundle_up(

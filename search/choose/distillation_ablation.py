@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from search.ablation.verdict import gain_document
+from search.ablation.records import DistillationGain
+from search.ablation.verdict import distillation_gain
 from search.choose.training_seeds import SEEDS
 from search.errors import JobError
 from search.workers.meter_jobs import Side
@@ -12,10 +11,9 @@ from search.workers.paired_comparison import PairedComparison
 from spaces.ablations import techniques
 
 
-def control(pairs: PairedComparison, chosen: Side) -> dict[str, Any] | None:
-    """Measure the gain on test, as in `gain_document`; None where the model was not distilled from the baseline, or the
-    control could not be built or evaluated, which is reported.
-    """
+def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
+    """The gain on test; None where the model learned nothing from the
+    baseline, or the control could not be built or judged, which is said."""
     without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
     if without is None:
         return None
@@ -26,4 +24,4 @@ def control(pairs: PairedComparison, chosen: Side) -> dict[str, Any] | None:
     except (JobError, ValueError) as error:
         say(f"control: not measured: {error}")
         return None
-    return gain_document(quality, "test", SEEDS)
+    return distillation_gain(quality, "test", SEEDS)

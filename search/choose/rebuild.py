@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from objectives.records import Artifact, Footprint, Latency, Outcome, Quality, Throughput
+from objectives.records import Artifact, Footprint, Interval, Latency, Outcome, Quality, Throughput
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
@@ -19,12 +21,11 @@ from search.config.study_file import parse
 from search.errors import JobError, LostJobError
 from search.format import percent, percent_interval
 from search.home import Home
-from search.results import Document
 from search.session import jobs_of, prepared_by, task_of
 from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import Worker, call
+from search.workers.processes import Worker, call, open_workers
 from spaces.serialization import digest, from_plain, to_plain
 
 
@@ -66,6 +67,40 @@ class Rebuilt:
     old: BesideOld
 
 
+@dataclass(frozen=True, kw_only=True)
+class RebuildResult:
+    """How a build ended, as `leanrec build --json` prints it; numbers are None where nothing was built, and those
+    beside the old bundle where the two could not be compared.
+
+    unchanged: the bundle was made of this checkpoint already
+    margins: by limit of the policy, below zero where it is broken
+    not_compared: why not
+    """
+
+    bundle: str
+    recommender: str
+    accepted: bool
+    unchanged: bool
+    reason: str
+    policy: Policy
+    margins: Mapping[str, float | None] = field(default_factory=dict)
+    loss: float | None = None
+    loss_interval: Interval | None = None
+    confidence: float | None = None
+    look: int | None = None
+    loss_to_old: float | None = None
+    loss_to_old_interval: Interval | None = None
+    p95_ratio: float | None = None
+    p95_ratio_interval: Interval | None = None
+    p95_ms: float | None = None
+    p95_ratio_to_old: float | None = None
+    p95_ratio_to_old_interval: Interval | None = None
+    not_compared: str | None = None
+    throughput_ratio: float | None = None
+    capacity_ratio: float | None = None
+    model_bytes: int | None = None
+
+
 def read_recipe(folder: Path, model: str | None) -> Recipe:
     """Read the recipe of a bundle.
 
@@ -86,40 +121,35 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
     return Recipe(bundle, parse(settings), from_plain(Policy, kept["policy"]), kept.get("looks", 1))
 
 
-def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> Document:
-    """Build the recipe, check it, evaluate it on test and benchmark it; the new bundle is written only where the policy
-    holds. A bundle that was made of this checkpoint already is left unchanged.
+def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildResult:
+    """Build, check, judge on test and time; the new bundle is written where the policy holds, and nothing is where it
+    does not. A checkpoint that the bundle was made of already is left as it is.
 
     Raises:
         ConfigError: the factory, or its result, is invalid.
         JobError: the candidate cannot be built, evaluated or benchmarked.
     """
     config, candidate = recipe.config, recipe.bundle.candidate
-    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
-    meter = Worker("meter", home.logs(config.name) / "meter.log")
-    try:
-        prepared = prepared_by(builder, config, home, console)
+    with open_workers(home.logs(config.name)) as workers:
+        prepared = prepared_by(workers.builder, config, home, console)
         bits = int8_weight_bits() if candidate.precision.rounds_products else None
         made = made_of(prepared, candidate, bits)
         if made == _made_of(out):
-            return _document(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
-        pairs = PairedComparison(jobs_of(config, home, prepared), builder, meter, console)
+            return _result(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
+        pairs = PairedComparison(jobs_of(config, home, prepared), workers.builder, workers.meter, console)
         name = [config.name, candidate.id, to_plain(recipe.policy)]
         look = Looks.of(home, name, recipe.looks).number(made)
         found = _measured(recipe, pairs, home, look)
-    finally:
-        builder.kill()
-        meter.kill()
     refused = _broken(recipe.policy, found)
     if refused is None:
-        confirmed = Confirmed({"trial": None}, found.latency, found.throughput, found.quality, found.footprint, look)
+        confirmed = Confirmed(found.latency, found.throughput, found.quality, found.footprint, look)
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
         outcome = Outcome("stopped", "built by a recipe", None, found.artifact)
         out.parent.mkdir(parents=True, exist_ok=True)
         bundle_up(
             out, config, task_of(config, home), prepared, candidate, outcome, confirmed, why, describe(), recipe.policy
         )
-    return _document(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
+    return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
 
 
 def _made_of(folder: Path) -> str | None:
@@ -167,10 +197,10 @@ def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home)
 
 def _timed(
     jobs: MeterJobs, meter: Worker, ours: Side, name: str, console: Console, beside: Side | None = None
-) -> Document:
+) -> dict[str, Any]:
     recording = jobs.recording(name)
     arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
-    answer: Document = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), console.say)
+    answer: dict[str, Any] = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), console.say)
     return answer
 
 
@@ -225,63 +255,44 @@ def _unknown(old: BesideOld) -> str:
     return "its quality and speed" if old.quality is None else "its speed"
 
 
-def _document(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> Document:
+def _result(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> RebuildResult:
     policy = recipe.policy
-    plain: Document = {
-        "bundle": str(out),
-        "recommender": recipe.config.recommender,
-        "accepted": refused is None,
-        "unchanged": found is None,
-        "reason": reason,
-        "policy": to_plain(policy),
-        "margins": {},
-        "loss": None,
-        "loss_interval": None,
-        "confidence": None,
-        "look": None,
-        "loss_to_old": None,
-        "loss_to_old_interval": None,
-        "p95_ratio": None,
-        "p95_ratio_interval": None,
-        "p95_ms": None,
-        "p95_ratio_to_old": None,
-        "p95_ratio_to_old_interval": None,
-        "not_compared": None,
-        "throughput_ratio": None,
-        "capacity_ratio": None,
-        "model_bytes": None,
-    }
+    result = RebuildResult(
+        bundle=str(out),
+        recommender=recipe.config.recommender,
+        accepted=refused is None,
+        unchanged=found is None,
+        reason=reason,
+        policy=policy,
+    )
     if found is None:
-        return plain
-    plain |= {
-        "margins": _margins(policy, found),
-        "loss": found.quality.loss,
-        "loss_interval": list(found.quality.loss_interval),
-        "confidence": found.quality.confidence,
-        "look": found.look,
-        "p95_ratio": found.latency.p95_ratio,
-        "p95_ratio_interval": list(found.latency.p95_ratio_interval),
-        "p95_ms": found.latency.candidate.p95_ms,
-        "throughput_ratio": found.throughput.ratio,
-        "capacity_ratio": found.throughput.capacity_ratio,
-        "model_bytes": found.artifact.model_bytes,
-    }
+        return result
     old = found.old
-    if old.quality is not None:
-        plain |= {"loss_to_old": old.quality.loss, "loss_to_old_interval": list(old.quality.loss_interval)}
-    if old.latency is not None:
-        plain |= {
-            "p95_ratio_to_old": old.latency.p95_ratio,
-            "p95_ratio_to_old_interval": list(old.latency.p95_ratio_interval),
-        }
-    return plain | {"not_compared": old.trouble}
+    return replace(
+        result,
+        margins=_margins(policy, found),
+        loss=found.quality.loss,
+        loss_interval=found.quality.loss_interval,
+        confidence=found.quality.confidence,
+        look=found.look,
+        loss_to_old=None if old.quality is None else old.quality.loss,
+        loss_to_old_interval=None if old.quality is None else old.quality.loss_interval,
+        p95_ratio=found.latency.p95_ratio,
+        p95_ratio_interval=found.latency.p95_ratio_interval,
+        p95_ms=found.latency.candidate.p95_ms,
+        p95_ratio_to_old=None if old.latency is None else old.latency.p95_ratio,
+        p95_ratio_to_old_interval=None if old.latency is None else old.latency.p95_ratio_interval,
+        not_compared=old.trouble,
+        throughput_ratio=found.throughput.ratio,
+        capacity_ratio=found.throughput.capacity_ratio,
+        model_bytes=found.artifact.model_bytes,
+    )
 
 
-def _margins(policy: Policy, found: Rebuilt) -> Document:
-    """Return the margin to each limit of the policy, negative where it is violated. The upper end of an interval
-    counts, and for the loss to the old bundle the lower; None where a value is undefined.
-    """
-    margins: Document = dict(policy.limits.margins(found.quality))
+def _margins(policy: Policy, found: Rebuilt) -> dict[str, float | None]:
+    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. The upper
+    end of an interval counts, and of the loss to the old bundle the lower; None where that cannot be told."""
+    margins: dict[str, float | None] = dict(policy.limits.margins(found.quality))
     if found.old.quality is not None:
         margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]
     p95_ms, p95_ratio = p95_upper_bounds(found.latency)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from objectives.errors import InputError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from search.cli.console import Console
     from search.config.sections import StudyConfig
     from search.home import Home
+    from search.results import Front
     from search.session import Session
 
 DONE, FAILED = 0, 1
@@ -82,23 +83,24 @@ def run(options: argparse.Namespace) -> int:
     from search import session as launch
 
     console = _console(options)
-    session, document = launch.run(_config(options), _home(options), console)
-    _show_front(session, document, console)
+    session, found = launch.run(_config(options), _home(options), console)
+    _show_front(session, found, console)
     console.result(f"next: leanrec choose {options.study}{_home_option(options)}, leanrec ui{_home_option(options)}")
     return DONE
 
 
-def _show_front(session: Session, document: dict[str, Any], console: Console) -> None:
+def _show_front(session: Session, front: Front, console: Console) -> None:
     from search.cli.console import front_table
+    from search.results import front_json
     from search.verdict import verdict
 
-    console.table(front_table(document))
-    said = verdict(document)
+    console.table(front_table(front))
+    said = verdict(front)
     console.result(said.headline)
     for sentence in said.sentences:
         console.result(f"- {sentence}")
     console.result(f"report: {session.home.reports(session.config.name) / 'report.html'}")
-    console.document(document)
+    console.document(front_json(front))
 
 
 def _home_option(options: argparse.Namespace) -> str:
@@ -109,15 +111,17 @@ def profile(options: argparse.Namespace) -> int:
     from search import session as launch
     from search.explore.profiling import user_once
     from search.report.profile import headline, operator_table, profile_table
+    from spaces.serialization import to_plain
 
     console = _console(options)
     session = launch.open_session(_config(options), _home(options))
-    document = launch.profile(session, console)
-    console.document(document)
-    console.table(profile_table(document))
-    console.table(operator_table(document))
-    console.result(headline(document))
-    console.result(user_once(document))
+    found = launch.profile(session, console)
+    plain = to_plain(found)
+    console.document(plain)
+    console.table(profile_table(plain))
+    console.table(operator_table(plain))
+    console.result(headline(plain))
+    console.result(user_once(found))
     console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
     return DONE
 
@@ -128,6 +132,7 @@ def bench(options: argparse.Namespace) -> int:
     from search.bench.bench import bench as run_bench
     from search.bench.requests import parse_rows
     from search.report.bench import doubts, facts, headline
+    from spaces.serialization import to_plain
 
     folder = _bundle_folder(options)
     log = Path(options.log) if options.log else None
@@ -136,35 +141,33 @@ def bench(options: argparse.Namespace) -> int:
     plan = Plan(pattern, options.rate, options.load, options.seconds, rows, log, options.seed)
     console, bundle = _console(options), read_bundle(folder)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
-    document = run_bench(bundle, plan, out, console)
-    console.document(document)
-    console.result(headline(document))
-    console.result("; ".join(facts(document)))
-    for doubt in doubts(document):
+    found = run_bench(bundle, plan, out, console)
+    plain = to_plain(found)
+    console.document(plain)
+    console.result(headline(plain))
+    console.result("; ".join(facts(plain)))
+    for doubt in doubts(plain):
         console.warn(doubt)
     console.result(f"timeline: {out / 'bench.html'}")
-    return DONE if document["valid"] else FAILED
+    return DONE if found.valid else FAILED
 
 
 def remeasure(options: argparse.Namespace) -> int:
     from search.choose.remeasure import FILE, all_failed, conclusion, remeasured_table
     from search.choose.remeasure import remeasure as time_again
     from search.session import locked, stoppable
-    from search.workers.processes import Worker
+    from search.workers.processes import open_workers
+    from spaces.serialization import to_plain
 
     console, session = _console(options), _existing(options)
     name, home = session.config.name, session.home
-    meter = Worker("meter", home.logs(name) / "meter.log")
-    with locked(home, name), stoppable():
-        try:
-            document = time_again(session, meter, console)
-        finally:
-            meter.kill()
-    console.document(document)
-    console.table(remeasured_table(document))
-    console.result(conclusion(document))
+    with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
+        found = time_again(session, workers.meter, console)
+    console.document(to_plain(found))
+    console.table(remeasured_table(found))
+    console.result(conclusion(found))
     console.result(f"written: {home.reports(name) / FILE}")
-    return FAILED if all_failed(document) else DONE
+    return FAILED if all_failed(found) else DONE
 
 
 def ablate(options: argparse.Namespace) -> int:
@@ -173,43 +176,43 @@ def ablate(options: argparse.Namespace) -> int:
     from search.ablation.records import FACT, FACT_FILE
     from search.report.ablation import ablation_table
     from search.session import locked, stoppable
-    from search.workers.processes import Worker
+    from search.workers.processes import open_workers
+    from spaces.serialization import to_plain
 
     console, session = _console(options), _existing(options)
     name, home = session.config.name, session.home
-    builder = Worker("builder", home.logs(name) / "builder-0.log")
-    meter = Worker("meter", home.logs(name) / "meter.log")
     with locked(home, name), stoppable():
         try:
-            document = take_back(session, options.trial, builder, meter, console)
+            with open_workers(home.logs(name)) as workers:
+                found = take_back(session, options.trial, workers.builder, workers.meter, console)
         finally:
-            builder.kill()
-            meter.kill()
             if FACT in session.study.facts:
                 session.level(console)
-    console.document(document)
-    console.table(ablation_table(document))
-    for part in document["techniques"]:
-        console.result(f"- {part['label']}: {part['verdict']}")
-    if document["control"]:
-        console.result(document["control"]["sentence"])
+    plain = to_plain(found)
+    console.document(plain)
+    console.table(ablation_table(plain))
+    for part in found.techniques:
+        console.result(f"- {part.label}: {part.verdict}")
+    if found.control is not None:
+        console.result(found.control.sentence)
     console.result(f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}")
-    return FAILED if nothing_measured(document) else DONE
+    return FAILED if nothing_measured(found) else DONE
 
 
 def build(options: argparse.Namespace) -> int:
     from search.choose.rebuild import read_recipe, rebuild
     from search.session import locked, stoppable
+    from spaces.serialization import to_plain
 
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
     out = Path(options.out).resolve() if options.out else recipe.bundle.folder
     home.claim()
     with locked(home, recipe.config.name), stoppable():
-        document = rebuild(recipe, home, out, console)
-    console.document(document)
-    console.result(document["reason"])
-    if not document["accepted"]:
+        found = rebuild(recipe, home, out, console)
+    console.document(to_plain(found))
+    console.result(found.reason)
+    if not found.accepted:
         return FAILED
     console.result(f"bundle: {out}")
     return DONE
@@ -233,46 +236,46 @@ def doctor(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     console, session = _console(options), _existing(options)
-    document = session.document()
-    budget = session.config.budget.minutes
-    counts = document["counts"]
-    found = {
-        "study": document["study"],
-        "minutes": document["minutes"],
-        "budget_minutes": budget,
-        "trials": counts,
-        "weights": len({r["weights"] for r in document["rows"] if r["state"] == "complete"}),
-        "front_size": document["front_size"],
-        "hypervolume": document["hypervolume"],
-        "chosen": None if document["chosen"] is None else document["chosen"]["row"]["trial"],
-    }
-    console.document(found)
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.result(f"{document['study']}: {document['minutes']:.1f} of {budget:g} minutes; trials: {told}")
-    console.result(
-        f"{found['weights']} different weights, {document['front_size']} points on the front, "
-        f"hypervolume {document['hypervolume']:.3f}"
+    front = session.front()
+    budget, counts, size = session.config.budget.minutes, front.counts, len(front.members)
+    weights = len({point.weights for point in front.points})
+    console.document(
+        {
+            "study": front.study,
+            "minutes": front.minutes,
+            "budget_minutes": budget,
+            "trials": counts,
+            "weights": weights,
+            "front_size": size,
+            "hypervolume": front.hypervolume,
+            "chosen": None if front.chosen is None else front.chosen.row.trial,
+        }
     )
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    console.result(f"{front.study}: {front.minutes:.1f} of {budget:g} minutes; trials: {told}")
+    console.result(f"{weights} different weights, {size} points on the front, hypervolume {front.hypervolume:.3f}")
     return DONE
 
 
 def front(options: argparse.Namespace) -> int:
     session = _existing(options)
-    _show_front(session, session.document(), _console(options))
+    _show_front(session, session.front(), _console(options))
     return DONE
 
 
 def report(options: argparse.Namespace) -> int:
+    from search.results import front_json
+
     console, session = _console(options), _existing(options)
-    document = session.level(console)
+    found = session.level(console)
     folder = session.home.reports(session.config.name)
     files = [folder / "report.html"]
-    (folder / "front.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / "front.json").write_text(json.dumps(front_json(found), indent=1) + "\n")
     files.append(folder / "front.json")
     if options.png:
         from search.report.report import write_png
 
-        write_png(document, folder / "front.png")
+        write_png(found, folder / "front.png")
         files.append(folder / "front.png")
     for file in files:
         console.result(str(file))
@@ -283,25 +286,26 @@ def report(options: argparse.Namespace) -> int:
 def choose(options: argparse.Namespace) -> int:
     from search import session as launch
     from search.choose.choose import Policy
+    from search.results import choice_json
 
     console, session = _console(options), _existing(options)
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer, dict(session.config.quality.slices))
     out = Path(options.out).resolve() if options.out else None
     chosen = launch.choose(session, policy, out, console)
-    console.document(chosen)
-    console.result(chosen["reason"])
-    confirmed = chosen["confirmed"]
+    console.document(choice_json(chosen))
+    console.result(chosen.reason)
+    confirmed = chosen.confirmed
     console.result(
-        f"p95 {confirmed['p95_ratio']:.3f} of the baseline's, service p50 {confirmed['service_p50_ratio']:.3f}, "
-        f"throughput {confirmed['throughput_ratio']:.2f}x, capacity {confirmed['capacity_ratio']:.2f}x"
+        f"p95 {confirmed.p95_ratio:.3f} of the baseline's, service p50 {confirmed.service_p50_ratio:.3f}, "
+        f"throughput {confirmed.throughput_ratio:.2f}x, capacity {confirmed.capacity_ratio:.2f}x"
     )
-    for warning in confirmed["warnings"]:
+    for warning in confirmed.warnings:
         console.warn(warning)
-    if chosen["control"]:
-        console.result(chosen["control"]["sentence"])
-    console.result(f"bundle: {chosen['bundle']}")
-    console.result(f"next: leanrec verify {chosen['bundle']}")
+    if chosen.control is not None:
+        console.result(chosen.control.sentence)
+    console.result(f"bundle: {chosen.bundle}")
+    console.result(f"next: leanrec verify {chosen.bundle}")
     return DONE
 
 
@@ -351,9 +355,10 @@ def validate(options: argparse.Namespace) -> int:
         console.result(f"{config.name} is valid; next: leanrec validate {options.study}")
         return DONE
     from search.cli.validation import conclusion, tables, validated
+    from spaces.serialization import to_plain
 
     found = validated(config, _home(options), console)
-    console.document({**plain, "preflight": found})
+    console.document({**plain, "preflight": to_plain(found)})
     for table in tables(found):
         console.table(table)
     for line in conclusion(found):

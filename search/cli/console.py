@@ -15,7 +15,7 @@ from rich.table import Table
 from search.explore.explorer import TrialEvent
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
-from search.results import Document
+from search.results import Front, Point, front_json
 
 
 class Console:
@@ -85,15 +85,11 @@ class SearchBar:
             left = max(0, self._seconds - elapsed)
             self._bar.update(self._task, completed=elapsed, description=self.best or "searching", left=f"{left:.0f} s")
 
-    def told(
-        self, told: TrialEvent, hypervolume: float, best: Mapping[str, Any] | None, complete: int, spent: float
-    ) -> None:
+    def told(self, told: TrialEvent, hypervolume: float, best: Point | None, complete: int, spent: float) -> None:
         """One trial ended."""
         self.best = f"{complete} trials, hypervolume {hypervolume:.3f}"
         if best is not None:
-            self.best += (
-                f", best {_ratio(best['latency_ms']['p95_ratio'])} of p95 at {_loss(best['quality']['loss'])} loss"
-            )
+            self.best += f", best {_ratio(best.p95_ratio)} of p95 at {_loss(best.quality.loss)} loss"
         left = max(0.0, self._seconds - spent)
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
@@ -110,10 +106,10 @@ def _line(told: TrialEvent) -> str:
     )
 
 
-def front_table(document: Document) -> Table:
+def front_table(front: Front) -> Table:
     """The front with its intervals, the baseline first, in the columns of the report's table."""
-    title = f"Front of {document['study']}: {document['front_size']} points"
-    return console_table(title, FRONT_COLUMNS, table_rows(document))
+    title = f"Front of {front.study}: {len(front.members)} points"
+    return console_table(title, FRONT_COLUMNS, table_rows(front_json(front)))
 
 
 def _ratio(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -19,9 +19,8 @@ from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.explore.estimate import StageSeconds, TrialRange, trials_in
 from search.home import Home
-from search.results import Document
 from search.session import task_of
-from search.workers.processes import Worker, call
+from search.workers.processes import call, open_workers
 from spaces.model_structure import Group
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.placement import Placement
@@ -42,8 +41,75 @@ class Validated:
     glance_seconds: float
 
 
-def validated(config: StudyConfig, home: Home, console: Console) -> Document:
-    """The document of `leanrec validate`.
+@dataclass(frozen=True)
+class Refusal:
+    """A technique that a layer group does not admit, and why."""
+
+    technique: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """A layer group: what can be done with it, and what cannot."""
+
+    name: str
+    kind: str
+    modules: tuple[str, ...]
+    parameters: int
+    time_share: float | None
+    can: tuple[str, ...]
+    cannot: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A module that no technique reaches, and why."""
+
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class UserInput:
+    """An input that is equal in all rows of a request, by declaration or inferred from requests."""
+
+    name: str
+    inferred: bool
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """A form of the whole graph, and why it cannot be had; None where it can."""
+
+    form: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What `leanrec validate --json` prints: a model that went through every stage once.
+
+    trials, trials_range: that the budget holds
+    """
+
+    study: str
+    recommender: str
+    groups: tuple[GroupReport, ...]
+    left_alone: tuple[LeftAlone, ...]
+    user_inputs: tuple[UserInput, ...]
+    forms: tuple[GraphForm, ...]
+    parity: float
+    model_bytes: int
+    p50_ms: float
+    rows: int
+    trials: int
+    trials_range: tuple[int, int]
+    seconds: Mapping[str, float]
+
+
+def validated(config: StudyConfig, home: Home, console: Console) -> ValidationReport:
+    """The report of `leanrec validate`.
 
     Raises:
         ConfigError: the study file does not fit the model.
@@ -52,64 +118,51 @@ def validated(config: StudyConfig, home: Home, console: Console) -> Document:
     start = time.monotonic()
     home.claim()
     task = task_of(config, home)
-    builder = Worker("builder", home.logs(config.name) / "builder-0.log")
-    meter = Worker("meter", home.logs(config.name) / "meter.log")
-    try:
+    with open_workers(home.logs(config.name)) as workers:
         asked = {"task": to_plain(task), "threads": cores_allowed()}
-        rehearsal = from_plain(DryRun, call(builder, "dry_run", asked, _LIMIT_SECONDS, console.say))
-        builder.kill()
+        rehearsal = from_plain(DryRun, call(workers.builder, "dry_run", asked, _LIMIT_SECONDS, console.say))
+        workers.builder.kill()
         check_slices(config.quality.slices, rehearsal.parts)
         console.say("dry run: profiling a request through the pool")
         model = f"{rehearsal.folder}/{MODEL}"
         deployment = to_plain(Deployment(model, Placement(), "fp32"))
         seen = {"holdout": rehearsal.folder, "candidate": deployment, "baseline": deployment}
         glanced = time.monotonic()
-        call(meter, "quick_benchmark", seen, _LIMIT_SECONDS, console.say)
+        call(workers.meter, "quick_benchmark", seen, _LIMIT_SECONDS, console.say)
         glance_seconds = time.monotonic() - glanced
         groups = to_plain(rehearsal.structure.groups)
         looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
-        profile = from_plain(Profile, call(meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
-    finally:
-        builder.kill()
-        meter.kill()
-    return document(config, Validated(rehearsal, profile, time.monotonic() - start, glance_seconds))
+        profile = from_plain(Profile, call(workers.meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
+    return report(config, Validated(rehearsal, profile, time.monotonic() - start, glance_seconds))
 
 
-def document(config: StudyConfig, found: Validated) -> Document:
+def report(config: StudyConfig, found: Validated) -> ValidationReport:
     rehearsal, trials = found.rehearsal, _trials(config, found)
     shares = {group.name: group.time_share for group in found.profile.groups}
-    return {
-        "study": config.name,
-        "recommender": config.recommender,
-        "groups": [_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.structure.groups],
-        "left_alone": [{"module": name, "reason": reason} for name, reason in rehearsal.left_alone.items()],
-        "user_inputs": [
-            {"name": spec.name, "inferred": spec.inferred} for spec in rehearsal.inputs if spec.side == "user"
-        ],
-        "forms": [{"form": name, "reason": reason} for name, reason in rehearsal.forms.items()],
-        "parity": rehearsal.parity,
-        "model_bytes": rehearsal.model_bytes,
-        "p50_ms": found.profile.p50_ms,
-        "rows": found.profile.rows,
-        "trials": trials.fewest,
-        "trials_range": [trials.fewest, trials.most],
-        "seconds": {**rehearsal.seconds, "all": found.seconds},
-    }
+    return ValidationReport(
+        study=config.name,
+        recommender=config.recommender,
+        groups=tuple(_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.structure.groups),
+        left_alone=tuple(LeftAlone(name, reason) for name, reason in rehearsal.left_alone.items()),
+        user_inputs=tuple(UserInput(spec.name, spec.inferred) for spec in rehearsal.inputs if spec.side == "user"),
+        forms=tuple(GraphForm(name, reason) for name, reason in rehearsal.forms.items()),
+        parity=rehearsal.parity,
+        model_bytes=rehearsal.model_bytes,
+        p50_ms=found.profile.p50_ms,
+        rows=found.profile.rows,
+        trials=trials.fewest,
+        trials_range=(trials.fewest, trials.most),
+        seconds={**rehearsal.seconds, "all": found.seconds},
+    )
 
 
-def _group(group: Group, rehearsal: DryRun, share: float | None) -> Document:
+def _group(group: Group, rehearsal: DryRun, share: float | None) -> GroupReport:
     tried = [
         (_technique(one, group), one.refused) for one in rehearsal.tried if one.group in (group.name, *group.modules)
     ]
-    return {
-        "name": group.name,
-        "kind": group.kind,
-        "modules": list(group.modules),
-        "parameters": group.parameters,
-        "time_share": share,
-        "can": [technique for technique, refused in tried if refused is None],
-        "cannot": [{"technique": technique, "reason": refused} for technique, refused in tried if refused is not None],
-    }
+    can = tuple(technique for technique, refused in tried if refused is None)
+    cannot = tuple(Refusal(technique, refused) for technique, refused in tried if refused is not None)
+    return GroupReport(group.name, group.kind, group.modules, group.parameters, share, can, cannot)
 
 
 def _technique(one: Tried, group: Group) -> str:
@@ -131,57 +184,57 @@ def _trials(config: StudyConfig, found: Validated) -> TrialRange:
     return trials_in(60 * config.budget.minutes, stages, builders)
 
 
-def tables(found: Document) -> list[Table]:
-    """Make tables of the techniques that apply to each group, and of the excluded modules."""
-    can = Table(title=f"What can be compressed of {found['recommender']}", title_justify="left")
+def tables(found: ValidationReport) -> list[Table]:
+    """What can be done with each group, and what is left alone."""
+    can = Table(title=f"What can be compressed of {found.recommender}", title_justify="left")
     for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
         can.add_column(name, justify=justify)  # type: ignore[arg-type]
     can.add_column("can be done")
     can.add_column("cannot, and why")
-    for group in found["groups"]:
-        share = "" if group["time_share"] is None else f"{group['time_share']:.0%}"
-        cannot = "\n".join(f"{one['technique']}: {one['reason']}" for one in group["cannot"])
-        layers, parameters = len(group["modules"]), group["parameters"]
-        can.add_row(group["name"], str(layers), f"{parameters:,}", share, ", ".join(group["can"]), cannot)
+    for group in found.groups:
+        share = "" if group.time_share is None else f"{group.time_share:.0%}"
+        cannot = "\n".join(f"{one.technique}: {one.reason}" for one in group.cannot)
+        layers, parameters = len(group.modules), group.parameters
+        can.add_row(group.name, str(layers), f"{parameters:,}", share, ", ".join(group.can), cannot)
     told = [can, *_forms(found)]
-    if not found["left_alone"]:
+    if not found.left_alone:
         return told
     alone = Table("module", "why", title="Left alone", title_justify="left")
-    for one in found["left_alone"]:
-        alone.add_row(one["module"], one["reason"])
+    for one in found.left_alone:
+        alone.add_row(one.module, one.reason)
     return [*told, alone]
 
 
-def _forms(found: Document) -> list[Table]:
-    """Make a table of the forms of the whole graph that are not available."""
-    refused = [one for one in found["forms"] if one["reason"] is not None]
+def _forms(found: ValidationReport) -> list[Table]:
+    """Those of the whole graph that cannot be had."""
+    refused = [one for one in found.forms if one.reason is not None]
     if not refused:
         return []
     table = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
     for one in refused:
-        table.add_row(one["form"], one["reason"])
+        table.add_row(one.form, one.reason)
     return [table]
 
 
-def conclusion(found: Document) -> Sequence[str]:
-    able = [group["name"] for group in found["groups"] if group["can"]]
-    share = sum(group["time_share"] or 0.0 for group in found["groups"] if group["can"])
+def conclusion(found: ValidationReport) -> Sequence[str]:
+    able = [group.name for group in found.groups if group.can]
+    share = sum(group.time_share or 0.0 for group in found.groups if group.can)
     return [
-        f"A request of {found['rows']} rows takes {found['p50_ms']:.3g} ms; exported and model agree within "
-        f"{found['parity']:.1e} of the scores' standard deviation.",
+        f"A request of {found.rows} rows takes {found.p50_ms:.3g} ms; exported and model agree within "
+        f"{found.parity:.1e} of the scores' standard deviation.",
         f"{share:.0%} of that time is in {', '.join(able)}, which can be made smaller."
         if able
         else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
         *_user_inputs(found),
-        f"The budget holds {TrialRange(*found['trials_range']).sentence}; this took {found['seconds']['all']:.0f} s.",
+        f"The budget holds {TrialRange(*found.trials_range).sentence}; this took {found.seconds['all']:.0f} s.",
     ]
 
 
-def _user_inputs(found: Document) -> Sequence[str]:
-    """Describe the inputs that are equal in all rows of a request, and the source of this knowledge."""
+def _user_inputs(found: ValidationReport) -> Sequence[str]:
+    """What is taken to be equal in all rows of a request, and why."""
     by: dict[bool, list[str]] = {}
-    for one in found["user_inputs"]:
-        by.setdefault(one["inferred"], []).append(one["name"])
+    for one in found.user_inputs:
+        by.setdefault(one.inferred, []).append(one.name)
     told = {
         False: "Inputs of the user, by declaration or form: {}.",
         True: "Inputs of the user, inferred since they are equal in all rows of each request: {}; where production may "

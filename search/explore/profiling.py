@@ -8,26 +8,26 @@ from pathlib import Path
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
 from search.cli.console import Console
+from search.explore.study_profile import FACT, StudyProfile, read_profile
 from search.report.profile import profile_document
 from search.report.report import write_profile
-from search.results import Document
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Worker, call
 from spaces.focus import narrowed
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
-from spaces.serialization import from_plain
+from spaces.serialization import from_plain, to_plain
 
 
-def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> Document:
-    """Return the study's profile, measured on the first call and kept: a new measurement in each run would change the
-    space of earlier trials.
+def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
+    """The study's profile, measured on the first call and the same from then on: a timing of its own for each run
+    would change the space under the trials that are there.
 
     Raises:
         JobError: the baseline cannot be profiled.
     """
-    if (found := known_profile(study)) is not None:
+    if (found := read_profile(study.facts)) is not None:
         return found
     console.say("profile: where the baseline's time goes")
     config = jobs.config
@@ -35,47 +35,38 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     profile, roofline = from_plain(Profile, answer["profile"]), from_plain(Roofline, answer["roofline"])
     prepared = jobs.prepared
     once = {"refused": prepared.user_once_refused, "multiply_adds_share": prepared.user_once_share}
-    document = profile_document(config.name, profile, roofline, config.space.focus) | {"user_once": once}
-    study.note(profile=document)
-    return document
+    plain = profile_document(config.name, profile, roofline, config.space.focus) | {"user_once": once}
+    study.note(**{FACT: plain})
+    return from_plain(StudyProfile, plain)
 
 
-def known_profile(study: Study) -> Document | None:
-    """Return the study's profile, None before it is measured."""
-    found: Document | None = study.facts.get("profile")
-    return found
-
-
-def write_profile_files(document: Document, folder: Path) -> list[Path]:
-    """Write `profile.json` and `profile.html`."""
-    page, data = folder / "profile.html", folder / "profile.json"
-    write_profile(document, page)
-    data.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+def write_profile_files(profile: StudyProfile, folder: Path) -> list[Path]:
+    """`profile.json` and `profile.html`."""
+    page, data, plain = folder / "profile.html", folder / "profile.json", to_plain(profile)
+    write_profile(plain, page)
+    data.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
     return [page, data]
 
 
-def user_once(document: Document) -> str:
-    """Describe the saving by computing the user's side once a request, in a sentence."""
-    found = document["user_once"]
-    if found["refused"] is not None:
-        return f"the user's side cannot be computed once a request: {found['refused']}"
-    left = found["multiply_adds_share"]
+def user_once(profile: StudyProfile) -> str:
+    """What computing the user's side once a request would save, in a sentence."""
+    found = profile.user_once
+    if found.refused is not None:
+        return f"the user's side cannot be computed once a request: {found.refused}"
+    left = found.multiply_adds_share
     if left is None:
         return "the user's side can be computed once a request; what it saves is known only when the graph runs"
-    return (
-        f"the user's side once a request leaves {left:.0%} of the baseline's multiply-adds at {document['rows']} rows"
-    )
+    return f"the user's side once a request leaves {left:.0%} of the baseline's multiply-adds at {profile.rows} rows"
 
 
-def focused(space: SearchSpace, document: Document, structure: ModelStructure, console: Console) -> SearchSpace:
-    """Narrow the space to the groups worth compressing, and report each with its shares."""
+def focused(space: SearchSpace, profile: StudyProfile, structure: ModelStructure, console: Console) -> SearchSpace:
+    """The space without the groups that take too little to be worth compressing; each is told with its shares."""
     modules = {group.name: group.modules for group in structure.groups}
     inside: set[str] = set()
-    for group in document["groups"]:
-        name = group["name"]
-        if group["in_focus"]:
-            inside |= {name, *modules.get(name, ())}  # a separate table is treated like its group
-        if name in modules:
-            console.say(f"profile: {group['name']}: {group['reason']}")
-    console.say(f"profile: {user_once(document)}")
+    for group in profile.groups:
+        if group.in_focus:
+            inside |= {group.name, *modules.get(group.name, ())}  # a table by itself is looked at as its group is
+        if group.name in modules:
+            console.say(f"profile: {group.name}: {group.reason}")
+    console.say(f"profile: {user_once(profile)}")
     return narrowed(space, frozenset(inside))

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Measurement, Prepared
+from objectives.records import Interval, Measurement, Prepared
+from search.results import TUNED, Point, TunedRatios
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Scalar
 from spaces.techniques.placement import Placement, PlacementSpace, parse_layout
 from spaces.techniques.quantization import DYNAMIC, Precision, PrecisionSpace
 from spaces.weights import Weights
 
-TUNED, QUANTIZED = "tuned baseline", "post-training quantization"
-# Knobs of a placement that are tried one after another once engine and layout are fixed.
+QUANTIZED = "post-training quantization"
+# Of a placement's knobs, those that are tried one after another once engine and layout are settled.
 _ONE_BY_ONE = ("pinned", "inline", "user_once", "split_rows", "batch_rows")
+
+# A ratio and its interval.
+Estimate = tuple[float, Interval]
 
 
 def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
@@ -88,30 +92,39 @@ def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> in
     return min(of, key=lambda number: of[number]) if of else None
 
 
-def beside_tuned(row: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ratios of a row to the tuned baseline's row. Both were measured against the baseline, in separate
-    runs, so the interval's ends are the quotients of opposite ends, the worst case. The baseline's ratio to itself is
-    exactly 1.
-    """
-    ours, theirs = row["latency_ms"], tuned["latency_ms"]
-    itself = tuned["trial"] == 0
-    return {
-        "trial": tuned["trial"],
-        **_quotient("p95_ratio", ours, theirs, itself),
-        **_quotient("service_p50_ratio", ours, theirs, itself),
-        **_quotient("throughput_ratio", row, tuned, itself),
-        **_quotient("capacity_ratio", row, tuned, itself),
-    }
+def beside_tuned(point: Point, tuned: Point) -> TunedRatios:
+    """A point's ratios to the tuned baseline. Both were measured beside the baseline, each in a run of its own, so the
+    interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
+
+    def quotient(estimate: Callable[[Point], Estimate]) -> tuple[float | None, Interval | None]:
+        return _quotient(estimate(point), (1.0, (1.0, 1.0)) if tuned.trial == 0 else estimate(tuned))
+
+    p95, p95_interval = quotient(lambda p: (p.p95_ratio, p.p95_ratio_interval))
+    service, service_interval = quotient(
+        lambda p: (p.latency_ms.service_p50_ratio, p.latency_ms.service_p50_ratio_interval)
+    )
+    throughput, throughput_interval = quotient(lambda p: (p.throughput_ratio, p.throughput_ratio_interval))
+    capacity, capacity_interval = quotient(lambda p: (p.capacity_ratio, p.capacity_ratio_interval))
+    assert p95 is not None and service is not None, "no time is 0"
+    return TunedRatios(
+        trial=tuned.trial,
+        p95_ratio=p95,
+        p95_ratio_interval=p95_interval,
+        service_p50_ratio=service,
+        service_p50_ratio_interval=service_interval,
+        throughput_ratio=throughput,
+        throughput_ratio_interval=throughput_interval,
+        capacity_ratio=capacity,
+        capacity_ratio_interval=capacity_interval,
+    )
 
 
-def _quotient(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], itself: bool) -> dict[str, Any]:
-    if itself:
-        return {name: ours[name], f"{name}_interval": ours[f"{name}_interval"]}
-    if not theirs[name]:
-        return {name: None, f"{name}_interval": None}
-    (low, high), (least, most) = ours[f"{name}_interval"], theirs[f"{name}_interval"]
-    interval = [low / most, high / least] if least > 0 else None
-    return {name: ours[name] / theirs[name], f"{name}_interval": interval}
+def _quotient(ours: Estimate, theirs: Estimate) -> tuple[float | None, Interval | None]:
+    """The quotient and its interval, as far as they are numbers."""
+    (value, (low, high)), (divisor, (least, most)) = ours, theirs
+    if divisor == 0:
+        return None, None
+    return value / divisor, (low / most, high / least) if least > 0 else None
 
 
 def _stages(space: PlacementSpace) -> Iterator[Sequence[dict[str, Scalar]]]:

@@ -13,7 +13,9 @@ import numpy as np
 
 from search.format import knob_value, metric_name, milliseconds, percent, size, times
 from search.front import hypervolume_over_time, resolved_front, unit_objectives
+from search.results import read_front
 from search.verdict import alike_trials, subject
+from spaces.serialization import to_plain
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -219,7 +221,8 @@ def table_rows(document: Document) -> list[TableRow]:
     baseline, chosen = document["baseline"], (document.get("chosen") or {}).get("row")
     if baseline is None:
         return []
-    alike = alike_trials(document, chosen) if chosen else []
+    found = read_front(document)
+    alike = alike_trials(found, found.chosen.row) if found.chosen else []
 
     def tags(row: Row) -> tuple[str, ...]:
         is_chosen = chosen and row["trial"] == chosen["trial"]
@@ -253,11 +256,11 @@ def endings(document: Document) -> list[Ending]:
 
 def slices_of(document: Document) -> tuple[str, Sequence[Row]]:
     """Title and slices of the chosen trial on test, else of the best compromise on validation."""
-    row = subject(document)
-    if row is None:
+    point = subject(read_front(document))
+    if point is None:
         return "", ()
     confirmed = (document.get("chosen") or {}).get("confirmed") or {}
     part = "test" if "slices" in confirmed else "validation"
-    metric = metric_name(row["quality"]["metric"])
-    found = confirmed.get("slices", row["quality"].get("slices")) or ()
-    return f"{metric} of trial {row['trial']} on parts of the {part} rows", found
+    metric = metric_name(point.quality.metric)
+    found = confirmed.get("slices", to_plain(point.quality.slices)) or ()
+    return f"{metric} of trial {point.trial} on parts of the {part} rows", found

@@ -30,6 +30,7 @@ from search.report.data import (
 from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
 from search.report.profile import profile_figure, profile_page
 from search.report.render import render
+from search.results import Front, front_json
 from search.verdict import verdict
 
 Figure = go.Figure
@@ -58,9 +59,9 @@ PNG_PIXELS = (1200, 720)
 PNG_CHARACTERS = 125
 
 
-def front_figure(document: Document) -> go.Figure:
-    """Drawn from `front_data(document)`, which is what to compare in a test."""
-    return go.Figure(describe_front(front_data(document)))
+def front_figure(front: Front) -> go.Figure:
+    """Drawn from `front_data`, which is what to compare in a test."""
+    return go.Figure(describe_front(front_data(front_json(front))))
 
 
 def parallel_figure(data: Parallel) -> go.Figure:
@@ -98,20 +99,21 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
     return go.Figure(trace, layout)
 
 
-def write_report(document: Document, path: Path) -> None:
+def write_report(front: Front, path: Path) -> None:
     """One file, everything inside it, complete or not there at all."""
-    text = study_page(document)
+    text = study_page(front)
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def study_page(document: Document) -> str:
+def study_page(result: Front) -> str:
     """The study's page: values, the figures drawn from them, and the template that holds both."""
+    document = front_json(result)
     front, knobs, ablation = front_data(document), parallel(document), document.get("ablation")
     slices_title, slices = slices_of(document)
     return render(
         "study.html.j2",
         document=document,
-        verdict=verdict(document),
+        verdict=verdict(result),
         figures=_study_figures(document, front, knobs),
         plotly_js=get_plotlyjs(),
         metric=metric_of(document),
@@ -153,16 +155,16 @@ def write_profile(document: Document, path: Path) -> None:
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_png(document: Document, path: Path) -> None:
+def write_png(front: Front, path: Path) -> None:
     """The front as a picture, titled; needs kaleido and Chrome or Chromium."""
     try:
         import kaleido  # noqa: F401  # only to say clearly that it is missing
     except ImportError as error:
         raise RuntimeError("A PNG needs kaleido: pip install 'leanrec[png]'.") from error
-    figure = front_figure(document)
+    figure = front_figure(front)
     # Buttons are of no use on a picture; `update_layout` would merge an empty list, not take it.
     figure.layout.updatemenus = ()
-    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=_png_title(document))
+    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=_png_title(front))
     width, height = PNG_PIXELS
 
     def draw(temporary: Path) -> None:
@@ -175,9 +177,9 @@ def write_png(document: Document, path: Path) -> None:
     _replace(path, draw)
 
 
-def _png_title(document: Document) -> dict[str, Any]:
-    lines = textwrap.wrap(verdict(document).headline, PNG_CHARACTERS)
-    text = f"<b>{html.escape(document['study'])}</b><br>" + "<br>".join(map(html.escape, lines))
+def _png_title(front: Front) -> dict[str, Any]:
+    lines = textwrap.wrap(verdict(front).headline, PNG_CHARACTERS)
+    text = f"<b>{html.escape(front.study)}</b><br>" + "<br>".join(map(html.escape, lines))
     return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
 
 

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +168,31 @@ class Worker:
     def _note(self, text: str) -> None:
         with self._log.open("a") as log:
             log.write(text)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Builders and the meter of one command."""
+
+    builders: tuple[Worker, ...]
+    meter: Worker
+
+    @property
+    def builder(self) -> Worker:
+        """The first builder, for work that needs one at a time."""
+        return self.builders[0]
+
+
+@contextmanager
+def open_workers(logs: Path, builders: int = 1) -> Iterator[Workers]:
+    """Workers that are ended with the block; a process starts with its first job."""
+    made = tuple(Worker("builder", logs / f"builder-{i}.log") for i in range(builders))
+    workers = Workers(made, Worker("meter", logs / "meter.log"))
+    try:
+        yield workers
+    finally:
+        for worker in (*workers.builders, workers.meter):
+            worker.kill()
 
 
 def call(

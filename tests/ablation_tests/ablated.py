@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from objectives.measurement.profile.roofline import Roofline
 from objectives.records import Latency, Percentiles, Quality, SliceQuality, Throughput
 from search.ablation.records import KINDS, Ablation, Difference, Effect
-from search.ablation.verdict import ablation_document
+from search.ablation.verdict import ablation_summary
+from search.explore.study_profile import GroupShare, StudyProfile, UserOnce
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
@@ -20,13 +23,25 @@ CHOSEN = Candidate(
     Precision((("tables", "int8"),)),
     Placement(InstanceGroup(replicas=2, threads=1)),
 )
-PROFILE = {
-    "groups": [
-        {"name": "mlp", "kind": "linear", "time_share": 0.7, "weight_share": 0.2},
-        {"name": "tables", "kind": "table", "time_share": 0.03, "weight_share": 0.8},
-        {"name": "engine", "kind": "other", "time_share": 0.27, "weight_share": 0.0},
-    ]
-}
+PROFILE = StudyProfile(
+    "s",
+    200,
+    1.0,
+    None,
+    tuple(
+        GroupShare(name, kind, 1.0, time, 0, 0, 0, held, 0.5, None, True, "it takes time")
+        for name, kind, time, held in (
+            ("mlp", "linear", 0.7, 0.2),
+            ("tables", "table", 0.03, 0.8),
+            ("engine", "other", 0.27, 0.0),
+        )
+    ),
+    (),
+    (),
+    0.05,
+    Roofline(100.0, 50.0, None),
+    UserOnce(None, None),
+)
 
 
 def difference(
@@ -71,4 +86,5 @@ def ablation(trial: int = 1) -> Ablation:
 
 
 def ablated_document(trial: int = 1) -> dict[str, Any]:
-    return ablation_document("s", ablation(trial), PROFILE)
+    plain: dict[str, Any] = to_plain(ablation_summary("s", ablation(trial), PROFILE))
+    return plain

@@ -17,12 +17,14 @@ from mlflow.tracking import MlflowClient
 from objectives.records import Artifact, Prepared
 from search.ablation.ablation import ablate, nothing_measured
 from search.ablation.records import FACT, Kind, ablations
+from search.choose.choose import Confirmed, choice
 from search.cli.console import Console
 from search.cli.parser import run_command
 from search.config.study_file import load
 from search.errors import ConfigError, JobError
 from search.home import Home
 from search.ledger import Ledger
+from search.results import choice_json, front_json
 from search.session import Session, open_session
 from search.study import Study
 from search.workers.processes import Worker
@@ -128,7 +130,7 @@ def filled(home: Home, study: Study) -> None:
         path.write_text("")
     baseline = Artifact("10_0.8", "10_0.8/model.onnx", {}, 1000, 0.0)
     prepared = Prepared("k", str(holdout), ModelStructure(()), {}, (), baseline, "by user", {"test": 10}, 2, {}, {})
-    study.note(prepared=to_plain(prepared), profile=PROFILE, machine="a machine")
+    study.note(prepared=to_plain(prepared), profile=to_plain(PROFILE), machine="a machine")
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ def ratios(document: Mapping[str, Any], kind: Kind) -> dict[str, float]:
 def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
     session: Session, workers: Workers, kind: Any
 ) -> None:
-    document = ablate(session, None, workers.builder, workers.meter, QUIET)
+    document = to_plain(ablate(session, None, workers.builder, workers.meter, QUIET))
     assert document["trial"] == 1, "the best compromise of the front"
     assert ratios(document, kind) == pytest.approx(
         {"pruning: mlp": PRUNED, "distillation": 1.0, "narrower weights: tables": INT8, "engine and threads": REPLICAS}
@@ -189,7 +191,7 @@ def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
 
 
 def test_distilling_is_told_beside_labels_alone_for_as_long(session: Session, workers: Workers) -> None:
-    document = ablate(session, None, workers.builder, workers.meter, QUIET)
+    document = to_plain(ablate(session, None, workers.builder, workers.meter, QUIET))
     control = next(part for part in document["techniques"] if part["name"] == "distillation")["without"]["other"]
     assert control["weights"]["distillation"] == to_plain(Distillation(2.0, 0.0, 1))
     # 0.8 (1 - 0.004 + 0.002) against 0.8 (1 - 0.004), each interval 0.002 to both sides.
@@ -202,24 +204,24 @@ def test_distilling_is_told_beside_labels_alone_for_as_long(session: Session, wo
 
 
 def test_it_is_kept_and_written_and_not_measured_twice(session: Session, workers: Workers) -> None:
-    document = ablate(session, 1, workers.builder, workers.meter, QUIET)
+    document = to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET))
     (known,) = ablations(session.study.facts)
     assert (known.trial, known.candidate, len(known.effects)) == (1, CHOSEN, 8)
     assert json.loads((session.home.reports("s") / "ablation.json").read_text()) == document
     before = workers.jobs()
-    assert ablate(session, 1, workers.builder, workers.meter, QUIET) == document
+    assert to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET)) == document
     assert workers.jobs() == before
-    assert session.document()["ablation"] == document
+    assert front_json(session.front())["ablation"] == document
 
 
 def test_an_interrupt_keeps_what_was_measured_and_the_next_call_goes_on(session: Session, workers: Workers) -> None:
     with pytest.raises(KeyboardInterrupt):
         ablate(session, 1, workers.builder, workers.meter, Stopped("(4 of 8)"))
     assert len(ablations(session.study.facts)[0].effects) == 3
-    half = session.document()["ablation"]
+    half = front_json(session.front())["ablation"]
     assert [part["without"] is not None for part in half["techniques"]] == [True, True, True, False]
     assert half["techniques"][3]["verdict"] == "Not measured yet."
-    document = ablate(session, 1, workers.builder, workers.meter, Stopped("(6 of"))
+    document = to_plain(ablate(session, 1, workers.builder, workers.meter, Stopped("(6 of")))
     assert len(ratios(document, "alone")) == 4, "five were left"
 
 
@@ -229,21 +231,22 @@ def test_a_failure_is_a_row_with_a_reason_and_is_tried_again(
     """Pruning taken back leaves the baseline's own weights, and this builder cannot export those."""
     broken = Workers(tmp_path / "broken", "dense")
     try:
-        document = ablate(session, 1, broken.builder, broken.meter, Console(quiet=False, as_json=True))
+        summary = ablate(session, 1, broken.builder, broken.meter, Console(quiet=False, as_json=True))
     finally:
         broken.kill()
+    document = to_plain(summary)
     pruning = document["techniques"][0]
     assert pruning["without"]["reason"] == "ValueError: the dense model cannot be exported"
     assert pruning["without"]["difference"] is None and pruning["alone"]["difference"] is not None
     assert pruning["verdict"].startswith(
         "Taken back, it was not measured (ValueError: the dense model cannot be exported)"
     )
-    assert not nothing_measured(document)
+    assert not nothing_measured(summary)
     said = capsys.readouterr().err
     assert "pruning: mlp, taken back (1 of 8): building and measuring" in said
     assert "pruning: mlp, taken back: not measured: ValueError: the dense model" in said
     assert "pruning: mlp, alone: p95 ratio 0.500 [0.475, 0.525]" in said
-    again = ablate(session, 1, workers.builder, workers.meter, QUIET)
+    again = to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET))
     assert ratios(again, "without")["pruning: mlp"] == PRUNED
     assert len(ablations(session.study.facts)[0].effects) == 8
 
@@ -260,12 +263,16 @@ def test_timings_of_another_machine_are_not_gone_on_with(session: Session, worke
 
 
 def test_the_chosen_trial_comes_first(session: Session, workers: Workers) -> None:
-    session.study.note(chosen={"row": {"trial": 2}})
-    assert ablate(session, None, workers.builder, workers.meter, QUIET)["trial"] == 2
+    point = session.front().points[2]
+    found = complete_outcome().measurement
+    assert point.trial == 2 and found is not None
+    confirmed = Confirmed(found.latency, found.throughput, found.quality, found.footprint, 1)
+    session.study.note(chosen=choice_json(choice(point, confirmed, Path("bundle"), "why", None)))
+    assert ablate(session, None, workers.builder, workers.meter, QUIET).trial == 2
     ablate(session, 1, workers.builder, workers.meter, QUIET)
-    assert session.document()["ablation"]["trial"] == 2
+    assert front_json(session.front())["ablation"]["trial"] == 2
     session.study.note(chosen=None)
-    assert session.document()["ablation"]["trial"] == 1, "the last that was looked at"
+    assert front_json(session.front())["ablation"]["trial"] == 1, "the last that was looked at"
 
 
 @pytest.mark.parametrize(

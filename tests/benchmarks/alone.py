@@ -275,8 +275,8 @@ def run(session: Session, builder: Worker, meter: Worker, console: Console, leng
     config, home = session.config, session.home
     prepared = prepare(session, builder, console)
     jobs = jobs_of(config, home, prepared)
-    groups = profiled(session.study, jobs, meter, console)["groups"]
-    focus = frozenset(group["name"] for group in groups if group["in_focus"])
+    groups = profiled(session.study, jobs, meter, console).groups
+    focus = frozenset(group.name for group in groups if group.in_focus)
     space = space_for(config.space, prepared)
     pairs, known = PairedComparison(jobs, builder, meter, console), home.root / "alone" / config.name
     yield f"{config.name}: in focus (from {SHARE:.0%} of time or bytes): {', '.join(sorted(focus))}"

@@ -27,6 +27,7 @@ from search.bench.bench import Plan, bench
 from search.cli.console import Console
 from search.report.bench import doubts, headline
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 from tests.benchmarks.models import ITEM_FIELDS, USER_FIELDS, baseline_model, request
 
 TRACE = Path("arrivals") / "azure_llm_2023_code.csv"
@@ -80,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = baseline_bundle(Path(folder))
         out = options.out or Path(folder) / "bench"
-        document = bench(bundle, plan, out, Console(quiet=False, as_json=False))
+        document = to_plain(bench(bundle, plan, out, Console(quiet=False, as_json=False)))
     print(*table(document), sep="\n")
     print(
         f"{document['requests']} requests of each at {document['rate_rps']:.0f}/s, {document['load']:.0%} of "

@@ -11,33 +11,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.choose import choose
-from search.choose.choose import Policy, confidence_of, finalists
+from search.choose.choose import Look, Policy, confidence_of, finalists
 from search.errors import ConfigError, NothingConfirmedError
+from search.results import Front, Point, PointLatency, PointQuality
 from spaces.candidate import Candidate
 from spaces.serialization import to_plain
 from tests.search_tests.measurements import complete_outcome
 
 
-def row(
-    trial: int, p95: float, throughput: float, loss: float, size: int = 1000, half: float = 0.002
-) -> dict[str, Any]:
-    return {
-        "trial": trial, "on_front": True, "feasible": True, "throughput_ratio": throughput, "model_bytes": size,
-        "quality": {"loss": loss, "loss_interval": [loss - half, loss + half]},
-        "latency_ms": {
-            "p95": 10 * p95, "p95_interval": [9 * p95, 11 * p95],
-            "p95_ratio": p95, "p95_ratio_interval": [0.9 * p95, 1.1 * p95],
-        },
-    }  # fmt: skip
+def point(
+    trial: int, p95: float, throughput: float, loss: float, size: int = 1000, half: float = 0.002, on_front: bool = True
+) -> Point:
+    around = (0.9 * p95, 1.1 * p95)
+    return Point(
+        trial=trial, candidate="c", weights="w", variant="v", state="complete", on_front=on_front, feasible=True,
+        origin="baseline", knobs={},
+        quality=PointQuality(metric="auc", value=0.8, loss=loss, loss_interval=(loss - half, loss + half)),
+        latency_ms=PointLatency(
+            p50=5 * p95, p95=10 * p95, p99=None, service_p50=4 * p95, p95_ratio=p95, p95_ratio_interval=around,
+            service_p50_ratio=p95, service_p50_ratio_interval=around, p95_interval=(9 * p95, 11 * p95),
+        ),
+        throughput_rps=100 * throughput, throughput_ratio=throughput, throughput_ratio_interval=(throughput,) * 2,
+        capacity_ratio=throughput, capacity_ratio_interval=(throughput,) * 2, model_bytes=size,
+    )  # fmt: skip
 
 
-ROWS = [
-    row(0, 1.0, 1.0, 0.0),
-    row(1, 0.05, 20.0, 0.0095),  # fastest, but its interval reaches beyond the tolerated loss
-    row(2, 0.10, 12.0, 0.004, size=3000),
-    row(3, 0.30, 15.0, 0.001, size=500),
-    {**row(4, 0.01, 90.0, 0.0), "on_front": False},
-]
+def front(*points: Point) -> Front:
+    return Front(
+        study="s", rows=points, max_loss=0.01, objectives=(), hypervolume=0.0, minutes=1.0, resolution=None,
+        machine="m", rate_rps=None, slo_ms=None,
+    )  # fmt: skip
+
+
+POINTS = (
+    point(0, 1.0, 1.0, 0.0),
+    point(1, 0.05, 20.0, 0.0095),  # fastest, but its interval reaches beyond the tolerated loss
+    point(2, 0.10, 12.0, 0.004, size=3000),
+    point(3, 0.30, 15.0, 0.001, size=500),
+    point(4, 0.01, 90.0, 0.0, on_front=False),
+)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +67,14 @@ ROWS = [
     ],
 )
 def test_the_order_is_the_policys(policy: Policy, order: list[int]) -> None:
-    assert [r["trial"] for r in finalists({"rows": ROWS}, policy)] == order
+    assert [found.trial for found in finalists(front(*POINTS), policy)] == order
 
 
 def test_the_knee_is_good_on_every_objective() -> None:
-    rows = [row(1, 0.05, 2.0, 0.0), row(2, 0.08, 30.0, 0.001), row(3, 0.5, 40.0, 0.0)]
-    assert finalists({"rows": rows}, Policy(0.01))[0]["trial"] == 2
+    found = finalists(
+        front(point(1, 0.05, 2.0, 0.0), point(2, 0.08, 30.0, 0.001), point(3, 0.5, 40.0, 0.0)), Policy(0.01)
+    )
+    assert found[0].trial == 2
 
 
 @pytest.mark.parametrize(
@@ -85,10 +99,10 @@ def test_a_latency_policy_must_hold_at_the_upper_bound(
         recording=str, time=lambda *asked: {}, config=SimpleNamespace(seed=0), limit_seconds=lambda length: 1.0
     )
     said: list[str] = []
-    looks: list[dict[str, Any]] = []
-    asked: Any = (jobs, [(row(1, 0.5, 2.0, 0.0), Candidate(), outcome)], looks, policy, None, None, said.append)
+    looks: list[Look] = []
+    asked: Any = (jobs, [(point(1, 0.5, 2.0, 0.0), Candidate(), outcome)], looks, policy, None, None, said.append)
     if held:
-        assert choose.confirm(*asked).latency == found.latency
+        assert choose.confirm(*asked)[1].latency == found.latency
         return
     with pytest.raises(NothingConfirmedError):
         choose.confirm(*asked)

@@ -53,11 +53,11 @@ def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else() -
     beside = replace(CHOSEN, weights=replace(CHOSEN.weights, distillation=labels))
     assert pairs.asked == [beside]
     assert pairs.sides == [((MODEL, CHOSEN), (CONTROL, beside), "test")]
-    assert found is not None and (found["gain"], found["gain_interval"]) == (0.004, [0.002, 0.006])
-    assert found["sentence"].startswith(
+    assert found is not None and (found.gain, found.gain_interval) == (0.004, (0.002, 0.006))
+    assert found.sentence.startswith(
         "On test, distilling gained 0.40% of AUC [0.20%, 0.60%] over learning from the labels"
     )
-    assert found["sentence"].endswith(", the mean of 3 seeds.") and found["seeds"] == 3
+    assert found.sentence.endswith(", the mean of 3 seeds.") and found.seeds == 3
 
 
 def test_a_model_that_learned_nothing_from_the_baseline_has_no_control() -> None:

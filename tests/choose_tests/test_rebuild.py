@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 from objectives.records import Measurement, SliceQuality
 from search.choose import rebuild as recipe
 from search.choose.choose import Policy, made_of
-from search.choose.rebuild import BesideOld, Rebuilt, Recipe
+from search.choose.rebuild import BesideOld, RebuildResult, Rebuilt, Recipe
 from search.cli.console import Console
 from search.errors import JobError, LostJobError
 from search.home import Home
@@ -48,7 +49,7 @@ def _undisturbed(loss: float) -> BesideOld:
 def _told(found: Rebuilt, policy: Policy = POLICY) -> dict[str, Any]:
     made: Any = SimpleNamespace(policy=policy, config=SimpleNamespace(recommender="shop:factory"))
     broken = recipe._broken(policy, found)
-    return recipe._document(made, Path("bundle"), found, broken, "") | {"broken": broken}
+    return {**to_plain(recipe._result(made, Path("bundle"), found, broken, "")), "broken": broken}
 
 
 def test_every_limit_of_the_policy_has_its_margin() -> None:
@@ -146,9 +147,8 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
     candidate, prepared = Candidate(precision=Precision((("mlp", width),))), SimpleNamespace(key="checkpoint")
     of_bundle = made_of(prepared, candidate, None if width == "int4" else 8)  # type: ignore[arg-type]
     (tmp_path / "measurement.json").write_text(json.dumps({"recipe": {"made_of": of_bundle}}))
-    worker = SimpleNamespace(kill=lambda: None)
     for name, value in {
-        "Worker": lambda *given: worker,
+        "open_workers": lambda logs: nullcontext(SimpleNamespace(builder=None, meter=None)),
         "prepared_by": lambda *given: prepared,
         "jobs_of": lambda *given: None,
         "PairedComparison": lambda *given: None,
@@ -161,14 +161,14 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
     made: Any = SimpleNamespace(bundle=bundle, config=config, policy=POLICY, looks=1)
     home: Any = SimpleNamespace(logs=lambda name: tmp_path)
     if width == "int4" or here == 8:
-        assert recipe.rebuild(made, home, tmp_path, None)["unchanged"]  # type: ignore[arg-type]
+        assert recipe.rebuild(made, home, tmp_path, None).unchanged  # type: ignore[arg-type]
     else:
         with pytest.raises(BuiltError):
             recipe.rebuild(made, home, tmp_path, None)  # type: ignore[arg-type]
 
 
-def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, losing: str = "") -> list[dict[str, Any]]:
-    """The documents of one build a night, of checkpoints by letters; those that lose too much are refused.
+def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, losing: str = "") -> list[RebuildResult]:
+    """The results of one build a night, of checkpoints by letters; those that lose too much are refused.
 
     Each starts from the bundle that the study chose after two looks, as where builds go to folders of their own.
     """
@@ -187,12 +187,12 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
         assert found is not None
         return {name: to_plain(getattr(found, name)) for name in ("latency", "throughput", "footprint")}
 
-    worker: Any = SimpleNamespace(kill=lambda: None)
     pairs = SimpleNamespace(
         jobs=None, meter=None, builder=None, console=Console(True, True), built=lambda candidate: made
     )
     names = {
-        "Worker": lambda *given: worker, "prepared_by": lambda *given: today[0], "made_of": lambda of, *asked: of,
+        "open_workers": lambda logs: nullcontext(SimpleNamespace(builder=None, meter=None)),
+        "prepared_by": lambda *given: today[0], "made_of": lambda of, *asked: of,
         "jobs_of": lambda *given: None, "PairedComparison": lambda *given: pairs, "judged": judged, "_timed": timed,
         "_beside_old": lambda *given: BesideOld(trouble="another day"), "bundle_up": lambda *given: None,
         "task_of": lambda *given: None,
@@ -201,21 +201,21 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
         monkeypatch.setattr(recipe, name, put)
     bundle: Any = SimpleNamespace(candidate=Candidate(), name="shop")
     settings: Any = SimpleNamespace(name="shop", recommender="shop:factory")
-    documents = []
+    results = []
     for name in checkpoints:
         today[:] = [name]
         made_of = Recipe(bundle, settings, Policy(0.01), looks=2)
-        documents.append(recipe.rebuild(made_of, Home(folder), folder / "out" / name, Console(True, True)))
-    return documents
+        results.append(recipe.rebuild(made_of, Home(folder), folder / "out" / name, Console(True, True)))
+    return results
 
 
 def test_looks_at_test_are_counted_over_the_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From those of the study's own choice on; a refused build is one too, and the same checkpoint again is none."""
     found = _nights(tmp_path, "abcab", monkeypatch, losing="b")
-    assert [one["look"] for one in found] == [3, 4, 5, 3, 4]
-    assert [one["accepted"] for one in found] == [True, False, True, True, False]
-    assert [one["confidence"] for one in found[:3]] == pytest.approx([1 - 0.05 / 12, 1 - 0.05 / 20, 1 - 0.05 / 30])
+    assert [one.look for one in found] == [3, 4, 5, 3, 4]
+    assert [one.accepted for one in found] == [True, False, True, True, False]
+    assert [one.confidence for one in found[:3]] == pytest.approx([1 - 0.05 / 12, 1 - 0.05 / 20, 1 - 0.05 / 30])
     (later,) = _nights(tmp_path, "d", monkeypatch)
-    assert later["look"] == 6, "another process finds what the first has counted"
+    assert later.look == 6, "another process finds what the first has counted"
     (elsewhere,) = _nights(tmp_path / "other", "d", monkeypatch)
-    assert elsewhere["look"] == 3
+    assert elsewhere.look == 3

@@ -110,7 +110,8 @@ def test_old_and_new_stand_side_by_side(session: Session, meter: Worker, answers
     """Intervals are 5% to both sides: 0.5 and 0.52 overlap, 0.2 and 0.3 do not; 3.0 and 3.1 do."""
     answers.write_text(json.dumps({"one": timed(0.52, 8.0), "two": timed(0.3, 3.1)}))
     before = [(t.number, t.values, dict(t.user_attrs)) for t in session.study.finished()]
-    document = remeasure(session, meter, QUIET)
+    found = remeasure(session, meter, QUIET)
+    document = to_plain(found)
     first, second = document["rows"]
     assert (first["trial"], second["trial"]) == (2, 1), "the fastest first, no baseline, nothing off the front"
     assert (first["then"]["p95_ratio"], first["now"]["p95_ratio"]) == (0.2, 0.3)
@@ -121,7 +122,7 @@ def test_old_and_new_stand_side_by_side(session: Session, meter: Worker, answers
     assert document["machine_now"]
     written = session.home.reports("s") / "remeasure.json"
     assert json.loads(written.read_text()) == document
-    assert conclusion(document).startswith("1 of 2 points")
+    assert conclusion(found).startswith("1 of 2 points")
     assert [(t.number, t.values, dict(t.user_attrs)) for t in session.study.finished()] == before
 
 
@@ -129,12 +130,13 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(
     session: Session, meter: Worker, answers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers.write_text(json.dumps({"one": timed(0.5, 4.0)}))
-    document = remeasure(session, meter, Console(quiet=False, as_json=True))
+    found = remeasure(session, meter, Console(quiet=False, as_json=True))
+    document = to_plain(found)
     failed, passed = document["rows"]
     assert (failed["trial"], failed["now"], failed["agrees"]) == (2, None, None)
     assert failed["reason"] == "RuntimeError: the machine is busy"
     assert passed["agrees"] is True
-    assert not all_failed(document)
+    assert not all_failed(found)
     said = capsys.readouterr().err
     assert "trial 2 (1 of 2): timing over a long window" in said
     assert "trial 2: not timed: RuntimeError: the machine is busy" in said
@@ -143,9 +145,9 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(
 
 def test_all_rows_may_fail(session: Session, meter: Worker, answers: Path) -> None:
     answers.write_text("{}")
-    document = remeasure(session, meter, QUIET)
-    assert all_failed(document)
-    assert conclusion(document) == (
+    found = remeasure(session, meter, QUIET)
+    assert all_failed(found)
+    assert conclusion(found) == (
         "0 of 0 points timed again agree with the p95 ratio of the search; 2 could not be timed"
     )
 
@@ -153,9 +155,9 @@ def test_all_rows_may_fail(session: Session, meter: Worker, answers: Path) -> No
 def test_an_artifact_that_is_gone_is_one_line(session: Session, meter: Worker, answers: Path) -> None:
     answers.write_text(json.dumps({"one": timed(0.5, 4.0)}))
     (session.home.root / "two" / "model.onnx").unlink()
-    gone = remeasure(session, meter, QUIET)["rows"][0]
-    assert gone["reason"].startswith("its model file is gone from the cache: ")
-    assert "\n" not in gone["reason"]
+    gone = remeasure(session, meter, QUIET).rows[0]
+    assert str(gone.reason).startswith("its model file is gone from the cache: ")
+    assert "\n" not in str(gone.reason)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from objectives.records import Artifact
 from search.config.loss_limits import Limits
-from search.explore.reference_points import TUNED
+from search.results import TUNED, Point
 from search.study import Study
 from search.verdict import verdict
 from spaces.serialization import to_plain
@@ -37,10 +37,10 @@ def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
     search(parts, answers(benchmark=time, export=by_reference), 4, monkeypatch)
     parts["study"].sweep()
     found = told(parts)
-    row = found["rows"][1]
+    point = found.rows[1]
     assert parts["study"].references[0] == TUNED
-    assert (row["state"], row["throughput_ratio"]) == ("complete", 0.0)
-    assert found["tuned_baseline"]["trial"] == 0 and not row["on_front"]
+    assert isinstance(point, Point) and point.throughput_ratio == 0.0
+    assert found.tuned_baseline == found.baseline is not None and not point.on_front
     assert verdict(found).headline
 
 
@@ -56,10 +56,9 @@ def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
     evaluate = lambda arguments: {"quality": to_plain(measured.quality), "reused": False}  # noqa: E731
     search(parts, answers(benchmark=time, evaluate=evaluate), 4, monkeypatch)
     parts["study"].sweep()
-    rows = told(parts)["rows"]
-    slow = [row for row in rows if row["throughput_ratio"] == 0]
-    assert slow and all(row["state"] == "complete" and row["money_per_million"] is None for row in slow)
-    assert not any(row["on_front"] for row in slow)
+    slow = [point for point in told(parts).points if point.throughput_ratio == 0]
+    assert slow and all(point.money_per_million is None for point in slow)
+    assert not any(point.on_front for point in slow)
 
 
 def test_an_objective_that_was_not_measured_is_a_failed_trial(

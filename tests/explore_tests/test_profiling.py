@@ -19,6 +19,7 @@ from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
 from search.explore.profiling import focused, profiled, write_profile_files
+from search.explore.study_profile import StudyProfile, read_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
@@ -93,26 +94,26 @@ def study(tmp_path: Path) -> Study:
     return Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0)
 
 
-def measured(study: Study, meter: Meter, root: Path, *settings: str) -> tuple[Any, Ears]:
+def measured(study: Study, meter: Meter, root: Path, *settings: str) -> tuple[StudyProfile, Ears]:
     ears: Any = Ears()
     any_meter: Any = meter
     return profiled(study, jobs(root, *settings), any_meter, ears), ears
 
 
-def in_focus(document: Mapping[str, Any]) -> dict[str, bool]:
-    return {group["name"]: group["in_focus"] for group in document["groups"]}
+def in_focus(found: StudyProfile) -> dict[str, bool]:
+    return {group.name: group.in_focus for group in found.groups}
 
 
 def test_the_baseline_is_profiled_by_the_meter(study: Study, tmp_path: Path) -> None:
     meter = Meter(profile())
-    document, ears = measured(study, meter, tmp_path, "workers.job_seconds=33")
+    found, ears = measured(study, meter, tmp_path, "workers.job_seconds=33")
     (job, arguments, limit) = meter.asked[0]
     assert (job, limit) == ("profile", 33)
     assert arguments["model"] == f"{tmp_path}/base/model.onnx"
     assert arguments["holdout"] == "holdouts/h"
     assert [group["name"] for group in arguments["groups"]] == ["tables", "cross", "mlp"]
-    assert document["study"] == "ml-100k" and document["rows"] == 200
-    shares = {group["name"]: group["time_share"] for group in document["groups"]}
+    assert found.study == "ml-100k" and found.rows == 200
+    shares = {group.name: group.time_share for group in found.groups}
     assert shares == pytest.approx({"tables": 0.004, "cross": 0.03, "mlp": 0.8, "other": 0.066, "engine": 0.1})
     assert sum(shares.values()) == pytest.approx(1)
     assert ears.lines == ["profile: where the baseline's time goes", "running it"]
@@ -124,7 +125,7 @@ def test_it_is_measured_once_and_stays_the_same(study: Study, tmp_path: Path) ->
     later = Meter(profile(mlp_ms=0.001))
     again, ears = measured(study, later, tmp_path)
     reopened, _ = measured(Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0), later, tmp_path)
-    assert first == again == reopened == study.facts["profile"]
+    assert first == again == reopened == read_profile(study.facts)
     assert later.asked == [] and ears.lines == []
     study.restart()
     assert measured(study, later, tmp_path)[0] == first, "forgetting the trials keeps it"
@@ -134,7 +135,7 @@ def test_a_profile_that_failed_is_an_error_and_not_kept(study: Study, tmp_path: 
     with pytest.raises(JobError, match="ProfileError: no such node"):
         measured(study, Meter("ProfileError: no such node"), tmp_path)
     assert "profile" not in study.facts
-    assert measured(study, Meter(profile()), tmp_path)[0]["rows"] == 200
+    assert measured(study, Meter(profile()), tmp_path)[0].rows == 200
 
 
 @pytest.mark.parametrize(
@@ -144,15 +145,15 @@ def test_a_profile_that_failed_is_an_error_and_not_kept(study: Study, tmp_path: 
 def test_the_studys_own_share_decides_what_is_in_focus(
     share: float, inside: set[str], study: Study, tmp_path: Path
 ) -> None:
-    document, _ = measured(study, Meter(profile()), tmp_path, f"space.focus={share}")
-    assert {name for name, held in in_focus(document).items() if held} == inside
-    assert document["share"] == share
+    found, _ = measured(study, Meter(profile()), tmp_path, f"space.focus={share}")
+    assert {name for name, held in in_focus(found).items() if held} == inside
+    assert found.share == share
 
 
 def test_a_focus_of_none_keeps_every_group(study: Study, tmp_path: Path) -> None:
-    document, _ = measured(study, Meter(profile(mlp_ms=80.0)), tmp_path, "space.focus=0")
-    assert in_focus(document) == {"tables": True, "cross": True, "mlp": True, "other": False, "engine": False}
-    assert document["share"] == 0
+    found, _ = measured(study, Meter(profile(mlp_ms=80.0)), tmp_path, "space.focus=0")
+    assert in_focus(found) == {"tables": True, "cross": True, "mlp": True, "other": False, "engine": False}
+    assert found.share == 0
 
 
 def space() -> SearchSpace:
@@ -204,9 +205,9 @@ def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Pa
     folder = tmp_path / "reports" / "ml-100k"
     page, data = write_profile_files(document, folder)
     assert sorted(file.name for file in folder.iterdir()) == ["profile.html", "profile.json"]
-    assert json.loads(data.read_text()) == json.loads(json.dumps(document))
+    assert json.loads(data.read_text()) == to_plain(document)
     text = page.read_text()
     assert text.startswith("<!doctype html>") and "ml-100k: where the time goes" in text
-    assert all(group["reason"] in text for group in document["groups"] if group["name"] in ("tables", "mlp"))
-    write_profile_files({**document, "study": "other"}, folder)
+    assert all(group.reason in text for group in document.groups if group.name in ("tables", "mlp"))
+    write_profile_files(replace(document, study="other"), folder)
     assert json.loads(data.read_text())["study"] == "other" and "other: where the time goes" in page.read_text()

@@ -15,12 +15,13 @@ from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Outcome, Prepared
 from objectives.technique_results import Tried
 from search.choose import choose
-from search.choose.choose import Confirmed, beside_tuned_baseline, chosen_document
+from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
 from search.config.loss_limits import Limits
 from search.errors import JobError
-from search.explore.reference_points import QUANTIZED, TUNED, references_of, tuned_placement
-from search.results import document
+from search.explore.reference_points import QUANTIZED, references_of, tuned_placement
+from search.results import TUNED, Front, Point
 from search.study import Study, spent
+from search.study_front import study_front
 from search.verdict import verdict
 from spaces.candidate import Candidate
 from spaces.domains import Choice
@@ -152,9 +153,9 @@ def begin(parts: dict[str, Any]) -> Study:
     return study
 
 
-def told(parts: dict[str, Any], **facts: Any) -> dict[str, Any]:
+def told(parts: dict[str, Any], **facts: Any) -> Front:
     parts["study"].note(**facts)
-    return document(parts["config"], parts["study"].finished(), parts["study"].facts)
+    return study_front(parts["config"], parts["study"].finished(), parts["study"].facts)
 
 
 def test_reference_points_are_benchmarked_whatever_a_glance_says(
@@ -173,11 +174,11 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
         quick_benchmark=slow, benchmark=time, export=exported, evaluate=losing({"popularity": 0.2, "base": 0.0})
     )
     search(parts, script, 6, monkeypatch)
-    rows = told(parts)["rows"]
-    ended = {row["knobs"]["weights.origin"]: row for row in rows[:5]}
-    assert [row["state"] for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
-    assert ended["popularity"]["reason"] == "pruned: its loss of 20.00% is above the tolerated"
-    assert [row["reference"] for row in rows[1:5]] == [TUNED, QUANTIZED, "popularity", "logistic regression"]
+    rows = told(parts).rows
+    ended = {row.knobs["weights.origin"]: row for row in rows[:5]}
+    assert [row.state for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
+    assert ended["popularity"].reason == "pruned: its loss of 20.00% is above the tolerated"
+    assert [row.reference for row in rows[1:5]] == [TUNED, QUANTIZED, "popularity", "logistic regression"]
     assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
     assert visits["trial-3"] == 0
     assert study.references == (TUNED, QUANTIZED, "popularity", "logistic regression")
@@ -217,20 +218,18 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     script = answers(quick_benchmark=quick_benchmark, benchmark=time, export=exported, evaluate=losing({"base": 0.0}))
     search(parts, script, 4, monkeypatch)
     before = told(parts)
-    assert before["tuned_baseline"]["trial"] == 1
+    assert before.tuned_baseline is not None and before.tuned_baseline.trial == 1
     study.enqueue(better)
     search(parts, script, 8, monkeypatch)
     after = told(parts)
-    tuned = after["tuned_baseline"]
-    assert tuned["latency_ms"]["p95_ratio"] == 0.55 and tuned["knobs"]["placement.replicas"] == 2
-    assert tuned["reference"] == TUNED and after["rows"][1]["reference"] is None
-    small = next(r for r in after["rows"] if r["knobs"]["weights.origin"] == "pruned" and r["state"] == "complete")
-    assert small["tuned"]["trial"] == tuned["trial"]
-    assert small["tuned"]["p95_ratio"] == pytest.approx(0.1 / 0.55)
-    assert small["tuned"]["p95_ratio_interval"] == pytest.approx(
-        [0.1 * 0.95 / (0.55 * 1.05), 0.1 * 1.05 / (0.55 * 0.95)]
-    )
-    assert small["tuned"]["throughput_ratio"] == pytest.approx(9 / 1.9)
+    tuned = after.tuned_baseline
+    assert tuned is not None and tuned.p95_ratio == 0.55 and tuned.knobs["placement.replicas"] == 2
+    assert after.rows[1].reference is None
+    small = next(point.tuned for point in after.points if point.origin == "pruned")
+    assert small is not None and small.trial == tuned.trial
+    assert small.p95_ratio == pytest.approx(0.1 / 0.55)
+    assert small.p95_ratio_interval == pytest.approx((0.1 * 0.95 / (0.55 * 1.05), 0.1 * 1.05 / (0.55 * 0.95)))
+    assert small.throughput_ratio == pytest.approx(9 / 1.9)
 
 
 def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Path) -> None:
@@ -278,7 +277,8 @@ def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
     assert any("The tuned baseline" in line and "answers in 50% of the baseline's p95" in line for line in others)
     assert any("of the tuned baseline's p95" in line for line in others)
     assert any(line.startswith("Post-training quantization alone (trial 2) answers in 50%") for line in others)
-    of_rule = {**found, "reference_points": [], "references": {"baseline": 0.8, "popularity": 0.795}}
+    rows = [row for row in found.rows if not isinstance(row, Point) or row.reference is None]
+    of_rule = replace(found, rows=tuple(rows), references={"baseline": 0.8, "popularity": 0.795})
     assert (
         verdict(of_rule).sentences[0].startswith("A much simpler rule is within the tolerated 1%: on test popularity")
     )
@@ -301,12 +301,10 @@ def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(choose, "call", call)
     found = beside_tuned_baseline(jobs, ours, (3, tuned), None, lambda line: None)  # type: ignore[arg-type]
-    assert found is not None and (found["trial"], found["p95_ratio"], found["throughput_ratio"]) == (3, 0.25, 4.0)
+    assert found is not None and (found.trial, found.p95_ratio, found.throughput_ratio) == (3, 0.25, 4.0)
     assert asked[0][:3] == (*ours, "confirm") and asked[0][-1] == tuned
-    confirmed = Confirmed(
-        {"trial": 5}, measured.latency, measured.throughput, measured.quality, measured.footprint, 1, tuned=found
-    )
-    assert chosen_document(confirmed, Path("b"), "why", None)["confirmed"]["tuned_baseline"] == found
+    confirmed = Confirmed(measured.latency, measured.throughput, measured.quality, measured.footprint, 1, tuned=found)
+    assert _confirmation(confirmed).tuned_baseline == found
     config: Any = SimpleNamespace(name="shop")
     card = choose._card(config, ours[1], Outcome("stopped", "x", None, ours[0]), confirmed, "why", "machine")
     assert "| p95, beside the tuned baseline (fp32, best placement, trial 3) | | | 0.250 [0.237, 0.263] |" in card

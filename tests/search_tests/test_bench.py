@@ -25,12 +25,13 @@ from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
 from search.bench.bench import Plan, _count, _schedule, bench
 from search.bench.requests import draw_requests, draw_rows, parse_rows
-from search.bench.summary import behind, beside_poisson, percentiles
+from search.bench.summary import Percentile, behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
 from search.report.bench import bench_figure, bench_page, doubts, headline
 from spaces.candidate import Candidate
+from spaces.serialization import to_plain
 
 SPECS = (
     InputSpec("user", "int64", (), 40, "user"),
@@ -160,14 +161,14 @@ def test_every_schedule_has_the_rate_asked(pattern: Any) -> None:
 
 def test_a_percentile_of_too_few_or_of_refused_requests_is_never_told() -> None:
     few = percentiles(np.arange(float(fewest_samples(95) - 1)))
-    assert few["p50"] is not None
-    assert (few["p95"], few["p99"]) == (None, None)
+    assert few.p50 is not None
+    assert (few.p95, few.p99) == (None, None)
     latency = np.concatenate([np.ones(980), np.full(20, np.inf)])
     told = percentiles(latency)
-    assert told["p95"] == {"value": 1.0, "interval": [1.0, 1.0]}
-    assert told["p99"] is None
+    assert told.p95 == Percentile(1.0, (1.0, 1.0))
+    assert told.p99 is None
     edge = percentiles(np.concatenate([np.ones(955), np.full(45, np.inf)]))
-    assert edge["p95"] == {"value": 1.0, "interval": [1.0, None]}, "the interval's end is refused, not the p95"
+    assert edge.p95 == Percentile(1.0, (1.0, None)), "the interval's end is refused, not the p95"
 
 
 def played(latency_ms: Any, offered_share: float = 1.0, lag_ms: float = 0.0) -> Played:
@@ -180,15 +181,15 @@ def played(latency_ms: Any, offered_share: float = 1.0, lag_ms: float = 0.0) -> 
 def test_four_times_poissons_latency_is_a_ratio_of_four() -> None:
     poisson = np.random.default_rng(0).exponential(size=2000)
     found = beside_poisson(played(4 * poisson), played(poisson), seed=0)
-    for name in ("p95", "p99"):
-        assert found[f"{name}_ratio"] == pytest.approx(4)
-        assert found[f"{name}_ratio_interval"] == pytest.approx([4, 4])
+    assert (found.p95_ratio, found.p99_ratio) == (pytest.approx(4), pytest.approx(4))
+    assert found.p95_ratio_interval == pytest.approx((4, 4))
+    assert found.p99_ratio_interval == pytest.approx((4, 4))
 
 
 def test_a_ratio_of_what_was_refused_is_none() -> None:
     some = np.where(np.arange(2000) % 10 == 0, np.inf, 1.0)
     found = beside_poisson(played(some), played(some), seed=0)
-    assert (found["p95_ratio"], found["p95_ratio_interval"]) == (None, None)
+    assert (found.p95_ratio, found.p95_ratio_interval) == (None, None)
 
 
 def test_a_generator_behind_its_schedule_makes_the_run_invalid() -> None:
@@ -199,7 +200,7 @@ def test_a_generator_behind_its_schedule_makes_the_run_invalid() -> None:
 
 def test_a_pattern_is_played_beside_poisson_and_written(stand_in: StandIn, tmp_path: Path) -> None:
     plan = Plan("bursts", rate_rps=3000, seconds=0.2, rows=RowsConfig(median=8, sigma=0.3, max=20), seed=3)
-    document = run(stand_in, plan, tmp_path / "out")
+    document = to_plain(run(stand_in, plan, tmp_path / "out"))
     assert gc.isenabled()
     assert sys.getswitchinterval() > 1e-4
     assert document["requests"] == _count(3000, 0.2)
@@ -219,7 +220,7 @@ def test_a_pattern_is_played_beside_poisson_and_written(stand_in: StandIn, tmp_p
 def test_poisson_and_the_closed_loop_stand_alone(stand_in: StandIn, tmp_path: Path) -> None:
     rows = RowsConfig(median=4, sigma=0, max=4)
     for plan in (Plan(rate_rps=3000, seconds=0.2, rows=rows), Plan("closed", seconds=0.2, rows=rows)):
-        document = run(stand_in, plan, tmp_path / plan.pattern)
+        document = to_plain(run(stand_in, plan, tmp_path / plan.pattern))
         assert document["poisson"] is None
         assert document["latency_ms"]["p50"]["value"] >= 0
         assert "Poisson's" not in headline(document)
@@ -232,7 +233,7 @@ def test_a_log_gives_arrivals_and_sizes(stand_in: StandIn, tmp_path: Path) -> No
     log = tmp_path / "log.csv"
     lines = [f"{i * 0.01 + (i % 7) * 0.001},{3 + i % 2}" for i in range(50)]
     log.write_text("\n".join(["timestamp,rows", *lines]) + "\n")
-    document = run(stand_in, Plan("replay", rate_rps=3000, seconds=0.2, log=log), tmp_path / "out")
+    document = to_plain(run(stand_in, Plan("replay", rate_rps=3000, seconds=0.2, log=log), tmp_path / "out"))
     assert set(stand_in.sizes) == {3, 4}
     assert document["log"] == str(log)
     assert document["poisson"] is not None
@@ -240,7 +241,7 @@ def test_a_log_gives_arrivals_and_sizes(stand_in: StandIn, tmp_path: Path) -> No
 
 def test_refused_requests_are_counted_and_said(stand_in: StandIn, tmp_path: Path) -> None:
     stand_in.decline = 5
-    document = run(stand_in, Plan(rate_rps=3000, seconds=0.2), tmp_path / "out")
+    document = to_plain(run(stand_in, Plan(rate_rps=3000, seconds=0.2), tmp_path / "out"))
     assert document["refused"] == document["requests"] // 5
     assert document["served_rps"] < document["offered_rps"]
     assert (document["latency_ms"]["p95"], document["latency_ms"]["p99"]) == (None, None)

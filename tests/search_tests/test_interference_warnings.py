@@ -9,6 +9,7 @@ import pytest
 
 from objectives.records import Latency
 from search.interference_warnings import interference_warnings
+from search.results import read_front
 from search.verdict import best_compromise, helps, verdict
 from tests.search_tests.measurements import complete_outcome
 
@@ -50,13 +51,13 @@ def test_the_verdict_tells_what_weakens_the_timing_of_its_subject(
     front_document: dict[str, Any], choose_trial: Any
 ) -> None:
     rows = front_document["rows"]
-    best = best_compromise([row for row in rows if helps(row)], front_document["max_loss"])
+    best = best_compromise([p for p in read_front(front_document).points if helps(p)], front_document["max_loss"])
     for row in rows:
         row["warnings"] = [f"number {row['trial']} was disturbed"]
-    trial = best["trial"]
-    found = [line for line in verdict(front_document).sentences if "disturbed" in line]
+    trial = best.trial
+    found = [line for line in verdict(read_front(front_document)).sentences if "disturbed" in line]
     assert found == [f"Of the timing of trial {trial}: number {trial} was disturbed."]
     front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006))
     front_document["chosen"]["confirmed"]["warnings"] = ["the long window was disturbed"]
-    found = [line for line in verdict(front_document).sentences if "disturbed" in line]
+    found = [line for line in verdict(read_front(front_document)).sentences if "disturbed" in line]
     assert found == [f"Of the timing of trial {trial}: the long window was disturbed."]

@@ -1,4 +1,4 @@
-"""The document of a study whose trials' outcomes are given."""
+"""The front of a study whose trials' outcomes are given."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import pytest
 from objectives.records import Outcome
 from search.config.loss_limits import Limits
 from search.config.study_file import load
-from search.results import document, front_numbers
+from search.results import Front
 from search.study import Study
+from search.study_front import study_front
 from tests.search_tests.measurements import complete_outcome, small_space
 
 
-def told(folder: Path, outcomes: list[Outcome], **facts: Any) -> dict[str, Any]:
-    """The document of a study with these trials, the baseline first."""
+def told(folder: Path, outcomes: list[Outcome], **facts: Any) -> Front:
+    """The front of a study with these trials, the baseline first."""
     config = load("ml-100k")
     study = Study("s", f"sqlite:///{folder / 'o.db'}", config.objectives, Limits(0.01), 0)
     for outcome in outcomes:
         trial, _ = study.ask(small_space())
         study.tell(trial.number, outcome, 0.0)
     study.note(**facts)
-    return document(config, study.finished(), study.facts)
+    return study_front(config, study.finished(), study.facts)
 
 
 @pytest.mark.parametrize(("resolution", "front"), [(0.0028, [1]), (0.0005, [1, 2])])
@@ -35,4 +36,5 @@ def test_losses_closer_than_the_resolution_count_as_equal(tmp_path: Path, resolu
         complete_outcome(0.4, 2.5, 0.0),
         complete_outcome(0.6, 2.0, -0.004),
     ]
-    assert front_numbers(told(tmp_path, outcomes, resolution=resolution)) == front
+    members = told(tmp_path, outcomes, resolution=resolution).members
+    assert [point.trial for point in members] == front

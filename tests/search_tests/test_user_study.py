@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from search.cli.validation import conclusion
+from search.cli.validation import UserInput, ValidationReport, conclusion
 from tests.benchmarks.nightly import CHECKPOINTS
 
 pytestmark = pytest.mark.timeout(900)
@@ -119,15 +120,17 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
 
 
 def test_what_is_taken_to_be_the_users_is_told() -> None:
-    inputs = [{"name": "user", "inferred": True}, {"name": "hour", "inferred": True}]
-    found = {"rows": 200, "p50_ms": 1.0, "parity": 1e-6, "groups": [], "trials_range": [9, 12]}
-    found |= {"seconds": {"all": 1.0}}
-    (line,) = (line for line in conclusion({**found, "user_inputs": inputs}) if "of the user" in line)
+    inputs = (UserInput("user", True), UserInput("hour", True))
+    found = ValidationReport(
+        "shop", "shop:factory", (), (), inputs, (), parity=1e-6, model_bytes=10, p50_ms=1.0, rows=200, trials=9,
+        trials_range=(9, 12), seconds={"all": 1.0},
+    )  # fmt: skip
+    (line,) = (line for line in conclusion(found) if "of the user" in line)
     assert "inferred" in line and "user, hour" in line and "user_inputs" in line
-    declared = [{**one, "inferred": False} for one in inputs]
-    (line,) = (line for line in conclusion({**found, "user_inputs": declared}) if "of the user" in line)
+    declared = tuple(replace(one, inferred=False) for one in inputs)
+    (line,) = (line for line in conclusion(replace(found, user_inputs=declared)) if "of the user" in line)
     assert "inferred" not in line and "user, hour" in line
-    assert not any("of the user" in line for line in conclusion({**found, "user_inputs": []}))
+    assert not any("of the user" in line for line in conclusion(replace(found, user_inputs=())))
 
 
 def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:

@@ -1,0 +1,195 @@
+"""The front of a study, built from its trials and from what is known of the study as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from objectives.measurement.footprint import money_per_million
+from objectives.records import Measurement, Outcome
+from search.ablation.records import AblationSummary, ablations
+from search.ablation.verdict import ablation_summary
+from search.config.sections import StudyConfig
+from search.explore.reference_points import beside_tuned, tuned_baseline
+from search.explore.study_profile import read_profile
+from search.front import hypervolume, unit_objectives
+from search.interference_warnings import interference_warnings
+from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuality, Row, read_choice
+from search.study import candidate_of, front_of, outcome_of, reference_of
+from search.verdict import doubts
+from spaces.candidate import Candidate
+
+_STAGES = ("fit", "export", "judge", "time")
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A trial whose choice is known and that ended."""
+
+    trial: FrozenTrial
+    candidate: Candidate
+    outcome: Outcome
+    feasible: bool
+
+    @property
+    def measurement(self) -> Measurement | None:
+        return self.outcome.measurement
+
+
+def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[str, Any]) -> Front:
+    """The result of a study so far. Trials whose choice was never settled are left out."""
+    settled = list(_settled(config, trials))
+    measured = [one.measurement for one in settled if one.measurement is not None]
+    feasible = [one.measurement for one in settled if one.measurement is not None and one.feasible]
+    resolution = facts.get("resolution")
+    members = iter(front_of(feasible, config.objectives, resolution or 0.0))
+    on_front = [one.feasible and next(members) for one in settled]
+    rows = _beside_references(
+        [_row(one, member, config.price_per_hour) for one, member in zip(settled, on_front, strict=True)], settled
+    )
+    points = unit_objectives(
+        [m.latency.p95_ratio for m in feasible],
+        [m.throughput.ratio for m in feasible],
+        [m.quality.loss for m in feasible],
+        config.quality.max_loss,
+    )
+    prepared, chosen = facts.get("prepared", {}), facts.get("chosen")
+    references = dict(prepared.get("references", {}))
+    choice = None if chosen is None else read_choice(chosen)
+    front = Front(
+        study=config.name,
+        rows=tuple(rows),
+        max_loss=config.quality.max_loss,
+        objectives=tuple(config.objectives),
+        hypervolume=hypervolume(points),
+        minutes=facts.get("search_seconds", 0.0) / 60,
+        resolution=resolution,
+        machine=facts.get("machine", ""),
+        rate_rps=_median([m.latency.rate_rps for m in measured]),
+        slo_ms=config.slo.ms or _median([m.throughput.slo_ms for m in measured]),
+        bayes_auc=references.pop("bayes_optimal", None),
+        references=references,
+        reference_metric=prepared.get("reference_metric", "auc"),
+        split=prepared.get("split", ""),
+        undertrained=prepared.get("undertrained"),
+        left_alone=dict(prepared.get("left_alone") or {}),
+        chosen=choice,
+        ablation=_ablation(config.name, rows, choice, facts),
+    )
+    return replace(front, warnings=tuple(doubts(front)))
+
+
+def _settled(config: StudyConfig, trials: Sequence[FrozenTrial]) -> list[_Settled]:
+    found = []
+    for trial in trials:
+        candidate, outcome = candidate_of(trial), outcome_of(trial)
+        if candidate is None:
+            continue
+        assert outcome is not None
+        measurement = outcome.measurement
+        feasible = measurement is not None and config.quality.limits.kept(measurement.quality)
+        found.append(_Settled(trial, candidate, outcome, feasible))
+    return found
+
+
+def _beside_references(rows: Sequence[Row], settled: Sequence[_Settled]) -> list[Row]:
+    """The rows with the names of the reference points and the ratios of every point to the tuned baseline: the
+    baseline's own model in the best placement that was measured so far, by whichever trial."""
+    names = {one.candidate.id: name for one in settled if (name := reference_of(one.trial))}
+    number = tuned_baseline(
+        (one.trial.number, one.candidate, one.measurement) for one in settled if one.measurement is not None
+    )
+    tuned = next((row for row in rows if isinstance(row, Point) and row.trial == number), None)
+    found = []
+    for row in rows:
+        name = names.get(row.candidate)
+        row = replace(row, reference=TUNED if row is tuned else None if name == TUNED else name)
+        if isinstance(row, Point) and tuned is not None:
+            row = replace(row, tuned=beside_tuned(row, tuned))
+        found.append(row)
+    return found
+
+
+def _ablation(
+    study: str, rows: Sequence[Row], choice: Choice | None, facts: Mapping[str, Any]
+) -> AblationSummary | None:
+    """The effects of the chosen trial's techniques, where they were measured, else those measured last."""
+    candidates = {row.trial: row.candidate for row in rows}
+    # A study begun anew has other candidates under the same numbers.
+    known = [ablation for ablation in ablations(facts) if candidates.get(ablation.trial) == ablation.candidate.id]
+    if not known:
+        return None
+    known.sort(key=lambda ablation: choice is not None and ablation.trial == choice.row.trial)
+    return ablation_summary(study, known[-1], read_profile(facts))
+
+
+def _median(numbers: Sequence[float]) -> float | None:
+    """Rate and limit follow the baseline in each trial's own run; the median stands for all."""
+    return float(np.median(numbers)) if numbers else None
+
+
+def _row(one: _Settled, on_front: bool, price: float | None) -> Row:
+    artifact, m = one.outcome.artifact, one.measurement
+    row = Row(
+        trial=one.trial.number,
+        candidate=one.candidate.id,
+        weights=one.candidate.weights.id,
+        variant=one.candidate.variant_id,
+        state=one.outcome.state,
+        reason=one.outcome.reason,
+        on_front=on_front,
+        feasible=one.feasible,
+        origin=one.candidate.weights.origin,
+        knobs=one.candidate.knobs(),
+        minutes=one.trial.user_attrs.get("minutes"),
+        seconds={stage: one.outcome.seconds.get(stage) for stage in _STAGES},
+        reused=one.outcome.reused,
+        timings=one.outcome.timings,
+        widths={} if artifact is None else artifact.widths,
+        units={} if artifact is None else artifact.units,
+    )
+    return row if m is None else _point(row, m, price)
+
+
+def _point(row: Row, m: Measurement, price: float | None) -> Point:
+    latency, throughput, ours = m.latency, m.throughput, m.latency.candidate
+    return Point(
+        **vars(row),
+        quality=PointQuality(
+            metric=m.quality.metric,
+            value=m.quality.value,
+            loss=m.quality.loss,
+            loss_interval=m.quality.loss_interval,
+            slices=m.quality.parts,
+        ),
+        latency_ms=PointLatency(
+            p50=ours.p50_ms,
+            p95=ours.p95_ms,
+            p99=ours.p99_ms,
+            service_p50=ours.service_p50_ms,
+            p95_ratio=latency.p95_ratio,
+            p95_ratio_interval=latency.p95_ratio_interval,
+            service_p50_ratio=latency.service_p50_ratio,
+            service_p50_ratio_interval=latency.service_p50_ratio_interval,
+            p99_ratio=latency.p99_ratio,
+            p95_ratio_all=latency.p95_ratio_all,
+            p95_interval=ours.p95_interval_ms,
+        ),
+        throughput_rps=throughput.rps,
+        throughput_ratio=throughput.ratio,
+        throughput_ratio_interval=throughput.ratio_interval,
+        throughput_interval=throughput.rps_interval,
+        capacity_ratio=throughput.capacity_ratio,
+        capacity_ratio_interval=throughput.capacity_ratio_interval,
+        model_bytes=m.footprint.model_bytes,
+        peak_memory_bytes=m.footprint.peak_memory_bytes,
+        cpu_seconds_per_1000=m.footprint.cpu_seconds_per_1000,
+        money_per_million=money_per_million(throughput.rps, price) if price and throughput.rps else None,
+        repeated_blocks=latency.repeated_blocks,
+        visits=len(latency.p95_visits),
+        warnings=tuple(interference_warnings(latency)),
+    )
