@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import warnings
@@ -27,6 +28,8 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
 # A candidate that keeps the SLO at no rate stands where one of this ratio would.
 _LEAST_THROUGHPUT = 1e-3
+# More than the trials of any study.
+_PARSED = 8192
 
 
 def _inverse(ratio: float) -> float:
@@ -203,8 +206,15 @@ def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], res
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome | None:
+    """The outcome that was told, None while there is none; each is parsed once, however often it is asked for."""
     text = trial.user_attrs.get("outcome")
-    return None if text is None else from_plain(Outcome, json.loads(text))
+    return None if text is None else _read_outcome(text)
+
+
+# By its text: a study begun anew has other outcomes under the same numbers.
+@functools.lru_cache(maxsize=_PARSED)
+def _read_outcome(text: str) -> Outcome:
+    return from_plain(Outcome, json.loads(text))
 
 
 def candidate_of(trial: FrozenTrial) -> Candidate | None:

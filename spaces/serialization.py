@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -63,10 +64,15 @@ def _read(kind: Any, data: Any) -> Any:
     return data
 
 
+@functools.cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _read_record(kind: type, data: Any) -> Any:
     if not isinstance(data, Mapping):
         raise ValueError(f"{kind.__name__} is read from a mapping, but got {data!r}.")
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}
     renamed = {f.metadata[_FORMERLY]: f.name for f in dataclasses.fields(kind) if _FORMERLY in f.metadata}
     data = {renamed.get(key, key): item for key, item in data.items()}

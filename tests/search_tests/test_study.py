@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import optuna
@@ -9,7 +10,7 @@ import pytest
 
 from objectives.records import NotFiniteError, Outcome, Quality
 from search.config.loss_limits import Limits
-from search.study import Study, candidate_of, outcome_of, values
+from search.study import Study, candidate_of, measured, outcome_of, values
 from spaces.search_space import SearchSpace
 from tests.search_tests.measurements import complete_outcome, small_space
 
@@ -114,3 +115,24 @@ def test_nothing_infinite_is_ever_told() -> None:
 def test_an_objective_that_was_not_measured_is_refused() -> None:
     measured = complete_outcome().measurement
     assert values(measured, ["latency_p99", "model_bytes"]) == [0.5, 1000.0]
+
+
+def test_each_outcome_is_parsed_once_however_often_it_is_asked_for(
+    space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every event all trials are looked at; a study begun anew has other outcomes under the same numbers."""
+    parsed: list[str] = []
+    read = json.loads
+    monkeypatch.setattr("search.study.json.loads", lambda text: parsed.append(text) or read(text))
+    study, losses = open_study(storage), [0.00123, 0.00456, 0.00789]
+    for loss in losses:
+        trial, _ = study.ask(space)
+        study.tell(trial.number, complete_outcome(loss=loss), 0.1)
+    parsed.clear()
+    for _ in range(3):
+        assert [m.quality.loss for m in measured(study.finished()).values()] == losses
+    assert len(parsed) == 3
+    study.restart()
+    trial, _ = study.ask(space)
+    study.tell(trial.number, complete_outcome(loss=0.00321), 0.1)
+    assert [m.quality.loss for m in measured(study.finished()).values()] == [0.00321]

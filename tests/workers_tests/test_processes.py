@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import JobError
-from search.workers.processes import Done, Worker, call, wait
+from search.workers.processes import Done, Worker, call, open_workers, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
@@ -125,6 +125,19 @@ def test_time_standing_still_does_not_count(worker: Worker) -> None:
 def test_a_failed_call_raises_its_reason(worker: Worker) -> None:
     with pytest.raises(JobError, match="bad thing"):
         call(worker, "fail", {}, 20, lambda line: None)
+
+
+def test_workers_end_with_their_block_whatever_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", CHILD.format(root=str(ROOT))]
+    monkeypatch.setattr("search.workers.processes.Worker", lambda kind, log: Worker(kind, log, command))
+    with pytest.raises(KeyboardInterrupt), open_workers(tmp_path, builders=2) as workers:
+        started = [call(worker, "sleep", {"seconds": 0}, 20, print) for worker in (*workers.builders, workers.meter)]
+        assert len(set(started)) == 3
+        raise KeyboardInterrupt
+    for child in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["builder-0.log", "builder-1.log", "meter.log"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
