@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -43,7 +44,7 @@ def number(value: float | None, word: Callable[[float], str], interval: Sequence
 
 def console_table(title: str, columns: Sequence[Column[R]], rows: Iterable[R]) -> Table:
     """The columns as a table of a terminal; tags and interval stand below their number."""
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in columns:
         table.add_column(column.header, justify=column.justify)
     for row in rows:
