@@ -26,6 +26,7 @@ class DryRun:
     batches: batches per epoch of train
     held_rows: rows that are scored to evaluate a candidate on validation
     inputs: inputs of the model
+    warnings: what is probably not meant in a user's model or loss
     """
 
     structure: ModelStructure
@@ -40,3 +41,4 @@ class DryRun:
     batches: int
     held_rows: int
     inputs: tuple[InputSpec, ...] = ()
+    warnings: tuple[str, ...] = ()

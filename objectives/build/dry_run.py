@@ -20,7 +20,7 @@ from objectives.build.custom_metric import check_metric
 from objectives.build.fit import training_data_of
 from objectives.build.model_structure import of_baseline
 from objectives.build.technique_checks import TechniqueChecks
-from objectives.compression.distillation import distil
+from objectives.compression.distillation import distil, hidden_outputs
 from objectives.compression.export import (
     Signature,
     check_parity,
@@ -39,6 +39,9 @@ from objectives.held_out_rows import write_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.parity import LIMIT
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.user_model.checks import model_warnings
+from objectives.recommenders.user_model.factory import FactoryError
+from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.records import WEIGHTS
 from objectives.technique_results import LEARNED_ROUNDING, Tried
 from spaces.techniques.distillation import Distillation
@@ -60,13 +63,14 @@ def dry_run(
     steps.
 
     Raises:
-        FactoryError: the metric is undefined for the model.
+        FactoryError: the metric is undefined for the model, or its hidden module gives no features.
         TraceError: the model's forward cannot be traced.
         ParityError: the exported graph does not give the model's scores.
         ValueError: a training step fails.
     """
     seconds: dict[str, float] = {}
     check_metric(recommender)
+    _check_hidden(recommender, seed)
 
     def timed(stage: str) -> _Clock:
         progress(f"dry run: {stage}")
@@ -94,11 +98,12 @@ def dry_run(
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
     progress("dry run: step")
     seconds["step"] = _step_seconds(recommender, seed)
+    warnings = model_warnings(recommender, seed) if isinstance(recommender, UserRecommender) else ()
     held = recommender.held_out("validation")
     scored = len(held.labels) * (1 if held.items is None else len(held.items))
     return DryRun(
         traced.structure, traced.left_alone, tried, forms, str(folder), held.parts, parity, size, seconds,
-        recommender.batches_per_epoch, scored, recommender.inputs,
+        recommender.batches_per_epoch, scored, recommender.inputs, warnings,
     )  # fmt: skip
 
 
@@ -151,6 +156,22 @@ def _refused(attempt: Callable[[], object]) -> str | None:
     except Exception as error:  # any failure excludes this form only
         return one_line(error)
     return None
+
+
+def _check_hidden(recommender: Recommender, seed: int) -> None:
+    """
+    Raises:
+        FactoryError: the outputs of the hidden module are no features.
+    """
+    if recommender.hidden is None:
+        return
+    inputs, _ = next(iter(recommender.batches(torch.Generator().manual_seed(seed))))
+    try:
+        with torch.no_grad(), hidden_outputs(recommender.model, recommender.hidden) as latest:
+            recommender.outputs(recommender.model.eval(), inputs)
+            latest()
+    except ValueError as error:
+        raise FactoryError(f"hidden: {error}") from error
 
 
 def _step_seconds(recommender: Recommender, seed: int) -> float:

@@ -361,6 +361,8 @@ def validate(options: argparse.Namespace) -> int:
     console.document({**plain, "preflight": to_plain(found)})
     for table in tables(found):
         console.table(table)
+    for line in found.warnings:
+        console.warn(line)
     for line in conclusion(found):
         console.result(line)
     console.result(f"{config.name} is valid; next: leanrec run {options.study}")

@@ -99,6 +99,7 @@ class ValidationReport:
     left_alone: tuple[LeftAlone, ...]
     user_inputs: tuple[UserInput, ...]
     forms: tuple[GraphForm, ...]
+    warnings: tuple[str, ...]
     parity: float
     model_bytes: int
     p50_ms: float
@@ -146,6 +147,7 @@ def report(config: StudyConfig, found: Validated) -> ValidationReport:
         left_alone=tuple(LeftAlone(name, reason) for name, reason in rehearsal.left_alone.items()),
         user_inputs=tuple(UserInput(spec.name, spec.inferred) for spec in rehearsal.inputs if spec.side == "user"),
         forms=tuple(GraphForm(name, reason) for name, reason in rehearsal.forms.items()),
+        warnings=rehearsal.warnings,
         parity=rehearsal.parity,
         model_bytes=rehearsal.model_bytes,
         p50_ms=found.profile.p50_ms,

@@ -347,6 +347,14 @@ class Named(Net):
         return {"score": super().forward(*inputs, **named)}
 
 
+class Other(Net):
+    """A sibling whose tower is one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Linear(8, 1)  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize("model", [Net, Named])
 @pytest.mark.parametrize("packed", [lambda y, w: (y, w), lambda y, w: torch.stack([y, w], 1)])
 def test_of_one_output_the_first_labels_are_its_own(model: Any, packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,6 +513,14 @@ WRONG: list[tuple[Any, str]] = [
     (
         _broken(build=lambda shape: Both(), shapes={"width": [4]}),
         "mine: the model must give one score for each row, but gave dict",
+    ),
+    (
+        _broken(build=lambda shape: Net(), shapes={"width": {"low": 4, "high": 8}}),
+        "mine: shapes must hold a list of sizes for 'width', but got {'low': 4, 'high': 8}",
+    ),
+    (
+        _broken(build=lambda shape: Other(), shapes={"width": [4]}, hidden="tower.0"),
+        "mine: build must give a model with the hidden module 'tower.0'",
     ),
 ]
 

@@ -1,0 +1,119 @@
+"""Mistakes in a user's model or loss that raise no error: each becomes one line, which `leanrec validate` prints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from objectives.recommenders.user_model.recommender import UserRecommender
+from objectives.training_rows import over_labels
+
+_TOLERANCE = 1e-4
+# Rows of a batch that are looked at, and in how many parts.
+_ROWS, _PARTS = 64, 8
+
+
+def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
+    """Return what is probably not meant in the loss, which one batch of train shows, and in the tables."""
+    model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = next(islice(recommender.batches(generator), 1))
+    lines = (
+        _not_a_mean(recommender, model, inputs, labels, generator),
+        _takes_logits(recommender, model, inputs, labels),
+        _reads_own_weights(recommender, model, inputs, labels),
+        *_unmarked_padding(model),
+    )
+    return tuple(line for line in lines if line is not None)
+
+
+def _loss(recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Any) -> Tensor:
+    return recommender.loss(recommender.outputs(model, inputs), labels)
+
+
+def _not_a_mean(
+    recommender: UserRecommender,
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    labels: Any,
+    generator: torch.Generator,
+) -> str | None:
+    """Compare the loss of some rows with those of equal parts of them, drawn at random."""
+
+    def of(rows: Tensor) -> float:
+        picked = {name: values[rows] for name, values in inputs.items()}
+        with torch.no_grad():
+            return float(_loss(recommender, model, picked, over_labels(lambda part: part[rows], labels)))
+
+    count = min(_ROWS, len(next(iter(inputs.values())))) // _PARTS * _PARTS
+    if count <= _PARTS:
+        return None
+    whole = of(torch.arange(count))
+    if whole != of(torch.arange(count)):  # a loss that draws something itself tells nothing
+        return None
+    total = sum(map(of, torch.randperm(count, generator=generator).chunk(_PARTS)))
+    if _close(whole, total / _PARTS):
+        return None
+    if _close(whole, total):
+        return "loss adds up over the rows of a batch, but should be their mean: the learning rate depends on it"
+    return (
+        "loss of a batch is not the mean over its rows: rows are shuffled for training, so lists or pairs of "
+        "neighbouring rows do not stay together, and outputs (rows, 1) must not be broadcast against labels (rows,)"
+    )
+
+
+def _takes_logits(
+    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Any
+) -> str | None:
+    """Compare the loss with that of logits, where the model gives probabilities."""
+    if [kind.scale for kind in recommender.output_kinds] != ["probabilities"] or not isinstance(labels, Tensor):
+        return None
+    with torch.no_grad():
+        outputs = recommender.outputs(model, inputs)
+        loss = recommender.loss(outputs, labels)
+        scores = recommender.scores(outputs).reshape(-1)
+    if labels.numel() != len(scores):
+        return None
+    of_logits = F.binary_cross_entropy_with_logits(scores, labels.reshape(-1).to(scores.dtype))
+    if not _close(float(loss), float(of_logits)):
+        return None
+    return (
+        "loss takes the outputs for logits, but they lie between 0 and 1, as probabilities do: use "
+        "binary_cross_entropy, or let the model return logits"
+    )
+
+
+def _reads_own_weights(
+    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Any
+) -> str | None:
+    """Look for gradients of the baseline's weights in the loss of a copy."""
+    own = [parameter for parameter in recommender.model.parameters() if parameter.requires_grad]
+    loss = _loss(recommender, model, inputs, labels)
+    if not own or all(found is None for found in torch.autograd.grad(loss, own, allow_unused=True)):
+        return None
+    return (
+        "loss reads the weights of the factory's model, but a copy or a sibling is what is trained: regularisation "
+        "belongs in the optimizer (weight_decay)"
+    )
+
+
+def _unmarked_padding(model: nn.Module) -> Iterator[str]:
+    """Find tables in which one row alone is zero, and free to change in training."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.padding_idx is None:
+            zero = (~module.weight.detach().any(dim=1)).nonzero().flatten().tolist()
+            if len(zero) == 1:
+                yield (
+                    f"row {zero[0]} of {name} is zero, but the table has no padding_idx, so that training changes the "
+                    f"row: set padding_idx={zero[0]} where it is padding"
+                )
+
+
+def _close(a: float, b: float) -> bool:
+    return abs(a - b) <= _TOLERANCE * max(abs(a), abs(b))
