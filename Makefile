@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOME_DIR ?= .
 
-.PHONY: study test test-all lint install clean
+.PHONY: study test test-all lint docs install clean
 
 # A CPU build of torch is a quarter of the default one; it is taken where pip can reach one.
 .venv/installed: pyproject.toml
@@ -35,6 +35,12 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo build/docs/index.html
 
 clean:
 	rm -rf .venv
