@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -180,6 +181,19 @@ def test_links_and_paths_exist(page: Path) -> None:
     paths = re.findall(r"`((?:spaces|objectives|search|tests|docs)/[\w/.*]*)`", text)
     missing = [path for path in paths if not path.isupper() and not any(ROOT.glob(path.rstrip("/")))]
     assert [path for path in missing if not re.search(r"[A-Z]{3,}", path)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_in_pages_exist(page: Path) -> None:
+    """Dotted names resolve; a name in brackets behind a file's path stands in that file."""
+    text = page.read_text()
+    for dotted in re.findall(r"`((?:spaces|objectives|search)(?:\.\w+)+)(?:\(|`)", text):
+        module, _, name = dotted.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), dotted
+    for file, names in re.findall(r"`([\w/]+\.py)`\s\(((?:`\w[\w.]*`(?:,\s|\sand\s)?)+)", text):
+        source = (ROOT / file).read_text()
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert name.rpartition(".")[2] in source, f"{file}: {name}"
 
 
 def test_the_readme_names_the_commands_of_the_checks() -> None:
