@@ -345,10 +345,11 @@ def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:
     count, width = rows.shape
     m = math.ceil(math.sqrt(count))
     complete = count // m
-    grid = rows[: complete * m].reshape(complete, m, width).permute(2, 0, 1)
-    left, values, right = torch.linalg.svd(grid, full_matrices=False)
-    root = values[:, :1].sqrt()
-    quotient, remainder = left[:, :, 0] * root, right[:, 0] * root
+    grid = rows[: complete * m].reshape(complete, m, width)
+    quotient, remainder = rows.new_empty(width, complete), rows.new_empty(width, m)
+    for k in range(width):  # at once, all their singular vectors would be several times the table
+        left, values, right = torch.linalg.svd(grid[:, :, k], full_matrices=False)
+        quotient[k], remainder[k] = left[:, 0] * values[0].sqrt(), right[0] * values[0].sqrt()
     rest = rows[complete * m :].T
     if rest.numel():
         by = remainder[:, : rest.shape[1]]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +158,34 @@ def test_a_complete_grid_is_the_nearest_of_rank_one_along_each_dimension() -> No
         gone = np.linalg.svd(grid, compute_uv=False)[1:]
         distance = np.linalg.norm(grid - got[:, :, dimension].numpy())
         assert distance == pytest.approx(np.sqrt((gone**2).sum()), rel=1e-4)
+
+
+PEAK = """
+from pathlib import Path
+import torch
+from objectives.compression.tables import SharedRowsTable
+
+def most():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+torch.set_num_threads(1)
+SharedRowsTable.of(torch.randn(300, 64), 0.2, torch.arange(300))  # what is loaded once
+table, counts = torch.randn(100_000, 64), torch.arange(100_000)
+before = most()
+SharedRowsTable.of(table, 0.2, counts)
+print((most() - before) / table.nbytes)
+"""
+
+
+def test_rows_are_shared_in_little_more_memory_than_the_table_has() -> None:
+    """Its rows in another order, and what stays; not the singular vectors of all dimensions as well."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell a process's own memory")
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 2.5
 
 
 # -- dimensions by frequency
