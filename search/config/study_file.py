@@ -84,7 +84,7 @@ def parse(data: object) -> StudyConfig:
         ConfigError: a field is wrong; the first in the order of the data, in one line.
     """
     try:
-        return StudyConfig.model_validate(data)
+        return StudyConfig.model_validate(read_renamed(data) if isinstance(data, dict) else data)
     except ValidationError as error:
         details = sorted(error.errors(include_url=False), key=lambda detail: _order(data, _place(detail)))
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""

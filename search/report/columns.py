@@ -85,6 +85,7 @@ FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
     Column("p95", lambda of: number(of.row["latency_ms"]["p95"], column_milliseconds)),
     Column("p95 ratio", lambda of: _compared(of, of.row["latency_ms"], "p95_ratio", column_ratio)),
     Column("to tuned", lambda of: number((of.row.get("tuned") or {}).get("p95_ratio"), column_ratio)),
+    Column("service p50 ratio", lambda of: _compared(of, of.row["latency_ms"], "service_p50_ratio", column_ratio)),
     Column("throughput", lambda of: number(of.row["throughput_rps"], _throughput)),
     Column("throughput ratio", lambda of: _compared(of, of.row, "throughput_ratio", column_ratio)),
     Column("capacity ratio", lambda of: _compared(of, of.row, "capacity_ratio", column_ratio)),

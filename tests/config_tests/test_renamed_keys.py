@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config.study_file import load
+from search.config.study_file import load, parse
 from search.errors import ConfigError, RenamedKeyWarning
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
@@ -79,3 +79,10 @@ def test_a_candidate_that_was_written_under_old_names_is_read() -> None:
     placement["route"]["seat"] = placement["route"].pop("instance_group")
     placement["lookup"] = placement.pop("embedding_device")
     assert from_plain(Candidate, plain) == candidate
+
+
+def test_settings_that_a_bundle_holds_under_old_names_are_read() -> None:
+    plain = load("ml-100k").model_dump(mode="json")
+    old = {**plain, "space": {**plain["space"], "distillation": {"passes": 3}}}
+    with pytest.warns(RenamedKeyWarning):
+        assert parse(old).space.distillation.epochs == 3

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, InputSpec, Outcome, Prepared
+from objectives.records import Artifact, InputSpec, Prepared
 from objectives.technique_results import Tried
 from search.choose import choose
 from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
 from search.config.loss_limits import Limits
 from search.errors import JobError
 from search.explore.reference_points import QUANTIZED, references_of, tuned_placement
+from search.report.render import render
 from search.results import TUNED, Front, Point
 from search.study import Study, spent
 from search.study_front import study_front
@@ -306,7 +307,10 @@ def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyP
     confirmed = Confirmed(measured.latency, measured.throughput, measured.quality, measured.footprint, 1, tuned=found)
     assert _confirmation(confirmed).tuned_baseline == found
     config: Any = SimpleNamespace(name="shop")
-    card = choose._card(config, ours[1], Outcome("stopped", "x", None, ours[0]), confirmed, "why", "machine")
+    card = render(
+        "model_card.md.j2", config=config, candidate=ours[1], artifact=ours[0], confirmed=confirmed, reason="why",
+        machine="machine",
+    )  # fmt: skip
     assert "| p95, beside the tuned baseline (fp32, best placement, trial 3) | | | 0.250 [0.237, 0.263] |" in card
 
     def disturbed(*given: Any) -> Any:
