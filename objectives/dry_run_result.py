@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from objectives.records import InputSpec
-from objectives.technique_results import Tried
+from objectives.records import InputSpec, Tried
 from spaces.model_structure import ModelStructure
 
 MODEL = "model.onnx"

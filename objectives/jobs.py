@@ -1,38 +1,199 @@
-"""The worker's side of a job: one JSON line in, one JSON line out."""
+"""The jobs of the workers: one frozen request and one frozen response each."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import traceback
-from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from objectives.errors import InputError, one_line
+from objectives.dry_run_result import DryRun
+from objectives.held_out_rows import HeldPart
+from objectives.job_protocol import Request
+from objectives.measure.benchmark import Load
+from objectives.measure.deployment import Deployment
+from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.measurement.latency import Window
+from objectives.measurement.profile.profile import Profile
+from objectives.measurement.profile.roofline import Roofline
+from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
+from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
+from objectives.task import Task
+from spaces.model_structure import Group
+from spaces.techniques.quantization import Precision
+from spaces.weights import Weights
 
-Handler = Callable[..., Any]
+
+@dataclass(frozen=True)
+class PrepareRequest(Request[Prepared]):
+    """Train the baseline where it is not trained, check the techniques on it, export it."""
+
+    task: Task
+    threads: int
 
 
-def serve(handlers: Mapping[str, Handler]) -> None:
-    """Answer jobs from standard input until it closes.
+@dataclass(frozen=True)
+class DryRunRequest(Request[DryRun]):
+    """Take the model through every stage, briefly."""
 
-    A line `{"job": NAME, "arguments": {...}}` is answered by `{"result": ...}`, or by
-    `{"error": ONE LINE, "input": BOOL, "trace": ...}`, where `input` is true for an error of the user's input.
-    `{"progress": LINE}` may come in between. Whatever the work prints goes to standard error.
+    task: Task
+    threads: int
+
+
+@dataclass(frozen=True)
+class FitResponse:
+    reused: bool
+
+
+@dataclass(frozen=True)
+class FitRequest(Request[FitResponse]):
+    """Train a candidate's weights."""
+
+    task: Task
+    weights: Weights
+    threads: int
+
+
+@dataclass(frozen=True)
+class ExportResponse:
+    artifact: Artifact
+    reused: bool
+
+
+@dataclass(frozen=True)
+class ExportRequest(Request[ExportResponse]):
+    """Write a candidate's model file.
+
+    user_once, split_embeddings: the form of the graph
     """
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
 
-    def progress(line: str) -> None:
-        replies.write(json.dumps({"progress": line}) + "\n")
+    task: Task
+    weights: Weights
+    precision: Precision
+    threads: int
+    user_once: bool
+    split_embeddings: bool
 
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            result = handlers[request["job"]](progress=progress, **request["arguments"])
-            reply = json.dumps({"result": result}, allow_nan=False)
-        except Exception as error:
-            wrong = isinstance(error, InputError)
-            reply = json.dumps({"error": one_line(error), "input": wrong, "trace": traceback.format_exc()})
-        replies.write(reply + "\n")
+
+@dataclass(frozen=True)
+class EvaluateResponse:
+    quality: Quality
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An artifact and how it is run."""
+
+    artifact: Artifact
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(Request[EvaluateResponse]):
+    """Evaluate a candidate on held-out rows beside another model, through the engine that will serve.
+
+    cache, holdout: folders
+    threads: of the engine, None for its own choice
+    reject_above: a loss above which it need not be known exactly
+    """
+
+    candidate: Deployed
+    baseline: Deployed
+    cache: str
+    holdout: str
+    part: HeldPart
+    metric: str
+    seed: int
+    confidence: float
+    reject_above: float | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoreResponse:
+    """Files of scores: one of the candidate's for each engine that answers, and the baseline's."""
+
+    candidates: tuple[str, ...]
+    baseline: str
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreRequest(Request[ScoreResponse]):
+    """Score held-out rows for a metric that a builder evaluates; fields as in `EvaluateRequest`."""
+
+    candidate: Deployed
+    baseline: Deployed
+    cache: str
+    holdout: str
+    part: HeldPart
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class CustomMetricRequest(Request[EvaluateResponse]):
+    """Evaluate the user's own metric on scores.
+
+    candidates, baseline: files of scores
+    """
+
+    task: Task
+    threads: int
+    holdout: str
+    part: HeldPart
+    candidates: tuple[str, ...]
+    baseline: str
+    seed: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class QuickBenchmarkRequest(Request[QuickBenchmark]):
+    """Compare two deployments in a second or two."""
+
+    holdout: str
+    candidate: Deployment
+    baseline: Deployment
+
+
+@dataclass(frozen=True)
+class BenchmarkResponse:
+    latency: Latency
+    throughput: Throughput
+    footprint: Footprint
+
+
+@dataclass(frozen=True)
+class BenchmarkRequest(Request[BenchmarkResponse]):
+    """Measure latency and throughput of two deployments side by side.
+
+    artifact: the candidate's
+    recording: the file of raw timings; where `append`, the visits in it count too
+    weighed: whether memory and CPU time are measured as well
+    noise: how ratios differ between visits, by earlier benchmarks
+    """
+
+    holdout: str
+    artifact: Artifact
+    candidate: Deployment
+    baseline: Deployment
+    load: Load
+    window: Window
+    seed: int
+    recording: str
+    weighed: bool
+    noise: RatioNoise = NO_RATIO_NOISE
+    append: bool = False
+
+
+@dataclass(frozen=True)
+class ProfileResponse:
+    profile: Profile
+    roofline: Roofline
+
+
+@dataclass(frozen=True)
+class ProfileRequest(Request[ProfileResponse]):
+    """Measure where a model's time goes at the median rows."""
+
+    model: str
+    groups: tuple[Group, ...]
+    holdout: str

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from objectives.int8_weights import Int8WeightBits
-from objectives.technique_results import Tried
 from spaces.domains import Scalar
 from spaces.model_structure import ModelStructure
 
@@ -21,6 +20,22 @@ def rows_of(request: Mapping[str, Sized]) -> int:
     once.
     """
     return max(len(values) for values in request.values())
+
+
+# Names of techniques, in addition to those of widths and of the forms of tables.
+PRUNING, LOW_RANK, LEARNED_ROUNDING = "pruning", "low rank", "learned rounding"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Result of one technique on one group, or on one table.
+
+    refused: the reason why it cannot be applied, None where it can
+    """
+
+    group: str
+    technique: str
+    refused: str | None = None
 
 
 class NotFiniteError(ValueError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from objectives.jobs import PrepareRequest
 from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.records import Outcome, Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
@@ -275,9 +276,8 @@ def prepared_by(builder: Worker, config: StudyConfig, home: Home, console: Conso
         ConfigError: the factory, or something that it gave, is not what it should be.
         JobError: the baseline cannot be trained or exported.
     """
-    arguments = {"task": to_plain(task_of(config, home)), "threads": cores_allowed()}
     limit = _PREPARE_TIMES * config.workers.fit_seconds
-    return from_plain(Prepared, call(builder, "prepare", arguments, limit, console.say))
+    return call(builder, PrepareRequest(task_of(config, home), cores_allowed()), limit, console.say)
 
 
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:

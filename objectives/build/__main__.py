@@ -3,71 +3,73 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.build.dry_run import dry_run
-from objectives.build.stages import Form, Progress, export, fit, open_once, prepare, signature_of
-from objectives.jobs import serve
+from objectives.build.stages import Form, export, fit, open_once, prepare, signature_of
+from objectives.dry_run_result import DryRun
+from objectives.job_protocol import Progress, serve
+from objectives.jobs import (
+    CustomMetricRequest,
+    DryRunRequest,
+    EvaluateResponse,
+    ExportRequest,
+    ExportResponse,
+    FitRequest,
+    FitResponse,
+    PrepareRequest,
+)
 from objectives.recommenders.load import open_recommender
-from objectives.task import Task
-from spaces.serialization import from_plain, to_plain
-from spaces.techniques.quantization import Precision
-from spaces.weights import Weights
+from objectives.records import Prepared
 
 
-def _main() -> None:
-    def prepare_job(progress: Progress, task: Any, threads: int) -> Any:
-        torch.set_num_threads(threads)
-        return to_plain(prepare(from_plain(Task, task), progress))
+def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
+    torch.set_num_threads(request.threads)
+    return prepare(request.task, progress)
 
-    def dry_run_job(progress: Progress, task: Any, threads: int) -> Any:
-        torch.set_num_threads(threads)
-        of = from_plain(Task, task)
-        recommender = open_recommender(of, progress, train=False)
-        folder = of.cache / "rehearsals" / recommender.key
-        return to_plain(dry_run(recommender, signature_of(recommender), folder, of.seed, progress, of.int8_weight_bits))
 
-    def fit_job(progress: Progress, task: Any, weights: Any, threads: int) -> Any:
-        torch.set_num_threads(threads)
-        return {"reused": fit(from_plain(Task, task), from_plain(Weights, weights), progress)}
+def _dry_run(request: DryRunRequest, progress: Progress) -> DryRun:
+    torch.set_num_threads(request.threads)
+    task = request.task
+    recommender = open_recommender(task, progress, train=False)
+    folder = task.cache / "rehearsals" / recommender.key
+    return dry_run(recommender, signature_of(recommender), folder, task.seed, progress, task.int8_weight_bits)
 
-    def export_job(
-        progress: Progress,
-        task: Any,
-        weights: Any,
-        precision: Any,
-        threads: int,
-        user_once: bool,
-        split_embeddings: bool,
-    ) -> Any:
-        torch.set_num_threads(threads)
-        artifact, reused = export(
-            from_plain(Task, task),
-            from_plain(Weights, weights),
-            from_plain(Precision, precision),
-            Form(user_once, split_embeddings),
-            progress,
-        )
-        return {"artifact": to_plain(artifact), "reused": reused}
 
-    def custom_metric_job(progress: Progress, task: Any, threads: int, holdout: str, **options: Any) -> Any:
-        torch.set_num_threads(threads)
-        recommender = open_once(from_plain(Task, task), progress)
-        return {"quality": to_plain(evaluate_custom_metric(recommender, Path(holdout), **options))}
+def _fit(request: FitRequest, progress: Progress) -> FitResponse:
+    torch.set_num_threads(request.threads)
+    return FitResponse(fit(request.task, request.weights, progress))
 
-    serve(
-        {
-            "dry_run": dry_run_job,
-            "prepare": prepare_job,
-            "fit": fit_job,
-            "export": export_job,
-            "custom_metric": custom_metric_job,
-        }
+
+def _export(request: ExportRequest, progress: Progress) -> ExportResponse:
+    torch.set_num_threads(request.threads)
+    form = Form(request.user_once, request.split_embeddings)
+    return ExportResponse(*export(request.task, request.weights, request.precision, form, progress))
+
+
+def _custom_metric(request: CustomMetricRequest, progress: Progress) -> EvaluateResponse:
+    torch.set_num_threads(request.threads)
+    quality = evaluate_custom_metric(
+        open_once(request.task, progress),
+        Path(request.holdout),
+        request.part,
+        request.candidates,
+        request.baseline,
+        request.seed,
+        request.confidence,
     )
+    return EvaluateResponse(quality)
 
 
 if __name__ == "__main__":
-    _main()
+    serve(
+        {
+            PrepareRequest: _prepare,
+            DryRunRequest: _dry_run,
+            FitRequest: _fit,
+            ExportRequest: _export,
+            CustomMetricRequest: _custom_metric,
+        }
+    )

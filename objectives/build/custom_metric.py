@@ -4,6 +4,7 @@ since user code runs in builders only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def evaluate_custom_metric(
     recommender: Recommender,
     holdout: Path,
     part: HeldPart,
-    candidates: list[str],
+    candidates: Sequence[str],
     baseline: str,
     seed: int,
     confidence: float,

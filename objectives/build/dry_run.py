@@ -42,8 +42,7 @@ from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.checks import model_warnings
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.recommenders.user_model.recommender import UserRecommender
-from objectives.records import WEIGHTS
-from objectives.technique_results import LEARNED_ROUNDING, Tried
+from objectives.records import LEARNED_ROUNDING, WEIGHTS, Tried
 from spaces.techniques.distillation import Distillation
 
 Progress = Callable[[str], None]

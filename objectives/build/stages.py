@@ -44,11 +44,10 @@ from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.factory import FactoryError
-from objectives.records import WEIGHTS, Artifact, InputSpec, Prepared, rows_of
+from objectives.records import LEARNED_ROUNDING, WEIGHTS, Artifact, InputSpec, Prepared, Tried, rows_of
 from objectives.serving.split_engine import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
-from objectives.technique_results import LEARNED_ROUNDING, Tried
 from spaces.model_structure import ModelStructure
 from spaces.serialization import digest, from_plain, to_plain
 from spaces.techniques.embeddings import SMALLEST

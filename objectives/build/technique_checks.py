@@ -24,8 +24,7 @@ from objectives.compression.structure.groups import weight_of
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
-from objectives.records import WEIGHTS
-from objectives.technique_results import LOW_RANK, PRUNING, Tried
+from objectives.records import LOW_RANK, PRUNING, WEIGHTS, Tried
 from spaces.model_structure import ModelStructure
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.low_rank import LowRank

@@ -29,7 +29,7 @@ from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
-from spaces.serialization import digest, from_plain, to_plain
+from spaces.serialization import digest, to_plain
 
 Preference = Literal["latency", "throughput", "memory", "knee"]
 PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory")
@@ -205,13 +205,12 @@ def confirm(
         say(f"{name}: timing over a long window")
         try:
             recording = jobs.recording(f"confirm-{point.trial}")
-            arguments = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
-            timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), say)
+            asked = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
+            timed = call(meter, asked, jobs.limit_seconds("confirm"), say)
         except JobError as error:
             say(f"{name}: not timed: {error}")
             continue
-        latency, throughput = from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"])
-        if (slow := policy.unproved_latency(latency)) is not None:
+        if (slow := policy.unproved_latency(timed.latency)) is not None:
             say(f"{name}: over a long window {slow}")
             continue
         places = tuple(instance_group.place for instance_group in candidate.placement.instance_groups)
@@ -226,8 +225,7 @@ def confirm(
         unproved = policy.limits.unproved(quality)
         if unproved is None:
             say(f"{name}: {told}: confirmed")
-            footprint = from_plain(Footprint, timed["footprint"])
-            return point, Confirmed(latency, throughput, quality, footprint, len(looks))
+            return point, Confirmed(timed.latency, timed.throughput, quality, timed.footprint, len(looks))
         say(f"{name}: {told}: not confirmed: {unproved}")
         nearest = nearest or told
     if nearest is None:
@@ -244,12 +242,12 @@ def beside_tuned_baseline(
     say(f"timing beside the tuned baseline, trial {trial}, over a long window")
     recording = jobs.recording("confirm-tuned")
     try:
-        arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
-        timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), say)
+        asked = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
+        timed = call(meter, asked, jobs.limit_seconds("confirm"), say)
     except JobError as error:
         say(f"not timed beside the tuned baseline: {error}")
         return None
-    return tuned_ratios(trial, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
+    return tuned_ratios(trial, timed.latency, timed.throughput)
 
 
 def tuned_ratios(trial: int, latency: Latency, throughput: Throughput) -> TunedRatios:

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from objectives.jobs import BenchmarkResponse
 from objectives.records import Artifact, Footprint, Interval, Latency, Outcome, Quality, Throughput
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
@@ -170,10 +170,8 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
     quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", confidence_of(look), say)
     say("build: timing beside the checkpoint's own baseline")
     timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)
-    return Rebuilt(
-        artifact, quality, from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]),
-        from_plain(Footprint, timed["footprint"]), look, _beside_old(recipe, pairs, ours, home),
-    )  # fmt: skip
+    old = _beside_old(recipe, pairs, ours, home)
+    return Rebuilt(artifact, quality, timed.latency, timed.throughput, timed.footprint, look, old)
 
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
@@ -192,16 +190,15 @@ def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home)
         raise
     except JobError as error:
         return BesideOld(quality, None, str(error))
-    return BesideOld(quality, from_plain(Latency, timed["latency"]))
+    return BesideOld(quality, timed.latency)
 
 
 def _timed(
     jobs: MeterJobs, meter: Worker, ours: Side, name: str, console: Console, beside: Side | None = None
-) -> dict[str, Any]:
+) -> BenchmarkResponse:
     recording = jobs.recording(name)
-    arguments = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
-    answer: dict[str, Any] = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), console.say)
-    return answer
+    asked = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
+    return call(meter, asked, jobs.limit_seconds("confirm"), console.say)
 
 
 def _old_side(bundle: Bundle, home: Home) -> Side:

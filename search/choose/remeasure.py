@@ -149,12 +149,12 @@ def _timed_again(
         if not file.is_file():
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
     recording = jobs.recording(f"remeasure-{point.trial}")
-    arguments = jobs.time(artifact, candidate, "confirm", config.seed + 1, recording)
+    asked = jobs.time(artifact, candidate, "confirm", config.seed + 1, recording)
     try:
-        timed = call(meter, "benchmark", arguments, jobs.limit_seconds("confirm"), console.say)
+        timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
-    now = _now(from_plain(Latency, timed["latency"]), from_plain(Throughput, timed["throughput"]))
+    now = _now(timed.latency, timed.throughput)
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)

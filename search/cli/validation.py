@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from objectives.dry_run_result import MODEL, DryRun
+from objectives.jobs import DryRunRequest, ProfileRequest, QuickBenchmarkRequest
 from objectives.measure.deployment import Deployment
 from objectives.measurement.profile.profile import Profile
+from objectives.records import Tried
 from objectives.serving.devices import cores_allowed
-from objectives.technique_results import Tried
 from search.cli.console import Console
 from search.config.defaults import EPOCHS
 from search.config.loss_limits import check_slices
@@ -22,7 +23,6 @@ from search.home import Home
 from search.session import task_of
 from search.workers.processes import call, open_workers
 from spaces.model_structure import Group
-from spaces.serialization import from_plain, to_plain
 from spaces.techniques.placement import Placement
 
 _LIMIT_SECONDS = 600.0
@@ -120,20 +120,18 @@ def validated(config: StudyConfig, home: Home, console: Console) -> ValidationRe
     home.claim()
     task = task_of(config, home)
     with open_workers(home.logs(config.name)) as workers:
-        asked = {"task": to_plain(task), "threads": cores_allowed()}
-        rehearsal = from_plain(DryRun, call(workers.builder, "dry_run", asked, _LIMIT_SECONDS, console.say))
+        rehearsal = call(workers.builder, DryRunRequest(task, cores_allowed()), _LIMIT_SECONDS, console.say)
         workers.builder.kill()
         check_slices(config.quality.slices, rehearsal.parts)
         console.say("dry run: profiling a request through the pool")
         model = f"{rehearsal.folder}/{MODEL}"
-        deployment = to_plain(Deployment(model, Placement(), "fp32"))
-        seen = {"holdout": rehearsal.folder, "candidate": deployment, "baseline": deployment}
+        deployment = Deployment(model, Placement(), "fp32")
+        seen = QuickBenchmarkRequest(rehearsal.folder, deployment, deployment)
         glanced = time.monotonic()
-        call(workers.meter, "quick_benchmark", seen, _LIMIT_SECONDS, console.say)
+        call(workers.meter, seen, _LIMIT_SECONDS, console.say)
         glance_seconds = time.monotonic() - glanced
-        groups = to_plain(rehearsal.structure.groups)
-        looked = {"model": model, "groups": groups, "holdout": rehearsal.folder}
-        profile = from_plain(Profile, call(workers.meter, "profile", looked, _LIMIT_SECONDS, console.say)["profile"])
+        looked = ProfileRequest(model, rehearsal.structure.groups, rehearsal.folder)
+        profile = call(workers.meter, looked, _LIMIT_SECONDS, console.say).profile
     return report(config, Validated(rehearsal, profile, time.monotonic() - start, glance_seconds))
 
 

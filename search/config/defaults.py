@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
 
-from objectives.records import Prepared
+from objectives.records import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
-from objectives.technique_results import LOW_RANK, PRUNING
 from search.config.space_sections import PlacementConfig, SpaceConfig, TablesConfig
 from search.errors import ConfigError
 from spaces.domains import Choice, Domain, Float, Scalar

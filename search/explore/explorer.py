@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from optuna.trial import Trial
 
+from objectives.job_protocol import Request
+from objectives.jobs import BenchmarkResponse, EvaluateResponse, ExportResponse, FitResponse, ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, Footprint, Latency, Measurement, Outcome, Quality, Throughput
+from objectives.records import Artifact, Measurement, Outcome, Quality
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from search.explore.reference_points import cost
@@ -21,11 +23,10 @@ from search.explore.screening import UNSEEN, dominated, loses
 from search.explore.visit_noise import ratio_noise
 from search.explore.weight_reuse import least_tried
 from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of, values
-from search.workers.meter_jobs import Length, MeterJobs, building
+from search.workers.meter_jobs import Length, MeterJobs, export_request, fit_request
 from search.workers.processes import Done, Worker, wait
 from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
-from spaces.serialization import from_plain
 
 # Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
 Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
@@ -35,7 +36,8 @@ _EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
 _LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
 _TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
-# Seconds of evaluation from which the quick benchmark comes before it.
+_CACHED = (FitResponse, ExportResponse, EvaluateResponse, ScoreResponse)
+# From so many seconds of judging on, a glance at a candidate's speed comes before its quality is looked at.
 _LONG_EVALUATION = 10.0
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
@@ -57,7 +59,7 @@ class RunningTrial:
     quick_benchmark: QuickBenchmark | None = None
     measured: Measurement | None = None
     visits: int = 0
-    scored: Mapping[str, Any] | None = None
+    scored: ScoreResponse | None = None
 
     @property
     def number(self) -> int:
@@ -196,16 +198,17 @@ class Explorer:
             limit = workers.fit_seconds if running.stage in _LONG else workers.job_seconds
             if running.stage in ("benchmark", "near"):
                 limit = self._jobs.limit_seconds(_length(running))
-            job = "benchmark" if running.stage == "near" else running.stage
-            running.worker.start(job, self._arguments(running), limit)
+            running.worker.start(self._request(running), limit)
 
     def _timing(self) -> bool:
         return any(f.stage in _TIMING and f.worker is not None for f in self._running_trials)
 
-    def _arguments(self, running: RunningTrial) -> Mapping[str, Any]:
+    def _request(self, running: RunningTrial) -> Request[object]:
         candidate = running.candidate
-        if running.stage == "fit" or running.stage == "export":
-            return building(self._task, candidate, running.stage, self._threads)
+        if running.stage == "fit":
+            return fit_request(self._task, candidate, self._threads)
+        if running.stage == "export":
+            return export_request(self._task, candidate, self._threads)
         if running.stage == "custom_metric":
             assert running.scored is not None
             return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, self._threads)
@@ -264,21 +267,21 @@ class Explorer:
             return self._complete(running, running.measured)
         if result is None:
             return self._ended(running, "failed", done.error)
-        if result.get("reused"):
+        if isinstance(result, _CACHED) and result.reused:
             running.reused.append(_told_as(running.stage))
         try:
-            if running.stage == "fit":
+            if isinstance(result, FitResponse):
                 running.stage = "export"
                 return None
-            if running.stage == "export":
-                running.artifact = from_plain(Artifact, result["artifact"])
+            if isinstance(result, ExportResponse):
+                running.artifact = result.artifact
                 running.stage = "quick_benchmark" if self._benchmarks_first(running) else self._evaluation
                 return None
-            if running.stage == "score":
+            if isinstance(result, ScoreResponse):
                 running.scored, running.stage = result, "custom_metric"
                 return None
-            if running.stage in ("evaluate", "custom_metric"):
-                running.quality = from_plain(Quality, result["quality"])
+            if isinstance(result, EvaluateResponse):
+                running.quality = result.quality
                 if running.candidate.weights.reference is not None and (lost := self._loses_too_much(running)):
                     return self._ended(running, "stopped", lost)
                 if not self._screens(running):
@@ -287,23 +290,17 @@ class Explorer:
                 reason = loses(running.quality, self._config.quality.limits) or self._dominated(running)
                 running.stage = "quick_benchmark" if running.quick_benchmark is None else "benchmark"
                 return None if reason is None else self._ended(running, "stopped", reason)
-            if running.stage == "quick_benchmark":
-                running.quick_benchmark = from_plain(QuickBenchmark, result)
+            if isinstance(result, QuickBenchmark):
+                running.quick_benchmark = result
                 reason = self._dominated(running)
                 running.stage = self._evaluation if running.quality is None else "benchmark"
                 return None if reason is None else self._ended(running, "stopped", reason)
-            assert running.quality is not None and running.artifact is not None
-            footprint = from_plain(Footprint, result["footprint"])
+            assert isinstance(result, BenchmarkResponse) and running.quality is not None
+            footprint = result.footprint
             if footprint.peak_memory_bytes is None and running.measured is not None:
                 footprint = running.measured.footprint
-            measurement = Measurement(
-                running.quality,
-                from_plain(Latency, result["latency"]),
-                from_plain(Throughput, result["throughput"]),
-                footprint,
-            )
-            # raises where one is missing, such as a p99 of refused requests
-            values(measurement, self._config.objectives)
+            measurement = Measurement(running.quality, result.latency, result.throughput, footprint)
+            values(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
             running.visits += running.stage == "near"
             if running.stage == "benchmark" and not (running.number == 0 or self._worth_longer(running, measurement)):
                 return self._complete(running, measurement)

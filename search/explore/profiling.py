@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from objectives.measurement.profile.profile import Profile
-from objectives.measurement.profile.roofline import Roofline
 from search.cli.console import Console
 from search.explore.study_profile import FACT, StudyProfile, read_profile
 from search.report.profile import profile_document
@@ -27,15 +25,14 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     Raises:
         JobError: the baseline cannot be profiled.
     """
-    if (found := read_profile(study.facts)) is not None:
-        return found
+    if (known := read_profile(study.facts)) is not None:
+        return known
     console.say("profile: where the baseline's time goes")
     config = jobs.config
-    answer = call(meter, "profile", jobs.profile(), config.workers.job_seconds, console.say)
-    profile, roofline = from_plain(Profile, answer["profile"]), from_plain(Roofline, answer["roofline"])
+    found = call(meter, jobs.profile(), config.workers.job_seconds, console.say)
     prepared = jobs.prepared
     once = {"refused": prepared.user_once_refused, "multiply_adds_share": prepared.user_once_share}
-    plain = profile_document(config.name, profile, roofline, config.space.focus) | {"user_once": once}
+    plain = profile_document(config.name, found.profile, found.roofline, config.space.focus) | {"user_once": once}
     study.note(**{FACT: plain})
     return from_plain(StudyProfile, plain)
 

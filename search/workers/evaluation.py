@@ -11,7 +11,6 @@ from objectives.serving.devices import cores_allowed
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
-from spaces.serialization import from_plain
 
 
 def judged(
@@ -27,8 +26,8 @@ def judged(
     """Evaluate a candidate, and wait for its quality.
 
     Args:
-        builder: runs the custom metric, where there is one
-        beside: the other side of the comparison, as in `MeterJobs.evaluate`
+        builder: asked only where the metric is the user's own
+        beside: as in `MeterJobs.evaluate`
 
     Raises:
         JobError: the evaluation failed.
@@ -36,9 +35,6 @@ def judged(
     # A ranking of many users takes minutes, as training does; a higher confidence needs proportionally more resamples.
     limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
     if not jobs.prepared.custom_metric:
-        return from_plain(
-            Quality, call(meter, "evaluate", jobs.evaluate(*ours, part, confidence, beside), limit, say)["quality"]
-        )
-    scored = call(meter, "score", jobs.score(*ours, part, beside), limit, say)
-    asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
-    return from_plain(Quality, call(builder, "custom_metric", asked, limit, say)["quality"])
+        return call(meter, jobs.evaluate(*ours, part, confidence, beside), limit, say).quality
+    scored = call(meter, jobs.score(*ours, part, beside), limit, say)
+    return call(builder, jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed()), limit, say).quality

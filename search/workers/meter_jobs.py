@@ -1,12 +1,23 @@
-"""Arguments of the workers' jobs, the same in the search, in the choice and after it."""
+"""The requests to the workers, the same in the search, at the choice and after it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from objectives.held_out_rows import HeldPart
+from objectives.jobs import (
+    BenchmarkRequest,
+    CustomMetricRequest,
+    Deployed,
+    EvaluateRequest,
+    ExportRequest,
+    FitRequest,
+    ProfileRequest,
+    QuickBenchmarkRequest,
+    ScoreRequest,
+    ScoreResponse,
+)
 from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
@@ -16,7 +27,6 @@ from objectives.records import Artifact, Prepared
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from spaces.candidate import Candidate
-from spaces.serialization import to_plain
 
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
 # Number of rates that a visit tries for the rate under the SLO.
@@ -27,21 +37,27 @@ Length = Literal["screen", "near", "visit", "confirm"]
 Side = tuple[Artifact, Candidate]
 
 
-def building(task: Task, candidate: Candidate, stage: Literal["fit", "export"], threads: int) -> dict[str, Any]:
-    """Return the arguments of a builder's job for a candidate's model file."""
-    arguments = {"task": to_plain(task), "weights": to_plain(candidate.weights), "threads": threads}
-    if stage == "fit":
-        return arguments
-    form = {
-        "user_once": candidate.placement.user_once,
-        "split_embeddings": candidate.placement.embedding_device is not None,
-    }
-    return {**arguments, "precision": to_plain(candidate.precision), **form}
+def fit_request(task: Task, candidate: Candidate, threads: int) -> FitRequest:
+    """Asks a builder to train a candidate's weights."""
+    return FitRequest(task, candidate.weights, threads)
+
+
+def export_request(task: Task, candidate: Candidate, threads: int) -> ExportRequest:
+    """Asks a builder for a candidate's model file."""
+    placement = candidate.placement
+    return ExportRequest(
+        task,
+        candidate.weights,
+        candidate.precision,
+        threads,
+        user_once=placement.user_once,
+        split_embeddings=placement.embedding_device is not None,
+    )
 
 
 @dataclass(frozen=True)
 class MeterJobs:
-    """Arguments of the jobs of `objectives.measure.__main__`, for one study.
+    """Requests about candidates, for one study.
 
     noise: variance of the ratios between visits, from the study's earlier benchmarks
     """
@@ -61,21 +77,22 @@ class MeterJobs:
         beside: Side | None = None,
         reject_above: float | None = None,
         threads: int | None = None,
-    ) -> dict[str, Any]:
-        """Return the arguments of an evaluation.
-
-        Args:
-            beside: the other side of the comparison; None for the baseline
-            reject_above: a loss above which its exact value is not needed
-            threads: threads of the engine, given where builders run at the same time
-        """
-        return {
-            **self.score(artifact, candidate, part, beside, threads),
-            "metric": self.prepared.metric,
-            "seed": self.config.seed,
-            "confidence": confidence,
-            "reject_above": reject_above,
-        }
+    ) -> EvaluateRequest:
+        """`beside` stands where the baseline does; None for the baseline itself. `reject_above` is a loss beyond which
+        nobody need know it exactly. `threads` are the engine's where builders are at work."""
+        scored = self.score(artifact, candidate, part, beside, threads)
+        return EvaluateRequest(
+            scored.candidate,
+            scored.baseline,
+            scored.cache,
+            scored.holdout,
+            part,
+            self.prepared.metric,
+            self.config.seed,
+            confidence,
+            reject_above,
+            threads,
+        )
 
     def score(
         self,
@@ -84,35 +101,32 @@ class MeterJobs:
         part: HeldPart,
         beside: Side | None = None,
         threads: int | None = None,
-    ) -> dict[str, Any]:
-        """Return the arguments of scoring, for a metric that `evaluate_custom_metric` computes elsewhere."""
+    ) -> ScoreRequest:
+        """For a metric that a builder evaluates; arguments as in `evaluate`."""
         other, partner = self._other(beside)
-        return {
-            "candidate": {
-                "artifact": to_plain(artifact),
-                "deployment": to_plain(self._deployment(artifact, candidate)),
-            },
-            "baseline": {"artifact": to_plain(other), "deployment": to_plain(self._deployment(other, partner))},
-            "cache": str(self.task.cache),
-            "holdout": self.prepared.holdout,
-            "part": part,
-            "threads": threads,
-        }
+        return ScoreRequest(
+            Deployed(artifact, self._deployment(artifact, candidate)),
+            Deployed(other, self._deployment(other, partner)),
+            str(self.task.cache),
+            self.prepared.holdout,
+            part,
+            threads,
+        )
 
     def evaluate_custom_metric(
-        self, scored: Mapping[str, Any], part: HeldPart, confidence: float, threads: int
-    ) -> dict[str, Any]:
-        """Return the arguments of a builder's job that evaluates the custom metric on the result of `score`."""
-        return {
-            "task": to_plain(self.task),
-            "threads": threads,
-            "holdout": self.prepared.holdout,
-            "part": part,
-            "candidates": scored["candidates"],
-            "baseline": scored["baseline"],
-            "seed": self.config.seed,
-            "confidence": confidence,
-        }
+        self, scored: ScoreResponse, part: HeldPart, confidence: float, threads: int
+    ) -> CustomMetricRequest:
+        """Asks a builder for the metric on what the meter scored."""
+        return CustomMetricRequest(
+            self.task,
+            threads,
+            self.prepared.holdout,
+            part,
+            scored.candidates,
+            scored.baseline,
+            self.config.seed,
+            confidence,
+        )
 
     def time(
         self,
@@ -123,35 +137,27 @@ class MeterJobs:
         recording: str,
         beside: Side | None = None,
         append: bool = False,
-    ) -> dict[str, Any]:
-        """Return the arguments of a benchmark.
+    ) -> BenchmarkRequest:
+        """The recording's path is relative to the home, its visits go on where `append`; `beside` is as in
+        `evaluate`."""
+        return BenchmarkRequest(
+            self.prepared.holdout,
+            artifact,
+            self._deployment(artifact, candidate),
+            self._deployment(*self._other(beside)),
+            Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms),
+            self._window(length),
+            seed,
+            f"{self.task.home}/{recording}",
+            beside is None and not append and self._weighed(candidate, length),
+            self.noise,
+            append,
+        )
 
-        Args:
-            recording: path of the recording, relative to the home
-            beside: the other side of the comparison, as in `evaluate`
-            append: extend the recording's visits
-        """
-        load = Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms)
-        return {
-            "holdout": self.prepared.holdout,
-            "artifact": to_plain(artifact),
-            "candidate": to_plain(self._deployment(artifact, candidate)),
-            "baseline": to_plain(self._deployment(*self._other(beside))),
-            "load": to_plain(load),
-            "window": to_plain(self._window(length)),
-            "seed": seed,
-            "recording": f"{self.task.home}/{recording}",
-            "weighed": beside is None and not append and self._weighed(candidate, length),
-            "noise": to_plain(self.noise),
-            "append": append,
-        }
-
-    def quick_benchmark(self, artifact: Artifact, candidate: Candidate) -> dict[str, Any]:
-        return {
-            "holdout": self.prepared.holdout,
-            "candidate": to_plain(self._deployment(artifact, candidate)),
-            "baseline": to_plain(self._deployment(*self._other(None))),
-        }
+    def quick_benchmark(self, artifact: Artifact, candidate: Candidate) -> QuickBenchmarkRequest:
+        return QuickBenchmarkRequest(
+            self.prepared.holdout, self._deployment(artifact, candidate), self._deployment(*self._other(None))
+        )
 
     def _weighed(self, candidate: Candidate, length: Length) -> bool:
         """Return whether to measure the footprint, which takes a separate process: for every trial only if the
@@ -182,12 +188,9 @@ class MeterJobs:
         )
         return window.extended(99 if "latency_p99" in self.config.objectives else percent)
 
-    def profile(self) -> dict[str, Any]:
-        return {
-            "model": self._deployment(*self._other(None)).model,
-            "groups": to_plain(self.prepared.structure.groups),
-            "holdout": self.prepared.holdout,
-        }
+    def profile(self) -> ProfileRequest:
+        model = self._deployment(*self._other(None)).model
+        return ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, Latency, Quality, Throughput
+from objectives.records import Artifact, Quality
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
 from search.choose.training_seeds import over_seeds, seeds_of
 from search.cli.console import Console
 from search.errors import JobError
 from search.workers.evaluation import judged
-from search.workers.meter_jobs import Length, MeterJobs, Side, building
+from search.workers.meter_jobs import Length, MeterJobs, Side, export_request, fit_request
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
-from spaces.serialization import from_plain
 from spaces.techniques.placement import Placement
 
 
@@ -43,11 +42,8 @@ class PairedComparison:
         """
         limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
         if candidate.weights.distillation is not None:
-            fit = building(self.jobs.task, candidate, "fit", threads)
-            call(self.builder, "fit", fit, limits.fit_seconds, say)
-        export = building(self.jobs.task, candidate, "export", threads)
-        answer = call(self.builder, "export", export, limits.job_seconds, say)
-        return from_plain(Artifact, answer["artifact"])
+            call(self.builder, fit_request(self.jobs.task, candidate, threads), limits.fit_seconds, say)
+        return call(self.builder, export_request(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
 
     def quick(self, placement: Placement) -> QuickBenchmark:
         """Run a quick benchmark of the baseline's own model in another placement.
@@ -58,9 +54,7 @@ class PairedComparison:
         candidate, limits = Candidate(placement=placement), self.jobs.config.workers
         try:
             asked = self.jobs.quick_benchmark(self.built(candidate), candidate)
-            return from_plain(
-                QuickBenchmark, call(self.meter, "quick_benchmark", asked, limits.job_seconds, self.console.say)
-            )
+            return call(self.meter, asked, limits.job_seconds, self.console.say)
         except JobError as error:
             self.console.say(f"not benchmarked in another placement: {error}")
             raise ValueError(str(error)) from error
@@ -101,11 +95,11 @@ class PairedComparison:
         config, say = self.jobs.config, self.console.say
         quality = self.quality(ours, theirs, "validation")
         timing = self.jobs.time(*ours, length, config.seed + 1, recording, theirs)
-        timed = call(self.meter, "benchmark", timing, self.jobs.limit_seconds(length), say)
+        timed = call(self.meter, timing, self.jobs.limit_seconds(length), say)
         return Difference(
             quality,
-            from_plain(Latency, timed["latency"]),
-            from_plain(Throughput, timed["throughput"]),
+            timed.latency,
+            timed.throughput,
             ours[0].model_bytes / theirs[0].model_bytes,
             seeds_of(ours[1], theirs[1]),
         )

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar, cast
 
+from objectives.job_protocol import Request, response_type, write_request
 from search.errors import ConfigError, JobError, LostJobError
+from spaces.serialization import from_plain
 
+Response = TypeVar("Response")
 Kind = Literal["builder", "meter"]
 MODULES: Mapping[Kind, str] = {"builder": "objectives.build", "meter": "objectives.measure"}
 _PR_SET_PDEATHSIG = 1
@@ -26,14 +29,10 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Done:
-    """Result of a job, or its error in one line.
+    """How a job ended: the response to its request, or an error in one line; `seconds` leave out what it stood still;
+    lost where its process died or took too long; wrong_input where the user's input is at fault."""
 
-    seconds: duration of the job without pauses
-    lost: the process died or took too long
-    wrong_input: the user's input is at fault
-    """
-
-    result: Any | None
+    result: object | None
     error: str | None
     seconds: float
     lost: bool = False
@@ -55,16 +54,17 @@ class Worker:
         self._paused_at: float | None = None
         self._limit = 0.0
         self._partial = b""
+        self._request: Request[object] | None = None
         self.busy = False
         self.progress: list[str] = []
 
-    def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
-        """Start a job; `poll` returns its end."""
+    def start(self, request: Request[object], limit_seconds: float) -> None:
+        """Hand over a job; `poll` tells when it is done."""
         assert not self.busy
         if self._process is None or self._process.poll() is not None:
             self._spawn()
         self.busy, self._started, self._stood_still, self._limit = True, time.monotonic(), 0.0, limit_seconds
-        line = json.dumps({"job": job, "arguments": arguments}) + "\n"
+        line, self._request = write_request(request) + "\n", request
         process = self._process
         assert process is not None and process.stdin is not None
         # A child that dies at this moment shows as an ended stream in `poll`.
@@ -96,9 +96,9 @@ class Worker:
                     continue
                 if "trace" in reply:
                     self._note(reply["trace"])
-                return replace(
-                    self._end(reply.get("result"), reply.get("error")), wrong_input=reply.get("input", False)
-                )
+                if "error" in reply:
+                    return replace(self._end(None, reply["error"]), wrong_input=reply["input"])
+                return self._answered(reply["result"])
         if self._paused_at is None and self._worked() > self._limit:
             self.kill()
             return replace(self._end(None, f"The job took longer than {self._limit:g} s and was ended."), lost=True)
@@ -150,7 +150,14 @@ class Worker:
         still = self._stood_still + (0.0 if self._paused_at is None else time.monotonic() - self._paused_at)
         return time.monotonic() - self._started - still
 
-    def _end(self, result: Any | None, error: str | None) -> Done:
+    def _answered(self, plain: object) -> Done:
+        assert self._request is not None
+        try:
+            return self._end(from_plain(response_type(type(self._request)), plain), None)
+        except ValueError as error:
+            return self._end(None, str(error))
+
+    def _end(self, result: object | None, error: str | None) -> Done:
         self.busy = False
         return Done(result, error, self._worked())
 
@@ -195,16 +202,14 @@ def open_workers(logs: Path, builders: int = 1) -> Iterator[Workers]:
             worker.kill()
 
 
-def call(
-    worker: Worker, job: str, arguments: Mapping[str, Any], limit_seconds: float, say: Callable[[str], None]
-) -> Any:
-    """Run one job to its end, passing its progress on.
+def call(worker: Worker, request: Request[Response], limit_seconds: float, say: Callable[[str], None]) -> Response:
+    """The response to a request that is waited for; progress is passed on.
 
     Raises:
         JobError: the job failed, with the reason; LostJobError where its process died or took too long.
         ConfigError: a setting, the user's factory, or its result is invalid.
     """
-    worker.start(job, arguments, limit_seconds)
+    worker.start(request, limit_seconds)
     while True:
         wait([worker], 0.5)
         done = worker.poll()
@@ -215,7 +220,7 @@ def call(
                 if done.wrong_input:
                     raise ConfigError(done.error.partition(": ")[2])
                 raise LostJobError(done.error) if done.lost else JobError(done.error)
-            return done.result
+            return cast(Response, done.result)
 
 
 def wait(workers: Sequence[Worker], seconds: float) -> None:

@@ -40,31 +40,32 @@ ROOT = Path(__file__).resolve().parents[2]
 PRUNED, INT8, DISTILLED, REPLICAS = 0.5, 0.8, 0.002, 0.9
 # A model's folder tells its milliseconds and its metric; each job is a line of the log.
 BUILDER = """
-import json, sys
+import sys
 sys.path[:0] = {paths!r}
-from objectives.jobs import serve
+from objectives.job_protocol import serve
+from objectives.jobs import ExportRequest, ExportResponse, FitRequest, FitResponse
+from objectives.records import Artifact
 def log(*words):
     with open({log!r}, "a") as file:
         print(*words, file=file)
-def fit(progress, task, weights, threads):
+def fit(request, progress):
     log("fit")
     if {broken!r} == "fit":
         raise ValueError("nothing to prune")
-    return dict(reused=False)
-def export(progress, task, weights, precision, threads, user_once, split_embeddings):
+    return FitResponse(False)
+def export(request, progress):
     log("export")
-    pruned, int8 = weights["pruning"] is not None, "int8" in dict(precision["widths"]).values()
-    learned = weights["distillation"]
-    taught = learned is not None and learned["teacher_weight"] > 0
+    pruned, int8 = request.weights.pruning is not None, "int8" in dict(request.precision.widths).values()
+    learned = request.weights.distillation
+    taught = learned is not None and learned.teacher_weight > 0
     ms = 10 * ({pruned} if pruned else 1) * ({int8} if int8 else 1)
     if {broken!r} == "dense" and not pruned and learned is None:
         raise ValueError("the dense model cannot be exported")
     value = 0.8 * (1 - 0.004 * pruned + {distilled} * taught)
     name = f"{{ms}}_{{value}}"
     size = 1000 // (2 if pruned else 1) // (4 if int8 else 1)
-    made = dict(key=name, path=name + "/model.onnx", widths={{}}, model_bytes=size, parity=0.0)
-    return dict(artifact=made, reused=True)
-serve(dict(fit=fit, export=export))
+    return ExportResponse(Artifact(name, name + "/model.onnx", {{}}, size, 0.0), True)
+serve({{FitRequest: fit, ExportRequest: export}})
 """
 METER = """
 import sys
@@ -72,21 +73,22 @@ sys.path[:0] = {paths!r}
 from dataclasses import replace
 from tests.ablation_tests.ablated import CHOSEN, PROFILE
 from tests.search_tests.measurements import complete_outcome
-from objectives.jobs import serve
-from spaces.serialization import to_plain
-def of(arm):
-    ms, value = map(float, arm["model"].split("/")[-2].split("_"))
-    return ms * ({replicas} if arm["placement"]["instance_group"]["replicas"] == 2 else 1), value
-def judge(progress, candidate, baseline, part, confidence, **rest):
-    assert (part, confidence) == ("validation", 0.95)
-    ours, theirs = of(candidate["deployment"])[1], of(baseline["deployment"])[1]
-    return dict(quality=to_plain(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality), reused=False)
-def time(progress, candidate, baseline, window, weighed, recording, **rest):
-    assert (window["blocks"], window["visits"]) == (20, 3) and not weighed
+from objectives.job_protocol import serve
+from objectives.jobs import BenchmarkRequest, BenchmarkResponse, EvaluateRequest, EvaluateResponse
+def of(deployment):
+    ms, value = map(float, deployment.model.split("/")[-2].split("_"))
+    return ms * ({replicas} if deployment.placement.instance_group.replicas == 2 else 1), value
+def evaluate(request, progress):
+    assert (request.part, request.confidence) == ("validation", 0.95)
+    ours, theirs = of(request.candidate.deployment)[1], of(request.baseline.deployment)[1]
+    return EvaluateResponse(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality)
+def benchmark(request, progress):
+    assert (request.window.blocks, request.window.visits) == (20, 3) and not request.weighed
     progress("timed")
-    found = complete_outcome(of(candidate)[0] / of(baseline)[0], of(baseline)[0] / of(candidate)[0]).measurement
-    return {{part: to_plain(getattr(found, part)) for part in ("latency", "throughput", "footprint")}}
-serve(dict(evaluate=judge, benchmark=time))
+    ours, theirs = of(request.candidate)[0], of(request.baseline)[0]
+    found = complete_outcome(ours / theirs, theirs / ours).measurement
+    return BenchmarkResponse(found.latency, found.throughput, found.footprint)
+serve({{EvaluateRequest: evaluate, BenchmarkRequest: benchmark}})
 """
 QUIET = Console(quiet=True, as_json=True)
 

@@ -23,7 +23,6 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Prepared
 from objectives.serving.devices import describe
 from search.ablation.records import Difference
@@ -243,9 +242,7 @@ def closed_loop(pairs: PairedComparison, side: Side) -> str:
     the least and the most of them; or why there are none."""
     asked, limit, say = pairs.jobs.quick_benchmark(*side), pairs.jobs.config.workers.job_seconds, pairs.console.say
     try:
-        looks = [
-            from_plain(QuickBenchmark, call(pairs.meter, "quick_benchmark", asked, limit, say)) for _ in range(_LOOKS)
-        ]
+        looks = [call(pairs.meter, asked, limit, say) for _ in range(_LOOKS)]
     except JobError as error:
         return f"not in a closed loop: {error}"
     service, rate = (sorted(getattr(look, name) for look in looks) for name in ("service_ratio", "saturated_ratio"))

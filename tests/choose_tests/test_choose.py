@@ -15,7 +15,6 @@ from search.choose.choose import Look, Policy, confidence_of, finalists
 from search.errors import ConfigError, NothingConfirmedError
 from search.results import Front, Point, PointLatency, PointQuality
 from spaces.candidate import Candidate
-from spaces.serialization import to_plain
 from tests.search_tests.measurements import complete_outcome
 
 
@@ -93,7 +92,7 @@ def test_a_latency_policy_must_hold_at_the_upper_bound(
     outcome = complete_outcome(0.5, loss=0.0)
     found = outcome.measurement
     assert found is not None
-    monkeypatch.setattr(choose, "call", lambda *asked: to_plain(found))
+    monkeypatch.setattr(choose, "call", lambda *asked: found)
     monkeypatch.setattr(choose, "judged", lambda *asked: found.quality)
     jobs: Any = SimpleNamespace(
         recording=str, time=lambda *asked: {}, config=SimpleNamespace(seed=0), limit_seconds=lambda length: 1.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from objectives.jobs import BenchmarkResponse
 from objectives.records import Measurement, SliceQuality
 from search.choose import rebuild as recipe
 from search.choose.choose import Policy, made_of
@@ -182,10 +183,10 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
         assert found is not None and part == "test"
         return replace(found.quality, confidence=level)
 
-    def timed(*asked: object) -> dict[str, Any]:
+    def timed(*asked: object) -> BenchmarkResponse:
         found = complete_outcome().measurement
         assert found is not None
-        return {name: to_plain(getattr(found, name)) for name in ("latency", "throughput", "footprint")}
+        return BenchmarkResponse(found.latency, found.throughput, found.footprint)
 
     pairs = SimpleNamespace(
         jobs=None, meter=None, builder=None, console=Console(True, True), built=lambda candidate: made

@@ -32,15 +32,17 @@ ROOT = Path(__file__).resolve().parents[2]
 METER = """
 import json, sys
 sys.path.insert(0, {root!r})
-from objectives.jobs import serve
+from objectives.job_protocol import serve
+from objectives.jobs import BenchmarkRequest, BenchmarkResponse
+from spaces.serialization import from_plain
 answers = json.load(open({answers!r}))
-def time(progress, candidate, window, **rest):
-    progress("asked for " + str(window["blocks"] * window["visits"]) + " blocks")
-    key = candidate["model"].split("/")[-2]
+def time(request, progress):
+    progress("asked for " + str(request.window.blocks * request.window.visits) + " blocks")
+    key = request.candidate.model.split("/")[-2]
     if key not in answers:
         raise RuntimeError("the machine is busy")
-    return answers[key]
-serve(dict(benchmark=time))
+    return from_plain(BenchmarkResponse, answers[key])
+serve({{BenchmarkRequest: time}})
 """
 
 
@@ -54,7 +56,7 @@ class Only:
 def timed(p95_ratio: float, throughput: float) -> Mapping[str, Any]:
     measurement = complete_outcome(p95_ratio, throughput).measurement
     assert measurement is not None
-    return {"latency": to_plain(measurement.latency), "throughput": to_plain(measurement.throughput)}
+    return {name: to_plain(getattr(measurement, name)) for name in ("latency", "throughput", "footprint")}
 
 
 @pytest.fixture

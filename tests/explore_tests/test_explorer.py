@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from objectives.job_protocol import Request
 from objectives.measurement.arrivals import Traffic
 from objectives.records import Artifact, Footprint, InputSpec, Prepared
 from objectives.task import Task
@@ -31,6 +32,7 @@ from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
 from spaces.weights import Weights
 from tests.search_tests.measurements import complete_outcome, small_space
+from tests.workers_tests.scripted import done, job_of
 
 
 def running(number: int, stage: Any, ratio: float = 0.5, flying: bool = False) -> RunningTrial:
@@ -70,16 +72,15 @@ class Scripted:
         self.progress: list[str] = []
         self.limits: dict[str, float] = {}
 
-    def start(self, job: str, arguments: Mapping[str, Any], limit: float) -> None:
+    def start(self, request: Request[object], limit: float) -> None:
         assert not self.busy
-        self.busy, self.job, self.arguments = True, job, arguments
-        self.limits[job] = limit
-        self.log.append((self.kind, job))
+        self.busy, self.request = True, request
+        self.limits[job_of(request)] = limit
+        self.log.append((self.kind, job_of(request)))
 
     def poll(self) -> Done:
         self.busy = False
-        answer = self.script[self.job](self.arguments)
-        return Done(None, answer, 0.1) if isinstance(answer, str) else Done(answer, None, 0.1)
+        return done(self.request, self.script[job_of(self.request)](to_plain(self.request)))
 
     def pause(self) -> None:
         self.log.append((self.kind, "pause"))
@@ -355,7 +356,9 @@ def test_what_takes_long_comes_second(
 
 def polled(worker: Scripted, judging: float) -> Done:
     worker.busy = False
-    return Done(worker.script[worker.job](worker.arguments), None, judging if worker.job == "evaluate" else 0.1)
+    job = job_of(worker.request)
+    answer = worker.script[job](to_plain(worker.request))
+    return done(worker.request, answer, judging if job == "evaluate" else 0.1)
 
 
 def test_a_glance_tells_nothing_of_bytes(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from objectives.jobs import ProfileRequest, ProfileResponse
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
@@ -55,18 +55,17 @@ class Meter:
 
     def __init__(self, *answers: Profile | str) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[str, Mapping[str, Any], float]] = []
+        self.asked: list[tuple[ProfileRequest, float]] = []
         self.busy, self.progress = False, ["running it"]
 
-    def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
-        self.asked.append((job, arguments, limit_seconds))
+    def start(self, request: ProfileRequest, limit_seconds: float) -> None:
+        self.asked.append((request, limit_seconds))
 
     def poll(self) -> Done:
         answer = self.answers.pop(0)
         if isinstance(answer, str):
             return Done(None, answer, 0.1)
-        plain = {"profile": to_plain(answer), "roofline": to_plain(Roofline(100.0, 50.0, None))}
-        return Done(json.loads(json.dumps(plain)), None, 0.1)
+        return Done(ProfileResponse(answer, Roofline(100.0, 50.0, None)), None, 0.1)
 
 
 class Ears:
@@ -107,11 +106,11 @@ def in_focus(found: StudyProfile) -> dict[str, bool]:
 def test_the_baseline_is_profiled_by_the_meter(study: Study, tmp_path: Path) -> None:
     meter = Meter(profile())
     found, ears = measured(study, meter, tmp_path, "workers.job_seconds=33")
-    (job, arguments, limit) = meter.asked[0]
-    assert (job, limit) == ("profile", 33)
-    assert arguments["model"] == f"{tmp_path}/base/model.onnx"
-    assert arguments["holdout"] == "holdouts/h"
-    assert [group["name"] for group in arguments["groups"]] == ["tables", "cross", "mlp"]
+    (request, limit) = meter.asked[0]
+    assert limit == 33
+    assert request.model == f"{tmp_path}/base/model.onnx"
+    assert request.holdout == "holdouts/h"
+    assert [group.name for group in request.groups] == ["tables", "cross", "mlp"]
     assert found.study == "ml-100k" and found.rows == 200
     shares = {group.name: group.time_share for group in found.groups}
     assert shares == pytest.approx({"tables": 0.004, "cross": 0.03, "mlp": 0.8, "other": 0.066, "engine": 0.1})

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, InputSpec, Prepared
-from objectives.technique_results import Tried
+from objectives.records import Artifact, InputSpec, Prepared, Tried
 from search.choose import choose
 from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
 from search.config.loss_limits import Limits
@@ -296,9 +295,9 @@ def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyP
         recording=str, time=lambda *given: given, config=SimpleNamespace(seed=0), limit_seconds=lambda length: 1.0
     )
 
-    def call(meter: Any, job: str, arguments: Any, limit: float, say: Any) -> Any:
-        asked.append(arguments)
-        return to_plain(measured)
+    def call(meter: Any, request: Any, limit: float, say: Any) -> Any:
+        asked.append(request)
+        return measured
 
     monkeypatch.setattr(choose, "call", call)
     found = beside_tuned_baseline(jobs, ours, (3, tuned), None, lambda line: None)  # type: ignore[arg-type]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from objectives.job_protocol import Request
 from objectives.measurement.arrivals import Traffic
 from objectives.records import Artifact, Prepared
 from objectives.task import Task
@@ -19,6 +19,7 @@ from spaces.candidate import Candidate
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from tests.search_tests.measurements import complete_outcome
+from tests.workers_tests.scripted import done, job_of
 
 
 class Asked:
@@ -28,11 +29,11 @@ class Asked:
         self.answers, self.limits = answers, dict[str, float]()
         self.busy, self.progress = False, list[str]()
 
-    def start(self, job: str, arguments: Mapping[str, Any], limit_seconds: float) -> None:
-        self.job, self.arguments, self.limits[job] = job, arguments, limit_seconds
+    def start(self, request: Request[object], limit_seconds: float) -> None:
+        self.request, self.limits[job_of(request)] = request, limit_seconds
 
     def poll(self) -> Done:
-        return Done(self.answers[self.job], None, 0.1)
+        return done(self.request, self.answers[job_of(self.request)])
 
 
 @pytest.mark.parametrize("custom_metric", [False, True])
@@ -46,7 +47,7 @@ def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, cu
     measured = complete_outcome().measurement
     assert measured is not None
     quality = {"quality": to_plain(measured.quality)}
-    meter: Any = Asked(evaluate=quality, score={"candidates": "c.npy", "baseline": "b.npy"})
+    meter: Any = Asked(evaluate=quality, score={"candidates": ["c.npy"], "baseline": "b.npy"})
     builder: Any = Asked(custom_metric=quality)
     found = judged(
         MeterJobs(config, task, prepared, Traffic()), meter, builder, (baseline, Candidate()), "test", 0.95, print
@@ -56,4 +57,4 @@ def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, cu
         ({"score": 700}, {"custom_metric": 700}) if custom_metric else ({"evaluate": 700}, {})
     )
     if custom_metric:
-        assert (builder.arguments["candidates"], builder.arguments["baseline"]) == ("c.npy", "b.npy")
+        assert (builder.request.candidates, builder.request.baseline) == (("c.npy",), "b.npy")

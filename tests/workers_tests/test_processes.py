@@ -11,36 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from objectives.job_protocol import Request
 from search.errors import JobError
 from search.workers.processes import Done, Worker, call, open_workers, wait
+from tests.workers_tests.child import Double, Fail, Fault, Infinite, Leave, Number, OutOfMemory, Sleep, Start
 
 ROOT = Path(__file__).resolve().parents[2]
-CHILD = """
-import os, signal, subprocess, sys, time
-sys.path.insert(0, {root!r})
-from objectives.jobs import serve
-def double(progress, value): progress("working"); print("noise on stdout"); return 2 * value
-def fail(progress): raise ValueError("bad thing\\nsecond line")
-def fault(progress): os.kill(os.getpid(), signal.SIGSEGV)
-def leave(progress): os._exit(7)
-def out_of_memory(progress): os.kill(os.getpid(), signal.SIGKILL)
-def start(progress): return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
-def sleep(progress, seconds): time.sleep(seconds); return os.getpid()
-def infinite(progress): return float("inf")
-serve(dict(double=double, fail=fail, fault=fault, leave=leave, out_of_memory=out_of_memory, sleep=sleep,
-           infinite=infinite, start=start))
-"""
+CHILD = [sys.executable, "-m", "tests.workers_tests.child"]
 
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
-    made = Worker("builder", tmp_path / "log", [sys.executable, "-c", CHILD.format(root=str(ROOT))])
+    made = Worker("builder", tmp_path / "log", CHILD)
     yield made  # type: ignore[misc]
     made.kill()
 
 
-def finish(worker: Worker, job: str, limit: float = 20, **arguments: object) -> Done:
-    worker.start(job, arguments, limit)
+def finish(worker: Worker, request: Request[object], limit: float = 20) -> Done:
+    worker.start(request, limit)
     end = time.monotonic() + 30
     while time.monotonic() < end:
         wait([worker], 0.1)
@@ -52,32 +40,34 @@ def finish(worker: Worker, job: str, limit: float = 20, **arguments: object) -> 
 
 def test_a_job_gives_its_result_and_progress(worker: Worker, tmp_path: Path) -> None:
     said: list[str] = []
-    assert call(worker, "double", {"value": 21}, 20, said.append) == 42
+    assert call(worker, Double(21), 20, said.append) == Number(42)
     assert said == ["working"]
     assert "noise on stdout" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("job", "reason"),
+    ("asked", "reason"),
     [
-        ("fail", "ValueError: bad thing"),
-        ("fault", "SIGSEGV"),
-        ("leave", "status 7"),
-        ("out_of_memory", "SIGKILL (out of memory?)"),
-        ("infinite", "Out of range float"),
+        (Fail(), "ValueError: bad thing"),
+        (Fault(), "SIGSEGV"),
+        (Leave(), "status 7"),
+        (OutOfMemory(), "SIGKILL (out of memory?)"),
+        (Infinite(), "Out of range float"),
     ],
 )
-def test_a_job_that_breaks_says_why_and_the_next_is_served(worker: Worker, job: str, reason: str) -> None:
-    done = finish(worker, job)
+def test_a_job_that_breaks_says_why_and_the_next_is_served(worker: Worker, asked: Request[object], reason: str) -> None:
+    done = finish(worker, asked)
     assert done.result is None
     assert done.error is not None
     assert reason in done.error
     assert "\n" not in done.error
-    assert finish(worker, "double", value=1).result == 2
+    assert finish(worker, Double(1)).result == Number(2)
 
 
 def test_what_a_child_has_started_ends_with_it(worker: Worker) -> None:
-    child = finish(worker, "start").result
+    found = finish(worker, Start()).result
+    assert isinstance(found, Number)
+    child = int(found.value)
     os.kill(child, 0)
     worker.kill()
     end = time.monotonic() + 10
@@ -96,20 +86,20 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_job_that_hangs_is_ended(worker: Worker) -> None:
-    finish(worker, "double", value=1)
-    done = finish(worker, "sleep", limit=0.5, seconds=60)
+    finish(worker, Double(1))
+    done = finish(worker, Sleep(60.0), limit=0.5)
     assert done.error is not None
     assert "longer than 0.5 s" in done.error
-    assert finish(worker, "double", value=2).result == 4
+    assert finish(worker, Double(2)).result == Number(4)
 
 
 def test_the_child_lives_on_from_job_to_job(worker: Worker) -> None:
-    assert finish(worker, "sleep", seconds=0).result == finish(worker, "sleep", seconds=0).result
+    assert finish(worker, Sleep()).result == finish(worker, Sleep()).result
 
 
 def test_time_standing_still_does_not_count(worker: Worker) -> None:
-    finish(worker, "double", value=1)
-    worker.start("sleep", {"seconds": 0.3}, 2.0)
+    finish(worker, Double(1))
+    worker.start(Sleep(0.3), 2.0)
     worker.pause()
     time.sleep(2.5)
     assert worker.poll() is None, "a paused job is not out of time"
@@ -124,19 +114,18 @@ def test_time_standing_still_does_not_count(worker: Worker) -> None:
 
 def test_a_failed_call_raises_its_reason(worker: Worker) -> None:
     with pytest.raises(JobError, match="bad thing"):
-        call(worker, "fail", {}, 20, lambda line: None)
+        call(worker, Fail(), 20, lambda line: None)
 
 
 def test_workers_end_with_their_block_whatever_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-c", CHILD.format(root=str(ROOT))]
-    monkeypatch.setattr("search.workers.processes.Worker", lambda kind, log: Worker(kind, log, command))
+    monkeypatch.setattr("search.workers.processes.Worker", lambda kind, log: Worker(kind, log, CHILD))
     with pytest.raises(KeyboardInterrupt), open_workers(tmp_path, builders=2) as workers:
-        started = [call(worker, "sleep", {"seconds": 0}, 20, print) for worker in (*workers.builders, workers.meter)]
+        started = [call(worker, Sleep(), 20, print).value for worker in (*workers.builders, workers.meter)]
         assert len(set(started)) == 3
         raise KeyboardInterrupt
     for child in started:
         with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
+            os.kill(int(child), 0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["builder-0.log", "builder-1.log", "meter.log"]
 
 
@@ -147,12 +136,13 @@ def test_children_die_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
 import sys, time; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from search.workers.processes import Worker, wait
-w = Worker("builder", Path({str(tmp_path / "log")!r}), [sys.executable, "-c", {CHILD.format(root=str(ROOT))!r}])
-w.start("sleep", {{"seconds": 0}}, 9)
+from tests.workers_tests.child import Sleep
+w = Worker("builder", Path({str(tmp_path / "log")!r}), {CHILD!r})
+w.start(Sleep(), 9)
 while (done := w.poll()) is None: wait([w], 0.1)
-w.start("sleep", {{"seconds": 99}}, 99)
+w.start(Sleep(99.0), 99)
 w.pause()
-print(done.result, flush=True)
+print(done.result.value, flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -1,0 +1,59 @@
+"""The pipe between the coordinator and a worker: one JSON line holds a request, one its response."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast, get_args
+
+from objectives.errors import InputError, one_line
+from spaces.serialization import from_plain, to_plain
+
+Response = TypeVar("Response", covariant=True)
+Progress = Callable[[str], None]
+
+
+class Request(Generic[Response]):
+    """Base class of the frozen record that asks for one job; its type argument is the record that answers it."""
+
+
+def response_type(request: type[Request[Response]]) -> type[Response]:
+    """The record that answers a request, as its base class names it."""
+    (base,) = request.__orig_bases__  # type: ignore[attr-defined]  # of every generic's subclass
+    return cast(type[Response], get_args(base)[0])
+
+
+def write_request(request: Request[object]) -> str:
+    return json.dumps({"job": type(request).__name__, "arguments": to_plain(request)})
+
+
+def serve(jobs: Mapping[type[Request[Any]], Callable[[Any, Progress], object]]) -> None:
+    """Answer requests from standard input until it closes.
+
+    A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": BOOL, "trace": ...}`, where
+    `input` is true for an error of the user's input. `{"progress": LINE}` may come in between. Whatever the work prints
+    goes to standard error.
+
+    Args:
+        jobs: the function that does each job, by the type of its request; it gives the response that the request names
+    """
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    types = {kind.__name__: kind for kind in jobs}
+
+    def progress(line: str) -> None:
+        replies.write(json.dumps({"progress": line}) + "\n")
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            kind = types[asked["job"]]
+            result = jobs[kind](from_plain(kind, asked["arguments"]), progress)
+            reply = json.dumps({"result": to_plain(result)}, allow_nan=False)
+        except Exception as error:
+            wrong = isinstance(error, InputError)
+            reply = json.dumps({"error": one_line(error), "input": wrong, "trace": traceback.format_exc()})
+        replies.write(reply + "\n")
