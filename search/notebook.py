@@ -94,7 +94,7 @@ class Study:
         return front_figure(self._result())
 
     def verdict(self) -> str:
-        """What can be said so far, in a sentence."""
+        """Summary of the study so far, in a sentence."""
         return verdict(self._result()).headline
 
     def report(self) -> Path:

@@ -86,7 +86,7 @@ def _simple_references(front: Front) -> list[str]:
 
 
 def _beside_references(front: Front, baseline: Point, point: Point, confirmed: Confirmation | None) -> list[str]:
-    """What the baseline's own model could have had by its placement alone, and by quantization without training."""
+    """Compare with what the baseline's own model reaches by its placement alone, and by quantization without training."""
     said, tuned = [], front.tuned_baseline
     # A choice keeps its row as it was, and the tuned baseline may have become another since then.
     point = next((one for one in front.points if one.trial == point.trial), point)
@@ -109,7 +109,7 @@ def _beside_references(front: Front, baseline: Point, point: Point, confirmed: C
 
 
 def helps(point: Point) -> bool:
-    """Whether it is feasible, and faster or of higher throughput than the baseline by the whole of the interval."""
+    """Return whether a point is feasible, and faster or of higher throughput than the baseline by the whole of the interval."""
     return point.feasible and (_above(point.throughput_ratio_interval, 1.0) or _below(point.p95_ratio_interval, 1.0))
 
 
@@ -232,7 +232,7 @@ def _in_milliseconds(front: Front, baseline: Point, point: Point, confirmed: Con
 
 
 def _of_its_timing(point: Point, confirmed: Confirmation | None) -> list[str]:
-    """What weakens the timing that the headline tells."""
+    """List what weakens the timing that the headline reports."""
     warnings = point.warnings if confirmed is None else confirmed.warnings
     return [f"Of the timing of trial {point.trial}: {warning}." for warning in warnings]
 
@@ -262,7 +262,7 @@ def alike_trials(front: Front, best: Point) -> list[int]:
 
 
 def doubts(front: Front) -> list[str]:
-    """What weakens any conclusion from this study: its data, its length, its baseline."""
+    """List what weakens any conclusion from this study: its data, its length, its baseline."""
     said, max_loss, resolution = [], front.max_loss, front.resolution
     if resolution is not None and resolution > max_loss:
         said.append(

@@ -113,6 +113,6 @@ def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, 
 
 
 def nothing_measured(summary: AblationSummary) -> bool:
-    """Whether not one comparison came to numbers."""
+    """Return whether no comparison has numbers."""
     effects = (effect for part in summary.techniques for effect in (part.without, part.alone))
     return all(effect is None or effect.difference is None for effect in effects)

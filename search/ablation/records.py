@@ -79,7 +79,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class DistillationGain:
-    """What distillation gained over the same model on labels alone, as a share of the metric.
+    """Gain of distillation over the same model on labels alone, as a share of the metric.
 
     seeds: trainings of both that it is a mean of
     """
@@ -108,7 +108,7 @@ class TechniqueSummary:
 
 @dataclass(frozen=True)
 class AblationSummary:
-    """What each technique of a trial does, as `leanrec ablate --json` prints it.
+    """Effects of the techniques of a trial, as `leanrec ablate --json` prints it.
 
     control: None where the trial learns nothing from the baseline, or that was not measured
     """

@@ -106,7 +106,7 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
 
 
 def distillation_gain(quality: Quality, part: HeldPart, seeds: int) -> DistillationGain:
-    """What distilling gained, of a model's quality beside the same one's without it, on this part of the data; a mean
+    """Compute the gain of distillation, from a model's quality against the same one's without it, on this part of the data; a mean
     over trainings of both from so many seeds."""
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)

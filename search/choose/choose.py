@@ -146,7 +146,7 @@ def finalists(front: Front, policy: Policy) -> list[Point]:
 
 
 def _surely(point: Point, policy: Policy) -> bool:
-    """Whether the whole intervals of a point keep the policy."""
+    """Return whether the whole intervals of a point satisfy the policy."""
     interval = point.latency_ms.p95_interval
     slow = policy.too_slow(None if interval is None else interval[1], point.p95_ratio_interval[1])
     return slow is None and point.quality.loss_interval[1] <= policy.max_loss
@@ -266,7 +266,7 @@ def tuned_ratios(trial: int, latency: Latency, throughput: Throughput) -> TunedR
 
 
 def reason(point: Point, confirmed: Confirmed, policy: Policy, count: int) -> str:
-    """Why this point, in one sentence."""
+    """Describe the reason for this point, in one sentence."""
     words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
              "memory": "the smallest model"}  # fmt: skip
     low, high = confirmed.quality.loss_interval

@@ -69,7 +69,7 @@ class Rebuilt:
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildResult:
-    """How a build ended, as `leanrec build --json` prints it; numbers are None where nothing was built, and those
+    """Result of a build, as `leanrec build --json` prints it; numbers are None where nothing was built, and those
     beside the old bundle where the two could not be compared.
 
     unchanged: the bundle was made of this checkpoint already
@@ -287,7 +287,7 @@ def _result(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | Non
 
 
 def _margins(policy: Policy, found: Rebuilt) -> dict[str, float | None]:
-    """By each limit of the policy, how far what was measured lies within it; below zero where it is broken. The upper
+    """Return the distance of the measured value from each limit of the policy; below zero where it is broken. The upper
     end of an interval counts, and of the loss to the old bundle the lower; None where that cannot be told."""
     margins: dict[str, float | None] = dict(policy.limits.margins(found.quality))
     if found.old.quality is not None:

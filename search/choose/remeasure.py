@@ -102,7 +102,7 @@ def all_failed(found: Remeasurement) -> bool:
 
 
 def prepared_of(session: Session, front: Front) -> Prepared:
-    """What every look after the search is measured beside.
+    """Return the prepared study that every later benchmark is compared with.
 
     Raises:
         ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
@@ -202,7 +202,7 @@ def _told(row: Remeasured) -> str:
 
 
 def conclusion(found: Remeasurement) -> str:
-    """How many of the front's points are where they were, in one sentence."""
+    """Count the points of the front that agree with the earlier benchmark, in one sentence."""
     timed = [row for row in found.rows if row.now is not None]
     agree = sum(bool(row.agrees) for row in timed)
     failed = len(found.rows) - len(timed)

@@ -88,7 +88,7 @@ class GraphForm:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What `leanrec validate --json` prints: a model that went through every stage once.
+    """Output of `leanrec validate --json`: a model that went through every stage once.
 
     trials, trials_range: that the budget holds
     """
@@ -185,7 +185,7 @@ def _trials(config: StudyConfig, found: Validated) -> TrialRange:
 
 
 def tables(found: ValidationReport) -> list[Table]:
-    """What can be done with each group, and what is left alone."""
+    """Tables of the techniques that each group admits, and of the modules that are left alone."""
     can = Table(title=f"What can be compressed of {found.recommender}", title_justify="left")
     for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
         can.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def tables(found: ValidationReport) -> list[Table]:
 
 
 def _forms(found: ValidationReport) -> list[Table]:
-    """Those of the whole graph that cannot be had."""
+    """Describe the forms of the whole graph that are not available."""
     refused = [one for one in found.forms if one.reason is not None]
     if not refused:
         return []
@@ -231,7 +231,7 @@ def conclusion(found: ValidationReport) -> Sequence[str]:
 
 
 def _user_inputs(found: ValidationReport) -> Sequence[str]:
-    """What is taken to be equal in all rows of a request, and why."""
+    """Describe the inputs that are taken to be equal in all rows of a request, and the reason."""
     by: dict[bool, list[str]] = {}
     for one in found.user_inputs:
         by.setdefault(one.inferred, []).append(one.name)

@@ -46,7 +46,7 @@ def write_profile_files(profile: StudyProfile, folder: Path) -> list[Path]:
 
 
 def user_once(profile: StudyProfile) -> str:
-    """What computing the user's side once a request would save, in a sentence."""
+    """Describe what computing the user's side once a request would save, in a sentence."""
     found = profile.user_once
     if found.refused is not None:
         return f"the user's side cannot be computed once a request: {found.refused}"

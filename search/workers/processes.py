@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Done:
-    """How a job ended: the response to its request, or an error in one line; `seconds` leave out what it stood still;
+    """End of a job: the response to its request, or an error in one line; `seconds` leave out what it stood still;
     lost where its process died or took too long; wrong_input where the user's input is at fault."""
 
     result: object | None
