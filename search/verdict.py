@@ -86,7 +86,7 @@ def _simple_references(front: Front) -> list[str]:
 
 
 def _beside_references(front: Front, baseline: Point, point: Point, confirmed: Confirmation | None) -> list[str]:
-    """Compare with what the baseline's own model reaches by its placement alone, and by quantization without training."""
+    """Compare with the baseline's own model, better placed or quantized without training."""
     said, tuned = [], front.tuned_baseline
     # A choice keeps its row as it was, and the tuned baseline may have become another since then.
     point = next((one for one in front.points if one.trial == point.trial), point)
@@ -109,7 +109,7 @@ def _beside_references(front: Front, baseline: Point, point: Point, confirmed: C
 
 
 def helps(point: Point) -> bool:
-    """Return whether a point is feasible, and faster or of higher throughput than the baseline by the whole of the interval."""
+    """Return whether a point is feasible, and surely faster than the baseline or of higher throughput."""
     return point.feasible and (_above(point.throughput_ratio_interval, 1.0) or _below(point.p95_ratio_interval, 1.0))
 
 

@@ -106,8 +106,12 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
 
 
 def distillation_gain(quality: Quality, part: HeldPart, seeds: int) -> DistillationGain:
-    """Compute the gain of distillation, from a model's quality against the same one's without it, on this part of the data; a mean
-    over trainings of both from so many seeds."""
+    """Compute the gain of distillation, from a model's quality against the same one's without it.
+
+    Args:
+        part: part of the data that both were evaluated on
+        seeds: trainings of both that the quality is the mean of
+    """
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
     return DistillationGain(quality.metric, gain, interval, seeds, f"On {part}, distilling {gained(quality)}{mean}.")
