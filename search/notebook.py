@@ -8,15 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from search import session as launch
+from search.choose import run as choose_run
 from search.choose.choose import Policy, Preference
 from search.cli.console import Console
 from search.cli.validation import validated
 from search.config.sections import StudyConfig
 from search.config.study_file import load, parse
+from search.explore import run as explore_run
 from search.home import Home
 from search.report.report import Figure, front_figure, write_report
 from search.results import Front, Json, Point, choice_json, front_json
+from search.session import open_session
 from search.verdict import verdict
 from spaces.domains import Scalar
 from spaces.serialization import to_plain
@@ -71,7 +73,7 @@ class Study:
         """Search until the minutes or trials, in all, are used up; an interrupt keeps what was finished."""
         given = {"minutes": minutes, "trials": trials}
         budget = self.config.budget.model_copy(update={k: v for k, v in given.items() if v is not None})
-        launch.run(self.config.model_copy(update={"budget": budget}), self.home, self._console)
+        explore_run.run(self.config.model_copy(update={"budget": budget}), self.home, self._console)
         return self
 
     def document(self) -> Json:
@@ -79,7 +81,7 @@ class Study:
         return front_json(self._result())
 
     def _result(self) -> Front:
-        return launch.open_session(self.config, self.home).front()
+        return open_session(self.config, self.home).front()
 
     def front(self) -> pd.DataFrame:
         """A row for each point of the front and the baseline, the fastest first; ratios are to the baseline."""
@@ -118,8 +120,8 @@ class Study:
         """
         limit = self.config.quality.max_loss if max_loss is None else max_loss
         policy = Policy(limit, p95_ms, p95_ratio, prefer, dict(self.config.quality.slices))
-        session = launch.open_session(self.config, self.home)
-        return choice_json(launch.choose(session, policy, None if out is None else Path(out), self._console))
+        session = open_session(self.config, self.home)
+        return choice_json(choose_run.choose(session, policy, None if out is None else Path(out), self._console))
 
     def _repr_html_(self) -> str:
         table = self.front()

@@ -80,10 +80,10 @@ def data(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from search import session as launch
+    from search.explore import run as explore_run
 
     console = _console(options)
-    session, found = launch.run(_config(options), _home(options), console)
+    session, found = explore_run.run(_config(options), _home(options), console)
     _show_front(session, found, console)
     console.result(f"next: leanrec choose {options.study}{_home_option(options)}, leanrec ui{_home_option(options)}")
     return DONE
@@ -108,14 +108,15 @@ def _home_option(options: argparse.Namespace) -> str:
 
 
 def profile(options: argparse.Namespace) -> int:
-    from search import session as launch
+    from search.explore import run as explore_run
     from search.explore.profiling import user_once
     from search.report.profile import headline, operator_table, profile_table
+    from search.session import open_session
     from spaces.serialization import to_plain
 
     console = _console(options)
-    session = launch.open_session(_config(options), _home(options))
-    found = launch.profile(session, console)
+    session = open_session(_config(options), _home(options))
+    found = explore_run.profile(session, console)
     plain = to_plain(found)
     console.document(plain)
     console.table(profile_table(plain))
@@ -155,7 +156,7 @@ def bench(options: argparse.Namespace) -> int:
 def remeasure(options: argparse.Namespace) -> int:
     from search.choose.remeasure import FILE, all_failed, conclusion, remeasured_table
     from search.choose.remeasure import remeasure as time_again
-    from search.session import locked, stoppable
+    from search.locking import locked, stoppable
     from search.workers.processes import open_workers
     from spaces.serialization import to_plain
 
@@ -174,8 +175,8 @@ def ablate(options: argparse.Namespace) -> int:
     from search.ablation.ablation import ablate as take_back
     from search.ablation.ablation import nothing_measured
     from search.ablation.records import FACT, FACT_FILE
+    from search.locking import locked, stoppable
     from search.report.ablation import ablation_table
-    from search.session import locked, stoppable
     from search.workers.processes import open_workers
     from spaces.serialization import to_plain
 
@@ -201,7 +202,7 @@ def ablate(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace) -> int:
     from search.choose.rebuild import read_recipe, rebuild
-    from search.session import locked, stoppable
+    from search.locking import locked, stoppable
     from spaces.serialization import to_plain
 
     console, home = _console(options), _home(options)
@@ -284,7 +285,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def choose(options: argparse.Namespace) -> int:
-    from search import session as launch
+    from search.choose import run as choose_run
     from search.choose.choose import Policy
     from search.results import choice_json
 
@@ -292,7 +293,7 @@ def choose(options: argparse.Namespace) -> int:
     tolerated = session.config.quality.max_loss if options.max_loss is None else options.max_loss
     policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer, dict(session.config.quality.slices))
     out = Path(options.out).resolve() if options.out else None
-    chosen = launch.choose(session, policy, out, console)
+    chosen = choose_run.choose(session, policy, out, console)
     console.document(choice_json(chosen))
     console.result(chosen.reason)
     confirmed = chosen.confirmed

@@ -32,7 +32,8 @@ from search.config.study_file import load
 from search.errors import JobError
 from search.explore.profiling import profiled
 from search.home import Home
-from search.session import Session, jobs_of, locked, open_session, prepare
+from search.locking import locked
+from search.session import Session, jobs_of, open_session, prepare
 from search.workers.meter_jobs import Length, Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker, call

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from objectives.records import Artifact, Prepared
+from search import locking
 from search import session as launch
 from search.cli.console import Console
 from search.config.study_file import parse
 from search.errors import ConfigError
+from search.explore import run as explore_run
 from search.home import Home
-from search.session import stoppable
+from search.locking import stoppable
 from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.quantization import PrecisionSpace
@@ -92,21 +94,21 @@ def test_a_study_that_was_measured_by_an_earlier_version_is_refused_in_one_line(
 def test_a_study_goes_on_with_the_choices_it_was_begun_with() -> None:
     """Optuna would end with an error of its own at the first choice that it does not know."""
     begun: Any = Begun(0)
-    launch._same_choices(begun, small_space(), "shop")
-    launch._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
+    explore_run._same_choices(begun, small_space(), "shop")
+    explore_run._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
     begun.trials = 3
     with pytest.raises(
         ConfigError, match=r"^space: the study 'shop' was begun where the knobs had other choices.*name$"
     ):
-        launch._same_choices(begun, small_space(), "shop")
-    launch._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
+        explore_run._same_choices(begun, small_space(), "shop")
+    explore_run._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
 
 
 def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None:
     """Its baseline may train for minutes before there is a trial."""
     home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
     session = launch.open_session(parse(given), home)
-    with launch.locked(home, "shop"), pytest.raises(ConfigError, match="is being run by another process"):
+    with locking.locked(home, "shop"), pytest.raises(ConfigError, match="is being run by another process"):
         launch.open_session(parse({**given, "seed": 3}), home)
     assert session.study.facts["config"]["seed"] == 0
 

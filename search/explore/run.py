@@ -1,0 +1,141 @@
+"""Run of a study: dry run, reference points, search; and the profile of its baseline."""
+
+from __future__ import annotations
+
+from objectives.serving.devices import cores_allowed
+from search.cli.console import Console, SearchBar
+from search.config.defaults import space_for
+from search.config.loss_limits import check_slices
+from search.config.sections import StudyConfig
+from search.errors import ConfigError
+from search.explore.dry_run import begun, is_done, report_first_trials, run_first_trials
+from search.explore.estimate import observed, trials_in
+from search.explore.explorer import Explorer, TrialEvent
+from search.explore.profiling import focused, profiled, write_profile_files
+from search.explore.reference_points import references_of, tuned_placement
+from search.explore.study_profile import StudyProfile, read_profile
+from search.home import Home
+from search.locking import locked, stoppable
+from search.results import Front
+from search.session import Session, jobs_of, open_session, prepare
+from search.study import Study, outcome_of
+from search.study import spent as spent_trials
+from search.verdict import best_compromise
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import open_workers
+from spaces.search_space import SearchSpace
+from spaces.serialization import digest
+
+
+def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Front]:
+    """Launch or resume a study until its budget is spent or Ctrl-C; finished trials are kept either way.
+
+    Raises:
+        ConfigError: the settings do not fit the model, the machine, or the study begun before.
+        JobError: the baseline cannot be trained, exported or timed, or the first candidate does not get through.
+    """
+    session = open_session(config, home)
+    with locked(home, config.name), stoppable():
+        try:
+            search(session, console)
+        finally:
+            found = session.level(console)
+    return session, found
+
+
+def search(session: Session, console: Console) -> None:
+    config, home, study = session.config, session.home, session.study
+    if not begun(study):
+        # What was left would only stand in trial 0's place.
+        study.restart()
+    study.sweep()
+    # The dry run is not part of the budget, whether it ended or was interrupted.
+    spent = float(study.facts.get("search_seconds", 0.0)) if is_done(study) else 0.0
+    budget = config.budget.minutes * 60
+    ended = spent_trials(study.finished())
+    if spent >= budget or (config.budget.trials is not None and ended >= config.budget.trials):
+        console.say(f"The budget is spent ({spent / 60:.1f} minutes, {ended} trials); --minutes or --trials give more.")
+        return
+    cores = cores_allowed()
+    count = config.workers.builders or min(cores, 4)
+    with open_workers(home.logs(config.name), count) as workers:
+        meter = workers.meter
+        prepared = prepare(session, workers.builder, console)
+        check_slices(config.quality.slices, prepared.parts)
+        jobs = jobs_of(config, home, prepared)
+        space = space_for(config.space, prepared)
+        if config.space.focus > 0:
+            space = focused(space, profiled(study, jobs, meter, console), prepared.structure, console)
+        _same_choices(study, space, config.name)
+        threads = max(1, cores // count)
+
+        def explorer(bar: SearchBar, seconds: float) -> Explorer:
+            def record(told: TrialEvent) -> None:
+                session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
+                found = session.front()
+                able = [point for point in found.points if point.feasible and point.trial != 0]
+                best = best_compromise(able, config.quality.max_loss) if able else None
+                bar.told(told, found.hypervolume, best, len(found.points), told.minutes * 60)
+
+            return Explorer(config, jobs.task, jobs, space, study, workers.builders, meter, threads, record, bar.tick)
+
+        _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
+        if not study.facts.get("preflight"):
+            console.say("preflight: the baseline and one candidate go through every stage")
+            with SearchBar(console, 0.0) as bar:
+                first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
+            report_first_trials(config, study, first, console, count)
+        elif (seen := observed([o for t in study.finished() if t.number > 0 and (o := outcome_of(t))])) is not None:
+            left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
+            console.say(
+                f"so far {seen.stopped:.0%} of the trials were stopped early: the time left holds {left.sentence}"
+            )
+        with SearchBar(console, budget) as bar:
+            trials = None if config.budget.trials is None else config.budget.trials - spent_trials(study.finished())
+            end = explorer(bar, budget).run(budget - spent, trials, spent)
+        console.say(f"search: {end}")
+
+
+def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
+    """Enqueue the first trials: the baseline, the reference points, and the starting points of the search."""
+    new, prepared = not begun(study), pairs.jobs.prepared
+    first, *starts = space.starts()
+    if new:
+        study.enqueue(first)
+    if not study.references:
+        pairs.console.say("references: looking for the best placement of the baseline")
+        tuned = tuned_placement(space.placement, pairs.quick)
+        for name, candidate in references_of(prepared, space.precision, tuned).items():
+            study.enqueue_reference(name, candidate)
+    for start in starts if new else ():
+        study.enqueue(start)
+
+
+def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
+    """Check that the study's trials share the choices of the space.
+
+    Raises:
+        ConfigError: the study has trials from a space of other choices, by another machine, engine or version.
+    """
+    before, now = study.facts.get("space"), digest(space)
+    if before not in (None, now) and study.finished():
+        raise ConfigError(
+            f"space: the study {name!r} was begun where the knobs had other choices (by another machine, engines or "
+            "version of leanrec), but its trials have to share them; give it another name"
+        )
+    study.note(space=now)
+
+
+def profile(session: Session, console: Console) -> StudyProfile:
+    """The profile of a study's baseline, measured on the first call; its files are written. A baseline that is not in
+    the cache is trained first."""
+    config, home = session.config, session.home
+    if (known := read_profile(session.study.facts)) is not None:
+        write_profile_files(known, home.reports(config.name))
+        return known
+    with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
+        prepared = prepare(session, workers.builder, console)
+        workers.builder.kill()
+        found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
+    write_profile_files(found, home.reports(config.name))
+    return found
