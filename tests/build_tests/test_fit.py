@@ -162,7 +162,7 @@ def test_steps_of_pruning_have_passes_of_training_between_them(family: str, open
     weights = Weights(pruning=Pruning(((group, 0.75),), steps=3, multiple=4), distillation=replace(LEARNING, epochs=4))
     fitted = fit(recommender, weights, 0, lines.append)
     told = [line.partition(",")[0].partition(": ")[2] for line in lines]
-    assert told == ["pass 1 of 1", "pass 1 of 1", "pass 1 of 2", "pass 2 of 2"]
+    assert told == ["epoch 1 of 1", "epoch 1 of 1", "epoch 1 of 2", "epoch 2 of 2"]
     widths = of_baseline(recommender).structure.group(group).dims
     assert [w.units for w in fitted.structure.group(group).dims] == [w.units // 4 for w in widths]
 
