@@ -163,17 +163,17 @@ def test_a_complete_grid_is_the_nearest_of_rank_one_along_each_dimension() -> No
 PEAK = """
 from pathlib import Path
 import torch
-from objectives.compression.tables import SharedRowsTable
+from objectives.compression.embeddings import QuotientRemainderTable
 
 def most():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 torch.set_num_threads(1)
-SharedRowsTable.of(torch.randn(300, 64), 0.2, torch.arange(300))  # what is loaded once
+QuotientRemainderTable.of(torch.randn(300, 64), 0.2, torch.arange(300))  # what is loaded once
 table, counts = torch.randn(100_000, 64), torch.arange(100_000)
 before = most()
-SharedRowsTable.of(table, 0.2, counts)
+QuotientRemainderTable.of(table, 0.2, counts)
 print((most() - before) / table.nbytes)
 """
 
@@ -562,10 +562,10 @@ def test_activation_sees_what_the_whole_table_gives(
         (QuotientRemainder("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
         (
             QuotientRemainder("tables.item", 0.999),
-            r"nothing to gain by SharedRows\(.*none of 256 rows or more, of known counts",
+            r"nothing to gain by QuotientRemainder\(.*none of 256 rows or more, of known counts",
         ),
         (MixedDimensions("tables.item", 1e-6), r"nothing to gain by MixedDimensions\("),
-        (QuotientRemainder("tables", 0.1), r"nothing to gain by SharedRows\("),  # but for what is heavy
+        (QuotientRemainder("tables", 0.1), r"nothing to gain by QuotientRemainder\("),  # but for what is heavy
         (QuotientRemainder("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),
     ],
 )
