@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from objectives.records import Artifact, Outcome, Prepared, SliceQuality
+import numpy as np
+
+from objectives.dry_run_result import DryRun
+from objectives.measurement.interference import Interference
+from objectives.measurement.profile.profile import GroupCost, Profile
+from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQuality
+from objectives.technique_results import Tried
 from search.ablation.records import FACT, DistillationGain, fact
+from search.bench import bench
 from search.choose import rebuild as recipe
 from search.choose.choose import Confirmed, Policy, choice, tuned_ratios
+from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.results import TUNED, Front, Point, choice_json, front_json, read_front
 from search.study import Study
 from search.study_front import study_front
 from spaces.candidate import Candidate
-from spaces.model_structure import ModelStructure
+from spaces.model_structure import Group, ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import CHOSEN, PROFILE, ablation
 from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.test_bench import played
 
 STORED = Path(__file__).with_name("json_keys.json")
 PREPARED = Prepared(
@@ -109,8 +119,27 @@ def rebuilt() -> Any:
     return to_plain(recipe._result(given, Path("b"), made, None, "why"))
 
 
+def benched() -> Any:
+    random = np.random.default_rng(0)
+    result = bench._Result(100.0, 50.0, *(played(random.exponential(size=2000)) for _ in range(2)))
+    bundle: Any = SimpleNamespace(folder=Path("b"), name="s")
+    undisturbed = Interference(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return to_plain(bench._summary(bundle, bench.Plan("bursts"), np.array([3, 4]), result, undisturbed))
+
+
+def validated() -> Any:
+    tried = (Tried("mlp", "pruning", "it is tied"), Tried("mlp", "int8-dynamic", None))
+    rehearsal = DryRun(
+        ModelStructure((Group("mlp", "linear", ("mlp.0",), 10, (), "no"),)), {"extra": "unknown"}, tried,
+        {"user once": None}, "folder", (), 1e-6, 10, {"step": 0.1, "export": 0.2}, 5, 100,
+        (InputSpec("user", "int64", (), 5, "user"),),
+    )  # fmt: skip
+    profile = Profile(200, 1.0, None, (GroupCost("mlp", "linear", 1.0, 1.0, 1, 1, 1),), (), ())
+    return to_plain(validation.report(load("ml-100k"), validation.Validated(rehearsal, profile, 2.0, 1.0)))
+
+
 def test_keys_stay(tmp_path: Path) -> None:
-    found = {"front": front(tmp_path), "rebuild": rebuilt()}
+    found = {"front": front(tmp_path), "rebuild": rebuilt(), "bench": benched(), "validate": validated()}
     assert keys_of(found) == json.loads(STORED.read_text())
 
 
