@@ -10,10 +10,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 # A dead server must not hold up a search: fail fast, come back later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -47,7 +46,7 @@ class Ledger:
 
     def __init__(self, tracking_uri: str, artifacts: Path, study: str, home: Path) -> None:
         self._uri, self._artifacts, self._study, self._home = tracking_uri, artifacts, study, home
-        self._settings: Mapping[str, Any] = {}
+        self._settings: Mapping[str, object] = {}
         self._experiment = ""
         self._parent: str | None = None
         self._down_since: float | None = None
@@ -59,7 +58,7 @@ class Ledger:
         databases.MAX_RETRY_COUNT = _TIMES
         return MlflowClient(tracking_uri=self._uri)
 
-    def open(self, settings: Mapping[str, Any]) -> None:
+    def open(self, settings: Mapping[str, object]) -> None:
         """Find or make the study's experiment and its parent run."""
         self._settings = settings
         self._try(self._open)
@@ -267,7 +266,7 @@ class Ledger:
     def _resting(self) -> bool:
         return self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
 
-    def _try(self, work: Any) -> bool:
+    def _try(self, work: Callable[[], object]) -> bool:
         """MLflow's own errors and a store that cannot be reached leave a line in `trouble`."""
         try:
             work()
@@ -306,8 +305,8 @@ def _plain_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_ -]", "_", text)
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in data.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

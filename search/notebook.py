@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,11 +16,11 @@ from search.config.study_file import load, parse
 from search.explore import run as explore_run
 from search.home import Home
 from search.report.report import Figure, front_figure, write_report
-from search.results import Front, Json, Point, choice_json, front_json
+from search.results import Front, Point, choice_json, front_json
 from search.session import open_session
 from search.verdict import verdict
 from spaces.domains import Scalar
-from spaces.serialization import to_plain
+from spaces.serialization import Json, to_plain
 
 
 class Study:
@@ -33,7 +32,7 @@ class Study:
     study.choose(prefer="latency")
     """
 
-    def __init__(self, settings: Mapping[str, Any] | StudyConfig, home: str | Path | None = None) -> None:
+    def __init__(self, settings: Mapping[str, object] | StudyConfig, home: str | Path | None = None) -> None:
         """Make a study.
 
         Args:
@@ -48,7 +47,7 @@ class Study:
         self._console = Console(quiet=False, as_json=False)
 
     @classmethod
-    def from_file(cls, path: str | Path, home: str | Path | None = None, **overrides: Any) -> Study:
+    def from_file(cls, path: str | Path, home: str | Path | None = None, **overrides: object) -> Study:
         """A preset's name or a YAML file.
 
         Args:

@@ -9,11 +9,10 @@ from typing import Any, cast
 from objectives.records import Interval, SliceQuality, State
 from search.ablation.records import AblationSummary, DistillationGain
 from spaces.domains import Scalar
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import Json, from_plain, to_plain
 
 TUNED = "tuned baseline"
 STATES: tuple[State, ...] = ("complete", "stopped", "failed")
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +279,7 @@ def front_json(front: Front) -> Json:
     }
 
 
-def read_row(plain: Mapping[str, Any]) -> Row:
+def read_row(plain: Json) -> Row:
     """The trial that `row_json` wrote; a `Point` where it was measured.
 
     Raises:
@@ -290,7 +289,7 @@ def read_row(plain: Mapping[str, Any]) -> Row:
     return from_plain(kind, _known(kind, plain))
 
 
-def read_choice(plain: Mapping[str, Any]) -> Choice:
+def read_choice(plain: Json) -> Choice:
     """The choice that `choice_json` wrote.
 
     Raises:

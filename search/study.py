@@ -10,7 +10,6 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -19,8 +18,9 @@ from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.front import resolved_front
 from spaces.candidate import Candidate
+from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import Json, from_plain, to_plain
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
@@ -85,7 +85,7 @@ class Study:
         self._study = self._open()
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """Facts of the study as a whole."""
         return dict(self._study.user_attrs)
 
@@ -94,11 +94,11 @@ class Study:
         """The smallest loss that its data can show; 0 until that is known."""
         return float(self.facts.get("resolution") or 0.0)
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: object) -> None:
         for key, value in facts.items():
             self._study.set_user_attr(key, value)
 
-    def enqueue(self, params: Mapping[str, Any]) -> None:
+    def enqueue(self, params: Mapping[str, Scalar]) -> None:
         self._study.enqueue_trial(dict(params))
 
     def enqueue_reference(self, name: str, candidate: Candidate) -> None:
@@ -112,7 +112,7 @@ class Study:
             t.user_attrs["reference"] for t in self._study.get_trials(deepcopy=False) if reference_of(t) is not None
         )
 
-    def ask(self, space: SearchSpace, settled: Mapping[str, Any] | None = None) -> tuple[Trial, Candidate]:
+    def ask(self, space: SearchSpace, settled: Mapping[str, Scalar] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
         if settled and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self.enqueue(settled)

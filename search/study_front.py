@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -22,6 +21,7 @@ from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuali
 from search.study import candidate_of, front_of, outcome_of, reference_of
 from search.verdict import doubts
 from spaces.candidate import Candidate
+from spaces.serialization import Json
 
 _STAGES = ("fit", "export", "judge", "time")
 
@@ -40,7 +40,7 @@ class _Settled:
         return self.outcome.measurement
 
 
-def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Mapping[str, Any]) -> Front:
+def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json) -> Front:
     """The result of a study so far. Trials whose choice was never settled are left out."""
     settled = list(_settled(config, trials))
     measured = [one.measurement for one in settled if one.measurement is not None]
@@ -114,9 +114,7 @@ def _beside_references(rows: Sequence[Row], settled: Sequence[_Settled]) -> list
     return found
 
 
-def _ablation(
-    study: str, rows: Sequence[Row], choice: Choice | None, facts: Mapping[str, Any]
-) -> AblationSummary | None:
+def _ablation(study: str, rows: Sequence[Row], choice: Choice | None, facts: Json) -> AblationSummary | None:
     """The effects of the chosen trial's techniques, where they were measured, else those measured last."""
     candidates = {row.trial: row.candidate for row in rows}
     # A study begun anew has other candidates under the same numbers.

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# An object as `json.loads` gives it.
+Json = dict[str, Any]
 _FORMERLY = "formerly"
 
 

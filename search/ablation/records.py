@@ -4,13 +4,13 @@ in the study's facts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from objectives.records import Interval, Latency, Quality, Throughput
 from spaces.candidate import Candidate
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import Json, from_plain, to_plain
 
 # without: the candidate against itself with the technique removed; alone: the baseline with only the technique against
 # the baseline.
@@ -121,12 +121,12 @@ class AblationSummary:
     techniques: tuple[TechniqueSummary, ...]
 
 
-def ablations(facts: Mapping[str, Any]) -> tuple[Ablation, ...]:
+def ablations(facts: Json) -> tuple[Ablation, ...]:
     """Return the ablations of a study, the last measured one last."""
     return tuple(from_plain(Ablation, plain) for plain in facts.get(FACT, {}).values())
 
 
-def fact(known: Iterable[Ablation], changed: Ablation) -> dict[str, Any]:
+def fact(known: Iterable[Ablation], changed: Ablation) -> Json:
     """Return the facts to record once an ablation has changed, by trial."""
     kept = [ablation for ablation in known if ablation.trial != changed.trial]
     return {str(ablation.trial): to_plain(ablation) for ablation in (*kept, changed)}

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -42,7 +41,7 @@ class Console:
         if not self.as_json:
             self._result.print(line, markup=False, soft_wrap=True)
 
-    def document(self, document: Mapping[str, Any]) -> None:
+    def document(self, document: Mapping[str, object]) -> None:
         if self.as_json:
             sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 

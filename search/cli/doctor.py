@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from objectives.serving.devices import (
     ENGINES,
@@ -224,7 +224,7 @@ def _missing_rest(cores: int, browser: str | None) -> Iterator[Lack]:
         yield Lack("Chrome or Chromium", _LOST_PACKAGES["png"], "install chromium, or set BROWSER_PATH to one")
 
 
-def document(diagnosis: Diagnosis) -> dict[str, Any]:
+def document(diagnosis: Diagnosis) -> dict[str, object]:
     """Plain data for `--json`."""
     return asdict(diagnosis)
 

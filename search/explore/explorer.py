@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from optuna.trial import Trial
 
@@ -26,6 +26,7 @@ from search.study import Study, candidate_of, front_of, measured, outcome_of, re
 from search.workers.meter_jobs import Length, MeterJobs, export_request, fit_request
 from search.workers.processes import Done, Worker, wait
 from spaces.candidate import Candidate
+from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
 
 # Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
@@ -174,7 +175,7 @@ class Explorer:
             RunningTrial(trial, candidate, "fit" if candidate.weights.distillation else "export")
         )
 
-    def _again(self) -> dict[str, Any] | None:
+    def _again(self) -> dict[str, Scalar] | None:
         """Return the knobs of existing weights, every other time."""
         self._asked += 1
         if self._asked % 2:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from objectives.measurement.profile.profile import GroupCost, NodeCost, OperatorCost
 from objectives.measurement.profile.roofline import Roofline
-from spaces.serialization import from_plain
+from spaces.serialization import Json, from_plain
 
 FACT = "profile"
 
@@ -57,7 +55,7 @@ class StudyProfile:
     user_once: UserOnce
 
 
-def read_profile(facts: Mapping[str, Any]) -> StudyProfile | None:
+def read_profile(facts: Json) -> StudyProfile | None:
     """The profile that was noted with a study, None before it was measured."""
     plain = facts.get(FACT)
     return None if plain is None else from_plain(StudyProfile, plain)
