@@ -20,6 +20,10 @@ class Request(Generic[Response]):
     """Base class of the frozen record that asks for one job; its type argument is the record that answers it."""
 
 
+# The function that does each job, by the type of its request; it gives the response that the request names.
+Jobs = Mapping[type[Request[Any]], Callable[[Any, Progress], object]]
+
+
 def response_type(request: type[Request[Response]]) -> type[Response]:
     """The record that answers a request, as its base class names it."""
     (base,) = request.__orig_bases__  # type: ignore[attr-defined]  # of every generic's subclass
@@ -30,15 +34,12 @@ def write_request(request: Request[object]) -> str:
     return json.dumps({"job": type(request).__name__, "arguments": to_plain(request)})
 
 
-def serve(jobs: Mapping[type[Request[Any]], Callable[[Any, Progress], object]]) -> None:
+def serve(jobs: Jobs) -> None:
     """Answer requests from standard input until it closes.
 
     A request is answered by `{"result": {...}}`, or by `{"error": ONE LINE, "input": BOOL, "trace": ...}`, where
     `input` is true for an error of the user's input. `{"progress": LINE}` may come in between. Whatever the work prints
     goes to standard error.
-
-    Args:
-        jobs: the function that does each job, by the type of its request; it gives the response that the request names
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

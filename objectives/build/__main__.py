@@ -10,7 +10,7 @@ from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.build.dry_run import dry_run
 from objectives.build.stages import Form, export, fit, open_once, prepare, signature_of
 from objectives.dry_run_result import DryRun
-from objectives.job_protocol import Progress, serve
+from objectives.job_protocol import Jobs, Progress, serve
 from objectives.jobs import (
     CustomMetricRequest,
     DryRunRequest,
@@ -63,13 +63,13 @@ def _custom_metric(request: CustomMetricRequest, progress: Progress) -> Evaluate
     return EvaluateResponse(quality)
 
 
+JOBS: Jobs = {
+    PrepareRequest: _prepare,
+    DryRunRequest: _dry_run,
+    FitRequest: _fit,
+    ExportRequest: _export,
+    CustomMetricRequest: _custom_metric,
+}
+
 if __name__ == "__main__":
-    serve(
-        {
-            PrepareRequest: _prepare,
-            DryRunRequest: _dry_run,
-            FitRequest: _fit,
-            ExportRequest: _export,
-            CustomMetricRequest: _custom_metric,
-        }
-    )
+    serve(JOBS)

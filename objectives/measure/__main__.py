@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from objectives.held_out_rows import read_requests
-from objectives.job_protocol import Progress, serve
+from objectives.job_protocol import Jobs, Progress, serve
 from objectives.jobs import (
     BenchmarkRequest,
     BenchmarkResponse,
@@ -91,16 +91,16 @@ def _profile(request: ProfileRequest, progress: Progress) -> ProfileResponse:
     return ProfileResponse(found, roofline)
 
 
+JOBS: Jobs = {
+    EvaluateRequest: _evaluate,
+    ScoreRequest: _score,
+    QuickBenchmarkRequest: _quick_benchmark,
+    BenchmarkRequest: _benchmark,
+    ProfileRequest: _profile,
+}
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["weigh"]:
         sys.stdout.write(json.dumps(weigh_here(**json.loads(sys.stdin.read()))))
     else:
-        serve(
-            {
-                EvaluateRequest: _evaluate,
-                ScoreRequest: _score,
-                QuickBenchmarkRequest: _quick_benchmark,
-                BenchmarkRequest: _benchmark,
-                ProfileRequest: _profile,
-            }
-        )
+        serve(JOBS)
