@@ -9,12 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from objectives.technique_results import Tried
 
 from objectives.dry_run_result import DryRun
 from objectives.measurement.interference import Interference
 from objectives.measurement.profile.profile import GroupCost, Profile
-from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQuality
+from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQuality, Tried
 from search.ablation.records import FACT, DistillationGain, fact
 from search.bench import bench
 from search.choose import rebuild as recipe
