@@ -182,7 +182,7 @@ def test_everything_comes_from_the_cache_the_second_time(
     first = prepared(family), _made(task, weights)
     monkeypatch.setattr(build, "_opened", {})
     for module in ("pointwise", "sequential"):
-        monkeypatch.setattr(f"objectives.recommenders.{module}.train_to_optimum", None)
+        monkeypatch.setattr(f"objectives.recommenders.families.{module}.train_to_optimum", None)
     for stage in ("fit_weights", "to_onnx"):
         monkeypatch.setattr(build, stage, None)
     assert fit(task, weights, _silent) and fit(task, Weights(), _silent)

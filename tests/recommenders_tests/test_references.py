@@ -74,15 +74,15 @@ def test_scores_lie_between_chance_and_the_best_there_can_be() -> None:
 
 def test_the_data_layer_loads_neither_torch_nor_sklearn() -> None:
     names = (
-        "clicklog",
-        "columns",
-        "table",
-        "criteo",
-        "movielens",
-        "fetch",
-        "synthetic",
-        "split",
-        "features",
+        "datasets.click_log",
+        "datasets.columns",
+        "datasets.table",
+        "datasets.criteo",
+        "datasets.movielens",
+        "datasets.fetch",
+        "datasets.synthetic",
+        "datasets.split",
+        "datasets.features",
         "requests",
     )
     program = "import sys\n" + "".join(f"import objectives.recommenders.{name}\n" for name in names)
