@@ -18,13 +18,13 @@ class Ranker(nn.Module):
     def __init__(self, width: int = 512) -> None:
         super().__init__()
         self.user, self.item, self.shop = nn.Embedding(USERS, 16), nn.Embedding(ITEMS, 16), nn.Embedding(SHOPS, 16)
-        self.controller = nn.Linear(49, 49)
+        self.gate = nn.Linear(49, 49)
         self.tower = nn.Sequential(nn.Linear(49, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.score = nn.Linear(width, 1)
 
     def forward(self, user: Tensor, item: Tensor, shop: Tensor, price: Tensor) -> Tensor:
         x = torch.cat([self.user(user), self.item(item), self.shop(shop), price.unsqueeze(1)], dim=1)
-        return self.score(self.tower(x * torch.sigmoid(self.controller(x)))).squeeze(1)
+        return self.score(self.tower(x * torch.sigmoid(self.gate(x)))).squeeze(1)
 
 
 class Shop:

@@ -184,7 +184,7 @@ class Pooled(nn.Module):
         super().__init__()
         self.tag = nn.Embedding(30, d, padding_idx=0)
         self.norm = nn.LayerNorm(d)
-        self.controller = nn.Linear(d, d)
+        self.gate = nn.Linear(d, d)
         self.hidden = nn.Linear(d, 12)
         self.head = nn.Linear(12, 1)
 
@@ -192,7 +192,7 @@ class Pooled(nn.Module):
         rows = self.tag(tags)
         given_rows = (rows.sum(-1) != 0).float().sum(-1, keepdim=True)
         mean = rows.sum(1) / (given_rows + 1e-12)
-        x = self.hidden(self.controller(mean) * self.norm(mean) * mean.square())
+        x = self.hidden(self.gate(mean) * self.norm(mean) * mean.square())
         return self.head(torch.relu(x)).squeeze(1)  # type: ignore[no-any-return]
 
 
