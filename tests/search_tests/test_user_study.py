@@ -122,7 +122,7 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
 def test_what_is_taken_to_be_the_users_is_told() -> None:
     inputs = (UserInput("user", True), UserInput("hour", True))
     found = ValidationReport(
-        "shop", "shop:factory", (), (), inputs, (), parity=1e-6, model_bytes=10, p50_ms=1.0, rows=200, trials=9,
+        "shop", "shop:factory", (), (), inputs, (), (), parity=1e-6, model_bytes=10, p50_ms=1.0, rows=200, trials=9,
         trials_range=(9, 12), seconds={"all": 1.0},
     )  # fmt: skip
     (line,) = (line for line in conclusion(found) if "of the user" in line)
