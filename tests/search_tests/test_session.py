@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,8 @@ from spaces.model_structure import ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.quantization import PrecisionSpace
 from tests.search_tests.measurements import complete_outcome, small_space
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _prepared(key: str) -> Prepared:
@@ -135,16 +137,28 @@ def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
         assert list(pool.map(begun, ("one", "two", "three"))) == [None] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_an_interruption_whatever_a_library_makes_of_it(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), stoppable():
+SIGNALLED = """
+import os, signal, sys, time
+from search.locking import stoppable
+number = int(sys.argv[1])
+before = signal.getsignal(number)
+try:
+    with stoppable():
         try:
             os.kill(os.getpid(), number)
             time.sleep(5)
         except KeyboardInterrupt as error:
             raise ImportError("initialization failed") from error
-    assert signal.getsignal(number) is before
+except KeyboardInterrupt:
+    print("interrupted", signal.getsignal(number) is before)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_an_interruption_whatever_a_library_makes_of_it(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SIGNALLED, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["interrupted", "True"], done.stderr
 
 
 def test_an_error_without_a_signal_stays_as_it_is() -> None:
