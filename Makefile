@@ -25,11 +25,11 @@ study: .venv/installed
 
 # The quick whole: a few minutes on two cores.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
-# And everything else that needs neither the network nor other packages.
-test-all: .venv/installed
-	$(BIN)/python -m pytest -m "not nightly and not network and not loadgen and not foreign"
+# The quick whole, then everything else that needs neither the network nor other packages.
+test-all: test
+	$(BIN)/python -m pytest -m "slow and not nightly and not network and not loadgen and not foreign"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

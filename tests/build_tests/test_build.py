@@ -113,6 +113,7 @@ def _check_parity(task: Task, opened: Recommender, weights: Weights, artifact: A
     assert all(width == "fp32" for width in artifact.widths.values())
 
 
+@pytest.mark.slow
 def test_what_was_prepared_is_read_back_as_it_was_made(
     family: str, prepared: Callable[[str], Prepared], opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:
@@ -162,6 +163,7 @@ def test_what_is_told_of_each_family(family: str, prepared: Callable[[str], Prep
     assert sum(found.rows.values()) == 4000 and found.users == 120
 
 
+@pytest.mark.slow
 def test_a_synthetic_log_tells_the_best_that_there_can_be(tmp_path: Path) -> None:
     task = replace(
         small_task(tmp_path, "dcn-v2"),
@@ -216,6 +218,7 @@ def _reshaped(family: str) -> dict[str, Weights]:
     return {name: Weights(**{"distillation": LEARNING, **weights}) for name, weights in given.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), [(family, name) for family in FAMILIES for name in _reshaped(family)])
 def test_the_file_scores_as_the_model_does(
     family: str, name: str, opened: Callable[[str], Recommender], task_of: TaskOf
@@ -248,6 +251,7 @@ def _cases() -> list[tuple[str, str]]:
     return [(family, group) for family, of in groups.items() for group in of]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "group"), _cases())
 def test_each_width_is_read_back(
     family: str,
@@ -270,6 +274,7 @@ def test_each_width_is_read_back(
         assert 0 < np.abs(scores - exact).max() < 2 * exact.std() + 0.5
 
 
+@pytest.mark.slow
 def test_the_units_that_are_left_are_told(
     family: str, opened: Callable[[str], Recommender], prepared: Callable[[str], Prepared], task_of: TaskOf
 ) -> None:
@@ -305,6 +310,7 @@ def _input_scales(task: Task, artifact: Artifact) -> list[float]:
     return [float(numpy_helper.to_array(tensor)) for tensor in graph.initializer if tensor.name in steps]
 
 
+@pytest.mark.slow
 def test_several_techniques_and_widths_at_once(
     family: str, opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:
@@ -321,6 +327,7 @@ def test_several_techniques_and_widths_at_once(
     assert any(scale == pytest.approx((high - low) / 255, rel=1e-4) for scale in _input_scales(task, narrow))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aware", [False, True])
 def test_int8_weights_have_the_bits_that_the_task_asks_for(
     aware: bool, opened: Callable[[str], Recommender], task_of: TaskOf

@@ -253,6 +253,7 @@ def _everything(family: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_all_at_once(family: str, opened: Opened, tmp_path: Path) -> None:
     recommender, (group, first, (_, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, **_everything(family))
@@ -279,6 +280,7 @@ def test_the_control_never_asks_the_teacher(family: str, weights: Distillation, 
     assert bool(calls) is runs
 
 
+@pytest.mark.slow
 def test_the_teacher_is_asked_once_for_all_fits(family: str, opened: Opened, tmp_path: Path) -> None:
     """Also where candidates are drawn anew; and its students are those that learned from it batch by batch."""
     recommender, calls = opened(family), list[int]()

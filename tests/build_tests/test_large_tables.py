@@ -160,6 +160,7 @@ def _flip(file: Path, place: int) -> None:
         stream.write(bytes([byte[0] ^ 1]))
 
 
+@pytest.mark.slow
 def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Path) -> None:
     found = build.prepare(task, _quiet)
     model, table = _model(task, found.baseline), 4 * 3000 * 64
@@ -179,6 +180,7 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
     _check_bundle(task, found, found.baseline, Candidate(), tmp_path / "bundle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "limit"), [("fp16", 0.01), ("int8", 0.05), ("int4", 0.6)])
 def test_a_large_table_is_narrowed_and_evaluated(task: Task, width: str, limit: float, tmp_path: Path) -> None:
     found = build.prepare(task, _quiet)
@@ -195,6 +197,7 @@ def test_a_large_table_is_narrowed_and_evaluated(task: Task, width: str, limit: 
     _check_bundle(task, found, artifact, Candidate(precision=precision), tmp_path / "bundle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str, tmp_path: Path) -> None:
     if engine not in engines_here():

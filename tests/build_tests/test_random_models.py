@@ -94,6 +94,7 @@ def _rehearsed(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert all(torch.equal(before[name], tensor) for name, tensor in given.model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", FEW)
 def test_a_random_model_is_rehearsed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _rehearsed(seed, tmp_path, monkeypatch)

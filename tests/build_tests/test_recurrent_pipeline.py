@@ -56,6 +56,7 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return Task(str(tmp_path), "sessions:factory", "", "", 200, 0.6, 1000, 0)
 
 
+@pytest.mark.slow
 def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
     recommender = build.open_once(task, _quiet)
     found = dry_run(recommender, build.signature_of(recommender), tmp_path / "rehearsal", 0, _quiet)
@@ -81,6 +82,7 @@ def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> N
                 assert artifact.units["encoder"] == (HIDDEN if weights == Weights() else HIDDEN // 2,)
 
 
+@pytest.mark.slow
 def test_a_size_that_is_not_known_ends_nothing(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any) -> int:
         raise ValueError("Products have known shapes, but got (None,) -> (None,) in 'product'.")

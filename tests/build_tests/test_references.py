@@ -34,6 +34,7 @@ def scored(task: Task, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dcn-v2", "dlrm"])
 def test_references_of_rows_are_the_rules_that_they_are_named_by(family: str, opened: Opened, task_of: TaskOf) -> None:
     recommender = opened(family)

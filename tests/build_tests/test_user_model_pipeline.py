@@ -354,6 +354,7 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
     assert len(read_requests(Path(found.folder))) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "size"), [("rare", 1e-3), ("thousands", 3e3)])
 def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
     factory: str, size: float, task_of: Callable[[str], Task], home: Path, monkeypatch: pytest.MonkeyPatch

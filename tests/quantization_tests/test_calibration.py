@@ -52,6 +52,7 @@ def _expected(values: NDArray[np.float32], rule: Calibration) -> tuple[float, fl
     return float(low), float(high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["minmax", "percentile", "entropy"])
 @pytest.mark.parametrize("rows", [1, 200, 256, 5000])
 @pytest.mark.parametrize("spread", ["normal", "outliers", "one-sided", "constant", "rising"])
@@ -73,6 +74,7 @@ def test_ranges_are_those_of_all_values_at_once(rule: Calibration, rows: int, sp
         assert found[name] == pytest.approx(_expected(values, rule), rel=1e-5, abs=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["minmax", "percentile", "entropy"])
 def test_what_is_held_does_not_grow_with_the_rows(rule: Calibration) -> None:
     x = np.random.default_rng(1).normal(size=(20_000, 4)).astype(np.float32)

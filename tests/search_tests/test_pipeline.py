@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from objectives.measurement.recording import read_recording
 
 # The fixture runs three searches within the first test.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 name: road

@@ -92,6 +92,7 @@ def searched(shop: Shop) -> Shop:
     return shop
 
 
+@pytest.mark.slow
 def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     found = json.loads(shop.leanrec("validate", "shop.yaml", "--json", "--quiet"))["preflight"]
     groups = {group["name"]: (group["kind"], set(group["can"])) for group in found["groups"]}
@@ -133,6 +134,7 @@ def test_what_is_taken_to_be_the_users_is_told() -> None:
     assert not any("of the user" in line for line in conclusion(replace(found, user_inputs=())))
 
 
+@pytest.mark.slow
 def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
     error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=checkpoints:broken", status=2)
     assert error == "leanrec: checkpoints:broken: name must be text, but got nothing\n"
