@@ -297,6 +297,7 @@ def test_a_trial_that_cannot_be_built_again_fails_the_work(session: Session, tmp
         broken.kill()
 
 
+@pytest.mark.slow
 def test_the_command_tells_keeps_and_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +324,7 @@ def test_the_command_tells_keeps_and_levels(
     assert "What helped" in (home.reports("synthetic-small") / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_measured_is_status_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -193,6 +193,7 @@ def _products(spans: list[int], scores: list[int]) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "asked", "spans", "scores"),
     [

@@ -86,6 +86,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "number"), BUILT)
 def test_a_candidate_is_all_that_was_asked_and_no_more(shops: Any, family: str, number: int) -> None:
     """The space offers nothing that a technique then refuses."""

@@ -304,6 +304,7 @@ def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, T
     assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [3, 8, 12])
 def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels: Tensor, width: int) -> None:
     """From features alone, the best linear map of the student's onto the teacher's leaves less over than before."""

@@ -485,6 +485,7 @@ def test_a_table_of_unknown_counts_stays_as_it_is(model: nn.Module) -> None:
 # -- the exported graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sorted_ids", [True, False], ids=["sorted", "unsorted"])
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_compressed_tables_are_exported_for_any_number_of_rows(

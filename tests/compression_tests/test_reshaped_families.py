@@ -127,6 +127,7 @@ def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict
     return {w: torch.argsort(s, stable=True)[: w.units // 2].tolist() for w, s in zip(widths, found, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IMPORTANCES)
 @pytest.mark.parametrize(("name", "group"), PRUNED)
 def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, group: str, kind: Importance) -> None:
@@ -171,6 +172,7 @@ def _scaled_as_of(model: sasrec.SASRec, dimension: int) -> None:
     model._embed = embed  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_groups_at_once_in_steps_and_exported(name: str) -> None:
     family = FAMILIES[name]
@@ -189,6 +191,7 @@ def test_all_groups_at_once_in_steps_and_exported(name: str) -> None:
     assert np.allclose(got, scores(pruned, family), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "group"), FACTORISED)
 def test_factors_stand_for_the_truncated_weights(name: str, group: str) -> None:
     family = FAMILIES[name]

@@ -72,6 +72,7 @@ def test_bags_of_one_length_are_a_lookup_and_a_reduction(mode: str, padding: int
     assert np.allclose(run_onnx(graph, given), expected, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "padding"), _KINDS)
 @pytest.mark.parametrize("last", [False, True])
 def test_bags_by_offsets_that_the_model_works_out_are_no_loop(mode: str, padding: int | None, last: bool) -> None:

@@ -54,6 +54,7 @@ NAMES = [f"{type(m).__name__}-{m.encoder}" for m in MODELS]
 # -- the hidden size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=NAMES)
 def test_a_removed_unit_equals_a_silenced_one(model: nn.Module) -> None:
     """A unit whose gates, states and readers are nought stays at nought: h' = (1 - z) n + z h, n = tanh(0), h_0 = 0."""
@@ -192,6 +193,7 @@ def exported(number: int) -> onnx.ModelProto:
     return to_onnx(copy.deepcopy(MODELS[number]), rows(257), Signature(open={"history": (1,)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", GRAPHS, ids=OF_GRAPHS)
 def test_a_layer_has_one_plain_form(number: int) -> None:
     model, graph = MODELS[number], exported(number)

@@ -263,6 +263,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL = Window(blocks=20, requests=7, service_requests=1, probe_requests=140, patience_seconds=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("slo_ms", [None, 50.0])
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
@@ -283,6 +284,7 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
     assert len(kept.visits[0].candidate.probes) >= 4 and len(kept.visits[0].baseline.probes) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp_path: Path) -> None:
     deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"

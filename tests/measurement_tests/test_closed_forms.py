@@ -53,6 +53,7 @@ def oracle_rate(rows: NDArray[np.int64], slo_ms: float) -> float:
     return 1000 * (low + high) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.4, 0.6, 0.8])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_p95_and_the_rate_under_the_slo_are_those_of_the_queue(name: str, load: float) -> None:
@@ -113,6 +114,7 @@ def ratios(slower: float, runs: int, visits: int) -> dict[str, list[tuple[float,
     return found
 
 
+@pytest.mark.slow
 def test_a_deployment_against_itself_has_ratios_of_one() -> None:
     """A/A: of 30 intervals at 95% at least 25 cover 1 (fewer with a chance of 0.3%), and the medians are near it."""
     for name, of in ratios(1.0, runs=30, visits=4).items():

@@ -163,6 +163,7 @@ def test_capacities_are_those_of_the_bursts() -> None:
     assert throughput.capacity_rps == pytest.approx(stats.gmean([v.candidate.capacity_rps.mean() for v in kept.visits]))
 
 
+@pytest.mark.slow
 def test_one_visits_intervals_of_rate_and_capacity_cover_as_often_as_they_say() -> None:
     """A deployment beside one like it: exponential latencies of an M/M/1 queue, bursts that differ by 3%. About 190 of
     200 intervals hold 1; resampled quantiles of so few parts hold it in 175."""

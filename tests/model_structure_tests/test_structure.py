@@ -101,6 +101,7 @@ def test_tables_are_found_with_the_inputs_that_they_look_up() -> None:
 SEEDS = (*range(12), 13, 20, 33, 43, 53, 61, 72, 91)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int) -> None:
     """Each width in turn: every third of its units goes. What is left gives the scores of the dense model with those
@@ -146,6 +147,7 @@ def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads
         assert found == [] and "with a unit less the model fails" in str(attend.unprunable_reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(0, 12, 3), 43, 91])
 def test_the_groups_of_a_random_model_are_pruned_together(seed: int) -> None:
     model = random_model(seed)
