@@ -80,8 +80,8 @@ def search(session: Session, console: Console) -> None:
             return Explorer(config, jobs.task, jobs, space, study, workers.builders, meter, threads, record, bar.tick)
 
         _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
-        if not study.facts.get("preflight"):
-            console.say("preflight: the baseline and one candidate go through every stage")
+        if not is_done(study):
+            console.say("dry run: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
                 first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
             report_first_trials(config, study, first, console, count)

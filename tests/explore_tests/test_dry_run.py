@@ -1,4 +1,4 @@
-"""The preflight over a real study, with trials whose ends are given."""
+"""The dry run over a real study, with trials whose ends are given."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_baseline_and_one_candidate_are_enough(tmp_path: Path) -> None:
     assert trials.asked == 2 and begun(trials.study)
 
 
-def test_what_an_interrupted_preflight_finished_is_kept(tmp_path: Path) -> None:
+def test_what_an_interrupted_dry_run_finished_is_kept(tmp_path: Path) -> None:
     trials = Trials(tmp_path, [DONE, STOPPED, DONE])
     trials.run(2)
     assert begun(trials.study)
@@ -63,7 +63,7 @@ def test_a_candidate_that_failed_is_followed_by_others(ended: Outcome, tmp_path:
     assert run_first_trials(failing.study, failing.run) == DONE, "another call tries others"
 
 
-def test_a_baseline_that_fails_ends_the_preflight(tmp_path: Path) -> None:
+def test_a_baseline_that_fails_ends_the_dry_run(tmp_path: Path) -> None:
     broken = Trials(tmp_path, [LATE, DONE])
     with pytest.raises(JobError, match="the baseline did not get through every stage: BehindError: late"):
         run_first_trials(broken.study, broken.run)
