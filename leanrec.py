@@ -13,8 +13,10 @@ _OFFERED = ("Study",)
 
 
 def _stranger() -> str | None:
-    """Which package is another distribution's, in one line; the import path then has ours first, the user's own
-    modules last, so that none of them hides one of ours."""
+    """Name a package that belongs to another distribution, in one line; None if there is none.
+
+    The import path then has ours first and the user's own modules last, so that none of them hides one of ours.
+    """
     here = {"", str(Path.cwd())}
     own = str(Path(__file__).resolve().parent)
     sys.path[:] = [own, *(p for p in sys.path if p not in here and p != own), str(Path.cwd())]

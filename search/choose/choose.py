@@ -97,11 +97,11 @@ def p95_upper_bounds(latency: Latency) -> tuple[float | None, float]:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A model timed over a long window and judged on test.
+    """A model benchmarked over a long window and evaluated on test.
 
-    looks: at test until then, this one among them
-    control: what distilling gained over the labels alone, where that was looked at
-    tuned: the ratios to the tuned baseline, timed beside it over a long window
+    looks: number of evaluations on test so far, this one included
+    control: the gain of distillation over the labels alone, where it was measured
+    tuned: the ratios to the tuned baseline, from a paired benchmark over a long window
     """
 
     latency: Latency

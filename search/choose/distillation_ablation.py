@@ -12,8 +12,11 @@ from spaces.ablations import techniques
 
 
 def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
-    """The gain on test; None where the model learned nothing from the
-    baseline, or the control could not be built or judged, which is said."""
+    """Measure the gain of distillation on test.
+
+    Returns:
+        None if the model learned nothing from the baseline, or if the control failed, which is reported.
+    """
     without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
     if without is None:
         return None

@@ -122,8 +122,9 @@ def read_recipe(folder: Path, model: str | None) -> Recipe:
 
 
 def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildResult:
-    """Build, check, judge on test and time; the new bundle is written where the policy holds, and nothing is where it
-    does not. A checkpoint that the bundle was made of already is left as it is.
+    """Build, verify, evaluate on test and benchmark a new bundle; it is written only if the policy is satisfied.
+
+    Nothing is built from the checkpoint that the bundle was made of.
 
     Raises:
         ConfigError: the factory, or its result, is invalid.

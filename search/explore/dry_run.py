@@ -11,7 +11,7 @@ from objectives.records import Outcome
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.errors import JobError
-from search.explore.estimate import GLANCE_SECONDS, StageSeconds, trials_in
+from search.explore.estimate import QUICK_BENCHMARK_SECONDS, StageSeconds, trials_in
 from search.study import Study, outcome_of, reference_of
 
 # Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
@@ -61,7 +61,11 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
     shown, seconds = resolution(first.measurement.quality), first.seconds
     study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
     stages = StageSeconds(
-        seconds.get("fit", 0.0), seconds.get("export", 0.0), seconds.get("judge", 0.0), GLANCE_SECONDS, seconds["time"]
+        seconds.get("fit", 0.0),
+        seconds.get("export", 0.0),
+        seconds.get("judge", 0.0),
+        QUICK_BENCHMARK_SECONDS,
+        seconds["time"],
     )
     holds = trials_in(60 * config.budget.minutes, stages, builders)
     console.say(

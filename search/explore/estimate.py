@@ -10,7 +10,7 @@ from objectives.records import Interval, Outcome
 from search.format import count
 
 # Five measurements of both sides' service time and three of saturation, with the model opened and warmed up.
-GLANCE_SECONDS = 2.0
+QUICK_BENCHMARK_SECONDS = 2.0
 # Share of stopped trials before the study has shown its own: at least none; in long searches 93% were.
 _STOPPED = (0.0, 0.95)
 # Share of trials that train: every other choice may reuse trained weights.

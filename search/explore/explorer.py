@@ -38,7 +38,7 @@ _LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
 _TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
 _CACHED = (FitResponse, ExportResponse, EvaluateResponse, ScoreResponse)
-# From so many seconds of judging on, a glance at a candidate's speed comes before its quality is looked at.
+# Seconds of evaluation from which the quick benchmark comes before it.
 _LONG_EVALUATION = 10.0
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
