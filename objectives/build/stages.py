@@ -56,7 +56,7 @@ from spaces.weights import Weights
 
 Progress = Callable[[str], None]
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
-FIT_STAGE = 9
+FIT_STAGE = 10
 EXPORT_STAGE = 14
 TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048

@@ -4,6 +4,7 @@ run.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,12 +128,14 @@ class TechniqueChecks:
 
     @contextmanager
     def _weights_file(self) -> Iterator[Path]:
-        """Yield a file path, and delete the file afterwards."""
+        """Yield the path of the file that a large graph's weights go to, and delete the file afterwards."""
         file = self.scratch / WEIGHTS
         try:
             yield file
         finally:
-            file.unlink(missing_ok=True)
+            if file.exists():
+                file.unlink()
+                gc.collect()  # the exporter's programs hold a model in cycles
 
     @cached_property
     def _rows(self) -> Mapping[str, Tensor]:

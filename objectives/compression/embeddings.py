@@ -6,7 +6,6 @@ frequent ids have the first places. The padding row, else row 0 (by convention t
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.compression.low_rank import factors
-from objectives.compression.module_edit import recounted, replace_module
+from objectives.compression.module_edit import recounted, with_modules
 from spaces.model_structure import AxisSlice, Group, ModelStructure
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 
@@ -131,8 +130,8 @@ class MixedTable(CompressedTable):
         sizes = block_sizes(len(table))
         order = _order(sizes, counts, padding)
         dimensions = block_dimensions(sizes, table.shape[1], temperature, _told(counts, padding)[order])
-        blocks = zip(torch.split(table[order], sizes), dimensions, strict=True)
-        return cls([_block(rows, d) for rows, d in blocks], _places(order))
+        blocks = zip(torch.split(order, sizes), dimensions, strict=True)
+        return cls([_block(table[ids], d) for ids, d in blocks], _places(order))
 
     @property
     def frequent(self) -> nn.Embedding:
@@ -187,22 +186,23 @@ def compress_tables(
         ValueError: an unknown group or table, a group without tables, or one in which none becomes smaller; counts
         whose length differs from their table's.
     """
-    compressed, stored = copy.deepcopy(model), structure.stored((*structure.heavy_tables(), *(f.group for f in forms)))
+    stored = structure.stored((*structure.heavy_tables(), *(form.group for form in forms)))
     fixed = {table.name for table in structure.tables if table.form_refused is not None}
     others = {group.name: group.kind for group in structure.groups if group.kind != "table"}
+    compressed: dict[str, CompressedTable] = {}
     for form in forms:
         if form.group in others:
             raise ValueError(f"Groups of kind table hold tables, but {form.group!r} is of kind {others[form.group]}.")
         free = [module for module in stored.get(form.group, ()) if module not in fixed]
-        made = _smaller(compressed, free, form, counts)
+        made = _smaller(model, free, form, counts)
         if not made:
             raise ValueError(
                 f"Tables have nothing to gain by {form}: none of {SMALLEST} rows or more, of known counts, is smaller."
             )
-        for name, table in made.items():
-            replace_module(compressed, name, table)
+        compressed |= made
         structure = _moved(structure, made)
-    return compressed, recounted(structure, compressed)
+    result = with_modules(model, compressed)
+    return result, recounted(structure, result)
 
 
 def block_sizes(rows: int) -> list[int]:
@@ -363,5 +363,6 @@ def _block(rows: Tensor, dimension: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _embedding(rows: Tensor) -> nn.Embedding:
-    made: nn.Embedding = nn.Embedding.from_pretrained(rows.clone().contiguous(), freeze=False)  # type: ignore[no-untyped-call]
+    """Return a table over the rows, which are not copied."""
+    made: nn.Embedding = nn.Embedding.from_pretrained(rows.contiguous(), freeze=False)  # type: ignore[no-untyped-call]
     return made

@@ -232,8 +232,13 @@ def largest_difference(
     Raises:
         ParityError: it exceeds the limit, or a score is not finite.
     """
-    sides = ("rewritten graph", "source graph")
-    return _compare(runner(graph), runner(source), _sized_requests(rows, graph), limit, sides)
+    requests, sides = _sized_requests(rows, graph), ("rewritten graph", "source graph")
+    return compare_scores(_scores(graph, requests), _scores(source, requests), limit, sides)
+
+
+def _scores(graph: onnx.ModelProto, requests: Sequence[Rows]) -> list[NDArray[np.float32]]:
+    """Run the requests in a session that ends with them, since it may hold the weights of a large graph."""
+    return list(map(runner(graph), requests))
 
 
 def of_each_shape(requests: Sequence[Rows]) -> list[Rows]:
@@ -242,15 +247,9 @@ def of_each_shape(requests: Sequence[Rows]) -> list[Rows]:
     return list(by_shape.values())[:_SHAPES]
 
 
-def _compare(
-    computed: _Run,
-    expected: _Run,
-    requests: Sequence[Rows],
-    limit: float | None = LIMIT,
-    sides: tuple[str, str] = ("graph", "model"),
-) -> float:
+def _compare(computed: _Run, expected: _Run, requests: Sequence[Rows]) -> float:
     """Run the same requests on both sides and compare the scores, as `compare_scores` does."""
-    return compare_scores(list(map(computed, requests)), list(map(expected, requests)), limit, sides)
+    return compare_scores(list(map(computed, requests)), list(map(expected, requests)), LIMIT, ("graph", "model"))
 
 
 def _model_runner(model: nn.Module, scores: Scores) -> _Run:

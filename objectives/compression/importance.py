@@ -73,8 +73,8 @@ def importances(
 
 
 def _magnitude(model: nn.Module, widths: Sequence[PrunableDim]) -> list[Tensor]:
-    squares = {name: tensor.detach().square() for name, tensor in _parameters(model, widths).items()}
-    return [_over_cuts(squares, width) for width in widths]
+    parameters = {name: tensor.detach() for name, tensor in _parameters(model, widths).items()}
+    return [_over_cuts(parameters, width, torch.square) for width in widths]
 
 
 def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
@@ -111,19 +111,22 @@ def _parameters(model: nn.Module, widths: Sequence[PrunableDim]) -> dict[str, nn
     return {name: tensor for name in cut if isinstance(tensor := held[name], nn.Parameter)}
 
 
-def _over_cuts(values: Mapping[str, Tensor], width: PrunableDim) -> Tensor:
-    """Sum the values at each unit's positions over the slices, (units,)."""
+def _over_cuts(
+    values: Mapping[str, Tensor], width: PrunableDim, of: Callable[[Tensor], Tensor] = torch.positive
+) -> Tensor:
+    """Sum a function of the values at each unit's positions over the slices, (units,)."""
     total = torch.zeros(width.units)
     for cut in width.axis_slices:
         if cut.tensor in values:
-            total += _per_unit(values[cut.tensor], cut, width.units)
+            total += _per_unit(of(values[cut.tensor]), cut, width.units)
     return total
 
 
 def _per_unit(values: Tensor, cut: AxisSlice, units: int) -> Tensor:
+    others = [axis for axis in range(values.dim()) if axis != cut.axis]
+    at = values.sum(others) if others else values
     positions = torch.tensor(cut.positions(range(units)), device=values.device)
-    at = values.index_select(cut.axis, positions).movedim(cut.axis, 0)
-    return at.reshape(cut.repeats, units, cut.size, -1).sum((0, 2, 3)).cpu()
+    return at[positions].reshape(cut.repeats, units, cut.size).sum((0, 2)).cpu()
 
 
 class _Answers:

@@ -14,6 +14,8 @@ from spaces.techniques.low_rank import LowRank
 
 # Kernels work in vectors; a rank between two multiples costs as much as the higher one.
 _MULTIPLE = 8
+_PART_ROWS = 1 << 16
+_TINY = 1e-300
 
 
 class LowRankLinear(nn.Module):
@@ -47,10 +49,24 @@ class LowRankLinear(nn.Module):
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the nearest product of (rows, rank) and (rank, columns), U sqrt(S) and sqrt(S) V^T (Eckart and Young
     1936).
+
+    The right singular vectors are the eigenvectors of the Gram matrix of the shorter side, summed in double precision
+    over parts of the longer one, since the singular vectors of a table of gigabytes would be several times its size.
+    The product, W V V^T, does not depend on how precise the small singular values are.
     """
-    left, values, right = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-    root = values[:rank].sqrt()
-    return (left[:, :rank] * root).to(matrix.dtype), (root[:, None] * right[:rank]).to(matrix.dtype)
+    if len(matrix) < matrix.shape[1]:
+        left, right = factors(matrix.T, rank)
+        return right.T, left.T
+    parts = torch.split(matrix.detach(), _PART_ROWS)
+    gram = torch.stack([part.double().T @ part.double() for part in parts]).sum(0)
+    squares, vectors = torch.linalg.eigh(gram)
+    squares, vectors = squares.flip(0)[:rank], vectors.flip(1)[:, :rank]
+    # Where a singular value is as good as 0, any scale will do.
+    least = max(_TINY, torch.finfo(matrix.dtype).eps ** 2 * float(squares[0]))
+    values = squares.clamp(min=least).sqrt()
+    scaled = vectors / values.sqrt()
+    left = torch.cat([(part.double() @ scaled).to(matrix.dtype) for part in parts])
+    return left, (vectors * values.sqrt()).T.to(matrix.dtype)
 
 
 def rank_of(inputs: int, outputs: int, share: float) -> int | None:

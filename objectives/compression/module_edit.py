@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -71,6 +72,22 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     old = model.get_submodule(name)
     for other in [other for other, held in model.named_modules(remove_duplicate=False) if held is old]:
         model.set_submodule(other, module)
+
+
+def with_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Copy a module tree with other modules in place of the named ones, whose own tensors are not copied."""
+    replaced = {id(module): module for module in map(model.get_submodule, modules)}
+    shared = {id(tensor) for module in model.modules() if id(module) not in replaced for tensor in _own(module)}
+    leaving = {id(tensor): tensor for module in replaced.values() for tensor in _own(module)}
+    result = copy.deepcopy(model, {of: tensor for of, tensor in leaving.items() if of not in shared})
+    for name, module in modules.items():
+        replace_module(result, name, module)
+    return result
+
+
+def _own(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
 
 
 def recounted(structure: ModelStructure, model: nn.Module) -> ModelStructure:

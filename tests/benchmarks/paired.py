@@ -42,6 +42,9 @@ from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal
 NEAR = Window(visits=3, probes=4)  # a point that would enter the front
 CONFIRM = Window(visits=6, probes=4)  # what `leanrec choose` measures
 LOAD = Load(Traffic(), 0.4, 95, None)
+# One that takes twice as long is near its capacity at the load above, where a visit is spent on warming up; and under an
+# SLO of twice the p95 of the baseline, it has hardly any rate.
+LIGHT = Load(Traffic(), 0.2, 95, 10.0)
 # Median rows of a request.
 KINDS = {"20 rows": 20, "200 rows": 200}
 RATIOS = ("p95", "service p50", "throughput", "capacity")
@@ -66,17 +69,18 @@ class Slower:
 
 @dataclass(frozen=True)
 class Pair:
-    """A candidate's model, how much longer it takes than it would, and the baseline's model."""
+    """A candidate's model, how much longer it takes than it would, the baseline's model, and the load of both."""
 
     candidate: Path
     slower: float
     baseline: Path
+    load: Load = LOAD
 
 
 def measure(pair: Pair, requests: Requests, window: Window, seed: int) -> Recording:
     """As a study's meter does, but for the engine that waits."""
     visits = tuple(_visit(pair, requests, window, seed + number) for number in range(window.visits))
-    return Recording(visits, LOAD.slo_ms, LOAD.percent, seed)
+    return Recording(visits, pair.load.slo_ms, pair.load.percent, seed)
 
 
 def _visit(pair: Pair, requests: Requests, window: Window, seed: int) -> Visit:
@@ -92,7 +96,7 @@ def _visit(pair: Pair, requests: Requests, window: Window, seed: int) -> Visit:
         for pool in (ours, theirs):
             warm_up(pool.submit, requests, placement)
         targets = [load_target(pool, placement, requests) for pool in (ours, theirs)]
-        return measure_visit(targets[0], targets[1], requests, LOAD, window, seed)
+        return measure_visit(targets[0], targets[1], requests, pair.load, window, seed)
 
 
 @contextlib.contextmanager
@@ -203,8 +207,9 @@ def main() -> None:
             runs = (options.runs or 30) // len(KINDS)
             table(f"A/A, {name}", run(f"same {name}", Pair(model, 0.0, model), rows, NEAR, options, runs), [1.0] * 4)
     if options.what == "planted":
-        for slower, window in ((1.0, NEAR), (0.1, CONFIRM)):
-            planted = run(f"slower by {slower:g}", Pair(model, slower, model), 200, window, options, options.runs or 30)
+        for slower, window, load in ((1.0, NEAR, LIGHT), (0.1, CONFIRM, LOAD)):
+            pair = Pair(model, slower, model, load)
+            planted = run(f"slower by {slower:g}", pair, 200, window, options, options.runs or 30)
             service = 1 + slower
             table(f"{service:g} times as long", planted, [float("nan"), service, float("nan"), 1 / service])
     if options.what == "hour":

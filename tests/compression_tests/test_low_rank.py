@@ -66,6 +66,18 @@ def test_no_product_of_that_rank_is_nearer(rows: int, columns: int, seed: int, d
     assert np.allclose(np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)), "both factors are as large"
 
 
+@pytest.mark.parametrize("shape", [(200_000, 8), (8, 200_000), (1, 1), (70_000, 1)])
+@pytest.mark.parametrize("held", [0, 1, 3])
+def test_factors_of_a_long_matrix_hold_all_that_it_holds(shape: tuple[int, int], held: int) -> None:
+    """A matrix of rank 0, 1 or 3 is its own nearest product, in fp32, whichever side is the longer."""
+    random = np.random.default_rng(held)
+    matrix = (random.normal(size=(shape[0], held)) @ random.normal(size=(held, shape[1]))).astype(np.float32)
+    rank = min(*shape, max(held, 2))
+    left, right = (factor.numpy() for factor in factors(torch.from_numpy(matrix), rank))
+    assert left.dtype == right.dtype == np.float32 and left.shape == (shape[0], rank)
+    assert np.abs(left @ right - matrix).max() <= 1e-5 * max(1.0, np.abs(matrix).max())
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "share", "rank"),
     [

@@ -95,12 +95,14 @@ def trouble_with_forms(
         return f"leanrec shares and narrows the rows of nn.Embedding, not of {type(module).__name__}"
     if (other := _holder_beside(model, table)) is not None:
         return f"{other} holds its weight too"
-    for form in whole_forms(module):
+
+    def trouble_with(form: nn.Module) -> str | None:
         changed = shared_copy(model)
         replace_module(changed, table, form)
-        if (trouble := _trouble(changed, example, expected, "with all its rows in another form")) is not None:
-            return trouble
-    return None
+        return _trouble(changed, example, expected, "with all its rows in another form")
+
+    # One form at a time, which may be as large as the model.
+    return next((trouble for trouble in map(trouble_with, whole_forms(module)) if trouble is not None), None)
 
 
 def _holder_beside(model: nn.Module, name: str) -> str | None:

@@ -1,6 +1,6 @@
 """Each technique alone, at two settings, for one family: time, bytes and quality beside the baseline.
 
-    python tests/benchmarks/alone.py STUDY.yaml --home DIR [--length screen]
+    python tests/benchmarks/techniques/alone.py STUDY.yaml --home DIR [--length screen]
 
 The study file says the model, its data and how long a student learns; its baseline is trained first where it is not in
 the cache. Every cell is built, judged on validation and timed beside the baseline in a run of its own; one that cannot
@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.records import Prepared
 from objectives.serving.devices import describe

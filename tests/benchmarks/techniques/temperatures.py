@@ -1,6 +1,6 @@
 """Quality against the temperature of distillation, for one student: the mean of several seeds, with its interval.
 
-    python tests/benchmarks/temperatures.py STUDY.yaml --home DIR [--seeds 3] [--weight 0.5]
+    python tests/benchmarks/techniques/temperatures.py STUDY.yaml --home DIR [--seeds 3] [--weight 0.5]
 
 The student has each of its family's sizes in the middle and starts from the teacher's weights; beside it stands the
 same student on the labels alone, for as many passes. A seed changes the order of the lessons and whatever is drawn
@@ -23,7 +23,7 @@ import onnx
 import torch
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.build.fit import fit
 from objectives.build.stages import prepare

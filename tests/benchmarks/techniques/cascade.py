@@ -1,6 +1,6 @@
 """A cascade: a distilled student in int8 scores all rows of a request, and the baseline scores the best k of them anew.
 
-    python tests/benchmarks/cascade.py STUDY.yaml --home DIR [--passes 5] [--rounds 60]
+    python tests/benchmarks/techniques/cascade.py STUDY.yaml --home DIR [--passes 5] [--rounds 60]
 
 Beside it stand what a study has without it: the students alone, and the baseline's own weights in int8. Time is CPU
 time on one thread of ONNX Runtime, in a new order each round, so that a busy machine disturbs it little; the ratio
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.build.stages import Form, export, fit, prepare
 from objectives.held_out_rows import HeldOut, read_held_out

@@ -1,6 +1,6 @@
 """What sparse attention saves: time by window, by truncated history, and by length of the history.
 
-    python tests/benchmarks/windows.py [--lengths 50 200] [--rows 200] [--pairs 40]
+    python tests/benchmarks/techniques/windows.py [--lengths 50 200] [--rows 200] [--pairs 40]
 
 SASRec in its published sizes, untrained, exported with one history and so many candidates a request. Each sparse graph
 takes turns with the full one of its length in paired blocks, one request at a time, on one thread of ONNX Runtime:
@@ -21,7 +21,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.compression.attention import sparsify
 from objectives.compression.export import Signature, to_onnx

@@ -4,7 +4,7 @@ LSTM: ONNX Runtime's DynamicQuantizeLSTM, the width int8-lstm. GRU: the engine h
 the cell is written as products: those of the inputs at once, those of the state step by step in a Scan, all of them in
 dynamic int8.
 
-python tests/benchmarks/recurrent.py [--steps 20] [--repeats 60]
+python tests/benchmarks/techniques/recurrent.py [--steps 20] [--repeats 60]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A graph beside itself with one thing changed: time of a request, the two in turns.
 
-    python tests/benchmarks/graph_variants.py [--rows 20 200 1000] [--rounds 400] [--threads 1 2]
+    python tests/benchmarks/techniques/graph_variants.py [--rows 20 200 1000] [--rounds 400] [--threads 1 2]
 
 Stacked tables: 26 tables of a DLRM as one, whose ids are joined, shifted and looked up at once; the ids are joined as
 columns, or one after the other and turned afterwards. int4: MatMulNBits at accuracy level 0 (products in fp32) and, as
