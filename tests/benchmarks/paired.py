@@ -42,8 +42,8 @@ from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal
 NEAR = Window(visits=3, probes=4)  # a point that would enter the front
 CONFIRM = Window(visits=6, probes=4)  # what `leanrec choose` measures
 LOAD = Load(Traffic(), 0.4, 95, None)
-# One that takes twice as long is near its capacity at the load above, where a visit is spent on warming up; and under an
-# SLO of twice the p95 of the baseline, it has hardly any rate.
+# One that takes twice as long is near its capacity at the load above, where a visit is spent on warming up; and it has
+# hardly any rate under an SLO of twice the p95 of the baseline.
 LIGHT = Load(Traffic(), 0.2, 95, 10.0)
 # Median rows of a request.
 KINDS = {"20 rows": 20, "200 rows": 200}

@@ -159,7 +159,7 @@ def test_a_complete_grid_is_the_nearest_of_rank_one_along_each_dimension(side: i
         grid = table[1:].reshape(side, side, 3)[:, :, dimension].numpy()
         gone = np.linalg.svd(grid, compute_uv=False)[1:]
         distance = np.linalg.norm(grid - got[:, :, dimension].numpy())
-        assert distance == pytest.approx(np.sqrt((gone**2).sum()), rel=1e-4)
+        assert distance == pytest.approx(np.sqrt((gone**2).sum()), rel=1e-3)
 
 
 PEAK = """
