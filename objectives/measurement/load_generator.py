@@ -63,12 +63,14 @@ class Arrivals:
     such as one that runs the model on the caller's own thread. A delay is no lag while every replica would still be
     busy with earlier requests, where that is known: the request would have waited in any case. The offered share is the
     duration of the schedule, extended by blocking submits in the same way, over that of the submission: 1 is on time.
+    The schedule starts at `start_ns` of the performance counter.
     """
 
     latency_ms: NDArray[np.float64]  # (n,)
     lag_ms: NDArray[np.float64]  # (n,)
     refused: NDArray[np.bool_]  # (n,)
     offered_share: float
+    start_ns: int = 0
 
 
 def spin_ns(service_ms: float) -> int:
@@ -127,6 +129,7 @@ def open_loop(
         lag_ms=np.maximum(submitted_ns - ready_ns, 0) / 1e6,
         refused=refused,
         offered_share=int(on_time(planned_ns, held_ns)[-1]) / int(submitted_ns[-1] - start),
+        start_ns=start,
     )
 
 

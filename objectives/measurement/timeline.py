@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.measurement.load_generator import Request, Submit, closed_loop, open_loop
+from objectives.measurement.load_generator import Request
+from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import Floats, percentile
 
 MOST_BINS = 100
@@ -89,31 +90,26 @@ class Timeline:
     cpu_cores: tuple[float, ...]
 
 
-def play(submit: Submit, requests: Sequence[Request], gaps_ns: NDArray[np.int64], in_turn: int | None = None) -> Played:
-    """Play a schedule once in an open loop, while a thread reads the processor time periodically.
-
-    Args:
-        in_turn: as in `open_loop`
-    """
+def play(target: LoadTarget, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Played:
+    """Play a schedule once in an open loop, while a thread reads the processor time periodically."""
     with _processor_read() as readings:
-        arrivals = open_loop(submit, requests, gaps_ns, in_turn=in_turn)
-    return Played(
-        np.cumsum(gaps_ns) / 1e9, arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share, *_clock(readings)
-    )
+        arrivals = target.open_loop(requests, gaps_ns)
+    cpu = _clock(readings, arrivals.start_ns)
+    return Played(np.cumsum(gaps_ns) / 1e9, arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share, *cpu)
 
 
-def play_closed(submit: Submit, requests: Sequence[Request], seconds: float) -> Played:
+def play_closed(target: LoadTarget, requests: Sequence[Request], seconds: float) -> Played:
     """Play one request at a time in a loop; each is scheduled when the one before is answered."""
     start_ns, latency_ms = [], []
     with _processor_read() as readings:
         origin = readings[0][0]
         for request in itertools.cycle(requests):
             start_ns.append(time.perf_counter_ns())
-            latency_ms.append(float(closed_loop(submit, [request])[0]))
+            latency_ms.append(float(target.closed_loop([request])[0]))
             if time.perf_counter_ns() - origin >= seconds * 1e9:
                 break
     scheduled = (np.array(start_ns, dtype=np.int64) - origin) / 1e9
-    return Played(scheduled, np.array(latency_ms), np.zeros(len(start_ns)), 1.0, *_clock(readings))
+    return Played(scheduled, np.array(latency_ms), np.zeros(len(start_ns)), 1.0, *_clock(readings, origin))
 
 
 def joined(plays: Sequence[Played]) -> Played:
@@ -221,7 +217,10 @@ def _processor_read() -> Iterator[list[Reading]]:
         readings.append(_read())
 
 
-def _clock(readings: Sequence[Reading]) -> tuple[Floats, Floats]:
-    """Return seconds and processor seconds, both from the first reading."""
+def _clock(readings: Sequence[Reading], start_ns: int) -> tuple[Floats, Floats]:
+    """Return seconds and processor seconds, both from the start, which may lie between two readings."""
     moments, spent = zip(*readings, strict=True)
-    return (np.array(moments, dtype=np.int64) - moments[0]) / 1e9, np.array(spent) - spent[0]
+    at_s, cpu_s = (np.array(moments, dtype=np.int64) - start_ns) / 1e9, np.array(spent)
+    later = at_s > 0
+    cpu_s -= np.interp(0.0, at_s, cpu_s)
+    return np.concatenate([[0.0], at_s[later]]), np.concatenate([[0.0], cpu_s[later]])

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import PATTERNS, Pattern, Traffic, gaps
 from objectives.measurement.interference import Interference, InterferenceMonitor
-from objectives.measurement.load_generator import Request, Submit, settle
+from objectives.measurement.load_generator import Request
+from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.throughput import measure_capacity
@@ -151,12 +152,12 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         placement = bundle.candidate.placement
         console.say(f"bench: warming up over requests of {rows.min()} to {rows.max()} rows")
         warm_up(pool.submit, requests, placement)
-        settle()
-        capacity = float(np.median(measure_capacity([load_target(pool, placement, requests)], requests)))
+        target = load_target(pool, placement, requests)
+        capacity = float(np.median(measure_capacity([target], requests)))
         console.say(f"bench: it can answer {capacity:,.0f} requests/s")
         watching = InterferenceMonitor()
         traffic = _traffic(plan, log, Path(scratch))
-        result = _play(pool.submit, placement.in_turn, requests, plan, traffic, capacity, console)
+        result = _play(target, requests, plan, traffic, capacity, console)
         interference = watching.stop()
     found = _summary(bundle, plan, rows, result, interference)
     _write(found, out)
@@ -200,8 +201,7 @@ def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | Non
 
 
 def _play(
-    submit: Submit,
-    in_turn: int | None,
+    target: LoadTarget,
     requests: Sequence[Request],
     plan: Plan,
     traffic: Traffic | None,
@@ -209,19 +209,19 @@ def _play(
     console: Console,
 ) -> _Result:
     # A bar that redraws itself would take the interpreter from the measured threads: each play is announced beforehand.
-    settle()
+    target.settle()
     if traffic is None:
         console.say(f"bench: one request at a time for {plan.seconds:g} s")
-        return _Result(capacity_rps, None, play_closed(submit, requests, plan.seconds), None)
+        return _Result(capacity_rps, None, play_closed(target, requests, plan.seconds), None)
     rate = plan.rate_rps or plan.load * capacity_rps
     count = _count(rate, plan.seconds)
     chosen = [requests[i % len(requests)] for i in range(count)]
     schedule = _schedule(traffic, rate, count, plan.seed)
     if traffic.pattern == "poisson":
         console.say(f"bench: poisson at {rate:,.0f} requests/s for {schedule.sum() / 1e9:.0f} s")
-        return _Result(capacity_rps, rate, play(submit, chosen, schedule, in_turn), None)
+        return _Result(capacity_rps, rate, play(target, chosen, schedule), None)
     beside = _schedule(Traffic("poisson"), rate, count, plan.seed + 1)
-    ours, theirs = _alternating(submit, in_turn, chosen, {plan.pattern: schedule, "poisson": beside}, console)
+    ours, theirs = _alternating(target, chosen, {plan.pattern: schedule, "poisson": beside}, console)
     return _Result(capacity_rps, rate, ours, theirs)
 
 
@@ -241,8 +241,7 @@ def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArr
 
 
 def _alternating(
-    submit: Submit,
-    in_turn: int | None,
+    target: LoadTarget,
     requests: Sequence[Request],
     schedules: dict[str, NDArray[np.int64]],
     console: Console,
@@ -255,8 +254,8 @@ def _alternating(
         for name in sorted(schedules, key=list(schedules).index, reverse=turn % 2 == 1):
             seconds = schedules[name][part].sum() / 1e9
             console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
-            settle()
-            plays[name].append(play(submit, requests[part], schedules[name][part], in_turn))
+            target.settle()
+            plays[name].append(play(target, requests[part], schedules[name][part]))
     return [joined(plays[name]) for name in schedules]
 
 

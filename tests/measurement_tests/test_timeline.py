@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.timeline import FEWEST_BINS, MOST_BINS, Played, joined, play, play_closed, timeline
 
 
@@ -150,7 +151,7 @@ def test_a_schedule_is_played_and_the_processor_read() -> None:
 
     gaps = np.full(200, 1_000_000, dtype=np.int64)
     before = threading.active_count()
-    run = play(submit, [{}] * 200, gaps)
+    run = play(LiveTarget(submit, 1, 2), [{}] * 200, gaps)
     assert threading.active_count() == before
     assert run.scheduled_s == pytest.approx(np.arange(1, 201) / 1000)
     assert int((~run.served).sum()) == 20
@@ -166,7 +167,7 @@ def test_an_error_of_the_model_is_raised_and_the_reader_stops() -> None:
 
     before = threading.active_count()
     with pytest.raises(KeyError):
-        play(submit, [{}], np.ones(1, dtype=np.int64))
+        play(LiveTarget(submit, 1, 2), [{}], np.ones(1, dtype=np.int64))
     assert threading.active_count() == before
 
 
@@ -178,7 +179,7 @@ def test_a_closed_loop_has_one_request_at_a_time() -> None:
         return Instant()
 
     requests: list[Mapping[str, Any]] = [{"id": 0}, {"id": 1}, {"id": 2}]
-    run = play_closed(submit, requests, 0.02)
+    run = play_closed(LiveTarget(submit, 1, 2), requests, 0.02)
     assert seen == [i % 3 for i in range(len(seen))]
     assert len(run.scheduled_s) == len(seen) > 3
     assert (run.scheduled_s[1:] >= run.finished_s[:-1]).all()

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectives.measurement import load_target
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Played
@@ -198,7 +199,10 @@ def test_a_generator_behind_its_schedule_makes_the_run_invalid() -> None:
     assert "lag" in (behind(played(np.ones(1000), lag_ms=0.5)) or "")
 
 
-def test_a_pattern_is_played_beside_poisson_and_written(stand_in: StandIn, tmp_path: Path) -> None:
+def test_a_pattern_is_played_beside_poisson_and_written(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_target, "_PRIMED_SECONDS", 0.0)
     plan = Plan("bursts", rate_rps=3000, seconds=0.2, rows=RowsConfig(median=8, sigma=0.3, max=20), seed=3)
     document = to_plain(run(stand_in, plan, tmp_path / "out"))
     assert gc.isenabled()
@@ -208,8 +212,8 @@ def test_a_pattern_is_played_beside_poisson_and_written(stand_in: StandIn, tmp_p
     assert document["load"] == pytest.approx(3000 / document["capacity_rps"])
     assert document["poisson"]["latency_ms"]["p99"]["value"] > 0
     assert document["poisson"]["p99_ratio_interval"] is not None
-    # Turn by turn both play the same requests; the last of all are the plays'.
-    turns = np.array(stand_in.sizes[-2 * document["requests"] :]).reshape(5, 2, -1)
+    # Turn by turn both play the same requests, after one that primes; the last of all are the plays'.
+    turns = np.array(stand_in.sizes[-2 * (document["requests"] + 5) :]).reshape(5, 2, -1)[:, :, 1:]
     assert np.array_equal(turns[:, 0], turns[:, 1])
     assert turns.max() <= 20
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == document
