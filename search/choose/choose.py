@@ -13,7 +13,7 @@ import numpy as np
 
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.records import Footprint, Latency, Outcome, Prepared, Quality, Throughput
+from objectives.records import Artifact, Footprint, Latency, Outcome, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.pending_result import cut_rows
 from objectives.task import Task
@@ -316,11 +316,10 @@ def _confirmation(confirmed: Confirmed) -> Confirmation:
 
 
 def bundle_up(
-    folder: Path, config: StudyConfig, task: Task, prepared: Prepared, candidate: Candidate, outcome: Outcome,
+    folder: Path, config: StudyConfig, task: Task, prepared: Prepared, candidate: Candidate, artifact: Artifact,
     confirmed: Confirmed, why: str, machine: str, policy: Policy,
 ) -> None:  # fmt: skip
     """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
-    assert outcome.artifact is not None
     example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
     measurement = {
         "study": config.name,
@@ -330,23 +329,22 @@ def bundle_up(
         "throughput": to_plain(confirmed.throughput),
         "footprint": to_plain(confirmed.footprint),
         "traffic": config.traffic.model_dump(mode="json"),
-        "widths": dict(outcome.artifact.widths),
-        "units": to_plain(outcome.artifact.units),
+        "widths": dict(artifact.widths),
+        "units": to_plain(artifact.units),
         "recipe": {
             "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
             "policy": to_plain(policy),
-            "made_of": made_of(prepared, candidate, outcome.artifact.int8_weight_bits),
+            "made_of": made_of(prepared, candidate, artifact.int8_weight_bits),
             "looks": confirmed.looks,
         },
     }
     card = render(
-        "model_card.md.j2", config=config, candidate=candidate, artifact=outcome.artifact, confirmed=confirmed,
-        reason=why, machine=machine,
+        "model_card.md.j2", config=config, candidate=candidate, artifact=artifact, confirmed=confirmed, reason=why,
+        machine=machine,
     )  # fmt: skip
     write_bundle(
-        folder, config.name, Path(task.home) / outcome.artifact.path, candidate, measurement, prepared.inputs,
-        card, example, prepared.columns,
-        outcome.artifact.int8_weight_bits,
+        folder, config.name, Path(task.home) / artifact.path, candidate, measurement, prepared.inputs, card, example,
+        prepared.columns, artifact.int8_weight_bits,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from objectives.jobs import BenchmarkResponse
-from objectives.records import Artifact, Footprint, Interval, Latency, Outcome, Quality, Throughput
+from objectives.records import Artifact, Footprint, Interval, Latency, Quality, Throughput
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
@@ -145,11 +145,11 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
     if refused is None:
         confirmed = Confirmed(found.latency, found.throughput, found.quality, found.footprint, look)
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
-        outcome = Outcome("stopped", "built by a recipe", None, found.artifact)
         out.parent.mkdir(parents=True, exist_ok=True)
         bundle_up(
-            out, config, task_of(config, home), prepared, candidate, outcome, confirmed, why, describe(), recipe.policy
-        )
+            out, config, task_of(config, home), prepared, candidate, found.artifact, confirmed, why, describe(),
+            recipe.policy,
+        )  # fmt: skip
     return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
 
 

@@ -66,7 +66,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         folder = out or home.reports(config.name) / "bundle"
         folder.parent.mkdir(parents=True, exist_ok=True)
         machine = study.facts["machine"]
-        bundle_up(folder, config, task, prepared, candidate, outcome, confirmed, why, machine, policy)
+        bundle_up(folder, config, task, prepared, candidate, outcome.artifact, confirmed, why, machine, policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         model = home.root / outcome.artifact.path
