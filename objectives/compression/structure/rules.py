@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -276,29 +277,24 @@ def _known(units: Units, axis: Axis, size: int) -> np.ndarray[Any, np.dtype[np.i
     return axis
 
 
-def _reduced(spans: bool | None, place: int = 1) -> Rule:
-    """Return a rule of a reduction: a sum adds up units; a mean divides by their number (spans); any other (None) pins
-    them.
+def _reduced(call: Call, spans: bool | None = None, place: int = 1) -> Outputs:
+    """Reduce axes: a sum adds up units; a mean divides by their number (spans); any other reduction (None) pins them.
 
     Args:
         place: index of the argument that holds the axes
     """
-
-    def rule(call: Call) -> Outputs:
-        rank = len(call.first.shape)
-        asked = call.given(place)
-        dims = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) and asked else range(rank)
-        gone = {dim % max(1, rank) for dim in dims}
-        for dim in gone:
-            if spans is None:
-                call.units.pin(call.first.axes[dim], f"{call.name} is taken over it")
-            elif spans:
-                call.units.span(call.first.axes[dim])
-        keep = len(call.shapes[0]) == rank
-        axes = ((None if i in gone else axis) for i, axis in enumerate(call.first.axes) if keep or i not in gone)
-        return (tuple(axes),) * len(call.shapes)
-
-    return rule
+    rank = len(call.first.shape)
+    asked = call.given(place)
+    dims = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) and asked else range(rank)
+    gone = {dim % max(1, rank) for dim in dims}
+    for dim in gone:
+        if spans is None:
+            call.units.pin(call.first.axes[dim], f"{call.name} is taken over it")
+        elif spans:
+            call.units.span(call.first.axes[dim])
+    keep = len(call.shapes[0]) == rank
+    axes = ((None if i in gone else axis) for i, axis in enumerate(call.first.axes) if keep or i not in gone)
+    return (tuple(axes),) * len(call.shapes)
 
 
 def _softmax(call: Call) -> Outputs:
@@ -338,44 +334,38 @@ def _batch_norm(call: Call) -> Outputs:
     return (tuple(axes), *((None,) * len(shape) for shape in call.shapes[1:]))
 
 
-def _recurrent(gates: int, states: int) -> Rule:
-    """Return a rule of a recurrent layer. All layers and directions have one hidden size: a unit is a row of every
-    gate, and the columns of the next step, the next layer and the output that read it.
+def _recurrent(call: Call, gates: int, states: int = 1) -> Outputs:
+    """Run a recurrent layer. All layers and directions have one hidden size: a unit is a row of every gate, and the
+    columns of the next step, the next layer and the output that read it.
 
     Args:
         gates: blocks of rows that each weight holds
         states: states that are carried from step to step, each of them input and output
     """
-
-    def rule(call: Call) -> Outputs:
-        units, read, weights = call.units, call.first, list(operands_in([call.given(2)]))
-        biased, layers, both_ways = call.given(3), int(call.given(4)), call.given(7)
-        directions = 2 if both_ways else 1
-        each = 4 if biased else 2
-        hidden = weights[1].shape[1]
-        if len(weights) != each * layers * directions or any(w.shape[0] != gates * hidden for w in weights):
-            return _unknown(call)  # an LSTM with a projection
-        one = units.fresh(hidden)
-        for axis in read.axes[:-1]:
-            units.pin(axis, _STEPPED)
-        below: Axis = read.axes[-1]
-        for layer in range(layers):
-            for of in (
-                weights[i : i + each] for i in range(layer * directions * each, len(weights), each)[:directions]
-            ):
-                units.join([below, of[0].axes[1]], _FIXED)
-                units.join([one, of[1].axes[1]], _FIXED)
-                for held in of:
-                    units.join([np.tile(one, gates), held.axes[0]], _FIXED)
-            below = np.tile(one, directions)
-        for state in operands_in([call.given(1)]):
-            # Default states of zeros follow the layer's size; others are verified on the model.
-            if state.axes[-1] is not None:
-                units.tie(one, state.axes[-1])
-        leading = (None,) * (len(read.axes) - 1)
-        return ((*leading, below), *((*((None,) * (len(shape) - 1)), one) for shape in call.shapes[1 : 1 + states]))
-
-    return rule
+    units, read, weights = call.units, call.first, list(operands_in([call.given(2)]))
+    biased, layers, both_ways = call.given(3), int(call.given(4)), call.given(7)
+    directions = 2 if both_ways else 1
+    each = 4 if biased else 2
+    hidden = weights[1].shape[1]
+    if len(weights) != each * layers * directions or any(w.shape[0] != gates * hidden for w in weights):
+        return _unknown(call)  # an LSTM with a projection
+    one = units.fresh(hidden)
+    for axis in read.axes[:-1]:
+        units.pin(axis, _STEPPED)
+    below: Axis = read.axes[-1]
+    for layer in range(layers):
+        for of in (weights[i : i + each] for i in range(layer * directions * each, len(weights), each)[:directions]):
+            units.join([below, of[0].axes[1]], _FIXED)
+            units.join([one, of[1].axes[1]], _FIXED)
+            for held in of:
+                units.join([np.tile(one, gates), held.axes[0]], _FIXED)
+        below = np.tile(one, directions)
+    for state in operands_in([call.given(1)]):
+        # Default states of zeros follow the layer's size; others are verified on the model.
+        if state.axes[-1] is not None:
+            units.tie(one, state.axes[-1])
+    leading = (None,) * (len(read.axes) - 1)
+    return ((*leading, below), *((*((None,) * (len(shape) - 1)), one) for shape in call.shapes[1 : 1 + states]))
 
 
 def _made(call: Call) -> Outputs:
@@ -390,11 +380,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     **dict.fromkeys(("mm", "bmm"), _mm),
     "squeeze": _squeeze,
-    "sum": _reduced(spans=False),
-    "mean": _reduced(spans=True),
+    "sum": partial(_reduced, spans=False),
+    "mean": partial(_reduced, spans=True),
     # Removing a unit equals zeroing it.
-    "linalg_vector_norm": _reduced(spans=False, place=2),
-    **dict.fromkeys(("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin"), _reduced(None)),
+    "linalg_vector_norm": partial(_reduced, spans=False, place=2),
+    **dict.fromkeys(("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin"), _reduced),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
     "addmm": _addmm,
@@ -411,9 +401,9 @@ RULES: Mapping[str, Rule] = {
     "index_select": _index_select,
     "index": _index,
     "gather": _gather,
-    "gru": _recurrent(gates=3, states=1),
-    "lstm": _recurrent(gates=4, states=2),
-    **dict.fromkeys(("rnn_tanh", "rnn_relu"), _recurrent(gates=1, states=1)),
+    "gru": partial(_recurrent, gates=3),
+    "lstm": partial(_recurrent, gates=4, states=2),
+    **dict.fromkeys(("rnn_tanh", "rnn_relu"), partial(_recurrent, gates=1)),
     "split_with_sizes": _split,
     "cat": _cat,
     "embedding": _embedding,
