@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from spaces.candidate import Candidate
-from spaces.techniques.low_rank import LowRank
 from spaces.techniques.placement import Placement
-from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import STATIC, Precision
 from spaces.weights import Weights
 
@@ -50,69 +49,29 @@ def techniques(candidate: Candidate) -> tuple[Technique, ...]:
 
 def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
     """Return a change for each technique of the weights; it gives its first candidate the value of the second."""
-    weights = candidate.weights
-    changes: dict[tuple[str, str | None], _Change] = {}
-    if weights.architecture:
-        changes["lighter architecture", None] = _reshaped("architecture")
-    changes |= {
-        ("quotient-remainder tables", form.group): _formed("quotient_remainder", form.group)
-        for form in weights.quotient_remainder
+    weights, learning = candidate.weights, candidate.weights.distillation
+    changes: dict[tuple[str, str | None], _Change] = {
+        (technique.ablated, group): partial(_reshaped, field, group)
+        for field, techniques in weights.reshaping.items()
+        for technique in techniques
+        for group in technique.groups
     }
-    changes |= {("mixed dimensions", f.group): _formed("mixed_dimensions", f.group) for f in weights.mixed_dimensions}
-    if weights.attention:
-        changes["sparse attention", None] = _reshaped("attention")
-    changes |= {("pruning", g): _cut("pruning", "ratios", g) for g in _groups(weights.pruning, "ratios")}
-    changes |= {("low rank", g): _cut("low_rank", "shares", g) for g in _groups(weights.low_rank, "shares")}
-    if weights.distillation is not None and _taught(weights):
+    # Without the teacher's terms the model learns from the labels alone.
+    if learning is not None and (learning.teacher_weight > 0 or learning.feature_weight > 0):
         changes["distillation", None] = _distilled
     if weights.quantization_aware:
         changes["learning with rounding", None] = _learned
     return changes
 
 
-def _taught(weights: Weights) -> bool:
-    """True if the model learns from the teacher, not from the labels alone."""
-    learning = weights.distillation
-    return learning is not None and (learning.teacher_weight > 0 or learning.feature_weight > 0)
-
-
-def _reshaped(part: str) -> _Change:
-    return lambda target, source: _with(target, source, part, getattr(source.weights, part))
-
-
-def _formed(part: str, group: str) -> _Change:
-    """Return a change that gives one group's tables the source's form."""
-
-    def change(target: Candidate, source: Candidate) -> Candidate:
-        others = (form for form in getattr(target.weights, part) if form.group != group)
-        own = (form for form in getattr(source.weights, part) if form.group == group)
-        return _with(target, source, part, (*others, *own))
-
-    return change
-
-
-def _cut(part: str, by_group: str, group: str) -> _Change:
-    """Return a change that prunes or factorises one group as the source; the target's rule keeps its other settings."""
-
-    def change(target: Candidate, source: Candidate) -> Candidate:
-        own, other = getattr(target.weights, part), getattr(source.weights, part)
-        left = {name: much for name, much in _groups(own, by_group).items() if name != group}
-        left |= {name: much for name, much in _groups(other, by_group).items() if name == group}
-        return _with(target, source, part, replace(own or other, **{by_group: tuple(left.items())}) if left else None)
-
-    return change
-
-
-def _groups(rule: Pruning | LowRank | None, by_group: str) -> dict[str, float]:
-    return {} if rule is None else dict(getattr(rule, by_group))
-
-
-def _with(target: Candidate, source: Candidate, part: str, value: object) -> Candidate:
-    """Return the target with another value of one field of its weights, and with the target's distillation or else the
-    source's.
-    """
-    given: dict[str, Any] = {part: value, "distillation": target.weights.distillation or source.weights.distillation}
-    return replace(target, weights=_needed(replace(target.weights, **given)))
+def _reshaped(field: str, group: str | None, target: Candidate, source: Candidate) -> Candidate:
+    """Give the target the source's technique on one group; the target's distillation stays, or else is the source's."""
+    kept = (one.within({*one.groups} - {group}) for one in target.weights.reshaping.get(field, ()))
+    given = (one.within({group}) for one in source.weights.reshaping.get(field, ()))
+    found = tuple(one for one in (*kept, *given) if one is not None)
+    values: dict[str, Any] = {field: found if getattr(Weights(), field) == () else next(iter(found), None)}
+    learning = target.weights.distillation or source.weights.distillation
+    return replace(target, weights=_needed(replace(target.weights, distillation=learning, **values)))
 
 
 def _distilled(target: Candidate, source: Candidate) -> Candidate:
@@ -145,30 +104,30 @@ def _needed(weights: Weights) -> Weights:
 
 def _precision(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
     changes: dict[tuple[str, str | None], _Change] = {
-        ("narrower weights", group): _narrowed(group) for group, width in candidate.precision.widths if width != "fp32"
+        ("narrower weights", group): partial(_narrowed, group)
+        for group, width in candidate.precision.widths
+        if width != "fp32"
     }
     if candidate.precision.compute != "fp32":
         changes["computing in bf16", None] = _computed
     return changes
 
 
-def _narrowed(group: str) -> _Change:
-    def change(target: Candidate, source: Candidate) -> Candidate:
-        # Tables that have a width of their own keep the target's where it is their group that is narrowed.
-        own = {name: target.precision.width(name) for name, _ in source.precision.widths}
-        widths = {**own, **dict(target.precision.widths), group: source.precision.width(group)}
-        learned = set(target.weights.quantization_aware) - {group}
-        if group in source.weights.quantization_aware:
-            learned.add(group)
-        weights = target.weights
-        if learned != set(weights.quantization_aware):
-            learning = weights.distillation or source.weights.distillation
-            weights = _needed(replace(weights, quantization_aware=tuple(learned), distillation=learning))
-        calibration = source.precision.calibration if target.precision == Precision() else target.precision.calibration
-        precision = replace(target.precision, widths=tuple(widths.items()), calibration=calibration)
-        return Candidate(weights, precision, target.placement)
-
-    return change
+def _narrowed(group: str, target: Candidate, source: Candidate) -> Candidate:
+    """Give the target the source's width of one group, learned in training where the source's is."""
+    # Tables that have a width of their own keep the target's where it is their group that is narrowed.
+    own = {name: target.precision.width(name) for name, _ in source.precision.widths}
+    widths = {**own, **dict(target.precision.widths), group: source.precision.width(group)}
+    learned = set(target.weights.quantization_aware) - {group}
+    if group in source.weights.quantization_aware:
+        learned.add(group)
+    weights = target.weights
+    if learned != set(weights.quantization_aware):
+        learning = weights.distillation or source.weights.distillation
+        weights = _needed(replace(weights, quantization_aware=tuple(learned), distillation=learning))
+    calibration = source.precision.calibration if target.precision == Precision() else target.precision.calibration
+    precision = replace(target.precision, widths=tuple(widths.items()), calibration=calibration)
+    return Candidate(weights, precision, target.placement)
 
 
 def _computed(target: Candidate, source: Candidate) -> Candidate:
@@ -194,22 +153,21 @@ def _placement(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]
         "admission": "admission",
     }
     changes: dict[tuple[str, str | None], _Change] = {
-        (name, None): _placed(part) for name, part in names.items() if getattr(chosen, part) != getattr(default, part)
+        (name, None): partial(_placed, part)
+        for name, part in names.items()
+        if getattr(chosen, part) != getattr(default, part)
     }
     if chosen.instance_group != default.instance_group:
         changes["engine and threads", None] = _seated
     return changes
 
 
-def _placed(part: str) -> _Change:
-    def change(target: Candidate, source: Candidate) -> Candidate:
-        """Give the target the source's value; splitting over replicas brings the source's replicas along."""
-        given = getattr(source.placement, part)
-        several = part == "split_rows" and given is not None and target.placement.instance_group.replicas < 2
-        instance_group = source.placement.instance_group if several else target.placement.instance_group
-        return replace(target, placement=replace(target.placement, instance_group=instance_group, **{part: given}))
-
-    return change
+def _placed(part: str, target: Candidate, source: Candidate) -> Candidate:
+    """Give the target the source's value; splitting over replicas brings the source's replicas along."""
+    given = getattr(source.placement, part)
+    several = part == "split_rows" and given is not None and target.placement.instance_group.replicas < 2
+    instance_group = source.placement.instance_group if several else target.placement.instance_group
+    return replace(target, placement=replace(target.placement, instance_group=instance_group, **{part: given}))
 
 
 def _seated(target: Candidate, source: Candidate) -> Candidate:

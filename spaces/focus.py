@@ -49,13 +49,7 @@ def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
     """
     fp32 = Choice(("fp32",))
     widths = {group: domain if group in focus else fp32 for group, domain in space.precision.widths.items()}
-    weights = replace(
-        space.weights,
-        pruning={group: domain for group, domain in space.weights.pruning.items() if group in focus},
-        low_rank={group: domain for group, domain in space.weights.low_rank.items() if group in focus},
-        tables={group: domain for group, domain in space.weights.tables.items() if group in focus},
-    )
-    return replace(space, weights=weights, precision=replace(space.precision, widths=widths))
+    return replace(space, weights=space.weights.within(focus), precision=replace(space.precision, widths=widths))
 
 
 def _percent(value: float, bound: float) -> str:

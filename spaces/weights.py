@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
@@ -14,6 +14,7 @@ from spaces.techniques.distillation import Distillation
 from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
+from spaces.techniques.reshaping import Reshaping
 
 # Prefix of the knob of each group that may train quantization-aware.
 AWARE = "weights.quantization_aware"
@@ -56,9 +57,21 @@ class Weights:
         return (*self.quotient_remainder, *self.mixed_dimensions)
 
     @property
+    def reshaping(self) -> Mapping[str, tuple[Reshaping, ...]]:
+        """Fields that change shapes, with their techniques."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        listed = {name: value if isinstance(value, tuple) else (value,) for name, value in held.items()}
+        return {name: values for name, values in listed.items() if values and isinstance(values[0], Reshaping)}
+
+    @property
+    def techniques(self) -> tuple[Reshaping, ...]:
+        """Techniques that change shapes, in the order in which they are applied."""
+        return tuple(technique for techniques in self.reshaping.values() for technique in techniques)
+
+    @property
     def reshaped(self) -> bool:
         """True if any shape differs from the baseline's."""
-        return any((self.architecture, self.table_forms, self.attention, self.pruning, self.low_rank))
+        return bool(self.reshaping)
 
     @property
     def origin(self) -> str:
@@ -75,24 +88,10 @@ class Weights:
     def knobs(self) -> dict[str, Scalar]:
         """Return every choice by its dotted name."""
         knobs: dict[str, Scalar] = {"weights.origin": self.origin}
-        if self.architecture is not None:
-            knobs |= {f"architecture.{name}": value for name, value in self.architecture.sizes}
-        knobs |= {f"tables.{form.group}.full_rows_share": form.full_rows_share for form in self.quotient_remainder}
-        knobs |= {f"tables.{form.group}.temperature": form.temperature for form in self.mixed_dimensions}
-        if self.attention is not None:
-            knobs |= {"attention.window": self.attention.window or 0, "attention.history": self.attention.history or 0}
-        if self.pruning is not None:
-            knobs |= {f"pruning.{group}": ratio for group, ratio in self.pruning.ratios}
-            knobs |= {"pruning.importance": self.pruning.importance, "pruning.steps": self.pruning.steps}
-        if self.low_rank is not None:
-            knobs |= {f"low_rank.{group}": share for group, share in self.low_rank.shares}
+        for technique in self.techniques:
+            knobs |= technique.knobs()
         if self.distillation is not None:
-            knobs["distillation.temperature"] = self.distillation.temperature
-            knobs["distillation.teacher_weight"] = self.distillation.teacher_weight
-            knobs["distillation.feature_weight"] = self.distillation.feature_weight
-            knobs["distillation.epochs"] = self.distillation.epochs
-            if self.distillation.seed:
-                knobs["distillation.seed"] = self.distillation.seed
+            knobs |= self.distillation.knobs()
             knobs |= {f"{AWARE}.{group}": True for group in self.quantization_aware}
         return knobs
 
@@ -172,6 +171,14 @@ class WeightsSpace:
         )
         student = ("student",) if self.architecture and not self._is_own(settled) else ()
         return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
+
+    def within(self, groups: Collection[str]) -> WeightsSpace:
+        """Return the space that neither prunes nor factorises any other group, nor changes the form of its tables."""
+        kept = {
+            name: {group: domain for group, domain in getattr(self, name).items() if group in groups}
+            for name in ("pruning", "low_rank", "tables")
+        }
+        return replace(self, **kept)  # type: ignore[arg-type]
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Return the knob values of the middle of each technique that leaves the baseline, and of the smallest student,

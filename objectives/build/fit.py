@@ -16,7 +16,7 @@ from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import teacher_outputs
 from objectives.compression.distillation import distil
 from objectives.compression.importance import Evidence
-from objectives.compression.pipeline import epochs_of, reshape
+from objectives.compression.pipeline import Means, epochs_of, reshape
 from objectives.compression.soft_loss import soft_loss_of
 from objectives.compression.training_data import TrainingData, training_batches
 from objectives.int8_weights import Int8WeightBits
@@ -86,14 +86,12 @@ def fit(
         distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
 
     start, made_of = _start(recommender, weights)
-    model, structure = reshape(
-        start,
-        made_of,
-        weights,
+    means = Means(
         recommender.counts(start, made_of.tables) if weights.table_forms else {},
         lambda: _evidence(recommender, seed),
         lambda cut: learn(cut, epochs.between),
     )
+    model, structure = reshape(start, made_of, weights.techniques, means)
     learn(model, epochs.plain)
     if not weights.quantization_aware:
         return Fitted(model, structure, {})

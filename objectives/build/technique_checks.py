@@ -12,13 +12,11 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import onnx
-from torch import Tensor, nn
+from torch import Tensor
 
-from objectives.compression.embeddings import compress_tables
 from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
-from objectives.compression.low_rank import factorize
 from objectives.compression.module_edit import names_of
-from objectives.compression.pruning import prune
+from objectives.compression.pipeline import Means, reshape
 from objectives.compression.quantization import quantize
 from objectives.compression.quantization.weights import weights
 from objectives.compression.structure.groups import weight_of
@@ -27,18 +25,21 @@ from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.protocol import Recommender
 from objectives.records import LOW_RANK, PRUNING, WEIGHTS, Tried
 from spaces.model_structure import ModelStructure
-from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
+from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, RECURRENT_WIDTHS, TABLE_WIDTHS, Precision
+from spaces.techniques.reshaping import Reshaping
 from spaces.weights import MIXED, SHARED
 
 _ROWS = 512
-_RATIO, _SHARE = 0.5, 0.25
 _NOT_HELD = "the exported graph neither looks its weight up nor multiplies by it as it is"
-_FORMS: Mapping[str, Callable[[str], TableForm]] = {
-    SHARED: lambda name: QuotientRemainder(name, 0.2),
-    MIXED: lambda name: MixedDimensions(name, 0.4),
+# How each technique is tried on parts of a model.
+_TRIED: Mapping[str, Callable[[Sequence[str]], Sequence[Reshaping]]] = {
+    PRUNING: lambda parts: [Pruning(tuple((part, 0.5) for part in parts), multiple=1)],
+    LOW_RANK: lambda parts: [LowRank(tuple((part, 0.25) for part in parts))],
+    SHARED: lambda parts: [QuotientRemainder(part, 0.2) for part in parts],
+    MIXED: lambda parts: [MixedDimensions(part, 0.4) for part in parts],
 }
 
 
@@ -70,14 +71,15 @@ class TechniqueChecks:
         free = {table.name for table in self.structure.tables if table.rows >= SMALLEST} - fixed.keys()
         return (
             *(Tried(group.name, PRUNING, group.unprunable_reason) for group in groups if not group.prunable),
-            *_each(PRUNING, [group.name for group in groups if group.prunable], self._prune),
+            *self._reshaped(PRUNING, [group.name for group in groups if group.prunable]),
             *(Tried(group.name, LOW_RANK, group.unfactorable_reason) for group in layers if not group.factorable),
-            *_each(LOW_RANK, [group.name for group in layers if group.factorable], self._factorise),
+            *self._reshaped(LOW_RANK, [group.name for group in layers if group.factorable]),
             *self._widths({group.name: group.modules for group in layers}, LINEAR_WIDTHS),
             *self._widths({group.name: group.modules for group in recurrent}, RECURRENT_WIDTHS),
             *self._widths({name: parts[name] for name in tables}, TABLE_WIDTHS),
-            *(Tried(name, form, reason) for form in _FORMS for name, reason in fixed.items()),
-            *self._forms([name for name in tables if free & set(parts[name])]),
+            *(Tried(name, form, reason) for form in (SHARED, MIXED) for name, reason in fixed.items()),
+            *self._reshaped(SHARED, [name for name in tables if free & set(parts[name])]),
+            *self._reshaped(MIXED, [name for name in tables if free & set(parts[name])]),
         )
 
     def _widths(self, parts: Mapping[str, Sequence[str]], widths: Sequence[str]) -> Iterator[Tried]:
@@ -98,17 +100,15 @@ class TechniqueChecks:
         names = (name.rpartition(".")[0] for name in names_of(model, weight))
         return any(weights(self.graph, [name]) for name in names)
 
-    def _forms(self, parts: Sequence[str]) -> Iterator[Tried]:
-        for form in _FORMS:
-            yield from _each(form, parts, partial(self._reform, form))
+    def _reshaped(self, technique: str, parts: Sequence[str]) -> Iterator[Tried]:
+        return _each(technique, parts, partial(self._reshape, technique))
 
-    def _prune(self, groups: Sequence[str]) -> None:
-        asked = Pruning(tuple((name, _RATIO) for name in groups), multiple=1)
-        self._export(prune(self.recommender.model, asked, self.structure)[0])
-
-    def _factorise(self, groups: Sequence[str]) -> None:
-        asked = LowRank(tuple((name, _SHARE) for name in groups))
-        self._export(factorize(self.recommender.model, asked, self.structure))
+    def _reshape(self, technique: str, parts: Sequence[str]) -> None:
+        means = Means(self._counts if technique in (SHARED, MIXED) else {})
+        smaller, _ = reshape(self.recommender.model, self.structure, _TRIED[technique](parts), means)
+        with self._weights_file() as file:
+            graph = to_onnx(smaller, self._rows, self.signature, file)
+            check_parity(smaller, graph, self._rows, self.signature.scores)
 
     def _narrow(self, width: str, parts: Sequence[str]) -> None:
         precision = Precision(tuple((name, width) for name in parts))
@@ -116,15 +116,6 @@ class TechniqueChecks:
         with self._weights_file() as file:
             narrow = quantize(self.graph, precision, self.structure, rows, None, self.weight_bits, file)
             largest_difference(narrow, self.graph, rows)
-
-    def _reform(self, form: str, parts: Sequence[str]) -> None:
-        asked = [_FORMS[form](name) for name in parts]
-        self._export(compress_tables(self.recommender.model, asked, self.structure, self._counts)[0])
-
-    def _export(self, smaller: nn.Module) -> None:
-        with self._weights_file() as file:
-            graph = to_onnx(smaller, self._rows, self.signature, file)
-            check_parity(smaller, graph, self._rows, self.signature.scores)
 
     @contextmanager
     def _weights_file(self) -> Iterator[Path]:

@@ -317,6 +317,7 @@ def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedT
     if isinstance(form, QuotientRemainder):
         table = QuotientRemainderTable.of(weight, form.full_rows_share, counts, padding)
     else:
+        assert isinstance(form, MixedDimensions)
         table = MixedTable.of(weight, form.temperature, counts, padding)
     if padding is not None:
         table.frequent.padding_idx = padding if table.places is None else int(table.places[padding])

@@ -6,8 +6,10 @@ Every reduction comes before the final training, and quantization-aware training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +19,12 @@ from objectives.compression.importance import Evidence
 from objectives.compression.low_rank import factorize
 from objectives.compression.pruning import prune
 from spaces.model_structure import ModelStructure
+from spaces.techniques.architecture import Architecture
+from spaces.techniques.attention import Attention
+from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder, TableForm
+from spaces.techniques.low_rank import LowRank
+from spaces.techniques.pruning import Pruning
+from spaces.techniques.reshaping import Reshaping
 from spaces.weights import Weights
 
 
@@ -41,32 +49,66 @@ def epochs_of(weights: Weights) -> Epochs:
     return Epochs(1 if steps else 0, max(1, left - rounding), rounding)
 
 
-def reshape(
-    model: nn.Module,
-    structure: ModelStructure,
-    weights: Weights,
-    counts: Mapping[str, Tensor],
-    evidence: Callable[[], Evidence],
-    between: Callable[[nn.Module], None],
-) -> tuple[nn.Module, ModelStructure]:
-    """Copy the model, the baseline's or a smaller sibling, in the requested shape, and return the copy with its
-    structure.
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What techniques use besides the model.
 
-    Args:
-        counts: (rows,) lookups of each id, by the table's dotted name
-        evidence: returns batches for the importance of units, called where they are needed
-        between: trains in place between two steps of pruning
+    counts: (rows,) lookups of each id, by the table's dotted name
+    evidence: returns batches for the importance of units, called where they are needed
+    between: trains in place between two steps of pruning
+    """
+
+    counts: Mapping[str, Tensor]
+    evidence: Callable[[], Evidence] | None = None
+    between: Callable[[nn.Module], None] | None = None
+
+
+Reshaped = tuple[nn.Module, ModelStructure]
+# Applies techniques of one kind to a copy of the model, and returns it with its structure.
+Apply = Callable[[Sequence[Any], nn.Module, ModelStructure, Means], Reshaped]
+
+
+def reshape(model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means) -> Reshaped:
+    """Apply the techniques in their order, and return a changed copy of the model with its structure; without any, the
+    model itself.
 
     Raises:
-        ValueError: a stage cannot be done, or would leave a group unchanged.
+        ValueError: a technique cannot be applied, or would leave a group unchanged.
     """
-    if weights.table_forms:
-        model, structure = compress_tables(model, weights.table_forms, structure, counts)
-    if weights.attention is not None:
-        model = sparsify(model, weights.attention)
-    if weights.pruning is not None:
-        needed = None if weights.pruning.importance == "magnitude" else evidence()
-        model, structure = prune(model, weights.pruning, structure, needed, between)
-    if weights.low_rank is not None:
-        model = factorize(model, weights.low_rank, structure)
+    for apply, alike in groupby(techniques, key=lambda technique: _APPLY[type(technique)]):
+        model, structure = apply([*alike], model, structure, means)
     return model, structure
+
+
+def _student(techniques: Sequence[Architecture], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    return model, structure  # it was built in its sizes
+
+
+def _tables(forms: Sequence[TableForm], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    return compress_tables(model, forms, structure, means.counts)
+
+
+def _attention(techniques: Sequence[Attention], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    (attention,) = techniques
+    return sparsify(model, attention), structure
+
+
+def _pruning(techniques: Sequence[Pruning], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    (pruning,) = techniques
+    evidence = None if pruning.importance == "magnitude" or means.evidence is None else means.evidence()
+    return prune(model, pruning, structure, evidence, means.between)
+
+
+def _low_rank(techniques: Sequence[LowRank], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
+    (low_rank,) = techniques
+    return factorize(model, low_rank, structure), structure
+
+
+_APPLY: Mapping[type[Reshaping], Apply] = {
+    Architecture: _student,
+    QuotientRemainder: _tables,
+    MixedDimensions: _tables,
+    Attention: _attention,
+    Pruning: _pruning,
+    LowRank: _low_rank,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from spaces.domains import Scalar
 from spaces.serialization import formerly
 
 
@@ -35,3 +36,8 @@ class Distillation:
             raise ValueError(f"A seed is at least 0, but got {self.seed}.")
         if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0.0):
             raise ValueError(f"The weight of features is at least 0, but got {self.feature_weight}.")
+
+    def knobs(self) -> dict[str, Scalar]:
+        """Return every choice by its dotted name; the seed where it is not the study's."""
+        names = ("temperature", "teacher_weight", "feature_weight", "epochs", *(("seed",) if self.seed else ()))
+        return {f"distillation.{name}": getattr(self, name) for name in names}

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from spaces.domains import Scalar
 from spaces.serialization import formerly
+from spaces.techniques.reshaping import Reshaping
 
 # At 64 dimensions in fp32, 256 rows take 64 KB and fit into a core's own cache, so that fewer rows gain nothing.
 SMALLEST = 256
 
 
 @dataclass(frozen=True)
-class QuotientRemainder:
+class TableForm(Reshaping):
+    """A form of the tables of a group, or of one table."""
+
+    group: str
+
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        return (self.group,)
+
+
+@dataclass(frozen=True)
+class QuotientRemainder(TableForm):
     """Quotient-remainder embeddings: frequent ids keep full rows; the row of a rare id is the product of a row for its
     quotient and one for its remainder (Shi et al., KDD 2020, section 3).
 
     full_rows_share: share of a table's rows that are kept, those of the most frequent ids
     """
 
-    group: str
+    ablated = "quotient-remainder tables"
     full_rows_share: float = field(metadata=formerly("own"))
 
     def __post_init__(self) -> None:
@@ -27,19 +40,22 @@ class QuotientRemainder:
                 f"The share of ids with own rows lies in [0, 1), but {self.group!r} got {self.full_rows_share}."
             )
 
+    def knobs(self) -> dict[str, Scalar]:
+        return {f"tables.{self.group}.full_rows_share": self.full_rows_share}
+
 
 @dataclass(frozen=True)
-class MixedDimensions:
+class MixedDimensions(TableForm):
     """Mixed-dimension embeddings: block k of a table has (its frequency over the first's) ^ temperature of the full
     dimensions (Ginart et al., ISIT 2021, eq. 3), and a projection to the full dimension; rare ids have fewer.
     """
 
-    group: str
+    ablated = "mixed dimensions"
     temperature: float
 
     def __post_init__(self) -> None:
         if not 0.0 < self.temperature <= 1.0:
             raise ValueError(f"A temperature of dimensions lies in (0, 1], but {self.group!r} got {self.temperature}.")
 
-
-TableForm = QuotientRemainder | MixedDimensions
+    def knobs(self) -> dict[str, Scalar]:
+        return {f"tables.{self.group}.temperature": self.temperature}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
 
+from spaces.domains import Scalar
 from spaces.model_structure import Group, PrunableDim
+from spaces.techniques.reshaping import Reshaping
 
 # Importance of a unit: the norm of its weights; the first-order change of the loss without it; the mean strength of its
 # activations.
@@ -16,7 +18,7 @@ IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Reshaping):
     """The share of units removed from each group, least important first.
 
     ratios: share in (0, 1) by group
@@ -25,6 +27,7 @@ class Pruning:
     multiple: the remaining size is a multiple of this, since kernels work in vectors
     """
 
+    ablated = "pruning"
     ratios: tuple[tuple[str, float], ...]
     importance: Importance = "magnitude"
     steps: int = 1
@@ -41,6 +44,18 @@ class Pruning:
             raise ValueError(f"Importance is one of {', '.join(IMPORTANCES)}, but got {self.importance!r}.")
         if self.steps < 1 or self.multiple < 1:
             raise ValueError(f"Steps and the multiple are at least 1, but got {self.steps} and {self.multiple}.")
+
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        return tuple(group for group, _ in self.ratios)
+
+    def within(self, groups: Collection[str | None]) -> Self | None:
+        ratios = tuple(ratio for ratio in self.ratios if ratio[0] in groups)
+        return replace(self, ratios=ratios) if ratios else None
+
+    def knobs(self) -> dict[str, Scalar]:
+        ratios = {f"pruning.{group}": ratio for group, ratio in self.ratios}
+        return {**ratios, "pruning.importance": self.importance, "pruning.steps": self.steps}
 
 
 def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
