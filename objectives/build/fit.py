@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def training_data_of(recommender: Recommender, distillation: Distillation, cache
     asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
     known = teacher_outputs(recommender, cache) if asked and cache is not None else None
     batches, batches_per_epoch = training_batches(recommender.train_rows(), None if known is None else known.scores)
-    soft = soft_loss_of(recommender.output_kinds)
+    soft = partial(soft_loss_of, recommender.output_kinds)
     return TrainingData(
         batches, batches_per_epoch, recommender.loss, recommender.outputs, recommender.hidden, recommender.scores, soft
     )

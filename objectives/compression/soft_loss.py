@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,22 +38,18 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * F.cross_entropy(student / temperature, torch.softmax(teacher / temperature, dim=1))
 
 
-def soft_loss_of(kinds: Sequence[OutputKind]) -> Callable[[Tensor, Tensor, float], Tensor]:
+def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return the soft loss of scores whose columns are of these kinds, (rows,) or (rows, outputs), or (lists,
     candidates) for lists; the sum over several outputs.
 
     Probabilities are converted to logits. Values have no temperature: their loss is the squared distance in units of
     their spread, which is 1 for a student that only predicts their mean.
     """
-
-    def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        if kinds[0].scale == "lists":
-            return soft_loss(student, teacher, temperature)
-        pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
-        losses = [_of_one(kind, *pair, temperature) for kind, pair in zip(kinds, pairs, strict=True)]
-        return torch.stack(losses).sum()
-
-    return soft
+    if kinds[0].scale == "lists":
+        return soft_loss(student, teacher, temperature)
+    pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
+    losses = [_of_one(kind, *pair, temperature) for kind, pair in zip(kinds, pairs, strict=True)]
+    return torch.stack(losses).sum()
 
 
 def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

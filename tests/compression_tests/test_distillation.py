@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -410,7 +411,7 @@ def test_probabilities_are_compared_as_the_logits_that_they_came_from(temperatur
     p, q = expit(student / temperature), expit(teacher / temperature)
     expected = -(temperature**2) * (q * np.log(p) + (1 - q) * np.log1p(-p)).mean()
     mine = torch.tensor(expit(student), dtype=torch.float32).requires_grad_()
-    got = soft_loss_of([PROBABILITIES])(mine, torch.tensor(expit(teacher), dtype=torch.float32), temperature)
+    got = soft_loss_of([PROBABILITIES], mine, torch.tensor(expit(teacher), dtype=torch.float32), temperature)
     assert got.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
     (gradient,) = torch.autograd.grad(got, mine)
     by_logit = gradient.double().numpy() * expit(student) * expit(-student)
@@ -419,7 +420,7 @@ def test_probabilities_are_compared_as_the_logits_that_they_came_from(temperatur
 
 def test_certain_probabilities_leave_the_loss_finite() -> None:
     sure = torch.tensor([0.0, 1.0]).requires_grad_()
-    loss = soft_loss_of([PROBABILITIES])(sure, torch.tensor([1.0, 0.0]), 2.0)
+    loss = soft_loss_of([PROBABILITIES], sure, torch.tensor([1.0, 0.0]), 2.0)
     (gradient,) = torch.autograd.grad(loss, sure)
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
@@ -428,7 +429,7 @@ def test_values_are_compared_in_units_of_their_spread() -> None:
     """Whatever their size, and whatever a batch's own spread: two alike rows are worth no more than others."""
     student, teacher = np.random.default_rng(8).normal(size=(2, 9))
     for scale in (1.0, 5000.0):
-        soft = soft_loss_of([OutputKind("values", 2 * scale)])
+        soft = partial(soft_loss_of, [OutputKind("values", 2 * scale)])
         got = soft(torch.tensor(scale * student + 3), torch.tensor(scale * teacher + 3), 3.0).item()
         assert got == pytest.approx(((student - teacher) ** 2).mean() / 4, rel=1e-9)
         alike = soft(torch.tensor([7.0 * scale, 7 * scale]), torch.tensor([8.0 * scale, 8 * scale]), 3.0).item()
@@ -444,7 +445,7 @@ def test_a_spread_is_a_positive_number(spread: float) -> None:
 def test_each_output_has_the_loss_of_its_kind() -> None:
     draws = torch.randn(2, 40, 3, dtype=torch.double, generator=torch.Generator().manual_seed(9))
     student, teacher = (torch.stack([z[:, 0], 60 * z[:, 1] + 900, z[:, 2].sigmoid()], 1) for z in draws)
-    got = soft_loss_of([LOGITS, OutputKind("values", 60.0), PROBABILITIES])(student, teacher, 2.0)
+    got = soft_loss_of([LOGITS, OutputKind("values", 60.0), PROBABILITIES], student, teacher, 2.0)
     of_values = ((student[:, 1] - teacher[:, 1]) ** 2).mean() / 3600
     mine, theirs = (torch.logit(z[:, 2]) for z in (student, teacher))
     expected = soft_loss(student[:, 0], teacher[:, 0], 2.0) + of_values + soft_loss(mine, theirs, 2.0)
@@ -454,4 +455,4 @@ def test_each_output_has_the_loss_of_its_kind() -> None:
 def test_lists_are_compared_as_lists() -> None:
     student, teacher = torch.randn(9, 2), torch.randn(9, 2)
     expected = soft_loss(student, teacher, 2.0).item()
-    assert soft_loss_of([OutputKind("lists")])(student, teacher, 2.0).item() == pytest.approx(expected)
+    assert soft_loss_of([OutputKind("lists")], student, teacher, 2.0).item() == pytest.approx(expected)
