@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from objectives.dry_run_result import DryRun
 from objectives.held_out_rows import HeldPart
 from objectives.job_protocol import Request
 from objectives.measure.benchmark import Load
@@ -30,16 +29,11 @@ class PrepareRequest(Request[Prepared]):
 
 
 @dataclass(frozen=True)
-class DryRunRequest(Request[DryRun]):
-    """Take the model through every stage, briefly."""
-
-    task: Task
-    threads: int
-
-
-@dataclass(frozen=True)
 class FitResponse:
+    """Whether the weights were in the cache, else the mean seconds of a batch of their training."""
+
     reused: bool
+    batch_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

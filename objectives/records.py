@@ -269,6 +269,9 @@ class Prepared:
     median_rows: median number of rows of the requests
     featured: True where a module is known whose outputs are features to distil
     built: True where smaller siblings can be built, of the sizes in `student` or of those that the study file names
+    warnings: what is probably not meant in a user's model or loss, as a dry run finds it
+    split_refused: the reason why the graph cannot be split behind its tables, as a dry run finds it
+    batches_per_epoch: number of batches of an epoch of train
     unlearnable: the reason why the model cannot be trained quantization-aware, None where it can
     undertrained: the improvement by one more epoch of training, where it is significant
     even_tables: large tables whose rows are looked up about equally often
@@ -309,6 +312,9 @@ class Prepared:
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     reference_metric: str = "auc"
     simple: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    split_refused: str | None = None
+    batches_per_epoch: int = 0
 
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Return the reason why the technique cannot be applied to all of these modules, None where it can."""

@@ -11,6 +11,8 @@ from objectives.int8_weights import Int8WeightBits
 from spaces.domains import Scalar
 from spaces.serialization import digest
 
+_DRY_BATCHES = 3
+
 
 @dataclass(frozen=True)
 class Task:
@@ -25,6 +27,8 @@ class Task:
     slice_by: columns whose commonest values define slices with a loss of their own
     batch_size: rows per batch when a smaller model is trained; None for the recommender's own
     int8_weight_bits: bits of the weights in int8 products that the serving CPU needs
+    dry_run: folder that a dry run has in place of the cache: an epoch has a few batches, and a built-in baseline is not
+        trained; empty for a study
     """
 
     home: str
@@ -43,10 +47,16 @@ class Task:
     expected: str = ""
     batch_size: int | None = None
     int8_weight_bits: Int8WeightBits = 8
+    dry_run: str = ""
 
     @property
     def cache(self) -> Path:
-        return Path(self.home) / "mlruns" / "cache"
+        return Path(self.dry_run or Path(self.home) / "mlruns" / "cache")
+
+    @property
+    def most_batches(self) -> int | None:
+        """Batches of an epoch of train at most; None for all."""
+        return _DRY_BATCHES if self.dry_run else None
 
     @property
     def data_sets(self) -> Path:

@@ -46,11 +46,13 @@ class TrainingRows:
     blocks: rows by shape; histories of different lengths are in different blocks
     batch_size: the most rows of a batch; the rows of a block are split evenly, so that no batch is much smaller
     draw: draws inputs that are not stored with the rows, such as negatives
+    most_batches: batches of an epoch at most, for a dry run; None for all
     """
 
     blocks: tuple[Block, ...]
     batch_size: int
     draw: Draw | None = None
+    most_batches: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < FEWEST:
@@ -66,21 +68,28 @@ class TrainingRows:
 
     @property
     def batches_per_epoch(self) -> int:
-        return sum(self._batches(block) - self._too_small(block) for block in self.blocks)
+        every = sum(self._batches(block) - self._too_small(block) for block in self.blocks)
+        return every if self.most_batches is None else min(every, self.most_batches)
 
     def epoch(self, generator: torch.Generator) -> Iterator[NumberedBatch]:
-        """Iterate over each row once, in an order that the generator draws; batches of one row are left out."""
+        """Iterate over each row once, in an order that the generator draws, or over the first batches of that order;
+        batches of one row are left out.
+        """
         picks = [
             (block, first, pick)
             for block, first in self._numbered()
             for pick in torch.randperm(block.rows, generator=generator).tensor_split(self._batches(block))
             if len(pick) >= FEWEST
         ]
-        for at in torch.randperm(len(picks), generator=generator).tolist():
+        for at in torch.randperm(len(picks), generator=generator).tolist()[: self.most_batches]:
             block, first, pick = picks[at]
             inputs = {name: values[pick] for name, values in block.inputs.items()}
             drawn = {} if self.draw is None else self.draw(first + pick, generator)
             yield NumberedBatch(first + pick, {**inputs, **drawn}, over_labels(itemgetter(pick), block.labels))
+
+    def batches(self, generator: torch.Generator) -> Iterator[tuple[Inputs, Any]]:
+        """Iterate over inputs and labels of the batches of an epoch."""
+        return ((batch.inputs, batch.labels) for batch in self.epoch(generator))
 
     def in_order(self) -> Iterator[tuple[int, Inputs]]:
         """Iterate over the index of a batch's first row and the batch's stored inputs, in order; blocks of a single

@@ -26,6 +26,24 @@ class Suggester(Protocol):
 
 
 @dataclass(frozen=True)
+class FixedValues:
+    """A suggester that returns given values, and a domain's first or lowest where none is given."""
+
+    knobs: Mapping[str, Scalar]
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.knobs.get(name, choices[0])
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self.knobs.get(name, low))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self.knobs.get(name, low))
+
+
+@dataclass(frozen=True)
 class Choice:
     """Unordered set of values of one knob."""
 

@@ -1,4 +1,4 @@
-"""The builder process: trains, exports and dry-runs models. Run as `python -m objectives.build`."""
+"""The builder process: trains and exports models. Run as `python -m objectives.build`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 import torch
 
 from objectives.build.custom_metric import evaluate_custom_metric
-from objectives.build.dry_run import dry_run
-from objectives.build.stages import Form, export, fit, open_once, prepare, signature_of
-from objectives.dry_run_result import DryRun
+from objectives.build.stages import Form, export, fit, open_once, prepare
 from objectives.job_protocol import Jobs, Progress, serve
 from objectives.jobs import (
     CustomMetricRequest,
-    DryRunRequest,
     EvaluateResponse,
     ExportRequest,
     ExportResponse,
@@ -21,7 +18,6 @@ from objectives.jobs import (
     FitResponse,
     PrepareRequest,
 )
-from objectives.recommenders.load import open_recommender
 from objectives.records import Prepared
 
 
@@ -30,17 +26,9 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     return prepare(request.task, progress)
 
 
-def _dry_run(request: DryRunRequest, progress: Progress) -> DryRun:
-    torch.set_num_threads(request.threads)
-    task = request.task
-    recommender = open_recommender(task, progress, train=False)
-    folder = task.cache / "rehearsals" / recommender.key
-    return dry_run(recommender, signature_of(recommender), folder, task.seed, progress, task.int8_weight_bits)
-
-
 def _fit(request: FitRequest, progress: Progress) -> FitResponse:
     torch.set_num_threads(request.threads)
-    return FitResponse(fit(request.task, request.weights, progress))
+    return fit(request.task, request.weights, progress)
 
 
 def _export(request: ExportRequest, progress: Progress) -> ExportResponse:
@@ -65,7 +53,6 @@ def _custom_metric(request: CustomMetricRequest, progress: Progress) -> Evaluate
 
 JOBS: Jobs = {
     PrepareRequest: _prepare,
-    DryRunRequest: _dry_run,
     FitRequest: _fit,
     ExportRequest: _export,
     CustomMetricRequest: _custom_metric,

@@ -25,7 +25,7 @@ def undertrained(recommender: Recommender, seed: int) -> str | None:
     optimizer = recommender.optimizer(learner)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for inputs, labels in recommender.batches(torch.Generator().manual_seed(seed)):
+        for inputs, labels in recommender.train_rows().batches(torch.Generator().manual_seed(seed)):
             optimizer.zero_grad(set_to_none=True)
             recommender.loss(recommender.outputs(learner, inputs), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
 from objectives.compression.soft_loss import soft_loss_of
 from objectives.compression.training_data import TrainingData, training_batches
+from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.families.transfer import start_from
 from objectives.recommenders.protocol import Recommender
@@ -38,11 +41,14 @@ _EVIDENCE = 8
 class Fitted:
     """A model in its final shape, its structure, and the activation ranges learned by quantization-aware layers, by
     module.
+
+    batch_seconds: mean seconds of a batch of training, which are not saved
     """
 
     model: nn.Module
     structure: ModelStructure
     ranges: dict[str, tuple[float, float]]
+    batch_seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
         torch.save(self.model, folder / _MODEL)
@@ -74,7 +80,8 @@ def fit(
         weight_bits: bits of the weights in int8 products, for quantization-aware training
 
     Raises:
-        ValueError: a stage cannot be done on this model, or would change nothing.
+        ValueError: a stage cannot be done on this model, or would change nothing; the model's forward or loss fails in
+        training.
     """
     given = weights.distillation
     assert given is not None
@@ -82,9 +89,15 @@ def fit(
     torch.manual_seed(seed)
     epochs, training_data = epochs_of(weights), training_data_of(recommender, given, cache)
 
+    seconds: list[float] = []
+
     def learn(model: nn.Module, times: int) -> None:
-        learning = replace(given, epochs=times)
-        distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
+        learning, start = replace(given, epochs=times), time.monotonic()
+        try:
+            distil(model, training_data, recommender.optimizer(model), learning, seed, recommender.model, progress)
+        except Exception as error:  # anything that the user's forward or loss may raise in training
+            raise ValueError(f"The model must learn from a batch, but got {located(error)}") from error
+        seconds.extend([(time.monotonic() - start) / (times * training_data.batches_per_epoch)] * times)
 
     start, made_of = _start(recommender, weights)
     means = Means(
@@ -95,7 +108,7 @@ def fit(
     model, structure = reshape(start, made_of, weights.techniques, means)
     learn(model, epochs.plain)
     if not weights.quantization_aware:
-        return Fitted(model, structure, {})
+        return Fitted(model, structure, {}, fmean(seconds))
     from objectives.compression.qat import train_aware  # loads torchao, which takes seconds
 
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
@@ -110,7 +123,7 @@ def fit(
         wanted,
         weight_bits,
     )
-    return Fitted(aware, structure, ranges)
+    return Fitted(aware, structure, ranges, fmean(seconds))
 
 
 def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:
@@ -135,7 +148,7 @@ def _alike(student: nn.Module, recommender: Recommender) -> bool:
     """
     if _shapes(student) != _shapes(recommender.model):
         return False
-    inputs, _ = next(recommender.batches(torch.Generator().manual_seed(0)))
+    inputs, _ = next(recommender.train_rows().batches(torch.Generator().manual_seed(0)))
     with torch.inference_mode():
         ours, theirs = (
             recommender.scores(recommender.outputs(model.eval(), inputs)) for model in (student, recommender.model)
@@ -161,5 +174,5 @@ def training_data_of(recommender: Recommender, distillation: Distillation, cache
 
 
 def _evidence(recommender: Recommender, seed: int) -> Evidence:
-    drawn = islice(recommender.batches(torch.Generator().manual_seed(seed)), _EVIDENCE)
+    drawn = islice(recommender.train_rows().batches(torch.Generator().manual_seed(seed)), _EVIDENCE)
     return Evidence(tuple(drawn), recommender.outputs, recommender.loss)

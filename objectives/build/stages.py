@@ -1,4 +1,4 @@
-"""Fit and export: the stages that turn a candidate's choices into a model file."""
+"""Prepare, fit and export: a builder's stages, of which the last two turn a candidate's choices into a model file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from objectives.build.convergence_check import undertrained
 from objectives.build.custom_metric import check_metric
-from objectives.build.dry_run import unlearnable, user_inputs
+from objectives.build.dry_run import dry_facts, split_refused
 from objectives.build.fit import Fitted
 from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
-from objectives.build.technique_checks import TechniqueChecks
+from objectives.build.technique_checks import TechniqueChecks, unlearnable
 from objectives.compression.embeddings import evenly_seen, seen
 from objectives.compression.export import (
     Rows,
@@ -38,8 +38,10 @@ from objectives.compression.graph_passes.saving import load_graph, save_graph
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
+from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.int8_weights import Int8WeightBits
+from objectives.jobs import FitResponse
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
@@ -49,7 +51,7 @@ from objectives.serving.split_engine import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
 from spaces.model_structure import ModelStructure
-from spaces.serialization import digest, from_plain, to_plain
+from spaces.serialization import Json, digest, from_plain, to_plain
 from spaces.techniques.embeddings import SMALLEST
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
@@ -60,6 +62,10 @@ FIT_STAGE = 10
 EXPORT_STAGE = 14
 TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048
+# Serving rows on which a form of the graph is compared.
+_ROWS = 512
+# Users of a ranking that a dry run scores at most.
+_DRY_USERS = 384
 MODEL = "model.onnx"
 
 
@@ -78,8 +84,13 @@ class Form:
 def prepare(task: Task, progress: Progress) -> Prepared:
     """Train the baseline, export it, and write the held-out rows and the requests as plain arrays.
 
+    A dry run evaluates and trains nothing, but reports what is probably not meant, and forms of the graph that are
+    not available; of a ranking it keeps a few users.
+
     Raises:
-        FactoryError: the metric is undefined for the model.
+        FactoryError: the metric is undefined for the model; in a dry run, its hidden module gives no features.
+        TraceError: the model's forward cannot be traced.
+        ParityError: the exported graph does not give the model's scores.
     """
     recommender = open_once(task, progress)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
@@ -88,15 +99,12 @@ def prepare(task: Task, progress: Progress) -> Prepared:
 
     def write(into: Path) -> None:
         check_metric(recommender)
-        progress("baseline: evaluating it and simple references")
         for part, of in held.items():
-            write_held_out(of, into, part)
+            whole = of.items is None or not task.dry_run
+            write_held_out(of if whole else of.every(-(-len(of.labels) // _DRY_USERS)), into, part)
         write_requests(list(recommender.requests(task.seed)), into)
-        facts = to_plain(recommender.facts()) | {"unlearnable": unlearnable(recommender, task.seed)}
-        facts["even_tables"] = _even_tables(recommender)
-        if not facts["training"]:  # a built-in baseline was trained until validation stopped improving
-            progress("baseline: checking its convergence with one more epoch of training")
-            facts["undertrained"] = undertrained(recommender, task.seed)
+        facts = dry_facts(recommender, task.seed, held) if task.dry_run else _facts(task, recommender, progress)
+        facts |= {"unlearnable": unlearnable(recommender, task.seed), "even_tables": _even_tables(recommender)}
         (into / "facts.json").write_text(json.dumps(facts))
 
     make_once(holdout, write)
@@ -104,8 +112,10 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
     requests = read_requests(holdout)
     rows = int(np.median([rows_of(request) for request in requests]))
-    refused, share = _user_once(recommender, Path(task.home) / artifact.path, rows, _lengths(requests))
-    facts, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
+    model = Path(task.home) / artifact.path
+    refused, share = _user_once(task, recommender, model, rows, _lengths(requests))
+    kept, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
+    facts: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     progress("baseline: applying each technique once")
     tried = _tried(task, recommender, artifact)
     return Prepared(
@@ -130,8 +140,19 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         history=recommender.history(),
         once=tuple(sorted(recommender.once)),
         simple=recommender.references,
-        **{**facts, "even_tables": tuple(facts["even_tables"])},
+        split_refused=split_refused(model) if task.dry_run else None,
+        batches_per_epoch=replace(recommender.train_rows(), most_batches=None).batches_per_epoch,
+        **facts,
     )
+
+
+def _facts(task: Task, recommender: Recommender, progress: Progress) -> Json:
+    progress("baseline: evaluating it and simple references")
+    facts: Json = to_plain(recommender.facts())
+    if not facts["training"]:  # a built-in baseline was trained until validation stopped improving
+        progress("baseline: checking its convergence with one more epoch of training")
+        facts["undertrained"] = undertrained(recommender, task.seed)
+    return facts
 
 
 def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tried, ...]:
@@ -182,20 +203,22 @@ def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
     return content.hexdigest()
 
 
-def fit(task: Task, weights: Weights, progress: Progress) -> bool:
-    """Reshape or prune the weights, then distil them.
-
-    Returns:
-        True if the cache had them. The baseline's own weights need no fitting.
-    """
+def fit(task: Task, weights: Weights, progress: Progress) -> FitResponse:
+    """Reshape or prune the weights, then distil them. The baseline's own weights need no fitting."""
     if weights.distillation is None:
-        return True
+        return FitResponse(True)
     recommender = open_once(task, progress)
-    folder = _weights_folder(task, recommender, weights)
-    bits = task.int8_weight_bits
-    return make_once(
-        folder, lambda into: fit_weights(recommender, weights, task.seed, progress, task.cache, bits).save(into)
-    )
+    # A dry run trains on a few batches, whose teacher's outputs are not worth those of all of train.
+    cache, bits = None if task.dry_run else task.cache, task.int8_weight_bits
+    seconds: list[float] = []
+
+    def write(into: Path) -> None:
+        fitted = fit_weights(recommender, weights, task.seed, progress, cache, bits)
+        fitted.save(into)
+        seconds.append(fitted.batch_seconds)
+
+    reused = make_once(_weights_folder(task, recommender, weights), write)
+    return FitResponse(reused, sum(seconds))
 
 
 def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
@@ -232,10 +255,9 @@ def _export(
                 )
         else:
             plain, _ = _export(task, recommender, weights, Precision(), Form())
-            arrays = {name: values.numpy() for name, values in rows.items()}
             source = load_graph(Path(task.home) / plain.path)
             users, bits = user_inputs(recommender), task.int8_weight_bits
-            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits, into / WEIGHTS)
+            graph, parity = _narrowed(source, stored, form, users, fitted, _arrays(rows), bits, into / WEIGHTS)
         size = save_graph(graph, into / MODEL)
         if form.split_embeddings:
             size = _write_split(into)
@@ -293,6 +315,17 @@ def signature_of(recommender: Recommender) -> Signature:
     return Signature(recommender.once, {name: of for name, of in axes.items() if of}, recommender.scores)
 
 
+def user_inputs(recommender: Recommender) -> frozenset[str]:
+    """Return the inputs that are the same in all rows of a request, without those that the model takes once
+    a request.
+    """
+    return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
+
+
+def _arrays(rows: Mapping[str, Tensor]) -> Rows:
+    return {name: values.numpy() for name, values in rows.items()}
+
+
 def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
     """Return the median shape of one row of each input."""
     first = requests[0]
@@ -301,7 +334,7 @@ def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
 
 
 def _user_once(
-    recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
+    task: Task, recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
 ) -> tuple[str | None, float | None]:
     """Return the reason why the user's side cannot be computed once a request; or None and the share of multiply-adds
     that is left if it is, None where these cannot be counted.
@@ -313,8 +346,12 @@ def _user_once(
     graph = load_graph(model)
     try:
         once_graph = compute_once(graph, users)
+        if task.dry_run:
+            largest_difference(once_graph, graph, _arrays(recommender.serving_rows(_ROWS)), LIMIT)
     except UserOnceError as error:
         return str(error), None
+    except Exception as error:  # any failure excludes this form only
+        return one_line(error), None
     try:
         return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
     except ValueError:  # a size known only when the graph runs; the actual saving is measured in any case

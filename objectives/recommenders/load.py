@@ -12,11 +12,9 @@ from objectives.recommenders.user_model.load import open_user_model
 from objectives.task import Task
 
 
-def open_recommender(task: Task, progress: Callable[[str], None], train: bool = True) -> Recommender:
-    """Open a recommender with its data; a built-in one's baseline is loaded from the cache, else trained.
-
-    Args:
-        train: False leaves a baseline that is not in the cache untrained, for a dry run
+def open_recommender(task: Task, progress: Callable[[str], None]) -> Recommender:
+    """Open a recommender with its data; a built-in one's baseline is loaded from the cache, else trained, and left
+    untrained in a dry run.
 
     Raises:
         ValueError: the recommender, the source or a size is unknown, or the files or the factory are invalid.
@@ -24,9 +22,9 @@ def open_recommender(task: Task, progress: Callable[[str], None], train: bool = 
     if ":" in task.recommender:
         return open_user_model(task, progress)
     if task.recommender in FAMILIES:
-        return open_pointwise(task, progress, train)
+        return open_pointwise(task, progress)
     if task.recommender == "sasrec":
-        return open_sequential(task, progress, train)
+        return open_sequential(task, progress)
     raise ValueError(
         f"recommender is one of {', '.join((*FAMILIES, 'sasrec'))} or package.module:factory, but got "
         f"{task.recommender!r}."

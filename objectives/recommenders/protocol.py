@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -124,15 +124,6 @@ class Recommender(Protocol):
 
     def train_rows(self) -> TrainingRows:
         """Return all rows of train, held once."""
-        ...
-
-    def batches(self, generator: Any) -> Iterator[Batch]:
-        """Iterate over the batches of one epoch of the train rows, in an order that the torch generator draws."""
-        ...
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of batches in one epoch."""
         ...
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:

@@ -8,37 +8,20 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from objectives.dry_run_result import MODEL, DryRun
-from objectives.jobs import DryRunRequest, ProfileRequest, QuickBenchmarkRequest
-from objectives.measure.deployment import Deployment
-from objectives.measurement.profile.profile import Profile
-from objectives.records import Tried
+from objectives.records import LEARNED_ROUNDING, Prepared, Tried
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console
 from search.config.defaults import EPOCHS
-from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
+from search.explore.dry_run import DryRun, dry_run
 from search.explore.estimate import StageSeconds, TrialRange, trials_in
 from search.home import Home
-from search.session import task_of
-from search.workers.processes import call, open_workers
+from search.workers.processes import open_workers
 from spaces.model_structure import Group
-from spaces.techniques.placement import Placement
 
-_LIMIT_SECONDS = 600.0
 # Rough estimate of a trial's benchmark: requests of its blocks and probes at the study's load, and waiting for threads
 # that spin on. The study's own first candidate gives a better one.
 _REQUESTS_TIMED, _WAITED_SECONDS = 3500, 8.0
-
-
-@dataclass(frozen=True)
-class Validated:
-    """A model that went through every stage once, and the seconds that this took, a quick benchmark's among them."""
-
-    rehearsal: DryRun
-    profile: Profile
-    seconds: float
-    glance_seconds: float
 
 
 @dataclass(frozen=True)
@@ -114,52 +97,45 @@ def validated(config: StudyConfig, home: Home, console: Console) -> ValidationRe
 
     Raises:
         ConfigError: the study file does not fit the model.
-        JobError: the model does not get through, with the part at fault.
+        JobError: the model does not get through, with the stage at fault.
     """
     start = time.monotonic()
     home.claim()
-    task = task_of(config, home)
     with open_workers(home.logs(config.name)) as workers:
-        rehearsal = call(workers.builder, DryRunRequest(task, cores_allowed()), _LIMIT_SECONDS, console.say)
-        workers.builder.kill()
-        check_slices(config.quality.slices, rehearsal.parts)
-        console.say("dry run: profiling a request through the pool")
-        model = f"{rehearsal.folder}/{MODEL}"
-        deployment = Deployment(model, Placement(), "fp32")
-        seen = QuickBenchmarkRequest(rehearsal.folder, deployment, deployment)
-        glanced = time.monotonic()
-        call(workers.meter, seen, _LIMIT_SECONDS, console.say)
-        glance_seconds = time.monotonic() - glanced
-        looked = ProfileRequest(model, rehearsal.structure.groups, rehearsal.folder)
-        profile = call(workers.meter, looked, _LIMIT_SECONDS, console.say).profile
-    return report(config, Validated(rehearsal, profile, time.monotonic() - start, glance_seconds))
+        found = dry_run(config, home, workers, console)
+    return report(config, found, time.monotonic() - start)
 
 
-def report(config: StudyConfig, found: Validated) -> ValidationReport:
-    rehearsal, trials = found.rehearsal, _trials(config, found)
+def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationReport:
+    """Report a dry run that took so many seconds."""
+    prepared, trials = found.prepared, _trials(config, found)
+    forms = {"user once": prepared.user_once_refused, "split embeddings": prepared.split_refused}
     shares = {group.name: group.time_share for group in found.profile.groups}
     return ValidationReport(
         study=config.name,
         recommender=config.recommender,
-        groups=tuple(_group(group, rehearsal, shares.get(group.name)) for group in rehearsal.structure.groups),
-        left_alone=tuple(LeftAlone(name, reason) for name, reason in rehearsal.left_alone.items()),
-        user_inputs=tuple(UserInput(spec.name, spec.inferred) for spec in rehearsal.inputs if spec.side == "user"),
-        forms=tuple(GraphForm(name, reason) for name, reason in rehearsal.forms.items()),
-        warnings=rehearsal.warnings,
-        parity=rehearsal.parity,
-        model_bytes=rehearsal.model_bytes,
+        groups=tuple(_group(group, prepared, shares.get(group.name)) for group in prepared.structure.groups),
+        # The others are techniques that a group does not admit, which are listed with the group.
+        left_alone=tuple(LeftAlone(name, why) for name, why in prepared.left_alone.items() if " (" not in name),
+        user_inputs=tuple(UserInput(spec.name, spec.inferred) for spec in prepared.inputs if spec.side == "user"),
+        forms=tuple(GraphForm(name, reason) for name, reason in forms.items()),
+        warnings=prepared.warnings,
+        parity=prepared.baseline.parity,
+        model_bytes=prepared.baseline.model_bytes,
         p50_ms=found.profile.p50_ms,
         rows=found.profile.rows,
         trials=trials.fewest,
         trials_range=(trials.fewest, trials.most),
-        seconds={**rehearsal.seconds, "all": found.seconds},
+        seconds={**found.seconds, "step": found.batch_seconds, "all": seconds},
     )
 
 
-def _group(group: Group, rehearsal: DryRun, share: float | None) -> GroupReport:
+def _group(group: Group, prepared: Prepared, share: float | None) -> GroupReport:
     tried = [
-        (_technique(one, group), one.refused) for one in rehearsal.tried if one.group in (group.name, *group.modules)
+        (_technique(one, group), one.refused) for one in prepared.tried if one.group in (group.name, *group.modules)
     ]
+    if group.kind in ("linear", "attention"):
+        tried.append((LEARNED_ROUNDING, prepared.unlearnable))
     can = tuple(technique for technique, refused in tried if refused is None)
     cannot = tuple(Refusal(technique, refused) for technique, refused in tried if refused is not None)
     return GroupReport(group.name, group.kind, group.modules, group.parameters, share, can, cannot)
@@ -170,14 +146,14 @@ def _technique(one: Tried, group: Group) -> str:
     return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
 
 
-def _trials(config: StudyConfig, found: Validated) -> TrialRange:
+def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
     """About how many fit into the budget."""
-    rehearsal, request = found.rehearsal, found.profile.p50_ms / 1000
+    prepared, request = found.prepared, found.profile.p50_ms / 1000
     stages = StageSeconds(
-        fit=(config.space.distillation.epochs or EPOCHS) * rehearsal.batches * rehearsal.seconds["step"],
-        export=rehearsal.seconds["export"],
-        evaluate=rehearsal.held_rows / found.profile.rows * request,
-        quick_benchmark=found.glance_seconds,
+        fit=(config.space.distillation.epochs or EPOCHS) * prepared.batches_per_epoch * found.batch_seconds,
+        export=found.seconds["export"],
+        evaluate=prepared.rows["validation"] / found.profile.rows * request,
+        quick_benchmark=found.seconds["quick benchmark"],
         time=_REQUESTS_TIMED * request / config.traffic.load + _WAITED_SECONDS,
     )
     builders = config.workers.builders or min(cores_allowed(), 4)

@@ -1,97 +1,117 @@
-"""First trials of a study, a dry run that shows that every stage works and estimates the number of trials in the
-budget.
-"""
+"""Dry run: the stages of a study, each once and on three batches of train, before any budget is spent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from objectives.measurement.metrics.quality import resolution
-from objectives.records import Outcome
+from objectives.job_protocol import Request
+from objectives.jobs import PrepareRequest
+from objectives.measurement.profile.profile import Profile
+from objectives.records import Prepared
+from objectives.serving.devices import cores_allowed
 from search.cli.console import Console
+from search.config.defaults import space_for
+from search.config.load import traffic_of
+from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.errors import JobError
-from search.explore.estimate import QUICK_BENCHMARK_SECONDS, StageSeconds, trials_in
-from search.study import Study, outcome_of, reference_of
+from search.explore.first_trials import MOST_CANDIDATES
+from search.home import Home
+from search.session import task_of
+from search.workers.meter_jobs import MeterJobs, export_request, fit_request
+from search.workers.processes import Response, Worker, Workers, call
+from spaces.candidate import Candidate
+from spaces.domains import FixedValues
 
-# Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
-# for the load generator, and another invalid.
-_MOST_CANDIDATES = 4
-_DONE = "dry_run"
-
-
-def begun(study: Study) -> bool:
-    """Return whether the baseline was measured as trial 0, so that earlier trials are kept."""
-    outcomes = _outcomes(study)
-    return 0 in outcomes and outcomes[0].measurement is not None
+_LIMIT_SECONDS = 600.0
 
 
-def is_done(study: Study) -> bool:
-    """Return whether the dry run of this study was reported; what comes after it counts towards the budget."""
-    return bool(study.facts.get(_DONE))
+@dataclass(frozen=True)
+class DryRun:
+    """Result of a dry run.
+
+    seconds: of each stage
+    batch_seconds: mean seconds of a batch of training, 0 where the space trains nothing
+    """
+
+    prepared: Prepared
+    profile: Profile
+    seconds: dict[str, float]
+    batch_seconds: float
 
 
-def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
-    """Run trials until the baseline, trial 0, and one candidate are measured, and return the candidate's outcome.
-
-    Args:
-        run: runs a number of trials to their end
+def dry_run(config: StudyConfig, home: Home, workers: Workers, console: Console) -> DryRun:
+    """Run the stages of the baseline, then those of the search's first candidates until one gets through.
 
     Raises:
-        JobError: the baseline was not measured, or no candidate of this call was.
+        ConfigError: the study file does not fit the model, or the factory's result is invalid.
+        JobError: a stage failed; the message names it and what to do.
     """
-    earlier = set(_outcomes(study))
-    while True:
-        outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
-        _check({number: outcome for number, outcome in outcomes.items() if number not in earlier})
-        for number, outcome in outcomes.items():
-            if number != 0 and outcome.measurement is not None:
-                return outcome
-        run(max(1, 2 - len(outcomes)))
-
-
-def report_first_trials(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
-    """Report and record the resolution of the data, and the expected number of trials."""
-    baseline = _outcomes(study)[0].measurement
-    assert baseline is not None and first.measurement is not None
-    console.say(
-        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {config.traffic.load:.0%} of what it "
-        f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
-    )
-    shown, seconds = resolution(first.measurement.quality), first.seconds
-    study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
-    stages = StageSeconds(
-        seconds.get("fit", 0.0),
-        seconds.get("export", 0.0),
-        seconds.get("judge", 0.0),
-        QUICK_BENCHMARK_SECONDS,
-        seconds["time"],
-    )
-    holds = trials_in(60 * config.budget.minutes, stages, builders)
-    console.say(
-        f"dry run: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
-        f"to benchmark where it is not stopped before, so {config.budget.minutes:g} minutes hold {holds.sentence}"
-    )
-    tolerated = config.quality.max_loss
-    console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
-    if shown > tolerated:
-        console.warn("the data cannot show a loss as small as the one tolerated: more held-out rows are needed")
-
-
-def _outcomes(study: Study) -> dict[int, Outcome]:
-    """Return the outcomes of the baseline and the search's own trials. A reference point may have the baseline's
-    scores, which are no evidence of the data's resolution.
-    """
-    found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
-    return {number: outcome for number, outcome in found.items() if outcome is not None}
-
-
-def _check(outcomes: dict[int, Outcome]) -> None:
-    failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
-    if 0 in failed:
-        raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0].reason}")
-    if len(failed) >= _MOST_CANDIDATES:
-        last = failed[max(failed)].reason
+    cache, stages = home.mlruns / "cache", _Stages(console)
+    cache.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="dry-run-", dir=cache, ignore_cleanup_errors=True) as folder:
+        task = replace(task_of(config, home), dry_run=folder)
+        try:
+            prepared = stages.run("prepare", workers.builder, PrepareRequest(task, cores_allowed()))
+            check_slices(config.quality.slices, prepared.parts)
+            space = space_for(config.space, prepared)
+            task = replace(task, expected=prepared.key)
+            jobs = MeterJobs(config, task, prepared, traffic_of(config.traffic, home))
+            profile = stages.run("profile", workers.meter, jobs.profile()).profile
+        except JobError as error:
+            raise JobError(f"The dry run ended at {error}; correct the recommender or its data") from error
+        starts = dict.fromkeys(space.suggest(FixedValues(start)) for start in space.starts()[1:])
+        # Where the space trains at all, a model that cannot be trained must not get through.
+        trained = [candidate for candidate in starts if candidate.weights.distillation is not None]
+        candidates = (trained or [*starts] or [Candidate()])[:MOST_CANDIDATES]
+        for candidate in candidates:
+            try:
+                return DryRun(prepared, profile, stages.seconds, _through(candidate, jobs, workers, stages))
+            except JobError as error:
+                last = error
+                console.say(f"dry run: {candidate.id} ended at {error}")
         raise JobError(
-            f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
-        )
+            f"The dry run ended: none of {len(candidates)} candidates got through every stage, the last ended at "
+            f"{last}; leave what failed out of space, or correct the recommender"
+        ) from last
+
+
+def _through(candidate: Candidate, jobs: MeterJobs, workers: Workers, stages: _Stages) -> float:
+    """Take a candidate through every stage, and return the mean seconds of a batch of its training."""
+    (builder, meter), threads, task = (workers.builder, workers.meter), cores_allowed(), jobs.task
+    batch_seconds = 0.0
+    if candidate.weights.distillation is not None:
+        batch_seconds = stages.run("fit", builder, fit_request(task, candidate, threads)).batch_seconds
+    artifact = stages.run("export", builder, export_request(task, candidate, threads)).artifact
+    ours = (artifact, candidate)
+    if jobs.config.own and not jobs.prepared.custom_metric:
+        stages.run("evaluate", meter, jobs.evaluate(*ours, "validation", 0.95))
+    else:  # of a built-in model, which is not trained here, the loss may be undefined
+        scored = stages.run("evaluate", meter, jobs.score(*ours, "validation"))
+        if jobs.prepared.custom_metric:
+            stages.run("metric", builder, jobs.evaluate_custom_metric(scored, "validation", 0.95, threads))
+    stages.run("quick benchmark", meter, jobs.quick_benchmark(*ours))
+    recording = str(Path(task.dry_run, "recording.npz").relative_to(task.home))
+    stages.run("benchmark", meter, jobs.time(*ours, "brief", jobs.config.seed, recording))
+    return batch_seconds
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """Stages that are run one after another, with the seconds of each; a failure names its stage."""
+
+    console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, stage: str, worker: Worker, request: Request[Response]) -> Response:
+        self.console.say(f"dry run: {stage}")
+        start = time.monotonic()
+        try:
+            response = call(worker, request, _LIMIT_SECONDS, self.console.say)
+        except JobError as error:
+            raise JobError(f"{stage}: {error}") from error
+        self.seconds[stage] = time.monotonic() - start
+        return response

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Interval, Measurement, Prepared
 from search.results import TUNED, Point, TunedRatios
 from spaces.candidate import Candidate
-from spaces.domains import Choice, Scalar
+from spaces.domains import Choice, FixedValues, Scalar
 from spaces.techniques.placement import Placement, PlacementSpace, parse_layout
 from spaces.techniques.quantization import DYNAMIC, Precision, PrecisionSpace
 from spaces.weights import Weights
@@ -56,7 +54,7 @@ def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBen
     known: dict[Placement, float] = {Placement(): 1.0}
 
     def cost_of(knobs: Mapping[str, Scalar]) -> float:
-        placement = space.suggest(_Fixed(knobs), Precision())
+        placement = space.suggest(FixedValues(knobs), Precision())
         if placement not in known:
             try:
                 found = quick(placement)
@@ -70,7 +68,7 @@ def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBen
     for stage in _stages(space):
         # The first of equals, which is the current one.
         best = min(({**best, **change} for change in ({}, *stage)), key=cost_of)
-    return space.suggest(_Fixed(best), Precision())
+    return space.suggest(FixedValues(best), Precision())
 
 
 def cost(latency_ratio: float, throughput_ratio: float) -> float:
@@ -147,21 +145,3 @@ def _layouts(domain: Choice) -> list[Scalar]:
         layout for layout, (replicas, threads) in parsed.items() if threads is None or (replicas, threads) == (1, 1)
     }
     return [layout for layout in domain.values if layout in kept]
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """A suggester that returns given values, and a domain's first value where none is given."""
-
-    knobs: Mapping[str, Scalar]
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self.knobs.get(name, choices[0])
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        raise AssertionError(f"A placement has choices alone, but {name} is a number.")
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        raise AssertionError(f"A placement has choices alone, but {name} is a number.")

@@ -8,9 +8,9 @@ from search.config.defaults import space_for
 from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.errors import ConfigError
-from search.explore.dry_run import begun, is_done, report_first_trials, run_first_trials
 from search.explore.estimate import observed, trials_in
 from search.explore.explorer import Explorer, TrialEvent
+from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
 from search.explore.profiling import focused, profiled, write_profile_files
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.study_profile import StudyProfile, read_profile

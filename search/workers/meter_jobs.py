@@ -31,8 +31,10 @@ from spaces.candidate import Candidate
 _WEIGHED = {"peak_memory_bytes", "cpu_seconds_per_1000"}
 # Number of rates that a visit tries for the rate under the SLO.
 _PROBES = {"screen": 3, "near": 4}
-# screen: one visit; near: several visits in one job; visit: one of those in a separate job; confirm: more visits.
-Length = Literal["screen", "near", "visit", "confirm"]
+# brief: the fewest requests that show a percentile, for a dry run; screen: one visit; near: several visits in one job;
+# visit: one of those in a separate job; confirm: more visits.
+Length = Literal["brief", "screen", "near", "visit", "confirm"]
+_BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_requests=50, patience_seconds=1.0)
 # The model file of a candidate, and the candidate.
 Side = tuple[Artifact, Candidate]
 
@@ -178,6 +180,10 @@ class MeterJobs:
     def _window(self, length: Length) -> Window:
         """Return the window with enough samples for the percentiles of the SLO and of the objectives."""
         timing, percent = self.config.timing, self.config.slo.percentile
+        if "latency_p99" in self.config.objectives:
+            percent = 99
+        if length == "brief":
+            return _BRIEF.extended(percent)
         blocks = {"screen": timing.screen_blocks, "confirm": timing.confirm_blocks}.get(length, timing.near_blocks)
         visits = 1 if length == "screen" else max(1, blocks // FEWEST_BLOCKS)
         window = Window(
@@ -186,7 +192,7 @@ class MeterJobs:
             visits=1 if length == "visit" else visits,
             patience_seconds=timing.patience_seconds,
         )
-        return window.extended(99 if "latency_p99" in self.config.objectives else percent)
+        return window.extended(percent)
 
     def profile(self) -> ProfileRequest:
         model = self._deployment(*self._other(None)).model

@@ -187,7 +187,7 @@ def test_everything_comes_from_the_cache_the_second_time(
         monkeypatch.setattr(f"objectives.recommenders.families.{module}.train_to_optimum", None)
     for stage in ("fit_weights", "to_onnx"):
         monkeypatch.setattr(build, stage, None)
-    assert fit(task, weights, _silent) and fit(task, Weights(), _silent)
+    assert fit(task, weights, _silent).reused and fit(task, Weights(), _silent).reused
     artifact, reused = export(task, weights, Precision(), Form(), _silent)
     assert reused and (prepare(task, _silent), artifact) == first
 

@@ -330,7 +330,7 @@ def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) ->
     recommender = opened(family)
 
     def loss(model: nn.Module) -> float:
-        inputs, labels = next(recommender.batches(torch.Generator().manual_seed(9)))
+        inputs, labels = next(recommender.train_rows().batches(torch.Generator().manual_seed(9)))
         with torch.inference_mode():
             return float(recommender.loss(recommender.outputs(model.eval(), inputs), labels))
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build import stages as build
-from objectives.build.dry_run import dry_run
 from objectives.recommenders.user_model import load as opening
 from objectives.task import Task
 from spaces.techniques.distillation import Distillation
@@ -58,12 +57,11 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
-    recommender = build.open_once(task, _quiet)
-    found = dry_run(recommender, build.signature_of(recommender), tmp_path / "rehearsal", 0, _quiet)
-    assert found.forms["user once"] is None
+    found = build.prepare(replace(task, dry_run=str(tmp_path / "rehearsal")), _quiet)
+    assert found.user_once_refused is None
     of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}
     assert of_encoder.pop("pruning") is None
-    prepared = build.prepare(task, _quiet)
+    prepared, recommender = build.prepare(task, _quiet), build.open_once(task, _quiet)
     gates = 4 if isinstance(recommender.model.encoder, nn.LSTM) else 3
     assert [refused is None for refused in of_encoder.values()] == [gates == 4], "there is an LSTM in int8, and no GRU"
     once = STEPS * gates * HIDDEN * (INPUTS + HIDDEN) + HIDDEN * INPUTS

@@ -16,7 +16,6 @@ import torch
 from onnx import numpy_helper
 from sklearn.metrics import log_loss, roc_auc_score
 
-from objectives.build import dry_run as rehearsal
 from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression.export import run_onnx, to_onnx
@@ -296,9 +295,8 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
     line = r"metric minus must give a number above 0 for the model on validation, higher being better, but gave -0"
     with pytest.raises(FactoryError, match=line):
         build.prepare(task, _quiet)
-    recommender = build.open_once(task, _quiet)
     with pytest.raises(FactoryError, match=line):
-        rehearsal.dry_run(recommender, build.signature_of(recommender), home / "lower", 0, _quiet)
+        build.prepare(replace(task, dry_run=str(home / "lower")), _quiet)
 
 
 @pytest.mark.parametrize(
@@ -314,11 +312,9 @@ def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
 ) -> None:
     """Not when its first candidate is judged, nor when a choice is confirmed on test."""
     task = task_of(factory)
-    recommender = build.open_once(task, _quiet)
-    with pytest.raises(FactoryError, match=line):
-        rehearsal.dry_run(recommender, build.signature_of(recommender), home / factory, 0, _quiet)
-    with pytest.raises(FactoryError, match=line):
-        build.prepare(task, _quiet)
+    for asked in (replace(task, dry_run=str(home / factory)), task):
+        with pytest.raises(FactoryError, match=line):
+            build.prepare(asked, _quiet)
 
 
 @pytest.mark.parametrize(("factory", "refused"), [("factory", False), ("drawn", True)])
@@ -338,9 +334,8 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
 
 
 def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
-    task = task_of("factory")
-    recommender = build.open_once(task, _quiet)
-    found = rehearsal.dry_run(recommender, build.signature_of(recommender), home / "rehearsal", 0, _quiet)
+    task = replace(task_of("factory"), dry_run=str(home / "rehearsal"))
+    found = build.prepare(task, _quiet)
     assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
         ("tables", "pruning"),
         *((table, width) for table in ("user", "item") for width in ("fp16", "int8", "int4", "int2")),
@@ -348,10 +343,14 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
         ("tower", "low rank"),
         *(("tower", width) for width in LINEAR_WIDTHS[1:]),
     }
-    (refused,) = {one.refused for one in found.tried if one.technique == "learned rounding"}
-    assert refused is not None and refused.startswith("its training cannot be one graph for all batches: ")
-    assert found.parity < 1e-5 and found.batches == 6 and found.seconds["step"] > 0
-    assert len(read_requests(Path(found.folder))) == 40
+    assert found.unlearnable is not None
+    assert found.unlearnable.startswith("its training cannot be one graph for all batches: ")
+    assert found.baseline.parity < 1e-5 and found.batches_per_epoch == 6 and found.split_refused is None
+    assert len(read_requests(Path(found.holdout))) == 40
+    weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
+    fitted, folder = build.fit(task, weights, _quiet), home / "rehearsal" / "weights"
+    assert not fitted.reused and fitted.batch_seconds > 0 and len(list(folder.iterdir())) == 1
+    assert build.open_once(task, _quiet).train_rows().batches_per_epoch == 3
 
 
 @pytest.mark.slow
@@ -359,9 +358,8 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
 def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
     factory: str, size: float, task_of: Callable[[str], Task], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recommender = build.open_once(task_of(factory), _quiet)
-    asked = (recommender, build.signature_of(recommender), home / factory, 0, _quiet)
-    assert rehearsal.dry_run(*asked).parity < 1e-3
+    task = replace(task_of(factory), dry_run=str(home / factory))
+    assert build.prepare(task, _quiet).baseline.parity < 1e-3
 
     def other(*of: Any) -> onnx.ModelProto:
         graph = to_onnx(*of)
@@ -369,15 +367,14 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
         head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.02), head.name))
         return graph
 
-    monkeypatch.setattr(rehearsal, "to_onnx", other)
+    monkeypatch.setattr(build, "to_onnx", other)
     with pytest.raises(ParityError, match=r"must agree within 0\.001 of their spread"):
-        rehearsal.dry_run(*asked)
+        build.prepare(replace(task, dry_run=str(home / f"{factory} again")), _quiet)
 
 
 def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
-    recommender = build.open_once(task_of("Unseen"), _quiet)
     with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
-        rehearsal.dry_run(recommender, build.signature_of(recommender), home / "unseen", 0, _quiet)
+        build.prepare(replace(task_of("Unseen"), dry_run=str(home / "unseen")), _quiet)
 
 
 @pytest.mark.filterwarnings("ignore:A request holds rows of several users")

@@ -161,7 +161,10 @@ def test_what_is_learned_does_not_depend_on_the_factorys_batches(
     size: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, other = (opened(Shop(size=of), home, monkeypatch) for of in (50, size))
-    assert found.batches_per_epoch == other.batches_per_epoch == 3 and found.train_rows().batch_size == 256
+    assert (
+        found.train_rows().batches_per_epoch == other.train_rows().batches_per_epoch == 3
+        and found.train_rows().batch_size == 256
+    )
     assert found.key == other.key
     assert _same(_state(_pruned(found).model), _state(_pruned(other).model))
 
@@ -172,7 +175,7 @@ def test_rows_are_read_from_the_factory_once(home: Path, monkeypatch: pytest.Mon
     found.train_rows()
     shop.asked.clear()
     _pruned(found, importance="taylor")
-    list(found.batches(torch.Generator()))
+    list(found.train_rows().batches(torch.Generator()))
     found.counts(found.model, ())
     assert "train" not in shop.asked
     ours, theirs = (next(iter(rows.blocks)).inputs["item"] for rows in (found.train_rows(), found.train_rows()))
@@ -195,7 +198,7 @@ def test_arrays_that_the_factory_fills_again_are_copied(home: Path, monkeypatch:
 def test_another_batch_size_or_seed_is_another_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = opened(Shop(), home, monkeypatch)
     small = opened(Shop(), home, monkeypatch, batch_size=100)
-    assert small.batches_per_epoch == 6
+    assert small.train_rows().batches_per_epoch == 6
     states = [_state(_pruned(found).model), _state(_pruned(small).model), _state(_pruned(found, 1).model)]
     assert not any(_same(states[i], states[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -377,7 +380,7 @@ def test_sparse_tables_step_as_with_an_optimizer_of_each_kind(home: Path, monkey
     tables = [theirs.get_submodule(name).get_parameter("weight") for name in ("user", "item")]
     rest = theirs.get_submodule("tower").parameters()
     apart: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(tables, 1e-3), torch.optim.AdamW(rest, 1e-3)]
-    for number, (inputs, labels) in enumerate(found.batches(torch.Generator())):
+    for number, (inputs, labels) in enumerate(found.train_rows().batches(torch.Generator())):
         both.zero_grad()
         found.loss(ours(**inputs), labels).backward()
         both.step()
@@ -407,7 +410,7 @@ def test_a_tied_table_of_sparse_gradients_is_learned(home: Path, monkeypatch: py
     ours, theirs = copy.deepcopy(found.model), copy.deepcopy(found.model)
     theirs.get_submodule("item").sparse = False  # type: ignore[assignment]
     steps = ((ours, found.optimizer(ours)), (theirs, torch.optim.Adam(theirs.parameters(), 1e-3)))
-    for inputs, labels in [*found.batches(torch.Generator())] * 3:
+    for inputs, labels in [*found.train_rows().batches(torch.Generator())] * 3:
         for model, optimizer in steps:
             optimizer.zero_grad()
             found.loss(model(**inputs), labels).backward()  # type: ignore[no-untyped-call]

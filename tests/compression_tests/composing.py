@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +16,6 @@ from unittest.mock import patch
 import numpy as np
 import optuna
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
 from objectives.build import stages as build
@@ -25,7 +23,7 @@ from objectives.build.fit import Fitted
 from objectives.held_out_rows import read_requests
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.load import open_recommender
-from objectives.recommenders.protocol import Batch, Recommender
+from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.training import train_to_optimum
 from objectives.records import Artifact, Prepared
 from objectives.serving.pool import Pool
@@ -51,8 +49,6 @@ NOTHING_TO_GAIN = re.compile(r"nothing to gain|rounds to none")
 class Brief:
     """A recommender of which little is to be learned: a pass is one small batch. All else is the recommender's own."""
 
-    batches_per_epoch = 1
-
     def __init__(self, whole: Recommender) -> None:
         self._whole = whole
 
@@ -61,15 +57,8 @@ class Brief:
 
     def train_rows(self) -> TrainingRows:
         rows = self._whole.train_rows()
-        return replace(rows, blocks=(Block(*_few((rows.blocks[0].inputs, rows.blocks[0].labels))),))
-
-    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        return map(_few, islice(self._whole.batches(generator), self.batches_per_epoch))
-
-
-def _few(batch: Batch) -> Batch:
-    inputs, labels = batch
-    return {name: values[:LESSON_ROWS] for name, values in inputs.items()}, labels[:LESSON_ROWS]
+        inputs = {name: values[:LESSON_ROWS] for name, values in rows.blocks[0].inputs.items()}
+        return replace(rows, blocks=(Block(inputs, rows.blocks[0].labels[:LESSON_ROWS]),))
 
 
 @contextmanager

@@ -95,8 +95,8 @@ def test_inputs_are_described_as_they_come(opened: PointwiseRecommender) -> None
 
 
 def test_a_pass_shows_each_train_row_once(opened: PointwiseRecommender) -> None:
-    batches = list(opened.batches(torch.Generator().manual_seed(1)))
-    assert [len(labels) for _, labels in batches] == [514] * 2 and len(batches) == opened.batches_per_epoch
+    batches = list(opened.train_rows().batches(torch.Generator().manual_seed(1)))
+    assert [len(labels) for _, labels in batches] == [514] * 2 and len(batches) == opened.train_rows().batches_per_epoch
     (block,) = opened.train_rows().blocks
     inputs, labels = block.inputs, block.labels
     assert len(labels) == TRAIN
@@ -107,7 +107,7 @@ def test_a_pass_shows_each_train_row_once(opened: PointwiseRecommender) -> None:
 
 def test_the_order_is_the_generators(opened: PointwiseRecommender) -> None:
     first, again, other = (
-        torch.cat([rows["item"] for rows, _ in opened.batches(torch.Generator().manual_seed(seed))])
+        torch.cat([rows["item"] for rows, _ in opened.train_rows().batches(torch.Generator().manual_seed(seed))])
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -115,8 +115,8 @@ def test_the_order_is_the_generators(opened: PointwiseRecommender) -> None:
 
 def test_batches_have_the_studys_size(home: Path, untrained: list[int]) -> None:
     opened = _open(_task(home, batch_size=300))
-    batches = opened.batches(torch.Generator())
-    assert [len(labels) for _, labels in batches] == [257] * 4 and opened.batches_per_epoch == 4
+    batches = opened.train_rows().batches(torch.Generator())
+    assert [len(labels) for _, labels in batches] == [257] * 4 and opened.train_rows().batches_per_epoch == 4
     assert opened.key == _open(_task(home)).key, "the same baseline"
 
 
@@ -135,7 +135,7 @@ def test_a_long_log_is_read_in_large_batches(home: Path, untrained: list[int], m
 
 
 def test_the_loss_is_sklearns(opened: PointwiseRecommender) -> None:
-    inputs, labels = next(opened.batches(torch.Generator()))
+    inputs, labels = next(opened.train_rows().batches(torch.Generator()))
     outputs = opened.outputs(opened.model, inputs)
     probability = 1 / (1 + np.exp(-outputs.detach().double().numpy()))
     assert opened.loss(outputs, labels).item() == pytest.approx(log_loss(labels.numpy(), probability), abs=1e-6)

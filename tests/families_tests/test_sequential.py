@@ -84,8 +84,8 @@ def test_it_is_a_recommender(opened: SequentialRecommender) -> None:
 
 
 def test_a_pass_shows_each_user_once_and_what_came_next(opened: SequentialRecommender, events: list[list[int]]) -> None:
-    batches = list(opened.batches(torch.Generator().manual_seed(1)))
-    assert [len(inputs["history"]) for inputs, _ in batches] == [70, 70] and opened.batches_per_epoch == 2
+    batches = list(opened.train_rows().batches(torch.Generator().manual_seed(1)))
+    assert [len(inputs["history"]) for inputs, _ in batches] == [70, 70] and opened.train_rows().batches_per_epoch == 2
     shown = Counter[tuple[tuple[int, ...], tuple[int, ...]]]()
     for inputs, labels in batches:
         assert inputs["candidates"].shape == (len(labels), 6, 16)
@@ -103,8 +103,8 @@ def test_negatives_are_drawn_anew_among_what_was_not_taken(
 ) -> None:
     taken = {tuple(_padded(user[:-3], 6)): set(user[:-2]) for user in events}
     generator = torch.Generator().manual_seed(1)
-    epochs = [list(opened.batches(generator)) for _ in range(2)]
-    again = next(opened.batches(torch.Generator().manual_seed(1)))[0]["candidates"]
+    epochs = [list(opened.train_rows().batches(generator)) for _ in range(2)]
+    again = next(opened.train_rows().batches(torch.Generator().manual_seed(1)))[0]["candidates"]
     assert torch.equal(again, epochs[0][0][0]["candidates"]) and not torch.equal(again, epochs[1][0][0]["candidates"])
     for inputs, _ in (batch for of_pass in epochs for batch in of_pass):
         for history, others in zip(inputs["history"].tolist(), inputs["candidates"][..., 1:], strict=True):
@@ -113,7 +113,7 @@ def test_negatives_are_drawn_anew_among_what_was_not_taken(
 
 
 def test_the_loss_is_that_of_the_positions_that_have_a_target(opened: SequentialRecommender) -> None:
-    inputs, labels = next(opened.batches(torch.Generator().manual_seed(1)))
+    inputs, labels = next(opened.train_rows().batches(torch.Generator().manual_seed(1)))
     outputs = opened.outputs(opened.model, inputs)
     logits = opened.model.positions(inputs["history"], inputs["candidates"])
     real = inputs["candidates"][..., 0] != 0

@@ -184,8 +184,8 @@ def test_slices_of_ones_own_follow_their_rows(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_pass_has_each_train_row_once_in_batches_of_one_size(mine: UserRecommender) -> None:
-    first = list(mine.batches(torch.Generator()))
-    assert [len(labels) for _, labels in first] == [81] and mine.batches_per_epoch == 1
+    first = list(mine.train_rows().batches(torch.Generator()))
+    assert [len(labels) for _, labels in first] == [81] and mine.train_rows().batches_per_epoch == 1
     yielded = [torch.cat([inputs["user"] for inputs, *_ in batches]) for batches in (first, Mine().batches("train"))]
     assert not torch.equal(*yielded) and torch.equal(*(users.sort().values for users in yielded))
 

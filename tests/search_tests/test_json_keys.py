@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from objectives.dry_run_result import DryRun
 from objectives.measurement.interference import Interference
 from objectives.measurement.profile.profile import GroupCost, Profile
 from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQuality, Tried
@@ -21,6 +20,7 @@ from search.choose.choose import Confirmed, Policy, choice, tuned_ratios
 from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
+from search.explore.dry_run import DryRun
 from search.results import TUNED, Front, Point, choice_json, front_json, read_front
 from search.study import Study
 from search.study_front import study_front
@@ -128,13 +128,13 @@ def benched() -> Any:
 
 def validated() -> Any:
     tried = (Tried("mlp", "pruning", "it is tied"), Tried("mlp", "int8-dynamic", None))
-    rehearsal = DryRun(
-        ModelStructure((Group("mlp", "linear", ("mlp.0",), 10, (), "no"),)), {"extra": "unknown"}, tried,
-        {"user once": None}, "folder", (), 1e-6, 10, {"step": 0.1, "export": 0.2}, 5, 100,
-        (InputSpec("user", "int64", (), 5, "user"),),
+    prepared = replace(
+        PREPARED, structure=ModelStructure((Group("mlp", "linear", ("mlp.0",), 10, (), "no"),)), tried=tried,
+        inputs=(InputSpec("user", "int64", (), 5, "user"),), rows={"validation": 100}, batches_per_epoch=5,
     )  # fmt: skip
     profile = Profile(200, 1.0, None, (GroupCost("mlp", "linear", 1.0, 1.0, 1, 1, 1),), (), ())
-    return to_plain(validation.report(load("ml-100k"), validation.Validated(rehearsal, profile, 2.0, 1.0)))
+    found = DryRun(prepared, profile, {"export": 0.2, "quick benchmark": 1.0}, 0.1)
+    return to_plain(validation.report(load("ml-100k"), found, 2.0))
 
 
 def test_keys_stay(tmp_path: Path) -> None:

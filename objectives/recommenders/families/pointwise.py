@@ -113,14 +113,11 @@ class PointwiseRecommender:
 
     @cached_property
     def _train_rows(self) -> TrainingRows:
-        return TrainingRows((Block(*_tensors(self.dataset, "train")),), self.task.batch_size or STUDENT_BATCH)
-
-    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.train_rows().batches_per_epoch
+        return TrainingRows(
+            (Block(*_tensors(self.dataset, "train")),),
+            self.task.batch_size or STUDENT_BATCH,
+            most_batches=self.task.most_batches,
+        )
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
         return self.outputs(self.model, inputs)
@@ -198,11 +195,8 @@ class PointwiseRecommender:
         return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
 
 
-def open_pointwise(task: Task, progress: Progress, train: bool = True) -> PointwiseRecommender:
-    """Read the data and load the baseline from the cache, else train it, or leave it untrained.
-
-    Args:
-        train: False leaves a baseline that is not in the cache untrained
+def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
+    """Read the data and load the baseline from the cache, else train it; in a dry run, leave it untrained.
 
     Raises:
         SettingError: a column of slice_by does not exist, or is numeric.
@@ -224,7 +218,7 @@ def open_pointwise(task: Task, progress: Progress, train: bool = True) -> Pointw
 
     model = family.build(dataset.fields, sizes)
     by = _named(log, task.slice_by)
-    if not train and not folder.exists():
+    if task.dry_run:
         return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained", by=by)
     make_once(folder, make)
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))

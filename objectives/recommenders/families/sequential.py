@@ -129,14 +129,7 @@ class SequentialRecommender:
             return {"candidates": _candidates(target, negatives, users.numpy(), LISTED, random)}
 
         block = Block({"history": torch.from_numpy(history)}, torch.zeros(self.sequences.users))
-        return TrainingRows((block,), self.task.batch_size or BATCH, draw)
-
-    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.train_rows().batches_per_epoch
+        return TrainingRows((block,), self.task.batch_size or BATCH, draw, self.task.most_batches)
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
         """Compute the state of each position of the histories, (users, length, d)."""
@@ -221,11 +214,8 @@ class SequentialRecommender:
         )
 
 
-def open_sequential(task: Task, progress: Progress, train: bool = True) -> SequentialRecommender:
-    """Read the data and load the baseline from the cache, else train it, or leave it untrained.
-
-    Args:
-        train: False leaves a baseline that is not in the cache untrained
+def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
+    """Read the data and load the baseline from the cache, else train it; in a dry run, leave it untrained.
 
     Raises:
         SettingError: slice_by names a column.
@@ -246,7 +236,7 @@ def open_sequential(task: Task, progress: Progress, train: bool = True) -> Seque
         _train(sasrec.SASRec(sequences.items, sizes), sequences, sizes.length, task.seed, into, progress)
 
     model = sasrec.SASRec(sequences.items, sizes)
-    if not train and not folder.exists():
+    if task.dry_run:
         return SequentialRecommender(sequences, model.eval(), task, {}, f"{key}-untrained", sizes.length)
     make_once(folder, make)
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))

@@ -23,7 +23,7 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     """Return what is probably not meant in the loss, which one batch of train shows, and in the tables."""
     model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(seed)
-    inputs, labels = next(islice(recommender.batches(generator), 1))
+    inputs, labels = next(islice(recommender.train_rows().batches(generator), 1))
     lines = (
         _not_a_mean(recommender, model, inputs, labels, generator),
         _takes_logits(recommender, model, inputs, labels),

@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.recommenders.lookup_counts import counted
-from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
+from objectives.recommenders.protocol import Facts, Inputs, Method
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.user_model.held_out import gathered
@@ -173,14 +173,8 @@ class UserRecommender:
 
     def train_rows(self) -> TrainingRows:
         """Return the train rows, in batches of the study's size instead of the factory's."""
-        return TrainingRows(self._train.blocks, self.task.batch_size or BATCH)
-
-    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        return ((batch.inputs, batch.labels) for batch in self.train_rows().epoch(generator))
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.train_rows().batches_per_epoch
+        batch_size, most_batches = self.task.batch_size or BATCH, self.task.most_batches
+        return TrainingRows(self._train.blocks, batch_size, most_batches=most_batches)
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
         return self.scores(self.outputs(self.model, inputs))

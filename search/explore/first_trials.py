@@ -1,0 +1,97 @@
+"""First trials of a study, a dry run that shows that every stage works and estimates the number of trials in the
+budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from objectives.measurement.metrics.quality import resolution
+from objectives.records import Outcome
+from search.cli.console import Console
+from search.config.sections import StudyConfig
+from search.errors import JobError
+from search.explore.estimate import QUICK_BENCHMARK_SECONDS, StageSeconds, trials_in
+from search.study import Study, outcome_of, reference_of
+
+# Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
+# for the load generator, and another invalid.
+MOST_CANDIDATES = 4
+_DONE = "dry_run"
+
+
+def begun(study: Study) -> bool:
+    """Return whether the baseline was measured as trial 0, so that earlier trials are kept."""
+    outcomes = _outcomes(study)
+    return 0 in outcomes and outcomes[0].measurement is not None
+
+
+def is_done(study: Study) -> bool:
+    """Return whether the dry run of this study was reported; what comes after it counts towards the budget."""
+    return bool(study.facts.get(_DONE))
+
+
+def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
+    """Run trials until the baseline, trial 0, and one candidate are measured, and return the candidate's outcome.
+
+    Args:
+        run: runs a number of trials to their end
+
+    Raises:
+        JobError: the baseline was not measured, or no candidate of this call was.
+    """
+    earlier = set(_outcomes(study))
+    while True:
+        outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
+        _check({number: outcome for number, outcome in outcomes.items() if number not in earlier})
+        for number, outcome in outcomes.items():
+            if number != 0 and outcome.measurement is not None:
+                return outcome
+        run(max(1, 2 - len(outcomes)))
+
+
+def report_first_trials(config: StudyConfig, study: Study, first: Outcome, console: Console, builders: int) -> None:
+    """Report and record the resolution of the data, and the expected number of trials."""
+    baseline = _outcomes(study)[0].measurement
+    assert baseline is not None and first.measurement is not None
+    console.say(
+        f"baseline: at {baseline.latency.rate_rps:.0f} requests/s, {config.traffic.load:.0%} of what it "
+        f"answers one by one now, its p95 is {baseline.latency.baseline.p95_ms:.2f} ms"
+    )
+    shown, seconds = resolution(first.measurement.quality), first.seconds
+    study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
+    stages = StageSeconds(
+        seconds.get("fit", 0.0),
+        seconds.get("export", 0.0),
+        seconds.get("judge", 0.0),
+        QUICK_BENCHMARK_SECONDS,
+        seconds["time"],
+    )
+    holds = trials_in(60 * config.budget.minutes, stages, builders)
+    console.say(
+        f"dry run: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
+        f"to benchmark where it is not stopped before, so {config.budget.minutes:g} minutes hold {holds.sentence}"
+    )
+    tolerated = config.quality.max_loss
+    console.say(f"resolution: these held-out rows can show a loss of {shown:.2%}; tolerated is {tolerated:.2%}")
+    if shown > tolerated:
+        console.warn("the data cannot show a loss as small as the one tolerated: more held-out rows are needed")
+
+
+def _outcomes(study: Study) -> dict[int, Outcome]:
+    """Return the outcomes of the baseline and the search's own trials. A reference point may have the baseline's
+    scores, which are no evidence of the data's resolution.
+    """
+    found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
+    return {number: outcome for number, outcome in found.items() if outcome is not None}
+
+
+def _check(outcomes: dict[int, Outcome]) -> None:
+    failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
+    if 0 in failed:
+        raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0].reason}")
+    if len(failed) >= MOST_CANDIDATES:
+        last = failed[max(failed)].reason
+        raise JobError(
+            f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
+        )

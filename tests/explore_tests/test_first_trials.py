@@ -1,0 +1,78 @@
+"""The dry run over a real study, with trials whose ends are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from objectives.records import Outcome
+from search.cli.console import Console
+from search.config.loss_limits import Limits
+from search.config.study_file import load
+from search.errors import JobError
+from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
+from search.study import Study
+from tests.search_tests.measurements import complete_outcome, small_space
+
+LATE = Outcome("failed", "BehindError: late", None, None, {"fit": 1.0, "judge": 1.0, "time": 9.0})
+BROKEN = Outcome("failed", "export: no such operator", None, None, {"fit": 1.0, "export": 1.0})
+DONE = complete_outcome()
+STOPPED = Outcome("stopped", "the run ended before it was measured")
+
+
+class Trials:
+    """A study whose next trials end as given."""
+
+    def __init__(self, folder: Path, ends: list[Outcome]) -> None:
+        folder.mkdir(exist_ok=True)
+        self.study = Study("preflight", f"sqlite:///{folder}/study.db", ("latency_p95",), Limits(0.01), 0)
+        self.ends, self.asked = ends, 0
+
+    def run(self, trials: int) -> None:
+        for _ in range(trials):
+            trial, _ = self.study.ask(small_space())
+            self.study.tell(trial.number, self.ends.pop(0), 0)
+            self.asked += 1
+
+
+def test_the_baseline_and_one_candidate_are_enough(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, DONE, DONE])
+    assert not begun(trials.study)
+    assert run_first_trials(trials.study, trials.run) == DONE
+    assert trials.asked == 2 and begun(trials.study)
+
+
+def test_what_an_interrupted_dry_run_finished_is_kept(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, STOPPED, DONE])
+    trials.run(2)
+    assert begun(trials.study)
+    run_first_trials(trials.study, trials.run)
+    assert trials.asked == 3
+    run_first_trials(trials.study, trials.run)
+    assert trials.asked == 3, "nothing is left to do"
+
+
+@pytest.mark.parametrize("ended", [LATE, BROKEN], ids=["late", "broken"])
+def test_a_candidate_that_failed_is_followed_by_others(ended: Outcome, tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, ended, ended, DONE])
+    assert run_first_trials(trials.study, trials.run) == DONE
+    failing = Trials(tmp_path / "b", [DONE, ended, ended, ended, ended, ended, DONE])
+    with pytest.raises(JobError, match=f"none of 4 candidates got through every stage, the last for: {ended.reason}"):
+        run_first_trials(failing.study, failing.run)
+    assert run_first_trials(failing.study, failing.run) == DONE, "another call tries others"
+
+
+def test_a_baseline_that_fails_ends_the_dry_run(tmp_path: Path) -> None:
+    broken = Trials(tmp_path, [LATE, DONE])
+    with pytest.raises(JobError, match="the baseline did not get through every stage: BehindError: late"):
+        run_first_trials(broken.study, broken.run)
+    assert not begun(broken.study)
+
+
+def test_a_reported_dry_run_is_not_repeated(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, [DONE, DONE])
+    first = run_first_trials(trials.study, trials.run)
+    assert not is_done(trials.study)
+    report_first_trials(load("ml-100k"), trials.study, first, Console(quiet=True, as_json=False), 1)
+    assert is_done(trials.study) and trials.study.facts["resolution"] > 0
