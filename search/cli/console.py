@@ -11,7 +11,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from search.explore.explorer import TrialEvent
+from search.explore.running_trial import TrialEvent
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
 from search.results import Front, Point, front_json

@@ -4,100 +4,31 @@ itself.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
-
-from optuna.trial import Trial
 
 from objectives.job_protocol import Request
 from objectives.jobs import BenchmarkResponse, EvaluateResponse, ExportResponse, FitResponse, ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, Measurement, Outcome, Quality
+from objectives.records import Measurement, Outcome
 from objectives.task import Task
 from search.config.sections import StudyConfig
-from search.explore.reference_points import cost
-from search.explore.screening import UNSEEN, dominated, loses
+from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, TrialEvent, next_job
+from search.explore.screening import Screening
 from search.explore.visit_noise import ratio_noise
 from search.explore.weight_reuse import least_tried
-from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of, values
+from search.study import Study, measured, outcome_of, values
 from search.workers.meter_jobs import Length, MeterJobs, export_request, fit_request
 from search.workers.processes import Done, Worker, wait
-from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
 
-# Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
-Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
-_BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
-_EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
-# Evaluation of many users takes as long as training.
-_LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
-# Stages that have the machine to themselves.
-_TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
 _CACHED = (FitResponse, ExportResponse, EvaluateResponse, ScoreResponse)
-# Seconds of evaluation from which the quick benchmark comes before it.
-_LONG_EVALUATION = 10.0
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
-
-
-@dataclass
-class RunningTrial:
-    """A trial that is being carried through the stages."""
-
-    trial: Trial
-    candidate: Candidate
-    stage: Stage
-    seconds: dict[str, float] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
-    worker: Worker | None = None
-    artifact: Artifact | None = None
-    quality: Quality | None = None
-    quick_benchmark: QuickBenchmark | None = None
-    measured: Measurement | None = None
-    visits: int = 0
-    scored: ScoreResponse | None = None
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
-
-    @property
-    def reference(self) -> str | None:
-        """Name of the reference point that the trial measures."""
-        name: str | None = self.trial.user_attrs.get("reference")
-        return name
-
-
-@dataclass(frozen=True)
-class TrialEvent:
-    """Record of one trial that ended."""
-
-    number: int
-    candidate: Candidate
-    outcome: Outcome
-    minutes: float
-
-
-def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """Select the running trial to advance, oldest first: measuring before building, never the same weights fitted twice
-    at once.
-    """
-    waiting = [f for f in running_trials if f.worker is None]
-    if meter_idle:
-        for stage in (*_TIMING, *_EVALUATING):
-            for running in waiting:
-                if running.stage == stage:
-                    return running
-    fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
-    for running in waiting:
-        if builders_idle and running.stage in _BUILDING and running.candidate.weights.id not in fitting:
-            return running
-    return None
 
 
 class Explorer:
@@ -117,7 +48,7 @@ class Explorer:
         tick: Callable[[float], None],
     ) -> None:
         self._config, self._task, self._jobs = config, task, jobs
-        self._space, self._study = space, study
+        self._space, self._study, self._screening = space, study, Screening(config, study)
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
         self._running_trials: list[RunningTrial] = []
@@ -191,18 +122,18 @@ class Explorer:
             running = next_job(self._running_trials, len(idle), not self._meter.busy)
             if running is None:
                 return
-            running.worker = idle[0] if running.stage in _BUILDING else self._meter
-            if running.stage in _TIMING:
+            running.worker = idle[0] if running.stage in BUILDING else self._meter
+            if running.stage in TIMING:
                 for builder in self._builders:
                     builder.pause()
             workers = self._config.workers
-            limit = workers.fit_seconds if running.stage in _LONG else workers.job_seconds
+            limit = workers.fit_seconds if running.stage in LONG else workers.job_seconds
             if running.stage in ("benchmark", "near"):
                 limit = self._jobs.limit_seconds(_length(running))
             running.worker.start(self._request(running), limit)
 
     def _timing(self) -> bool:
-        return any(f.stage in _TIMING and f.worker is not None for f in self._running_trials)
+        return any(f.stage in TIMING and f.worker is not None for f in self._running_trials)
 
     def _request(self, running: RunningTrial) -> Request[object]:
         candidate = running.candidate
@@ -217,7 +148,7 @@ class Explorer:
         if running.stage == "score":
             return self._jobs.score(running.artifact, candidate, "validation", threads=self._threads)
         if running.stage == "evaluate":
-            reject_above = self._config.quality.limits.max_loss if self._screens(running) else None
+            reject_above = self._config.quality.limits.max_loss if self._screening.applies(running) else None
             return self._jobs.evaluate(
                 running.artifact, candidate, "validation", 0.95, reject_above=reject_above, threads=self._threads
             )
@@ -248,7 +179,7 @@ class Explorer:
             if done is None:
                 continue
             running.worker = None
-            if running.stage in _TIMING:
+            if running.stage in TIMING:
                 for builder in self._builders:
                     builder.resume()
             stage = _told_as(running.stage)
@@ -276,24 +207,20 @@ class Explorer:
                 return None
             if isinstance(result, ExportResponse):
                 running.artifact = result.artifact
-                running.stage = "quick_benchmark" if self._benchmarks_first(running) else self._evaluation
+                running.stage = "quick_benchmark" if self._screening.benchmarks_first(running) else self._evaluation
                 return None
             if isinstance(result, ScoreResponse):
                 running.scored, running.stage = result, "custom_metric"
                 return None
             if isinstance(result, EvaluateResponse):
                 running.quality = result.quality
-                if running.candidate.weights.reference is not None and (lost := self._loses_too_much(running)):
-                    return self._ended(running, "stopped", lost)
-                if not self._screens(running):
-                    running.stage = "benchmark"
-                    return None
-                reason = loses(running.quality, self._config.quality.limits) or self._dominated(running)
-                running.stage = "quick_benchmark" if running.quick_benchmark is None else "benchmark"
+                reason = self._screening.rejects(running)
+                unseen = running.quick_benchmark is None and self._screening.applies(running)
+                running.stage = "quick_benchmark" if unseen else "benchmark"
                 return None if reason is None else self._ended(running, "stopped", reason)
             if isinstance(result, QuickBenchmark):
                 running.quick_benchmark = result
-                reason = self._dominated(running)
+                reason = self._screening.dominated(running)
                 running.stage = self._evaluation if running.quality is None else "benchmark"
                 return None if reason is None else self._ended(running, "stopped", reason)
             assert isinstance(result, BenchmarkResponse) and running.quality is not None
@@ -303,7 +230,9 @@ class Explorer:
             measurement = Measurement(running.quality, result.latency, result.throughput, footprint)
             values(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
             running.visits += running.stage == "near"
-            if running.stage == "benchmark" and not (running.number == 0 or self._worth_longer(running, measurement)):
+            if running.stage == "benchmark" and not (
+                running.number == 0 or self._screening.worth_longer(running, measurement)
+            ):
                 return self._complete(running, measurement)
             running.stage, running.measured = "near", measurement
             if running.visits < self._jobs.near_visits:
@@ -319,80 +248,9 @@ class Explorer:
         reused, recording = tuple(running.reused), self._recording(running.number, running.visits > 0)
         return Outcome("complete", None, measurement, running.artifact, dict(running.seconds), reused, recording)
 
-    def _screens(self, running: RunningTrial) -> bool:
-        """Return whether the trial may be stopped early: not before one candidate completed every stage, since it and
-        the baseline are the references. A reference point is always measured.
-        """
-        if running.number == 0 or running.reference is not None:
-            return False
-        candidates = [t for t in self._study.finished() if t.number > 0 and reference_of(t) is None]
-        return bool(measured(candidates))
-
-    def _loses_too_much(self, running: RunningTrial) -> str | None:
-        """Return the reason why a simple model is not benchmarked: its loss is too large for an alternative to the
-        baseline.
-        """
-        assert running.quality is not None
-        if self._config.quality.limits.kept(running.quality):
-            return None
-        return f"pruned: its loss of {running.quality.loss:.2%} is above the tolerated"
-
     @property
     def _evaluation(self) -> Stage:
         return "score" if self._jobs.prepared.custom_metric else "evaluate"
-
-    def _benchmarks_first(self, running: RunningTrial) -> bool:
-        """Return whether the quick benchmark comes before a long evaluation, so that candidates slower than the
-        baseline need not be evaluated. Cached scores do not count for the duration.
-        """
-        if not self._screens(running) or UNSEEN & set(self._config.objectives):
-            return False
-        outcomes = filter(None, map(outcome_of, self._study.finished()))
-        return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
-
-    def _dominated(self, running: RunningTrial) -> str | None:
-        """Return the reason why the trial is dominated, as far as known: before its evaluation, by the
-        baseline only.
-        """
-        if running.quick_benchmark is None or UNSEEN & set(self._config.objectives):
-            return None
-        if running.quality is None:
-            return dominated(running.quick_benchmark, 0.0, {}, 0.0)
-        if running.candidate.keeps_model:
-            # The search for the best tuned baseline is independent of smaller models.
-            kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
-            return dominated(running.quick_benchmark, 0.0, kept, math.inf)
-        able = self._able()
-        on_front = front_of(list(able.values()), self._config.objectives, self._study.resolution)
-        front = {number: able[number] for number, kept in zip(able, on_front, strict=True) if kept and number > 0}
-        return dominated(running.quick_benchmark, running.quality.loss, front, self._study.resolution)
-
-    def _able(self) -> dict[int, Measurement]:
-        """Return the measurements within the tolerated losses, by trial."""
-        limits = self._config.quality.limits
-        return {n: m for n, m in measured(self._study.finished()).items() if limits.kept(m.quality)}
-
-    def _of_kept_model(self) -> dict[int, Measurement]:
-        """Return the measurements of the baseline's own model, by trial."""
-        kept = [t for t in self._study.finished() if (c := candidate_of(t)) is not None and c.keeps_model]
-        return measured(kept)
-
-    def _worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
-        """Return whether the trial may be a point of comparison: of the front, or a reference."""
-        if running.reference is not None or self._would_enter(measurement):
-            return True
-        if not running.candidate.keeps_model:
-            return False
-        known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
-        return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
-
-    def _would_enter(self, measurement: Measurement) -> bool:
-        """Return whether a screened point is feasible and not dominated by a measured one, and so needs a longer
-        measurement.
-        """
-        if not self._config.quality.limits.kept(measurement.quality):
-            return False
-        return front_of([measurement, *self._able().values()], self._config.objectives, self._study.resolution)[0]
 
     def _tell(self, running: RunningTrial, outcome: Outcome, minutes: float) -> None:
         self._study.tell(running.number, outcome, minutes)
@@ -415,7 +273,7 @@ class Explorer:
 
 def _told_as(stage: Stage) -> str:
     """Return the name of the stage, in DESIGN's sense, that the seconds are recorded under."""
-    return "time" if stage in _TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
+    return "time" if stage in TIMING else "judge" if stage in ("evaluate", "score", "custom_metric") else stage
 
 
 def _length(running: RunningTrial) -> Length:

@@ -9,10 +9,11 @@ from search.config.loss_limits import check_slices
 from search.config.sections import StudyConfig
 from search.errors import ConfigError
 from search.explore.estimate import observed, trials_in
-from search.explore.explorer import Explorer, TrialEvent
+from search.explore.explorer import Explorer
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
 from search.explore.profiling import focused, profiled, write_profile_files
 from search.explore.reference_points import references_of, tuned_placement
+from search.explore.running_trial import TrialEvent
 from search.explore.study_profile import StudyProfile, read_profile
 from search.home import Home
 from search.locking import locked, stoppable

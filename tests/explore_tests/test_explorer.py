@@ -21,7 +21,8 @@ from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore import explorer as explore
-from search.explore.explorer import Explorer, RunningTrial, TrialEvent, next_job
+from search.explore.explorer import Explorer
+from search.explore.running_trial import RunningTrial, TrialEvent, next_job
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done

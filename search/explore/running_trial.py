@@ -1,0 +1,79 @@
+"""Running trials of a study, and which of them advances next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from optuna.trial import Trial
+
+from objectives.jobs import ScoreResponse
+from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.records import Artifact, Measurement, Outcome, Quality
+from search.workers.processes import Worker
+from spaces.candidate import Candidate
+
+# Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
+Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
+BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
+EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
+# Evaluation of many users takes as long as training.
+LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
+# Stages that have the machine to themselves.
+TIMING: tuple[Stage, ...] = ("near", "benchmark", "quick_benchmark")
+
+
+@dataclass
+class RunningTrial:
+    """A trial that is being carried through the stages."""
+
+    trial: Trial
+    candidate: Candidate
+    stage: Stage
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    worker: Worker | None = None
+    artifact: Artifact | None = None
+    quality: Quality | None = None
+    quick_benchmark: QuickBenchmark | None = None
+    measured: Measurement | None = None
+    visits: int = 0
+    scored: ScoreResponse | None = None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def reference(self) -> str | None:
+        """Name of the reference point that the trial measures."""
+        name: str | None = self.trial.user_attrs.get("reference")
+        return name
+
+
+@dataclass(frozen=True)
+class TrialEvent:
+    """Record of one trial that ended."""
+
+    number: int
+    candidate: Candidate
+    outcome: Outcome
+    minutes: float
+
+
+def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
+    """Select the running trial to advance, oldest first: measuring before building, never the same weights fitted twice
+    at once.
+    """
+    waiting = [f for f in running_trials if f.worker is None]
+    if meter_idle:
+        for stage in (*TIMING, *EVALUATING):
+            for running in waiting:
+                if running.stage == stage:
+                    return running
+    fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
+    for running in waiting:
+        if builders_idle and running.stage in BUILDING and running.candidate.weights.id not in fitting:
+            return running
+    return None
