@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from objectives.jobs import PrepareRequest
 from objectives.measurement.recording import NO_RATIO_NOISE
@@ -25,9 +26,9 @@ from search.report.report import write_report
 from search.results import Front
 from search.study import Study, candidate_of, measured, outcome_of
 from search.study_front import study_front
-from search.workers.meter_jobs import MeterJobs
+from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
-from spaces.serialization import to_plain
+from spaces.serialization import from_plain, to_plain
 
 # Numbers of another version of this cannot stand beside those of this one.
 MEASUREMENT = 3
@@ -55,6 +56,14 @@ class Session:
             if candidate is not None and outcome is not None:
                 found.append((trial.number, candidate, outcome, trial.user_attrs.get("minutes")))
         return found
+
+    def sides(self) -> dict[int, Side]:
+        """Model file and candidate of each trial that was built."""
+        return {
+            number: (outcome.artifact, candidate)
+            for number, candidate, outcome, _ in self.entries()
+            if outcome.artifact is not None
+        }
 
     def level(self, console: Console) -> Front:
         """Bring the ledger level with the trials, write the report, and give the result."""
@@ -161,6 +170,25 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     simple = [value for name, value in known.items() if name in ("popularity", "logistic_regression")]
     if simple and known["baseline"] <= max(simple):
         console.warn("the baseline does not beat the references: a smaller model may be all that the data need")
+    return prepared
+
+
+def prepared_of(session: Session, front: Front) -> Prepared:
+    """Return the prepared study that every later benchmark is compared with.
+
+    Raises:
+        ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
+    """
+    name, facts = session.config.name, session.study.facts
+    if "prepared" not in facts or front.baseline is None:
+        raise ConfigError(f"STUDY: {name!r} has no measured baseline yet; leanrec run does that")
+    prepared = from_plain(Prepared, facts["prepared"])
+    for what, path in (
+        ("the baseline's model file", session.home.root / prepared.baseline.path),
+        ("the requests", Path(prepared.holdout) / "requests.npz"),
+    ):
+        if not path.is_file():
+            raise ConfigError(f"STUDY: {what} of {name!r} must lie in the cache, but {path} is gone")
     return prepared
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from objectives.serving.devices import describe
 from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, AblationSummary, Effect, Kind, ablations, fact
 from search.ablation.verdict import ablation_summary, label, told
-from search.choose.remeasure import prepared_of
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.explore.study_profile import read_profile
 from search.results import Front
-from search.session import Session, jobs_of
+from search.session import Session, jobs_of, prepared_of
 from search.verdict import subject
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison

@@ -4,7 +4,7 @@ chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.records import Artifact, Footprint, Latency, Outcome, Prepared, Quality, Throughput
+from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.pending_result import cut_rows
 from objectives.task import Task
@@ -25,9 +25,8 @@ from search.front import unit_objectives
 from search.interference_warnings import interference_warnings
 from search.report.render import render
 from search.results import Choice, Confirmation, Front, Point, TunedRatios
-from search.workers.evaluation import judged
-from search.workers.meter_jobs import MeterJobs, Side
-from search.workers.processes import Worker, call
+from search.workers.meter_jobs import Side
+from search.workers.paired_comparison import PairedComparison
 from spaces.candidate import Candidate
 from spaces.serialization import digest, to_plain
 
@@ -182,13 +181,7 @@ def confidence_of(look: int) -> float:
 
 
 def confirm(
-    jobs: MeterJobs,
-    candidates: Sequence[tuple[Point, Candidate, Outcome]],
-    looks: list[Look],
-    policy: Policy,
-    meter: Worker,
-    builder: Worker,
-    say: Callable[[str], None],
+    pairs: PairedComparison, candidates: Sequence[tuple[Point, Side]], looks: list[Look], policy: Policy
 ) -> tuple[Point, Confirmed]:
     """Walk down the finalists; the first whose test interval keeps the tolerated loss is confirmed.
 
@@ -199,14 +192,12 @@ def confirm(
         NothingConfirmedError: no finalist was confirmed; the message has the nearest.
     """
     nearest: str | None = None
-    for point, candidate, outcome in candidates[:MOST_LOOKS]:
-        assert outcome.artifact is not None
-        name = f"trial {point.trial}"
+    say = pairs.console.say
+    for point, ours in candidates[:MOST_LOOKS]:
+        name, (artifact, candidate) = f"trial {point.trial}", ours
         say(f"{name}: timing over a long window")
         try:
-            recording = jobs.recording(f"confirm-{point.trial}")
-            asked = jobs.time(outcome.artifact, candidate, "confirm", jobs.config.seed + 1, recording)
-            timed = call(meter, asked, jobs.limit_seconds("confirm"), say)
+            timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording(f"confirm-{point.trial}"))
         except JobError as error:
             say(f"{name}: not timed: {error}")
             continue
@@ -214,10 +205,9 @@ def confirm(
             say(f"{name}: over a long window {slow}")
             continue
         places = tuple(instance_group.place for instance_group in candidate.placement.instance_groups)
-        model = ModelKey(outcome.artifact.key, places, candidate.precision.compute)
+        model = ModelKey(artifact.key, places, candidate.precision.compute)
         look = next((before.look for before in looks if before.model == model), len(looks) + 1)
-        ours = (outcome.artifact, candidate)
-        quality = judged(jobs, meter, builder, ours, "test", confidence_of(look), say)
+        quality = pairs.evaluate(ours, "test", confidence_of(look))
         if look > len(looks):
             looks.append(Look(look, point.trial, model, quality))
         low, high = quality.loss_interval
@@ -233,19 +223,15 @@ def confirm(
     raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
 
 
-def beside_tuned_baseline(
-    jobs: MeterJobs, ours: Side, tuned: tuple[int, Side], meter: Worker, say: Callable[[str], None]
-) -> TunedRatios | None:
+def beside_tuned_baseline(pairs: PairedComparison, ours: Side, tuned: tuple[int, Side]) -> TunedRatios | None:
     """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
     timed, which is said."""
     trial, side = tuned
-    say(f"timing beside the tuned baseline, trial {trial}, over a long window")
-    recording = jobs.recording("confirm-tuned")
+    pairs.console.say(f"timing beside the tuned baseline, trial {trial}, over a long window")
     try:
-        asked = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, side)
-        timed = call(meter, asked, jobs.limit_seconds("confirm"), say)
+        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording("confirm-tuned"), side)
     except JobError as error:
-        say(f"not timed beside the tuned baseline: {error}")
+        pairs.console.say(f"not timed beside the tuned baseline: {error}")
         return None
     return tuned_ratios(trial, timed.latency, timed.throughput)
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from objectives.jobs import BenchmarkResponse
 from objectives.records import Artifact, Footprint, Interval, Latency, Quality, Throughput
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
@@ -22,10 +21,9 @@ from search.errors import JobError, LostJobError
 from search.format import percent, percent_interval
 from search.home import Home
 from search.session import jobs_of, prepared_by, task_of
-from search.workers.evaluation import judged
-from search.workers.meter_jobs import MeterJobs, Side
+from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import Worker, call, open_workers
+from search.workers.processes import open_workers
 from spaces.serialization import digest, from_plain, to_plain
 
 
@@ -163,14 +161,14 @@ def _made_of(folder: Path) -> str | None:
 
 
 def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) -> Rebuilt:
-    candidate, jobs, say = recipe.bundle.candidate, pairs.jobs, pairs.console.say
+    candidate, say = recipe.bundle.candidate, pairs.console.say
     say("build: fitting and exporting")
     artifact = pairs.built(candidate)
     ours = (artifact, candidate)
     say(f"build: evaluating on test (evaluation {look})")
-    quality = judged(jobs, pairs.meter, pairs.builder, ours, "test", confidence_of(look), say)
+    quality = pairs.evaluate(ours, "test", confidence_of(look))
     say("build: timing beside the checkpoint's own baseline")
-    timed = _timed(jobs, pairs.meter, ours, "build", pairs.console)
+    timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording("build"))
     old = _beside_old(recipe, pairs, ours, home)
     return Rebuilt(artifact, quality, timed.latency, timed.throughput, timed.footprint, look, old)
 
@@ -181,25 +179,17 @@ def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home)
     Raises:
         LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
     """
-    old, say = _old_side(recipe.bundle, home), pairs.console.say
-    say("build: timing beside the old bundle")
+    old = _old_side(recipe.bundle, home)
+    pairs.console.say("build: timing beside the old bundle")
     quality = None
     try:
-        quality = judged(pairs.jobs, pairs.meter, pairs.builder, ours, "test", 1 - ALPHA, say, old)
-        timed = _timed(pairs.jobs, pairs.meter, ours, "build-old", pairs.console, old)
+        quality = pairs.evaluate(ours, "test", 1 - ALPHA, old)
+        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording("build-old"), old)
     except LostJobError:
         raise
     except JobError as error:
         return BesideOld(quality, None, str(error))
     return BesideOld(quality, timed.latency)
-
-
-def _timed(
-    jobs: MeterJobs, meter: Worker, ours: Side, name: str, console: Console, beside: Side | None = None
-) -> BenchmarkResponse:
-    recording = jobs.recording(name)
-    asked = jobs.time(*ours, "confirm", jobs.config.seed + 1, recording, beside)
-    return call(meter, asked, jobs.limit_seconds("confirm"), console.say)
 
 
 def _old_side(bundle: Bundle, home: Home) -> Side:

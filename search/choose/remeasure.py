@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 
-from objectives.records import Interval, Latency, Outcome, Prepared, Throughput
+from objectives.records import Interval, Latency, Prepared, Throughput
 from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count
-from search.results import Front, Point
-from search.session import Session, jobs_of
-from search.workers.meter_jobs import MeterJobs
+from search.results import Point
+from search.session import Session, jobs_of, prepared_of
+from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
-from spaces.candidate import Candidate
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import to_plain
 
 FILE = "remeasure.json"
 
-Entry = tuple[Point, Candidate, Outcome]
+Entry = tuple[Point, Side]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +83,9 @@ def remeasure(session: Session, meter: Worker, console: Console) -> Remeasuremen
     prepared, entries = _front(session)
     jobs = jobs_of(config, home, prepared, session.study)
     rows = []
-    for place, (point, candidate, outcome) in enumerate(entries, 1):
+    for place, (point, ours) in enumerate(entries, 1):
         console.say(f"trial {point.trial} ({place} of {len(entries)}): timing over a long window")
-        row = _timed_again(session, jobs, point, candidate, outcome, meter, console)
+        row = _timed_again(session, jobs, point, ours, meter, console)
         console.say(f"trial {point.trial}: {_told(row)}")
         rows.append(row)
     found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows))
@@ -101,56 +99,29 @@ def all_failed(found: Remeasurement) -> bool:
     return all(row.now is None for row in found.rows)
 
 
-def prepared_of(session: Session, front: Front) -> Prepared:
-    """Return the prepared study that every later benchmark is compared with.
-
-    Raises:
-        ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
-    """
-    name, facts = session.config.name, session.study.facts
-    if "prepared" not in facts or front.baseline is None:
-        raise ConfigError(f"STUDY: {name!r} has no measured baseline yet; leanrec run does that")
-    prepared = from_plain(Prepared, facts["prepared"])
-    for what, path in (
-        ("the baseline's model file", session.home.root / prepared.baseline.path),
-        ("the requests", Path(prepared.holdout) / "requests.npz"),
-    ):
-        if not path.is_file():
-            raise ConfigError(f"STUDY: {what} of {name!r} must lie in the cache, but {path} is gone")
-    return prepared
-
-
 def _front(session: Session) -> tuple[Prepared, list[Entry]]:
     """The front's points, fastest first, and what they were built from."""
     front = session.front()
-    prepared = prepared_of(session, front)
-    entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
+    prepared, sides = prepared_of(session, front), session.sides()
     members = sorted(front.members, key=lambda point: point.p95_ratio)
-    found = [(point, *entries[point.trial]) for point in members if point.trial != 0]
+    found = [(point, sides[point.trial]) for point in members if point.trial != 0]
     if not found:
         raise ConfigError(f"STUDY: the front of {session.config.name!r} has no point but the baseline")
     return prepared, found
 
 
 def _timed_again(
-    session: Session,
-    jobs: MeterJobs,
-    point: Point,
-    candidate: Candidate,
-    outcome: Outcome,
-    meter: Worker,
-    console: Console,
+    session: Session, jobs: MeterJobs, point: Point, ours: Side, meter: Worker, console: Console
 ) -> Remeasured:
-    config, artifact = session.config, outcome.artifact
-    assert artifact is not None
+    artifact, candidate = ours
     then = _then(point)
     model = session.home.root / artifact.path
     for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
     recording = jobs.recording(f"remeasure-{point.trial}")
-    asked = jobs.time(artifact, candidate, "confirm", config.seed + 1, recording)
     try:
+        asked = jobs.time(*ours, "confirm", session.config.seed + 1, recording)
         timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from objectives.records import Outcome, Prepared
 from search.ablation.records import DistillationGain
 from search.choose.choose import (
     Confirmed,
@@ -22,14 +21,12 @@ from search.choose.choose import (
 )
 from search.choose.distillation_ablation import control
 from search.cli.console import Console
-from search.errors import ConfigError
 from search.locking import locked, stoppable
 from search.results import Choice, Front, TunedRatios, choice_json
-from search.session import Session, jobs_of, task_of
-from search.workers.meter_jobs import MeterJobs, Side
+from search.session import Session, jobs_of, prepared_of, task_of
+from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import Worker, open_workers
-from spaces.candidate import Candidate
+from search.workers.processes import open_workers
 from spaces.serialization import from_plain, to_plain
 
 
@@ -38,38 +35,35 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
 
     Raises:
         NothingConfirmedError: none does.
+        ConfigError: nothing was measured yet, or files of the baseline are gone.
         JobError: the baseline cannot be timed.
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    if "prepared" not in facts or found.baseline is None:
-        raise ConfigError(f"STUDY: {config.name!r} has no measured baseline yet; leanrec run does that")
-    prepared, task = from_plain(Prepared, facts["prepared"]), task_of(config, home)
+    prepared, task = prepared_of(session, found), task_of(config, home)
     jobs, ordered = jobs_of(config, home, prepared, study), finalists(found, policy)
-    entries = {number: (candidate, outcome) for number, candidate, outcome, _ in session.entries()}
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
         with open_workers(home.logs(config.name)) as workers:
-            builder, meter = workers.builder, workers.meter
-            known = [(point, *entries[point.trial]) for point in ordered]
+            pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
             try:
-                point, confirmed = confirm(jobs, known, looks, policy, meter, builder, console.say)
+                known = [(point, sides[point.trial]) for point in ordered]
+                point, confirmed = confirm(pairs, known, looks, policy)
             finally:
                 study.note(looks=to_plain(looks))
-            candidate, outcome = entries[point.trial]
-            assert outcome.artifact is not None
-            gained = control(PairedComparison(jobs, builder, meter, console), (outcome.artifact, candidate))
-            tuned = _beside_tuned(jobs, point.trial, confirmed, found, entries, meter, console)
+            gained = control(pairs, sides[point.trial])
+            tuned = _beside_tuned(pairs, point.trial, confirmed, found, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
+        artifact, candidate = sides[point.trial]
         why = reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
         folder.parent.mkdir(parents=True, exist_ok=True)
         machine = study.facts["machine"]
-        bundle_up(folder, config, task, prepared, candidate, outcome.artifact, confirmed, why, machine, policy)
+        bundle_up(folder, config, task, prepared, candidate, artifact, confirmed, why, machine, policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
-        model = home.root / outcome.artifact.path
+        model = home.root / artifact.path
         tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained.sentence} if gained else {})
         registered = session.ledger.register(config.name, model, point.trial, tags, _gain(gained))
         chosen = choice(point, confirmed, folder, why, registered)
@@ -80,13 +74,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
 
 
 def _beside_tuned(
-    jobs: MeterJobs,
-    trial: int,
-    confirmed: Confirmed,
-    found: Front,
-    entries: Mapping[int, tuple[Candidate, Outcome]],
-    meter: Worker,
-    console: Console,
+    pairs: PairedComparison, trial: int, confirmed: Confirmed, found: Front, sides: Mapping[int, Side]
 ) -> TunedRatios | None:
     """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself. Where no
     placement was better than the baseline's own, those to the baseline are known already."""
@@ -96,13 +84,7 @@ def _beside_tuned(
         return None
     if tuned == 0:
         return tuned_ratios(0, confirmed.latency, confirmed.throughput)
-
-    def side(number: int) -> Side:
-        candidate, outcome = entries[number]
-        assert outcome.artifact is not None
-        return outcome.artifact, candidate
-
-    return beside_tuned_baseline(jobs, side(trial), (tuned, side(tuned)), meter, console.say)
+    return beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
 
 
 def _gain(control: DistillationGain | None) -> dict[str, float]:

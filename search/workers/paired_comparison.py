@@ -7,14 +7,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
+from objectives.jobs import BenchmarkResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.measurement.metrics.paired_loss import resamples_for
 from objectives.records import Artifact, Quality
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
 from search.choose.training_seeds import over_seeds, seeds_of
 from search.cli.console import Console
 from search.errors import JobError
-from search.workers.evaluation import judged
 from search.workers.meter_jobs import Length, MeterJobs, Side, export_request, fit_request
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
@@ -59,6 +60,38 @@ class PairedComparison:
             self.console.say(f"not benchmarked in another placement: {error}")
             raise ValueError(str(error)) from error
 
+    def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
+        """Evaluate a candidate.
+
+        Args:
+            beside: as in `MeterJobs.evaluate`
+
+        Raises:
+            JobError: the evaluation failed.
+        """
+        jobs, say = self.jobs, self.console.say
+        # A ranking of many users takes minutes, as training does; a higher confidence needs proportionally more
+        # resamples.
+        limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
+        if not jobs.prepared.custom_metric:
+            return call(self.meter, jobs.evaluate(*ours, part, confidence, beside), limit, say).quality
+        scored = call(self.meter, jobs.score(*ours, part, beside), limit, say)
+        asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
+        return call(self.builder, asked, limit, say).quality
+
+    def benchmark(self, ours: Side, length: Length, recording: str, beside: Side | None = None) -> BenchmarkResponse:
+        """Benchmark a candidate, with requests of another seed than the search's.
+
+        Args:
+            recording: path of the raw timings, relative to the home
+            beside: as in `MeterJobs.evaluate`
+
+        Raises:
+            JobError: the benchmark failed.
+        """
+        asked = self.jobs.time(*ours, length, self.jobs.config.seed + 1, recording, beside)
+        return call(self.meter, asked, self.jobs.limit_seconds(length), self.console.say)
+
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
         """Evaluate the first side relative to the second; where they differ in their weights, over trainings of both
         from several seeds.
@@ -72,7 +105,7 @@ class PairedComparison:
             if seed:
                 self.console.say(f"training both sides from another seed ({seed + 1} of {seeds})")
             sides = [self._trained_with(side, seed) for side in (ours, theirs)]
-            found.append(judged(self.jobs, self.meter, self.builder, sides[0], part, 0.95, self.console.say, sides[1]))
+            found.append(self.evaluate(sides[0], part, beside=sides[1]))
         return over_seeds(found)
 
     def _trained_with(self, side: Side, seed: int) -> Side:
@@ -92,10 +125,8 @@ class PairedComparison:
         Raises:
             JobError: one of the two cannot be evaluated or benchmarked.
         """
-        config, say = self.jobs.config, self.console.say
         quality = self.quality(ours, theirs, "validation")
-        timing = self.jobs.time(*ours, length, config.seed + 1, recording, theirs)
-        timed = call(self.meter, timing, self.jobs.limit_seconds(length), say)
+        timed = self.benchmark(ours, length, recording, theirs)
         return Difference(
             quality,
             timed.latency,

@@ -85,21 +85,18 @@ def test_the_knee_is_good_on_every_objective() -> None:
         (Policy(0.01, p95_ms=5.1), False),
     ],
 )
-def test_a_latency_policy_must_hold_at_the_upper_bound(
-    policy: Policy, held: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_latency_policy_must_hold_at_the_upper_bound(policy: Policy, held: bool) -> None:
     """The long window gives a p95 of 5.00 [4.75, 5.25] ms and a ratio of 0.500 [0.475, 0.525]."""
     outcome = complete_outcome(0.5, loss=0.0)
     found = outcome.measurement
     assert found is not None
-    monkeypatch.setattr(choose, "call", lambda *asked: found)
-    monkeypatch.setattr(choose, "judged", lambda *asked: found.quality)
-    jobs: Any = SimpleNamespace(
-        recording=str, time=lambda *asked: {}, config=SimpleNamespace(seed=0), limit_seconds=lambda length: 1.0
-    )
     said: list[str] = []
     looks: list[Look] = []
-    asked: Any = (jobs, [(point(1, 0.5, 2.0, 0.0), Candidate(), outcome)], looks, policy, None, None, said.append)
+    pairs = SimpleNamespace(
+        jobs=SimpleNamespace(recording=str), console=SimpleNamespace(say=said.append),
+        benchmark=lambda *asked: found, evaluate=lambda *asked: found.quality,
+    )  # fmt: skip
+    asked: Any = (pairs, [(point(1, 0.5, 2.0, 0.0), (outcome.artifact, Candidate()))], looks, policy)
     if held:
         assert choose.confirm(*asked)[1].latency == found.latency
         return

@@ -107,10 +107,10 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
     def timed(*asked: object) -> object:
         raise JobError("Gather: index 51 is out of bounds")
 
-    monkeypatch.setattr(recipe, "judged", judged)
-    monkeypatch.setattr(recipe, "_timed", timed)
     monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
-    pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
+    pairs: Any = SimpleNamespace(
+        jobs=SimpleNamespace(recording=str), console=Console(True, True), evaluate=judged, benchmark=timed
+    )
     made: Any = Recipe(None, None, POLICY)  # type: ignore[arg-type]
     found = recipe._beside_old(made, pairs, None, None)  # type: ignore[arg-type]
     assert found.trouble == "Gather: index 51 is out of bounds" and found.latency is None
@@ -125,9 +125,8 @@ def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pyt
     def judged(*asked: object) -> object:
         raise LostJobError("The meter was ended by SIGKILL")
 
-    monkeypatch.setattr(recipe, "judged", judged)
     monkeypatch.setattr(recipe, "_old_side", lambda bundle, home: None)
-    pairs: Any = SimpleNamespace(jobs=None, meter=None, builder=None, console=SimpleNamespace(say=lambda line: None))
+    pairs: Any = SimpleNamespace(jobs=None, console=Console(True, True), evaluate=judged)
     with pytest.raises(LostJobError):
         recipe._beside_old(Recipe(None, None, POLICY), pairs, None, None)  # type: ignore[arg-type]
 
@@ -176,9 +175,7 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
     made = complete_outcome().artifact
     today: list[str] = []
 
-    def judged(
-        jobs: object, meter: object, builder: object, ours: object, part: str, level: float, *more: object
-    ) -> Any:
+    def judged(ours: object, part: str, level: float, *more: object) -> Any:
         found = complete_outcome(loss=0.3 if today[0] in losing else 0.0).measurement
         assert found is not None and part == "test"
         return replace(found.quality, confidence=level)
@@ -189,12 +186,13 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
         return BenchmarkResponse(found.latency, found.throughput, found.footprint)
 
     pairs = SimpleNamespace(
-        jobs=None, meter=None, builder=None, console=Console(True, True), built=lambda candidate: made
-    )
+        jobs=SimpleNamespace(recording=str), console=Console(True, True), built=lambda candidate: made,
+        evaluate=judged, benchmark=timed,
+    )  # fmt: skip
     names = {
         "open_workers": lambda logs: nullcontext(SimpleNamespace(builder=None, meter=None)),
         "prepared_by": lambda *given: today[0], "made_of": lambda of, *asked: of,
-        "jobs_of": lambda *given: None, "PairedComparison": lambda *given: pairs, "judged": judged, "_timed": timed,
+        "jobs_of": lambda *given: None, "PairedComparison": lambda *given: pairs,
         "_beside_old": lambda *given: BesideOld(trouble="another day"), "bundle_up": lambda *given: None,
         "task_of": lambda *given: None,
     }  # fmt: skip

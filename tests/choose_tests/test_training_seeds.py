@@ -12,7 +12,6 @@ import scipy.stats
 from objectives.records import Artifact, Quality, SliceQuality
 from search.choose.training_seeds import SEEDS, over_seeds, seeds_of
 from search.cli.console import Console
-from search.workers import paired_comparison as module
 from search.workers.paired_comparison import PairedComparison
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
@@ -72,11 +71,9 @@ def test_both_sides_are_trained_from_each_seed_and_what_is_not_trained_is_not(
     def key(side: Any) -> str:
         return str(side[0].key)
 
-    def evaluate(
-        jobs: Any, meter: Any, builder: Any, ours: Any, part: str, level: float, say: Any, theirs: Any
-    ) -> Quality:
+    def evaluate(pairs: PairedComparison, ours: Any, part: str, level: float = 0.95, beside: Any = None) -> Quality:
         assert (part, level) == ("test", 0.95)
-        judged.append((key(ours), key(theirs)))
+        judged.append((key(ours), key(beside)))
         return quality(0.001 * len(judged), 0.001)
 
     def build(pairs: PairedComparison, candidate: Candidate) -> Artifact:
@@ -88,7 +85,7 @@ def test_both_sides_are_trained_from_each_seed_and_what_is_not_trained_is_not(
         name = "base" if learning is None else f"{learning.teacher_weight}-{learning.seed}"
         return Artifact(name, f"{name}/model.onnx", {}, 10, 0.0)
 
-    monkeypatch.setattr(module, "judged", evaluate)
+    monkeypatch.setattr(PairedComparison, "evaluate", evaluate)
     monkeypatch.setattr(PairedComparison, "built", build)
     pairs = PairedComparison(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), QUIET)  # type: ignore[arg-type]
     without = next(part.without for part in techniques(CHOSEN) if part.name == "distillation")

@@ -13,8 +13,8 @@ import pytest
 
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Prepared, Tried
-from search.choose import choose
 from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
+from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.errors import JobError
 from search.explore.reference_points import QUANTIZED, references_of, tuned_placement
@@ -284,25 +284,24 @@ def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
     )
 
 
-def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
     measured, asked = complete_outcome(0.25, 4.0).measurement, list[Any]()
     assert measured is not None
     ours, tuned = (
         (Artifact(name, f"{name}/model.onnx", {}, 10, 0.0), Candidate(placement=p))
         for name, p in (("ours", Placement()), ("tuned", BEST))
     )
-    jobs: Any = SimpleNamespace(
-        recording=str, time=lambda *given: given, config=SimpleNamespace(seed=0), limit_seconds=lambda length: 1.0
-    )
 
-    def call(meter: Any, request: Any, limit: float, say: Any) -> Any:
-        asked.append(request)
+    def benchmark(*given: Any) -> Any:
+        asked.append(given)
         return measured
 
-    monkeypatch.setattr(choose, "call", call)
-    found = beside_tuned_baseline(jobs, ours, (3, tuned), None, lambda line: None)  # type: ignore[arg-type]
+    pairs: Any = SimpleNamespace(
+        jobs=SimpleNamespace(recording=str), console=Console(quiet=True, as_json=False), benchmark=benchmark
+    )
+    found = beside_tuned_baseline(pairs, ours, (3, tuned))
     assert found is not None and (found.trial, found.p95_ratio, found.throughput_ratio) == (3, 0.25, 4.0)
-    assert asked[0][:3] == (*ours, "confirm") and asked[0][-1] == tuned
+    assert asked[0][:2] == (ours, "confirm") and asked[0][-1] == tuned
     confirmed = Confirmed(measured.latency, measured.throughput, measured.quality, measured.footprint, 1, tuned=found)
     assert _confirmation(confirmed).tuned_baseline == found
     config: Any = SimpleNamespace(name="shop")
@@ -315,5 +314,5 @@ def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyP
     def disturbed(*given: Any) -> Any:
         raise JobError("busy")
 
-    monkeypatch.setattr(choose, "call", disturbed)
-    assert beside_tuned_baseline(jobs, ours, (3, tuned), None, lambda line: None) is None  # type: ignore[arg-type]
+    pairs.benchmark = disturbed
+    assert beside_tuned_baseline(pairs, ours, (3, tuned)) is None

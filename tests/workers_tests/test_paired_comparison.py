@@ -11,9 +11,10 @@ from objectives.job_protocol import Request
 from objectives.measurement.arrivals import Traffic
 from objectives.records import Artifact, Prepared
 from objectives.task import Task
+from search.cli.console import Console
 from search.config.study_file import load
-from search.workers.evaluation import judged
 from search.workers.meter_jobs import MeterJobs
+from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Done
 from spaces.candidate import Candidate
 from spaces.model_structure import ModelStructure
@@ -49,9 +50,8 @@ def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, cu
     quality = {"quality": to_plain(measured.quality)}
     meter: Any = Asked(evaluate=quality, score={"candidates": ["c.npy"], "baseline": "b.npy"})
     builder: Any = Asked(custom_metric=quality)
-    found = judged(
-        MeterJobs(config, task, prepared, Traffic()), meter, builder, (baseline, Candidate()), "test", 0.95, print
-    )
+    pairs = PairedComparison(MeterJobs(config, task, prepared, Traffic()), builder, meter, Console(True, True))
+    found = pairs.evaluate((baseline, Candidate()), "test")
     assert found == measured.quality
     assert (meter.limits, builder.limits) == (
         ({"score": 700}, {"custom_metric": 700}) if custom_metric else ({"evaluate": 700}, {})
