@@ -46,6 +46,18 @@ class FitRequest(Request[FitResponse]):
 
 
 @dataclass(frozen=True)
+class Form:
+    """Form of the graph that a placement needs.
+
+    user_once: the user's side is computed once a request
+    split_embeddings: the graph is split into an embedding stage and a dense stage for two engines
+    """
+
+    user_once: bool = False
+    split_embeddings: bool = False
+
+
+@dataclass(frozen=True)
 class ExportResponse:
     artifact: Artifact
     reused: bool
@@ -53,17 +65,13 @@ class ExportResponse:
 
 @dataclass(frozen=True)
 class ExportRequest(Request[ExportResponse]):
-    """Write a candidate's model file.
-
-    user_once, split_embeddings: the form of the graph
-    """
+    """Write a candidate's model file."""
 
     task: Task
     weights: Weights
     precision: Precision
     threads: int
-    user_once: bool
-    split_embeddings: bool
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,8 @@ class ScoreRequest(Request[ScoreResponse]):
 class CustomMetricRequest(Request[EvaluateResponse]):
     """Evaluate the user's own metric on scores.
 
-    candidates, baseline: files of scores
+    candidates: files of the candidate's scores, one for each engine that serves; the one with the larger loss counts
+    baseline: file of the baseline's scores
     """
 
     task: Task

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from objectives.build.custom_metric import evaluate_custom_metric
-from objectives.build.stages import Form, export, fit, open_once, prepare
+from objectives.build.stages import export, fit, open_once, prepare
 from objectives.job_protocol import Jobs, Progress, serve
 from objectives.jobs import (
     CustomMetricRequest,
@@ -33,22 +31,12 @@ def _fit(request: FitRequest, progress: Progress) -> FitResponse:
 
 def _export(request: ExportRequest, progress: Progress) -> ExportResponse:
     torch.set_num_threads(request.threads)
-    form = Form(request.user_once, request.split_embeddings)
-    return ExportResponse(*export(request.task, request.weights, request.precision, form, progress))
+    return ExportResponse(*export(request.task, request.weights, request.precision, request.form, progress))
 
 
 def _custom_metric(request: CustomMetricRequest, progress: Progress) -> EvaluateResponse:
     torch.set_num_threads(request.threads)
-    quality = evaluate_custom_metric(
-        open_once(request.task, progress),
-        Path(request.holdout),
-        request.part,
-        request.candidates,
-        request.baseline,
-        request.seed,
-        request.confidence,
-    )
-    return EvaluateResponse(quality)
+    return EvaluateResponse(evaluate_custom_metric(open_once(request.task, progress), request))
 
 
 JOBS: Jobs = {

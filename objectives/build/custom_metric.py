@@ -4,7 +4,6 @@ since user code runs in builders only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
+from objectives.jobs import CustomMetricRequest
 from objectives.measurement.metrics.other_outputs import others_of
 from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
@@ -22,27 +22,15 @@ from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Quality
 
 
-def evaluate_custom_metric(
-    recommender: Recommender,
-    holdout: Path,
-    part: HeldPart,
-    candidates: Sequence[str],
-    baseline: str,
-    seed: int,
-    confidence: float,
-) -> Quality:
+def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest) -> Quality:
     """Evaluate the custom metric on files of scores; the counterpart of `objectives.measure.evaluate.evaluate`.
-
-    Args:
-        candidates: paths of the candidate's scores, one for each engine that serves; the one with the larger loss
-            counts
-        baseline: path of the baseline's scores
 
     Raises:
         ValueError: the user's function fails.
         UndefinedLossError: the metric is 0 or undefined for the baseline, or undefined on too many resamples.
     """
-    held, theirs = read_held_out(holdout, part), _read(baseline)
+    held, theirs = read_held_out(Path(asked.holdout), asked.part), _read(asked.baseline)
+    seed, confidence = asked.seed, asked.confidence
 
     def quality(ours: NDArray[np.float32]) -> Quality:
         main = custom_metric(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
@@ -53,7 +41,7 @@ def evaluate_custom_metric(
 
         return replace(main, others=others_of(held, other))
 
-    return max((quality(_read(path)) for path in candidates), key=lambda found: found.loss)
+    return max((quality(_read(path)) for path in asked.candidates), key=lambda found: found.loss)
 
 
 def check_metric(recommender: Recommender) -> None:

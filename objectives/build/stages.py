@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from objectives.compression.quantization import quantize, read_weight_bits, read
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.jobs import FitResponse
+from objectives.jobs import FitResponse, Form
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
@@ -67,18 +67,6 @@ _ROWS = 512
 # Users of a ranking that a dry run scores at most.
 _DRY_USERS = 384
 MODEL = "model.onnx"
-
-
-@dataclass(frozen=True)
-class Form:
-    """Form of the graph that a placement needs.
-
-    user_once: the user's side is computed once a request
-    split_embeddings: the graph is split into an embedding stage and a dense stage for two engines
-    """
-
-    user_once: bool = False
-    split_embeddings: bool = False
 
 
 def prepare(task: Task, progress: Progress) -> Prepared:

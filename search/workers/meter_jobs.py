@@ -13,6 +13,7 @@ from objectives.jobs import (
     EvaluateRequest,
     ExportRequest,
     FitRequest,
+    Form,
     ProfileRequest,
     QuickBenchmarkRequest,
     ScoreRequest,
@@ -47,14 +48,8 @@ def fit_request(task: Task, candidate: Candidate, threads: int) -> FitRequest:
 def export_request(task: Task, candidate: Candidate, threads: int) -> ExportRequest:
     """Asks a builder for a candidate's model file."""
     placement = candidate.placement
-    return ExportRequest(
-        task,
-        candidate.weights,
-        candidate.precision,
-        threads,
-        user_once=placement.user_once,
-        split_embeddings=placement.embedding_device is not None,
-    )
+    form = Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
+    return ExportRequest(task, candidate.weights, candidate.precision, threads, form)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from torch import nn
 from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.build.model_structure import of_baseline
-from objectives.build.stages import Form, export, fit, prepare
+from objectives.build.stages import export, fit, prepare
 from objectives.held_out_rows import read_held_out, read_requests
+from objectives.jobs import Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender

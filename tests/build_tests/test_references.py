@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from objectives.build.stages import Form, export
+from objectives.build.stages import export
+from objectives.jobs import Form
 from objectives.recommenders.datasets.sequences import item_counts
 from objectives.recommenders.families.pointwise import PointwiseRecommender
 from objectives.recommenders.families.sequential import SequentialRecommender

@@ -20,6 +20,7 @@ from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression.export import run_onnx, to_onnx
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
+from objectives.jobs import CustomMetricRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError
@@ -277,7 +278,8 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
     artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), build.Form(), _quiet)
     pair, base = (artifact, _deployment(task, artifact)), (found.baseline, _deployment(task, found.baseline))
     ours, theirs, _ = score(task.cache, Path(found.holdout), "test", pair, base)
-    quality = evaluate_custom_metric(build.open_once(task, _quiet), Path(found.holdout), "test", ours, theirs, 0, 0.95)
+    asked = CustomMetricRequest(task, 1, found.holdout, "test", tuple(ours), theirs, 0, 0.95)
+    quality = evaluate_custom_metric(build.open_once(task, _quiet), asked)
     held = read_held_out(Path(found.holdout), "test")
     expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]
     assert (quality.value, quality.baseline) == (

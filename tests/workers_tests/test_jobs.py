@@ -9,7 +9,7 @@ import typing
 from objectives import jobs
 from objectives.build.__main__ import JOBS as BUILDER_JOBS
 from objectives.job_protocol import Request, response_type, write_request
-from objectives.jobs import ExportRequest, FitRequest
+from objectives.jobs import ExportRequest, FitRequest, Form
 from objectives.measure.__main__ import JOBS as METER_JOBS
 from objectives.task import Task
 from spaces.serialization import from_plain
@@ -35,7 +35,7 @@ def test_each_function_takes_its_request_and_gives_the_response_that_it_names() 
 
 def test_a_request_comes_through_the_pipe_as_it_was() -> None:
     precision = Precision((("mlp", "int8"),))
-    for request in (FitRequest(TASK, WEIGHTS, 2), ExportRequest(TASK, WEIGHTS, precision, 2, True, False)):
+    for request in (FitRequest(TASK, WEIGHTS, 2), ExportRequest(TASK, WEIGHTS, precision, 2, Form(True))):
         line = json.loads(write_request(request))
         assert line["job"] == type(request).__name__
         assert from_plain(type(request), line["arguments"]) == request
