@@ -301,7 +301,7 @@ def test_a_trial_that_cannot_be_built_again_fails_the_work(session: Session, tmp
 def test_the_command_tells_keeps_and_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, so that the scripted workers stand in; MLflow is a real database."""
+    """The command runs in this process, so that the scripted workers stand in; MLflow is a real database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = Home(tmp_path)
     study = open_session(load("synthetic-small", []), home).study

@@ -1,4 +1,4 @@
-"""What helped, in words: each case from numbers whose intervals are given."""
+"""The verdict of an ablation: each case has given intervals."""
 
 from __future__ import annotations
 
