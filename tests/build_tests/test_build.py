@@ -70,7 +70,7 @@ def prepared(task_of: TaskOf) -> Callable[[str], Prepared]:
 
 
 def _model(task: Task, opened: Recommender, weights: Weights) -> nn.Module:
-    """What the fitted weights are, read from the folder that a builder wrote."""
+    """Return the fitted model, read from the folder that a builder wrote."""
     if weights == Weights():
         return opened.model
     return Fitted.load(build._weights_folder(task, opened, weights)).model
@@ -82,7 +82,7 @@ def _made(task: Task, weights: Weights, precision: Precision = FULL, form: Form 
 
 
 def _run(file: Path, inputs: Arrays, once: Sequence[str] = ()) -> NDArray[np.float32]:
-    """By ONNX Runtime itself."""
+    """Run the graph in ONNX Runtime itself."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     feeds = {name: values[:1] if name in once else values for name, values in inputs.items()}
     scores: NDArray[np.float32] = session.run(["scores"], feeds)[0]
@@ -90,7 +90,7 @@ def _run(file: Path, inputs: Arrays, once: Sequence[str] = ()) -> NDArray[np.flo
 
 
 def _rows(opened: Recommender, count: int) -> dict[str, NDArray[Any]]:
-    """Rows of one request: what is given once is the first row's in all."""
+    """Return rows of one request: inputs that are given once repeat the first row's."""
     rows = {name: values.numpy() for name, values in opened.serving_rows(300).items()}
     return {name: values[[0] * count] if name in opened.once else values[-count:] for name, values in rows.items()}
 
@@ -230,7 +230,7 @@ def test_the_file_scores_as_the_model_does(
 
 
 def _composed(family: str) -> Weights:
-    """All that `_reshaped` leaves out."""
+    """Return a candidate with all techniques that `_reshaped` leaves out."""
     group, heads = LINEAR[family], (("attention", 0.5),) if family == "sasrec" else ()
     return Weights(
         mixed_dimensions=(MixedDimensions(TABLE[family], 0.4),),
@@ -278,7 +278,7 @@ def test_each_width_is_read_back(
 def test_the_units_that_are_left_are_told(
     family: str, opened: Callable[[str], Recommender], prepared: Callable[[str], Prepared], task_of: TaskOf
 ) -> None:
-    """As long as the axes that they lie along, wherever they fill one; of other groups as many as before."""
+    """Kept units are as long as the axes that they lie along; other groups keep as many as before."""
     task, model, group = task_of(family), opened(family).model, prepared(family).structure.group(LINEAR[family])
     weights = Weights(pruning=Pruning(((group.name, 0.5),), multiple=1), distillation=LEARNING)
     artifact = _made(task, weights)
@@ -295,7 +295,7 @@ def test_the_units_that_are_left_are_told(
 
 
 def test_ranges_go_by_the_rule_that_was_asked_for(task_of: TaskOf) -> None:
-    """Scales of the inputs of the first layer: as wide as all values, and narrower by the other rules."""
+    """The input scales of the first layer are as wide as all values with minmax, and narrower with the other rules."""
     scales = {}
     for rule in CALIBRATIONS:
         artifact = _made(task_of("dlrm"), Weights(), Precision((("top", "int8-static"),), calibration=rule))
@@ -332,7 +332,9 @@ def test_several_techniques_and_widths_at_once(
 def test_int8_weights_have_the_bits_that_the_task_asks_for(
     aware: bool, opened: Callable[[str], Recommender], task_of: TaskOf
 ) -> None:
-    """Learned or rounded afterwards; a model of other bits is another, and one without int8 products is the same."""
+    """Weights learned or rounded afterwards get the same bits; other bits are another model, but not without int8
+    products.
+    """
     weights = Weights(distillation=LEARNING, quantization_aware=("mlp",)) if aware else Weights()
     tasks = [replace(task_of("dcn-v2"), int8_weight_bits=bits) for bits in (7, 8)]
     for width in ("int8-static",) if aware else ("int8-static", "int8-dynamic"):
@@ -377,7 +379,7 @@ def test_one_group_learns_its_ranges_and_another_is_calibrated(
     ],
 )
 def test_forms_change_no_score(family: str, form: Form, opened: Callable[[str], Recommender], task_of: TaskOf) -> None:
-    """Of a request, in which the user's side is the same in all rows."""
+    """Every form gives the scores of a request in which the user's side is the same in all rows."""
     task = task_of(family)
     artifact = _made(task, Weights(), form=form)
     users = [spec.name for spec in opened(family).inputs if spec.side == "user"]
@@ -398,7 +400,7 @@ def _judged(task: Task, found: Prepared, metric: str, artifact: Artifact, form: 
 
 
 def _gauc(labels: NDArray[Any], scores: NDArray[Any], groups: NDArray[Any]) -> float:
-    """Of each user who has both labels, weighted by the rows."""
+    """AUC of each user who has both labels, weighted by the rows."""
     total, weight = 0.0, 0
     for group in np.unique(groups):
         own = groups == group
@@ -435,7 +437,7 @@ def test_rows_are_judged_as_by_the_models_own_scores(
 
 
 def _gains(recommender: Recommender, model: nn.Module) -> tuple[NDArray[Any], NDArray[Any]]:
-    """NDCG@10 and HR@10 of each user of test: by sorting all items of the catalogue that were not taken before."""
+    """NDCG@10 and HR@10 of each user of test, by sorting all items of the catalogue that were not taken before."""
     sequences = recommender.sequences  # type: ignore[attr-defined]
     ndcg, hits = [], []
     for user in range(sequences.users):

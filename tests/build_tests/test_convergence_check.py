@@ -1,4 +1,4 @@
-"""A baseline that could still learn is told from one that could not."""
+"""The convergence check tells a baseline that could still learn from one that could not."""
 
 from __future__ import annotations
 

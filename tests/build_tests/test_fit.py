@@ -1,4 +1,4 @@
-"""Every way to change the weights of a small model of each family, one by one and several at once."""
+"""Fits of a small model of each family: every way to change its weights, one by one and several at once."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _baseline_is_left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a fit does, it does to copies."""
+    """A fit changes copies only."""
     names = request.fixturenames
     if "opened" not in names or "family" not in names:
         yield
@@ -119,7 +119,7 @@ def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened) -> None
 def test_a_student_starts_from_what_the_teacher_knows(
     family: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever has the teacher's shape has its values as the lessons begin, and something has not."""
+    """Tensors of the teacher's shape start with its values, and at least one tensor does not."""
     recommender, seen = opened(family), list[dict[str, Tensor]]()
 
     def look(student: nn.Module, *_: Any) -> None:
@@ -140,7 +140,7 @@ def test_a_student_of_the_baselines_own_sizes_is_refused(family: str, opened: Op
 
 
 def test_another_number_of_heads_is_another_student(opened: Opened) -> None:
-    """Though each of its tensors has the baseline's shape."""
+    """Another number of heads leaves the shape of each tensor, and is another student all the same."""
     fitted = _fit(opened("sasrec"), architecture=Architecture(tuple({**OWN_SIZES["sasrec"], "heads": 1}.items())))
     assert _shapes(fitted.model) == _shapes(opened("sasrec").model)
 
@@ -204,7 +204,7 @@ def test_rare_ids_are_held_in_less(family: str, name: str, opened: Opened) -> No
 
 
 def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> None:
-    """What mixed dimensions go by: the most frequent code first, and as many as the rows of train look up."""
+    """Mixed dimensions go by the frequencies: the most frequent code first, summing to the lookups of train."""
     recommender = opened(family)
     (rows,) = recommender.train_rows().blocks
     for name, counts in recommender.counts(recommender.model, of_baseline(recommender).structure.tables).items():
@@ -282,7 +282,7 @@ def test_the_control_never_asks_the_teacher(family: str, weights: Distillation, 
 
 @pytest.mark.slow
 def test_the_teacher_is_asked_once_for_all_fits(family: str, opened: Opened, tmp_path: Path) -> None:
-    """Also where candidates are drawn anew; and its students are those that learned from it batch by batch."""
+    """The teacher runs once also where candidates are drawn anew; the students are those that learned batch by batch."""
     recommender, calls = opened(family), list[int]()
     handle = recommender.model.get_submodule(recommender.hidden or "").register_forward_hook(
         lambda *args: calls.append(len(args[2]))
@@ -315,7 +315,7 @@ def test_what_is_too_large_to_keep_is_asked_anew(
 
 
 def test_what_is_kept_gives_the_teachers_scores(family: str, opened: Opened, tmp_path: Path) -> None:
-    """Of each batch, whatever was drawn for it: those of running the teacher on all of its inputs."""
+    """Kept scores equal those of running the teacher on all inputs of each batch."""
     recommender = opened(family)
     kept = teacher_outputs(recommender, tmp_path)
     assert kept is not None
@@ -326,7 +326,7 @@ def test_what_is_kept_gives_the_teachers_scores(family: str, opened: Opened, tmp
 
 
 def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) -> None:
-    """Its loss on the lessons falls, by labels alone."""
+    """The student's training loss falls, by labels alone."""
     recommender = opened(family)
 
     def loss(model: nn.Module) -> float:

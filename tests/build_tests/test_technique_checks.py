@@ -1,4 +1,4 @@
-"""What cannot be done to a model never enters its space, and is listed under what is left alone; all else can."""
+"""Techniques that a model cannot take never enter its space and are listed with a reason; all others are offered."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_what_prepare_saw_fail_is_left_alone_with_its_reason(shop: Shop) -> None
 
 
 def _reasons(shop: Shop) -> dict[tuple[str, str], str]:
-    """By part and technique, as `left_alone` tells them: `part (technique, technique)`."""
+    """Reasons by part and technique, as `left_alone` lists them: `part (technique, technique)`."""
     told = ((*name.rstrip(")").partition(" ("), reason) for name, reason in shop.prepared.left_alone.items())
     return {(part, one): reason for part, _, techniques, reason in told for one in techniques.split(", ")}
 

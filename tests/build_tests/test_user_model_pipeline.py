@@ -1,5 +1,4 @@
-"""A model of one's own through a builder's and a meter's stages: lengths that differ, several outputs, a metric of
-one's own."""
+"""A user's model through a builder's and a meter's stages: lengths that differ, several outputs, a custom metric."""
 
 from __future__ import annotations
 
@@ -312,7 +311,9 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
 def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
     factory: str, line: str, task_of: Callable[[str], Task], home: Path
 ) -> None:
-    """Not when its first candidate is judged, nor when a choice is confirmed on test."""
+    """An undefined loss is refused in `prepare`, rather than when a candidate is evaluated or a choice confirmed on
+    test.
+    """
     task = task_of(factory)
     recommender = build.open_once(task, _quiet)
     with pytest.raises(FactoryError, match=line):
@@ -325,7 +326,7 @@ def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
 def test_a_factory_that_gives_another_model_each_time_is_refused(
     factory: str, refused: bool, task_of: Callable[[str], Task]
 ) -> None:
-    """As in another builder's process, where the factory is called anew."""
+    """The factory is called anew, as in another builder's process."""
     task = task_of(factory)
     expecting = replace(task, expected=build.open_once(task, _quiet).key)
     assert build.open_once(expecting, _quiet) is build.open_once(task, _quiet), "not called again in this one"
@@ -385,7 +386,7 @@ def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str],
 def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
     factory: str, users: set[str], task_of: Callable[[str], Task], tmp_path: Path
 ) -> None:
-    """Two users' rows mixed; one user's with another history in the last row; each row another user's."""
+    """Mixed requests: two users' rows; one user's with another history in the last row; each row another user's."""
     task = task_of(factory)
     found = build.prepare(task, _quiet)
     once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)
