@@ -1,4 +1,4 @@
-"""What distilling gained, told at the choice: which model stands beside the chosen one, and when there is none."""
+"""The gain of distillation at the choice: which model is compared with the chosen one, and when there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a rebuilt bundle: its margins, and an old bundle that today's rows do not fit."""
+"""Reports of a rebuilt bundle: its margins, and an old bundle that today's rows do not fit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _beside(loss: float) -> BesideOld:
 
 
 def _undisturbed(loss: float) -> BesideOld:
-    """Judged, and then not timed."""
+    """Evaluate without timing."""
     return replace(_beside(loss), latency=None, trouble="disturbed")
 
 
@@ -120,7 +120,7 @@ def test_an_old_bundle_that_cannot_be_run_is_told_and_ends_nothing(fails: str, m
 
 
 def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known of the two, so nothing may be replaced."""
+    """Without a comparison of the two, nothing may be replaced."""
 
     def judged(*asked: object) -> object:
         raise LostJobError("The meter was ended by SIGKILL")
@@ -137,7 +137,7 @@ def test_a_meter_that_dies_beside_the_old_bundle_ends_the_build(monkeypatch: pyt
 def test_a_bundle_made_for_another_cpu_is_built_anew(
     width: str, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the same checkpoint, where its int8 products have weights of other bits than this CPU needs."""
+    """A bundle is built again from the same checkpoint where its int8 weights have other bits than this CPU needs."""
 
     class BuiltError(Exception):
         """The recipe was applied."""
@@ -169,7 +169,7 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
 
 
 def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, losing: str = "") -> list[RebuildResult]:
-    """The results of one build a night, of checkpoints by letters; those that lose too much are refused.
+    """The results of one build a night, from checkpoints by letters; those that lose too much are refused.
 
     Each starts from the bundle that the study chose after two looks, as where builds go to folders of their own.
     """
@@ -211,7 +211,7 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
 
 
 def test_looks_at_test_are_counted_over_the_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From those of the study's own choice on; a refused build is one too, and the same checkpoint again is none."""
+    """Looks are counted from the study's own choice on; a refused build is one too, the same checkpoint again is none."""
     found = _nights(tmp_path, "abcab", monkeypatch, losing="b")
     assert [one.look for one in found] == [3, 4, 5, 3, 4]
     assert [one.accepted for one in found] == [True, False, True, True, False]

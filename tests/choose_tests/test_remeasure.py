@@ -1,4 +1,4 @@
-"""The front is timed again by a meter whose answers are given: side by side, row by row, and never into the study."""
+"""The front is timed again by a meter whose results are given: compared row by row, and never written into the study."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ serve({{BenchmarkRequest: time}})
 
 
 class Only:
-    """A space of one candidate: what was chosen plays no part here."""
+    """A space of one candidate; the knobs play no part here."""
 
     def suggest(self, trial: Any) -> Candidate:
         return Candidate()

@@ -1,4 +1,4 @@
-"""A loss over several seeds: how often its interval holds what is true, by simulation; and what is trained for it."""
+"""Loss over several seeds: coverage of its interval, by simulation; and what is trained for it."""
 
 from __future__ import annotations
 
