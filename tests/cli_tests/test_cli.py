@@ -117,7 +117,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_another_distributions_package_is_told(tmp_path: Path) -> None:
-    """`search` of somebody else, found first, is said in one line before anything of it runs."""
+    """A foreign package `search` that is found first is reported in one line before anything of it runs."""
     strange = tmp_path / "strange"
     (strange / "search").mkdir(parents=True)
     (strange / "search" / "__init__.py").write_text("raise SystemExit('the wrong search ran')")

@@ -1,4 +1,4 @@
-"""What is missing is found, and said with its cost and its remedy; a bare installation is a finding, not a crash."""
+"""The doctor names what is missing, its cost and its remedy; a bare installation is a finding, not a crash."""
 
 from __future__ import annotations
 
