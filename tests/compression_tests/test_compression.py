@@ -1,4 +1,4 @@
-"""A small DCN-V2 exported and narrowed: what the whole graph of a real model holds, computes and leaves alone."""
+"""A small DCN-V2 exported and quantized: what the whole graph of a real model holds, computes and leaves alone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _replaced(graph: onnx.ModelProto, change: dict[str, np.ndarray]) -> onnx.Mod
 def test_one_pass_one_answer_whatever_the_rows(
     model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor]
 ) -> None:
-    """Static ranges do not hang on the request: one row alone scores as it does among others."""
+    """Static ranges do not depend on the request: one row alone scores as it does among others."""
     narrow = quantize(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
     together = run_onnx(narrow, _arrays(rows))[:5]
     alone = [run_onnx(narrow, {k: v[i : i + 1] for k, v in _arrays(rows).items()})[0] for i in range(5)]
@@ -152,7 +152,7 @@ def test_static_int8_is_computed_in_whole_numbers(
     tmp_path: Path,
     cut: bool,
 ) -> None:
-    """Of what ONNX Runtime makes of the graph: all products but the head's, which is in no group, have int8 kernels."""
+    """Products have int8 kernels in ONNX Runtime's own graph, all but the head's, which is in no group."""
     asked = Precision((("mlp", "int8-static"), ("cross", "int8-static")))
     narrow = quantize(once if cut else graph, asked, dcn_v2_anatomy(model), _arrays(rows))
     options = onnxruntime.SessionOptions()

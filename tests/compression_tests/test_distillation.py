@@ -1,4 +1,4 @@
-"""The losses against closed forms in numpy; the loop against what it may run, repeat and leave behind."""
+"""Distillation losses against closed forms in numpy; the loop against what it may run, repeat and leave behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS, WIDTH = 96, 6
 
 
 class Tower(nn.Module):
-    """`body` is what features are taken from."""
+    """A model whose features are taken from `body`."""
 
     def __init__(self, hidden: int, seed: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def test_the_loss_of_features_is_the_variance_that_is_missed() -> None:
 
 
 def test_features_that_hardly_vary_outweigh_no_others() -> None:
-    """As a unit that one row of forty puts just above zero."""
+    """Features hardly vary where one row of forty is just above zero."""
     student, teacher = np.random.default_rng(6).normal(size=(2, 40, 3))
     teacher[:, 1] = np.eye(40)[0] * 1e-6
     rest = ((student - teacher)[:, [0, 2]] ** 2).sum() / (40 * teacher[:, [0, 2]].var(0).sum())
@@ -216,7 +216,7 @@ def test_the_loss_falls(rows: dict[str, Tensor], labels: Tensor, choice: Distill
 
 
 def test_a_student_comes_to_the_teachers_scores_from_the_teacher_alone(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """The labels are noise."""
+    """Teacher scores are learned where the labels are noise."""
     teacher = Tower(8, seed=1).eval()
     scores = predict(teacher, rows)
 
@@ -230,7 +230,7 @@ def test_a_student_comes_to_the_teachers_scores_from_the_teacher_alone(rows: dic
 
 
 def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
-    """Candidates are drawn in each lesson, so their scores can only come from running the teacher on them."""
+    """Candidates are drawn in each batch, so their scores can only come from running the teacher on them."""
 
     class Ranker(nn.Module):
         def __init__(self, seed: int) -> None:
@@ -282,7 +282,7 @@ def test_known_scores_are_not_asked_for_again(rows: dict[str, Tensor], labels: T
 
 
 def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """Dropout included; and the generator that others draw from is not touched."""
+    """Dropout is included; and the generator that others draw from is not touched."""
     teacher = Tower(8, seed=1).eval()
 
     def weights(seed: int) -> Tensor:
@@ -297,7 +297,7 @@ def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> Non
 
 
 def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """With a rate of nothing it stays one, and the loss of features is the whole loss."""
+    """A copy stays one at a learning rate of 0, and the loss of features is the whole loss."""
     teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
     nothing = TrainingData(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
     optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
@@ -307,7 +307,7 @@ def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, T
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [3, 8, 12])
 def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels: Tensor, width: int) -> None:
-    """From features alone, the best linear map of the student's onto the teacher's leaves less over than before."""
+    """Training by features alone leaves a smaller residual of the best linear map onto the teacher's than before."""
     teacher = Tower(8, seed=1).eval()
     student = Tower(width, seed=2)
 
@@ -336,7 +336,7 @@ def test_the_teacher_stays_as_it_was(rows: dict[str, Tensor], labels: Tensor) ->
 
 @pytest.mark.parametrize("steps", [*range(1, 13), 40])
 def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
-    """Whatever the number of steps: torch's own schedule fails where the warm-up is one step."""
+    """The rate rises at any number of steps: torch's own schedule fails where the warm-up is one step."""
     rates: list[float] = []
     student = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
@@ -405,7 +405,7 @@ LOGITS, PROBABILITIES = OutputKind("logits"), OutputKind("probabilities")
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("shift", [0.0, -9.0, -20.0])
 def test_probabilities_are_compared_as_the_logits_that_they_came_from(temperature: float, shift: float) -> None:
-    """However rare what they tell of: at -20 they are near 2e-9, and their order still counts."""
+    """Rare probabilities count too: at -20 they are near 2e-9, and their order still counts."""
     student, teacher = np.random.default_rng(7).normal(size=(2, 30)) + shift
     p, q = expit(student / temperature), expit(teacher / temperature)
     expected = -(temperature**2) * (q * np.log(p) + (1 - q) * np.log1p(-p)).mean()
@@ -425,7 +425,7 @@ def test_certain_probabilities_leave_the_loss_finite() -> None:
 
 
 def test_values_are_compared_in_units_of_their_spread() -> None:
-    """Whatever their size, and whatever a batch's own spread: two alike rows are worth no more than others."""
+    """The unit is the teacher's spread, not a batch's own: two alike rows are worth no more than others."""
     student, teacher = np.random.default_rng(8).normal(size=(2, 9))
     for scale in (1.0, 5000.0):
         soft = soft_loss_of([OutputKind("values", 2 * scale)])

@@ -1,4 +1,4 @@
-"""Parity is told in units of the scores' own spread, whatever that is, and never of scores that are not finite."""
+"""Parity is relative to the spread of the scores, and never reported for scores that are not finite."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_scores_that_hardly_differ_are_measured_by_their_mean() -> None:
 
 
 def test_a_sigmoids_rounding_is_no_fault() -> None:
-    """ONNX Runtime's is off by 1.3e-7, of probabilities near 1e-6 as of others."""
+    """The sigmoid of ONNX Runtime is off by 1.3e-7, of probabilities near 1e-6 as of others."""
     expected = np.linspace(1e-7, 1e-6, 50)
     assert 0 < compare_scores([expected + 1.4e-7], [expected]) < LIMIT
     with pytest.raises(ParityError, match="must agree"):
@@ -110,7 +110,7 @@ def test_a_difference_does_not_hang_on_the_scores_unit(values: list[float], unit
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", ["graph", "model"])
 def test_what_is_not_finite_is_an_error(wrong: float, side: str) -> None:
-    """Alike on both sides too: such a model has no scores."""
+    """Values that are alike on both sides are an error too: such a model has no scores."""
     good = np.arange(4.0)
     bad = np.array([0, wrong, 2, 3])
     line = f"Scores of the {side} must be finite, but 1 of 4 are NaN or infinite"
