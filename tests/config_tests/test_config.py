@@ -1356,7 +1356,7 @@ def test_any_other_data_are_one_line(data: Any) -> None:
     st.lists(st.sampled_from(["a", "b", "user"]), max_size=3),
 )
 def test_any_columns_are_a_schema_or_one_line(columns: dict[str, Any], names: list[str]) -> None:
-    """What the study file lets through is what reads the table."""
+    """Schemas that the study file accepts are those that read the table."""
     for given_columns in (columns, {"numeric": names, "of_user": names[:1], "of_item": names[1:], **columns}):
         try:
             data = study(**table(**given_columns)).data

@@ -1,4 +1,4 @@
-"""The space of a study: what the model and the machine offer, with the study file's words in its place."""
+"""The space of a study: what the model and the machine offer, overridden by the study file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def values(domain: Any) -> tuple[Any, ...]:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cores, vectors of 16 numbers, bf16, two engines."""
+    """A machine with two cores, vectors of 16 numbers, bf16 and two engines."""
     for name, value in {
         "cores_allowed": 2,
         "kernel_unit": 16,
@@ -246,7 +246,7 @@ def test_the_baselines_own_sizes_are_known_to_the_space() -> None:
 
 
 def test_what_is_switched_off_is_no_road() -> None:
-    """Neither is what may only be what the baseline is."""
+    """A technique that is switched off, or that may only be what the baseline is, is not offered."""
     off: dict[str, Any] = {"pruning": {}, "low_rank": {}, "tables": {"form": "full"}, "quantization_aware": [False]}
     off["attention"] = {"window": [0], "history": [0]}
     weights = space(off).weights
@@ -338,7 +338,9 @@ def test_every_ratio_takes_something_of_every_width_that_can_be_cut() -> None:
 
 
 def test_every_rank_gains_something_on_a_square_layer() -> None:
-    """r (m + n) < m n: for m = n, less than half of the rank; from a size on at which whole vectors leave a choice."""
+    """The rule is r (m + n) < m n: for m = n, less than half of the rank; above a size at which whole vectors leave a
+    choice.
+    """
     for size in range(33, 1025):
         for share in values(RANKS)[1:]:
             rank = rank_of(size, size, share)

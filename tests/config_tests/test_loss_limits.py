@@ -1,4 +1,4 @@
-"""What may be lost, over all rows and on slices."""
+"""Limits of the loss, over all rows and on slices."""
 
 from __future__ import annotations
 
