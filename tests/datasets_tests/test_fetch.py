@@ -1,4 +1,4 @@
-"""Fetching: the whole data set or nothing, whatever goes wrong on the way."""
+"""Fetching gives the whole data set or nothing, whatever goes wrong on the way."""
 
 import hashlib
 import os

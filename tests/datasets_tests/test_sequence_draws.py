@@ -1,4 +1,4 @@
-"""Negatives and requests: what may be drawn is checked against sets, how often by chi-square, with fixed seeds."""
+"""Negatives and requests: sets are the oracle of what may be drawn, chi-square of how often, with fixed seeds."""
 
 import numpy as np
 import pytest

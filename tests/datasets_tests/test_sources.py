@@ -1,4 +1,4 @@
-"""From the source that a task names to its log: each kind, beside the reader's own, and what is refused."""
+"""Logs of every source that a task can name, compared with the reader's own, and refused sources."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_expected_auc_is_the_sum_over_all_pairs(decimals: int) -> None:
 
 
 def test_expected_auc_is_the_same_on_any_number_of_cores() -> None:
-    """To the last digit: it is part of the data's key. BLAS shares out a long sum among its threads."""
+    """The value is part of the data's key, so that it is equal to the last digit; BLAS splits a long sum by threads."""
     code = (
         "import numpy as np; from objectives.recommenders.datasets.synthetic import expected_auc; "
         "print(repr(expected_auc(np.random.default_rng(0).random(300_000))))"

@@ -52,7 +52,7 @@ TABLE = pl.DataFrame(
 
 
 def _flat(table: pl.DataFrame) -> pl.DataFrame:
-    """As CSV can hold it."""
+    """The frame as CSV can hold it."""
     return table.with_columns(pl.col("tags").list.join("|"), pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
