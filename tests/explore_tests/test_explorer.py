@@ -1,4 +1,4 @@
-"""Which job comes next, without a model: flights in every stage, and a whole search over scripted workers."""
+"""Scheduling without a model: trials in every stage, and a whole search over scripted workers."""
 
 from __future__ import annotations
 
@@ -120,9 +120,7 @@ def search(
     monkeypatch: pytest.MonkeyPatch,
     limits: dict[str, float] | None = None,
 ) -> Any:
-    """Args:
-    limits: filled with the seconds that each job of a worker was given last
-    """
+    """Run a search over scripted workers."""
     log: list[tuple[str, str]] = []
     told: list[TrialEvent] = []
     builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
@@ -140,7 +138,7 @@ def search(
 
 
 def timed(p95_ratio: float = 0.5, throughput: float = 2.0) -> dict[str, Any]:
-    """What the meter gives for the job `time`."""
+    """The meter's result of the job `time`."""
     measured = complete_outcome(p95_ratio, throughput).measurement
     assert measured is not None
     footprint = Footprint(900, 50_000_000, 1.5)
@@ -225,7 +223,7 @@ def test_an_infinite_measurement_is_a_failed_trial(parts: dict[str, Any], monkey
 
 
 def test_a_small_space_ends_the_search(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two widths and four layouts of the baseline's weights: eight choices at most, none twice, then an end."""
+    """Two widths and four placements of the baseline's weights: eight choices at most, none twice, then an end."""
     space = parts["space"]
     parts["space"] = replace(space, weights=replace(space.weights, pruning={}))
     end, told, _ = search(parts, answers(), 500, monkeypatch)
@@ -294,7 +292,7 @@ def test_a_visit_that_fails_leaves_what_was_measured_before(
 def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variance between the baseline's visits, of two degrees of freedom, by statistics' own formula."""
+    """The variance between the baseline's visits has two degrees of freedom, by the formula of `statistics`."""
     noises: list[tuple[int, Any]] = []
     visits = (0.9, 1.0, 1.2)
 
@@ -311,7 +309,7 @@ def test_a_benchmark_knows_how_the_visits_of_earlier_ones_differed(
 
 
 def test_the_first_candidate_is_timed_whatever_it_loses(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those after it are not: what is known to lose too much is stopped, and is not built again."""
+    """Later candidates that are known to lose too much are stopped, and not built again."""
     quality = to_plain(replace(complete_outcome().measurement.quality, loss=0.5, loss_interval=(0.4, 0.6)))
     _, told, log = search(parts, answers(evaluate=lambda a: {"quality": quality, "reused": False}), 12, monkeypatch)
     states = {t.number: t.outcome.state for t in told}
@@ -341,7 +339,7 @@ def test_what_is_outrun_at_a_glance_is_not_timed(parts: dict[str, Any], monkeypa
 def test_what_takes_long_comes_second(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seconds: float, last: str
 ) -> None:
-    """Slower than the baseline, a candidate need not be judged; both were asked of each that is timed."""
+    """A candidate slower than the baseline need not be evaluated; both are asked of each that is timed."""
     monkeypatch.setattr(Scripted, "poll", partialmethod(polled, seconds))
     _, _, log = search(parts, answers(), 8, monkeypatch)
     asked = [job for kind, job in log if kind == "meter" and job in ("evaluate", "quick_benchmark")]

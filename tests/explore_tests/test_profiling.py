@@ -40,7 +40,7 @@ OBJECTIVES = ["latency_p95", "throughput", "quality"]
 
 
 def profile(mlp_ms: float = 8.0) -> Profile:
-    """mlp: 8 of 10 ms and 85% of the bytes; cross: 3% and 2%; tables: 0.4% of the time and 12% of the bytes."""
+    """A profile with mlp at 8 of 10 ms and 85% of the bytes, cross at 3% and 2%, tables at 0.4% and 12%."""
     nodes = [
         NodeCost("rows", "Gather", "tables", 0.04, 0, 10_000),
         NodeCost("cross", "Gemm", "cross", 0.3, 10_000_000, 30_000),
@@ -51,7 +51,7 @@ def profile(mlp_ms: float = 8.0) -> Profile:
 
 
 class Meter:
-    """Answers `profile` at once, by what it was given: profiles, or the words of an error."""
+    """A meter that answers `profile` at once, with profiles, or with the words of an error."""
 
     def __init__(self, *answers: Profile | str) -> None:
         self.answers = list(answers)
@@ -69,7 +69,7 @@ class Meter:
 
 
 class Ears:
-    """What a person was told."""
+    """A record of the lines that a person was told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -1,4 +1,4 @@
-"""The points that candidates are held against: which placement they get, and that they are benchmarked."""
+"""Reference points: which placement they get, and that they are benchmarked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SPACE = PlacementSpace(
 
 
 class Bench:
-    """Placements of known speed."""
+    """A bench of placements of known speed."""
 
     def __init__(self, best: Placement) -> None:
         self.best, self.asked = best, list[Placement]()
@@ -111,7 +111,7 @@ def test_the_reference_points_are_what_a_user_gets_without_a_search() -> None:
 
 
 def test_what_cannot_be_quantized_stays_as_it_is_in_the_quantized_point() -> None:
-    """Asked for, the width would fail, and there would be no such point at all."""
+    """A width that was asked for would fail, and the point would be missing."""
     masked = Group("masked", "linear", ("n",), 10, (), "no")
     prepared = replace(
         PREPARED,
@@ -161,7 +161,7 @@ def told(parts: dict[str, Any], **facts: Any) -> Front:
 def test_reference_points_are_benchmarked_whatever_a_glance_says(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In as many visits as a point of the front; a simple model that loses too much is not."""
+    """A reference point has as many visits as a point of the front; a simple model that loses too much has none."""
     visits: Counter[str] = Counter()
 
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
 def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is benchmarked although a smaller model outruns it."""
+    """The placement is benchmarked although a smaller model is faster."""
     parts["space"] = replace(parts["space"], precision=replace(parts["space"].precision, widths={}))
     fast = {"base": (0.55, 1.9), "small": (0.1, 9.0)}
 
@@ -245,7 +245,7 @@ def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Pat
 def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was stopped, or failed, counts as what was measured; choices made before count as nothing."""
+    """Stopped and failed trials count as measured ones; choices made before count as nothing."""
     begin(parts)
     count = iter(range(1000))
     flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
