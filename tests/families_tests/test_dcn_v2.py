@@ -1,4 +1,6 @@
-"""DCN-V2 over fields of every kind: the paper's forward, its graph, and what its anatomy says can be cut."""
+"""DCN-V2 over fields of every kind: the paper's forward, its graph, and the units that its structure offers for
+pruning.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,7 @@ def test_the_graph_gives_the_same_scores(model: DCNV2, graph: onnx.ModelProto) -
 
 
 def test_the_users_side_is_computed_once(graph: onnx.ModelProto) -> None:
-    """Of x_0's 32 columns 13 are the user's, its number and its mean among them: two embeddings and the age."""
+    """The user has 13 of x_0's 32 columns, its number and its mean among them: two embeddings and the age."""
     once = compute_once(graph, USER)
     for rows in ROWS:
         request = one_users(draw(FIELDS, rows, seed=rows), rows // 2)

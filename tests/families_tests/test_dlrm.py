@@ -1,4 +1,4 @@
-"""DLRM over fields of every kind: the paper's forward, its graph, and what its anatomy says can be cut."""
+"""DLRM over fields of every kind: the paper's forward, its graph, and the units that its structure offers for pruning."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_the_graph_gives_the_same_scores(fields: tuple[Field, ...]) -> None:
 
 
 def test_the_interaction_is_one_product_and_one_lookup_of_runs_of_rows(graph: onnx.ModelProto) -> None:
-    """Beside a lookup for each table, one along the first axis, where ONNX Runtime copies all rows at once."""
+    """One lookup is along the first axis, where ONNX Runtime copies all rows at once; each table has its own beside it."""
     kinds = [node.op_type for node in graph.graph.node]
     assert kinds.count("MatMul") == 1
     axes = [attribute(node, "axis", 0) for node in graph.graph.node if node.op_type == "Gather"]
@@ -216,7 +216,7 @@ def test_a_bottom_of_one_layer_is_as_wide_as_the_tables() -> None:
 
 
 def _silence(model: DLRM, group: str, which: int, gone: tuple[int, ...]) -> DLRM:
-    """A copy in which the units give 0; relu keeps it."""
+    """Return a copy in which the units give 0; relu keeps it."""
     silenced = copy.deepcopy(model)
     layers = {"tables": ["bottom.6"], "bottom": [f"bottom.{3 * which}"], "top": [f"top.{3 * which}"]}[group]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Sizes of a family by name, and what each family says of a model in one form."""
+"""Sizes of a family by name, and each family's description of a model in one form."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_size_that_cannot_be_is_named(published: Any, given: dict[str, Any], l
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_makes_what_it_describes(name: str) -> None:
-    """Of its students, the first value of each size."""
+    """Students take the first value of each size."""
     family = FAMILIES[name]
     domains = family.student(FIELDS)
     first = tuple((size, d.values[0]) for size, d in domains.items() if isinstance(d, Choice))

@@ -1,4 +1,4 @@
-"""A recommender that ranks by a history: its lessons, what it is judged on and its requests, event by event."""
+"""A recommender that ranks by a history: its training data, held-out rows and requests, event by event."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def opened(home: Path) -> SequentialRecommender:
 
 @pytest.fixture(scope="module")
 def events(opened: SequentialRecommender) -> list[list[int]]:
-    """Of each user the codes of the items, in order."""
+    """Codes of each user's items, in order."""
     codes, offsets = opened.sequences.codes.tolist(), opened.sequences.offsets.tolist()
     return [codes[a:b] for a, b in itertools.pairwise(offsets)]
 
@@ -169,7 +169,7 @@ def test_slices_are_of_users_and_of_what_came_next(opened: SequentialRecommender
 
 @pytest.mark.parametrize(("columns", "taken"), [({}, {1}), ({"positive_from": 1.0}, {0, 1})])
 def test_what_was_only_shown_is_no_event(tmp_path: Path, columns: dict[str, float], taken: set[int]) -> None:
-    """Of clicks the rows with label 1 are; of ratings every row is."""
+    """Clicks count where the label is 1, ratings in every row."""
     random, users, rows = np.random.default_rng(0), 40, 20
     log = pl.DataFrame(
         {
