@@ -143,7 +143,7 @@ class Projected(nn.Module):
 
 
 def _kept(model: nn.Module, pruned: nn.Module) -> list[int]:
-    """Which columns of a reader are still there, by their values."""
+    """Columns of a reader that are still there, by their values."""
     whole, left = ((m.out if hasattr(m, "out") else m.a_2).weight for m in (model, pruned))
     rows_left = range(len(left)) if hasattr(model, "out") else None
     if rows_left is None:  # of a square matrix the rows left too: by what the state's own row holds
@@ -155,7 +155,7 @@ def _kept(model: nn.Module, pruned: nn.Module) -> list[int]:
 
 
 def _silenced(model: nn.Module, units: list[int]) -> nn.Module:
-    """By the definition of the layers: rows of all gates, columns of the state, columns of what reads the outputs."""
+    """Silence units by the definition of the layers: rows of all gates, columns of the state, columns of their readers."""
     silent = copy.deepcopy(model)
     encoder = silent.encoder
     assert isinstance(encoder, nn.RNNBase)
@@ -189,7 +189,7 @@ OF_GRAPHS = [NAMES[number] for number in GRAPHS]
 
 @cache
 def exported(number: int) -> onnx.ModelProto:
-    """A copy, as what is pruned or learns is; of any length."""
+    """Export a copy, as of a pruned or trained model; for histories of any length."""
     return to_onnx(copy.deepcopy(MODELS[number]), rows(257), Signature(open={"history": (1,)}))
 
 
@@ -221,7 +221,7 @@ def test_a_layer_has_one_plain_form(number: int) -> None:
 
 
 def test_a_large_layers_weights_are_no_work_at_run_time() -> None:
-    """The exporter folds what is small alone."""
+    """The exporter folds small weights alone."""
 
     class Large(nn.Module):
         def __init__(self) -> None:

@@ -177,7 +177,7 @@ def _same(model: onnx.ModelProto, rows: tuple[int, ...] = (1, 2, 7)) -> onnx.Mod
 
 
 def _first_dimension(model: onnx.ModelProto, value: str) -> int:
-    """As onnx infers it for a request of 7 rows."""
+    """First dimensions as onnx infers them for a request of 7 rows."""
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
     for i in bound.graph.input:
@@ -263,7 +263,7 @@ def test_operators_that_mix_rows_have_all_of_them(operator: str, end: str) -> No
 
 
 def _with_gate(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Something to save beside: the item's embedding is gated by the user's."""
+    """Return the graph with the item's embedding gated by the user's, so that something else is saved."""
     gated = onnx.ModelProto()
     gated.CopyFrom(model)
     for node in gated.graph.node:
