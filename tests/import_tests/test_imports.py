@@ -1,4 +1,4 @@
-"""The direction of imports, and that serving and measuring stay light."""
+"""The direction of imports, and light imports of serving and measuring."""
 
 from __future__ import annotations
 
