@@ -65,7 +65,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.5, float("n
 @settings(deadline=None)
 @given(ROWS, st.integers(1, 3), st.sampled_from([1, 500]))
 def test_rows_are_grouped_by_what_is_equal_in_them(rows: list[tuple[int, float]], columns: int, times: int) -> None:
-    """By a dictionary; NaN is equal to itself; arrays of a few bytes and of many."""
+    """A dictionary is the oracle; NaN is equal to itself; arrays have few bytes and many."""
     codes = np.repeat(np.array([code for code, _ in rows])[:, None], columns * times, axis=1)
     numbers = np.array([number for _, number in rows], dtype=np.float32)
     expected: dict[tuple[int, str], list[int]] = {}
