@@ -57,7 +57,7 @@ def oracle_rate(rows: NDArray[np.int64], slo_ms: float) -> float:
 @pytest.mark.parametrize("load", [0.4, 0.6, 0.8])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_p95_and_the_rate_under_the_slo_are_those_of_the_queue(name: str, load: float) -> None:
-    """As in a benchmark, but longer, since a few visits of a few blocks are too few to see a bias of 3%."""
+    """The visits are longer than a benchmark's, since a few visits of a few blocks are too few to see a bias of 3%."""
     rows = ROWS[name]
     exact = -math.log(0.05) / (1 - load) if name == "M/M/1" else oracle_p95(rows, load)
     requests = requests_of(np.random.default_rng(0).permutation(rows).tolist())

@@ -1,4 +1,4 @@
-"""A log of requests read back against the standard library, and every refusal in one line with its place."""
+"""Request logs read back against the standard library, and every refusal in one line with its place."""
 
 from __future__ import annotations
 
