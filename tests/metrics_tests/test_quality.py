@@ -33,7 +33,7 @@ def _pairs_won(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _gauc(scores: np.ndarray, labels: np.ndarray, groups: Rows, auc: Auc = _pairs_won) -> float:
-    """By its definition, user by user."""
+    """GAUC by its definition, user by user."""
     told = [(np.sum(groups == g), labels[groups == g], scores[groups == g]) for g in np.unique(groups)]
     both = [(rows, auc(y, s)) for rows, y, s in told if 0 < y.sum() < rows]
     return float(sum(rows * own for rows, own in both) / sum(rows for rows, _ in both))
@@ -122,7 +122,7 @@ def _by_copies(metric: Score, weights: np.ndarray, groups: Rows, kept: np.ndarra
 
 
 def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score], Rows]:
-    """The function under test with its arrays, both arms as scikit-learn or the definition judges them, and users."""
+    """Run the function under test; also return both arms as scikit-learn or the definition has them, and the users."""
     if metric == "ndcg@10":
         ours, theirs, groups = _draw_ranks(seed, 25, 1.3)
         worth = [np.array([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks]) for ranks in (ours, theirs)]
@@ -142,7 +142,9 @@ def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score],
 
 @pytest.mark.parametrize("metric", ["auc", "gauc", "ndcg@10"])
 def test_intervals_are_those_of_a_bootstrap_that_copies_rows(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same draws of users, each resample written out and judged by another; a slice has its rows of each."""
+    """Both draw the same users; each resample is written out and scored by another library; a slice has its rows of
+    each.
+    """
     monkeypatch.setattr(paired_loss, "group_weights", lambda groups, seed, _: group_weights(groups, seed, 40))
     paired, metrics, groups = _judge(metric, seed=5)
     part = groups % 3 > 0

@@ -96,7 +96,8 @@ def test_the_ratio_is_that_of_pooled_percentiles() -> None:
 
 def test_the_interval_of_a_ratio_covers_as_often_as_it_says() -> None:
     """A p95 half as long, in blocks that both find slower or faster by a third: about 285 of 300 intervals hold it, and
-    misses lie on both sides."""
+    misses lie on both sides.
+    """
     misses = np.zeros(2)
     for seed in range(300):
         random = np.random.default_rng(seed)
@@ -108,7 +109,7 @@ def test_the_interval_of_a_ratio_covers_as_often_as_it_says() -> None:
 
 
 def test_pairing_cancels_what_disturbs_both_arms() -> None:
-    """Blocks in which the machine is three times slower: paired, the interval still knows the ratio of 0.5."""
+    """The machine is three times slower in some blocks: paired, the interval still knows the ratio of 0.5."""
     random = np.random.default_rng(3)
     slow = np.where(random.random((24, 1)) < 0.5, 3.0, 1.0)
     base = random.exponential(1, (24, 200))
@@ -150,7 +151,7 @@ def test_refused_requests_do_not_reach_a_percentile_below_them() -> None:
 @pytest.mark.parametrize("percent", [50, 90, 95, 99])
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_the_ranks_of_an_interval_are_the_closest_that_the_binomial_law_allows(percent: int, confidence: float) -> None:
-    """Of samples 1 to n the interval is ranks (r, s); it misses with P(B < r) + P(B >= s), B binomial (n, q)."""
+    """The interval is ranks (r, s) of samples 1 to n; it misses with P(B < r) + P(B >= s), B binomial (n, q)."""
     fewest, tail = fewest_samples(percent), (1 - confidence) / 2
     for count in [*range(fewest, fewest + 30), 700, 1000, 3001]:
         point, (low, high) = percentile_interval(np.arange(1.0, count + 1), percent, confidence)
