@@ -113,7 +113,7 @@ def attending_anatomy() -> ModelStructure:
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """In place: weights and statistics at which every unit shows in the scores, each by another amount."""
+    """Draw weights and statistics in place at which every unit shows in the scores, each by another amount."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -179,7 +179,7 @@ def zeroed(model: nn.Module, gone: dict[PrunableDim, list[int]]) -> nn.Module:
 
 
 def least(model: nn.Module, structure: ModelStructure, kept: dict[str, int]) -> dict[PrunableDim, list[int]]:
-    """By width's name how many stay: those of the least norm that leave."""
+    """Units that stay, of the least norm that leave, by the dimension's name."""
     widths = [width for group in structure.groups for width in group.dims if width.name in kept]
     return {w: np.argsort(norms(model, w), kind="stable")[: w.units - kept[w.name]].tolist() for w in widths}
 
@@ -329,7 +329,7 @@ def test_magnitude_is_the_squared_norm_of_all_parameters(ranker: nn.Module, atte
 
 
 def test_taylor_is_the_squared_slope_of_the_loss_as_a_unit_fades(ranker: nn.Module) -> None:
-    """By central differences in float64: all parameters of the unit times 1 - t, at t = 0."""
+    """Central differences in float64 are the oracle: all parameters of the unit times 1 - t, at t = 0."""
     width = ranker_anatomy().group("tower").dims[0]
     model, given = ranker.double(), evidence()
     slopes = []
@@ -365,7 +365,7 @@ def test_activation_is_what_the_next_layer_reads(ranker: nn.Module) -> None:
 
 
 def test_activation_of_units_that_no_layer_reads_is_what_their_layers_give(ranker: nn.Module) -> None:
-    """As of queries and keys, which meet in a product."""
+    """Queries and keys meet in a product, which no layer reads."""
     inputs = [inputs for inputs, _ in evidence().batches]
     x = torch.cat([torch.cat([ranker.tables[n](i[n]) for n in ROWS], 1) for i in inputs])  # type: ignore[index,operator]
     first = ranker.tower[0](x)  # type: ignore[index,operator]

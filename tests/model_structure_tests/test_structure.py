@@ -1,4 +1,4 @@
-"""What tracing finds, beside what is written down by hand for the families, and on models drawn at random."""
+"""Traced structures, compared with those written by hand for the families, and on models drawn at random."""
 
 from __future__ import annotations
 
@@ -127,8 +127,9 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("form", HEADS)
 def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads, heads: int) -> None:
-    """Of a fixed number of heads nothing fails when one is cut away: the units that are left would be read as as many
-    narrower heads, which is another network."""
+    """Heads of a fixed number raise no error when one is removed: the units that are left would be read as as many
+    narrower heads, which is another network.
+    """
     torch.manual_seed(0)
     model = Attending(Attention(16, heads, fused=False, form=form)).eval()
     structure = trace(model, {"history": torch.randint(40, (5, 6))}).structure
@@ -164,7 +165,7 @@ def test_the_groups_of_a_random_model_are_pruned_together(seed: int) -> None:
 
 
 def _with(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> nn.Module:
-    """These units of the width alone, in this order."""
+    """The model with these units of the width alone, in this order."""
     smaller = copy.deepcopy(model)
     gone: dict[tuple[str, int], set[int]] = defaultdict(set)
     moved: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
@@ -428,8 +429,9 @@ def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
 
 @pytest.mark.foreign
 def test_rtdls_attention_keeps_its_number_of_heads() -> None:
-    """FT-Transformer's: half of each head goes, and what is left is the attention that its own code computes of the
-    sliced matrices, here read in numpy."""
+    """FT-Transformer's attention loses half of each head; what is left is what its own code computes of the sliced
+    matrices, here read in numpy.
+    """
     rtdl = pytest.importorskip("rtdl_revisiting_models")
 
     class Attentive(nn.Module):
