@@ -29,7 +29,7 @@ def test_the_slower_of_arithmetic_and_traffic_is_the_time(
 
 
 def test_the_ridge_is_where_both_take_as_long() -> None:
-    """100 GFLOP/s and 50 GB/s: two operations a byte."""
+    """The ridge of 100 GFLOP/s and 50 GB/s is at two operations a byte."""
     roof = Roofline(100.0, 50.0, 1)
     assert roof.perfect_ms(100_000_000, 50_000_000) == pytest.approx(1.0)
     assert roof.perfect_ms(200_000_000, 50_000_000) == pytest.approx(2.0)
