@@ -1,5 +1,6 @@
-"""Every width on tables and weights with rows of zeros, constant rows, blocks of zeros and numbers next to nothing, on
-every engine that reads them: beside numpy, by the codes that the graph holds."""
+"""Every width on tables and weights with rows of zeros, constant rows, blocks of zeros and tiny numbers, on every
+engine that reads them: compared with numpy, by the codes that the graph holds.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +198,7 @@ class Pooled(nn.Module):
 
 
 def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
-    """Pruned by 0.45 to 9 of 16 dimensions, and rows of one tag and more."""
+    """A pooled model pruned by 0.45 to 9 of 16 dimensions, and rows of one tag and more."""
     torch.manual_seed(0)
     model = Pooled(16).eval()
     names = ("tag.weight", "gate.weight", "hidden.weight")
@@ -224,7 +225,7 @@ def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
 @pytest.mark.parametrize("products", LINEAR_WIDTHS)
 @pytest.mark.parametrize("width", TABLE_WIDTHS)
 def test_a_model_that_tells_padding_by_sums_keeps_finite_scores(width: str, products: str) -> None:
-    """Beside the model with the rows that its narrow table gives."""
+    """The oracle is the model with the rows that its narrow table gives."""
     model, structure, rows = pooled()
     assert model.get_parameter("tag.weight").shape == (30, 9)
     graph, arrays = to_onnx(model, rows), {name: values.numpy() for name, values in rows.items()}
