@@ -78,7 +78,9 @@ def test_no_item_was_seen_before_the_moment() -> None:
 
 
 def _mixed_log(rows: int = 600) -> ClickLog:
-    """Of each side a category, a number and several categories, each telling its row (for the item: the item)."""
+    """A log with a category, a number and several categories of each side, each telling its row (for the item: the
+    item).
+    """
     number = np.arange(rows)
     item = number * 7 % 40
     own = {"user": number, "item": item, "context": number}

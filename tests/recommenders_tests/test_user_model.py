@@ -1,4 +1,4 @@
-"""A recommender of one's own: what its factory must give, and what is read from it."""
+"""A user's own recommender: its factory's duties, and what is read from it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Net(nn.Module):
         self.tower = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, user: Tensor, item: Tensor, history: Tensor) -> Tensor:
-        """A history of any length."""
+        """Score a history of any length."""
         u = self.user(user) + self.item(history).mean(1)
         return self.tower(torch.cat([u, self.item(item)], 1)).squeeze(1)
 
 
 class Mine:
-    """Histories of 3 in train, of 2 to 4 when judged and asked."""
+    """A factory with histories of 3 in train, of 2 to 4 in validation and requests."""
 
     name, metric = "mine", "auc"
 
@@ -118,7 +118,7 @@ def test_the_users_inputs_are_inferred_or_declared(mine: UserRecommender, monkey
 
 
 def test_what_is_declared_of_few_requests_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of fewer than 20 nothing is inferred."""
+    """Fewer than 20 requests declare nothing."""
     given = Mine()
     few = list(Mine().requests(0))[:5]
     monkeypatch.setattr(given, "requests", lambda seed: few)
@@ -147,7 +147,7 @@ def test_a_wrong_declaration_is_refused(declared: Any, line: str, monkeypatch: p
 
 
 def test_what_is_judged_is_what_the_batches_yield(mine: UserRecommender) -> None:
-    """In blocks of one length of history, with labels and groups in the same order."""
+    """Blocks have one length of history, with labels and groups in the same order."""
     held = mine.held_out("test")
     assert [block["history"].shape for block in held.inputs] == [(40, 2), (20, 3)]
     yielded = list(Mine().batches("test"))
@@ -216,7 +216,7 @@ def test_the_key_follows_weights_and_data(mine: UserRecommender, monkeypatch: py
 def test_the_key_follows_requests_and_the_code_of_every_layer(
     mine: UserRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not the slices, on which no weight hangs."""
+    """The key does not follow the slices, on which no weight depends."""
     fewer, sliced, other = Mine(), Mine(), Mine()
     asked = Mine().requests
     fewer.requests = lambda seed: list(asked(seed))[:-1]  # type: ignore[method-assign, assignment, return-value]
@@ -358,7 +358,7 @@ class Other(Net):
 @pytest.mark.parametrize("model", [Net, Named])
 @pytest.mark.parametrize("packed", [lambda y, w: (y, w), lambda y, w: torch.stack([y, w], 1)])
 def test_of_one_output_the_first_labels_are_its_own(model: Any, packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a loss takes weights beside the labels."""
+    """The labels of one output may be followed by others, where a loss takes weights beside them."""
     given = Mine()
     given.model = model()
     plain = given.batches
@@ -558,7 +558,7 @@ def test_an_optimizer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_model_from_elsewhere_comes_to_the_cpu_in_full_precision() -> None:
-    """As one that was built on a GPU, in halves."""
+    """The model may have been built on a GPU, in halves."""
 
     class Elsewhere(Net):
         asked = ""
