@@ -1,4 +1,4 @@
-"""A profile as a document, a table, a figure and a page; and the space narrowed to what matters."""
+"""Profiles as a document, a table, a figure and a page; and the space narrowed to what matters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GROUPS = (
 
 @pytest.fixture
 def profile() -> Profile:
-    """mlp: 8 of 10 ms; tables: 12% of the bytes and 0.4% of the time; cross: little of either."""
+    """A profile with mlp at 8 of 10 ms, tables at 12% of the bytes and 0.4% of the time, cross at little of either."""
     nodes = [
         NodeCost("rows", "Gather", "tables", 0.04, 0, 10_000),
         NodeCost("cross", "Gemm", "cross", 0.3, 10_000_000, 30_000),

@@ -1,4 +1,4 @@
-"""The report's values, and that its one file stands alone."""
+"""Values of the report, and its one file that stands alone."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def nothing_feasible(document: Document) -> None:
 
 
 def nothing_at_all(document: Document) -> None:
-    """Not even the baseline was measured: its row is there, and failed."""
+    """A document in which not even the baseline was measured: its row is there, and failed."""
     failed = next(row for row in document["rows"] if row["state"] == "failed") | {"trial": 0}
     document |= {"rows": [failed], "baseline": None, "minutes": 0.0, "resolution": None}
     document |= {"rate_rps": None, "slo_ms": None, "references": {}}

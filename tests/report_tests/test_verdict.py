@@ -1,4 +1,4 @@
-"""What the verdict may say, and above all when."""
+"""Sentences of the verdict, and above all when each may stand."""
 
 from __future__ import annotations
 
