@@ -1,5 +1,6 @@
-"""A bench of a stand-in pool: requests from the specs, the plan's refusals, percentiles told or not, a page that stands
-alone."""
+"""Benchmarks of a stand-in pool: requests from the specs, the plan's refusals, which percentiles are reported, a page
+that stands alone.
+"""
 
 from __future__ import annotations
 

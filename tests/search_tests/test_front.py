@@ -78,8 +78,7 @@ def dominates(one: np.ndarray, other: np.ndarray, resolution: float) -> bool:
 
 @given(studies, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 def test_the_resolved_front_is_the_one_kernel_of_the_relation(losses: np.ndarray, resolution: float) -> None:
-    """By brute force over all subsets of the rows: one and no other is both without dominance inside and dominates all
-    outside."""
+    """Brute force over all subsets of the rows finds one that is without dominance inside and dominates all outside."""
     rows = range(len(losses))
     over = [[dominates(losses[i], losses[j], resolution) for j in rows] for i in rows]
     kernels = []

@@ -1,4 +1,4 @@
-"""What is said of a benchmark besides its numbers, and that it reaches who reads the verdict."""
+"""Warnings about a benchmark beside its numbers reach the reader of the verdict."""
 
 from __future__ import annotations
 

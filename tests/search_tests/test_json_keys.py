@@ -1,4 +1,4 @@
-"""JSON for other programs: the keys of every document, against those that were stored."""
+"""Keys of every JSON document for other programs, against those that were stored."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
 
 
 def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> None:
-    """As those that the data refused; what was found by them is forgotten. Of a study with trials they may not."""
+    """Settings that the data refused may change, and what was found by them is forgotten; with trials they may not."""
     home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
     session = launch.open_session(parse({**given, "quality": {"slices": {"nobody": 0.1}}}), home)
     session.study.note(profile={"of": "former settings"})
@@ -116,7 +116,7 @@ def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None
 
 
 def test_a_home_that_another_process_has_just_made_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was not there when it was looked for, and is there, with what the other has put in, when it is listed."""
+    """The home is missing at the first look, and there, with what the other has put in, when it is listed."""
     other, exists = Home(tmp_path), Path.exists
     other.claim()
     monkeypatch.setattr(Path, "exists", lambda path: path.name != ".leanrec" and exists(path))
@@ -127,7 +127,7 @@ def test_a_home_that_another_process_has_just_made_is_ours(tmp_path: Path, monke
 
 
 def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
-    """Both databases are made by whoever comes first, and by nobody else."""
+    """Both databases are made by the first process, and by nobody else."""
 
     def begun(name: str) -> str | None:
         config = parse({"name": name, "data": {"source": "synthetic"}})

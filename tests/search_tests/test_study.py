@@ -120,7 +120,7 @@ def test_an_objective_that_was_not_measured_is_refused() -> None:
 def test_each_outcome_is_parsed_once_however_often_it_is_asked_for(
     space: SearchSpace, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every event all trials are looked at; a study begun anew has other outcomes under the same numbers."""
+    """All trials are looked at with every event; a study begun anew has other outcomes under the same numbers."""
     parsed: list[str] = []
     read = json.loads
     monkeypatch.setattr(
