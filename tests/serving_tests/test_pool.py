@@ -88,7 +88,7 @@ def rows(count: int, first: int = 0) -> dict[str, NDArray[np.int64]]:
 
 
 def pool_of(engines: Sequence[Held], placement: Placement | None = None) -> Pool:
-    """The engines in the order of the replicas."""
+    """A pool of the engines in the order of the replicas."""
     coming = iter(engines)
     return Pool(placement or Placement(InstanceGroup(replicas=len(engines))), lambda instance_group: next(coming))
 
