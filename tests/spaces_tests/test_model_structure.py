@@ -1,4 +1,4 @@
-"""What is stored alike: groups, and tables by themselves; against a count by hand and by properties."""
+"""Groups, and tables by themselves, that are stored alike; against a count by hand and by properties."""
 
 from __future__ import annotations
 

@@ -260,8 +260,7 @@ def test_requests_are_scored_whole_where_ranges_are_theirs(placement: Placement)
 
 
 def _check_placement(placement: Placement, asked: dict[str, object], whole: bool) -> None:
-    """What was asked for beside what: a knob that would do nothing is not asked for, nor one that cuts or joins
-    requests whose rows are scored `whole`."""
+    """A knob that would do nothing is not asked for, nor one that cuts or joins requests whose rows are scored `whole`."""
     several = placement.instance_group.replicas > 1
     assert ("placement.inline" in asked) == (not several)
     assert ("placement.split_rows" in asked) == (several and not whole)
