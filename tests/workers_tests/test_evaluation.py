@@ -1,4 +1,4 @@
-"""A quality that is waited for: who is asked, and for how long."""
+"""Waiting for a quality: which worker evaluates, and for how long."""
 
 from __future__ import annotations
 

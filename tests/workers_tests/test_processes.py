@@ -77,7 +77,7 @@ def test_what_a_child_has_started_ends_with_it(worker: Worker) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """What nobody has waited for yet is a zombie, and runs no more."""
+    """Return whether a process runs; one that nobody has waited for yet is a zombie, and runs no more."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def test_workers_end_with_their_block_whatever_ends_it(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 def test_children_die_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
-    """Even while they stand still."""
+    """Children die even while they stand still."""
     code = f"""
 import sys, time; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
