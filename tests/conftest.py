@@ -104,7 +104,7 @@ def outcome(knobs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 
 def mark_front(document: dict[str, Any]) -> dict[str, Any]:
-    """`feasible`, `on_front`, `hypervolume`, `counts` and `front_size`, as the study would fill them in."""
+    """Fill in `feasible`, `on_front`, `hypervolume`, `counts` and `front_size`, as the study would."""
     rows = document["rows"]
     for row in rows:
         row["on_front"] = False
@@ -220,11 +220,11 @@ def front_document() -> dict[str, Any]:
 
 @pytest.fixture
 def choose_trial() -> Callable[..., dict[str, Any]]:
-    """(document, trial, loss_interval on test, looks) -> the document of `leanrec choose --json`."""
+    """A function of document, trial, loss interval on test and looks: the document of `leanrec choose --json`."""
     return build_choice
 
 
 @pytest.fixture
 def refresh_front() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Fills in feasibility, front, hypervolume and counts again after a test has changed the rows."""
+    """A function that fills in feasibility, front, hypervolume and counts again after a test has changed the rows."""
     return mark_front
