@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,8 @@ from tests.compression_tests.random_models import Attention, RandomModel, random
 
 # The heads of 43 are of a fixed number, those of 66 of a fixed size.
 FEW, MANY = (43, 66), range(100)
-UNPRUNABLE = (
-    "its width is tied to that of ", "it meets something of a fixed size", "it is spread over an axis",
-    "with a unit less the model fails",  # nn.MultiheadAttention asks for the dimension it was made with
-)  # fmt: skip
+# Of these reasons the last is nn.MultiheadAttention's, which asks for the dimension that it was made with.
+UNPRUNABLE = "tied|fixed size|over an axis|fails"
 # Layers inside a block, which nothing outside it reads.
 HIDDEN = (".inner", ".down", ".both", ".score.0")
 
@@ -59,17 +58,17 @@ def _check_refusals(model: RandomModel, found: DryRun) -> None:
     for one in (one for one in found.tried if one.refused is not None):
         reason = str(one.refused)
         if one.technique == "learned rounding":
-            assert reason.startswith("its training cannot be one graph for all batches: "), one
+            assert "one graph" in reason, one
         elif one.technique == "mixed-dimensions":
-            assert one.group == "item" and "nothing to gain" in reason, "drawn as often as each other"
+            assert one.group == "item" and "MixedDimensions" in reason, "drawn as often as each other"
         elif one.technique == "low rank" and isinstance(attend, nn.MultiheadAttention):
             assert one.group == "attend" and "no attribute 'weight'" in reason, one
         elif one.technique == "pruning" and isinstance(attend, Attention) and one.group == "attend":
             # Of one head there is none to spare; of a fixed number of a fixed size, no other reading.
             one_head = attend.heads == 1 and attend.form == "of a size"
-            assert (one_head or attend.form == "of both") and "with a unit less the model fails" in reason, one
+            assert (one_head or attend.form == "of both") and "fails" in reason, one
         elif one.technique == "pruning":
-            assert reason.startswith(UNPRUNABLE), one
+            assert re.search(UNPRUNABLE, reason), one
             layers = found.structure.group(one.group).modules
             assert not any(name.endswith(HIDDEN) for name in layers), one
         else:

