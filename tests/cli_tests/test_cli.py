@@ -76,7 +76,7 @@ def test_a_foreign_mlruns_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mlruns" / "0").write_text("somebody's")
     done = leanrec("run", "synthetic-small", home=tmp_path)
     assert done.returncode == 2
-    assert "was not made by leanrec" in done.stderr
+    assert str(tmp_path / "mlruns") in done.stderr
     assert [p.name for p in (tmp_path / "mlruns").iterdir()] == ["0"]
 
 
@@ -129,4 +129,4 @@ def test_another_distributions_package_is_told(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(strange)], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
     )
     assert done.returncode == 2
-    assert "'search' is found at" in done.stderr
+    assert "'search'" in done.stderr and str(strange) in done.stderr
