@@ -161,7 +161,7 @@ def test_the_model_itself_is_left_as_it_was() -> None:
 
 def test_a_model_without_such_attention_is_refused() -> None:
     model = nn.TransformerEncoderLayer(8, 2)
-    with pytest.raises(ValueError, match="TransformerEncoderLayer has no attention that can be narrowed, but got wind"):
+    with pytest.raises(ValueError, match=r"TransformerEncoderLayer.*window"):
         sparsify(model, Attention(window=16))
 
 

@@ -72,11 +72,11 @@ def test_a_graph_of_other_weights_fails_parity(
     other = copy.deepcopy(graph)
     tensor = next(t for t in other.graph.initializer if t.name == "model.head.bias")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.01, tensor.name))
-    with pytest.raises(ParityError, match=r"by 0\.01 at a spread of"):
+    with pytest.raises(ParityError, match=r"0\.01 "):
         check_parity(model, other, rows)
     scores = np.concatenate([run_onnx(graph, {n: v[:count].numpy() for n, v in rows.items()}) for count in PARITY_ROWS])
     assert largest_difference(other, graph, _arrays(rows)) == pytest.approx(0.01 / scores.std(), rel=1e-3)
-    with pytest.raises(ParityError, match=r"agree within 0\.001 of their spread"):
+    with pytest.raises(ParityError, match=r"0\.001"):
         largest_difference(other, graph, _arrays(rows), LIMIT)
 
 
@@ -87,7 +87,7 @@ def test_a_graph_with_another_form_of_scores_fails_parity(
     other.graph.initializer.append(numpy_helper.from_array(np.array([1]), "second"))
     other.graph.node.append(helper.make_node("Unsqueeze", ["scores", "second"], ["columns"]))
     other.graph.output[0].CopyFrom(helper.make_tensor_value_info("columns", TensorProto.FLOAT, None))
-    with pytest.raises(ParityError, match=r"scores of shape \(1,\), but got \(1, 1\)"):
+    with pytest.raises(ParityError, match=r"\(1,\).*\(1, 1\)"):
         check_parity(model, other, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_gradients_keep_their_size_at_any_temperature(temperature: float) -> Non
 
 @pytest.mark.parametrize("shapes", [((4,), (5,)), ((4,), (4, 1)), ((2, 3, 4), (2, 3, 4))])
 def test_logits_of_other_rows_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match=r"score the same rows.*but got \("):
+    with pytest.raises(ValueError, match=rf"but got .*{re.escape(str(shapes[0]))}.*{re.escape(str(shapes[1]))}"):
         soft_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 2.0)
 
 
@@ -146,7 +147,7 @@ def test_features_that_hardly_vary_outweigh_no_others() -> None:
 
 
 def test_features_of_other_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"row by row, but got \(3, 2\), \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(3, 2\), \(4, 2\)"):
         feature_loss(torch.zeros(3, 2), torch.zeros(4, 2))
 
 
@@ -163,10 +164,10 @@ def test_hidden_outputs_are_rows_of_features(shape: tuple[int, ...]) -> None:
 
 def test_hidden_modules_that_give_no_features_are_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Flatten(0))
-    with pytest.raises(ValueError, match="submodule of the model, but got 'tower'"), hidden_outputs(model, "tower"):
+    with pytest.raises(ValueError, match="'tower'"), hidden_outputs(model, "tower"):
         pass
     with hidden_outputs(model, "1") as latest:
-        with pytest.raises(ValueError, match=r"'1' must give features .* but got NoneType"):
+        with pytest.raises(ValueError, match=r"'1' .*NoneType"):
             latest()
         model(torch.zeros(2, 4))
         with pytest.raises(ValueError, match=r"but got \(6,\)"):
@@ -196,9 +197,9 @@ def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labe
 
 def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
     assert _lessons(rows, labels, batch=1000)[1] == 1
-    with pytest.raises(ValueError, match=r"training rows: must be 2 or more of one shape, but got \[0\]"):
+    with pytest.raises(ValueError, match=r"training rows: .*\[0\]"):
         _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
-    with pytest.raises(ValueError, match="at least one batch, but got 0"):
+    with pytest.raises(ValueError, match=r"batch.*0"):
         TrainingData(lambda generator: iter(()), 0, F.mse_loss)
 
 
@@ -366,10 +367,10 @@ def test_each_pass_is_told(rows: dict[str, Tensor], labels: Tensor) -> None:
 @pytest.mark.parametrize(
     ("choice", "hidden", "teacher", "reason"),
     [
-        (Distillation(2.0, 0.5, 1), None, None, "need a teacher, or its logits"),
-        (Distillation(2.0, 0.0, 1, 1.0), "body", None, "a teacher's hidden module"),
-        (Distillation(2.0, 0.0, 1, 1.0), None, Tower, "a teacher's hidden module"),
-        (Distillation(2.0, 0.0, 1, 1.0), "trunk", Tower, "submodule of the model, but got 'trunk'"),
+        (Distillation(2.0, 0.5, 1), None, None, "teacher"),
+        (Distillation(2.0, 0.0, 1, 1.0), "body", None, "hidden"),
+        (Distillation(2.0, 0.0, 1, 1.0), None, Tower, "hidden"),
+        (Distillation(2.0, 0.0, 1, 1.0), "trunk", Tower, "'trunk'"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(
@@ -391,7 +392,7 @@ def test_what_cannot_be_learned_is_refused(
 
 def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
     batches, batches_per_epoch = _lessons(rows, labels)
-    with pytest.raises(ValueError, match="has 4 batches, but got 3"):
+    with pytest.raises(ValueError, match=r"4 batches.*3"):
         _train(
             Tower(4, seed=2),
             TrainingData(batches, batches_per_epoch + 1, F.binary_cross_entropy_with_logits),
@@ -437,7 +438,7 @@ def test_values_are_compared_in_units_of_their_spread() -> None:
 
 @pytest.mark.parametrize("spread", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_spread_is_a_positive_number(spread: float) -> None:
-    with pytest.raises(ValueError, match="spread: must be above 0 and finite, but got"):
+    with pytest.raises(ValueError, match=f"spread: .*{spread}"):
         OutputKind("values", spread)
 
 

@@ -229,7 +229,7 @@ def test_rows_that_are_seen_as_often_have_no_dimensions_to_mix(temperature: floa
     rare = torch.arange(1000, 0, -1)
     assert evenly_seen(item, even) and not evenly_seen(item, rare)
     assert not seen(item, None) and not seen(item, torch.zeros(1000)) and seen(item, rare)
-    with pytest.raises(ValueError, match="nothing to gain"):
+    with pytest.raises(ValueError, match=r"MixedDimensions\(.*'tables.item'"):
         compress_tables(model, [form], structure(), {"tables.item": even})
     compress_tables(model, [form], structure(), {"tables.item": rare})
 
@@ -426,7 +426,7 @@ def test_a_models_frequent_ids_keep_their_rows(model: nn.Module, forms: list[Tab
 
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_ids_that_are_sorted_need_no_places(model: nn.Module, forms: list[TableForm]) -> None:
-    """Sorted ids need none also where counts fall within a part alone; other tables hold one number more for each row."""
+    """Sorted ids need none also where counts fall within a part alone; other tables hold one more number a row."""
 
     def made(counts: Tensor) -> nn.Module:
         of = COUNTS | {"tables.item": counts}
@@ -480,7 +480,7 @@ def test_a_table_of_unknown_counts_stays_as_it_is(model: nn.Module) -> None:
     known = {"tables.user": COUNTS["tables.user"]}
     compressed, _ = compress_tables(model, FORMS[0][:1], structure(), known)
     assert isinstance(compressed.get_submodule("tables.item"), nn.Embedding)
-    with pytest.raises(ValueError, match="of known counts"):
+    with pytest.raises(ValueError, match=r"group='tables.item'.*256 rows"):
         compress_tables(model, FORMS[0], structure(), known)
 
 
@@ -562,14 +562,14 @@ def test_activation_sees_what_the_whole_table_gives(
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (QuotientRemainder("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
+        (QuotientRemainder("layer", 0.1), "'layer' .*linear"),
         (
             QuotientRemainder("tables.item", 0.999),
-            r"nothing to gain by QuotientRemainder\(.*none of 256 rows or more, of known counts",
+            r"QuotientRemainder\(.*256 rows",
         ),
-        (MixedDimensions("tables.item", 1e-6), r"nothing to gain by MixedDimensions\("),
-        (QuotientRemainder("tables", 0.1), r"nothing to gain by QuotientRemainder\("),  # but for what is heavy
-        (QuotientRemainder("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),
+        (MixedDimensions("tables.item", 1e-6), r"MixedDimensions\("),
+        (QuotientRemainder("tables", 0.1), r"QuotientRemainder\("),  # but for what is heavy
+        (QuotientRemainder("nowhere", 0.1), r"groups .*'nowhere'"),
     ],
 )
 def test_what_makes_no_table_smaller_is_refused(model: nn.Module, form: TableForm, message: str) -> None:
@@ -579,16 +579,16 @@ def test_what_makes_no_table_smaller_is_refused(model: nn.Module, form: TableFor
 
 def test_small_tables_alone_are_refused(model: nn.Module) -> None:
     only = ModelStructure((Group("tables", "table", ("tables.hour",), 24 * D, (), "left alone"),))
-    with pytest.raises(ValueError, match="nothing to gain"):
+    with pytest.raises(ValueError, match=r"QuotientRemainder\(.*256 rows"):
         compress_tables(model, [QuotientRemainder("tables", 0.1)], only, {"tables.hour": zipf(24)})
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (torch.ones(999), r"Counts are \(1000,\), one for each row, but got \(999,\)"),
-        (torch.cat([torch.zeros(67), torch.ones(933)]), "nothing to gain"),
-        (torch.zeros(1000), "nothing to gain"),
+        (torch.ones(999), r"Counts .*\(1000,\).*\(999,\)"),
+        (torch.cat([torch.zeros(67), torch.ones(933)]), r"MixedDimensions\("),
+        (torch.zeros(1000), r"MixedDimensions\("),
     ],
 )
 def test_counts_that_tell_nothing_are_refused(model: nn.Module, counts: Tensor, message: str) -> None:

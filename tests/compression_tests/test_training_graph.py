@@ -28,7 +28,7 @@ def test_a_model_of_any_number_of_rows_is_one_graph(fixed: bool) -> None:
     told = trouble_with_training(model, "forward", batches)
     assert (told is not None) == fixed and not model.training
     if told is not None:
-        assert told.startswith("its training cannot be one graph for all batches: ") and "\n" not in told
+        assert "one graph" in told and "\n" not in told
         return
     graph = training_graph(model.train(), "forward", batches[0], None)
     (found,) = graph(batches[1]["numbers"])
