@@ -44,14 +44,14 @@ def test_only_the_allowed_are_drawn_and_none_twice_while_they_suffice(
 ) -> None:
     weights, random = np.array(weight), np.random.default_rng(seed)
     if not weights.any():
-        with pytest.raises(ValueError, match="weights must be finite, at least 0, and not all 0"):
+        with pytest.raises(ValueError, match="weights"):
             ByWeight(weights)
         return
     things = ByWeight(weights)
     assert things.possible.tolist() == [each > 0 for each in weight]
     allowed = things.possible & (random.random(len(weights)) < 0.7)
     if not allowed.any():
-        with pytest.raises(ValueError, match="from at least 1 that is allowed, but got none"):
+        with pytest.raises(ValueError, match="allowed"):
             things.draw(count, allowed, random)
         return
     drawn = things.draw(count, allowed, random)
@@ -62,5 +62,5 @@ def test_only_the_allowed_are_drawn_and_none_twice_while_they_suffice(
 
 def test_weights_that_are_none_are_refused() -> None:
     for weight in ([1.0, -1.0], [1.0, np.nan], [1.0, np.inf], [], [0.0]):
-        with pytest.raises(ValueError, match="weights must be finite, at least 0, and not all 0"):
+        with pytest.raises(ValueError, match="weights"):
             ByWeight(np.array(weight))
