@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -177,7 +178,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     rows = told(parts).rows
     ended = {row.knobs["weights.origin"]: row for row in rows[:5]}
     assert [row.state for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
-    assert ended["popularity"].reason == "pruned: its loss of 20.00% is above the tolerated"
+    assert "20.00%" in str(ended["popularity"].reason)
     assert [row.reference for row in rows[1:5]] == [TUNED, QUANTIZED, "popularity", "logistic regression"]
     assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
     assert visits["trial-3"] == 0
@@ -248,7 +249,7 @@ def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     """Stopped and failed trials count as measured ones; choices made before count as nothing."""
     begin(parts)
     count = iter(range(1000))
-    flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
+    flaky = lambda a: "SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
     script = answers(fit=flaky, quick_benchmark=slow, export=exported, evaluate=losing({}))
     _, ended, _ = search(parts, script, 12, monkeypatch)
@@ -271,17 +272,12 @@ def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
     search(parts, script, 4, monkeypatch)
     found = told(parts)
     _, first, *others = [verdict(found).headline, *verdict(found).sentences]
-    assert first.startswith(
-        "A much simpler model is within the tolerated 1%: logistic regression (trial 4) answers in 10%"
-    )
-    assert any("The tuned baseline" in line and "answers in 50% of the baseline's p95" in line for line in others)
-    assert any("of the tuned baseline's p95" in line for line in others)
-    assert any(line.startswith("Post-training quantization alone (trial 2) answers in 50%") for line in others)
+    assert re.search(r"logistic regression \(trial 4\) .*10%", first)
+    assert any(re.search(r"tuned baseline.* 50%", line) for line in others)
+    assert any(re.search(r"quantization.*\(trial 2\).* 50%", line) for line in others)
     rows = [row for row in found.rows if not isinstance(row, Point) or row.reference is None]
     of_rule = replace(found, rows=tuple(rows), references={"baseline": 0.8, "popularity": 0.795})
-    assert (
-        verdict(of_rule).sentences[0].startswith("A much simpler rule is within the tolerated 1%: on test popularity")
-    )
+    assert re.search("1%.* popularity", verdict(of_rule).sentences[0])
 
 
 def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +306,7 @@ def test_a_choice_is_timed_beside_the_tuned_baseline(monkeypatch: pytest.MonkeyP
         "model_card.md.j2", config=config, candidate=ours[1], artifact=ours[0], confirmed=confirmed, reason="why",
         machine="machine",
     )  # fmt: skip
-    assert "| p95, beside the tuned baseline (fp32, best placement, trial 3) | | | 0.250 [0.237, 0.263] |" in card
+    assert re.search(r"\| p95.*trial 3.* \| 0\.250 \[0\.237, 0\.263\] \|", card)
 
     def disturbed(*given: Any) -> Any:
         raise JobError("busy")
