@@ -194,7 +194,7 @@ def test_the_loss_is_the_papers() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 2), (3, 1), (3,)])
 def test_a_loss_needs_a_negative(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="a negative or more, but got"):
+    with pytest.raises(ValueError, match="negative"):
         loss(torch.zeros(shape))
 
 
@@ -250,7 +250,7 @@ def test_every_student_can_be_built_and_the_baseline_is_one() -> None:
 )
 def test_sizes_are_checked(changed: dict[str, int]) -> None:
     sizes = {"embedding_dim": 12, "blocks": 2, "heads": 3, "feed_forward": 10, "length": 9}
-    with pytest.raises(ValueError, match="heads divide the dimension, but got"):
+    with pytest.raises(ValueError, match="{}={}".format(*next(iter(changed.items())))):
         Sizes(**(sizes | changed))
 
 
@@ -318,7 +318,7 @@ def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
 
 
 def test_a_pruned_dimension_is_a_smaller_model_with_the_sliced_tensors() -> None:
-    """The smaller model is built with that dimension; each tensor must fit, and the numpy reading of the paper agrees."""
+    """The smaller model is built with that dimension; each tensor fits, and the numpy reading of the paper agrees."""
     model, kept = _model(), [0, 1, 3, 4, 5, 8, 10]
     (width,) = structure(model).group("tables").dims
     smaller = SASRec(ITEMS, Sizes(7, 2, 1, 10, 9))
@@ -339,7 +339,7 @@ def _scores_of(model: SASRec, history: torch.Tensor) -> NDArray[np.float32]:
 
 def test_a_single_head_is_not_pruned() -> None:
     group = structure(_model(Sizes(8, 2, 1, 5, 9))).group("attention")
-    assert not group.prunable and group.unprunable_reason == "each block has one head"
+    assert not group.prunable and "one head" in str(group.unprunable_reason)
     assert len(group.modules) == 8
 
 

@@ -304,12 +304,9 @@ def test_another_model_or_other_data_have_another_key(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"sizes": {"heads": 3}}, r"heads divide the dimension"),
-        (
-            {"sizes": {"mlp": "64"}},
-            r"^sizes\.mlp: unknown; the model has embedding_dim, blocks, heads, feed_forward, length$",
-        ),
-        ({"synthetic": {**SYNTHETIC, "rows": 140}}, r"must have users and items with 5 events each, but got none"),
+        ({"sizes": {"heads": 3}}, r"heads=3"),
+        ({"sizes": {"mlp": "64"}}, r"^sizes\.mlp: .*embedding_dim, blocks, heads, feed_forward, length$"),
+        ({"synthetic": {**SYNTHETIC, "rows": 140}}, r"5 events"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(change: dict[str, Any], line: str, tmp_path: Path) -> None:
@@ -324,5 +321,5 @@ def test_a_log_without_items_has_no_sequences(tmp_path: Path) -> None:
     columns = {"label": "clicked", "timestamp": "at", "user": "who"}
     task = _task(tmp_path, source=f"table:{file}", columns=columns)
     assert read_log(task).item is None
-    with pytest.raises(ValueError, match="must have users and items, but got no items"):
+    with pytest.raises(ValueError, match="items"):
         _open(task)
