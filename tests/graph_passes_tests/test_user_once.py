@@ -140,7 +140,7 @@ def test_multiply_adds_are_those_of_the_formula(graph: onnx.ModelProto, rows: in
 
 def test_a_product_of_unknown_shape_is_not_counted() -> None:
     model = _text("y = elsewhere.Mystery(x)\n z = MatMul(y, w)\n scores = ReduceSum<keepdims = 0>(z, one)", w=(4, 4))
-    with pytest.raises(ValueError, match="Products have known shapes, but got"):
+    with pytest.raises(ValueError, match="shapes"):
         multiply_adds(model, 3)
 
 
@@ -383,34 +383,34 @@ def test_drawn_graphs_give_the_same_scores_with_less_arithmetic(model: onnx.Mode
     ("names", "got"), [((), r"\[\]"), (("nobody",), "nobody"), (tuple(FIELDS), "genre"), (("user", "nobody"), "nobody")]
 )
 def test_user_inputs_are_some_of_the_inputs(graph: onnx.ModelProto, names: tuple[str, ...], got: str) -> None:
-    with pytest.raises(UserOnceError, match=rf"The user's inputs are some of .*, not all, but got .*{got}"):
+    with pytest.raises(UserOnceError, match=f"user's inputs .*got .*{got}"):
         compute_once(graph, frozenset(names))
 
 
 def test_a_graph_is_rewritten_once(graph: onnx.ModelProto) -> None:
-    with pytest.raises(UserOnceError, match=r"first dimension that is not fixed, but got \['hour', 'user'\]"):
+    with pytest.raises(UserOnceError, match=r"\['hour', 'user'\]"):
         compute_once(compute_once(graph, USER), USER)
 
 
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("y = Mul(u, v)\n z = MatMul(y, w)\n scores = ReduceSum<keepdims = 0>(z, one)", "Mul takes other inputs too"),
-        ("y = CumSum(u, axis)\n z = Add(y, v)\n scores = ReduceSum<keepdims = 0>(z, one)", "CumSum may mix rows"),
-        ("scores = ReduceSum<keepdims = 0>(v, one)", "are not used"),
+        ("y = Mul(u, v)\n z = MatMul(y, w)\n scores = ReduceSum<keepdims = 0>(z, one)", "Mul "),
+        ("y = CumSum(u, axis)\n z = Add(y, v)\n scores = ReduceSum<keepdims = 0>(z, one)", "CumSum "),
+        ("scores = ReduceSum<keepdims = 0>(v, one)", "not used"),
     ],
 )
 def test_lookups_alone_save_no_arithmetic(body: str, reason: str) -> None:
     model = _text(body, w=(4, 4))
     if "not used" in reason:
         del model.graph.node[0], model.graph.node[1]
-    with pytest.raises(UserOnceError, match=f"must hang on the user alone, but got none: .*{reason}"):
+    with pytest.raises(UserOnceError, match=f"user .*{reason}"):
         compute_once(model, frozenset({"user"}))
 
 
 def test_scores_of_the_user_alone_are_refused() -> None:
     model = _text("y = MatMul(u, w)\n scores = ReduceSum<keepdims = 0>(y, one)", w=(4, 4))
-    with pytest.raises(UserOnceError, match=r"Scores hang on an item's inputs too, but got \['scores'\]"):
+    with pytest.raises(UserOnceError, match=r"item.*\['scores'\]"):
         compute_once(model, frozenset({"user"}))
 
 
@@ -419,5 +419,5 @@ def test_branches_are_refused(graph: onnx.ModelProto) -> None:
     other.CopyFrom(graph)
     branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)])
     other.graph.node.append(helper.make_node("If", ["user"], ["z"], "if", then_branch=branch, else_branch=branch))
-    with pytest.raises(UserOnceError, match="without branches and loops"):
+    with pytest.raises(UserOnceError, match="branches"):
         compute_once(other, USER)
