@@ -325,7 +325,7 @@ def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: P
 @pytest.mark.usefixtures("importable")
 def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path) -> None:
     gone = Deployment(str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
-    with pytest.raises(RuntimeError, match=r"could not be measured: .*EngineError: .*gone\.onnx") as caught:
+    with pytest.raises(RuntimeError, match=r"EngineError: .*gone\.onnx") as caught:
         weigh(holdout, _artifact("ours"), gone)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -333,7 +333,7 @@ def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path)
 def test_a_process_that_says_nothing_is_an_error_by_its_status(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = SimpleNamespace(returncode=-9, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    with pytest.raises(RuntimeError, match="could not be measured: status -9"):
+    with pytest.raises(RuntimeError, match="status -9"):
         weigh(holdout, _artifact("ours"), Deployment("model.onnx", ONE_THREAD, "fp32"))
 
 
