@@ -91,7 +91,7 @@ class Busy:
 
 
 def test_arrivals_do_not_wait_for_answers() -> None:
-    """Requests are due at once, 50 of them: the k-th has waited for the k before it, though the generator never waited."""
+    """Requests are due at once, 50 of them: the k-th waited for the k before it, though the generator never did."""
     arrivals = open_loop(Busy(1_000_000), [{}] * 50, np.ones(50, dtype=np.int64))
     assert np.diff(arrivals.latency_ms) == pytest.approx(1.0, abs=1e-5)
     assert arrivals.latency_ms[-1] >= 50
@@ -125,7 +125,7 @@ def test_a_generator_that_oversleeps_lags_and_shows_as_latency(clock: Clock) -> 
     assert np.all((arrivals.lag_ms > 2) & (arrivals.lag_ms <= 2.5))
     assert arrivals.latency_ms == pytest.approx(arrivals.lag_ms + 0.4)
     assert arrivals.offered_share == pytest.approx(30 / (30 + arrivals.lag_ms[-1]))
-    with pytest.raises(BehindError, match="lower the load"):
+    with pytest.raises(BehindError, match="load"):
         check_offered(arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share)
 
 
@@ -248,7 +248,7 @@ def test_a_refused_request_is_not_served(clock: Clock) -> None:
 
 def test_a_schedule_that_fits_no_requests_is_refused() -> None:
     for requests, gaps in (([], []), ([{}] * 2, [5]), ([{}] * 2, [5, 0])):
-        with pytest.raises(ValueError, match="a gap of 1 ns or more before it, but got"):
+        with pytest.raises(ValueError, match="gap"):
             open_loop(Busy(1), requests, np.array(gaps, dtype=np.int64))
 
 
@@ -264,9 +264,8 @@ def test_a_run_that_was_offered_as_planned_is_valid() -> None:
 
 @pytest.mark.parametrize(("lag", "share"), [(0.21, 1.0), (0.0, 0.97)])
 def test_a_generator_that_was_behind_makes_a_run_invalid(lag: float, share: float) -> None:
-    with pytest.raises(BehindError, match="lower the load, or leave the generator a core") as caught:
+    with pytest.raises(BehindError, match=f"{lag:.3g} ms .* 2 ms .*{share:.1%}"):
         check_offered(np.full(100, 2.0), np.full(100, lag), share)
-    assert f"{lag:.3g} ms beside 2 ms and a rate of {share:.1%}" in str(caught.value)
 
 
 def test_closed_loop_is_one_at_a_time() -> None:

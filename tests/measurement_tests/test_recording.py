@@ -370,7 +370,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, share: float) -> None:
 
 def test_a_file_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "7.npz", slo_ms=np.nan, percent=95, seed=0)
-    with pytest.raises(ValueError, match=r"7\.npz: must be a recording of format 2"):
+    with pytest.raises(ValueError, match=r"7\.npz: .*format 2"):
         read_recording(tmp_path / "7.npz")
 
 
