@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,13 +221,12 @@ def test_a_slice_that_cannot_tell_says_why() -> None:
     first = [np.flatnonzero((labels == label) & (groups == group))[0] for label, group in _opposite(labels, groups)]
     slices["two opposite users"][first] = True
     parts = {part.name: part for part in paired_quality("auc", ours, theirs, labels, groups, 0, slices=slices).slices}
-    assert parts["nobody"].reason == "An interval needs rows of two groups or more, but got 0."
-    assert parts["one user"].reason == "An interval needs rows of two groups or more, but got 1."
+    assert re.search(r"groups.* 0\.", str(parts["nobody"].reason))
+    assert re.search(r"groups.* 1\.", str(parts["one user"].reason))
     clicked = int(labels.sum())
-    assert parts["clicked"].reason == f"Labels must hold both classes, but got 1 in all of {clicked} rows."
+    assert re.search(f"Labels.* 1 .*{clicked} rows", str(parts["clicked"].reason))
     assert (parts["clicked"].rows, parts["clicked"].groups) == (clicked, len(set(groups[labels == 1])))
-    lacking = parts["two opposite users"].reason
-    assert lacking is not None and lacking.startswith("At most 5% of the resamples may lack a loss, but got ")
+    assert re.search(r"5% .*resamples .*\d%", str(parts["two opposite users"].reason))
     for part in parts.values():
         assert (part.value is None) == (part.loss_interval is None) == (part.reason is not None)
     assert parts["all"].reason is None
@@ -239,16 +240,16 @@ def _opposite(labels: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:
 def test_gauc_needs_two_users_with_both_classes() -> None:
     labels, groups = np.array([0, 1, 1, 1, 0, 0], dtype=np.float32), np.array([1, 1, 2, 2, 3, 3])
     scores = np.arange(6, dtype=np.float32)
-    with pytest.raises(UndefinedLossError, match="Two groups or more must hold both classes, but got 1"):
+    with pytest.raises(UndefinedLossError, match=r"groups.* 1"):
         paired_quality("gauc", scores, scores, labels, groups, 0)
 
 
 def test_a_baseline_that_ranks_nothing_high_has_no_relative_loss() -> None:
     good, bad = np.full(40, 2.0), np.full(40, 50.0)
-    with pytest.raises(UndefinedLossError, match="needs a metric above 0, higher being better, but the baseline has 0"):
+    with pytest.raises(UndefinedLossError, match=r"metric .*baseline .*0"):
         paired_ranking("ndcg@10", good, bad, np.arange(40), 0)
     bad[0] = 1
-    with pytest.raises(UndefinedLossError, match=r"At most 5% of the resamples may lack a loss, but got 3\d%"):
+    with pytest.raises(UndefinedLossError, match=r"5% .*resamples.* 3\d%"):
         paired_ranking("ndcg@10", good, bad, np.arange(40), 0)  # the one hit is drawn in 1 - 1/e of the resamples
 
 
@@ -261,53 +262,49 @@ def test_the_kind_of_a_metric(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "AUC", "ndcg", "hr@0", "logloss"])
 def test_an_unknown_metric_is_refused_with_those_known(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"one of auc, gauc, hr@K, ndcg@K \(K a whole number from 1\), but got '" + name
-    ):
+    with pytest.raises(ValueError, match=rf"auc, gauc, hr@K, ndcg@K .*'{name}"):
         metric_kind(name)
 
 
 def test_a_metric_of_the_other_kind_is_refused() -> None:
     ours, theirs, labels, groups = _draw(1, 30)
-    with pytest.raises(ValueError, match="of scores and labels is one of auc, gauc, but got 'ndcg@10'"):
+    with pytest.raises(ValueError, match=r"auc, gauc, .*'ndcg@10'"):
         paired_quality("ndcg@10", ours, theirs, labels, groups, 0)
-    with pytest.raises(ValueError, match="of ranks is one of hr@K and ndcg@K, but got 'auc'"):
+    with pytest.raises(ValueError, match=r"hr@K .*ndcg@K.*'auc'"):
         paired_ranking("auc", np.ones(3), np.ones(3), np.arange(3), 0)
 
 
 def test_scores_and_labels_that_cannot_be_judged_are_refused() -> None:
     ours, theirs, labels, groups = _draw(1, 30)
-    with pytest.raises(ValueError, match=f"must have the same rows, but got .*{len(ours) - 1}"):
+    with pytest.raises(ValueError, match=f"rows.*{len(ours) - 1}"):
         paired_quality("auc", ours[1:], theirs, labels, groups, 0)
     broken = np.where(groups == 3, np.inf, theirs)
-    with pytest.raises(
-        ValueError, match=f"Scores must be finite, but {np.isinf(broken).sum()} of the baseline are not"
-    ):
+    with pytest.raises(ValueError, match=f"Scores .*{np.isinf(broken).sum()} .*baseline"):
         paired_quality("auc", ours, broken, labels, groups, 0)
-    with pytest.raises(ValueError, match="Labels must be 0 or 1, but got 4"):
+    with pytest.raises(ValueError, match=r"Labels .*4"):
         paired_quality("auc", ours, theirs, 4 * labels, groups, 0)
-    with pytest.raises(UndefinedLossError, match="Labels must hold both classes, but got 0 in all of"):
+    with pytest.raises(UndefinedLossError, match=f"Labels .*0 .*{len(labels)}"):
         paired_quality("auc", ours, theirs, 0 * labels, groups, 0)
-    with pytest.raises(UndefinedLossError, match="rows of two groups or more, but got 1"):
+    with pytest.raises(UndefinedLossError, match=r"groups.* 1"):
         paired_quality("auc", ours, theirs, labels, 0 * groups, 0)
 
 
 @pytest.mark.parametrize("rank", [0.5, 0, -1, np.nan, np.inf])
 def test_what_is_no_rank_is_refused(rank: float) -> None:
-    with pytest.raises(ValueError, match=f"Ranks must be finite and from 1, but the candidate got {rank:g}"):
+    with pytest.raises(ValueError, match=f"Ranks .*candidate .*{rank:g}"):
         paired_ranking("hr@10", np.array([1, rank, 2]), np.ones(3), np.arange(3), 0)
-    with pytest.raises(ValueError, match="but the baseline got"):
+    with pytest.raises(ValueError, match=f"Ranks .*baseline .*{rank:g}"):
         paired_ranking("hr@10", np.ones(3), np.array([1, rank, 2]), np.arange(3), 0)
 
 
 def test_ranks_of_other_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must have the same rows, but got \[3, 2, 3\]"):
+    with pytest.raises(ValueError, match=r"rows.*\[3, 2, 3\]"):
         paired_ranking("hr@10", np.ones(3), np.ones(2), np.arange(3), 0)
 
 
 @pytest.mark.parametrize("mask", [np.ones(2, dtype=bool), np.ones((3, 1), dtype=bool), np.arange(3), np.ones(3)])
 def test_a_slice_that_is_no_mask_of_the_rows_is_refused(mask: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="The slice 'odd' must be a mask of 3 rows, but got "):
+    with pytest.raises(ValueError, match=r"'odd' .*3 rows"):
         paired_ranking("hr@10", np.ones(3), np.ones(3), np.arange(3), 0, slices={"odd": mask})
 
 
@@ -323,11 +320,9 @@ def test_a_quality_with_slices_survives_json() -> None:
 
 
 def test_a_slice_has_its_numbers_or_a_reason() -> None:
-    with pytest.raises(ValueError, match="all its numbers or a reason, but got"):
-        SliceQuality("half", 10, 5)
-    with pytest.raises(ValueError, match="all its numbers or a reason, but got"):
-        SliceQuality("half", 10, 5, value=0.5, reason="too few")
-    with pytest.raises(ValueError, match="all its numbers or a reason, but got"):
-        SliceQuality("half", 10, 5, 0.5, 0.5, 0.0, (0.0, 0.0), reason="too few")
-    with pytest.raises(NotFiniteError, match=r"SliceQuality.loss_interval must be finite"):
+    numbers: dict[str, Any] = {"value": 0.5, "baseline": 0.5, "loss": 0.0, "loss_interval": (0.0, 0.0)}
+    for wrong in ({}, {"value": 0.5, "reason": "too few"}, {**numbers, "reason": "too few"}):
+        with pytest.raises(ValueError, match="reason"):
+            SliceQuality("half", 10, 5, **wrong)
+    with pytest.raises(NotFiniteError, match=r"SliceQuality\.loss_interval .*inf"):
         SliceQuality("half", 10, 5, 0.5, 0.5, 0.0, (0.0, float("inf")))

@@ -172,5 +172,5 @@ def test_an_interval_of_order_statistics_covers_as_often_as_it_says() -> None:
 def test_a_percentile_of_too_few_samples_is_refused(percent: int) -> None:
     fewest = fewest_samples(percent)
     percentile_interval(np.ones(fewest), percent)
-    with pytest.raises(TooFewSamplesError, match=f"p{percent} needs {fewest} samples or more, but got {fewest - 1}"):
+    with pytest.raises(TooFewSamplesError, match=f"p{percent} .*{fewest} samples .*{fewest - 1}"):
         percentile_interval(np.ones(fewest - 1), percent)
