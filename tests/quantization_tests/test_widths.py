@@ -576,7 +576,7 @@ def test_weights_of_7_bits_are_exact_where_sums_saturate(form: str, width: str) 
 @pytest.mark.parametrize("form", PRODUCTS)
 @pytest.mark.parametrize("width", [*INT8_WIDTHS, "int4"])
 def test_a_graph_says_how_many_bits_its_int8_products_need(form: str, width: str) -> None:
-    """The metadata, which engines read, equal the codes; both halves of a cut graph tell them, as far as they have any."""
+    """The metadata, which engines read, equal the codes; both halves of a cut graph tell those that they have."""
     case = PRODUCTS[form]()
     for bits in BITS:
         narrow = case.narrow(width, bits=bits)
@@ -766,7 +766,7 @@ def test_a_value_that_never_changes_has_a_range(rule: Calibration, x: float) -> 
 @pytest.mark.parametrize("rule", CALIBRATIONS)
 @pytest.mark.parametrize("x", [np.nan, np.inf])
 def test_calibration_rows_give_finite_values(rule: Calibration, x: float) -> None:
-    with pytest.raises(ValueError, match="Calibration rows give finite values, but 'x' got others"):
+    with pytest.raises(ValueError, match="'x'"):
         replace(_flat_matmul(), rows={"x": np.full((1, 20), x, np.float32)}).narrow("int8-static", rule)
 
 
@@ -818,15 +818,15 @@ def test_a_bias_too_large_for_its_steps_is_added_in_fp32() -> None:
 
 
 def test_ranges_of_other_modules_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"held in int8-static, but got some of \['mlp.9'\]"):
+    with pytest.raises(ValueError, match=r"int8-static, .*\['mlp.9'\]"):
         _gemm().narrow("int8-static", ranges={"mlp.9": (0.0, 1.0), "mlp.0": (0.0, 1.0)})
-    with pytest.raises(ValueError, match="held in int8-static, but got some of"):
+    with pytest.raises(ValueError, match=r"int8-static, .*\['mlp.0'\]"):
         _gemm().narrow("int4", ranges={"mlp.0": (0.0, 1.0)})
 
 
 @pytest.mark.parametrize("span", [(1.0, -1.0), (0.0, np.inf), (np.nan, 1.0)])
 def test_a_range_is_finite_and_forward(span: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="A range is finite and goes from its low end to its high end, but got"):
+    with pytest.raises(ValueError, match=f"range .*{span[0]}.*{span[1]}"):
         _gemm().narrow("int8-static", ranges={"mlp.0": span, "mlp.2": (0.0, 1.0)})
 
 
@@ -841,7 +841,7 @@ def test_a_group_whose_weights_the_graph_lacks_is_no_silent_success(width: str) 
     """An export that loses names has such groups."""
     case = _gemm()
     elsewhere = replace(case, structure=_anatomy(mlp=("encoder.0", "encoder.2")))
-    with pytest.raises(WidthError, match=f"mlp: asked {width}, but the graph holds none of its weights"):
+    with pytest.raises(WidthError, match=f"mlp: .*{width}"):
         elsewhere.narrow(width)
     assert quantize(case.graph, Precision((("mlp", "fp32"),)), elsewhere.structure, case.rows) == case.graph
 
@@ -849,7 +849,7 @@ def test_a_group_whose_weights_the_graph_lacks_is_no_silent_success(width: str) 
 @pytest.mark.parametrize("width", ["int8-dynamic", "int8-static"])
 @pytest.mark.parametrize("form", ["shared", "tied", "compressed"])
 def test_a_table_has_no_width_of_products(width: str, form: str) -> None:
-    with pytest.raises(WidthError, match=f"tables: asked {width}, but the graph holds"):
+    with pytest.raises(WidthError, match=f"tables: .*{width}"):
         TABLES[form]().narrow(width)
 
 
@@ -866,11 +866,11 @@ def _read_by(*nodes: NodeProto) -> Case:
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
-        (_node("Identity", "model.mlp.0.weight", "z"), "must feed products and lookups alone .* feeds .*'Identity'"),
-        (_node("Gemm", "x model.mlp.0.weight", "z", transB=1, transA=1), "must be read alike.*transA"),
-        (_node("MatMul", "model.mlp.0.weight x", "z"), "must be read alike, as a whole weight"),
-        (_node("MatMul", "b model.mlp.0.weight", "z"), "must be read alike, as a whole weight"),
-        (_node("Gather", "model.mlp.0.weight one", "z", axis=1), "must be read alike.*axis"),
+        (_node("Identity", "model.mlp.0.weight", "z"), "feeds .*'Identity'"),
+        (_node("Gemm", "x model.mlp.0.weight", "z", transB=1, transA=1), "transA"),
+        (_node("MatMul", "model.mlp.0.weight x", "z"), "model.mlp.0.weight"),
+        (_node("MatMul", "b model.mlp.0.weight", "z"), "model.mlp.0.weight"),
+        (_node("Gather", "model.mlp.0.weight one", "z", axis=1), "axis"),
     ],
 )
 @pytest.mark.parametrize("width", [*PRODUCT_WIDTHS, "int2"])
@@ -886,7 +886,7 @@ def test_a_pass_that_does_nothing_is_an_error(width: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(f"objectives.compression.quantization.{name}", lambda *_, **__: None)
     monkeypatch.setattr("objectives.compression.quantization.static_int8", lambda *_: None)
     case = _shared() if width in TABLE_WIDTHS else _gemm()
-    with pytest.raises(WidthError, match=f"{case.name}: asked {width}, but the graph holds fp32"):
+    with pytest.raises(WidthError, match=f"{case.name}: .*{width}, .*fp32"):
         case.narrow(width)
 
 
