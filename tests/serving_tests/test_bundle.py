@@ -75,7 +75,7 @@ def test_other_scores_are_refused(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] += 0.01
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"by 0\.01 at a spread of .*verified on"):
+    with pytest.raises(BundleError, match=r"0\.01 .*verified on"):
         verify(bundle)
 
 
@@ -100,7 +100,7 @@ def test_scores_are_compared_in_their_own_unit(
     manifest["example"]["scores"][4] += share * float(scores.std())
     (tmp_path / "bundle/manifest.json").write_text(json.dumps(manifest))
     if refused:
-        with pytest.raises(BundleError, match=r"must agree within 0\.001 of their spread, but differ by 0\.01 of it"):
+        with pytest.raises(BundleError, match=r"0\.001 .*0\.01 "):
             verify(tmp_path / "bundle")
     else:
         assert verify(tmp_path / "bundle")[1] == pytest.approx(share, rel=0.2)
@@ -111,7 +111,7 @@ def test_scores_that_are_not_finite_are_refused(wrong: float, bundle: Path) -> N
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] = wrong
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="Scores of the bundle as verified must be finite, but 1 of 5 are NaN"):
+    with pytest.raises(BundleError, match="1 of 5"):
         verify(bundle)
 
 
@@ -164,7 +164,7 @@ def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
         monkeypatch.setattr(module, "int8_weight_bits", lambda: here)
     assert read_bundle(folder).manifest[WEIGHT_BITS] == bits
     if engine == "openvino" and bits > here:
-        with pytest.raises(BundleError, match=r"weights of 7 bits .* got 8; build it again here: leanrec build"):
+        with pytest.raises(BundleError, match=r"7 bits .* 8; .*leanrec build"):
             verify(folder)
         return
     found, difference = verify(folder)

@@ -181,7 +181,7 @@ class TestAnyPlacement:
         pool.close()
         assert all(answer.done() for answer in answers)
         assert pool.waiting == 0
-        with pytest.raises(RuntimeError, match=r"^The pool is closed\.$"):
+        with pytest.raises(RuntimeError, match="closed"):
             pool.submit(request(1))
         pool.close()
 
@@ -233,10 +233,10 @@ class TestOpening:
         def open_or_fail(instance_group: InstanceGroup) -> Held:
             opened.append(threading.current_thread())
             if len(opened) == 3:
-                raise EngineError("no third engine")
+                raise EngineError("third")
             return Held()
 
-        with pytest.raises(EngineError, match="no third engine"):
+        with pytest.raises(EngineError, match="third"):
             Pool(Placement(InstanceGroup(replicas=4)), open_or_fail)
         assert len(opened) == 3
         for thread in opened:
@@ -261,7 +261,7 @@ class TestPinning:
         one = InstanceGroup(threads=1, pinned=True)
         assert share_cores([pinned, one], [1, 3, 5, 6, 7]) == (({1, 3}, {5, 6}), ({7},))
         assert share_cores([free, one], [4]) == ((None, None), ({4},))
-        with pytest.raises(EngineError, match="need 5 cores of their own, but got 4"):
+        with pytest.raises(EngineError, match=r"5 cores .*4"):
             share_cores([pinned, one], [0, 1, 2, 3])
 
     def test_a_pool_is_not_opened_on_too_few_cores(self) -> None:
@@ -448,7 +448,7 @@ class TestBatching:
     def test_a_graph_that_takes_inputs_once_is_refused(self) -> None:
         engine = Held()
         engine.once = frozenset({"user"})
-        with pytest.raises(ValueError, match=r"not batched, but got \['user'\]"):
+        with pytest.raises(ValueError, match=r"\['user'\]"):
             pool_of([engine], Placement(batching=Batching(10)))
 
 
@@ -566,7 +566,7 @@ class TestAdmission:
             over = [pool.submit(request(i)) for i in range(2)]
             assert [refusal_of(answer) for answer in over] == [Refusal.QUEUE_FULL] * 2
             assert (pool.refused, pool.waiting) == (2, 5)
-            with pytest.raises(RefusedError, match=r"Refused \(queue full\): 3 requests wait, of 3 at most"):
+            with pytest.raises(RefusedError, match=r"queue full.* 3 .*3 "):
                 over[0].result()
             for engine in engines:
                 engine.controller.set()
