@@ -20,28 +20,14 @@ from objectives.serving import devices, engines
 from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
+from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scores = table[item] @ weight, in plain ONNX."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["table", "item"], ["rows"]),
-            helper.make_node("MatMul", ["rows", "w"], ["scores"]),
-        ],
-        "dot",
-        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(TABLE, "table"), numpy_helper.from_array(WEIGHT, "w")],
-    )
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    return path
+    return write_dot(tmp_path_factory.mktemp("model") / "model.onnx")
 
 
 @pytest.fixture

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from objectives.serving.engines import EngineError, open_engine
 from objectives.serving.pool import PendingResult, Pool, Refusal, RefusedError
@@ -26,9 +24,8 @@ from objectives.serving.pool.admission import ServiceRate
 from objectives.serving.pool.cores import share_cores
 from objectives.serving.pool.splitting import cut
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
+from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
-TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
 BAD = -1
 SOON = 20
 can_pin = pytest.mark.skipif(
@@ -107,20 +104,7 @@ def refusal_of(answer: PendingResult) -> Refusal:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scores = table[item] @ weight, in plain ONNX."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["table", "item"], ["rows"]),
-            helper.make_node("MatMul", ["rows", "w"], ["scores"]),
-        ],
-        "dot",
-        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(TABLE, "table"), numpy_helper.from_array(WEIGHT, "w")],
-    )
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    return path
+    return write_dot(tmp_path_factory.mktemp("model") / "model.onnx")
 
 
 class TestAnyPlacement:
