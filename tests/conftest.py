@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine, event
 
 from search.front import hypervolume, resolved_front, unit_objectives
@@ -40,6 +41,11 @@ FAILURES = (
     ("failed", "export: torch.onnx could not convert aten::grid_sampler for <group 'cross'>"),
     ("failed", "time: the machine was disturbed in 3 of 3 runs (arrivals lagged by 4.1 ms at p95)"),
 )
+
+
+# The machine may be busy.
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.load_profile("quick")
 
 
 @event.listens_for(Engine, "connect")

@@ -137,7 +137,7 @@ def test_rare_ids_are_products_of_quotient_and_remainder(count: int, share: floa
         assert np.array_equal(got, expected), i
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 60), st.integers(1, 200), st.integers(0, 2**31))
 def test_rows_that_are_products_are_met_exactly(own: int, rare: int, seed: int) -> None:
     """Rows are met exactly whatever the last line of the grid has, and where a factor is zero."""
@@ -373,7 +373,7 @@ def shuffled(counts: Tensor, seed: int) -> Tensor:
     return counts[torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed))]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(256, 400), st.sampled_from([0.0, 0.1, 0.4]), st.integers(0, 2**31), st.data())
 def test_frequent_ids_keep_their_rows_whatever_their_order(
     rows: int, share: float, seed: int, data: st.DataObject
@@ -393,7 +393,7 @@ def test_frequent_ids_keep_their_rows_whatever_their_order(
     assert torch.isclose(got[rest[own - 1 :]], table[rest[own - 1 :]], atol=1e-6).all(1).sum() <= 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.sampled_from([None, 0, 400, 999]))
 def test_blocks_are_of_ids_by_their_counts_whatever_their_order(seed: int, padding: int | None) -> None:
     """Blocks equal those of the same ids renamed so that they are sorted, with the same rows."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -98,7 +98,6 @@ def test_a_sigmoids_rounding_is_no_fault() -> None:
         compare_scores([expected + 3e-7], [expected])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1, 100, width=32), min_size=2, max_size=20), st.floats(1e-2, 1e6))
 def test_a_difference_does_not_hang_on_the_scores_unit(values: list[float], unit: float) -> None:
     expected = np.array(values)

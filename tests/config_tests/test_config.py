@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -933,7 +933,6 @@ STUDIES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(STUDIES)
 def test_there_and_back(data: dict[str, Any]) -> None:
     config = parse(data)
@@ -947,7 +946,6 @@ def test_there_and_back(data: dict[str, Any]) -> None:
         parse_layout(layout)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(STUDIES, STUDIES)
 def test_a_difference_is_found_exactly_when_digests_differ(a: dict[str, Any], b: dict[str, Any]) -> None:
     one, other = parse(a), parse({**b, "name": a["name"], "data": a["data"]})
@@ -956,7 +954,6 @@ def test_a_difference_is_found_exactly_when_digests_differ(a: dict[str, Any], b:
     assert found is None or len(found.splitlines()) == 1
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     st.recursive(SCALARS | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 )
@@ -968,7 +965,6 @@ def test_any_other_data_are_one_line(data: Any) -> None:
             assert len(str(error).splitlines()) == 1 and str(error).split(":")[0].startswith(section)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     st.dictionaries(st.sampled_from(sorted(ColumnsConfig.model_fields)), SCALARS | st.none() | st.lists(SCALARS)),
     st.lists(st.sampled_from(["a", "b", "user"]), max_size=3),
@@ -986,7 +982,6 @@ def test_any_columns_are_a_schema_or_one_line(columns: dict[str, Any], names: li
             from_plain(Schema, data.columns.model_dump(mode="json"))
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.text())
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:

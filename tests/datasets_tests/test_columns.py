@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.recommenders.datasets.click_log import SEPARATOR
 from objectives.recommenders.datasets.columns import categories, ids, labels, numbers, seconds, sets
 
-quick = settings(max_examples=60, deadline=None)
 words = st.text(st.characters(exclude_characters=SEPARATOR + "|", exclude_categories=["Cs"]), max_size=4)
 
 
-@quick
 @given(st.lists(st.none() | words, min_size=1, max_size=30))
 def test_categories_are_the_text_and_equal_ones_one_object(values: list[str | None]) -> None:
     read = categories(pl.Series("x", values, dtype=pl.String), missing="?")
@@ -36,7 +34,6 @@ def test_categories_of_other_types_are_their_text() -> None:
         categories(pl.Series("x", [[1], [2]]))
 
 
-@quick
 @given(st.lists(st.none() | st.lists(words, max_size=5), min_size=1, max_size=20))
 def test_sets_of_lists_and_of_text_are_the_same(values: list[list[str] | None]) -> None:
     lists = pl.Series("x", values, dtype=pl.List(pl.String))
@@ -80,14 +77,12 @@ def test_labels_are_0_and_1_or_from_a_number_on() -> None:
             labels(pl.Series("y", ["0", None, "1"]), positive_from)
 
 
-@quick
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
 def test_whole_numbers_are_their_own_ids(values: list[int]) -> None:
     assert ids(pl.Series(values, dtype=pl.Int64)).tolist() == values
     assert ids(pl.Series([str(value) for value in values])).tolist() == values
 
 
-@quick
 @given(st.lists(words.filter(bool), min_size=1, max_size=20))
 def test_text_is_numbered_in_its_order(values: list[str]) -> None:
     given = ["007", *values]

@@ -16,7 +16,7 @@ from objectives.recommenders.datasets.features import LONGEST, Dataset, Field, e
 from objectives.recommenders.datasets.split import Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 
 
 def _log(seed: int) -> ClickLog:

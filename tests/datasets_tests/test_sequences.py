@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
@@ -51,7 +51,6 @@ def _core(events: list[Event], least: int) -> list[Event]:
             events = [event for event in events if event[1] != few[1]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 7), st.integers(-3, 5)), min_size=2, max_size=90),
     st.integers(3, 6),
@@ -121,7 +120,6 @@ def test_training_predicts_each_train_event_but_the_first() -> None:
     assert inputs.tolist() == [[2, 3], [0, 5]] and targets.tolist() == [[3, 4], [0, 6]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=12), min_size=1, max_size=5), st.integers(1, 12))
 def test_cuts_are_those_of_lists(users: list[list[int]], length: int) -> None:
     def padded(events: list[int]) -> list[int]:

@@ -11,7 +11,7 @@ from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
 from objectives.recommenders.datasets.split import How, Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
-quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+quick = settings(max_examples=80, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @st.composite

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -37,7 +37,6 @@ def test_with_too_few_things_each_comes_by_its_weight() -> None:
     assert chisquare(np.bincount(drawn)[[0, 2]], [6750, 2250]).pvalue > 0.001
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_only_the_allowed_are_drawn_and_none_twice_while_they_suffice(
     weight: list[float], count: int, seed: int

@@ -364,7 +364,7 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
     )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(graphs())
 def test_drawn_graphs_give_the_same_scores_with_less_arithmetic(model: onnx.ModelProto) -> None:
     once = compute_once(model, frozenset({"user"}))

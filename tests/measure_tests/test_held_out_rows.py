@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests, runs, write_held_out, write_requests
@@ -62,7 +62,6 @@ def test_rows_run_together_are_so_many() -> None:
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.5, float("nan")])), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, 3), st.sampled_from([1, 500]))
 def test_rows_are_grouped_by_what_is_equal_in_them(rows: list[tuple[int, float]], columns: int, times: int) -> None:
     """A dictionary is the oracle; NaN is equal to itself; arrays have few bytes and many."""

@@ -106,7 +106,7 @@ def _expected(rows: Mapping[str, NDArray[Any]]) -> list[float]:
     return [i + 1000.0 * u + 5e4 * a + 2e5 * b + 4e5 * c for i, (u, a, b, c) in sides]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 8))
 def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, users: int) -> None:
     """Inputs are codes, numbers and several codes a row."""

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -27,7 +27,6 @@ def test_every_pattern_is_registered() -> None:
     assert set(PATTERNS) == set(get_args(Pattern))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(DRAWN),
     st.floats(0.1, 1e6),

@@ -255,7 +255,7 @@ def test_a_few_requests_have_the_mean_rows_of_all(name: str) -> None:
     assert len(few) == 12 and np.mean(few) == pytest.approx(rows.mean(), rel=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.5, 20))
 def test_the_rate_is_the_same_from_the_same_seed(seed: int, slo_ms: float) -> None:
     random = np.random.default_rng(seed)

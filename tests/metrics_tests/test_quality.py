@@ -63,7 +63,7 @@ def _draw_ranks(seed: int, users: int, better: float = 1.0) -> tuple[np.ndarray,
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([1, 2, 5, 1000]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_auc_of_groups_is_scikit_learns(seed: int, levels: int) -> None:
     random = np.random.default_rng(seed)
     groups, labels = random.integers(-3, 9, 70), random.integers(0, 2, 70).astype(float)

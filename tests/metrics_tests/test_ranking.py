@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -24,7 +24,6 @@ def _places(scores: list[float], target: int, history: set[int]) -> list[int]:
     scores=st.lists(st.integers(0, 6), min_size=1, max_size=25),
     data=st.data(),
 )
-@settings(max_examples=150, deadline=None)
 def test_a_rank_is_the_mean_of_the_places_that_ties_leave_open(scores: list[int], data: st.DataObject) -> None:
     codes = st.integers(1, len(scores))
     target, history = data.draw(codes), data.draw(st.lists(codes, max_size=10))

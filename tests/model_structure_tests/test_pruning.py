@@ -420,7 +420,7 @@ def test_steps_leave_the_same_share_of_what_was_left(ratio: float, count: int) -
     assert np.allclose([b / a for a, b in pairwise(left)], (1 - ratio) ** (1 / count))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from([0.3, 0.5, 0.62, 0.75, 0.9]), st.integers(2, 5), st.sampled_from([1, 4, 16]))
 def test_steps_end_at_the_widths_of_one_shot(ratio: float, count: int, multiple: int) -> None:
     model, structure, seen = lively(Ranker()), ranker_anatomy(), []

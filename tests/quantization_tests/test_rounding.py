@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
@@ -23,7 +23,6 @@ def _values(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     return (codes.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
 
 
-@settings(deadline=None, max_examples=60)
 @given(MATRICES, st.sampled_from([2, 4, 8]))
 def test_blocks_are_no_worse_than_those_that_hold_their_peak(matrix: np.ndarray, bits: int) -> None:
     """Each block is compared with the plain rule, scale = -peak / 2^(bits - 1), by hand; zero stays zero."""
@@ -78,7 +77,6 @@ def test_codes_are_packed_with_the_first_lowest(data: st.DataObject, bits: int) 
     assert np.array_equal(packed(codes, bits), expected)
 
 
-@settings(deadline=None)
 @given(MATRICES, st.sampled_from([0, 1]))
 def test_int8_lies_within_half_a_step(matrix: np.ndarray, axis: int) -> None:
     codes, scale = int8_codes(matrix, axis)
@@ -89,7 +87,6 @@ def test_int8_lies_within_half_a_step(matrix: np.ndarray, axis: int) -> None:
     assert np.all(np.isclose(np.abs(codes * scale).max(axis=axis, keepdims=True), peaks, rtol=1e-5))
 
 
-@settings(deadline=None)
 @given(st.tuples(FLOATS, FLOATS))
 def test_a_range_is_covered_and_nought_is_exact(ends: tuple[float, float]) -> None:
     """The oracle is QuantizeLinear and DequantizeLinear of onnx's reference."""
@@ -123,7 +120,6 @@ def test_a_range_is_finite_and_forward(low: float, high: float) -> None:
 UINT8 = st.sampled_from([0, 1, 127, 254, 255])
 
 
-@settings(deadline=None, max_examples=200)
 @given(MATRICES, st.data())
 def test_pairs_of_products_of_7_bits_stay_within_16(matrix: np.ndarray, data: st.DataObject) -> None:
     """The sum of any two of a row fits, as VPMADDUBSW adds them, by the saturating sum of numpy's clip."""

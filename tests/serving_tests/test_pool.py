@@ -120,7 +120,7 @@ class TestAnyPlacement:
             _together([lambda seed=seed: ask(pool, seed) for seed in range(4)])
         assert not wrong
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_every_row_is_run_once_and_scored_in_its_place(self, data: st.DataObject) -> None:
         placement = data.draw(placements())
@@ -292,7 +292,7 @@ class TestPinning:
 
 
 class TestDispatch:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @example(sizes=[1, 2, 1, 1], replicas=2)
     @given(sizes=st.lists(st.integers(1, 9), max_size=14), replicas=st.integers(1, 4))
     def test_requests_go_where_the_fewest_rows_are_outstanding(self, sizes: list[int], replicas: int) -> None:
@@ -318,7 +318,7 @@ class TestDispatch:
 
 
 class TestBatching:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(sizes=st.lists(st.integers(1, 9), max_size=14), most=st.integers(2, 12))
     def test_waiting_requests_are_joined_in_order_while_they_fit(self, sizes: list[int], most: int) -> None:
         engine = Held()
