@@ -38,7 +38,7 @@ def test_a_gain_is_told_with_its_interval_its_cost_and_its_bytes() -> None:
         (("tables.item",), "tables .*3% .*80%"),
         (("mlp", "tables"), "mlp and tables .*73% .*100%"),
         ((), "mlp and tables .*73% .*100%"),
-        (None, "engine.*27%"),
+        (None, ".*engine.*27%"),
     ],
 )
 def test_no_gain_is_said_plainly_and_why(groups: tuple[str, ...] | None, why: str) -> None:

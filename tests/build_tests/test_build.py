@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.build.model_structure import of_baseline
 from objectives.build.stages import Form, export, fit, prepare
+from objectives.build.technique_checks import TechniqueChecks
 from objectives.held_out_rows import read_held_out, read_requests
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
@@ -64,9 +65,12 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def prepared(task_of: TaskOf) -> Callable[[str], Prepared]:
-    return cache(lambda family: prepare(task_of(family), _silent))
+@pytest.fixture(scope="module")
+def prepared(task_of: TaskOf) -> Iterator[Callable[[str], Prepared]]:
+    """What a builder prepares of a family, but for the checks of techniques, which have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TechniqueChecks, "run", lambda checks: ())
+        yield cache(lambda family: prepare(task_of(family), _silent))
 
 
 def _model(task: Task, opened: Recommender, weights: Weights) -> nn.Module:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,16 @@ def _task(home: Path) -> Task:
     return Task(str(home), "large_shop:factory", "", "", 200, 0.6, 1000, 0)
 
 
-@pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
     """The task of a table of 768 KB, which counts as too large here, as one of 2.5 GB does otherwise."""
-    monkeypatch.setattr(external_data, "LARGEST", 100_000)
-    (tmp_path / "large_shop.py").write_text(SHOP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    build._opened.clear()
-    return _task(tmp_path)
+    home = tmp_path_factory.mktemp("large")
+    (home / "large_shop.py").write_text(SHOP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external_data, "LARGEST", 100_000)
+        patch.chdir(home)
+        patch.setattr(sys, "path", [*sys.path, str(home)])
+        yield _task(home)
 
 
 def _model(task: Task, artifact: Artifact) -> Path:

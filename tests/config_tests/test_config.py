@@ -313,7 +313,7 @@ BAD_FILES = [
     ("seed: 1" + "0" * 40 + "\n", "seed: .*10000000000000"),
     ("quality: {max_loss: 1" + "0" * 400 + "}\n", "quality.max_loss: "),
     ("space: &a {pruning: *a}\n", "space.pruning.pruning"),
-    ("name: " + "[" * 5000 + "\n", "study.yaml: "),
+    ("name: " + "[" * 1000 + "\n", "study.yaml: "),
     ("? [a, b]\n: 1\n", "name: missing"),
     ("1: 2\n", "1: unknown key"),
 ]
@@ -506,7 +506,7 @@ def test_bad_fields(tmp_path: Path, field: str, sections: dict[str, Any]) -> Non
     ],
 )
 def test_the_value_is_told_as_yaml(sections: dict[str, Any], got: str) -> None:
-    assert refused(study, **sections).endswith(f"but got {got}")
+    assert f"but got {got}" in refused(study, **sections)
 
 
 def test_missing_fields() -> None:

@@ -31,7 +31,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
 from spaces.weights import Weights
-from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 from tests.workers_tests.scripted import done, job_of
 
 
@@ -107,9 +107,7 @@ def parts(tmp_path: Path) -> dict[str, Any]:
         "task": Task(str(tmp_path), "dcn-v2", "ml-100k", "auc", 200, 0.6, 1000, 0),
         "prepared": prepared,
         "space": space,
-        "study": Study(
-            "s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95", "throughput", "quality"], Limits(0.01), 0
-        ),
+        "study": Study("s", in_memory(), ["latency_p95", "throughput", "quality"], Limits(0.01), 0),
     }
 
 

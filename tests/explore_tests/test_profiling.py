@@ -31,6 +31,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import PlacementSpace
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import WeightsSpace
+from tests.search_tests.measurements import in_memory
 
 GROUPS = (
     Group("tables", "table", ("tables.user",), 1, (), "tied"),
@@ -89,9 +90,14 @@ def jobs(root: Path, *settings: str) -> MeterJobs:
     return MeterJobs(load("ml-100k", list(settings)), task, prepared, Traffic())
 
 
+@pytest.fixture(autouse=True)
+def _answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.workers.processes.wait", lambda workers, seconds: None)
+
+
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0)
+def study() -> Study:
+    return Study("s", in_memory(), OBJECTIVES, Limits(0.01), 0)
 
 
 def measured(study: Study, meter: Meter, root: Path, *settings: str) -> tuple[StudyProfile, Ears]:
@@ -124,7 +130,7 @@ def test_it_is_measured_once_and_stays_the_same(study: Study, tmp_path: Path) ->
     first, _ = measured(study, Meter(profile()), tmp_path)
     later = Meter(profile(mlp_ms=0.001))
     again, ears = measured(study, later, tmp_path)
-    reopened, _ = measured(Study("s", f"sqlite:///{tmp_path / 'o.db'}", OBJECTIVES, Limits(0.01), 0), later, tmp_path)
+    reopened, _ = measured(Study("s", study._storage, OBJECTIVES, Limits(0.01), 0), later, tmp_path)
     assert first == again == reopened == read_profile(study.facts)
     assert later.asked == [] and ears.lines == []
     study.restart()

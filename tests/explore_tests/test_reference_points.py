@@ -32,7 +32,7 @@ from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace
 from spaces.techniques.quantization import Precision, PrecisionSpace
 from spaces.weights import Weights
 from tests.explore_tests.test_explorer import answers, parts, search, timed
-from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 __all__ = ["parts"]
 
@@ -233,8 +233,8 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     assert small.throughput_ratio == pytest.approx(9 / 1.9)
 
 
-def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Path) -> None:
-    study = Study("s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95"], Limits(0.01), 0)
+def test_a_reference_point_that_was_interrupted_is_asked_for_again() -> None:
+    study = Study("s", in_memory(), ["latency_p95"], Limits(0.01), 0)
     study.enqueue_reference(QUANTIZED, references_of(PREPARED, WIDTHS, BEST)[QUANTIZED])
     trial, candidate = study.ask(small_space())
     assert trial.params == {} and candidate.precision.width("mlp") == "int8-dynamic"

@@ -84,7 +84,9 @@ class StandIn:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> StandIn:
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    monkeypatch.setattr("objectives.measurement.throughput._CAPACITY_SECONDS", 0.005)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # the heap of a test process is large
     return StandIn(tmp_path)
 
 
