@@ -125,7 +125,7 @@ def test_a_deployment_against_itself_has_ratios_of_one() -> None:
 
 def test_a_deployment_that_takes_twice_as_long_is_found_out() -> None:
     """Planted: p95 more than twice (its queue is longer), capacity half, and a rate under the same SLO below that."""
-    found = ratios(2.0, runs=10, visits=4)
+    found = ratios(2.0, runs=5, visits=4)
     assert all(low > 1.5 for _, low, _ in found["p95"])
     assert all(high < 1 for _, _, high in found["throughput"])
     assert np.median([point for point, _, _ in found["capacity"]]) == pytest.approx(0.5, rel=0.05)

@@ -106,7 +106,7 @@ def test_a_recording_comes_back_whole_and_gives_the_same_numbers(tmp_path: Path,
     assert same(replace(read_recording(path), slo_ms=0.0), replace(kept, slo_ms=0.0)), "written over"
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 10_000), st.sampled_from([None, 3.0]), st.integers(1, 3))
 def test_to_summarise_again_changes_nothing(seed: int, slo_ms: float | None, visits: int) -> None:
     kept = recording(seed, slo_ms, visits)

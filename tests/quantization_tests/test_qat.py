@@ -486,8 +486,7 @@ def _near(got: Array, judged: Array) -> None:
     assert difference.max() < 0.02 * judged.std()
 
 
-@BITS
-def test_dcn_v2_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
+def test_dcn_v2_learns_what_the_engine_computes() -> None:
     """The plain model exported, and quantised by the learned ranges alone, gives the scores that were learned."""
     generator = torch.Generator().manual_seed(0)
     fields = [
@@ -512,14 +511,13 @@ def test_dcn_v2_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
         judged.append(learner.eval()(**rows).detach().numpy())
 
     modules = [*structure.group("cross").modules, *structure.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, _few(rows), weight_bits=bits)
+    trained, ranges = train_aware(model, modules, train, _few(rows), weight_bits=7)
     asked = Precision((("cross", "int8-static"), ("mlp", "int8-static")))
-    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, bits)
+    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, 7)
     _near(run_onnx(narrow, {name: values.numpy() for name, values in rows.items()}), judged[0])
 
 
-@BITS
-def test_sasrec_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
+def test_sasrec_learns_what_the_engine_computes() -> None:
     """Trained and distilled over all positions of drawn lists, served as one history and candidates."""
     torch.manual_seed(0)
     model, teacher = (sasrec.SASRec(30, sasrec.Sizes(d, 2, heads, d, 8)) for d, heads in ((16, 2), (24, 1)))
@@ -546,10 +544,10 @@ def test_sasrec_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
 
     example = next(batches(torch.Generator().manual_seed(0))).inputs
     modules = [*structure.group("attention").modules, *structure.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, example, "positions", training_data.hidden, bits)
+    trained, ranges = train_aware(model, modules, train, example, "positions", training_data.hidden, 8)
     asked = Precision((("attention", "int8-static"), ("mlp", "int8-static")))
     rows = {"history": history.expand(30, 8), "item": item}
-    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, bits)
+    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, 8)
     # A value on the edge between two codes moves the one state that all scores share.
     got = run_onnx(narrow, {"history": history.numpy(), "item": item.numpy()})
     assert np.abs(got - judged[0]).max() < 0.02 * judged[0].std()
