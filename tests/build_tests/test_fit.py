@@ -151,7 +151,7 @@ def test_another_number_of_heads_is_another_student(opened: Opened) -> None:
     assert _shapes(fitted.model) == _shapes(opened("sasrec").model)
 
 
-@pytest.mark.parametrize("importance", IMPORTANCES)
+@pytest.mark.parametrize(("family", "importance"), zip(FAMILIES, IMPORTANCES, strict=True))
 def test_a_pruned_group_has_the_units_that_stay(family: str, importance: Importance, opened: Opened) -> None:
     recommender, (group, first, (inputs, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, pruning=Pruning(((group, 0.5),), importance))
@@ -274,7 +274,7 @@ def test_all_at_once(family: str, opened: Opened, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "runs"),
-    [(Distillation(4.0, 0.0, 2), False), (Distillation(4.0, 0.5, 2), True), (Distillation(4.0, 0.0, 1, 0.5), True)],
+    [(Distillation(4.0, 0.0, 1), False), (Distillation(4.0, 0.5, 1), True), (Distillation(4.0, 0.0, 1, 0.5), True)],
 )
 def test_the_control_never_asks_the_teacher(family: str, weights: Distillation, runs: bool, opened: Opened) -> None:
     recommender, calls = opened(family), list[object]()

@@ -23,7 +23,7 @@ COLUMNS, USERS = 16, 30
 
 
 def _graph() -> onnx.ModelProto:
-    """scores = relu(x V) w"""
+    """A graph of scores = relu(x V) w."""
     random = np.random.default_rng(0)
     first, last = (random.normal(size=size).astype(np.float32) for size in ((COLUMNS, COLUMNS), (COLUMNS,)))
     made = helper.make_graph(
