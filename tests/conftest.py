@@ -1,15 +1,21 @@
-"""A study's front as `leanrec front STUDY --json` prints it, built from a seed."""
+"""Databases that do not wait for the disk, and a study's front as `leanrec front STUDY --json` prints it."""
 
 from __future__ import annotations
 
 import copy
+import shutil
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+from sqlalchemy import Engine, event
 
 from search.front import hypervolume, resolved_front, unit_objectives
+from search.home import Home
 
 MAX_LOSS = 0.01
 BASELINE_MS = 1.34
@@ -35,6 +41,37 @@ FAILURES = (
     ("failed", "export: torch.onnx could not convert aten::grid_sampler for <group 'cross'>"),
     ("failed", "time: the machine was disturbed in 3 of 3 runs (arrivals lagged by 4.1 ms at p95)"),
 )
+
+
+# The machine may be busy.
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.load_profile("quick")
+
+
+@event.listens_for(Engine, "connect")
+def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
+    """A killed process loses nothing without it; only a power cut would."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database: its migrations take seconds, so it is made once and copied."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def home(migrated: Path, tmp_path: Path) -> Home:
+    """A home that has MLflow's database already."""
+    found = Home(tmp_path)
+    found.claim()
+    shutil.copy(migrated, found.mlruns / "mlflow.db")
+    return found
 
 
 def measured(p95: float, throughput: float, loss: float, size: float, noise: float) -> dict[str, Any]:
@@ -104,7 +141,7 @@ def outcome(knobs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 
 def mark_front(document: dict[str, Any]) -> dict[str, Any]:
-    """`feasible`, `on_front`, `hypervolume`, `counts` and `front_size`, as the study would fill them in."""
+    """Fill in `feasible`, `on_front`, `hypervolume`, `counts` and `front_size`, as the study would."""
     rows = document["rows"]
     for row in rows:
         row["on_front"] = False
@@ -220,11 +257,11 @@ def front_document() -> dict[str, Any]:
 
 @pytest.fixture
 def choose_trial() -> Callable[..., dict[str, Any]]:
-    """(document, trial, loss_interval on test, looks) -> the document of `leanrec choose --json`."""
+    """A function of document, trial, loss interval on test and looks: the document of `leanrec choose --json`."""
     return build_choice
 
 
 @pytest.fixture
 def refresh_front() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Fills in feasibility, front, hypervolume and counts again after a test has changed the rows."""
+    """A function that fills in feasibility, front, hypervolume and counts again after a test has changed the rows."""
     return mark_front

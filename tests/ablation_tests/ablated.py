@@ -52,7 +52,7 @@ def difference(
     bytes_ratio: float = 1.0,
     slices: tuple[SliceQuality, ...] = (),
 ) -> Difference:
-    """Each number with the ends of its interval."""
+    """A difference with the ends of its interval."""
     one = Percentiles(1.0, 2.0, 3.0, 1.0)
     return Difference(
         Quality("auc", 0.8, 0.8, loss[0], loss[1:], 100, 10, slices=slices),

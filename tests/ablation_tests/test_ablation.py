@@ -6,6 +6,7 @@ The factor of a technique must come out beside the right partner, and beside no 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -48,9 +49,12 @@ from objectives.records import Artifact
 def log(*words):
     with open({log!r}, "a") as file:
         print(*words, file=file)
+def broken():
+    with open({broken!r}) as file:
+        return file.read()
 def fit(request, progress):
     log("fit")
-    if {broken!r} == "fit":
+    if broken() == "fit":
         raise ValueError("nothing to prune")
     return FitResponse(False)
 def export(request, progress):
@@ -59,7 +63,7 @@ def export(request, progress):
     learned = request.weights.distillation
     taught = learned is not None and learned.teacher_weight > 0
     ms = 10 * ({pruned} if pruned else 1) * ({int8} if int8 else 1)
-    if {broken!r} == "dense" and not pruned and learned is None:
+    if broken() == "dense" and not pruned and learned is None:
         raise ValueError("the dense model cannot be exported")
     value = 0.8 * (1 - 0.004 * pruned + {distilled} * taught)
     name = f"{{ms}}_{{value}}"
@@ -135,9 +139,8 @@ def filled(home: Home, study: Study) -> None:
     study.note(prepared=to_plain(prepared), profile=to_plain(PROFILE), machine="a machine")
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> Session:
-    home = Home(tmp_path)
+def session_in(folder: Path) -> Session:
+    home = Home(folder)
     home.claim()
     config = load("synthetic-small", ["name=s"])
     study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
@@ -145,31 +148,55 @@ def session(tmp_path: Path) -> Session:
     return Session(config, home, study, cast(Ledger, None))
 
 
-class Workers:
-    """A scripted builder, broken or not, and a scripted meter."""
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return session_in(tmp_path)
 
-    def __init__(self, folder: Path, broken: str = "") -> None:
-        self.log = folder / "jobs"
+
+class Workers:
+    """A scripted builder, which breaks where `broken` says, and a scripted meter."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log, self.broken = folder / "jobs", folder / "broken"
+        self.fresh()
         given = {
-            "paths": [str(ROOT), str(Path(__file__).parent)], "log": str(self.log), "broken": broken,
+            "paths": [str(ROOT), str(Path(__file__).parent)], "log": str(self.log), "broken": str(self.broken),
             "pruned": PRUNED, "int8": INT8, "distilled": DISTILLED, "replicas": REPLICAS,
         }  # fmt: skip
         self.builder = Worker("builder", folder / "log", [sys.executable, "-c", BUILDER.format(**given)])
         self.meter = Worker("meter", folder / "log", [sys.executable, "-c", METER.format(**given)])
 
+    def fresh(self) -> None:
+        self.log.write_text("")
+        self.broken.write_text("")
+
     def jobs(self) -> list[str]:
-        return self.log.read_text().split() if self.log.exists() else []
+        return self.log.read_text().split()
 
     def kill(self) -> None:
         self.builder.kill()
         self.meter.kill()
 
 
-@pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    found = Workers(tmp_path)
+@pytest.fixture(scope="module")
+def _workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    found = Workers(tmp_path_factory.mktemp("workers"))
     yield found
     found.kill()
+
+
+@pytest.fixture
+def workers(_workers: Workers) -> Workers:
+    _workers.fresh()
+    return _workers
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, _workers: Workers) -> tuple[Session, Mapping[str, Any]]:
+    """A session whose best trial was ablated, and the document."""
+    _workers.fresh()
+    session = session_in(tmp_path_factory.mktemp("whole"))
+    return session, to_plain(ablate(session, None, _workers.builder, _workers.meter, QUIET))
 
 
 def ratios(document: Mapping[str, Any], kind: Kind) -> dict[str, float]:
@@ -179,9 +206,9 @@ def ratios(document: Mapping[str, Any], kind: Kind) -> dict[str, float]:
 
 @pytest.mark.parametrize("kind", ["without", "alone"])
 def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
-    session: Session, workers: Workers, kind: Any
+    whole: tuple[Session, Mapping[str, Any]], kind: Any
 ) -> None:
-    document = to_plain(ablate(session, None, workers.builder, workers.meter, QUIET))
+    _, document = whole
     assert document["trial"] == 1, "the best compromise of the front"
     assert ratios(document, kind) == pytest.approx(
         {"pruning: mlp": PRUNED, "distillation": 1.0, "narrower weights: tables": INT8, "engine and threads": REPLICAS}
@@ -192,27 +219,26 @@ def test_each_technique_has_its_own_factor_at_the_trial_and_alone(
     assert found["narrower weights"]["quality"]["loss"] == pytest.approx(0.0)
 
 
-def test_distilling_is_told_beside_labels_alone_for_as_long(session: Session, workers: Workers) -> None:
-    document = to_plain(ablate(session, None, workers.builder, workers.meter, QUIET))
+def test_distilling_is_told_beside_labels_alone_for_as_long(whole: tuple[Session, Mapping[str, Any]]) -> None:
+    _, document = whole
     control = next(part for part in document["techniques"] if part["name"] == "distillation")["without"]["other"]
     assert control["weights"]["distillation"] == to_plain(Distillation(2.0, 0.0, 1))
     # 0.8 (1 - 0.004 + 0.002) against 0.8 (1 - 0.004), each interval 0.002 to both sides.
     gain = DISTILLED / (1 - 0.004)
     assert document["control"]["gain"] == pytest.approx(gain)
     assert document["control"]["gain_interval"] == pytest.approx([gain - 0.002, gain + 0.002])
-    assert document["control"]["sentence"].startswith(
-        "On validation, distilling gained 0.20% of AUC [0.00%, 0.40%] over learning"
-    )
+    assert "0.20% of AUC [0.00%, 0.40%]" in document["control"]["sentence"]
 
 
-def test_it_is_kept_and_written_and_not_measured_twice(session: Session, workers: Workers) -> None:
-    document = to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET))
+def test_it_is_kept_and_written_and_not_measured_twice(
+    whole: tuple[Session, Mapping[str, Any]], workers: Workers
+) -> None:
+    session, document = whole
     (known,) = ablations(session.study.facts)
     assert (known.trial, known.candidate, len(known.effects)) == (1, CHOSEN, 8)
     assert json.loads((session.home.reports("s") / "ablation.json").read_text()) == document
-    before = workers.jobs()
     assert to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET)) == document
-    assert workers.jobs() == before
+    assert workers.jobs() == []
     assert front_json(session.front())["ablation"] == document
 
 
@@ -222,31 +248,26 @@ def test_an_interrupt_keeps_what_was_measured_and_the_next_call_goes_on(session:
     assert len(ablations(session.study.facts)[0].effects) == 3
     half = front_json(session.front())["ablation"]
     assert [part["without"] is not None for part in half["techniques"]] == [True, True, True, False]
-    assert half["techniques"][3]["verdict"] == "Not measured yet."
+    assert half["techniques"][3]["without"] is None
     document = to_plain(ablate(session, 1, workers.builder, workers.meter, Stopped("(6 of")))
     assert len(ratios(document, "alone")) == 4, "five were left"
 
 
 def test_a_failure_is_a_row_with_a_reason_and_is_tried_again(
-    session: Session, workers: Workers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    session: Session, workers: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Pruning taken back leaves the baseline's own weights, and this builder cannot export those."""
-    broken = Workers(tmp_path / "broken", "dense")
-    try:
-        summary = ablate(session, 1, broken.builder, broken.meter, Console(quiet=False, as_json=True))
-    finally:
-        broken.kill()
+    workers.broken.write_text("dense")
+    summary = ablate(session, 1, workers.builder, workers.meter, Console(quiet=False, as_json=True))
+    workers.broken.write_text("")
     document = to_plain(summary)
     pruning = document["techniques"][0]
-    assert pruning["without"]["reason"] == "ValueError: the dense model cannot be exported"
+    assert pruning["without"]["reason"].startswith("ValueError: ")
     assert pruning["without"]["difference"] is None and pruning["alone"]["difference"] is not None
-    assert pruning["verdict"].startswith(
-        "Taken back, it was not measured (ValueError: the dense model cannot be exported)"
-    )
+    assert pruning["without"]["reason"] in pruning["verdict"]
     assert not nothing_measured(summary)
     said = capsys.readouterr().err
-    assert "pruning: mlp, taken back (1 of 8): building and measuring" in said
-    assert "pruning: mlp, taken back: not measured: ValueError: the dense model" in said
+    assert "(1 of 8)" in said and pruning["without"]["reason"] in said
     assert "pruning: mlp, alone: p95 ratio 0.500 [0.475, 0.525]" in said
     again = to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET))
     assert ratios(again, "without")["pruning: mlp"] == PRUNED
@@ -288,20 +309,17 @@ def test_a_trial_that_cannot_be_looked_at_is_refused(
     assert workers.jobs() == []
 
 
-def test_a_trial_that_cannot_be_built_again_fails_the_work(session: Session, tmp_path: Path) -> None:
-    broken = Workers(tmp_path, "fit")
-    try:
-        with pytest.raises(JobError, match="nothing to prune"):
-            ablate(session, 1, broken.builder, broken.meter, QUIET)
-    finally:
-        broken.kill()
+def test_a_trial_that_cannot_be_built_again_fails_the_work(session: Session, workers: Workers) -> None:
+    workers.broken.write_text("fit")
+    with pytest.raises(JobError, match="prune"):
+        ablate(session, 1, workers.builder, workers.meter, QUIET)
 
 
 @pytest.mark.slow
 def test_the_command_tells_keeps_and_levels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, so that the scripted workers stand in; MLflow is a real database."""
+    """The command runs in this process, so that the scripted workers stand in; MLflow is a real database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = Home(tmp_path)
     study = open_session(load("synthetic-small", []), home).study
@@ -344,5 +362,5 @@ def test_nothing_measured_is_status_one(
         f"tracking_uri=sqlite:///{tmp_path}/m.db",
     ]
     assert run_command([*arguments, "--quiet"]) == 1
-    assert "pruning: mlp: Not measured: The meter ended with status 3" in capsys.readouterr().out
+    assert re.search(r"pruning: mlp: .*status 3", capsys.readouterr().out)
     workers.kill()

@@ -1,4 +1,4 @@
-"""A recorded trace's arrivals beside Poisson at the same rate: what bursts do to the tail of the built-in baseline.
+"""Tail latency of the built-in baseline under a recorded trace's arrivals, and under Poisson at the same rate.
 
     python tests/benchmarks/bursts.py [--data DIR] [--seconds 35] [--load 0.6] [--out DIR]
 
@@ -47,7 +47,7 @@ def baseline_bundle(folder: Path) -> Bundle:
 
 
 def table(document: Mapping[str, Any]) -> list[str]:
-    """A line for each percentile: of the trace, of Poisson, and their ratio."""
+    """Return a line for each percentile of the trace, of Poisson, and their ratio."""
     beside = document["poisson"]
     lines = [f"{'ms':<4}{'trace':>32}{'Poisson':>32}{'ratio':>26}"]
     for name in PERCENTS:

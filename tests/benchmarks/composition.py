@@ -1,4 +1,4 @@
-"""Whether techniques compose at the published sizes: candidates at random, all the way to fifty timed requests.
+"""Composition of techniques at the published sizes: candidates at random, all the way to fifty timed requests.
 
     python tests/benchmarks/composition.py [--candidates 200] [--seed 0] [--family dcn-v2 ...]
 
@@ -42,7 +42,7 @@ SEQUENCES = {"rows": 40_000, "users": 1000, "items": 3000, "order": 0.8, "zipf":
 
 @dataclass
 class Tally:
-    """What came of the candidates of one family."""
+    """Outcomes of the candidates of one family."""
 
     family: str
     drawn: Counter[str] = field(default_factory=Counter)
@@ -88,7 +88,7 @@ class Tally:
 
 
 def shop_of(family: str, home: Path) -> Shop:
-    """In the published sizes, on a synthetic log: with numbers and sets, or with an order to learn."""
+    """Return a shop in the published sizes, on a synthetic log with numbers and sets, or with an order to learn."""
     source: dict[str, Any] = {"source": "synthetic", "synthetic": SEQUENCES}
     if family != "sasrec":
         write_table(home / "clicks.parquet", rows=20_000, users=2000, items=3000)

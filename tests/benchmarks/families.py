@@ -1,4 +1,4 @@
-"""What twenty minutes of search find, for each family and kind of data.
+"""Results of twenty minutes of search, for each family and kind of data.
 
     python tests/benchmarks/families.py --home DIR [--study NAME ...] [--minutes 20] [--only-baselines]
 
@@ -40,7 +40,7 @@ _USERS = {"traffic": {"rows": {"median": 10_000, "sigma": 0.3, "max": 20_000}}}
 
 
 def studies(data: Path) -> dict[str, dict[str, Any]]:
-    """Study files by name, all but the name in them. Of more rows, a pass is a longer lesson."""
+    """Return study files by name, all but the name in them; with more rows an epoch takes longer."""
     latest = {"source": f"movielens:{data / 'movielens-latest-small'}"}
     return {
         "dcn-v2-latest": _study("dcn-v2", latest, 5),
@@ -63,15 +63,12 @@ def _study(recommender: str, data: Mapping[str, Any], epochs: int) -> dict[str, 
 
 
 def leanrec(*words: str) -> None:
-    """
-    Raises:
-        subprocess.CalledProcessError: it failed; what it said stands above.
-    """
+    """Run the command."""
     subprocess.run([sys.executable, str(ROOT / "leanrec.py"), *words], check=True)
 
 
 def lines(name: str, document: Mapping[str, Any], rows: int) -> Iterator[str]:
-    """Of one study: how much was tried, and the best point within each limit.
+    """Describe one study: the number of trials, and the best point within each limit.
 
     Args:
         rows: of the median request
@@ -109,7 +106,7 @@ def _within(value: float, interval: Sequence[float]) -> str:
 
 
 def missed(document: Mapping[str, Any], profile: str) -> str | None:
-    """Which aim the study missed, and where the baseline's time goes; None where both were met."""
+    """Return the aim that the study missed, and where the baseline's time goes; None where both were met."""
     row = best(document["rows"], LIMITS[0])
     met = row and row["latency_ms"]["p95_ratio"] <= AIM_P95_RATIO and row["throughput_ratio"] >= AIM_THROUGHPUT_RATIO
     return None if met else f"  short of p95 ratio {AIM_P95_RATIO} and throughput {AIM_THROUGHPUT_RATIO:g}x: {profile}"
@@ -137,7 +134,7 @@ def main() -> None:
 
 
 def studied(file: Path, home: Path, minutes: float | None) -> list[str]:
-    """What is told of one study; nothing where its baseline is all that is wanted."""
+    """Run one study and return its lines; none where only the baseline is wanted."""
     name, place = file.stem, ("--home", str(home))
     leanrec("profile", str(file), *place)
     if minutes is None:

@@ -1,4 +1,4 @@
-"""Models from packages that nobody here wrote: preflight, a short study, what was compressed and what was left alone.
+"""Studies of models from other packages: preflight, a short study, what was compressed and what was left alone.
 
 pip install -e '.[foreign]'
 pip install --no-deps recbole==1.2.1 colorlog texttable thop; pip install tensorboard  # it pins versions of long ago
@@ -29,10 +29,7 @@ budget: {{minutes: {minutes:g}}}
 
 
 def leanrec(folder: Path, *words: str) -> str:
-    """
-    Raises:
-        subprocess.CalledProcessError: it failed; what it said stands above.
-    """
+    """Run the command."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "leanrec.py"), *words, "--home", str(folder)]
     return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -41,7 +38,7 @@ def leanrec(folder: Path, *words: str) -> str:
 def studied(
     folder: Path, model: str, minutes: float, only_preflight: bool = False
 ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """What the rehearsal tells of a model, and its study's front."""
+    """Return the dry run's findings on a model, and its study's front."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("foreign_models.py"), folder)
     name = model.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Recommenders whose classes come from packages that nobody here wrote, as factories: trained on clicks drawn here.
+"""Recommenders whose classes come from other packages, as factories: trained on clicks drawn here.
 
 torch-rechub's DIN, DeepCTR-Torch's AutoInt, rtdl's FT-Transformer, an encoder of Hugging Face's transformers over a
 history, and RecBole's recurrent GRU4Rec. Each adapter says in a few lines how named tensors reach the package's model,
@@ -21,7 +21,7 @@ _ENDS = {"train": (0, 18_000), "validation": (18_000, 21_000), "test": (21_000, 
 
 
 def clicks() -> dict[str, np.ndarray[Any, Any]]:
-    """Users with tastes, items of kinds; a history holds what a user likes, codes from 1, 0 as padding."""
+    """Draw users with tastes and items of kinds; a history holds what a user likes, codes from 1, 0 as padding."""
     random = np.random.default_rng(0)
     taste, look = random.normal(size=(USERS, 6)), random.normal(size=(ITEMS, 6))
     kind = random.integers(KINDS, size=ITEMS)
@@ -63,7 +63,7 @@ class Shop:
             yield self._inputs(rows), self.columns["clicked"][rows], self.columns["user"][rows]
 
     def requests(self, seed: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        """One user and some hundred items."""
+        """Yield requests of one user and some hundred items."""
         random = np.random.default_rng(seed)
         for _ in range(200):
             size = int(np.clip(random.lognormal(4.6, 0.5), 1, 600))
@@ -77,7 +77,7 @@ class Shop:
         return {name: self.columns[name][rows] for name in self.takes}
 
     def _checkpoint(self, model: nn.Module, epochs: int) -> nn.Module:
-        """Trained on the first call alone: every process is to load the same weights."""
+        """Train on the first call alone: every process has to load the same weights."""
         path = Path(f"{self.name}.pt")
         if not path.exists():
             torch.save(self._trained(model, epochs).state_dict(), path)
@@ -110,7 +110,7 @@ class ByName(nn.Module):
 
 
 def din() -> Shop:
-    """torch-rechub."""
+    """DIN of torch-rechub."""
     from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature
     from torch_rechub.models.ranking import DIN
 
@@ -137,7 +137,7 @@ class Columns(nn.Module):
 
 
 def autoint() -> Shop:
-    """DeepCTR-Torch."""
+    """AutoInt of DeepCTR-Torch."""
     from deepctr_torch.inputs import DenseFeat, SparseFeat
     from deepctr_torch.models import AutoInt
 
@@ -163,7 +163,7 @@ class Tabular(nn.Module):
 
 
 def ft_transformer() -> Shop:
-    """rtdl-revisiting-models."""
+    """FT-Transformer of rtdl-revisiting-models."""
     from rtdl_revisiting_models import FTTransformer
 
     torch.manual_seed(0)
@@ -208,7 +208,7 @@ class Encoder(nn.Module):
 
 
 def bert() -> Shop:
-    """Hugging Face's transformers."""
+    """BERT of Hugging Face's transformers."""
     torch.manual_seed(0)
     return Shop("bert", Encoder(), ("item", "kind", "history"), probabilities=False, epochs=2)
 
@@ -246,14 +246,14 @@ class SessionShop(Shop):
 
 
 class Catalogue:
-    """What RecBole's models ask of a data set."""
+    """The attributes that RecBole's models ask of a data set."""
 
     def num(self, field: str) -> int:
         return ITEMS + 1
 
 
 def gru4rec() -> Shop:
-    """RecBole."""
+    """GRU4Rec of RecBole."""
     from recbole.model.sequential_recommender import GRU4Rec
 
     torch.manual_seed(0)

@@ -187,7 +187,7 @@ def _read_log(path: Path) -> dict[str, Any]:
 
 
 def _read_lateness(path: Path) -> NDArray[np.int64]:
-    """(n,) nanoseconds from scheduled to issued, by LoadGen's clock, in the order of issue."""
+    """Nanoseconds from scheduled to issued, (n,), by LoadGen's clock, in the order of issue."""
     found = _LATENESS.findall(path.read_text())
     return np.array([int(late) for _, late in sorted(found, key=lambda pair: int(pair[0]))])
 
@@ -220,7 +220,7 @@ def clocks(submit: Submit, requests: Requests, asked: Any, service_ms: float) ->
 
 
 def generators(submit: Submit, requests: Requests, rate_rps: float, seconds: float, rounds: int) -> list[Round]:
-    """Turn by turn, the same requests by LoadGen's Server and by our open loop."""
+    """Compare LoadGen's Server scenario with our open loop, turn by turn on the same requests."""
     found = []
     for number in range(rounds):
         theirs = drive(submit, requests, server(rate_rps, seconds, number))

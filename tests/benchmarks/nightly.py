@@ -1,4 +1,4 @@
-"""A bundle's recipe on checkpoints that were trained from other seeds, and on a poisoned one.
+"""Builds from a bundle's recipe with checkpoints trained from other seeds, and with a poisoned one.
 
     python tests/benchmarks/nightly.py --home DIR [--seeds 5] [--minutes 5]
 

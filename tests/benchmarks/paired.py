@@ -1,4 +1,4 @@
-"""Does a benchmark hold what its intervals promise? Real pools, through the whole path.
+"""Coverage of a benchmark's intervals: real pools, through the whole path.
 
     python tests/benchmarks/paired.py same      # A/A: a deployment against itself, two kinds of request
     python tests/benchmarks/paired.py planted   # one that takes twice as long, and one that takes a tenth longer
@@ -78,7 +78,7 @@ class Pair:
 
 
 def measure(pair: Pair, requests: Requests, window: Window, seed: int) -> Recording:
-    """As a study's meter does, but for the engine that waits."""
+    """Measure as a study's meter does, but with the engine that waits."""
     visits = tuple(_visit(pair, requests, window, seed + number) for number in range(window.visits))
     return Recording(visits, pair.load.slo_ms, pair.load.percent, seed)
 
@@ -121,7 +121,7 @@ def burning(seed: int) -> Iterator[None]:
 def run(
     name: str, pair: Pair, rows: int, window: Window, options: argparse.Namespace, runs: int, pause: float = 0.0
 ) -> list[Recording]:
-    """So many benchmarks, each in its file."""
+    """Run so many benchmarks, each into its file."""
     requests = lognormal_requests(300, seed=1, median=rows)
     found = []
     for number in range(runs):
@@ -141,7 +141,7 @@ def run(
 
 
 def _other_work(seconds: float) -> None:
-    """What a builder does between two benchmarks: products of matrices, and memory taken and given back."""
+    """Work as a builder does between two benchmarks: products of matrices, and memory taken and given back."""
     end = time.monotonic() + seconds
     values = np.random.default_rng(0).normal(size=(1500, 1500))
     while time.monotonic() < end:

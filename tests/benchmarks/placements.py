@@ -1,4 +1,4 @@
-"""Where the best placement changes hands: by engine, threads, replicas and rows; by a router; by the user's side once.
+"""Best placements by engine, threads, replicas and rows; with a router; with the user's side once.
 
     python tests/benchmarks/placements.py [--quick]
 
@@ -78,7 +78,7 @@ ONCE = (Variant("student d=8", SMALL_STUDENT), Variant("student d=16", STUDENT),
 
 @dataclass(frozen=True)
 class Length:
-    """How long to look: blocks, requests and seconds of each, for the table; pairs of blocks; the router's window."""
+    """Durations: blocks, requests and seconds of each, for the table; pairs of blocks; the router's window."""
 
     blocks: int
     calls: int
@@ -93,7 +93,7 @@ QUICK = Length(fewest_samples(50), 3, 0.01, 20, Window(20, 20, 5))
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One seat at one number of rows: (blocks,) milliseconds and requests a second."""
+    """One placement at one number of rows: (blocks,) milliseconds and requests a second."""
 
     instance_group: InstanceGroup
     rows: int
@@ -191,8 +191,7 @@ def table(name: str, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def conclusion(cells: Sequence[Cell], measure: Measure) -> str:
-    """The best by rows, and between which rows it changes: where none that is as good as the best at one number of
-    rows is so at the next."""
+    """Return the best placement by rows, and between which rows it changes."""
     best, good = [], []
     for rows in ROWS:
         among = [cell for cell in cells if cell.rows == rows]
@@ -234,7 +233,7 @@ class Prediction:
 
 
 def predict(cells: Sequence[Cell], sizes: NDArray[np.int64]) -> Prediction:
-    """From the service times of one thread, on straight lines in logarithms between the rows of the table."""
+    """Predict from the service times of one thread, on straight lines in logarithms between the rows of the table."""
     distinct, counts = np.unique(sizes, return_counts=True)
     small, large = (_curve(cells, engine, distinct) for engine in (SMALL, LARGE))
     routed = [small[: i + 1] @ counts[: i + 1] + large[i + 1 :] @ counts[i + 1 :] for i in range(len(distinct) - 1)]
@@ -246,7 +245,7 @@ def predict(cells: Sequence[Cell], sizes: NDArray[np.int64]) -> Prediction:
 
 
 def _curve(cells: Sequence[Cell], engine: str, sizes: NDArray[np.int64]) -> Floats:
-    """(sizes,) milliseconds."""
+    """The curve in milliseconds, (sizes,)."""
     known = [cell for cell in cells if cell.instance_group == alone(engine)]
     logs = [np.log(MEASURES[0].point(cell)) for cell in known]
     result: Floats = np.exp(np.interp(np.log(sizes), np.log([cell.rows for cell in known]), logs))

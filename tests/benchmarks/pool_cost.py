@@ -1,4 +1,4 @@
-"""What the pool adds to a call of the engine: microseconds a request, and throughput once it is saturated.
+"""Cost of the pool beside a call of the engine: microseconds a request, and throughput once it is saturated.
 
     python tests/benchmarks/pool_cost.py [--blocks 30] [--calls 60] [--rows 200] [--seconds 0.5]
 
@@ -93,7 +93,7 @@ def raw_arm(session: onnxruntime.InferenceSession, requests: Requests) -> NDArra
 
 
 def pool_arm(pool: Pool, requests: Requests) -> NDArray[np.float64]:
-    """(calls, 2), as above."""
+    """Microseconds of a call through the pool, (calls, 2), as above."""
     clock, there, had = time.perf_counter_ns, [], []
     for each in requests:
         start = clock()

@@ -59,7 +59,7 @@ def write_table(file: Path) -> None:
 
 
 def small_task(home: Path, family: str) -> Task:
-    """Of its own table in the home, or of a synthetic log in whose order there is something to learn."""
+    """Return the task of a table in the home, or of a synthetic log in whose order there is something to learn."""
     sequential = family == "sasrec"
     file = home / "clicks.csv"
     if not sequential and not file.exists():

@@ -1,7 +1,8 @@
-"""A baseline that could still learn is told from one that could not."""
+"""The convergence check tells a baseline that could still learn from one that could not."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_an_untrained_baseline_is_told_and_not_changed(monkeypatch: pytest.Monke
     given = Given()
     before = [parameter.clone() for parameter in given.model.parameters()]
     found = undertrained(_opened(given, monkeypatch), 0)
-    assert found is not None and found.startswith("one more epoch of training improves auc by ")
+    assert found is not None and re.search(r"auc by \d", found)
     assert all(torch.equal(a, b) for a, b in zip(before, given.model.parameters(), strict=True))
 
 

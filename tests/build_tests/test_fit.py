@@ -1,9 +1,10 @@
-"""Every way to change the weights of a small model of each family, one by one and several at once."""
+"""Fits of a small model of each family: every way to change its weights, one by one and several at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def _fit(recommender: Recommender, **weights: Any) -> Fitted:
     return fit(recommender, Weights(**{"distillation": LEARNING, **weights}), 3, lambda line: None)
 
 
+@pytest.fixture(scope="module")
+def student(opened: Opened) -> Callable[[str], Fitted]:
+    """A function of the family: its student after one epoch."""
+    return cache(lambda family: _fit(opened(family), architecture=STUDENTS[family]))
+
+
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
@@ -83,7 +90,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _baseline_is_left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a fit does, it does to copies."""
+    """A fit changes copies only."""
     names = request.fixturenames
     if "opened" not in names or "family" not in names:
         yield
@@ -108,9 +115,8 @@ def test_the_same_again_from_the_same_seed_and_from_its_file(family: str, opened
     assert (loaded.structure, loaded.ranges) == (fitted.structure, fitted.ranges)
 
 
-def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened) -> None:
-    recommender = opened(family)
-    fitted = _fit(recommender, architecture=STUDENTS[family])
+def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened, student: Callable[[str], Fitted]) -> None:
+    recommender, fitted = opened(family), student(family)
     assert _shapes(fitted.model) == _shapes(recommender.build(STUDENTS[family]))
     assert fitted.structure == of_sibling(recommender, fitted.model).structure
     assert sum(p.numel() for p in fitted.model.parameters()) < sum(p.numel() for p in recommender.model.parameters())
@@ -119,7 +125,7 @@ def test_a_student_has_the_sizes_of_its_own(family: str, opened: Opened) -> None
 def test_a_student_starts_from_what_the_teacher_knows(
     family: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever has the teacher's shape has its values as the lessons begin, and something has not."""
+    """Tensors of the teacher's shape start with its values, and at least one tensor does not."""
     recommender, seen = opened(family), list[dict[str, Tensor]]()
 
     def look(student: nn.Module, *_: Any) -> None:
@@ -135,17 +141,17 @@ def test_a_student_starts_from_what_the_teacher_knows(
 
 
 def test_a_student_of_the_baselines_own_sizes_is_refused(family: str, opened: Opened) -> None:
-    with pytest.raises(ValueError, match="A student has other sizes than the baseline's, but got"):
+    with pytest.raises(ValueError, match=next(iter(OWN_SIZES[family]))):
         _fit(opened(family), architecture=Architecture(tuple(OWN_SIZES[family].items())))
 
 
 def test_another_number_of_heads_is_another_student(opened: Opened) -> None:
-    """Though each of its tensors has the baseline's shape."""
+    """Another number of heads leaves the shape of each tensor, and is another student all the same."""
     fitted = _fit(opened("sasrec"), architecture=Architecture(tuple({**OWN_SIZES["sasrec"], "heads": 1}.items())))
     assert _shapes(fitted.model) == _shapes(opened("sasrec").model)
 
 
-@pytest.mark.parametrize("importance", IMPORTANCES)
+@pytest.mark.parametrize(("family", "importance"), zip(FAMILIES, IMPORTANCES, strict=True))
 def test_a_pruned_group_has_the_units_that_stay(family: str, importance: Importance, opened: Opened) -> None:
     recommender, (group, first, (inputs, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, pruning=Pruning(((group, 0.5),), importance))
@@ -204,7 +210,7 @@ def test_rare_ids_are_held_in_less(family: str, name: str, opened: Opened) -> No
 
 
 def test_frequencies_of_ids_are_those_of_train(family: str, opened: Opened) -> None:
-    """What mixed dimensions go by: the most frequent code first, and as many as the rows of train look up."""
+    """Mixed dimensions go by the frequencies: the most frequent code first, summing to the lookups of train."""
     recommender = opened(family)
     (rows,) = recommender.train_rows().blocks
     for name, counts in recommender.counts(recommender.model, of_baseline(recommender).structure.tables).items():
@@ -268,7 +274,7 @@ def test_all_at_once(family: str, opened: Opened, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "runs"),
-    [(Distillation(4.0, 0.0, 2), False), (Distillation(4.0, 0.5, 2), True), (Distillation(4.0, 0.0, 1, 0.5), True)],
+    [(Distillation(4.0, 0.0, 1), False), (Distillation(4.0, 0.5, 1), True), (Distillation(4.0, 0.0, 1, 0.5), True)],
 )
 def test_the_control_never_asks_the_teacher(family: str, weights: Distillation, runs: bool, opened: Opened) -> None:
     recommender, calls = opened(family), list[object]()
@@ -282,7 +288,7 @@ def test_the_control_never_asks_the_teacher(family: str, weights: Distillation, 
 
 @pytest.mark.slow
 def test_the_teacher_is_asked_once_for_all_fits(family: str, opened: Opened, tmp_path: Path) -> None:
-    """Also where candidates are drawn anew; and its students are those that learned from it batch by batch."""
+    """The teacher runs once also where candidates are drawn anew; students are those that learned batch by batch."""
     recommender, calls = opened(family), list[int]()
     handle = recommender.model.get_submodule(recommender.hidden or "").register_forward_hook(
         lambda *args: calls.append(len(args[2]))
@@ -304,18 +310,17 @@ def test_the_teacher_is_asked_once_for_all_fits(family: str, opened: Opened, tmp
 
 
 def test_what_is_too_large_to_keep_is_asked_anew(
-    family: str, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, opened: Opened, student: Callable[[str], Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("objectives.build.teacher_outputs.LARGEST", 100)
     recommender, weights = opened(family), Weights(architecture=STUDENTS[family], distillation=LEARNING)
     large = fit(recommender, weights, 3, lambda line: None, tmp_path)
-    anew = fit(recommender, weights, 3, lambda line: None)
-    assert torch.equal(_scores(recommender, large.model), _scores(recommender, anew.model))
+    assert torch.equal(_scores(recommender, large.model), _scores(recommender, student(family).model))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_kept_gives_the_teachers_scores(family: str, opened: Opened, tmp_path: Path) -> None:
-    """Of each batch, whatever was drawn for it: those of running the teacher on all of its inputs."""
+    """Kept scores equal those of running the teacher on all inputs of each batch."""
     recommender = opened(family)
     kept = teacher_outputs(recommender, tmp_path)
     assert kept is not None
@@ -326,7 +331,7 @@ def test_what_is_kept_gives_the_teachers_scores(family: str, opened: Opened, tmp
 
 
 def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) -> None:
-    """Its loss on the lessons falls, by labels alone."""
+    """The student's training loss falls, by labels alone."""
     recommender = opened(family)
 
     def loss(model: nn.Module) -> float:
@@ -336,32 +341,29 @@ def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) ->
 
     short, long = (
         _fit(recommender, architecture=STUDENTS[family], distillation=Distillation(1.0, 0.0, epochs))
-        for epochs in (1, 20)
+        for epochs in (1, 10)
     )
     assert loss(long.model) < loss(short.model)
-
-
-SHARE = "Low rank has nothing to gain"
 
 
 @pytest.mark.parametrize(
     ("family", "weights", "line"),
     [
-        ("dcn-v2", {"pruning": Pruning((("cross", 0.5),))}, r"'cross' cannot be pruned: its width is tied"),
-        ("dlrm", {"pruning": Pruning((("cross", 0.5),))}, r"has the groups .* but got 'cross'"),
-        ("sasrec", {"pruning": Pruning((("attention", 0.1),))}, r"0\.1 of 'attention' rounds to none of \[2, 2\]"),
-        ("dcn-v2", {"low_rank": LowRank((("mlp", 0.9),))}, rf"{SHARE} at 0\.9 of the rank of 'mlp'"),
-        ("dlrm", {"low_rank": LowRank((("tables", 0.25),))}, r"'tables' cannot be factors: it is of kind table"),
-        ("dcn-v2", {"quotient_remainder": (QuotientRemainder("mlp", 0.1),)}, r"'mlp' is of kind linear"),
+        ("dcn-v2", {"pruning": Pruning((("cross", 0.5),))}, r"'cross'.* tied"),
+        ("dlrm", {"pruning": Pruning((("cross", 0.5),))}, r"groups .*'cross'"),
+        ("sasrec", {"pruning": Pruning((("attention", 0.1),))}, r"0\.1 of 'attention'.*\[2, 2\]"),
+        ("dcn-v2", {"low_rank": LowRank((("mlp", 0.9),))}, r"0\.9.*'mlp'"),
+        ("dlrm", {"low_rank": LowRank((("tables", 0.25),))}, r"'tables'.* kind table"),
+        ("dcn-v2", {"quotient_remainder": (QuotientRemainder("mlp", 0.1),)}, r"'mlp'.* kind linear"),
         (
             "dlrm",
             {"quotient_remainder": (QuotientRemainder("tables", 0.999),)},
-            r"nothing to gain by QuotientRemainder",
+            r"QuotientRemainder\(.*256 rows",
         ),
-        ("sasrec", {"mixed_dimensions": (MixedDimensions("tables", 1e-9),)}, r"nothing to gain by MixedDimensions"),
-        ("dcn-v2", {"attention": Attention(window=2)}, r"DCNV2 has no attention that can be narrowed"),
-        ("dlrm", {"quantization_aware": ("tables",)}, r"learned in linear layers, but 'tables\.user' got Embedding"),
-        ("sasrec", {"quantization_aware": ("cross",)}, r"has the groups .* but got 'cross'"),
+        ("sasrec", {"mixed_dimensions": (MixedDimensions("tables", 1e-9),)}, r"MixedDimensions\(.*256 rows"),
+        ("dcn-v2", {"attention": Attention(window=2)}, r"DCNV2.*window"),
+        ("dlrm", {"quantization_aware": ("tables",)}, r"'tables\.user'.* Embedding"),
+        ("sasrec", {"quantization_aware": ("cross",)}, r"groups .*'cross'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,16 @@ def _task(home: Path) -> Task:
     return Task(str(home), "large_shop:factory", "", "", 200, 0.6, 1000, 0)
 
 
-@pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
-    """A table of 768 KB is too large, as one of 2.5 GB is otherwise."""
-    monkeypatch.setattr(external_data, "LARGEST", 100_000)
-    (tmp_path / "large_shop.py").write_text(SHOP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    build._opened.clear()
-    return _task(tmp_path)
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
+    """The task of a table of 768 KB, which counts as too large here, as one of 2.5 GB does otherwise."""
+    home = tmp_path_factory.mktemp("large")
+    (home / "large_shop.py").write_text(SHOP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external_data, "LARGEST", 100_000)
+        patch.chdir(home)
+        patch.setattr(sys, "path", [*sys.path, str(home)])
+        yield _task(home)
 
 
 def _model(task: Task, artifact: Artifact) -> Path:
@@ -114,7 +116,7 @@ def _model(task: Task, artifact: Artifact) -> Path:
 
 
 def _expected(task: Task, request: Any, table: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """By torch; with other rows of the table where they are given."""
+    """Scores by torch, with other rows of the table where they are given."""
     net = build.open_once(task, _quiet).model
     given = {name: torch.from_numpy(values) for name, values in request.items()}
     with torch.inference_mode():
@@ -131,7 +133,7 @@ def _rounded(task: Task, request: Any) -> NDArray[np.float32]:
 
 
 def _check_bundle(task: Task, found: Prepared, artifact: Artifact, candidate: Candidate, folder: Path) -> None:
-    """It serves what it was verified with, and a single flipped byte of any of its files is refused."""
+    """The bundle serves what it was verified with, and a single flipped byte of any of its files is refused."""
     request = {name: values[:4] for name, values in read_requests(Path(found.holdout))[0].items()}
     write_bundle(folder, "large", _model(task, artifact), candidate, {}, found.inputs, "# large\n", request)
     bundle, difference = verify(folder)
@@ -234,7 +236,7 @@ def test_a_loaded_graph_names_its_tensors_and_holds_none(task: Task) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_a_table_of_two_and_a_half_gigabytes(tmp_path: Path) -> None:
-    """The real thing, in a process of its own whose peak memory is told."""
+    """The full size runs in a process of its own, whose peak memory is checked."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the system does not tell a process's own memory")
     (tmp_path / "large_shop.py").write_text(SHOP)
@@ -248,7 +250,7 @@ def test_a_table_of_two_and_a_half_gigabytes(tmp_path: Path) -> None:
 
 
 class _Peak(threading.Thread):
-    """The most memory of this process's own, without the files that it has mapped, which the kernel may drop."""
+    """The most memory of this process, without the files that it has mapped, which the kernel may drop."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -263,7 +265,7 @@ class _Peak(threading.Thread):
 
 
 def _large(home: Path) -> dict[str, int]:
-    """Every stage of a large model: prepared, narrowed, evaluated, bundled and verified."""
+    """Run every stage of a large model: prepared, narrowed, evaluated, bundled and verified."""
     seen = _Peak()
     seen.start()
     task = _task(home)

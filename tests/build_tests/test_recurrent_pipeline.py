@@ -1,4 +1,4 @@
-"""A recurrent model with histories of different lengths through all that a rehearsal and a builder do."""
+"""A recurrent model with histories of different lengths goes through every stage of a dry run and a builder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = 4
 
 
 class Sessions:
-    """Padded in batches; as long as they are in requests."""
+    """Sessions that are padded in batches, and as long as they are in requests."""
 
     name, metric = "sessions", "auc"
 
@@ -91,4 +91,4 @@ def test_a_size_that_is_not_known_ends_nothing(task: Task, monkeypatch: pytest.M
 
 
 def _quiet(line: str) -> None:
-    """No progress is told."""
+    """Report no progress."""

@@ -26,7 +26,7 @@ TaskOf = Callable[[str], Task]
 
 
 def scored(task: Task, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """By the file that the builder exports."""
+    """Scores of the file that the builder exports."""
     artifact, _ = export(task, Weights(reference=name), Precision(), Form(), lambda line: None)
     assert artifact.widths == {} and artifact.parity < 1e-4
     session = onnxruntime.InferenceSession(str(Path(task.home) / artifact.path), providers=["CPUExecutionProvider"])

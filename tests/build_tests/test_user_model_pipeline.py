@@ -1,5 +1,4 @@
-"""A model of one's own through a builder's and a meter's stages: lengths that differ, several outputs, a metric of
-one's own."""
+"""A user's model through a builder's and a meter's stages: lengths that differ, several outputs, a custom metric."""
 
 from __future__ import annotations
 
@@ -294,7 +293,7 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
 
 def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[str], Task], home: Path) -> None:
     task = task_of("lower")
-    line = r"metric minus must give a number above 0 for the model on validation, higher being better, but gave -0"
+    line = "metric minus .*validation, .*-0"
     with pytest.raises(FactoryError, match=line):
         build.prepare(task, _quiet)
     with pytest.raises(FactoryError, match=line):
@@ -304,15 +303,17 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
 @pytest.mark.parametrize(
     ("factory", "line"),
     [
-        ("one_user", "metric auc needs rows of two groups or more, but those of test are of 1"),
-        ("one_validating_user", "metric auc needs rows of two groups or more, but those of validation are of 1"),
-        ("all_clicked", "metric auc needs labels that are 0 and 1, but those of test are 1 "),
+        ("one_user", "metric auc .*groups.* test .*1"),
+        ("one_validating_user", "metric auc .*groups.* validation .*1"),
+        ("all_clicked", "metric auc .*labels.* test .*1"),
     ],
 )
 def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
     factory: str, line: str, task_of: Callable[[str], Task], home: Path
 ) -> None:
-    """Not when its first candidate is judged, nor when a choice is confirmed on test."""
+    """An undefined loss is refused in `prepare`, rather than when a candidate is evaluated or a choice confirmed on
+    test.
+    """
     task = task_of(factory)
     for asked in (replace(task, dry_run=str(home / factory)), task):
         with pytest.raises(FactoryError, match=line):
@@ -323,7 +324,7 @@ def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
 def test_a_factory_that_gives_another_model_each_time_is_refused(
     factory: str, refused: bool, task_of: Callable[[str], Task]
 ) -> None:
-    """As in another builder's process, where the factory is called anew."""
+    """The factory is called anew, as in another builder's process."""
     task = task_of(factory)
     expecting = replace(task, expected=build.open_once(task, _quiet).key)
     assert build.open_once(expecting, _quiet) is build.open_once(task, _quiet), "not called again in this one"
@@ -331,7 +332,7 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
     if not refused:
         assert build.open_once(expecting, _quiet).key == expecting.expected
         return
-    with pytest.raises(FactoryError, match=r"own_shop:drawn: must give the same model, data and requests"):
+    with pytest.raises(FactoryError, match=r"own_shop:drawn: "):
         build.export(expecting, Weights(), Precision(), build.Form(), _quiet)
 
 
@@ -345,8 +346,7 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
         ("tower", "low rank"),
         *(("tower", width) for width in LINEAR_WIDTHS[1:]),
     }
-    assert found.unlearnable is not None
-    assert found.unlearnable.startswith("its training cannot be one graph for all batches: ")
+    assert found.unlearnable is not None and "one graph" in found.unlearnable
     assert found.baseline.parity < 1e-5 and found.batches_per_epoch == 6 and found.split_refused is None
     assert len(read_requests(Path(found.holdout))) == 40
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
@@ -370,12 +370,12 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
         return graph
 
     monkeypatch.setattr(build, "to_onnx", other)
-    with pytest.raises(ParityError, match=r"must agree within 0\.001 of their spread"):
+    with pytest.raises(ParityError, match=r"0\.001"):
         build.prepare(replace(task, dry_run=str(home / f"{factory} again")), _quiet)
 
 
 def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
-    with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite, but \d+ of \d+ are NaN"):
+    with pytest.raises(ParityError, match=r"Scores .*\d+ of \d+ are NaN"):
         build.prepare(replace(task_of("Unseen"), dry_run=str(home / "unseen")), _quiet)
 
 
@@ -384,7 +384,7 @@ def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str],
 def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
     factory: str, users: set[str], task_of: Callable[[str], Task], tmp_path: Path
 ) -> None:
-    """Two users' rows mixed; one user's with another history in the last row; each row another user's."""
+    """Mixed requests: two users' rows; one user's with another history in the last row; each row another user's."""
     task = task_of(factory)
     found = build.prepare(task, _quiet)
     once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)

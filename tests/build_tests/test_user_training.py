@@ -1,4 +1,4 @@
-"""How a model of the user's own learns: from rows that are kept once, in batches of a stated size."""
+"""Training of a user's model: from rows that are kept once, in batches of a stated size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Ranker(nn.Module):
 
 
 class Shop:
-    """Train comes in batches of `size` rows; the rows are the same whatever it is."""
+    """A shop whose train rows come in batches of `size`; the rows are the same whatever it is."""
 
     name, metric = "shop", "auc"
 
@@ -98,7 +98,9 @@ def _quiet(line: str) -> None:
 
 
 class Sibling(Ranker):
-    """The teacher's tables, its last layer under another name, and, where told, whatever it has in a frozen state."""
+    """A sibling with the teacher's tables, its last layer under another name, and optionally what it has in a frozen
+    state.
+    """
 
     def __init__(self, teacher: Ranker, width: int, frozen: bool) -> None:
         super().__init__(width)
@@ -308,7 +310,7 @@ def test_each_output_is_of_the_kind_that_its_scores_and_labels_show(
 
 
 def test_a_student_comes_to_every_output_of_its_teacher(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the teacher alone, whatever the outputs' sizes: none of them drowns the others."""
+    """The student learns from the teacher alone, whatever the outputs' sizes: none of them drowns the others."""
     mall = Mall()
     mall.build = lambda shape: Several(**shape)  # type: ignore[attr-defined]
     mall.optimizer = lambda parameters: torch.optim.Adam(parameters, lr=3e-3)  # type: ignore[attr-defined]
@@ -372,7 +374,9 @@ def test_features_are_learned_beside_sparse_tables(home: Path, monkeypatch: pyte
 
 
 def test_sparse_tables_step_as_with_an_optimizer_of_each_kind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SparseAdam of the tables, AdamW of the rest, at rates that a schedule moves."""
+    """One optimizer with SparseAdam for the tables and AdamW for the rest, at rates that a schedule moves, gives the
+    same.
+    """
     found = opened(_sparse(), home, monkeypatch)
     ours, theirs = copy.deepcopy(found.model), copy.deepcopy(found.model)
     both = found.optimizer(ours)
@@ -395,7 +399,7 @@ def test_sparse_tables_step_as_with_an_optimizer_of_each_kind(home: Path, monkey
 
 
 class Tied(nn.Module):
-    """All it has is a table, which it looks up and multiplies by, so that its gradient is dense."""
+    """A model that is a table, which it looks up and multiplies by, so that its gradient is dense."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -116,13 +116,12 @@ def test_the_looks_never_spend_more_than_five_per_cent(looks: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"max_loss": 0.0}, "max_loss: must lie between 0 and 1, but got 0.0"),
-        ({"p95_ms": -1.0}, "p95_ms: must be above 0, but got -1.0"),
-        ({"p95_ratio": float("nan")}, "p95_ratio: must be above 0, but got nan"),
-        ({"prefer": "fast"}, "prefer: must be one of knee, latency, throughput, memory, but got 'fast'"),
+        ({"max_loss": 0.0}, r"^max_loss: .*, but got 0\.0$"),
+        ({"p95_ms": -1.0}, r"^p95_ms: .*, but got -1\.0$"),
+        ({"p95_ratio": float("nan")}, r"^p95_ratio: .*, but got nan$"),
+        ({"prefer": "fast"}, r"^prefer: .*knee, latency, throughput, memory, but got 'fast'$"),
     ],
 )
 def test_a_policy_out_of_its_range_is_one_line(wrong: dict[str, Any], line: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=line):
         Policy(**{"max_loss": 0.01, **wrong})
-    assert str(caught.value) == line

@@ -1,7 +1,8 @@
-"""What distilling gained, told at the choice: which model stands beside the chosen one, and when there is none."""
+"""The gain of distillation at the choice: which model is compared with the chosen one, and when there is none."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -54,10 +55,7 @@ def test_the_control_learns_as_long_from_the_labels_and_is_all_the_same_else() -
     assert pairs.asked == [beside]
     assert pairs.sides == [((MODEL, CHOSEN), (CONTROL, beside), "test")]
     assert found is not None and (found.gain, found.gain_interval) == (0.004, (0.002, 0.006))
-    assert found.sentence.startswith(
-        "On test, distilling gained 0.40% of AUC [0.20%, 0.60%] over learning from the labels"
-    )
-    assert found.sentence.endswith(", the mean of 3 seeds.") and found.seeds == 3
+    assert found.seeds == 3 and re.search(r"test.* 0\.40% of AUC \[0\.20%, 0\.60%\].* 3 seeds", found.sentence)
 
 
 def test_a_model_that_learned_nothing_from_the_baseline_has_no_control() -> None:
@@ -71,4 +69,4 @@ def test_a_model_that_learned_nothing_from_the_baseline_has_no_control() -> None
 def test_a_control_that_cannot_be_built_is_said_and_costs_no_choice() -> None:
     pairs: Any = Said("out of memory")
     assert control(pairs, (MODEL, CHOSEN)) is None
-    assert pairs.lines[-1] == "control: not measured: out of memory"
+    assert "out of memory" in pairs.lines[-1]

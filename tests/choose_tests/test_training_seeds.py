@@ -1,4 +1,4 @@
-"""A loss over several seeds: how often its interval holds what is true, by simulation; and what is trained for it."""
+"""Loss over several seeds: coverage of its interval, by simulation; and what is trained for it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_seeds_that_agree_leave_the_interval_of_the_rows() -> None:
     assert found.loss_interval == pytest.approx((0.008, 0.012))
     assert found.slices[0].reason == "one class"
     assert over_seeds([quality(0.01, 0.002)]) == quality(0.01, 0.002)
-    with pytest.raises(ValueError, match="over 1 or 3 seeds, but got 2"):
+    with pytest.raises(ValueError, match=r"3 seeds, .*2"):
         over_seeds([quality(0.01, 0.002)] * 2)
 
 

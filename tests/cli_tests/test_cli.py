@@ -17,15 +17,6 @@ from search.cli.parser import run_command
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def leanrec(*arguments: str, home: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LEANREC_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
-        [sys.executable, "-m", "leanrec", *arguments], env=environment, cwd=cwd or home, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -71,38 +62,41 @@ def test_bad_input_is_one_line_and_status_two(
     assert not (tmp_path / "mlruns" / "optuna.db").exists()
 
 
-def test_a_foreign_mlruns_is_left_alone(tmp_path: Path) -> None:
+def test_a_foreign_mlruns_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "mlruns" / "0").write_text("somebody's")
-    done = leanrec("run", "synthetic-small", home=tmp_path)
-    assert done.returncode == 2
-    assert "was not made by leanrec" in done.stderr
+    assert run_command(["run", "synthetic-small", "--home", str(tmp_path)]) == 2
+    assert str(tmp_path / "mlruns") in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "mlruns").iterdir()] == ["0"]
 
 
 def test_a_folder_that_is_no_bundle_fails_the_work(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = leanrec("verify", "empty", home=tmp_path)
-    assert done.returncode == 1
-    assert "no bundle" in done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "leanrec", "verify", "empty", "--home", str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "empty" in done.stderr
 
 
-def test_a_busy_port_gives_one_line(tmp_path: Path) -> None:
+def test_a_busy_port_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = leanrec("ui", "--port", str(taken.getsockname()[1]), home=tmp_path)
-    assert done.returncode == 2
-    assert "--port" in done.stderr.strip().splitlines()[-1]
+        assert run_command(["ui", "--port", str(taken.getsockname()[1]), "--home", str(tmp_path)]) == 2
+    assert "--port" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_init_writes_a_file_that_validates_and_never_overwrites(tmp_path: Path) -> None:
-    assert leanrec("init", "study.yaml", home=tmp_path).returncode == 0
-    done = leanrec("validate", "study.yaml", "--only-file", "--json", home=tmp_path)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}, "slice_by": []}
-    again = leanrec("init", "study.yaml", home=tmp_path)
-    assert (again.returncode, len(again.stderr.strip().splitlines())) == (2, 1)
+def test_init_writes_a_file_that_validates_and_never_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["init", "study.yaml"]) == 0
+    capsys.readouterr()
+    assert run_command(["validate", "study.yaml", "--only-file", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}, "slice_by": []}
+    assert run_command(["init", "study.yaml"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +111,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_another_distributions_package_is_told(tmp_path: Path) -> None:
-    """`search` of somebody else, found first, is said in one line before anything of it runs."""
+    """A foreign package `search` that is found first is reported in one line before anything of it runs."""
     strange = tmp_path / "strange"
     (strange / "search").mkdir(parents=True)
     (strange / "search" / "__init__.py").write_text("raise SystemExit('the wrong search ran')")
@@ -129,4 +123,4 @@ def test_another_distributions_package_is_told(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(strange)], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
     )
     assert done.returncode == 2
-    assert "'search' is found at" in done.stderr
+    assert "'search'" in done.stderr and str(strange) in done.stderr

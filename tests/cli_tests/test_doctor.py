@@ -1,4 +1,4 @@
-"""What is missing is found, and said with its cost and its remedy; a bare installation is a finding, not a crash."""
+"""The doctor names what is missing, its cost and its remedy; a bare installation is a finding, not a crash."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_search_says_what_it_loses(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(doctor, "_browser", lambda: None)
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("torch", "kaleido") else "1")
     found = diagnose(tmp_path)
-    assert lost(found, "AVX-512 BF16 or AMX") == "bf16 is not offered"
+    assert lost(found, "AVX-512 BF16 or AMX").startswith("bf16 ")
     assert "layout" in lost(found, "a second core")
     assert "--png" in lost(found, "Chrome or Chromium")
     assert "--png" in lost(found, "kaleido")
@@ -120,7 +120,7 @@ class TestAccelerators:
 
     def test_no_gpu_at_all(self, tmp_path: Path) -> None:
         found = diagnose(tmp_path)
-        assert lost(found, "an NVIDIA GPU, for CUDA") == "the device cuda is not offered"
+        assert lost(found, "an NVIDIA GPU, for CUDA").startswith("the device cuda ")
         assert "gpu" in lost(found, "a GPU that openvino knows")
 
     def test_a_gpu_without_the_build_for_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

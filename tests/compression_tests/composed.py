@@ -1,4 +1,4 @@
-"""What a candidate that went all the way must show: all that was asked, and no more.
+"""Checks of a candidate that went through every stage: all that was asked, and no more.
 
 What shows a technique is the weights, beside those of the same candidate without it, fitted with the same seed: where
 it was skipped they would be equal bit by bit.
@@ -39,10 +39,7 @@ STORED = {
 
 
 def check(shop: Shop, done: Walk) -> None:
-    """
-    Raises:
-        AssertionError: a technique is not in the weights, the graph or the scores, or something else is.
-    """
+    """Check the candidate's weights, graph and scores."""
     fitted = shop.fitted(done.candidate.weights)
     check_weights(shop, done.candidate.weights, fitted)
     check_techniques(shop, done.candidate, fitted)
@@ -70,7 +67,7 @@ def check_weights(shop: Shop, weights: Weights, fitted: Fitted) -> None:
 
 
 def check_techniques(shop: Shop, candidate: Candidate, fitted: Fitted) -> None:
-    """Each leaves its mark. Learning with rounding takes long, so that the others are looked at without it."""
+    """Each technique leaves its mark. QAT takes long, so that the others are checked without it."""
     if candidate.weights.quantization_aware:
         candidate, learned = replace_weights(candidate, quantization_aware=()), fitted
         fitted = shop.fitted(candidate.weights)
@@ -94,13 +91,13 @@ def replace_weights(candidate: Candidate, **parts: Any) -> Candidate:
 
 
 def differ(one: nn.Module, other: nn.Module) -> bool:
-    """In a shape or a value of any tensor."""
+    """Return whether any tensor differs in shape or value."""
     a, b = one.state_dict(), other.state_dict()
     return a.keys() != b.keys() or any(not torch.equal(a[name], b[name]) for name in a)
 
 
 def differ_in_scores(sparse: nn.Module, request: Any) -> bool:
-    """From those of the same weights, all of whose history is looked at."""
+    """Return whether scores differ from those of the same weights with the full history."""
     wide: Any = copy.deepcopy(sparse)
     wide.window = wide.history = None
     inputs = {name: torch.from_numpy(values) for name, values in request.items()}
@@ -110,7 +107,7 @@ def differ_in_scores(sparse: nn.Module, request: Any) -> bool:
 
 
 def check_graph(shop: Shop, done: Walk, fitted: Fitted) -> None:
-    """Every group is in its width, by what is read back and by the types of what is stored; the form is as asked."""
+    """Every group has its width, read back and by the types of what is stored; the form is as asked."""
     assert done.artifact is not None
     parts = fitted.structure.stored(dict(done.candidate.precision.widths))
     asked = {name: done.candidate.precision.width(name) for name in parts}
@@ -132,7 +129,7 @@ def is_weight(tensor: TensorProto) -> bool:
 
 
 def check_scores(shop: Shop, done: Walk) -> None:
-    """Those of the whole graph in ONNX Runtime, to the last digits where that is what runs."""
+    """Scores equal those of the whole graph in ONNX Runtime, to the last digits where that is what runs."""
     assert done.artifact is not None and np.isfinite(done.artifact.parity)
     path = shop.model(done.artifact)
     graph = onnx.load(str(path))
@@ -146,7 +143,7 @@ def check_scores(shop: Shop, done: Walk) -> None:
 
 
 def tolerance(candidate: Candidate) -> float:
-    """bf16 has 8 bits. Of int8, a value may fall on the other side of a rounding edge in another engine."""
+    """Tolerance of a comparison: bf16 has 8 bits; of int8, a value may round to the next code in another engine."""
     if candidate.precision.compute == "bf16":
         return 0.1
     placement, widths = candidate.placement, dict(candidate.precision.widths).values()

@@ -1,4 +1,4 @@
-"""Candidates at random, all the way: fitted in a step or two, exported, opened as they are placed, and asked."""
+"""Random candidates through every stage: fitted in a step or two, exported, opened as they are placed, and run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NOTHING_TO_GAIN = re.compile(r"nothing to gain|rounds to none")
 
 
 class Brief:
-    """A recommender of which little is to be learned: a pass is one small batch. All else is the recommender's own."""
+    """A recommender whose epoch is one small batch; all else is the recommender's own."""
 
     def __init__(self, whole: Recommender) -> None:
         self._whole = whole
@@ -63,7 +63,7 @@ class Brief:
 
 @contextmanager
 def brief_training() -> Iterator[None]:
-    """Within, a builder opens recommenders that were hardly trained, whose every part shows, and that are brief."""
+    """Recommenders are opened hardly trained within this context, with every part visible in the scores."""
 
     def opened(task: Task, progress: build.Progress) -> Brief:
         whole = open_recommender(task, progress)
@@ -113,7 +113,7 @@ class Shop:
         return [self.space.suggest(study.ask()) for _ in range(count)]
 
     def fitted(self, weights: Weights) -> Fitted:
-        """By a builder's own stage and cache.
+        """Fit by a builder's own stage and cache.
 
         Raises:
             ValueError: a technique cannot be applied, or would change nothing.
@@ -127,7 +127,7 @@ class Shop:
 
 @dataclass(frozen=True)
 class Walk:
-    """How far a candidate came: to the scores of each request, or to a technique's refusal to leave a group as it is.
+    """The stages a candidate reached: the scores of each request, or a technique's refusal to change a group.
 
     seconds: by stage
     """
@@ -140,10 +140,7 @@ class Walk:
 
 
 def walk(shop: Shop, candidate: Candidate) -> Walk:
-    """
-    Raises:
-        Exception: whatever stops it but a refusal that names the group, the table, or the student.
-    """
+    """Run a candidate through every stage."""
     seconds: dict[str, float] = {}
     placement = candidate.placement
     try:
@@ -164,7 +161,7 @@ def walk(shop: Shop, candidate: Candidate) -> Walk:
 
 
 def told(candidate: Candidate) -> str:
-    """Its choices, to be read beside a failure."""
+    """The candidate's choices, to be read beside a failure."""
     return json.dumps(candidate.knobs())
 
 

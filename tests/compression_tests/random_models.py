@@ -115,7 +115,7 @@ class Interest(nn.Module):
 
 
 class RandomModel(nn.Module):
-    """Drawn by the seed; reads user, item, history (rows, LENGTH) and two numbers."""
+    """A model drawn by the seed that reads user, item, history (rows, LENGTH) and two numbers."""
 
     def __init__(self, seed: int, heads: Heads) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class RandomModel(nn.Module):
 
 
 def random_model(seed: int, heads: Heads | None = None) -> RandomModel:
-    """With statistics of its normalisations that are not those of a fresh one.
+    """Return a model whose normalisations have other statistics than fresh ones.
 
     Args:
         heads: how an attention counts them; None for each way in turn, by the seed

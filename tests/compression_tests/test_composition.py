@@ -40,7 +40,7 @@ BUILT = [
 
 @pytest.fixture(scope="module")
 def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """By family: the shop, and what came of its candidate of a number."""
+    """The shop of a family, and its candidates' outcomes by number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     home = tmp_path_factory.mktemp("composition")

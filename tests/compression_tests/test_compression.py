@@ -1,4 +1,4 @@
-"""A small DCN-V2 exported and narrowed: what the whole graph of a real model holds, computes and leaves alone."""
+"""A small DCN-V2 exported and quantized: what the whole graph of a real model holds, computes and leaves alone."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_a_graph_of_other_weights_fails_parity(
     other = copy.deepcopy(graph)
     tensor = next(t for t in other.graph.initializer if t.name == "model.head.bias")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.01, tensor.name))
-    with pytest.raises(ParityError, match=r"by 0\.01 at a spread of"):
+    with pytest.raises(ParityError, match=r"0\.01 "):
         check_parity(model, other, rows)
     scores = np.concatenate([run_onnx(graph, {n: v[:count].numpy() for n, v in rows.items()}) for count in PARITY_ROWS])
     assert largest_difference(other, graph, _arrays(rows)) == pytest.approx(0.01 / scores.std(), rel=1e-3)
-    with pytest.raises(ParityError, match=r"agree within 0\.001 of their spread"):
+    with pytest.raises(ParityError, match=r"0\.001"):
         largest_difference(other, graph, _arrays(rows), LIMIT)
 
 
@@ -87,7 +87,7 @@ def test_a_graph_with_another_form_of_scores_fails_parity(
     other.graph.initializer.append(numpy_helper.from_array(np.array([1]), "second"))
     other.graph.node.append(helper.make_node("Unsqueeze", ["scores", "second"], ["columns"]))
     other.graph.output[0].CopyFrom(helper.make_tensor_value_info("columns", TensorProto.FLOAT, None))
-    with pytest.raises(ParityError, match=r"scores of shape \(1,\), but got \(1, 1\)"):
+    with pytest.raises(ParityError, match=r"\(1,\).*\(1, 1\)"):
         check_parity(model, other, rows)
 
 
@@ -110,7 +110,7 @@ def _replaced(graph: onnx.ModelProto, change: dict[str, np.ndarray]) -> onnx.Mod
 def test_one_pass_one_answer_whatever_the_rows(
     model: DCNV2, graph: onnx.ModelProto, rows: dict[str, torch.Tensor]
 ) -> None:
-    """Static ranges do not hang on the request: one row alone scores as it does among others."""
+    """Static ranges do not depend on the request: one row alone scores as it does among others."""
     narrow = quantize(graph, Precision((("mlp", "int8-static"),)), dcn_v2_anatomy(model), _arrays(rows))
     together = run_onnx(narrow, _arrays(rows))[:5]
     alone = [run_onnx(narrow, {k: v[i : i + 1] for k, v in _arrays(rows).items()})[0] for i in range(5)]
@@ -152,7 +152,7 @@ def test_static_int8_is_computed_in_whole_numbers(
     tmp_path: Path,
     cut: bool,
 ) -> None:
-    """Of what ONNX Runtime makes of the graph: all products but the head's, which is in no group, have int8 kernels."""
+    """Products have int8 kernels in ONNX Runtime's own graph, all but the head's, which is in no group."""
     asked = Precision((("mlp", "int8-static"), ("cross", "int8-static")))
     narrow = quantize(once if cut else graph, asked, dcn_v2_anatomy(model), _arrays(rows))
     options = onnxruntime.SessionOptions()

@@ -1,7 +1,8 @@
-"""The losses against closed forms in numpy; the loop against what it may run, repeat and leave behind."""
+"""Distillation losses against closed forms in numpy; the loop against what it may run, repeat and leave behind."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -23,7 +24,7 @@ ROWS, WIDTH = 96, 6
 
 
 class Tower(nn.Module):
-    """`body` is what features are taken from."""
+    """A model whose features are taken from `body`."""
 
     def __init__(self, hidden: int, seed: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -123,7 +124,7 @@ def test_gradients_keep_their_size_at_any_temperature(temperature: float) -> Non
 
 @pytest.mark.parametrize("shapes", [((4,), (5,)), ((4,), (4, 1)), ((2, 3, 4), (2, 3, 4))])
 def test_logits_of_other_rows_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match=r"score the same rows.*but got \("):
+    with pytest.raises(ValueError, match=rf"but got .*{re.escape(str(shapes[0]))}.*{re.escape(str(shapes[1]))}"):
         soft_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 2.0)
 
 
@@ -138,7 +139,7 @@ def test_the_loss_of_features_is_the_variance_that_is_missed() -> None:
 
 
 def test_features_that_hardly_vary_outweigh_no_others() -> None:
-    """As a unit that one row of forty puts just above zero."""
+    """Features hardly vary where one row of forty is just above zero."""
     student, teacher = np.random.default_rng(6).normal(size=(2, 40, 3))
     teacher[:, 1] = np.eye(40)[0] * 1e-6
     rest = ((student - teacher)[:, [0, 2]] ** 2).sum() / (40 * teacher[:, [0, 2]].var(0).sum())
@@ -147,7 +148,7 @@ def test_features_that_hardly_vary_outweigh_no_others() -> None:
 
 
 def test_features_of_other_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"row by row, but got \(3, 2\), \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(3, 2\), \(4, 2\)"):
         feature_loss(torch.zeros(3, 2), torch.zeros(4, 2))
 
 
@@ -164,10 +165,10 @@ def test_hidden_outputs_are_rows_of_features(shape: tuple[int, ...]) -> None:
 
 def test_hidden_modules_that_give_no_features_are_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Flatten(0))
-    with pytest.raises(ValueError, match="submodule of the model, but got 'tower'"), hidden_outputs(model, "tower"):
+    with pytest.raises(ValueError, match="'tower'"), hidden_outputs(model, "tower"):
         pass
     with hidden_outputs(model, "1") as latest:
-        with pytest.raises(ValueError, match=r"'1' must give features .* but got NoneType"):
+        with pytest.raises(ValueError, match=r"'1' .*NoneType"):
             latest()
         model(torch.zeros(2, 4))
         with pytest.raises(ValueError, match=r"but got \(6,\)"):
@@ -197,9 +198,9 @@ def test_a_pass_holds_each_row_once_in_a_new_order(rows: dict[str, Tensor], labe
 
 def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
     assert _lessons(rows, labels, batch=1000)[1] == 1
-    with pytest.raises(ValueError, match=r"training rows: must be 2 or more of one shape, but got \[0\]"):
+    with pytest.raises(ValueError, match=r"training rows: .*\[0\]"):
         _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
-    with pytest.raises(ValueError, match="at least one batch, but got 0"):
+    with pytest.raises(ValueError, match=r"batch.*0"):
         TrainingData(lambda generator: iter(()), 0, F.mse_loss)
 
 
@@ -217,7 +218,7 @@ def test_the_loss_falls(rows: dict[str, Tensor], labels: Tensor, choice: Distill
 
 
 def test_a_student_comes_to_the_teachers_scores_from_the_teacher_alone(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """The labels are noise."""
+    """Teacher scores are learned where the labels are noise."""
     teacher = Tower(8, seed=1).eval()
     scores = predict(teacher, rows)
 
@@ -231,7 +232,7 @@ def test_a_student_comes_to_the_teachers_scores_from_the_teacher_alone(rows: dic
 
 
 def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
-    """Candidates are drawn in each lesson, so their scores can only come from running the teacher on them."""
+    """Candidates are drawn in each batch, so their scores can only come from running the teacher on them."""
 
     class Ranker(nn.Module):
         def __init__(self, seed: int) -> None:
@@ -283,7 +284,7 @@ def test_known_scores_are_not_asked_for_again(rows: dict[str, Tensor], labels: T
 
 
 def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """Dropout included; and the generator that others draw from is not touched."""
+    """Dropout is included; and the generator that others draw from is not touched."""
     teacher = Tower(8, seed=1).eval()
 
     def weights(seed: int) -> Tensor:
@@ -298,7 +299,7 @@ def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> Non
 
 
 def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """With a rate of nothing it stays one, and the loss of features is the whole loss."""
+    """A copy stays one at a learning rate of 0, and the loss of features is the whole loss."""
     teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
     nothing = TrainingData(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
     optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
@@ -308,7 +309,7 @@ def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, T
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [3, 8, 12])
 def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels: Tensor, width: int) -> None:
-    """From features alone, the best linear map of the student's onto the teacher's leaves less over than before."""
+    """Training by features alone leaves a smaller residual of the best linear map onto the teacher's than before."""
     teacher = Tower(8, seed=1).eval()
     student = Tower(width, seed=2)
 
@@ -337,7 +338,7 @@ def test_the_teacher_stays_as_it_was(rows: dict[str, Tensor], labels: Tensor) ->
 
 @pytest.mark.parametrize("steps", [*range(1, 13), 40])
 def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
-    """Whatever the number of steps: torch's own schedule fails where the warm-up is one step."""
+    """The rate rises at any number of steps: torch's own schedule fails where the warm-up is one step."""
     rates: list[float] = []
     student = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
@@ -367,10 +368,10 @@ def test_each_pass_is_told(rows: dict[str, Tensor], labels: Tensor) -> None:
 @pytest.mark.parametrize(
     ("choice", "hidden", "teacher", "reason"),
     [
-        (Distillation(2.0, 0.5, 1), None, None, "need a teacher, or its logits"),
-        (Distillation(2.0, 0.0, 1, 1.0), "body", None, "a teacher's hidden module"),
-        (Distillation(2.0, 0.0, 1, 1.0), None, Tower, "a teacher's hidden module"),
-        (Distillation(2.0, 0.0, 1, 1.0), "trunk", Tower, "submodule of the model, but got 'trunk'"),
+        (Distillation(2.0, 0.5, 1), None, None, "teacher"),
+        (Distillation(2.0, 0.0, 1, 1.0), "body", None, "hidden"),
+        (Distillation(2.0, 0.0, 1, 1.0), None, Tower, "hidden"),
+        (Distillation(2.0, 0.0, 1, 1.0), "trunk", Tower, "'trunk'"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(
@@ -392,7 +393,7 @@ def test_what_cannot_be_learned_is_refused(
 
 def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
     batches, batches_per_epoch = _lessons(rows, labels)
-    with pytest.raises(ValueError, match="has 4 batches, but got 3"):
+    with pytest.raises(ValueError, match=r"4 batches.*3"):
         _train(
             Tower(4, seed=2),
             TrainingData(batches, batches_per_epoch + 1, F.binary_cross_entropy_with_logits),
@@ -406,7 +407,7 @@ LOGITS, PROBABILITIES = OutputKind("logits"), OutputKind("probabilities")
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("shift", [0.0, -9.0, -20.0])
 def test_probabilities_are_compared_as_the_logits_that_they_came_from(temperature: float, shift: float) -> None:
-    """However rare what they tell of: at -20 they are near 2e-9, and their order still counts."""
+    """Rare probabilities count too: at -20 they are near 2e-9, and their order still counts."""
     student, teacher = np.random.default_rng(7).normal(size=(2, 30)) + shift
     p, q = expit(student / temperature), expit(teacher / temperature)
     expected = -(temperature**2) * (q * np.log(p) + (1 - q) * np.log1p(-p)).mean()
@@ -426,7 +427,7 @@ def test_certain_probabilities_leave_the_loss_finite() -> None:
 
 
 def test_values_are_compared_in_units_of_their_spread() -> None:
-    """Whatever their size, and whatever a batch's own spread: two alike rows are worth no more than others."""
+    """The unit is the teacher's spread, not a batch's own: two alike rows are worth no more than others."""
     student, teacher = np.random.default_rng(8).normal(size=(2, 9))
     for scale in (1.0, 5000.0):
         soft = partial(soft_loss_of, [OutputKind("values", 2 * scale)])
@@ -438,7 +439,7 @@ def test_values_are_compared_in_units_of_their_spread() -> None:
 
 @pytest.mark.parametrize("spread", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_spread_is_a_positive_number(spread: float) -> None:
-    with pytest.raises(ValueError, match="spread: must be above 0 and finite, but got"):
+    with pytest.raises(ValueError, match=f"spread: .*{spread}"):
         OutputKind("values", spread)
 
 

@@ -123,7 +123,7 @@ def whole(table: nn.Module, count: int) -> Tensor:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.37])
 @pytest.mark.parametrize("count", [256, 300, 1001])
 def test_rare_ids_are_products_of_quotient_and_remainder(count: int, share: float) -> None:
-    """One id at a time in numpy, by the rule of the paper."""
+    """Products are computed one id at a time in numpy, by the rule of the paper."""
     table = drawn(0, count, D)
     made = QuotientRemainderTable.of(table, share, zipf(count))
     held, own = arrays(made), max(1, math.ceil(share * count))
@@ -137,10 +137,10 @@ def test_rare_ids_are_products_of_quotient_and_remainder(count: int, share: floa
         assert np.array_equal(got, expected), i
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 60), st.integers(1, 200), st.integers(0, 2**31))
 def test_rows_that_are_products_are_met_exactly(own: int, rare: int, seed: int) -> None:
-    """Whatever the last line of the grid has, and where a factor is zero."""
+    """Rows are met exactly whatever the last line of the grid has, and where a factor is zero."""
     m = math.ceil(math.sqrt(rare))
     quotient, remainder = drawn(seed, math.ceil(rare / m), D), drawn(seed + 1, m, D)
     quotient[:, 0], remainder[0, 1] = 0, 0
@@ -181,7 +181,7 @@ print((most() - before) / table.nbytes)
 
 
 def test_rows_are_shared_in_little_more_memory_than_the_table_has() -> None:
-    """Its rows in another order, and what stays; not the singular vectors of all dimensions as well."""
+    """Memory holds the rows in another order, and what stays; not the singular vectors of all dimensions as well."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the system does not tell a process's own memory")
     done = subprocess.run(
@@ -229,13 +229,13 @@ def test_rows_that_are_seen_as_often_have_no_dimensions_to_mix(temperature: floa
     rare = torch.arange(1000, 0, -1)
     assert evenly_seen(item, even) and not evenly_seen(item, rare)
     assert not seen(item, None) and not seen(item, torch.zeros(1000)) and seen(item, rare)
-    with pytest.raises(ValueError, match="nothing to gain"):
+    with pytest.raises(ValueError, match=r"MixedDimensions\(.*'tables.item'"):
         compress_tables(model, [form], structure(), {"tables.item": even})
     compress_tables(model, [form], structure(), {"tables.item": rare})
 
 
 def test_ids_are_rows_of_their_block_times_its_projection() -> None:
-    """One id at a time in numpy, each block the nearest of its rank."""
+    """Each id is computed alone in numpy, each block the nearest of its rank."""
     table = drawn(5, 1000, D)
     got, sizes = whole(MixedTable.of(table, 0.5, zipf(1000)), 1000).numpy(), block_sizes(1000)
     dimensions = block_dimensions(sizes, D, 0.5, zipf(1000))
@@ -289,7 +289,7 @@ def test_a_table_by_itself_leaves_the_others_as_they_are(model: nn.Module, rows:
 
 
 def test_a_groups_form_is_not_that_of_a_heavy_table() -> None:
-    """Nor of one that another form names, whichever of them is asked for."""
+    """A group's form is neither that of a heavier group nor one that another form names, whichever is asked for."""
     rows = {"user": 2000, "item": 3000, "zip": 600, "city": 700, "hour": 24}
     model = nn.Module()
     model.tables = nn.ModuleDict({name: nn.Embedding(count, D) for name, count in rows.items()})
@@ -373,12 +373,12 @@ def shuffled(counts: Tensor, seed: int) -> Tensor:
     return counts[torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed))]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(256, 400), st.sampled_from([0.0, 0.1, 0.4]), st.integers(0, 2**31), st.data())
 def test_frequent_ids_keep_their_rows_whatever_their_order(
     rows: int, share: float, seed: int, data: st.DataObject
 ) -> None:
-    """The padding row, or row 0, and the most frequent ids beside it have rows of their own, by brute force."""
+    """Frequent ids by brute force: the padding row, or row 0, and the most frequent ids have rows of their own."""
     padding = data.draw(st.sampled_from([None, 0, rows // 3, rows - 1]))
     counts, table = shuffled(torch.arange(rows) ** 2, seed), drawn(seed, rows, D)
     own = max(1, math.ceil(share * rows))
@@ -393,10 +393,10 @@ def test_frequent_ids_keep_their_rows_whatever_their_order(
     assert torch.isclose(got[rest[own - 1 :]], table[rest[own - 1 :]], atol=1e-6).all(1).sum() <= 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.sampled_from([None, 0, 400, 999]))
 def test_blocks_are_of_ids_by_their_counts_whatever_their_order(seed: int, padding: int | None) -> None:
-    """Beside the same ids renamed so that they are sorted: each block has the same ids, and the same rows."""
+    """Blocks equal those of the same ids renamed so that they are sorted, with the same rows."""
     counts, table = shuffled(2 ** torch.linspace(20, 0, 1000, dtype=torch.float64), seed), drawn(seed, 1000, D)
     first = padding or 0
     rest = sorted((i for i in range(1000) if i != first), key=lambda i: -float(counts[i]))
@@ -426,7 +426,7 @@ def test_a_models_frequent_ids_keep_their_rows(model: nn.Module, forms: list[Tab
 
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_ids_that_are_sorted_need_no_places(model: nn.Module, forms: list[TableForm]) -> None:
-    """Also where counts fall within a part alone; and a table of others holds one number more for each row."""
+    """Sorted ids need none also where counts fall within a part alone; other tables hold one more number a row."""
 
     def made(counts: Tensor) -> nn.Module:
         of = COUNTS | {"tables.item": counts}
@@ -443,7 +443,7 @@ def test_ids_that_are_sorted_need_no_places(model: nn.Module, forms: list[TableF
 @pytest.mark.parametrize("padding", [0, 5, 999])
 @pytest.mark.parametrize("forms", FORMS, ids=["shared", "mixed"])
 def test_padding_keeps_its_zero_row_wherever_it_is(model: nn.Module, forms: list[TableForm], padding: int) -> None:
-    """Exactly zero, also after the steps of an optimizer; however often it is looked up, and when it never is."""
+    """The row is exactly zero, also after optimizer steps, however often it is looked up, and when it never is."""
     model.tables["item"] = nn.Embedding(1000, D, padding_idx=padding)  # type: ignore[index,operator]
     for often in (0.0, 1e9):
         counts = zipf(1000)
@@ -480,7 +480,7 @@ def test_a_table_of_unknown_counts_stays_as_it_is(model: nn.Module) -> None:
     known = {"tables.user": COUNTS["tables.user"]}
     compressed, _ = compress_tables(model, FORMS[0][:1], structure(), known)
     assert isinstance(compressed.get_submodule("tables.item"), nn.Embedding)
-    with pytest.raises(ValueError, match="of known counts"):
+    with pytest.raises(ValueError, match=r"group='tables.item'.*256 rows"):
         compress_tables(model, FORMS[0], structure(), known)
 
 
@@ -493,7 +493,7 @@ def test_a_table_of_unknown_counts_stays_as_it_is(model: nn.Module) -> None:
 def test_compressed_tables_are_exported_for_any_number_of_rows(
     model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm], sorted_ids: bool
 ) -> None:
-    """And the user's side can be computed once, and the graph be cut at the lookups."""
+    """The exported graph also allows the user's side once, and a cut at the lookups."""
     counts = COUNTS if sorted_ids else {name: shuffled(of, 0) for name, of in COUNTS.items()}
     compressed, _ = compress_tables(model, forms, structure(), counts)
     graph = to_onnx(compressed, rows)
@@ -528,7 +528,7 @@ def evidence(rows: dict[str, Tensor]) -> Evidence:
 def test_dimensions_of_compressed_tables_can_be_pruned(
     model: nn.Module, rows: dict[str, Tensor], forms: list[TableForm], importance: Importance
 ) -> None:
-    """The same as the compressed model with those dimensions at zero where they are read."""
+    """Pruned tables equal the compressed model with those dimensions at zero where they are read."""
     compressed, small = compress_tables(model, forms, structure(), COUNTS)
     width = small.group("tables").dims[0]
     (found,) = importances(compressed, [width], importance, evidence(rows))
@@ -562,14 +562,14 @@ def test_activation_sees_what_the_whole_table_gives(
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (QuotientRemainder("layer", 0.1), "Groups of kind table hold tables, but 'layer' is of kind linear"),
+        (QuotientRemainder("layer", 0.1), "'layer' .*linear"),
         (
             QuotientRemainder("tables.item", 0.999),
-            r"nothing to gain by QuotientRemainder\(.*none of 256 rows or more, of known counts",
+            r"QuotientRemainder\(.*256 rows",
         ),
-        (MixedDimensions("tables.item", 1e-6), r"nothing to gain by MixedDimensions\("),
-        (QuotientRemainder("tables", 0.1), r"nothing to gain by QuotientRemainder\("),  # but for what is heavy
-        (QuotientRemainder("nowhere", 0.1), r"The model has the groups .*, but got 'nowhere'"),
+        (MixedDimensions("tables.item", 1e-6), r"MixedDimensions\("),
+        (QuotientRemainder("tables", 0.1), r"QuotientRemainder\("),  # but for what is heavy
+        (QuotientRemainder("nowhere", 0.1), r"groups .*'nowhere'"),
     ],
 )
 def test_what_makes_no_table_smaller_is_refused(model: nn.Module, form: TableForm, message: str) -> None:
@@ -579,16 +579,16 @@ def test_what_makes_no_table_smaller_is_refused(model: nn.Module, form: TableFor
 
 def test_small_tables_alone_are_refused(model: nn.Module) -> None:
     only = ModelStructure((Group("tables", "table", ("tables.hour",), 24 * D, (), "left alone"),))
-    with pytest.raises(ValueError, match="nothing to gain"):
+    with pytest.raises(ValueError, match=r"QuotientRemainder\(.*256 rows"):
         compress_tables(model, [QuotientRemainder("tables", 0.1)], only, {"tables.hour": zipf(24)})
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (torch.ones(999), r"Counts are \(1000,\), one for each row, but got \(999,\)"),
-        (torch.cat([torch.zeros(67), torch.ones(933)]), "nothing to gain"),
-        (torch.zeros(1000), "nothing to gain"),
+        (torch.ones(999), r"Counts .*\(1000,\).*\(999,\)"),
+        (torch.cat([torch.zeros(67), torch.ones(933)]), r"MixedDimensions\("),
+        (torch.zeros(1000), r"MixedDimensions\("),
     ],
 )
 def test_counts_that_tell_nothing_are_refused(model: nn.Module, counts: Tensor, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import numpy as np
 import onnx
@@ -146,16 +147,16 @@ def test_factors_are_trained(model: nn.Module, rows: dict[str, Tensor]) -> None:
 
 
 def test_nothing_to_gain_is_refused_by_group(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"nothing to gain at 0\.5 of the rank of 'head': no layer is smaller"):
+    with pytest.raises(ValueError, match=r"0\.5 .*'head'"):
         factorize(model, LowRank((("head", 0.5), ("tower", 0.25))), structure())
 
 
 def test_a_group_without_linear_layers_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="The group 'table' cannot be factors: it is of kind table"):
+    with pytest.raises(ValueError, match=r"'table' .*kind table"):
         factorize(model, LowRank((("table", 0.5),)), structure())
 
 
 @pytest.mark.parametrize("first", [nn.Linear(4, 3), nn.Linear(4, 2, bias=False)])
 def test_factors_that_do_not_fit_are_refused(first: nn.Linear) -> None:
-    with pytest.raises(ValueError, match="The first factor has no bias and gives what the second takes, but got"):
+    with pytest.raises(ValueError, match=re.escape(str(first))):
         LowRankLinear(first, nn.Linear(3, 5))

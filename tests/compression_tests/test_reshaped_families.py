@@ -1,5 +1,6 @@
-"""Each family pruned, factorised and with compressed tables, group by group: by the anatomy that was written down by
-hand, and by the one that is traced."""
+"""Each family pruned, factorised and with compressed tables, group by group: by the structure written by hand, and by
+the traced one.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +132,7 @@ def gone(model: nn.Module, family: Family, group: str, kind: Importance) -> dict
 @pytest.mark.parametrize("kind", IMPORTANCES)
 @pytest.mark.parametrize(("name", "group"), PRUNED)
 def test_pruned_is_the_dense_model_at_zero_and_the_rest_is_as_it_was(name: str, group: str, kind: Importance) -> None:
-    """Where a normalisation or a scale spans the units, that of the dense model is taken over the others alone."""
+    """A normalisation or a scale over the units is taken over the others alone in the dense model."""
     family = FAMILIES[name]
     model = made(family)
     pruned, smaller = prune(model, Pruning(((group, 0.5),), kind, multiple=1), family.structure(model), family.evidence)
@@ -214,7 +215,7 @@ def test_factors_stand_for_the_truncated_weights(name: str, group: str) -> None:
 @pytest.mark.parametrize("form", [QuotientRemainder("tables", 0.2), MixedDimensions("tables", 0.4)])
 @pytest.mark.parametrize("name", WRITTEN)
 def test_compressed_tables_then_pruned_everywhere_still_answer(name: str, form: TableForm) -> None:
-    """As a candidate may ask: tables, then pruning of all groups, then factors."""
+    """A candidate may ask for tables, then pruning of all groups, then factors."""
     family = FAMILIES[name]
     model = made(family)
     tables = {name: model.get_parameter(f"{name}.weight") for name in family.structure(model).group("tables").modules}

@@ -1,4 +1,4 @@
-"""Whether a model can be trained as one graph: told before a trial is spent on it."""
+"""Models that cannot be trained as one graph are found before a trial is spent on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from objectives.compression.training_graph import training_graph, trouble_with_t
 
 
 class Net(nn.Module):
-    """Of its batch's size a number is made, as hand-written code does."""
+    """A model that turns its batch's size into a number, as hand-written code does."""
 
     def __init__(self, fixed: bool) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ def test_a_model_of_any_number_of_rows_is_one_graph(fixed: bool) -> None:
     told = trouble_with_training(model, "forward", batches)
     assert (told is not None) == fixed and not model.training
     if told is not None:
-        assert told.startswith("its training cannot be one graph for all batches: ") and "\n" not in told
+        assert "one graph" in told and "\n" not in told
         return
     graph = training_graph(model.train(), "forward", batches[0], None)
     (found,) = graph(batches[1]["numbers"])

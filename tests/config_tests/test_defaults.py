@@ -1,7 +1,8 @@
-"""The space of a study: what the model and the machine offer, with the study file's words in its place."""
+"""The space of a study: what the model and the machine offer, overridden by the study file."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -84,7 +85,7 @@ def values(domain: Any) -> tuple[Any, ...]:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cores, vectors of 16 numbers, bf16, two engines."""
+    """A machine with two cores, vectors of 16 numbers, bf16 and two engines."""
     for name, value in {
         "cores_allowed": 2,
         "kernel_unit": 16,
@@ -139,9 +140,8 @@ def test_the_study_file_says_which_tables_are_alike(asked: dict[str, Any], store
 
 
 def test_a_table_that_there_is_not_is_refused() -> None:
-    assert refused({"precision": {"tables.town": ["fp32"]}}, structure=SHARED) == (
-        "space.precision.tables.town: unknown group or table; the model has tables, tables.user, tables.item"
-    )
+    line = refused({"precision": {"tables.town": ["fp32"]}}, structure=SHARED)
+    assert re.match(r"space\.precision\.tables\.town: .*tables, tables\.user, tables\.item", line)
 
 
 def test_dimensions_are_mixed_where_rows_are_looked_up_unevenly() -> None:
@@ -157,15 +157,13 @@ def test_dimensions_are_mixed_where_rows_are_looked_up_unevenly() -> None:
 def test_dimensions_that_nothing_mixes_are_refused_where_they_are_asked_for() -> None:
     even = ("tables.user", "tables.item")
     said = refused({"tables": {"form": ["full", "mixed-dimensions"]}}, structure=SHARED, even_tables=even)
-    assert said == (
-        "space.tables.form: mixed-dimensions must be left out for these data, which look up every id as often"
-    )
+    assert said.startswith("space.tables.form: mixed-dimensions")
 
 
 def test_a_group_of_tables_that_are_all_named_is_refused() -> None:
     named = {table.name: ["fp32"] for table in SHARED.tables}
-    assert refused({"precision": {"tables": ["fp32"], **named}}, structure=SHARED) == (
-        "space.precision.tables: must be left out, since each of its tables is named by itself"
+    assert refused({"precision": {"tables": ["fp32"], **named}}, structure=SHARED).startswith(
+        "space.precision.tables: "
     )
 
 
@@ -246,7 +244,7 @@ def test_the_baselines_own_sizes_are_known_to_the_space() -> None:
 
 
 def test_what_is_switched_off_is_no_road() -> None:
-    """Neither is what may only be what the baseline is."""
+    """A technique that is switched off, or that may only be what the baseline is, is not offered."""
     off: dict[str, Any] = {"pruning": {}, "low_rank": {}, "tables": {"form": "full"}, "quantization_aware": [False]}
     off["attention"] = {"window": [0], "history": [0]}
     weights = space(off).weights
@@ -267,55 +265,39 @@ def test_what_is_switched_off_is_no_road() -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"architecture": {"depth": [1]}}, "space.architecture.depth: unknown; there are embedding_dim, blocks"),
-        ({"pruning": {"attention": [0.5]}}, "space.pruning.attention: unknown; there are tables, mlp"),
-        ({"low_rank": {"tables": [1.0, 0.5]}}, "space.low_rank.tables: unknown; there are attention, mlp"),
-        ({"low_rank": {"head": [1.0, 0.5]}}, "space.low_rank.head: unknown; there are attention, mlp"),
-        (
-            {"attention": {"window": [0, 8, 50]}},
-            "space.attention.window: must be 0 (all) or below the 50 positions of the history, but got 50",
-        ),
-        (
-            {"attention": {"history": [0, 64]}},
-            "space.attention.history: must be 0 (all) or below the 50 positions of the history, but got 64",
-        ),
-        (
-            {"precision": {"cross": ["fp32"]}},
-            "space.precision.cross: unknown group or table; the model has tables, attention, mlp, head",
-        ),
+        ({"architecture": {"depth": [1]}}, "space.architecture.depth: .*embedding_dim, blocks"),
+        ({"pruning": {"attention": [0.5]}}, "space.pruning.attention: .*tables, mlp"),
+        ({"low_rank": {"tables": [1.0, 0.5]}}, "space.low_rank.tables: .*attention, mlp"),
+        ({"low_rank": {"head": [1.0, 0.5]}}, "space.low_rank.head: .*attention, mlp"),
+        ({"attention": {"window": [0, 8, 50]}}, "space.attention.window: .*50"),
+        ({"attention": {"history": [0, 64]}}, "space.attention.history: .*50 .*64"),
+        ({"precision": {"cross": ["fp32"]}}, "space.precision.cross: .*tables, attention, mlp, head"),
         (
             {"precision": {"mlp": ["fp32", "int2"]}},
-            "space.precision.mlp: 'int2' is not available here; available: fp32, int8-dynamic, int8-static, int4, "
-            "int4-dynamic",
+            "space.precision.mlp: 'int2' .*: fp32, int8-dynamic, int8-static, int4, int4-dynamic",
         ),
         (
             {"precision": {"tables": ["fp32", "int8-dynamic"]}},
-            "space.precision.tables: 'int8-dynamic' is not available here; available: fp32, fp16, int8, int4, int2",
+            "space.precision.tables: 'int8-dynamic' .*: fp32, fp16, int8, int4, int2",
         ),
-        (
-            {"precision": {"head": ["fp32", "int4"]}},
-            "space.precision.head: 'int4' is not available here; available: fp3",
-        ),
+        ({"precision": {"head": ["fp32", "int4"]}}, "space.precision.head: 'int4' .*: fp32"),
         (
             {"placement": {"engines": ["onnxruntime", "onnxruntime:cuda"]}},
-            "space.placement.engines: 'onnxruntime:cuda' is not available here; available: onnxruntime, openvino",
+            "space.placement.engines: 'onnxruntime:cuda' .*: onnxruntime, openvino",
         ),
         (
             {"placement": {"embedding_device": ["same", "onnxruntime:cuda"]}},
-            "space.placement.embedding_device: 'onnxruntime:cuda' is not available here; "
-            "available: same, onnxruntime, openvino",
+            "space.placement.embedding_device: 'onnxruntime:cuda' .*: same, onnxruntime, openvino",
         ),
     ],
 )
 def test_what_the_model_and_the_machine_do_not_have_is_refused(given: dict[str, Any], line: str) -> None:
-    assert refused(given).startswith(line)
+    assert re.match(line, refused(given))
 
 
 @pytest.mark.parametrize("name", ["window", "history"])
 def test_a_model_without_a_history_has_no_sparse_attention(name: str) -> None:
-    assert refused({"attention": {name: [0, 8]}}, history=None) == (
-        f"space.attention.{name}: the model reads no history, but got [0, 8]"
-    )
+    assert re.match(rf"space\.attention\.{name}: .*\[0, 8\]", refused({"attention": {name: [0, 8]}}, history=None))
     assert values(space({"attention": {name: [0]}}, history=None).weights.window) == (0,)
 
 
@@ -338,7 +320,9 @@ def test_every_ratio_takes_something_of_every_width_that_can_be_cut() -> None:
 
 
 def test_every_rank_gains_something_on_a_square_layer() -> None:
-    """r (m + n) < m n: for m = n, less than half of the rank; from a size on at which whole vectors leave a choice."""
+    """The rule is r (m + n) < m n: for m = n, less than half of the rank; above a size at which whole vectors leave a
+    choice.
+    """
     for size in range(33, 1025):
         for share in values(RANKS)[1:]:
             rank = rank_of(size, size, share)
@@ -377,8 +361,8 @@ def test_bf16_needs_an_engine_and_a_cpu_that_have_it(
     monkeypatch.setattr(defaults, "places_here", lambda: engines)
     monkeypatch.setattr(defaults, "computes_bf16", lambda: bf16)
     assert values(space().precision.compute) == ("fp32",)
-    assert refused({"precision": {"compute": ["fp32", "bf16"]}}) == (
-        "space.precision.compute: 'bf16' is not available here; available: fp32"
+    assert re.fullmatch(
+        "space.precision.compute: 'bf16' .*: fp32", refused({"precision": {"compute": ["fp32", "bf16"]}})
     )
 
 
@@ -413,19 +397,16 @@ def test_an_accelerators_tables_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatc
 def test_a_model_whose_users_side_cannot_be_computed_once() -> None:
     reason = "it gives a request's history once already"
     assert values(space(user_once_refused=reason).placement.user_once) == (False,)
-    assert refused({"placement": {"user_once": [False, True]}}, user_once_refused=reason) == (
-        f"space.placement.user_once: must be [false] for this model, but got true: {reason}"
-    )
+    line = refused({"placement": {"user_once": [False, True]}}, user_once_refused=reason)
+    assert re.match(rf"space\.placement\.user_once: .*\[false\] .*true: {reason}", line)
 
 
 def test_a_model_that_takes_its_history_once_is_not_batched() -> None:
     assert values(space().placement.batch_rows) == (0, 200, 800)
     assert values(space(once=("history",)).placement.batch_rows) == (0,)
     assert values(space({"placement": {"batch_rows": [0]}}, once=("history",)).placement.batch_rows) == (0,)
-    assert refused({"placement": {"batch_rows": [0, 64]}}, once=("history",)) == (
-        "space.placement.batch_rows: must be [0] for this model, but got [0, 64]: a request gives its history once, "
-        "and a batch has several"
-    )
+    line = refused({"placement": {"batch_rows": [0, 64]}}, once=("history",))
+    assert re.match(r"space\.placement\.batch_rows: .*\[0\] .*\[0, 64\]: .*history", line)
 
 
 # --- what is drawn from it ---
@@ -503,9 +484,8 @@ def test_a_model_that_cannot_learn_its_rounding() -> None:
     assert space().weights.quantization_aware.values == (False, True)
     reason = "its training cannot be one graph for all batches"
     assert space(unlearnable=reason).weights.quantization_aware.values == (False,)
-    assert refused({"quantization_aware": [False, True]}, unlearnable=reason) == (
-        f"space.quantization_aware: must be [false] for this model, but got true: {reason}"
-    )
+    line = refused({"quantization_aware": [False, True]}, unlearnable=reason)
+    assert re.match(rf"space\.quantization_aware: .*\[false\] .*true: {reason}", line)
 
 
 def test_layers_that_cannot_be_factors_have_no_ranks() -> None:

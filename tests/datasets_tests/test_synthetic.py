@@ -41,7 +41,7 @@ def test_expected_auc_is_the_sum_over_all_pairs(decimals: int) -> None:
 
 
 def test_expected_auc_is_the_same_on_any_number_of_cores() -> None:
-    """To the last digit: it is part of the data's key. BLAS shares out a long sum among its threads."""
+    """The value is part of the data's key, so that it is equal to the last digit; BLAS splits a long sum by threads."""
     code = (
         "import numpy as np; from objectives.recommenders.datasets.synthetic import expected_auc; "
         "print(repr(expected_auc(np.random.default_rng(0).random(300_000))))"
@@ -66,7 +66,7 @@ def test_expected_auc_is_that_of_drawn_labels() -> None:
 def test_a_sure_thing_is_1_and_pure_noise_is_a_half() -> None:
     assert expected_auc(np.array([0.0, 1.0, 1.0])) == 1
     assert expected_auc(np.full(9, 0.3)) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="positive and a negative"):
+    with pytest.raises(ValueError, match=r"probabilities .*1\."):
         expected_auc(np.ones(3))
     assert synthetic_log(2000, 20, 20, signal=0).bayes_auc == pytest.approx(0.5)
 
@@ -174,13 +174,13 @@ def test_the_seed_decides(order: float) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rows": 3}, "rows must be at least the number of users, 10, but got 3"),
-        ({"items": 0}, "items must be at least 1, but got 0"),
-        ({"fields": 1}, "fields must be at least 2, but got 1"),
-        ({"user_turnover": 1.5}, "user_turnover must be between 0 and 1, but got 1.5"),
-        ({"order": -0.1}, "order must be between 0 and 1, but got -0.1"),
-        ({"positive_rate": 0}, "positive_rate must be between 0 and 1, but got 0"),
-        ({"zipf": -1}, "zipf and signal must be at least 0, but got -1"),
+        ({"rows": 3}, "rows .*10.*3"),
+        ({"items": 0}, "items .*0"),
+        ({"fields": 1}, "fields .*1"),
+        ({"user_turnover": 1.5}, "user_turnover .*1.5"),
+        ({"order": -0.1}, "order .*-0.1"),
+        ({"positive_rate": 0}, "positive_rate .*0"),
+        ({"zipf": -1}, "zipf .*-1"),
     ],
 )
 def test_bad_arguments_are_refused(wrong: dict[str, float], message: str) -> None:

@@ -9,7 +9,7 @@ from objectives.recommenders.datasets.synthetic_transitions import SECTIONS, Hid
 
 
 def _transitions(order: HiddenOrder) -> NDArray[np.float64]:
-    """(items, items) row i: how likely each item is to come after i, by cutting the circle at every bound."""
+    """Probabilities that each item comes after i in row i, (items, items), by cutting the circle at every bound."""
     items = len(order.popularity)
     axis_slices = np.union1d(order.bounds, np.arange(SECTIONS + 1) / SECTIONS)
     middle, length = (axis_slices[1:] + axis_slices[:-1]) / 2, np.diff(axis_slices)

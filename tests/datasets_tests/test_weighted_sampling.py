@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -37,21 +37,20 @@ def test_with_too_few_things_each_comes_by_its_weight() -> None:
     assert chisquare(np.bincount(drawn)[[0, 2]], [6750, 2250]).pvalue > 0.001
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_only_the_allowed_are_drawn_and_none_twice_while_they_suffice(
     weight: list[float], count: int, seed: int
 ) -> None:
     weights, random = np.array(weight), np.random.default_rng(seed)
     if not weights.any():
-        with pytest.raises(ValueError, match="weights must be finite, at least 0, and not all 0"):
+        with pytest.raises(ValueError, match="weights"):
             ByWeight(weights)
         return
     things = ByWeight(weights)
     assert things.possible.tolist() == [each > 0 for each in weight]
     allowed = things.possible & (random.random(len(weights)) < 0.7)
     if not allowed.any():
-        with pytest.raises(ValueError, match="from at least 1 that is allowed, but got none"):
+        with pytest.raises(ValueError, match="allowed"):
             things.draw(count, allowed, random)
         return
     drawn = things.draw(count, allowed, random)
@@ -62,5 +61,5 @@ def test_only_the_allowed_are_drawn_and_none_twice_while_they_suffice(
 
 def test_weights_that_are_none_are_refused() -> None:
     for weight in ([1.0, -1.0], [1.0, np.nan], [1.0, np.inf], [], [0.0]):
-        with pytest.raises(ValueError, match="weights must be finite, at least 0, and not all 0"):
+        with pytest.raises(ValueError, match="weights"):
             ByWeight(np.array(weight))

@@ -1,4 +1,4 @@
-"""How many trials a budget is said to hold, against studies that were run."""
+"""The estimated number of trials in a budget, against studies that were run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tests.search_tests.measurements import complete_outcome
 
 
 def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
-    """114 trials of 10 minutes on two cores, of which 8 were measured; of 984 worker-seconds 42% were fits, of 78
-    weights, 11% exports, 10% evaluation and 36% benchmarks. The former estimate had every trial benchmarked."""
+    """The first study: 114 trials of 10 minutes on two cores, of which 8 were measured; of 984 worker-seconds 42% were
+    fits, of 78 weights, 11% exports, 10% evaluation and 36% benchmarks. The former estimate had every trial
+    benchmarked.
+    """
     timing, quick_benchmark = 0.36 * 984, 2.0
     stages = StageSeconds(
         fit=0.42 * 984 / 78, export=0.11 * 984 / 114, evaluate=0.10 * 984 / 114, quick_benchmark=quick_benchmark,
@@ -28,7 +30,7 @@ def test_the_range_holds_the_trials_of_the_first_long_study() -> None:
 
 
 def simulated(seconds: float, stages: StageSeconds, stopped: float, seed: int) -> tuple[int, list[Outcome]]:
-    """One builder and one meter by turns: trials that end in so many seconds, and their outcomes."""
+    """Run one builder and one meter by turns: trials that end in so many seconds, and their outcomes."""
     random, clock, ended = np.random.default_rng(seed), 0.0, list[Outcome]()
     complete = complete_outcome()
     while clock < seconds:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from search.verdict import verdict
 from spaces.serialization import to_plain
 from tests.explore_tests.test_explorer import answers, parts, search, timed
 from tests.explore_tests.test_reference_points import begin, told
-from tests.search_tests.measurements import complete_outcome
+from tests.search_tests.measurements import complete_outcome, in_memory
 
 __all__ = ["parts"]
 
@@ -48,7 +47,7 @@ def test_a_reference_point_that_keeps_the_slo_at_no_rate_ends_no_search(
 def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
     loss: float, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not it is feasible; nor does the study fail to open again."""
+    """The candidate is recorded whether or not it is feasible, and the study opens again."""
     measured = complete_outcome(loss=loss).measurement
     assert measured is not None
     calls = iter(range(1000))
@@ -62,12 +61,12 @@ def test_a_candidate_that_keeps_the_slo_at_no_rate_ends_no_search(
 
 
 def test_an_objective_that_was_not_measured_is_a_failed_trial(
-    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some requests were refused, so there is no p99, of a candidate that loses too much besides."""
+    """The p99 is missing because some requests were refused, of a candidate that loses too much besides."""
     objectives = ("latency_p99", "quality")
     parts["config"] = parts["config"].model_copy(update={"objectives": objectives})
-    parts["study"] = Study("p99", f"sqlite:///{tmp_path / 'p.db'}", objectives, Limits(0.01), 0)
+    parts["study"] = Study("p99", in_memory(), objectives, Limits(0.01), 0)
     measured = complete_outcome(loss=0.5).measurement
     assert measured is not None
     calls = iter(range(1000))

@@ -1,7 +1,8 @@
-"""The points that candidates are held against: which placement they get, and that they are benchmarked."""
+"""Reference points: which placement they get, and that they are benchmarked."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +32,7 @@ from spaces.techniques.placement import InstanceGroup, Placement, PlacementSpace
 from spaces.techniques.quantization import Precision, PrecisionSpace
 from spaces.weights import Weights
 from tests.explore_tests.test_explorer import answers, parts, search, timed
-from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 __all__ = ["parts"]
 
@@ -42,7 +43,7 @@ SPACE = PlacementSpace(
 
 
 class Bench:
-    """Placements of known speed."""
+    """A bench of placements of known speed."""
 
     def __init__(self, best: Placement) -> None:
         self.best, self.asked = best, list[Placement]()
@@ -111,7 +112,7 @@ def test_the_reference_points_are_what_a_user_gets_without_a_search() -> None:
 
 
 def test_what_cannot_be_quantized_stays_as_it_is_in_the_quantized_point() -> None:
-    """Asked for, the width would fail, and there would be no such point at all."""
+    """A width that was asked for would fail, and the point would be missing."""
     masked = Group("masked", "linear", ("n",), 10, (), "no")
     prepared = replace(
         PREPARED,
@@ -161,7 +162,7 @@ def told(parts: dict[str, Any], **facts: Any) -> Front:
 def test_reference_points_are_benchmarked_whatever_a_glance_says(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In as many visits as a point of the front; a simple model that loses too much is not."""
+    """A reference point has as many visits as a point of the front; a simple model that loses too much has none."""
     visits: Counter[str] = Counter()
 
     def time(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     rows = told(parts).rows
     ended = {row.knobs["weights.origin"]: row for row in rows[:5]}
     assert [row.state for row in rows[:5]] == ["complete", "complete", "complete", "stopped", "complete"]
-    assert ended["popularity"].reason == "pruned: its loss of 20.00% is above the tolerated"
+    assert "20.00%" in str(ended["popularity"].reason)
     assert [row.reference for row in rows[1:5]] == [TUNED, QUANTIZED, "popularity", "logistic regression"]
     assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
     assert visits["trial-3"] == 0
@@ -188,7 +189,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
 def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is benchmarked although a smaller model outruns it."""
+    """The placement is benchmarked although a smaller model is faster."""
     parts["space"] = replace(parts["space"], precision=replace(parts["space"].precision, widths={}))
     fast = {"base": (0.55, 1.9), "small": (0.1, 9.0)}
 
@@ -232,8 +233,8 @@ def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_the
     assert small.throughput_ratio == pytest.approx(9 / 1.9)
 
 
-def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Path) -> None:
-    study = Study("s", f"sqlite:///{tmp_path / 'o.db'}", ["latency_p95"], Limits(0.01), 0)
+def test_a_reference_point_that_was_interrupted_is_asked_for_again() -> None:
+    study = Study("s", in_memory(), ["latency_p95"], Limits(0.01), 0)
     study.enqueue_reference(QUANTIZED, references_of(PREPARED, WIDTHS, BEST)[QUANTIZED])
     trial, candidate = study.ask(small_space())
     assert trial.params == {} and candidate.precision.width("mlp") == "int8-dynamic"
@@ -245,10 +246,10 @@ def test_a_reference_point_that_was_interrupted_is_asked_for_again(tmp_path: Pat
 def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was stopped, or failed, counts as what was measured; choices made before count as nothing."""
+    """Stopped and failed trials count as measured ones; choices made before count as nothing."""
     begin(parts)
     count = iter(range(1000))
-    flaky = lambda a: "The builder was ended by SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
+    flaky = lambda a: "SIGSEGV" if next(count) % 3 == 0 else {"reused": False}  # noqa: E731
     slow = lambda a: {"service_ratio": 4.9, "saturated_ratio": 0.2}  # noqa: E731
     script = answers(fit=flaky, quick_benchmark=slow, export=exported, evaluate=losing({}))
     _, ended, _ = search(parts, script, 12, monkeypatch)
@@ -271,17 +272,12 @@ def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
     search(parts, script, 4, monkeypatch)
     found = told(parts)
     _, first, *others = [verdict(found).headline, *verdict(found).sentences]
-    assert first.startswith(
-        "A much simpler model is within the tolerated 1%: logistic regression (trial 4) answers in 10%"
-    )
-    assert any("The tuned baseline" in line and "answers in 50% of the baseline's p95" in line for line in others)
-    assert any("of the tuned baseline's p95" in line for line in others)
-    assert any(line.startswith("Post-training quantization alone (trial 2) answers in 50%") for line in others)
+    assert re.search(r"logistic regression \(trial 4\) .*10%", first)
+    assert any(re.search(r"tuned baseline.* 50%", line) for line in others)
+    assert any(re.search(r"quantization.*\(trial 2\).* 50%", line) for line in others)
     rows = [row for row in found.rows if not isinstance(row, Point) or row.reference is None]
     of_rule = replace(found, rows=tuple(rows), references={"baseline": 0.8, "popularity": 0.795})
-    assert (
-        verdict(of_rule).sentences[0].startswith("A much simpler rule is within the tolerated 1%: on test popularity")
-    )
+    assert re.search("1%.* popularity", verdict(of_rule).sentences[0])
 
 
 def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
@@ -309,7 +305,7 @@ def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
         "model_card.md.j2", config=config, candidate=ours[1], artifact=ours[0], confirmed=confirmed, reason="why",
         machine="machine",
     )  # fmt: skip
-    assert "| p95, beside the tuned baseline (fp32, best placement, trial 3) | | | 0.250 [0.237, 0.263] |" in card
+    assert re.search(r"\| p95.*trial 3.* \| 0\.250 \[0\.237, 0\.263\] \|", card)
 
     def disturbed(*given: Any) -> Any:
         raise JobError("busy")

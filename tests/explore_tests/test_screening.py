@@ -1,4 +1,4 @@
-"""What is not worth timing, by numbers made by hand."""
+"""Screening of candidates that are not worth timing, by numbers made by hand."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def one_users(inputs: Mapping[str, Tensor], row: int) -> Arrays:
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """In place: parameters and statistics of a size at which every part of the model shows in its scores."""
+    """Draw parameters and statistics in place, at a size at which every part of the model shows in its scores."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -79,7 +79,7 @@ def scores(model: nn.Module, inputs: Mapping[str, Tensor]) -> NDArray[np.float32
 def vectors_by_hand(
     model: nn.Module, fields: Iterable[Field], inputs: Mapping[str, Tensor]
 ) -> list[NDArray[np.float64]]:
-    """(rows, d) of each field with codes, one code at a time."""
+    """Vectors of each field with codes, (rows, d), one code at a time."""
     tables = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     made = []
     for field in fields:

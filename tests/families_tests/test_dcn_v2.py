@@ -1,4 +1,6 @@
-"""DCN-V2 over fields of every kind: the paper's forward, its graph, and what its anatomy says can be cut."""
+"""DCN-V2 over fields of every kind: the paper's forward, its graph, and the units that its structure offers for
+pruning.
+"""
 
 from __future__ import annotations
 
@@ -85,10 +87,10 @@ def test_tables_are_small_at_first_and_only_fields_with_codes_have_one() -> None
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (FIELDS[1:2], "one or more has codes, but got"),
-        ((FIELDS[0], FIELDS[0]), "names of their own"),
-        ((Field(name="a.b", side="item", vocabulary=3),), "has no dot and is not torch's own, but got 'a.b'; rename"),
-        ((Field(name="items", side="item", vocabulary=3),), "is not torch's own, but got 'items'; rename"),
+        (FIELDS[1:2], FIELDS[1].name),
+        ((FIELDS[0], FIELDS[0]), f"'{FIELDS[0].name}'.*'{FIELDS[0].name}'"),
+        ((Field(name="a.b", side="item", vocabulary=3),), r"'a\.b'"),
+        ((Field(name="items", side="item", vocabulary=3),), "'items'"),
     ],
 )
 def test_fields_without_tables_are_refused(fields: tuple[Field, ...], message: str) -> None:
@@ -98,7 +100,7 @@ def test_fields_without_tables_are_refused(fields: tuple[Field, ...], message: s
 
 @pytest.mark.parametrize("sizes", [(0, 1, (4,)), (4, -1, (4,)), (4, 1, ()), (4, 1, (4, 0))])
 def test_sizes_are_positive(sizes: tuple[int, int, tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match="Sizes are positive and the MLP has at least one layer, but got"):
+    with pytest.raises(ValueError, match=f"embedding_dim={sizes[0]}, crosses={sizes[1]}, "):
         Sizes(*sizes)
 
 
@@ -130,7 +132,7 @@ def test_the_graph_gives_the_same_scores(model: DCNV2, graph: onnx.ModelProto) -
 
 
 def test_the_users_side_is_computed_once(graph: onnx.ModelProto) -> None:
-    """Of x_0's 32 columns 13 are the user's, its number and its mean among them: two embeddings and the age."""
+    """The user has 13 of x_0's 32 columns, its number and its mean among them: two embeddings and the age."""
     once = compute_once(graph, USER)
     for rows in ROWS:
         request = one_users(draw(FIELDS, rows, seed=rows), rows // 2)

@@ -1,4 +1,4 @@
-"""DLRM over fields of every kind: the paper's forward, its graph, and what its anatomy says can be cut."""
+"""DLRM over fields of every kind: the paper's forward, its graph, and the units that can be pruned."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def test_dropout_is_in_the_top_alone_and_in_training_alone() -> None:
 
 
 def test_a_model_without_a_pair_is_refused() -> None:
-    with pytest.raises(ValueError, match="Dot products need two vectors or more, but got 1 of"):
+    with pytest.raises(ValueError, match=r"Dot products .*1 "):
         DLRM(FIELDS[:1], SIZES)
-    with pytest.raises(ValueError, match="one or more has codes, but got"):
+    with pytest.raises(ValueError, match=FIELDS[1].name):
         DLRM(FIELDS[1:2], SIZES)
 
 
 @pytest.mark.parametrize("sizes", [(0, (4,), (4,)), (4, (0,), (4,)), (4, (), ()), (4, (4,), (4, -1))])
 def test_sizes_are_positive(sizes: tuple[int, tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match="Sizes are positive and the top MLP has at least one hidden layer, but got"):
+    with pytest.raises(ValueError, match=rf"Sizes\(embedding_dim={sizes[0]}, "):
         Sizes(*sizes)
 
 
@@ -144,15 +144,15 @@ def test_hidden_features_are_what_the_top_gives_before_its_last_layer(model: DLR
 
 
 @pytest.mark.parametrize("fields", [FIELDS, CODES, ONE_NUMBER])
-def test_the_graph_gives_the_same_scores(fields: tuple[Field, ...]) -> None:
+def test_the_graph_gives_the_same_scores(fields: tuple[Field, ...], graph: onnx.ModelProto) -> None:
     model = _model(fields)
-    graph = to_onnx(model, draw(fields, 4))
+    graph = graph if fields is FIELDS else to_onnx(model, draw(fields, 4))
     assert check_parity(model, graph, draw(fields, 257)) < 1e-5
     assert [i.name for i in graph.graph.input] == [field.name for field in fields]
 
 
 def test_the_interaction_is_one_product_and_one_lookup_of_runs_of_rows(graph: onnx.ModelProto) -> None:
-    """Beside a lookup for each table, one along the first axis, where ONNX Runtime copies all rows at once."""
+    """One lookup is along the first axis, where ONNX Runtime copies all rows at once; each table has its own."""
     kinds = [node.op_type for node in graph.graph.node]
     assert kinds.count("MatMul") == 1
     axes = [attribute(node, "axis", 0) for node in graph.graph.node if node.op_type == "Gather"]
@@ -182,7 +182,7 @@ def test_where_only_the_user_has_numbers_the_whole_bottom_is_computed_once() -> 
 def test_where_the_user_has_codes_alone_nothing_is_saved_and_that_is_said() -> None:
     """A dot product meets vectors of both sides, so that after the lookups nothing hangs on the user alone."""
     fields = tuple(field for field in FIELDS if field.name in ("item", "user", "hour"))
-    with pytest.raises(UserOnceError, match="Arithmetic after the lookups must hang on the user alone"):
+    with pytest.raises(UserOnceError, match="user"):
         compute_once(to_onnx(_model(fields), draw(fields, 4)), frozenset({"user"}))
 
 
@@ -212,11 +212,11 @@ def test_without_numbers_there_is_no_bottom_group() -> None:
 
 def test_a_bottom_of_one_layer_is_as_wide_as_the_tables() -> None:
     bottom = structure(_model(sizes=Sizes(6, (), (20,)))).group("bottom")
-    assert not bottom.prunable and "tied to the embeddings by the dot products" in str(bottom.unprunable_reason)
+    assert not bottom.prunable and "dot products" in str(bottom.unprunable_reason)
 
 
 def _silence(model: DLRM, group: str, which: int, gone: tuple[int, ...]) -> DLRM:
-    """A copy in which the units give 0; relu keeps it."""
+    """Return a copy in which the units give 0; relu keeps it."""
     silenced = copy.deepcopy(model)
     layers = {"tables": ["bottom.6"], "bottom": [f"bottom.{3 * which}"], "top": [f"top.{3 * which}"]}[group]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Sizes of a family by name, and what each family says of a model in one form."""
+"""Sizes of a family by name, and each family's description of a model in one form."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_what_is_not_given_is_as_published(published: Any, given: dict[str, Any]
 @pytest.mark.parametrize(
     ("published", "given", "line"),
     [
-        (dcn_v2.BASELINE, {"width": 3}, r"^sizes\.width: unknown; the model has embedding_dim, crosses, mlp$"),
-        (sasrec.BASELINE, {"d": 8}, r"^sizes\.d: unknown; the model has embedding_dim, blocks, heads"),
-        (dcn_v2.BASELINE, {"mlp": "64-wide"}, r"^sizes\.mlp: must be widths such as 64-32, but got '64-wide'$"),
-        (dcn_v2.BASELINE, {"mlp": 6.5}, r"^sizes\.mlp: must be widths such as 64-32, but got 6\.5$"),
-        (dcn_v2.BASELINE, {"crosses": "64-32"}, r"^sizes\.crosses: must be a whole number, but got '64-32'$"),
-        (sasrec.BASELINE, {"blocks": 1.5}, r"^sizes\.blocks: must be a whole number, but got 1\.5$"),
-        (sasrec.BASELINE, {"heads": True}, r"^sizes\.heads: must be a whole number, but got True$"),
-        (sasrec.BASELINE, {"heads": 3}, r"^Sizes are positive and the heads divide the dimension, but got Sizes\("),
-        (dlrm.BASELINE, {"top": "0"}, r"^Sizes are positive"),
+        (dcn_v2.BASELINE, {"width": 3}, r"^sizes\.width: .*embedding_dim, crosses, mlp$"),
+        (sasrec.BASELINE, {"d": 8}, r"^sizes\.d: .*embedding_dim, blocks, heads"),
+        (dcn_v2.BASELINE, {"mlp": "64-wide"}, r"^sizes\.mlp: .*'64-wide'$"),
+        (dcn_v2.BASELINE, {"mlp": 6.5}, r"^sizes\.mlp: .*6\.5$"),
+        (dcn_v2.BASELINE, {"crosses": "64-32"}, r"^sizes\.crosses: .*'64-32'$"),
+        (sasrec.BASELINE, {"blocks": 1.5}, r"^sizes\.blocks: .*1\.5$"),
+        (sasrec.BASELINE, {"heads": True}, r"^sizes\.heads: .*True$"),
+        (sasrec.BASELINE, {"heads": 3}, r"Sizes\(.*heads=3"),
+        (dlrm.BASELINE, {"top": "0"}, r"Sizes\(.*top=\(0,\)"),
     ],
 )
 def test_a_size_that_cannot_be_is_named(published: Any, given: dict[str, Any], line: str) -> None:
@@ -52,7 +52,7 @@ def test_a_size_that_cannot_be_is_named(published: Any, given: dict[str, Any], l
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_makes_what_it_describes(name: str) -> None:
-    """Of its students, the first value of each size."""
+    """Students take the first value of each size."""
     family = FAMILIES[name]
     domains = family.student(FIELDS)
     first = tuple((size, d.values[0]) for size, d in domains.items() if isinstance(d, Choice))

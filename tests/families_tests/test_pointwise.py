@@ -1,4 +1,6 @@
-"""A recommender that scores rows by their fields: what it gives, row by row, and when its baseline is trained anew."""
+"""A recommender that scores rows by their fields: its inputs and scores, row by row, and when its baseline is trained
+anew.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def opened(request: pytest.FixtureRequest, home: Path) -> PointwiseRecommender:
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Counts the baselines that would be trained."""
+    """Count the baselines that would be trained."""
     trained: list[int] = []
 
     def train(fresh: nn.Module, dataset: Any, seed: int, into: Path, progress: Any) -> None:

@@ -1,4 +1,4 @@
-"""SASRec against a plain reading of the paper in numpy, torch's own attention, ONNX Runtime and its own cut parts."""
+"""SASRec against a plain reading of the paper in numpy, torch's own attention, ONNX Runtime and sliced parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Arrays = NDArray[np.float64]
 
 
 def _model(sizes: Sizes = SMALL, seed: int = 0) -> SASRec:
-    """With all parameters at random, so that none of them can go unnoticed; padding's embedding stays zero."""
+    """Return a model with all parameters at random, so that each shows; padding's embedding stays zero."""
     torch.manual_seed(seed)
     model = SASRec(ITEMS, sizes)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def _model(sizes: Sizes = SMALL, seed: int = 0) -> SASRec:
 
 
 def _history(length: int, real: int, seed: int = 0) -> torch.Tensor:
-    """(1, length), the last `real` of them items."""
+    """A history, (1, length), whose last `real` are items."""
     draw = torch.Generator().manual_seed(seed)
     history = torch.randint(1, ITEMS + 1, (1, length), generator=draw)
     history[:, : length - real] = 0
@@ -89,7 +89,7 @@ def reference(model: SASRec, codes: NDArray[np.int64]) -> Arrays:
 
 
 def _every_item(length: int) -> torch.Tensor:
-    """(1, length, items + 1) candidates: the whole catalogue at each position."""
+    """The whole catalogue as candidates at each position, (1, length, items + 1)."""
     return torch.arange(ITEMS + 1).repeat(1, length, 1)
 
 
@@ -133,7 +133,7 @@ def test_the_last_query_alone_is_the_full_computation(real: int) -> None:
     assert torch.allclose(got, full, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 9), st.integers(0, 8), st.integers(1, ITEMS), st.integers(0, 99))
 def test_a_later_item_never_changes_an_earlier_answer(real: int, at: int, item: int, seed: int) -> None:
     model, history = _model(), _history(9, real, seed)
@@ -194,7 +194,7 @@ def test_the_loss_is_the_papers() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 2), (3, 1), (3,)])
 def test_a_loss_needs_a_negative(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="a negative or more, but got"):
+    with pytest.raises(ValueError, match="negative"):
         loss(torch.zeros(shape))
 
 
@@ -250,7 +250,7 @@ def test_every_student_can_be_built_and_the_baseline_is_one() -> None:
 )
 def test_sizes_are_checked(changed: dict[str, int]) -> None:
     sizes = {"embedding_dim": 12, "blocks": 2, "heads": 3, "feed_forward": 10, "length": 9}
-    with pytest.raises(ValueError, match="heads divide the dimension, but got"):
+    with pytest.raises(ValueError, match="{}={}".format(*next(iter(changed.items())))):
         Sizes(**(sizes | changed))
 
 
@@ -318,7 +318,7 @@ def test_pruned_units_are_the_dense_model_with_these_units_at_zero() -> None:
 
 
 def test_a_pruned_dimension_is_a_smaller_model_with_the_sliced_tensors() -> None:
-    """Built with that dimension; each tensor must fit, and the numpy reading of the paper agrees."""
+    """The smaller model is built with that dimension; each tensor fits, and the numpy reading of the paper agrees."""
     model, kept = _model(), [0, 1, 3, 4, 5, 8, 10]
     (width,) = structure(model).group("tables").dims
     smaller = SASRec(ITEMS, Sizes(7, 2, 1, 10, 9))
@@ -339,7 +339,7 @@ def _scores_of(model: SASRec, history: torch.Tensor) -> NDArray[np.float32]:
 
 def test_a_single_head_is_not_pruned() -> None:
     group = structure(_model(Sizes(8, 2, 1, 5, 9))).group("attention")
-    assert not group.prunable and group.unprunable_reason == "each block has one head"
+    assert not group.prunable and "one head" in str(group.unprunable_reason)
     assert len(group.modules) == 8
 
 
@@ -375,7 +375,7 @@ def test_the_graph_takes_one_history_and_any_number_of_items(sizes: Sizes) -> No
 
 
 def test_the_graph_computes_what_the_last_position_needs() -> None:
-    """Multiply-adds by hand: the first block's at all positions; in the last, keys and values alone are."""
+    """Multiply-adds by hand: the first block's at all positions; of the last, keys and values alone."""
     d, f, length, rows = 12, 10, 9, 20
     first = 4 * length * d * d + 2 * length * length * d + 2 * length * d * f
     last = 2 * length * d * d + 2 * d * d + 2 * length * d + 2 * d * f

@@ -1,4 +1,4 @@
-"""A recommender that ranks by a history: its lessons, what it is judged on and its requests, event by event."""
+"""A recommender that ranks by a history: its training data, held-out rows and requests, event by event."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def opened(home: Path) -> SequentialRecommender:
 
 @pytest.fixture(scope="module")
 def events(opened: SequentialRecommender) -> list[list[int]]:
-    """Of each user the codes of the items, in order."""
+    """Codes of each user's items, in order."""
     codes, offsets = opened.sequences.codes.tolist(), opened.sequences.offsets.tolist()
     return [codes[a:b] for a, b in itertools.pairwise(offsets)]
 
@@ -169,7 +169,7 @@ def test_slices_are_of_users_and_of_what_came_next(opened: SequentialRecommender
 
 @pytest.mark.parametrize(("columns", "taken"), [({}, {1}), ({"positive_from": 1.0}, {0, 1})])
 def test_what_was_only_shown_is_no_event(tmp_path: Path, columns: dict[str, float], taken: set[int]) -> None:
-    """Of clicks the rows with label 1 are; of ratings every row is."""
+    """Clicks count where the label is 1, ratings in every row."""
     random, users, rows = np.random.default_rng(0), 40, 20
     log = pl.DataFrame(
         {
@@ -304,12 +304,9 @@ def test_another_model_or_other_data_have_another_key(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"sizes": {"heads": 3}}, r"heads divide the dimension"),
-        (
-            {"sizes": {"mlp": "64"}},
-            r"^sizes\.mlp: unknown; the model has embedding_dim, blocks, heads, feed_forward, length$",
-        ),
-        ({"synthetic": {**SYNTHETIC, "rows": 140}}, r"must have users and items with 5 events each, but got none"),
+        ({"sizes": {"heads": 3}}, r"heads=3"),
+        ({"sizes": {"mlp": "64"}}, r"^sizes\.mlp: .*embedding_dim, blocks, heads, feed_forward, length$"),
+        ({"synthetic": {**SYNTHETIC, "rows": 140}}, r"5 events"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(change: dict[str, Any], line: str, tmp_path: Path) -> None:
@@ -324,5 +321,5 @@ def test_a_log_without_items_has_no_sequences(tmp_path: Path) -> None:
     columns = {"label": "clicked", "timestamp": "at", "user": "who"}
     task = _task(tmp_path, source=f"table:{file}", columns=columns)
     assert read_log(task).item is None
-    with pytest.raises(ValueError, match="must have users and items, but got no items"):
+    with pytest.raises(ValueError, match="items"):
         _open(task)

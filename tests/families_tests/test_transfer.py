@@ -32,7 +32,7 @@ def test_units_at_even_distances_are_taken_and_what_the_teacher_has_not_stays() 
 
 
 def test_a_narrower_product_is_that_of_the_units_that_are_taken() -> None:
-    """By numpy: each unit in the middle is met by the same of the next layer, at a ratio that is not whole too."""
+    """Numpy is the oracle: each unit in the middle is met by the same of the next layer, at a fractional ratio too."""
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Linear(5, 10), nn.ReLU(), nn.Linear(10, 3))
     student = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))

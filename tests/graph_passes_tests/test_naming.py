@@ -74,7 +74,7 @@ class _ByPosition(nn.Module):
 
 @pytest.fixture(scope="module")
 def exported(model: Encoder) -> onnx.ModelProto:
-    """As it comes: the weights over three axes have no names."""
+    """Export as it comes: the weights over three axes have no names."""
     example = (torch.randint(0, 40, (1, 6)), torch.randint(0, 40, (5,)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,7 +107,7 @@ def _rows() -> dict[str, np.ndarray]:
 def test_all_matrices_have_their_parameters_names(
     exported: onnx.ModelProto, graph: onnx.ModelProto, parameters: dict[str, np.ndarray]
 ) -> None:
-    """Turned, where a product reads them as (inputs, outputs); `head` is applied both ways."""
+    """A matrix is turned where a product reads it as (inputs, outputs); `head` is applied both ways."""
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     for name, value in parameters.items():
         assert name in held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,38 +10,35 @@ from objectives.compression.export import run_onnx, to_onnx
 
 
 class Guarded(nn.Module):
-    def __init__(self, form: str) -> None:
+    """A model with a score for each form of a guard."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.form = form
         self.register_buffer("least", torch.tensor(1e-10))
 
     def forward(self, x: Tensor, given: Tensor) -> Tensor:
         total, count = x.sum(1), given.float().sum(1)
-        if self.form == "right":
-            return total / (count + 1e-12)
-        if self.form == "left":
-            return total / (1e-12 + count)
-        if self.form == "buffer":
-            return torch.log(count + self.least)
-        if self.form == "scaled":
-            return total / torch.add(count, torch.tensor(2.0), alpha=5e-13)
-        if self.form == "minus":
-            return total / (count - 1e-12)
-        if self.form == "both":
-            return total / (count + 1e-12) - 2 * total / (count - 1e-12)
-        return total + 1 / (x.min() + 1e-9)
+        scores = [
+            total / (count + 1e-12),
+            total / (1e-12 + count),
+            torch.log(count + self.least),
+            total / torch.add(count, torch.tensor(2.0), alpha=5e-13),
+            total / (count - 1e-12),
+            total / (count + 1e-12) - 2 * total / (count - 1e-12),
+            total + 1 / (x.min() + 1e-9),  # of all rows
+        ]
+        return torch.stack(scores, 1)
 
 
-@pytest.mark.parametrize("form", ["right", "left", "buffer", "scaled", "minus", "both", "of all rows"])
-def test_a_guard_of_less_than_a_hundred_millionth_stays(form: str) -> None:
+def test_a_guard_of_less_than_a_hundred_millionth_stays() -> None:
     """The exporter's optimizer holds it for nought."""
     x, given = torch.zeros(6, 3), torch.zeros(6, 3, dtype=torch.int64)
     x[1:3], given[1:3] = 1, 1
-    model = Guarded(form)
+    model = Guarded()
     graph = to_onnx(model, {"x": x, "given": given})
     got = run_onnx(graph, {"x": x.numpy(), "given": given.numpy()})
     expected = model(x, given).numpy()
-    assert np.isfinite(expected).all()
+    assert got.shape == (6, 7) and np.isfinite(expected).all()
     assert np.allclose(got, expected, rtol=1e-5)
     assert not {"Sum", "Mean"} & {node.op_type for node in graph.graph.node}
 

@@ -1,4 +1,4 @@
-"""The direction of imports, and that serving and measuring stay light."""
+"""The direction of imports, and light imports of serving and measuring."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,16 @@ INSIDE = ("recommenders", "compression", "serving", "measurement")
 ALLOWED = {"spaces": {"spaces"}, "objectives": {"objectives", "spaces"}, "search": {"search", "objectives", "spaces"}}
 
 
-def _imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@cache
+def _imports(file: Path) -> list[str]:
+    nodes = list(ast.walk(_tree(file)))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return plain + [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
 
 
 def _files(package: str) -> list[Path]:
@@ -116,7 +121,7 @@ def _module(file: Path) -> str:
 
 def _modules(file: Path) -> Iterator[str]:
     """Names that a file imports at its top, a name from a package being possibly a module of it."""
-    for node in ast.parse(file.read_text()).body:
+    for node in _tree(file).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

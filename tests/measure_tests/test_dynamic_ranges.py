@@ -23,7 +23,7 @@ COLUMNS, USERS = 16, 30
 
 
 def _graph() -> onnx.ModelProto:
-    """scores = relu(x V) w"""
+    """A graph of scores = relu(x V) w."""
     random = np.random.default_rng(0)
     first, last = (random.normal(size=size).astype(np.float32) for size in ((COLUMNS, COLUMNS), (COLUMNS,)))
     made = helper.make_graph(
@@ -41,7 +41,7 @@ def _graph() -> onnx.ModelProto:
 
 
 def _held() -> HeldOut:
-    """Rows of users in any order, in two blocks; what some users send is a hundred times larger."""
+    """Rows of users in any order, in two blocks; some users' values are a hundred times larger."""
     random = np.random.default_rng(1)
     groups = random.permutation(np.repeat(np.arange(USERS), random.integers(1, 12, USERS)))
     x = random.normal(size=(len(groups), COLUMNS)) * np.where(groups % 3, 0.1, 10)[:, None]
@@ -62,7 +62,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def _served(model: Path, held: HeldOut) -> NDArray[np.float32]:
-    """Each block's rows of a group as one request to the pool."""
+    """Serve each block's rows of a group as one request to the pool."""
     found, start = np.empty(len(held.labels), np.float32), 0
     with Pool.open(model, Placement()) as pool:
         for block in held.inputs:

@@ -1,4 +1,4 @@
-"""Judging users by the rank of what came next, and rows by slice, on an engine whose scores are known."""
+"""Evaluation of users by the rank of what came next, and of rows by slice, on an engine whose scores are known."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Engine:
 
 
 def _users() -> HeldOut:
-    """What comes next is often what the latest item leads to, and never something that was taken before."""
+    """Users whose next item is often what the latest one leads to, and never one that was taken before."""
     random = np.random.default_rng(2)
     seen = np.array([random.permutation(np.arange(1, ITEMS + 1))[:12] for _ in range(USERS)])
     seen[::3, :6] = 0  # shorter histories, padded on the left
@@ -97,7 +97,7 @@ def _judge(
 
 
 def _gains(metric: str, blur: float) -> NDArray[np.float64]:
-    """Of each user, by sorting what is left of the catalogue."""
+    """NDCG or HR of each user, by sorting what is left of the catalogue."""
     name, cut = metric.split("@")
     users, gains = _users(), []
     assert users.seen is not None
@@ -158,7 +158,7 @@ def test_a_tenth_tells_what_is_hopeless(
 
 
 def test_a_tenth_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No user of the tenth has what came next first, by the baseline; of all, some have."""
+    """The baseline ranks nobody's next item first in the tenth, but some in all rows."""
     monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
     found, whole = judging.paired_ranking, _judge(holdout, "hr@1", ours="worse")[0]
 
@@ -182,7 +182,7 @@ def test_the_baseline_loses_nothing_against_itself(holdout: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["auc", "gauc"])
 def test_users_and_what_came_next_have_no_metric_of_rows(metric: str, holdout: Path) -> None:
-    with pytest.raises(ValueError, match=r"The metric of ranks is one of hr@K and ndcg@K, but got") as caught:
+    with pytest.raises(ValueError, match=rf"hr@K .*ndcg@K.*'{metric}'") as caught:
         _judge(holdout, metric)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -237,7 +237,7 @@ def test_another_output_that_cannot_be_judged_has_the_reason() -> None:
 def test_the_engine_has_the_threads_that_are_left_to_it(
     holdout: Path, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And scores that were worked out by another number of them are not worked out again."""
+    """Scores that were computed with another number of threads are not computed again."""
     opened, plain = list[int | None](), judging.open_replica
 
     def noted(file: Path, instance_group: InstanceGroup, lookup: Any, compute: str) -> Any:

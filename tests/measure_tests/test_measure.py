@@ -1,4 +1,4 @@
-"""Judge, time and weigh, on engines whose scores are known and on a real model of one node."""
+"""Evaluation, timing and footprint, on engines whose scores are known and on a real model of one node."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def holdout(tmp_path: Path) -> Path:
-    """As a builder writes it: held-out rows of 40 users, and 30 requests of 1 to 30 rows."""
+    """Held-out rows of 40 users, and 30 requests of 1 to 30 rows, as a builder writes them."""
     random, folder = np.random.default_rng(1), tmp_path / "holdout"
     folder.mkdir()
     item = random.integers(0, ITEMS, ROWS)
@@ -97,7 +97,7 @@ def _rows(seed: int, count: int, users: int) -> dict[str, NDArray[Any]]:
 
 
 def _side(rows: Mapping[str, NDArray[Any]]) -> list[tuple[float, ...]]:
-    """Of each row: user, age, what is liked."""
+    """The user, the age and what is liked, of each row."""
     return [(*pair, *liked) for *pair, liked in zip(rows["user"], rows["age"], rows["liked"].tolist(), strict=True)]
 
 
@@ -106,10 +106,10 @@ def _expected(rows: Mapping[str, NDArray[Any]]) -> list[float]:
     return [i + 1000.0 * u + 5e4 * a + 2e5 * b + 4e5 * c for i, (u, a, b, c) in sides]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 8))
 def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, users: int) -> None:
-    """Codes, numbers and several codes a row alike."""
+    """Inputs are codes, numbers and several codes a row."""
     rows, engine = _rows(seed, count, users), Fake(once=["user", "age", "liked"])
     assert run_rows(engine, rows).tolist() == _expected(rows)
     assert all(len(set(_side(part))) == 1 for part in engine.parts)
@@ -131,7 +131,7 @@ def _artifact(key: str) -> Artifact:
 
 
 class Judged:
-    """`judge` with engines that blur the true scores: the baseline's file not at all, the others by seat."""
+    """Quality by engines that blur the true scores: the baseline's file not at all, the others by seat."""
 
     def __init__(self, folder: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch, blur: Mapping[str, float]) -> None:
         self.cache, self.holdout, self.blur = folder / "cache", holdout, blur
@@ -255,7 +255,7 @@ LOAD = Load(Traffic(), 0.5, 95, None)
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short loops."""
+    """Shorten the loops."""
     monkeypatch.setattr(throughput, "_CAPACITY_SECONDS", 0.01)
     monkeypatch.setattr(throughput, "_PROBE_SECONDS", 0.01)
 
@@ -325,7 +325,7 @@ def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: P
 @pytest.mark.usefixtures("importable")
 def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path) -> None:
     gone = Deployment(str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
-    with pytest.raises(RuntimeError, match=r"could not be measured: .*EngineError: .*gone\.onnx") as caught:
+    with pytest.raises(RuntimeError, match=r"EngineError: .*gone\.onnx") as caught:
         weigh(holdout, _artifact("ours"), gone)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -333,7 +333,7 @@ def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path)
 def test_a_process_that_says_nothing_is_an_error_by_its_status(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = SimpleNamespace(returncode=-9, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    with pytest.raises(RuntimeError, match="could not be measured: status -9"):
+    with pytest.raises(RuntimeError, match="status -9"):
         weigh(holdout, _artifact("ours"), Deployment("model.onnx", ONE_THREAD, "fp32"))
 
 
@@ -353,7 +353,6 @@ def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pyte
     assert from_plain(Deployment, told["deployment"]) == deployment
 
 
-@pytest.mark.usefixtures("short")
 def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
     model: Path, holdout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +361,7 @@ def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
 
     deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
+    monkeypatch.setattr(timing, "_visit", lambda *asked: None)
     monkeypatch.setattr(Recording, "summarize", summarize)
     with pytest.raises(NotFiniteError):
         timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording)

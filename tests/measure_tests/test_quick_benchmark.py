@@ -1,5 +1,6 @@
-"""A glance at arms of known speed, on a clock of the test's own; with the noise of a real machine, whether its margin
-is wide enough, and no wider than it has to be."""
+"""Quick benchmarks of arms of known speed, on a clock of the test's own; with a real machine's noise, whether the
+margin is wide enough, and no wider than necessary.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ class Machine:
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, us_a_row: float, noise: float = 1.0) -> list[QuickBenchmark]:
-    """Of an arm beside one of 4 us, on machines of different luck."""
+    """Quick benchmarks of an arm beside one of 4 us, on machines of different luck."""
     found = []
     for seed in range(RUNS):
         machine = Machine(monkeypatch, noise, seed)

@@ -1,4 +1,4 @@
-"""Deployments whose answers are computed, on a clock that costs nothing: the oracle for what is measured of a queue."""
+"""Deployments whose answers are computed, on a clock that costs nothing: the oracle of queueing measurements."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -27,7 +27,6 @@ def test_every_pattern_is_registered() -> None:
     assert set(PATTERNS) == set(get_args(Pattern))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(DRAWN),
     st.floats(0.1, 1e6),
@@ -158,14 +157,14 @@ def test_traffic_is_plain_data() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pattern": "tides"}, "A pattern of traffic is one of .*, but got 'tides'"),
-        ({"on_seconds": 0.0}, "on_seconds is 0.001 or more, but got 0.0"),
-        ({"off_seconds": math.inf}, "off_seconds is 0.001 or more, but got inf"),
-        ({"period_seconds": -1.0}, "period_seconds is 0.001 or more, but got -1.0"),
-        ({"quiet": 1.5}, "quiet is from 0 to 1, but got 1.5"),
-        ({"depth": math.nan}, "depth is from 0 to 1, but got nan"),
-        ({"pattern": "replay"}, "a trace exactly when it is a replay, but got 'replay' and None"),
-        ({"trace": "a.npz"}, "a trace exactly when it is a replay, but got 'poisson' and 'a.npz'"),
+        ({"pattern": "tides"}, "pattern .*'tides'"),
+        ({"on_seconds": 0.0}, "on_seconds .*0.001 .*0.0"),
+        ({"off_seconds": math.inf}, "off_seconds .*inf"),
+        ({"period_seconds": -1.0}, "period_seconds .*-1.0"),
+        ({"quiet": 1.5}, "quiet .*1.5"),
+        ({"depth": math.nan}, "depth .*nan"),
+        ({"pattern": "replay"}, "trace .*'replay' and None"),
+        ({"trace": "a.npz"}, "trace .*'poisson' and 'a.npz'"),
     ],
 )
 def test_traffic_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -175,5 +174,5 @@ def test_traffic_that_cannot_be_is_refused(fields: dict[str, Any], message: str)
 
 @pytest.mark.parametrize(("rate", "count"), [(0.0, 5), (math.inf, 5), (math.nan, 5), (10.0, 0)])
 def test_a_schedule_of_nothing_is_refused(rate: float, count: int) -> None:
-    with pytest.raises(ValueError, match="rate above 0 and 1 request or more, but got"):
+    with pytest.raises(ValueError, match=f"rate .*{rate}.*{count}"):
         gaps(Traffic(), rate, count, seed=0)

@@ -32,7 +32,7 @@ def test_the_peak_is_the_kernels_high_water_mark(tmp_path: Path) -> None:
 
 def test_a_kernel_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "status").write_text(STATUS.replace("VmHWM", "VmOther"))
-    with pytest.raises(RuntimeError, match="must hold VmHWM, but does not") as caught:
+    with pytest.raises(RuntimeError, match="VmHWM") as caught:
         peak_memory_bytes(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
 

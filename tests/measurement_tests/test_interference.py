@@ -1,4 +1,4 @@
-"""What a machine did beside a block: read from a written /proc, judged on rows made by hand; a real burner is seen."""
+"""Interference beside a block: read from a written /proc, judged on rows made by hand; a real burner is seen."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Machine:
         self.wall, self.cpu = wall, cpu
 
     def cores(self, seconds: Mapping[int, Sequence[float]]) -> None:
-        """(user, nice, system, idle, iowait, irq, softirq, steal) of each, as man 5 proc has them."""
+        """Seconds (user, nice, system, idle, iowait, irq, softirq, steal) of each core, as man 5 proc has them."""
         lines = [f"cpu{core} {' '.join(str(round(s * TICKS)) for s in of)} 0 0" for core, of in seconds.items()]
         (self.proc / "stat").write_text("\n".join(["cpu  9 9 9 9 9 9 9 9 0 0", *lines, "intr 12 0 0", "ctxt 7", ""]))
 
     def threads(self, seconds: Mapping[tuple[int, int], tuple[float, float]]) -> None:
-        """(ran, ready and waiting) of each."""
+        """Seconds (ran, ready and waiting) of each thread."""
         for (process, thread), (ran, waited) in seconds.items():
             folder = self.proc / str(process) / "task" / str(thread)
             folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def test_foreign_time_is_that_of_the_threads_of_others(machine: Machine) -> None
 
 
 def test_foreign_time_of_what_is_not_seen_is_that_of_the_ticks(machine: Machine) -> None:
-    """In 10 s the cores 0 and 2 were busy 6 and 3.5 s, 4 of them ours; two ticks of each core are within the error.
+    """The cores 0 and 2 were busy 6 and 3.5 of 10 s, 4 of them ours; two ticks of each core are within the error.
 
     Idle, waiting for a disk and being stolen are not busy, and core 1 is not ours, nor 20 core 2.
     """
@@ -165,7 +165,7 @@ def test_blocks_of_a_quiet_machine_are_not_disturbed() -> None:
 
 @pytest.mark.parametrize("waiting", [0.1, 0.5, 5.0])
 def test_what_the_deployment_itself_waits_decides_nothing(waiting: float) -> None:
-    """To drop blocks in which its threads waited would drop those in which it was slow."""
+    """Blocks in which its own threads waited would be those in which it was slow."""
     assert disturbed(*CALM, row(waiting=waiting))[-1] is False
 
 

@@ -26,7 +26,7 @@ from objectives.measurement.load_generator import (
 
 
 class Instant:
-    """Answered at once."""
+    """A deployment that answers at once."""
 
     def __init__(self) -> None:
         self.finished_ns = time.perf_counter_ns()
@@ -91,7 +91,7 @@ class Busy:
 
 
 def test_arrivals_do_not_wait_for_answers() -> None:
-    """All 50 due at once: the k-th has waited for the k before it, though the generator never waited."""
+    """Requests are due at once, 50 of them: the k-th waited for the k before it, though the generator never did."""
     arrivals = open_loop(Busy(1_000_000), [{}] * 50, np.ones(50, dtype=np.int64))
     assert np.diff(arrivals.latency_ms) == pytest.approx(1.0, abs=1e-5)
     assert arrivals.latency_ms[-1] >= 50
@@ -106,7 +106,7 @@ def test_on_time_latency_is_service_and_nothing_lags(clock: Clock) -> None:
 
 
 def test_time_in_submit_is_the_models(clock: Clock) -> None:
-    """Due at 1, 2, 3 and 10 ms, each answered on the caller's thread in 4 ms: at 5, 9, 13 and 17 ms."""
+    """Requests due at 1, 2, 3 and 10 ms take 4 ms on the caller's thread: they end at 5, 9, 13 and 17 ms."""
 
     def inline(request: Mapping[str, Any]) -> Any:
         clock.now += 4_000_000
@@ -125,7 +125,7 @@ def test_a_generator_that_oversleeps_lags_and_shows_as_latency(clock: Clock) -> 
     assert np.all((arrivals.lag_ms > 2) & (arrivals.lag_ms <= 2.5))
     assert arrivals.latency_ms == pytest.approx(arrivals.lag_ms + 0.4)
     assert arrivals.offered_share == pytest.approx(30 / (30 + arrivals.lag_ms[-1]))
-    with pytest.raises(BehindError, match="lower the load"):
+    with pytest.raises(BehindError, match="load"):
         check_offered(arrivals.latency_ms, arrivals.lag_ms, arrivals.offered_share)
 
 
@@ -133,7 +133,7 @@ def test_a_generator_that_oversleeps_lags_and_shows_as_latency(clock: Clock) -> 
 def test_what_is_late_while_every_replica_is_busy_does_not_lag(
     clock: Clock, in_turn: int | None, lags: list[float]
 ) -> None:
-    """Due at 10, 20 and 30 ms, submitted 2.5 ms later, and each answered when 25 ms more are over."""
+    """Requests due at 10, 20 and 30 ms are submitted 2.5 ms later, and each answered when 25 ms more are over."""
     clock.oversleep_ns = 2_500_000
     arrivals = open_loop(lambda request: _answer_at(clock.now + 25_000_000), [{}] * 3, _ms(10, 10, 10), in_turn=in_turn)
     assert arrivals.lag_ms == pytest.approx(lags, abs=0.2)
@@ -141,7 +141,7 @@ def test_what_is_late_while_every_replica_is_busy_does_not_lag(
 
 
 def _served(submitted: list[int], service: list[int], replicas: int) -> list[int]:
-    """When each is answered by replicas that take them in order."""
+    """Answer times of replicas that take requests in order."""
     free, finished = [0] * replicas, list[int]()
     for at, takes in zip(submitted, service, strict=True):
         first = min(range(replicas), key=free.__getitem__)
@@ -157,7 +157,7 @@ def _served(submitted: list[int], service: list[int], replicas: int) -> list[int
 def test_the_last_moment_is_when_a_replica_would_be_idle_on_time(
     drawn: list[tuple[int, int, int]], replicas: int
 ) -> None:
-    """However late each was submitted: at that moment it is answered as on time, and a tick later no more."""
+    """A request submitted by that moment is answered as on time, however late it was, and a tick later no more."""
     due = np.cumsum([gap for gap, _, _ in drawn])
     service, delays = [takes for _, takes, _ in drawn], [delay for _, _, delay in drawn]
     submitted = np.maximum.accumulate(due + delays)
@@ -171,7 +171,7 @@ def test_the_last_moment_is_when_a_replica_would_be_idle_on_time(
 
 
 def test_all_behind_one_that_was_late_lag_too(clock: Clock) -> None:
-    """Due at 10, 10.5 .. 14.5 ms, each answered in 0.1 ms; the generator sleeps until 15. On time, none would wait."""
+    """Requests due at 10, 10.5 .. 14.5 ms take 0.1 ms each; the generator sleeps until 15. On time, none would wait."""
     clock.oversleep_ns, server = 5_000_000, Busy(100_000)
     server.now = lambda: clock.now
     arrivals = open_loop(server, [{}] * 10, _ms(10, *[0.5] * 9), in_turn=1)
@@ -228,7 +228,7 @@ def test_a_refused_request_takes_for_ever_and_a_failed_one_raises(clock: Clock) 
 
 
 def test_a_refused_request_is_not_served(clock: Clock) -> None:
-    """Every 1 ms an answer, each third refused: 667 served a second."""
+    """Every 1 ms an answer comes, each third refused: 667 are served a second."""
     count = 0
 
     class Slow(Instant):
@@ -248,7 +248,7 @@ def test_a_refused_request_is_not_served(clock: Clock) -> None:
 
 def test_a_schedule_that_fits_no_requests_is_refused() -> None:
     for requests, gaps in (([], []), ([{}] * 2, [5]), ([{}] * 2, [5, 0])):
-        with pytest.raises(ValueError, match="a gap of 1 ns or more before it, but got"):
+        with pytest.raises(ValueError, match="gap"):
             open_loop(Busy(1), requests, np.array(gaps, dtype=np.int64))
 
 
@@ -264,9 +264,8 @@ def test_a_run_that_was_offered_as_planned_is_valid() -> None:
 
 @pytest.mark.parametrize(("lag", "share"), [(0.21, 1.0), (0.0, 0.97)])
 def test_a_generator_that_was_behind_makes_a_run_invalid(lag: float, share: float) -> None:
-    with pytest.raises(BehindError, match="lower the load, or leave the generator a core") as caught:
+    with pytest.raises(BehindError, match=f"{lag:.3g} ms .* 2 ms .*{share:.1%}"):
         check_offered(np.full(100, 2.0), np.full(100, lag), share)
-    assert f"{lag:.3g} ms beside 2 ms and a rate of {share:.1%}" in str(caught.value)
 
 
 def test_closed_loop_is_one_at_a_time() -> None:

@@ -1,4 +1,4 @@
-"""A log of requests read back against the standard library, and every refusal in one line with its place."""
+"""Request logs read back against the standard library, and every refusal in one line with its place."""
 
 from __future__ import annotations
 
@@ -92,22 +92,22 @@ def test_counts_are_spread_within_their_second(tmp_path: Path, name: str) -> Non
 
 
 REFUSED = {
-    "no header": ("", "2 requests or more, but got an empty file"),
-    "no request": ("ts\n", "2 requests or more, but got 0"),
-    "one request": ("ts\n5\n", "2 requests or more, but got 1"),
-    "one counted": ("second,count\n5,1\n6,0\n", "2 requests or more, but got 1"),
-    "unsorted": ("ts,rows\n1,1\n3,1\n2,1\n1,1\n", "in the order of time, but got '2' after '3' in line 4"),
-    "no time column": ("when,rows\n1,1\n2,1\n", r"a column of times, one of .*, but got \['when', 'rows'\]"),
-    "no row": ("ts,rows\n1,5\n2,0\n", "1 row or more, but got '0' in line 3"),
-    "less than no row": ("ts,rows\n1,-5\n2,1\n", "1 row or more, but got '-5' in line 2"),
-    "half a row": ("ts,rows\n1,1\n2,1.5\n", "1 row or more, but got '1.5' in line 3"),
-    "no number of rows": ("ts,rows\n1,1\n2,many\n", "1 row or more, but got 'many' in line 3"),
-    "less than no request": ("second,count\n1,3\n2,-1\n", "0 requests or more, but got '-1' in line 3"),
-    "no time": ("ts\n1\nsoon\n3\n", "ISO text or a number since the epoch, but got 'soon' in line 3"),
-    "no date": ("ts\n2026-01-01 00:00:00\n2026-13-01 00:00:00\n", "but got '2026-13-01 00:00:00' in line 3"),
-    "a time left out": ("ts,rows\n1,1\n,2\n", "but got None in line 3"),
-    "not a number": ("ts\n1.5\nnan\n", "but got 'nan' in line 3"),
-    "one moment": ("ts\n7\n7\n7\n", "2 moments or more, but got all 3 at one"),
+    "no header": ("", "2 requests .*empty"),
+    "no request": ("ts\n", "2 requests .*0"),
+    "one request": ("ts\n5\n", "2 requests .*1"),
+    "one counted": ("second,count\n5,1\n6,0\n", "2 requests .*1"),
+    "unsorted": ("ts,rows\n1,1\n3,1\n2,1\n1,1\n", "'2' after '3' in line 4"),
+    "no time column": ("when,rows\n1,1\n2,1\n", r"times.*\['when', 'rows'\]"),
+    "no row": ("ts,rows\n1,5\n2,0\n", "1 row .*'0' in line 3"),
+    "less than no row": ("ts,rows\n1,-5\n2,1\n", "1 row .*'-5' in line 2"),
+    "half a row": ("ts,rows\n1,1\n2,1.5\n", "1 row .*'1.5' in line 3"),
+    "no number of rows": ("ts,rows\n1,1\n2,many\n", "1 row .*'many' in line 3"),
+    "less than no request": ("second,count\n1,3\n2,-1\n", "0 requests .*'-1' in line 3"),
+    "no time": ("ts\n1\nsoon\n3\n", "'soon' in line 3"),
+    "no date": ("ts\n2026-01-01 00:00:00\n2026-13-01 00:00:00\n", "'2026-13-01 00:00:00' in line 3"),
+    "a time left out": ("ts,rows\n1,1\n,2\n", "None in line 3"),
+    "not a number": ("ts\n1.5\nnan\n", "'nan' in line 3"),
+    "one moment": ("ts\n7\n7\n7\n", "2 moments .*3"),
     "ragged": ("ts\n1\n2,3\n", "found more fields"),
 }
 
@@ -122,9 +122,9 @@ def test_a_log_that_cannot_be_played_is_refused(tmp_path: Path, case: str) -> No
 
 
 def test_no_file_and_no_column_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestLogError, match=r"none\.csv: .*but got no such file"):
+    with pytest.raises(RequestLogError, match=r"none\.csv: "):
         read_request_log(tmp_path / "none.csv")
-    with pytest.raises(RequestLogError, match=r"in the column 'items', but got \['ts', 'rows'\]"):
+    with pytest.raises(RequestLogError, match=r"'items'.*\['ts', 'rows'\]"):
         read_request_log(_csv(tmp_path, "ts,rows\n1,1\n2,1\n"), "items")
     (tmp_path / "log.parquet").write_bytes(b"PAR1 it is not")
     with pytest.raises(RequestLogError, match=r"log\.parquet: "):
@@ -162,13 +162,13 @@ def test_another_file_is_no_trace(tmp_path: Path, content: bytes | None) -> None
     path = tmp_path / "trace.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RequestLogError, match="A trace is a file that write_trace wrote"):
+    with pytest.raises(RequestLogError, match="write_trace"):
         read_trace(path)
     np.savez(path, x=np.arange(3))
-    with pytest.raises(RequestLogError, match="A trace is a file that write_trace wrote"):
+    with pytest.raises(RequestLogError, match="write_trace"):
         read_trace(path)
     np.save(tmp_path / "one.npy", np.arange(3))
-    with pytest.raises(RequestLogError, match="A trace is a file that write_trace wrote"):
+    with pytest.raises(RequestLogError, match="write_trace"):
         read_trace(tmp_path / "one.npy")
 
 

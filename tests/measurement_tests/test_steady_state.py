@@ -1,4 +1,4 @@
-"""How many requests bring a queue to steady state, against simulated queues that start empty."""
+"""Requests until a queue is in steady state, against simulated queues that start empty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTED = 25
 
 
 def p95_after(warm_up: int, utilisation: float, service: Callable[[np.random.Generator, int], Floats]) -> float:
-    """Of requests that follow so many in a queue that began empty: Lindley's recursion in many queues at once."""
+    """The p95 of requests that follow so many in a queue that began empty: Lindley's recursion in many queues."""
     random = np.random.default_rng(7)
     waiting, found = np.zeros(BLOCKS), np.empty((COUNTED, BLOCKS))
     for i in range(warm_up + COUNTED):

@@ -107,7 +107,7 @@ def test_a_deployment_whose_requests_alone_break_the_slo_has_no_rate() -> None:
 
 
 def test_infinite_percentiles_are_crossed_at_the_last_rate_that_kept_the_slo() -> None:
-    """All that is known of refusals is that they begin between two rates."""
+    """Refusals are only known to begin between two rates."""
     with np.errstate(all="raise"):
         search = begun(1000.0, None, at(100.0, 1.0), at(200.0, np.inf))
         assert 100 < rate_under_slo(search, 2.0, 95) < 200
@@ -255,7 +255,7 @@ def test_a_few_requests_have_the_mean_rows_of_all(name: str) -> None:
     assert len(few) == 12 and np.mean(few) == pytest.approx(rows.mean(), rel=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.5, 20))
 def test_the_rate_is_the_same_from_the_same_seed(seed: int, slo_ms: float) -> None:
     random = np.random.default_rng(seed)

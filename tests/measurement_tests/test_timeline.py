@@ -18,7 +18,7 @@ from objectives.measurement.timeline import FEWEST_BINS, MOST_BINS, Played, join
 
 
 class Instant:
-    """Answered at once, or refused."""
+    """A deployment that answers at once, or refuses."""
 
     def __init__(self, refused: bool = False) -> None:
         self.finished_ns, self._refused = time.perf_counter_ns(), refused
@@ -56,7 +56,7 @@ def test_evenly_spaced_requests_have_the_rate_and_the_queue_of_littles_law() -> 
 
 
 def test_a_bin_with_too_few_requests_tells_no_percentile() -> None:
-    """Ten in the first second, one in the last: a p50 wants 2, a p95 wants 20."""
+    """A p50 needs 2 requests and a p95 20; the first second has ten, the last one."""
     line = timeline(played([*np.linspace(0, 0.9, 10), 1.5], [5.0] * 11, 2.0), bins=2)
     assert line.p50_ms == (5.0, None)
     assert line.p95_ms == (None, None)

@@ -33,7 +33,7 @@ def test_one_visit_has_the_interval_of_its_own_blocks() -> None:
 
 
 def test_a_few_blocks_know_their_own_variance_no_better() -> None:
-    """By hand: of five blocks the bootstrap's variance is 4/5 of the unbiased one; t of 4 at 0.975 is 2.7764."""
+    """The bootstrap's variance of five blocks is 4/5 of the unbiased one; t of 4 at 0.975 is 2.7764."""
     _, (low, high) = ratio_over_visits([0.5], [0.04], blocks=5)
     assert math.log(high / low) / 2 == pytest.approx(2.7764 * 0.2 * math.sqrt(5 / 4), rel=1e-4)
     _, (low, high) = ratio_over_visits([0.5, 0.5], [0.0, 0.0], VisitNoise(0.09, 5), blocks=5)
@@ -41,7 +41,7 @@ def test_a_few_blocks_know_their_own_variance_no_better() -> None:
 
 
 def test_one_visit_is_as_unsure_as_the_visits_of_earlier_benchmarks_differ() -> None:
-    """By hand: variance 0.09 with 5 degrees of freedom, t of 5 at 0.975 is 2.5706."""
+    """The variance is 0.09 with 5 degrees of freedom; t of 5 at 0.975 is 2.5706."""
     _, (low, high) = ratio_over_visits([0.5], [0.0001], VisitNoise(0.09, 5))
     assert math.log(high / low) / 2 == pytest.approx(2.5706 * 0.3, rel=1e-4)
 

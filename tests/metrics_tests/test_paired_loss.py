@@ -42,7 +42,7 @@ def test_twenty_resamples_lie_beyond_each_end_at_every_look(look: int) -> None:
 
 @pytest.mark.parametrize("look", [1, 5])
 def test_the_ends_are_those_of_the_normal_distribution_of_a_mean(look: int) -> None:
-    """Of many users the bootstrap of a mean is normal, with the standard error of the sample."""
+    """The bootstrap of a mean of many users is normal, with the standard error of the sample."""
     losses = np.random.default_rng(1).normal(0.01, 0.1, 2000)
     confidence = confidence_of(look)
     found = users_of_one_row(losses, confidence)
@@ -53,14 +53,14 @@ def test_the_ends_are_those_of_the_normal_distribution_of_a_mean(look: int) -> N
 
 
 def test_ends_hardly_depend_on_the_seed_of_the_resamples() -> None:
-    """With too few beyond an end, it is the luck of one of them."""
+    """An end with too few resamples beyond it would be the luck of one of them."""
     losses = np.random.default_rng(2).normal(0.0, 0.1, 400)
     highs = [users_of_one_row(losses, confidence_of(3), seed=seed).loss_interval[1] for seed in range(12)]
     assert np.std(highs) < 0.05 * np.mean(highs)
 
 
 def test_an_end_beyond_what_can_be_drawn_is_the_normal_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks of a year of nightly builds, where 20 resamples beyond an end would take 100 million in all."""
+    """A year of nightly builds takes so many looks that 20 resamples beyond an end would need 100 million in all."""
     drawn = np.random.default_rng(3).normal(0.02, 0.5, 100_000)
     for look in (9, 12, 60, 365):
         z = NormalDist().inv_cdf((1 + confidence_of(look)) / 2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def _pairs_won(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _gauc(scores: np.ndarray, labels: np.ndarray, groups: Rows, auc: Auc = _pairs_won) -> float:
-    """By its definition, user by user."""
+    """GAUC by its definition, user by user."""
     told = [(np.sum(groups == g), labels[groups == g], scores[groups == g]) for g in np.unique(groups)]
     both = [(rows, auc(y, s)) for rows, y, s in told if 0 < y.sum() < rows]
     return float(sum(rows * own for rows, own in both) / sum(rows for rows, _ in both))
@@ -61,7 +63,7 @@ def _draw_ranks(seed: int, users: int, better: float = 1.0) -> tuple[np.ndarray,
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([1, 2, 5, 1000]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_auc_of_groups_is_scikit_learns(seed: int, levels: int) -> None:
     random = np.random.default_rng(seed)
     groups, labels = random.integers(-3, 9, 70), random.integers(0, 2, 70).astype(float)
@@ -122,7 +124,7 @@ def _by_copies(metric: Score, weights: np.ndarray, groups: Rows, kept: np.ndarra
 
 
 def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score], Rows]:
-    """The function under test with its arrays, both arms as scikit-learn or the definition judges them, and users."""
+    """Run the function under test; also return both arms as scikit-learn or the definition has them, and the users."""
     if metric == "ndcg@10":
         ours, theirs, groups = _draw_ranks(seed, 25, 1.3)
         worth = [np.array([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks]) for ranks in (ours, theirs)]
@@ -142,7 +144,9 @@ def _judge(metric: str, seed: int) -> tuple[Callable[..., Quality], list[Score],
 
 @pytest.mark.parametrize("metric", ["auc", "gauc", "ndcg@10"])
 def test_intervals_are_those_of_a_bootstrap_that_copies_rows(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same draws of users, each resample written out and judged by another; a slice has its rows of each."""
+    """Both draw the same users; each resample is written out and scored by another library; a slice has its rows of
+    each.
+    """
     monkeypatch.setattr(paired_loss, "group_weights", lambda groups, seed, _: group_weights(groups, seed, 40))
     paired, metrics, groups = _judge(metric, seed=5)
     part = groups % 3 > 0
@@ -184,15 +188,15 @@ def test_a_loss_in_one_slice_only_is_seen_there_only() -> None:
 
 @pytest.mark.parametrize("metric", ["gauc", "ndcg@10"])
 def test_intervals_cover_as_often_as_they_say(metric: str) -> None:
-    """Two models of equal true quality: about 380 of 400 intervals hold zero, of all rows and of a slice."""
+    """Two models of equal true quality: about 190 of 200 intervals hold zero, of all rows and of a slice."""
     held = np.zeros(2)
-    for seed in range(400):
+    for seed in range(200):
         arrays = _draw_ranks(seed, 150) if metric == "ndcg@10" else _draw(seed, 80)
         slices = {"half": np.random.default_rng(seed).random(len(arrays[-1])) < 0.5}
         quality = (paired_ranking if metric == "ndcg@10" else paired_quality)(metric, *arrays, seed, slices=slices)
         intervals = [quality.loss_interval, quality.slices[0].loss_interval]
         held += [low <= 0 <= high for low, high in intervals]
-    assert (held >= 368).all() and (held <= 391).all()
+    assert (held >= 181).all() and (held <= 197).all()
 
 
 def test_the_same_model_loses_nothing_exactly() -> None:
@@ -217,13 +221,12 @@ def test_a_slice_that_cannot_tell_says_why() -> None:
     first = [np.flatnonzero((labels == label) & (groups == group))[0] for label, group in _opposite(labels, groups)]
     slices["two opposite users"][first] = True
     parts = {part.name: part for part in paired_quality("auc", ours, theirs, labels, groups, 0, slices=slices).slices}
-    assert parts["nobody"].reason == "An interval needs rows of two groups or more, but got 0."
-    assert parts["one user"].reason == "An interval needs rows of two groups or more, but got 1."
+    assert re.search(r"groups.* 0\.", str(parts["nobody"].reason))
+    assert re.search(r"groups.* 1\.", str(parts["one user"].reason))
     clicked = int(labels.sum())
-    assert parts["clicked"].reason == f"Labels must hold both classes, but got 1 in all of {clicked} rows."
+    assert re.search(f"Labels.* 1 .*{clicked} rows", str(parts["clicked"].reason))
     assert (parts["clicked"].rows, parts["clicked"].groups) == (clicked, len(set(groups[labels == 1])))
-    lacking = parts["two opposite users"].reason
-    assert lacking is not None and lacking.startswith("At most 5% of the resamples may lack a loss, but got ")
+    assert re.search(r"5% .*resamples .*\d%", str(parts["two opposite users"].reason))
     for part in parts.values():
         assert (part.value is None) == (part.loss_interval is None) == (part.reason is not None)
     assert parts["all"].reason is None
@@ -237,16 +240,16 @@ def _opposite(labels: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:
 def test_gauc_needs_two_users_with_both_classes() -> None:
     labels, groups = np.array([0, 1, 1, 1, 0, 0], dtype=np.float32), np.array([1, 1, 2, 2, 3, 3])
     scores = np.arange(6, dtype=np.float32)
-    with pytest.raises(UndefinedLossError, match="Two groups or more must hold both classes, but got 1"):
+    with pytest.raises(UndefinedLossError, match=r"groups.* 1"):
         paired_quality("gauc", scores, scores, labels, groups, 0)
 
 
 def test_a_baseline_that_ranks_nothing_high_has_no_relative_loss() -> None:
     good, bad = np.full(40, 2.0), np.full(40, 50.0)
-    with pytest.raises(UndefinedLossError, match="needs a metric above 0, higher being better, but the baseline has 0"):
+    with pytest.raises(UndefinedLossError, match=r"metric .*baseline .*0"):
         paired_ranking("ndcg@10", good, bad, np.arange(40), 0)
     bad[0] = 1
-    with pytest.raises(UndefinedLossError, match=r"At most 5% of the resamples may lack a loss, but got 3\d%"):
+    with pytest.raises(UndefinedLossError, match=r"5% .*resamples.* 3\d%"):
         paired_ranking("ndcg@10", good, bad, np.arange(40), 0)  # the one hit is drawn in 1 - 1/e of the resamples
 
 
@@ -259,53 +262,49 @@ def test_the_kind_of_a_metric(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "AUC", "ndcg", "hr@0", "logloss"])
 def test_an_unknown_metric_is_refused_with_those_known(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"one of auc, gauc, hr@K, ndcg@K \(K a whole number from 1\), but got '" + name
-    ):
+    with pytest.raises(ValueError, match=rf"auc, gauc, hr@K, ndcg@K .*'{name}"):
         metric_kind(name)
 
 
 def test_a_metric_of_the_other_kind_is_refused() -> None:
     ours, theirs, labels, groups = _draw(1, 30)
-    with pytest.raises(ValueError, match="of scores and labels is one of auc, gauc, but got 'ndcg@10'"):
+    with pytest.raises(ValueError, match=r"auc, gauc, .*'ndcg@10'"):
         paired_quality("ndcg@10", ours, theirs, labels, groups, 0)
-    with pytest.raises(ValueError, match="of ranks is one of hr@K and ndcg@K, but got 'auc'"):
+    with pytest.raises(ValueError, match=r"hr@K .*ndcg@K.*'auc'"):
         paired_ranking("auc", np.ones(3), np.ones(3), np.arange(3), 0)
 
 
 def test_scores_and_labels_that_cannot_be_judged_are_refused() -> None:
     ours, theirs, labels, groups = _draw(1, 30)
-    with pytest.raises(ValueError, match=f"must have the same rows, but got .*{len(ours) - 1}"):
+    with pytest.raises(ValueError, match=f"rows.*{len(ours) - 1}"):
         paired_quality("auc", ours[1:], theirs, labels, groups, 0)
     broken = np.where(groups == 3, np.inf, theirs)
-    with pytest.raises(
-        ValueError, match=f"Scores must be finite, but {np.isinf(broken).sum()} of the baseline are not"
-    ):
+    with pytest.raises(ValueError, match=f"Scores .*{np.isinf(broken).sum()} .*baseline"):
         paired_quality("auc", ours, broken, labels, groups, 0)
-    with pytest.raises(ValueError, match="Labels must be 0 or 1, but got 4"):
+    with pytest.raises(ValueError, match=r"Labels .*4"):
         paired_quality("auc", ours, theirs, 4 * labels, groups, 0)
-    with pytest.raises(UndefinedLossError, match="Labels must hold both classes, but got 0 in all of"):
+    with pytest.raises(UndefinedLossError, match=f"Labels .*0 .*{len(labels)}"):
         paired_quality("auc", ours, theirs, 0 * labels, groups, 0)
-    with pytest.raises(UndefinedLossError, match="rows of two groups or more, but got 1"):
+    with pytest.raises(UndefinedLossError, match=r"groups.* 1"):
         paired_quality("auc", ours, theirs, labels, 0 * groups, 0)
 
 
 @pytest.mark.parametrize("rank", [0.5, 0, -1, np.nan, np.inf])
 def test_what_is_no_rank_is_refused(rank: float) -> None:
-    with pytest.raises(ValueError, match=f"Ranks must be finite and from 1, but the candidate got {rank:g}"):
+    with pytest.raises(ValueError, match=f"Ranks .*candidate .*{rank:g}"):
         paired_ranking("hr@10", np.array([1, rank, 2]), np.ones(3), np.arange(3), 0)
-    with pytest.raises(ValueError, match="but the baseline got"):
+    with pytest.raises(ValueError, match=f"Ranks .*baseline .*{rank:g}"):
         paired_ranking("hr@10", np.ones(3), np.array([1, rank, 2]), np.arange(3), 0)
 
 
 def test_ranks_of_other_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must have the same rows, but got \[3, 2, 3\]"):
+    with pytest.raises(ValueError, match=r"rows.*\[3, 2, 3\]"):
         paired_ranking("hr@10", np.ones(3), np.ones(2), np.arange(3), 0)
 
 
 @pytest.mark.parametrize("mask", [np.ones(2, dtype=bool), np.ones((3, 1), dtype=bool), np.arange(3), np.ones(3)])
 def test_a_slice_that_is_no_mask_of_the_rows_is_refused(mask: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="The slice 'odd' must be a mask of 3 rows, but got "):
+    with pytest.raises(ValueError, match=r"'odd' .*3 rows"):
         paired_ranking("hr@10", np.ones(3), np.ones(3), np.arange(3), 0, slices={"odd": mask})
 
 
@@ -321,11 +320,9 @@ def test_a_quality_with_slices_survives_json() -> None:
 
 
 def test_a_slice_has_its_numbers_or_a_reason() -> None:
-    with pytest.raises(ValueError, match="all its numbers or a reason, but got"):
-        SliceQuality("half", 10, 5)
-    with pytest.raises(ValueError, match="all its numbers or a reason, but got"):
-        SliceQuality("half", 10, 5, value=0.5, reason="too few")
-    with pytest.raises(ValueError, match="all its numbers or a reason, but got"):
-        SliceQuality("half", 10, 5, 0.5, 0.5, 0.0, (0.0, 0.0), reason="too few")
-    with pytest.raises(NotFiniteError, match=r"SliceQuality.loss_interval must be finite"):
+    numbers: dict[str, Any] = {"value": 0.5, "baseline": 0.5, "loss": 0.0, "loss_interval": (0.0, 0.0)}
+    for wrong in ({}, {"value": 0.5, "reason": "too few"}, {**numbers, "reason": "too few"}):
+        with pytest.raises(ValueError, match="reason"):
+            SliceQuality("half", 10, 5, **wrong)
+    with pytest.raises(NotFiniteError, match=r"SliceQuality\.loss_interval .*inf"):
         SliceQuality("half", 10, 5, 0.5, 0.5, 0.0, (0.0, float("inf")))

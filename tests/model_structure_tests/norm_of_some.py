@@ -1,4 +1,4 @@
-"""An oracle of a model some of whose dimensions are gone: its norms over the others alone."""
+"""An oracle of models without some of their dimensions: norms over the others alone."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ ITEMS, INPUTS, HIDDEN, LENGTH = 50, 8, 12, 6
 
 
 def last_of(values: Tensor, length: Tensor) -> Tensor:
-    """RecBole's gather_indexes."""
+    """The state at each history's end, as RecBole's gather_indexes."""
     index = (length - 1).view(-1, 1, 1).expand(-1, -1, values.shape[-1])
     return values.gather(dim=1, index=index).squeeze(1)
 
@@ -31,7 +31,7 @@ class Recurrent(nn.Module):
 
 
 class LastState(Recurrent):
-    """Reads what the layer gives beside its outputs."""
+    """A model that reads what the layer gives beside its outputs."""
 
     def forward(self, item: Tensor, history: Tensor, length: Tensor) -> Tensor:
         _, state = self.encoder(self.item(history))
@@ -62,7 +62,7 @@ class Attentive(nn.Module):
 
 
 class Begun(Recurrent):
-    """The first state has a size of its own."""
+    """A model whose first state has a size of its own."""
 
     def forward(self, item: Tensor, history: Tensor, length: Tensor) -> Tensor:
         begun = torch.full((1, len(history), HIDDEN), 0.5)

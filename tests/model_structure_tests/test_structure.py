@@ -1,8 +1,9 @@
-"""What tracing finds, beside what is written down by hand for the families, and on models drawn at random."""
+"""Traced structures, compared with those written by hand for the families, and on models drawn at random."""
 
 from __future__ import annotations
 
 import copy
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -127,8 +128,9 @@ def test_what_is_found_of_a_random_model_can_be_cut_and_the_rest_stays(seed: int
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("form", HEADS)
 def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads, heads: int) -> None:
-    """Of a fixed number of heads nothing fails when one is cut away: the units that are left would be read as as many
-    narrower heads, which is another network."""
+    """Heads of a fixed number raise no error when one is removed: the units that are left would be read as as many
+    narrower heads, which is another network.
+    """
     torch.manual_seed(0)
     model = Attending(Attention(16, heads, fused=False, form=form)).eval()
     structure = trace(model, {"history": torch.randint(40, (5, 6))}).structure
@@ -144,7 +146,7 @@ def test_heads_leave_or_become_narrower_as_their_forward_counts_them(form: Heads
         _, pruned = prune(model, Pruning((("attend", 0.5),), multiple=1), structure)
         assert [width.units for width in pruned.group("attend").dims] == [8 // heads, 8 // heads]
     else:
-        assert found == [] and "with a unit less the model fails" in str(attend.unprunable_reason)
+        assert found == [] and "fails" in str(attend.unprunable_reason)
 
 
 @pytest.mark.slow
@@ -164,7 +166,7 @@ def test_the_groups_of_a_random_model_are_pruned_together(seed: int) -> None:
 
 
 def _with(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> nn.Module:
-    """These units of the width alone, in this order."""
+    """The model with these units of the width alone, in this order."""
     smaller = copy.deepcopy(model)
     gone: dict[tuple[str, int], set[int]] = defaultdict(set)
     moved: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
@@ -213,7 +215,7 @@ def test_a_model_that_cannot_be_traced_is_named_with_the_line_at_fault() -> None
                 return self.layer(numbers).sum(1)
             return self.layer(-numbers).sum(1)
 
-    with pytest.raises(TraceError, match=r"torch\.export, but got .*forward, line \d+ of test_structure\.py") as caught:
+    with pytest.raises(TraceError, match=r"torch\.export.*forward, line \d+ of test_structure\.py") as caught:
         trace(Choosing(), {"numbers": torch.randn(5, 2)})
     assert "\n" not in str(caught.value)
 
@@ -278,7 +280,7 @@ def test_torchs_own_attention_is_left_alone_with_its_reason() -> None:
     model = Attending(nn.MultiheadAttention(16, 4, batch_first=True))
     traced = trace(model, {"history": torch.randint(40, (5, 6))})
     groups = {group.name: group for group in traced.structure.groups}
-    assert "packs its projections" in traced.left_alone["attend"]
+    assert "projections" in traced.left_alone["attend"]
     assert groups["attend"].kind == "attention" and groups["attend"].modules == ("attend.out_proj",)
     assert [width.name for width in groups["attend"].dims] == ["attend.out_proj"], "only what it gives"
     assert not groups["tables"].prunable and groups["tables"].unprunable_reason
@@ -326,13 +328,13 @@ def test_what_stands_between_two_layers_is_followed_or_pins(
     traced = trace(Two(between, width), {"numbers": torch.randn(5, 4)})
     (group,) = traced.structure.groups
     assert group.prunable == prunable and (group.unprunable_reason is None) == prunable
-    assert traced.left_alone == {"second": "it gives a single number"}
+    assert traced.left_alone.keys() == {"second"}
 
 
 def test_a_model_that_cannot_be_copied_is_named() -> None:
     model = Two(torch.relu)
     model.lock = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(TraceError, match=r"copy\.deepcopy takes, but got TypeError: cannot pickle"):
+    with pytest.raises(TraceError, match=r"copy\.deepcopy .*TypeError: "):
         trace(model, {"numbers": torch.randn(5, 4)})
 
 
@@ -364,7 +366,7 @@ def test_tables_know_the_inputs_that_they_look_up_whole() -> None:
     inputs = {table.name: set(table.inputs) for table in traced.structure.tables}
     assert inputs["kind"] == set() and inputs["user"] == {"user"}
     assert inputs["item"] == {"history", "last"}, "of packed ids nobody says which are its own"
-    assert traced.left_alone["spare"] == traced.left_alone["unread"] == "it is not used for scores"
+    assert traced.left_alone["spare"] == traced.left_alone["unread"]
     assert [reason for name, reason in traced.left_alone.items() if name.startswith("head")]
     tables = next(group for group in traced.structure.groups if group.kind == "table")
     assert tables.prunable and [width.units for width in tables.dims] == [8]
@@ -405,7 +407,7 @@ def test_a_custom_operator_is_named() -> None:
 
     traced = trace(Custom(), {"numbers": torch.randn(5, 4)})
     (group,) = traced.structure.groups
-    assert group.unprunable_reason == "leanrec has no rule for leanrec_test::twice, which reads it"
+    assert "leanrec_test::twice" in str(group.unprunable_reason)
 
 
 def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
@@ -422,14 +424,14 @@ def test_a_size_that_the_code_holds_is_found_by_trying() -> None:
 
     traced = trace(Counted(), {"numbers": torch.randn(5, 4)})
     (group,) = traced.structure.groups
-    assert group.unprunable_reason is not None
-    assert group.unprunable_reason.startswith("with a unit less the model fails: RuntimeError: ")
+    assert "RuntimeError: " in str(group.unprunable_reason)
 
 
 @pytest.mark.foreign
 def test_rtdls_attention_keeps_its_number_of_heads() -> None:
-    """FT-Transformer's: half of each head goes, and what is left is the attention that its own code computes of the
-    sliced matrices, here read in numpy."""
+    """FT-Transformer's attention loses half of each head; what is left is what its own code computes of the sliced
+    matrices, here read in numpy.
+    """
     rtdl = pytest.importorskip("rtdl_revisiting_models")
 
     class Attentive(nn.Module):
@@ -514,9 +516,9 @@ OTHER = "the model gives other answers"
     ("table", "layer", "form_refused", "unfactorable"),
     [
         (nn.Embedding, nn.Linear, None, None),
-        (Scaled, nn.Linear, f"with all its rows in another form {OTHER}", None),
-        (nn.Embedding, Masked, None, f"with two layers of the full rank in place of each {OTHER}"),
-        (nn.Embedding, _hooked, None, f"with two layers of the full rank in place of each {OTHER}"),
+        (Scaled, nn.Linear, "rows", None),
+        (nn.Embedding, Masked, None, "rank"),
+        (nn.Embedding, _hooked, None, "rank"),
     ],
     ids=["plain", "scaled", "masked", "hooked"],
 )
@@ -531,8 +533,11 @@ def test_a_forward_of_its_own_survives_what_is_offered(
     model = Own(table(300, 16), layer(16, 24)).eval()
     given = {"item": torch.randint(300, (20,))}
     structure = trace(model, {"item": torch.arange(7)}).structure
-    assert [one.form_refused for one in structure.tables] == [form_refused]
-    assert structure.group("layer").unfactorable_reason == unfactorable
+    for reason, words in (
+        (structure.tables[0].form_refused, form_refused),
+        (structure.group("layer").unfactorable_reason, unfactorable),
+    ):
+        assert (reason is None) == (words is None) and re.search(words or "", reason or "")
     for group, name in (("tables", "embedding_dim"), ("layer", "layer")):
         (width,) = structure.group(group).dims
         assert width.name == name and not width.normalised
@@ -572,9 +577,9 @@ class Tied(nn.Module):
 @pytest.mark.parametrize(
     ("through", "reason"),
     [
-        ("embedding", "seen holds its weight too"),
-        ("linear", "output holds its weight too"),
-        ("matrix", "with all its rows in another form the model fails: AttributeError"),
+        ("embedding", "seen "),
+        ("linear", "output "),
+        ("matrix", ".*AttributeError"),
     ],
 )
 def test_bags_and_tied_tables_have_no_other_form(through: str, reason: str) -> None:
@@ -582,9 +587,9 @@ def test_bags_and_tied_tables_have_no_other_form(through: str, reason: str) -> N
     model = Tied(through).eval()
     structure = trace(model, {"item": torch.randint(300, (7,)), "words": torch.randint(300, (7, 3))}).structure
     refused = {table.name: table.form_refused for table in structure.tables}
-    assert str(refused["item"]).startswith(reason)
-    assert refused["word"] == "leanrec shares and narrows the rows of nn.Embedding, not of EmbeddingBag"
-    with pytest.raises(ValueError, match="nothing to gain"):
+    assert re.match(reason, str(refused["item"]))
+    assert "EmbeddingBag" in str(refused["word"])
+    with pytest.raises(ValueError, match=r"QuotientRemainder\("):
         compress_tables(
             model, [QuotientRemainder("tables", 0.1)], structure, dict.fromkeys(("item", "word"), torch.ones(300))
         )

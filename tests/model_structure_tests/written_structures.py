@@ -29,7 +29,7 @@ def group_of(
     widths: Sequence[PrunableDim] = (),
     reason: str | None = None,
 ) -> Group:
-    """With the parameters of its modules counted; the reason stands where there are no widths."""
+    """A group with the parameters of its modules counted; the reason stands where there are no widths."""
     parameters = sum(p.numel() for module in modules for p in model.get_submodule(module).parameters())
     return Group(name, kind, tuple(modules), parameters, tuple(widths), None if widths else reason)
 
@@ -144,7 +144,7 @@ def sasrec_anatomy(model: SASRec) -> ModelStructure:
 
 
 def _sasrec_dimension(model: SASRec, tables: Sequence[str], blocks: Sequence[str]) -> PrunableDim:
-    """Of embeddings and states: what reads them along axis 1 of its weight, what gives them along axis 0."""
+    """The dimension of embeddings and states: readers along axis 1 of their weight, writers along axis 0."""
     readers = [
         f"{b}.{part}" for b in blocks for part in ("attention.q", "attention.k", "attention.v", "feed_forward.inner")
     ]

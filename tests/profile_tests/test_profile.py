@@ -156,8 +156,9 @@ def test_of_nested_modules_the_innermost_owns_a_weight() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=15), st.data())
 def test_the_last_weights_are_those_of_brute_force(wires: list[list[int]], data: st.DataObject) -> None:
-    """On any graph: walk back from a step along every path, stop at weights, drop those that another reached one
-    comes after."""
+    """Brute force on any graph: walk back from a step along every path, stop at weights, drop those that another
+    reached one comes after.
+    """
     owners = ["tables", "cross", "mlp"]
     modules = {"tables": "tables.user", "cross": "cross.0", "mlp": "mlp.0"}
     sources = [sorted({w for w in wire if w < place}) for place, wire in enumerate(wires)]
@@ -203,7 +204,7 @@ def test_events_meet_steps_in_order_and_those_inside_a_branch_are_skipped() -> N
 
 
 def test_a_node_that_did_not_run_is_refused() -> None:
-    with pytest.raises(ProfileError, match="no run of 'b'"):
+    with pytest.raises(ProfileError, match="'b'"):
         match_events((Step("a", "Gemm", (), (), {}), Step("b", "Add", (), (), {})), [event("a", "Gemm")])
 
 
@@ -288,7 +289,7 @@ def test_a_real_run_adds_up(towers: Profile) -> None:
 
 @pytest.mark.parametrize("width", ["int8-dynamic", "int8-static"])
 def test_narrowed_products_are_found_in_their_groups(tmp_path: Path, width: str) -> None:
-    """However the engine fuses them, each layer's arithmetic is in its own group, and nothing else is."""
+    """Each layer's arithmetic is in its own group and nothing else is, however the engine fuses it."""
     shapes = {"tables.user": (50, 64), "mlp.0": (96, 64), "mlp.4": (32, 96), "cross.0": (16, 32), "head": (1, 16)}
     generator = np.random.default_rng(0)
     arrays = {f"model.{name}.weight": generator.normal(size=shape) for name, shape in shapes.items()}
@@ -336,9 +337,9 @@ def test_a_graph_is_read_with_its_shapes(tmp_path: Path) -> None:
 
 
 def test_what_a_profile_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="4 repeats or more, but got 3"):
+    with pytest.raises(ValueError, match=r"4 .*3"):
         profile_model(tmp_path / "none.onnx", GROUPS, {}, repeats=3)
-    with pytest.raises(ValueError, match="but got a group 'engine'"):
+    with pytest.raises(ValueError, match="'engine'"):
         profile_model(tmp_path / "none.onnx", (Group("engine", "other", ("a",), 1, (), "left whole"),), {})
 
 

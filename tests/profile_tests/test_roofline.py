@@ -29,7 +29,7 @@ def test_the_slower_of_arithmetic_and_traffic_is_the_time(
 
 
 def test_the_ridge_is_where_both_take_as_long() -> None:
-    """100 GFLOP/s and 50 GB/s: two operations a byte."""
+    """The ridge of 100 GFLOP/s and 50 GB/s is at two operations a byte."""
     roof = Roofline(100.0, 50.0, 1)
     assert roof.perfect_ms(100_000_000, 50_000_000) == pytest.approx(1.0)
     assert roof.perfect_ms(200_000_000, 50_000_000) == pytest.approx(2.0)
@@ -49,7 +49,7 @@ def test_a_groups_perfect_time_is_the_sum_of_its_nodes() -> None:
 
 @pytest.mark.parametrize("peaks", [(0.0, 1.0), (1.0, -1.0), (math.inf, 1.0), (1.0, math.nan)])
 def test_peaks_that_are_none_are_refused(peaks: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="finite and above 0, but got"):
+    with pytest.raises(ValueError, match=f"{peaks[0]}.*{peaks[1]}"):
         Roofline(*peaks, None)
 
 

@@ -39,7 +39,7 @@ def _hidden(graph: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float3
 
 
 def _expected(values: NDArray[np.float32], rule: Calibration) -> tuple[float, float]:
-    """From all values at once: numpy's, or the library's."""
+    """Ranges of all values at once: numpy's, or the library's."""
     if rule == "minmax":
         return float(values.min()), float(values.max())
     if rule == "percentile":

@@ -1,16 +1,18 @@
-"""Every width on tables and weights with rows of zeros, constant rows, blocks of zeros and numbers next to nothing, on
-every engine that reads them: beside numpy, by the codes that the graph holds."""
+"""Every width on tables and weights with rows of zeros, constant rows, blocks of zeros and tiny numbers, on every
+engine that reads them: compared with numpy, by the codes that the graph holds.
+"""
 
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
@@ -150,7 +152,6 @@ ROWS_OF_ANY_KIND = hnp.arrays(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(ROWS_OF_ANY_KIND, st.sampled_from(TABLE_WIDTHS[1:]))
 def test_no_row_becomes_padding(values: Array, width: str) -> None:
     """A row whose sum is not nought keeps that; what moved for it lies within two steps of what it was."""
@@ -169,7 +170,7 @@ def test_a_number_that_fp16_cannot_hold_is_refused() -> None:
     values = np.ones((4, 8), np.float32)
     values[2, 3] = -1e5
     graph, structure = graph_of(values)
-    with pytest.raises(WidthError, match=r"model.t.weight must lie within 65504 to be held in fp16, but it has 100000"):
+    with pytest.raises(WidthError, match=r"model\.t\.weight .*65504 .*fp16, .*100000"):
         quantize(graph, Precision((("t", "fp16"),)), structure, {})
 
 
@@ -196,8 +197,9 @@ class Pooled(nn.Module):
         return self.head(torch.relu(x)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
-    """Pruned by 0.45 to 9 of 16 dimensions, and rows of one tag and more."""
+@cache
+def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor], onnx.ModelProto]:
+    """A pooled model pruned by 0.45 to 9 of 16 dimensions, rows of one tag and more, and the exported graph."""
     torch.manual_seed(0)
     model = Pooled(16).eval()
     names = ("tag.weight", "gate.weight", "hidden.weight")
@@ -218,16 +220,17 @@ def pooled() -> tuple[nn.Module, ModelStructure, dict[str, Tensor]]:
     tags = random.integers(1, 30, (300, 4))
     tags[np.arange(4) >= random.integers(1, 5, (300, 1))] = 0
     tags[:30, 0], tags[:30, 1:] = np.arange(30), 0
-    return model, structure, {"tags": torch.from_numpy(tags)}
+    rows = {"tags": torch.from_numpy(tags)}
+    return model, structure, rows, to_onnx(model, rows)
 
 
 @pytest.mark.parametrize("products", LINEAR_WIDTHS)
 @pytest.mark.parametrize("width", TABLE_WIDTHS)
 def test_a_model_that_tells_padding_by_sums_keeps_finite_scores(width: str, products: str) -> None:
-    """Beside the model with the rows that its narrow table gives."""
-    model, structure, rows = pooled()
+    """The oracle is the model with the rows that its narrow table gives."""
+    model, structure, rows, graph = pooled()
     assert model.get_parameter("tag.weight").shape == (30, 9)
-    graph, arrays = to_onnx(model, rows), {name: values.numpy() for name, values in rows.items()}
+    arrays = {name: values.numpy() for name, values in rows.items()}
     narrow = quantize(
         graph, Precision((("tables", width), ("gate", products), ("hidden", products))), structure, arrays
     )

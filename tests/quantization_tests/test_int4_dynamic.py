@@ -16,7 +16,7 @@ from tests.quantization_tests.test_widths import PRODUCTS, Arithmetic, Array, _h
 
 
 def rounded_by_block(x: Array, size: int) -> Array:
-    """Of each row and block the largest magnitude is 127."""
+    """Values with the largest magnitude of each row and block at 127."""
     columns = x.shape[-1]
     padded = np.zeros((*x.shape[:-1], -(-columns // size) * size), np.float32)
     padded[..., :columns] = x
@@ -35,7 +35,7 @@ class Rounded(Arithmetic):
 
 @pytest.mark.parametrize("form", PRODUCTS)
 def test_products_are_those_of_the_codes(form: str) -> None:
-    """Within the activations that fall on the other side of a rounding edge."""
+    """Products differ by no more than activations that fall on the other side of a rounding edge."""
     case = PRODUCTS[form]()
     narrow = case.narrow("int4-dynamic")
     assert read_widths(narrow, case.structure) == {"mlp": "int4-dynamic"}

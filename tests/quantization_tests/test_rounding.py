@@ -1,11 +1,11 @@
-"""Codes and scales beside brute force and the standard's own operators."""
+"""Codes and scales, compared with brute force and the standard's own operators."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
@@ -19,14 +19,13 @@ MATRICES = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 70
 
 
 def _values(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """(rows, blocks, block) of what codes stand for."""
+    """Values that codes stand for, (rows, blocks, block)."""
     return (codes.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
 
 
-@settings(deadline=None, max_examples=60)
 @given(MATRICES, st.sampled_from([2, 4, 8]))
 def test_blocks_are_no_worse_than_those_that_hold_their_peak(matrix: np.ndarray, bits: int) -> None:
-    """Each against the plain rule, scale = -peak / 2^(bits - 1), by hand; nought stays nought."""
+    """Each block is compared with the plain rule, scale = -peak / 2^(bits - 1), by hand; zero stays zero."""
     codes, scales = block_codes(matrix, bits)
     rows, columns = matrix.shape
     size = block_size(columns)
@@ -46,7 +45,7 @@ def test_blocks_are_no_worse_than_those_that_hold_their_peak(matrix: np.ndarray,
 
 @pytest.mark.parametrize(("bits", "error"), [(2, 0.45), (4, 0.085), (8, 0.006)])
 def test_more_bits_lie_nearer(bits: int, error: float) -> None:
-    """Root mean square of the error, of normal values."""
+    """The root mean square error of normal values falls."""
     matrix = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
     values = _values(*block_codes(matrix, bits), bits).reshape(500, 64)
     assert error / 3 < np.sqrt(np.square(values - matrix).mean()) < error
@@ -78,7 +77,6 @@ def test_codes_are_packed_with_the_first_lowest(data: st.DataObject, bits: int) 
     assert np.array_equal(packed(codes, bits), expected)
 
 
-@settings(deadline=None)
 @given(MATRICES, st.sampled_from([0, 1]))
 def test_int8_lies_within_half_a_step(matrix: np.ndarray, axis: int) -> None:
     codes, scale = int8_codes(matrix, axis)
@@ -89,10 +87,9 @@ def test_int8_lies_within_half_a_step(matrix: np.ndarray, axis: int) -> None:
     assert np.all(np.isclose(np.abs(codes * scale).max(axis=axis, keepdims=True), peaks, rtol=1e-5))
 
 
-@settings(deadline=None)
 @given(st.tuples(FLOATS, FLOATS))
 def test_a_range_is_covered_and_nought_is_exact(ends: tuple[float, float]) -> None:
-    """By the QuantizeLinear and DequantizeLinear of onnx's reference."""
+    """The oracle is QuantizeLinear and DequantizeLinear of onnx's reference."""
     low, high = sorted(ends)
     scale, zero = uint8_range(low, high)
     x = np.array([low, 0, high], np.float32)
@@ -114,7 +111,7 @@ def test_ranges_hold_nought(low: float, high: float, scale: float, zero: int) ->
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (np.nan, 1.0), (-np.inf, 1.0)])
 def test_a_range_is_finite_and_forward(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="A range is finite and goes from its low end to its high end, but got"):
+    with pytest.raises(ValueError, match=f"range .*{low}.*{high}"):
         uint8_range(low, high)
 
 
@@ -123,10 +120,9 @@ def test_a_range_is_finite_and_forward(low: float, high: float) -> None:
 UINT8 = st.sampled_from([0, 1, 127, 254, 255])
 
 
-@settings(deadline=None, max_examples=200)
 @given(MATRICES, st.data())
 def test_pairs_of_products_of_7_bits_stay_within_16(matrix: np.ndarray, data: st.DataObject) -> None:
-    """Whichever two of a row a kernel adds: as VPMADDUBSW does it, by the saturating sum of numpy's clip."""
+    """The sum of any two of a row fits, as VPMADDUBSW adds them, by the saturating sum of numpy's clip."""
     codes, _ = int8_codes(matrix, 1, bits=7)
     x = data.draw(hnp.arrays(np.uint8, codes.shape, elements=UINT8)).astype(np.int32)
     products = x * codes
@@ -141,7 +137,7 @@ def test_pairs_of_products_of_8_bits_do_not() -> None:
 
 @pytest.mark.parametrize(("bits", "largest"), [(7, 63), (8, 127)])
 def test_int8_codes_span_their_bits(bits: Int8WeightBits, largest: int) -> None:
-    """By row, from the peak; the error of a value is at most half a step."""
+    """Codes go by row, from the peak; the error of a value is at most half a step."""
     matrix = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
     codes, scale = int8_codes(matrix, 1, bits)
     assert np.array_equal(np.abs(codes.astype(int)).max(axis=1), [largest] * 5)

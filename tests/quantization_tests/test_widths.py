@@ -1,4 +1,4 @@
-"""Every width in every form of weight: the graph's scores beside numpy's, of the codes that the graph holds."""
+"""Every width in every form of weight: the graph's scores equal numpy's, of the codes that the graph holds."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Arithmetic:
 
 @dataclass
 class Saturating(Arithmetic):
-    """As x86 kernels without VNNI compute: VPMADDUBSW adds neighbouring products and saturates at 16 bits."""
+    """Arithmetic of x86 kernels without VNNI: VPMADDUBSW adds neighbouring products and saturates at 16 bits."""
 
     def multiply(self, x: Array, name: str) -> Array:
         codes = self.held.get(f"{name}_quantized")
@@ -164,7 +164,7 @@ class Saturating(Arithmetic):
 
 
 def saturated_product(x: Array, weight: Array) -> Array:
-    """(..., inputs) of uint8's values, (inputs, outputs) of int8's -> sums of pairs that saturate, in int64."""
+    """Sums of pairs that saturate, in int64, of uint8's (..., inputs) and int8's (inputs, outputs)."""
     total = np.zeros((*x.shape[:-1], weight.shape[1]), np.int64)
     for i in range(0, len(weight), 2):
         pair = sum(x[..., j, None] * weight[j] for j in range(i, min(i + 2, len(weight))))
@@ -244,7 +244,7 @@ def _stack(rows: int | str = "rows") -> Case:
 
 
 def _bare_stack() -> Case:
-    """Without bias, and a Relu behind each."""
+    """A stack without bias, and a Relu behind each product."""
     arrays = _draw(mlp__0__weight=(20, 24), mlp__2__weight=(24, 8))
     nodes = [
         _node("MatMul", "x model.mlp.0.weight", "a"),
@@ -263,7 +263,7 @@ def _bare_stack() -> Case:
 
 
 def _flat_matmul() -> Case:
-    """Of two axes, and an Add that the engine would make a Gemm of."""
+    """A MatMul of two axes, and an Add that the engine would make a Gemm of."""
     arrays = _draw(mlp__0__weight=(20, 24), mlp__0__bias=(24,))
     nodes = [
         _node("MatMul", "x model.mlp.0.weight", "a"),
@@ -563,7 +563,7 @@ BITS: tuple[Int8WeightBits, ...] = (7, 8)
 @pytest.mark.parametrize("form", PRODUCTS)
 @pytest.mark.parametrize("width", INT8_WIDTHS)
 def test_weights_of_7_bits_are_exact_where_sums_saturate(form: str, width: str) -> None:
-    """And those of 8 are far off: what the engine's kernels would give on a CPU without VNNI."""
+    """Weights of 8 bits are far off: what the engine's kernels would give on a CPU without VNNI."""
     case = PRODUCTS[form]()
     narrow = case.narrow(width, bits=7)
     exact = case.expected(narrow, width)
@@ -576,7 +576,7 @@ def test_weights_of_7_bits_are_exact_where_sums_saturate(form: str, width: str) 
 @pytest.mark.parametrize("form", PRODUCTS)
 @pytest.mark.parametrize("width", [*INT8_WIDTHS, "int4"])
 def test_a_graph_says_how_many_bits_its_int8_products_need(form: str, width: str) -> None:
-    """In its metadata, which engines read, and by its codes; both halves of a cut graph say so, as far as they have."""
+    """The metadata, which engines read, equal the codes; both halves of a cut graph tell those that they have."""
     case = PRODUCTS[form]()
     for bits in BITS:
         narrow = case.narrow(width, bits=bits)
@@ -590,7 +590,7 @@ def test_a_graph_says_how_many_bits_its_int8_products_need(form: str, width: str
 
 @pytest.mark.parametrize("bits", BITS)
 def test_the_bits_are_read_of_weights_in_a_file_beside(bits: Int8WeightBits, tmp_path: Path) -> None:
-    """As those of a large model are."""
+    """The weights of a large model are in a file of their own."""
     narrow = _gemm().narrow("int8-static", bits=bits)
     for tensor in narrow.graph.initializer:
         if tensor.data_type == TensorProto.INT8:
@@ -610,7 +610,7 @@ def test_the_dense_part_of_a_cut_graph_keeps_the_bits() -> None:
 @pytest.mark.parametrize("form", PRODUCTS)
 @pytest.mark.parametrize("width", INT8_WIDTHS)
 def test_engines_are_exact_on_this_cpu(engine: str, form: str, width: str, tmp_path: Path) -> None:
-    """With as many bits as a study on this CPU gives the weights, through the engine that serves."""
+    """The weights have as many bits as a study on this CPU gives them, and run on the engine that serves."""
     pytest.importorskip(engine)
     case = PRODUCTS[form]()
     narrow = case.narrow(width, bits=int8_weight_bits())
@@ -673,7 +673,9 @@ for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
 
 @pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed, which emulates a CPU without VNNI")
 def test_onnxruntime_is_exact_on_an_emulated_cpu_without_vnni(tmp_path: Path) -> None:
-    """Its own AVX2 kernels, in every form; a file that does not tell its bits saturates, as the oracle says."""
+    """The emulated CPU runs ONNX Runtime's AVX2 kernels, in every form; a file that does not tell its bits saturates,
+    as the oracle has it.
+    """
     assert QEMU is not None
     cases = {(form, width, bits): PRODUCTS[form]() for form in PRODUCTS for width in INT8_WIDTHS for bits in BITS}
     made = {}
@@ -755,7 +757,7 @@ def _replaced(graph: onnx.ModelProto, name: str, values: Array) -> onnx.ModelPro
 @pytest.mark.parametrize("rule", CALIBRATIONS)
 @pytest.mark.parametrize("x", [0.0, 1e-42, 3.0])
 def test_a_value_that_never_changes_has_a_range(rule: Calibration, x: float) -> None:
-    """One row of it, too; nought and what it is are codes."""
+    """One row has one too; zero and the value itself are codes."""
     case = replace(_flat_matmul(), rows={"x": np.full((1, 20), x, np.float32)})
     scale, zero = _input_step(case.narrow("int8-static", rule), "model.mlp.0.weight")
     assert (scale, zero) == (pytest.approx(3 / 255) if x == 3 else 1, 0)
@@ -764,12 +766,12 @@ def test_a_value_that_never_changes_has_a_range(rule: Calibration, x: float) -> 
 @pytest.mark.parametrize("rule", CALIBRATIONS)
 @pytest.mark.parametrize("x", [np.nan, np.inf])
 def test_calibration_rows_give_finite_values(rule: Calibration, x: float) -> None:
-    with pytest.raises(ValueError, match="Calibration rows give finite values, but 'x' got others"):
+    with pytest.raises(ValueError, match="'x'"):
         replace(_flat_matmul(), rows={"x": np.full((1, 20), x, np.float32)}).narrow("int8-static", rule)
 
 
 def test_ranges_that_were_learned_need_no_rows() -> None:
-    """And they are the graph's, as (high - low) / 255 and the code of nought; what a Relu gives starts at nought."""
+    """The learned ranges are the graph's, as (high - low) / 255 and the code of zero; a Relu's starts at zero."""
     case = replace(_gemm(), rows={})
     narrow = case.narrow("int8-static", ranges={"mlp.0": (-1.0, 3.0), "mlp.2": (-0.5, 5.0)})
     assert _input_step(narrow, "model.mlp.0.weight") == (pytest.approx(4 / 255), 64)
@@ -802,7 +804,7 @@ def test_one_value_is_rounded_once_for_all_that_share_its_range() -> None:
 
 
 def test_a_bias_too_large_for_its_steps_is_added_in_fp32() -> None:
-    """Of a unit with hardly any weight, 32 bits of steps would not reach the bias."""
+    """The bias belongs to a unit with hardly any weight, where 32 bits of steps would not reach it."""
     case = _gemm()
     weight = _held(case.graph)["model.mlp.0.weight"].copy()
     weight[3] = 1e-9
@@ -816,15 +818,15 @@ def test_a_bias_too_large_for_its_steps_is_added_in_fp32() -> None:
 
 
 def test_ranges_of_other_modules_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"held in int8-static, but got some of \['mlp.9'\]"):
+    with pytest.raises(ValueError, match=r"int8-static, .*\['mlp.9'\]"):
         _gemm().narrow("int8-static", ranges={"mlp.9": (0.0, 1.0), "mlp.0": (0.0, 1.0)})
-    with pytest.raises(ValueError, match="held in int8-static, but got some of"):
+    with pytest.raises(ValueError, match=r"int8-static, .*\['mlp.0'\]"):
         _gemm().narrow("int4", ranges={"mlp.0": (0.0, 1.0)})
 
 
 @pytest.mark.parametrize("span", [(1.0, -1.0), (0.0, np.inf), (np.nan, 1.0)])
 def test_a_range_is_finite_and_forward(span: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="A range is finite and goes from its low end to its high end, but got"):
+    with pytest.raises(ValueError, match=f"range .*{span[0]}.*{span[1]}"):
         _gemm().narrow("int8-static", ranges={"mlp.0": span, "mlp.2": (0.0, 1.0)})
 
 
@@ -836,10 +838,10 @@ def test_a_group_that_there_is_not_is_refused() -> None:
 
 @pytest.mark.parametrize("width", PRODUCT_WIDTHS)
 def test_a_group_whose_weights_the_graph_lacks_is_no_silent_success(width: str) -> None:
-    """As where an export lost their names."""
+    """An export that loses names has such groups."""
     case = _gemm()
     elsewhere = replace(case, structure=_anatomy(mlp=("encoder.0", "encoder.2")))
-    with pytest.raises(WidthError, match=f"mlp: asked {width}, but the graph holds none of its weights"):
+    with pytest.raises(WidthError, match=f"mlp: .*{width}"):
         elsewhere.narrow(width)
     assert quantize(case.graph, Precision((("mlp", "fp32"),)), elsewhere.structure, case.rows) == case.graph
 
@@ -847,7 +849,7 @@ def test_a_group_whose_weights_the_graph_lacks_is_no_silent_success(width: str) 
 @pytest.mark.parametrize("width", ["int8-dynamic", "int8-static"])
 @pytest.mark.parametrize("form", ["shared", "tied", "compressed"])
 def test_a_table_has_no_width_of_products(width: str, form: str) -> None:
-    with pytest.raises(WidthError, match=f"tables: asked {width}, but the graph holds"):
+    with pytest.raises(WidthError, match=f"tables: .*{width}"):
         TABLES[form]().narrow(width)
 
 
@@ -864,11 +866,11 @@ def _read_by(*nodes: NodeProto) -> Case:
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
-        (_node("Identity", "model.mlp.0.weight", "z"), "must feed products and lookups alone .* feeds .*'Identity'"),
-        (_node("Gemm", "x model.mlp.0.weight", "z", transB=1, transA=1), "must be read alike.*transA"),
-        (_node("MatMul", "model.mlp.0.weight x", "z"), "must be read alike, as a whole weight"),
-        (_node("MatMul", "b model.mlp.0.weight", "z"), "must be read alike, as a whole weight"),
-        (_node("Gather", "model.mlp.0.weight one", "z", axis=1), "must be read alike.*axis"),
+        (_node("Identity", "model.mlp.0.weight", "z"), "feeds .*'Identity'"),
+        (_node("Gemm", "x model.mlp.0.weight", "z", transB=1, transA=1), "transA"),
+        (_node("MatMul", "model.mlp.0.weight x", "z"), "model.mlp.0.weight"),
+        (_node("MatMul", "b model.mlp.0.weight", "z"), "model.mlp.0.weight"),
+        (_node("Gather", "model.mlp.0.weight one", "z", axis=1), "axis"),
     ],
 )
 @pytest.mark.parametrize("width", [*PRODUCT_WIDTHS, "int2"])
@@ -879,12 +881,12 @@ def test_weights_that_are_read_otherwise_are_refused(node: NodeProto, reason: st
 
 @pytest.mark.parametrize("width", [*PRODUCT_WIDTHS, *TABLE_WIDTHS])
 def test_a_pass_that_does_nothing_is_an_error(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph is read, not what was asked."""
+    """The graph is read back, rather than what was asked."""
     for name in ("dynamic_int8", "block_product", "half_product", "block_rows", "half_rows", "int8_rows"):
         monkeypatch.setattr(f"objectives.compression.quantization.{name}", lambda *_, **__: None)
     monkeypatch.setattr("objectives.compression.quantization.static_int8", lambda *_: None)
     case = _shared() if width in TABLE_WIDTHS else _gemm()
-    with pytest.raises(WidthError, match=f"{case.name}: asked {width}, but the graph holds fp32"):
+    with pytest.raises(WidthError, match=f"{case.name}: .*{width}, .*fp32"):
         case.narrow(width)
 
 
@@ -911,7 +913,7 @@ def test_whole_numbers_beside_wide_activations_are_not_static_int8() -> None:
 
 
 def test_what_is_only_added_has_no_width() -> None:
-    """Positions, for one."""
+    """Positions are only added."""
     case = _shared()
     other = copy.deepcopy(case.graph)
     other.graph.initializer.append(numpy_helper.from_array(_floats(6, 16), "model.tables.item.positions"))
@@ -930,7 +932,7 @@ def test_what_is_only_added_has_no_width() -> None:
 @pytest.mark.parametrize("form", TABLES)
 @pytest.mark.parametrize("width", TABLE_WIDTHS)
 def test_the_tables_part_gives_whole_rows(form: str, width: str, columns: int) -> None:
-    """Both parts one after the other are the whole; embeddings of the first have their own columns, no padding."""
+    """Both parts one after the other equal the whole; embeddings of the first have their own columns, no padding."""
     case = TABLES[form](columns)
     narrow = case.narrow(width)
     once = once_inputs(narrow)

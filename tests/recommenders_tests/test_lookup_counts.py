@@ -1,4 +1,4 @@
-"""EmbeddingDevice counts beside a count of the ids that a model sees, one by one."""
+"""Lookup counts, compared with a count of the ids that a model sees, one by one."""
 
 from __future__ import annotations
 

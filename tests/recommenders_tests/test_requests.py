@@ -78,7 +78,9 @@ def test_no_item_was_seen_before_the_moment() -> None:
 
 
 def _mixed_log(rows: int = 600) -> ClickLog:
-    """Of each side a category, a number and several categories, each telling its row (for the item: the item)."""
+    """A log with a category, a number and several categories of each side, each telling its row (for the item: the
+    item).
+    """
     number = np.arange(rows)
     item = number * 7 % 40
     own = {"user": number, "item": item, "context": number}
@@ -133,7 +135,7 @@ def test_a_catalogue_too_small_repeats_items_and_one_used_up_is_refused() -> Non
     small = _dataset(rows=300, users=30, items=20)
     drawn = draw_requests(small, np.full(30, 100), seed=0)
     assert all(len(drawn[i]["item"]) == 100 and len(set(drawn[i]["item"].tolist())) < 21 for i in range(30))
-    with pytest.raises(ValueError, match="must have items that they have not seen, but got none"):
+    with pytest.raises(ValueError, match="items"):
         draw_requests(_dataset(rows=3000, users=5, items=3, zipf=0), np.array([2]), seed=0)
 
 
@@ -192,20 +194,20 @@ def test_saved_requests_load_as_they_were(tmp_path: Path) -> None:
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     for rows in (np.array([], dtype=np.int64), np.array([3, 0])):
-        with pytest.raises(ValueError, match="rows must be the sizes"):
+        with pytest.raises(ValueError, match="rows"):
             draw_requests(DATA, rows, seed=0)
-    with pytest.raises(ValueError, match="offsets must start at 0 and ascend"):
+    with pytest.raises(ValueError, match=r"offsets .*0"):
         Requests({"item": np.arange(3)}, np.array([0, 3, 3]))
     for values in (np.arange(3), np.zeros((3, 4)), np.array(4)):
-        with pytest.raises(ValueError, match="input 'item' must have 4 rows"):
+        with pytest.raises(ValueError, match=r"'item' .*4 rows"):
             Requests({"item": values}, np.array([0, 4]))
     np.savez(tmp_path / "other.npz", x=np.arange(3))
     unknown = in_time_order("new", [1] * 9, [*range(8), 8], range(9), [0, 1] * 4 + [0])
-    with pytest.raises(ValueError, match="train rows must hold a known item, but got none in 'new'"):
+    with pytest.raises(ValueError, match="'new'"):
         draw_requests(
             encode(unknown, split_in_time(unknown, fractions=(0.4, 0.3, 0.3)), min_count=2), np.array([1]), seed=0
         )
-    with pytest.raises(ValueError, match="must hold offsets"):
+    with pytest.raises(ValueError, match="offsets"):
         Requests.load(tmp_path / "other.npz")
 
 
@@ -216,5 +218,5 @@ def test_rows_are_all_the_same_or_those_of_a_log_round_and_round() -> None:
     assert recorded_rows(recorded, 1000, 2).tolist() == [3, 900]
     assert recorded.tolist() == [3, 900, 1, 40]
     for rows, most in ((np.array([], dtype=np.int64), 5), (np.array([2, 0]), 5), (recorded, 0)):
-        with pytest.raises(ValueError, match="must be at least 1, but got"):
+        with pytest.raises(ValueError, match=r"1, .*got"):
             recorded_rows(rows, most, 3)

@@ -34,7 +34,7 @@ def _dataset(log: ClickLog) -> Dataset:
 
 
 def _little(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
-    """By counting the train rows of each user, of those that have any the first quarter's most."""
+    """Users with little history, by counting the train rows of each: the first quarter of those that have any."""
     assert log.user is not None
     counts = Counter(log.user[dataset.split.train].tolist())
     ordered = sorted(counts.values())
@@ -43,8 +43,9 @@ def _little(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
 
 
 def _rare(log: ClickLog, dataset: Dataset, part: Part) -> list[bool]:
-    """By adding items from the rarest up while a fifth of the train rows is not exceeded; equals go by value, the
-    larger first, as their codes do."""
+    """Rare items, added from the rarest up while a fifth of the train rows is not exceeded; equals go by value, the
+    larger first, as their codes do.
+    """
     assert log.item is not None
     counts = Counter(log.item[dataset.split.train].tolist())
     rare, together = set[int](), 0
@@ -92,7 +93,7 @@ def test_there_are_slices_as_far_as_the_data_name_users_and_items(users: bool, i
 
 
 def test_the_values_of_a_column_are_slices() -> None:
-    """Of words, of several words a row, and of codes; the same ones whatever rows are looked at."""
+    """Columns hold words, several words a row, or codes; slices are the same ones whatever rows are looked at."""
     tags = np.array(["a\x1fb", "b", "b\x1fc", "b", None], dtype=object)
     assert commonest(tags.tolist()) == ("b", "a", "c")
     assert commonest(np.repeat(np.arange(9), np.arange(1, 10)).tolist()) == ("8", "7", "6", "5", "4")

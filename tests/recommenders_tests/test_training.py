@@ -19,7 +19,7 @@ class Weight(nn.Module):
 
 
 def _trained(answers: Iterable[float], **schedule: int) -> tuple[Trained, float, list[float], list[float]]:
-    """How it went, the weight that is left, and before each look at validation the rate and the weight."""
+    """Train; return the record, the weight that is left, and the rate and weight before each look at validation."""
     model, told = Weight(), iter(answers)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     rates: list[float] = []

@@ -1,4 +1,4 @@
-"""A recommender of one's own: what its factory must give, and what is read from it."""
+"""A user's own recommender: its factory's duties, and what is read from it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Net(nn.Module):
         self.tower = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, user: Tensor, item: Tensor, history: Tensor) -> Tensor:
-        """A history of any length."""
+        """Score a history of any length."""
         u = self.user(user) + self.item(history).mean(1)
         return self.tower(torch.cat([u, self.item(item)], 1)).squeeze(1)
 
 
 class Mine:
-    """Histories of 3 in train, of 2 to 4 when judged and asked."""
+    """A factory with histories of 3 in train, of 2 to 4 in validation and requests."""
 
     name, metric = "mine", "auc"
 
@@ -118,7 +118,7 @@ def test_the_users_inputs_are_inferred_or_declared(mine: UserRecommender, monkey
 
 
 def test_what_is_declared_of_few_requests_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of fewer than 20 nothing is inferred."""
+    """Fewer than 20 requests declare nothing."""
     given = Mine()
     few = list(Mine().requests(0))[:5]
     monkeypatch.setattr(given, "requests", lambda seed: few)
@@ -130,13 +130,10 @@ def test_what_is_declared_of_few_requests_is_taken_too(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("declared", "line"),
     [
-        (["usr"], "mine: user_inputs must name inputs of the requests, user, item, history, but got 'usr'"),
-        (
-            ["user", "item"],
-            "mine: user_inputs must name inputs that are equal in all rows of a request, but got 'item'",
-        ),
-        ("user", "mine:factory: user_inputs must be names of inputs or left out, but got str"),
-        ([1], "mine:factory: user_inputs must be names of inputs or left out, but got list"),
+        (["usr"], "mine: user_inputs .*user, item, history, .*'usr'"),
+        (["user", "item"], "mine: user_inputs .*'item'"),
+        ("user", "mine:factory: user_inputs .*str"),
+        ([1], "mine:factory: user_inputs .*list"),
     ],
 )
 def test_a_wrong_declaration_is_refused(declared: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +144,7 @@ def test_a_wrong_declaration_is_refused(declared: Any, line: str, monkeypatch: p
 
 
 def test_what_is_judged_is_what_the_batches_yield(mine: UserRecommender) -> None:
-    """In blocks of one length of history, with labels and groups in the same order."""
+    """Blocks have one length of history, with labels and groups in the same order."""
     held = mine.held_out("test")
     assert [block["history"].shape for block in held.inputs] == [(40, 2), (20, 3)]
     yielded = list(Mine().batches("test"))
@@ -216,7 +213,7 @@ def test_the_key_follows_weights_and_data(mine: UserRecommender, monkeypatch: py
 def test_the_key_follows_requests_and_the_code_of_every_layer(
     mine: UserRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not the slices, on which no weight hangs."""
+    """The key does not follow the slices, on which no weight depends."""
     fewer, sliced, other = Mine(), Mine(), Mine()
     asked = Mine().requests
     fewer.requests = lambda seed: list(asked(seed))[:-1]  # type: ignore[method-assign, assignment, return-value]
@@ -314,7 +311,7 @@ def test_the_loss_is_told_by_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) == 5
     for name, mask in told.items():
         assert np.array_equal(mask, users == int(name.removeprefix("user ")))
-    with pytest.raises(SettingError, match=r"slice_by: must name inputs of mine that are .*user, item, but got"):
+    with pytest.raises(SettingError, match=r"slice_by: .*user, item, .*history"):
         open_user_model(replace(task, slice_by=("history",)), lambda line: None).held_out("test")
 
 
@@ -358,7 +355,7 @@ class Other(Net):
 @pytest.mark.parametrize("model", [Net, Named])
 @pytest.mark.parametrize("packed", [lambda y, w: (y, w), lambda y, w: torch.stack([y, w], 1)])
 def test_of_one_output_the_first_labels_are_its_own(model: Any, packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a loss takes weights beside the labels."""
+    """The labels of one output may be followed by others, where a loss takes weights beside them."""
     given = Mine()
     given.model = model()
     plain = given.batches
@@ -430,125 +427,94 @@ def _packed(inputs: dict[str, Tensor], last: bool = False) -> dict[str, Tensor]:
 
 
 WRONG: list[tuple[Any, str]] = [
-    (_broken(model=3), "mine:factory: model must be a torch.nn.Module, but got int"),
-    (_broken(name=""), "mine:factory: name must be text, but got str"),
-    (_broken(loss=None), "mine:factory: loss must be a function of outputs and labels, but got nothing"),
-    (_broken(build=4), "mine:factory: build must be a function of the shape or left out, but got int"),
-    (_broken(metric="ndcg@10"), "mine: metric must be one of auc, gauc or a function, but got 'ndcg@10'"),
-    (_broken(batches=lambda split: []), "mine: batches('train') must yield a batch or more, but yielded none"),
-    (
-        _broken(batches=lambda split: [({}, 1)]),
-        "mine: batches('train') must yield (inputs, labels, groups), but yielded 2 parts",
-    ),
+    (_broken(model=3), "mine:factory: model .*int"),
+    (_broken(name=""), "mine:factory: name .*str"),
+    (_broken(loss=None), "mine:factory: loss "),
+    (_broken(build=4), "mine:factory: build .*int"),
+    (_broken(metric="ndcg@10"), "mine: metric .*'ndcg@10'"),
+    (_broken(batches=lambda split: []), r"mine: batches\('train'\) .*none"),
+    (_broken(batches=lambda split: [({}, 1)]), r"mine: batches\('train'\) .*2 parts"),
     (
         _broken(batches=_batches(lambda inputs: {"user": inputs["user"]})),
-        "mine: batches('train'): inputs must be what the model's forward takes, but they lack history, item",
+        r"mine: batches\('train'\): inputs .*history, item",
     ),
     (
         _broken(batches=_batches(lambda inputs: {**inputs, "age": inputs["user"]})),
-        "mine: batches('train'): inputs must be what the model's forward takes, but they have age, which it does not "
-        "take",
+        r"mine: batches\('train'\): inputs .*age",
     ),
-    (
-        _broken(batches=_batches(labels=torch.zeros(3))),
-        "mine: batches('train'): labels must have 40 rows as the inputs have, but have 3",
-    ),
-    (
-        _broken(batches=_batches(groups=[1, 2])),
-        "mine: batches('train'): groups must have 40 rows as the inputs have, but have 2",
-    ),
+    (_broken(batches=_batches(labels=torch.zeros(3))), r"mine: batches\('train'\): labels .*40 rows .*3"),
+    (_broken(batches=_batches(groups=[1, 2])), r"mine: batches\('train'\): groups .*40 rows .*2"),
     (
         _broken(batches=_batches(lambda inputs: {**inputs, "user": inputs["user"] + 100})),
-        "mine: a batch of train does not fit the model: IndexError: index out of range in self",
+        "mine: .*train .*IndexError: ",
     ),
-    (_broken(requests=lambda seed: []), "mine: requests(0) must yield a request or more, but yielded none"),
+    (_broken(requests=lambda seed: []), r"mine: requests\(0\) .*none"),
     (
         _broken(requests=lambda seed: [{"user": np.zeros(3), "item": np.zeros(2)}]),
-        "mine: requests(0): inputs must have the same rows, or one, but got {'user': 3, 'item': 2}",
+        r"mine: requests\(0\): inputs .*\{'user': 3, 'item': 2\}",
     ),
-    (
-        _broken(batches=_batches(_packed)),
-        "mine: batches('train'): inputs must have the same rows, but item looks like the offsets of the bags in "
-        "history; give each row its ids, (rows, length), filled up with the padding_idx of the model's "
-        "nn.EmbeddingBag (or with per_sample_weights of 0), which takes them without offsets",
-    ),
+    (_broken(batches=_batches(_packed)), r"mine: batches\('train'\): inputs .*item .*offsets .*history"),
     (
         _broken(requests=lambda seed: [_packed({"history": torch.ones(6, 3), "user": torch.arange(6)}, last=True)]),
-        "mine: requests(0): inputs must have the same rows, but item looks like the offsets of the bags in history; "
-        "give each row its ids, (rows, length), filled up with the padding_idx of the model's nn.EmbeddingBag (or "
-        "with per_sample_weights of 0), which takes them without offsets",
+        r"mine: requests\(0\): inputs .*item .*offsets .*history",
     ),
-    (
-        _broken(loss=lambda outputs, labels: outputs - labels),
-        "mine: loss must give one number that has a gradient, but gave a tensor of shape (40,)",
-    ),
-    (_broken(model=Both()), "mine: output must be one of the model's ['like', 'click'], but got None"),
+    (_broken(loss=lambda outputs, labels: outputs - labels), r"mine: loss .*\(40,\)"),
+    (_broken(model=Both()), r"mine: output .*\['like', 'click'\], .*None"),
     (
         _broken(model=Both(), output="click", batches=_batches(labels=torch.zeros(40, 2)), rows={"train": (40,)}),
-        "mine: labels must hold those of output 'click', but have [0, 1]",
+        r"mine: labels .*'click', .*\[0, 1\]",
     ),
     (
         _broken(model=Named(), batches=_batches(labels={"click": torch.zeros(40)}), rows={"train": (40,)}),
-        "mine: labels must hold those of output 'score', but have ['click']",
+        r"mine: labels .*'score', .*\['click'\]",
     ),
-    (
-        _broken(batches=_batches(labels={"click": torch.zeros(40)})),
-        "mine: labels must be those of the one output, but have names ['click']",
-    ),
+    (_broken(batches=_batches(labels={"click": torch.zeros(40)})), r"mine: labels .*one output, .*\['click'\]"),
     (
         _broken(batches=_batches(lambda inputs: {**inputs, "item": inputs["item"].int()})),
-        "mine: batches and requests must have the same inputs in the same types, but differ in: batches item int32; "
-        "requests item int64",
+        "mine: batches and requests .*batches item int32; requests item int64",
     ),
     (
         _broken(batches=_batches(lambda inputs: {**inputs, "item": ["a"] * 40})),
-        "mine: batches('train'): input item must be a tensor or an array of numbers, but got ValueError: too many "
-        "dimensions 'str'",
+        r"mine: batches\('train'\): input item .*ValueError: ",
     ),
-    (_broken(hidden="towr"), "mine: hidden must be a module of the model, but got 'towr'"),
+    (_broken(hidden="towr"), "mine: hidden .*'towr'"),
     (
         _broken(build=lambda shape: 1 / 0, shapes={"width": [4]}),
-        "mine: build({'width': 4}) failed: ZeroDivisionError: division by zero (<lambda>, line",
+        r"mine: build\(\{'width': 4\}\) .*ZeroDivisionError: .*\(<lambda>, line",
     ),
-    (
-        _broken(build=lambda shape: Both(), shapes={"width": [4]}),
-        "mine: the model must give one score for each row, but gave dict",
-    ),
+    (_broken(build=lambda shape: Both(), shapes={"width": [4]}), "mine: the model .*dict"),
     (
         _broken(build=lambda shape: Net(), shapes={"width": {"low": 4, "high": 8}}),
-        "mine: shapes must hold a list of sizes for 'width', but got {'low': 4, 'high': 8}",
+        r"mine: shapes .*'width', .*\{'low': 4, 'high': 8\}",
     ),
     (
         _broken(build=lambda shape: Other(), shapes={"width": [4]}, hidden="tower.0"),
-        "mine: build must give a model with the hidden module 'tower.0'",
+        "mine: build .*'tower.0'",
     ),
 ]
 
 
-@pytest.mark.parametrize(("given", "line"), WRONG, ids=[line.split(": ", 1)[1][:40] for _, line in WRONG])
+@pytest.mark.parametrize(("given", "line"), WRONG, ids=range(len(WRONG)))
 def test_what_is_wrong_is_named_in_one_line(given: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FactoryError) as caught:
+    with pytest.raises(FactoryError, match=f"^{line}") as caught:
         opened(given, monkeypatch)
-    said = str(caught.value)
-    assert said.startswith(line) and len(said.splitlines()) == 1
-    assert said == line or said.endswith(" of test_user_model.py)")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("slices", "line"),
     [
-        (lambda split: 1 / 0, "mine: slices('validation') failed: ZeroDivisionError"),
-        (lambda split: [True], "mine: slices('validation') must give masks by name, but gave list"),
+        (lambda split: 1 / 0, r"mine: slices\('validation'\) .*ZeroDivisionError"),
+        (lambda split: [True], r"mine: slices\('validation'\) .*list"),
         (
             lambda split: {"few": np.ones(3, dtype=bool)},
-            "mine: slices('validation') must be masks of 55 rows, but 'few' is bool of the shape (3,)",
+            r"mine: slices\('validation'\) .*55 rows.*'few' .*bool .*\(3,\)",
         ),
     ],
 )
 def test_slices_that_are_wrong_are_named_in_one_line(slices: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FactoryError) as caught:
+    with pytest.raises(FactoryError, match=line):
         opened(_broken(slices=slices), monkeypatch).held_out("validation")
-    assert str(caught.value).startswith(line)
 
 
 def test_an_optimizer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,7 +524,7 @@ def test_an_optimizer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_model_from_elsewhere_comes_to_the_cpu_in_full_precision() -> None:
-    """As one that was built on a GPU, in halves."""
+    """The model may have been built on a GPU, in halves."""
 
     class Elsewhere(Net):
         asked = ""
@@ -580,18 +546,18 @@ def test_a_factory_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     factory = load_factory("found_shop:factory", tmp_path)
     with pytest.raises(
         FactoryError,
-        match=r"the factory failed: ZeroDivisionError: division by zero \(factory, line 2 of found_shop.py\)",
+        match=r"ZeroDivisionError: .*\(factory, line 2 of found_shop\.py\)",
     ):
         given_by(factory, "found_shop:factory")
     for spec, line in (
-        ("found_shop:nothing", "found_shop must have a function 'nothing', but has none; it has factory, other"),
-        ("no_shop:factory", f"there is no module 'no_shop' on the import path or in {tmp_path}"),
-        ("broken_shop:factory", "importing broken_shop failed: ModuleNotFoundError: No module named 'no_such_thing'"),
-        ("found_shop", "must be package.module:factory, but got 'found_shop'"),
+        ("found_shop:nothing", "found_shop .*'nothing', .*factory, other"),
+        ("no_shop:factory", f"'no_shop' .*{tmp_path}"),
+        ("broken_shop:factory", "broken_shop .*ModuleNotFoundError: .*'no_such_thing'"),
+        ("found_shop", "package.module:factory, .*'found_shop'"),
     ):
-        with pytest.raises(FactoryError) as caught:
+        with pytest.raises(FactoryError, match=line) as caught:
             load_factory(spec, tmp_path)
-        assert line in str(caught.value) and "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_batch_that_fails_is_named_with_its_line() -> None:

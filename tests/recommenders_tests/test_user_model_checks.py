@@ -1,4 +1,4 @@
-"""Mistakes in a user's model or loss that raise no error are told; what is right is not."""
+"""Mistakes in a user's model or loss that raise no error are reported, and nothing else is."""
 
 from __future__ import annotations
 

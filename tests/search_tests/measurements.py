@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from optuna.storages import InMemoryStorage
+
 from objectives.records import Artifact, Footprint, Latency, Measurement, Outcome, Percentiles, Quality, Throughput
 from spaces.domains import Choice, Float
 from spaces.search_space import SearchSpace
 from spaces.techniques.placement import PlacementSpace, layouts
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import WeightsSpace
+
+
+def in_memory() -> Any:
+    """A storage of studies without a database; `test_study.py` has those that are reopened."""
+    return InMemoryStorage()  # type: ignore[no-untyped-call]
 
 
 def complete_outcome(p95_ratio: float = 0.5, throughput: float = 2.0, loss: float = 0.001, key: str = "a") -> Outcome:

@@ -78,8 +78,7 @@ def dominates(one: np.ndarray, other: np.ndarray, resolution: float) -> bool:
 
 @given(studies, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 def test_the_resolved_front_is_the_one_kernel_of_the_relation(losses: np.ndarray, resolution: float) -> None:
-    """By brute force over all subsets of the rows: one and no other is both without dominance inside and dominates all
-    outside."""
+    """Brute force over all subsets of the rows finds one that is without dominance inside and dominates all outside."""
     rows = range(len(losses))
     over = [[dominates(losses[i], losses[j], resolution) for j in rows] for i in rows]
     kernels = []
@@ -129,7 +128,7 @@ def test_duplicates_of_a_front_point_are_all_kept() -> None:
 
 
 def test_the_front_refuses_nan_and_a_flat_list() -> None:
-    with pytest.raises(ValueError, match="NaN, but got it in row 1"):
+    with pytest.raises(ValueError, match="row 1"):
         non_dominated([[0.0, 1.0], [np.nan, 0.0]])
     with pytest.raises(ValueError, match=r"\(n, m\)"):
         non_dominated([0.0, 1.0])
@@ -213,7 +212,7 @@ def test_over_time_each_value_is_that_of_the_points_so_far(points: np.ndarray, r
 
 
 def test_over_time_the_order_names_each_row_once() -> None:
-    with pytest.raises(ValueError, match="each of the 2 rows once"):
+    with pytest.raises(ValueError, match="2 rows"):
         hypervolume_over_time([[0.5, 0.5, 0.5], [1, 1, 1]], [0, 0])
 
 

@@ -1,7 +1,8 @@
-"""What is said of a benchmark besides its numbers, and that it reaches who reads the verdict."""
+"""Warnings about a benchmark beside its numbers reach the reader of the verdict."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -29,22 +30,18 @@ def test_of_a_calm_benchmark_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {"p95_ratio_interval": (0.35, 0.7)},
-            "the interval of the p95 ratio, [0.350, 0.700], is wide: rely on the service p50 ratio, "
-            "0.500 [0.475, 0.525], and on the capacity ratio",
-        ),
-        ({"p95_ratio_interval": (0.0, 0.7)}, "the interval of the p95 ratio, [0.000, 0.700], is wide"),
-        ({"p95_ratio_all": 0.6}, "over all 22 pairs of blocks, the disturbed ones too, the p95 ratio is 0.600"),
-        ({"p95_ratio_all": 0.4}, "over all 22 pairs of blocks, the disturbed ones too, the p95 ratio is 0.400"),
-        ({"busy_share": 0.2}, "other processes took 20% of a core meanwhile"),
-        ({"drift": 2.0}, "the baseline's own time changed 2x within a visit"),
-        ({"lateness": 0.2}, "the load generator was late by 20% of the p95"),
+        ({"p95_ratio_interval": (0.35, 0.7)}, r"p95 .*\[0\.350, 0\.700\].* p50 .*0\.500 \[0\.475, 0\.525\].*capacity"),
+        ({"p95_ratio_interval": (0.0, 0.7)}, r"p95 .*\[0\.000, 0\.700\]"),
+        ({"p95_ratio_all": 0.6}, r"22 pairs .*p95 .*0\.600"),
+        ({"p95_ratio_all": 0.4}, r"22 pairs .*p95 .*0\.400"),
+        ({"busy_share": 0.2}, "processes .*20% of a core"),
+        ({"drift": 2.0}, "baseline.* 2x"),
+        ({"lateness": 0.2}, "generator .*20% of the p95"),
     ],
 )
 def test_what_weakens_a_benchmark_is_said(changes: dict[str, Any], said: str) -> None:
     (sentence,) = interference_warnings(latency(**changes))
-    assert sentence.startswith(said)
+    assert re.search(said, sentence)
 
 
 def test_the_verdict_tells_what_weakens_the_timing_of_its_subject(
@@ -56,8 +53,8 @@ def test_the_verdict_tells_what_weakens_the_timing_of_its_subject(
         row["warnings"] = [f"number {row['trial']} was disturbed"]
     trial = best.trial
     found = [line for line in verdict(read_front(front_document)).sentences if "disturbed" in line]
-    assert found == [f"Of the timing of trial {trial}: number {trial} was disturbed."]
+    assert len(found) == 1 and re.search(rf"trial {trial}\b.*number {trial} was disturbed", found[0])
     front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006))
     front_document["chosen"]["confirmed"]["warnings"] = ["the long window was disturbed"]
     found = [line for line in verdict(read_front(front_document)).sentences if "disturbed" in line]
-    assert found == [f"Of the timing of trial {trial}: the long window was disturbed."]
+    assert len(found) == 1 and re.search(rf"trial {trial}\b.*window was disturbed", found[0])

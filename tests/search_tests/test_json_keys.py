@@ -1,4 +1,4 @@
-"""JSON for other programs: the keys of every document, against those that were stored."""
+"""Keys of every JSON document for other programs, against those that were stored."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from spaces.model_structure import Group, ModelStructure
 from spaces.serialization import to_plain
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import CHOSEN, PROFILE, ablation
+from tests.bench_tests.test_bench import played
 from tests.search_tests.measurements import complete_outcome, small_space
-from tests.search_tests.test_bench import played
 
 STORED = Path(__file__).with_name("json_keys.json")
 PREPARED = Prepared(

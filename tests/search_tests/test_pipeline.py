@@ -1,4 +1,4 @@
-"""The whole road on a small synthetic log: interrupted, killed, resumed, chosen, verified; by the real commands."""
+"""Whole studies of a small synthetic log: interrupted, killed, resumed, chosen, verified; by the real commands."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Road:
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    """Stopped by Ctrl-C, then killed, then run to its end."""
+    """A study that was stopped by Ctrl-C, then killed, then run to its end."""
     road = Road(tmp_path_factory.mktemp("road"))
     road.run_until(2, signal.SIGINT, status=130)  # the tuned baseline has just ended
     assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in road.trials()) == 2
@@ -220,8 +220,9 @@ def test_a_point_is_chosen_registered_and_verified(road: Road) -> None:
 
 
 def test_raw_timings_are_kept_and_summarised_again(road: Road, front: dict[str, Any]) -> None:
-    """By the file alone, in this process: the ratios of the front come out again. Intervals include how the visits of
-    earlier benchmarks differed, of which the baseline, measured first, has none."""
+    """Raw timings of the file alone, read in this process, give the front's ratios again. Intervals include how the
+    visits of earlier benchmarks differed, of which the baseline, measured first, has none.
+    """
     for row in front["rows"]:
         if row["state"] == "complete":
             latency, throughput = read_recording(road.home / row["timings"]).summarize()

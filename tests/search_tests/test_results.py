@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +12,13 @@ from search.config.study_file import load
 from search.results import Front
 from search.study import Study
 from search.study_front import study_front
-from tests.search_tests.measurements import complete_outcome, small_space
+from tests.search_tests.measurements import complete_outcome, in_memory, small_space
 
 
-def told(folder: Path, outcomes: list[Outcome], **facts: Any) -> Front:
+def told(outcomes: list[Outcome], **facts: Any) -> Front:
     """The front of a study with these trials, the baseline first."""
     config = load("ml-100k")
-    study = Study("s", f"sqlite:///{folder / 'o.db'}", config.objectives, Limits(0.01), 0)
+    study = Study("s", in_memory(), config.objectives, Limits(0.01), 0)
     for outcome in outcomes:
         trial, _ = study.ask(small_space())
         study.tell(trial.number, outcome, 0.0)
@@ -28,7 +27,7 @@ def told(folder: Path, outcomes: list[Outcome], **facts: Any) -> Front:
 
 
 @pytest.mark.parametrize(("resolution", "front"), [(0.0028, [1]), (0.0005, [1, 2])])
-def test_losses_closer_than_the_resolution_count_as_equal(tmp_path: Path, resolution: float, front: list[int]) -> None:
+def test_losses_closer_than_the_resolution_count_as_equal(resolution: float, front: list[int]) -> None:
     """Twice as slow for 0.1% of AUC; slower still for a gain, which is no more than no loss."""
     outcomes = [
         complete_outcome(1.0, 1.0, 0.0),
@@ -36,5 +35,5 @@ def test_losses_closer_than_the_resolution_count_as_equal(tmp_path: Path, resolu
         complete_outcome(0.4, 2.5, 0.0),
         complete_outcome(0.6, 2.0, -0.004),
     ]
-    members = told(tmp_path, outcomes, resolution=resolution).members
+    members = told(outcomes, resolution=resolution).members
     assert [point.trial for point in members] == front

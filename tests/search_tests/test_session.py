@@ -62,14 +62,14 @@ def test_a_study_goes_on_with_the_checkpoint_it_was_begun_with(
         assert launch.prepare(session, None, Console(True, False)).key == key  # type: ignore[arg-type]
         assert study.facts["prepared"]["key"] == key
         return
-    with pytest.raises(ConfigError, match=r"recommender: must give the model, data and requests that the study 'shop'"):
+    with pytest.raises(ConfigError, match=r"^recommender: .*'shop'"):
         launch.prepare(session, None, Console(True, False))  # type: ignore[arg-type]
     assert study.facts["prepared"]["key"] == "old"
 
 
-def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> None:
-    """As those that the data refused; what was found by them is forgotten. Of a study with trials they may not."""
-    home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
+def test_settings_of_a_study_without_trials_may_be_mended(home: Home) -> None:
+    """Settings that the data refused may change, and what was found by them is forgotten; with trials they may not."""
+    given = {"name": "shop", "data": {"source": "synthetic"}}
     session = launch.open_session(parse({**given, "quality": {"slices": {"nobody": 0.1}}}), home)
     session.study.note(profile={"of": "former settings"})
     session = launch.open_session(parse({**given, "quality": {"slices": {"rare items": 0.1}}}), home)
@@ -77,18 +77,18 @@ def test_settings_of_a_study_without_trials_may_be_mended(tmp_path: Path) -> Non
     assert session.study.facts["config"]["quality"]["slices"] == {"rare items": 0.1}
     trial, _ = session.study.ask(small_space())
     session.study.tell(trial.number, complete_outcome(), 0.1)
-    with pytest.raises(ConfigError, match=r"quality\.slices.*give it another name"):
+    with pytest.raises(ConfigError, match=r"quality\.slices"):
         launch.open_session(parse({**given, "quality": {"slices": {}}}), home)
 
 
-def test_a_study_that_was_measured_by_an_earlier_version_is_refused_in_one_line(tmp_path: Path) -> None:
-    home, config = Home.find(str(tmp_path)), parse({"name": "shop", "data": {"source": "synthetic"}})
+def test_a_study_that_was_measured_by_an_earlier_version_is_refused_in_one_line(home: Home) -> None:
+    config = parse({"name": "shop", "data": {"source": "synthetic"}})
     session = launch.open_session(config, home)
     trial, _ = session.study.ask(small_space())
     session.study.tell(trial.number, complete_outcome(), 0.1)
     launch.open_session(config, home)
     session.study.note(measurement=1)
-    with pytest.raises(ConfigError, match=r"'shop' was measured by an earlier version.*another name") as caught:
+    with pytest.raises(ConfigError, match=r"'shop' .*version") as caught:
         launch.open_session(config, home)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -99,35 +99,33 @@ def test_a_study_goes_on_with_the_choices_it_was_begun_with() -> None:
     explore_run._same_choices(begun, small_space(), "shop")
     explore_run._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
     begun.trials = 3
-    with pytest.raises(
-        ConfigError, match=r"^space: the study 'shop' was begun where the knobs had other choices.*name$"
-    ):
+    with pytest.raises(ConfigError, match=r"^space: .*'shop'"):
         explore_run._same_choices(begun, small_space(), "shop")
     explore_run._same_choices(begun, replace(small_space(), precision=PrecisionSpace({})), "shop")
 
 
-def test_settings_of_a_study_that_runs_are_not_forgotten(tmp_path: Path) -> None:
+def test_settings_of_a_study_that_runs_are_not_forgotten(home: Home) -> None:
     """Its baseline may train for minutes before there is a trial."""
-    home, given = Home.find(str(tmp_path)), {"name": "shop", "data": {"source": "synthetic"}}
+    given = {"name": "shop", "data": {"source": "synthetic"}}
     session = launch.open_session(parse(given), home)
-    with locking.locked(home, "shop"), pytest.raises(ConfigError, match="is being run by another process"):
+    with locking.locked(home, "shop"), pytest.raises(ConfigError, match="'shop'"):
         launch.open_session(parse({**given, "seed": 3}), home)
     assert session.study.facts["config"]["seed"] == 0
 
 
 def test_a_home_that_another_process_has_just_made_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was not there when it was looked for, and is there, with what the other has put in, when it is listed."""
+    """The home is missing at the first look, and there, with what the other has put in, when it is listed."""
     other, exists = Home(tmp_path), Path.exists
     other.claim()
     monkeypatch.setattr(Path, "exists", lambda path: path.name != ".leanrec" and exists(path))
     Home(tmp_path).claim()
     (tmp_path / "mlruns" / ".leanrec").unlink()
-    with pytest.raises(ConfigError, match="was not made by leanrec"):
+    with pytest.raises(ConfigError, match=str(tmp_path / "mlruns")):
         Home(tmp_path).claim()
 
 
 def test_studies_begun_at_once_share_a_new_home(tmp_path: Path) -> None:
-    """Both databases are made by whoever comes first, and by nobody else."""
+    """Both databases are made by the first process, and by nobody else."""
 
     def begun(name: str) -> str | None:
         config = parse({"name": name, "data": {"source": "synthetic"}})

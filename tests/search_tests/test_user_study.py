@@ -1,10 +1,12 @@
-"""The README's example, a model outside our packages: rehearsed, searched, chosen, and built again from newer
-checkpoints; by the commands and from Python."""
+"""The README's example, a model outside our packages: dry run, search, choice, and builds from newer checkpoints; by
+the commands and from Python.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,7 +116,7 @@ def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
     }
     refused = {one["technique"]: one["reason"] for group in found["groups"] for one in group["cannot"]}
     assert refused.keys() == {"pruning", "mixed-dimensions of user"}
-    assert refused["pruning"] == "its width is tied to that of tables, and narrows with it"
+    assert "tables" in refused["pruning"]
     assert [one["module"] for one in found["left_alone"]] == ["score"]
     assert found["parity"] < 1e-4 and found["trials"] >= 1
     assert found["user_inputs"] == [{"name": "user", "inferred": True}]
@@ -137,7 +139,7 @@ def test_what_is_taken_to_be_the_users_is_told() -> None:
 @pytest.mark.slow
 def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
     error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=checkpoints:broken", status=2)
-    assert error == "leanrec: checkpoints:broken: name must be text, but got nothing\n"
+    assert re.fullmatch("leanrec: checkpoints:broken: name .*\n", error)
     error = shop.leanrec("validate", "shop.yaml", "--quiet", "--set", "recommender=nowhere:factory", status=2)
     assert "no module 'nowhere'" in error and len(error.splitlines()) == 1
 
@@ -146,7 +148,7 @@ def test_a_factory_that_is_wrong_is_one_line_and_status_2(shop: Shop) -> None:
 def test_a_limit_on_a_slice_that_there_is_not_is_one_line_and_status_2(shop: Shop) -> None:
     for command in ("validate", "run"):
         error = shop.leanrec(command, "shop.yaml", "--quiet", "--set", "quality.slices={nobody: 0.1}", status=2)
-        assert error.startswith("leanrec: quality.slices: must be one of users with little history")
+        assert re.match("leanrec: quality.slices: .*users with little history", error)
 
 
 @pytest.mark.nightly

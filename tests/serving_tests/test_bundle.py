@@ -20,28 +20,14 @@ from objectives.serving import devices, engines
 from objectives.serving.bundle import BundleError, read_bundle, verify, write_bundle
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
+from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scores = table[item] @ weight, in plain ONNX."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["table", "item"], ["rows"]),
-            helper.make_node("MatMul", ["rows", "w"], ["scores"]),
-        ],
-        "dot",
-        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(TABLE, "table"), numpy_helper.from_array(WEIGHT, "w")],
-    )
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    return path
+    return write_dot(tmp_path_factory.mktemp("model") / "model.onnx")
 
 
 @pytest.fixture
@@ -75,7 +61,7 @@ def test_other_scores_are_refused(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] += 0.01
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"by 0\.01 at a spread of .*verified on"):
+    with pytest.raises(BundleError, match=r"0\.01 .*verified on"):
         verify(bundle)
 
 
@@ -85,8 +71,9 @@ def test_other_scores_are_refused(bundle: Path) -> None:
 def test_scores_are_compared_in_their_own_unit(
     unit: float, share: float, refused: bool, model: Path, tmp_path: Path
 ) -> None:
-    """Off by a hundredth of their spread is another model, whether that is 1e-5 or 50; by a hundred-thousandth, a
-    kernel that adds in another order."""
+    """An error of a hundredth of their spread is another model, whether that is 1e-5 or 50; one of a hundred-
+    thousandth, a kernel that adds in another order.
+    """
     graph = onnx.load(str(model))
     (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name == "w")
     weight.CopyFrom(numpy_helper.from_array(WEIGHT * np.float32(unit), "w"))
@@ -99,7 +86,7 @@ def test_scores_are_compared_in_their_own_unit(
     manifest["example"]["scores"][4] += share * float(scores.std())
     (tmp_path / "bundle/manifest.json").write_text(json.dumps(manifest))
     if refused:
-        with pytest.raises(BundleError, match=r"must agree within 0\.001 of their spread, but differ by 0\.01 of it"):
+        with pytest.raises(BundleError, match=r"0\.001 .*0\.01 "):
             verify(tmp_path / "bundle")
     else:
         assert verify(tmp_path / "bundle")[1] == pytest.approx(share, rel=0.2)
@@ -110,7 +97,7 @@ def test_scores_that_are_not_finite_are_refused(wrong: float, bundle: Path) -> N
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] = wrong
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="Scores of the bundle as verified must be finite, but 1 of 5 are NaN"):
+    with pytest.raises(BundleError, match="1 of 5"):
         verify(bundle)
 
 
@@ -163,7 +150,7 @@ def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
         monkeypatch.setattr(module, "int8_weight_bits", lambda: here)
     assert read_bundle(folder).manifest[WEIGHT_BITS] == bits
     if engine == "openvino" and bits > here:
-        with pytest.raises(BundleError, match=r"weights of 7 bits .* got 8; build it again here: leanrec build"):
+        with pytest.raises(BundleError, match=r"7 bits .* 8; .*leanrec build"):
             verify(folder)
         return
     found, difference = verify(folder)

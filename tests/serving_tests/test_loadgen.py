@@ -1,4 +1,4 @@
-"""Our clock and our generator of load beside MLPerf's LoadGen. Run by name: `pytest -m loadgen`."""
+"""Clock and load generator, compared with MLPerf's LoadGen. Run by name: `pytest -m loadgen`."""
 
 from __future__ import annotations
 

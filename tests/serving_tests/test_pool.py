@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from objectives.serving.engines import EngineError, open_engine
 from objectives.serving.pool import PendingResult, Pool, Refusal, RefusedError
@@ -26,9 +24,8 @@ from objectives.serving.pool.admission import ServiceRate
 from objectives.serving.pool.cores import share_cores
 from objectives.serving.pool.splitting import cut
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
+from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
-TABLE = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-WEIGHT = np.random.default_rng(1).normal(size=(4,)).astype(np.float32)
 BAD = -1
 SOON = 20
 can_pin = pytest.mark.skipif(
@@ -88,7 +85,7 @@ def rows(count: int, first: int = 0) -> dict[str, NDArray[np.int64]]:
 
 
 def pool_of(engines: Sequence[Held], placement: Placement | None = None) -> Pool:
-    """The engines in the order of the replicas."""
+    """A pool of the engines in the order of the replicas."""
     coming = iter(engines)
     return Pool(placement or Placement(InstanceGroup(replicas=len(engines))), lambda instance_group: next(coming))
 
@@ -107,20 +104,7 @@ def refusal_of(answer: PendingResult) -> Refusal:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scores = table[item] @ weight, in plain ONNX."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["table", "item"], ["rows"]),
-            helper.make_node("MatMul", ["rows", "w"], ["scores"]),
-        ],
-        "dot",
-        [helper.make_tensor_value_info("item", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(TABLE, "table"), numpy_helper.from_array(WEIGHT, "w")],
-    )
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    return path
+    return write_dot(tmp_path_factory.mktemp("model") / "model.onnx")
 
 
 class TestAnyPlacement:
@@ -136,7 +120,7 @@ class TestAnyPlacement:
             _together([lambda seed=seed: ask(pool, seed) for seed in range(4)])
         assert not wrong
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_every_row_is_run_once_and_scored_in_its_place(self, data: st.DataObject) -> None:
         placement = data.draw(placements())
@@ -181,7 +165,7 @@ class TestAnyPlacement:
         pool.close()
         assert all(answer.done() for answer in answers)
         assert pool.waiting == 0
-        with pytest.raises(RuntimeError, match=r"^The pool is closed\.$"):
+        with pytest.raises(RuntimeError, match="closed"):
             pool.submit(request(1))
         pool.close()
 
@@ -233,10 +217,10 @@ class TestOpening:
         def open_or_fail(instance_group: InstanceGroup) -> Held:
             opened.append(threading.current_thread())
             if len(opened) == 3:
-                raise EngineError("no third engine")
+                raise EngineError("third")
             return Held()
 
-        with pytest.raises(EngineError, match="no third engine"):
+        with pytest.raises(EngineError, match="third"):
             Pool(Placement(InstanceGroup(replicas=4)), open_or_fail)
         assert len(opened) == 3
         for thread in opened:
@@ -261,7 +245,7 @@ class TestPinning:
         one = InstanceGroup(threads=1, pinned=True)
         assert share_cores([pinned, one], [1, 3, 5, 6, 7]) == (({1, 3}, {5, 6}), ({7},))
         assert share_cores([free, one], [4]) == ((None, None), ({4},))
-        with pytest.raises(EngineError, match="need 5 cores of their own, but got 4"):
+        with pytest.raises(EngineError, match=r"5 cores .*4"):
             share_cores([pinned, one], [0, 1, 2, 3])
 
     def test_a_pool_is_not_opened_on_too_few_cores(self) -> None:
@@ -308,7 +292,7 @@ class TestPinning:
 
 
 class TestDispatch:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @example(sizes=[1, 2, 1, 1], replicas=2)
     @given(sizes=st.lists(st.integers(1, 9), max_size=14), replicas=st.integers(1, 4))
     def test_requests_go_where_the_fewest_rows_are_outstanding(self, sizes: list[int], replicas: int) -> None:
@@ -334,7 +318,7 @@ class TestDispatch:
 
 
 class TestBatching:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(sizes=st.lists(st.integers(1, 9), max_size=14), most=st.integers(2, 12))
     def test_waiting_requests_are_joined_in_order_while_they_fit(self, sizes: list[int], most: int) -> None:
         engine = Held()
@@ -448,7 +432,7 @@ class TestBatching:
     def test_a_graph_that_takes_inputs_once_is_refused(self) -> None:
         engine = Held()
         engine.once = frozenset({"user"})
-        with pytest.raises(ValueError, match=r"not batched, but got \['user'\]"):
+        with pytest.raises(ValueError, match=r"\['user'\]"):
             pool_of([engine], Placement(batching=Batching(10)))
 
 
@@ -566,7 +550,7 @@ class TestAdmission:
             over = [pool.submit(request(i)) for i in range(2)]
             assert [refusal_of(answer) for answer in over] == [Refusal.QUEUE_FULL] * 2
             assert (pool.refused, pool.waiting) == (2, 5)
-            with pytest.raises(RefusedError, match=r"Refused \(queue full\): 3 requests wait, of 3 at most"):
+            with pytest.raises(RefusedError, match=r"queue full.* 3 .*3 "):
                 over[0].result()
             for engine in engines:
                 engine.controller.set()

@@ -1,4 +1,4 @@
-"""Each technique of a candidate taken back, and alone: the knobs say what changed and what did not."""
+"""Candidates with one technique taken back, and with one alone: the knobs say what changed and what did not."""
 
 from __future__ import annotations
 

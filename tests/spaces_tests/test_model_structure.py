@@ -1,8 +1,6 @@
-"""What is stored alike: groups, and tables by themselves; against a count by hand and by properties."""
+"""Groups, and tables by themselves, that are stored alike; against a count by hand and by properties."""
 
 from __future__ import annotations
-
-import re
 
 import pytest
 from hypothesis import given
@@ -40,9 +38,9 @@ def test_named_tables_leave_their_group_and_an_empty_group_goes() -> None:
         "tables.item": ("tables.item",),
     }
     assert "tables" not in of.stored(f"tables.{name}" for name in COLUMNS)
-    message = "The model has the groups ['tables', 'mlp'] and the tables ['tables.hour', 'tables.item', 'tables.user']"
+    groups, tables = r"\['tables', 'mlp'\]", r"\['tables.hour', 'tables.item', 'tables.user'\]"
     for wrong in ("mlp.0", "tables.town"):
-        with pytest.raises(ValueError, match=re.escape(f"{message}, but got {wrong!r}.")):
+        with pytest.raises(ValueError, match=f"{groups} .*{tables}, .*{wrong!r}"):
             of.stored((wrong,))
 
 

@@ -245,7 +245,7 @@ def test_groups_learn_with_the_rounding_that_they_are_held_in() -> None:
     beside = Candidate(weights, Precision((("cross", "int8-static"), ("mlp", "int8-static")), calibration="entropy"))
     assert beside.knobs()["precision.calibration"] == "entropy", "one learns its ranges, and the other's are looked for"
     assert "weights.quantization_aware.cross" not in beside.knobs()
-    with pytest.raises(ValueError, match=r"among those held in int8-static, but got \['mlp'\] and \[\]"):
+    with pytest.raises(ValueError, match=r"int8-static, .*\['mlp'\] .*\[\]"):
         Candidate(weights, Precision((("mlp", "int8-dynamic"),)))
 
 
@@ -255,13 +255,12 @@ def test_groups_learn_with_the_rounding_that_they_are_held_in() -> None:
 def test_requests_are_scored_whole_where_ranges_are_theirs(placement: Placement) -> None:
     for width in ("fp32", "int8-static", "int4"):
         assert Candidate(precision=Precision((("mlp", width),)), placement=placement).placement == placement
-    with pytest.raises(ValueError, match=r"held in .*int8-dynamic.*, whose ranges are those of the rows"):
+    with pytest.raises(ValueError, match="int8-dynamic"):
         Candidate(precision=Precision((("cross", "fp32"), ("mlp", "int8-dynamic"))), placement=placement)
 
 
 def _check_placement(placement: Placement, asked: dict[str, object], whole: bool) -> None:
-    """What was asked for beside what: a knob that would do nothing is not asked for, nor one that cuts or joins
-    requests whose rows are scored `whole`."""
+    """A knob that would do nothing is not asked for, nor one that cuts or joins requests that are scored `whole`."""
     several = placement.instance_group.replicas > 1
     assert ("placement.inline" in asked) == (not several)
     assert ("placement.split_rows" in asked) == (several and not whole)
@@ -363,7 +362,7 @@ def test_an_unknown_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: Choice(()), "at least one"),
+        (lambda: Choice(()), "none"),
         (lambda: Choice((1, 1)), "different"),
         (lambda: Integer(3, 2), "low"),
         (lambda: Integer(0, 4, log=True), "log"),
@@ -374,13 +373,13 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Precision((("mlp", "int3"),)), "int3"),
         (lambda: InstanceGroup(replicas=0), "replica"),
         (lambda: InstanceGroup(threads=0), "thread"),
-        (lambda: InstanceGroup(pinned=True), "number of threads"),
-        (lambda: Batching(1), "2 rows or more"),
-        (lambda: Batching(8, -1), "0 us or more"),
+        (lambda: InstanceGroup(pinned=True), "threads"),
+        (lambda: Batching(1), "2 rows"),
+        (lambda: Batching(8, -1), "0 us"),
         (lambda: Route(0, InstanceGroup()), "above 1 row"),
-        (lambda: Admission(queue=0), "1 request or more"),
+        (lambda: Admission(queue=0), "1 request"),
         (lambda: Admission(deadline_ms=0.0), "above 0 ms"),
-        (lambda: Placement(InstanceGroup(replicas=2, threads=1), inline=True), "the only one"),
+        (lambda: Placement(InstanceGroup(replicas=2, threads=1), inline=True), "inline"),
         (lambda: Placement(inline=True, batching=Batching(8)), "batches nothing"),
         (lambda: Placement(split_rows=8), "two replicas"),
         (lambda: Placement(user_once=True, batching=Batching(8)), "not batched"),
@@ -392,7 +391,7 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Pruning((("mlp", 0.5),), steps=0), "at least 1"),
         (lambda: Pruning((("mlp", 0.5),), "size"), "magnitude, taylor, activation"),  # type: ignore[arg-type]
         (lambda: LowRank((("mlp", 1.0),)), "between 0 and 1"),
-        (lambda: LowRank(()), "each group once"),
+        (lambda: LowRank(()), "group"),
         (lambda: QuotientRemainder("tables", 1.0), r"lies in \[0, 1\)"),
         (lambda: MixedDimensions("tables", 0.0), r"lies in \(0, 1\]"),
         (lambda: Attention(), "neither"),
@@ -400,9 +399,9 @@ def test_an_unknown_key_is_named() -> None:
         (lambda: Distillation(1.0, 0.5, 1, -0.1), "at least 0"),
         (lambda: Precision(calibration="mean"), "minmax, entropy, percentile"),  # type: ignore[arg-type]
         (lambda: AxisSlice("w", 0, repeats=2), "period"),
-        (lambda: PrunableDim("w", 0, (AxisSlice("w", 0),)), "a unit and a slice"),
-        (lambda: Group("g", "linear", ("m",), 1), "both or neither"),
-        (lambda: TableSpace(Choice(("quotient-remainder",)), Choice((0.1,)), Choice((0.1,))), "full at least"),
+        (lambda: PrunableDim("w", 0, (AxisSlice("w", 0),)), "'w'"),
+        (lambda: Group("g", "linear", ("m",), 1), "'g'"),
+        (lambda: TableSpace(Choice(("quotient-remainder",)), Choice((0.1,)), Choice((0.1,))), "full"),
         (lambda: WeightsSpace({}, {}, LEARNING, 1, low_rank={"mlp": Choice((0.5,))}), "baseline's 1.0"),
         (lambda: WeightsSpace({}, {}, {"temperature": Choice((1.0,))}, 1), "distillation has"),
         (lambda: PrecisionSpace({"mlp": Choice(("int4",))}), "fp32"),

@@ -17,7 +17,7 @@ def job_of(request: Request[object]) -> str:
 
 
 def done(request: Request[object], answer: Any, seconds: float = 0.1) -> Done:
-    """What a worker makes of an answer: the words of an error, or a response as plain data."""
+    """Return a worker's result for an answer: the words of an error, or a response as plain data."""
     if isinstance(answer, str):
         return Done(None, answer, seconds)
     try:

@@ -1,4 +1,4 @@
-"""A quality that is waited for: who is asked, and for how long."""
+"""Waiting for a quality: which worker evaluates, and for how long."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class Asked:
 
 
 @pytest.mark.parametrize("custom_metric", [False, True])
-def test_a_ranking_of_many_users_may_take_as_long_as_learning(tmp_path: Path, custom_metric: bool) -> None:
+def test_a_ranking_of_many_users_may_take_as_long_as_learning(
+    tmp_path: Path, custom_metric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.workers.processes.wait", lambda workers, seconds: None)
     baseline = Artifact("base", "base/model.onnx", {}, 5000, 0.0)
     prepared = Prepared(
         "k", "h", ModelStructure(()), {}, (), baseline, "split", {}, 3, {}, {}, None, 0.9, custom_metric=custom_metric

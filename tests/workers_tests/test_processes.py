@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_what_a_child_has_started_ends_with_it(worker: Worker) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """What nobody has waited for yet is a zombie, and runs no more."""
+    """Return whether a process runs; one that nobody has waited for yet is a zombie, and runs no more."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -97,19 +98,19 @@ def test_the_child_lives_on_from_job_to_job(worker: Worker) -> None:
     assert finish(worker, Sleep()).result == finish(worker, Sleep()).result
 
 
-def test_time_standing_still_does_not_count(worker: Worker) -> None:
-    finish(worker, Double(1))
-    worker.start(Sleep(0.3), 2.0)
+def test_time_standing_still_does_not_count(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, later = time.monotonic, 0.0
+    monkeypatch.setattr("search.workers.processes.time", SimpleNamespace(monotonic=lambda: clock() + later))
+    worker.start(Sleep(), 500)
     worker.pause()
-    time.sleep(2.5)
+    later = 1000.0
     assert worker.poll() is None, "a paused job is not out of time"
     worker.resume()
     done = None
     while done is None:
         wait([worker], 0.1)
         done = worker.poll()
-    assert done.error is None
-    assert done.seconds < 2
+    assert done.error is None and done.seconds < 500
 
 
 def test_a_failed_call_raises_its_reason(worker: Worker) -> None:
@@ -131,7 +132,7 @@ def test_workers_end_with_their_block_whatever_ends_it(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 def test_children_die_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
-    """Even while they stand still."""
+    """Children die even while they stand still."""
     code = f"""
 import sys, time; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path

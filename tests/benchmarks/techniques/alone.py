@@ -174,7 +174,9 @@ def _narrowed(group: Group, learning: Distillation) -> Iterator[Cell]:
 
 
 def _placed(prepared: Prepared, space: SearchSpace) -> Iterator[Cell]:
-    """How the baseline's own weights are run; bf16 beside fp32 of ONNX Runtime, so the engine's change is in it."""
+    """Return the placement of the baseline's own weights; bf16 is compared with fp32 of ONNX Runtime, so the engine's
+    change is in it.
+    """
     offered = space.placement
     for place in offered.engine.values:
         for layout in offered.layout.values:
@@ -219,7 +221,9 @@ def _seat(place: str, layout: str) -> InstanceGroup:
 
 
 def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -> Difference | str:
-    """From the home where it was measured by the same rules; else now, and kept. What cannot be is tried again."""
+    """Return the cell as it was measured by the same rules in this home, or measure and keep it; what failed is tried
+    again.
+    """
     jobs = pairs.jobs
     rules = jobs.config.model_dump(mode="json", include={"traffic", "slo", "timing"})
     path = known / f"{digest(cell.candidate, jobs.prepared.holdout, rules, length, describe())[:20]}.json"
@@ -239,8 +243,9 @@ def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -
 
 
 def closed_loop(pairs: PairedComparison, side: Side) -> str:
-    """Beside the baseline without a load generator, which some placements leave no core: the median of some looks, and
-    the least and the most of them; or why there are none."""
+    """Return median, least and most of the ratios to the baseline without a load generator, which some placements leave
+    no core.
+    """
     asked, limit, say = pairs.jobs.quick_benchmark(*side), pairs.jobs.config.workers.job_seconds, pairs.console.say
     try:
         looks = [call(pairs.meter, asked, limit, say) for _ in range(_LOOKS)]

@@ -114,7 +114,7 @@ def losses(held: HeldOut, overall: NDArray[Any], ordered: NDArray[Any], baseline
 
 
 def first_kept(run: Callable[[Request], Scores], baseline: Engine, requests: list[Request]) -> float:
-    """Of the baseline's first ten, the share that is among these first ten."""
+    """The share of the baseline's first ten that is among these first ten."""
     shares = []
     for request in requests:
         ours, theirs = (set(np.argsort(-scores)[:FIRST].tolist()) for scores in (run(request), baseline.run(request)))
@@ -126,8 +126,9 @@ def first_kept(run: Callable[[Request], Scores], baseline: Engine, requests: lis
 
 
 def ratios(runs: Mapping[str, Callable[[Request], Scores]], requests: list[Request], rounds: int) -> dict[str, str]:
-    """CPU time of each to that of the first, with its interval; in a new order each round, since what ran before leaves
-    its weights in the caches."""
+    """Ratio of each one's CPU time to the first's, with its interval; the order changes each round, since caches keep
+    weights.
+    """
     taken: dict[str, list[int]] = {name: [] for name in runs}
     random, names = np.random.default_rng(0), list(runs)
     for number in range(_WARM + rounds):
@@ -172,7 +173,7 @@ def opened(task: Task, weights: Weights, precision: Precision, say: Callable[[st
 
 
 def requests_of(rows: int, prepared: Prepared, drawn: Request) -> list[Request]:
-    """One user and so many items each, of rows that are served."""
+    """Return requests of one user and so many items each, from rows that are served."""
     random = np.random.default_rng(rows)
     users = {spec.name for spec in prepared.inputs if spec.side == "user"}
     total = len(next(iter(drawn.values())))

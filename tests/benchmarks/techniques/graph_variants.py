@@ -1,4 +1,4 @@
-"""A graph beside itself with one thing changed: time of a request, the two in turns.
+"""Request times of a graph and of a copy with one thing changed, measured in turns.
 
     python tests/benchmarks/techniques/graph_variants.py [--rows 20 200 1000] [--rounds 400] [--threads 1 2]
 
@@ -147,7 +147,7 @@ def session(graph: onnx.ModelProto, threads: int) -> Callable[[Mapping[str, Arra
 
 
 def in_turns(graphs: Graphs, given: Mapping[str, Array], threads: int, rounds: int) -> tuple[Array, Array]:
-    """Wall and thread's own seconds, (rounds, graphs)."""
+    """Wall seconds and the thread's own seconds, (rounds, graphs)."""
     runs, random = [session(graph, threads) for graph in graphs.values()], np.random.default_rng(0)
     wall, own = np.empty((rounds, len(runs))), np.empty((rounds, len(runs)))
     for number in range(-20, rounds):  # the first ones warm up
@@ -159,7 +159,7 @@ def in_turns(graphs: Graphs, given: Mapping[str, Array], threads: int, rounds: i
 
 
 def ratio(seconds: Array, which: int) -> str:
-    """Of the first graph's median, with its interval."""
+    """Ratio to the first graph's median, with its interval."""
     drawn = np.random.default_rng(0).integers(len(seconds), size=(500, len(seconds)))
     ratios = np.median(seconds[drawn, which], axis=1) / np.median(seconds[drawn, 0], axis=1)
     low, high = np.quantile(ratios, (0.025, 0.975))

@@ -1,4 +1,4 @@
-"""Recurrent layers in int8, each measured alone against fp32: is there a form that is worth a knob?
+"""Recurrent layers in int8, each measured alone against fp32: the evidence for or against a knob.
 
 LSTM: ONNX Runtime's DynamicQuantizeLSTM, the width int8-lstm. GRU: the engine has no such operator, so
 the cell is written as products: those of the inputs at once, those of the state step by step in a Scan, all of them in
@@ -108,7 +108,7 @@ def gru_as_products(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def median_us(graphs: dict[str, onnx.ModelProto], values: Floats, repeats: int) -> dict[str, float]:
-    """In turns, in one thread."""
+    """Median microseconds, measured in turns, in one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     sessions = {

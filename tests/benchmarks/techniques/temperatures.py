@@ -52,7 +52,7 @@ EXAMPLE_ROWS = 257
 
 
 def batches(config: StudyConfig, prepared: Prepared, weight: float) -> dict[str, Weights]:
-    """By what is told of them: labels alone, then each temperature."""
+    """Return the training data by teacher: labels alone, then each temperature."""
     space = space_for(config.space, prepared).weights
     shape = Architecture(tuple((name, middle(domain)) for name, domain in space.architecture.items()))
     alone = Distillation(temperature=1.0, teacher_weight=0.0, epochs=space.epochs)
@@ -64,7 +64,7 @@ def batches(config: StudyConfig, prepared: Prepared, weight: float) -> dict[str,
 
 
 def loss(recommender: Recommender, prepared: Prepared, task: Task, weights: Weights, seed: int, folder: Path) -> float:
-    """On validation, relative to the baseline."""
+    """Loss on validation, relative to the baseline."""
     fitted = fit(recommender, weights, seed, lambda line: None)
     key = digest("temperatures", recommender.key, weights, seed)[:20]
     path = folder / f"{key}.onnx"

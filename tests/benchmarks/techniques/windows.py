@@ -1,4 +1,4 @@
-"""What sparse attention saves: time by window, by truncated history, and by length of the history.
+"""Time saved by sparse attention: by window, by truncated history, and by length of the history.
 
     python tests/benchmarks/techniques/windows.py [--lengths 50 200] [--rows 200] [--pairs 40]
 

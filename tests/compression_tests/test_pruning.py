@@ -113,7 +113,7 @@ def attending_anatomy() -> ModelStructure:
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """In place: weights and statistics at which every unit shows in the scores, each by another amount."""
+    """Draw weights and statistics in place at which every unit shows in the scores, each by another amount."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -179,7 +179,7 @@ def zeroed(model: nn.Module, gone: dict[PrunableDim, list[int]]) -> nn.Module:
 
 
 def least(model: nn.Module, structure: ModelStructure, kept: dict[str, int]) -> dict[PrunableDim, list[int]]:
-    """By width's name how many stay: those of the least norm that leave."""
+    """Units that stay, of the least norm that leave, by the dimension's name."""
     widths = [width for group in structure.groups for width in group.dims if width.name in kept]
     return {w: np.argsort(norms(model, w), kind="stable")[: w.units - kept[w.name]].tolist() for w in widths}
 
@@ -329,7 +329,7 @@ def test_magnitude_is_the_squared_norm_of_all_parameters(ranker: nn.Module, atte
 
 
 def test_taylor_is_the_squared_slope_of_the_loss_as_a_unit_fades(ranker: nn.Module) -> None:
-    """By central differences in float64: all parameters of the unit times 1 - t, at t = 0."""
+    """Central differences in float64 are the oracle: all parameters of the unit times 1 - t, at t = 0."""
     width = ranker_anatomy().group("tower").dims[0]
     model, given = ranker.double(), evidence()
     slopes = []
@@ -365,7 +365,7 @@ def test_activation_is_what_the_next_layer_reads(ranker: nn.Module) -> None:
 
 
 def test_activation_of_units_that_no_layer_reads_is_what_their_layers_give(ranker: nn.Module) -> None:
-    """As of queries and keys, which meet in a product."""
+    """Queries and keys meet in a product, which no layer reads."""
     inputs = [inputs for inputs, _ in evidence().batches]
     x = torch.cat([torch.cat([ranker.tables[n](i[n]) for n in ROWS], 1) for i in inputs])  # type: ignore[index,operator]
     first = ranker.tower[0](x)  # type: ignore[index,operator]
@@ -420,7 +420,7 @@ def test_steps_leave_the_same_share_of_what_was_left(ratio: float, count: int) -
     assert np.allclose([b / a for a, b in pairwise(left)], (1 - ratio) ** (1 / count))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from([0.3, 0.5, 0.62, 0.75, 0.9]), st.integers(2, 5), st.sampled_from([1, 4, 16]))
 def test_steps_end_at_the_widths_of_one_shot(ratio: float, count: int, multiple: int) -> None:
     model, structure, seen = lively(Ranker()), ranker_anatomy(), []
@@ -517,7 +517,7 @@ def test_units_that_no_longer_lie_side_by_side_are_refused() -> None:
         PrunableDim("within", 2, (AxisSlice("t", 0, first=1),)),
     )
     structure = ModelStructure((Group("g", "linear", ("t",), 1, (wide, within)),))
-    with pytest.raises(ValueError, match=r"lie side by side, but those of axis 0 of 't' do not"):
+    with pytest.raises(ValueError, match="axis 0 of 't'"):
         shrunk(structure, {within: [0]})
 
 
@@ -560,10 +560,10 @@ def test_a_module_is_replaced_wherever_it_stands() -> None:
 @pytest.mark.parametrize(
     ("name", "axis", "positions", "message"),
     [
-        ("head.wait", 0, (0,), "A tensor of the model is named, but got 'head.wait'"),
-        ("head.bias", 1, (0,), "on axis 1 lie below 0, but got 0 to 0"),
-        ("head.weight", 1, (3, 40), "'head.weight' on axis 1 lie below 40, but got 3 to 40"),
-        ("head.weight", 1, (), "lie below 40, but got none"),
+        ("head.wait", 0, (0,), "'head.wait'"),
+        ("head.bias", 1, (0,), "axis 1 .*0, .*0 to 0"),
+        ("head.weight", 1, (3, 40), "'head.weight' on axis 1 .*40, .*3 to 40"),
+        ("head.weight", 1, (), "40, .*none"),
     ],
 )
 def test_positions_that_are_not_there_are_refused(
@@ -577,45 +577,43 @@ def test_positions_that_are_not_there_are_refused(
 
 
 def test_what_cannot_be_pruned_is_refused_with_the_reason(ranker: nn.Module) -> None:
-    with pytest.raises(ValueError, match="'cross' cannot be pruned: tied by the elementwise product"):
+    with pytest.raises(ValueError, match=r"'cross' .*elementwise product"):
         prune(ranker, Pruning((("cross", 0.5),)), ranker_anatomy())
-    with pytest.raises(ValueError, match=r"0\.05 of 'tower' rounds to none of \[32, 24\]"):
+    with pytest.raises(ValueError, match=r"0\.05 of 'tower' .*\[32, 24\]"):
         prune(ranker, Pruning((("tables", 0.5), ("tower", 0.05))), ranker_anatomy())
-    with pytest.raises(ValueError, match="trains between them, but got 3 steps"):
+    with pytest.raises(ValueError, match="3 steps"):
         prune(ranker, Pruning((("tower", 0.5),), steps=3), ranker_anatomy())
 
 
 def test_an_anatomy_of_another_model_is_refused(ranker: nn.Module) -> None:
     small = lively(Ranker(tower=(16, 24)))
-    with pytest.raises(ValueError, match=r"'tower\.0' has 31 on axis 0 of 'tower\.0\.weight', which is not there"):
+    with pytest.raises(ValueError, match=r"'tower\.0' .*31 on axis 0 of 'tower\.0\.weight'"):
         prune(nn.Sequential(nn.Linear(2, 2)), Pruning((("tower", 0.5),)), ranker_anatomy())
-    with pytest.raises(ValueError, match=r"has 31 on axis 0 of 'tower\.0\.weight', which is \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"31 on axis 0 of 'tower\.0\.weight', .*\(16, 16\)"):
         prune(small, Pruning((("tower", 0.5),)), ranker_anatomy())
 
 
 @pytest.mark.parametrize("kind", ["taylor", "activation"])
 def test_rows_are_needed_where_importance_is_judged_on_them(ranker: nn.Module, kind: Importance) -> None:
-    with pytest.raises(ValueError, match=f"Importance by {kind} is computed on rows, but got no evidence"):
+    with pytest.raises(ValueError, match=f"Importance by {kind} "):
         prune(ranker, Pruning((("tower", 0.5),), kind), ranker_anatomy())
 
 
 def test_evidence_has_a_batch() -> None:
-    with pytest.raises(ValueError, match="a batch or more, but got none"):
+    with pytest.raises(ValueError, match="batch"):
         replace(evidence(), batches=[])
 
 
 def test_answers_must_be_seen(ranker: nn.Module) -> None:
     blind = PrunableDim("blind", 32, (AxisSlice("tower.1.weight", 0),))
-    with pytest.raises(
-        ValueError, match=r"needs a table, a linear or a recurrent layer .* but 'blind' cuts \['tower.1.weight'\]"
-    ):
+    with pytest.raises(ValueError, match=r"'blind' .*\['tower.1.weight'\]"):
         importances(ranker, [blind], "activation", evidence())
     idle = replace(evidence(), outputs=lambda model, inputs: torch.zeros(50))
-    with pytest.raises(ValueError, match=r"answer the evidence, but 'tower\.3' was not called"):
+    with pytest.raises(ValueError, match=r"'tower\.3'"):
         importances(ranker, ranker_anatomy().group("tower").dims, "activation", idle)
 
 
 def test_a_loss_that_is_not_finite_is_refused(ranker: nn.Module) -> None:
     broken = replace(evidence(), loss=lambda outputs, labels: outputs.sum() * math.nan)
-    with pytest.raises(ValueError, match=r"finite, but by taylor 32 of 32 of 'tower\.0' are not"):
+    with pytest.raises(ValueError, match=r"taylor 32 of 32 of 'tower\.0'"):
         importances(ranker, ranker_anatomy().group("tower").dims, "taylor", broken)

@@ -1,4 +1,4 @@
-"""Parity is told in units of the scores' own spread, whatever that is, and never of scores that are not finite."""
+"""Parity is relative to the spread of the scores, and never reported for scores that are not finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def test_a_difference_is_told_in_standard_deviations(unit: float) -> None:
     expected = unit * np.array([-1.0, 1.0, -1.0, 1.0])  # of which the standard deviation is `unit`
     got = expected + unit * np.array([0, 0.25, 0, -0.125])
     assert compare_scores([got[:3], got[3:]], [expected[:3], expected[3:]], None) == pytest.approx(0.25)
-    with pytest.raises(ParityError, match=r"within 0\.2 of their spread, but differ by 0\.25 of it"):
+    with pytest.raises(ParityError, match=r"0\.2 .*0\.25 "):
         compare_scores([got], [expected], 0.2)
 
 
@@ -91,14 +91,13 @@ def test_scores_that_hardly_differ_are_measured_by_their_mean() -> None:
 
 
 def test_a_sigmoids_rounding_is_no_fault() -> None:
-    """ONNX Runtime's is off by 1.3e-7, of probabilities near 1e-6 as of others."""
+    """The sigmoid of ONNX Runtime is off by 1.3e-7, of probabilities near 1e-6 as of others."""
     expected = np.linspace(1e-7, 1e-6, 50)
     assert 0 < compare_scores([expected + 1.4e-7], [expected]) < LIMIT
     with pytest.raises(ParityError, match="must agree"):
         compare_scores([expected + 3e-7], [expected])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1, 100, width=32), min_size=2, max_size=20), st.floats(1e-2, 1e6))
 def test_a_difference_does_not_hang_on_the_scores_unit(values: list[float], unit: float) -> None:
     expected = np.array(values)
@@ -110,13 +109,12 @@ def test_a_difference_does_not_hang_on_the_scores_unit(values: list[float], unit
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", ["graph", "model"])
 def test_what_is_not_finite_is_an_error(wrong: float, side: str) -> None:
-    """Alike on both sides too: such a model has no scores."""
+    """Values that are alike on both sides are an error too: such a model has no scores."""
     good = np.arange(4.0)
     bad = np.array([0, wrong, 2, 3])
-    line = f"Scores of the {side} must be finite, but 1 of 4 are NaN or infinite"
-    with pytest.raises(ParityError, match=line):
+    with pytest.raises(ParityError, match=f"{side} .*1 of 4"):
         compare_scores([bad if side == "graph" else good], [bad if side == "model" else good])
-    with pytest.raises(ParityError, match="must be finite"):
+    with pytest.raises(ParityError, match="1 of 4"):
         compare_scores([bad], [bad])
 
 
@@ -140,7 +138,7 @@ def test_other_weights_fail_and_the_models_own_pass(make: Callable[[], Scored], 
         lambda: check_requests(model, other, requests, signature),
         lambda: largest_difference(other, graph, ARRAYS, LIMIT),
     ):
-        with pytest.raises(ParityError, match=r"within 0\.001 of their spread"):
+        with pytest.raises(ParityError, match=r"0\.001"):
             check()
 
 
@@ -148,7 +146,7 @@ def test_scores_of_a_graph_that_are_not_finite_fail() -> None:
     model = rare()
     graph = to_onnx(model, ROWS)
     broken = nan(graph)
-    line = r"graph must be finite, but \d+ of \d+ are NaN"
+    line = r"graph .*\d+ of \d+ are NaN"
     with pytest.raises(ParityError, match=line):
         check_parity(model, broken, ROWS)
     with pytest.raises(ParityError, match=line):
@@ -160,5 +158,5 @@ def test_scores_of_a_graph_that_are_not_finite_fail() -> None:
 
 def test_scores_of_a_model_that_are_not_finite_fail() -> None:
     model = Scored(torch.log)  # of negative numbers
-    with pytest.raises(ParityError, match=r"Scores of the \w+ must be finite"):
+    with pytest.raises(ParityError, match=r"NaN"):
         check_parity(model, to_onnx(model, ROWS), ROWS)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -24,7 +24,6 @@ def _places(scores: list[float], target: int, history: set[int]) -> list[int]:
     scores=st.lists(st.integers(0, 6), min_size=1, max_size=25),
     data=st.data(),
 )
-@settings(max_examples=150, deadline=None)
 def test_a_rank_is_the_mean_of_the_places_that_ties_leave_open(scores: list[int], data: st.DataObject) -> None:
     codes = st.integers(1, len(scores))
     target, history = data.draw(codes), data.draw(st.lists(codes, max_size=10))
@@ -104,18 +103,18 @@ def test_names_of_ranking_metrics(name: str) -> None:
 )
 def test_other_names_are_refused(name: str) -> None:
     assert not is_ranking(name)
-    with pytest.raises(ValueError, match="hr@K or ndcg@K with K from 1, but got"):
+    with pytest.raises(ValueError, match="hr@K or ndcg@K"):
         gains(name, np.ones(3))
 
 
 @pytest.mark.parametrize(
     ("scores", "target", "history", "line"),
     [
-        ([1, 2, 3], 0, [0], "A held-out item has a code from 1 to 3, but got 0."),
-        ([1, 2, 3], 4, [0], "A held-out item has a code from 1 to 3, but got 4."),
-        ([1, 2, 3], 1, [2, 4], "A history has codes from 0 to 3, but got 2 to 4."),
-        ([1, 2, 3], 1, [-1, 2], "A history has codes from 0 to 3, but got -1 to 2."),
-        ([1, np.nan, np.inf], 1, [0], "Scores must be finite, but 2 of 3 are not."),
+        ([1, 2, 3], 0, [0], "item .*1 to 3, .*0"),
+        ([1, 2, 3], 4, [0], "item .*1 to 3, .*4"),
+        ([1, 2, 3], 1, [2, 4], "history .*0 to 3, .*2 to 4"),
+        ([1, 2, 3], 1, [-1, 2], "history .*0 to 3, .*-1 to 2"),
+        ([1, np.nan, np.inf], 1, [0], "Scores .*2 of 3"),
     ],
 )
 def test_what_has_no_rank_is_refused(scores: list[float], target: int, history: list[int], line: str) -> None:
@@ -125,7 +124,7 @@ def test_what_has_no_rank_is_refused(scores: list[float], target: int, history: 
 
 
 def test_a_history_is_needed_for_each_target() -> None:
-    with pytest.raises(ValueError, match="one history for each target, but got 1 for 2"):
+    with pytest.raises(ValueError, match=r"history .*1 for 2"):
         ranks(lambda row: np.ones(3, dtype=np.float32), np.array([1, 2]), [np.array([0])])
 
 

@@ -74,9 +74,7 @@ def test_rows_in_order_are_numbered_as_those_of_an_epoch(sizes: list[int], most:
     assert shown <= set(torch.cat([numbers for _, numbers in in_order]).tolist())
 
 
-@pytest.mark.parametrize(
-    ("sizes", "most", "line"), [([5], 1, "batch_size: must be at least 2, but got 1"), ([1, 1], 4, r"got \[1, 1\]")]
-)
+@pytest.mark.parametrize(("sizes", "most", "line"), [([5], 1, "batch_size: .*1"), ([1, 1], 4, r"got \[1, 1\]")])
 def test_what_gives_no_batch_is_refused(sizes: list[int], most: int, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         _rows(sizes, most)

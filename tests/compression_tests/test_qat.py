@@ -1,4 +1,4 @@
-"""Learning with the rounding of static int8, against the same rounding in numpy and against PT2E's own conversion."""
+"""QAT with the rounding of static int8, against the same rounding in numpy and against PT2E's own conversion."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         return x + self.out(mixed)  # type: ignore[no-any-return]
 
     def positions(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """(B, L), (B, L, C) -> (B, L, C)."""
+        """Map positions: (B, L), (B, L, C) -> (B, L, C)."""
         return (self.items(candidates) @ self.states(history).unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def forward(self, history: Tensor, item: Tensor) -> Tensor:
@@ -117,12 +117,12 @@ def _learn(rows: Mapping[str, Tensor], labels: Tensor, steps: int = 15) -> Calla
 
 
 def _graph(model: nn.Module, method: str = "forward") -> Any:
-    """The rounding graph, while a model learns."""
+    """The rounding graph during training."""
     return getattr(model, method).graph
 
 
 def _converted(model: nn.Module, rows: Mapping[str, Tensor], method: str = "forward") -> Array:
-    """What PT2E's own conversion to whole numbers gives."""
+    """The model after PT2E's own conversion to whole numbers."""
     graph = convert_pt2e(copy.deepcopy(_graph(model, method)), fold_quantize=False)
     scores: Tensor = graph(*rows.values())[0]
     return scores.detach().numpy()
@@ -179,7 +179,9 @@ class Numpy:
 
 
 def _close(got: Array, expected: Array, step: float) -> None:
-    """All but a few as computed, and none by more than what one code more or less at an input makes."""
+    """Return whether all but a few are as computed, and none is off by more than one code more or less at an input
+    makes.
+    """
     difference = np.abs(got - expected)
     assert np.quantile(difference, 0.95) < 1e-5
     assert difference.max() < step
@@ -199,7 +201,7 @@ BITS = pytest.mark.parametrize("bits", [8, 7])
 def test_the_named_layers_and_no_others_round_as_the_static_graph(
     rows: dict[str, Tensor], labels: Tensor, modules: tuple[str, ...], bits: Int8WeightBits
 ) -> None:
-    """Judged, converted by PT2E and computed in numpy from the returned weights and ranges: the same scores."""
+    """Scores in evaluation, converted by PT2E, and of numpy from the returned weights and ranges are the same."""
     kept: dict[str, Array] = {}
 
     def train(model: nn.Module) -> None:
@@ -246,7 +248,7 @@ def test_a_method_over_lists_rounds_as_the_static_graph(lists: dict[str, Tensor]
 
 
 def test_weights_and_statistics_learn_and_the_model_given_does_not(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """And the rounded model with batch normalisation is that of numpy, by its running statistics."""
+    """The rounded model with batch normalisation equals that of numpy, by its running statistics."""
     model = Tower(normalised=True)
     before = copy.deepcopy(model.state_dict())
     judged: list[Array] = []
@@ -267,7 +269,7 @@ def test_weights_and_statistics_learn_and_the_model_given_does_not(rows: dict[st
 
 
 def test_modes_are_the_plain_models_own(rows: dict[str, Tensor]) -> None:
-    """With rounding off: dropout, batch normalisation and its statistics as torch's modules do them, and back again."""
+    """Dropout, batch normalisation and its statistics, with rounding off, do as torch's modules do, and back again."""
     torch.manual_seed(0)
     plain = Tower(normalised=True)
 
@@ -316,7 +318,7 @@ def test_any_operator_keeps_its_constants_between_modes() -> None:
 
 
 def test_a_judged_model_changes_nothing(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """Before anything is learned it does not round; later, ranges stay whatever is judged."""
+    """Before training the model does not round; later, ranges stay whatever is evaluated."""
     seen: list[Tensor] = []
 
     def train(model: nn.Module) -> None:
@@ -357,7 +359,7 @@ def test_submodules_and_numbers_of_rows_are_free(rows: dict[str, Tensor], labels
 
 
 def test_a_range_is_the_moving_average_of_what_batches_hold(rows: dict[str, Tensor]) -> None:
-    """By the formula of the exponential average in numpy, a hundredth of each batch; zero is always in it."""
+    """The oracle is the formula of the exponential average in numpy, a hundredth of each batch, with zero in it."""
     extremes: list[tuple[float, float]] = []
 
     def train(model: nn.Module) -> None:
@@ -377,7 +379,9 @@ def test_a_range_is_the_moving_average_of_what_batches_hold(rows: dict[str, Tens
 
 
 def test_a_range_covers_what_was_seen(rows: dict[str, Tensor]) -> None:
-    """Of one batch over and over, and no wider: within a step at both ends, and what rounding before it has moved."""
+    """One batch over and over is covered, and no more: within a step at both ends, and what rounding before it has
+    moved.
+    """
     seen: dict[str, Tensor] = {}
 
     def train(model: nn.Module) -> None:
@@ -447,7 +451,7 @@ def test_learning_with_rounding_beats_rounding_afterwards() -> None:
 
 
 def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
-    """Labels, the teacher's scores and its hidden features, all through the rounding graph."""
+    """Labels, the teacher's scores and its hidden features all go through the rounding graph."""
     torch.manual_seed(0)
     teacher, student = Tower().eval(), Tower()
     training_data = TrainingData(
@@ -482,8 +486,7 @@ def _near(got: Array, judged: Array) -> None:
     assert difference.max() < 0.02 * judged.std()
 
 
-@BITS
-def test_dcn_v2_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
+def test_dcn_v2_learns_what_the_engine_computes() -> None:
     """The plain model exported, and quantised by the learned ranges alone, gives the scores that were learned."""
     generator = torch.Generator().manual_seed(0)
     fields = [
@@ -508,14 +511,13 @@ def test_dcn_v2_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
         judged.append(learner.eval()(**rows).detach().numpy())
 
     modules = [*structure.group("cross").modules, *structure.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, _few(rows), weight_bits=bits)
+    trained, ranges = train_aware(model, modules, train, _few(rows), weight_bits=7)
     asked = Precision((("cross", "int8-static"), ("mlp", "int8-static")))
-    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, bits)
+    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, 7)
     _near(run_onnx(narrow, {name: values.numpy() for name, values in rows.items()}), judged[0])
 
 
-@BITS
-def test_sasrec_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
+def test_sasrec_learns_what_the_engine_computes() -> None:
     """Trained and distilled over all positions of drawn lists, served as one history and candidates."""
     torch.manual_seed(0)
     model, teacher = (sasrec.SASRec(30, sasrec.Sizes(d, 2, heads, d, 8)) for d, heads in ((16, 2), (24, 1)))
@@ -542,10 +544,10 @@ def test_sasrec_learns_what_the_engine_computes(bits: Int8WeightBits) -> None:
 
     example = next(batches(torch.Generator().manual_seed(0))).inputs
     modules = [*structure.group("attention").modules, *structure.group("mlp").modules]
-    trained, ranges = train_aware(model, modules, train, example, "positions", training_data.hidden, bits)
+    trained, ranges = train_aware(model, modules, train, example, "positions", training_data.hidden, 8)
     asked = Precision((("attention", "int8-static"), ("mlp", "int8-static")))
     rows = {"history": history.expand(30, 8), "item": item}
-    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, bits)
+    narrow = quantize(to_onnx(trained, rows), asked, structure, {}, ranges, 8)
     # A value on the edge between two codes moves the one state that all scores share.
     got = run_onnx(narrow, {"history": history.numpy(), "item": item.numpy()})
     assert np.abs(got - judged[0]).max() < 0.02 * judged[0].std()
@@ -568,10 +570,10 @@ class Tied(nn.Module):
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        (["mlp.1"], "in linear layers, but 'mlp.1' got LayerNorm"),
-        (["mlp.0", "tables"], "in linear layers, but 'tables' got ModuleDict"),
-        (["tower"], "in layers of the model, but got 'tower'"),
-        ([], "in one layer or more, but got none"),
+        (["mlp.1"], "'mlp.1' .*LayerNorm"),
+        (["mlp.0", "tables"], "'tables' .*ModuleDict"),
+        (["tower"], "'tower'"),
+        ([], "none"),
     ],
 )
 def test_what_is_no_linear_layer_is_refused(
@@ -582,15 +584,15 @@ def test_what_is_no_linear_layer_is_refused(
 
 
 def test_a_layer_without_a_product_of_its_own_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"multiplies by its weight, but \['layer'\] got no product"):
+    with pytest.raises(ValueError, match=r"\['layer'\]"):
         train_aware(Tied(), ["layer", "other"], lambda model: None, {"x": torch.zeros(2, 3)})
 
 
 def test_a_hidden_module_that_is_not_there_is_refused(rows: dict[str, Tensor]) -> None:
-    with pytest.raises(ValueError, match="submodule of the model, but got 'tower'"):
+    with pytest.raises(ValueError, match="'tower'"):
         train_aware(Tower(), ["mlp.0"], lambda model: None, _few(rows), hidden="tower")
 
 
 def test_training_that_never_runs_the_model_is_refused(rows: dict[str, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"running the model in train mode, but 'mlp\.0' saw no rows"):
+    with pytest.raises(ValueError, match=r"'mlp\.0'"):
         train_aware(Tower(), ["mlp.0"], lambda model: None, _few(rows))

@@ -1,11 +1,13 @@
-"""A bench of a stand-in pool: requests from the specs, the plan's refusals, percentiles told or not, a page that stands
-alone."""
+"""Benchmarks of a stand-in pool: requests from the specs, the plan's refusals, which percentiles are reported, a page
+that stands alone.
+"""
 
 from __future__ import annotations
 
 import gc
 import html
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -83,7 +85,9 @@ class StandIn:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> StandIn:
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    monkeypatch.setattr("objectives.measurement.throughput._CAPACITY_SECONDS", 0.005)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # the heap of a test process is large
     return StandIn(tmp_path)
 
 
@@ -127,13 +131,13 @@ def test_rows_that_are_neither_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pattern": "tides"}, "--pattern: must be one of closed, poisson"),
-        ({"seconds": 0.0}, "--seconds: must be a number above 0, but got 0"),
-        ({"load": float("nan")}, "--load: must be"),
-        ({"rate_rps": -5.0}, "--rate: must be"),
+        ({"pattern": "tides"}, "--pattern: .*closed, poisson"),
+        ({"seconds": 0.0}, "--seconds: .*0"),
+        ({"load": float("nan")}, "--load: .*nan"),
+        ({"rate_rps": -5.0}, "--rate: .*-5"),
         ({"pattern": "replay"}, "--log: goes with"),
         ({"log": Path("log.csv")}, "--log: goes with"),
-        ({"pattern": "closed", "rate_rps": 10.0}, "--rate: a closed loop has none"),
+        ({"pattern": "closed", "rate_rps": 10.0}, "--rate: .*closed"),
     ],
 )
 def test_a_plan_says_which_option_is_wrong(options: dict[str, Any], words: str) -> None:
@@ -249,8 +253,8 @@ def test_refused_requests_are_counted_and_said(stand_in: StandIn, tmp_path: Path
     assert document["refused"] == document["requests"] // 5
     assert document["served_rps"] < document["offered_rps"]
     assert (document["latency_ms"]["p95"], document["latency_ms"]["p99"]) == (None, None)
-    assert "20% of the requests were refused" in headline(document)
-    assert "p95 is not told: it lies among the refused." in doubts(document)
+    assert "20% of the requests" in headline(document)
+    assert any(re.match("p95 .*refused", line) for line in doubts(document))
 
 
 def test_the_studys_own_rows_are_the_default(stand_in: StandIn, tmp_path: Path) -> None:
@@ -285,14 +289,9 @@ def made_up() -> dict[str, Any]:
 
 def test_the_sentence_says_the_ratio_with_its_interval() -> None:
     said = headline(made_up())
-    assert "60% of what it can answer" in said
-    assert "p95 is 12.3 ms" in said
-    assert "That p95 is 4x [3.1, 5.2] of Poisson's at the same rate." in said
-    assert "0.75% of the requests were refused." in said
-    assert doubts(made_up()) == [
-        "Not valid. A run's p95 lag is too long.",
-        "p99 is not told: it needs 662 requests, but got 400.",
-    ]
+    assert re.search(r"60% .*p95 is 12\.3 ms.* 4x \[3\.1, 5\.2\] of Poisson's.* 0\.75% of the requests", said)
+    invalid, few = doubts(made_up())
+    assert invalid.startswith("Not valid") and re.match("p99 .*662 requests.* 400", few)
 
 
 def test_the_figure_has_four_panels_over_one_axis_and_plotly_takes_it() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests, runs, write_held_out, write_requests
@@ -49,7 +49,7 @@ def test_blocks_slices_and_other_labels_come_back(tmp_path: Path) -> None:
 
 
 def test_a_ranking_has_a_catalogue_and_what_was_seen_of_it() -> None:
-    with pytest.raises(ValueError, match="but got one of them"):
+    with pytest.raises(ValueError, match="catalogue"):
         HeldOut(({},), np.arange(2), np.arange(2), items=np.arange(3))
 
 
@@ -62,10 +62,9 @@ def test_rows_run_together_are_so_many() -> None:
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.5, float("nan")])), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, 3), st.sampled_from([1, 500]))
 def test_rows_are_grouped_by_what_is_equal_in_them(rows: list[tuple[int, float]], columns: int, times: int) -> None:
-    """By a dictionary; NaN is equal to itself; arrays of a few bytes and of many."""
+    """A dictionary is the oracle; NaN is equal to itself; arrays have few bytes and many."""
     codes = np.repeat(np.array([code for code, _ in rows])[:, None], columns * times, axis=1)
     numbers = np.array([number for _, number in rows], dtype=np.float32)
     expected: dict[tuple[int, str], list[int]] = {}

@@ -1,7 +1,8 @@
-"""What the verdict may say, and above all when."""
+"""Sentences of the verdict, and above all when each may stand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -46,8 +47,7 @@ def spoil(document: Document, refresh: Callable[[Document], Document], **changes
 def test_a_search_alone_speaks_of_validation(front_document: Document) -> None:
     words = verdict(front_document)
     point = winner(front_document)
-    opening = f"It helped on validation, not yet confirmed on test: trial {point.trial} answers"
-    assert words.headline.startswith(opening)
+    assert re.match(rf"It helped on validation.*trial {point.trial} ", words.headline)
     assert percent(point.p95_ratio) in words.headline
     assert times(point.throughput_ratio) in words.headline
     assert "proved" not in whole(words)
@@ -58,11 +58,8 @@ def test_proved_is_said_of_a_loss_confirmed_on_test(front_document: Document, ch
     trial = winner(front_document).trial
     front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.006))
     words = verdict(front_document)
-    assert words.headline.startswith(f"It helped, and the loss is proved on test: trial {trial} ")
-    assert "at a loss of 0.35% of AUC" in words.headline
-    assert "looked at once" in words.sentences[0]
-    assert "between 0.1% and 0.6%" in words.sentences[0]
-    assert "validation, not yet" not in whole(words)
+    assert re.match(f"It helped.* proved .*trial {trial} .*0.35% of AUC", words.headline)
+    assert re.search("0.1% and 0.6%.* once|once.*0.1% and 0.6%", words.sentences[0])
 
 
 @pytest.mark.parametrize("upper", [0.0101, 0.02])
@@ -80,7 +77,7 @@ def test_an_upper_end_above_the_tolerated_loss_is_not_proof(
 def test_an_upper_end_at_the_tolerated_loss_is_proof(front_document: Document, choose_trial: Any) -> None:
     trial = winner(front_document).trial
     front_document["chosen"] = choose_trial(front_document, trial, (0.001, front_document["max_loss"]))
-    assert "proved on test" in verdict(front_document).headline
+    assert "proved" in verdict(front_document).headline
 
 
 def test_a_proved_loss_without_a_gain_is_no_help(
@@ -96,13 +93,13 @@ def test_a_proved_loss_without_a_gain_is_no_help(
 
 def test_choosing_the_baseline_is_no_help(front_document: Document, choose_trial: Any) -> None:
     front_document["chosen"] = choose_trial(front_document, 0, (0.0, 0.0))
-    assert verdict(front_document).headline == "Nothing helped: the choice is the baseline itself."
+    assert re.match("Nothing helped.* baseline", verdict(front_document).headline)
 
 
 def test_an_interval_over_zero_is_no_loss_that_can_be_shown(front_document: Document, choose_trial: Any) -> None:
     trial = winner(front_document).trial
     front_document["chosen"] = choose_trial(front_document, trial, (-0.002, 0.003))
-    assert "with no loss of AUC that this data can show (at most 0.3%)" in verdict(front_document).headline
+    assert re.search("no loss .*0.3%", verdict(front_document).headline)
 
 
 def test_a_gain_in_quality_is_called_one(front_document: Document, choose_trial: Any) -> None:
@@ -114,38 +111,38 @@ def test_a_gain_in_quality_is_called_one(front_document: Document, choose_trial:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"loss": 0.05}, "lose more than that; the least, trial"),
-        ({"p95": 1.02, "throughput": 0.97, "loss": 0.002}, "What keeps the quality is slower"),
-        ({"p95": 1.5, "throughput": 0.6, "loss": 0.002}, "What keeps the quality is slower"),
+        ({"loss": 0.05}, "lose more .*trial"),
+        ({"p95": 1.02, "throughput": 0.97, "loss": 0.002}, "slower"),
+        ({"p95": 1.5, "throughput": 0.6, "loss": 0.002}, "slower"),
     ],
 )
 def test_nothing_helped(front_document: Document, refresh_front: Any, changes: dict[str, float], said: str) -> None:
     words = verdict(spoil(front_document, refresh_front, **changes))
-    assert words.headline.startswith("Nothing helped: no candidate within the tolerated loss of 1%")
-    assert said in whole(words)
+    assert re.match("Nothing helped: .*1%", words.headline)
+    assert re.search(said, whole(words))
 
 
 def test_throughput_alone_is_help_and_slower_is_said(front_document: Document, refresh_front: Any) -> None:
     words = verdict(spoil(front_document, refresh_front, p95=1.5, throughput=3.0, loss=0.002))
-    assert "answers in 150% of the baseline's p95 (1.5x slower) and carries 3x its load" in words.headline
+    assert re.search(r"150% .*\(1.5x slower\) .*3x its load", words.headline)
 
 
 def test_less_throughput_is_said_beside_more_speed(front_document: Document, refresh_front: Any) -> None:
     words = verdict(spoil(front_document, refresh_front, p95=0.18, throughput=0.5, loss=0.002))
-    assert "18% of the baseline's p95 (5.6x faster), carrying only 50% of its load" in words.headline
+    assert re.search(r"18% .*\(5.6x faster\), .*only 50% of its load", words.headline)
 
 
 def test_a_resolution_above_the_tolerated_loss_is_a_doubt(front_document: Document) -> None:
     assert "smallest loss" not in whole(verdict(front_document))
     front_document["resolution"] = 0.02
     said = whole(verdict(front_document))
-    assert "The smallest loss that this data can show is 2%, more than the tolerated 1%" in said
+    assert re.search("smallest loss .*2%, .*1%", said)
 
 
 def test_few_trials_are_a_doubt(front_document: Document) -> None:
     assert "Only" not in whole(verdict(front_document))
     front_document["rows"] = [row for row in front_document["rows"] if row["state"] == "complete"][:19]
-    assert "Only 19 trials ran to the end" in whole(verdict(front_document))
+    assert "Only 19 trials" in whole(verdict(front_document))
 
 
 @pytest.mark.parametrize(("popularity", "regression"), [(0.8, 0.7), (0.7, 0.792), (0.8, 0.81)])
@@ -155,7 +152,7 @@ def test_a_baseline_that_loses_to_a_reference_is_a_doubt(
     assert "does not beat" not in whole(verdict(front_document))
     front_document["references"] |= {"popularity": popularity, "logistic_regression": regression}
     said = whole(verdict(front_document))
-    assert "AUC 0.792) does not beat" in said
+    assert re.search(r"0\.792\) does not beat", said)
     assert ("popularity (" in said, "logistic regression (" in said) == (popularity >= 0.792, regression >= 0.792)
 
 
@@ -167,12 +164,12 @@ def test_references_that_were_not_measured_are_no_doubt(front_document: Document
 def test_with_the_baseline_alone_nothing_can_be_said(front_document: Document, refresh_front: Any) -> None:
     front_document["rows"] = front_document["rows"][:1]
     words = verdict(refresh_front(front_document))
-    assert words.headline.startswith("Nothing can be said yet")
+    assert words.headline.startswith("Nothing can")
 
 
 def test_without_a_baseline_nothing_can_be_said(front_document: Document) -> None:
     front_document |= {"baseline": None, "rows": []}
-    assert verdict(front_document).headline == "Nothing can be said yet: the baseline has not been measured."
+    assert re.match("Nothing can .*baseline", verdict(front_document).headline)
 
 
 def test_the_load_carried_on_test_is_the_one_that_counts(front_document: Document, choose_trial: Any) -> None:
@@ -180,8 +177,7 @@ def test_the_load_carried_on_test_is_the_one_that_counts(front_document: Documen
     chosen["confirmed"] |= {"throughput_ratio": 1.01, "throughput_ratio_interval": [0.9, 1.1], "p95_ms": 7.77}
     front_document["chosen"] = chosen
     words = verdict(front_document)
-    assert "with no change in load that this measurement can show" in words.headline
-    assert "a p95 of 7.77 ms against 1.34 ms" in whole(words)
+    assert "no change in load" in words.headline and re.search("7.77 ms .*1.34 ms", whole(words))
 
 
 def test_points_too_close_to_tell_apart_are_counted(front_document: Document, refresh_front: Any) -> None:
@@ -190,7 +186,7 @@ def test_points_too_close_to_tell_apart_are_counted(front_document: Document, re
     front_document["rows"].append(twin)
     refresh_front(front_document)
     assert 99 in alike_trials(read_front(front_document), best)
-    assert "too close to trial" in whole(verdict(front_document))
+    assert "too close" in whole(verdict(front_document))
 
 
 @pytest.mark.parametrize(

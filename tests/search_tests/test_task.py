@@ -1,4 +1,4 @@
-"""What a study file says of model and data reaches a builder as it stands there."""
+"""Model and data of a study file reach a builder unchanged."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from objectives.measurement.statistics import (
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([2, 5, 1000]))
-@settings(max_examples=60, deadline=None)
 def test_weighted_auc_is_scikit_learns(seed: int, levels: int) -> None:
     random = np.random.default_rng(seed)
     scores = random.integers(0, levels, 80).astype(float)
@@ -62,12 +61,12 @@ def test_equal_models_lose_nothing_exactly() -> None:
 
 
 def test_the_loss_interval_covers_as_often_as_it_says() -> None:
-    """Two models of equal true quality: about 285 of 300 intervals hold zero; 270 would be those of 90%."""
+    """Two models of equal true quality: about 114 of 120 intervals hold zero; 108 would be those of 90%."""
     held = 0
-    for seed in range(300):
+    for seed in range(120):
         low, high = paired_quality("auc", *_draw(seed, 80, 1.0), seed).loss_interval
         held += low <= 0 <= high
-    assert 278 <= held <= 293
+    assert 110 <= held <= 118
 
 
 def test_a_worse_model_has_a_positive_loss() -> None:
@@ -95,20 +94,21 @@ def test_the_ratio_is_that_of_pooled_percentiles() -> None:
 
 
 def test_the_interval_of_a_ratio_covers_as_often_as_it_says() -> None:
-    """A p95 half as long, in blocks that both find slower or faster by a third: about 285 of 300 intervals hold it, and
-    misses lie on both sides."""
+    """A p95 half as long, in blocks that both find slower or faster by a third: about 142 of 150 intervals hold it, and
+    misses lie on both sides.
+    """
     misses = np.zeros(2)
-    for seed in range(300):
+    for seed in range(150):
         random = np.random.default_rng(seed)
         slower = np.exp(random.normal(0, 0.3, (20, 1)))
         ours, theirs = (slower * random.exponential(mean, (20, 25)) for mean in (0.5, 1.0))
         _, (low, high) = ratio_of_percentiles(ours, theirs, 95, seed)
         misses += [low > 0.5, high < 0.5]
-    assert 7 <= misses.sum() <= 22 and misses.min() >= 1, misses
+    assert 3 <= misses.sum() <= 13 and misses.min() >= 1, misses
 
 
 def test_pairing_cancels_what_disturbs_both_arms() -> None:
-    """Blocks in which the machine is three times slower: paired, the interval still knows the ratio of 0.5."""
+    """The machine is three times slower in some blocks: paired, the interval still knows the ratio of 0.5."""
     random = np.random.default_rng(3)
     slow = np.where(random.random((24, 1)) < 0.5, 3.0, 1.0)
     base = random.exponential(1, (24, 200))
@@ -123,7 +123,7 @@ def test_the_fewest_samples_are_those_of_the_early_stopping_rule(percent: float,
 
 
 @given(st.floats(1, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_with_one_sample_less_two_beyond_the_percentile_would_not_be_sure(percent: float) -> None:
     fewest, beyond = fewest_samples(percent), 1 - percent / 100
     assert stats.binom.cdf(1, fewest, beyond) <= 0.01 * (1 + 1e-9)
@@ -150,7 +150,7 @@ def test_refused_requests_do_not_reach_a_percentile_below_them() -> None:
 @pytest.mark.parametrize("percent", [50, 90, 95, 99])
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_the_ranks_of_an_interval_are_the_closest_that_the_binomial_law_allows(percent: int, confidence: float) -> None:
-    """Of samples 1 to n the interval is ranks (r, s); it misses with P(B < r) + P(B >= s), B binomial (n, q)."""
+    """The interval is ranks (r, s) of samples 1 to n; it misses with P(B < r) + P(B >= s), B binomial (n, q)."""
     fewest, tail = fewest_samples(percent), (1 - confidence) / 2
     for count in [*range(fewest, fewest + 30), 700, 1000, 3001]:
         point, (low, high) = percentile_interval(np.arange(1.0, count + 1), percent, confidence)
@@ -171,5 +171,5 @@ def test_an_interval_of_order_statistics_covers_as_often_as_it_says() -> None:
 def test_a_percentile_of_too_few_samples_is_refused(percent: int) -> None:
     fewest = fewest_samples(percent)
     percentile_interval(np.ones(fewest), percent)
-    with pytest.raises(TooFewSamplesError, match=f"p{percent} needs {fewest} samples or more, but got {fewest - 1}"):
+    with pytest.raises(TooFewSamplesError, match=f"p{percent} .*{fewest} samples .*{fewest - 1}"):
         percentile_interval(np.ones(fewest - 1), percent)
