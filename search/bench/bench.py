@@ -301,7 +301,6 @@ def _write(found: BenchResult, out: Path) -> None:
     from search.report.bench import bench_page
     from search.report.report import CONFIG, get_plotlyjs
 
-    plain = to_plain(found)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
-    (out / "bench.html").write_text(bench_page(plain, get_plotlyjs(), CONFIG), encoding="utf-8")
+    (out / "bench.json").write_text(json.dumps(to_plain(found), indent=1, allow_nan=False) + "\n")
+    (out / "bench.html").write_text(bench_page(found, get_plotlyjs(), CONFIG), encoding="utf-8")
