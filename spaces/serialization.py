@@ -17,7 +17,7 @@ Json = dict[str, Any]
 _FORMERLY = "formerly"
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> Any:
     """Convert to plain data: dataclasses become dicts; tuples and mappings become JSON lists and objects."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -28,7 +28,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(kind: type[T], data: Any) -> T:
+def from_plain(kind: type[T], data: object) -> T:
     """Read the record that `to_plain` wrote.
 
     Raises:
@@ -42,7 +42,7 @@ def formerly(key: str) -> dict[str, str]:
     return {_FORMERLY: key}
 
 
-def digest(*values: Any) -> str:
+def digest(*values: object) -> str:
     """Return the SHA-256 of the canonical JSON of the values, in hex."""
     text = json.dumps([to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -165,9 +165,10 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
 
 def _sized(bundle: Bundle) -> list[InputSpec]:
     """The bundle's inputs; a length that differs between requests is that of its example."""
-    example = bundle.manifest["example"]["inputs"] if any(None in spec.shape for spec in bundle.inputs) else {}
+    example = bundle.manifest.example.inputs if any(None in spec.shape for spec in bundle.inputs) else {}
     return [
-        replace(spec, shape=np.shape(example[spec.name])[1:]) if None in spec.shape else spec for spec in bundle.inputs
+        replace(spec, shape=np.asarray(example[spec.name]).shape[1:]) if None in spec.shape else spec
+        for spec in bundle.inputs
     ]
 
 

@@ -317,7 +317,7 @@ def verify(options: argparse.Namespace) -> int:
         found |= {"slower_here": bundle.slower_here}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest["files"])
+        engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest.files)
         sys.stdout.write(
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
             "of their standard deviation\n"

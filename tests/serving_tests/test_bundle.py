@@ -161,7 +161,7 @@ def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
     write_bundle(folder, "toy", model, instance_group, {}, inputs, "", example, weight_bits=bits)
     for module in (bundles, engines):
         monkeypatch.setattr(module, "int8_weight_bits", lambda: here)
-    assert read_bundle(folder).manifest[WEIGHT_BITS] == bits
+    assert read_bundle(folder).manifest.int8_weight_bits == bits
     if engine == "openvino" and bits > here:
         with pytest.raises(BundleError, match=r"weights of 7 bits .* got 8; build it again here: leanrec build"):
             verify(folder)
