@@ -71,6 +71,17 @@ def test_a_changed_or_missing_file_is_refused(bundle: Path, file: str) -> None:
         read_bundle(bundle)
 
 
+def test_a_manifest_of_an_earlier_version_is_read_and_one_without_its_files_refused(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["int8_weight_bits"], manifest["output"]["columns"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(bundle)[0].slower_here is None
+    del manifest["files"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+        read_bundle(bundle)
+
+
 def test_other_scores_are_refused(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] += 0.01
