@@ -21,7 +21,6 @@ from search.config.section import Range, Section
 from search.config.sections import StudyConfig
 from search.config.yaml_reader import dotted, nearest, plain, show
 from search.errors import ConfigError
-from spaces.serialization import digest
 
 # Sections that a resumed study may have changed: duration and place of the search, not its subject.
 FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
@@ -273,13 +272,8 @@ def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
     return tuple(order)
 
 
-def settings_digest(config: StudyConfig) -> str:
-    """Return the SHA-256, in hex, of the settings that identify a study."""
-    return digest(_settings(config))
-
-
 def difference(a: StudyConfig | Mapping[str, object], b: StudyConfig | Mapping[str, object]) -> str | None:
-    """Describe the first setting that differs from a to b, in one line; None when their digests are equal.
+    """Describe the first setting that differs from a to b, in one line; None when there is none.
 
     Plain data that this version cannot read are compared unchanged.
     """
@@ -311,5 +305,5 @@ _ABSENT = object()
 
 
 def _canonical(value: object) -> str:
-    # As text: Python holds 1, 1.0 and true for equal, the digest and the sampler do not.
+    # As text: Python holds 1, 1.0 and true for equal, the sampler does not.
     return json.dumps(value, sort_keys=True, default=str)
