@@ -7,18 +7,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Array, Arrays, Numbers, groups_of_equal_rows
 from objectives.measurement.load_generator import Request
-from objectives.row_groups import groups_of_equal_rows
 
 # Parts of the data that a model may be evaluated on; it was trained on train.
 HeldPart = Literal["validation", "test"]
 HELD_PARTS: tuple[HeldPart, ...] = ("validation", "test")
 _REQUESTS = "requests.npz"
+S = TypeVar("S", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +36,13 @@ class HeldOut:
     others: labels of a model's other outputs, (n,), by the output's name in the order of the scores' columns
     """
 
-    inputs: tuple[Mapping[str, NDArray[Any]], ...]
-    labels: NDArray[Any]
+    inputs: tuple[Arrays, ...]
+    labels: Numbers
     groups: NDArray[np.int64]
     slices: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     seen: NDArray[np.int64] | None = None
     items: NDArray[np.int64] | None = None
-    others: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    others: Mapping[str, Numbers] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.seen is None) != (self.items is None):
@@ -65,7 +66,7 @@ class HeldOut:
 
 
 def runs(
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Arrays,
     once: Collection[str],
     groups: NDArray[np.int64] | None = None,
     most: int = 4096,
@@ -91,14 +92,14 @@ def of_output(name: str) -> str:
 
 
 def write_held_out(held: HeldOut, folder: Path, part: HeldPart) -> None:
-    arrays: dict[str, Any] = {"labels": held.labels, "groups": held.groups}
+    arrays: dict[str, Array] = {"labels": held.labels, "groups": held.groups}
     for number, block in enumerate(held.inputs):
         arrays |= {f"input.{number}.{name}": values for name, values in block.items()}
     arrays |= {f"slice.{name}": mask for name, mask in held.slices.items()}
     arrays |= {f"other.{name}": labels for name, labels in held.others.items()}
     if held.seen is not None and held.items is not None:
         arrays |= {"seen": held.seen, "items": held.items}
-    np.savez(folder / f"{part}.npz", **arrays)
+    np.savez(folder / f"{part}.npz", allow_pickle=False, **arrays)
 
 
 @lru_cache(maxsize=2)
@@ -118,11 +119,11 @@ def read_held_out(folder: Path, part: HeldPart) -> HeldOut:
 
 def write_requests(requests: Sequence[Request], folder: Path) -> None:
     """Write each input's values in one flat array, with its shape in each request, since lengths may differ."""
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
     for name in requests[0]:
         arrays[f"value.{name}"] = np.concatenate([request[name].ravel() for request in requests])
         arrays[f"shape.{name}"] = np.array([request[name].shape for request in requests])
-    np.savez(folder / _REQUESTS, **arrays)
+    np.savez(folder / _REQUESTS, allow_pickle=False, **arrays)
 
 
 @lru_cache(maxsize=1)
@@ -137,6 +138,6 @@ def read_requests(folder: Path) -> list[Request]:
     return [dict(zip(cut, of, strict=True)) for of in zip(*cut.values(), strict=True)]
 
 
-def _named(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, NDArray[Any]]:
+def _named(arrays: Mapping[str, NDArray[S]], kind: str) -> dict[str, NDArray[S]]:
     """Return the arrays of a file whose names begin with `kind` and a dot, without that prefix."""
     return {name.removeprefix(f"{kind}."): arrays[name] for name in arrays if name.startswith(f"{kind}.")}

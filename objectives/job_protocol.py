@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, cast, get_args
+from typing import Generic, TypeVar, cast, get_args
 
 from objectives.errors import InputError, one_line
 from spaces.serialization import from_plain, to_plain
@@ -21,7 +21,7 @@ class Request(Generic[Response]):
 
 
 # The function that does each job, by the type of its request; it gives the response that the request names.
-Jobs = Mapping[type[Request[Any]], Callable[[Any, Progress], object]]
+Jobs = Mapping[type[Request[object]], Callable[..., object]]
 
 
 def response_type(request: type[Request[Response]]) -> type[Response]:

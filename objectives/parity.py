@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from objectives.arrays import Numbers
 
 # In units of the scores' spread: a thousandth of it affects neither a ranking nor a calibration.
 LIMIT = 1e-3
@@ -21,8 +22,8 @@ class ParityError(RuntimeError):
 
 
 def compare_scores(
-    computed: Sequence[NDArray[Any]],
-    expected: Sequence[NDArray[Any]],
+    computed: Sequence[Numbers],
+    expected: Sequence[Numbers],
     limit: float | None = LIMIT,
     sides: tuple[str, str] = ("graph", "model"),
 ) -> float:
@@ -59,6 +60,6 @@ def compare_scores(
     return difference
 
 
-def _columns(scores: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+def _columns(scores: Sequence[Numbers]) -> NDArray[np.float64]:
     """Stack the scores of all runs as (rows of all runs, outputs)."""
     return np.concatenate([np.asarray(of, np.float64).reshape(len(of), -1) for of in scores])

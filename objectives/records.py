@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from objectives.int8_weights import Int8WeightBits
 from spaces.domains import Scalar
@@ -285,13 +285,13 @@ class Prepared:
     key: str
     holdout: str
     structure: ModelStructure
-    student: Mapping[str, Any]
+    student: Mapping[str, Sequence[Scalar]]
     inputs: tuple[InputSpec, ...]
     baseline: Artifact
     split: str
     rows: Mapping[str, int]
     users: int
-    training: Mapping[str, Any]
+    training: Mapping[str, object]
     references: Mapping[str, float | None]
     user_once_refused: str | None = None
     user_once_share: float | None = None

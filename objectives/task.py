@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from objectives.int8_weights import Int8WeightBits
 from spaces.domains import Scalar
@@ -41,7 +40,7 @@ class Task:
     seed: int
     synthetic: Mapping[str, float] | None = None
     rows_trace: str | None = None
-    columns: Mapping[str, Any] | None = None
+    columns: Mapping[str, object] | None = None
     sizes: Mapping[str, Scalar] = field(default_factory=dict)
     slice_by: tuple[str, ...] = ()
     expected: str = ""

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 Inputs = Mapping[str, Tensor]
+# Labels of rows, (rows, ...) each, in any nesting.
+Labels: TypeAlias = "Tensor | dict[str, Labels] | list[Labels] | tuple[Labels, ...]"
 # (indices of rows, generator) -> inputs that belong to these rows and are drawn anew each time.
 Draw = Callable[[Tensor, torch.Generator], Inputs]
 # Batch normalisation needs at least two rows.
@@ -23,7 +25,7 @@ class Block:
     """Rows of one shape: inputs by name and labels in any nesting, (rows, ...) each."""
 
     inputs: Inputs
-    labels: Any
+    labels: Labels
 
     @property
     def rows(self) -> int:
@@ -36,7 +38,7 @@ class NumberedBatch:
 
     rows: Tensor
     inputs: Inputs
-    labels: Any
+    labels: Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class TrainingRows:
             drawn = {} if self.draw is None else self.draw(first + pick, generator)
             yield NumberedBatch(first + pick, {**inputs, **drawn}, over_labels(itemgetter(pick), block.labels))
 
-    def batches(self, generator: torch.Generator) -> Iterator[tuple[Inputs, Any]]:
+    def batches(self, generator: torch.Generator) -> Iterator[tuple[Inputs, Labels]]:
         """Iterate over inputs and labels of the batches of an epoch."""
         return ((batch.inputs, batch.labels) for batch in self.epoch(generator))
 
@@ -125,11 +127,23 @@ class TrainingRows:
         return self._batches(block) - larger if smallest < FEWEST else 0
 
 
-def over_labels(call: Callable[..., Tensor], *labels: Any) -> Any:
+def leaves(labels: Labels) -> Iterator[Tensor]:
+    """Iterate over the tensors of labels in any nesting."""
+    if isinstance(labels, Tensor):
+        yield labels
+    else:
+        for part in labels.values() if isinstance(labels, dict) else labels:
+            yield from leaves(part)
+
+
+def over_labels(call: Callable[..., Tensor], *labels: Labels) -> Labels:
     """Apply the call to the tensors of labels that are nested alike, and nest the results in the same way."""
-    first = labels[0]
-    if isinstance(first, Mapping):
-        return {name: over_labels(call, *(of[name] for of in labels)) for name in first}
-    if isinstance(first, (list, tuple)):
-        return type(first)(over_labels(call, *parts) for parts in zip(*labels, strict=True))
-    return call(*labels)
+    return _nested(labels[0], map(call, *map(leaves, labels)))
+
+
+def _nested(labels: Labels, tensors: Iterator[Tensor]) -> Labels:
+    if isinstance(labels, Tensor):
+        return next(tensors)
+    if isinstance(labels, dict):
+        return {name: _nested(part, tensors) for name, part in labels.items()}
+    return type(labels)(_nested(part, tensors) for part in labels)

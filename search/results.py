@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, cast
 
 from objectives.records import Interval, SliceQuality, State
 from search.ablation.records import AblationSummary, DistillationGain
@@ -295,13 +294,10 @@ def read_choice(plain: Json) -> Choice:
     Raises:
         ValueError: a key is missing, or there is one too many.
     """
-    row = cast(Point, read_row(plain["row"]))
-    confirmed = from_plain(Confirmation, plain["confirmed"])
-    control = None if plain["control"] is None else from_plain(DistillationGain, plain["control"])
-    return Choice(plain["bundle"], row, confirmed, control, plain["reason"], plain["registered"])
+    return from_plain(Choice, {**plain, "row": _known(Point, plain["row"])})
 
 
-def read_front(plain: Mapping[str, Any]) -> Front:
+def read_front(plain: Json) -> Front:
     """The front that `front_json` wrote.
 
     Raises:
@@ -313,7 +309,6 @@ def read_front(plain: Mapping[str, Any]) -> Front:
     return replace(front, rows=rows, chosen=None if chosen is None else read_choice(chosen))
 
 
-def _known(kind: type, plain: Mapping[str, Any]) -> Json:
+def _known(kind: type[Row | Front], plain: Json) -> Json:
     """The keys that are fields, without those that follow from them."""
-    names: Sequence[str] = [f.name for f in fields(kind)]
-    return {name: plain[name] for name in names if name in plain}
+    return {f.name: plain[f.name] for f in fields(kind) if f.name in plain}

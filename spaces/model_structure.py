@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from spaces.serialization import formerly
 
 Kind = Literal["linear", "table", "attention", "recurrent", "other"]
 # Share of all tables' rows that a table must hold, and must leave to the others, to get a storage width of its own.
@@ -73,7 +75,7 @@ class Group:
     kind: Kind
     modules: tuple[str, ...]
     parameters: int
-    dims: tuple[PrunableDim, ...] = ()
+    dims: tuple[PrunableDim, ...] = field(default=(), metadata=formerly("widths"))
     unprunable_reason: str | None = None
     unfactorable_reason: str | None = None
 

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 _FORMERLY = "formerly"
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> Any:
     """Convert to plain data: dataclasses become dicts; tuples and mappings become JSON lists and objects."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -28,7 +28,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(kind: type[T], data: Any) -> T:
+def from_plain(kind: type[T], data: object) -> T:
     """Read the record that `to_plain` wrote.
 
     Raises:
@@ -42,15 +42,15 @@ def formerly(key: str) -> dict[str, str]:
     return {_FORMERLY: key}
 
 
-def digest(*values: Any) -> str:
+def digest(*values: object) -> str:
     """Return the SHA-256 of the canonical JSON of the values, in hex."""
     text = json.dumps([to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(kind: Any, data: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _read_record(typing.cast(type, kind), data)
+def _read(kind: object, data: object) -> object:
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _read_record(kind, data)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if data is None:
@@ -58,26 +58,30 @@ def _read(kind: Any, data: Any) -> Any:
         present = [a for a in arguments if a is not type(None)]
         return _read(present[0], data) if len(present) == 1 else data
     if origin is tuple:
+        if not isinstance(data, (list, tuple)):
+            raise ValueError(f"A tuple is read from a list, but got {data!r}.")
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_read(arguments[0], item) for item in data)
         return tuple(_read(a, item) for a, item in zip(arguments, data, strict=True))
     if origin in (dict, Mapping):
+        if not isinstance(data, Mapping):
+            raise ValueError(f"A mapping is read from a mapping, but got {data!r}.")
         return {key: _read(arguments[1], item) for key, item in data.items()}
     return data
 
 
 @functools.cache
-def _type_hints(kind: type) -> dict[str, Any]:
+def _type_hints(kind: type) -> Mapping[str, object]:
     return typing.get_type_hints(kind)
 
 
-def _read_record(kind: type, data: Any) -> Any:
+def _read_record(kind: type, data: object) -> object:
     if not isinstance(data, Mapping):
         raise ValueError(f"{kind.__name__} is read from a mapping, but got {data!r}.")
     hints = _type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}
     renamed = {f.metadata[_FORMERLY]: f.name for f in dataclasses.fields(kind) if _FORMERLY in f.metadata}
-    data = {renamed.get(key, key): item for key, item in data.items()}
+    data = {renamed.get(str(key), str(key)): item for key, item in data.items()}
     unknown = sorted(set(data) - known)
     if unknown:
         raise ValueError(f"{kind.__name__} has the keys {sorted(known)}, but got {unknown}.")

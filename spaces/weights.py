@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 from spaces.domains import Choice, Domain, Scalar, Suggester, draw, least, middle, pick
 from spaces.serialization import digest, formerly
@@ -264,7 +263,7 @@ class WeightsSpace:
         return LowRank(shares) if shares else None
 
     def _distillation(self, suggester: Suggester) -> Distillation:
-        drawn: dict[str, Any] = dict(draw(self.distillation, suggester, "distillation"))
+        drawn = dict(draw(self.distillation, suggester, "distillation"))
         return Distillation(
             float(drawn["temperature"]), float(drawn["teacher_weight"]), self.epochs, float(drawn["feature_weight"])
         )

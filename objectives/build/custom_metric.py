@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
 from objectives.jobs import CustomMetricRequest
 from objectives.measurement.metrics.other_outputs import others_of
@@ -35,7 +35,7 @@ def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest)
     def quality(ours: NDArray[np.float32]) -> Quality:
         main = custom_metric(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
 
-        def other(column: int, labels: NDArray[Any]) -> Quality:
+        def other(column: int, labels: Numbers) -> Quality:
             of = replace(held, labels=labels, slices={})
             return custom_metric(recommender, ours[:, column], theirs[:, column], of, seed, confidence)
 
@@ -98,7 +98,7 @@ def _deployment(recommender: Recommender, scores: NDArray[np.float32], held: Hel
     return kept
 
 
-def _value(recommender: Recommender, columns: tuple[NDArray[Any], ...], row: Floats) -> float:
+def _value(recommender: Recommender, columns: tuple[Numbers, ...], row: Floats) -> float:
     """Evaluate the metric on rows repeated as often as they were drawn; a group drawn twice counts as two groups."""
     times = row.astype(np.int64)
     picks = np.repeat(np.arange(len(times)), times)

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -369,7 +368,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
     return [kind, *([len(group["params"]), _plain(group)] for group in optimizer.param_groups)]
 
 
-def _plain(group: Mapping[str, Any]) -> dict[str, str]:
+def _plain(group: Mapping[str, object]) -> dict[str, str]:
     """Keep the numbers, texts and tuples of a parameter group, as torch's own optimizers have; the repr of another
     object may contain its address, which differs between processes.
     """

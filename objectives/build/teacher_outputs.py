@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +50,7 @@ def teacher_outputs(recommender: Recommender, cache: Path) -> TeacherOutputs | N
     folder = cache / "teacher_outputs" / digest(recommender.key, shape, STAGE)[:20]
 
     def write(into: Path) -> None:
-        kept: Any = np.lib.format.open_memmap(into / _FILE, mode="w+", dtype=np.float32, shape=shape)
+        kept = np.lib.format.open_memmap(into / _FILE, mode="w+", dtype=np.float32, shape=shape)
         with torch.inference_mode():
             for first, inputs in rows.in_order():
                 outputs = recommender.teacher_outputs(inputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +139,7 @@ def _loss(
     return loss if features is None else loss + distillation.feature_weight * features()
 
 
-def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: TrainingData) -> Any:
+def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: TrainingData) -> object:
     if teacher is None:
         raise ValueError("Outputs or features that are learned need a teacher, or its logits, but got neither.")
     with torch.no_grad():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from objectives.compression.embeddings import CompressedTable
 from objectives.compression.module_edit import check_lies_in, tensors
+from objectives.compression.training_data import Loss, Outputs
+from objectives.training_rows import Inputs, Labels
 from spaces.model_structure import AxisSlice, PrunableDim
 from spaces.techniques.pruning import Importance
 
@@ -28,9 +29,9 @@ class Evidence:
     loss: (outputs, labels) -> a scalar, the mean over the rows
     """
 
-    batches: Sequence[tuple[Mapping[str, Tensor], Any]]
-    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Any]
-    loss: Callable[[Any, Any], Tensor]
+    batches: Sequence[tuple[Inputs, Labels]]
+    outputs: Outputs
+    loss: Loss
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -137,7 +138,7 @@ class _Answers:
         self._width, self._cut, self._read = width, replace(cut, axis=1), read
         self._total, self._count = torch.zeros(width.units), 0
 
-    def note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def note(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         """Add one call's activations, as a forward hook."""
         values = inputs[0] if self._read else output[0] if isinstance(output, tuple) else output
         rows = values.detach().abs().reshape(-1, values.shape[-1])

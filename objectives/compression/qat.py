@@ -128,7 +128,7 @@ class _Rounding(Quantizer):  # type: ignore[misc]
         super().__init__()
         self.weight = _weight(weight_bits)
         self.names = {id(linear.weight): name for name, linear in linears.items()}
-        self.products: dict[str, Any] = {}
+        self.products: dict[str, fx.Node] = {}
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         products = [node for node in model.graph.nodes if node.target is torch.ops.aten.linear.default]
@@ -190,7 +190,7 @@ class _StandIn:
         self.training = training
 
 
-def _judged(node: fx.Node) -> tuple[Any, ...]:
+def _judged(node: fx.Node) -> tuple[fx.node.Argument, ...]:
     """Return the arguments of a node in evaluation mode."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.args
@@ -203,7 +203,7 @@ def _judged(node: fx.Node) -> tuple[Any, ...]:
 @contextlib.contextmanager
 def _standing_in(stand_in: _StandIn) -> Iterator[None]:
     """Replace the method of this one model; a hidden submodule passes its input on, for its hooks."""
-    patched: list[tuple[nn.Module, str, Any]] = [(stand_in.learner, stand_in.method, stand_in)]
+    patched: list[tuple[nn.Module, str, Callable[..., Tensor]]] = [(stand_in.learner, stand_in.method, stand_in)]
     if stand_in.hidden is not None:
         patched.append((stand_in.hidden, "forward", _pass_on))
     for module, name, function in patched:
@@ -219,11 +219,13 @@ def _pass_on(value: Tensor) -> Tensor:
     return value
 
 
-def _ranges(graph: fx.GraphModule, products: Mapping[str, Any]) -> Ranges:
+def _ranges(graph: fx.GraphModule, products: Mapping[str, fx.Node]) -> Ranges:
     """Return the values of the codes 0 and 255 at the input of each product."""
     ranges = {}
     for name, product in products.items():
-        rounding: Any = graph.get_submodule(product.args[0].target)
+        (source, *_) = product.args
+        assert isinstance(source, fx.Node)
+        rounding: Any = graph.get_submodule(str(source.target))
         if not torch.isfinite(rounding.activation_post_process.min_val):
             raise ValueError(f"Rounding is learned by running the model in train mode, but {name!r} saw no rows.")
         scale, zero_point = rounding.scale.item(), rounding.zero_point.item()

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from objectives.compression.soft_loss import soft_loss
-from objectives.training_rows import NumberedBatch, TrainingRows
+from objectives.training_rows import Inputs, Labels, NumberedBatch, TrainingRows
 
-Inputs = Mapping[str, Tensor]
-Outputs = Callable[[nn.Module, Inputs], Any]
-Loss = Callable[[Any, Any], Tensor]
+Outputs = Callable[[nn.Module, Inputs], object]
+Loss = Callable[[object, Labels], Tensor]
 # (student's scores, teacher's scores, temperature) -> a scalar.
 Soft = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def by_name(model: nn.Module, inputs: Inputs) -> Any:
+def by_name(model: nn.Module, inputs: Inputs) -> object:
     """Return the outputs of a model that takes its inputs by name."""
     return model(**inputs)
 
 
-def as_they_are(outputs: Any) -> Any:
+def as_they_are(outputs: object) -> Tensor:
     """Return the scores of a model whose outputs are its scores."""
+    assert isinstance(outputs, Tensor)
     return outputs
 
 
@@ -34,7 +33,7 @@ class TrainingBatch:
     """One batch: inputs by name, (rows, ...) each, and labels; the teacher's scores of them where they are known."""
 
     inputs: Inputs
-    labels: Any
+    labels: Labels
     teacher_scores: Tensor | None = None
 
 
@@ -56,7 +55,7 @@ class TrainingData:
     loss: Loss
     outputs: Outputs = by_name
     hidden: str | None = None
-    scores: Callable[[Any], Tensor] = as_they_are
+    scores: Callable[[object], Tensor] = as_they_are
     soft: Soft = soft_loss
 
     def __post_init__(self) -> None:

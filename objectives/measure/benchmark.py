@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -104,7 +103,7 @@ def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprin
     return Footprint(artifact.model_bytes, found["peak_memory_bytes"], found["cpu_seconds_per_1000"])
 
 
-def weigh_here(holdout: str, deployment: Any) -> dict[str, float]:
+def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
     """Measure memory and CPU time in this process, the child of `weigh`."""
     requests, of = read_requests(Path(holdout)), from_plain(Deployment, deployment)
     with quiet(), open_deployment(of) as pool:

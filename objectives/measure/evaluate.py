@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HeldOut, HeldPart, read_held_out, runs
 from objectives.measure.deployment import Deployment
 from objectives.measurement.metrics.other_outputs import others_of
@@ -125,28 +125,26 @@ def score(
     return [str(path) for path, _ in ours], str(theirs), known and all(reused for _, reused in ours)
 
 
-def _quality(
-    metric: str, ours: NDArray[Any], theirs: NDArray[Any], held: HeldOut, seed: int, confidence: float
-) -> Quality:
+def _quality(metric: str, ours: Numbers, theirs: Numbers, held: HeldOut, seed: int, confidence: float) -> Quality:
     if held.items is not None:
-        return paired_ranking(metric, ours, theirs, held.groups, seed, confidence, held.slices)
+        our_ranks, their_ranks = (scores.astype(np.float64, copy=False) for scores in (ours, theirs))
+        return paired_ranking(metric, our_ranks, their_ranks, held.groups, seed, confidence, held.slices)
     if ours.ndim == 1:
         return paired_quality(metric, ours, theirs, held.labels, held.groups, seed, confidence, held.slices)
     main = paired_quality(metric, ours[:, 0], theirs[:, 0], held.labels, held.groups, seed, confidence, held.slices)
 
-    def other(column: int, labels: NDArray[Any]) -> Quality:
+    def other(column: int, labels: Numbers) -> Quality:
         return paired_quality(metric, ours[:, column], theirs[:, column], labels, held.groups, seed, confidence)
 
     return replace(main, others=others_of(held, other))
 
 
-def _scores(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[NDArray[Any], bool]:
+def _scores(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[Numbers, bool]:
     """Return the score of each row, (n,) or (n, outputs), or, for a ranking, the rank of each user's next
     item, (n,).
     """
     file, reused = _scored(rows, artifact, deployment)
-    scores: NDArray[Any] = np.load(file)
-    return scores, reused
+    return np.load(file), reused
 
 
 def _scored(rows: _Rows, artifact: Artifact, deployment: Deployment) -> tuple[Path, bool]:
@@ -189,11 +187,11 @@ def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
         scores: NDArray[np.float32] = engine.run({**once, _ITEM: items})
         return scores
 
-    return ranks(score, held.labels, seen)
+    return ranks(score, held.labels.astype(np.int64, copy=False), seen)
 
 
 def run_blocks(
-    engine: Engine, blocks: Sequence[Mapping[str, NDArray[Any]]], groups: NDArray[np.int64] | None = None
+    engine: Engine, blocks: Sequence[Arrays], groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
     """Score all rows, block after block.
 
@@ -205,9 +203,7 @@ def run_blocks(
     return np.concatenate([run_rows(engine, *pair) for pair in zip(blocks, parts, strict=True)])
 
 
-def run_rows(
-    engine: Engine, inputs: Mapping[str, NDArray[Any]], groups: NDArray[np.int64] | None = None
-) -> NDArray[np.float32]:
+def run_rows(engine: Engine, inputs: Arrays, groups: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
     """Score rows of one shape, in their order: (rows,) or (rows, outputs). Inputs that an engine takes once a request
     are equal within each batch.
     """

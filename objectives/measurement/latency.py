@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import (
@@ -241,7 +240,7 @@ def _block(
 def _timings(pairs: Sequence[_Pair], rates: Sequence[float], wanted: int, warm_up: int) -> Timings:
     """Stack blocks in single precision, as they are stored, so that later computations start from the same numbers."""
 
-    def stack(rows: Sequence[Any]) -> Floats:
+    def stack(rows: ArrayLike) -> Floats:
         return np.array(rows, dtype=np.float32).astype(np.float64)
 
     ours, theirs = zip(*pairs, strict=True)

@@ -6,17 +6,18 @@ import ctypes
 import heapq
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Arrays
 from objectives.measurement.statistics import percentile
 from objectives.records import rows_of
 
-Request = Mapping[str, NDArray[Any]]
+Request = Arrays
 # Time before an arrival from which busy waiting is more precise than sleeping: a core that idles between sparse
 # requests may take 100 us to wake.
 _SPIN_NS = 60_000
@@ -44,7 +45,7 @@ class PendingAnswer(Protocol):
 
     finished_ns: int
 
-    def result(self) -> Any: ...
+    def result(self) -> object: ...
 
 
 Submit = Callable[[Request], PendingAnswer]

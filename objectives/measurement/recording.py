@@ -6,14 +6,16 @@ The same numbers can be computed again from the file, with no new run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from objectives.arrays import Arrays
 from objectives.measurement.latency import Timings
 from objectives.measurement.statistics import (
     Floats,
@@ -264,7 +266,7 @@ def _relative_variance(values: Floats) -> float:
 def write_recording(recording: Recording, path: Path) -> None:
     """Write a compressed .npz of some tens of kilobytes, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {
+    arrays: dict[str, ArrayLike] = {
         "format": _FORMAT,
         "visits": len(recording.visits),
         "percent": recording.percent,
@@ -282,11 +284,11 @@ def write_recording(recording: Recording, path: Path) -> None:
             for i, one in enumerate(search.probes):
                 arrays[f"{number}.{name}.probe{i}"] = _single(one.latency_ms)
     partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
+    np.savez_compressed(partial, allow_pickle=False, **arrays)
     partial.rename(path)
 
 
-def _single(value: Any) -> Any:
+def _single(value: ArrayLike) -> ArrayLike:
     return value.astype(np.float32) if isinstance(value, np.ndarray) else value
 
 
@@ -309,16 +311,18 @@ def read_recording(path: Path) -> Recording:
         )
 
 
-def _visit(arrays: Mapping[str, Any], number: int) -> Visit:
+def _visit(arrays: Arrays, number: int) -> Visit:
     def value(name: str) -> Any:
         array = arrays[f"{number}.timings.{name}"]
-        return array.astype(np.float64) if array.ndim else int(array)
+        return array.astype(np.float64) if array.ndim else array.item()
 
     timings = Timings(**{f.name: value(f.name) for f in fields(Timings)})
     return Visit(timings, *(_search(arrays, f"{number}.{name}") for name in ("candidate", "baseline")))
 
 
-def _search(arrays: Mapping[str, Any], name: str) -> RateSearch:
+def _search(arrays: Arrays, name: str) -> RateSearch:
     rates: Sequence[float] = arrays[f"{name}.rates"].tolist()
     probes = tuple(Probe(rate, arrays[f"{name}.probe{i}"].astype(np.float64)) for i, rate in enumerate(rates))
-    return RateSearch(probes, arrays[f"{name}.capacity_rps"], arrays[f"{name}.service_ms"].astype(np.float64))
+    return RateSearch(
+        probes, arrays[f"{name}.capacity_rps"].astype(np.float64), arrays[f"{name}.service_ms"].astype(np.float64)
+    )

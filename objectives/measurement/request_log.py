@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +65,8 @@ def read_request_log(path: Path, rows_column: str | None = None, seed: int = 0) 
 
 def write_trace(log: RequestLog, path: Path) -> None:
     """Write the gaps in nanoseconds, (n - 1,), and the rows to path, an .npz file, under exactly that name."""
-    gaps_ns = np.diff(np.rint(log.seconds * 1e9).astype(np.int64))
-    arrays: dict[str, NDArray[Any]] = {"gaps_ns": gaps_ns} | ({} if log.rows is None else {"rows": log.rows})
+    times_ns = np.rint(log.seconds * 1e9).astype(np.int64)
+    arrays = {"gaps_ns": times_ns[1:] - times_ns[:-1]} | ({} if log.rows is None else {"rows": log.rows})
     with path.open("wb") as file:  # given a name, NumPy would append .npz to it
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -125,7 +125,7 @@ def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
         raise RequestLogError(
             f"A time is ISO text or a number since the epoch, but got {column[at]!r} in line {at + first_line}."
         )
-    values: NDArray[Any] = times.to_numpy()
+    values = times.to_numpy()
     unsorted = np.flatnonzero(values[1:] < values[:-1])
     if len(unsorted):
         at = int(unsorted[0]) + 1

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from objectives.training_rows import Inputs
 from spaces.model_structure import Table
 
-Inputs = Mapping[str, Tensor]
 _BATCH = 4096
 
 
@@ -54,7 +53,7 @@ def _parts(inputs: Inputs) -> Iterator[Inputs]:
 def _counting(model: nn.Module, name: str, counts: Tensor) -> torch.utils.hooks.RemovableHandle:
     """Add the ids of each call of a module to the counts, until the handle is closed."""
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         _add(counts, args[0] if args else kwargs["input"])
 
     return model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from numpy.typing import NDArray
+import torch
 from torch import Tensor, nn
 
+from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.records import InputSpec
-from objectives.training_rows import TrainingRows
+from objectives.training_rows import Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 
-Inputs = Mapping[str, Tensor]
 # Inputs by name, (rows, ...) each, and labels, in any form that the loss takes.
-Batch = tuple[Inputs, Any]
+Batch = tuple[Inputs, Labels]
 # Method of the model that runs in training: inputs by name -> its outputs.
 Method = Literal["forward", "positions"]
 
@@ -39,7 +39,7 @@ class Facts:
     split: str
     rows: Mapping[str, int]
     users: int
-    training: Mapping[str, Any]
+    training: Mapping[str, object]
     reference_metric: str
     references: Mapping[str, float | None]
 
@@ -90,7 +90,7 @@ class Recommender(Protocol):
         """True if the metric is a function of the user's own, which `evaluate_custom_metric` computes."""
         ...
 
-    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         """Compute the user's own metric, higher is better, from arrays of (n,) each.
 
         Raises:
@@ -108,17 +108,17 @@ class Recommender(Protocol):
         """Names of the scores' columns, where there are several."""
         ...
 
-    def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
+    def outputs(self, model: nn.Module, inputs: Inputs) -> object:
         """Return the model's outputs in training."""
         ...
 
-    def scores(self, outputs: Any) -> Tensor:
+    def scores(self, outputs: object) -> Tensor:
         """Return the scores of outputs, higher is better: (rows,), (rows, outputs) with the main one first, or (lists,
         candidates).
         """
         ...
 
-    def loss(self, outputs: Any, labels: Any) -> Tensor:
+    def loss(self, outputs: object, labels: Labels) -> Tensor:
         """Return the training loss, the mean over the rows or lists."""
         ...
 
@@ -148,12 +148,12 @@ class Recommender(Protocol):
 
     def held_out(self, part: HeldPart) -> HeldOut: ...
 
-    def requests(self, seed: int) -> Iterable[Mapping[str, NDArray[Any]]]:
+    def requests(self, seed: int) -> Iterable[Arrays]:
         """Iterate over requests, named arrays each, with production's sizes."""
         ...
 
-    def optimizer(self, model: nn.Module) -> Any:
-        """Make the torch optimizer for fine-tuning."""
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Make the optimizer for fine-tuning."""
         ...
 
     def build(self, architecture: Architecture) -> nn.Module:
@@ -174,8 +174,8 @@ class Recommender(Protocol):
         """Build a simple reference as a model with the same inputs."""
         ...
 
-    def student(self) -> Mapping[str, Any]:
-        """Return the sizes that a student may take, in the study file's notation of a domain."""
+    def student(self) -> Mapping[str, Sequence[Scalar]]:
+        """Return the sizes that a student may take, by name."""
         ...
 
     def sizes(self) -> Mapping[str, Scalar]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from objectives.arrays import Numbers
 from objectives.recommenders.datasets.features import Dataset, Field
 from objectives.recommenders.datasets.split import Part
 
@@ -29,21 +29,22 @@ class Linear:
 
 def popularity(dataset: Dataset) -> Linear:
     """Return the smoothed mean label of each item in train rows; of all rows where the data name no items."""
-    inputs, labels, _ = dataset.rows("train")
-    mean, item = float(labels.mean(dtype=np.float64)), dataset.field("item")
+    labels, item = dataset.label[dataset.split.train], dataset.field("item")
+    mean = float(labels.mean(dtype=np.float64))
     if item is None:
         return Linear({}, mean)
-    count = np.bincount(inputs["item"], minlength=item.vocabulary)
-    positives = np.bincount(inputs["item"], weights=labels, minlength=item.vocabulary)
+    codes = dataset.codes("item", "train")
+    count = np.bincount(codes, minlength=item.vocabulary)
+    positives = np.bincount(codes, weights=labels, minlength=item.vocabulary)
     return Linear({"item": (positives + _PRIOR_ROWS * mean) / (count + _PRIOR_ROWS)}, 0.0)
 
 
 def popularity_scores(dataset: Dataset, part: Part) -> NDArray[np.float64]:
     """Return the scores of `popularity` for each row of a part, (n_part,)."""
-    found, (inputs, labels, _) = popularity(dataset), dataset.rows(part)
-    scores = np.full(len(labels), found.bias)
+    found = popularity(dataset)
+    scores = np.full(len(getattr(dataset.split, part)), found.bias)
     for name, weights in found.weights.items():
-        scores += weights[inputs[name]]
+        scores += weights[dataset.codes(name, part)]
     return scores
 
 
@@ -61,7 +62,7 @@ def logistic_regression_scores(dataset: Dataset, part: Part, seed: int) -> NDArr
     return np.asarray(_regression(dataset, seed).decision_function(_columns(dataset, part)[0]), dtype=np.float64)
 
 
-def _regression(dataset: Dataset, seed: int) -> Any:
+def _regression(dataset: Dataset, seed: int) -> LogisticRegression:
     train, validation = _columns(dataset, "train"), _columns(dataset, "validation")
     models = [
         LogisticRegression(C=inverse_penalty, max_iter=1000, random_state=seed).fit(*train)
@@ -79,7 +80,7 @@ def _columns(dataset: Dataset, part: Part) -> tuple[scipy.sparse.csr_array, NDAr
     return scipy.sparse.csr_array(scipy.sparse.hstack(blocks, format="csr")), labels
 
 
-def _block(field: Field, values: NDArray[Any]) -> scipy.sparse.csr_array:
+def _block(field: Field, values: Numbers) -> scipy.sparse.csr_array:
     """Return one-hot codes, (n, vocabulary), or numbers, (n, 1)."""
     if field.kind == "numeric":
         return scipy.sparse.csr_array(values[:, None].astype(np.float64))

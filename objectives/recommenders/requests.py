@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Array, Arrays
 from objectives.recommenders.datasets.features import Dataset, Field
 from objectives.recommenders.datasets.weighted_sampling import ByWeight
 from objectives.task import Task
@@ -22,7 +21,7 @@ _TRIES = 1000  # test rows to try for one whose user has an unseen item
 class Requests:
     """Requests, of which number i has rows offsets[i] to offsets[i + 1] of each input."""
 
-    inputs: Mapping[str, NDArray[Any]]  # field -> (total_rows,) codes or numbers, or (total_rows, length) codes
+    inputs: Arrays  # field -> (total_rows,) codes or numbers, or (total_rows, length) codes
     offsets: NDArray[np.int64]  # (count + 1,)
 
     def __post_init__(self) -> None:
@@ -36,7 +35,7 @@ class Requests:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> dict[str, NDArray[Any]]:
+    def __getitem__(self, index: int) -> dict[str, Array]:
         """Return the inputs of one request, `rows` of each, as views."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"a request's number must be within {len(self)} requests, but got {index}")
@@ -112,7 +111,7 @@ def _rank_items(
     dataset: Dataset, item: Field, rows: NDArray[np.int64], random: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw the test row of each request, (count,), and for each candidate, (total_rows,), a row with its features."""
-    train, codes = dataset.split.train, dataset.inputs["item"]
+    train, codes = dataset.split.train, dataset.codes("item")
     count = np.bincount(codes[train], minlength=item.vocabulary).astype(np.float64)
     count[0] = 0  # code 0 is no item, but all unseen and rare ones
     if not count.any():
@@ -135,7 +134,7 @@ class _History:
     def __init__(self, dataset: Dataset) -> None:
         order = np.argsort(dataset.group, kind="stable")  # within a user, time order is kept
         self._starts = np.searchsorted(dataset.group[order], np.arange(dataset.group.max() + 2))
-        self._items = dataset.inputs["item"][order]
+        self._items = dataset.codes("item")[order]
         self._timestamps = dataset.timestamp[order]
         self._dataset = dataset
 
@@ -144,8 +143,7 @@ class _History:
         user = self._dataset.group[row]
         start, end = self._starts[user], self._starts[user + 1]
         earlier = np.searchsorted(self._timestamps[start:end], self._dataset.timestamp[row], side="left")
-        seen: NDArray[np.int64] = self._items[start : start + earlier]
-        return seen
+        return self._items[start : start + earlier]
 
 
 def _moment(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from objectives.arrays import Arrays
 from objectives.held_out_rows import runs
 from objectives.recommenders.protocol import Recommender
 
 
-def main_scores(
-    recommender: Recommender, model: nn.Module, blocks: Sequence[Mapping[str, NDArray[Any]]]
-) -> NDArray[np.float32]:
+def main_scores(recommender: Recommender, model: nn.Module, blocks: Sequence[Arrays]) -> NDArray[np.float32]:
     """Compute the scores of the main output, (n,), in the blocks' order; inputs taken once a request are those of the
     rows run together.
     """

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Arrays
 from objectives.recommenders.datasets.click_log import SEPARATOR
 from objectives.recommenders.datasets.features import Dataset
 from objectives.recommenders.datasets.split import Part
@@ -28,13 +28,13 @@ def with_heads(tails: Masks) -> Masks:
     return {name: of for tail, mask in tails.items() for name, of in ((tail, mask), (_HEADS[tail], ~mask))}
 
 
-def commonest(values: Iterable[Any]) -> tuple[str, ...]:
+def commonest(values: Iterable[object]) -> tuple[str, ...]:
     """Return the commonest values of a column's rows, each of which may have several."""
     counts = Counter(value for row in values for value in sorted(_of_row(row)))
     return tuple(value for value, _ in counts.most_common(_VALUES))
 
 
-def of_values(columns: Mapping[str, NDArray[Any]], wanted: Mapping[str, Sequence[str]]) -> Masks:
+def of_values(columns: Arrays, wanted: Mapping[str, Sequence[str]]) -> Masks:
     """Return masks, (n,), of the rows of each column, (n,), that have one of its wanted values."""
     found: Masks = {}
     for name, values in columns.items():
@@ -43,7 +43,7 @@ def of_values(columns: Mapping[str, NDArray[Any]], wanted: Mapping[str, Sequence
     return found
 
 
-def _of_row(value: Any) -> set[str]:
+def _of_row(value: object) -> set[str]:
     return set() if value is None else set(str(value).split(SEPARATOR)) - {""}
 
 
@@ -62,7 +62,7 @@ def slices_of(dataset: Dataset, part: Part) -> Masks:
         tails[LITTLE_HISTORY] = np.asarray(counts[dataset.group[rows]] <= few)
     item = dataset.field("item")
     if item is not None:
-        codes = dataset.inputs["item"]
+        codes = dataset.codes("item")
         counts = np.bincount(codes[train], minlength=item.vocabulary)
         counts[0] = 0  # codes descend by count from 1; 0 is unseen
         of_it_and_rarer = np.cumsum(counts[::-1])[::-1]

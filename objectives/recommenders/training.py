@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from objectives.recommenders.protocol import Batch, Inputs
+from objectives.training_rows import Inputs
+
+# Inputs by name, (rows, ...) each, and labels.
+Labelled = tuple[Inputs, Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def train_to_optimum(
     model: nn.Module,
     loss: Callable[[nn.Module, Inputs, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
-    batches: Callable[[], Iterable[Batch]],
+    batches: Callable[[], Iterable[Labelled]],
     validate: Callable[[nn.Module], float],
     patience: int = 2,
     reductions: int = 2,

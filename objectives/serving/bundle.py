@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from objectives.arrays import Arrays
 from objectives.errors import ExplainedError
-from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
+from objectives.int8_weights import Int8WeightBits
 from objectives.parity import ParityError, compare_scores
 from objectives.records import WEIGHTS, InputSpec
 from objectives.serving.devices import ENGINES, cpu_features, cpu_model, engine_version, int8_weight_bits
@@ -41,21 +40,72 @@ class BundleError(ExplainedError):
 
 
 @dataclass(frozen=True)
+class Output:
+    """The scores that a bundle gives; `columns` are the names of several outputs, the main one first."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VerifiedOn:
+    """The machine on which a bundle was made and verified."""
+
+    cpu: str
+    features: tuple[str, ...]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request of a few rows, and the pool's scores for it, as nested lists."""
+
+    inputs: Mapping[str, list[object]]
+    scores: list[object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Contents of a bundle.
+
+    int8_weight_bits: bits of the weights in int8 products, None where it has none
+    files: SHA-256 of each file
+    """
+
+    format: int
+    name: str
+    inputs: tuple[InputSpec, ...]
+    output: Output
+    int8_weight_bits: Int8WeightBits | None = None
+    files: Mapping[str, str]
+    verified_on: VerifiedOn
+    example: Example
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle that was read and whose files match their checksums."""
 
     folder: Path
-    name: str
     candidate: Candidate
-    inputs: tuple[InputSpec, ...]
-    manifest: Mapping[str, Any]
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        return self.manifest.inputs
 
     @property
     def slower_here(self) -> str | None:
         """The reason why int8 products are exact but slower here than on the machine that the bundle was made for, or
         None.
         """
-        bits = self.manifest.get(WEIGHT_BITS)
+        bits = self.manifest.int8_weight_bits
         if bits is None or bits <= int8_weight_bits():
             return None
         return (
@@ -81,10 +131,10 @@ def write_bundle(
     name: str,
     model: Path,
     candidate: Candidate,
-    measurement: Mapping[str, Any],
+    measurement: Mapping[str, object],
     inputs: Sequence[InputSpec],
     card: str,
-    example: Mapping[str, NDArray[Any]],
+    example: Arrays,
     columns: Sequence[str] = (),
     weight_bits: Int8WeightBits | None = None,
 ) -> None:
@@ -115,25 +165,19 @@ def write_bundle(
         (partial / CARD).write_text(card)
         with Pool.open(partial / MODEL, candidate.placement, candidate.precision.compute) as pool:
             scores = pool.submit(example).result()
-        manifest = {
-            "format": FORMAT,
-            "name": name,
-            "inputs": to_plain(list(inputs)),
-            "output": {"name": "scores", "dtype": "float32", "shape": list(scores.shape[1:]), "columns": list(columns)},
-            WEIGHT_BITS: weight_bits,
-            "files": {file: _sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
-            "verified_on": {
-                "cpu": cpu_model(),
-                "features": list(cpu_features()),
-                "versions": {"python": platform.python_version(), "numpy": np.__version__}
-                | {e: v for e in ENGINES if (v := engine_version(e)) is not None},
-            },
-            "example": {
-                "inputs": {key: value.tolist() for key, value in example.items()},
-                "scores": scores.tolist(),
-            },
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        engines = {engine: version for engine in ENGINES if (version := engine_version(engine)) is not None}
+        versions = {"python": platform.python_version(), "numpy": np.__version__} | engines
+        manifest = Manifest(
+            format=FORMAT,
+            name=name,
+            inputs=tuple(inputs),
+            output=Output("scores", "float32", scores.shape[1:], tuple(columns)),
+            int8_weight_bits=weight_bits,
+            files={file: _sha256(partial / file) for file in (*names, CANDIDATE, MEASUREMENT, CARD)},
+            verified_on=VerifiedOn(cpu_model(), tuple(cpu_features()), versions),
+            example=Example({key: value.tolist() for key, value in example.items()}, scores.tolist()),
+        )
+        (partial / MANIFEST).write_text(json.dumps(to_plain(manifest), indent=2) + "\n")
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -157,24 +201,28 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        found, files = manifest["format"], manifest["files"]
+        plain = json.loads(path.read_text())
+        found = plain["format"]
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}.") from error
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} is not a bundle's manifest.") from error
     if found != FORMAT:
         raise BundleError(f"{path} must have the format {FORMAT}, but got {found}.")
+    try:
+        manifest = from_plain(Manifest, plain)
+    except ValueError as error:
+        raise BundleError(f"{path} is not a bundle's manifest: {error}") from error
+    files = manifest.files
     for name in (CANDIDATE, MEASUREMENT, CARD):
         _check(folder, name, files)
     try:
         candidate = from_plain(Candidate, json.loads((folder / CANDIDATE).read_text()))
-        inputs = tuple(from_plain(InputSpec, item) for item in manifest["inputs"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder} holds a candidate or inputs that cannot be read: {error}") from error
+        raise BundleError(f"{folder} holds a candidate that cannot be read: {error}") from error
     for name in {*model_files(candidate.placement, folder), *({WEIGHTS} & set(files))}:
         _check(folder, name, files)
-    return Bundle(folder, str(manifest["name"]), candidate, inputs, manifest)
+    return Bundle(folder, candidate, manifest)
 
 
 def _check(folder: Path, name: str, files: Mapping[str, str]) -> None:
@@ -195,18 +243,18 @@ def verify(folder: Path) -> tuple[Bundle, float]:
         BundleError: a file is missing or was changed, the engine is missing, or the scores differ.
     """
     bundle = read_bundle(folder)
-    example = bundle.manifest["example"]
-    request = {i.name: np.asarray(example["inputs"][i.name], dtype=i.dtype) for i in bundle.inputs}
+    example = bundle.manifest.example
+    request = {i.name: np.asarray(example.inputs[i.name], dtype=i.dtype) for i in bundle.inputs}
     try:
         with bundle.open() as pool:
             scores = pool.submit(request).result()
     except EngineError as error:
         raise BundleError(str(error)) from error
-    expected = np.asarray(example["scores"], dtype=np.float32)
+    expected = np.asarray(example.scores, dtype=np.float32)
     try:
         difference = compare_scores([scores], [expected], sides=("bundle here", "bundle as verified"))
     except ParityError as error:
-        here, there = ", ".join(cpu_features()), ", ".join(bundle.manifest["verified_on"]["features"])
+        here, there = ", ".join(cpu_features()), ", ".join(bundle.manifest.verified_on.features)
         raise BundleError(f"{error} It was verified on {there}, this CPU has {here}.") from error
     return bundle, difference
 

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Array, Arrays
 from objectives.errors import ExplainedError
 from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
 from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
@@ -20,7 +21,10 @@ from objectives.serving.per_user import PerUser
 from objectives.serving.split_engine import DENSE, TABLES, Graph, Shape, Staged, taken_once
 from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 
-Inputs = Mapping[str, NDArray[Any]]
+if TYPE_CHECKING:
+    import onnxruntime
+    import openvino
+
 Scores = NDArray[np.float32]
 
 # Engines and devices that prepare their kernels for each new number of rows.
@@ -49,13 +53,13 @@ class Engine(Protocol):
 
     @property
     def once(self) -> frozenset[str]:
-        """Inputs that the model takes once a request, read from the graph: their first dimension is fixed at 1.
+        """Arrays that the model takes once a request, read from the graph: their first dimension is fixed at 1.
 
         A request holds one row of each, or as many as of the others; rows of several users are run user by user.
         """
         ...
 
-    def run(self, inputs: Inputs) -> Scores:
+    def run(self, inputs: Arrays) -> Scores:
         """Compute scores, (rows,) in the order of the rows, from named arrays of (rows, ...)."""
         ...
 
@@ -88,7 +92,7 @@ class OnnxRuntime:
             self._profile = tempfile.TemporaryDirectory()
             options.enable_profiling, options.profile_file_prefix = True, f"{self._profile.name}/run"
 
-        def load() -> Any:
+        def load() -> onnxruntime.InferenceSession:
             # Without this, a failing provider is silently replaced by the CPU, even later in `run`.
             return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
 
@@ -105,9 +109,13 @@ class OnnxRuntime:
         self.gives = tuple(output.name for output in session.get_outputs())
         self.once = taken_once(self.takes)
         self._scores, self._all = [self.gives[0]], list(self.gives)
-        self._run = session.run if asked == _CPU else partial(self._first_run, session, device)
+        self._run: Callable[[list[str], Arrays], list[Any]] = (
+            session.run if asked == _CPU else partial(self._first_run, session, device)
+        )
 
-    def _first_run(self, session: Any, device: str, names: list[str], inputs: Inputs) -> Any:
+    def _first_run(
+        self, session: onnxruntime.InferenceSession, device: str, names: list[str], inputs: Arrays
+    ) -> list[Any]:
         """Run once and check the profile; later runs are direct.
 
         Raises:
@@ -119,15 +127,15 @@ class OnnxRuntime:
         self._run = partial(_refused, device, left) if left else session.run
         return self._run(names, inputs) if left else found
 
-    def run(self, inputs: Inputs) -> Scores:
+    def run(self, inputs: Arrays) -> Scores:
         scores: Scores = self._run(self._scores, inputs)[0]
         return scores
 
-    def outputs(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+    def outputs(self, inputs: Arrays) -> dict[str, Array]:
         return dict(zip(self.gives, self._run(self._all, inputs), strict=True))
 
 
-def _refused(device: str, left: Sequence[str], _names: list[str], _inputs: Inputs) -> Any:
+def _refused(device: str, left: Sequence[str], _names: list[str], _inputs: Arrays) -> NoReturn:
     shown = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
     raise EngineError(f"onnxruntime was asked to run on {device}, but left to the CPU: {shown}.")
 
@@ -159,7 +167,9 @@ class OpenVino:
     """OpenVINO on `cpu`, `gpu` or `gpu.1`, one request tuned for latency; its compute type is fixed."""
 
     def __init__(self, model: Path, device: str, threads: int | None, compute: str) -> None:
-        openvino = _openvino()
+        import openvino
+
+        _initialise_openvino()
         if compute not in _OPENVINO_WIDTHS:
             raise EngineError(f"openvino computes in {', '.join(_OPENVINO_WIDTHS)}, but got {compute!r}.")
         core, name = openvino.Core(), device.upper()
@@ -186,34 +196,33 @@ class OpenVino:
         self.once = taken_once(self.takes)
         self._count, self._infer = len(self.takes), compiled.create_infer_request().infer
 
-    def run(self, inputs: Inputs) -> Scores:
+    def run(self, inputs: Arrays) -> Scores:
         scores: Scores = self._infer(self._fed(inputs), share_inputs=True).to_tuple()[0]
         return scores
 
-    def outputs(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+    def outputs(self, inputs: Arrays) -> dict[str, Array]:
         # Shared outputs are the request's own buffers, which its next run overwrites.
         found = self._infer(self._fed(inputs), share_inputs=True, share_outputs=True)
         return dict(zip(self.gives, found.to_tuple(), strict=True))
 
-    def _fed(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+    def _fed(self, inputs: Arrays) -> dict[str, Array]:
         # A missing input would silently keep the last request's values; an unknown one is refused by OpenVINO.
         if len(inputs) != self._count:
             raise ValueError(f"The model takes {sorted(self.takes)}, but got {sorted(inputs)}.")
         return dict(inputs)
 
 
-def _openvino() -> Any:
-    """Import OpenVINO and initialise its binding to NumPy. It does so on first use, where two threads of 2026.4.1 would
-    deadlock: one holds the interpreter and waits for C++'s guard, the other the reverse.
+def _initialise_openvino() -> None:
+    """Initialise OpenVINO's binding to NumPy. It does so on first use, where two threads of 2026.4.1 would deadlock:
+    one holds the interpreter and waits for C++'s guard, the other the reverse.
     """
     import openvino
 
     with _TIE:
         openvino.Type.f32.to_dtype()
-    return openvino
 
 
-def _check_int8(read: Any, model: Path) -> None:
+def _check_int8(read: openvino.Model, model: Path) -> None:
     """Check the weights of int8 products.
 
     Raises:
@@ -228,8 +237,8 @@ def _check_int8(read: Any, model: Path) -> None:
         )
 
 
-def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:
-    config: dict[str, Any] = {
+def _config(device: str, threads: int | None, compute: str) -> dict[str, str | int]:
+    config: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _OPENVINO_WIDTHS[compute],
     }
@@ -243,7 +252,7 @@ def _config(device: str, threads: int | None, compute: str) -> dict[str, Any]:
     return config
 
 
-def _sizes(shape: Any) -> Shape:
+def _sizes(shape: openvino.PartialShape) -> Shape:
     return tuple(size.get_length() if size.is_static else None for size in shape)
 
 
@@ -278,7 +287,7 @@ def open_replica(
     """Load a model file as a replica of an instance group; with an embedding device, load the two graphs it was split
     into.
 
-    Inputs that the model takes once a request are reduced to one row, whatever a request holds.
+    Arrays that the model takes once a request are reduced to one row, whatever a request holds.
 
     Raises:
         EngineError: as in `open_engine`, or one of the two graphs is missing.

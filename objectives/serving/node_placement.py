@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 _CPU = "CPUExecutionProvider"
 _KERNEL = "_kernel_time"
@@ -20,9 +19,8 @@ def nodes_left_to_cpu(profile: Path) -> list[str]:
     The runtime keeps shapes on the CPU by design: a few integers each. A node with any other output there has its
     operands copied from the device and back in every request.
     """
-    events: Iterable[Mapping[str, Any]] = json.loads(profile.read_text())
     found = []
-    for event in events:
+    for event in json.loads(profile.read_text()):
         name, args = event.get("name", ""), event.get("args", {})
         left = event.get("cat") == "Node" and name.endswith(_KERNEL) and args.get("provider") == _CPU
         if left and not all(_is_shape(value) for value in args.get("output_type_shape", [])):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.row_groups import are_rows_equal, groups_of_equal_rows
+from objectives.arrays import Array, Arrays, are_rows_equal, groups_of_equal_rows
 
-Arrays = Mapping[str, NDArray[Any]]
 Scores = NDArray[np.float32]
 
 
@@ -56,14 +54,14 @@ class PerUser:
         rows = {name: len(values) for name, values in inputs.items()}
         count = max(rows.values())
         if any(of not in (1, count) for of in rows.values()):
-            raise ValueError(f"Inputs must have the same rows, or one, but got {rows}.")
+            raise ValueError(f"Arrays must have the same rows, or one, but got {rows}.")
         groups = groups_of_equal_rows([inputs[name] for name in self._names if rows[name] > 1])
         parts = [self._run({name: self._of(name, values, of) for name, values in inputs.items()}) for of in groups]
         scores = np.empty((count, *parts[0].shape[1:]), parts[0].dtype)
         scores[np.concatenate(groups)] = np.concatenate(parts)
         return scores
 
-    def _of(self, name: str, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    def _of(self, name: str, values: Array, rows: NDArray[np.int64]) -> Array:
         """Select one user's rows of an input."""
         if len(values) == 1:
             return values

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from objectives.arrays import Array, Arrays
 
 # Both are next to the model file that they were split from.
 TABLES = "tables.onnx"
 DENSE = "dense.onnx"
 
-Arrays = Mapping[str, NDArray[Any]]
 Shape = tuple[int | None, ...]
 
 
@@ -24,14 +25,14 @@ class Graph(Protocol):
 
     @property
     def once(self) -> frozenset[str]:
-        """Inputs that the graph takes once a request: it is given one row of these."""
+        """Arrays that the graph takes once a request: it is given one row of these."""
         ...
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
         """Compute the first output, (rows,), from arrays as the graph takes them; the caller may keep it."""
         ...
 
-    def outputs(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def outputs(self, inputs: Arrays) -> dict[str, Array]:
         """Compute all outputs by name from arrays as the graph takes them; valid until the next call."""
         ...
 

@@ -166,9 +166,10 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
 
 def _sized(bundle: Bundle) -> list[InputSpec]:
     """The bundle's inputs; a length that differs between requests is that of its example."""
-    example = bundle.manifest["example"]["inputs"] if any(None in spec.shape for spec in bundle.inputs) else {}
+    example = bundle.manifest.example.inputs if any(None in spec.shape for spec in bundle.inputs) else {}
     return [
-        replace(spec, shape=np.shape(example[spec.name])[1:]) if None in spec.shape else spec for spec in bundle.inputs
+        replace(spec, shape=np.asarray(example[spec.name]).shape[1:]) if None in spec.shape else spec
+        for spec in bundle.inputs
     ]
 
 
@@ -300,7 +301,6 @@ def _write(found: BenchResult, out: Path) -> None:
     from search.report.bench import bench_page
     from search.report.report import CONFIG, get_plotlyjs
 
-    plain = to_plain(found)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
-    (out / "bench.html").write_text(bench_page(plain, get_plotlyjs(), CONFIG), encoding="utf-8")
+    (out / "bench.json").write_text(json.dumps(to_plain(found), indent=1, allow_nan=False) + "\n")
+    (out / "bench.html").write_text(bench_page(found, get_plotlyjs(), CONFIG), encoding="utf-8")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Array
 from objectives.measurement.load_generator import Request
 from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
@@ -50,7 +50,7 @@ def draw_requests(inputs: Sequence[InputSpec], rows: NDArray[np.int64], seed: in
     ]
 
 
-def _values(spec: InputSpec, rows: int, random: np.random.Generator) -> NDArray[Any]:
+def _values(spec: InputSpec, rows: int, random: np.random.Generator) -> Array:
     """Draw values of an input, (rows, *shape)."""
     shape = (1 if spec.side == "user" else rows, *(size or 1 for size in spec.shape))
     if spec.vocabulary is None:

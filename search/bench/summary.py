@@ -42,6 +42,9 @@ class Latencies:
     p95: Percentile | None
     p99: Percentile | None
 
+    def by_name(self) -> dict[str, Percentile | None]:
+        return {"p50": self.p50, "p95": self.p95, "p99": self.p99}
+
 
 @dataclass(frozen=True)
 class BesidePoisson:

@@ -195,7 +195,7 @@ def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home)
 def _old_side(bundle: Bundle, home: Home) -> Side:
     """The old bundle's files, as the meter finds an artifact's."""
     names = model_files(bundle.candidate.placement, bundle.folder)
-    key = digest([bundle.manifest["files"][name] for name in names])[:20]
+    key = digest([bundle.manifest.files[name] for name in names])[:20]
     folder = home.mlruns / "cache" / "bundles" / key
 
     def copy(into: Path) -> None:

@@ -117,11 +117,10 @@ def profile(options: argparse.Namespace) -> int:
     console = _console(options)
     session = open_session(_config(options), _home(options))
     found = explore_run.profile(session, console)
-    plain = to_plain(found)
-    console.document(plain)
-    console.table(profile_table(plain))
-    console.table(operator_table(plain))
-    console.result(headline(plain))
+    console.document(to_plain(found))
+    console.table(profile_table(found))
+    console.table(operator_table(found))
+    console.result(headline(found))
     console.result(user_once(found))
     console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
     return DONE
@@ -143,11 +142,10 @@ def bench(options: argparse.Namespace) -> int:
     console, bundle = _console(options), read_bundle(folder)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
     found = run_bench(bundle, plan, out, console)
-    plain = to_plain(found)
-    console.document(plain)
-    console.result(headline(plain))
-    console.result("; ".join(facts(plain)))
-    for doubt in doubts(plain):
+    console.document(to_plain(found))
+    console.result(headline(found))
+    console.result("; ".join(facts(found)))
+    for doubt in doubts(found):
         console.warn(doubt)
     console.result(f"timeline: {out / 'bench.html'}")
     return DONE if found.valid else FAILED
@@ -189,9 +187,8 @@ def ablate(options: argparse.Namespace) -> int:
         finally:
             if FACT in session.study.facts:
                 session.level(console)
-    plain = to_plain(found)
-    console.document(plain)
-    console.table(ablation_table(plain))
+    console.document(to_plain(found))
+    console.table(ablation_table(found))
     for part in found.techniques:
         console.result(f"- {part.label}: {part.verdict}")
     if found.control is not None:
@@ -320,7 +317,7 @@ def verify(options: argparse.Namespace) -> int:
         found |= {"slower_here": bundle.slower_here}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest["files"])
+        engine, files = bundle.candidate.placement.instance_group.engine, len(bundle.manifest.files)
         sys.stdout.write(
             f"{folder} is whole: {files} files as made; {engine} gives the example's scores within {difference:.2g} "
             "of their standard deviation\n"

@@ -14,7 +14,7 @@ from rich.table import Table
 from search.explore.running_trial import TrialEvent
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
-from search.results import Front, Point, front_json
+from search.results import Front, Point
 
 
 class Console:
@@ -108,7 +108,7 @@ def _line(told: TrialEvent) -> str:
 def front_table(front: Front) -> Table:
     """The front with its intervals, the baseline first, in the columns of the report's table."""
     title = f"Front of {front.study}: {len(front.members)} points"
-    return console_table(title, FRONT_COLUMNS, table_rows(front_json(front)))
+    return console_table(title, FRONT_COLUMNS, table_rows(front))
 
 
 def _ratio(value: float) -> str:

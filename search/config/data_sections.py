@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
@@ -86,7 +86,7 @@ class ColumnsConfig(Section):
 
 
 class TableData(Section):
-    """Any table of clicks, CSV or Parquet."""
+    """A table of clicks, CSV or Parquet."""
 
     source: str = Field(pattern=r"^table:.+$", description="table:FILE")
     columns: ColumnsConfig = Field(description="a mapping that says what the columns hold")
@@ -131,7 +131,7 @@ FORMS: Mapping[str, type[Section]] = {
 _BY_KIND = {"table": "<table>", "criteo": "<criteo>", "synthetic": "<synthetic>"}
 
 
-def form_of(value: Any) -> str:
+def form_of(value: object) -> str:
     """Return the form of the data by the kind of their source."""
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
     return _BY_KIND.get(str(source).partition(":")[0], "<movielens>")

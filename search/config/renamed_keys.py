@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 from search.config.yaml_reader import dotted
 from search.errors import RenamedKeyWarning
@@ -18,7 +17,7 @@ _KEYS = {
 _VALUES = {("space", "tables", "form"): {"shared-rows": "quotient-remainder"}}
 
 
-def read_renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+def read_renamed(data: Mapping[str, object]) -> dict[str, object]:
     """Replace old keys and values by those of this version, with a RenamedKeyWarning for each.
 
     A file that holds both the old and the new key keeps the old one, so that it is refused as an unknown key.
@@ -31,7 +30,7 @@ def read_renamed(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _with_key(data: dict[str, Any], rest: tuple[str, ...], name: str, place: tuple[str, ...]) -> dict[str, Any]:
+def _with_key(data: dict[str, object], rest: tuple[str, ...], name: str, place: tuple[str, ...]) -> dict[str, object]:
     key, *inner = rest
     if key not in data:
         return data
@@ -45,8 +44,8 @@ def _with_key(data: dict[str, Any], rest: tuple[str, ...], name: str, place: tup
 
 
 def _with_values(
-    data: dict[str, Any], rest: tuple[str, ...], names: Mapping[str, str], place: tuple[str, ...]
-) -> dict[str, Any]:
+    data: dict[str, object], rest: tuple[str, ...], names: Mapping[str, str], place: tuple[str, ...]
+) -> dict[str, object]:
     key, *inner = rest
     value = data.get(key)
     if inner:

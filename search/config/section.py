@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -37,12 +37,12 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
+    def _empty_is_default(cls, value: object) -> object:
         # `slo:` with nothing under it (all of it commented out) reads as null.
         return {} if value is None else value
 
 
-def _number(value: Any) -> int | float:
+def _number(value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise rule(f"must be a number, but got {show(value)}")
     return value
@@ -72,9 +72,9 @@ class _ReadsDomain:
     ) -> None:
         self.bounds, self.rule, self.open_below, self.open_above = bounds, rule, open_below, open_above
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         form = Annotated[
-            Annotated[Range, Tag("<range>")] | Annotated[Any, Tag("<values>")],
+            Annotated[Range, Tag("<range>")] | Annotated[object, Tag("<values>")],
             Discriminator(lambda v: "<range>" if isinstance(v, (Mapping, Range)) else "<values>"),
         ]
         schema = core_schema.no_info_before_validator_function(written, handler.generate_schema(form))
@@ -82,7 +82,7 @@ class _ReadsDomain:
             self._read, schema, serialization=core_schema.plain_serializer_function_ser_schema(written)
         )
 
-    def _read(self, form: Any) -> Domain:
+    def _read(self, form: object) -> Domain:
         try:
             domain = _domain(form, real=self.bounds is not None)
         except ValueError as error:  # PydanticCustomError is one too, and is complete already
@@ -100,7 +100,7 @@ class _ReadsDomain:
         return above and (value < high if self.open_above else value <= high)
 
 
-def _domain(form: Any, real: bool) -> Domain:
+def _domain(form: object, real: bool) -> Domain:
     """Return the domain of a list, a single value or a range; in a real knob integers become floats."""
     if isinstance(form, Range):
         low, high, step = form.low, form.high, form.step
@@ -117,7 +117,7 @@ def _domain(form: Any, real: bool) -> Domain:
     return Choice(tuple(values))
 
 
-def written(value: Any) -> Any:
+def written(value: object) -> object:
     """Return a domain in the study file's notation; any other value unchanged, a tuple as a list."""
     if isinstance(value, Choice):
         return list(value.values)

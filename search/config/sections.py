@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
@@ -157,7 +157,7 @@ class WorkersConfig(Section):
     job_seconds: float = Field(default=120.0, gt=0, description="seconds above 0")
 
 
-def _size(value: Any) -> int | str:
+def _size(value: object) -> int | str:
     if type(value) is int and value >= 0:
         return value
     if isinstance(value, str) and re.fullmatch(r"[0-9]+(-[0-9]+)*", value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -39,15 +39,9 @@ class DistillationConfig(Section):
 
 
 _Wholes = Listed[Annotated[int, Field(ge=0)]] | None
-_Flags = Listed[bool] | None
-
-
-def _wholes(what: str, zero: str = "none") -> Any:
-    return Field(default=None, description=f"a list of {what}, 0 ({zero}) among them, or null")
-
-
-def _flags() -> Any:
-    return Field(default=None, description="a list of false and true, false among them, or null")
+_Positions = Annotated[_Wholes, Field(description="a list of positions, 0 (all) among them, or null")]
+_Rows = Annotated[_Wholes, Field(description="a list of rows, 0 (none) among them, or null")]
+_Flags = Annotated[Listed[bool] | None, Field(description="a list of false and true, false among them, or null")]
 
 
 class TablesConfig(Section):
@@ -68,8 +62,8 @@ class TablesConfig(Section):
 class AttentionConfig(Section):
     """Positions that a sparse attention reads; 0: all."""
 
-    window: _Wholes = _wholes("positions", "all")
-    history: _Wholes = _wholes("positions", "all")
+    window: _Positions = None
+    history: _Positions = None
 
     @field_validator("window", "history")
     @classmethod
@@ -86,16 +80,16 @@ class PlacementConfig(Section):
     layouts: Listed[str] | None = Field(
         default=None, description="a list of REPLICASxTHREADS, 1xauto among them, or null"
     )
-    pinned: _Flags = _flags()
-    inline: _Flags = _flags()
-    batch_rows: _Wholes = _wholes("rows")
+    pinned: _Flags = None
+    inline: _Flags = None
+    batch_rows: _Rows = None
     batch_wait_us: _Wholes = Field(default=None, description="a list of microseconds, at least 0, or null")
-    split_rows: _Wholes = _wholes("rows")
-    route_rows: _Wholes = _wholes("rows")
+    split_rows: _Rows = None
+    route_rows: _Rows = None
     embedding_device: Listed[str] | None = Field(
         default=None, description="a list of same and ENGINE or ENGINE:DEVICE, same among them, or null"
     )
-    user_once: _Flags = _flags()
+    user_once: _Flags = None
     queue: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     deadline_ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 
@@ -117,7 +111,7 @@ class PlacementConfig(Section):
 
     @field_validator("pinned", "inline", "user_once", "batch_rows", "split_rows", "route_rows", "batch_wait_us")
     @classmethod
-    def _holds_off(cls, values: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...] | None:
+    def _holds_off(cls, values: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
         if values is None:
             return None
         if info.field_name == "batch_wait_us":
@@ -151,7 +145,7 @@ class SpaceConfig(Section):
     )
     tables: TablesConfig = TablesConfig()
     attention: AttentionConfig = AttentionConfig()
-    quantization_aware: _Flags = _flags()
+    quantization_aware: _Flags = None
     distillation: DistillationConfig = DistillationConfig()
     precision: Mapping[str, Listed[str]] | None = Field(
         default=None, description="a mapping of layer group (or table, compute, calibration) to widths, or null"
@@ -175,7 +169,7 @@ class SpaceConfig(Section):
 
     @field_validator("pruning_importance", "pruning_steps")
     @classmethod
-    def _different(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    def _different(cls, values: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
         return None if values is None else _holds(values)
 
     @field_validator("quantization_aware")
@@ -212,7 +206,10 @@ def _offers(baseline: str, values: tuple[str, ...], *at: str) -> tuple[str, ...]
     return values
 
 
-def _holds(values: tuple[Any, ...], *off: Any, at: str | None = None) -> tuple[Any, ...]:
+T = TypeVar("T")
+
+
+def _holds(values: tuple[T, ...], *off: T, at: str | None = None) -> tuple[T, ...]:
     """Check that the values are different and contain the one that leaves the baseline unchanged, if there is one."""
     if not values or len(set(values)) != len(values) or any(value not in values for value in off):
         among = "".join(f", {str(value).lower()} among them" for value in off)

@@ -9,8 +9,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -21,7 +21,6 @@ from search.config.section import Range, Section
 from search.config.sections import StudyConfig
 from search.config.yaml_reader import dotted, nearest, plain, show
 from search.errors import ConfigError
-from spaces.serialization import digest
 
 # Sections that a resumed study may have changed: duration and place of the search, not its subject.
 FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
@@ -117,7 +116,7 @@ def write_template(path: Path) -> None:
             draft.unlink()
 
 
-def _presets() -> Any:
+def _presets() -> Traversable:
     return resources.files("search.config").joinpath("presets")
 
 
@@ -140,7 +139,7 @@ def _read_source(source: str) -> tuple[str, str, Path]:
         raise ConfigError(f"{label}: must be a preset or a YAML file, but cannot be read: {reason}") from error
 
 
-def _read_override(override: str) -> tuple[tuple[str, ...], Any]:
+def _read_override(override: str) -> tuple[tuple[str, ...], object]:
     key, equals, text = override.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
@@ -149,8 +148,8 @@ def _read_override(override: str) -> tuple[tuple[str, ...], Any]:
 
 
 def _replaced(
-    data: Mapping[str, Any], path: tuple[str, ...], value: Any, *, done: tuple[str, ...] = ()
-) -> dict[str, Any]:
+    data: Mapping[str, object], path: tuple[str, ...], value: object, *, done: tuple[str, ...] = ()
+) -> dict[str, object]:
     """Copy data with the value at path replaced, since data under an anchor may be shared."""
     key, *rest = path
     if not rest:
@@ -172,9 +171,9 @@ _ON_DISK = (
 )
 
 
-def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
     for place, prefix, what in _ON_DISK:
-        value: Any = data
+        value: object = data
         for key in place:
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
@@ -231,7 +230,7 @@ def _place(detail: ErrorDetails) -> tuple[str | int, ...]:
     return (*(key for key in detail["loc"] if key != "[key]" and key not in _TAGGED), *inner)
 
 
-_TAGGED: dict[Any, type[Section]] = {"<range>": Range, **FORMS}
+_TAGGED: Mapping[str, type[Section]] = {"<range>": Range, **FORMS}
 
 
 def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
@@ -240,8 +239,8 @@ def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
     text = f"a mapping with the keys {_keys(section)}"
     for key in location:
         field = section.model_fields.get(str(key))
-        if key in _TAGGED:
-            section = _TAGGED[key]
+        if str(key) in _TAGGED:
+            section = _TAGGED[str(key)]
         elif field is not None:
             kind = field.annotation
             if isinstance(kind, type) and issubclass(kind, Section):
@@ -273,20 +272,15 @@ def _order(data: object, place: tuple[str | int, ...]) -> tuple[float, ...]:
     return tuple(order)
 
 
-def settings_digest(config: StudyConfig) -> str:
-    """Return the SHA-256, in hex, of the settings that identify a study."""
-    return digest(_settings(config))
-
-
-def difference(a: StudyConfig | Mapping[str, Any], b: StudyConfig | Mapping[str, Any]) -> str | None:
-    """Describe the first setting that differs from a to b, in one line; None when their digests are equal.
+def difference(a: StudyConfig | Mapping[str, object], b: StudyConfig | Mapping[str, object]) -> str | None:
+    """Describe the first setting that differs from a to b, in one line; None when there is none.
 
     Plain data that this version cannot read are compared unchanged.
     """
     return _difference(_settings(a), _settings(b), ())
 
 
-def _settings(config: StudyConfig | Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: StudyConfig | Mapping[str, object]) -> dict[str, object]:
     try:
         study = parse(config)
     except ConfigError:
@@ -294,7 +288,7 @@ def _settings(config: StudyConfig | Mapping[str, Any]) -> dict[str, Any]:
     return study.model_dump(mode="json", exclude=set(FREE_SECTIONS))
 
 
-def _difference(a: Mapping[str, Any], b: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
+def _difference(a: Mapping[str, object], b: Mapping[str, object], path: tuple[str, ...]) -> str | None:
     for key in (*b, *(key for key in a if key not in b)):
         old, new = a.get(key, _ABSENT), b.get(key, _ABSENT)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -311,5 +305,5 @@ _ABSENT = object()
 
 
 def _canonical(value: object) -> str:
-    # As text: Python holds 1, 1.0 and true for equal, the digest and the sampler do not.
+    # As text: Python holds 1, 1.0 and true for equal, the sampler does not.
     return json.dumps(value, sort_keys=True, default=str)

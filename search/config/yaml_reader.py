@@ -6,7 +6,6 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -16,7 +15,7 @@ from ruamel.yaml.reader import ReaderError
 from search.errors import ConfigError
 
 
-def plain(text: str, label: str, path: tuple[str, ...] = ()) -> Any:
+def plain(text: str, label: str, path: tuple[str, ...] = ()) -> object:
     """Read plain data from the text of one YAML 1.2 document; None if it is empty.
 
     Args:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from search.cli.console import Console
-from search.explore.study_profile import FACT, StudyProfile, read_profile
-from search.report.profile import profile_document
+from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
 from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
@@ -15,7 +14,7 @@ from search.workers.processes import Worker, call
 from spaces.focus import narrowed
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
-from spaces.serialization import from_plain, to_plain
+from spaces.serialization import to_plain
 
 
 def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
@@ -31,17 +30,17 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     config = jobs.config
     found = call(meter, jobs.profile(), config.workers.job_seconds, console.say)
     prepared = jobs.prepared
-    once = {"refused": prepared.user_once_refused, "multiply_adds_share": prepared.user_once_share}
-    plain = profile_document(config.name, found.profile, found.roofline, config.space.focus) | {"user_once": once}
-    study.note(**{FACT: plain})
-    return from_plain(StudyProfile, plain)
+    once = UserOnce(prepared.user_once_refused, prepared.user_once_share)
+    profile = study_profile(config.name, found.profile, found.roofline, once, config.space.focus)
+    study.note(**{FACT: to_plain(profile)})
+    return profile
 
 
 def write_profile_files(profile: StudyProfile, folder: Path) -> list[Path]:
     """`profile.json` and `profile.html`."""
-    page, data, plain = folder / "profile.html", folder / "profile.json", to_plain(profile)
-    write_profile(plain, page)
-    data.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    page, data = folder / "profile.html", folder / "profile.json"
+    write_profile(profile, page)
+    data.write_text(json.dumps(to_plain(profile), indent=1, allow_nan=False) + "\n")
     return [page, data]
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from objectives.measurement.profile.profile import GroupCost, NodeCost, OperatorCost
-from objectives.measurement.profile.roofline import Roofline
+from objectives.measurement.profile.profile import GroupCost, NodeCost, OperatorCost, Profile
+from objectives.measurement.profile.roofline import Roofline, group_roofs
+from spaces.focus import SHARE, Part, focus, reason
 from spaces.serialization import Json, from_plain
 
 FACT = "profile"
+_NO_GROUP = {
+    "other": "belongs to no single layer group: left alone",
+    "engine": "the engine's own time beside its kernels: placement may change it, compression cannot",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,31 @@ class StudyProfile:
     share: float
     roofline: Roofline
     user_once: UserOnce
+
+
+def study_profile(
+    study: str, profile: Profile, roofline: Roofline, once: UserOnce, share: float = SHARE
+) -> StudyProfile:
+    """The profile with each group's share of the weights; `other` and `engine` are no groups, so never in focus."""
+    held = max(1, sum(group.weight_bytes for group in profile.groups))
+    roofs = {roof.group: roof for roof in group_roofs(profile, roofline)}
+    layered = [group for group in profile.groups if group.name not in _NO_GROUP]
+    parts = {g.name: Part(g.name, min(1.0, g.time_share), g.weight_bytes / held) for g in layered}
+    chosen = focus(parts.values(), share)
+    groups = tuple(
+        GroupShare(
+            **vars(group),
+            weight_share=group.weight_bytes / held,
+            perfect_ms=roofs[group.name].perfect_ms,
+            efficiency=roofs[group.name].efficiency,
+            in_focus=group.name in chosen,
+            reason=reason(parts[group.name], share) if group.name in parts else _NO_GROUP[group.name],
+        )
+        for group in profile.groups
+    )
+    return StudyProfile(
+        study=study, **vars(profile) | {"groups": groups}, share=share, roofline=roofline, user_once=once
+    )
 
 
 def read_profile(facts: Json) -> StudyProfile | None:

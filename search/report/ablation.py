@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from rich.table import Table
 
-from search.ablation.records import KINDS, Kind
+from objectives.records import Interval
+from search.ablation.records import KINDS, AblationSummary, Difference, Kind, TechniqueSummary
 from search.format import MISSING, column_percent, column_ratio, metric_name, significant
 from search.report.axes import log_steps
 from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
-
-Document = Mapping[str, Any]
-Interval = tuple[float, float]
 
 WORDS: Mapping[Kind, str] = {"without": "at the trial", "alone": "alone"}
 _COLOURS: Mapping[Kind, str] = {"without": PALETTE[3], "alone": PALETTE[1]}
@@ -30,18 +27,12 @@ _STEPS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0
 
 @dataclass(frozen=True)
 class Dot:
-    """One measured effect; `row` is the technique's place from the top. Ratios, and the loss as a share."""
+    """One measured effect; `row` is the technique's place from the top."""
 
     row: int
     label: str
     kind: Kind
-    p95_ratio: float
-    p95_ratio_interval: Interval
-    service_p50_ratio: float
-    service_p50_ratio_interval: Interval
-    loss: float
-    loss_interval: Interval
-    bytes_ratio: float
+    difference: Difference
 
 
 @dataclass(frozen=True)
@@ -54,61 +45,56 @@ class Comparison:
     reason: str
 
 
-@dataclass(frozen=True)
-class Technique:
-    """A technique with what it did, in words, and its comparisons in the order of `KINDS`."""
-
-    label: str
-    verdict: str
-    comparisons: tuple[Comparison, ...]
-
-
-def techniques(document: Document) -> tuple[Technique, ...]:
-    """The techniques of the document of `leanrec ablate --json`."""
-    return tuple(
-        Technique(part["label"], part["verdict"], tuple(_comparison(row, part, kind) for kind in KINDS))
-        for row, part in enumerate(document["techniques"])
-    )
+def comparisons(row: int, part: TechniqueSummary) -> Iterator[Comparison]:
+    """Yield the comparisons of the technique in the given place, in the order of `KINDS`."""
+    for kind, effect in zip(KINDS, (part.without, part.alone), strict=True):
+        if effect is None or effect.difference is None:
+            reason = "not measured yet" if effect is None else f"not measured: {effect.reason}"
+            yield Comparison(part.label, kind, None, reason)
+        else:
+            yield Comparison(part.label, kind, Dot(row, part.label, kind, effect.difference), "")
 
 
-def dots(document: Document) -> tuple[Dot, ...]:
+def _all_comparisons(summary: AblationSummary) -> Iterator[Comparison]:
+    for row, part in enumerate(summary.techniques):
+        yield from comparisons(row, part)
+
+
+def dots(summary: AblationSummary) -> tuple[Dot, ...]:
     """The effects that were measured."""
-    return tuple(each.dot for technique in techniques(document) for each in technique.comparisons if each.dot)
+    return tuple(each.dot for each in _all_comparisons(summary) if each.dot)
 
 
-def _comparison(row: int, part: Mapping[str, Any], kind: Kind) -> Comparison:
-    dot = _dot(row, part, kind)
-    reason = "" if dot else f"not measured: {part[kind]['reason']}" if part[kind] else "not measured yet"
-    return Comparison(part["label"], kind, dot, reason)
-
-
-def _dot(row: int, part: Mapping[str, Any], kind: Kind) -> Dot | None:
-    difference = (part[kind] or {}).get("difference")
-    if difference is None:
-        return None
-    latency, quality = difference["latency"], difference["quality"]
-    return Dot(
-        row, part["label"], kind,
-        latency["p95_ratio"], tuple(latency["p95_ratio_interval"]),
-        latency["service_p50_ratio"], tuple(latency["service_p50_ratio_interval"]),
-        quality["loss"], tuple(quality["loss_interval"]), difference["bytes_ratio"],
-    )  # fmt: skip
-
-
-def ablation_figure(document: Document) -> Description:
+def ablation_figure(summary: AblationSummary) -> Description:
     """A line for each technique, at the trial and alone one below the other. Left: p95 ratio on a logarithmic axis.
     Right: loss in percent."""
-    drawn = dots(document)
+    drawn = dots(summary)
     traces = []
     for kind in KINDS:
         mine = [dot for dot in drawn if dot.kind == kind]
-        ratios = [(dot.p95_ratio, dot.p95_ratio_interval) for dot in mine]
-        losses = [(100 * dot.loss, (100 * dot.loss_interval[0], 100 * dot.loss_interval[1])) for dot in mine]
+        ratios = [_p95(dot) for dot in mine]
+        losses = [(100 * loss, (100 * low, 100 * high)) for loss, (low, high) in map(_loss, mine)]
         traces += [_trace(mine, kind, ratios, "x"), _trace(mine, kind, losses, "x2")]
-    return {"data": traces, "layout": _layout(document, drawn)}
+    return {"data": traces, "layout": _layout(summary, drawn)}
 
 
-def _trace(dots: Sequence[Dot], kind: Kind, values: Sequence[tuple[float, Interval]], axis: str) -> Description:
+# A ratio, or the loss as a share, with its interval.
+_Ranged = tuple[float, Interval]
+
+
+def _p95(dot: Dot) -> _Ranged:
+    return dot.difference.latency.p95_ratio, dot.difference.latency.p95_ratio_interval
+
+
+def _service_p50(dot: Dot) -> _Ranged:
+    return dot.difference.latency.service_p50_ratio, dot.difference.latency.service_p50_ratio_interval
+
+
+def _loss(dot: Dot) -> _Ranged:
+    return dot.difference.quality.loss, dot.difference.quality.loss_interval
+
+
+def _trace(dots: Sequence[Dot], kind: Kind, values: Sequence[_Ranged], axis: str) -> Description:
     colour = _COLOURS[kind]
     return {
         "type": "scatter",
@@ -135,20 +121,20 @@ def _trace(dots: Sequence[Dot], kind: Kind, values: Sequence[tuple[float, Interv
 
 def _hover(dot: Dot) -> str:
     lines = [f"<b>{escape(dot.label)}</b>, {WORDS[dot.kind]}"]
-    for name, value, (low, high) in (
-        ("p95", dot.p95_ratio, dot.p95_ratio_interval),
-        ("service p50", dot.service_p50_ratio, dot.service_p50_ratio_interval),
+    for name, (value, (low, high)), word in (
+        ("p95", _p95(dot), column_ratio),
+        ("service p50", _service_p50(dot), column_ratio),
+        ("loss", _loss(dot), column_percent),
     ):
-        lines.append(f"{name}: {column_ratio(value)} [{column_ratio(low)} to {column_ratio(high)}]")
-    low, high = dot.loss_interval
-    lines.append(f"loss: {column_percent(dot.loss)} [{column_percent(low)} to {column_percent(high)}]")
-    return "<br>".join([*lines, f"bytes: {column_ratio(dot.bytes_ratio)}"])
+        lines.append(f"{name}: {word(value)} [{word(low)} to {word(high)}]")
+    return "<br>".join([*lines, f"bytes: {column_ratio(dot.difference.bytes_ratio)}"])
 
 
-def _layout(document: Document, drawn: Sequence[Dot]) -> Description:
-    labels = [escape(part["label"]) for part in document["techniques"]]
-    low = min([0.9, *(dot.p95_ratio_interval[0] for dot in drawn)])
-    high = max([1.1, *(dot.p95_ratio_interval[1] for dot in drawn)])
+def _layout(summary: AblationSummary, drawn: Sequence[Dot]) -> Description:
+    labels = [escape(part.label) for part in summary.techniques]
+    intervals = [interval for _, interval in map(_p95, drawn)]
+    low = min([0.9, *(low for low, _ in intervals)])
+    high = max([1.1, *(high for _, high in intervals)])
     steps = log_steps(low, high) if high > _NARROW * low else [step for step in _STEPS if low <= step <= high]
     ratio = {
         "type": "log",
@@ -157,7 +143,8 @@ def _layout(document: Document, drawn: Sequence[Dot]) -> Description:
         "ticktext": [f"{significant(step)}x" for step in steps],
         "domain": [0, 0.6],
     }
-    loss = {"title": {"text": f"loss of {_metric(document)} in %"}, "domain": [0.66, 1], "anchor": "y"}
+    metric = metric_name(next((dot.difference.quality.metric for dot in drawn), "quality"))
+    loss = {"title": {"text": f"loss of {metric} in %"}, "domain": [0.66, 1], "anchor": "y"}
     names = {
         "tickvals": list(range(len(labels))),
         "ticktext": labels,
@@ -185,31 +172,29 @@ def _upright(place: float, axis: str) -> Description:
     return {"type": "line", "xref": axis, "yref": "paper", "x0": place, "x1": place, "y0": 0, "y1": 1, "line": line}
 
 
-def _metric(document: Document) -> str:
-    told = (
-        effect["difference"]["quality"]["metric"]
-        for part in document["techniques"]
-        for kind in KINDS
-        if (effect := part[kind]) is not None and effect["difference"] is not None
-    )
-    return metric_name(next(told, "quality"))
-
-
-def ablation_table(document: Document) -> Table:
+def ablation_table(summary: AblationSummary) -> Table:
     """The techniques on a terminal, a line for each comparison."""
-    lines = [comparison for technique in techniques(document) for comparison in technique.comparisons]
-    return console_table(f"What helped at trial {document['trial']} of {document['study']}", _CONSOLE_COLUMNS, lines)
+    title = f"What helped at trial {summary.trial} of {summary.study}"
+    return console_table(title, _CONSOLE_COLUMNS, _all_comparisons(summary))
 
 
-def _measured(header: str, cell: Callable[[Dot], Cell]) -> Column[Comparison]:
-    return Column(header, lambda comparison: cell(comparison.dot) if comparison.dot else Cell(MISSING))
+def _measured(
+    header: str, value: Callable[[Dot], tuple[float, Interval | None]], word: Callable[[float], str]
+) -> Column[Comparison]:
+    def cell(of: Comparison) -> Cell:
+        if of.dot is None:
+            return Cell(MISSING)
+        told, interval = value(of.dot)
+        return number(told, word, interval)
+
+    return Column(header, cell)
 
 
 COMPARISON_COLUMNS: tuple[Column[Comparison], ...] = (
-    _measured("p95 ratio", lambda dot: number(dot.p95_ratio, column_ratio, dot.p95_ratio_interval)),
-    _measured("service p50 ratio", lambda d: number(d.service_p50_ratio, column_ratio, d.service_p50_ratio_interval)),
-    _measured("loss", lambda dot: number(dot.loss, column_percent, dot.loss_interval)),
-    _measured("bytes ratio", lambda dot: number(dot.bytes_ratio, column_ratio)),
+    _measured("p95 ratio", _p95, column_ratio),
+    _measured("service p50 ratio", _service_p50, column_ratio),
+    _measured("loss", _loss, column_percent),
+    _measured("bytes ratio", lambda dot: (dot.difference.bytes_ratio, None), column_ratio),
 )
 _CONSOLE_COLUMNS = (
     Column[Comparison]("technique", lambda of: Cell(of.label if of.kind == KINDS[0] else ""), "left"),

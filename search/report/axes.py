@@ -6,10 +6,10 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from search.format import MISSING, knob_value, percent, significant
-from search.report.data import Document, complete_rows
+from search.results import Front, Point
+from spaces.domains import Scalar
 
 # A knob with more values than this is an axis of numbers, not of named places.
 MANY_VALUES = 8
@@ -43,26 +43,26 @@ class Parallel:
     shades: tuple[float, ...]
 
 
-def parallel(document: Document) -> Parallel:
-    rows = [row for row in complete_rows(document) if row["latency_ms"]["p95_ratio"] is not None]
+def parallel(front: Front) -> Parallel:
+    points = front.points
     axes: list[Axis] = []
     constant: dict[str, str] = {}
-    names = dict.fromkeys(name for row in rows for name in row["knobs"])
+    names = dict.fromkeys(name for point in points for name in point.knobs)
     for name in sorted(names, key=_family_rank):
-        column = [row["knobs"].get(name) for row in rows]
+        column = [point.knobs.get(name) for point in points]
         values = {value for value in column if value is not None}
         if len(values) > 1:
             axes.append(knob_axis(name, column))
         else:
             constant[name] = knob_value(values.pop())
-    if rows:
-        axes.append(_log_axis("p95<br>ratio", [row["latency_ms"]["p95_ratio"] for row in rows]))
-        if all(row["throughput_ratio"] for row in rows):
-            axes.append(_log_axis("throughput<br>ratio", [row["throughput_ratio"] for row in rows]))
-        axes.append(_number_axis("quality<br>loss", [row["quality"]["loss"] for row in rows], percent))
-        standing = [2.0 if row["on_front"] else float(row["feasible"]) for row in rows]
+    if points:
+        axes.append(_log_axis("p95<br>ratio", [point.p95_ratio for point in points]))
+        if all(point.throughput_ratio for point in points):
+            axes.append(_log_axis("throughput<br>ratio", [point.throughput_ratio for point in points]))
+        axes.append(_number_axis("quality<br>loss", [point.quality.loss for point in points], percent))
+        standing = [2.0 if point.on_front else float(point.feasible) for point in points]
         axes.append(Axis("standing", tuple(standing), (0.0, 1.0, 2.0), ("infeasible", "dominated", "front")))
-    return Parallel(tuple(row["trial"] for row in rows), tuple(axes), constant, _shades(rows))
+    return Parallel(tuple(point.trial for point in points), tuple(axes), constant, _shades(points))
 
 
 def _family_rank(name: str) -> int:
@@ -70,23 +70,24 @@ def _family_rank(name: str) -> int:
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
-def _shades(rows: Sequence[Any]) -> tuple[float, ...]:
-    carried = [math.log(max(row["throughput_ratio"] or 1.0, 1e-3)) for row in rows]
+def _shades(points: Sequence[Point]) -> tuple[float, ...]:
+    carried = [math.log(max(point.throughput_ratio or 1.0, 1e-3)) for point in points]
     low, high = min(carried, default=0.0), max(carried, default=0.0)
     share = [(value - low) / (high - low) if high > low else 1.0 for value in carried]
-    return tuple(2 + part if row["on_front"] else float(row["feasible"]) for row, part in zip(rows, share, strict=True))
+    return tuple(2 + part if p.on_front else float(p.feasible) for p, part in zip(points, share, strict=True))
 
 
-def knob_axis(name: str, column: Sequence[Any]) -> Axis:
+def knob_axis(name: str, column: Sequence[Scalar | None]) -> Axis:
     """`column`: one value for each trial, None where the trial does not have the knob (drawn below all others)."""
     family, _, rest = name.partition(".")
     # Two lines: plotly lays a third one over the upright itself.
     label = "<br>".join(html.escape(part) for part in (family, rest.replace("_", " ")) if part)
     present = {value for value in column if value is not None}
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
+    numbers = [value if isinstance(value, int | float) and not isinstance(value, bool) else None for value in column]
+    numeric = numbers == list(column)
     if numeric and len(present) > MANY_VALUES:
-        return _number_axis(label, column, lambda value: significant(value, 3))
-    order: list[Any] = sorted(present, key=lambda value: (isinstance(value, str), value if numeric else str(value)))
+        return _number_axis(label, numbers, lambda value: significant(value, 3))
+    order = sorted(present, key=lambda value: (isinstance(value, str), float(value) if numeric else 0.0, str(value)))
     heights = {value: float(height) for height, value in enumerate([None, *order] if None in column else order)}
     texts = tuple(html.escape(MISSING if value is None else knob_value(value)) for value in heights)
     return Axis(label, tuple(heights[value] for value in column), tuple(heights.values()), texts)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from objectives.measurement.statistics import fewest_samples
+from objectives.measurement.timeline import Timeline
+from search.bench.bench import BenchResult
 from search.format import milliseconds, percent, rate, significant, times
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 from search.report.render import render
-
-Document = Mapping[str, Any]
 
 # From bottom to top, as the axes are numbered; between them there is room for a title.
 _DOMAINS = ((0.0, 0.17), (0.26, 0.43), (0.52, 0.73), (0.82, 1.0))
@@ -21,28 +20,26 @@ _WIDE = 20
 _HEIGHT = 860
 
 
-def headline(document: Document) -> str:
+def headline(found: BenchResult) -> str:
     """Summarise the result in a sentence or two."""
-    latency = document["latency_ms"]
-    told = [f"{name} is {_value(latency[name])}" for name in ("p50", "p95", "p99") if latency[name] is not None]
+    told = [f"{name} is {milliseconds(told.value)}" for name, told in found.latency_ms.by_name().items() if told]
     percentiles = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
-    if document["pattern"] == "closed":
-        answers = f"One request at a time, {rate(document['served_rps'])}"
+    if found.rate_rps is None or found.load is None:
+        answers = f"One request at a time, {rate(found.served_rps)}"
     else:
         answers = (
-            f"Under {_WORDS[document['pattern']]} at {rate(document['rate_rps'])}, {percent(document['load'])} of "
-            "what it can answer"
+            f"Under {_WORDS[found.pattern]} at {rate(found.rate_rps)}, {percent(found.load)} of what it can answer"
         )
     sentences = [f"{answers}: {percentiles or 'no percentile can be told'}."]
-    beside = document["poisson"]
-    for name in ("p99", "p95"):
-        if beside is not None and beside[f"{name}_ratio"] is not None:
-            low, high = beside[f"{name}_ratio_interval"]
-            ratio = f"{times(beside[f'{name}_ratio'])} [{significant(low)}, {significant(high)}]"
-            sentences.append(f"That {name} is {ratio} of Poisson's at the same rate.")
-            break
-    if document["refused"]:
-        sentences.append(f"{percent(document['refused'] / document['requests'])} of the requests were refused.")
+    beside = found.poisson
+    if beside is not None:
+        p99, p95 = (beside.p99_ratio, beside.p99_ratio_interval), (beside.p95_ratio, beside.p95_ratio_interval)
+        name, (ratio, interval) = ("p95", p95) if beside.p99_ratio is None else ("p99", p99)
+        if ratio is not None and interval is not None:
+            brackets = f"[{significant(interval[0])}, {significant(interval[1])}]"
+            sentences.append(f"That {name} is {times(ratio)} {brackets} of Poisson's at the same rate.")
+    if found.refused:
+        sentences.append(f"{percent(found.refused / found.requests)} of the requests were refused.")
     return " ".join(sentences)
 
 
@@ -55,27 +52,28 @@ _WORDS = {
 }
 
 
-def doubts(document: Document) -> list[str]:
+def doubts(found: BenchResult) -> list[str]:
     """List the reasons why the run is invalid or disturbed, and the missing percentiles with their reasons."""
-    found = [f"Not valid. {document['reason']}"] if document["reason"] else []
-    if document["disturbed"]:
-        found.append(
+    said = [f"Not valid. {found.reason}"] if found.reason else []
+    if found.disturbed:
+        said.append(
             "The machine was busy with something else meanwhile: threads that were ready ran "
-            f"{percent(document['cpu_share'])} of the time. Latencies are longer for it."
+            f"{percent(found.cpu_share)} of the time. Latencies are longer for it."
         )
-    for name, told in document["latency_ms"].items():
+    for name, told in found.latency_ms.by_name().items():
         if told is None:
-            fewest, count = fewest_samples(float(name[1:])), document["requests"]
+            fewest, count = fewest_samples(float(name[1:])), found.requests
             why = f"it needs {fewest} requests, but got {count}" if count < fewest else "it lies among the refused"
-            found.append(f"{name} is not told: {why}.")
-    return found
+            said.append(f"{name} is not told: {why}.")
+    return said
 
 
-def bench_figure(document: Document) -> Description:
+def bench_figure(found: BenchResult) -> Description:
     """Rates, percentiles, queue and CPU in four panels over one axis of seconds, as plotly's traces and layout."""
-    line = document["timeline"]
+    line = found.timeline
     panels = (_cpu(line), _queue(line), _latency(line), _rates(line))
-    data = []
+    data: list[Description] = []
+    titles: list[Description] = []
     layout: Description = {
         **LOOK,
         "height": _HEIGHT,
@@ -84,57 +82,57 @@ def bench_figure(document: Document) -> Description:
         "hovermode": "x unified",
         "hoversubplots": "axis",
         "hoverlabel": {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12, "color": INK}},
-        "xaxis": {**GRID, **_axis("seconds"), "anchor": "y", "range": [0, line["edges_s"][-1]]},
-        "annotations": [],
+        "xaxis": {**GRID, **_axis("seconds"), "anchor": "y", "range": [0, line.edges_s[-1]]},
+        "annotations": titles,
     }
     for number, ((title, axis, traces), domain) in enumerate(zip(panels, _DOMAINS, strict=True), 1):
         suffix = "" if number == 1 else str(number)
         layout[f"yaxis{suffix}"] = {"rangemode": "tozero", **GRID, "nticks": 5, "domain": list(domain), **axis}
         data += [{**trace, "xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
-        layout["annotations"].append(_title(title, domain[1]))
+        titles.append(_title(title, domain[1]))
     return {"data": data, "layout": layout}
 
 
 Panel = tuple[str, Description, list[Description]]
 
 
-def _rates(line: Document) -> Panel:
+def _rates(line: Timeline) -> Panel:
     traces = [
-        _steps(line, line["offered_rps"], "offered", MUTED, "requests/s", width=1.2),
-        _steps(line, line["served_rps"], "served", _DARK, "requests/s"),
+        _steps(line, line.offered_rps, "offered", MUTED, "requests/s", width=1.2),
+        _steps(line, line.served_rps, "served", _DARK, "requests/s"),
     ]
     names = [("offered", MUTED), ("served", _DARK)]
-    if any(line["refused"]):
-        width = line["edges_s"][1]
-        traces.append(_steps(line, [n / width for n in line["refused"]], "refused", ACCENT, "requests/s"))
+    if any(line.refused):
+        width = line.edges_s[1]
+        traces.append(_steps(line, [n / width for n in line.refused], "refused", ACCENT, "requests/s"))
         names.append(("refused", ACCENT))
     return _named("Rate", names), _axis("requests/s"), traces
 
 
-def _latency(line: Document) -> Panel:
-    told = [value for name in ("p50_ms", "p95_ms") for value in line[name] if value is not None]
+def _latency(line: Timeline) -> Panel:
+    told = [value for value in (*line.p50_ms, *line.p95_ms) if value is not None]
     axis: Description = _axis("ms")
     if told and max(told) > _WIDE * min(told) > 0:
         axis |= {"type": "log", "dtick": "D2", "tickformat": ".3~g"}
     traces = [
-        _steps(line, line["p95_ms"], "p95", _DARK, "ms"),
-        _steps(line, line["p50_ms"], "p50", _MIDDLE, "ms"),
+        _steps(line, line.p95_ms, "p95", _DARK, "ms"),
+        _steps(line, line.p50_ms, "p50", _MIDDLE, "ms"),
     ]
     return _named("Latency from the scheduled arrival", [("p50", _MIDDLE), ("p95", _DARK)]), axis, traces
 
 
-def _queue(line: Document) -> Panel:
-    highest = _steps(line, line["queue_max"], "highest", MUTED, "requests", width=1)
+def _queue(line: Timeline) -> Panel:
+    highest = _steps(line, line.queue_max, "highest", MUTED, "requests", width=1)
     traces = [
         {**highest, "fill": "tozeroy", "fillcolor": "rgba(93, 107, 122, 0.12)"},
-        _steps(line, line["queue_mean"], "mean", _DARK, "requests"),
+        _steps(line, line.queue_mean, "mean", _DARK, "requests"),
     ]
     title = _named("Requests scheduled and not answered", [("mean", _DARK), ("highest", MUTED)])
     return title, _axis("requests"), traces
 
 
-def _cpu(line: Document) -> Panel:
-    trace = _steps(line, line["cpu_cores"], "cores", _DARK, "cores")
+def _cpu(line: Timeline) -> Panel:
+    trace = _steps(line, line.cpu_cores, "cores", _DARK, "cores")
     return _named("CPU time of the process, generator included", []), _axis("cores busy"), [trace]
 
 
@@ -143,15 +141,14 @@ def _axis(unit: str) -> Description:
 
 
 def _steps(
-    line: Document, values: Sequence[float | None], name: str, colour: str, unit: str, width: float = 2
+    line: Timeline, values: Sequence[float | None], name: str, colour: str, unit: str, width: float = 2
 ) -> Description:
     """A value holds over its bin, and where there is none the line is broken."""
-    edges = line["edges_s"]
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
-        "x": [edge for ends in itertools.pairwise(edges) for edge in ends],
+        "x": [edge for ends in itertools.pairwise(line.edges_s) for edge in ends],
         "y": [value for value in values for _ in range(2)],
         "line": {"color": colour, "width": width},
         "hovertemplate": f"{name} %{{y:,.3~g}} {unit}<extra></extra>",
@@ -169,28 +166,23 @@ def _title(text: str, top: float) -> Description:
     return {"text": text, **spot, "yshift": 5, "showarrow": False, "font": {"size": 14, "color": INK}}
 
 
-def bench_page(document: Document, plotly_js: str, config: Mapping[str, Any]) -> str:
+def bench_page(found: BenchResult, plotly_js: str, config: Mapping[str, object]) -> str:
     """One HTML file with everything inside it."""
     return render(
         "bench.html.j2",
-        document=document,
-        headline=headline(document),
-        facts=facts(document),
-        doubts=doubts(document),
-        drawing=[*bench_figure(document).values(), config],
+        found=found,
+        headline=headline(found),
+        facts=facts(found),
+        doubts=doubts(found),
+        drawing=[*bench_figure(found).values(), config],
         plotly_js=plotly_js,
     )
 
 
-def facts(document: Document) -> list[str]:
-    rows = document["rows"]
+def facts(found: BenchResult) -> list[str]:
     return [
-        f"{document['requests']:,} requests in {significant(document['seconds'], 3)} s",
-        f"{significant(rows['median'], 3)} rows at the median, {rows['max']:,} at most",
-        f"queue {significant(document['queue']['mean'])} in the mean, {document['queue']['max']:,} at most",
-        f"{significant(document['cpu_cores'])} cores busy",
+        f"{found.requests:,} requests in {significant(found.seconds, 3)} s",
+        f"{significant(found.rows.median, 3)} rows at the median, {found.rows.max:,} at most",
+        f"queue {significant(found.queue.mean)} in the mean, {found.queue.max:,} at most",
+        f"{significant(found.cpu_cores)} cores busy",
     ]
-
-
-def _value(told: Mapping[str, Any]) -> str:
-    return milliseconds(told["value"])

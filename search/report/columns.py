@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from objectives.records import Interval, SliceQuality
 from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size
-from search.report.data import Row, TableRow, knobs_by_family
+from search.report.data import TableRow, knobs_by_family
+from search.results import PointLatency
 
 R = TypeVar("R")
 
@@ -35,7 +37,7 @@ class Column(Generic[R]):
     justify: Literal["left", "right"] = "right"
 
 
-def number(value: float | None, word: Callable[[float], str], interval: Sequence[float] | None = None) -> Cell:
+def number(value: float | None, word: Callable[[float], str], interval: Interval | None = None) -> Cell:
     """A number in words with its interval."""
     if value is None:
         return Cell(MISSING)
@@ -54,21 +56,21 @@ def console_table(title: str, columns: Sequence[Column[R]], rows: Iterable[R]) -
 
 
 def _trial(of: TableRow) -> Cell:
-    return Cell(str(of.row["trial"]), tags=of.tags)
+    return Cell(str(of.row.trial), tags=of.tags)
 
 
 def _recipe(of: TableRow) -> Cell:
     """Knobs that differ from the baseline's; in the details all knobs, and the widths that the file itself has."""
     if of.is_baseline:
         return Cell("the model as it was given")
-    row, standard = of.row, of.baseline["knobs"]
-    changed = {name: value for name, value in row["knobs"].items() if standard.get(name) != value}
+    row, standard = of.row, of.baseline.knobs
+    changed = {name: value for name, value in row.knobs.items() if standard.get(name) != value}
     # How it was taught is detail, and the origin is said by what was reshaped or pruned.
     said = {name: value for name, value in changed.items() if not name.startswith(_LEFT_TO_DETAILS)}
     brief = "; ".join(_PREFIX.get(family, "") + text for family, text in knobs_by_family(said).items())
-    units = {group: "-".join(map(str, left)) for group, left in (row.get("units") or {}).items()}
-    read = {"widths in the file": pairs(row.get("widths") or {}), "units that are left": pairs(units)}
-    return Cell(brief or "as the baseline", details={**knobs_by_family(row["knobs"]), **read})
+    units = {group: "-".join(map(str, left)) for group, left in row.units.items()}
+    read = {"widths in the file": pairs(row.widths), "units that are left": pairs(units)}
+    return Cell(brief or "as the baseline", details={**knobs_by_family(row.knobs), **read})
 
 
 _LEFT_TO_DETAILS = ("distillation.", "weights.origin")
@@ -82,41 +84,45 @@ def _throughput(rps: float) -> str:
 FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
     Column("trial", _trial, "left"),
     Column("recipe", _recipe, "left"),
-    Column("p95", lambda of: number(of.row["latency_ms"]["p95"], column_milliseconds)),
-    Column("p95 ratio", lambda of: _compared(of, of.row["latency_ms"], "p95_ratio", column_ratio)),
-    Column("to tuned", lambda of: number((of.row.get("tuned") or {}).get("p95_ratio"), column_ratio)),
-    Column("service p50 ratio", lambda of: _compared(of, of.row["latency_ms"], "service_p50_ratio", column_ratio)),
-    Column("throughput", lambda of: number(of.row["throughput_rps"], _throughput)),
-    Column("throughput ratio", lambda of: _compared(of, of.row, "throughput_ratio", column_ratio)),
-    Column("capacity ratio", lambda of: _compared(of, of.row, "capacity_ratio", column_ratio)),
-    Column("quality loss", lambda of: _compared(of, of.row["quality"], "loss", column_percent)),
-    Column("model", lambda of: number(of.row["model_bytes"], size)),
+    Column("p95", lambda of: number(of.row.latency_ms.p95, column_milliseconds)),
+    Column("p95 ratio", lambda of: _ratio(of, of.row.p95_ratio, of.row.p95_ratio_interval)),
+    Column("to tuned", lambda of: number(None if of.row.tuned is None else of.row.tuned.p95_ratio, column_ratio)),
+    Column("service p50 ratio", lambda of: _service(of, of.row.latency_ms)),
+    Column("throughput", lambda of: number(of.row.throughput_rps, _throughput)),
+    Column("throughput ratio", lambda of: _ratio(of, of.row.throughput_ratio, of.row.throughput_ratio_interval)),
+    Column("capacity ratio", lambda of: _ratio(of, of.row.capacity_ratio, of.row.capacity_ratio_interval)),
+    Column("quality loss", lambda of: _ratio(of, of.row.quality.loss, of.row.quality.loss_interval, column_percent)),
+    Column("model", lambda of: number(of.row.model_bytes, size)),
 )
 
 
-def _compared(of: TableRow, numbers: Mapping[str, Any], name: str, word: Callable[[float], str]) -> Cell:
+def _service(of: TableRow, latency: PointLatency) -> Cell:
+    return _ratio(of, latency.service_p50_ratio, latency.service_p50_ratio_interval)
+
+
+def _ratio(of: TableRow, value: float, interval: Interval, word: Callable[[float], str] = column_ratio) -> Cell:
     """A number against the baseline; the baseline against itself is exact."""
-    return number(numbers.get(name), word, None if of.is_baseline else numbers.get(f"{name}_interval"))
+    return number(value, word, None if of.is_baseline else interval)
 
 
 def _score(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _standing(part: Row) -> str:
+def _standing(part: SliceQuality) -> str:
     """Reason for a missing loss, else the conclusion from the loss's interval."""
-    if part["reason"]:
-        return str(part["reason"])
-    low, high = part["loss_interval"]
+    if part.loss_interval is None:
+        return part.reason or ""
+    low, high = part.loss_interval
     return "loses" if low > 0 else "gains" if high < 0 else "no loss that this data can show"
 
 
-SLICE_COLUMNS: tuple[Column[Row], ...] = (
-    Column("rows", lambda part: Cell(part["name"]), "left"),
-    Column("of them", lambda part: Cell(f"{part['rows']:,}")),
-    Column("users or requests", lambda part: Cell(f"{part['groups']:,}")),
-    Column("baseline", lambda part: number(part["baseline"], _score)),
-    Column("this model", lambda part: number(part["value"], _score)),
-    Column("loss", lambda part: number(part["loss"], column_percent, part["loss_interval"])),
+SLICE_COLUMNS: tuple[Column[SliceQuality], ...] = (
+    Column("rows", lambda part: Cell(part.name), "left"),
+    Column("of them", lambda part: Cell(f"{part.rows:,}")),
+    Column("users or requests", lambda part: Cell(f"{part.groups:,}")),
+    Column("baseline", lambda part: number(part.baseline, _score)),
+    Column("this model", lambda part: number(part.value, _score)),
+    Column("loss", lambda part: number(part.loss, column_percent, part.loss_interval)),
     Column("", lambda part: Cell(_standing(part)), "left"),
 )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from objectives.records import Interval
 from search.format import metric_name, percent, significant
 from search.report.axes import log_steps
-from search.report.data import FrontData, FrontPoint
+from search.report.data import hover, metric_of, stairs
+from search.results import Front, Point
 
-Description = dict[str, Any]
+# A trace or a layout, in plotly's terms.
+Description = dict[str, object]
 
 INK, MUTED, FAINT, ACCENT = "#1d2733", "#5d6b7a", "#dfe4ea", "#c2352b"
 FONT = {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
@@ -23,47 +25,52 @@ PALETTE = ("#f2b04c", "#e5714a", "#bb3e6b", "#6f2f80", "#231f5c")
 SYMBOLS = {"baseline": "circle", "student": "square", "pruned": "diamond"}
 ORIGINS = {"baseline": "baseline's weights", "student": "student", "pruned": "pruned"}
 IN_RATIOS = "p95 latency as a share of the baseline's (faster to the left)"
+# Place of the front's own trace among those that `describe_front` draws.
+_MEMBERS = 3
 IN_MILLISECONDS = "p95 latency in ms (faster to the left)"
 
 
-def describe_front(data: FrontData) -> Description:
+def describe_front(front: Front) -> Description:
     """p95 (log axis; ratio or ms) against loss in percent, throughput as colour, origin as symbol."""
-    infeasible = [point for point in data.points if not point.feasible]
-    dominated = [point for point in data.points if point.feasible and not point.on_front]
-    front = [point for point in data.points if point.on_front]
-    stairs = [point for trial in data.stairs if (point := data.point(trial))]
-    groups = [stairs, infeasible, dominated, front]
-    traces = [_stairs(stairs), _infeasible(infeasible), _dominated(dominated), _front(front)]
-    for trial, mark in ((data.baseline, _BASELINE), (data.chosen, _CHOSEN)):
-        point = None if trial is None else data.point(trial)
+    infeasible = [point for point in front.points if not point.feasible]
+    dominated = [point for point in front.points if point.feasible and not point.on_front]
+    edge, members = stairs(front), list(front.members)
+    groups = [edge, infeasible, dominated, members]
+    traces = [_stairs(edge), _infeasible(infeasible), _dominated(dominated), _front(members)]
+    marked = [(front.baseline, _BASELINE)]
+    if front.chosen:
+        trial = front.chosen.row.trial
+        chosen = next((point for point in front.points if point.trial == trial), None)
+        marked.append((chosen, {**_CHOSEN, "name": f"chosen: trial {trial}"}))
+    for point, mark in marked:
         if point:
             groups.append([point])
-            traces.append({**_at([point]), **mark, "name": mark["name"].format(trial=trial)})
-    legend = [_legend_entry(origin) for origin in dict.fromkeys(point.origin for point in data.points)]
-    return {"data": [*traces, *legend], "layout": _layout(data, _toggle(groups, groups.index(front)))}
+            traces.append({**_at([point]), **mark})
+    legend = [_legend_entry(origin) for origin in dict.fromkeys(point.origin for point in front.points)]
+    return {"data": [*traces, *legend], "layout": _layout(front, _toggle(groups))}
 
 
-def loss_window(data: FrontData) -> tuple[float, float]:
+def loss_window(front: Front) -> tuple[float, float]:
     """Return the range of the loss axis in per cent. Points with a far too large loss would compress the front, and lie
     beyond the upper edge.
     """
-    feasible = [point for point in data.points if point.feasible]
-    low = min([0.0, *(point.loss_interval[0] if point.on_front else point.loss for point in feasible)])
-    high = max([1.6 * data.max_loss, *(point.loss_interval[1] for point in feasible if point.on_front)])
+    feasible = [point for point in front.points if point.feasible]
+    low = min([0.0, *(p.quality.loss_interval[0] if p.on_front else p.quality.loss for p in feasible)])
+    high = max([1.6 * front.max_loss, *(p.quality.loss_interval[1] for p in feasible if p.on_front)])
     # Where most lose too much, the frame goes up until half of them are seen.
-    losses = sorted(point.loss for point in data.points if point.trial != data.baseline)
+    losses = sorted(point.quality.loss for point in front.points if point.trial != 0)
     high = max(high, losses[len(losses) // 2] if losses else high)
     margin = 0.06 * (high - low)
     return 100 * (low - margin), 100 * (high + margin)
 
 
-def _at(points: Sequence[FrontPoint]) -> Description:
+def _at(points: Sequence[Point]) -> Description:
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [point.p95_ratio for point in points],
-        "y": [100 * point.loss for point in points],
-        "hovertext": [point.hover for point in points],
+        "y": [100 * point.quality.loss for point in points],
+        "hovertext": [hover(point) for point in points],
         "hoverinfo": "text",
         "showlegend": True,
     }
@@ -74,40 +81,39 @@ _BASELINE: Description = {
     "marker": {"symbol": "cross-thin-open", "size": 20, "color": INK, "line": {"width": 2.5, "color": INK}},
 }
 _CHOSEN: Description = {
-    "name": "chosen: trial {trial}",
     "marker": {"symbol": "circle-open", "size": 26, "color": ACCENT, "line": {"width": 3, "color": ACCENT}},
 }
 
 
-def _stairs(points: Sequence[FrontPoint]) -> Description:
+def _stairs(points: Sequence[Point]) -> Description:
     line = {"shape": "hv", "color": MUTED, "width": 1.3, "dash": "dot"}
     trace = {**_at(points), "mode": "lines", "line": line, "name": "edge of the front", "showlegend": bool(points)}
     del trace["hovertext"]
     return {**trace, "hoverinfo": "skip"}
 
 
-def _infeasible(points: Sequence[FrontPoint]) -> Description:
+def _infeasible(points: Sequence[Point]) -> Description:
     symbols = [SYMBOLS.get(point.origin, "x") + "-open" for point in points]
     marker = {"symbol": symbols, "size": 8, "color": MUTED, "opacity": 0.45}
     return {**_at(points), "marker": marker, "name": "loses too much", "showlegend": bool(points)}
 
 
-def _dominated(points: Sequence[FrontPoint]) -> Description:
+def _dominated(points: Sequence[Point]) -> Description:
     return {**_at(points), "marker": {**_coloured(points), "size": 9, "opacity": 0.3}, "showlegend": False}
 
 
-def _front(points: Sequence[FrontPoint]) -> Description:
+def _front(points: Sequence[Point]) -> Description:
     marker = {**_coloured(points), "size": 13, "line": {"width": 1, "color": INK}}
     sideways = _bars([p.p95_ratio for p in points], [p.p95_ratio_interval for p in points])
-    upright = _bars([100 * p.loss for p in points], [_percents(p.loss_interval) for p in points])
+    upright = _bars([100 * p.quality.loss for p in points], [_percents(p.quality.loss_interval) for p in points])
     return {**_at(points), "marker": marker, "error_x": sideways, "error_y": upright, "showlegend": False}
 
 
-def _percents(interval: tuple[float, float]) -> tuple[float, float]:
+def _percents(interval: Interval) -> Interval:
     return 100 * interval[0], 100 * interval[1]
 
 
-def _coloured(points: Sequence[FrontPoint]) -> Description:
+def _coloured(points: Sequence[Point]) -> Description:
     return {
         "symbol": [SYMBOLS.get(point.origin, "x") for point in points],
         "color": [math.log10(point.throughput_ratio or 1.0) for point in points],
@@ -115,7 +121,7 @@ def _coloured(points: Sequence[FrontPoint]) -> Description:
     }
 
 
-def _bars(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Description:
+def _bars(values: Sequence[float], intervals: Sequence[Interval]) -> Description:
     """Plotly wants distances; a bootstrap may put the whole interval to one side, where there is none."""
     above = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
     below = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
@@ -129,19 +135,18 @@ def _legend_entry(origin: str) -> Description:
     return {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "marker": marker, "name": name}
 
 
-def _toggle(groups: Sequence[Sequence[FrontPoint]], front: int) -> Description:
-    """Two buttons that put the same points on the axis in ratios or in milliseconds; only trace `front` has bars."""
+def _toggle(groups: Sequence[Sequence[Point]]) -> Description:
+    """Two buttons that put the same points on the axis in ratios or in milliseconds; only the front has bars."""
     buttons = []
     for label, title in (("ratio", IN_RATIOS), ("milliseconds", IN_MILLISECONDS)):
-        scales = [[1.0 if label == "ratio" else p.p95_ms / p.p95_ratio for p in points] for points in groups]
+        scales = [[1.0 if label == "ratio" else p.latency_ms.p95 / p.p95_ratio for p in points] for points in groups]
         xs = [[p.p95_ratio * by for p, by in zip(ps, bys, strict=True)] for ps, bys in zip(groups, scales, strict=True)]
-        ends = [p.p95_ratio_interval for p in groups[front]]
-        bars = _bars(xs[front], [(low * by, high * by) for (low, high), by in zip(ends, scales[front], strict=True)])
-        restyle = {
-            "x": xs,
-            "error_x.array": [bars["array"] if place == front else None for place in range(len(groups))],
-            "error_x.arrayminus": [bars["arrayminus"] if place == front else None for place in range(len(groups))],
-        }
+        ends = [p.p95_ratio_interval for p in groups[_MEMBERS]]
+        scaled = [(low * by, high * by) for (low, high), by in zip(ends, scales[_MEMBERS], strict=True)]
+        bars = _bars(xs[_MEMBERS], scaled)
+        restyle: Description = {"x": xs}
+        for end in ("array", "arrayminus"):
+            restyle[f"error_x.{end}"] = [bars[end] if place == _MEMBERS else None for place in range(len(groups))]
         relayout = {"xaxis.title.text": title, "xaxis.autorange": True}
         buttons.append({"label": label, "method": "update", "args": [restyle, relayout, list(range(len(groups)))]})
     look = {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12}, "pad": {"r": 0, "t": 0}}
@@ -149,23 +154,23 @@ def _toggle(groups: Sequence[Sequence[FrontPoint]], front: int) -> Description:
     return {"type": "buttons", "direction": "right", "active": 0, "buttons": buttons, **look, **spot}
 
 
-def _layout(data: FrontData, toggle: Description) -> Description:
-    limit = 100 * data.max_loss
+def _layout(front: Front, toggle: Description) -> Description:
+    limit = 100 * front.max_loss
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": limit, "y1": limit}
-    note = {"text": f"tolerated loss {percent(data.max_loss)}", "font": {"color": ACCENT, "size": 12}}
+    note = {"text": f"tolerated loss {percent(front.max_loss)}", "font": {"color": ACCENT, "size": 12}}
     spot = {"xref": "paper", "x": 0.005, "xanchor": "left", "y": limit, "yanchor": "bottom", "showarrow": False}
-    title = f"loss of {html.escape(metric_name(data.metric))} in % of the baseline's (better below)"
+    title = f"loss of {html.escape(metric_name(metric_of(front)))} in % of the baseline's (better below)"
     return {
         **LOOK,
         "height": 580,
         "margin": {"l": 64, "r": 16, "t": 64, "b": 56},
-        "coloraxis": _colour_axis([p.throughput_ratio for p in data.points if p.throughput_ratio]),
+        "coloraxis": _colour_axis([p.throughput_ratio for p in front.points if p.throughput_ratio]),
         "xaxis": {**GRID, "type": "log", "title": {"text": IN_RATIOS}, "dtick": "D2", "tickformat": ".3~g"},
-        "yaxis": {**GRID, "title": {"text": title}, "range": loss_window(data), **ZERO},
+        "yaxis": {**GRID, "title": {"text": title}, "range": loss_window(front), **ZERO},
         "shapes": [{**line, "line": {"dash": "dash", "color": ACCENT, "width": 1.5}}],
         "annotations": [{**note, **spot}],
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemclick": False},
-        "updatemenus": [toggle] if data.points else [],
+        "updatemenus": [toggle] if front.points else [],
         "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
     }
 

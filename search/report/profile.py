@@ -1,140 +1,100 @@
-"""Profile of the baseline in the report: as DESIGN's JSON, as a table, as a figure in plotly's terms, as a page."""
+"""Profile of the baseline in the report: as a table, as a figure in plotly's terms, as a page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
 
 from rich.table import Table
 
-from objectives.measurement.profile.profile import GroupCost, Profile
-from objectives.measurement.profile.roofline import Roofline, group_roofs
+from objectives.measurement.profile.profile import OperatorCost
+from search.explore.study_profile import GroupShare, StudyProfile
 from search.format import milliseconds, percent, significant, size
 from search.report.columns import Cell, Column, console_table, number
-from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE
+from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 from search.report.render import render
-from spaces.focus import SHARE, Part, focus, reason
-from spaces.serialization import to_plain
-
-Document = Mapping[str, Any]
-Description = dict[str, Any]
 
 _TIME, _PERFECT, _BYTES = PALETTE[3], PALETTE[0], "#8fa3b8"
 _ROW_PIXELS = 62
 
 
-def profile_document(study: str, profile: Profile, roofline: Roofline, share: float = SHARE) -> dict[str, Any]:
-    """DESIGN's JSON of a profile, with more keys. `other` and `engine` are no layer groups, so never in focus."""
-    held = sum(group.weight_bytes for group in profile.groups)
-    roofs = {roof.group: roof for roof in group_roofs(profile, roofline)}
-    layered = [group for group in profile.groups if group.name not in _NO_GROUP]
-    parts = {g.name: Part(g.name, min(1.0, g.time_share), g.weight_bytes / max(1, held)) for g in layered}
-    chosen = focus(parts.values(), share)
-
-    def row(group: GroupCost) -> dict[str, Any]:
-        roof, part = roofs[group.name], parts.get(group.name)
-        return {
-            **to_plain(group),
-            "weight_share": group.weight_bytes / max(1, held),
-            "perfect_ms": roof.perfect_ms,
-            "efficiency": roof.efficiency,
-            "in_focus": group.name in chosen,
-            "reason": reason(part, share) if part else _NO_GROUP[group.name],
-        }
-
-    plain = to_plain(profile)
-    return {
-        "study": study,
-        **plain,
-        "groups": [row(group) for group in profile.groups],
-        "share": share,
-        "roofline": to_plain(roofline),
-    }
-
-
-def headline(document: Document) -> str:
+def headline(profile: StudyProfile) -> str:
     """One sentence: what takes the time, and what the search is narrowed to."""
-    slowest, *_ = ordered = _slowest_first(document["groups"])
-    inside = [group["name"] for group in ordered if group["in_focus"]]
+    slowest, *_ = ordered = _slowest_first(profile.groups)
+    inside = [group.name for group in ordered if group.in_focus]
     narrowed = f"worth compressing: {', '.join(inside)}" if inside else "no layer group is worth compressing"
     return (
-        f"A request of {document['rows']} rows takes {_time(document['p50_ms'])}, "
-        f"{percent(slowest['time_share'])} of it in {slowest['name']}; {narrowed}."
+        f"A request of {profile.rows} rows takes {_time(profile.p50_ms)}, "
+        f"{percent(slowest.time_share)} of it in {slowest.name}; {narrowed}."
     )
 
 
-def profile_table(document: Document) -> Table:
+def profile_table(profile: StudyProfile) -> Table:
     """The groups, the slowest first."""
-    return console_table(headline(document), GROUP_COLUMNS, _slowest_first(document["groups"]))
+    return console_table(headline(profile), GROUP_COLUMNS, _slowest_first(profile.groups))
 
 
-def operator_table(document: Document, most: int = 10) -> Table:
+def operator_table(profile: StudyProfile, most: int = 10) -> Table:
     """The operators that take the most time."""
-    return console_table("By operator", OPERATOR_COLUMNS, document["operators"][:most])
+    return console_table("By operator", OPERATOR_COLUMNS, profile.operators[:most])
 
 
-def profile_figure(document: Document) -> Description:
+def profile_figure(profile: StudyProfile) -> Description:
     """A row for each group, the slowest on top. Left: its time in ms, the perfect kernel's inside it. Right: its share
     of the weights' bytes."""
-    groups = _slowest_first(document["groups"])
+    groups = _slowest_first(profile.groups)
     names = [_label(group) for group in groups]
-    kernels = [group for group in groups if group["flops"] or group["bytes"]]
+    kernels = [group for group in groups if group.flops or group.bytes]
     per_ms, unit = _unit(groups)
     time = {
-        **_bars(names, [per_ms * group["ms"] for group in groups], _TIME, "time taken"),
+        **_bars(names, [per_ms * group.ms for group in groups], _TIME, "time taken"),
         "hovertext": [_hover(group) for group in groups],
     }
     perfect = {
         **_bars(
             [_label(g) for g in kernels],
-            [per_ms * g["perfect_ms"] for g in kernels],
+            [per_ms * g.perfect_ms for g in kernels],
             _PERFECT,
             "perfect kernels would need",
         ),
         "width": 0.26,
         "hoverinfo": "skip",
     }
+    shares = [100 * group.weight_share for group in groups]
     held = {
-        **_bars(names, [100 * group["weight_share"] for group in groups], _BYTES, "bytes of the weights"),
+        **_bars(names, shares, _BYTES, "bytes of the weights"),
         "hoverinfo": "skip",
         "xaxis": "x2",
     }
     # Beyond both bars: an int8 group can be faster than perfect single-precision kernels.
-    ends = [per_ms * max(group["ms"], group["perfect_ms"]) for group in groups]
+    ends = [per_ms * max(group.ms, group.perfect_ms) for group in groups]
     labels = [
-        _texts(names, ends, [f"{_time(g['ms'])} · {g['time_share']:.1%}" for g in groups], "x"),
-        _texts(names, held["x"], [_held(group) for group in groups], "x2"),
+        _texts(names, ends, [f"{_time(g.ms)} · {g.time_share:.1%}" for g in groups], "x"),
+        _texts(names, shares, [_held(group) for group in groups], "x2"),
     ]
     return {"data": [time, perfect, held, *labels], "layout": _layout(groups, per_ms, unit)}
 
 
-def profile_page(document: Document, figure: str, plotly_js: str) -> str:
+def profile_page(profile: StudyProfile, figure: str, plotly_js: str) -> str:
     """One file that needs no network; `figure` is the figure as an HTML fragment."""
     return render(
         "profile.html.j2",
-        document=document,
-        headline=headline(document),
-        groups=_slowest_first(document["groups"]),
+        profile=profile,
+        headline=headline(profile),
+        groups=_slowest_first(profile.groups),
         operator_columns=OPERATOR_COLUMNS,
         figure=figure,
         plotly_js=plotly_js,
     )
 
 
-_NO_GROUP = {
-    "other": "belongs to no single layer group: left alone",
-    "engine": "the engine's own time beside its kernels: placement may change it, compression cannot",
-}
+def _slowest_first(groups: Sequence[GroupShare]) -> list[GroupShare]:
+    return sorted(groups, key=lambda group: -group.time_share)
 
 
-def _slowest_first(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted(groups, key=lambda group: -group["time_share"])
-
-
-def _unit(groups: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
+def _unit(groups: Sequence[GroupShare]) -> tuple[float, str]:
     """Return the number of units in a millisecond, and the unit's name: µs where every bar is short."""
-    return (1.0, "ms") if max(group["ms"] for group in groups) >= 0.1 else (1000.0, "µs")
+    return (1.0, "ms") if max(group.ms for group in groups) >= 0.1 else (1000.0, "µs")
 
 
 def _time(ms: float) -> str:
@@ -149,32 +109,32 @@ def _thousandths(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _of_kernels(group: Mapping[str, Any], value: float, word: Callable[[float], str]) -> Cell:
+def _of_kernels(group: GroupShare, value: float, word: Callable[[float], str]) -> Cell:
     """A number of a group that runs kernels; the engine's own time has none."""
-    return number(value if group["flops"] or group["bytes"] else None, word)
+    return number(value if group.flops or group.bytes else None, word)
 
 
-def _of_weights(group: Mapping[str, Any], value: float, word: Callable[[float], str]) -> Cell:
-    return number(value if group["weight_bytes"] else None, word)
+def _of_weights(group: GroupShare, value: float, word: Callable[[float], str]) -> Cell:
+    return number(value if group.weight_bytes else None, word)
 
 
-GROUP_COLUMNS: tuple[Column[Mapping[str, Any]], ...] = (
-    Column("group", lambda group: Cell(group["name"]), "left"),
-    Column("kind", lambda group: Cell(group["kind"]), "left"),
-    Column("time", lambda group: number(group["time_share"], _share)),
-    Column("ms", lambda group: number(group["ms"], _thousandths)),
-    Column("perfect ms", lambda group: _of_kernels(group, group["perfect_ms"], _thousandths)),
-    Column("MFLOP", lambda group: _of_kernels(group, group["flops"] / 1e6, "{:.2f}".format)),
-    Column("moved", lambda group: _of_kernels(group, group["bytes"], size)),
-    Column("weights", lambda group: _of_weights(group, group["weight_bytes"], size)),
-    Column("of the weights", lambda group: _of_weights(group, group["weight_share"], _share)),
-    Column("why", lambda group: Cell(group["reason"]), "left"),
+GROUP_COLUMNS: tuple[Column[GroupShare], ...] = (
+    Column("group", lambda group: Cell(group.name), "left"),
+    Column("kind", lambda group: Cell(group.kind), "left"),
+    Column("time", lambda group: number(group.time_share, _share)),
+    Column("ms", lambda group: number(group.ms, _thousandths)),
+    Column("perfect ms", lambda group: _of_kernels(group, group.perfect_ms, _thousandths)),
+    Column("MFLOP", lambda group: _of_kernels(group, group.flops / 1e6, "{:.2f}".format)),
+    Column("moved", lambda group: _of_kernels(group, group.bytes, size)),
+    Column("weights", lambda group: _of_weights(group, group.weight_bytes, size)),
+    Column("of the weights", lambda group: _of_weights(group, group.weight_share, _share)),
+    Column("why", lambda group: Cell(group.reason), "left"),
 )
-OPERATOR_COLUMNS: tuple[Column[Mapping[str, Any]], ...] = (
-    Column("operator", lambda each: Cell(each["operator"]), "left"),
-    Column("calls", lambda each: Cell(str(each["calls"]))),
-    Column("ms", lambda each: number(each["ms"], _thousandths)),
-    Column("share of the time", lambda each: number(each["time_share"], _share)),
+OPERATOR_COLUMNS: tuple[Column[OperatorCost], ...] = (
+    Column("operator", lambda each: Cell(each.operator), "left"),
+    Column("calls", lambda each: Cell(str(each.calls))),
+    Column("ms", lambda each: number(each.ms, _thousandths)),
+    Column("share of the time", lambda each: number(each.time_share, _share)),
 )
 
 
@@ -206,27 +166,27 @@ def _texts(names: Sequence[str], places: Sequence[float], texts: Sequence[str], 
     }
 
 
-def _held(group: Mapping[str, Any]) -> str:
-    return f"{size(group['weight_bytes'])} · {group['weight_share']:.1%}" if group["weight_bytes"] else ""
+def _held(group: GroupShare) -> str:
+    return f"{size(group.weight_bytes)} · {group.weight_share:.1%}" if group.weight_bytes else ""
 
 
-def _label(group: Mapping[str, Any]) -> str:
-    name = escape(group["name"])
-    return f"<b>{name}</b>" if group["in_focus"] else name
+def _label(group: GroupShare) -> str:
+    name = escape(group.name)
+    return f"<b>{name}</b>" if group.in_focus else name
 
 
-def _hover(group: Mapping[str, Any]) -> str:
-    lines = [f"<b>{escape(group['name'])}</b> ({group['kind']})", escape(group["reason"])]
-    if group["flops"] or group["bytes"]:
-        lines.append(f"{significant(group['flops'] / 1e6, 3)} MFLOP, {size(group['bytes'])} moved")
-    if group["efficiency"] is not None:
-        lines.append(f"perfect {_time(group['perfect_ms'])}, {percent(group['efficiency'])} of the time taken")
+def _hover(group: GroupShare) -> str:
+    lines = [f"<b>{escape(group.name)}</b> ({group.kind})", escape(group.reason)]
+    if group.flops or group.bytes:
+        lines.append(f"{significant(group.flops / 1e6, 3)} MFLOP, {size(group.bytes)} moved")
+    if group.efficiency is not None:
+        lines.append(f"perfect {_time(group.perfect_ms)}, {percent(group.efficiency)} of the time taken")
     return "<br>".join(lines)
 
 
-def _layout(groups: Sequence[Mapping[str, Any]], per_ms: float, unit: str) -> Description:
-    longest = per_ms * max(max(group["ms"], group["perfect_ms"]) for group in groups)
-    most = 100 * max(group["weight_share"] for group in groups)
+def _layout(groups: Sequence[GroupShare], per_ms: float, unit: str) -> Description:
+    longest = per_ms * max(max(group.ms, group.perfect_ms) for group in groups)
+    most = 100 * max(group.weight_share for group in groups)
     # The slowest stands on top. Room to the right of the longest bar is for its label.
     rows = {"autorange": "reversed", "ticks": "", "automargin": True, "tickfont": {"size": 14, "color": INK}}
     time = {"title": {"text": f"time of one request in {unit}"}, "range": [0, 1.35 * longest], "domain": [0, 0.62]}

@@ -8,37 +8,25 @@ import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, dots, techniques
+from search.explore.study_profile import StudyProfile
+from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
 from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
-from search.report.data import (
-    Curve,
-    Document,
-    FrontData,
-    endings,
-    front_data,
-    hypervolume_curves,
-    metric_of,
-    slices_of,
-    table_rows,
-)
-from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
+from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
+from search.report.front import FONT, GRID, INK, LOOK, PALETTE, Description, describe_front, loss_window
 from search.report.profile import profile_figure, profile_page
 from search.report.render import render
-from search.results import Front, front_json
+from search.results import Front
 from search.verdict import verdict
 
 Figure = go.Figure
 
 __all__ = [
     "Figure",
-    "FrontData",
-    "front_data",
     "front_figure",
     "get_plotlyjs",
     "write_png",
@@ -60,8 +48,8 @@ PNG_CHARACTERS = 125
 
 
 def front_figure(front: Front) -> go.Figure:
-    """Drawn from `front_data`, which is what to compare in a test."""
-    return go.Figure(describe_front(front_data(front_json(front))))
+    """The front with its intervals; `describe_front` is what to compare in a test."""
+    return go.Figure(describe_front(front))
 
 
 def parallel_figure(data: Parallel) -> go.Figure:
@@ -105,36 +93,35 @@ def write_report(front: Front, path: Path) -> None:
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def study_page(result: Front) -> str:
+def study_page(front: Front) -> str:
     """The study's page: values, the figures drawn from them, and the template that holds both."""
-    document = front_json(result)
-    front, knobs, ablation = front_data(document), parallel(document), document.get("ablation")
-    slices_title, slices = slices_of(document)
+    knobs, (slices_title, slices) = parallel(front), slices_of(front)
+    losses = (point.quality.loss for point in front.points)
     return render(
         "study.html.j2",
-        document=document,
-        verdict=verdict(result),
-        figures=_study_figures(document, front, knobs),
+        front=front,
+        verdict=verdict(front),
+        figures=_study_figures(front, knobs),
         plotly_js=get_plotlyjs(),
-        metric=metric_of(document),
-        beyond=[point.loss for point in front.points if 100 * point.loss > loss_window(front)[1]],
+        metric=metric_of(front),
+        beyond=[loss for loss in losses if 100 * loss > loss_window(front)[1]],
         front_columns=FRONT_COLUMNS,
-        rows=table_rows(document),
+        rows=table_rows(front),
         comparison_kinds=tuple(WORDS.values()),
         comparison_columns=COMPARISON_COLUMNS,
-        techniques=techniques(ablation) if ablation else (),
+        comparisons=comparisons,
         slices_title=slices_title,
         slices=slices,
         slice_columns=SLICE_COLUMNS,
         constant=knobs.constant,
         knobs_pixels=AXIS_PIXELS * len(knobs.axes),
-        endings=endings(document),
+        endings=endings(front),
     )
 
 
-def _study_figures(document: Document, front: FrontData, knobs: Parallel) -> dict[str, str]:
+def _study_figures(front: Front, knobs: Parallel) -> dict[str, str]:
     """Fragments of HTML by name; `knobs` and `ablation` are left out where there is nothing to compare."""
-    by_trial, by_minutes = hypervolume_curves(document)
+    by_trial, by_minutes = hypervolume_curves(front)
     figures = {
         "front": _fragment(go.Figure(describe_front(front)), "front-plot"),
         "by_minutes": _fragment(hypervolume_figure(by_minutes, "minutes of search"), "minutes-plot"),
@@ -143,15 +130,15 @@ def _study_figures(document: Document, front: FrontData, knobs: Parallel) -> dic
     # Lines need two trials and an upright or two to run between.
     if len(knobs.trials) > 1:
         figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
-    if document.get("ablation") and dots(document["ablation"]):
-        figures["ablation"] = _fragment(go.Figure(ablation_figure(document["ablation"])), "ablation-plot")
+    if front.ablation and dots(front.ablation):
+        figures["ablation"] = _fragment(go.Figure(ablation_figure(front.ablation)), "ablation-plot")
     return figures
 
 
-def write_profile(document: Document, path: Path) -> None:
+def write_profile(profile: StudyProfile, path: Path) -> None:
     """The baseline's profile as one file, everything inside it."""
-    figure = _fragment(go.Figure(profile_figure(document)), "profile-plot")
-    text = profile_page(document, figure, get_plotlyjs())
+    figure = _fragment(go.Figure(profile_figure(profile)), "profile-plot")
+    text = profile_page(profile, figure, get_plotlyjs())
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -177,7 +164,7 @@ def write_png(front: Front, path: Path) -> None:
     _replace(path, draw)
 
 
-def _png_title(front: Front) -> dict[str, Any]:
+def _png_title(front: Front) -> Description:
     lines = textwrap.wrap(verdict(front).headline, PNG_CHARACTERS)
     text = f"<b>{html.escape(front.study)}</b><br>" + "<br>".join(map(html.escape, lines))
     return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from objectives.measurement.profile.roofline import Roofline
 from objectives.records import Latency, Percentiles, Quality, SliceQuality, Throughput
-from search.ablation.records import KINDS, Ablation, Difference, Effect
+from search.ablation.records import KINDS, Ablation, AblationSummary, Difference, Effect
 from search.ablation.verdict import ablation_summary
 from search.explore.study_profile import GroupShare, StudyProfile, UserOnce
 from spaces.ablations import techniques
@@ -85,6 +85,10 @@ def ablation(trial: int = 1) -> Ablation:
     return Ablation(trial, CHOSEN, "2 cores of a kind", tuple(effects))
 
 
+def ablated(trial: int = 1) -> AblationSummary:
+    return ablation_summary("s", ablation(trial), PROFILE)
+
+
 def ablated_document(trial: int = 1) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(ablation_summary("s", ablation(trial), PROFILE))
+    plain: dict[str, Any] = to_plain(ablated(trial))
     return plain

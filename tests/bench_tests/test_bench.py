@@ -26,7 +26,7 @@ from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Played
 from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
-from search.bench.bench import Plan, _count, _schedule, bench
+from search.bench.bench import BenchResult, Plan, _count, _schedule, bench
 from search.bench.requests import draw_requests, draw_rows, parse_rows
 from search.bench.summary import Percentile, behind, beside_poisson, percentiles
 from search.cli.console import Console
@@ -34,7 +34,7 @@ from search.config.sections import RowsConfig
 from search.errors import ConfigError
 from search.report.bench import bench_figure, bench_page, doubts, headline
 from spaces.candidate import Candidate
-from spaces.serialization import to_plain
+from spaces.serialization import from_plain, to_plain
 
 SPECS = (
     InputSpec("user", "int64", (), 40, "user"),
@@ -91,7 +91,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return StandIn(tmp_path)
 
 
-def run(stand_in: StandIn, plan: Plan, out: Path) -> dict[str, Any]:
+def run(stand_in: StandIn, plan: Plan, out: Path) -> BenchResult:
     return bench(cast(Bundle, stand_in), plan, out, Console(quiet=True, as_json=True))
 
 
@@ -208,7 +208,8 @@ def test_a_pattern_is_played_beside_poisson_and_written(
 ) -> None:
     monkeypatch.setattr(load_target, "_PRIMED_SECONDS", 0.0)
     plan = Plan("bursts", rate_rps=3000, seconds=0.2, rows=RowsConfig(median=8, sigma=0.3, max=20), seed=3)
-    document = to_plain(run(stand_in, plan, tmp_path / "out"))
+    found = run(stand_in, plan, tmp_path / "out")
+    document = to_plain(found)
     assert gc.isenabled()
     assert sys.getswitchinterval() > 1e-4
     assert document["requests"] == _count(3000, 0.2)
@@ -222,16 +223,17 @@ def test_a_pattern_is_played_beside_poisson_and_written(
     assert turns.max() <= 20
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == document
     page = (tmp_path / "out" / "bench.html").read_text()
-    assert f"<h1>{headline(document)}</h1>" in html.unescape(page)
+    assert f"<h1>{headline(found)}</h1>" in html.unescape(page)
 
 
 def test_poisson_and_the_closed_loop_stand_alone(stand_in: StandIn, tmp_path: Path) -> None:
     rows = RowsConfig(median=4, sigma=0, max=4)
     for plan in (Plan(rate_rps=3000, seconds=0.2, rows=rows), Plan("closed", seconds=0.2, rows=rows)):
-        document = to_plain(run(stand_in, plan, tmp_path / plan.pattern))
+        found = run(stand_in, plan, tmp_path / plan.pattern)
+        document = to_plain(found)
         assert document["poisson"] is None
         assert document["latency_ms"]["p50"]["value"] >= 0
-        assert "Poisson's" not in headline(document)
+        assert "Poisson's" not in headline(found)
     assert set(stand_in.sizes) == {4}
     assert (document["rate_rps"], document["load"]) == (None, None)
     assert document["queue"]["max"] == 1
@@ -249,12 +251,13 @@ def test_a_log_gives_arrivals_and_sizes(stand_in: StandIn, tmp_path: Path) -> No
 
 def test_refused_requests_are_counted_and_said(stand_in: StandIn, tmp_path: Path) -> None:
     stand_in.decline = 5
-    document = to_plain(run(stand_in, Plan(rate_rps=3000, seconds=0.2), tmp_path / "out"))
+    found = run(stand_in, Plan(rate_rps=3000, seconds=0.2), tmp_path / "out")
+    document = to_plain(found)
     assert document["refused"] == document["requests"] // 5
     assert document["served_rps"] < document["offered_rps"]
     assert (document["latency_ms"]["p95"], document["latency_ms"]["p99"]) == (None, None)
-    assert "20% of the requests" in headline(document)
-    assert any(re.match("p95 .*refused", line) for line in doubts(document))
+    assert "20% of the requests" in headline(found)
+    assert any(re.match("p95 .*refused", line) for line in doubts(found))
 
 
 def test_the_studys_own_rows_are_the_default(stand_in: StandIn, tmp_path: Path) -> None:
@@ -264,12 +267,12 @@ def test_the_studys_own_rows_are_the_default(stand_in: StandIn, tmp_path: Path) 
     assert set(stand_in.sizes) == {11}
 
 
-def made_up() -> dict[str, Any]:
-    """A document as `bench` writes it, with numbers that are easy to follow."""
+def made_up() -> BenchResult:
+    """A result with numbers that are easy to follow."""
     bins = [[float(i) for i in range(5)], [100.0] * 4, [100.0, 90.0, 110.0, 100.0], [0, 0, 3, 0]]
     told = {"value": 12.3, "interval": [11.0, None]}
     names = ("edges_s", "offered_rps", "served_rps", "refused")
-    return {
+    plain = {
         "bundle": "b", "name": "<i>shop</i>", "machine": "m", "pattern": "bursts", "log": None, "seed": 0,
         "rows": {"median": 200.0, "max": 1000}, "capacity_rps": 166.0, "rate_rps": 100.0, "load": 0.6,
         "valid": False, "reason": "A run's p95 lag is too long.", "disturbed": False, "cpu_share": 1.0, "seconds": 4.0,
@@ -285,6 +288,7 @@ def made_up() -> dict[str, Any]:
             "queue_mean": [0.5, 1.0, 2.0, 0.1], "queue_max": [1, 2, 4, 1], "cpu_cores": [0.1, 0.5, 1.0, 0.2],
         },
     }  # fmt: skip
+    return from_plain(BenchResult, plain)
 
 
 def test_the_sentence_says_the_ratio_with_its_interval() -> None:
@@ -310,8 +314,7 @@ def test_the_figure_has_four_panels_over_one_axis_and_plotly_takes_it() -> None:
 
 
 def test_the_page_needs_no_network_and_escapes_what_it_is_given() -> None:
-    document = made_up()
-    text = bench_page(document, "/* plotly */", {"responsive": True})
+    text = bench_page(made_up(), "/* plotly */", {"responsive": True})
     assert "<i>shop" not in text
     assert "&lt;i&gt;shop" in text
     assert "http" not in text

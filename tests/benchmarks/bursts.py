@@ -81,14 +81,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = baseline_bundle(Path(folder))
         out = options.out or Path(folder) / "bench"
-        document = to_plain(bench(bundle, plan, out, Console(quiet=False, as_json=False)))
+        found = bench(bundle, plan, out, Console(quiet=False, as_json=False))
+    document = to_plain(found)
     print(*table(document), sep="\n")
     print(
         f"{document['requests']} requests of each at {document['rate_rps']:.0f}/s, {document['load']:.0%} of "
         f"{document['capacity_rps']:.0f}/s; longest queue {document['queue']['max']}, generator late by "
         f"{document['lag_p95_ms']:.3f} ms (p95)"
     )
-    for line in (headline(document), *doubts(document)):
+    for line in (headline(found), *doubts(found)):
         print(line)
 
 

@@ -24,7 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from search.explore.study_profile import StudyProfile
 from search.report.profile import headline
+from spaces.serialization import from_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = (0.005, 0.01)
@@ -142,8 +144,9 @@ def studied(file: Path, home: Path, minutes: float | None) -> list[str]:
     leanrec("run", str(file), *place, "--minutes", str(minutes))
     leanrec("report", str(file), *place)
     reports = home / "reports" / name
-    document, profile = (json.loads((reports / f"{of}.json").read_text()) for of in ("front", "profile"))
-    return [*lines(name, document, profile["rows"]), *filter(None, [missed(document, headline(profile))])]
+    document, plain = (json.loads((reports / f"{of}.json").read_text()) for of in ("front", "profile"))
+    profile = from_plain(StudyProfile, plain)
+    return [*lines(name, document, profile.rows), *filter(None, [missed(document, headline(profile))])]
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ def _check_bundle(task: Task, found: Prepared, artifact: Artifact, candidate: Ca
     request = {name: values[:4] for name, values in read_requests(Path(found.holdout))[0].items()}
     write_bundle(folder, "large", _model(task, artifact), candidate, {}, found.inputs, "# large\n", request)
     bundle, difference = verify(folder)
-    assert difference == 0 and WEIGHTS in bundle.manifest["files"]
-    assert set(model_files(candidate.placement, folder)) <= set(bundle.manifest["files"])
+    assert difference == 0 and WEIGHTS in bundle.manifest.files
+    assert set(model_files(candidate.placement, folder)) <= set(bundle.manifest.files)
     size = (folder / WEIGHTS).stat().st_size
     for place in (0, size // 2, size - 1):
         _flip(folder / WEIGHTS, place)

@@ -395,7 +395,7 @@ def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
         "# shop\n", requests[0],
     )  # fmt: skip
     bundle, _ = verify(tmp_path / "bundle")
-    listed = {spec["name"]: (spec["side"], spec["inferred"]) for spec in bundle.manifest["inputs"]}
+    listed = {spec.name: (spec.side, spec.inferred) for spec in bundle.inputs}
     assert listed == {
         name: ("user" if name in users else "item", factory == "factory") for name in ("user", "item", "history")
     }

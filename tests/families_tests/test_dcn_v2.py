@@ -16,7 +16,7 @@ from objectives.compression.export import check_parity, run_onnx, to_onnx
 from objectives.compression.graph_passes.graph_reading import multiply_adds
 from objectives.compression.graph_passes.user_once import compute_once
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, STUDENT, Sizes, hidden
+from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, HIDDEN, STUDENT, Sizes
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -117,7 +117,7 @@ def test_tables_and_layers_in_other_forms_are_read_alike(model: DCNV2) -> None:
 
 def test_hidden_features_are_what_the_mlp_gives(model: DCNV2) -> None:
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule(hidden(model)).register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = model.get_submodule(HIDDEN).register_forward_hook(lambda *call: seen.append(call[2]))
     scores(model, draw(FIELDS, 5))
     handle.remove()
     assert [tuple(features.shape) for features in seen] == [(5, 12)]

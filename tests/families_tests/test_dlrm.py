@@ -14,7 +14,7 @@ from objectives.compression.export import check_parity, run_onnx, to_onnx
 from objectives.compression.graph_passes.graph_reading import attribute, multiply_adds
 from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.dlrm import BASELINE, DLRM, STUDENT, Sizes, hidden, student
+from objectives.recommenders.families.dlrm import BASELINE, DLRM, HIDDEN, STUDENT, Sizes, student
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -134,7 +134,7 @@ def test_tables_and_layers_in_other_forms_are_read_alike(model: DLRM) -> None:
 
 def test_hidden_features_are_what_the_top_gives_before_its_last_layer(model: DLRM) -> None:
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule(hidden(model)).register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = model.get_submodule(HIDDEN).register_forward_hook(lambda *call: seen.append(call[2]))
     scores(model, draw(FIELDS, 5))
     handle.remove()
     assert [tuple(features.shape) for features in seen] == [(5, 12)]

@@ -57,9 +57,9 @@ def test_a_family_makes_what_it_describes(name: str) -> None:
     domains = family.student(FIELDS)
     first = tuple((size, d.values[0]) for size, d in domains.items() if isinstance(d, Choice))
     assert len(first) == len(domains)
-    model = family.build(FIELDS, family.sizes(Architecture(first))).eval()
+    model = family.sizes(Architecture(first)).build(FIELDS).eval()
     widths: list[int] = []
-    model.get_submodule(family.hidden(model)).register_forward_hook(lambda *args: widths.append(args[2].shape[-1]))
+    model.get_submodule(family.hidden).register_forward_hook(lambda *args: widths.append(args[2].shape[-1]))
     scores = model(**draw(FIELDS, 9))
     assert scores.shape == (9,) and widths == [16]
     tables = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}

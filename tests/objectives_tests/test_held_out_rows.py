@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectives.arrays import are_rows_equal, groups_of_equal_rows
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests, runs, write_held_out, write_requests
-from objectives.row_groups import are_rows_equal, groups_of_equal_rows
 
 
 def test_requests_of_several_lengths_come_back(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -14,10 +13,10 @@ from rich.console import Console
 
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline
+from search.explore.study_profile import StudyProfile, UserOnce, study_profile
 from search.report.profile import (
     headline,
     operator_table,
-    profile_document,
     profile_figure,
     profile_page,
     profile_table,
@@ -26,6 +25,7 @@ from spaces.domains import Choice, Float
 from spaces.focus import Part, focus, narrowed, reason
 from spaces.model_structure import Group
 from spaces.search_space import SearchSpace
+from spaces.serialization import to_plain
 from spaces.techniques.placement import PlacementSpace
 from spaces.techniques.quantization import PrecisionSpace
 from spaces.weights import TableSpace, WeightsSpace
@@ -51,13 +51,17 @@ def profile() -> Profile:
     return summarize(nodes, GROUPS, {"tables": 120, "cross": 20, "mlp": 850, "other": 10}, 200, 10.0, 1)
 
 
+def of_study(name: str, profile: Profile, threads: int | None = 1) -> StudyProfile:
+    return study_profile(name, profile, Roofline(100.0, 50.0, threads), UserOnce(None, None))
+
+
 @pytest.fixture
-def document(profile: Profile) -> dict[str, Any]:
-    return profile_document("ml-100k", profile, Roofline(100.0, 50.0, 1))
+def found(profile: Profile) -> StudyProfile:
+    return of_study("ml-100k", profile)
 
 
-def test_the_document_has_the_keys_that_were_promised(document: dict[str, Any]) -> None:
-    plain = json.loads(json.dumps(document, allow_nan=False))
+def test_the_document_has_the_keys_that_were_promised(found: StudyProfile) -> None:
+    plain = json.loads(json.dumps(to_plain(found), allow_nan=False))
     assert (plain["rows"], plain["p50_ms"]) == (200, 10.0)
     for group in plain["groups"]:
         assert {"name", "kind", "time_share", "flops", "bytes", "in_focus"} <= set(group)
@@ -65,22 +69,22 @@ def test_the_document_has_the_keys_that_were_promised(document: dict[str, Any]) 
     assert sum(group["weight_share"] for group in plain["groups"]) == pytest.approx(1.0)
 
 
-def test_time_or_bytes_bring_a_group_into_focus_and_what_is_no_group_never_is(document: dict[str, Any]) -> None:
-    found = {group["name"]: group for group in document["groups"]}
-    assert [name for name, group in found.items() if group["in_focus"]] == ["tables", "mlp"]
-    assert re.findall(r"[\d.]+%", found["tables"]["reason"]) == ["0.4%", "12.0%"]
-    assert re.findall(r"[\d.]+%", found["cross"]["reason"]) == ["3.0%", "2.0%", "5%"]
-    assert found["engine"]["time_share"] == pytest.approx(0.1), "as much as a group in focus, but no layer"
-    assert found["mlp"]["perfect_ms"] == pytest.approx(6.0)
-    assert found["mlp"]["efficiency"] == pytest.approx(0.75)
+def test_time_or_bytes_bring_a_group_into_focus_and_what_is_no_group_never_is(found: StudyProfile) -> None:
+    groups = {group.name: group for group in found.groups}
+    assert [name for name, group in groups.items() if group.in_focus] == ["tables", "mlp"]
+    assert re.findall(r"[\d.]+%", groups["tables"].reason or "") == ["0.4%", "12.0%"]
+    assert re.findall(r"[\d.]+%", groups["cross"].reason or "") == ["3.0%", "2.0%", "5%"]
+    assert groups["engine"].time_share == pytest.approx(0.1), "as much as a group in focus, but no layer"
+    assert groups["mlp"].perfect_ms == pytest.approx(6.0)
+    assert groups["mlp"].efficiency == pytest.approx(0.75)
 
 
-def test_the_headline_says_where_the_time_goes(document: dict[str, Any]) -> None:
-    assert re.search("200 rows .*10 ms, 80% .*mlp; .*mlp, tables", headline(document))
+def test_the_headline_says_where_the_time_goes(found: StudyProfile) -> None:
+    assert re.search("200 rows .*10 ms, 80% .*mlp; .*mlp, tables", headline(found))
 
 
-def test_the_figure_has_a_row_for_each_group_the_slowest_first(document: dict[str, Any]) -> None:
-    figure = profile_figure(document)
+def test_the_figure_has_a_row_for_each_group_the_slowest_first(found: StudyProfile) -> None:
+    figure = profile_figure(found)
     time, perfect, held, labels, weights = figure["data"]
     assert time["y"] == ["<b>mlp</b>", "engine", "other", "cross", "<b>tables</b>"]
     assert time["x"] == pytest.approx([8.0, 1.0, 0.66, 0.3, 0.04])
@@ -93,24 +97,24 @@ def test_the_figure_has_a_row_for_each_group_the_slowest_first(document: dict[st
 
 def test_short_times_are_drawn_in_microseconds(profile: Profile) -> None:
     nodes = [NodeCost("one", "Gemm", "mlp", 0.02, 10**6, 100)]
-    short = profile_document("s", summarize(nodes, GROUPS, {"mlp": 1}, 20, 0.03, 1), Roofline(100.0, 50.0, 1))
+    short = of_study("s", summarize(nodes, GROUPS, {"mlp": 1}, 20, 0.03, 1))
     figure = profile_figure(short)
     assert figure["layout"]["xaxis"]["title"]["text"].endswith("µs")
     assert figure["data"][0]["x"][0] == pytest.approx(20.0)
 
 
 def test_the_page_stands_alone_and_escapes(profile: Profile) -> None:
-    page = profile_page(profile_document(MALICE, profile, Roofline(100.0, 50.0, None)), "<div></div>", "//plotly")
+    page = profile_page(of_study(MALICE, profile, None), "<div></div>", "//plotly")
     assert MALICE not in page and page.count("<script>") == 1
     assert "http" not in page.replace("http-equiv", "")
     assert "12.0%" in page
 
 
-def test_the_tables_name_every_group_and_operator(document: dict[str, Any]) -> None:
+def test_the_tables_name_every_group_and_operator(found: StudyProfile) -> None:
     terminal = Console(width=200, record=True, quiet=False)
     with terminal.capture() as captured:
-        terminal.print(profile_table(document))
-        terminal.print(operator_table(document))
+        terminal.print(profile_table(found))
+        terminal.print(operator_table(found))
     text = captured.get()
     for word in ("tables", "cross", "mlp", "other", "engine", "FusedGemm", "Gather", "80.0%"):
         assert word in text

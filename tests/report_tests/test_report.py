@@ -21,14 +21,14 @@ from objectives.records import SliceQuality
 from search.cli.console import front_table
 from search.report.ablation import ablation_figure, ablation_table, dots
 from search.report.axes import knob_axis, log_steps, parallel
-from search.report.data import hypervolume_curves, slices_of, table_rows
+from search.report.data import hover, hypervolume_curves, slices_of, stairs, table_rows
 from search.report.front import loss_window
 from search.report.render import render
-from search.report.report import front_data, front_figure, hypervolume_figure, parallel_figure, write_png, write_report
+from search.report.report import front_figure, hypervolume_figure, parallel_figure, write_png, write_report
 from search.results import read_front
 from search.verdict import doubts
 from spaces.serialization import to_plain
-from tests.ablation_tests.ablated import CHOSEN, ablated_document, ablation
+from tests.ablation_tests.ablated import CHOSEN, ablated, ablated_document, ablation
 
 Document = dict[str, Any]
 MALICE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
@@ -73,38 +73,24 @@ def complete(document: Document) -> list[dict[str, Any]]:
     return [row for row in document["rows"] if row["state"] == "complete"]
 
 
-def test_the_points_are_those_of_the_document(front_document: Document) -> None:
-    data = front_data(front_document)
-    assert [point.trial for point in data.points] == [row["trial"] for row in complete(front_document)]
-    for point, row in zip(data.points, complete(front_document), strict=True):
-        assert point.p95_ratio == row["latency_ms"]["p95_ratio"]
-        assert list(point.p95_ratio_interval) == row["latency_ms"]["p95_ratio_interval"]
-        assert point.p95_ms == row["latency_ms"]["p95"]
-        assert (point.loss, list(point.loss_interval)) == (row["quality"]["loss"], row["quality"]["loss_interval"])
-        assert point.throughput_ratio == row["throughput_ratio"]
-        assert (point.on_front, point.feasible, point.origin) == (row["on_front"], row["feasible"], row["origin"])
-    assert (data.baseline, data.chosen, data.max_loss, data.metric) == (0, None, 0.01, "auc")
-
-
 def test_the_stairs_go_down_to_the_right_along_the_front(front_document: Document) -> None:
-    data = front_data(front_document)
-    stairs = [data.point(trial) for trial in data.stairs]
-    assert len(stairs) > 2
-    assert all(point is not None and point.on_front for point in stairs)
-    pairs = [(point.p95_ratio, point.loss) for point in stairs if point]
+    front = read_front(front_document)
+    edge = stairs(front)
+    assert len(edge) > 2
+    assert all(point.on_front for point in edge)
+    pairs = [(point.p95_ratio, point.quality.loss) for point in edge]
     assert all(left < right and high > low for (left, high), (right, low) in itertools.pairwise(pairs))
-    front = [point for point in data.points if point.on_front]
-    assert min(pairs)[0] == min(point.p95_ratio for point in front)
+    assert min(pairs)[0] == min(point.p95_ratio for point in front.members)
 
 
 def test_a_hover_tells_everything_in_lines_of_a_readable_length(front_document: Document) -> None:
-    point = front_data(front_document).points[-1]
     row = complete(front_document)[-1]
+    said = hover(read_front(front_document).points[-1])
     for family in {name.partition(".")[0] for name in row["knobs"]}:
-        assert f"<br>{family}: " in point.hover
+        assert f"<br>{family}: " in said
     for word in (f"trial {row['trial']}", " ms", "loss: ", "requests/s", "model: "):
-        assert word in point.hover
-    assert max(map(len, point.hover.split("<br>"))) <= 80
+        assert word in said
+    assert max(map(len, said.split("<br>"))) <= 80
 
 
 def test_the_figure_holds_the_points_once_and_their_bars(front_document: Document, choose_trial: Any) -> None:
@@ -132,20 +118,19 @@ def test_milliseconds_are_those_of_the_document(front_document: Document) -> Non
 
 
 def test_the_frame_holds_the_front_and_the_limit(front_document: Document) -> None:
-    data = front_data(front_document)
-    low, high = loss_window(data)
-    assert low < 0 and high > 100 * data.max_loss
-    assert all(low < 100 * end < high for point in data.points if point.on_front for end in point.loss_interval)
+    front = read_front(front_document)
+    low, high = loss_window(front)
+    assert low < 0 and high > 100 * front.max_loss
+    assert all(low < 100 * end < high for point in front.members for end in point.quality.loss_interval)
 
 
 def test_the_frame_shows_half_of_those_that_lose_too_much(front_document: Document, refresh_front: Any) -> None:
     nothing_feasible(front_document)
-    data = front_data(refresh_front(front_document))
-    assert loss_window(data)[1] > 100 * 0.2
+    assert loss_window(read_front(refresh_front(front_document)))[1] > 100 * 0.2
 
 
 def test_uprights_are_the_knobs_that_differ_and_the_objectives(front_document: Document) -> None:
-    data = parallel(front_document)
+    data = parallel(read_front(front_document))
     rows = complete(front_document)
     labels = [axis.label for axis in data.axes]
     assert labels[0] == "weights<br>origin"
@@ -178,11 +163,11 @@ def test_log_steps_lie_within_their_ends(low: float, high: float) -> None:
 
 
 def test_both_curves_end_at_the_hypervolume_of_the_document(front_document: Document) -> None:
-    for curve in hypervolume_curves(front_document):
+    for curve in hypervolume_curves(read_front(front_document)):
         assert list(curve.x) == sorted(curve.x)
         assert list(curve.hypervolume) == sorted(curve.hypervolume)
         assert curve.hypervolume[-1] == pytest.approx(front_document["hypervolume"])
-    by_trial, by_minutes = hypervolume_curves(front_document)
+    by_trial, by_minutes = hypervolume_curves(read_front(front_document))
     assert by_trial.x == tuple(row["trial"] for row in front_document["rows"])
     assert by_minutes.x[0] == 0.0 and by_minutes.x[-1] == front_document["minutes"]
     assert hypervolume_figure(by_trial, "trials").data[0].x == by_trial.x
@@ -230,8 +215,8 @@ def test_console_and_page_show_the_same_columns_in_the_same_words(
     trial = next(row["trial"] for row in front_document["rows"] if row["on_front"] and row["trial"])
     front_document["chosen"] = choose_trial(front_document, trial, (0.001, 0.005))
     _, tags = read(front_document, tmp_path)
-    rows = table_rows(front_document)
-    assert "chosen" in next(row for row in rows if row.row["trial"] == trial).tags
+    rows = table_rows(read_front(front_document))
+    assert "chosen" in next(row for row in rows if row.row.trial == trial).tags
     table = front_table(read_front(front_document))
     heads = [str(column.header) for column in table.columns]
     place = tags.text.index("The points of the front") + 1
@@ -318,7 +303,9 @@ def test_a_poor_study_still_has_a_report(
     refresh_front(front_document)
     _, tags = read(front_document, tmp_path)
     assert said in " ".join(tags.text)
-    assert all(math.isfinite(value) for curve in hypervolume_curves(front_document) for value in curve.hypervolume)
+    assert all(
+        math.isfinite(value) for curve in hypervolume_curves(read_front(front_document)) for value in curve.hypervolume
+    )
 
 
 def test_a_report_replaces_the_old_one_or_leaves_it(
@@ -367,21 +354,16 @@ def test_the_picture_is_a_png(front_document: Document, tmp_path: Path) -> None:
 
 
 def test_the_dots_are_the_measured_effects() -> None:
-    found, known = dots(ablated_document()), ablation()
+    found, known = dots(ablated()), ablation()
     measured = [effect for effect in known.effects if effect.difference is not None]
     assert len(found) == len(measured) == 7
     for dot in found:
         effect = next(e for e in measured if dot.label.startswith(e.technique) and e.kind == dot.kind)
-        assert effect.difference is not None
-        latency, quality = effect.difference.latency, effect.difference.quality
-        assert (dot.p95_ratio, dot.p95_ratio_interval) == (latency.p95_ratio, latency.p95_ratio_interval)
-        assert dot.service_p50_ratio_interval == latency.service_p50_ratio_interval
-        assert (dot.loss, dot.loss_interval) == (quality.loss, quality.loss_interval)
-        assert dot.bytes_ratio == effect.difference.bytes_ratio
+        assert dot.difference == effect.difference
 
 
 def test_the_effects_are_drawn_at_the_trial_and_alone_side_by_side() -> None:
-    figure = ablation_figure(ablated_document())
+    figure = ablation_figure(ablated())
     without, losses, alone, _ = figure["data"]
     assert [without["name"], alone["name"]] == ["at the trial", "alone"]
     assert without["x"] == [0.5, 1.0, 1.0, 1.3] and alone["x"] == [0.5, 1.0, 1.0]
@@ -441,11 +423,11 @@ def test_slices_are_those_of_test_once_chosen(front_document: Document, choose_t
     for row in rows:
         reason = "too few rows"
         row["quality"]["slices"] = [to_plain(SliceQuality(f"of {row['trial']}", 5, 1, reason=reason))]
-    what, slices = slices_of(front_document)
-    assert "validation" in what and [slices[0]["name"]] == [f"of {what.split()[3]}"], "the best compromise"
+    what, slices = slices_of(read_front(front_document))
+    assert "validation" in what and [slices[0].name] == [f"of {what.split()[3]}"], "the best compromise"
     front_document["chosen"] = choose_trial(front_document, rows[0]["trial"], (0.001, 0.005))
     front_document["chosen"]["confirmed"]["slices"] = []
-    what, slices = slices_of(front_document)
+    what, slices = slices_of(read_front(front_document))
     assert f"trial {rows[0]['trial']} " in what and "test" in what and not slices
 
 
@@ -482,7 +464,7 @@ def test_the_card_has_a_line_for_each_slice_and_knob() -> None:
 
 
 def test_the_table_of_effects_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(width=200).print(ablation_table(ablated_document()))
+    Console(width=200).print(ablation_table(ablated()))
     shown = capsys.readouterr().out
     assert shown.count("at the trial") == 4 and "alone, not measured: it broke" in shown
     for word in ("0.500x", "0.470x to 0.540x", "0.40%", "0.10% to 0.70%"):

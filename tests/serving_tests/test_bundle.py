@@ -57,6 +57,17 @@ def test_a_changed_or_missing_file_is_refused(bundle: Path, file: str) -> None:
         read_bundle(bundle)
 
 
+def test_a_manifest_of_an_earlier_version_is_read_and_one_without_its_files_refused(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["int8_weight_bits"], manifest["output"]["columns"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(bundle)[0].slower_here is None
+    del manifest["files"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+        read_bundle(bundle)
+
+
 def test_other_scores_are_refused(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["example"]["scores"][2] += 0.01
@@ -148,7 +159,7 @@ def test_a_bundle_made_for_another_cpu_is_exact_or_refused(
     write_bundle(folder, "toy", model, instance_group, {}, inputs, "", example, weight_bits=bits)
     for module in (bundles, engines):
         monkeypatch.setattr(module, "int8_weight_bits", lambda: here)
-    assert read_bundle(folder).manifest[WEIGHT_BITS] == bits
+    assert read_bundle(folder).manifest.int8_weight_bits == bits
     if engine == "openvino" and bits > here:
         with pytest.raises(BundleError, match=r"7 bits .* 8; .*leanrec build"):
             verify(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import optuna
 import pytest
@@ -357,6 +358,27 @@ def test_the_order_of_knobs_does_not_change_the_name() -> None:
 def test_an_unknown_key_is_named() -> None:
     with pytest.raises(ValueError, match="colour"):
         from_plain(Placement, {"engine": "onnxruntime", "colour": "red"})
+
+
+@pytest.mark.parametrize(("modules", "metrics"), [("mlp.0", {}), (["mlp.0"], [])])
+def test_a_list_and_a_mapping_are_read_from_nothing_else(modules: object, metrics: object) -> None:
+    plain = {"origin": "given", "parts": modules, "numbers": metrics}
+    with pytest.raises(ValueError, match="is read from a"):
+        from_plain(_Read, plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    origin: str
+    parts: tuple[str, ...]
+    numbers: Mapping[str, float]
+
+
+def test_a_group_is_read_by_its_former_key() -> None:
+    group = Group("mlp", "linear", ("mlp.0",), 8, (PrunableDim("mlp.0", 2, (AxisSlice("mlp.0.weight", 0),)),))
+    plain = to_plain(group)
+    plain["widths"] = plain.pop("dims")
+    assert from_plain(Group, plain) == group
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +67,10 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+# What a node of a program gives.
+Value = Operand | list[Operand]
+
+
 @dataclass(frozen=True, eq=False)
 class Flow:
     """Result of following the units: the units, those of each parameter's and buffer's axes by its first name, the
@@ -85,7 +88,7 @@ def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "
     units = Units(narrowing)
     held: dict[str, Operand] = {}
     places: dict[str, list[Node]] = defaultdict(list)
-    values: dict[Node, Any] = {}
+    values: dict[Node, Value] = {}
     named = _first_names(model)
     sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:
@@ -115,25 +118,27 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model).items()}
 
 
-def _called(node: Node, values: Mapping[Node, Any], units: Units) -> Any:
+def _called(node: Node, values: Mapping[Node, Value], units: Units) -> Value:
     if node.target is operator.getitem:
         source, at = node.args
-        return values[source][at]  # type: ignore[index]
-    target: Any = node.target
+        assert isinstance(source, Node) and isinstance(at, int)
+        several = values[source]
+        assert isinstance(several, list)
+        return several[at]
     made = node.meta.get("val")
-    several = isinstance(made, (list, tuple))
-    shapes = tuple(_sizes(value) for value in (made if several else [made]))  # type: ignore[union-attr]
-    schema = getattr(target, "_schema", None)
+    parts = made if isinstance(made, (list, tuple)) else [made]
+    shapes = tuple(map(_sizes, parts))
+    schema = getattr(node.target, "_schema", None)
     name = operator_name(node)
     if schema is not None and not schema.name.startswith("aten::"):
         name = schema.name
     arguments = _arguments(node, values, schema)
-    outputs: Outputs = apply(Call(name, POINTWISE in getattr(target, "tags", ()), arguments, shapes, units))
+    outputs: Outputs = apply(Call(name, POINTWISE in getattr(node.target, "tags", ()), arguments, shapes, units))
     found = [Operand(axes, shape) for axes, shape in zip(outputs, shapes, strict=True)]
-    return found if several else found[0]
+    return found if parts is made else found[0]
 
 
-def _known(argument: Any, values: Mapping[Node, Any]) -> Any:
+def _known(argument: object, values: Mapping[Node, Value]) -> object:
     """Replace the nodes in an argument by their operands."""
     if isinstance(argument, Node):
         return values.get(argument)
@@ -142,7 +147,7 @@ def _known(argument: Any, values: Mapping[Node, Any]) -> Any:
     return argument
 
 
-def _arguments(node: Node, values: Mapping[Node, Any], schema: Any) -> tuple[Any, ...]:
+def _arguments(node: Node, values: Mapping[Node, Value], schema: torch.FunctionSchema | None) -> tuple[object, ...]:
     """Return the arguments in the order of the operator's schema, keyword arguments included."""
     given = [_known(argument, values) for argument in node.args]
     if schema is not None:
@@ -155,7 +160,7 @@ def _shape(node: Node) -> tuple[int, ...]:
     return _sizes(node.meta.get("val"))
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def _sizes(value: object) -> tuple[int, ...]:
     """Return the sizes of a value; a data-dependent size becomes 0, which no other is."""
     return tuple(size if isinstance(size, int) else 0 for size in value.shape) if isinstance(value, Tensor) else ()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from objectives.compression.structure.shapes import reshape
 from objectives.compression.structure.units import Axis, Units
@@ -33,7 +34,7 @@ class Call:
 
     name: str
     pointwise: bool
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     shapes: tuple[tuple[int, ...], ...]
     units: Units
 
@@ -47,7 +48,7 @@ class Call:
     def operands(self) -> list[Operand]:
         return list(operands_in(self.arguments))
 
-    def given(self, place: int, default: Any = None) -> Any:
+    def given(self, place: int, default: object = None) -> Any:
         return self.arguments[place] if len(self.arguments) > place else default
 
     def axis(self, place: int, default: int = 0) -> int:
@@ -73,12 +74,12 @@ def apply(call: Call) -> Outputs:
     )
 
 
-def operands_in(arguments: Any) -> Iterator[Operand]:
+def operands_in(arguments: object) -> Iterator[Operand]:
     """Iterate over operands in any nesting of lists."""
-    for argument in arguments:
-        if isinstance(argument, Operand):
-            yield argument
-        elif isinstance(argument, (list, tuple)):
+    if isinstance(arguments, Operand):
+        yield arguments
+    elif isinstance(arguments, (list, tuple)):
+        for argument in arguments:
             yield from operands_in(argument)
 
 
@@ -270,7 +271,7 @@ def _cat(call: Call) -> Outputs:
     return (tuple(found),)
 
 
-def _known(units: Units, axis: Axis, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _known(units: Units, axis: Axis, size: int) -> NDArray[np.int64]:
     if axis is None:
         axis = units.fresh(size)
         units.pin(axis, _FIXED)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from objectives.arrays import Numbers
 from objectives.held_out_rows import HeldOut, of_output
 from objectives.records import Quality, SliceQuality
 
 
-def others_of(held: HeldOut, quality: Callable[[int, NDArray[Any]], Quality]) -> tuple[SliceQuality, ...]:
+def others_of(held: HeldOut, quality: Callable[[int, Numbers], Quality]) -> tuple[SliceQuality, ...]:
     """Evaluate each other output by the loss of its own labels, or report the reason why these do not define it.
 
     Args:
         quality: evaluates a column of scores with its labels, (n,)
     """
 
-    def told(column: int, name: str, labels: NDArray[Any]) -> SliceQuality:
+    def told(column: int, name: str, labels: Numbers) -> SliceQuality:
         try:
             of = quality(column, labels)
         except ValueError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from objectives.arrays import Array, Numbers
 from objectives.measurement.metrics.paired_loss import Groups, Mask, Metric, Resampled, UndefinedLossError, paired_loss
 from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
 from objectives.ranking_metrics import gains, is_ranking
@@ -33,9 +33,9 @@ def metric_kind(name: str) -> Literal["pointwise", "ranking"]:
 
 def paired_quality(
     metric: str,
-    candidate: NDArray[np.float32],
-    baseline: NDArray[np.float32],
-    labels: NDArray[np.float32],
+    candidate: Numbers,
+    baseline: Numbers,
+    labels: Numbers,
     groups: Groups,
     seed: int,
     confidence: float = 0.95,
@@ -130,7 +130,7 @@ def _gauc(scores: Floats, labels: Floats, groups: Groups) -> Resampled:
     return partial(weighted_mean, own)
 
 
-def _check_lengths(**arrays: NDArray[Any]) -> None:
+def _check_lengths(**arrays: Array) -> None:
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"{', '.join(sizes)} must have the same rows, but got {list(sizes.values())}.")

@@ -8,19 +8,34 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
+from objectives.arrays import Arrays
 from objectives.measurement.profile.model_steps import Graph, Step, Value, read_graph, width_of
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 WARM_UP = 10
 _KERNEL = "_kernel_time"
 _CHAIN = 64
 
-Inputs = Mapping[str, NDArray[Any]]
-Event = Mapping[str, Any]
+
+class EventArguments(TypedDict):
+    """Arguments of a kernel's event; an output's type and shape are {"float": [2, 3]}."""
+
+    op_name: str
+    output_type_shape: list[dict[str, list[int]]]
+
+
+class Event(TypedDict):
+    """One event of ONNX Runtime's profiler, `dur` in microseconds; events other than kernels have other arguments."""
+
+    name: str
+    dur: float
+    args: EventArguments
 
 
 class ProfileError(RuntimeError):
@@ -39,7 +54,7 @@ class Trace:
     p50_ms: float
 
 
-def trace_model(model: Path, inputs: Inputs, repeats: int, threads: int | None) -> Trace:
+def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) -> Trace:
     """Trace a model: warm-up runs, `repeats` runs with the profiler, and as many without.
 
     Args:
@@ -109,7 +124,7 @@ def match_events(steps: Sequence[Step], events: Iterable[Event]) -> list[Event]:
     return found
 
 
-def _session(model: Path, written: Path, events: Path, threads: int | None) -> Any:
+def _session(model: Path, written: Path, events: Path, threads: int | None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -124,7 +139,7 @@ def _session(model: Path, written: Path, events: Path, threads: int | None) -> A
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-def _timed(session: Any, feeds: Inputs, repeats: int) -> Iterator[float]:
+def _timed(session: onnxruntime.InferenceSession, feeds: Arrays, repeats: int) -> Iterator[float]:
     for _ in range(repeats):
         start = time.perf_counter()
         session.run(None, feeds)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.measurement.profile.engine_trace import Inputs, profiler_cost_ms, trace_model
+from objectives.arrays import Arrays
+from objectives.measurement.profile.engine_trace import profiler_cost_ms, trace_model
 from objectives.measurement.profile.layer_groups import OTHER, assign, weight_owners
 from objectives.measurement.profile.model_steps import Graph, read_graph
 from objectives.measurement.profile.operator_cost import bytes_moved, flops
@@ -69,7 +70,7 @@ class Profile:
 
 
 def profile_model(
-    model: Path, groups: Sequence[Group], inputs: Inputs, repeats: int = 100, threads: int | None = None
+    model: Path, groups: Sequence[Group], inputs: Arrays, repeats: int = 100, threads: int | None = None
 ) -> Profile:
     """Run an ONNX file in ONNX Runtime on the CPU with its profiler on, and then without.
 
@@ -131,7 +132,7 @@ def summarize(
     return Profile(rows, p50_ms, threads, (*by_group, engine), slowest_first, tuple(nodes))
 
 
-def median_request(requests: Sequence[Inputs]) -> Inputs:
+def median_request(requests: Sequence[Arrays]) -> Arrays:
     """Return the request whose number of rows is the (lower) median; the first of equals."""
     return sorted(requests, key=rows_of)[(len(requests) - 1) // 2]
 

@@ -6,12 +6,15 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.profile.profile import Profile
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # A product large enough to be bound by arithmetic, small enough to stay in the cache.
 _PRODUCT = (1024, 512, 512)
@@ -115,7 +118,7 @@ def _best_seconds(
 
 def _session(
     operator: str, inputs: Mapping[str, NDArray[np.float32]], stored: NDArray[np.float32] | None, threads: int | None
-) -> Any:
+) -> onnxruntime.InferenceSession:
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 

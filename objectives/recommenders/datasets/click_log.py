@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from objectives.arrays import Array, Arrays
+
+S = TypeVar("S", bound=np.generic)
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric", "multi"]
 
@@ -21,7 +24,7 @@ _DTYPES: Mapping[Kind, tuple[str, str]] = {  # kinds of dtype that a column may 
 }
 
 
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
+def frozen(array: NDArray[S]) -> NDArray[S]:
     """Return a read-only view of the same values."""
     view = array.view()
     view.flags.writeable = False
@@ -42,7 +45,7 @@ class ClickLog:
     item: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no items
     timestamp: NDArray[np.int64]  # (n,) seconds
     label: NDArray[np.float32]  # (n,) 0 or 1
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # name -> (n,) values
+    columns: Arrays = field(default_factory=dict)  # name -> (n,) values
     sides: Mapping[str, Side] = field(default_factory=dict)  # column -> owner
     # column -> type of its values; "categorical" where left out
     kinds: Mapping[str, Kind] = field(default_factory=dict)
@@ -95,7 +98,7 @@ def in_time_order(
     item: ArrayLike | None,
     timestamp: ArrayLike,
     label: ArrayLike,
-    columns: Mapping[str, NDArray[Any]] | None = None,
+    columns: Arrays | None = None,
     sides: Mapping[str, Side] | None = None,
     bayes_auc: float | None = None,
     kinds: Mapping[str, Kind] | None = None,
@@ -127,12 +130,12 @@ def in_time_order(
     )
 
 
-def _check_shape(what: str, array: NDArray[Any], rows: int) -> None:
+def _check_shape(what: str, array: Array, rows: int) -> None:
     if array.shape != (rows,):
         raise ValueError(f"{what} must have one value for each of the {rows} rows, but got shape {array.shape}")
 
 
-def _check_values(name: str, column: NDArray[Any], kind: Kind) -> None:
+def _check_values(name: str, column: Array, kind: Kind) -> None:
     dtypes, words = _DTYPES[kind]
     if column.dtype.kind not in dtypes:
         raise ValueError(f"{kind} column {name!r} must hold {words}, but got {column.dtype}")

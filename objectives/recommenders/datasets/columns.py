@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +14,7 @@ from objectives.recommenders.datasets.click_log import SEPARATOR
 _MOMENTS = "seconds, dates or ISO 8601 text in each row"
 
 
-def categories(column: pl.Series, missing: str = "") -> NDArray[Any]:
+def categories(column: pl.Series, missing: str = "") -> NDArray[np.object_]:
     """Convert any column to strings, (n,); a null or empty value becomes `missing`, a value like any other.
 
     Equal strings of the object array are one object: it takes 8 bytes a row.
@@ -26,11 +25,11 @@ def categories(column: pl.Series, missing: str = "") -> NDArray[Any]:
     text = _cast(column, pl.String(), "single values").fill_null(missing)
     values = text.unique().sort()
     codes = text.cast(pl.Enum(values)).to_physical().to_numpy()
-    shared: NDArray[Any] = np.array(values.to_list(), dtype=object)
+    shared: NDArray[np.object_] = np.array(values.to_list(), dtype=object)
     return shared.take(codes)
 
 
-def sets(column: pl.Series, separator: str, missing: str = "") -> NDArray[Any]:
+def sets(column: pl.Series, separator: str, missing: str = "") -> NDArray[np.object_]:
     """Convert lists, or text with `separator` between the values, to strings, (n,), with SEPARATOR between them.
 
     Empty values are dropped; a row without any becomes `missing`.
@@ -106,10 +105,10 @@ def seconds(column: pl.Series) -> NDArray[np.int64]:
     return found.scatter(others, since_1970).to_numpy()
 
 
-def _since_1970(column: pl.Series, row: int, text: Any) -> int:
+def _since_1970(column: pl.Series, row: int, text: object) -> int:
     try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError) as error:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError as error:
         raise ValueError(_wrong(column, _MOMENTS, row)) from error
     return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from objectives.arrays import Array
 from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
 from objectives.recommenders.datasets.columns import labels, numbers
 
@@ -36,7 +36,7 @@ def read_criteo(path: Path) -> ClickLog:
 
 
 def _log(name: str, table: pl.DataFrame) -> ClickLog:
-    columns: dict[str, NDArray[Any]] = {name: numbers(table[name]) for name in NUMERIC}
+    columns: dict[str, Array] = {name: numbers(table[name]) for name in NUMERIC}
     columns |= {name: _hashes(table[name]) for name in CATEGORICAL}
     return in_time_order(
         name,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from objectives.arrays import Array, Numbers
 from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Kind, Side, frozen
 from objectives.recommenders.datasets.split import Part, Split
 
@@ -62,7 +63,7 @@ class Dataset:
 
     name: str
     fields: tuple[Field, ...]  # user and item where the log has them, then its columns in their order
-    inputs: Mapping[str, NDArray[Any]]  # field -> (n,) codes or numbers, or (n, length) codes
+    inputs: Mapping[str, Numbers]  # field -> (n,) codes or numbers, or (n, length) codes
     label: NDArray[np.float32]  # (n,) 0 or 1
     group: NDArray[np.int64]  # (n,) number of the user, 0 to users - 1, unseen users included; else of the row
     timestamp: NDArray[np.int64]  # (n,) seconds
@@ -93,10 +94,15 @@ class Dataset:
         """Return the field of this name, None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
-    def rows(self, part: Part) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32], NDArray[np.int64]]:
+    def rows(self, part: Part) -> tuple[dict[str, Numbers], NDArray[np.float32], NDArray[np.int64]]:
         """Copy the inputs, labels and groups of a part, n_part rows of each, in time order."""
         rows = getattr(self.split, part)
         return {name: values[rows] for name, values in self.inputs.items()}, self.label[rows], self.group[rows]
+
+    def codes(self, name: str, part: Part | None = None) -> NDArray[np.int64]:
+        """Return the codes of an input that is not numeric, of all rows or of a part."""
+        codes = self.inputs[name].astype(np.int64, copy=False)
+        return codes if part is None else codes[getattr(self.split, part)]
 
     def key(self) -> str:
         """Return the SHA-256 of the whole content, in hex."""
@@ -125,14 +131,14 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, but got {min_count}")
-    columns: dict[str, tuple[Side, Kind, NDArray[Any]]] = {}
+    columns: dict[str, tuple[Side, Kind, Array]] = {}
     if log.user is not None:
         columns["user"] = ("user", "categorical", log.user)
     if log.item is not None:
         columns["item"] = ("item", "categorical", log.item)
     columns |= {name: (log.sides[name], log.kinds[name], column) for name, column in log.columns.items()}
     fields: list[Field] = []
-    inputs: dict[str, NDArray[Any]] = {}
+    inputs: dict[str, Numbers] = {}
     for name, (side, kind, values) in columns.items():
         if kind == "numeric":
             inputs[name], vocabulary = _standardised(values, split.train), 0
@@ -148,7 +154,7 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc)
 
 
-def _standardised(values: NDArray[Any], train: NDArray[np.int64]) -> NDArray[np.float32]:
+def _standardised(values: Array, train: NDArray[np.int64]) -> NDArray[np.float32]:
     """Standardise numbers, (n,), with missing ones at 0."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
@@ -161,7 +167,7 @@ def _standardised(values: NDArray[Any], train: NDArray[np.int64]) -> NDArray[np.
     return np.where(np.isnan(standard), 0, standard).astype(np.float32)
 
 
-def _codes(name: str, values: NDArray[Any], train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
+def _codes(name: str, values: Array, train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
     """Return the code of each value, (n,), and the size of the vocabulary."""
     every = _series(name, values).to_frame()
     vocabulary = _vocabulary(every[train].drop_nulls().group_by("value").len(), min_count)
@@ -170,7 +176,7 @@ def _codes(name: str, values: NDArray[Any], train: NDArray[np.int64], min_count:
 
 
 def _codes_of_several(
-    name: str, values: NDArray[Any], train: NDArray[np.int64], min_count: int
+    name: str, values: Array, train: NDArray[np.int64], min_count: int
 ) -> tuple[NDArray[np.int64], int]:
     """Return the codes of each row's values, (n, length), and the size of the vocabulary."""
     # Computed once for each different string of values: there are far fewer of them than rows.
@@ -192,7 +198,7 @@ def _codes_of_several(
     return codes[of_row], len(vocabulary) + 1
 
 
-def _series(name: str, values: NDArray[Any]) -> pl.Series:
+def _series(name: str, values: Array) -> pl.Series:
     try:
         return pl.Series("value", values, dtype=pl.String if values.dtype.kind in "OU" else None)
     except TypeError as error:
@@ -205,12 +211,12 @@ def _vocabulary(counted: pl.DataFrame, min_count: int) -> pl.DataFrame:
     return frequent.select("value").with_row_index("code", 1)
 
 
-def _check_array(what: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:
+def _check_array(what: str, array: Array, shape: tuple[int, ...], dtype: str) -> None:
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{what} must be {shape} {dtype}, but got {array.shape} {array.dtype}")
 
 
-def _check_values(field: Field, values: NDArray[Any]) -> None:
+def _check_values(field: Field, values: Numbers) -> None:
     if field.kind == "numeric" and not np.isfinite(values).all():
         raise ValueError(f"values of {field.name!r} must be finite, but got {values[~np.isfinite(values)][0]}")
     if field.kind != "numeric" and values.size and (values.min() < 0 or values.max() >= field.vocabulary):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-from numpy.typing import NDArray
 
+from objectives.arrays import Array
 from objectives.recommenders.datasets.click_log import ClickLog, Kind, Side, in_time_order
 from objectives.recommenders.datasets.columns import categories, sets
 
@@ -65,7 +64,7 @@ def _log(name: str, tables: _Tables) -> ClickLog:
     )
     if ratings.null_count().sum_horizontal().item() > 0 or not ratings["rating"].is_finite().all():
         raise ValueError("a rating without a user, an item, a finite rating or a timestamp")
-    columns: dict[str, NDArray[Any]] = {}
+    columns: dict[str, Array] = {}
     sides: dict[str, Side] = {}
     kinds: dict[str, Kind] = {}
     features: list[tuple[Side, pl.DataFrame]] = []

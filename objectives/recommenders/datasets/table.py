@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-from numpy.typing import NDArray
 
+from objectives.arrays import Array
 from objectives.recommenders.datasets.click_log import ClickLog, Kind, Side, in_time_order
 from objectives.recommenders.datasets.columns import categories, ids, labels, numbers, seconds, sets
 
@@ -107,7 +106,7 @@ def _open(path: Path) -> tuple[str, pl.LazyFrame]:
 def _log(name: str, table: pl.DataFrame, schema: Schema) -> ClickLog:
     if len(table) == 0:
         raise ValueError("a table must have at least 1 row, but got 0")
-    columns: dict[str, NDArray[Any]] = {}
+    columns: dict[str, Array] = {}
     for feature, kind in schema.kinds.items():
         if kind == "numeric":
             columns[feature] = numbers(table[feature])

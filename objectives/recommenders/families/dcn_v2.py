@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
+from objectives.recommenders.families.sizes import FieldSizes
 from spaces.domains import Choice
 from spaces.techniques.architecture import Architecture
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(FieldSizes):
     """Embedding dimension, number of cross layers, widths of the MLP."""
 
     embedding_dim: int
@@ -25,6 +26,9 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.embedding_dim < 1 or self.crosses < 0 or not self.mlp or min(self.mlp) < 1:
             raise ValueError(f"Sizes are positive and the MLP has at least one layer, but got {self}.")
+
+    def build(self, fields: Sequence[Field]) -> DCNV2:
+        return DCNV2(fields, self)
 
     @classmethod
     def of(cls, architecture: Architecture) -> Sizes:
@@ -45,6 +49,10 @@ STUDENT: Mapping[str, Choice] = {
     "crosses": Choice((1, 2, 3, 5)),
     "mlp": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "400-400-400")),
 }
+
+
+# Module whose outputs, (rows, units), are the features to distil.
+HIDDEN = "mlp"
 
 
 class DCNV2(nn.Module):
@@ -76,8 +84,3 @@ class DCNV2(nn.Module):
         for layer in self.cross:
             x = x0 * layer(x) + x
         return self.head(torch.cat([x, self.mlp(x0)], dim=1)).squeeze(1)  # type: ignore[no-any-return]
-
-
-def hidden(model: DCNV2) -> str:
-    """Return the name of the module whose outputs, (rows, units), are the features to distil."""
-    return "mlp"

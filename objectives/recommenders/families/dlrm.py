@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
+from objectives.recommenders.families.sizes import FieldSizes
 from spaces.domains import Choice, Scalar
 from spaces.techniques.architecture import Architecture
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(FieldSizes):
     """Embedding dimension; widths of the hidden layers of the bottom MLP, whose last layer has the embedding dimension,
     and of the top MLP, whose last layer is the logit.
     """
@@ -28,6 +29,9 @@ class Sizes:
     def __post_init__(self) -> None:
         if min((self.embedding_dim, *self.bottom, *self.top)) < 1 or not self.top:
             raise ValueError(f"Sizes are positive and the top MLP has at least one hidden layer, but got {self}.")
+
+    def build(self, fields: Sequence[Field]) -> DLRM:
+        return DLRM(fields, self)
 
     @classmethod
     def of(cls, architecture: Architecture) -> Sizes:
@@ -56,6 +60,10 @@ STUDENT: Mapping[str, Choice] = {
 def student(fields: Sequence[Field]) -> Mapping[str, Choice]:
     """Return the sizes of students over these fields, with a bottom only where a field is numeric."""
     return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
+
+
+# Module whose outputs, (rows, units), are the features to distil.
+HIDDEN = "top"
 
 
 class DLRM(nn.Module):
@@ -127,8 +135,3 @@ def _linear(fan_in: int, fan_out: int) -> nn.Linear:
     nn.init.xavier_normal_(layer.weight)
     nn.init.normal_(layer.bias, std=fan_out**-0.5)
     return layer
-
-
-def hidden(model: DLRM) -> str:
-    """Return the name of the module whose outputs, (rows, units), are the features to distil."""
-    return "top"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.arrays import Array, Arrays
 from objectives.recommenders.datasets.features import Field
 
 
 class LinearModel(nn.Module):
     """Logistic regression: a bias plus a weight for each code of each field and a slope for each number."""
 
-    def __init__(self, fields: Sequence[Field], weights: Mapping[str, NDArray[Any]], bias: float) -> None:
+    def __init__(self, fields: Sequence[Field], weights: Arrays, bias: float) -> None:
         """Make a model of given weights.
 
         Args:
@@ -47,7 +46,7 @@ class LinearModel(nn.Module):
 class ItemTable(nn.Module):
     """Model with a score for each item, independent of the history."""
 
-    def __init__(self, scores: NDArray[Any]) -> None:
+    def __init__(self, scores: Array) -> None:
         """Make a model of given scores.
 
         Args:
@@ -62,7 +61,7 @@ class ItemTable(nn.Module):
         return scores
 
 
-def _table(weights: NDArray[Any]) -> nn.Embedding:
+def _table(weights: Array) -> nn.Embedding:
     """Make a table of one column that is not trained, from (rows,)."""
     table = nn.Embedding(len(weights), 1)
     table.weight = nn.Parameter(torch.from_numpy(np.asarray(weights, dtype=np.float32)[:, None]), requires_grad=False)

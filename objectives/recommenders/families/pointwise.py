@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.arrays import Array, Arrays, Numbers
 from objectives.errors import SettingError
 from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
@@ -27,7 +27,7 @@ from objectives.recommenders.families.by_fields import FAMILIES, Family
 from objectives.recommenders.families.linear import LinearModel
 from objectives.recommenders.families.sizes import no_larger, resized, told
 from objectives.recommenders.lookup_counts import counted
-from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
+from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import (
     logistic_regression,
     logistic_regression_scores,
@@ -36,11 +36,11 @@ from objectives.recommenders.references import (
 )
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
-from objectives.recommenders.training import train_to_optimum
+from objectives.recommenders.training import Labelled, train_to_optimum
 from objectives.records import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
-from objectives.training_rows import Block, TrainingRows
+from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
 from spaces.serialization import digest
@@ -66,7 +66,7 @@ class PointwiseRecommender:
     dataset: Dataset
     model: nn.Module
     task: Task
-    training: Mapping[str, Any]
+    training: Mapping[str, object]
     key: str
     once: frozenset[str] = frozenset()
     method: Method = "forward"
@@ -74,7 +74,7 @@ class PointwiseRecommender:
     columns: tuple[str, ...] = ()
     built: bool = True
     output_kinds: tuple[OutputKind, ...] = (OutputKind("logits"),)
-    by: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
+    by: Arrays = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
 
     @property
     def _family(self) -> Family:
@@ -82,13 +82,13 @@ class PointwiseRecommender:
 
     @property
     def hidden(self) -> str:
-        return self._family.hidden(self.model)
+        return self._family.hidden
 
     @property
     def metric(self) -> str:
         return self.task.metric
 
-    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
@@ -102,10 +102,12 @@ class PointwiseRecommender:
         logits: Tensor = model(**inputs)
         return logits
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def scores(self, outputs: object) -> Tensor:
+        assert isinstance(outputs, Tensor)
         return outputs
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: object, labels: Labels) -> Tensor:
+        assert isinstance(outputs, Tensor) and isinstance(labels, Tensor)
         return F.binary_cross_entropy_with_logits(outputs, labels)
 
     def train_rows(self) -> TrainingRows:
@@ -142,7 +144,7 @@ class PointwiseRecommender:
         wanted = {name: commonest(column[train].tolist()) for name, column in self.by.items()}
         return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
 
-    def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+    def requests(self, seed: int) -> Iterator[Arrays]:
         drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
         return (drawn[i] for i in range(len(drawn)))
 
@@ -150,7 +152,7 @@ class PointwiseRecommender:
         return _optimizer(model)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return self._family.build(self.dataset.fields, self._family.sizes(architecture))
+        return self._family.sizes(architecture).build(self.dataset.fields)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -161,9 +163,9 @@ class PointwiseRecommender:
         linear = popularity(self.dataset) if known else logistic_regression(self.dataset, self.task.seed)
         return LinearModel(self.dataset.fields, linear.weights, linear.bias).eval()
 
-    def student(self) -> Mapping[str, Any]:
+    def student(self) -> Mapping[str, Sequence[Scalar]]:
         published = self._family.student(self.dataset.fields)
-        return {name: list(no_larger(published[name], own).values) for name, own in self.sizes().items()}
+        return {name: no_larger(published[name], own).values for name, own in self.sizes().items()}
 
     def sizes(self) -> Mapping[str, Scalar]:
         own, named = told(resized(self._family.baseline, self.task.sizes)), self._family.student(self.dataset.fields)
@@ -214,9 +216,9 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
 
     def make(into: Path) -> None:
         torch.manual_seed(task.seed)
-        _train(family.build(dataset.fields, sizes), dataset, task.seed, into, progress)
+        _train(sizes.build(dataset.fields), dataset, task.seed, into, progress)
 
-    model = family.build(dataset.fields, sizes)
+    model = sizes.build(dataset.fields)
     by = _named(log, task.slice_by)
     if task.dry_run:
         return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained", by=by)
@@ -226,7 +228,7 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
     return PointwiseRecommender(dataset, model.eval(), task, training, key, by=by)
 
 
-def _named(log: ClickLog, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:
     """Return the named columns of the log, (rows,) each.
 
     Raises:
@@ -268,12 +270,12 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _tensors(dataset: Dataset, part: Part) -> Batch:
+def _tensors(dataset: Dataset, part: Part) -> Labelled:
     inputs, labels, _ = dataset.rows(part)
     return {name: torch.from_numpy(values) for name, values in inputs.items()}, torch.from_numpy(labels)
 
 
-def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Labelled]:
     """Iterate over shuffled batches of train, without a last batch of one row, which batch normalisation does not
     support.
     """

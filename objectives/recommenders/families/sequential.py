@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.arrays import Arrays, Numbers
 from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
@@ -34,14 +34,14 @@ from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
 from objectives.recommenders.families.linear import ItemTable
 from objectives.recommenders.families.sizes import resized
-from objectives.recommenders.protocol import Batch, Facts, Inputs, Method
+from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
-from objectives.recommenders.training import train_to_optimum
+from objectives.recommenders.training import Labelled, train_to_optimum
 from objectives.records import InputSpec
 from objectives.store import make_once
 from objectives.task import Task
-from objectives.training_rows import Block, TrainingRows
+from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
 from spaces.serialization import digest
@@ -80,7 +80,7 @@ class SequentialRecommender:
     sequences: Sequences
     model: sasrec.SASRec
     task: Task
-    training: Mapping[str, Any]
+    training: Mapping[str, object]
     key: str
     length: int
     once: frozenset[str] = frozenset(("history",))
@@ -95,7 +95,7 @@ class SequentialRecommender:
     def metric(self) -> str:
         return self.task.metric
 
-    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
@@ -109,10 +109,12 @@ class SequentialRecommender:
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
         return sasrec.outputs(model, inputs)  # type: ignore[arg-type]  # siblings of the model
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def scores(self, outputs: object) -> Tensor:
+        assert isinstance(outputs, Tensor)
         return outputs
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: object, labels: Labels) -> Tensor:
+        assert isinstance(outputs, Tensor)
         return sasrec.loss(outputs)
 
     def train_rows(self) -> TrainingRows:
@@ -170,7 +172,7 @@ class SequentialRecommender:
             items=np.arange(1, self.sequences.items + 1),
         )
 
-    def requests(self, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+    def requests(self, seed: int) -> Iterator[Arrays]:
         return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -186,7 +188,7 @@ class SequentialRecommender:
     def reference(self, name: str) -> nn.Module:
         return ItemTable(item_counts(self.sequences)).eval()
 
-    def student(self) -> Mapping[str, Any]:
+    def student(self) -> Mapping[str, Sequence[Scalar]]:
         return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))
 
     def sizes(self) -> Mapping[str, Scalar]:
@@ -198,6 +200,7 @@ class SequentialRecommender:
     def facts(self) -> Facts:
         sequences, test = self.sequences, self.held_out("test")
         counts = item_counts(sequences)[1:].astype(np.float64)
+        history = test.inputs[0]["history"].astype(np.int64, copy=False)
         events = len(sequences.codes) - 2 * sequences.users
         held = dict.fromkeys(HELD_PARTS, len(test.labels))
         return Facts(
@@ -207,7 +210,7 @@ class SequentialRecommender:
             training=self.training,
             reference_metric="ndcg@10",
             references={
-                "baseline": _ndcg(lambda part: _all_scores(self.model, test.inputs[0]["history"][part]), test),
+                "baseline": _ndcg(lambda part: _all_scores(self.model, history[part]), test),
                 "popularity": _ndcg(lambda part: np.tile(counts, (len(test.labels[part]), 1)), test),
                 "logistic_regression": None,
             },
@@ -272,7 +275,7 @@ def _passes(users: int) -> int:
     return min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-users // BATCH)))
 
 
-def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Batch]:
+def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Labelled]:
     """Iterate over batches of users, with negatives drawn anew; candidate 0 is the next item, 0 at padding."""
     history, target = training(sequences, length)
     drawing = Negatives(sequences)
@@ -327,4 +330,6 @@ def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float
     assert held.seen is not None
     starts = range(0, len(held.labels), _RANKED_TOGETHER)
     scores = (row for start in starts for row in score(slice(start, start + _RANKED_TOGETHER)))
-    return float(gains("ndcg@10", ranks(lambda _: next(scores), held.labels, held.seen)).mean())
+    return float(
+        gains("ndcg@10", ranks(lambda _: next(scores), held.labels.astype(np.int64, copy=False), held.seen)).mean()
+    )

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, TypeVar
 
+from torch import nn
+
+from objectives.recommenders.datasets.features import Field
 from spaces.domains import Choice, Scalar
 
-S = TypeVar("S")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class FieldSizes(ABC):
+    """Sizes of a model that scores rows by their fields."""
+
+    @abstractmethod
+    def build(self, fields: Sequence[Field]) -> nn.Module:
+        """Build an untrained model of these sizes over the fields."""
 
 
 def resized(published: S, given: Mapping[str, Scalar]) -> S:
@@ -17,8 +33,8 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
     Raises:
         ValueError: an unknown size, or an invalid value.
     """
-    known: dict[str, Any] = {f.name: getattr(published, f.name) for f in fields(published)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
+    known = {f.name: getattr(published, f.name) for f in fields(published)}
+    values: dict[str, int | tuple[int, ...]] = {}
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"sizes.{name}: unknown; the model has {', '.join(known)}")
@@ -28,10 +44,10 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
         except ValueError as error:
             may_be = "widths such as 64-32" if isinstance(known[name], tuple) else "a whole number"
             raise ValueError(f"sizes.{name}: must be {may_be}, but got {value!r}") from error
-    return replace(published, **values)  # type: ignore[type-var]
+    return replace(published, **values)
 
 
-def told(sizes: Any) -> dict[str, Scalar]:
+def told(sizes: DataclassInstance) -> dict[str, Scalar]:
     """Write a family's sizes in the study file's notation: a number, or several widths such as `64-32`."""
     values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
     return {name: "-".join(map(str, of)) if isinstance(of, tuple) else of for name, of in values.items()}

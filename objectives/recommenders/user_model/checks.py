@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.recommenders.user_model.recommender import UserRecommender
-from objectives.training_rows import over_labels
+from objectives.training_rows import Labels, over_labels
 
 _TOLERANCE = 1e-4
 # Rows of a batch that are looked at, and in how many parts.
@@ -33,7 +32,7 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     return tuple(line for line in lines if line is not None)
 
 
-def _loss(recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Any) -> Tensor:
+def _loss(recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels) -> Tensor:
     return recommender.loss(recommender.outputs(model, inputs), labels)
 
 
@@ -41,7 +40,7 @@ def _not_a_mean(
     recommender: UserRecommender,
     model: nn.Module,
     inputs: Mapping[str, Tensor],
-    labels: Any,
+    labels: Labels,
     generator: torch.Generator,
 ) -> str | None:
     """Compare the loss of some rows with those of equal parts of them, drawn at random."""
@@ -69,7 +68,7 @@ def _not_a_mean(
 
 
 def _takes_logits(
-    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Any
+    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels
 ) -> str | None:
     """Compare the loss with that of logits, where the model gives probabilities."""
     if [kind.scale for kind in recommender.output_kinds] != ["probabilities"] or not isinstance(labels, Tensor):
@@ -90,7 +89,7 @@ def _takes_logits(
 
 
 def _reads_own_weights(
-    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Any
+    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels
 ) -> str | None:
     """Look for gradients of the baseline's weights in the loss of a copy."""
     own = [parameter for parameter in recommender.model.parameters() if parameter.requires_grad]

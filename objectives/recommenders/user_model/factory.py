@@ -7,16 +7,20 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from objectives.arrays import Array, Arrays
 from objectives.errors import InputError, located
 from objectives.recommenders.datasets.split import Part
+from objectives.training_rows import Labels, leaves
 
+T = TypeVar("T")
+# Inputs by name, labels and groups of the same rows.
+Checked = tuple[dict[str, Tensor], Labels, Array]
 _END = object()
 
 
@@ -41,17 +45,17 @@ class Given(Protocol):
 
     name: str
     model: nn.Module
-    metric: str | Callable[[Any, Any, Any], float]
+    metric: str | Callable[[Array, Array, Array], float]
 
-    def loss(self, outputs: Any, labels: Any) -> Tensor:
+    def loss(self, outputs: object, labels: Labels) -> Tensor:
         """Return the mean loss over the rows, in any combination, since they are shuffled."""
         ...
 
-    def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], Any, Any]]:
+    def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], object, object]]:
         """Iterate over (inputs by name, labels, groups), each of the same rows."""
         ...
 
-    def requests(self, seed: int) -> Iterable[Mapping[str, Any]]:
+    def requests(self, seed: int) -> Iterable[Mapping[str, object]]:
         """Iterate over requests, arrays by input's name."""
         ...
 
@@ -95,7 +99,7 @@ def given_by(factory: Callable[[], Given], spec: str) -> Given:
     Raises:
         FactoryError: it fails, or a part is missing or of another kind.
     """
-    given: Given = called(f"{spec}: the factory", factory)
+    given = called(f"{spec}: the factory", factory)
     for part, what in _PARTS.items():
         value = getattr(given, part, None)
         if value is None or not _KINDS[what](value):
@@ -130,7 +134,7 @@ _OPTIONAL = {
     "slices": "a function of the split",
     "user_inputs": "names of inputs",
 }
-_KINDS: Mapping[str, Callable[[Any], bool]] = {
+_KINDS: Mapping[str, Callable[[object], bool]] = {
     "text": lambda value: isinstance(value, str) and bool(value),
     "a torch.nn.Module": lambda value: isinstance(value, nn.Module),
     "names of inputs": lambda value: (
@@ -151,7 +155,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def batches_of(given: Given, split: Part) -> Iterator[tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]]:
+def batches_of(given: Given, split: Part) -> Iterator[Checked]:
     """Iterate over the split's batches, checked one by one: inputs that the forward takes, as many labels and groups as
     rows.
 
@@ -168,7 +172,7 @@ def batches_of(given: Given, split: Part) -> Iterator[tuple[dict[str, Tensor], A
         raise FactoryError(f"{where} must yield a batch or more, but yielded none")
 
 
-def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], Any, np.ndarray[Any, Any]]:
+def _checked(given: Given, batch: object, where: str) -> Checked:
     if not isinstance(batch, (tuple, list)) or len(batch) != 3:
         got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise FactoryError(f"{where} must yield (inputs, labels, groups), but yielded {got}")
@@ -195,7 +199,7 @@ def _checked(given: Given, batch: Any, where: str) -> tuple[dict[str, Tensor], A
     return tensors, truth, found
 
 
-def refuse_offsets(inputs: Mapping[str, NDArray[Any]], where: str) -> None:
+def refuse_offsets(inputs: Arrays, where: str) -> None:
     """Report offsets of embedding bags among inputs that do not have the same rows.
 
     Raises:
@@ -214,7 +218,7 @@ def refuse_offsets(inputs: Mapping[str, NDArray[Any]], where: str) -> None:
             )
 
 
-def _tensor(value: Any, what: str) -> Tensor:
+def _tensor(value: object, what: str) -> Tensor:
     try:
         return torch.as_tensor(value).cpu()
     except Exception as error:  # objects that torch cannot hold: text, objects, arrays of unequal lengths
@@ -231,16 +235,7 @@ def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
     return (set() if any_name else named), required
 
 
-def leaves(labels: Any) -> Iterator[Tensor]:
-    """Iterate over the tensors of labels in any nesting."""
-    if isinstance(labels, Tensor):
-        yield labels
-    else:
-        for part in labels.values() if isinstance(labels, Mapping) else labels:
-            yield from leaves(part)
-
-
-def _on_cpu(labels: Any) -> Any:
+def _on_cpu(labels: object) -> Labels:
     if isinstance(labels, Tensor):
         return labels.cpu()
     if isinstance(labels, Mapping):
@@ -250,7 +245,7 @@ def _on_cpu(labels: Any) -> Any:
     return torch.as_tensor(labels)
 
 
-def called(what: str, call: Callable[[], Any]) -> Any:
+def called(what: str, call: Callable[[], T]) -> T:
     """Call the user's own code.
 
     Raises:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Array, Arrays
 from objectives.errors import SettingError
 from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, Masks, commonest, of_values, with_heads
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.user_model.outputs import Outputs
 from objectives.recommenders.user_model.train import Train
-from objectives.recommenders.user_model.user_requests import Arrays, Sent, rowed, shape_of
+from objectives.recommenders.user_model.user_requests import Sent, rowed, shape_of
 
 # Share of the users by their rows in train, and of the items, that count as rare.
 _FEW = 0.25
@@ -27,16 +27,16 @@ class _Rows:
     """One batch of held-out rows: labels (rows, outputs), groups, and the positions of the rows in their part."""
 
     inputs: Arrays
-    labels: NDArray[Any]
-    groups: NDArray[Any]
+    labels: NDArray[np.float64]
+    groups: Array
     places: NDArray[np.int64]
 
 
 def gathered(
     given: Given, part: HeldPart, outputs: Outputs, train: Train, sent: Sent, by: Sequence[str]
-) -> tuple[HeldOut, frozenset[Any]]:
+) -> tuple[HeldOut, frozenset[object]]:
     """Collect the rows, grouped by shape since histories may have several lengths, and the set of their owners."""
-    by_shape: dict[Any, list[_Rows]] = {}
+    by_shape: dict[tuple[tuple[int, ...], ...], list[_Rows]] = {}
     at = 0
     for inputs, labels, groups in batches_of(given, part):
         arrays = rowed({name: values.numpy() for name, values in inputs.items()}, len(groups))
@@ -79,7 +79,7 @@ def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> Mask
     return {name: mask[places] for name, mask in masks.items()}
 
 
-def _slices(blocks: Sequence[Arrays], owners: NDArray[Any], train: Train, sent: Sent) -> Masks:
+def _slices(blocks: Sequence[Arrays], owners: Array, train: Train, sent: Sent) -> Masks:
     """Return masks of users and items with few rows in train, each with its complement."""
     tails = {LITTLE_HISTORY: _little(owners, train.groups)}
     if (item := _item(train, sent)) is not None:
@@ -104,7 +104,7 @@ def _item(train: Train, sent: Sent) -> str | None:
     return max(several, key=lambda name: len(several[name]), default=None)
 
 
-def _little(values: NDArray[Any], counts: Counter[Any]) -> NDArray[np.bool_]:
+def _little(values: Array, counts: Counter[object]) -> NDArray[np.bool_]:
     """Return whether each value has few rows in train: no more than the value at the first quartile."""
     most = np.quantile(list(counts.values()), _FEW)
     return np.array([counts.get(value, 0) <= most for value in values.tolist()], dtype=np.bool_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ class WithSparseTables(Optimizer):
         self._steps = [tables] if others is None else [others, tables]
         super().__init__([group for each in self._steps for group in each.param_groups], {})
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: dict[str, object]) -> None:
         if not any(param_group is group for each in self._steps for group in each.param_groups):
             self._steps[0].add_param_group(param_group)
         super().add_param_group(param_group)

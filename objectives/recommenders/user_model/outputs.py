@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,10 @@ from torch import Tensor
 
 from objectives.output_kind import OutputKind
 from objectives.recommenders.user_model.factory import FactoryError, Given
+from objectives.training_rows import Labels
+
+# Name of an output, or its number where outputs are numbered.
+Name = str | int
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,19 @@ class Outputs:
     """
 
     factory: str
-    names: tuple[Any, ...]
-    labelled: frozenset[Any]
+    names: tuple[Name, ...]
+    labelled: frozenset[Name]
 
     @property
-    def main(self) -> Any:
+    def main(self) -> Name | None:
         return self.names[0] if self.names else None
 
     @property
-    def others(self) -> tuple[Any, ...]:
+    def others(self) -> tuple[Name, ...]:
         """Outputs with labels other than the main one."""
         return tuple(name for name in self.names[1:] if name in self.labelled)
 
-    def scores(self, outputs: Any) -> Tensor:
+    def scores(self, outputs: object) -> Tensor:
         """Return the scores, (rows,), or (rows, outputs) where there are several, with the main one first.
 
         Raises:
@@ -44,28 +47,27 @@ class Outputs:
         """
         if not self.names:
             return _column(outputs, f"{self.factory}: the model")
-        return torch.stack([_column(outputs[name], f"{self.factory}: output {name}") for name in self.names], 1)
+        several = _by_name(outputs, self.factory)
+        return torch.stack([_column(several[name], f"{self.factory}: output {name}") for name in self.names], 1)
 
-    def labels(self, labels: Any) -> NDArray[np.float64]:
+    def labels(self, labels: Labels) -> NDArray[np.float64]:
         """Return the labels, (rows, 1 + others), of the main output, then of the others."""
         return np.stack([self._of(labels, name) for name in (self.main, *self.others)], axis=1)
 
-    def _of(self, labels: Any, output: Any) -> NDArray[np.float64]:
-        if isinstance(labels, Mapping):
-            if output not in labels:
-                raise FactoryError(
-                    f"{self.factory}: labels must hold those of output {output!r}, but have {list(labels)}"
-                )
-            labels = labels[output]
-        elif isinstance(labels, (list, tuple)):
-            labels = labels[output if len(self.names) > 1 else 0]
-        elif labels.ndim == 2 and labels.shape[1] > 1 and len(self.names) > 1:
-            labels = labels[:, output]
-        found = np.asarray(labels, dtype=np.float64)
+    def _of(self, labels: Labels, output: Name | None) -> NDArray[np.float64]:
+        if isinstance(labels, Tensor):
+            several = labels.ndim == 2 and labels.shape[1] > 1 and len(self.names) > 1
+            known: Mapping[Name | None, object] = dict(enumerate(labels.T)) if several else {output: labels}
+        else:
+            known = dict[Name | None, object](labels.items() if isinstance(labels, dict) else enumerate(labels))
+        name = output if isinstance(labels, (Tensor, dict)) or len(self.names) > 1 else 0
+        if name not in known:
+            raise FactoryError(f"{self.factory}: labels must hold those of output {name!r}, but have {list(known)}")
+        found = np.asarray(known[name], dtype=np.float64)
         return found.reshape(len(found), -1)[:, 0]
 
 
-def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
+def outputs_of(given: Given, outputs: object, labels: Labels) -> Outputs:
     """Determine the outputs from one batch. One column of labels belongs to the main output; several are named or
     numbered like the outputs, or, where there is only one output, the first is its own.
 
@@ -73,20 +75,15 @@ def outputs_of(given: Given, outputs: Any, labels: Any) -> Outputs:
         FactoryError: `output` does not select the main one of several, or the main one has no labels.
     """
     if isinstance(outputs, Tensor):
-        if isinstance(labels, Mapping):
+        if isinstance(labels, dict):
             raise FactoryError(f"{given.name}: labels must be those of the one output, but have names {list(labels)}")
         return Outputs(given.name, (), frozenset())
-    if not isinstance(outputs, (Mapping, list, tuple)):
-        raise FactoryError(
-            f"{given.name}: the model must give a tensor, or several by name or in order, but gave "
-            f"{type(outputs).__name__}"
-        )
-    known = list(outputs) if isinstance(outputs, Mapping) else list(range(len(outputs)))
+    known = list(_by_name(outputs, given.name))
     main = getattr(given, "output", None)
     if len(known) > 1 and main not in known:
         raise FactoryError(f"{given.name}: output must be one of the model's {known}, but got {main!r}")
     main = known[0] if main is None else main
-    alone = len(known) == 1 and not isinstance(labels, Mapping)
+    alone = len(known) == 1 and not isinstance(labels, dict)
     labelled = frozenset({main}) if alone else _labelled(labels, main)
     if main not in labelled:
         raise FactoryError(f"{given.name}: labels must hold those of output {main!r}, but have {sorted(labelled)}")
@@ -113,15 +110,26 @@ def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> 
     return OutputKind("values", spread if spread > 1e-6 * size else size or 1.0)
 
 
-def _labelled(labels: Any, main: Any) -> frozenset[Any]:
-    if isinstance(labels, Mapping):
+def _by_name(outputs: object, factory: str) -> Mapping[Name, object]:
+    """Return several outputs by name or number."""
+    if isinstance(outputs, Mapping):
+        return outputs
+    if isinstance(outputs, (list, tuple)):
+        return dict(enumerate(outputs))
+    raise FactoryError(
+        f"{factory}: the model must give a tensor, or several by name or in order, but gave {type(outputs).__name__}"
+    )
+
+
+def _labelled(labels: Labels, main: Name) -> frozenset[Name]:
+    if isinstance(labels, dict):
         return frozenset(labels)
     if isinstance(labels, (list, tuple)):
         return frozenset(range(len(labels)))
     return frozenset(range(labels.shape[1])) if labels.ndim == 2 and labels.shape[1] > 1 else frozenset({main})
 
 
-def _column(value: Any, what: str) -> Tensor:
+def _column(value: object, what: str) -> Tensor:
     """Return an output as (rows,)."""
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] != 1):
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -9,28 +9,27 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.recommenders.lookup_counts import counted
-from objectives.recommenders.protocol import Facts, Inputs, Method
+from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.scoring import main_scores
-from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
+from objectives.recommenders.user_model.factory import Checked, FactoryError, Given, batches_of, called
 from objectives.recommenders.user_model.held_out import gathered
 from objectives.recommenders.user_model.optimizer import optimizer_of
 from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
 from objectives.recommenders.user_model.train import Train, look
-from objectives.recommenders.user_model.user_requests import Arrays, Sent
+from objectives.recommenders.user_model.user_requests import Sent
 from objectives.records import InputSpec
 from objectives.task import Task
-from objectives.training_rows import TrainingRows
+from objectives.training_rows import Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
 from spaces.serialization import digest
@@ -62,7 +61,7 @@ class UserRecommender:
         """
         content = hashlib.sha256()
 
-        def add(arrays: Mapping[str, NDArray[Any]]) -> None:
+        def add(arrays: Arrays) -> None:
             for name, values in arrays.items():
                 content.update(f"{name} {values.dtype} {values.shape}".encode())
                 content.update(np.ascontiguousarray(values).data)
@@ -90,10 +89,10 @@ class UserRecommender:
         own = self.given.metric
         return self.task.metric or (own if isinstance(own, str) else getattr(own, "__name__", "own metric"))
 
-    def evaluate_custom_metric(self, scores: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]) -> float:
+    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         metric, what = self.given.metric, f"{self.given.name}: metric(scores, labels, groups)"
         assert not isinstance(metric, str)
-        return called(what, lambda: float(metric(scores, labels, groups)))  # type: ignore[no-any-return]
+        return called(what, lambda: float(metric(scores, labels, groups)))
 
     def held_out(self, part: HeldPart) -> HeldOut:
         return self._held[part][0]
@@ -156,10 +155,10 @@ class UserRecommender:
         names = self._outputs.names or (None,)
         return tuple(kind_of(column, known.get(name)) for name, column in zip(names, columns, strict=True))
 
-    def outputs(self, model: nn.Module, inputs: Inputs) -> Any:
+    def outputs(self, model: nn.Module, inputs: Inputs) -> object:
         return model(**inputs)
 
-    def scores(self, outputs: Any) -> Tensor:
+    def scores(self, outputs: object) -> Tensor:
         return self._outputs.scores(outputs)
 
     @property
@@ -168,7 +167,7 @@ class UserRecommender:
 
     # -- training
 
-    def loss(self, outputs: Any, labels: Any) -> Tensor:
+    def loss(self, outputs: object, labels: Labels) -> Tensor:
         return self.given.loss(outputs, labels)
 
     def train_rows(self) -> TrainingRows:
@@ -220,7 +219,7 @@ class UserRecommender:
     def reference(self, name: str) -> nn.Module:
         raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
 
-    def student(self) -> Mapping[str, Any]:
+    def student(self) -> Mapping[str, Sequence[Scalar]]:
         return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
 
     def sizes(self) -> Mapping[str, Scalar]:
@@ -236,13 +235,13 @@ class UserRecommender:
         if not isinstance(made, nn.Module):
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
         # The result may share modules with the model or an earlier result: a copy trains neither.
-        own: nn.Module = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
+        own = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
         return own.to("cpu").float()
 
     # -- facts inferred from batches
 
     @cached_property
-    def _first_batch(self) -> tuple[Inputs, Any, NDArray[Any]]:
+    def _first_batch(self) -> Checked:
         return next(batches_of(self.given, "train"))
 
     @cached_property
@@ -256,7 +255,7 @@ class UserRecommender:
         return look(self.given)
 
     @cached_property
-    def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[Any]]]:
+    def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[object]]]:
         told = (self._outputs, self._train, self.sent, self.task.slice_by)
         return {part: gathered(self.given, part, *told) for part in HELD_PARTS}
 
@@ -271,14 +270,14 @@ def _code(given: Given) -> str:
     return "\n".join(parts)
 
 
-def _source(thing: Any) -> str:
+def _source(thing: object) -> str:
     """Return the source of an object, identical in each process: without addresses of objects."""
     if thing is None:
         return ""
     if isinstance(thing, functools.partial):
         plain = [value for value in (*thing.args, *thing.keywords.values()) if isinstance(value, (str, int, float))]
         return f"{_source(thing.func)} {plain} {sorted(thing.keywords)}"
-    for known in (thing, type(thing)):
+    for known in filter(callable, (thing, type(thing))):
         try:
             return inspect.getsource(known)
         except (OSError, TypeError):

@@ -6,13 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, leaves
-from objectives.training_rows import FEWEST, Block, over_labels
+from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of
+from objectives.training_rows import FEWEST, Block, Labels, leaves, over_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +25,8 @@ class Train:
     """
 
     blocks: tuple[Block, ...]
-    groups: Counter[Any]
-    codes: Mapping[str, Counter[int]]
+    groups: Counter[object]
+    codes: Mapping[str, Counter[object]]
     content: str
 
     @property
@@ -41,9 +40,9 @@ def look(given: Given) -> Train:
     Raises:
         FactoryError: there are no rows to train on.
     """
-    groups: Counter[Any] = Counter()
-    codes: dict[str, Counter[int]] = {}
-    by_shape: dict[Any, list[Block]] = {}
+    groups: Counter[object] = Counter()
+    codes: dict[str, Counter[object]] = {}
+    by_shape: dict[tuple[object, ...], list[Block]] = {}
     for inputs, labels, owners in batches_of(given, "train"):
         groups.update(owners.tolist())
         # Copies, since the user's code may reuse the same arrays.
@@ -62,14 +61,14 @@ def look(given: Given) -> Train:
     return Train(blocks, groups, codes, _content(blocks))
 
 
-def _shape(block: Block) -> tuple[Any, ...]:
+def _shape(block: Block) -> tuple[object, ...]:
     """Return the properties that rows must share to be stored in one tensor."""
     told = tuple((name, values.dtype, values.shape[1:]) for name, values in sorted(block.inputs.items()))
     of_labels = tuple((values.dtype, values.shape[1:]) for values in leaves(block.labels))
     return told, of_labels, _nesting(block.labels)
 
 
-def _nesting(labels: Any) -> str:
+def _nesting(labels: Labels) -> str:
     return repr(over_labels(lambda part: None, labels))  # type: ignore[arg-type, return-value]
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from objectives.arrays import Array, Arrays, are_rows_equal
 from objectives.recommenders.user_model.factory import FactoryError, Given, called, refuse_offsets
-from objectives.row_groups import are_rows_equal
 
-Arrays = Mapping[str, NDArray[Any]]
 _REQUESTS = 1000
 # Requests of several rows that must agree on an input before it counts as the user's.
 _TELLING = 20
@@ -57,7 +55,7 @@ class Sent:
             sized.append({n: v if n in self.once else v[np.arange(size) % len(v)] for n, v in request.items()})
         return replace(self, requests=tuple(sized))
 
-    def rows(self, count: int) -> dict[str, NDArray[Any]]:
+    def rows(self, count: int) -> dict[str, Array]:
         """Return rows of requests, of those with the commonest lengths."""
         shapes = Counter(shape_of(request) for request in self.requests)
         (common, _), *_ = shapes.most_common(1)
@@ -116,7 +114,7 @@ def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> f
     return frozenset(declared)
 
 
-def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, NDArray[Any]]:
+def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, Array]:
     """Repeat inputs given once for each row."""
     count = rows or max(map(len, arrays.values()))
     return {n: np.repeat(v, count, axis=0) if len(v) == 1 < count else v for n, v in arrays.items()}
@@ -127,5 +125,5 @@ def shape_of(arrays: Arrays) -> tuple[tuple[int, ...], ...]:
     return tuple(values.shape[1:] for values in arrays.values())
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _array(value: object) -> Array:
     return np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)

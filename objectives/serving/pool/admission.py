@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from objectives.serving.engines import Inputs
+from objectives.arrays import Arrays
 from objectives.serving.pool.pending_result import Job, PendingResult, Refusal, RefusedError, Run, Scores, rows_of
 from spaces.techniques.placement import Admission
 
@@ -79,7 +79,7 @@ class AdmissionController(AcceptAll):
         return RefusedError(reason, detail)
 
     def timed(self, run: Run) -> Run:
-        def run_and_learn(request: Inputs) -> Scores:
+        def run_and_learn(request: Arrays) -> Scores:
             start = time.perf_counter_ns()
             scores = run(request)
             self._rate.learn(rows_of(request), time.perf_counter_ns() - start)

@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from objectives.arrays import Array
 from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import AcceptAll
 from objectives.serving.pool.pending_result import Job, Run, Scores, is_even
@@ -110,7 +109,7 @@ def run_together(jobs: Sequence[Job], run: Run) -> list[Scores]:
     return [scores[end - count : end] for count, end in zip(rows, itertools.accumulate(rows), strict=True)]
 
 
-def join(jobs: Sequence[Job]) -> dict[str, NDArray[Any]]:
+def join(jobs: Sequence[Job]) -> dict[str, Array]:
     """Concatenate the requests' arrays along axis 0, without casts: a type that an engine would refuse
     stays refused.
     """

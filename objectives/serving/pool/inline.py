@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from objectives.serving.engines import Engine, Inputs
+from objectives.arrays import Arrays
+from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import AcceptAll
 from objectives.serving.pool.pending_result import Job, PendingResult, Run, Scores
 from objectives.serving.pool.replica import Replica
@@ -25,7 +26,7 @@ class InlineReplica(Replica):
     def prepare(self, engine: Engine) -> Run:
         self._run = super().prepare(engine)
 
-        def run_in_turn(request: Inputs) -> Scores:
+        def run_in_turn(request: Arrays) -> Scores:
             with self._turn:
                 return self._run(request)
 
@@ -51,7 +52,7 @@ class InlineReplica(Replica):
         with self._turn:
             pass
 
-    def _run_and_leave(self, request: Inputs) -> Scores:
+    def _run_and_leave(self, request: Arrays) -> Scores:
         try:
             return self._run(request)
         finally:

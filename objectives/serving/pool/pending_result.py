@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.serving.engines import Inputs
+from objectives.arrays import Arrays
 
 Scores = NDArray[np.float32]
-Run = Callable[[Inputs], Scores]
+Run = Callable[[Arrays], Scores]
 
 
 class Refusal(StrEnum):
@@ -75,12 +75,12 @@ class Job(NamedTuple):
     """A request, or a part of one, on its way to a replica."""
 
     answer: Receiver
-    request: Inputs
+    request: Arrays
     rows: int
     submitted_ns: int
 
 
-def rows_of(request: Inputs) -> int:
+def rows_of(request: Arrays) -> int:
     """Return the rows of a request: those of its longest array, since an input of the user's may be given once.
 
     Raises:
@@ -93,17 +93,17 @@ def rows_of(request: Inputs) -> int:
         raise ValueError(f"A request holds arrays of (rows, ...), but got shapes {shapes}.") from error
 
 
-def is_even(request: Inputs, rows: int) -> bool:
+def is_even(request: Arrays, rows: int) -> bool:
     """Return whether all arrays have this number of rows, which joining requests row by row requires."""
     return all(values.shape[:1] == (rows,) for values in request.values())
 
 
-def cut_rows(request: Inputs, start: int, end: int) -> Inputs:
+def cut_rows(request: Arrays, start: int, end: int) -> Arrays:
     """Slice the rows of each array; an array of a single row is the user's and stays whole."""
     return {name: values if len(values) == 1 else values[start:end] for name, values in request.items()}
 
 
-def is_divisible(request: Inputs, rows: int) -> bool:
+def is_divisible(request: Arrays, rows: int) -> bool:
     """Return whether each array has this number of rows, or a single one, which splitting a request by rows
     requires.
     """

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from objectives.serving.engines import Engine, Inputs, open_replica
+from objectives.arrays import Arrays
+from objectives.serving.engines import Engine, open_replica
 from objectives.serving.pool.admission import AcceptAll, AdmissionController
 from objectives.serving.pool.batching import BatchingReplica
 from objectives.serving.pool.cores import cores_here, share_cores
@@ -24,7 +25,7 @@ from spaces.techniques.placement import Admission, InstanceGroup, Placement
 class _Way(Protocol):
     """One stage of a request's path to the engines."""
 
-    def take(self, request: Inputs, rows: int) -> PendingResult: ...
+    def take(self, request: Arrays, rows: int) -> PendingResult: ...
 
 
 class Pool:
@@ -67,7 +68,7 @@ class Pool:
             placement, lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute)
         )
 
-    def submit(self, request: Inputs) -> PendingResult:
+    def submit(self, request: Arrays) -> PendingResult:
         """Submit a request of named arrays of (rows, ...).
 
         Returns:
@@ -109,7 +110,7 @@ class _Router:
     def __init__(self, small: _Way, large: _Way, above: int) -> None:
         self._small, self._large, self._above = small, large, above
 
-    def take(self, request: Inputs, rows: int) -> PendingResult:
+    def take(self, request: Arrays, rows: int) -> PendingResult:
         return (self._large if rows > self._above else self._small).take(request, rows)
 
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
-from objectives.serving.engines import Engine, Inputs
+from objectives.arrays import Arrays
+from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import AcceptAll
 from objectives.serving.pool.cores import Cores
 from objectives.serving.pool.pending_result import Job, PendingResult, RefusedError
@@ -46,7 +47,7 @@ class Replicas:
     def answer(self, submitted_ns: int) -> PendingResult:
         return self._gate.answer(submitted_ns)
 
-    def take(self, request: Inputs, rows: int) -> PendingResult:
+    def take(self, request: Arrays, rows: int) -> PendingResult:
         now = time.perf_counter_ns()
         answer = self._gate.answer(now)
         self.place(answer, (Job(answer, request, rows, now),))

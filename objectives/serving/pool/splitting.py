@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from objectives.serving.engines import Inputs
+from objectives.arrays import Arrays
 from objectives.serving.pool.pending_result import Job, PendingResult, Scores, cut_rows, is_divisible
 from objectives.serving.pool.replicas import Replicas
 
@@ -22,7 +22,7 @@ class Splitter:
     def __init__(self, replicas: Replicas, above: int) -> None:
         self._replicas, self._above = replicas, above
 
-    def take(self, request: Inputs, rows: int) -> PendingResult:
+    def take(self, request: Arrays, rows: int) -> PendingResult:
         if rows <= self._above or not is_divisible(request, rows):
             return self._replicas.take(request, rows)
         now = time.perf_counter_ns()

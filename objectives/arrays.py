@@ -1,20 +1,26 @@
-"""Groups of rows that are equal byte for byte."""
+"""Types of arrays, and groups of rows that are equal byte for byte."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Any values: codes, numbers, flags or texts.
+Array = NDArray[np.generic]
+# Codes or real numbers.
+Numbers = NDArray[np.number]
+# Inputs of a model, or columns of a table, by name: (rows, ...) each.
+Arrays = Mapping[str, Array]
 
 # Bytes up to which comparing a copy is faster than comparing an array's elements: 0.5 us instead of 2.3 for 200 ids.
 _COPIED = 16_384
 
 
-def are_rows_equal(values: NDArray[Any]) -> bool:
+def are_rows_equal(values: Array) -> bool:
     """Return whether all rows of an array of one row or more are the same."""
     if values.nbytes <= _COPIED:
         data = values.tobytes()
@@ -23,7 +29,7 @@ def are_rows_equal(values: NDArray[Any]) -> bool:
     return np.array_equal(rows[1:], rows[:-1])
 
 
-def groups_of_equal_rows(arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:
+def groups_of_equal_rows(arrays: Sequence[Array]) -> list[NDArray[np.int64]]:
     """Return the numbers of the rows of each group that is equal in all arrays, in ascending order within a group.
 
     Args:
@@ -37,6 +43,6 @@ def groups_of_equal_rows(arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.int6
     return [order[start:end] for start, end in itertools.pairwise([*starts.tolist(), rows])]
 
 
-def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+def _bytes(values: Array) -> NDArray[np.uint8]:
     """View an array as bytes, (rows, bytes of a row)."""
     return np.ascontiguousarray(values).reshape(len(values), math.prod(values.shape[1:])).view(np.uint8)
