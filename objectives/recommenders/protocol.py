@@ -19,7 +19,6 @@ from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 
 # Inputs by name, (rows, ...) each, and labels, in any form that the loss takes.
-Batch = tuple[Inputs, Labels]
 # Method of the model that runs in training: inputs by name -> its outputs.
 Method = Literal["forward", "positions"]
 

@@ -21,9 +21,10 @@ from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sources import read_log
 from objectives.recommenders.families import sequential
 from objectives.recommenders.families.sequential import SequentialRecommender, open_sequential
-from objectives.recommenders.protocol import Batch, Recommender
+from objectives.recommenders.protocol import Inputs, Recommender
 from objectives.recommenders.training import Trained, train_to_optimum
 from objectives.task import Task
+from objectives.training_rows import Labels
 from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 
@@ -267,11 +268,20 @@ def test_an_epoch_has_batches_enough_to_learn_from(
     epochs: list[list[int]] = []
     asked: list[int] = []
 
-    def drawn(sequences: Any, length: int, negatives: int, generator: torch.Generator) -> Iterable[Batch]:
+    def drawn(
+        sequences: Any, length: int, negatives: int, generator: torch.Generator
+    ) -> Iterable[tuple[Inputs, Labels]]:
         asked.append(negatives)
         return iter([({}, torch.zeros(1))])
 
-    def train(model: Any, loss: Any, optimizer: Any, batches: Callable[[], Iterable[Batch]], *_: Any, **__: Any) -> Any:
+    def train(
+        model: Any,
+        loss: Any,
+        optimizer: Any,
+        batches: Callable[[], Iterable[tuple[Inputs, Labels]]],
+        *_: Any,
+        **__: Any,
+    ) -> Any:
         epochs.append([len(labels) for _, labels in batches()])
         return Trained(0.5, 0, (0.5,), 0.0)
 
