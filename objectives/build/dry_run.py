@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
@@ -29,7 +28,6 @@ from objectives.compression.export import (
     of_each_shape,
     to_onnx,
 )
-from objectives.compression.graph_passes.saving import save_graph
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import compute_once
 from objectives.compression.training_graph import trouble_with_training
@@ -37,12 +35,13 @@ from objectives.dry_run_result import MODEL, DryRun
 from objectives.errors import located, one_line
 from objectives.held_out_rows import write_requests
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import save_graph
 from objectives.parity import LIMIT
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.checks import model_warnings
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.recommenders.user_model.recommender import UserRecommender
-from objectives.records import LEARNED_ROUNDING, WEIGHTS, Tried
+from objectives.records import LEARNED_ROUNDING, Tried
 from spaces.techniques.distillation import Distillation
 
 Progress = Callable[[str], None]
@@ -79,9 +78,8 @@ def dry_run(
         traced = of_baseline(recommender)
     model, rows = recommender.model, recommender.serving_rows(_ROWS)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).unlink(missing_ok=True)
     with timed("export"):
-        graph = to_onnx(model, rows, signature, folder / WEIGHTS)
+        graph = to_onnx(model, rows, signature)
     with timed("parity"):
         parity = check_parity(model, graph, rows, signature.scores)
         requests = list(recommender.requests(seed))
@@ -90,8 +88,8 @@ def dry_run(
         forms = {name: _refused(attempt) for name, attempt in _forms(recommender, graph).items()}
     size = save_graph(graph, folder / MODEL)
     write_requests(requests, folder)
-    with timed("techniques"), TemporaryDirectory(dir=folder) as scratch:
-        tried = TechniqueChecks(recommender, traced.structure, graph, signature, Path(scratch), weight_bits).run()
+    with timed("techniques"):
+        tried = TechniqueChecks(recommender, traced.structure, graph, signature, weight_bits).run()
         not_learned = unlearnable(recommender, seed)
         layers = [group.name for group in traced.structure.groups if group.kind in ("linear", "attention")]
         tried += tuple(Tried(name, LEARNED_ROUNDING, not_learned) for name in layers)
@@ -139,7 +137,7 @@ def user_inputs(recommender: Recommender) -> frozenset[str]:
     return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
 
 
-def _forms(recommender: Recommender, graph: onnx.ModelProto) -> dict[str, Callable[[], object]]:
+def _forms(recommender: Recommender, graph: ir.Model) -> dict[str, Callable[[], object]]:
     """Return the checks of the graph's forms that a placement may need, by name."""
 
     def once() -> None:

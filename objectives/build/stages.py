@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,17 @@ from objectives.compression.export import (
     of_each_shape,
     to_onnx,
 )
-from objectives.compression.graph_passes.graph_reading import multiply_adds
-from objectives.compression.graph_passes.saving import load_graph, save_graph
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import load_graph, multiply_adds, save_graph
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.factory import FactoryError
-from objectives.records import LEARNED_ROUNDING, WEIGHTS, Artifact, InputSpec, Prepared, Tried, rows_of
+from objectives.records import LEARNED_ROUNDING, Artifact, InputSpec, Prepared, Tried, rows_of
 from objectives.serving.split_engine import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -57,7 +56,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 10
-EXPORT_STAGE = 14
+EXPORT_STAGE = 15
 TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048
 MODEL = "model.onnx"
@@ -142,7 +141,7 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
     def write(into: Path) -> None:
         graph = load_graph(Path(task.home) / baseline.path)
         structure = of_baseline(recommender).structure
-        tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), into, bits).run()
+        tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 
     make_once(folder, write)
@@ -213,7 +212,7 @@ def _export(
     # The compute type of an engine does not change the file.
     stored = Precision(precision.widths, calibration=precision.calibration)
     bits = task.int8_weight_bits if stored.rounds_products else None
-    made_by = (EXPORT_STAGE, onnx.__version__, torch.__version__)
+    made_by = (EXPORT_STAGE, ir.__version__, torch.__version__)
     key = digest(_weights_key(task, recommender, weights), stored, form, bits, *made_by)
     folder = task.cache / "artifacts" / key[:20]
 
@@ -221,7 +220,7 @@ def _export(
         fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
         if form == Form() and all(width == "fp32" for _, width in stored.widths):
             signature = signature_of(recommender)
-            graph = to_onnx(fitted.model, rows, signature, into / WEIGHTS)
+            graph = to_onnx(fitted.model, rows, signature)
             parity = check_parity(fitted.model, graph, rows, signature.scores)
             if signature.open:
                 parity = max(
@@ -235,7 +234,7 @@ def _export(
             arrays = {name: values.numpy() for name, values in rows.items()}
             source = load_graph(Path(task.home) / plain.path)
             users, bits = user_inputs(recommender), task.int8_weight_bits
-            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits, into / WEIGHTS)
+            graph, parity = _narrowed(source, stored, form, users, fitted, arrays, bits)
         size = save_graph(graph, into / MODEL)
         if form.split_embeddings:
             size = _write_split(into)
@@ -252,15 +251,14 @@ def _export(
 
 
 def _narrowed(
-    source: onnx.ModelProto,
+    source: ir.Model,
     stored: Precision,
     form: Form,
     users: frozenset[str],
     fitted: Fitted,
     rows: Rows,
     weight_bits: Int8WeightBits,
-    weights_file: Path,
-) -> tuple[onnx.ModelProto, float]:
+) -> tuple[ir.Model, float]:
     """Return the graph in its form and widths, and the largest difference of its scores from the source's, in units of
     their spread.
 
@@ -272,7 +270,7 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantize(graph, stored, fitted.structure, rows, fitted.ranges, weight_bits, weights_file)
+        graph = quantize(graph, stored, fitted.structure, rows, fitted.ranges, weight_bits)
     return graph, largest_difference(graph, source, rows)
 
 

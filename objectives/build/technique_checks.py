@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 from torch import Tensor, nn
 
 from objectives.compression.embeddings import compress_tables
@@ -24,8 +22,9 @@ from objectives.compression.quantization.weights import weights
 from objectives.compression.structure.groups import weight_of
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import is_large
 from objectives.recommenders.protocol import Recommender
-from objectives.records import LOW_RANK, PRUNING, WEIGHTS, Tried
+from objectives.records import LOW_RANK, PRUNING, Tried
 from spaces.model_structure import ModelStructure
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.low_rank import LowRank
@@ -47,15 +46,13 @@ class TechniqueChecks:
     """Checks of the techniques of one model; tracing has already established which transformations are equivalent.
 
     graph: the exported model
-    scratch: a folder for weights too large for one model file
     weight_bits: bits of the weights in int8 products
     """
 
     recommender: Recommender
     structure: ModelStructure
-    graph: onnx.ModelProto
+    graph: ir.Model
     signature: Signature
-    scratch: Path
     weight_bits: Int8WeightBits = 8
 
     def run(self) -> tuple[Tried, ...]:
@@ -70,9 +67,9 @@ class TechniqueChecks:
         free = {table.name for table in self.structure.tables if table.rows >= SMALLEST} - fixed.keys()
         return (
             *(Tried(group.name, PRUNING, group.unprunable_reason) for group in groups if not group.prunable),
-            *_each(PRUNING, [group.name for group in groups if group.prunable], self._prune),
+            *self._each(PRUNING, [group.name for group in groups if group.prunable], self._prune),
             *(Tried(group.name, LOW_RANK, group.unfactorable_reason) for group in layers if not group.factorable),
-            *_each(LOW_RANK, [group.name for group in layers if group.factorable], self._factorise),
+            *self._each(LOW_RANK, [group.name for group in layers if group.factorable], self._factorise),
             *self._widths({group.name: group.modules for group in layers}, LINEAR_WIDTHS),
             *self._widths({group.name: group.modules for group in recurrent}, RECURRENT_WIDTHS),
             *self._widths({name: parts[name] for name in tables}, TABLE_WIDTHS),
@@ -88,7 +85,7 @@ class TechniqueChecks:
         apart = [module for modules in parts.values() if not absent.issuperset(modules) for module in modules]
         for width in widths:
             if width != "fp32":
-                yield from _each(width, list(parts), partial(self._narrow, width))
+                yield from self._each(width, list(parts), partial(self._narrow, width))
                 yield from (Tried(name, width, _NOT_HELD) for name in apart if name in absent)
 
     def _held(self, module: str) -> bool:
@@ -96,11 +93,11 @@ class TechniqueChecks:
         model = self.recommender.model
         weight = f"{module}.{weight_of(model.get_submodule(module))}"
         names = (name.rpartition(".")[0] for name in names_of(model, weight))
-        return any(weights(self.graph, [name]) for name in names)
+        return any(weights(self.graph.graph, [name]) for name in names)
 
     def _forms(self, parts: Sequence[str]) -> Iterator[Tried]:
         for form in _FORMS:
-            yield from _each(form, parts, partial(self._reform, form))
+            yield from self._each(form, parts, partial(self._reform, form))
 
     def _prune(self, groups: Sequence[str]) -> None:
         asked = Pruning(tuple((name, _RATIO) for name in groups), multiple=1)
@@ -113,29 +110,16 @@ class TechniqueChecks:
     def _narrow(self, width: str, parts: Sequence[str]) -> None:
         precision = Precision(tuple((name, width) for name in parts))
         rows = {name: values.numpy() for name, values in self._rows.items()}
-        with self._weights_file() as file:
-            narrow = quantize(self.graph, precision, self.structure, rows, None, self.weight_bits, file)
-            largest_difference(narrow, self.graph, rows)
+        narrow = quantize(self.graph, precision, self.structure, rows, None, self.weight_bits)
+        largest_difference(narrow, self.graph, rows)
 
     def _reform(self, form: str, parts: Sequence[str]) -> None:
         asked = [_FORMS[form](name) for name in parts]
         self._export(compress_tables(self.recommender.model, asked, self.structure, self._counts)[0])
 
     def _export(self, smaller: nn.Module) -> None:
-        with self._weights_file() as file:
-            graph = to_onnx(smaller, self._rows, self.signature, file)
-            check_parity(smaller, graph, self._rows, self.signature.scores)
-
-    @contextmanager
-    def _weights_file(self) -> Iterator[Path]:
-        """Yield the path of the file that a large graph's weights go to, and delete the file afterwards."""
-        file = self.scratch / WEIGHTS
-        try:
-            yield file
-        finally:
-            if file.exists():
-                file.unlink()
-                gc.collect()  # the exporter's programs hold a model in cycles
+        graph = to_onnx(smaller, self._rows, self.signature)
+        check_parity(smaller, graph, self._rows, self.signature.scores)
 
     @cached_property
     def _rows(self) -> Mapping[str, Tensor]:
@@ -145,17 +129,19 @@ class TechniqueChecks:
     def _counts(self) -> Mapping[str, Tensor]:
         return self.recommender.counts(self.recommender.model, self.structure.tables)
 
+    def _each(self, technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:
+        """Apply the technique to all parts at once, and one by one only where that fails."""
+        together = self._trouble(apply, parts) if parts else None
+        for part in parts:
+            reason = together and (together if len(parts) == 1 else self._trouble(apply, [part]))
+            yield Tried(part, technique, reason)
 
-def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:
-    """Apply the technique to all parts at once, and one by one only where that fails."""
-    together = _trouble(apply, parts) if parts else None
-    for part in parts:
-        yield Tried(part, technique, together and (together if len(parts) == 1 else _trouble(apply, [part])))
-
-
-def _trouble(apply: Callable[[Sequence[str]], None], parts: Sequence[str]) -> str | None:
-    try:
-        apply(parts)
-    except Exception as error:  # anything that the user's own forward may raise on smaller layers
-        return one_line(error)
-    return None
+    def _trouble(self, apply: Callable[[Sequence[str]], None], parts: Sequence[str]) -> str | None:
+        try:
+            apply(parts)
+        except Exception as error:  # anything that the user's own forward may raise on smaller layers
+            return one_line(error)
+        finally:
+            if is_large(self.graph):
+                gc.collect()  # graphs and the exporter's programs hold their weights in cycles
+        return None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.export import run_onnx, to_onnx
+from tests.protos import run_onnx, to_onnx
 
 
 class Guarded(nn.Module):
