@@ -220,7 +220,7 @@ def test_a_layer_has_one_plain_form(number: int) -> None:
         if encoder.bias:
             assert layer.input[3] == f"model.encoder.bias_l{depth}.gates"
     known = _shapes(infer(graph, 9, {"history": (4,)}))
-    assert all(isinstance(size, int) for node in graph.graph.node for o in node.output for size in known[o])
+    assert all(isinstance(size, int) for node in graph.graph.node for o in node.output if o for size in known[o])
     for steps in (1, 4, LENGTH, 9):
         few = rows(13, steps=steps)
         with torch.inference_mode():
