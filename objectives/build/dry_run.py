@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from objectives.compression.distillation import hidden_outputs
-from objectives.compression.graph_passes.saving import load_graph
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.errors import one_line
 from objectives.held_out_rows import HeldOut, HeldPart
+from objectives.onnx_graph import load_graph
 from objectives.recommenders.protocol import Facts, Recommender
 from objectives.recommenders.user_model.checks import model_warnings
 from objectives.recommenders.user_model.factory import FactoryError

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,6 @@ from objectives.compression.export import (
     of_each_shape,
     to_onnx,
 )
-from objectives.compression.graph_passes.graph_reading import multiply_adds
-from objectives.compression.graph_passes.saving import load_graph, save_graph
 from objectives.compression.graph_passes.split_embeddings import split_embeddings
 from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
@@ -41,11 +39,12 @@ from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.int8_weights import Int8WeightBits
 from objectives.jobs import FitResponse, Form
+from objectives.onnx_graph import load_graph, multiply_adds, save_graph
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.user_model.factory import FactoryError
-from objectives.records import LEARNED_ROUNDING, WEIGHTS, Artifact, InputSpec, Prepared, Tried, rows_of
+from objectives.records import LEARNED_ROUNDING, Artifact, InputSpec, Prepared, Tried, rows_of
 from objectives.serving.split_engine import DENSE, TABLES
 from objectives.store import make_once
 from objectives.task import Task
@@ -58,7 +57,7 @@ from spaces.weights import Weights
 Progress = Callable[[str], None]
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 10
-EXPORT_STAGE = 14
+EXPORT_STAGE = 15
 TECHNIQUES_STAGE = 3
 CALIBRATION_ROWS = 2048
 # Serving rows on which a form of the graph is compared.
@@ -150,7 +149,7 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
     def write(into: Path) -> None:
         graph = load_graph(Path(task.home) / baseline.path)
         structure = of_baseline(recommender).structure
-        tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), into, bits).run()
+        tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 
     make_once(folder, write)
@@ -223,7 +222,7 @@ def _export(
     # The compute type of an engine does not change the file.
     stored = Precision(precision.widths, calibration=precision.calibration)
     bits = task.int8_weight_bits if stored.rounds_products else None
-    made_by = (EXPORT_STAGE, onnx.__version__, torch.__version__)
+    made_by = (EXPORT_STAGE, ir.__version__, torch.__version__)
     key = digest(_weights_key(task, recommender, weights), stored, form, bits, *made_by)
     folder = task.cache / "artifacts" / key[:20]
 
@@ -231,7 +230,7 @@ def _export(
         fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
         if form == Form() and all(width == "fp32" for _, width in stored.widths):
             signature = signature_of(recommender)
-            graph = to_onnx(fitted.model, rows, signature, into / WEIGHTS)
+            graph = to_onnx(fitted.model, rows, signature)
             parity = check_parity(fitted.model, graph, rows, signature.scores)
             if signature.open:
                 parity = max(
@@ -244,7 +243,7 @@ def _export(
             plain, _ = _export(task, recommender, weights, Precision(), Form())
             source = load_graph(Path(task.home) / plain.path)
             users, bits = user_inputs(recommender), task.int8_weight_bits
-            graph, parity = _narrowed(source, stored, form, users, fitted, _arrays(rows), bits, into / WEIGHTS)
+            graph, parity = _narrowed(source, stored, form, users, fitted, _arrays(rows), bits)
         size = save_graph(graph, into / MODEL)
         if form.split_embeddings:
             size = _write_split(into)
@@ -261,15 +260,14 @@ def _export(
 
 
 def _narrowed(
-    source: onnx.ModelProto,
+    source: ir.Model,
     stored: Precision,
     form: Form,
     users: frozenset[str],
     fitted: Fitted,
     rows: Rows,
     weight_bits: Int8WeightBits,
-    weights_file: Path,
-) -> tuple[onnx.ModelProto, float]:
+) -> tuple[ir.Model, float]:
     """Return the graph in its form and widths, and the largest difference of its scores from the source's, in units of
     their spread.
 
@@ -281,7 +279,7 @@ def _narrowed(
         graph = compute_once(source, users)
         largest_difference(graph, source, rows, LIMIT)
     if any(width != "fp32" for _, width in stored.widths):
-        graph = quantize(graph, stored, fitted.structure, rows, fitted.ranges, weight_bits, weights_file)
+        graph = quantize(graph, stored, fitted.structure, rows, fitted.ranges, weight_bits)
     return graph, largest_difference(graph, source, rows)
 
 

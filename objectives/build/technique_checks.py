@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
@@ -24,8 +22,9 @@ from objectives.compression.structure.groups import weight_of
 from objectives.compression.training_graph import trouble_with_training
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import is_large
 from objectives.recommenders.protocol import Recommender
-from objectives.records import LOW_RANK, PRUNING, WEIGHTS, Tried
+from objectives.records import LOW_RANK, PRUNING, Tried
 from spaces.model_structure import ModelStructure
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder
 from spaces.techniques.low_rank import LowRank
@@ -51,15 +50,13 @@ class TechniqueChecks:
     """Checks of the techniques of one model; tracing has already established which transformations are equivalent.
 
     graph: the exported model
-    scratch: a folder for weights too large for one model file
     weight_bits: bits of the weights in int8 products
     """
 
     recommender: Recommender
     structure: ModelStructure
-    graph: onnx.ModelProto
+    graph: ir.Model
     signature: Signature
-    scratch: Path
     weight_bits: Int8WeightBits = 8
 
     def run(self) -> tuple[Tried, ...]:
@@ -93,7 +90,7 @@ class TechniqueChecks:
         apart = [module for modules in parts.values() if not absent.issuperset(modules) for module in modules]
         for width in widths:
             if width != "fp32":
-                yield from _each(width, list(parts), partial(self._narrow, width))
+                yield from self._each(width, list(parts), partial(self._narrow, width))
                 yield from (Tried(name, width, _NOT_HELD) for name in apart if name in absent)
 
     def _held(self, module: str) -> bool:
@@ -101,35 +98,21 @@ class TechniqueChecks:
         model = self.recommender.model
         weight = f"{module}.{weight_of(model.get_submodule(module))}"
         names = (name.rpartition(".")[0] for name in names_of(model, weight))
-        return any(weights(self.graph, [name]) for name in names)
+        return any(weights(self.graph.graph, [name]) for name in names)
 
     def _reshaped(self, technique: str, parts: Sequence[str]) -> Iterator[Tried]:
-        return _each(technique, parts, partial(self._reshape, technique))
+        return self._each(technique, parts, partial(self._reshape, technique))
 
     def _reshape(self, technique: str, parts: Sequence[str]) -> None:
         means = Means(self._counts if technique in (SHARED, MIXED) else {})
         smaller, _ = reshape(self.recommender.model, self.structure, _TRIED[technique](parts), means)
-        with self._weights_file() as file:
-            graph = to_onnx(smaller, self._rows, self.signature, file)
-            check_parity(smaller, graph, self._rows, self.signature.scores)
+        check_parity(smaller, to_onnx(smaller, self._rows, self.signature), self._rows, self.signature.scores)
 
     def _narrow(self, width: str, parts: Sequence[str]) -> None:
         precision = Precision(tuple((name, width) for name in parts))
         rows = {name: values.numpy() for name, values in self._rows.items()}
-        with self._weights_file() as file:
-            narrow = quantize(self.graph, precision, self.structure, rows, None, self.weight_bits, file)
-            largest_difference(narrow, self.graph, rows)
-
-    @contextmanager
-    def _weights_file(self) -> Iterator[Path]:
-        """Yield the path of the file that a large graph's weights go to, and delete the file afterwards."""
-        file = self.scratch / WEIGHTS
-        try:
-            yield file
-        finally:
-            if file.exists():
-                file.unlink()
-                gc.collect()  # the exporter's programs hold a model in cycles
+        narrow = quantize(self.graph, precision, self.structure, rows, None, self.weight_bits)
+        largest_difference(narrow, self.graph, rows)
 
     @cached_property
     def _rows(self) -> Mapping[str, Tensor]:
@@ -138,6 +121,23 @@ class TechniqueChecks:
     @cached_property
     def _counts(self) -> Mapping[str, Tensor]:
         return self.recommender.counts(self.recommender.model, self.structure.tables)
+
+    def _each(self, technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:
+        """Apply the technique to all parts at once, and one by one only where that fails."""
+        together = self._trouble(apply, parts) if parts else None
+        for part in parts:
+            reason = together and (together if len(parts) == 1 else self._trouble(apply, [part]))
+            yield Tried(part, technique, reason)
+
+    def _trouble(self, apply: Callable[[Sequence[str]], None], parts: Sequence[str]) -> str | None:
+        try:
+            apply(parts)
+        except Exception as error:  # anything that the user's own forward may raise on smaller layers
+            return one_line(error)
+        finally:
+            if is_large(self.graph):
+                gc.collect()  # graphs and the exporter's programs hold their weights in cycles
+        return None
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
@@ -154,18 +154,3 @@ def unlearnable(recommender: Recommender, seed: int) -> str | None:
     batches = list(shapes.values())
     batches.append({name: values[:-1] if len(values) > 2 else values for name, values in batches[0].items()})
     return trouble_with_training(recommender.model, recommender.method, batches)
-
-
-def _each(technique: str, parts: Sequence[str], apply: Callable[[Sequence[str]], None]) -> Iterator[Tried]:
-    """Apply the technique to all parts at once, and one by one only where that fails."""
-    together = _trouble(apply, parts) if parts else None
-    for part in parts:
-        yield Tried(part, technique, together and (together if len(parts) == 1 else _trouble(apply, [part])))
-
-
-def _trouble(apply: Callable[[Sequence[str]], None], parts: Sequence[str]) -> str | None:
-    try:
-        apply(parts)
-    except Exception as error:  # anything that the user's own forward may raise on smaller layers
-        return one_line(error)
-    return None

@@ -8,24 +8,22 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from objectives.compression.graph_passes.any_length import any_length
 from objectives.compression.graph_passes.bags import BagsAsReductions
-from objectives.compression.graph_passes.external_data import SMALLEST, append_tensor, open_session, place_of, too_large
-from objectives.compression.graph_passes.graph_reading import once_inputs
 from objectives.compression.graph_passes.naming import name_turned
 from objectives.compression.graph_passes.recurrent import plain_recurrent
 from objectives.compression.graph_passes.small_addends import optimize
 from objectives.errors import located
+from objectives.onnx_graph import once_inputs, open_session
 from objectives.parity import LIMIT, ParityError, compare_scores
 
 # Initialisers are named after the module's parameters behind this.
@@ -74,19 +72,13 @@ class Signature:
     scores: Scores = _as_given
 
 
-def to_onnx(
-    model: nn.Module,
-    example: Mapping[str, Tensor],
-    signature: Signature = Signature(),
-    weights_file: Path | None = None,
-) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signature = Signature()) -> ir.Model:
     """Trace with an example of two rows or more; inputs keep their names, the output is `scores`.
 
-    Args:
-        weights_file: takes the tensors of a model that is too large for one graph
+    Parameters are not copied: the graph follows the model until it is saved.
 
     Raises:
-        ExportError: it cannot be, with the part at fault; the model is too large, and no file was given.
+        ExportError: it cannot be, with the part at fault.
     """
     names, once = tuple(example), signature.once
     given = tuple(values[:1] if name in once else values for name, values in example.items())
@@ -118,33 +110,14 @@ def to_onnx(
         except torch.onnx.OnnxExporterError as error:
             why = located(error.__cause__ or error)
             raise ExportError(f"The model must be exportable to ONNX for any number of rows, but got {why}") from error
-    _move_out(program.model, weights_file)
-    graph = program.model_proto
+    graph = program.model
     parameters = {PREFIX + name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     name_turned(graph, parameters)
     plain_recurrent(graph, parameters)
-    graph.ClearField("metadata_props")
-    for node in graph.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
+    RemoveUnusedNodesPass()(graph)
+    ClearMetadataAndDocStringPass()(graph)
+    graph.metadata_props.clear()
     return graph
-
-
-def _move_out(model: ir.Model, file: Path | None) -> None:
-    """The tensors of a large model go to a file, one by one."""
-    held = [(value, value.const_value) for value in model.graph.initializers.values() if value.const_value is not None]
-    size = sum(tensor.nbytes for _, tensor in held)
-    if not too_large(size):
-        return
-    if file is None:
-        raise ExportError(f"A model of {size / 1e9:.1f} GB needs a file for its weights, but got none.")
-    for value, tensor in held:
-        if tensor.nbytes >= SMALLEST:
-            name, values = value.name or "", tensor.numpy()
-            location, offset, length = place_of(append_tensor(file, values, name))
-            value.const_value = ir.ExternalTensor(
-                str(location), offset, length, tensor.dtype, shape=ir.Shape(values.shape), name=name
-            )
 
 
 def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -162,10 +135,8 @@ def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, .
         raise torch.onnx.OnnxExporterError("The model cannot be traced.") from error
 
 
-def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+def run_onnx(graph: ir.Model, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
     """Scores of (rows,) or (rows, outputs) by ONNX Runtime's CPU provider, for checks while building.
-
-    Sums of int8 products are exact on any CPU and for weights of any bits.
 
     Args:
         inputs: all of the same number of rows; of one that the graph takes once a request, the first row is given
@@ -173,7 +144,7 @@ def run_onnx(graph: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) 
     return runner(graph)(inputs)
 
 
-def runner(graph: onnx.ModelProto) -> _Run:
+def runner(graph: ir.Model) -> _Run:
     """Return `run_onnx` for several runs of one graph."""
     session, once = open_session(graph), once_inputs(graph)
 
@@ -185,9 +156,7 @@ def runner(graph: onnx.ModelProto) -> _Run:
     return run
 
 
-def check_parity(
-    model: nn.Module, graph: onnx.ModelProto, rows: Mapping[str, Tensor], scores: Scores = _as_given
-) -> float:
+def check_parity(model: nn.Module, graph: ir.Model, rows: Mapping[str, Tensor], scores: Scores = _as_given) -> float:
     """Return the largest difference of scores between model and graph, over several numbers of rows.
 
     Args:
@@ -201,7 +170,7 @@ def check_parity(
     return _compare(runner(graph), _model_runner(model, scores), _sized_requests(arrays, graph))
 
 
-def check_requests(model: nn.Module, graph: onnx.ModelProto, requests: Sequence[Rows], signature: Signature) -> float:
+def check_requests(model: nn.Module, graph: ir.Model, requests: Sequence[Rows], signature: Signature) -> float:
     """Return the largest difference of scores between model and graph over whole requests, whose lengths may differ.
 
     Raises:
@@ -220,9 +189,7 @@ def check_requests(model: nn.Module, graph: onnx.ModelProto, requests: Sequence[
     return _compare(run_or_explain, _model_runner(model, signature.scores), requests)
 
 
-def largest_difference(
-    graph: onnx.ModelProto, source: onnx.ModelProto, rows: Rows, limit: float | None = None
-) -> float:
+def largest_difference(graph: ir.Model, source: ir.Model, rows: Rows, limit: float | None = None) -> float:
     """Return the largest difference of scores between two graphs of one model, over several numbers of rows.
 
     Args:
@@ -236,7 +203,7 @@ def largest_difference(
     return compare_scores(_scores(graph, requests), _scores(source, requests), limit, sides)
 
 
-def _scores(graph: onnx.ModelProto, requests: Sequence[Rows]) -> list[NDArray[np.float32]]:
+def _scores(graph: ir.Model, requests: Sequence[Rows]) -> list[NDArray[np.float32]]:
     """Run the requests in a session that ends with them, since it may hold the weights of a large graph."""
     return list(map(runner(graph), requests))
 
@@ -263,7 +230,7 @@ def _model_runner(model: nn.Module, scores: Scores) -> _Run:
     return run
 
 
-def _sized_requests(rows: Rows, graph: onnx.ModelProto) -> list[Rows]:
+def _sized_requests(rows: Rows, graph: ir.Model) -> list[Rows]:
     """Requests of several numbers of rows; an input that the graph takes once a request has one value throughout."""
     once = once_inputs(graph)
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from objectives.compression.export import to_onnx
 from objectives.compression.graph_passes.user_once import compute_once
 from objectives.compression.quantization import quantize
 from objectives.compression.structure import trace
+from objectives.onnx_graph import save_graph
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, Sizes
 from objectives.serving.devices import int8_weight_bits
@@ -52,7 +52,7 @@ def write_model(folder: Path, sizes: Sizes = BASELINE, precision: Precision = FP
         graph = quantize(graph, precision, structure, calibration, weight_bits=int8_weight_bits())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    onnx.save(graph, str(path))
+    save_graph(graph, path)
     return path
 
 

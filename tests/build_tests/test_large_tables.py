@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from objectives import onnx_graph
 from objectives.build import stages as build
-from objectives.compression.graph_passes import external_data
-from objectives.compression.graph_passes.saving import load_graph
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
 from objectives.measure.deployment import Deployment
@@ -105,7 +105,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
     home = tmp_path_factory.mktemp("large")
     (home / "large_shop.py").write_text(SHOP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(external_data, "LARGEST", 100_000)
+        patch.setattr(onnx_graph, "LARGEST", 100_000)
         patch.chdir(home)
         patch.setattr(sys, "path", [*sys.path, str(home)])
         yield _task(home)
@@ -226,10 +226,10 @@ def test_openvino_reads_large_weights(task: Task) -> None:
 
 def test_a_loaded_graph_names_its_tensors_and_holds_none(task: Task) -> None:
     found = build.prepare(task, _quiet)
-    graph = load_graph(_model(task, found.baseline))
-    table = next(t for t in graph.graph.initializer if t.name == "model.item.weight")
-    assert external_data.is_external(table) and graph.ByteSize() < 20_000
-    values = external_data.tensor_values(table)
+    graph = onnx_graph.load_graph(_model(task, found.baseline))
+    table = graph.graph.initializers["model.item.weight"].const_value
+    assert isinstance(table, ir.ExternalTensor) and ir.to_proto(graph).ByteSize() < 20_000
+    values = table.numpy()
     assert values.shape == (3000, 64) and not values.flags["OWNDATA"]
 
 

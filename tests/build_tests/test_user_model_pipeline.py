@@ -17,7 +17,6 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
-from objectives.compression.export import run_onnx, to_onnx
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
 from objectives.jobs import CustomMetricRequest
 from objectives.measure.deployment import Deployment
@@ -35,6 +34,7 @@ from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, Precision
 from spaces.weights import Weights
+from tests.protos import run_onnx, to_onnx
 
 SHOP = """
 import numpy as np, torch

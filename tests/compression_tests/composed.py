@@ -18,8 +18,6 @@ from torch import nn
 
 from objectives.build.fit import Fitted
 from objectives.compression.embeddings import MixedTable, QuotientRemainderTable
-from objectives.compression.export import run_onnx
-from objectives.compression.graph_passes.graph_reading import once_inputs
 from objectives.compression.low_rank import LowRankLinear
 from objectives.serving.engines import open_replica
 from objectives.serving.split_engine import DENSE, TABLES
@@ -28,6 +26,7 @@ from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup
 from spaces.weights import Weights
 from tests.compression_tests.composing import Shop, Walk, told
+from tests.protos import once_inputs, run_onnx
 
 # Products in int8 beside lookups, as of a compressed table's parts, are stored as ONNX Runtime's blocks are.
 STORED = {

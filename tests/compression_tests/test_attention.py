@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.compression.attention import sparsify
-from objectives.compression.export import Signature, check_parity, to_onnx
-from objectives.compression.graph_passes.graph_reading import multiply_adds
+from objectives.compression.export import Signature
 from objectives.recommenders.families import self_attention
 from objectives.recommenders.families.sasrec import SASRec, Sizes
 from objectives.recommenders.families.self_attention import SelfAttention
 from spaces.techniques.attention import Attention
+from tests.protos import check_parity, multiply_adds, to_onnx
 
 ITEMS = 40
 LENGTH = 12

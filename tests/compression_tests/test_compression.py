@@ -13,15 +13,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.compression.export import PARITY_ROWS, check_parity, largest_difference, run_onnx, to_onnx
-from objectives.compression.graph_passes.user_once import compute_once
-from objectives.compression.quantization import quantize, read_widths
+from objectives.compression.export import PARITY_ROWS
 from objectives.parity import LIMIT, ParityError
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import DCNV2, Sizes
 from spaces.model_structure import Table
 from spaces.techniques.quantization import Precision
 from tests.model_structure_tests.written_structures import dcn_v2_anatomy
+from tests.protos import check_parity, compute_once, largest_difference, quantize, read_widths, run_onnx, to_onnx
 
 INPUTS = [
     Field(name="user", side="user", vocabulary=60),

@@ -25,15 +25,12 @@ from objectives.compression.embeddings import (
     evenly_seen,
     seen,
 )
-from objectives.compression.export import check_parity, run_onnx, to_onnx
-from objectives.compression.graph_passes.graph_reading import once_inputs
-from objectives.compression.graph_passes.split_embeddings import split_embeddings
-from objectives.compression.graph_passes.user_once import compute_once
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.pruning import prune
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim, Table
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning
+from tests.protos import check_parity, compute_once, once_inputs, run_onnx, split_embeddings, to_onnx
 
 ROWS = {"user": 300, "item": 1000, "hour": 24}
 D = 16

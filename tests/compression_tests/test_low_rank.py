@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.low_rank import LowRankLinear, factorize, factors, rank_of
 from spaces.model_structure import Group, Kind, ModelStructure
 from spaces.techniques.low_rank import LowRank
+from tests.protos import check_parity, to_onnx
 
 
 class Tower(nn.Module):

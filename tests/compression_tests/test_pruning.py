@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from objectives.compression.export import check_parity, to_onnx
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.module_edit import keep, names_of, replace_module
 from objectives.compression.pruning import prune, pruning_steps, shrunk
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning, kept_units, ways_to_prune
+from tests.protos import check_parity, to_onnx
 
 ROWS = {"user": 30, "item": 40}
 D, HEADS, HEAD = 8, 4, 4

@@ -17,9 +17,7 @@ from torchao.quantization.pt2e import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from objectives.compression.distillation import distil
-from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.qat import Ranges, train_aware
-from objectives.compression.quantization import quantize
 from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
 from objectives.int8_weights import Int8WeightBits
 from objectives.recommenders.datasets.features import Field
@@ -28,6 +26,7 @@ from objectives.training_rows import Block, TrainingRows
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.quantization import Precision
 from tests.model_structure_tests.written_structures import dcn_v2_anatomy, sasrec_anatomy
+from tests.protos import quantize, run_onnx, to_onnx
 
 Array = NDArray[np.float32]
 FIELDS = {"user": 12, "item": 20}

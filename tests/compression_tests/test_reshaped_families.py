@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from objectives.compression.embeddings import MixedTable, QuotientRemainderTable, compress_tables
-from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.low_rank import LowRankLinear, factorize
 from objectives.compression.pruning import prune
@@ -28,6 +27,7 @@ from spaces.techniques.pruning import IMPORTANCES, Importance, Pruning
 from tests.families_tests.mixed_fields import draw, lively
 from tests.model_structure_tests.norm_of_some import NormOfSome
 from tests.model_structure_tests.written_structures import dcn_v2_anatomy, dlrm_anatomy, sasrec_anatomy
+from tests.protos import run_onnx, to_onnx
 
 FIELDS = (
     Field(name="user", side="user", vocabulary=300),

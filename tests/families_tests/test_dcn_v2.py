@@ -12,9 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from objectives.compression.export import check_parity, run_onnx, to_onnx
-from objectives.compression.graph_passes.graph_reading import multiply_adds
-from objectives.compression.graph_passes.user_once import compute_once
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, HIDDEN, STUDENT, Sizes
 from spaces.techniques.architecture import Architecture
@@ -32,6 +29,7 @@ from tests.families_tests.mixed_fields import (
     vectors_by_hand,
 )
 from tests.model_structure_tests.written_structures import dcn_v2_anatomy as structure
+from tests.protos import check_parity, compute_once, multiply_adds, run_onnx, to_onnx
 
 SIZES = Sizes(embedding_dim=6, crosses=2, mlp=(20, 12))
 X = 5 * 6 + 2  # columns of x_0

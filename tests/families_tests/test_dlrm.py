@@ -10,9 +10,7 @@ import onnx
 import pytest
 import torch
 
-from objectives.compression.export import check_parity, run_onnx, to_onnx
-from objectives.compression.graph_passes.graph_reading import attribute, multiply_adds
-from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
+from objectives.compression.graph_passes.user_once import UserOnceError
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dlrm import BASELINE, DLRM, HIDDEN, STUDENT, Sizes, student
 from spaces.techniques.architecture import Architecture
@@ -30,6 +28,7 @@ from tests.families_tests.mixed_fields import (
     vectors_by_hand,
 )
 from tests.model_structure_tests.written_structures import dlrm_anatomy as structure
+from tests.protos import check_parity, compute_once, multiply_adds, run_onnx, to_onnx
 
 SIZES = Sizes(embedding_dim=6, bottom=(10, 8), top=(20, 12))
 ONE_NUMBER = FIELDS[:2]  # a table and a number: one pair
@@ -155,7 +154,11 @@ def test_the_interaction_is_one_product_and_one_lookup_of_runs_of_rows(graph: on
     """One lookup is along the first axis, where ONNX Runtime copies all rows at once; each table has its own."""
     kinds = [node.op_type for node in graph.graph.node]
     assert kinds.count("MatMul") == 1
-    axes = [attribute(node, "axis", 0) for node in graph.graph.node if node.op_type == "Gather"]
+    axes = [
+        sum(given.i for given in node.attribute if given.name == "axis")
+        for node in graph.graph.node
+        if node.op_type == "Gather"
+    ]
     assert axes == [0] * (len(CODES) + 1)
     assert not {"GatherND", "Shape", "Expand", "NonZero", "ScatterND"} & set(kinds)
 

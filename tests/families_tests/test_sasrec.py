@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from objectives.compression.export import Signature, check_parity, to_onnx
-from objectives.compression.graph_passes.graph_reading import multiply_adds, once_inputs
+from objectives.compression.export import Signature
 from objectives.recommenders.families.sasrec import (
     BASELINE,
     STUDENT,
@@ -29,6 +28,7 @@ from objectives.recommenders.families.self_attention import SelfAttention
 from spaces.model_structure import PrunableDim
 from spaces.techniques.architecture import Architecture
 from tests.model_structure_tests.written_structures import sasrec_anatomy as structure
+from tests.protos import check_parity, multiply_adds, once_inputs, to_onnx
 
 ITEMS = 40
 SMALL = Sizes(embedding_dim=12, blocks=2, heads=3, feed_forward=10, length=9)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.export import check_parity, run_onnx, to_onnx
-from objectives.compression.graph_passes.user_once import compute_once
+from tests.protos import check_parity, compute_once, run_onnx, to_onnx
 
 _KINDS = [("sum", None), ("sum", 7), ("mean", None), ("mean", 0), ("max", None), ("max", -1)]
 _ROWS = 300

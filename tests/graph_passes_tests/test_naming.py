@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import numpy as np
@@ -12,11 +11,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from objectives.compression.export import PREFIX, run_onnx
-from objectives.compression.graph_passes.naming import name_turned
-from objectives.compression.quantization import quantize, read_widths
+from objectives.compression.export import PREFIX
 from spaces.model_structure import Group, ModelStructure
 from spaces.techniques.quantization import Precision
+from tests.protos import name_turned, quantize, read_widths, run_onnx
 
 
 class Encoder(nn.Module):
@@ -94,9 +92,7 @@ def exported(model: Encoder) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def graph(exported: onnx.ModelProto, parameters: dict[str, np.ndarray]) -> onnx.ModelProto:
-    named = copy.deepcopy(exported)
-    name_turned(named, parameters)
-    return named
+    return name_turned(exported, parameters)  # type: ignore[no-any-return]
 
 
 def _rows() -> dict[str, np.ndarray]:
@@ -147,5 +143,5 @@ def test_equal_parameters_have_a_name_each() -> None:
     matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
     for name in ("val_1", "val_2"):
         graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(matrix.T), name))
-    name_turned(graph, {"model.a.weight": matrix, "model.b.weight": matrix})
+    graph = name_turned(graph, {"model.a.weight": matrix, "model.b.weight": matrix})
     assert [node.input[1] for node in graph.graph.node[:2]] == ["model.a.weight", "model.b.weight"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.export import run_onnx, to_onnx
+from tests.protos import run_onnx, to_onnx
 
 
 class Guarded(nn.Module):

@@ -12,16 +12,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.compression.export import run_onnx, to_onnx
-from objectives.compression.graph_passes.graph_reading import once_inputs
-from objectives.compression.graph_passes.split_embeddings import SplitError, split_embeddings
-from objectives.compression.graph_passes.user_once import compute_once
-from objectives.compression.quantization import quantize
+from objectives.compression.graph_passes.split_embeddings import SplitError
 from objectives.int8_weights import EXACT_SUMS
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import DCNV2, Sizes
 from spaces.techniques.quantization import Precision
 from tests.model_structure_tests.written_structures import dcn_v2_anatomy
+from tests.protos import compute_once, once_inputs, quantize, run_onnx, split_embeddings, to_onnx
 
 INPUTS = [
     Field(name="user", side="user", vocabulary=60),

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.compression.export import check_parity, run_onnx, to_onnx
-from objectives.compression.graph_passes.graph_reading import multiply_adds, once_inputs
-from objectives.compression.graph_passes.user_once import UserOnceError, compute_once
+from objectives.compression.graph_passes.user_once import UserOnceError
 from objectives.compression.pruning import prune
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.dcn_v2 import DCNV2, Sizes
 from spaces.techniques.pruning import Pruning
 from tests.model_structure_tests.written_structures import dcn_v2_anatomy
+from tests.protos import check_parity, compute_once, multiply_adds, once_inputs, run_onnx, to_onnx
 
 # The user's fields stand between the item's.
 INPUTS = [

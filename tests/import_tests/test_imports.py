@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "optuna", "mlflow", "plotly")
+HEAVY = ("torch", "onnx", "onnx_ir", "optuna", "mlflow", "plotly")
 INSIDE = ("recommenders", "compression", "serving", "measurement")
 ALLOWED = {"spaces": {"spaces"}, "objectives": {"objectives", "spaces"}, "search": {"search", "objectives", "spaces"}}
 

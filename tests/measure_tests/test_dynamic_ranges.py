@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.compression.quantization.products import dynamic_int8
 from objectives.held_out_rows import HeldOut, write_held_out
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
@@ -18,6 +17,7 @@ from objectives.measurement.metrics.quality import paired_quality
 from objectives.records import Artifact
 from objectives.serving.pool import Pool
 from spaces.techniques.placement import Placement
+from tests.protos import dynamic_int8
 
 COLUMNS, USERS = 16, 30
 
@@ -53,8 +53,7 @@ def _held() -> HeldOut:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """The fp32 model, and the one whose first product rounds what it reads."""
-    narrow = _graph()
-    dynamic_int8(narrow, "first", bits=8)
+    narrow = dynamic_int8(_graph(), "first", bits=8)
     for name, graph in (("fp32", _graph()), ("int8", narrow)):
         (tmp_path / name).mkdir()
         onnx.save(graph, str(tmp_path / name / "model.onnx"))

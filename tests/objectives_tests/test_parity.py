@@ -14,15 +14,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from objectives.compression.export import (
-    Signature,
-    check_parity,
-    check_requests,
-    largest_difference,
-    run_onnx,
-    to_onnx,
-)
+from objectives.compression.export import Signature
 from objectives.parity import LIMIT, ParityError, compare_scores
+from tests.protos import check_parity, check_requests, largest_difference, run_onnx, to_onnx
 
 ROWS = {"item": torch.arange(300) % 40}
 ARRAYS = {name: values.numpy() for name, values in ROWS.items()}

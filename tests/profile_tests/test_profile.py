@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.compression.quantization import quantize
 from objectives.measurement.profile.engine_trace import ProfileError, match_events, typical
 from objectives.measurement.profile.layer_groups import assign, weight_owners
-from objectives.measurement.profile.model_steps import Graph, Step, Value, read_graph, width_of
-from objectives.measurement.profile.operator_cost import bytes_moved, flops
+from objectives.measurement.profile.operator_cost import bytes_moved, flops, stored_bytes
 from objectives.measurement.profile.profile import NodeCost, Profile, median_request, profile_model, summarize
 from spaces.model_structure import Group, ModelStructure
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.quantization import Precision
+from tests.protos import quantize
 
 TABLES = Group("tables", "table", ("tables.user", "tables.item"), 1, (), "tied")
 CROSS = Group("cross", "linear", ("cross.0", "cross.1"), 1, (), "tied")
@@ -28,12 +29,29 @@ MLP = Group("mlp", "linear", ("mlp.0", "mlp.4"), 1, (), "left whole")
 GROUPS = (TABLES, CROSS, MLP)
 
 
-def step(operator: str, reads: str, puts: str, **attributes: int) -> Step:
-    return Step(f"{operator}:{puts}", operator, tuple(reads.split()), tuple(puts.split()), attributes)
+INT8, INT64 = ir.DataType.INT8, ir.DataType.INT64
 
 
-def matrix(*shape: int) -> Value:
-    return Value(shape, 4.0)
+def matrix(*shape: int, kind: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    return ir.val(None, kind, shape)
+
+
+def node(kind: str, reads: str, puts: str, values: Mapping[str, ir.Value], **attributes: int) -> ir.Node:
+    """One node over these values, its output of the same shape as the value of that name."""
+    out = ir.val(puts, values[puts].dtype, values[puts].shape)
+    return ir.node(kind, [values[name] for name in reads.split()], attributes, outputs=[out])
+
+
+def graph(steps: Iterable[tuple[str, str, str]], *weights: str, vectors: tuple[str, ...] = ()) -> ir.Graph:
+    """Nodes as (operator, inputs, outputs) over matrices and vectors of these names."""
+    stored = {name: np.zeros((2, 2), np.float32) for name in weights} | {name: np.zeros(2) for name in vectors}
+    known = {name: ir.val(name, const_value=ir.tensor(array, name=name)) for name, array in stored.items()}
+    initializers, nodes = list(known.values()), []
+    for kind, reads, puts in steps:
+        inputs, outputs = ([known.setdefault(n, ir.val(n)) for n in names.split()] for names in (reads, puts))
+        nodes.append(ir.node(kind, inputs, outputs=outputs, name=f"{kind}:{puts}"))
+    given = [value for value in known.values() if value.producer() is None and value not in initializers]
+    return ir.Graph(given, nodes[-1].outputs if nodes else [], nodes=nodes, initializers=initializers)
 
 
 # -- cost by shape
@@ -42,49 +60,50 @@ def matrix(*shape: int) -> Value:
 @given(m=st.integers(1, 300), k=st.integers(1, 300), n=st.integers(1, 300), turned=st.booleans())
 def test_a_product_costs_two_operations_for_each_multiply_add(m: int, k: int, n: int, turned: bool) -> None:
     values = {"x": matrix(k, m) if turned else matrix(m, k), "w": matrix(k, n), "b": matrix(n), "y": matrix(m, n)}
-    gemm = step("Gemm", "x w b", "y", transA=int(turned))
-    assert flops(gemm, values) == 2 * m * k * n
-    assert bytes_moved(gemm, values) == 4 * (m * k + k * n + n + m * n)
+    gemm = node("Gemm", "x w b", "y", values, transA=int(turned))
+    assert flops(gemm) == 2 * m * k * n
+    assert bytes_moved(gemm) == 4 * (m * k + k * n + n + m * n)
 
 
 @pytest.mark.parametrize("operator", ["FusedGemm", "MatMulInteger", "DynamicQuantizeMatMul", "QGemm"])
 def test_narrow_and_fused_products_count_as_products(operator: str) -> None:
-    values = {"x": Value((200, 40), 1.0), "w": Value((40, 400), 1.0), "y": matrix(200, 400)}
-    assert flops(step(operator, "x w", "y"), values) == 2 * 200 * 40 * 400
+    values = {"x": matrix(200, 40, kind=INT8), "w": matrix(40, 400, kind=INT8), "y": matrix(200, 400)}
+    assert flops(node(operator, "x w", "y", values)) == 2 * 200 * 40 * 400
 
 
 def test_a_lookup_moves_the_rows_that_it_reads_and_not_the_table() -> None:
-    values = {"t": matrix(1_000_000, 16), "ids": Value((200,), 8.0), "y": matrix(200, 16)}
-    lookup = step("Gather", "t ids", "y")
-    assert flops(lookup, values) == 0
-    assert bytes_moved(lookup, values) == 200 * 16 * 4 + 200 * 8 + 200 * 16 * 4
+    values = {"t": matrix(1_000_000, 16), "ids": matrix(200, kind=INT64), "y": matrix(200, 16)}
+    lookup = node("Gather", "t ids", "y", values)
+    assert flops(lookup) == 0
+    assert bytes_moved(lookup) == 200 * 16 * 4 + 200 * 8 + 200 * 16 * 4
 
 
 def test_a_packed_table_moves_its_packed_rows_and_their_scales() -> None:
-    values = {"t": Value((1000, 8), 1.0), "ids": Value((200,), 8.0), "s": matrix(1000, 1), "y": matrix(200, 16)}
-    lookup = step("GatherBlockQuantized", "t ids s", "y", gather_axis=0)
-    assert bytes_moved(lookup, values) == 200 * 8 + 200 * 4 + 200 * 8 + 200 * 16 * 4
+    values = {"t": matrix(1000, 8, kind=INT8), "ids": matrix(200, kind=INT64), "s": matrix(1000, 1)}
+    lookup = node("GatherBlockQuantized", "t ids s", "y", values | {"y": matrix(200, 16)}, gather_axis=0)
+    assert bytes_moved(lookup) == 200 * 8 + 200 * 4 + 200 * 8 + 200 * 16 * 4
 
 
 def test_other_operators_cost_one_operation_a_number_and_views_nothing() -> None:
     values = {"x": matrix(200, 40), "b": matrix(40), "y": matrix(200, 40), "sum": matrix(200, 1)}
-    assert flops(step("Add", "x b", "y"), values) == 8000
-    assert flops(step("ReduceSum", "x", "sum"), values) == 8000
-    assert bytes_moved(step("Mul", "x x", "y"), values) == 2 * 8000 * 4, "the same value is read once"
-    assert (flops(step("Reshape", "x", "y"), values), bytes_moved(step("Reshape", "x", "y"), values)) == (0, 0)
-    assert flops(step("Concat", "x x", "y"), values) == 0
+    assert flops(node("Add", "x b", "y", values)) == 8000
+    assert flops(node("ReduceSum", "x", "sum", values)) == 8000
+    assert bytes_moved(node("Mul", "x x", "y", values)) == 2 * 8000 * 4, "the same value is read once"
+    view = node("Reshape", "x", "y", values)
+    assert (flops(view), bytes_moved(view)) == (0, 0)
+    assert flops(node("Concat", "x x", "y", values)) == 0
 
 
 @pytest.mark.parametrize(
-    ("kind", "width"), [("float", 4), ("FLOAT16", 2), ("double", 8), ("int64", 8), ("UINT4", 0.5), ("bool", 1)]
+    ("kind", "size"), [("FLOAT", 12), ("FLOAT16", 6), ("DOUBLE", 24), ("INT64", 24), ("UINT4", 2), ("BOOL", 3)]
 )
-def test_widths_of_types(kind: str, width: float) -> None:
-    assert width_of(kind) == width
+def test_bytes_of_three_numbers(kind: str, size: int) -> None:
+    assert stored_bytes(matrix(3, kind=ir.DataType[kind])) == size
 
 
-def test_a_type_without_a_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="but got 'sequence'"):
-        width_of("sequence")
+def test_values_of_no_known_size_count_for_nothing() -> None:
+    unknown = ir.val("x"), ir.val("y", ir.DataType.FLOAT), matrix(3, kind=ir.DataType.STRING), None
+    assert [stored_bytes(value) for value in unknown] == [0, 0, 0, 0]
 
 
 # -- groups
@@ -92,65 +111,58 @@ def test_a_type_without_a_width_is_refused() -> None:
 
 def test_a_step_without_weights_goes_with_the_last_weights_before_it() -> None:
     """x0 * (W x0 + b) + x0 is the cross network's, though x0 itself comes from the tables."""
-    weights = {f"model.{name}.weight": matrix(8, 8) for name in ("tables.user", "tables.item", "cross.0", "mlp.0")}
-    weights |= {"model.head.weight": matrix(1, 16), "axes": Value((1,), 8.0)}
+    weights = [f"model.{name}.weight" for name in ("tables.user", "tables.item", "cross.0", "mlp.0", "head")]
     steps = (
-        step("Cast", "user", "ids"),
-        step("Gather", "model.tables.user.weight ids", "u"),
-        step("Gather", "model.tables.item.weight item", "i"),
-        step("Concat", "u i", "x0"),
-        step("Gemm", "x0 model.cross.0.weight", "linear"),
-        step("Mul", "x0 linear", "product"),
-        step("Add", "product x0", "crossed"),
-        step("Gemm", "x0 model.mlp.0.weight", "h"),
-        step("Relu", "h", "relu"),
-        step("Concat", "crossed relu", "both"),
-        step("Gemm", "both model.head.weight", "logit"),
-        step("Squeeze", "logit axes", "scores"),
+        ("Cast", "user", "ids"),
+        ("Gather", "model.tables.user.weight ids", "u"),
+        ("Gather", "model.tables.item.weight item", "i"),
+        ("Concat", "u i", "x0"),
+        ("Gemm", "x0 model.cross.0.weight", "linear"),
+        ("Mul", "x0 linear", "product"),
+        ("Add", "product x0", "crossed"),
+        ("Gemm", "x0 model.mlp.0.weight", "h"),
+        ("Relu", "h", "relu"),
+        ("Concat", "crossed relu", "both"),
+        ("Gemm", "both model.head.weight", "logit"),
+        ("Squeeze", "logit axes", "scores"),
     )
-    graph = Graph(steps, weights)
+    made = graph(steps, *weights, vectors=("axes",))
     expected = ["tables"] * 4 + ["cross"] * 3 + ["mlp"] * 2 + ["other"] * 3
-    assert list(assign(graph, graph, GROUPS)) == expected
+    assert list(assign(made, made, GROUPS)) == expected
 
 
 def test_narrowing_an_input_belongs_to_the_product_that_reads_it() -> None:
-    weights = {"model.tables.user.weight": matrix(8, 8), "model.mlp.0.weight_quantized": Value((8, 8), 1.0)}
     steps = (
-        step("Gather", "model.tables.user.weight user", "x"),
-        step("DynamicQuantizeLinear", "x", "codes scale zero"),
-        step("MatMulInteger", "codes model.mlp.0.weight_quantized zero", "y"),
-        step("Mul", "y scale", "z"),
+        ("Gather", "model.tables.user.weight user", "x"),
+        ("DynamicQuantizeLinear", "x", "codes scale zero"),
+        ("MatMulInteger", "codes model.mlp.0.weight_quantized zero", "y"),
+        ("Mul", "y scale", "z"),
     )
-    graph = Graph(steps, weights)
-    assert assign(graph, graph, GROUPS) == ("tables", "mlp", "mlp", "mlp")
+    made = graph(steps, "model.tables.user.weight", "model.mlp.0.weight_quantized")
+    assert assign(made, made, GROUPS) == ("tables", "mlp", "mlp", "mlp")
 
 
 def test_weights_that_were_cut_widened_or_turned_keep_their_group() -> None:
-    cut = {"model.mlp.0.weight.user": matrix(8, 8), "model.cross.1.weight_quantized": Value((8, 8), 1.0)}
-    turn = step("Transpose", "model.mlp.4.weight", "val_1")
-    original = Graph((turn, step("MatMul", "x val_1", "y")), {"model.mlp.4.weight": matrix(8, 8), "val_18": matrix(1)})
+    turned = [("Transpose", "model.mlp.4.weight", "val_1"), ("MatMul", "x val_1", "y")]
+    original = graph(turned, "model.mlp.4.weight", vectors=("val_18",))
     steps = (
-        step("MatMul", "x val_1", "y"),
-        step("MatMul", "y val_1_packed", "z"),
-        step("Squeeze", "w val_18", "s"),
-        step("Gemm", "x model.mlp.0.weight.user", "u"),
-        step("DequantizeLinear", "model.cross.1.weight_quantized", "wide"),
-        step("Gemm", "u wide", "v"),
+        ("MatMul", "x val_1", "y"),
+        ("MatMul", "y val_1_packed", "z"),
+        ("Squeeze", "w val_18", "s"),
+        ("Gemm", "x model.mlp.0.weight.user", "u"),
+        ("DequantizeLinear", "model.cross.1.weight_quantized", "wide"),
+        ("Gemm", "u wide", "v"),
     )
-    weights = {"val_1": matrix(8, 8), "val_1_packed": matrix(8, 8), "val_18": matrix(1), **cut}
-    found = assign(Graph(steps, weights), original, GROUPS)
+    cut = ("model.mlp.0.weight.user", "model.cross.1.weight_quantized")
+    found = assign(graph(steps, "val_1", "val_1_packed", *cut, vectors=("val_18",)), original, GROUPS)
     assert found == ("mlp", "mlp", "other", "mlp", "cross", "cross")
 
 
 def test_of_nested_modules_the_innermost_owns_a_weight() -> None:
     outer = Group("tower", "other", ("tower",), 1, (), "left whole")
     inner = Group("first", "linear", ("tower.0",), 1, (), "left whole")
-    weights = {
-        "model.tower.0.weight": matrix(2, 2),
-        "model.tower.1.weight": matrix(2, 2),
-        "model.norm.weight": matrix(2),
-    }
-    owners = weight_owners(Graph((), weights), (outer, inner))
+    made = graph((), "model.tower.0.weight", "model.tower.1.weight", vectors=("model.norm.weight",))
+    owners = weight_owners(made, (outer, inner))
     assert owners == {"model.tower.0.weight": "first", "model.tower.1.weight": "tower"}
 
 
@@ -163,17 +175,10 @@ def test_the_last_weights_are_those_of_brute_force(wires: list[list[int]], data:
     modules = {"tables": "tables.user", "cross": "cross.0", "mlp": "mlp.0"}
     sources = [sorted({w for w in wire if w < place}) for place, wire in enumerate(wires)]
     own = [data.draw(st.sampled_from([None, *owners])) for _ in wires]
-    weights = {f"model.{module}.weight": matrix(2, 2) for module in modules.values()}
-    steps = tuple(
-        Step(
-            f"n{place}",
-            "Op",
-            ("input", *(f"v{s}" for s in sources[place]), *([f"model.{modules[group]}.weight"] if group else [])),
-            (f"v{place}",),
-            {},
-        )
-        for place, group in enumerate(own)
-    )
+    steps = []
+    for place, group in enumerate(own):
+        read = ["input", *(f"v{s}" for s in sources[place]), *([f"model.{modules[group]}.weight"] if group else [])]
+        steps.append(("Op", " ".join(read), f"v{place}"))
 
     def ancestors(place: int) -> set[int]:
         return {a for s in sources[place] for a in {s, *ancestors(s)}}
@@ -181,8 +186,8 @@ def test_the_last_weights_are_those_of_brute_force(wires: list[list[int]], data:
     def reached(place: int) -> set[int]:
         return {a for s in sources[place] for a in ({s} if own[s] else reached(s))}
 
-    graph = Graph(steps, weights)
-    for place, group in enumerate(assign(graph, graph, GROUPS)):
+    made = graph(steps, *(f"model.{module}.weight" for module in modules.values()))
+    for place, group in enumerate(assign(made, made, GROUPS)):
         if own[place] or reached(place):
             last = reached(place)
             last -= {a for a in last for b in last if a in ancestors(b)}
@@ -198,14 +203,14 @@ def event(name: str, operator: str) -> dict[str, object]:
 
 
 def test_events_meet_steps_in_order_and_those_inside_a_branch_are_skipped() -> None:
-    steps = (Step("a", "Gemm", (), ("x",), {}), Step("", "If", (), ("y",), {}))
+    nodes = (ir.node("Gemm", [], name="a"), ir.node("If", []))
     events = [event("a", "Gemm"), event("inner", "Mul"), event("If_7", "If")]
-    assert match_events(steps, events) == [events[0], events[2]]
+    assert match_events(nodes, events) == [events[0], events[2]]
 
 
 def test_a_node_that_did_not_run_is_refused() -> None:
     with pytest.raises(ProfileError, match="'b'"):
-        match_events((Step("a", "Gemm", (), (), {}), Step("b", "Add", (), (), {})), [event("a", "Gemm")])
+        match_events((ir.node("Gemm", [], name="a"), ir.node("Add", [], name="b")), [event("a", "Gemm")])
 
 
 def test_the_typical_time_is_the_mean_of_the_middle_half() -> None:
@@ -256,8 +261,8 @@ def two_towers(path: Path, widths: tuple[int, int] = (512, 8)) -> None:
     ]
     user = helper.make_tensor_value_info("user", TensorProto.INT64, ["rows"])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 1])
-    graph = helper.make_graph(nodes, "towers", [user], [scores], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    drawn = helper.make_graph(nodes, "towers", [user], [scores], weights)
+    onnx.save(helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +307,8 @@ def test_narrowed_products_are_found_in_their_groups(tmp_path: Path, width: str)
     user = helper.make_tensor_value_info("user", TensorProto.INT64, ["rows"])
     scores = helper.make_tensor_value_info("x4", TensorProto.FLOAT, ["rows", 1])
     stored = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "layers", [user], [scores], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    drawn = helper.make_graph(nodes, "layers", [user], [scores], stored)
+    model = helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     groups = tuple(g for g in GROUPS if g.name != "tables")
     precision = Precision(tuple((group.name, width) for group in groups))
     narrow = quantize(model, precision, ModelStructure(groups), {"user": np.arange(50)})
@@ -321,19 +326,11 @@ def test_an_input_that_is_one_row_in_the_graph_is_given_one(tmp_path: Path) -> N
     nodes = [helper.make_node("Add", ["item", "user"], ["scores"], "add")]
     user = helper.make_tensor_value_info("user", TensorProto.FLOAT, [1])
     item, scores = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"]) for name in ("item", "scores"))
-    graph = helper.make_graph(nodes, "once", [item, user], [scores])
+    drawn = helper.make_graph(nodes, "once", [item, user], [scores])
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    onnx.save(helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     made = profile_model(path, (), {"item": np.ones(5, np.float32), "user": np.ones(5, np.float32)}, 4, 1)
     assert made.nodes[0].bytes == 4 * (5 + 1 + 5)
-
-
-def test_a_graph_is_read_with_its_shapes(tmp_path: Path) -> None:
-    two_towers(tmp_path / "model.onnx")
-    graph = read_graph(tmp_path / "model.onnx")
-    assert graph.weights["model.mlp.0.weight"] == matrix(512, 64)
-    assert graph.steps[0] == Step("rows", "Gather", ("model.tables.user.weight", "user"), ("x",), {})
-    assert graph.steps[5].attributes == {"axis": 1}
 
 
 def test_what_a_profile_refuses(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from objectives.compression.quantization.calibration import value_ranges
 from spaces.techniques.quantization import Calibration
+from tests.protos import value_ranges
 
 
 def _graph(columns: int) -> onnx.ModelProto:

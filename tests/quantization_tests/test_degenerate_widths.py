@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from objectives.compression.export import run_onnx, to_onnx
 from objectives.compression.pruning import prune
-from objectives.compression.quantization import WidthError, quantize, read_widths
+from objectives.compression.quantization import WidthError
 from objectives.serving.devices import engines_here
 from objectives.serving.engines import open_engine
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, PACKED_WIDTHS, TABLE_WIDTHS, Precision
+from tests.protos import quantize, read_widths, run_onnx, to_onnx
 from tests.quantization_tests.test_widths import INT64, Arithmetic, Array, _anatomy, _graph, _held, _node
 
 ROWS, OUTPUTS = 40, 24

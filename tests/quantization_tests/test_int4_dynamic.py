@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from objectives.compression.export import run_onnx
-from objectives.compression.quantization import quantize, read_widths
 from spaces.techniques.quantization import Precision
+from tests.protos import quantize, read_widths, run_onnx
 from tests.quantization_tests.test_degenerate_widths import lookup_and_product
 from tests.quantization_tests.test_widths import PRODUCTS, Arithmetic, Array, _held
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from math import prod
 
-from onnx import NodeProto
+import onnx_ir as ir
 
-from objectives.compression.graph_passes.graph_reading import Shape, attribute
+from objectives.onnx_graph import integers, operands, shape_of
 
 # fmt: off
 ELEMENTWISE = frozenset((
@@ -25,72 +25,78 @@ ELEMENTWISE = frozenset((
 
 @dataclass(frozen=True)
 class Operation:
-    """A node, its operands whose first axis is the rows (the others do not depend on the rows), and the known shapes
-    and constants of all values.
+    """A node whose values have known ranks, and those of its operands whose first axis is the rows (the others do not
+    depend on the rows).
     """
 
-    node: NodeProto
-    rowed: Set[str]
-    shapes: Mapping[str, Shape]
-    integers: Mapping[str, tuple[int, ...]]
+    node: ir.Node
+    rowed: Set[ir.Value]
+
+    @property
+    def operands(self) -> list[ir.Value]:
+        return operands(self.node)
 
     @property
     def rank(self) -> int:
         """Rank of the first operand."""
-        return len(self.shapes[self.node.input[0]])
+        return len(shape_of(self.node.inputs[0]))
 
     @property
     def first_alone(self) -> bool:
         """True if the first operand has rows and no other."""
-        return self.node.input[0] in self.rowed and self.count == 1
+        return self.node.inputs[0] in self.rowed and self.count == 1
 
     @property
     def count(self) -> int:
         """Number of operands that have rows."""
-        return sum(name in self.rowed for name in self.node.input)
+        return sum(value in self.rowed for value in self.operands)
+
+    def integer(self, name: str, default: int) -> int:
+        return self.node.attributes.get_int(name, default)
 
     def axes(self, operand: int, rank: int) -> tuple[int, ...]:
         """Return axes counted from the front, from an operand or from the attribute of older operator sets; () where
         unknown.
         """
-        names = self.node.input[operand : operand + 1]
-        given = self.integers.get(names[0], ()) if names else tuple(attribute(self.node, "axes", ()))
+        read = self.node.inputs[operand : operand + 1]
+        given = integers(read[0]) if read else self.node.attributes.get_ints("axes", ())
         return tuple(axis + rank if axis < 0 else axis for axis in given)
 
 
-def is_row_wise(
-    node: NodeProto, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
-) -> bool:
+def is_row_wise(node: ir.Node, rowed: Set[ir.Value]) -> bool:
     """Return whether the rows stay the first axis of every output, and no row depends on another; False where it is not
     proven.
 
     Args:
         rowed: values whose first axis is the rows; the node reads at least one of them
-        shapes: shapes of the values whose rank is known
-        integers: the constants that hold axes and shapes
     """
     rule = _broadcasts if node.op_type in ELEMENTWISE else _RULES.get(node.op_type)
-    known = all(name in shapes for name in (*node.input, *node.output) if name)
-    return rule is not None and not node.domain and known and rule(Operation(node, rowed, shapes, integers))
+    return rule is not None and _is_known(node) and rule(Operation(node, rowed))
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Return whether a node is ONNX's own, and the ranks of all its values are known."""
+    values = (*operands(node), *(value for value in node.outputs if value.name))
+    return not node.domain and all(value.shape is not None for value in values)
 
 
 def _broadcasts(op: Operation) -> bool:
     """Return whether the rows are the first axis of the broadcast shape, and no constant extends it."""
-    operands = [(name in op.rowed, op.shapes[name]) for name in op.node.input if name]
-    rank = max(len(shape) for _, shape in operands)
-    return all(len(shape) == rank if rowed else len(shape) < rank or shape[0] == 1 for rowed, shape in operands)
+    shapes = [(value in op.rowed, shape_of(value)) for value in op.operands]
+    rank = max(len(shape) for _, shape in shapes)
+    return all(len(shape) == rank if rowed else len(shape) < rank or shape[0] == 1 for rowed, shape in shapes)
 
 
 def _along_axis(default: int) -> Callable[[Operation], bool]:
     def rule(op: Operation) -> bool:
-        axis = attribute(op.node, "axis", default)
+        axis = op.integer("axis", default)
         return op.first_alone and (axis + op.rank if axis < 0 else axis) >= 1
 
     return rule
 
 
 def _concat(op: Operation) -> bool:
-    return op.count == len(op.node.input) and attribute(op.node, "axis", 0) % op.rank >= 1
+    return op.count == len(op.node.inputs) and op.integer("axis", 0) % op.rank >= 1
 
 
 def _over_axes(operand: int, added: int = 0) -> Callable[[Operation], bool]:
@@ -106,47 +112,46 @@ def _over_axes(operand: int, added: int = 0) -> Callable[[Operation], bool]:
 
 
 def _gather(op: Operation) -> bool:
-    axis = attribute(op.node, "axis", 0)
+    axis = op.integer("axis", 0)
     if op.first_alone:
-        return bool(axis % op.rank >= 1)
+        return axis % op.rank >= 1
     return op.count == 1 and axis == 0  # rows of ids index a constant table
 
 
 def _gather_elements(op: Operation) -> bool:
     """Return whether rows of values are indexed by the same rows of positions along another axis."""
-    return op.count == 2 and bool(attribute(op.node, "axis", 0) % op.rank >= 1)
+    return op.count == 2 and op.integer("axis", 0) % op.rank >= 1
 
 
 def _expand(op: Operation) -> bool:
-    target = op.integers.get(op.node.input[1], ())
+    target = integers(op.node.inputs[1])
     return op.first_alone and len(target) == op.rank and target[0] == 1
 
 
 def _gemm(op: Operation) -> bool:
-    _, weight, *bias = op.node.input
-    rowed = op.node.input[0] in op.rowed and weight not in op.rowed and not attribute(op.node, "transA", 0)
-    return rowed and all(_as_bias(op, name) for name in bias if name)
+    values, weight, *bias = op.operands
+    rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
+    return rowed and all(_as_bias(op, value) for value in bias)
 
 
-def _as_bias(op: Operation, name: str) -> bool:
-    shape = op.shapes[name]
-    return len(shape) == 2 if name in op.rowed else len(shape) < 2 or shape[0] == 1
+def _as_bias(op: Operation, value: ir.Value) -> bool:
+    shape = shape_of(value)
+    return len(shape) == 2 if value in op.rowed else len(shape) < 2 or shape[0] == 1
 
 
 def _matmul(op: Operation) -> bool:
-    ranks = [len(op.shapes[name]) for name in op.node.input]
-    if max(ranks) >= 3:  # a stack of products: the rows are its first axis
+    if max(len(shape_of(value)) for value in op.operands) >= 3:  # a stack of products: the rows are its first axis
         return _broadcasts(op)
     return op.first_alone and op.rank == 2
 
 
 def _reshape(op: Operation) -> bool:
     """Return whether the target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
-    target = op.integers.get(op.node.input[1], ())
-    before = op.shapes[op.node.input[0]][1:]
+    target = integers(op.node.inputs[1])
+    before = shape_of(op.node.inputs[0])[1:]
     if not op.first_alone or not target or target[0] not in (0, -1):
         return False
-    if attribute(op.node, "allowzero", 0) and 0 in target:
+    if op.integer("allowzero", 0) and 0 in target:
         return False
     if target[0] == 0:
         return True
@@ -156,15 +161,15 @@ def _reshape(op: Operation) -> bool:
 
 
 def _transpose(op: Operation) -> bool:
-    return bool(attribute(op.node, "perm", (-1,))[0] == 0)
+    return op.node.attributes.get_ints("perm", (-1,))[0] == 0
 
 
 def _flatten(op: Operation) -> bool:
-    return bool(attribute(op.node, "axis", 1) % op.rank == 1)
+    return op.integer("axis", 1) % op.rank == 1
 
 
 def _batch_norm(op: Operation) -> bool:
-    return op.first_alone and op.rank >= 2 and not attribute(op.node, "training_mode", 0)
+    return op.first_alone and op.rank >= 2 and not op.integer("training_mode", 0)
 
 
 def _prelu(op: Operation) -> bool:
@@ -172,34 +177,29 @@ def _prelu(op: Operation) -> bool:
 
 
 def _per_tensor(op: Operation) -> bool:
-    return op.first_alone and all(op.shapes[name] in ((), (1,)) for name in op.node.input[1:] if name)
+    return op.first_alone and all(shape_of(value) in ((), (1,)) for value in op.operands[1:])
 
 
 def _dequantize(op: Operation) -> bool:
     """Return whether there is one scale for all rows, or one for each."""
-    codes, scale, *zero = op.node.input
-    by_row = len(op.shapes[scale]) == 1 and attribute(op.node, "axis", 1) == 0 and not any(zero)
+    codes, scale, *zero = op.operands
+    by_row = len(shape_of(scale)) == 1 and op.integer("axis", 1) == 0 and not zero
     return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
 
 
-def moved_rows(
-    node: NodeProto, axis: int, rowed: Set[str], shapes: Mapping[str, Shape], integers: Mapping[str, tuple[int, ...]]
-) -> tuple[int, ...] | None:
+def moved_rows(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...] | None:
     """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
     not proven that no row depends on another.
 
     Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
     """
     rule = _broadcasts_along if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
-    known = all(name in shapes for name in (*node.input, *node.output) if name)
-    if rule is None or node.domain or not known:
-        return None
-    return rule(Operation(node, rowed, shapes, integers), axis)
+    return rule(Operation(node, rowed), axis) if rule is not None and _is_known(node) else None
 
 
 def _broadcasts_along(op: Operation, axis: int) -> tuple[int, ...] | None:
-    rank = len(op.shapes[op.node.output[0]])
-    for shape, rowed in ((op.shapes[name], name in op.rowed) for name in op.node.input if name):
+    rank = len(shape_of(op.node.outputs[0]))
+    for shape, rowed in ((shape_of(value), value in op.rowed) for value in op.operands):
         at = axis - rank + len(shape)
         if len(shape) != rank if rowed else at >= 0 and shape[at] != 1:
             return None
@@ -207,7 +207,7 @@ def _broadcasts_along(op: Operation, axis: int) -> tuple[int, ...] | None:
 
 
 def _turned(op: Operation, axis: int) -> tuple[int, ...] | None:
-    perm = list(attribute(op.node, "perm", reversed(range(op.rank))))
+    perm = list(op.node.attributes.get_ints("perm", tuple(reversed(range(op.rank)))))
     return (perm.index(axis),) if op.first_alone else None
 
 
@@ -218,21 +218,21 @@ def _squeezed(op: Operation, axis: int) -> tuple[int, ...] | None:
 
 def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
     """Return the axis of the rows where all axes up to it are kept."""
-    kept = op.integers.get(op.node.input[1], ())[: axis + 1]
-    whole = op.first_alone and kept == (0,) * (axis + 1) and not attribute(op.node, "allowzero", 0)
+    kept = integers(op.node.inputs[1])[: axis + 1]
+    whole = op.first_alone and kept == (0,) * (axis + 1) and not op.integer("allowzero", 0)
     return (axis,) if whole else None
 
 
 def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
     """Return the axis of the rows where positions of another axis are selected."""
-    along = attribute(op.node, "axis", 0) % op.rank
+    along = op.integer("axis", 0) % op.rank
     if not op.first_alone or along == axis:
         return None
-    return (axis if along > axis else axis - 1 + len(op.shapes[op.node.input[1]]),)
+    return (axis if along > axis else axis - 1 + len(shape_of(op.node.inputs[1])),)
 
 
 def _side_by_side(op: Operation, axis: int) -> tuple[int, ...] | None:
-    return (axis,) if op.count == len(op.node.input) and attribute(op.node, "axis", 0) % op.rank != axis else None
+    return (axis,) if op.count == len(op.node.inputs) and op.integer("axis", 0) % op.rank != axis else None
 
 
 def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
@@ -242,7 +242,7 @@ def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
 
 def _multiplied(op: Operation, axis: int) -> tuple[int, ...] | None:
     """Return the axis of the rows where the last axis is multiplied by a constant matrix."""
-    return (axis,) if op.first_alone and axis < op.rank - 1 and len(op.shapes[op.node.input[1]]) == 2 else None
+    return (axis,) if op.first_alone and axis < op.rank - 1 and len(shape_of(op.node.inputs[1])) == 2 else None
 
 
 def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
@@ -250,10 +250,10 @@ def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
     (directions, rows, hidden) -> (steps, directions, rows, hidden), and the last states; sequence lengths are not
     accepted.
     """
-    values, weights, states = op.node.input[0], op.node.input[1:4], op.node.input[5:7]
-    alone = axis == 1 and values in op.rowed and not op.rowed & set(weights) and not any(op.node.input[4:5])
-    known = all(not state or state in op.rowed for state in states) and not any(op.node.input[7:])
-    return (2, 1, 1)[: len(op.node.output)] if alone and known else None
+    read = op.node.inputs
+    alone = axis == 1 and read[0] in op.rowed and op.rowed.isdisjoint(read[1:4]) and not any(read[4:5])
+    known = all(state is None or state in op.rowed for state in read[5:7]) and not any(read[7:])
+    return (2, 1, 1)[: len(op.node.outputs)] if alone and known else None
 
 
 _MOVED: Mapping[str, Callable[[Operation, int], tuple[int, ...] | None]] = {

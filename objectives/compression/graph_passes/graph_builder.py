@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from objectives.compression.graph_passes.external_data import tensor_values
-from objectives.compression.graph_passes.graph_reading import attribute
+from objectives.onnx_graph import add_before, array, initializer, operands, shape_of, turn_into
 
 # Suffixes of the two halves of a split weight: `<weight>.user` and `<weight>.item`.
 USER, ITEM = ".user", ".item"
@@ -19,57 +17,51 @@ _LAST = np.iinfo(np.int64).max
 
 
 class GraphBuilder:
-    """Nodes in topological order and the initialisers made for them; equal nodes are made once."""
+    """Nodes added before a given one; equal nodes are made once, before the first that needs them."""
 
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.tensors: dict[str, TensorProto] = {}
-        self._made: dict[tuple[str, ...], str] = {}
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._made: dict[tuple[object, ...], ir.Value] = {}
 
-    def keep(self, node: NodeProto, inputs: Sequence[str] | None = None) -> None:
-        """Keep a node of the old graph, with these inputs in place of its own where they are given."""
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copy.input[:] = node.input if inputs is None else inputs
-        self.nodes.append(copy)
-
-    def expand(self, value: str, rank: int, rows_like: str, axis: int = 0) -> str:
+    def expand(self, node: ir.Node, value: ir.Value, rows_like: ir.Value, axis: int) -> ir.Value:
         """Expand a value with one row along the axis to the number of rows of another value."""
-        shape = self._row_shape(rank, rows_like, axis)
-        return self._once("Expand", [value, shape], f"{value}.expanded")
+        return self._once(
+            node,
+            "Expand",
+            [value, self._row_shape(node, len(shape_of(value)), rows_like, axis)],
+            f"{value.name}.expanded",
+        )
 
-    def shape(self, node: NodeProto, axis: int, rank: int, rows_like: str) -> None:
-        """Add the Shape of a value with one row along the axis, as if it had the number of rows of another value."""
-        start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end", rank)).indices(rank)
+    def shape(self, node: ir.Node, axis: int, rows_like: ir.Value) -> None:
+        """Make the Shape of a value with one row along the axis that of the number of rows of another value."""
+        rank = len(shape_of(node.inputs[0]))
+        ends = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", rank))
+        start, end, _ = ends.indices(rank)
         if not start <= axis < end:
-            self.keep(node)
             return
-        (value,), out = node.input, node.output[0]
-        parts = [self._rows(rows_like)]
+        value, out = operands(node), node.outputs[0].name
+        parts = [self._rows(node, rows_like)]
         if start < axis:
-            parts.insert(0, f"{out}.before")
-            self._add("Shape", [value], parts[0], f"node_{parts[0]}", start=start, end=axis)
+            parts.insert(0, add_before(node, "Shape", value, f"{out}.before", None, {"start": start, "end": axis}))
         if axis + 1 < end:
-            parts.append(f"{out}.behind")
-            self._add("Shape", [value], parts[-1], f"node_{parts[-1]}", start=axis + 1, end=end)
-        self._add("Concat", parts, out, f"node_{out}", axis=0)
+            parts.append(add_before(node, "Shape", value, f"{out}.behind", None, {"start": axis + 1, "end": end}))
+        turn_into(node, "Concat", parts, f"node_{out}", {"axis": 0})
 
-    def spread(self, node: NodeProto) -> None:
+    def spread(self, node: ir.Node) -> None:
         """Keep an Expand of one row: its target is for N rows, and has as many entries as the value has axes."""
-        target = node.input[1]
-        first = self.tensor("request.one", np.ones(1, np.int64))
-        ends = [self.tensor(f"request.{n}", np.array([n])) for n in (1, _LAST, 0)]
-        rest = self._once("Slice", [target, *ends], f"{target}.behind")
-        self.keep(node, [node.input[0], self._once("Concat", [first, rest], f"{target}.row", axis=0)])
+        value, target = operands(node)
+        first = self._integers("request.one", [1])
+        ends = [self._integers(f"request.{n}", [n]) for n in (1, _LAST, 0)]
+        rest = self._once(node, "Slice", [target, *ends], f"{target.name}.behind")
+        turn_into(node, "Expand", [value, self._once(node, "Concat", [first, rest], f"{target.name}.row", axis=0)])
 
-    def join(self, concat: NodeProto, parts: Sequence[str]) -> str:
-        """Concatenate some of a Concat's operands."""
+    def join(self, node: ir.Node, parts: Sequence[ir.Value], concat: ir.Value, axis: int) -> ir.Value:
+        """Concatenate some of the operands of a Concat with this output."""
         if len(parts) == 1:
             return parts[0]
-        name = f"{concat.output[0]}.part{len(self._made)}"
-        return self._once("Concat", parts, name, axis=attribute(concat, "axis", 0))
+        return self._once(node, "Concat", parts, f"{concat.name}.part{len(self._made)}", axis=axis)
 
-    def split(self, product: NodeProto, halves: dict[str, str], matrix: TensorProto, mask: NDArray[np.bool_]) -> None:
+    def split(self, product: ir.Node, halves: Mapping[str, ir.Value], mask: NDArray[np.bool_]) -> None:
         """Split a product: x W + b = x_item W_item + (x_user W_user + b), with the bracket at one row.
 
         Args:
@@ -77,47 +69,42 @@ class GraphBuilder:
             halves: the operand x by side
             mask: the rows of W (its columns where it is transposed) that belong to the user's half
         """
-        _, weight, *bias = product.input
-        axis = 1 if attribute(product, "transB", 0) else 0
-        operands = {}
+        _, weight, *bias = operands(product)
+        axis = product.attributes.get_int("transB", 0)
+        inputs = {}
         for side, taken in ((USER, mask), (ITEM, ~mask)):
-            half = np.compress(taken, tensor_values(matrix), axis=axis)
-            operands[side] = [halves[side], self.tensor(weight + side, np.ascontiguousarray(half))]
-        out, name = product.output[0], product.name or product.output[0]
-        given = {a.name: helper.get_attribute_value(a) for a in product.attribute}
-        self._add(product.op_type, [*operands[USER], *bias], out + USER, name + USER, **given)
+            half = np.compress(taken, array(weight), axis=axis)
+            inputs[side] = [halves[side], initializer(self._graph, f"{weight.name}{side}", half)]
+        out, given = product.outputs[0].name, dict(product.attributes)
+        name = product.name or out
+        user = [*inputs[USER], *bias]
+        alone = add_before(product, product.op_type, user, f"{out}{USER}", f"{name}{USER}", given)
         if product.op_type == "Gemm":  # the user's row is the item's bias: engines add it within the product
             given.pop("beta", None)
-            self._add("Gemm", [*operands[ITEM], out + USER], out, name + ITEM, **given)
+            turn_into(product, "Gemm", [*inputs[ITEM], alone], f"{name}{ITEM}", given)
         else:
-            self._add("MatMul", operands[ITEM], out + ITEM, name + ITEM)
-            self._add("Add", [out + ITEM, out + USER], out, name)
+            item = add_before(product, "MatMul", inputs[ITEM], f"{out}{ITEM}", f"{name}{ITEM}")
+            turn_into(product, "Add", [item, alone])
 
-    def tensor(self, name: str, values: NDArray[np.generic]) -> str:
-        self.tensors[name] = numpy_helper.from_array(values, name)
-        return name
+    def _integers(self, name: str, values: Sequence[int]) -> ir.Value:
+        return initializer(self._graph, name, np.array(values))
 
-    def _row_shape(self, rank: int, rows_like: str, axis: int) -> str:
+    def _row_shape(self, node: ir.Node, rank: int, rows_like: ir.Value, axis: int) -> ir.Value:
         """Return the shape [..., 1, N, 1, ...] for a broadcast."""
-        rows = self._rows(rows_like)
+        rows = self._rows(node, rows_like)
         if rank == 1:
             return rows
-        sides = [self.tensor(f"request.ones{n}", np.ones(n, np.int64)) if n else "" for n in (axis, rank - 1 - axis)]
-        parts = [part for part in (sides[0], rows, sides[1]) if part]
-        return self._once("Concat", parts, f"{rows}{rank}" + (f".{axis}" if axis else ""), axis=0)
+        before, behind = ([self._integers(f"request.ones{n}", [1] * n)] if n else [] for n in (axis, rank - 1 - axis))
+        name = f"{rows.name}{rank}" + (f".{axis}" if axis else "")
+        return self._once(node, "Concat", [*before, rows, *behind], name, axis=0)
 
-    def _rows(self, rows_like: str) -> str:
+    def _rows(self, node: ir.Node, rows_like: ir.Value) -> ir.Value:
         """Return the shape [N]."""
-        first = self.tensor("request.first", np.zeros(1, np.int64))
-        shape = self._once("Shape", [rows_like], f"{rows_like}.shape")
-        return self._once("Gather", [shape, first], f"{rows_like}.rows")
+        shape = self._once(node, "Shape", [rows_like], f"{rows_like.name}.shape")
+        return self._once(node, "Gather", [shape, self._integers("request.first", [0])], f"{rows_like.name}.rows")
 
-    def _once(self, kind: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
+    def _once(self, node: ir.Node, kind: str, inputs: Sequence[ir.Value], output: str, **attributes: int) -> ir.Value:
         key = (kind, *inputs, str(attributes))
         if key not in self._made:
-            self._made[key] = output
-            self._add(kind, inputs, output, f"node_{output}", **attributes)
+            self._made[key] = add_before(node, kind, inputs, output, None, attributes)
         return self._made[key]
-
-    def _add(self, kind: str, inputs: Sequence[str], output: str, name: str, **attributes: Any) -> None:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name, **attributes))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto
 
-from objectives.compression.graph_passes.external_data import tensor_values
+from objectives.onnx_graph import array
 
 TURNED = ".turned"
 
 
-def name_turned(graph: onnx.ModelProto, parameters: Mapping[str, NDArray[np.generic]]) -> None:
+def name_turned(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]]) -> None:
     """Name the exporter's transposed and numbered matrices after their parameters, as far as the names are free.
 
     A linear layer over more than two axes becomes a MatMul with the transposed weight, which the exporter folds into a
@@ -24,29 +23,16 @@ def name_turned(graph: onnx.ModelProto, parameters: Mapping[str, NDArray[np.gene
     Args:
         parameters: values by the names that initialisers have
     """
-    taken = {tensor.name for tensor in graph.graph.initializer}
-    renamed: dict[str, str] = {}
-    for tensor in graph.graph.initializer:
-        if tensor.name in parameters or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
-            continue
-        name = _parameter(tensor_values(tensor), parameters, taken)
-        if name is not None:
-            taken.add(name)
-            renamed[tensor.name] = name
-            tensor.name = name
-    for node in graph.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-    for value in graph.graph.value_info:
-        value.name = renamed.get(value.name, value.name)
+    held = model.graph.initializers
+    for name, value in list(held.items()):
+        if name not in parameters and value.dtype == ir.DataType.FLOAT and value.shape and len(value.shape) == 2:
+            names = list(_parameters(array(value), parameters))
+            free = [name for name in [*names, *(name + TURNED for name in names)] if name not in held]
+            value.name = free[0] if free else name
 
 
-def _parameter(
-    matrix: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]], taken: set[str]
-) -> str | None:
-    """Return the first free name of the parameters whose values the matrix has, transposed or as they are."""
-    names = [name for name, values in parameters.items() if _holds(matrix, values)]
-    return next((name for name in [*names, *(name + TURNED for name in names)] if name not in taken), None)
-
-
-def _holds(matrix: NDArray[np.generic], values: NDArray[np.generic]) -> bool:
-    return any(form.shape == matrix.shape and np.array_equal(form, matrix) for form in (values.T, values))
+def _parameters(matrix: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]]) -> Iterator[str]:
+    """Yield the names of the parameters whose values the matrix has, transposed or as they are."""
+    for name, values in parameters.items():
+        if any(form.shape == matrix.shape and np.array_equal(form, matrix) for form in (values.T, values)):
+            yield name

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-import onnx
-from onnx import helper
+import onnx_ir as ir
 
 from objectives.compression.export import PREFIX
-from objectives.compression.graph_passes.external_data import check_graph, external_tensors, keep_new_tensors_in
-from objectives.compression.graph_passes.graph_reading import keep_needed
 from objectives.compression.quantization.calibration import Range, Rows, value_ranges
 from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
 from objectives.compression.quantization.products import block_product, dynamic_int8, half_product
@@ -21,23 +16,23 @@ from objectives.compression.quantization.recurrent import dynamic_lstm
 from objectives.compression.quantization.static import static_int8, static_products
 from objectives.compression.quantization.weights import WidthError, weights
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
+from objectives.onnx_graph import finish, name_of, operands
 from spaces.model_structure import ModelStructure
 from spaces.techniques.quantization import STATIC, Precision
 
-__all__ = ["Range", "WidthError", "quantise", "read_weight_bits", "read_widths"]
+__all__ = ["Range", "WidthError", "quantize", "read_weight_bits", "read_widths"]
 
-_Pass = Callable[[onnx.ModelProto, str], None]
+_Pass = Callable[[ir.Graph, ir.Value], None]
 
 
 def quantize(
-    graph: onnx.ModelProto,
+    model: ir.Model,
     precision: Precision,
     structure: ModelStructure,
     calibration: Rows,
     ranges: Mapping[str, Range] | None = None,
     weight_bits: Int8WeightBits = 8,
-    weights_file: Path | None = None,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """Copy an fp32 graph with the weights of each group in its width; a table that is named by itself has its own.
 
     All matrices under the names of a group's modules have its width: both factors of a factorised one, both halves of
@@ -49,42 +44,38 @@ def quantize(
         ranges: (low, high) of a module's input learned in quantization-aware training, by the module's dotted name
         weight_bits: bits of the weights in int8 products, as the serving CPU needs them; the actual bits are written to
             the graph's metadata
-        weights_file: file for the narrower tensors of a graph that has external ones
 
     Raises:
         WidthError: the widths read back from the result differ from the requested ones.
         ValueError: an unknown group or module.
     """
-    asked, stored = _asked(graph, precision, structure), structure.stored(dict(precision.widths))
-    narrowed = {w: width for name, width in asked.items() for w in weights(graph, stored[name])}
-    result = copy.deepcopy(graph)
-    keep_new_tensors_in(result, weights_file if external_tensors(graph) else None)
+    asked, stored = _asked(model, precision, structure), structure.stored(dict(precision.widths))
+    result = model.clone()
+    narrowed = {weight: width for name, width in asked.items() for weight in weights(result.graph, stored[name])}
     # Static first: its ranges refer to the exported graph; the other passes rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]
     _round_products(result, static, precision, calibration, ranges or {}, weight_bits)
     passes = _passes(weight_bits)
     for weight, width in narrowed.items():
         for rewrite in passes.get(width, ()):
-            rewrite(result, weight)
-    keep_needed(result)
-    keep_new_tensors_in(result, None)
-    check_graph(result)
+            rewrite(result.graph, weight)
+    finish(result)
     _check_read(asked, read_widths(result, structure, dict(precision.widths)))
     bits = read_weight_bits(result)
     if bits is not None:
         if bits > weight_bits:
             raise WidthError(f"int8 products: asked for weights of {weight_bits} bits, but the graph holds {bits}.")
-        helper.set_model_props(result, {WEIGHT_BITS: str(bits)})
+        result.metadata_props[WEIGHT_BITS] = str(bits)
     return result
 
 
-def _asked(graph: onnx.ModelProto, precision: Precision, structure: ModelStructure) -> dict[str, str]:
+def _asked(model: ir.Model, precision: Precision, structure: ModelStructure) -> dict[str, str]:
     """Return the width of each group, and of each table named by itself, that is narrowed or in the graph.
 
     The structure is the baseline's: a smaller sibling has fewer layers of the same names.
     """
     narrowed = {name: width for name, width in precision.widths if width != "fp32"}
-    return dict.fromkeys(read_widths(graph, structure, dict(precision.widths)), "fp32") | narrowed
+    return dict.fromkeys(read_widths(model, structure, dict(precision.widths)), "fp32") | narrowed
 
 
 def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
@@ -103,30 +94,29 @@ def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
 
 
 def _round_products(
-    graph: onnx.ModelProto,
-    narrowed: Sequence[str],
+    model: ir.Model,
+    narrowed: Sequence[ir.Value],
     precision: Precision,
     calibration: Rows,
     learned: Mapping[str, Range],
     weight_bits: Int8WeightBits,
 ) -> None:
     """Quantize products by the learned ranges, and by those of the calibration rows for the rest."""
-    products = static_products(graph, narrowed)
-    modules = {product.output[0]: _module(product.input[1]) for product in products}
+    modules = {product: _module(operands(product)[1]) for product in static_products(model.graph, narrowed)}
     unmet = sorted(set(learned) - set(modules.values()))
     if unmet:
         raise ValueError(f"Ranges are of modules that are held in {STATIC}, but got some of {unmet}.")
-    ranges = {out: learned[module] for out, module in modules.items() if module in learned}
-    inputs = {product.output[0]: product.input[0] for product in products if product.output[0] not in ranges}
+    ranges = {product: learned[module] for product, module in modules.items() if module in learned}
+    inputs = {product: name_of(operands(product)[0]) for product in modules if product not in ranges}
     if inputs:
-        seen = value_ranges(graph, list(inputs.values()), calibration, precision.calibration)
-        ranges |= {out: seen[x] for out, x in inputs.items()}
-    static_int8(graph, ranges, weight_bits)
+        seen = value_ranges(model, list(inputs.values()), calibration, precision.calibration)
+        ranges |= {product: seen[x] for product, x in inputs.items()}
+    static_int8(model, ranges, weight_bits)
 
 
-def _module(weight: str) -> str:
+def _module(weight: ir.Value) -> str:
     """Return the dotted name of the module that a weight, or half of one, belongs to."""
-    return weight.removeprefix(PREFIX).rpartition(".weight")[0]
+    return name_of(weight).removeprefix(PREFIX).rpartition(".weight")[0]
 
 
 def _check_read(asked: Mapping[str, str], read: Mapping[str, str]) -> None:

@@ -2,24 +2,27 @@
 
 Values are processed batch by batch and not stored: a first pass finds the extremes, and a rule that keeps less counts
 in a second one. Each range covers all elements of a value.
+
+ONNX Runtime's own calibrators are not used as a whole: they read a file with all of its weights, calibrate kinds of
+operators instead of named values, ignore NaN, and bin percentiles so coarsely that an outlier makes an end zero. Fed
+one batch at a time, the entropy calibrator's bins grow with each new largest value, and its time with their square; of
+it the threshold is taken, for a histogram over the known extremes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from objectives.compression.graph_passes.external_data import open_session
-from objectives.compression.graph_passes.graph_reading import keep_needed, once_inputs
+from objectives.arrays import groups_of_equal_rows
+from objectives.onnx_graph import once_inputs, open_session
 from spaces.techniques.quantization import Calibration
 
 Range = tuple[float, float]
@@ -33,7 +36,7 @@ _PERCENTILE = 99.99
 _BINS, _LEVELS = 2048, 128
 
 
-def value_ranges(graph: onnx.ModelProto, values: Sequence[str], rows: Rows, rule: Calibration) -> dict[str, Range]:
+def value_ranges(model: ir.Model, values: Sequence[str], rows: Rows, rule: Calibration) -> dict[str, Range]:
     """Return the range (low, high) of each named value of an fp32 graph.
 
     Args:
@@ -42,7 +45,7 @@ def value_ranges(graph: onnx.ModelProto, values: Sequence[str], rows: Rows, rule
     Raises:
         ValueError: a value is not finite on some row.
     """
-    stream = _stream(graph, list(dict.fromkeys(values)), rows)
+    stream = _stream(model, list(dict.fromkeys(values)), rows)
     extremes = {name: _Extremes(name) for name in values}
     _see(extremes, stream)
     if rule == "minmax":
@@ -65,19 +68,19 @@ def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Flo
         seen[name].see(values)
 
 
-def _stream(graph: onnx.ModelProto, values: Sequence[str], rows: Rows) -> Callable[[], Iterator[tuple[str, Floats]]]:
+def _stream(model: ir.Model, values: Sequence[str], rows: Rows) -> Callable[[], Iterator[tuple[str, Floats]]]:
     """Return a function that yields all values by name, flat, one batch at a time, each time it is called."""
     given = [name for name in values if name in rows]
     computed = [name for name in values if name not in rows]
-    run = _probe(graph, computed) if computed else None
+    session = _probe(model, computed) if computed else None
 
     def stream() -> Iterator[tuple[str, Floats]]:
         for name in given:
             for start in range(0, len(rows[name]), _BATCH):
                 yield name, _flat(rows[name][start : start + _BATCH])
-        if run is not None:
-            for batch in _batches(rows, once_inputs(graph)):
-                for name, found in zip(computed, run(batch), strict=True):
+        if session is not None:
+            for batch in _batches(rows, once_inputs(model)):
+                for name, found in zip(computed, session.run(computed, batch), strict=True):
                     yield name, _flat(found)
 
     return stream
@@ -87,15 +90,15 @@ def _flat(values: NDArray[np.generic]) -> Floats:
     return values.ravel().astype(np.float32, copy=False)
 
 
-def _probe(graph: onnx.ModelProto, values: Sequence[str]) -> Callable[[Rows], Sequence[NDArray[np.generic]]]:
-    """Return a function that computes these values for a batch."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(graph)
-    del probe.graph.output[:]
-    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in values)
-    keep_needed(probe)
-    session = open_session(probe)
-    return lambda batch: session.run(values, batch)
+def _probe(model: ir.Model, values: Sequence[str]) -> Any:
+    """Open a session that computes these values."""
+    probe = model.clone()
+    made = ir.convenience.create_value_mapping(probe.graph)
+    probe.graph.outputs[:] = [made[name] for name in values]
+    for value in probe.graph.outputs:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    RemoveUnusedNodesPass()(probe)
+    return open_session(probe)
 
 
 def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.generic]]]:
@@ -103,12 +106,7 @@ def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.
     first of them.
     """
     count = len(next(iter(rows.values())))
-    order = [np.arange(count)]
-    if once:
-        keys = [np.ascontiguousarray(rows[name]).reshape(count, -1).view(np.uint8) for name in sorted(once)]
-        _, user = np.unique(np.concatenate(keys, axis=1), axis=0, return_inverse=True)
-        by_user = np.argsort(user, kind="stable")
-        order = np.split(by_user, np.flatnonzero(np.diff(user[by_user])) + 1)
+    order = groups_of_equal_rows([rows[name] for name in sorted(once)]) if once else [np.arange(count)]
     for chosen in order:
         for start in range(0, len(chosen), _BATCH):
             batch = chosen[start : start + _BATCH]
@@ -166,36 +164,31 @@ class _Percentile:
 
 class _Entropy:
     """Range at which the quantized distribution diverges least from the true one (Migacz, "8-bit inference with
-    TensorRT", 2017).
+    TensorRT", 2017), as the library computes it.
 
-    The library computes it, with bins over the known extremes: otherwise the bins grow with each new largest value, and
-    the time with their square. With as many levels as bins, its default, it would keep the whole range.
+    With as many levels as bins, its default, it would keep the whole range.
     """
 
     def __init__(self, extremes: _Extremes) -> None:
-        from onnxruntime.quantization.calibrate import HistogramCollector
-
         self._extremes = extremes
-        self._collector = HistogramCollector(
-            "entropy", symmetric=False, num_bins=_BINS, num_quantized_bins=_LEVELS, percentile=None, scenario=None
-        )
-        low, high = np.float32(extremes.low), np.float32(extremes.high)
-        most: Any = max(abs(low), abs(high))
-        self._tiny = bool(most < np.finfo(np.float32).tiny)  # too small for bins
-        if not self._tiny:
-            counts, edges = np.histogram(np.empty(0, np.float32), _BINS, range=(-most, most))
-            self._collector.histogram_dict[""] = (counts, edges, low, high, most)
+        most = float(np.float32(max(abs(extremes.low), abs(extremes.high))))
+        self._span = (-most, most)
+        self._has_bins = most >= np.finfo(np.float32).tiny
+        self._counts = np.zeros(_BINS, np.int64)
 
     def see(self, values: Floats) -> None:
-        if not self._tiny:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints, and a builder's replies use this stream
-                self._collector.collect({"": values})
+        if self._has_bins:
+            self._counts += np.histogram(values, _BINS, self._span)[0]
 
     def range(self) -> Range:
-        if self._tiny:
+        from onnxruntime.quantization.calibrate import HistogramCollector
+
+        if not self._has_bins:
             return self._extremes.range()
-        with contextlib.redirect_stdout(io.StringIO()):
-            low, high, *_ = self._collector.compute_collection_result()[""]
+        collector = HistogramCollector("entropy", False, _BINS, _LEVELS, percentile=None, scenario=None)
+        edges = np.histogram_bin_edges(np.empty(0, np.float32), _BINS, self._span)
+        ends = (np.float32(end) for end in self._extremes.range())
+        low, high = collector.get_entropy_threshold((self._counts, edges, *ends), _LEVELS)
         return float(low), float(high)
 
 

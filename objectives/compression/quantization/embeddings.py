@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from objectives.compression.graph_passes.graph_reading import replace, shapes
 from objectives.compression.quantization.rounding import (
     Floats,
     block_codes,
@@ -20,91 +18,74 @@ from objectives.compression.quantization.rounding import (
     least_moves,
     packed,
 )
-from objectives.compression.quantization.weights import ENGINE, add_initializers, array, import_engine, lookups, to_half
+from objectives.compression.quantization.weights import ENGINE, lookups, to_half
+from objectives.onnx_graph import add_before, array, initializer, name_of, operands, turn_into
 
 Codes = NDArray[np.int8]
 
 
-def half_rows(graph: onnx.ModelProto, weight: str) -> None:
+def half_rows(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the rows of a table in fp16."""
-    nodes = lookups(graph, weight)
+    nodes = lookups(weight)
     if not nodes:
         return
-    (rows,) = by_rows(array(graph, weight), lambda part: (_half_rows(weight, part),))
-    add_initializers(graph, {f"{weight}_rows": rows})
+    (half,) = by_rows(array(weight), lambda part: (_half_rows(name_of(weight), part),))
+    rows = initializer(graph, f"{weight.name}_rows", half)
     for gather in nodes:
-        ids, out = gather.input[1], gather.output[0]
-        half = helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_half"], f"{out}_rows")
-        widen = helper.make_node("Cast", [f"{out}_half"], [out], f"{out}_widen", to=TensorProto.FLOAT)
-        replace(graph, gather, [half, widen])
+        ids, out = operands(gather)[1], gather.outputs[0].name
+        found = add_before(gather, "Gather", [rows, ids], f"{out}_half", f"{out}_rows")
+        turn_into(gather, "Cast", [found], f"{out}_widen", {"to": ir.DataType.FLOAT})
 
 
-def int8_rows(graph: onnx.ModelProto, weight: str) -> None:
+def int8_rows(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the rows of a table in int8, each with its own scale: value = code * scale."""
-    nodes = lookups(graph, weight)
+    nodes = lookups(weight)
     if not nodes:
         return
-    known = shapes(graph)
-    codes, scale = by_rows(array(graph, weight), _int8_rows)
-    add_initializers(graph, {f"{weight}_rows": codes, f"{weight}_rows_scale": scale})
+    codes, scales = by_rows(array(weight), _int8_rows)
+    rows = initializer(graph, f"{weight.name}_rows", codes)
+    steps = initializer(graph, f"{weight.name}_rows_scale", scales)
     for gather in nodes:
-        ids, out = gather.input[1], gather.output[0]
-        made = [
-            helper.make_node("Gather", [f"{weight}_rows", ids], [f"{out}_codes"], f"{out}_rows"),
-            helper.make_node("Gather", [f"{weight}_rows_scale", ids], [f"{out}_scale"], f"{out}_scales"),
-        ]
-        flat = len(known.get(ids, ())) == 1
-        replace(graph, gather, [*made, *(_dequantised(out) if flat else _rescaled(graph, out))])
+        ids, out = operands(gather)[1], gather.outputs[0].name
+        found = add_before(gather, "Gather", [rows, ids], f"{out}_codes", f"{out}_rows")
+        scale = add_before(gather, "Gather", [steps, ids], f"{out}_scale", f"{out}_scales")
+        if ids.shape is not None and len(ids.shape) == 1:
+            # One row for each id: for ten thousand, ONNX Runtime needs 0.5 to 0.6 of a product's time.
+            turn_into(gather, "DequantizeLinear", [found, scale], f"{out}_widen", {"axis": 0})
+            continue
+        wide = add_before(gather, "Cast", [found], f"{out}_float", f"{out}_widen", {"to": ir.DataType.FLOAT})
+        last = initializer(graph, f"{out}_last", np.array([-1]))
+        column = add_before(gather, "Unsqueeze", [scale, last], f"{out}_column", f"{out}_stand")
+        turn_into(gather, "Mul", [wide, column], f"{out}_rescale")
 
 
-def _dequantised(out: str) -> list[onnx.NodeProto]:
-    """Return the node that widens one row for each id: for ten thousand, ONNX Runtime needs 0.5 to 0.6 of the time of a
-    product with a column.
-    """
-    return [helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale"], [out], f"{out}_widen", axis=0)]
-
-
-def _rescaled(graph: onnx.ModelProto, out: str) -> list[onnx.NodeProto]:
-    add_initializers(graph, {f"{out}_last": np.array([-1])})
-    return [
-        helper.make_node("Cast", [f"{out}_codes"], [f"{out}_float"], f"{out}_widen", to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", [f"{out}_scale", f"{out}_last"], [f"{out}_column"], f"{out}_stand"),
-        helper.make_node("Mul", [f"{out}_float", f"{out}_column"], [out], f"{out}_rescale"),
-    ]
-
-
-def block_rows(graph: onnx.ModelProto, weight: str, bits: int) -> None:
+def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
     """Store a table in codes of 4 or 2 bits, with a scale for each block of adjacent numbers, decoded by
     GatherBlockQuantized.
 
     A row fills whole bytes: added columns are sliced off after the lookup. In ONNX Runtime a row may end within a
     block; OpenVINO reads only rows of whole blocks.
     """
-    nodes = lookups(graph, weight)
+    nodes = lookups(weight)
     if not nodes:
         return
-    table = array(graph, weight)
+    table: Floats = array(weight)
     columns = table.shape[1]
-    size = block_size(columns)
     width = columns + -columns % (8 // bits)
     stored, scales = by_rows(table, partial(_block_rows, bits=bits, width=width))
-    add_initializers(graph, {f"{weight}_rows": stored, f"{weight}_rows_scale": scales})
-    import_engine(graph)
+    rows = initializer(graph, f"{weight.name}_rows", stored)
+    steps = initializer(graph, f"{weight.name}_rows_scale", scales)
+    form = {"gather_axis": 0, "quantize_axis": 1, "block_size": block_size(columns), "bits": bits}
     for gather in nodes:
-        ids, out = gather.input[1], gather.output[0]
-        full = out if width == columns else f"{out}_padded"
-        lookup = helper.make_node(
-            "GatherBlockQuantized",
-            [f"{weight}_rows", ids, f"{weight}_rows_scale"],
-            [full],
-            f"{out}_rows",
-            domain=ENGINE,
-            gather_axis=0,
-            quantize_axis=1,
-            block_size=size,
-            bits=bits,
-        )
-        replace(graph, gather, [lookup, *([] if full == out else [_slice(graph, full, out, columns)])])
+        ids, out = operands(gather)[1], gather.outputs[0].name
+        kind, inputs, name = "GatherBlockQuantized", [rows, ids, steps], f"{out}_rows"
+        if width == columns:
+            turn_into(gather, kind, inputs, name, form, ENGINE)
+            continue
+        padded = add_before(gather, kind, inputs, f"{out}_padded", name, form, ENGINE)
+        ends = {"first": 0, "end": columns, "axis": -1}
+        kept = [initializer(graph, f"{out}_{part}", np.array([end])) for part, end in ends.items()]
+        turn_into(gather, "Slice", [padded, *kept], f"{out}_slice")
 
 
 def _int8_rows(table: Floats) -> tuple[Codes, Floats]:
@@ -145,10 +126,3 @@ def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -
     told = codes.copy()
     told[rows] = np.rint(least_moves(of * size, table[rows], above, below) / size)
     return told
-
-
-def _slice(graph: onnx.ModelProto, value: str, out: str, columns: int) -> onnx.NodeProto:
-    """Return a node that keeps the first columns."""
-    names = [f"{out}_{part}" for part in ("first", "end", "axis")]
-    add_initializers(graph, dict(zip(names, np.array([[0], [columns], [-1]]), strict=True)))
-    return helper.make_node("Slice", [value, *names], [out], f"{out}_slice")

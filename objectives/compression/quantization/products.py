@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto, helper
+from collections.abc import Mapping, Sequence
 
-from objectives.compression.graph_passes.graph_reading import replace
+import numpy as np
+import onnx_ir as ir
+
 from objectives.compression.quantization.rounding import Floats, block_codes, block_size, int8_codes, packed
-from objectives.compression.quantization.weights import (
-    ENGINE,
-    add_initializers,
-    array,
-    import_engine,
-    is_transposed,
-    products,
-    to_half,
-)
+from objectives.compression.quantization.weights import ENGINE, is_transposed, products, to_half
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import add_before, array, initializer, name_of, operands, turn_into
 
 # Accuracy level of MatMulNBits at which it quantizes its activations.
 _IN_INT8 = 4
 
 
-def dynamic_int8(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
+def dynamic_int8(graph: ir.Graph, weight: ir.Value, bits: Int8WeightBits) -> None:
     """Rewrite x W + b as DynamicQuantizeLinear, MatMulInteger, scale, add; the engine fuses them into one kernel.
 
     W has a scale for each output, x one for the whole request, from its current values.
     """
-    nodes = products(graph, weight)
+    nodes = products(weight)
     if not nodes:
         return
-    codes, scale = int8_codes(_matrix(graph, nodes[0]), 0, bits)
-    add_initializers(graph, {f"{weight}_quantized": np.ascontiguousarray(codes), f"{weight}_scale": scale[0]})
+    codes, scales = int8_codes(_matrix(nodes[0]), 0, bits)
+    narrow = initializer(graph, f"{weight.name}_quantized", codes)
+    scale = initializer(graph, f"{weight.name}_scale", scales[0])
     for product in nodes:
-        replace(graph, product, _dynamic_nodes(product, weight))
+        _make_dynamic(product, narrow, scale)
 
 
-def _dynamic_nodes(product: NodeProto, weight: str) -> list[NodeProto]:
-    x, out = product.input[0], product.output[0]
-    rounded, scale, zero = f"{out}_x", f"{out}_x_scale", f"{out}_x_zero"
-    add, sum_of = _bias(product)
-    return [
-        helper.make_node("DynamicQuantizeLinear", [x], [rounded, scale, zero], f"{out}_quantise"),
-        helper.make_node("MatMulInteger", [rounded, f"{weight}_quantized", zero], [f"{out}_int32"], f"{out}_product"),
-        helper.make_node("Cast", [f"{out}_int32"], [f"{out}_float"], f"{out}_cast", to=TensorProto.FLOAT),
-        helper.make_node("Mul", [scale, f"{weight}_scale"], [f"{out}_scale"], f"{out}_scales"),
-        helper.make_node("Mul", [f"{out}_float", f"{out}_scale"], [sum_of], f"{out}_rescale"),
-        *add,
-    ]
+def _make_dynamic(product: ir.Node, narrow: ir.Value, scale: ir.Value) -> None:
+    (x, _, *bias), out = operands(product), product.outputs[0].name
+    rounded = ir.node(
+        "DynamicQuantizeLinear",
+        [x],
+        outputs=[ir.val(f"{out}_x{part}") for part in ("", "_scale", "_zero")],
+        name=f"{out}_quantise",
+    )
+    product.prepend(rounded)
+    codes, step, zero = rounded.outputs
+    whole = add_before(product, "MatMulInteger", [codes, narrow, zero], f"{out}_int32", f"{out}_product")
+    wide = add_before(product, "Cast", [whole], f"{out}_float", f"{out}_cast", {"to": ir.DataType.FLOAT})
+    both = add_before(product, "Mul", [step, scale], f"{out}_scale", f"{out}_scales")
+    with_bias(product, bias, "Mul", [wide, both], f"{out}_rescale")
 
 
-def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool = False) -> None:
+def with_bias(
+    product: ir.Node,
+    bias: Sequence[ir.Value],
+    kind: str,
+    inputs: Sequence[ir.Value],
+    name: str,
+    attributes: Mapping[str, int] | None = None,
+    domain: str = "",
+) -> None:
+    """Make a product a node of this kind, and the addition of the bias if there is one."""
+    out = product.outputs[0].name
+    if bias:
+        alone = add_before(product, kind, inputs, f"{out}_unbiased", name, attributes, domain)
+        turn_into(product, "Add", [alone, *bias], f"{out}_bias")
+    else:
+        turn_into(product, kind, inputs, name, attributes, domain)
+
+
+def block_product(graph: ir.Graph, weight: ir.Value, bits: int, rounded: bool = False) -> None:
     """Rewrite x W + b as MatMulNBits, add: only the weight is narrow, in blocks along the inputs that share a scale.
 
     Products are computed in fp32 from the widened weights (the operator's accuracy level 0).
@@ -59,53 +73,35 @@ def block_product(graph: onnx.ModelProto, weight: str, bits: int, rounded: bool 
     Args:
         rounded: compute in int8 instead (level 4): each row of x has a scale for each block, from its own values
     """
-    nodes = products(graph, weight)
+    nodes = products(weight)
     if not nodes:
         return
-    matrix = _matrix(graph, nodes[0])
+    matrix = _matrix(nodes[0])
     codes, scales = block_codes(np.ascontiguousarray(matrix.T), bits)
-    add_initializers(graph, {f"{weight}_quantized": packed(codes, bits), f"{weight}_scale": scales})
-    import_engine(graph)
+    narrow = initializer(graph, f"{weight.name}_quantized", packed(codes, bits))
+    scale = initializer(graph, f"{weight.name}_scale", scales)
     inputs, outputs = matrix.shape
+    form = {"K": inputs, "N": outputs, "bits": bits, "block_size": block_size(inputs)}
+    form["accuracy_level"] = _IN_INT8 if rounded else 0
     for product in nodes:
-        add, sum_of = _bias(product)
-        narrow = helper.make_node(
-            "MatMulNBits",
-            [product.input[0], f"{weight}_quantized", f"{weight}_scale"],
-            [sum_of],
-            f"{product.output[0]}_product",
-            domain=ENGINE,
-            K=inputs,
-            N=outputs,
-            bits=bits,
-            block_size=block_size(inputs),
-            accuracy_level=_IN_INT8 if rounded else 0,
-        )
-        replace(graph, product, [narrow, *add])
+        x, _, *bias = operands(product)
+        name = f"{product.outputs[0].name}_product"
+        with_bias(product, bias, "MatMulNBits", [x, narrow, scale], name, form, ENGINE)
 
 
-def half_product(graph: onnx.ModelProto, weight: str) -> None:
+def half_product(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the weight in fp16; the engine widens it once, when it loads the graph."""
-    nodes = products(graph, weight)
+    nodes = products(weight)
     if not nodes:
         return
-    half, wide = f"{weight}_quantized", f"{weight}_wide"
-    add_initializers(graph, {half: to_half(weight, array(graph, weight))})
+    half = initializer(graph, f"{weight.name}_quantized", to_half(name_of(weight), array(weight)))
+    name = f"{weight.name}_wide"
+    wide = add_before(graph[0], "Cast", [half], name, name, {"to": ir.DataType.FLOAT})
     for product in nodes:
-        product.input[1] = wide
-    graph.graph.node.insert(0, helper.make_node("Cast", [half], [wide], wide, to=TensorProto.FLOAT))
+        product.replace_input_with(1, wide)
 
 
-def _matrix(graph: onnx.ModelProto, product: NodeProto) -> Floats:
+def _matrix(product: ir.Node) -> Floats:
     """Return the product's weight as (inputs, outputs)."""
-    held = array(graph, product.input[1])
+    held: Floats = array(product.inputs[1])
     return held.T if is_transposed(product) else held
-
-
-def _bias(product: NodeProto) -> tuple[list[NodeProto], str]:
-    """Return the node that adds the product's bias, if it has one, and the name of the product's own output."""
-    out, bias = product.output[0], list(product.input[2:])
-    if not bias:
-        return [], out
-    alone = f"{out}_unbiased"
-    return [helper.make_node("Add", [alone, *bias], [out], f"{out}_bias")], alone

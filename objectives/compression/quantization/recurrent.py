@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import helper
+import onnx_ir as ir
 
-from objectives.compression.graph_passes.graph_reading import replace
 from objectives.compression.quantization.rounding import int8_codes
-from objectives.compression.quantization.weights import (
-    ENGINE,
-    WidthError,
-    add_initializers,
-    array,
-    import_engine,
-    readers,
-)
+from objectives.compression.quantization.weights import ENGINE, WidthError
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import array, initializer, turn_into
+
+_KEPT = frozenset(
+    ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")
+)
 
 
-def dynamic_lstm(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> None:
+def dynamic_lstm(graph: ir.Graph, weight: ir.Value, bits: Int8WeightBits) -> None:
     """Rewrite LSTM as DynamicQuantizeLSTM: both matrices are transposed, with a scale for each row of a gate.
 
     Args:
@@ -28,24 +24,18 @@ def dynamic_lstm(graph: onnx.ModelProto, weight: str, bits: Int8WeightBits) -> N
     Raises:
         WidthError: something other than an LSTM reads it.
     """
-    for layer in readers(graph, weight):
-        if layer.op_type != "LSTM" or layer.input[1] != weight:
-            raise WidthError(f"{weight} must be an LSTM's to be in int8, but {layer.op_type} reads it.")
-        steps: list[str] = []
-        matrices: list[str] = []
-        for name in layer.input[1:3]:
-            codes, scale = int8_codes(array(graph, name), 2, bits)
-            held = f"{name}_quantized"
-            if held not in {tensor.name for tensor in graph.graph.initializer}:
-                zero = np.zeros(scale.shape[:2], np.int8)
-                turned = np.ascontiguousarray(codes.transpose(0, 2, 1))
-                add_initializers(graph, {held: turned, f"{name}_scale": scale[..., 0], f"{name}_zero": zero})
-            matrices.append(held)
-            steps += [f"{name}_scale", f"{name}_zero"]
-        rest = list(layer.input[3:8])
-        inputs = [layer.input[0], *matrices, *rest, *[""] * (5 - len(rest)), *steps]
-        narrow = helper.make_node("DynamicQuantizeLSTM", inputs, list(layer.output), layer.name, domain=ENGINE)
-        known = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size")
-        narrow.attribute.extend(a for a in layer.attribute if a.name in (*known, "input_forget"))
-        import_engine(graph)
-        replace(graph, layer, [narrow])
+    for layer, place in weight.uses():
+        if layer.op_type != "LSTM" or place != 1:
+            raise WidthError(f"{weight.name} must be an LSTM's to be in int8, but {layer.op_type} reads it.")
+        steps: list[ir.Value] = []
+        matrices: list[ir.Value] = []
+        for matrix in layer.inputs[1:3]:
+            codes, scale = int8_codes(array(matrix), 2, bits)
+            name = f"{matrix and matrix.name}"
+            matrices.append(initializer(graph, f"{name}_quantized", codes.transpose(0, 2, 1)))
+            steps.append(initializer(graph, f"{name}_scale", scale[..., 0]))
+            steps.append(initializer(graph, f"{name}_zero", np.zeros(scale.shape[:2], np.int8)))
+        rest = layer.inputs[3:8]
+        inputs = [layer.inputs[0], *matrices, *rest, *[None] * (5 - len(rest)), *steps]
+        kept = {name: of for name, of in layer.attributes.items() if name in _KEPT}
+        turn_into(layer, "DynamicQuantizeLSTM", inputs, None, kept, ENGINE)

@@ -12,151 +12,126 @@ Relu that no narrow product reads; zero as the low end of a Relu's output.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
 
-from objectives.compression.graph_passes.graph_reading import infer, initializers, replace, shapes
 from objectives.compression.quantization.calibration import Range
+from objectives.compression.quantization.products import with_bias
 from objectives.compression.quantization.rounding import Floats, int8_codes, uint8_range
-from objectives.compression.quantization.weights import add_initializers, array, is_transposed, products, readers
+from objectives.compression.quantization.weights import is_transposed, products
 from objectives.int8_weights import Int8WeightBits
+from objectives.onnx_graph import add_before, array, infer, initializer, name_of, operands
 
 # Largest code of a bias, of 32 bits.
 _LARGEST_BIAS = 2**30
 
 
-@dataclass(frozen=True)
-class _Rounded:
-    """An activation after its two nodes, and its scale."""
-
-    name: str
-    scale: np.float32
-
-
-def static_products(graph: onnx.ModelProto, weights: Sequence[str]) -> list[NodeProto]:
+def static_products(graph: ir.Graph, weights: Sequence[ir.Value]) -> list[ir.Node]:
     """Return the products with these weights, in the order of the graph."""
-    found = {node.output[0] for weight in weights for node in products(graph, weight)}
-    return [node for node in graph.graph.node if node.output[0] in found]
+    found = {node for weight in weights for node in products(weight)}
+    return [node for node in graph if node in found]
 
 
-def static_int8(graph: onnx.ModelProto, ranges: Mapping[str, Range], bits: Int8WeightBits) -> None:
+def static_int8(model: ir.Model, ranges: Mapping[ir.Node, Range], bits: Int8WeightBits) -> None:
     """Quantize products: weights in int8, symmetric, a scale for each output; activations in uint8 with a zero point,
     one scale for all; a constant bias in int32 in the scale of its products.
 
     Args:
-        ranges: the range of each product's input, by the product's output
+        ranges: the range of each product's input
         bits: bits of the weights
     """
-    known = shapes(infer(graph))
-    rectified = {node.output[0] for node in graph.graph.node if node.op_type == "Relu"}
-    rounded: dict[tuple[str, Range], _Rounded] = {}
-    for product in [node for node in graph.graph.node if node.output[0] in ranges]:
-        x, (low, high) = product.input[0], ranges[product.output[0]]
-        span = (max(low, 0.0) if x in rectified else low, high)
-        made: list[NodeProto] = []
+    known = ir.convenience.create_value_mapping(infer(model).graph)
+    rounded: dict[tuple[ir.Value, Range], tuple[ir.Value, np.float32]] = {}
+    for product in [node for node in model.graph if node in ranges]:
+        x, (low, high) = operands(product)[0], ranges[product]
+        maker, shape = x.producer(), known[name_of(x)].shape
+        span = (max(low, 0.0) if maker is not None and maker.op_type == "Relu" else low, high)
         if (x, span) not in rounded:
-            made, rounded[x, span] = _round(graph, x, span, f"{x}_rounded{len(rounded)}")
-        flat = product.op_type == "Gemm" or len(known.get(x, ())) == 2
-        made += _narrow(graph, product, rounded[x, span], flat, ranges, bits)
-        replace(graph, product, made)
+            rounded[x, span] = _round(model.graph, product, x, span, f"{x.name}_rounded{len(rounded)}")
+        flat = product.op_type == "Gemm" or (shape is not None and len(shape) == 2)
+        _narrow(model.graph, product, *rounded[x, span], flat, ranges, bits)
 
 
-def _round(graph: onnx.ModelProto, x: str, span: Range, name: str) -> tuple[list[NodeProto], _Rounded]:
+def _round(graph: ir.Graph, product: ir.Node, x: ir.Value, span: Range, name: str) -> tuple[ir.Value, np.float32]:
+    """Quantize an activation before a product, and return it after its two nodes, and its scale."""
     scale, zero = uint8_range(*span)
-    add_initializers(graph, {f"{name}_scale": scale, f"{name}_zero": zero})
-    step = [f"{name}_scale", f"{name}_zero"]
-    narrow = helper.make_node("QuantizeLinear", [x, *step], [f"{name}_codes"], f"{name}_narrow")
-    widen = helper.make_node("DequantizeLinear", [f"{name}_codes", *step], [name], f"{name}_widen")
-    return [narrow, widen], _Rounded(name, scale)
+    step = [initializer(graph, f"{name}_scale", scale), initializer(graph, f"{name}_zero", zero)]
+    codes = add_before(product, "QuantizeLinear", [x, *step], f"{name}_codes", f"{name}_narrow")
+    return add_before(product, "DequantizeLinear", [codes, *step], name, f"{name}_widen"), scale
 
 
 def _narrow(
-    graph: onnx.ModelProto,
-    product: NodeProto,
-    x: _Rounded,
+    graph: ir.Graph,
+    product: ir.Node,
+    x: ir.Value,
+    step: np.float32,
     flat: bool,
-    static: Collection[str],
+    static: Collection[ir.Node],
     bits: Int8WeightBits,
-) -> list[NodeProto]:
-    """Return the nodes of the product of a quantized input and weight, with its bias among the operands or added after
-    it.
-    """
-    out, bias, transposed = product.output[0], list(product.input[2:]), is_transposed(product)
-    scale = _hold_weight(graph, product, bits)
-    made = [_widen(f"{product.input[1]}_quantized", f"{product.input[1]}_scale", f"{out}_weight", 1 - transposed)]
-    operands, alone = [x.name, f"{out}_weight"], out
-    fused = _is_fused(graph, out, static)
-    codes = None if fused else _bias_codes(graph, bias, x.scale * scale, flat)
+) -> None:
+    """Make a product that of a quantized input and weight, with its bias among the operands or added after it."""
+    (_, weight, *bias), out, transposed = operands(product), product.outputs[0], is_transposed(product)
+    weight_codes, scales = int8_codes(array(weight), 1 if transposed else 0, bits)
+    scale = scales.ravel()
+    held = _hold(graph, name_of(weight), weight_codes, scale)
+    inputs = [x, _widen(product, held, f"{out.name}_weight", 1 - transposed)]
+    fused = _is_fused(out, static)
+    codes = None if fused else _bias_codes(bias, step * scale, flat)
     if codes is not None:
-        _hold(graph, f"{out}_bias", codes, x.scale * scale)
-        made.append(_widen(f"{out}_bias_quantized", f"{out}_bias_scale", f"{out}_bias", 0))
-        operands.append(f"{out}_bias")
-    elif bias or fused:
-        alone = f"{out}_unbiased"
-    made.append(helper.make_node("Gemm" if flat else "MatMul", operands, [alone], f"{out}_product"))
-    if flat:
-        made[-1].attribute.append(helper.make_attribute("transB", int(transposed)))
-    else:
+        held = _hold(graph, f"{out.name}_bias", codes, step * scale)
+        inputs, bias = [*inputs, _widen(product, held, f"{out.name}_bias", 0)], []
+    elif fused and not bias:
+        zeros = np.zeros(len(scale) if flat else (1, 1, len(scale)), np.float32)
+        bias = [initializer(graph, f"{out.name}_nought", zeros)]
+    if not flat:
         _lift_bias(graph, out)
-    if alone != out and not bias:
-        bias = [f"{out}_nought"]
-        add_initializers(graph, {bias[0]: np.zeros(len(scale) if flat else (1, 1, len(scale)), np.float32)})
-    return made if alone == out else [*made, helper.make_node("Add", [alone, *bias], [out], f"{out}_add")]
+    form = {"transB": int(transposed)} if flat else {}
+    with_bias(product, bias, "Gemm" if flat else "MatMul", inputs, f"{out.name}_product", form)
 
 
-def _lift_bias(graph: onnx.ModelProto, out: str) -> None:
+def _lift_bias(graph: ir.Graph, out: ir.Value) -> None:
     """Expand a constant that is added to the output to three axes."""
-    held = initializers(graph)
-    for node in [node for node in readers(graph, out) if node.op_type == "Add"]:
-        for i, name in enumerate(node.input):
-            if name in held and len(held[name].dims) == 1:
-                node.input[i] = f"{name}_lifted"
-                if f"{name}_lifted" not in held:
-                    add_initializers(graph, {f"{name}_lifted": array(graph, name)[None, None]})
+    for node in [node for node in out.consumers() if node.op_type == "Add"]:
+        for place, value in enumerate(operands(node)):
+            if _is_vector(value):
+                node.replace_input_with(place, initializer(graph, f"{value.name}_lifted", array(value)[None, None]))
 
 
-def _hold_weight(graph: onnx.ModelProto, product: NodeProto, bits: Int8WeightBits) -> Floats:
-    """Store a product's weight, once for all products that share it, and return its scales, (outputs,)."""
-    weight = product.input[1]
-    codes, scale = int8_codes(array(graph, weight), 1 if is_transposed(product) else 0, bits)
-    if f"{weight}_quantized" not in initializers(graph):
-        _hold(graph, weight, codes, scale.ravel())
-    return scale.ravel()
+def _is_vector(value: ir.Value) -> bool:
+    return value.is_initializer() and value.shape is not None and len(value.shape) == 1
 
 
-def _bias_codes(graph: onnx.ModelProto, bias: Sequence[str], step: Floats, flat: bool) -> NDArray[np.int32] | None:
+def _bias_codes(bias: Sequence[ir.Value], step: Floats, flat: bool) -> NDArray[np.int32] | None:
     """Return the codes of a bias; None where it is computed (as the user's half of a product is to the item's), where
     its scale is too small for them, and where a MatMul has none.
     """
     if not bias:
         return np.zeros(step.shape, np.int32) if flat else None
-    held = initializers(graph)
-    if bias[0] not in held or len(held[bias[0]].dims) != 1:
+    if not _is_vector(bias[0]):
         return None
-    codes = np.rint(array(graph, bias[0]).astype(np.float64) / step)
+    codes = np.rint(array(bias[0]).astype(np.float64) / step)
     return codes.astype(np.int32) if np.abs(codes).max() <= _LARGEST_BIAS else None
 
 
-def _is_fused(graph: onnx.ModelProto, out: str, static: Collection[str]) -> bool:
+def _is_fused(out: ir.Value, static: Collection[ir.Node]) -> bool:
     """Return whether the engine would fuse the output with its reader, in fp32: a Clip, or a Relu that no narrow
     product reads.
     """
-    clipped = [node for node in readers(graph, out) if node.op_type in ("Clip", "Relu")]
+    clipped = [node for node in out.consumers() if node.op_type in ("Clip", "Relu")]
     return any(
-        node.op_type == "Clip" or not any(reader.output[0] in static for reader in readers(graph, node.output[0]))
+        node.op_type == "Clip" or not any(reader in static for reader in node.outputs[0].consumers())
         for node in clipped
     )
 
 
-def _hold(graph: onnx.ModelProto, name: str, codes: NDArray[np.generic], scale: Floats) -> None:
+def _hold(graph: ir.Graph, name: str, codes: NDArray[np.generic], scale: Floats) -> list[ir.Value]:
+    """Store codes with their scales and zero points."""
     zero = np.zeros(scale.shape, codes.dtype)
-    add_initializers(graph, {f"{name}_quantized": codes, f"{name}_scale": scale, f"{name}_zero": zero})
+    parts = {"quantized": codes, "scale": scale, "zero": zero}
+    return [initializer(graph, f"{name}_{part}", values) for part, values in parts.items()]
 
 
-def _widen(codes: str, scale: str, name: str, axis: int) -> NodeProto:
-    zero = scale.removesuffix("_scale") + "_zero"
-    return helper.make_node("DequantizeLinear", [codes, scale, zero], [name], f"{name}_widen", axis=axis)
+def _widen(product: ir.Node, held: Sequence[ir.Value], name: str, axis: int) -> ir.Value:
+    return add_before(product, "DequantizeLinear", held, name, f"{name}_widen", {"axis": axis})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from objectives.arrays import Arrays
-from objectives.measurement.profile.model_steps import Graph, Step, Value, read_graph, width_of
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import onnxruntime
 
 WARM_UP = 10
@@ -44,13 +44,12 @@ class ProfileError(RuntimeError):
 
 @dataclass(frozen=True)
 class Trace:
-    """The optimised graph, the milliseconds of each of its steps with the profiler on, every value by name, and the p50
-    of whole runs with the profiler off.
+    """The optimised graph, with the shape and type of every value in the request, the milliseconds of each of its nodes
+    with the profiler on, and the p50 of whole runs with the profiler off.
     """
 
-    graph: Graph
+    graph: ir.Graph
     times_ms: tuple[float, ...]
-    values: Mapping[str, Value]
     p50_ms: float
 
 
@@ -63,6 +62,8 @@ def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) 
     Raises:
         ProfileError: the engine ran other nodes than its optimised graph holds.
     """
+    from objectives.onnx_graph import load_graph
+
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimised.onnx"
         session = _session(model, written, Path(folder) / "events", threads)
@@ -72,12 +73,11 @@ def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) 
         # The same session continues without its profiler, with nothing else changed.
         events = json.loads(Path(session.end_profiling()).read_text())
         seconds = list(_timed(session, feeds, repeats))
-        graph = read_graph(written)
-    runs = [match_events(graph.steps, run) for run in list(_runs(events))[-repeats:]]
+        graph = load_graph(written).graph
+    runs = [match_events(tuple(graph), run) for run in list(_runs(events))[-repeats:]]
     times = typical([[event["dur"] / 1000 for event in run] for run in runs])
-    given = {name: Value(array.shape, float(array.itemsize)) for name, array in feeds.items()}
-    values = {**graph.weights, **given, **_put_out(graph.steps, runs[-1])}
-    return Trace(graph, tuple(times), values, 1000 * float(np.median(seconds)))
+    _set_shapes(graph, feeds, runs[-1])
+    return Trace(graph, tuple(times), 1000 * float(np.median(seconds)))
 
 
 def profiler_cost_ms(repeats: int, threads: int | None) -> float:
@@ -103,23 +103,23 @@ def typical(times: Sequence[Sequence[float]]) -> list[float]:
     return [float(each) for each in ordered[quarter : len(ordered) - quarter].mean(axis=0)]
 
 
-def match_events(steps: Sequence[Step], events: Iterable[Event]) -> list[Event]:
-    """Match each step with its event, both in the order of execution. Nodes inside a loop or a branch have no step of
-    their own: their time is part of the outer node's.
+def match_events(nodes: Sequence[ir.Node], events: Iterable[Event]) -> list[Event]:
+    """Match each node with its event, both in the order of execution. Events of nodes inside a loop or a branch match
+    none: their time is part of the outer node's.
 
     Raises:
-        ProfileError: a step has no event.
+        ProfileError: a node has no event.
     """
     found: list[Event] = []
     for event in events:
-        step = steps[len(found)] if len(found) < len(steps) else None
-        named = step is not None and event["name"].removesuffix(_KERNEL) == step.name
-        if step is not None and event["args"]["op_name"] == step.operator and (named or not step.name):
+        node = nodes[len(found)] if len(found) < len(nodes) else None
+        named = node is not None and event["name"].removesuffix(_KERNEL) == node.name
+        if node is not None and event["args"]["op_name"] == node.op_type and (named or not node.name):
             found.append(event)
-    if len(found) < len(steps):
+    if len(found) < len(nodes):
         raise ProfileError(
-            f"The engine must have run the {len(steps)} nodes of its graph in order, "
-            f"but there is no run of {steps[len(found)].name or steps[len(found)].operator!r}."
+            f"The engine must have run the {len(nodes)} nodes of its graph in order, "
+            f"but there is no run of {nodes[len(found)].name or nodes[len(found)].op_type!r}."
         )
     return found
 
@@ -157,21 +157,26 @@ def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:
             kernels.append(event)
 
 
-def _put_out(steps: Sequence[Step], run: Sequence[Event]) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for step, event in zip(steps, run, strict=True):
-        # Optional outputs that are not requested are in neither.
-        for name, typed in zip(step.puts, event["args"]["output_type_shape"], strict=False):
+def _set_shapes(graph: ir.Graph, feeds: Arrays, run: Sequence[Event]) -> None:
+    """Set the shapes and types of a request's inputs, and of the values that a run computed."""
+    import onnx_ir as ir
+
+    for value in graph.inputs:
+        value.shape = ir.Shape(feeds[value.name or ""].shape)
+    for node, event in zip(graph, run, strict=True):
+        requested = [value for value in node.outputs if value.name]
+        for value, typed in zip(requested, event["args"]["output_type_shape"], strict=False):
             ((kind, shape),) = typed.items()
-            values[name] = Value(tuple(shape), width_of(kind))
-    return values
+            value.type, value.shape = ir.TensorType(ir.DataType[kind.upper()]), ir.Shape(shape)
 
 
 def _write_chain(path: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper
+    import onnx_ir as ir
 
-    nodes = [helper.make_node("Mul", [f"v{i}", f"v{i}"], [f"v{i + 1}"], f"square{i}") for i in range(_CHAIN)]
-    first, last = (helper.make_tensor_value_info(f"v{i}", TensorProto.FLOAT, [1, 8]) for i in (0, _CHAIN))
-    graph = helper.make_graph(nodes, "chain", [first], [last])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    squares = [ir.val("v0", ir.DataType.FLOAT, (1, 8))]
+    nodes = []
+    for place in range(_CHAIN):
+        squares.append(ir.val(f"v{place + 1}", ir.DataType.FLOAT, (1, 8)))
+        nodes.append(ir.node("Mul", [squares[-2]] * 2, outputs=squares[-1:], name=f"square{place}"))
+    graph = ir.Graph(squares[:1], squares[-1:], nodes=nodes, opset_imports={"": 17}, name="chain")
+    ir.save(ir.Model(graph, ir_version=8), path)

@@ -10,9 +10,12 @@ belongs to the group of the steps that read its result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from objectives.measurement.profile.model_steps import Graph, Step
 from spaces.model_structure import Group
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 OTHER = "other"
 # The exporter names a weight by the module's parameter after this prefix.
@@ -20,7 +23,7 @@ PREFIX = "model."
 _NARROWING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 
-def weight_owners(graph: Graph, groups: Sequence[Group], folded: Mapping[str, str] | None = None) -> dict[str, str]:
+def weight_owners(graph: ir.Graph, groups: Sequence[Group], folded: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the group of each stored weight and of every value computed from stored weights alone.
 
     `other` is the owner of a matrix in no group. A vector in no group (a norm's scale, a shape) has no owner: it
@@ -31,19 +34,19 @@ def weight_owners(graph: Graph, groups: Sequence[Group], folded: Mapping[str, st
     """
     modules = {f"{PREFIX}{module}.": group.name for group in groups for module in group.modules}
     owners: dict[str, str] = {}
-    for name, value in graph.weights.items():
-        if owner := _owner(name, len(value.shape), modules) or _renamed(name, folded or {}):
+    for name, value in graph.initializers.items():
+        if owner := _owner(name, len(value.shape or ()), modules) or _renamed(name, folded or {}):
             owners[name] = owner
-    constant = set(graph.weights)
-    for step in graph.steps:
-        if step.reads and constant.issuperset(step.reads):
-            constant.update(step.puts)
-            if found := {owners[name] for name in step.reads if name in owners}:
-                owners |= dict.fromkeys(step.puts, _only(found))
+    constant: set[ir.Value | None] = {None, *graph.initializers.values()}
+    for node in graph:
+        if node.inputs and constant.issuperset(node.inputs):
+            constant.update(node.outputs)
+            if found := _owners_of(node, owners):
+                owners |= {value.name: _only(found) for value in node.outputs if value.name}
     return owners
 
 
-def assign(optimised: Graph, original: Graph, groups: Sequence[Group]) -> tuple[str, ...]:
+def assign(optimised: ir.Graph, original: ir.Graph, groups: Sequence[Group]) -> tuple[str, ...]:
     """Return the group of each step of the optimised graph, in its order, by the rule in the module's docstring.
 
     Args:
@@ -51,36 +54,38 @@ def assign(optimised: Graph, original: Graph, groups: Sequence[Group]) -> tuple[
             of this graph.
     """
     owners = weight_owners(optimised, groups, weight_owners(original, groups))
-    return _by_readers(optimised.steps, _by_last_weights(optimised.steps, owners))
+    return _by_readers(optimised, _by_last_weights(optimised, owners))
 
 
-def _by_last_weights(steps: Sequence[Step], owners: Mapping[str, str]) -> list[str | None]:
+def _by_last_weights(graph: ir.Graph, owners: Mapping[str, str]) -> list[str | None]:
     """Assign each step to the group of the last weights before it; None where there are none."""
-    maker = {name: place for place, step in enumerate(steps) for name in step.puts}
+    places = {step: place for place, step in enumerate(graph)}
     before: list[int] = []  # bits: the steps with weights that come before each step
     last: list[frozenset[int]] = []
     found: list[str | None] = []
-    for place, step in enumerate(steps):
-        sources = [maker[name] for name in step.reads if name in maker]
+    for place, step in enumerate(graph):
+        sources = [places[source] for source in step.predecessors()]
         reaching = frozenset().union(*(last[s] for s in sources))
         before.append(_union(before[s] for s in sources) | _union(1 << s for s in reaching))
-        own = {owners[name] for name in step.reads if name in owners}
+        own = _owners_of(step, owners)
         passed = _union(before[s] for s in reaching)
         last.append(frozenset({place}) if own else frozenset(s for s in reaching if not passed >> s & 1))
         found.append(_only(own or {found[s] or OTHER for s in last[place]}) if last[place] else None)
     return found
 
 
-def _by_readers(steps: Sequence[Step], found: Sequence[str | None]) -> tuple[str, ...]:
-    readers: dict[str, list[int]] = {}
-    for place, step in enumerate(steps):
-        for name in step.reads:
-            readers.setdefault(name, []).append(place)
-    result: list[str] = [group or OTHER for group in found]
-    for place in reversed(range(len(steps))):
-        if found[place] is None or steps[place].operator in _NARROWING:
-            result[place] = _only({result[r] for name in steps[place].puts for r in readers.get(name, [])})
-    return tuple(result)
+def _by_readers(graph: ir.Graph, found: Sequence[str | None]) -> tuple[str, ...]:
+    result = {step: group or OTHER for step, group in zip(graph, found, strict=True)}
+    for step, group in zip(reversed(graph), reversed(found), strict=True):
+        if group is None or step.op_type in _NARROWING:
+            result[step] = _only(result[reader] for reader in step.successors())
+    return tuple(result.values())
+
+
+def _owners_of(step: ir.Node, owners: Mapping[str, str]) -> set[str]:
+    """Return the groups of the weights that a step reads."""
+    names = [value.name or "" for value in step.inputs if value is not None]
+    return {owners[name] for name in names if name in owners}
 
 
 def _owner(name: str, rank: int, modules: Mapping[str, str]) -> str | None:

@@ -1,11 +1,12 @@
-"""Arithmetic operations and bytes moved of one step, derived from shapes rather than measured."""
+"""Arithmetic operations and bytes moved of one node, derived from shapes rather than measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from objectives.measurement.profile.model_steps import Step, Value
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 # The first value read is the left factor, in every width.
 _FULL = frozenset(("Gemm", "FusedGemm", "MatMul", "FusedMatMul"))
@@ -20,44 +21,60 @@ _MOVERS = _VIEWS | frozenset(
 )
 
 
-def flops(step: Step, values: Mapping[str, Value]) -> int:
-    """Count the operations of a step: twice the multiply-adds of a product (its bias not counted); one for each number
-    of the largest value of any other operator; none for operators that only move numbers.
-
-    Args:
-        values: every value that the step reads or puts out, by name
+def flops(node: ir.Node) -> int:
+    """Count the operations of a node whose values have known shapes: twice the multiply-adds of a product (its bias not
+    counted); one for each number of the largest value of any other operator; none for operators that only move numbers.
     """
-    out = values[step.puts[0]]
-    if step.operator in _PRODUCTS:
-        return 2 * out.count * _inner(step, values[step.reads[0]])
-    if step.operator in _CONVOLUTIONS:
-        return 2 * out.count * math.prod(values[step.reads[1]].shape[1:])
-    if step.operator in _MOVERS:
+    out = node.outputs[0]
+    if node.op_type in _PRODUCTS:
+        return 2 * _count(out) * _inner(node)
+    if node.op_type in _CONVOLUTIONS:
+        return 2 * _count(out) * math.prod(_sizes(node.inputs[1])[1:])
+    if node.op_type in _MOVERS:
         return 0
-    return max(values[name].count for name in (*step.reads, *step.puts) if name in values)
+    return max(_count(value) for value in (*node.inputs, *node.outputs))
 
 
-def bytes_moved(step: Step, values: Mapping[str, Value]) -> int:
+def bytes_moved(node: ir.Node) -> int:
     """Count the bytes moved: each value read once and written once; of a table, the rows that are looked up (a row
     requested twice is read twice).
     """
-    if step.operator in _VIEWS:
+    if node.op_type in _VIEWS:
         return 0
-    written = sum(values[name].bytes for name in step.puts if name in values)
-    if step.operator == "Slice":
+    written = sum(stored_bytes(value) for value in node.outputs)
+    if node.op_type == "Slice":
         return 2 * written
-    read = [name for name in dict.fromkeys(step.reads) if name in values]
-    if step.operator not in _LOOKUPS:
-        return written + sum(values[name].bytes for name in read)
-    ids = values[step.reads[1]]
-    axis = step.attributes.get("axis", step.attributes.get("gather_axis", 0))
-    tables = [values[name] for name in read if name != step.reads[1]]
-    rows = sum(ids.count * table.bytes // max(1, table.shape[axis]) for table in tables)
-    return written + ids.bytes + rows
+    read = dict.fromkeys(node.inputs)
+    if node.op_type not in _LOOKUPS:
+        return written + sum(map(stored_bytes, read))
+    ids = node.inputs[1]
+    axis = node.attributes.get_int("axis", node.attributes.get_int("gather_axis", 0))
+    tables = [value for value in read if value is not None and value is not ids]
+    rows = sum(_count(ids) * stored_bytes(table) // max(1, _sizes(table)[axis]) for table in tables)
+    return written + stored_bytes(ids) + rows
 
 
-def _inner(step: Step, left: Value) -> int:
+def stored_bytes(value: ir.Value | None) -> int:
+    """Return the bytes of a value's numbers; 0 where its shape or type is unknown, and for strings, whose characters
+    are stored elsewhere.
+    """
+    kind = None if value is None else value.dtype
+    return 0 if kind is None or kind.name == "STRING" else math.ceil(_count(value) * kind.bitwidth / 8)
+
+
+def _count(value: ir.Value | None) -> int:
+    """Return the number of a value's numbers, 0 where its shape is unknown."""
+    return math.prod(_sizes(value)) if value is not None and value.shape is not None else 0
+
+
+def _sizes(value: ir.Value | None) -> tuple[int, ...]:
+    """Return the shape of a value; a dimension without a fixed size counts as 0."""
+    shape = () if value is None or value.shape is None else value.shape
+    return tuple(size if isinstance(size, int) else 0 for size in shape)
+
+
+def _inner(node: ir.Node) -> int:
     """Return the size of the dimension that a product sums over."""
-    if "K" in step.attributes:  # MatMulNBits packs its right factor
-        return step.attributes["K"]
-    return left.shape[-2] if step.attributes.get("transA") else left.shape[-1]
+    left = _sizes(node.inputs[0])
+    inner = left[-2] if node.attributes.get_int("transA", 0) else left[-1]
+    return node.attributes.get_int("K", inner)  # MatMulNBits packs its right factor

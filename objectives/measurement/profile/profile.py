@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from objectives.arrays import Arrays
 from objectives.measurement.profile.engine_trace import profiler_cost_ms, trace_model
 from objectives.measurement.profile.layer_groups import OTHER, assign, weight_owners
-from objectives.measurement.profile.model_steps import Graph, read_graph
-from objectives.measurement.profile.operator_cost import bytes_moved, flops
+from objectives.measurement.profile.operator_cost import bytes_moved, flops, stored_bytes
 from objectives.records import rows_of
 from spaces.model_structure import Group, Kind
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 # The engine's own time outside its kernels: feeding, scheduling, returning the scores.
 ENGINE = "engine"
@@ -82,23 +85,18 @@ def profile_model(
         ProfileError: the engine ran other nodes than its optimised graph holds.
         ValueError: repeats below 4, or a group named `other` or `engine`.
     """
+    from objectives.onnx_graph import load_graph, name_of
+
     if repeats < 4:
         raise ValueError(f"A profile needs 4 repeats or more, but got {repeats}.")
     if taken := sorted({OTHER, ENGINE} & {group.name for group in groups}):
         raise ValueError(f"The names {OTHER} and {ENGINE} are the profile's own, but got a group {taken[0]!r}.")
-    trace, original = trace_model(model, inputs, repeats, threads), read_graph(model)
+    trace, original = trace_model(model, inputs, repeats, threads), load_graph(model).graph
     extra = profiler_cost_ms(repeats, threads)
     owners = assign(trace.graph, original, groups)
     nodes = tuple(
-        NodeCost(
-            step.name,
-            step.operator,
-            group,
-            max(0.0, ms - extra),
-            flops(step, trace.values),
-            bytes_moved(step, trace.values),
-        )
-        for step, group, ms in zip(trace.graph.steps, owners, trace.times_ms, strict=True)
+        NodeCost(name_of(node), node.op_type, group, max(0.0, ms - extra), flops(node), bytes_moved(node))
+        for node, group, ms in zip(trace.graph, owners, trace.times_ms, strict=True)
     )
     return summarize(nodes, groups, _weight_bytes(original, groups), rows_of(inputs), trace.p50_ms, threads)
 
@@ -137,13 +135,13 @@ def median_request(requests: Sequence[Arrays]) -> Arrays:
     return sorted(requests, key=rows_of)[(len(requests) - 1) // 2]
 
 
-def _weight_bytes(graph: Graph, groups: Sequence[Group]) -> dict[str, int]:
+def _weight_bytes(graph: ir.Graph, groups: Sequence[Group]) -> dict[str, int]:
     """Sum the bytes of the weights by group; weights in no group count as `other`."""
     owners = weight_owners(graph, groups)
     held: dict[str, int] = {}
-    for name, value in graph.weights.items():
+    for name, value in graph.initializers.items():
         group = owners.get(name, OTHER)
-        held[group] = held.get(group, 0) + value.bytes
+        held[group] = held.get(group, 0) + stored_bytes(value)
     return held
 
 

@@ -119,15 +119,14 @@ def _best_seconds(
 def _session(
     operator: str, inputs: Mapping[str, NDArray[np.float32]], stored: NDArray[np.float32] | None, threads: int | None
 ) -> onnxruntime.InferenceSession:
+    import onnx_ir as ir
     import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
 
-    typed = [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in inputs.items()]
-    weights = [] if stored is None else [numpy_helper.from_array(stored, "stored")]
-    node = helper.make_node(operator, [*inputs, *(weight.name for weight in weights)], ["out"])
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
-    graph = helper.make_graph([node], operator, typed, [out], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    typed = [ir.val(name, ir.DataType.FLOAT, array.shape) for name, array in inputs.items()]
+    weights = [] if stored is None else [ir.val("stored", const_value=ir.tensor(stored, name="stored"))]
+    node = ir.node(operator, [*typed, *weights], outputs=[ir.val("out", ir.DataType.FLOAT)])
+    graph = ir.Graph(typed, node.outputs, nodes=[node], initializers=weights, opset_imports={"": 17}, name=operator)
+    model = ir.to_proto(ir.Model(graph, ir_version=8))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:

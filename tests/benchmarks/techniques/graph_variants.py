@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from objectives.compression.export import to_onnx
-from objectives.compression.graph_passes.graph_reading import attribute, initializers, keep_needed
-from objectives.compression.quantization import quantize
+from objectives.onnx_graph import finish
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, dlrm
 from spaces.model_structure import Group, ModelStructure
 from spaces.techniques.quantization import Precision
+from tests.protos import quantize, to_onnx
 
 Array = NDArray[Any]
 Graphs = Mapping[str, onnx.ModelProto]
@@ -52,7 +52,8 @@ def inputs(rows: int, fields: Sequence[Field] = FIELDS) -> dict[str, Array]:
 
 
 def exported(model: torch.nn.Module, fields: Sequence[Field] = FIELDS) -> onnx.ModelProto:
-    return to_onnx(model.eval(), {name: torch.from_numpy(values) for name, values in inputs(8, fields).items()})
+    rows = {name: torch.from_numpy(values) for name, values in inputs(8, fields).items()}
+    return to_onnx(model.eval(), rows)  # type: ignore[no-any-return]
 
 
 # -- tables of one dimension as one
@@ -62,7 +63,7 @@ def stacked(graph: onnx.ModelProto, turned: bool) -> onnx.ModelProto:
     """The lookups that a Concat joins side by side become one, in one table."""
     made = onnx.ModelProto()
     made.CopyFrom(graph)
-    held = initializers(made)
+    held = {tensor.name: tensor for tensor in made.graph.initializer}
     gathers = {n.output[0]: n for n in made.graph.node if n.op_type == "Gather" and n.input[0] in held}
     concat = next(n for n in made.graph.node if n.op_type == "Concat" and len(gathers.keys() & set(n.input)) > 1)
     joined = [gathers[name] for name in concat.input if name in gathers]
@@ -94,15 +95,13 @@ def stacked(graph: onnx.ModelProto, turned: bool) -> onnx.ModelProto:
         ]
     nodes.append(helper.make_node("Reshape", ["vectors", "flat"], ["looked_up"]))
     rest = [name for name in concat.input if name not in gathers]
-    assert list(concat.input) == [*rest, *(node.output[0] for node in joined)] and attribute(concat, "axis", 0) == 1
+    assert list(concat.input) == [*rest, *(node.output[0] for node in joined)] and concat.attribute[0].i == 1
     concat.input[:] = [*rest, "looked_up"]
     kept = list(made.graph.node)
     del made.graph.node[:]
     made.graph.node.extend([*nodes, *kept])
     made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    keep_needed(made)
-    onnx.checker.check_model(made, full_check=True)
-    return made
+    return ir.to_proto(finish(ir.from_proto(made)))
 
 
 def stacking() -> Graphs:

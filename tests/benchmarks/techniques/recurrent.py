@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, parser
 from torch import nn
 
-from objectives.compression.export import run_onnx, to_onnx
-from objectives.compression.quantization.recurrent import dynamic_lstm
 from objectives.compression.quantization.rounding import int8_codes
+from tests.protos import dynamic_lstm, run_onnx, to_onnx
 
 Floats = NDArray[np.float32]
 
@@ -42,8 +41,7 @@ class Alone(nn.Module):
 
 def lstm_in_int8(graph: onnx.ModelProto) -> onnx.ModelProto:
     (layer,) = (node for node in graph.graph.node if node.op_type == "LSTM")
-    dynamic_lstm(graph, layer.input[1], 8)
-    return graph
+    return dynamic_lstm(graph, layer.input[1], 8)  # type: ignore[no-any-return]
 
 
 _CELL = """

@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from scipy import stats
 
@@ -30,6 +29,7 @@ from objectives.build.stages import prepare
 from objectives.compression.export import Signature, to_onnx
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
+from objectives.onnx_graph import save_graph
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
 from objectives.records import Artifact, Prepared
@@ -68,7 +68,7 @@ def loss(recommender: Recommender, prepared: Prepared, task: Task, weights: Weig
     fitted = fit(recommender, weights, seed, lambda line: None)
     key = digest("temperatures", recommender.key, weights, seed)[:20]
     path = folder / f"{key}.onnx"
-    onnx.save(to_onnx(fitted.model, recommender.serving_rows(EXAMPLE_ROWS), Signature(recommender.once)), str(path))
+    save_graph(to_onnx(fitted.model, recommender.serving_rows(EXAMPLE_ROWS), Signature(recommender.once)), path)
     ours = Artifact(key, str(path), {}, path.stat().st_size, 0.0), Deployment(str(path), Placement(), "fp32")
     base = prepared.baseline
     theirs = base, Deployment(str(Path(task.home) / base.path), Placement(), "fp32")

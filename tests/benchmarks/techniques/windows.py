@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.compression.attention import sparsify
 from objectives.compression.export import Signature, to_onnx
-from objectives.compression.graph_passes.graph_reading import multiply_adds
 from objectives.measure.deployment import quiet
+from objectives.onnx_graph import multiply_adds, save_graph
 from objectives.recommenders.families.sasrec import BASELINE, SASRec
 from objectives.serving.pool import Pool
 from spaces.techniques.attention import Attention
@@ -39,7 +39,7 @@ ONCE = frozenset(("history",))
 SHARES = (0.05, 0.1, 0.2, 0.5)
 
 
-def graph_of(model: SASRec, length: int, rows: int) -> onnx.ModelProto:
+def graph_of(model: SASRec, length: int, rows: int) -> ir.Model:
     example = {"history": torch.ones((rows, length), dtype=torch.int64), "item": torch.ones(rows, dtype=torch.int64)}
     return to_onnx(model, example, Signature(ONCE))
 
@@ -56,7 +56,7 @@ def table(length: int, rows: int, pairs: int, folder: Path) -> Iterator[str]:
     torch.manual_seed(0)
     model = SASRec(ITEMS, replace(BASELINE, length=length))
     full = graph_of(model, length, rows)
-    onnx.save(full, str(folder / "full.onnx"))
+    save_graph(full, folder / "full.onnx")
     asked, placement = requests(length, rows), Placement(InstanceGroup(threads=1))
     whole = multiply_adds(full, rows)
     yield f"\nhistory of {length}, {rows} candidates: {whole / 1e6:.2f} M multiply-adds"
@@ -65,7 +65,7 @@ def table(length: int, rows: int, pairs: int, folder: Path) -> Iterator[str]:
             for size in sorted({max(1, round(share * length)) for share in SHARES}):
                 sparse = graph_of(sparsify(model, Attention(**{name: size})), length, rows)  # type: ignore[arg-type]
                 path = folder / f"{name}-{size}.onnx"
-                onnx.save(sparse, str(path))
+                save_graph(sparse, path)
                 with Pool.open(path, placement) as ours:
                     ratio, (low, high) = paired_service(ours, theirs, asked, pairs)
                 yield (

@@ -1,0 +1,243 @@
+"""ONNX graphs as onnx-ir models: files, sessions for checks while building, shapes, constants and new nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
+
+from objectives.int8_weights import EXACT_SUMS
+from objectives.records import WEIGHTS
+
+# An ONNX file cannot exceed 2 GB, and code that reads one holds it several times.
+LARGEST = 500_000_000
+# Tensors of fewer bytes stay in the graph's own file.
+SMALLEST = 1024
+# Files are mapped at page boundaries.
+_PAGE = 4096
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Load a saved graph; tensors in the file next to it are memory-mapped where they are used."""
+    return ir.load(path.absolute())
+
+
+def save_graph(model: ir.Model, path: Path) -> int:
+    """Save a graph. The tensors of a large one go to the file WEIGHTS next to it, except for small constants.
+
+    Tensors that are already in that file stay there, so that several graphs of a folder can share it.
+
+    Returns:
+        The bytes of the graph and its tensors.
+    """
+    tensors = list(model.graph.initializers.tensors())
+    folder = path.absolute().parent
+    shared = any(isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).parent == folder for tensor in tensors)
+    large = shared or is_large(model)
+    if shared:
+        ir.save(model, path)
+    elif large:
+        least = SMALLEST - 1
+        ir.save(model, path, external_data=WEIGHTS, size_threshold_bytes=least, alignment=_PAGE, align_threshold=least)
+    else:
+        ir.save(ir.external_data.load_to_model(model.clone()), path)
+    beside = sum(tensor.nbytes for tensor in tensors if tensor.nbytes >= SMALLEST) if large else 0
+    return path.stat().st_size + beside
+
+
+def is_large(model: ir.Model) -> bool:
+    """Return whether a graph's tensors are too large for its own file."""
+    return sum(tensor.nbytes for tensor in model.graph.initializers.tensors()) > LARGEST
+
+
+def open_session(model: ir.Model) -> Any:
+    """Open ONNX Runtime's CPU provider on a graph, with its large tensors where they are, for checks while building.
+
+    Sums of int8 products are exact on any CPU.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT_SUMS)
+    small, large = model.clone(), {}
+    for name, value in small.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes >= SMALLEST:
+            large[name] = np.ascontiguousarray(tensor.numpy())
+            shape = ir.Shape(large[name].shape)
+            value.const_value = ir.ExternalTensor("memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(values) for values in large.values()]
+    options.add_external_initializers(list(large), held)
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(small).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    session.held = held  # the session reads their memory, but does not own it
+    return session
+
+
+def finish(model: ir.Model) -> ir.Model:
+    """Remove what no output needs from a graph, and run ONNX's full check.
+
+    Raises:
+        onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid.
+    """
+    RemoveUnusedNodesPass()(model)
+    return CheckerPass(full_check=True)(model).model
+
+
+def once_inputs(model: ir.Model) -> frozenset[str]:
+    """Return the inputs that are taken once a request: their first dimension is 1 where another input's is
+    not fixed.
+    """
+    first = {name_of(value): value.shape[0] if value.shape else 0 for value in model.graph.inputs}
+    fixed = {name for name, size in first.items() if isinstance(size, int)}
+    return frozenset(name for name in fixed if first[name] == 1 and len(fixed) < len(first))
+
+
+def has_control_flow(model: ir.Model) -> bool:
+    """Return whether a node contains a graph, which may read any value of the outer one."""
+    return any(True for _ in model.graph.subgraphs())
+
+
+def infer(
+    model: ir.Model, rows: int | str | None = None, lengths: Mapping[str, Sequence[int]] | None = None
+) -> ir.Model:
+    """Copy a graph with all shapes inferred anew; `rows` replaces each input's first dimension that is not fixed, and
+    `lengths` the dimensions after it, by the input's name.
+    """
+    bound = model.clone()
+    forget_shapes(bound.graph)
+    for value in bound.graph.inputs:
+        sizes: list[Any] = list(value.shape or ())
+        if rows is not None and sizes and not isinstance(sizes[0], int):
+            sizes[0] = rows
+        given = (lengths or {}).get(name_of(value), ())
+        sizes[1 : 1 + len(given)] = given
+        value.shape = value.shape and ir.Shape(sizes)
+    ShapeInferencePass(check_type=False, strict_mode=False)(bound)
+    return bound
+
+
+def forget_shapes(graph: ir.Graph) -> None:
+    """Remove the shapes of all computed values, and the types of those that are no outputs."""
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+            if not value.is_graph_output():
+                value.type = None
+
+
+def multiply_adds(model: ir.Model, rows: int, lengths: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Count the multiply-adds of all matrix products and recurrent layers in a request of `rows` rows; inputs taken
+    once have one row.
+
+    Args:
+        lengths: sizes after the rows of inputs whose length differs between requests
+
+    Raises:
+        ValueError: the shape of a product cannot be inferred.
+    """
+    total = 0
+    for node in infer(model, rows, lengths).graph:
+        if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
+            left, out = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+            inner = left[0] if node.attributes.get_int("transA", 0) else left[-1]
+            total += _product(node, (*out, inner))
+        elif node.op_type in ("GRU", "LSTM", "RNN"):
+            for matrix in node.inputs[1:3]:  # for each step and row, with the input and with the state
+                total += _product(node, (*_sizes(node.inputs[0])[:-1], *_sizes(matrix)))
+    return total
+
+
+def _sizes(value: ir.Value | None) -> tuple[object, ...]:
+    return (None,) if value is None or value.shape is None else tuple(value.shape)
+
+
+def _product(node: ir.Node, sizes: tuple[object, ...]) -> int:
+    whole = [size for size in sizes if isinstance(size, int)]
+    if len(whole) != len(sizes):
+        raise ValueError(f"Products have known shapes, but got {sizes} in {node.name!r}.")
+    return prod(whole)
+
+
+def name_of(value: ir.Value | ir.Node) -> str:
+    return value.name or ""
+
+
+def operands(node: ir.Node) -> list[ir.Value]:
+    """Return the node's inputs, without optional ones that are left out."""
+    return [value for value in node.inputs if value is not None]
+
+
+def shape_of(value: ir.Value | None) -> ir.Shape:
+    """Return the shape of a value whose rank is known."""
+    assert value is not None and value.shape is not None
+    return value.shape
+
+
+def array(value: ir.Value | None) -> NDArray[Any]:
+    """Return the values of an initialiser; those in a file are memory-mapped, and read only where they are used."""
+    assert value is not None and value.const_value is not None
+    return value.const_value.numpy()
+
+
+def integers(value: ir.Value | None) -> tuple[int, ...]:
+    """Return an int64 constant of at most one axis: axes, a shape, starts or ends; () for any other value."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.dtype != ir.DataType.INT64 or len(tensor.shape) > 1:
+        return ()
+    return tuple(int(number) for number in np.atleast_1d(tensor.numpy()))
+
+
+def initializer(graph: ir.Graph, name: str, values: NDArray[Any] | np.generic) -> ir.Value:
+    """Return the graph's initialiser of this name, made of the values if there is none."""
+    if name not in graph.initializers:
+        graph.initializers.add(ir.val(name, const_value=ir.tensor(np.asarray(values, order="C"), name=name)))
+    return graph.initializers[name]
+
+
+def add_before(
+    node: ir.Node,
+    kind: str,
+    inputs: Sequence[ir.Value | None],
+    output: str,
+    name: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    domain: str = "",
+) -> ir.Value:
+    """Add a node before another, and return its output."""
+    made = ir.node(kind, inputs, attributes, domain=domain, outputs=[ir.val(output)], name=name or f"node_{output}")
+    node.prepend(made)
+    _import(node, domain)
+    return made.outputs[0]
+
+
+def turn_into(
+    node: ir.Node,
+    kind: str,
+    inputs: Sequence[ir.Value | None],
+    name: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    domain: str = "",
+) -> None:
+    """Make a node another one that gives the same outputs."""
+    node.op_type, node.domain, node.name = kind, domain, name or node.name
+    node.resize_inputs(len(inputs))
+    for place, value in enumerate(inputs):
+        node.replace_input_with(place, value)
+    node.attributes.clear()
+    for attribute in ir.convenience.convert_attributes(attributes or {}):
+        node.attributes.add(attribute)
+    _import(node, domain)
+
+
+def _import(node: ir.Node, domain: str) -> None:
+    """Import an operator domain of ONNX Runtime's own."""
+    if domain and node.graph is not None:
+        node.graph.opset_imports.setdefault(domain, 1)
