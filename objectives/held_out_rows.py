@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.measurement.load_generator import Request
+from objectives.records import Quality, SliceQuality
 from objectives.row_groups import groups_of_equal_rows
 
 # Parts of the data that a model may be evaluated on; it was trained on train.
@@ -88,6 +89,23 @@ def runs(
 def of_output(name: str) -> str:
     """Return the part's name of another output."""
     return f"output {name}"
+
+
+def others_of(held: HeldOut, quality: Callable[[int, NDArray[Any]], Quality]) -> tuple[SliceQuality, ...]:
+    """Evaluate each other output by the loss of its own labels, or report the reason why these do not define it.
+
+    Args:
+        quality: evaluates a column of scores with its labels, (n,)
+    """
+
+    def told(column: int, name: str, labels: NDArray[Any]) -> SliceQuality:
+        try:
+            of = quality(column, labels)
+        except ValueError as error:
+            return SliceQuality(of_output(name), len(labels), len(np.unique(held.groups)), reason=str(error))
+        return SliceQuality(of_output(name), of.rows, of.groups, of.value, of.baseline, of.loss, of.loss_interval)
+
+    return tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1))
 
 
 def write_held_out(held: HeldOut, folder: Path, part: HeldPart) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
+from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, others_of, read_held_out
 from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
-from objectives.other_outputs import others_of
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.held_out_rows import HeldOut, HeldPart, read_held_out, runs
+from objectives.held_out_rows import HeldOut, HeldPart, others_of, read_held_out, runs
 from objectives.measure.deployment import Deployment
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality, paired_ranking
-from objectives.other_outputs import others_of
 from objectives.ranking_metrics import ranks
 from objectives.records import Artifact, Quality
 from objectives.serving.devices import engine_version

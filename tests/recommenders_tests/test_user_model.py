@@ -422,13 +422,6 @@ def _batches(inputs: Any = None, labels: Any = None, groups: Any = None) -> Any:
     return batches
 
 
-def _packed(inputs: dict[str, Tensor], last: bool = False) -> dict[str, Tensor]:
-    """Histories of 3 one behind the other, where each begins, and the end of the last one."""
-    rows = len(inputs["user"])
-    starts = 3 * torch.arange(rows + last)
-    return {"user": inputs["user"], "item": starts, "history": inputs["history"].long().ravel()}
-
-
 WRONG: list[tuple[Any, str]] = [
     (_broken(model=3), "mine:factory: model must be a torch.nn.Module, but got int"),
     (_broken(name=""), "mine:factory: name must be text, but got str"),
@@ -464,19 +457,13 @@ WRONG: list[tuple[Any, str]] = [
     (_broken(requests=lambda seed: []), "mine: requests(0) must yield a request or more, but yielded none"),
     (
         _broken(requests=lambda seed: [{"user": np.zeros(3), "item": np.zeros(2)}]),
-        "mine: requests(0): inputs must have the same rows, or one, but got {'user': 3, 'item': 2}",
+        "mine: requests(0): inputs must have the same rows, or one, unless the factory declares them as `bags` with "
+        "offsets, but got {'user': 3, 'item': 2}",
     ),
     (
-        _broken(batches=_batches(_packed)),
-        "mine: batches('train'): inputs must have the same rows, but item looks like the offsets of the bags in "
-        "history; give each row its ids, (rows, length), filled up with the padding_idx of the model's "
-        "nn.EmbeddingBag (or with per_sample_weights of 0), which takes them without offsets",
-    ),
-    (
-        _broken(requests=lambda seed: [_packed({"history": torch.ones(6, 3), "user": torch.arange(6)}, last=True)]),
-        "mine: requests(0): inputs must have the same rows, but item looks like the offsets of the bags in history; "
-        "give each row its ids, (rows, length), filled up with the padding_idx of the model's nn.EmbeddingBag (or "
-        "with per_sample_weights of 0), which takes them without offsets",
+        _broken(batches=_batches(lambda inputs: {**inputs, "history": inputs["history"].ravel()})),
+        "mine: batches('train'): inputs must have the same rows, or one, unless the factory declares them as `bags` "
+        "with offsets, but got {'user': 40, 'item': 40, 'history': 120}",
     ),
     (
         _broken(loss=lambda outputs, labels: outputs - labels),

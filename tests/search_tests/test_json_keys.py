@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from objectives.bags import Bags
 from objectives.dry_run_result import DryRun
 from objectives.measurement.interference import Interference
 from objectives.measurement.profile.profile import GroupCost, Profile
@@ -131,7 +132,7 @@ def validated() -> Any:
     rehearsal = DryRun(
         ModelStructure((Group("mlp", "linear", ("mlp.0",), 10, (), "no"),)), {"extra": "unknown"}, tried,
         {"user once": None}, "folder", (), 1e-6, 10, {"step": 0.1, "export": 0.2}, 5, 100,
-        (InputSpec("user", "int64", (), 5, "user"),),
+        (InputSpec("user", "int64", (), 5, "user"), InputSpec("of", "bool", (None,), None, bags=Bags("of", ("ids",)))),
     )  # fmt: skip
     profile = Profile(200, 1.0, None, (GroupCost("mlp", "linear", 1.0, 1.0, 1, 1, 1),), (), ())
     return to_plain(validation.report(load("ml-100k"), validation.Validated(rehearsal, profile, 2.0, 1.0)))
