@@ -190,6 +190,37 @@ def test_a_model_that_reads_flat_ids_otherwise_is_exported_with_its_bags_packed(
     check_graph(found, given)
 
 
+class Lists(nn.Module):
+    """Lists of ids and offsets, a quotient and a remainder of an id, and learned weights of ids, as in Meta's DLRM."""
+
+    def __init__(self, weighted: bool) -> None:
+        super().__init__()
+        self.ids, self.weights = nn.EmbeddingBag(IDS, 8, mode="sum"), nn.Parameter(torch.rand(IDS))
+        self.quotient, self.remainder = nn.EmbeddingBag(4, 8, mode="sum"), nn.EmbeddingBag(5, 8, mode="sum")
+        self.tower, self.weighted = nn.Linear(10, 1), weighted
+
+    def forward(self, dense: Tensor, ids: Tensor, starts: Tensor, words: Tensor, of: Tensor) -> Tensor:
+        bags = self.embedded([ids, words], [starts, of])
+        scores: Tensor = self.tower(torch.cat([dense, bags], 1))
+        return scores.squeeze(1)
+
+    def embedded(self, ids: list[Tensor], offsets: list[Tensor]) -> Tensor:
+        weights = self.weights.gather(0, ids[0]) if self.weighted else None
+        first: Tensor = self.ids(ids[0], offsets[0], per_sample_weights=weights)
+        return first + self.quotient((ids[1] / 5).long(), offsets[1]) * self.remainder(ids[1] % 5, offsets[1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bags_are_recognised_in_lists_and_by_computed_ids(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    given = Given(Lists(weighted), names=("dense", "ids", "starts", "words", "of"))
+    found = opened(given, monkeypatch)
+    forward = padded_forward(found.model)
+    assert forward is not None and forward.masked == (not weighted), "weights of single ids are looked up in flat ones"
+    assert forward.bags == (Bags("starts", ("ids",), inferred=True), Bags("of", ("words",), inferred=True))
+    assert ("NonZero" in check_graph(found, given)) == weighted
+
+
 class Twice(nn.Module):
     """Both bags by what is computed of their ids, of which there are equally many."""
 

@@ -94,7 +94,8 @@ def _inferred(
         if id(ids) in names and (factors is None or id(factors) in names):
             continue
         alike = [n for n, v in inputs.items() if n not in {*found, offsets} and v.shape[:1] == ids.shape[:1] != (rows,)]
-        if not alike or any(computed.get(name, offsets) != offsets for name in alike):
+        unclear = not alike and id(ids) not in names
+        if unclear or any(computed.get(name, offsets) != offsets for name in alike):
             raise FactoryError(f"{where} must be declared, as {{values: offsets}}: those of {offsets} are not clear")
         computed |= dict.fromkeys(alike, offsets)
     return found | computed
