@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from objectives.bags import Bags
 from objectives.int8_weights import Int8WeightBits
 from spaces.domains import Scalar
 from spaces.model_structure import ModelStructure
@@ -244,6 +245,7 @@ class InputSpec:
     vocabulary: number of codes, from 0; None where it is no code
     side: an input of the user's side is the same in all rows of a request
     inferred: True where the side is inferred from requests and not declared
+    bags: of the mask of padded bags, the bags, which a request may also give flat with offsets
     """
 
     name: str
@@ -252,6 +254,7 @@ class InputSpec:
     vocabulary: int | None
     side: Literal["user", "item"] = "item"
     inferred: bool = False
+    bags: Bags | None = None
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,11 @@ class Bundle:
         )
 
     def open(self) -> Pool:
-        """Open the pool that serves the bundle, with the measured placement."""
-        return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute)
+        """Open the pool that serves the bundle, with the measured placement; it takes bags padded, or flat with
+        offsets.
+        """
+        bags = tuple(spec.bags for spec in self.inputs if spec.bags is not None)
+        return Pool.open(self.folder / MODEL, self.candidate.placement, self.candidate.precision.compute, bags)
 
 
 def model_files(placement: Placement, folder: Path) -> tuple[str, ...]:

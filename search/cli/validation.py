@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from objectives.bags import Bags
 from objectives.records import LEARNED_ROUNDING, Prepared, Tried
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console
@@ -90,6 +91,7 @@ class ValidationReport:
     trials: int
     trials_range: tuple[int, int]
     seconds: Mapping[str, float]
+    bags: tuple[Bags, ...] = ()
 
 
 def validated(config: StudyConfig, home: Home, console: Console) -> ValidationReport:
@@ -127,6 +129,7 @@ def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationRepo
         trials=trials.fewest,
         trials_range=(trials.fewest, trials.most),
         seconds={**found.seconds, "step": found.batch_seconds, "all": seconds},
+        bags=tuple(spec.bags for spec in found.prepared.inputs if spec.bags is not None),
     )
 
 
@@ -202,6 +205,11 @@ def conclusion(found: ValidationReport) -> Sequence[str]:
         if able
         else "No layer of it can be made smaller; engines, threads, replicas and batching are searched all the same.",
         *_user_inputs(found),
+        *(
+            f"Bags of {', '.join(bags.values)} with the offsets {bags.offsets}, "
+            f"{'inferred from the calls of embedding_bag' if bags.inferred else 'by declaration'}."
+            for bags in found.bags
+        ),
         f"The budget holds {TrialRange(*found.trials_range).sentence}; this took {found.seconds['all']:.0f} s.",
     ]
 

@@ -419,13 +419,6 @@ def _batches(inputs: Any = None, labels: Any = None, groups: Any = None) -> Any:
     return batches
 
 
-def _packed(inputs: dict[str, Tensor], last: bool = False) -> dict[str, Tensor]:
-    """Histories of 3 one behind the other, where each begins, and the end of the last one."""
-    rows = len(inputs["user"])
-    starts = 3 * torch.arange(rows + last)
-    return {"user": inputs["user"], "item": starts, "history": inputs["history"].long().ravel()}
-
-
 WRONG: list[tuple[Any, str]] = [
     (_broken(model=3), "mine:factory: model .*int"),
     (_broken(name=""), "mine:factory: name .*str"),
@@ -453,10 +446,9 @@ WRONG: list[tuple[Any, str]] = [
         _broken(requests=lambda seed: [{"user": np.zeros(3), "item": np.zeros(2)}]),
         r"mine: requests\(0\): inputs .*\{'user': 3, 'item': 2\}",
     ),
-    (_broken(batches=_batches(_packed)), r"mine: batches\('train'\): inputs .*item .*offsets .*history"),
     (
-        _broken(requests=lambda seed: [_packed({"history": torch.ones(6, 3), "user": torch.arange(6)}, last=True)]),
-        r"mine: requests\(0\): inputs .*item .*offsets .*history",
+        _broken(batches=_batches(lambda inputs: {**inputs, "history": inputs["history"].ravel()})),
+        r"mine: batches\('train'\): inputs .*bags.*'history': 120",
     ),
     (_broken(loss=lambda outputs, labels: outputs - labels), r"mine: loss .*\(40,\)"),
     (_broken(model=Both()), r"mine: output .*\['like', 'click'\], .*None"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from objectives.bags import Bags
 from objectives.measurement.interference import Interference
 from objectives.measurement.profile.profile import GroupCost, Profile
 from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQuality, Tried
@@ -130,7 +131,10 @@ def validated() -> Any:
     tried = (Tried("mlp", "pruning", "it is tied"), Tried("mlp", "int8-dynamic", None))
     prepared = replace(
         PREPARED, structure=ModelStructure((Group("mlp", "linear", ("mlp.0",), 10, (), "no"),)), tried=tried,
-        inputs=(InputSpec("user", "int64", (), 5, "user"),), rows={"validation": 100}, batches_per_epoch=5,
+        inputs=(
+            InputSpec("user", "int64", (), 5, "user"), InputSpec("of", "bool", (None,), None, bags=Bags("of", ("ids",))),
+        ),
+        rows={"validation": 100}, batches_per_epoch=5,
     )  # fmt: skip
     profile = Profile(200, 1.0, None, (GroupCost("mlp", "linear", 1.0, 1.0, 1, 1, 1),), (), ())
     found = DryRun(prepared, profile, {"export": 0.2, "quick benchmark": 1.0}, 0.1)

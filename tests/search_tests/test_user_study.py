@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from objectives.bags import Bags
 from search.cli.validation import UserInput, ValidationReport, conclusion
 from tests.benchmarks.nightly import CHECKPOINTS
 
@@ -134,6 +135,9 @@ def test_what_is_taken_to_be_the_users_is_told() -> None:
     (line,) = (line for line in conclusion(replace(found, user_inputs=declared)) if "of the user" in line)
     assert "inferred" not in line and "user, hour" in line
     assert not any("of the user" in line for line in conclusion(replace(found, user_inputs=())))
+    bags = (Bags("starts", ("ids", "weights")), Bags("of", ("words",), inferred=True))
+    first, second = (line for line in conclusion(replace(found, bags=bags)) if "ags of" in line)
+    assert "ids, weights" in first and "starts" in first and "inferred" not in first and "inferred" in second
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from objectives.recommenders.user_model.padded_forward import padded_forward
 from objectives.recommenders.user_model.recommender import UserRecommender
 from objectives.training_rows import Labels, over_labels
 
@@ -19,7 +20,9 @@ _ROWS, _PARTS = 64, 8
 
 
 def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
-    """Return what is probably not meant in the loss, which one batch of train shows, and in the tables."""
+    """Return what is probably not meant in the loss, which one batch of train shows, and in the tables; and what makes
+    a slow graph.
+    """
     model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(seed)
     inputs, labels = next(islice(recommender.train_rows().batches(generator), 1))
@@ -28,6 +31,7 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
         _takes_logits(recommender, model, inputs, labels),
         _reads_own_weights(recommender, model, inputs, labels),
         *_unmarked_padding(model),
+        _packed_bags(model),
     )
     return tuple(line for line in lines if line is not None)
 
@@ -112,6 +116,17 @@ def _unmarked_padding(model: nn.Module) -> Iterator[str]:
                     f"row {zero[0]} of {name} is zero, but the table has no padding_idx, so that training changes the "
                     f"row: set padding_idx={zero[0]} where it is padding"
                 )
+
+
+def _packed_bags(model: nn.Module) -> str | None:
+    """Report bags that are not read by `F.embedding_bag` as the inputs give them."""
+    forward = padded_forward(model)
+    if forward is None or forward.masked:
+        return None
+    return (
+        f"{', '.join(name for one in forward.bags for name in one.names)} are not given to embedding_bag as they are, "
+        "or with ids changed one by one: the exported graph computes flat ids and offsets itself, which takes longer"
+    )
 
 
 def _close(a: float, b: float) -> bool:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from objectives.arrays import Array, Arrays
+from objectives.bags import padded
 from objectives.errors import InputError, located
 from objectives.recommenders.datasets.split import Part
+from objectives.recommenders.user_model.padded_forward import bags_of, own_forward
 from objectives.training_rows import Labels, leaves
 
 T = TypeVar("T")
@@ -41,6 +44,8 @@ class Given(Protocol):
     slices(split): returns masks of the split's rows by name, on which the loss is reported too
     user_inputs: names of the inputs that are equal in all rows of every request; without it, they are inferred from the
         first thousand
+    bags: the name of the offsets, by the name of each input of values that come flat, as for nn.EmbeddingBag; without
+        it, those that the model gives to `F.embedding_bag` as they are
     """
 
     name: str
@@ -133,12 +138,16 @@ _OPTIONAL = {
     "hidden": "text",
     "slices": "a function of the split",
     "user_inputs": "names of inputs",
+    "bags": "names of offsets by input",
 }
 _KINDS: Mapping[str, Callable[[object], bool]] = {
     "text": lambda value: isinstance(value, str) and bool(value),
     "a torch.nn.Module": lambda value: isinstance(value, nn.Module),
     "names of inputs": lambda value: (
         isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+    ),
+    "names of offsets by input": lambda value: (
+        isinstance(value, Mapping) and all(isinstance(name, str) for pair in value.items() for name in pair)
     ),
     "a mapping": lambda value: isinstance(value, Mapping),
     "the name of a metric, or a function of scores, labels and groups": lambda v: callable(v) or isinstance(v, str),
@@ -156,23 +165,45 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
 
 
 def batches_of(given: Given, split: Part) -> Iterator[Checked]:
-    """Iterate over the split's batches, checked one by one: inputs that the forward takes, as many labels and groups as
-    rows.
+    """Iterate over the split's batches, checked one by one: inputs that the forward takes, with their bags padded, and
+    as many labels and groups as rows.
 
     Raises:
         FactoryError: a batch is invalid; the message has the requirement.
+    """
+    where, lengths = f"{given.name}: batches({split!r})", dict[str, int]()
+
+    def length(offsets: str, longest: int) -> int:
+        """Return one of few lengths, since rows of different lengths do not share a batch of training."""
+        lengths[offsets] = max(lengths.get(offsets, 0), 1 << (longest - 1).bit_length())
+        return lengths[offsets]
+
+    for inputs, labels, groups in flat_batches(given, split):
+        bags = bags_of(given.model)
+        flat = {name: inputs[name].numpy() for one in bags for name in one.names if name in inputs}
+        even = called(f"{where}: padding", partial(padded, flat, bags, length))
+        tensors = inputs | {name: torch.from_numpy(values) for name, values in even.items()}
+        _check_rows(tensors, labels, groups, where)
+        yield tensors, labels, groups
+
+
+def flat_batches(given: Given, split: Part) -> Iterator[Checked]:
+    """Iterate over the split's batches as tensors, with the factory's own inputs.
+
+    Raises:
+        FactoryError: there are none, or one is not what the forward takes.
     """
     where = f"{given.name}: batches({split!r})"
     source = called(where, lambda: iter(given.batches(split)))
     number = 0
     while (batch := called(where, lambda: next(source, _END))) is not _END:
-        yield _checked(given, batch, where)
+        yield _tensors(given, batch, where)
         number += 1
     if number == 0:
         raise FactoryError(f"{where} must yield a batch or more, but yielded none")
 
 
-def _checked(given: Given, batch: object, where: str) -> Checked:
+def _tensors(given: Given, batch: object, where: str) -> Checked:
     if not isinstance(batch, (tuple, list)) or len(batch) != 3:
         got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise FactoryError(f"{where} must yield (inputs, labels, groups), but yielded {got}")
@@ -185,37 +216,29 @@ def _checked(given: Given, batch: object, where: str) -> Checked:
     if missing or stray:
         has = f"lack {', '.join(missing)}" if missing else f"have {', '.join(stray)}, which it does not take"
         raise FactoryError(f"{where}: inputs must be what the model's forward takes, but they {has}")
-    rows = {name: len(value) if value.ndim else 0 for name, value in tensors.items()}
-    count = max(rows.values())
-    if count == 0 or any(size not in (1, count) for size in rows.values()):
-        refuse_offsets({name: values.numpy() for name, values in tensors.items()}, where)
-        raise FactoryError(f"{where}: inputs must have the same rows, but got {rows}")
-    found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
     truth = called(f"{where}: labels as tensors", lambda: _on_cpu(labels))
-    of_labels = [len(part) if part.ndim else 0 for part in leaves(truth)] or [0]
-    for part, sizes in (("labels", of_labels), ("groups", [len(found) if found.ndim else 0])):
+    return tensors, truth, np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+
+
+def _check_rows(inputs: Mapping[str, Tensor], labels: Labels, groups: Array, where: str) -> None:
+    count = check_even(inputs, where)
+    of_labels = [len(part) if part.ndim else 0 for part in leaves(labels)] or [0]
+    for part, sizes in (("labels", of_labels), ("groups", [len(groups) if groups.ndim else 0])):
         if wrong := [size for size in sizes if size != count]:
             raise FactoryError(f"{where}: {part} must have {count} rows as the inputs have, but have {wrong[0]}")
-    return tensors, truth, found
 
 
-def refuse_offsets(inputs: Arrays, where: str) -> None:
-    """Report offsets of embedding bags among inputs that do not have the same rows.
+def check_even(inputs: Mapping[str, Tensor] | Arrays, where: str) -> int:
+    """Return the rows of inputs, of which some may have one row only.
 
     Raises:
-        FactoryError: one of the inputs holds the positions at which the bags of another begin.
+        FactoryError: they have other rows.
     """
-    flat = {name: values for name, values in inputs.items() if values.ndim == 1 and values.dtype.kind in "iu"}
-    ascending = [n for n, v in flat.items() if len(v) > 1 and v[0] == 0 and (np.diff(v.astype(np.int64)) >= 0).all()]
-    # Where several ascend, the offsets have the largest last value.
-    for starts in sorted(ascending, key=lambda name: -int(flat[name][-1])):
-        packed = [n for n, ids in flat.items() if len(ids) != len(flat[starts]) and flat[starts][-1] <= len(ids)]
-        if packed:
-            raise FactoryError(
-                f"{where}: inputs must have the same rows, but {starts} looks like the offsets of the bags in "
-                f"{packed[0]}; give each row its ids, (rows, length), filled up with the padding_idx of the model's "
-                "nn.EmbeddingBag (or with per_sample_weights of 0), which takes them without offsets"
-            )
+    rows = {name: len(values) if values.ndim else 0 for name, values in inputs.items()}
+    if not rows or min(rows.values()) == 0 or any(size not in (1, max(rows.values())) for size in rows.values()):
+        rule = "inputs must have the same rows, or one, unless the factory declares them as `bags` with offsets"
+        raise FactoryError(f"{where}: {rule}, but got {rows}")
+    return max(rows.values())
 
 
 def _tensor(value: object, what: str) -> Tensor:
@@ -227,7 +250,7 @@ def _tensor(value: object, what: str) -> Tensor:
 
 def forward_takes(model: nn.Module) -> tuple[set[str], set[str]]:
     """Return the names that a model's forward takes, empty where it takes any; and those that are required."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = inspect.signature(own_forward(model)).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {p.name for p in parameters if p.kind in kinds}
     required = {p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty}

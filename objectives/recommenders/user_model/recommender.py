@@ -25,6 +25,7 @@ from objectives.recommenders.user_model.factory import Checked, FactoryError, Gi
 from objectives.recommenders.user_model.held_out import gathered
 from objectives.recommenders.user_model.optimizer import optimizer_of
 from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
+from objectives.recommenders.user_model.padded_forward import bags_of, padded_forward, take_padded
 from objectives.recommenders.user_model.train import Train, look
 from objectives.recommenders.user_model.user_requests import Sent
 from objectives.records import InputSpec
@@ -120,9 +121,17 @@ class UserRecommender:
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
         users, inferred = self.sent.of_user, self.sent.inferred
+        bags = {one.offsets: one for one in bags_of(self.model)}
+        bagged = {name for one in bags.values() for name in one.names}
         return tuple(
             InputSpec(
-                name, str(values.dtype), self._shape(name), None, "user" if name in users else "item", name in inferred
+                name,
+                str(values.dtype),
+                (None, *values.shape[2:]) if name in bagged else self._shape(name),
+                None,
+                "user" if name in users else "item",
+                name in inferred,
+                bags.get(name),
             )
             for name, values in self.sent.first.items()
         )
@@ -236,6 +245,8 @@ class UserRecommender:
             raise FactoryError(f"{self.given.name}: build must give a torch.nn.Module, but gave {type(made).__name__}")
         # The result may share modules with the model or an earlier result: a copy trains neither.
         own = called(f"{self.given.name}: copying build({shape})", lambda: copy.deepcopy(made))
+        if (forward := padded_forward(self.model)) is not None:
+            take_padded(own, forward.bags, forward.masked)
         return own.to("cpu").float()
 
     # -- facts inferred from batches

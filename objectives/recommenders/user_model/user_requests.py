@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.arrays import Array, Arrays, are_rows_equal
-from objectives.recommenders.user_model.factory import FactoryError, Given, called, refuse_offsets
+from objectives.bags import padded
+from objectives.recommenders.user_model.factory import FactoryError, Given, called, check_even
+from objectives.recommenders.user_model.padded_forward import bags_of
 
 _REQUESTS = 1000
 # Requests of several rows that must agree on an input before it counts as the user's.
@@ -76,7 +78,7 @@ def sent_by(given: Given, seed: int) -> Sent:
     requests = called(
         where,
         lambda: tuple(
-            {name: _array(value) for name, value in request.items()}
+            padded({name: _array(value) for name, value in request.items()}, bags_of(given.model))
             for request in islice(given.requests(seed), _REQUESTS)
         ),
     )
@@ -86,10 +88,7 @@ def sent_by(given: Given, seed: int) -> Sent:
     for request in requests:
         if list(request) != names:
             raise FactoryError(f"{where} must name the same inputs in each, but got {names} and {list(request)}")
-        rows = {name: len(values) if values.ndim else 0 for name, values in request.items()}
-        if not rows or min(rows.values()) == 0 or any(size not in (1, max(rows.values())) for size in rows.values()):
-            refuse_offsets(request, where)
-            raise FactoryError(f"{where}: inputs must have the same rows, or one, but got {rows}")
+        check_even(request, where)
     several = [request for request in requests if max(map(len, request.values())) > 1]
     once = frozenset(n for n in names if several and all(len(request[n]) == 1 for request in several))
     constant = frozenset(n for n in names if all(are_rows_equal(request[n]) for request in several))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 from objectives.arrays import Arrays
+from objectives.bags import Bags, padded
 from objectives.serving.engines import Engine, open_replica
 from objectives.serving.pool.admission import AcceptAll, AdmissionController
 from objectives.serving.pool.batching import BatchingReplica
@@ -37,8 +38,13 @@ class Pool:
     of submission.
     """
 
-    def __init__(self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine]) -> None:
+    def __init__(
+        self, placement: Placement, open_engine: Callable[[InstanceGroup], Engine], bags: Sequence[Bags] = ()
+    ) -> None:
         """Open every replica, each in its own thread; if one fails, all are closed and its error is raised.
+
+        Args:
+            bags: inputs that a request may give flat, with offsets
 
         Raises:
             EngineError: there are fewer cores than pinned replicas need.
@@ -55,17 +61,19 @@ class Pool:
         except BaseException:
             self.close()
             raise
-        self._way = _way(placement, self._seats)
+        self._way, self._bags = _way(placement, self._seats), bags
 
     @classmethod
-    def open(cls, model: Path, placement: Placement, compute: str = "fp32") -> Pool:
+    def open(cls, model: Path, placement: Placement, compute: str = "fp32", bags: Sequence[Bags] = ()) -> Pool:
         """Load a model file into every replica of a placement.
 
         Raises:
             EngineError: an engine is missing or cannot do what is asked.
         """
         return cls(
-            placement, lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute)
+            placement,
+            lambda instance_group: open_replica(model, instance_group, placement.embedding_device, compute),
+            bags,
         )
 
     def submit(self, request: Arrays) -> PendingResult:
@@ -76,8 +84,10 @@ class Pool:
 
         Raises:
             RuntimeError: the pool is closed.
-            ValueError: the request has no rows.
+            ValueError: the request has no rows, or offsets that do not fit their values.
         """
+        if self._bags:
+            request = padded(request, self._bags)
         return self._way.take(request, rows_of(request))
 
     @property
