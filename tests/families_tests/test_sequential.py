@@ -21,10 +21,10 @@ from objectives.measurement.metrics.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sources import read_log
 from objectives.recommenders.families import sequential
 from objectives.recommenders.families.sequential import SequentialRecommender, open_sequential
-from objectives.recommenders.protocol import Inputs, Recommender
+from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.training import Trained, train_to_optimum
 from objectives.task import Task
-from objectives.training_rows import Labels
+from objectives.training_rows import Inputs, Labels
 from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 

@@ -132,7 +132,8 @@ def validated() -> Any:
     prepared = replace(
         PREPARED, structure=ModelStructure((Group("mlp", "linear", ("mlp.0",), 10, (), "no"),)), tried=tried,
         inputs=(
-            InputSpec("user", "int64", (), 5, "user"), InputSpec("of", "bool", (None,), None, bags=Bags("of", ("ids",))),
+            InputSpec("user", "int64", (), 5, "user"),
+            InputSpec("of", "bool", (None,), None, bags=Bags("of", ("ids",))),
         ),
         rows={"validation": 100}, batches_per_epoch=5,
     )  # fmt: skip
