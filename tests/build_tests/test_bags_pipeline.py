@@ -15,7 +15,7 @@ from torch import Tensor
 
 from objectives.bags import Bags, padded
 from objectives.build import stages as build
-from objectives.build.dry_run import unlearnable
+from objectives.build.technique_checks import unlearnable
 from objectives.held_out_rows import read_requests
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
@@ -143,8 +143,8 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
     )  # fmt: skip
     bundle, difference = verify(tmp_path / "bundle")
     assert difference == 0.0
-    (told,) = (spec["bags"] for spec in bundle.manifest["inputs"] if spec["name"] == "tag_offsets")
-    assert told == {"offsets": "tag_offsets", "values": ["tags", "weights"], "end": False, "inferred": True}
+    (told,) = (spec.bags for spec in bundle.manifest.inputs if spec.name == "tag_offsets")
+    assert told == bags[0]
     flat: Any = importlib.import_module("dlrm_shop").flat
     random = np.random.default_rng(9)
     with bundle.open() as pool, torch.no_grad():
