@@ -104,7 +104,7 @@ def check_graph(found: UserRecommender, given: Given) -> set[str]:
         with torch.no_grad():
             expected = own_forward(found.model)(**tensors(flat)).numpy()
         assert np.allclose(run_onnx(graph, padded(flat, bags_of(found.model))), expected, atol=1e-5)
-    operators = {node.op_type for node in graph.graph.node}
+    operators = {node.op_type for node in graph.graph}
     assert not operators & {"Loop", "Scan", "If"}
     return operators
 
