@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
-from onnx import numpy_helper
 from sklearn.metrics import log_loss, roc_auc_score
 
 from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
+from objectives.compression import export
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
 from objectives.jobs import CustomMetricRequest
 from objectives.measure.deployment import Deployment
@@ -34,7 +35,7 @@ from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, Precision
 from spaces.weights import Weights
-from tests.protos import run_onnx, to_onnx
+from tests.protos import run_onnx
 
 SHOP = """
 import numpy as np, torch
@@ -363,10 +364,10 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
     task = replace(task_of(factory), dry_run=str(home / factory))
     assert build.prepare(task, _quiet).baseline.parity < 1e-3
 
-    def other(*of: Any) -> onnx.ModelProto:
-        graph = to_onnx(*of)
-        (head,) = (t for t in graph.graph.initializer if t.name == "model.net.click.weight")
-        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.02), head.name))
+    def other(*of: Any) -> ir.Model:
+        graph = export.to_onnx(*of)
+        head = graph.graph.initializers["model.net.click.weight"]
+        head.const_value = ir.tensor(head.const_value.numpy() * np.float32(1.02), name=head.name)
         return graph
 
     monkeypatch.setattr(build, "to_onnx", other)
