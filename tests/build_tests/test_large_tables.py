@@ -23,6 +23,7 @@ from objectives import onnx_graph
 from objectives.build import stages as build
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
+from objectives.jobs import Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
@@ -187,7 +188,7 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
 def test_a_large_table_is_narrowed_and_evaluated(task: Task, width: str, limit: float, tmp_path: Path) -> None:
     found = build.prepare(task, _quiet)
     precision = Precision((("tables", width),))
-    artifact, _ = build.export(task, Weights(), precision, build.Form(), _quiet)
+    artifact, _ = build.export(task, Weights(), precision, Form(), _quiet)
     assert artifact.widths["tables"] == width and artifact.model_bytes < 0.6 * found.baseline.model_bytes
     with Pool.open(_model(task, artifact), Placement()) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
@@ -205,7 +206,7 @@ def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str,
     if engine not in engines_here():
         pytest.skip(f"{engine} is not installed")
     found = build.prepare(task, _quiet)
-    artifact, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True, split_embeddings=True), _quiet)
+    artifact, _ = build.export(task, Weights(), Precision(), Form(user_once=True, split_embeddings=True), _quiet)
     model = _model(task, artifact)
     assert model.with_name(WEIGHTS).stat().st_size < 1.5 * found.baseline.model_bytes, "no table is there twice"
     placement = Placement(InstanceGroup(engine), embedding_device=EmbeddingDevice("onnxruntime"), user_once=True)
@@ -273,7 +274,7 @@ def _large(home: Path) -> dict[str, int]:
     table = build.open_once(task, _quiet).model.item.weight.nbytes
     assert found.baseline.parity < 1e-4 and found.baseline.model_bytes > table
     precision = Precision((("tables", "int8"),))
-    artifact, _ = build.export(task, Weights(), precision, build.Form(), _quiet)
+    artifact, _ = build.export(task, Weights(), precision, Form(), _quiet)
     assert artifact.widths["tables"] == "int8"
     pairs = [(of, Deployment(str(_model(task, of)), Placement(), "fp32")) for of in (artifact, found.baseline)]
     quality, _ = evaluate(task.cache, Path(found.holdout), "test", "auc", pairs[0], pairs[1], 0, 0.95)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build import stages as build
+from objectives.jobs import Form
 from objectives.recommenders.user_model import load as opening
 from objectives.task import Task
 from spaces.techniques.distillation import Distillation
@@ -73,7 +74,7 @@ def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> N
     narrow = [("tables", "int8"), ("out", "int8-static"), *([("encoder", "int8-lstm")] if gates == 4 else [])]
     for weights in (Weights(), distilled):
         for precision in (Precision(), Precision(tuple(narrow))):
-            for form in (build.Form(user_once=True), build.Form(user_once=True, split_embeddings=True)):
+            for form in (Form(user_once=True), Form(user_once=True, split_embeddings=True)):
                 artifact, _ = build.export(task, weights, precision, form, _quiet)
                 expected = dict(precision.widths).get("encoder", "fp32")
                 assert artifact.widths["encoder"] == expected

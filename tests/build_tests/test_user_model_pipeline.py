@@ -19,7 +19,7 @@ from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression import export
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
-from objectives.jobs import CustomMetricRequest
+from objectives.jobs import CustomMetricRequest, Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError
@@ -255,7 +255,7 @@ def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: 
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
     build.fit(task, weights, _quiet)
     precision = Precision((("tower", "int8-dynamic"), ("tables", "int8")))
-    artifact, _ = build.export(task, weights, precision, build.Form(), _quiet)
+    artifact, _ = build.export(task, weights, precision, Form(), _quiet)
     assert artifact.widths == {"tower": "int8-dynamic", "tables": "int8"}
     assert artifact.model_bytes < found.baseline.model_bytes
     quality = _judged(task, found, artifact)
@@ -275,7 +275,7 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
     task = task_of("graded")
     found = build.prepare(task, _quiet)
     assert found.custom_metric and found.metric == "worse"
-    artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), build.Form(), _quiet)
+    artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), Form(), _quiet)
     pair, base = (artifact, _deployment(task, artifact)), (found.baseline, _deployment(task, found.baseline))
     ours, theirs, _ = score(task.cache, Path(found.holdout), "test", pair, base)
     asked = CustomMetricRequest(task, 1, found.holdout, "test", tuple(ours), theirs, 0, 0.95)
@@ -334,7 +334,7 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
         assert build.open_once(expecting, _quiet).key == expecting.expected
         return
     with pytest.raises(FactoryError, match=r"own_shop:drawn: "):
-        build.export(expecting, Weights(), Precision(), build.Form(), _quiet)
+        build.export(expecting, Weights(), Precision(), Form(), _quiet)
 
 
 def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
     """Mixed requests: two users' rows; one user's with another history in the last row; each row another user's."""
     task = task_of(factory)
     found = build.prepare(task, _quiet)
-    once, _ = build.export(task, Weights(), Precision(), build.Form(user_once=True), _quiet)
+    once, _ = build.export(task, Weights(), Precision(), Form(user_once=True), _quiet)
     placement = Placement(InstanceGroup(replicas=2), split_rows=100, user_once=True)
     requests = read_requests(Path(found.holdout))
     write_bundle(

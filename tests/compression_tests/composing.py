@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.held_out_rows import read_requests
+from objectives.jobs import Form
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
@@ -153,7 +154,7 @@ def walk(shop: Shop, candidate: Candidate) -> Walk:
             raise
         return Walk(candidate, seconds, refusal=str(error))
     with _clocked(seconds, "export"):
-        form = build.Form(placement.user_once, placement.embedding_device is not None)
+        form = Form(placement.user_once, placement.embedding_device is not None)
         artifact, _ = build.export(shop.task, candidate.weights, candidate.precision, form, _quiet)
     with _clocked(seconds, "serve"), Pool.open(shop.model(artifact), placement, candidate.precision.compute) as pool:
         scores = tuple(pool.submit(request).result() for request in shop.requests)
