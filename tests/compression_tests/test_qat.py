@@ -354,6 +354,24 @@ def test_submodules_and_numbers_of_rows_are_free(rows: dict[str, Tensor], labels
     train_aware(Tower(), ["mlp.0"], train, _few(rows))
 
 
+class Doubled:
+    """A forward that is set on one model, around that of its class."""
+
+    def __init__(self, own: Callable[..., Tensor]) -> None:
+        self.own = own
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return 2 * self.own(**inputs)
+
+
+def test_a_model_gets_its_own_forward_back(rows: dict[str, Tensor], labels: Tensor) -> None:
+    model = Tower()
+    model.forward = Doubled(model.forward).forward  # type: ignore[method-assign]
+    learner, _ = train_aware(model, ["mlp.0"], _learn(rows, labels, 2), _few(rows))
+    with torch.no_grad():
+        assert torch.equal(learner(**rows), 2 * Tower.forward(learner, **rows))  # type: ignore[arg-type]
+
+
 # -- ranges
 
 
