@@ -17,6 +17,7 @@ from objectives.bags import Bags, padded
 from objectives.build import stages as build
 from objectives.build.technique_checks import unlearnable
 from objectives.held_out_rows import read_requests
+from objectives.jobs import Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.user_model.padded_forward import own_forward
@@ -122,8 +123,8 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
     assert model.get_submodule("tower.0").out_features == 16
     deployments = []
     for precision, form in (
-        (Precision((("tables", "int8"), ("tower", "int8-dynamic"))), build.Form()),
-        (Precision(), build.Form(user_once=True)),
+        (Precision((("tables", "int8"), ("tower", "int8-dynamic"))), Form()),
+        (Precision(), Form(user_once=True)),
     ):
         artifact, _ = build.export(task, weights, precision, form, _quiet)
         deployments.append((artifact, Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")))
