@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from objectives.jobs import PrepareRequest
+from objectives.jobs.requests import PrepareRequest
 from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.records import Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits

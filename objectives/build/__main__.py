@@ -6,8 +6,8 @@ import torch
 
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.build.stages import export, fit, open_once, prepare
-from objectives.job_protocol import Jobs, Progress, serve
-from objectives.jobs import (
+from objectives.jobs.protocol import Jobs, Progress, serve
+from objectives.jobs.requests import (
     CustomMetricRequest,
     EvaluateResponse,
     ExportRequest,

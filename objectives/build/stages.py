@@ -38,7 +38,7 @@ from objectives.compression.quantization import quantize, read_weight_bits, read
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.jobs import FitResponse, Form
+from objectives.jobs.requests import FitResponse, Form
 from objectives.onnx_graph import load_graph, multiply_adds, save_graph
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender

@@ -206,13 +206,16 @@ def _standing_in(stand_in: _StandIn) -> Iterator[None]:
     patched: list[tuple[nn.Module, str, Callable[..., Tensor]]] = [(stand_in.learner, stand_in.method, stand_in)]
     if stand_in.hidden is not None:
         patched.append((stand_in.hidden, "forward", _pass_on))
+    own = [vars(module).get(name) for module, name, _ in patched]  # None for the class's own
     for module, name, function in patched:
         setattr(module, name, function)
     try:
         yield
     finally:
-        for module, name, _ in patched:
+        for (module, name, _), former in zip(patched, own, strict=True):
             delattr(module, name)
+            if former is not None:
+                setattr(module, name, former)
 
 
 def _pass_on(value: Tensor) -> Tensor:

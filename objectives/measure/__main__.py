@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from objectives.held_out_rows import read_requests
-from objectives.job_protocol import Jobs, Progress, serve
-from objectives.jobs import (
+from objectives.jobs.protocol import Jobs, Progress, serve
+from objectives.jobs.requests import (
     BenchmarkRequest,
     BenchmarkResponse,
     EvaluateRequest,

@@ -16,7 +16,7 @@ from objectives.measure.deployment import Deployment
 from objectives.measurement.metrics.other_outputs import others_of
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality, paired_ranking
-from objectives.measurement.metrics.ranking_metrics import ranks
+from objectives.ranking_metrics import ranks
 from objectives.records import Artifact, Quality
 from objectives.serving.devices import engine_version
 from objectives.serving.engines import Engine, open_replica

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from objectives.job_protocol import Request
-from objectives.jobs import PrepareRequest
+from objectives.jobs.protocol import Request
+from objectives.jobs.requests import PrepareRequest
 from objectives.measurement.profile.profile import Profile
 from objectives.records import Prepared
 from objectives.serving.devices import cores_allowed

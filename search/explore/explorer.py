@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from objectives.job_protocol import Request
-from objectives.jobs import BenchmarkResponse, EvaluateResponse, ExportResponse, FitResponse, ScoreResponse
+from objectives.jobs.protocol import Request
+from objectives.jobs.requests import BenchmarkResponse, EvaluateResponse, ExportResponse, FitResponse, ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Outcome
 from objectives.task import Task

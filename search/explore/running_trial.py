@@ -8,7 +8,7 @@ from typing import Literal
 
 from optuna.trial import Trial
 
-from objectives.jobs import ScoreResponse
+from objectives.jobs.requests import ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, Measurement, Outcome, Quality
 from search.workers.processes import Worker

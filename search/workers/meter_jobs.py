@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs import (
+from objectives.jobs.requests import (
     BenchmarkRequest,
     CustomMetricRequest,
     Deployed,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs import BenchmarkResponse
+from objectives.jobs.requests import BenchmarkResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.measurement.metrics.paired_loss import resamples_for
 from objectives.records import Artifact, Quality

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
-from objectives.job_protocol import Request, response_type, write_request
+from objectives.jobs.protocol import Request, response_type, write_request
 from search.errors import ConfigError, JobError, LostJobError
 from spaces.serialization import from_plain
 

@@ -43,8 +43,8 @@ PRUNED, INT8, DISTILLED, REPLICAS = 0.5, 0.8, 0.002, 0.9
 BUILDER = """
 import sys
 sys.path[:0] = {paths!r}
-from objectives.job_protocol import serve
-from objectives.jobs import ExportRequest, ExportResponse, FitRequest, FitResponse
+from objectives.jobs.protocol import serve
+from objectives.jobs.requests import ExportRequest, ExportResponse, FitRequest, FitResponse
 from objectives.records import Artifact
 def log(*words):
     with open({log!r}, "a") as file:
@@ -77,8 +77,8 @@ sys.path[:0] = {paths!r}
 from dataclasses import replace
 from tests.ablation_tests.ablated import CHOSEN, PROFILE
 from tests.search_tests.measurements import complete_outcome
-from objectives.job_protocol import serve
-from objectives.jobs import BenchmarkRequest, BenchmarkResponse, EvaluateRequest, EvaluateResponse
+from objectives.jobs.protocol import serve
+from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, EvaluateRequest, EvaluateResponse
 def of(deployment):
     ms, value = map(float, deployment.model.split("/")[-2].split("_"))
     return ms * ({replicas} if deployment.placement.instance_group.replicas == 2 else 1), value

@@ -17,7 +17,7 @@ from objectives.bags import Bags, padded
 from objectives.build import stages as build
 from objectives.build.technique_checks import unlearnable
 from objectives.held_out_rows import read_requests
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.user_model.padded_forward import own_forward

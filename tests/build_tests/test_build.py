@@ -25,7 +25,7 @@ from objectives.build.model_structure import of_baseline
 from objectives.build.stages import export, fit, prepare
 from objectives.build.technique_checks import TechniqueChecks
 from objectives.held_out_rows import read_held_out, read_requests
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender

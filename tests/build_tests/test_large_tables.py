@@ -23,7 +23,7 @@ from objectives import onnx_graph
 from objectives.build import stages as build
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build import stages as build
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.recommenders.user_model import load as opening
 from objectives.task import Task
 from spaces.techniques.distillation import Distillation

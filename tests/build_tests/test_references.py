@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from objectives.build.stages import export
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.recommenders.datasets.sequences import item_counts
 from objectives.recommenders.families.pointwise import PointwiseRecommender
 from objectives.recommenders.families.sequential import SequentialRecommender

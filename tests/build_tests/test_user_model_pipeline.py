@@ -19,7 +19,7 @@ from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression import export
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
-from objectives.jobs import CustomMetricRequest, Form
+from objectives.jobs.requests import CustomMetricRequest, Form
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError

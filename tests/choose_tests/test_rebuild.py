@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from objectives.jobs import BenchmarkResponse
+from objectives.jobs.requests import BenchmarkResponse
 from objectives.records import Measurement, SliceQuality
 from search.choose import rebuild as recipe
 from search.choose.choose import Policy, made_of

@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 METER = """
 import json, sys
 sys.path.insert(0, {root!r})
-from objectives.job_protocol import serve
-from objectives.jobs import BenchmarkRequest, BenchmarkResponse
+from objectives.jobs.protocol import serve
+from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse
 from spaces.serialization import from_plain
 def time(request, progress):
     answers = json.load(open({answers!r}))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.held_out_rows import read_requests
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from objectives.job_protocol import Request
-from objectives.jobs import ExportResponse, FitResponse
+from objectives.jobs.protocol import Request
+from objectives.jobs.requests import ExportResponse, FitResponse
 from objectives.measurement.profile.profile import GroupCost, Profile
 from objectives.records import Artifact, InputSpec, Prepared
 from search.cli.console import Console

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from objectives.jobs import ProfileRequest, ProfileResponse
+from objectives.jobs.requests import ProfileRequest, ProfileResponse
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
 from objectives.measurement.profile.roofline import Roofline

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from objectives.measurement.metrics.ranking_metrics import gains, ranks
+from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sources import read_log
 from objectives.recommenders.families import sequential
 from objectives.recommenders.families.sequential import SequentialRecommender, open_sequential

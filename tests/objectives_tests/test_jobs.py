@@ -6,10 +6,10 @@ import inspect
 import json
 import typing
 
-from objectives import jobs
 from objectives.build.__main__ import JOBS as BUILDER_JOBS
-from objectives.job_protocol import Request, response_type, write_request
-from objectives.jobs import ExportRequest, FitRequest, Form
+from objectives.jobs import requests as jobs
+from objectives.jobs.protocol import Request, response_type, write_request
+from objectives.jobs.requests import ExportRequest, FitRequest, Form
 from objectives.measure.__main__ import JOBS as METER_JOBS
 from objectives.task import Task
 from spaces.serialization import from_plain

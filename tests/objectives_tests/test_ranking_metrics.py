@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from objectives.measurement.metrics.ranking_metrics import gains, is_ranking, ranks
+from objectives.ranking_metrics import gains, is_ranking, ranks
 
 
 def _places(scores: list[float], target: int, history: set[int]) -> list[int]:

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from objectives.job_protocol import Progress, Request, serve
+from objectives.jobs.protocol import Progress, Request, serve
 
 
 @dataclass(frozen=True)

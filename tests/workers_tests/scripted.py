@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from objectives.job_protocol import Request, response_type
+from objectives.jobs.protocol import Request, response_type
 from search.workers.processes import Done
 from spaces.serialization import from_plain
 

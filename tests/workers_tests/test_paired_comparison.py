@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from objectives.job_protocol import Request
+from objectives.jobs.protocol import Request
 from objectives.measurement.arrivals import Traffic
 from objectives.records import Artifact, Prepared
 from objectives.task import Task

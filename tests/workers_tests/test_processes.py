@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from objectives.job_protocol import Request
+from objectives.jobs.protocol import Request
 from search.errors import JobError
 from search.workers.processes import Done, Worker, call, open_workers, wait
 from tests.workers_tests.child import Double, Fail, Fault, Infinite, Leave, Number, OutOfMemory, Sleep, Start

@@ -10,8 +10,8 @@ import numpy as np
 
 from objectives.arrays import Array, Numbers
 from objectives.measurement.metrics.paired_loss import Groups, Mask, Metric, Resampled, UndefinedLossError, paired_loss
-from objectives.measurement.metrics.ranking_metrics import gains, is_ranking
 from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
+from objectives.ranking_metrics import gains, is_ranking
 from objectives.records import Quality
 
 _NO_SLICES: Mapping[str, Mask] = {}

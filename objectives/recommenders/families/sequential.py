@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from objectives.arrays import Arrays, Numbers
 from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
-from objectives.measurement.metrics.ranking_metrics import gains, ranks
 from objectives.output_kind import OutputKind
+from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
 from objectives.recommenders.datasets.sequences import (
     Sequences,

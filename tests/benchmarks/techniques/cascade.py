@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.build.stages import export, fit, prepare
 from objectives.held_out_rows import HeldOut, read_held_out
-from objectives.jobs import Form
+from objectives.jobs.requests import Form
 from objectives.measure.evaluate import run_blocks
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.recommenders.load import open_recommender

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
-from objectives.job_protocol import Request
+from objectives.jobs.protocol import Request
 from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measure.quick_benchmark import QuickBenchmark
