@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sized
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -288,7 +288,7 @@ class Prepared:
     key: str
     holdout: str
     structure: ModelStructure
-    student: Mapping[str, Sequence[Scalar]]
+    student: Mapping[str, tuple[Scalar, ...]]
     inputs: tuple[InputSpec, ...]
     baseline: Artifact
     split: str

@@ -173,7 +173,7 @@ class Recommender(Protocol):
         """Build a simple reference as a model with the same inputs."""
         ...
 
-    def student(self) -> Mapping[str, Sequence[Scalar]]:
+    def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         """Return the sizes that a student may take, by name."""
         ...
 

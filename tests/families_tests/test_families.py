@@ -94,7 +94,7 @@ def test_every_student_of_sasrec_can_be_built_with_the_baselines_heads_and_other
         "blocks": 3,
         "feed_forward": 20,
     }
-    assert heads in offered["heads"] and offered["embedding_dim"] == ([40] if heads == 5 else [8, 16, 32, 40])
+    assert heads in offered["heads"] and offered["embedding_dim"] == ((40,) if heads == 5 else (8, 16, 32, 40))
     for values in itertools.product(*offered.values()):
         sasrec.Sizes.of(Architecture(tuple(zip(offered, values, strict=True))))
 

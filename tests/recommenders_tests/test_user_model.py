@@ -392,7 +392,7 @@ def test_siblings_are_the_factorys(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Mine()
     given.build, given.shapes = lambda shape: Net(**shape), {"width": [4, 8]}  # type: ignore[attr-defined]
     found = opened(given, monkeypatch)
-    assert found.built and found.student() == {"width": [4, 8]}
+    assert found.built and found.student() == {"width": (4, 8)}
     sibling = found.build(Architecture((("width", 4),)))
     assert sibling.tower[0].out_features == 4  # type: ignore[index, union-attr]
 

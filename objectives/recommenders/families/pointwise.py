@@ -163,7 +163,7 @@ class PointwiseRecommender:
         linear = popularity(self.dataset) if known else logistic_regression(self.dataset, self.task.seed)
         return LinearModel(self.dataset.fields, linear.weights, linear.bias).eval()
 
-    def student(self) -> Mapping[str, Sequence[Scalar]]:
+    def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         published = self._family.student(self.dataset.fields)
         return {name: no_larger(published[name], own).values for name, own in self.sizes().items()}
 

@@ -63,14 +63,14 @@ STUDENT: Mapping[str, Choice] = {
 }
 
 
-def student(own: Sizes) -> dict[str, list[Scalar]]:
+def student(own: Sizes) -> dict[str, tuple[Scalar, ...]]:
     """Return the sizes of students for a baseline of these sizes: none larger, and any number of heads that divides all
     dimensions.
     """
     offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
-    dims = [int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0]
+    dims = tuple(int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0)
     heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
-    return {name: list(values) for name, values in offered.items()} | {"embedding_dim": [*dims], "heads": [*heads]}
+    return {**offered, "embedding_dim": dims, "heads": tuple(heads)}
 
 
 class FeedForward(nn.Module):

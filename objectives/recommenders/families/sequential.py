@@ -188,7 +188,7 @@ class SequentialRecommender:
     def reference(self, name: str) -> nn.Module:
         return ItemTable(item_counts(self.sequences)).eval()
 
-    def student(self) -> Mapping[str, Sequence[Scalar]]:
+    def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))
 
     def sizes(self) -> Mapping[str, Scalar]:

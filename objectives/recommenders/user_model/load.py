@@ -73,9 +73,6 @@ def _try_out(recommender: UserRecommender) -> None:
     if recommender.hidden is not None and recommender.hidden not in dict(model.named_modules()):
         raise FactoryError(f"{given.name}: hidden must be a module of the model, but got {recommender.hidden!r}")
     if shapes := recommender.student():
-        for name, values in shapes.items():
-            if not isinstance(values, (list, tuple)) or not values:
-                raise FactoryError(f"{given.name}: shapes must hold a list of sizes for {name!r}, but got {values!r}")
         first = Architecture(tuple((name, values[0]) for name, values in shapes.items()))
         sibling, what = recommender.build(first), f"{given.name}: the forward of build({first.as_dict()})"
         called(what, lambda: recommender.scores(recommender.outputs(sibling.eval(), inputs)))

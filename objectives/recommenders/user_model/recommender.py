@@ -228,8 +228,14 @@ class UserRecommender:
     def reference(self, name: str) -> nn.Module:
         raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
 
-    def student(self) -> Mapping[str, Sequence[Scalar]]:
-        return dict(getattr(self.given, "shapes", None) or {}) if self.built else {}
+    def student(self) -> Mapping[str, tuple[Scalar, ...]]:
+        shapes: Mapping[str, Sequence[Scalar]] = (getattr(self.given, "shapes", None) or {}) if self.built else {}
+        for name, values in shapes.items():
+            if not isinstance(values, (list, tuple)) or not values:
+                raise FactoryError(
+                    f"{self.given.name}: shapes must hold a list of sizes for {name!r}, but got {values!r}"
+                )
+        return {name: tuple(values) for name, values in shapes.items()}
 
     def sizes(self) -> Mapping[str, Scalar]:
         """Return no sizes, since a factory names none."""
