@@ -274,7 +274,7 @@ class Prepared:
     built: True where smaller siblings can be built, of the sizes in `student` or of those that the study file names
     warnings: what is probably not meant in a user's model or loss, as a dry run finds it
     split_refused: the reason why the graph cannot be split behind its tables, as a dry run finds it
-    batches_per_epoch: number of batches of an epoch of train
+    batches_per_epoch: number of batches of an epoch of train, as a dry run finds it
     unlearnable: the reason why the model cannot be trained quantization-aware, None where it can
     undertrained: the improvement by one more epoch of training, where it is significant
     even_tables: large tables whose rows are looked up about equally often

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from spaces.serialization import Json, to_plain
 
 
 def dry_facts(recommender: Recommender, seed: int, held: Mapping[HeldPart, HeldOut]) -> Json:
-    """Return the number of rows that are scored in each part, and what is probably not meant in a user's model or loss.
+    """Return the number of rows that are scored in each part and of batches in a whole epoch of train, and what is
+    probably not meant in a user's model or loss.
 
     Raises:
         FactoryError: the outputs of the hidden module are no features.
@@ -30,7 +32,8 @@ def dry_facts(recommender: Recommender, seed: int, held: Mapping[HeldPart, HeldO
         part: len(of.labels) * (1 if of.items is None else len(of.items)) for part, of in held.items()
     }
     warnings = model_warnings(recommender, seed) if isinstance(recommender, UserRecommender) else ()
-    return {**to_plain(Facts("", rows, 0, {}, "", {})), "warnings": warnings}
+    batches = replace(recommender.train_rows(), most_batches=None).batches_per_epoch
+    return {**to_plain(Facts("", rows, 0, {}, "", {})), "warnings": warnings, "batches_per_epoch": batches}
 
 
 def split_refused(model: Path) -> str | None:

@@ -127,7 +127,6 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         once=tuple(sorted(recommender.once)),
         simple=recommender.references,
         split_refused=split_refused(model) if task.dry_run else None,
-        batches_per_epoch=replace(recommender.train_rows(), most_batches=None).batches_per_epoch,
         **facts,
     )
 

@@ -1,4 +1,4 @@
-"""Random architectures through a rehearsal: each layer is compressed with parity or left alone with a reason."""
+"""Random architectures through a dry run: each layer is compressed with parity or left alone with a reason."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_what_a_rehearsal_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
+def test_what_a_dry_run_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
     found = build.prepare(replace(task, dry_run=str(tmp_path / "rehearsal")), _quiet)
     assert found.user_once_refused is None
     of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}

@@ -337,7 +337,7 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
         build.export(expecting, Weights(), Precision(), Form(), _quiet)
 
 
-def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
+def test_a_dry_run_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
     task = replace(task_of("factory"), dry_run=str(home / "rehearsal"))
     found = build.prepare(task, _quiet)
     assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
@@ -358,7 +358,7 @@ def test_a_rehearsal_tells_what_can_be_done(task_of: Callable[[str], Task], home
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("factory", "size"), [("rare", 1e-3), ("thousands", 3e3)])
-def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
+def test_a_dry_run_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
     factory: str, size: float, task_of: Callable[[str], Task], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = replace(task_of(factory), dry_run=str(home / factory))
@@ -375,7 +375,7 @@ def test_a_rehearsal_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
         build.prepare(replace(task, dry_run=str(home / f"{factory} again")), _quiet)
 
 
-def test_a_rehearsal_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
+def test_a_dry_run_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
     with pytest.raises(ParityError, match=r"Scores .*\d+ of \d+ are NaN"):
         build.prepare(replace(task_of("Unseen"), dry_run=str(home / "unseen")), _quiet)
 

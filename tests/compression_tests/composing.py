@@ -29,7 +29,7 @@ from objectives.recommenders.training import train_to_optimum
 from objectives.records import Artifact, Prepared
 from objectives.serving.pool import Pool
 from objectives.task import Task
-from objectives.training_rows import Block, TrainingRows
+from objectives.training_rows import Block, TrainingRows, over_labels
 from search.config.defaults import space_for
 from search.config.space_sections import SpaceConfig
 from spaces.candidate import Candidate
@@ -59,7 +59,8 @@ class Brief:
     def train_rows(self) -> TrainingRows:
         rows = self._whole.train_rows()
         inputs = {name: values[:LESSON_ROWS] for name, values in rows.blocks[0].inputs.items()}
-        return replace(rows, blocks=(Block(inputs, rows.blocks[0].labels[:LESSON_ROWS]),))
+        labels = over_labels(lambda values: values[:LESSON_ROWS], rows.blocks[0].labels)
+        return replace(rows, blocks=(Block(inputs, labels),))
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def searched(shop: Shop) -> Shop:
 
 
 @pytest.mark.slow
-def test_a_rehearsal_says_what_can_be_done(shop: Shop) -> None:
+def test_a_dry_run_says_what_can_be_done(shop: Shop) -> None:
     found = json.loads(shop.leanrec("validate", "shop.yaml", "--json", "--quiet"))["preflight"]
     groups = {group["name"]: (group["kind"], set(group["can"])) for group in found["groups"]}
     narrow = {"int8-dynamic", "int8-static", "int4", "int4-dynamic"}
