@@ -342,9 +342,9 @@ def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Factorise rows (rows, d) of a table into rows of quotients (q, d) and of remainders (m, d), m = ceil(sqrt(rows)).
 
     Along each dimension the rows form a grid (q, m), to be approximated by the product of a column and a row. It is the
-    nearest one to the complete lines, by the leading singular vectors, which subspace iteration finds in seconds where
-    the whole decomposition of a table of gigabytes takes minutes (Halko et al. 2011, algorithm 4.4); the last line may
-    be incomplete, and its quotient is the least-squares fit to its rows. A grid of rank one is reproduced exactly.
+    nearest one to the complete lines, by the leading singular vectors, which subspace iteration finds without the whole
+    decomposition (Halko et al. 2011, algorithm 4.4); the last line may be incomplete, and its quotient is the
+    least-squares fit to its rows. A grid of rank one is reproduced exactly.
     """
     count, width = rows.shape
     m = math.ceil(math.sqrt(count))

@@ -1,4 +1,4 @@
-"""In-place changes of a module tree, by name: removal of positions of a tensor, replacement of a module."""
+"""Changes of a module tree by name: positions of a tensor are removed, modules are replaced."""
 
 from __future__ import annotations
 

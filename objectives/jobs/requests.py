@@ -30,7 +30,11 @@ class PrepareRequest(Request[Prepared]):
 
 @dataclass(frozen=True)
 class FitResponse:
-    """Whether the weights were in the cache, else the mean seconds of a batch of their training."""
+    """Result of a fit.
+
+    reused: True if the weights were in the cache
+    batch_seconds: mean seconds of a batch of their training, 0 where they were in the cache
+    """
 
     reused: bool
     batch_seconds: float = 0.0

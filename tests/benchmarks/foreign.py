@@ -44,11 +44,11 @@ def studied(
     name = model.replace("_", "-")
     file = folder / f"{name}.yaml"
     file.write_text(STUDY.format(name=name, model=model, minutes=minutes))
-    rehearsed = json.loads(leanrec(folder, "validate", str(file), "--json"))["preflight"]
+    validated = json.loads(leanrec(folder, "validate", str(file), "--json"))["preflight"]
     if only_preflight:
-        return rehearsed, None
+        return validated, None
     leanrec(folder, "run", str(file), "--minutes", str(minutes))
-    return rehearsed, json.loads(leanrec(folder, "front", str(file), "--json"))
+    return validated, json.loads(leanrec(folder, "front", str(file), "--json"))
 
 
 def best(rows: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -56,12 +56,12 @@ def best(rows: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return min(able, key=lambda row: float(row["latency_ms"]["p95_ratio"]), default=None)
 
 
-def lines(model: str, rehearsed: Mapping[str, Any], front: Mapping[str, Any] | None) -> list[str]:
-    groups = "; ".join(f"{g['name']}: {', '.join(g['can']) or 'nothing'}" for g in rehearsed["groups"])
-    refused = [f"{g['name']}: {c['technique']} ({c['reason']})" for g in rehearsed["groups"] for c in g["cannot"]]
-    alone = [f"{one['module']} ({one['reason']})" for one in rehearsed["left_alone"]]
+def lines(model: str, validated: Mapping[str, Any], front: Mapping[str, Any] | None) -> list[str]:
+    groups = "; ".join(f"{g['name']}: {', '.join(g['can']) or 'nothing'}" for g in validated["groups"])
+    refused = [f"{g['name']}: {c['technique']} ({c['reason']})" for g in validated["groups"] for c in g["cannot"]]
+    alone = [f"{one['module']} ({one['reason']})" for one in validated["left_alone"]]
     told = [
-        f"{model}: preflight {rehearsed['seconds']['all']:.0f} s",
+        f"{model}: validate {validated['seconds']['all']:.0f} s",
         f"  can be compressed: {groups}",
         *(f"  cannot: {line}" for line in refused),
         *(f"  left alone: {line}" for line in alone),

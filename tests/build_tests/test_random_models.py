@@ -74,11 +74,11 @@ def _check_refusals(model: RandomModel, found: Prepared) -> None:
             raise AssertionError(one)
 
 
-def _rehearsed(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _check_dry_run(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Drawn(seed)
     before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
     monkeypatch.setattr(opening, "load_factory", lambda spec, _: lambda: given)
-    task = Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0, dry_run=str(folder / "rehearsal"))
+    task = Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0, dry_run=str(folder / "dry_run"))
     found = build.prepare(task, lambda line: None)
     assert found.baseline.parity <= 1e-4
     assert {one.group for one in found.tried} >= {group.name for group in found.structure.groups}
@@ -94,11 +94,11 @@ def _rehearsed(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", FEW)
-def test_a_random_model_is_rehearsed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _rehearsed(seed, tmp_path, monkeypatch)
+def test_a_random_model_is_check_dry_run(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _check_dry_run(seed, tmp_path, monkeypatch)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", MANY)
-def test_a_hundred_random_models_are_rehearsed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _rehearsed(seed, tmp_path, monkeypatch)
+def test_a_hundred_random_models_are_check_dry_run(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _check_dry_run(seed, tmp_path, monkeypatch)

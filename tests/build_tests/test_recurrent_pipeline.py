@@ -58,7 +58,7 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_what_a_dry_run_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
-    found = build.prepare(replace(task, dry_run=str(tmp_path / "rehearsal")), _quiet)
+    found = build.prepare(replace(task, dry_run=str(tmp_path / "dry_run")), _quiet)
     assert found.user_once_refused is None
     of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}
     assert of_encoder.pop("pruning") is None

@@ -338,7 +338,7 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
 
 
 def test_a_dry_run_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
-    task = replace(task_of("factory"), dry_run=str(home / "rehearsal"))
+    task = replace(task_of("factory"), dry_run=str(home / "dry_run"))
     found = build.prepare(task, _quiet)
     assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
         ("tables", "pruning"),
@@ -351,7 +351,7 @@ def test_a_dry_run_tells_what_can_be_done(task_of: Callable[[str], Task], home: 
     assert found.baseline.parity < 1e-5 and found.batches_per_epoch == 6 and found.split_refused is None
     assert len(read_requests(Path(found.holdout))) == 40
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
-    fitted, folder = build.fit(task, weights, _quiet), home / "rehearsal" / "weights"
+    fitted, folder = build.fit(task, weights, _quiet), home / "dry_run" / "weights"
     assert not fitted.reused and fitted.batch_seconds > 0 and len(list(folder.iterdir())) == 1
     assert build.open_once(task, _quiet).train_rows().batches_per_epoch == 3
 

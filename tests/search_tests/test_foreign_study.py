@@ -22,14 +22,14 @@ PACKAGES = {
 @pytest.mark.parametrize("model", MODELS)
 def test_a_packages_model_is_studied(model: str, tmp_path: Path) -> None:
     pytest.importorskip(PACKAGES[model], exc_type=ImportError)
-    rehearsed, front = studied(tmp_path, model, minutes=2)
-    able = {group["name"] for group in rehearsed["groups"] if group["can"]}
-    assert able and rehearsed["parity"] < 1e-4 and rehearsed["seconds"]["all"] < 120
-    assert all(one["reason"] for one in rehearsed["left_alone"])
+    validated, front = studied(tmp_path, model, minutes=2)
+    able = {group["name"] for group in validated["groups"] if group["can"]}
+    assert able and validated["parity"] < 1e-4 and validated["seconds"]["all"] < 120
+    assert all(one["reason"] for one in validated["left_alone"])
     assert front is not None and front["rows"][0]["state"] == "complete"
     point = best(front["rows"])
     assert point is not None and point["quality"]["loss"] <= 0.01
     touched = {knob.split(".", 1)[1] for knob, value in point["knobs"].items() if knob.startswith("precision.")}
-    assert touched - {"compute", "calibration"} <= {group["name"] for group in rehearsed["groups"]}
+    assert touched - {"compute", "calibration"} <= {group["name"] for group in validated["groups"]}
     chosen = json.loads(leanrec(tmp_path, "choose", str(tmp_path / f"{model.replace('_', '-')}.yaml"), "--json"))
     assert chosen["confirmed"]["loss_interval"][1] <= 0.01 and (Path(chosen["bundle"]) / "model.onnx").exists()
