@@ -22,7 +22,7 @@ from objectives.serving.engines import EngineError, open_engine
 from objectives.serving.pool import PendingResult, Pool, Refusal, RefusedError
 from objectives.serving.pool.admission import ServiceRate
 from objectives.serving.pool.cores import share_cores
-from objectives.serving.pool.splitting import cut
+from objectives.serving.pool.scheduler import parts_of
 from spaces.techniques.placement import Admission, Batching, InstanceGroup, Placement, Route
 from tests.serving_tests.dot import TABLE, WEIGHT, write_dot
 
@@ -441,7 +441,8 @@ class TestSplitting:
     def test_parts_are_nearly_equal_and_not_too_small(self, count: int, replicas: int, above: int) -> None:
         if count <= above:
             count += above
-        sizes = np.diff([0, *cut(count, replicas, above)])
+        placement = Placement(InstanceGroup(replicas=replicas), split_rows=above)
+        sizes = np.diff([0, *parts_of(placement, 0, count)])
         assert sizes.sum() == count
         assert sizes.max() - sizes.min() <= 1
         assert sizes.min() >= above / 2
@@ -519,7 +520,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    for module in ("admission", "replicas", "splitting"):
+    for module in ("replica", "replicas", "splitting"):
         monkeypatch.setattr(f"objectives.serving.pool.{module}.time", clock)
     yield clock
 

@@ -1,11 +1,10 @@
-"""Results that a caller waits for: scores, or the reason of a refusal."""
+"""Results that a caller waits for, and the jobs that produce them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,22 +14,6 @@ from objectives.arrays import Arrays
 
 Scores = NDArray[np.float32]
 Run = Callable[[Arrays], Scores]
-
-
-class Refusal(StrEnum):
-    QUEUE_FULL = "queue full"
-    DEADLINE = "deadline"
-
-
-class RefusedError(RuntimeError):
-    """A request was not run, since the placement's admission limits could not be met."""
-
-    # A load generator, which does not import this module, recognises a refusal by this attribute.
-    refused = True
-
-    def __init__(self, reason: Refusal, detail: str) -> None:
-        super().__init__(f"Refused ({reason}): {detail}")
-        self.reason = reason
 
 
 class Receiver(Protocol):

@@ -1,4 +1,4 @@
-"""The pool of a placement; the path of requests through its parts is fixed when it is opened."""
+"""The pool of a placement: its replicas' threads, and the path of requests to them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from objectives.arrays import Arrays
 from objectives.bags import Bags, padded
 from objectives.serving.engines import Engine, open_replica
-from objectives.serving.pool.admission import AcceptAll, AdmissionController
-from objectives.serving.pool.batching import BatchingReplica
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
-from objectives.serving.pool.pending_result import PendingResult, rows_of
+from objectives.serving.pool.pending_result import Job, PendingResult, rows_of
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
+from objectives.serving.pool.scheduler import Scheduler, group_of, parts_of, schedulers
 from objectives.serving.pool.splitting import Splitter
-from spaces.techniques.placement import Admission, InstanceGroup, Placement
-
-
-class _Way(Protocol):
-    """One stage of a request's path to the engines."""
-
-    def take(self, request: Arrays, rows: int) -> PendingResult: ...
+from spaces.techniques.placement import InstanceGroup, Placement
 
 
 class Pool:
@@ -50,18 +42,23 @@ class Pool:
             EngineError: there are fewer cores than pinned replicas need.
             ValueError: requests are to be batched for a graph that takes inputs once a request.
         """
-        cores = share_cores(placement.instance_groups, cores_here())
-        first, *others = placement.instance_groups
-        self._seats = [_replicas(placement, first, placement.inline), *(_replicas(placement, s, False) for s in others)]
+        groups = placement.instance_groups
+        cores = share_cores(groups, cores_here())
+        self._placement, self._bags = placement, bags
+        guided: list[Scheduler[Job]] = schedulers(placement)
+        self._groups = [
+            _replicas(scheduler, group.replicas, placement.inline and number == 0)
+            for number, (group, scheduler) in enumerate(zip(groups, guided, strict=True))
+        ]
+        self._splitters = [
+            Splitter(replicas, partial(parts_of, placement, number)) for number, replicas in enumerate(self._groups)
+        ]
         try:
-            for number, (instance_group, replicas) in enumerate(
-                zip(placement.instance_groups, self._seats, strict=True)
-            ):
-                replicas.start(partial(open_engine, instance_group), cores[number], f"replica-{number}")
+            for number, (group, replicas) in enumerate(zip(groups, self._groups, strict=True)):
+                replicas.start(partial(open_engine, group), cores[number], f"replica-{number}")
         except BaseException:
             self.close()
             raise
-        self._way, self._bags = _way(placement, self._seats), bags
 
     @classmethod
     def open(cls, model: Path, placement: Placement, compute: str = "fp32", bags: Sequence[Bags] = ()) -> Pool:
@@ -88,21 +85,22 @@ class Pool:
         """
         if self._bags:
             request = padded(request, self._bags)
-        return self._way.take(request, rows_of(request))
+        rows = rows_of(request)
+        return self._splitters[group_of(self._placement, rows)].take(request, rows)
 
     @property
     def waiting(self) -> int:
         """Number of requests submitted and not answered; each part of a split one counts."""
-        return sum(replicas.waiting for replicas in self._seats)
+        return sum(replicas.waiting for replicas in self._groups)
 
     @property
     def refused(self) -> int:
         """Number of requests refused so far."""
-        return sum(replicas.refused for replicas in self._seats)
+        return sum(replicas.refused for replicas in self._groups)
 
     def close(self) -> None:
         """Finish the submitted requests, then stop the replicas."""
-        for replicas in self._seats:
+        for replicas in self._groups:
             replicas.close()
 
     def __enter__(self) -> Pool:
@@ -114,36 +112,8 @@ class Pool:
         self.close()
 
 
-class _Router:
-    """Router of requests by size: those of more than `above` rows go to the second instance group."""
-
-    def __init__(self, small: _Way, large: _Way, above: int) -> None:
-        self._small, self._large, self._above = small, large, above
-
-    def take(self, request: Arrays, rows: int) -> PendingResult:
-        return (self._large if rows > self._above else self._small).take(request, rows)
-
-
-def _replicas(placement: Placement, instance_group: InstanceGroup, inline: bool) -> Replicas:
+def _replicas(scheduler: Scheduler[Job], replicas: int, inline: bool) -> Replicas:
     lock = threading.Lock()
-    controller = AcceptAll() if placement.admission == Admission() else AdmissionController(placement.admission)
     if inline:
-        return InlineReplicas(lock, controller)
-    if placement.batching is None:
-        return Replicas([Replica(lock, controller) for _ in range(instance_group.replicas)], lock, controller)
-    return Replicas(
-        [BatchingReplica(lock, controller, placement.batching) for _ in range(instance_group.replicas)],
-        lock,
-        controller,
-    )
-
-
-def _way(placement: Placement, instance_groups: list[Replicas]) -> _Way:
-    def within(replicas: Replicas) -> _Way:
-        above = placement.split_rows
-        return replicas if above is None or len(replicas) == 1 else Splitter(replicas, above)
-
-    if placement.route is None:
-        return within(instance_groups[0])
-    small, large = instance_groups
-    return _Router(within(small), within(large), placement.route.above_rows)
+        return InlineReplicas(scheduler, lock)
+    return Replicas([Replica(number, scheduler, lock) for number in range(replicas)], scheduler, lock)

@@ -5,29 +5,29 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
+from objectives.arrays import Arrays
 from objectives.serving.engines import Engine
-from objectives.serving.pool.admission import AcceptAll
+from objectives.serving.pool.admission import RefusedError
+from objectives.serving.pool.batching import run_together
 from objectives.serving.pool.cores import Cores
-from objectives.serving.pool.pending_result import Job, RefusedError, Run
+from objectives.serving.pool.pending_result import Job, Run, Scores, rows_of
+from objectives.serving.pool.scheduler import Scheduler, Wait
 
 
 class Replica:
-    """Replica that runs jobs one at a time, in the order in which they were queued.
+    """Replica that runs what its instance group's scheduler gives it, one job or one batch at a time.
 
-    rows, requests: outstanding ones, those being run included
-    running: requests that are run together; 1 where the replica is idle, since it takes the next one at once
-
-    The three are guarded by `lock`, which the replicas of an instance group share.
+    The scheduler is guarded by `lock`, which the replicas of an instance group share. Where a batch fails, each of its
+    jobs is run by itself, so that a bad one fails only itself.
     """
 
-    def __init__(self, lock: threading.Lock, controller: AcceptAll) -> None:
-        self.rows, self.requests, self.running = 0, 0, 1
-        self.queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._lock, self._gate = lock, controller
+    def __init__(self, number: int, scheduler: Scheduler[Job], lock: threading.Lock) -> None:
+        self._number, self._scheduler, self._lock = number, scheduler, lock
+        self._woken: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self, open_engine: Callable[[], Engine], cores: Cores, name: str) -> None:
@@ -41,59 +41,30 @@ class Replica:
 
     def prepare(self, engine: Engine) -> Run:
         """Return the function that runs this replica's engine; called once, in its own thread."""
-        return self._gate.timed(engine.run)
+        if self._scheduler.batches and engine.once:
+            raise ValueError(f"A graph that takes inputs once a request is not batched, but got {sorted(engine.once)}.")
+        return self._timed(engine.run) if self._scheduler.admission.has_deadline else engine.run
+
+    def wake(self) -> None:
+        self._woken.put(None)
 
     def stop(self) -> None:
-        """Wait for the queued jobs; the end of the queue was put there under the lock."""
+        """Wait for the queued jobs; the scheduler was closed before."""
+        self.wake()
         if self._thread is not None:
             self._thread.join()
-
-    def put(self, job: Job) -> None:
-        """Queue a job; called under the lock."""
-        self.count(job)
-        self.queue.put(job)
-
-    def count(self, job: Job) -> None:
-        self.rows += job.rows
-        self.requests += 1
-
-    def serve(self, run: Run) -> None:
-        """Run jobs until the queue yields None."""
-        while (job := self.queue.get()) is not None:
-            if self.begins(job):
-                self.answer(job, run)
-            # An idle replica keeps no reference to a request.
-            del job
-
-    def begins(self, job: Job) -> bool:
-        """Return whether a job is still to be run now that its turn has come."""
-        try:
-            if job.answer.begin():
-                return True
-        except RefusedError as error:
-            self.release(job.rows)
-            job.answer.fail(error)
-        else:
-            self.release(job.rows)
-        return False
 
     def answer(self, job: Job, run: Run) -> None:
         """Run one job; it no longer counts as outstanding when its caller wakes."""
         try:
             scores = run(job.request)
         except BaseException as error:
-            self.release(job.rows)
+            self._finish(job.rows)
             job.answer.fail(error)
         else:
             finished_ns = time.perf_counter_ns()
-            self.release(job.rows)
+            self._finish(job.rows)
             job.answer.finish(scores, finished_ns)
-
-    def release(self, rows: int, requests: int = 1) -> None:
-        with self._lock:
-            self.rows -= rows
-            self.requests -= requests
-            self.running = 1
 
     def _live(self, open_engine: Callable[[], Engine], cores: Cores, opened: Future[None]) -> None:
         try:
@@ -104,4 +75,70 @@ class Replica:
             opened.set_exception(error)
         else:
             opened.set_result(None)
-            self.serve(run)
+            self._serve(run)
+
+    def _serve(self, run: Run) -> None:
+        while taken := self._take():
+            jobs = [job for job in taken if self._begins(job)]
+            if len(jobs) == 1:
+                self.answer(jobs[0], run)
+            elif jobs:
+                self._answer_together(jobs, run)
+            # An idle replica keeps no reference to a request.
+            del taken, jobs
+
+    def _take(self) -> Sequence[Job]:
+        """Take the next jobs, waiting for them; none once the pool is closed."""
+        while True:
+            with self._lock:
+                now = time.perf_counter_ns()
+                taken = self._scheduler.take(self._number, now)
+            if not isinstance(taken, Wait):
+                return taken
+            try:
+                self._woken.get(timeout=None if taken.until_ns is None else (taken.until_ns - now) / 1e9)
+            except Empty:
+                continue
+
+    def _begins(self, job: Job) -> bool:
+        """Return whether a job is still to be run now that its turn has come."""
+        try:
+            if job.answer.begin():
+                return True
+        except RefusedError as error:
+            self._finish(job.rows)
+            job.answer.fail(error)
+        else:
+            self._finish(job.rows)
+        return False
+
+    def _answer_together(self, jobs: Sequence[Job], run: Run) -> None:
+        with self._lock:
+            self._scheduler.run_together(self._number, len(jobs))
+        try:
+            scores = run_together(jobs, run)
+        except Exception:
+            for job in jobs:
+                self.answer(job, run)
+        else:
+            finished_ns = time.perf_counter_ns()
+            self._finish(sum(job.rows for job in jobs), len(jobs))
+            for job, part in zip(jobs, scores, strict=True):
+                job.answer.finish(part, finished_ns)
+
+    def _finish(self, rows: int, jobs: int = 1) -> None:
+        with self._lock:
+            self._scheduler.finish(self._number, rows, jobs)
+
+    def _timed(self, run: Run) -> Run:
+        """Wrap a run so that admission learns from its duration."""
+
+        def run_and_learn(request: Arrays) -> Scores:
+            start = time.perf_counter_ns()
+            scores = run(request)
+            taken_ns = time.perf_counter_ns() - start
+            with self._lock:
+                self._scheduler.admission.learn(rows_of(request), taken_ns)
+            return scores
+
+        return run_and_learn

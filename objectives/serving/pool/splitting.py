@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,37 +15,32 @@ from objectives.serving.pool.replicas import Replicas
 
 
 class Splitter:
-    """Splitter of requests of more than `above` rows; each part goes to the least loaded replica.
+    """Splitter of large requests over the replicas of an instance group.
 
     A request is accepted or refused as a whole, and its turn comes with that of its first part.
+
+    Args:
+        parts: the ends of the parts of a request of so many rows
     """
 
-    def __init__(self, replicas: Replicas, above: int) -> None:
-        self._replicas, self._above = replicas, above
+    def __init__(self, replicas: Replicas, parts: Callable[[int], Sequence[int]]) -> None:
+        self._replicas, self._parts = replicas, parts
 
     def take(self, request: Arrays, rows: int) -> PendingResult:
-        if rows <= self._above or not is_divisible(request, rows):
+        ends = self._parts(rows)
+        if len(ends) == 1 or not is_divisible(request, rows):
             return self._replicas.take(request, rows)
         now = time.perf_counter_ns()
-        answer = self._replicas.answer(now)
-        ends = cut(rows, len(self._replicas), self._above)
-        joint = _Joint(answer, len(ends))
+        result = self._replicas.result(now)
+        joint = _Joint(result, len(ends))
         self._replicas.place(
-            answer,
+            result,
             [
                 Job(_Part(joint, i), cut_rows(request, start, end), end - start, now)
                 for i, (start, end) in enumerate(itertools.pairwise([0, *ends]))
             ],
         )
-        return answer
-
-
-def cut(rows: int, replicas: int, above: int) -> list[int]:
-    """Return the end of each part: as many nearly equal parts as replicas, but none of fewer than half of
-    `above` rows.
-    """
-    parts = min(replicas, rows // -(-above // 2))
-    return [rows * (i + 1) // parts for i in range(parts)]
+        return result
 
 
 class _Joint:

@@ -1,0 +1,181 @@
+"""Decisions of a pool as a pure state machine without threads, clock or model, which the pool's threads drive, and a
+virtual clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from objectives.serving.pool.admission import AdmissionControl
+from spaces.techniques.placement import Admission, Batching, Placement
+
+
+class Queued(Protocol):
+    """What a replica queues: a request, or a part of one."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def submitted_ns(self) -> int: ...
+
+
+J = TypeVar("J", bound=Queued)
+
+
+class Wait(NamedTuple):
+    """A replica has nothing to run until it is woken, or until a time in nanoseconds if one is given."""
+
+    until_ns: int | None
+
+
+class _State(Generic[J]):
+    """Queue and load of one replica.
+
+    rows, requests: outstanding ones, those being run included
+    running: requests that are run together; 1 where the replica is idle, since it takes the next one at once
+    parked: the replica waits to be woken
+    """
+
+    __slots__ = ("number", "parked", "queue", "requests", "rows", "running")
+
+    def __init__(self, number: int) -> None:
+        self.number, self.rows, self.requests, self.running, self.parked = number, 0, 0, 1, False
+        self.queue: deque[J] = deque()
+
+
+_load = attrgetter("rows", "requests")
+
+
+class Scheduler(Generic[J]):
+    """Scheduler of one instance group: admission, choice of the replica, batching.
+
+    A request goes to the least loaded replica: the one with the fewest outstanding rows, then requests, then the lowest
+    number. The driver calls `submit` for each request, `take` whenever a replica is free or woken, and `finish` for
+    what was run or dropped; calls from several threads need a lock.
+    """
+
+    def __init__(self, replicas: int, batching: Batching | None, admission: Admission) -> None:
+        self.admission = AdmissionControl(admission)
+        self._states: list[_State[J]] = [_State(number) for number in range(replicas)]
+        self._batching = batching
+        self._closed = False
+
+    @property
+    def batches(self) -> bool:
+        """Whether several requests may be run together."""
+        return self._batching is not None
+
+    @property
+    def waiting(self) -> int:
+        """Number of jobs submitted and not finished."""
+        return sum(state.requests for state in self._states)
+
+    def submit(self, jobs: Sequence[J]) -> list[int]:
+        """Queue all jobs of one request.
+
+        Returns:
+            The replicas to wake.
+
+        Raises:
+            RefusedError: none of them was queued.
+            RuntimeError: the scheduler is closed.
+        """
+        self._admit(jobs)
+        return [woken for job in jobs if (woken := self._queue(min(self._states, key=_load), job)) is not None]
+
+    def enter(self, job: J) -> tuple[bool, list[int]]:
+        """Count a job as running if the only replica is idle, so that the caller runs it itself; else queue it.
+
+        Returns:
+            Whether the caller runs the job, and the replicas to wake.
+
+        Raises:
+            RefusedError, RuntimeError: as in `submit`.
+        """
+        self._admit((job,))
+        state = self._states[0]
+        if state.requests:
+            woken = self._queue(state, job)
+            return False, [] if woken is None else [woken]
+        state.rows, state.requests = job.rows, 1
+        return True, []
+
+    def take(self, replica: int, now_ns: int) -> Sequence[J] | Wait:
+        """Take the jobs that a free replica runs next, in the order of submission: one, or a batch; none once the
+        scheduler is closed and all are finished.
+
+        A batch has one job of any size, and further ones while all have `rows` together at most. The wait for further
+        jobs is counted from the submission of the first: no request waits longer for a batch.
+        """
+        state = self._states[replica]
+        count, until_ns = self._batch(state.queue)
+        wait = not self._closed and (not count or (until_ns is not None and now_ns < until_ns))
+        state.parked = wait
+        return Wait(until_ns) if wait else [state.queue.popleft() for _ in range(count)]
+
+    def run_together(self, replica: int, jobs: int) -> None:
+        """Note that a replica runs so many jobs at once, which therefore do not wait."""
+        self._states[replica].running = jobs
+
+    def finish(self, replica: int, rows: int, jobs: int = 1) -> None:
+        """Stop counting jobs as outstanding: they were run, or dropped when their turn came."""
+        state = self._states[replica]
+        state.rows -= rows
+        state.requests -= jobs
+        state.running = 1
+
+    def close(self) -> None:
+        """Accept no further jobs; queued ones are still taken, without waiting for a batch to fill."""
+        self._closed = True
+
+    def _admit(self, jobs: Sequence[J]) -> None:
+        if self._closed:
+            raise RuntimeError("The pool is closed.")
+        self.admission.check(self._states, jobs)
+
+    @staticmethod
+    def _queue(state: _State[J], job: J) -> int | None:
+        """Queue a job and return the replica's number if it has to be woken."""
+        state.rows += job.rows
+        state.requests += 1
+        state.queue.append(job)
+        parked, state.parked = state.parked, False
+        return state.number if parked else None
+
+    def _batch(self, queue: deque[J]) -> tuple[int, int | None]:
+        """Return how many jobs from the start of the queue are run together, and until when more could join them, None
+        where none could.
+        """
+        if self._batching is None or not queue:
+            return min(len(queue), 1), None
+        count, room = 1, self._batching.rows - queue[0].rows
+        while count < len(queue) and queue[count].rows <= room:
+            room -= queue[count].rows
+            count += 1
+        full = count < len(queue) or room <= 0
+        return count, None if full else queue[0].submitted_ns + self._batching.wait_us * 1000
+
+
+def schedulers(placement: Placement) -> list[Scheduler[J]]:
+    """Make the scheduler of each instance group of a placement."""
+    return [Scheduler(group.replicas, placement.batching, placement.admission) for group in placement.instance_groups]
+
+
+def group_of(placement: Placement, rows: int) -> int:
+    """Return the number of the instance group that serves a request of so many rows."""
+    return int(placement.route is not None and rows > placement.route.above_rows)
+
+
+def parts_of(placement: Placement, group: int, rows: int) -> list[int]:
+    """Return the end of each part that a request is split into in an instance group: as many nearly equal parts as
+    replicas, but none of fewer than half of `split_rows` rows.
+    """
+    above, replicas = placement.split_rows, placement.instance_groups[group].replicas
+    if above is None or rows <= above:
+        return [rows]
+    parts = max(1, min(replicas, rows // -(-above // 2)))
+    return [rows * (i + 1) // parts for i in range(parts)]
