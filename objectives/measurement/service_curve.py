@@ -1,0 +1,134 @@
+"""Service curve of a deployment: how long a run takes by its rows, from which a virtual clock draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from objectives.measurement.statistics import Floats
+
+# Number of sizes between which times are interpolated; each stands for equally many runs.
+_KNOTS = 8
+# Fewest runs from which a condition gets a curve of its own.
+FEWEST_RUNS = 24
+# How far a run may lie beyond the sizes that were measured.
+_BEYOND = 1.05
+_DRAWN_TOGETHER = 1000
+
+
+class OutsideRangeError(ValueError):
+    """A run of a size for which no time was measured; nothing is simulated there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Runs of a deployment's replicas as they were measured, (n,) each.
+
+    ns: from the scheduled arrival to the answer where the replica was idle, else from the replica's answer before
+    idle: the replica had nothing to do before
+    busy: other replicas that ran when it began
+    """
+
+    rows: NDArray[np.int64]
+    ns: NDArray[np.int64]
+    idle: NDArray[np.bool_]
+    busy: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not len(self.rows) == len(self.ns) == len(self.idle) == len(self.busy) >= FEWEST_RUNS:
+            raise ValueError(f"A service curve needs {FEWEST_RUNS} runs or more, but got {len(self.rows)}.")
+
+    def where(self, mask: NDArray[np.bool_]) -> Runs | None:
+        """Select runs; None where they are too few for a curve."""
+        if np.count_nonzero(mask) < FEWEST_RUNS:
+            return None
+        return Runs(self.rows[mask], self.ns[mask], self.idle[mask], self.busy[mask])
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Times of runs by rows, and how single runs deviate from them.
+
+    rows, ns: (knots,), ascending sizes and the median time at each, which does not fall
+    deviations: (n,), time of a run over that of the line
+    """
+
+    rows: Floats
+    ns: Floats
+    deviations: Floats
+
+    @classmethod
+    def through(cls, runs: Runs) -> Line:
+        """Draw a line through the medians of groups of equal size, in the order of rows."""
+        order = np.argsort(runs.rows, kind="stable")
+        groups = np.array_split(order, min(_KNOTS, len(order) // (FEWEST_RUNS // _KNOTS)))
+        sizes = np.array([runs.rows[group].mean() for group in groups])
+        medians = np.array([np.median(runs.ns[group]) for group in groups])
+        rows, first = np.unique(sizes, return_index=True)
+        ns: Floats = isotonic_regression(medians[first]).x
+        return cls(rows, ns, runs.ns / np.interp(runs.rows, rows, ns))
+
+    def __call__(self, rows: float) -> float:
+        return float(np.interp(rows, self.rows, self.ns))
+
+
+@dataclass(frozen=True, eq=False)
+class ServiceCurve:
+    """Service times of a replica that was idle, of one that is kept busy alone, and of one beside busy others.
+
+    others: number of other replicas in `crowded`
+    least_rows, most_rows: sizes between which runs were measured
+    """
+
+    idle: Line
+    alone: Line
+    crowded: Line
+    others: int
+    least_rows: int
+    most_rows: int
+
+    @classmethod
+    def fit(cls, runs: Runs) -> ServiceCurve:
+        """Fit the three lines; a condition of too few runs takes the line of the nearest one that has enough.
+
+        Raises:
+            ValueError: no condition has enough runs.
+        """
+        others = int(runs.busy.max())
+        kinds = {
+            "idle": runs.where(runs.idle),
+            "alone": runs.where(~runs.idle & (runs.busy == 0)),
+            "crowded": runs.where(~runs.idle & (runs.busy == others)),
+        }
+        lines = {name: Line.through(of) for name, of in kinds.items() if of is not None}
+        if not lines:
+            raise ValueError(f"A service curve needs {FEWEST_RUNS} runs of one kind, but got {len(runs.rows)} in all.")
+        alone = lines.get("alone") or lines.get("crowded") or lines["idle"]
+        crowded, idle = lines.get("crowded", alone), lines.get("idle", alone)
+        return cls(idle, alone, crowded, others, int(runs.rows.min()), int(runs.rows.max()))
+
+    def sampler(self, seed: int) -> Callable[[int, bool, int], float]:
+        """Return a function that draws the nanoseconds of a run of so many rows, by a replica that was idle or not,
+        beside so many busy others. It raises OutsideRangeError for a size that was not measured.
+        """
+        random = np.random.default_rng(seed)
+        idle_draws, busy_draws = _endless(random, self.idle.deviations), _endless(random, self.alone.deviations)
+
+        def draw(rows: int, idle: bool, busy: int) -> float:
+            if not self.least_rows / _BEYOND <= rows <= self.most_rows * _BEYOND:
+                measured = f"{self.least_rows} to {self.most_rows}"
+                raise OutsideRangeError(f"A simulated run has {measured} rows, but got {rows}.")
+            alone = self.alone(rows)
+            beside = (self.crowded(rows) - alone) * min(busy / self.others, 1.0) if self.others else 0.0
+            return (self.idle(rows) + beside) * next(idle_draws) if idle else (alone + beside) * next(busy_draws)
+
+        return draw
+
+
+def _endless(random: np.random.Generator, deviations: Floats) -> Iterator[float]:
+    while True:
+        yield from random.choice(deviations, _DRAWN_TOGETHER).tolist()

@@ -1,0 +1,79 @@
+"""A placement on the virtual clock as a target of the load generator, with curves that are given or measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.service_curve import joined, measure_service_curve
+from objectives.measure.virtual_target import VirtualTarget
+from objectives.measurement.arrivals import Traffic
+from objectives.measurement.latency import Window
+from objectives.measurement.recording import Recording
+from objectives.records import rows_of
+from spaces.techniques.placement import Admission, InstanceGroup, Placement
+from tests.measurement_tests.simulated import QuietMonitor, requests_of
+
+
+def by_rows(rows: int, idle: bool, busy: int) -> float:
+    return 1e4 * rows + (2e5 if idle else 0)
+
+
+def test_one_at_a_time_takes_what_an_idle_replica_takes() -> None:
+    target = VirtualTarget(Placement(), [by_rows], 2)
+    assert target.closed_loop(requests_of([10, 30])).tolist() == [0.3, 0.5]
+    assert target.saturated(requests_of([10]), 0.1) == pytest.approx(10_000, rel=0.01)
+    assert VirtualTarget(Placement(InstanceGroup(replicas=3)), [by_rows], 6).replicas == 3
+
+
+def test_refusals_have_infinite_latency() -> None:
+    target = VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 2)
+    found = target.open_loop(requests_of([10] * 4), np.array([1000] * 4))
+    assert found.refused.tolist() == [False, False, True, True]
+    assert np.isinf(found.latency_ms[2:]).all() and np.isfinite(found.latency_ms[:2]).all()
+    assert VirtualTarget(Placement(admission=Admission(queue=1)), [by_rows], 9).saturated(requests_of([10]), 0.01) > 0
+
+
+def test_a_whole_visit_runs_on_virtual_time() -> None:
+    """Planted: twice the replicas of a queue at load 0.4 wait less, and serve twice as much."""
+    requests = requests_of(np.random.default_rng(0).integers(50, 150, 300).tolist())
+    one = VirtualTarget(Placement(), [by_rows], 2)
+    two = VirtualTarget(Placement(InstanceGroup(replicas=2)), [by_rows], 4)
+    window = Window(blocks=40, probe_requests=1000)
+    visit = measure_visit(two, one, requests, Load(Traffic(), 0.4, 95, None), window, 0, QuietMonitor)
+    latency, throughput = Recording((visit,), None, 95, 0).summarize()
+    assert latency.p95_ratio < 0.9
+    assert throughput.capacity_ratio == pytest.approx(2, rel=0.02)
+    assert throughput.ratio > 1.8
+
+
+class Sleeping:
+    once: frozenset[str] = frozenset()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        time.sleep(1e-4 * len(inputs["item"]))
+        return np.asarray(inputs["item"], dtype=np.float32)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
+    """No time is compared: on a busy machine a run takes longer."""
+    requests = requests_of(np.random.default_rng(0).integers(2, 20, 60).tolist())
+    curve = measure_service_curve(lambda group: Sleeping(), InstanceGroup(replicas=replicas), requests, seed=0)
+    assert 2 <= curve.least_rows <= 4 and 17 <= curve.most_rows <= 19
+    assert curve.others == replicas - 1
+    for line in (curve.idle, curve.alone, curve.crowded):
+        assert (np.diff(line.ns) >= 0).all() and line(10) > 1e6, "a run sleeps for 1 ms at least"
+
+
+def test_neighbours_are_joined_up_to_a_size() -> None:
+    found = joined(requests_of([3, 4, 5, 6, 20, 1]), 10)
+    assert [rows_of(request) for request in found] == [7, 5, 6, 20, 1]
+    found = joined(requests_of([3, 4, 2, 6, 20, 1]), 10)
+    assert [rows_of(request) for request in found] == [9, 6, 20, 1]

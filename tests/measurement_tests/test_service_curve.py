@@ -1,0 +1,68 @@
+"""Service curves from runs whose law is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from objectives.measurement.service_curve import FEWEST_RUNS, OutsideRangeError, Runs, ServiceCurve
+
+
+def runs(count: int, others: int = 0, noise: float = 0.1) -> Runs:
+    """Times of 100 us and 1 us a row; 50 us more for an idle replica; each busy neighbour adds a tenth."""
+    random = np.random.default_rng(0)
+    rows, idle, busy = (
+        random.integers(50, 500, count),
+        random.random(count) < 0.5,
+        random.integers(0, others + 1, count),
+    )
+    ns = (100_000 + 1000 * rows + 50_000 * idle) * (1 + 0.1 * busy) * np.exp(random.normal(0, noise, count))
+    return Runs(rows, ns.astype(np.int64), idle, busy)
+
+
+def test_the_lines_are_those_of_the_law() -> None:
+    curve = ServiceCurve.fit(runs(4000, others=1))
+    for rows in (80, 200, 400):
+        assert curve.alone(rows) == pytest.approx(100_000 + 1000 * rows, rel=0.05)
+        assert curve.crowded(rows) == pytest.approx(1.1 * (100_000 + 1000 * rows), rel=0.05)
+        # Half of the idle runs are beside a busy one.
+        assert curve.idle(rows) == pytest.approx(1.05 * (150_000 + 1000 * rows), rel=0.06)
+    assert (curve.others, curve.least_rows, curve.most_rows) == (1, 50, 499)
+
+
+def test_draws_have_the_median_and_spread_of_the_runs() -> None:
+    draw = ServiceCurve.fit(runs(4000)).sampler(1)
+    drawn = np.log([draw(200, False, 0) for _ in range(4000)])
+    assert np.median(drawn) == pytest.approx(np.log(300_000), abs=0.05)
+    assert drawn.std() == pytest.approx(0.1, rel=0.1)
+    again = ServiceCurve.fit(runs(4000)).sampler(1)
+    assert [again(200, False, 0) for _ in range(5)] == pytest.approx(np.exp(drawn[:5]))
+
+
+def test_neighbours_count_in_proportion() -> None:
+    draw = ServiceCurve.fit(runs(6000, others=2, noise=0.0)).sampler(1)
+    alone, one, two, more = (np.median([draw(200, False, busy) for _ in range(500)]) for busy in (0, 1, 2, 5))
+    assert one / alone == pytest.approx(1.1, rel=0.03)
+    assert two / alone == pytest.approx(1.2, rel=0.03)
+    assert more == pytest.approx(two, rel=0.01)
+
+
+@pytest.mark.parametrize("rows", [40, 600])
+def test_a_size_that_was_not_measured_is_not_simulated(rows: int) -> None:
+    draw = ServiceCurve.fit(runs(200)).sampler(1)
+    with pytest.raises(OutsideRangeError, match=str(rows)):
+        draw(rows, True, 0)
+
+
+def test_a_condition_of_few_runs_takes_the_nearest_line() -> None:
+    many = runs(400)
+    busy = Runs(many.rows, many.ns, np.zeros(400, np.bool_), many.busy)
+    curve = ServiceCurve.fit(busy)
+    assert curve.idle is curve.alone and curve.crowded is not None
+    with pytest.raises(ValueError, match=str(FEWEST_RUNS)):
+        runs(FEWEST_RUNS - 1)
+
+
+def test_one_size_is_a_constant() -> None:
+    same = Runs(np.full(50, 7), np.full(50, 1000), np.zeros(50, np.bool_), np.zeros(50, np.int64))
+    assert ServiceCurve.fit(same).sampler(0)(7, False, 0) == 1000
