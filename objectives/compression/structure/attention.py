@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch.fx import Node
 
-from objectives.compression.structure.walk import MOVES, nearest, operator_name
+from objectives.compression.structure.program import MOVES, nearest, operator_name
 
 _SOFTMAX = ("_softmax", "_safe_softmax")
 _PRODUCTS = ("bmm", "mm", "addmm", "baddbmm")
