@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from itertools import count
 
 from torch import nn
 
 from spaces.model_structure import Kind
 
 TABLES = "tables"
-_TABLE_TYPES = (nn.Embedding, nn.EmbeddingBag)
 _NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def tables_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
-    """Return the dotted names of the embedding tables whose weights the program reads; a shared one only once."""
-    return tuple(name for name, module in model.named_modules() if _reads(name, module, _TABLE_TYPES, read))
-
-
-def layers_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
-    """Return the dotted names of the linear layers that are read and have more than one output."""
-    found = {name: module for name, module in model.named_modules() if _reads(name, module, (nn.Linear,), read)}
-    return tuple(name for name, module in found.items() if module.get_parameter("weight").shape[0] > 1)
-
-
-def recurrent_of(model: nn.Module, read: Set[str]) -> tuple[str, ...]:
-    """Return the dotted names of the recurrent layers (nn.GRU, nn.LSTM, nn.RNN) that are read."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
-    return tuple(name for name, module in found.items() if f"{name}.{weight_of(module)}" in read)
+def modules_read(model: nn.Module, read: Set[str], *types: type[nn.Module]) -> tuple[str, ...]:
+    """Return the dotted names of the modules of these types whose weights the program reads; a shared one only once."""
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, types))
+    return tuple(name for name, module in found if f"{name}.{weight_of(module)}" in read)
 
 
 def weight_of(module: nn.Module) -> str:
@@ -37,10 +26,11 @@ def weight_of(module: nn.Module) -> str:
 
 
 def grouped(
-    layers: Sequence[str], attention: Set[str], recurrent: Sequence[str]
+    tables: Sequence[str], layers: Sequence[str], attention: Set[str], recurrent: Sequence[str]
 ) -> dict[str, tuple[Kind, tuple[str, ...]]]:
-    """Group layers by the part of the model, with a short name: the innermost named part of their path, numbers left
-    out, with as much of the outer path as needed to distinguish two.
+    """Return the kind and the layers of each group by its name: all tables; other layers by the part of the model, with
+    a short name: the innermost named part of their path, numbers left out, with as much of the outer path as needed to
+    distinguish two.
 
     Args:
         attention: the layers that belong to an attention
@@ -51,13 +41,12 @@ def grouped(
         by_path[_path(layer)].append(layer)
     encoders: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for layer in recurrent:
-        path = tuple(part for part in layer.split(".") if not part.isdigit())
+        path = _named(layer.split("."))
         encoders[path if path and path not in by_path else (*path, "recurrent")].append(layer)
     names = _short([*by_path, *encoders])
-    found: dict[str, tuple[Kind, tuple[str, ...]]] = {}
+    found: dict[str, tuple[Kind, tuple[str, ...]]] = {TABLES: ("table", tuple(tables))} if tables else {}
     for path, members in by_path.items():
-        kind: Kind = "attention" if attention & set(members) else "linear"
-        found[names[path]] = (kind, tuple(members))
+        found[names[path]] = ("attention" if attention & set(members) else "linear", tuple(members))
     return found | {names[path]: ("recurrent", tuple(members)) for path, members in encoders.items()}
 
 
@@ -84,14 +73,13 @@ def left_alone(model: nn.Module, members: Set[str], read: Set[str]) -> dict[str,
     return reasons
 
 
-def _reads(name: str, module: nn.Module, kinds: tuple[type[nn.Module], ...], read: Set[str]) -> bool:
-    return isinstance(module, kinds) and f"{name}.weight" in read
-
-
 def _path(layer: str) -> tuple[str, ...]:
     *outer, leaf = layer.split(".")
-    named = tuple(part for part in outer if not part.isdigit())
-    return named or (leaf.rstrip("0123456789").rstrip("_") or leaf,)
+    return _named(outer) or (leaf.rstrip("0123456789").rstrip("_") or leaf,)
+
+
+def _named(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for part in parts if not part.isdigit())
 
 
 def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
@@ -109,15 +97,9 @@ def _short(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
 
 def _apart(names: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
     """Append a number to names that are still equal."""
-    taken: set[str] = {TABLES}
     found: dict[tuple[str, ...], str] = {}
     for path, name in names.items():
-        free = next(n for n in _numbered(name) if n not in taken)
-        taken.add(free)
-        found[path] = free
+        taken = {TABLES, *found.values()}
+        numbered = (f"{name}_{i}" for i in count(2))
+        found[path] = name if name not in taken else next(other for other in numbered if other not in taken)
     return found
-
-
-def _numbered(name: str) -> Iterable[str]:
-    yield name
-    yield from (f"{name}_{i}" for i in range(2, 1_000_000))
