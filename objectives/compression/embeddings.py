@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.compression.low_rank import factors
-from objectives.compression.module_edit import recounted, with_modules
-from spaces.model_structure import AxisSlice, Group, ModelStructure
+from objectives.compression.module_edit import recounted, with_dims, with_modules
+from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 
 # Columns and steps of the subspace iteration.
@@ -327,15 +327,15 @@ def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedT
 def _moved(structure: ModelStructure, made: Mapping[str, CompressedTable]) -> ModelStructure:
     """Replace slices of a table's dimensions by slices of those of its parts."""
 
-    def moved(cut: AxisSlice) -> tuple[AxisSlice, ...]:
-        name = cut.tensor.removesuffix(".weight")
-        return tuple(replace(cut, tensor=f"{name}.{part}") for part in made[name].wide()) if name in made else (cut,)
+    def moved(width: PrunableDim) -> PrunableDim:
+        axis_slices: list[AxisSlice] = []
+        for cut in width.axis_slices:
+            name = cut.tensor.removesuffix(".weight")
+            tensors = [f"{name}.{part}" for part in made[name].wide()] if name in made else [cut.tensor]
+            axis_slices += (replace(cut, tensor=tensor) for tensor in tensors)
+        return replace(width, axis_slices=tuple(axis_slices))
 
-    def of(group: Group) -> Group:
-        widths = (replace(w, axis_slices=tuple(new for cut in w.axis_slices for new in moved(cut))) for w in group.dims)
-        return replace(group, dims=tuple(widths))
-
-    return replace(structure, groups=tuple(of(group) for group in structure.groups))
+    return with_dims(structure, moved)
 
 
 def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:
