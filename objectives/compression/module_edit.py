@@ -13,6 +13,23 @@ from torch import Tensor, nn
 from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 
 
+class Positional(nn.Module):
+    """A model with its inputs by position: torch.export takes dynamic shapes by position where a forward takes any
+    names. The model's tensors are named behind `model.`.
+
+    run: (model, inputs by name) -> outputs
+    """
+
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], run: Callable[[nn.Module, dict[str, Tensor]], object]
+    ) -> None:
+        super().__init__()
+        self.model, self.names, self.run = model, tuple(names), run
+
+    def forward(self, *values: Tensor) -> object:
+        return self.run(self.model, dict(zip(self.names, values, strict=True)))
+
+
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer under each of its names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
