@@ -150,9 +150,7 @@ def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: Train
 def _features(
     student: nn.Module, teacher: nn.Module | None, training_data: TrainingData, first: TrainingBatch
 ) -> Iterator[tuple[Callable[[], Tensor], nn.Linear]]:
-    """Yield the features' loss of the latest outputs of both models, and its projection, initialised to the
-    identity.
-    """
+    """Yield the features' loss of both models' latest outputs, and its projection, initialised to the identity."""
     if teacher is None or training_data.hidden is None:
         raise ValueError(f"Features are those of a teacher's hidden module, but got {teacher}, {training_data.hidden}.")
     with (
@@ -177,13 +175,10 @@ def _whole_pass(training_data: TrainingData, generator: torch.Generator) -> Iter
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    """Return the schedule; with few steps there is no warm-up (torch divides by zero where it would be one step), and
-    the final rate of zero comes after the last step.
-    """
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [_PEAK * group["lr"] for group in optimizer.param_groups],
-        total_steps=steps + 1,
-        pct_start=_WARM_UP if steps * _WARM_UP > 1 else 0.0,
+        total_steps=steps + 1,  # the final rate of zero comes after the last step
+        pct_start=_WARM_UP if steps * _WARM_UP > 1 else 0.0,  # torch divides by zero where it would be one step
         cycle_momentum=False,
     )

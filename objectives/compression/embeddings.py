@@ -208,9 +208,7 @@ def compress_tables(
 
 
 def block_sizes(rows: int) -> list[int]:
-    """Return the rows of each block for a table of 8 rows or more, each twice those of the one before; the last has the
-    rest.
-    """
+    """Return the rows of each block of a table of 8 rows or more, each twice the one before; the last has the rest."""
     first = math.ceil(rows / (2**_BLOCKS - 1))
     sizes = [first * 2**k for k in range(_BLOCKS - 1)]
     return [*sizes, rows - sum(sizes)]
@@ -241,20 +239,12 @@ def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, count
 
 
 def seen(table: nn.Embedding, counts: Tensor | None) -> bool:
-    """Return whether the lookups of rows are known and some row is looked up.
-
-    Args:
-        counts: (rows,) lookups of each id, None where they are unknown
-    """
+    """Return whether the lookups of rows, (rows,) by id, are known and some row is looked up."""
     return counts is not None and bool(_told(counts, table.padding_idx).sum() > 0)
 
 
 def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
-    """Return whether the rows are looked up about equally often, so that no temperature narrows any block.
-
-    Args:
-        counts: (rows,) lookups of each id, not all 0
-    """
+    """Return whether lookups, (rows,) by id and not all 0, are so even that no temperature narrows any block."""
     sizes = block_sizes(table.num_embeddings)
     order = _order(sizes, counts, table.padding_idx)
     counted = _told(counts, table.padding_idx)[order]
@@ -262,13 +252,7 @@ def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
 
 
 def _order(sizes: Sequence[int], counts: Tensor, padding: int | None) -> Tensor:
-    """Return the ids by place, (rows,): the most frequent ids go to the first part, and so on.
-
-    Within a part, ids stay in their own order, so that ids sorted by frequency keep it.
-
-    Raises:
-        ValueError: counts have another length than the table.
-    """
+    """Return the ids by place, (rows,): by frequency from part to part, in their own order within a part."""
     if counts.shape != (sum(sizes),):
         raise ValueError(f"Counts are ({sum(sizes)},), one for each row, but got {tuple(counts.shape)}.")
     ranked = counts.double().clone()

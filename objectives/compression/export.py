@@ -72,8 +72,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     silent = contextlib.redirect_stdout(io.StringIO())
-    with warnings.catch_warnings(), silent, BagsAsReductions(), any_length():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), silent, BagsAsReductions(), any_length():
         try:
             whole = Positional(model.eval(), names, lambda of, inputs: signature.scores(of(**inputs)))
             recurrent = any(isinstance(module, (nn.GRU, nn.LSTM)) for module in model.modules())
@@ -104,13 +103,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
 
 
 def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """Export by torch.export as ONNX's exporter does, except for recurrent layers.
-
-    It would take them for loops first, and so its second export in a process fails where lengths differ.
-
-    Raises:
-        OnnxExporterError: it cannot be traced.
-    """
+    """Export as ONNX's exporter would, but for recurrent layers: its loops fail at other lengths the second time."""
     try:
         with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(whole, given, dynamic_shapes={"values": dynamic}, strict=False)
@@ -169,8 +162,7 @@ def largest_difference(graph: ir.Model, source: ir.Model, rows: Rows, limit: flo
     """Return the largest difference of scores between two graphs of one model, over several numbers of rows.
 
     Args:
-        rows: inputs of max(PARITY_ROWS) rows or more; of one that `graph` takes once a request, the last row's value
-            stands in all
+        rows: as for `check_parity`
 
     Raises:
         ParityError: it exceeds the limit, or a score is not finite.

@@ -153,9 +153,7 @@ class _Answers:
 
 
 def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, bool]]:
-    """Return the layers whose activations are recorded: the module, the positions of the units, and whether it reads
-    (or outputs) them.
-    """
+    """Return the layers whose activations are recorded: module, positions of the units, and whether it reads them."""
     tables = {name: cut for cut in width.axis_slices if (name := _table(model, cut)) is not None}
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]

@@ -118,17 +118,13 @@ def _weight(bits: Int8WeightBits) -> QuantizationSpec:
 
 
 class _Rounding(Quantizer):  # type: ignore[misc]
-    """Quantizer that annotates the products with the layers' weights, for any caller; a layer called twice has one
-    range.
-
-    products: the first traced product of each layer, by name
-    """
+    """Quantizer that annotates the products with the layers' weights; a layer called twice has one range."""
 
     def __init__(self, linears: Mapping[str, nn.Linear], weight_bits: Int8WeightBits) -> None:
         super().__init__()
         self.weight = _weight(weight_bits)
         self.names = {id(linear.weight): name for name, linear in linears.items()}
-        self.products: dict[str, fx.Node] = {}
+        self.products: dict[str, fx.Node] = {}  # the first traced product of each layer, by name
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         products = [node for node in model.graph.nodes if node.target is torch.ops.aten.linear.default]
@@ -175,9 +171,7 @@ class _StandIn:
         return outputs  # type: ignore[no-any-return]
 
     def _follow(self, training: bool) -> None:
-        """Switch the mode: input ranges are updated in train mode only, and fake quantization starts with the first
-        such run.
-        """
+        """Switch the mode: train mode updates the input ranges, and its first run starts fake quantization."""
         self.ran |= training
         if training == self.training:
             return

@@ -61,8 +61,6 @@ def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: flo
 
 
 def _logit(probability: Tensor) -> Tensor:
-    """Return the logit of a probability, clamped: near 0 a float resolves far smaller probabilities than near 1, where
-    its steps are 6e-8.
-    """
+    """Return the logit of a probability, clamped: a float resolves far smaller steps near 0 than near 1 (6e-8)."""
     certain = probability.clamp(_RAREST, 1 - _NEAREST_TO_1)
     return certain.log() - torch.log1p(-certain)

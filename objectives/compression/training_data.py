@@ -66,11 +66,7 @@ class TrainingData:
 def training_batches(
     rows: TrainingRows, teacher_scores: Callable[[NumberedBatch], Tensor] | None = None
 ) -> tuple[Callable[[torch.Generator], Iterator[TrainingBatch]], int]:
-    """Return the batches of an epoch, and their number.
-
-    Args:
-        teacher_scores: computes the teacher's scores of a batch; None where they are not known
-    """
+    """Return the batches of an epoch, with the teacher's scores where they are known, and their number."""
 
     def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
         for batch in rows.epoch(generator):

@@ -44,9 +44,7 @@ def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor],
 
 
 def trouble_with_training(model: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> str | None:
-    """Return the reason why a model has no such graph, or none that takes all of these batches; None where
-    it has one.
-    """
+    """Return why a model has no such graph, or none that takes all of these batches; None where it has one."""
     try:
         _train_on(copy.deepcopy(model).train(), method, batches)
     except Exception as error:  # anything that the user's own forward may raise

@@ -66,9 +66,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
 
 
 def _candidates(model: nn.Module, flow: Flow) -> list[Found]:
-    """Return candidate dimensions by both readings of an ambiguous shape: removable heads, and narrower heads; earlier
-    candidates are verified first.
-    """
+    """Return candidates by both readings of an ambiguous shape, in order: removable heads, then narrower heads."""
     found = widths_of(flow)
     if not flow.units.ambiguous:
         return found
@@ -153,9 +151,7 @@ def _why_not(model: nn.Module, flow: Flow, name: str, modules: Sequence[str], go
 
 
 def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
-    """Return the inputs all of whose values are codes that the table looks up; none where only a part of one is, as for
-    ids packed into a matrix.
-    """
+    """Return the inputs whose values are all codes that the table looks up; ids packed into a matrix are none."""
     given = {spec.arg.name for spec in flow.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     found: dict[str, None] = {}
     for place in flow.places[names_of(model, f"{table}.weight")[0]]:

@@ -1,6 +1,4 @@
-"""Detection of linear layers that make an attention's queries, keys and values, or read its output, by the program's
-shape.
-"""
+"""Detection of linear layers that make an attention's queries, keys and values, or read its output."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def _transparent(node: Node) -> bool:
 
 
 def _back(start: Iterable[object], wanted: tuple[str, ...]) -> Iterator[Node]:
-    """Iterate over the nearest of these operators that values come from, through operators that only move or scale
-    them.
-    """
+    """Iterate over the nearest of these operators that values come from; others only move or scale the values."""
     return nearest(start, lambda n: operator_name(n) in wanted, _transparent, lambda n: n.all_input_nodes)
 
 

@@ -61,8 +61,8 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
     logger.setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), any_length():
-            warnings.simplefilter("ignore")
+        silent = contextlib.redirect_stdout(io.StringIO())
+        with warnings.catch_warnings(action="ignore"), silent, torch.no_grad(), any_length():
             exported = torch.export.export(model, (), dict(example), strict=False)
             table = torch.export.default_decompositions()
             for recurrent in _RECURRENT:

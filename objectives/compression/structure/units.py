@@ -1,6 +1,4 @@
-"""Units: positions along axes of tensors that must be removed from a model together, as a union of tied positions; and
-their course through a change of shape.
-"""
+"""Units: positions along axes that leave a model together, and their course through changes of shape."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ class Units:
         return np.arange(start, start + size)
 
     def copies(self, size: int) -> NDArray[np.int64]:
-        """Create units for one value that is expanded to this many positions: their number may depend on another
-        tensor.
-        """
+        """Create units for one value that is expanded: the number of positions may depend on another tensor."""
         axis = self.fresh(size)
         self._copied.update(axis.tolist())
         return axis

@@ -1,6 +1,4 @@
-"""Verification of prunable dimensions, and of other forms of layers and tables, on the model itself: with units
-reordered or removed, and with the new form as large as the old one.
-"""
+"""Verification of prunable dimensions, and of other forms of layers and tables, on changed copies of the model."""
 
 from __future__ import annotations
 
@@ -28,14 +26,13 @@ class UnprunableError(ValueError):
 
 
 class Verifier:
-    """Comparison of changed copies of a model with the model itself, by their outputs for an example."""
+    """Comparison of changed copies of a model with the model itself, by their outputs for an example of a few rows.
+
+    Raises:
+        TraceError: the model cannot be copied, so that nothing can be verified on it.
+    """
 
     def __init__(self, model: nn.Module, example: Mapping[str, Tensor]) -> None:
-        """Run the model on an example: inputs by name, a few rows.
-
-        Raises:
-            TraceError: the model cannot be copied, so that nothing can be verified on it.
-        """
         self.model, self._example = model, example
         try:
             _shared_copy(model)
@@ -84,9 +81,7 @@ class Verifier:
         return self._trouble_with(when, modules, *map(full_rank, layers))
 
     def trouble_with_forms(self, table: str) -> str | None:
-        """Return the reason why a table's rows cannot be shared, or have fewer dimensions; None where each lossless
-        form gives the same outputs.
-        """
+        """Return why a table's rows cannot be shared or narrowed; None where lossless forms give the same outputs."""
         module = self.model.get_submodule(table)
         if not isinstance(module, nn.Embedding):
             return f"leanrec shares and narrows the rows of nn.Embedding, not of {type(module).__name__}"
@@ -102,11 +97,7 @@ class Verifier:
             return tuple(_tensors_in(model.eval()(**self._example)))
 
     def _arranged(self, width: PrunableDim, units: Sequence[int], when: str) -> tuple[Tensor, ...]:
-        """Return the model's outputs with these units of the dimension, in this order.
-
-        Raises:
-            UnprunableError: the model fails.
-        """
+        """Return the model's outputs with these units of the dimension in this order, or raise UnprunableError."""
         arranged = _shared_copy(self.model)
         try:
             _arrange(arranged, width, units)
@@ -189,9 +180,7 @@ def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    """Compare values relative to their spread from row to row: scores around a thousandth may differ by little, and so
-    may scores around a thousand that differ by one.
-    """
+    """Compare values relative to their spread over the rows: scores may lie around 0.001, or differ by 1 at 1000."""
     finite = torch.isfinite(expected)
     if not torch.equal(found[~finite].nan_to_num(), expected[~finite].nan_to_num()):
         return False
