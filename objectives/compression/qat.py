@@ -90,31 +90,16 @@ def _linears(model: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
     found: dict[str, nn.Linear] = {}
     for name in modules:
         try:
-            inside = model.get_submodule(name).named_modules(prefix=name)
+            module = model.get_submodule(name)
         except AttributeError as error:
             raise ValueError(f"Rounding is learned in layers of the model, but got {name!r}: {error}.") from error
-        linears = {full: module for full, module in inside if isinstance(module, nn.Linear)}
+        linears = {full: inner for full, inner in module.named_modules(prefix=name) if isinstance(inner, nn.Linear)}
         if not linears:
-            kind = type(model.get_submodule(name)).__name__
-            raise ValueError(f"Rounding is learned in linear layers, but {name!r} got {kind}.")
+            raise ValueError(f"Rounding is learned in linear layers, but {name!r} got {type(module).__name__}.")
         found |= linears
     if not found:
         raise ValueError("Rounding is learned in one layer or more, but got none.")
     return found
-
-
-def _weight(bits: Int8WeightBits) -> QuantizationSpec:
-    """Return the weights' specification: per output channel, with the current range at each step."""
-    return QuantizationSpec(
-        dtype=torch.int8,
-        quant_min=-largest_code(bits),
-        quant_max=largest_code(bits),
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
-        observer_or_fake_quant_ctr=FakeQuantize.with_args(
-            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
-        ),
-    )
 
 
 class _Rounding(Quantizer):  # type: ignore[misc]
@@ -122,7 +107,16 @@ class _Rounding(Quantizer):  # type: ignore[misc]
 
     def __init__(self, linears: Mapping[str, nn.Linear], weight_bits: Int8WeightBits) -> None:
         super().__init__()
-        self.weight = _weight(weight_bits)
+        # Per output channel, with the current range at each step.
+        observer = MovingAveragePerChannelMinMaxObserver
+        self.weight = QuantizationSpec(
+            dtype=torch.int8,
+            quant_min=-largest_code(weight_bits),
+            quant_max=largest_code(weight_bits),
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+            observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=observer, averaging_constant=1.0),
+        )
         self.names = {id(linear.weight): name for name, linear in linears.items()}
         self.products: dict[str, fx.Node] = {}  # the first traced product of each layer, by name
 
@@ -200,16 +194,13 @@ def _standing_in(stand_in: _StandIn) -> Iterator[None]:
     patched: list[tuple[nn.Module, str, Callable[..., Tensor]]] = [(stand_in.learner, stand_in.method, stand_in)]
     if stand_in.hidden is not None:
         patched.append((stand_in.hidden, "forward", _pass_on))
-    own = [vars(module).get(name) for module, name, _ in patched]  # None for the class's own
-    for module, name, function in patched:
-        setattr(module, name, function)
-    try:
+    with contextlib.ExitStack() as stack:
+        for module, name, function in patched:
+            if name in vars(module):  # else it is the class's own
+                stack.callback(setattr, module, name, vars(module)[name])
+            stack.callback(delattr, module, name)
+            setattr(module, name, function)
         yield
-    finally:
-        for (module, name, _), former in zip(patched, own, strict=True):
-            delattr(module, name)
-            if former is not None:
-                setattr(module, name, former)
 
 
 def _pass_on(value: Tensor) -> Tensor:
