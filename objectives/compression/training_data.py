@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.soft_loss import soft_loss
 from objectives.training_rows import Inputs, Labels, NumberedBatch, TrainingRows
 
 Outputs = Callable[[nn.Module, Inputs], object]
 Loss = Callable[[object, Labels], Tensor]
-# (student's scores, teacher's scores, temperature) -> a scalar.
-Soft = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def by_name(model: nn.Module, inputs: Inputs) -> object:
@@ -44,19 +41,19 @@ class TrainingData:
     batches: one epoch of train, ordered by the generator; inputs may be drawn anew in each
     batches_per_epoch: number of batches in an epoch
     loss: (outputs, labels) -> a scalar, mean over rows or lists
+    soft: (student's scores, teacher's scores, temperature) -> a scalar, mean over rows or lists
     outputs: (model, inputs) -> the model's outputs
     hidden: dotted name of the module, in student and teacher, whose output is compared where features are distilled
     scores: maps outputs to scores
-    soft: (student's scores, teacher's scores, temperature) -> a scalar, mean over rows or lists
     """
 
     batches: Callable[[torch.Generator], Iterator[TrainingBatch]]
     batches_per_epoch: int
     loss: Loss
+    soft: Callable[[Tensor, Tensor, float], Tensor]
     outputs: Outputs = by_name
     hidden: str | None = None
     scores: Callable[[object], Tensor] = as_they_are
-    soft: Soft = soft_loss
 
     def __post_init__(self) -> None:
         if self.batches_per_epoch < 1:
