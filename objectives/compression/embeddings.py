@@ -170,10 +170,7 @@ def whole_forms(table: nn.Embedding) -> Iterator[CompressedTable]:
 
 
 def compress_tables(
-    model: nn.Module,
-    forms: Sequence[TableForm],
-    structure: ModelStructure,
-    counts: Mapping[str, Tensor],
+    model: nn.Module, forms: Sequence[TableForm], structure: ModelStructure, counts: Mapping[str, Tensor]
 ) -> tuple[nn.Module, ModelStructure]:
     """Copy the model with tables in the given forms, and return the copy with its structure, whose prunable dimensions
     refer to the compressed tables. A heavy table, or one that a form names, is treated separately from its group.

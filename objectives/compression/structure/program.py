@@ -19,7 +19,7 @@ from torch.fx import Node
 
 from objectives.compression.graph_passes.any_length import any_length
 from objectives.compression.module_edit import tensors
-from objectives.compression.structure.rules import Call, Operand, apply, operands_in
+from objectives.compression.structure.rules import Call, Operand, apply, instances
 from objectives.compression.structure.units import Narrowing, Units
 from objectives.errors import located
 
@@ -36,12 +36,7 @@ MOVES = PARTS | frozenset(
 _LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
 # Each is one operator with a rule of its own; torch would unroll every step of the sequence.
-_RECURRENT = (
-    torch.ops.aten.gru.input,
-    torch.ops.aten.lstm.input,
-    torch.ops.aten.rnn_tanh.input,
-    torch.ops.aten.rnn_relu.input,
-)
+_RECURRENT = [getattr(torch.ops.aten, name).input for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")]
 
 
 class TraceError(ValueError):
@@ -142,7 +137,7 @@ def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "
         elif node.op == "call_function":
             values[node] = _called(node, values, units)
         elif node.op == "output":
-            for operand in operands_in(_known(node.args, values)):
+            for operand in instances(Operand, _known(node.args, values)):
                 for axis in operand.axes:
                     units.pin(axis, "it is what the model gives")
     return Flow(units, held, program, places)

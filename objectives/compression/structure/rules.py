@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Call:
 
     @property
     def operands(self) -> list[Operand]:
-        return list(operands_in(self.arguments))
+        return list(instances(Operand, self.arguments))
 
     def given(self, place: int) -> Any:
         """Return an argument; None where the overload has none in this place."""
@@ -67,6 +67,7 @@ class Call:
         return (*axes[:at], axis, *axes[at + 1 :])
 
 
+T = TypeVar("T")
 Outputs = tuple[tuple[Axis, ...], ...]
 Rule = Callable[[Call], Outputs]
 
@@ -83,13 +84,13 @@ def apply(call: Call) -> Outputs:
     return (*found, *((None,) * len(shape) for shape in call.shapes[len(found) :]))
 
 
-def operands_in(arguments: object) -> Iterator[Operand]:
-    """Iterate over operands in any nesting of lists."""
-    if isinstance(arguments, Operand):
-        yield arguments
-    elif isinstance(arguments, (list, tuple)):
-        for argument in arguments:
-            yield from operands_in(argument)
+def instances(kind: type[T], nested: object) -> Iterator[T]:
+    """Iterate over the instances of a class in any nesting of mappings, lists and tuples."""
+    if isinstance(nested, kind):
+        yield nested
+    elif isinstance(nested, (Mapping, list, tuple)):
+        for value in nested.values() if isinstance(nested, Mapping) else nested:
+            yield from instances(kind, value)
 
 
 def _unknown(call: Call) -> Outputs:
@@ -125,19 +126,12 @@ def _same(call: Call) -> Outputs:
 
 
 def _mm(call: Call) -> Outputs:
-    return (_product(call.units, *call.operands),)
-
-
-def _product(units: Units, left: Operand, right: Operand) -> tuple[Axis, ...]:
-    units.join([left.axes[-1], right.axes[-2]], _FIXED)
-    stacked = [units.join([a, b], _FIXED) for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True)]
-    return (*stacked, left.axes[-2], right.axes[-1])
-
-
-def _addmm(call: Call) -> Outputs:
-    bias, left, right = call.operands
-    made = Operand(_product(call.units, left, right), call.shapes[0])
-    return (_broadcast(call.units, [made, bias], call.shapes[0]),)
+    """Multiply matrices, or stacks of them, and add a bias where there is one."""
+    *bias, left, right = call.operands
+    call.units.join([left.axes[-1], right.axes[-2]], _FIXED)
+    stacked = [call.units.join([a, b], _FIXED) for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True)]
+    made = Operand((*stacked, left.axes[-2], right.axes[-1]), call.shapes[0])
+    return (_broadcast(call.units, [made, *bias], call.shapes[0]),)
 
 
 def _by_vector(call: Call) -> Outputs:
@@ -291,7 +285,7 @@ def _recurrent(call: Call, gates: int) -> Outputs:
     """Run a recurrent layer, whose weights hold a block of rows for each gate. Layers and directions have one hidden
     size: a unit is a row of every gate, and the columns of the next step, the next layer and the output that read it.
     """
-    units, read, weights = call.units, call.first, list(operands_in(call.given(2)))
+    units, read, weights = call.units, call.first, list(instances(Operand, call.given(2)))
     each, layers, directions = 4 if call.given(3) else 2, int(call.given(4)), 2 if call.given(7) else 1
     hidden = weights[1].shape[1]
     if len(weights) != each * layers * directions or any(w.shape[0] != gates * hidden for w in weights):
@@ -307,7 +301,7 @@ def _recurrent(call: Call, gates: int) -> Outputs:
             for held in of:
                 units.join([np.tile(one, gates), held.axes[0]], _FIXED)
         below = np.tile(one, directions)
-    for state in operands_in(call.given(1)):
+    for state in instances(Operand, call.given(1)):
         # Default states of zeros follow the layer's size; others are verified on the model.
         if state.axes[-1] is not None:
             units.tie(one, state.axes[-1])
@@ -321,7 +315,7 @@ RULES: Mapping[str, Rule] = {
     # It has no output; export writes one wherever a type is changed.
     "_assert_tensor_metadata": _made,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
-    **dict.fromkeys(("mm", "bmm"), _mm),
+    **dict.fromkeys(("mm", "bmm", "addmm"), _mm),
     "squeeze": _squeeze,
     **dict.fromkeys(("select", "index_select"), partial(_reduced, reason=_COUNTED)),
     "sum": _reduced,
@@ -335,7 +329,6 @@ RULES: Mapping[str, Rule] = {
         ("_softmax", "_log_softmax", "_safe_softmax"), partial(_reduced, reason="a softmax is taken over it")
     ),
     **dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), _lookup),
-    "addmm": _addmm,
     **dict.fromkeys(("mv", "dot"), _by_vector),
     "permute": _permute,
     "t": _t,

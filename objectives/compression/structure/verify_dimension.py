@@ -14,6 +14,7 @@ from objectives.compression.embeddings import whole_forms
 from objectives.compression.low_rank import full_rank
 from objectives.compression.module_edit import keep, names_of, replace_module, replace_tensor, tensors
 from objectives.compression.structure.program import TraceError
+from objectives.compression.structure.rules import instances
 from objectives.errors import located, one_line
 from spaces.model_structure import PrunableDim
 
@@ -94,7 +95,7 @@ class Verifier:
     def _run(self, model: nn.Module) -> tuple[Tensor, ...]:
         """Return every tensor that a model outputs, in order."""
         with torch.inference_mode():
-            return tuple(_tensors_in(model.eval()(**self._example)))
+            return tuple(instances(Tensor, model.eval()(**self._example)))
 
     def _arranged(self, width: PrunableDim, units: Sequence[int], when: str) -> tuple[Tensor, ...]:
         """Return the model's outputs with these units of the dimension in this order, or raise UnprunableError."""
@@ -189,11 +190,3 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     size = values.abs().amax(0) if values.dim() else values.abs()
     allowed = _OF_SPREAD * spread + _OF_SIZE * size
     return bool(((torch.where(finite, found, 0).double() - values).abs() <= allowed).all())
-
-
-def _tensors_in(answer: object) -> Iterator[Tensor]:
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, (Mapping, list, tuple)):
-        for value in answer.values() if isinstance(answer, Mapping) else answer:
-            yield from _tensors_in(value)
