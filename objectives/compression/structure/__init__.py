@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from objectives.compression.module_edit import names_of, parameters_of, tensors
-from objectives.compression.structure.attention import attention_weights
 from objectives.compression.structure.dimensions import Found, widths_of
-from objectives.compression.structure.groups import TABLES, grouped, left_alone, modules_read, weight_of
+from objectives.compression.structure.groups import TABLES, grouped, left_alone, weight_of
 from objectives.compression.structure.program import MOVES, PARTS, Flow, flow_of, nearest, operator_name, program_of
 from objectives.compression.structure.verify_dimension import UnprunableError, Verifier
 from spaces.model_structure import Group, ModelStructure, PrunableDim, Table
@@ -47,11 +46,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
     """
     flow = flow_of(model, program_of(model, example))
     read = {other for name in flow.held for other in names_of(model, name)}
-    tables = modules_read(model, read, nn.Embedding, nn.EmbeddingBag)
-    layers = [name for name in modules_read(model, read, nn.Linear) if tensors(model)[f"{name}.weight"].shape[0] > 1]
-    weights = attention_weights(flow)
-    attention = {layer for layer in layers if names_of(model, f"{layer}.weight")[0] in weights}
-    named = grouped(tables, layers, attention, modules_read(model, read, nn.RNNBase))
+    named = grouped(model, flow, read)
     owners = {module: name for name, (_, modules) in named.items() for module in modules}
     verifier = Verifier(model, example)
     good, refused = _verified(verifier, _candidates(model, flow), owners)
@@ -61,7 +56,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> Traced:
         reason = None if dims else _why_not(model, flow, name, modules, good, refused)
         unfactorable = verifier.trouble_with_factors(modules) if kind in ("linear", "attention") else None
         groups.append(Group(name, kind, modules, parameters_of(model, modules), dims, reason, unfactorable))
-    looked_up = tuple(_table(verifier, flow, name) for name in tables)
+    looked_up = tuple(_table(verifier, flow, name) for name in (named[TABLES][1] if TABLES in named else ()))
     return Traced(ModelStructure(tuple(groups), looked_up), left_alone(model, owners.keys(), read))
 
 
