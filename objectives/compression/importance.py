@@ -60,7 +60,8 @@ def importances(
     for width in widths:
         check_lies_in(model, width)
     if kind == "magnitude":
-        found = _magnitude(model, widths)
+        with torch.no_grad():
+            found = [_over_cuts(_parameters(model, [width]), width, torch.square) for width in widths]
     elif evidence is None:
         raise ValueError(f"Importance by {kind} is computed on rows, but got no evidence.")
     else:
@@ -72,11 +73,6 @@ def importances(
                 f"Importances are finite, but by {kind} {broken} of {width.units} of {width.name!r} are not."
             )
     return tuple(scores / scores.sum() if scores.any() else scores for scores in found)
-
-
-def _magnitude(model: nn.Module, widths: Sequence[PrunableDim]) -> list[Tensor]:
-    parameters = {name: tensor.detach() for name, tensor in _parameters(model, widths).items()}
-    return [_over_cuts(parameters, width, torch.square) for width in widths]
 
 
 def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:

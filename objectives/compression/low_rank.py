@@ -27,8 +27,7 @@ class LowRankLinear(nn.Module):
             raise ValueError(
                 f"The first factor has no bias and gives what the second takes, but got {first}, {second}."
             )
-        self.first = first
-        self.second = second
+        self.first, self.second = first, second
 
     @property
     def in_features(self) -> int:

@@ -8,7 +8,7 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -149,21 +149,15 @@ def _inputs(model: nn.Module, table: str, flow: Flow) -> tuple[str, ...]:
     """Return the inputs whose values are all codes that the table looks up; ids packed into a matrix are none."""
     given = {spec.arg.name for spec in flow.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     found: dict[str, None] = {}
-    for place in flow.places[names_of(model, f"{table}.weight")[0]]:
-        for lookup in place.users:
-            if len(lookup.args) > 1 and isinstance(lookup.args[1], Node):
-                found |= dict.fromkeys(n.name for n in _codes_from(lookup.args[1]) if n.name in given)
+    for lookup in (user for place in flow.places[names_of(model, f"{table}.weight")[0]] for user in place.users):
+        codes = nearest(
+            lookup.args[1:2],
+            lambda n: n.op == "placeholder" and not n.meta["val"].is_floating_point(),
+            lambda n: operator_name(n) in MOVES | {"constant_pad_nd", "stack"} and not _parts(n),
+            lambda n: n.all_input_nodes,
+        )
+        found |= dict.fromkeys(code.name for code in codes if code.name in given)
     return tuple(found)
-
-
-def _codes_from(ids: Node) -> Iterator[Node]:
-    """Iterate over the inputs that ids come from through operators that keep all of their values."""
-    return nearest(
-        [ids],
-        lambda n: n.op == "placeholder" and not n.meta["val"].is_floating_point(),
-        lambda n: operator_name(n) in MOVES | {"constant_pad_nd", "stack"} and not _parts(n),
-        lambda n: n.all_input_nodes,
-    )
 
 
 def _parts(node: Node) -> bool:

@@ -51,13 +51,9 @@ def widths_of(flow: Flow) -> list[Found]:
         if len(roots) > 1:
             spanned, copied = any(map(flow.units.spanned, roots)), any(map(flow.units.copied, roots))
             found.append(_width([place for place, _ in signature], [lies[root] for root in roots], spanned, copied))
-    return [*found, *_joined(found)]
-
-
-def _joined(found: Sequence[Found]) -> list[Found]:
-    """Return pairs with the same number of units, one of which meets an expanded value: its size may be the other's."""
-    whole = [width for width in found if width.reason is None]
-    return [
+    # Of two with the same number of units, one of which meets an expanded value, the sizes may be the same.
+    pairs = combinations([width for width in found if width.reason is None], 2)
+    joined = [
         replace(
             one,
             axis_slices=one.axis_slices + other.axis_slices,
@@ -65,9 +61,10 @@ def _joined(found: Sequence[Found]) -> list[Found]:
             copied=True,
             places=one.places + other.places,
         )
-        for one, other in combinations(whole, 2)
+        for one, other in pairs
         if one.units == other.units and (one.copied or other.copied)
     ]
+    return [*found, *joined]
 
 
 def _width(places: Sequence[Place], lies: Sequence[dict[Place, list[int]]], spanned: bool, copied: bool) -> Found:
