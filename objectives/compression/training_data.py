@@ -14,11 +14,6 @@ Outputs = Callable[[nn.Module, Inputs], object]
 Loss = Callable[[object, Labels], Tensor]
 
 
-def by_name(model: nn.Module, inputs: Inputs) -> object:
-    """Return the outputs of a model that takes its inputs by name."""
-    return model(**inputs)
-
-
 def as_they_are(outputs: object) -> Tensor:
     """Return the scores of a model whose outputs are its scores."""
     assert isinstance(outputs, Tensor)
@@ -51,7 +46,7 @@ class TrainingData:
     batches_per_epoch: int
     loss: Loss
     soft: Callable[[Tensor, Tensor, float], Tensor]
-    outputs: Outputs = by_name
+    outputs: Outputs
     hidden: str | None = None
     scores: Callable[[object], Tensor] = as_they_are
 

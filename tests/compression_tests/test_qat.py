@@ -475,7 +475,8 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
         *training_batches(TrainingRows((Block(rows, labels),), 64)),
         F.binary_cross_entropy_with_logits,
         soft_loss,
-        hidden="mlp",
+        lambda model, inputs: model(**inputs),
+        "mlp",
     )
     losses: list[float] = []
 
