@@ -36,7 +36,6 @@ def _proto(value: Any) -> Any:
 
 
 to_onnx = _over_protos(export.to_onnx)
-run_onnx = _over_protos(export.run_onnx)
 check_parity = _over_protos(export.check_parity)
 check_requests = _over_protos(export.check_requests)
 largest_difference = _over_protos(export.largest_difference)
@@ -49,6 +48,11 @@ quantize = _over_protos(quantization.quantize)
 read_widths = _over_protos(quantization.read_widths)
 read_weight_bits = _over_protos(quantization.read_weight_bits)
 value_ranges = _over_protos(calibration.value_ranges)
+
+
+@_over_protos
+def run_onnx(graph: ir.Model, inputs: Any) -> Any:
+    return export.runner(graph)(inputs)
 
 
 @_over_protos

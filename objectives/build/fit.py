@@ -17,10 +17,9 @@ from torch import nn
 
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.build.teacher_outputs import teacher_outputs
-from objectives.compression.distillation import distil
+from objectives.compression.distillation import distil, soft_loss_of
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
-from objectives.compression.soft_loss import soft_loss_of
 from objectives.compression.training_data import TrainingData, training_batches
 from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
@@ -169,7 +168,7 @@ def training_data_of(recommender: Recommender, distillation: Distillation, cache
     batches, batches_per_epoch = training_batches(recommender.train_rows(), None if known is None else known.scores)
     soft = partial(soft_loss_of, recommender.output_kinds)
     return TrainingData(
-        batches, batches_per_epoch, recommender.loss, recommender.outputs, recommender.hidden, recommender.scores, soft
+        batches, batches_per_epoch, recommender.loss, soft, recommender.outputs, recommender.hidden, recommender.scores
     )
 
 

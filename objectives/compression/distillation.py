@@ -4,17 +4,73 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.compression.training_data import TrainingBatch, TrainingData
+from objectives.output_kind import OutputKind
 from spaces.techniques.distillation import Distillation
 
 _WARM_UP = 0.1
 # One cycle allows a higher peak than a constant rate does (Smith and Topin 2018).
 _PEAK = 3.0
+# Smallest distance of a probability from 0 and from 1.
+_RAREST, _NEAREST_TO_1 = 1e-12, 1e-7
+
+
+def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T^2 times the cross entropy between softened outputs (Hinton et al. 2015, section 2), mean over rows or
+    lists.
+
+    One logit z is the two-class softmax of (z, 0), so softening it is sigmoid(z / T). T^2 keeps the gradient's size
+    independent of T.
+
+    Args:
+        student, teacher: logits, (rows,), or (lists, candidates)
+
+    Raises:
+        ValueError: the shapes differ, or are of neither form.
+    """
+    if student.shape != teacher.shape or student.ndim not in (1, 2):
+        raise ValueError(
+            "Student and teacher score the same rows, or the same lists of candidates, but got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}."
+        )
+    if student.ndim == 1:
+        target = torch.sigmoid(teacher / temperature)
+        return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
+    return temperature**2 * F.cross_entropy(student / temperature, torch.softmax(teacher / temperature, dim=1))
+
+
+def soft_loss_of(kinds: Sequence[OutputKind], student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the soft loss of scores whose columns are of these kinds, (rows,) or (rows, outputs), or (lists,
+    candidates) for lists; the sum over several outputs.
+
+    Probabilities are converted to logits. Values have no temperature: their loss is the squared distance in units of
+    their spread, which is 1 for a student that only predicts their mean.
+    """
+    if kinds[0].scale == "lists":
+        return soft_loss(student, teacher, temperature)
+    pairs = zip(student.reshape(len(student), -1).T, teacher.reshape(len(teacher), -1).T, strict=True)
+    losses = [_of_one(kind, *pair, temperature) for kind, pair in zip(kinds, pairs, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def _of_one(kind: OutputKind, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    if kind.scale == "values":
+        return F.mse_loss(student / kind.spread, teacher / kind.spread)
+    if kind.scale == "probabilities":
+        return soft_loss(_logit(student), _logit(teacher), temperature)
+    return soft_loss(student, teacher, temperature)
+
+
+def _logit(probability: Tensor) -> Tensor:
+    """Return the logit of a probability, clamped: a float resolves far smaller steps near 0 than near 1 (6e-8)."""
+    certain = probability.clamp(_RAREST, 1 - _NEAREST_TO_1)
+    return certain.log() - torch.log1p(-certain)
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -58,11 +114,8 @@ def hidden_outputs(model: nn.Module, name: str) -> Iterator[Callable[[], Tensor]
     def keep(module: nn.Module, inputs: object, output: object) -> None:
         seen[:] = [output]
 
-    handle = module.register_forward_hook(keep)
-    try:
+    with module.register_forward_hook(keep):
         yield latest
-    finally:
-        handle.remove()
 
 
 def distil(
@@ -150,9 +203,7 @@ def _teach(teacher: nn.Module | None, batch: TrainingBatch, training_data: Train
 def _features(
     student: nn.Module, teacher: nn.Module | None, training_data: TrainingData, first: TrainingBatch
 ) -> Iterator[tuple[Callable[[], Tensor], nn.Linear]]:
-    """Yield the features' loss of the latest outputs of both models, and its projection, initialised to the
-    identity.
-    """
+    """Yield the features' loss of both models' latest outputs, and its projection, initialised to the identity."""
     if teacher is None or training_data.hidden is None:
         raise ValueError(f"Features are those of a teacher's hidden module, but got {teacher}, {training_data.hidden}.")
     with (
@@ -177,13 +228,10 @@ def _whole_pass(training_data: TrainingData, generator: torch.Generator) -> Iter
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    """Return the schedule; with few steps there is no warm-up (torch divides by zero where it would be one step), and
-    the final rate of zero comes after the last step.
-    """
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         [_PEAK * group["lr"] for group in optimizer.param_groups],
-        total_steps=steps + 1,
-        pct_start=_WARM_UP if steps * _WARM_UP > 1 else 0.0,
+        total_steps=steps + 1,  # the final rate of zero comes after the last step
+        pct_start=_WARM_UP if steps * _WARM_UP > 1 else 0.0,  # torch divides by zero where it would be one step
         cycle_momentum=False,
     )

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.compression.low_rank import factors
-from objectives.compression.module_edit import recounted, with_modules
-from spaces.model_structure import AxisSlice, Group, ModelStructure
+from objectives.compression.module_edit import recounted, with_dims, with_modules
+from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.embeddings import SMALLEST, MixedDimensions, QuotientRemainder, TableForm
 
 # Columns and steps of the subspace iteration.
@@ -170,10 +170,7 @@ def whole_forms(table: nn.Embedding) -> Iterator[CompressedTable]:
 
 
 def compress_tables(
-    model: nn.Module,
-    forms: Sequence[TableForm],
-    structure: ModelStructure,
-    counts: Mapping[str, Tensor],
+    model: nn.Module, forms: Sequence[TableForm], structure: ModelStructure, counts: Mapping[str, Tensor]
 ) -> tuple[nn.Module, ModelStructure]:
     """Copy the model with tables in the given forms, and return the copy with its structure, whose prunable dimensions
     refer to the compressed tables. A heavy table, or one that a form names, is treated separately from its group.
@@ -208,9 +205,7 @@ def compress_tables(
 
 
 def block_sizes(rows: int) -> list[int]:
-    """Return the rows of each block for a table of 8 rows or more, each twice those of the one before; the last has the
-    rest.
-    """
+    """Return the rows of each block of a table of 8 rows or more, each twice the one before; the last has the rest."""
     first = math.ceil(rows / (2**_BLOCKS - 1))
     sizes = [first * 2**k for k in range(_BLOCKS - 1)]
     return [*sizes, rows - sum(sizes)]
@@ -241,20 +236,12 @@ def block_dimensions(sizes: Sequence[int], whole: int, temperature: float, count
 
 
 def seen(table: nn.Embedding, counts: Tensor | None) -> bool:
-    """Return whether the lookups of rows are known and some row is looked up.
-
-    Args:
-        counts: (rows,) lookups of each id, None where they are unknown
-    """
+    """Return whether the lookups of rows, (rows,) by id, are known and some row is looked up."""
     return counts is not None and bool(_told(counts, table.padding_idx).sum() > 0)
 
 
 def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
-    """Return whether the rows are looked up about equally often, so that no temperature narrows any block.
-
-    Args:
-        counts: (rows,) lookups of each id, not all 0
-    """
+    """Return whether lookups, (rows,) by id and not all 0, are so even that no temperature narrows any block."""
     sizes = block_sizes(table.num_embeddings)
     order = _order(sizes, counts, table.padding_idx)
     counted = _told(counts, table.padding_idx)[order]
@@ -262,13 +249,7 @@ def evenly_seen(table: nn.Embedding, counts: Tensor) -> bool:
 
 
 def _order(sizes: Sequence[int], counts: Tensor, padding: int | None) -> Tensor:
-    """Return the ids by place, (rows,): the most frequent ids go to the first part, and so on.
-
-    Within a part, ids stay in their own order, so that ids sorted by frequency keep it.
-
-    Raises:
-        ValueError: counts have another length than the table.
-    """
+    """Return the ids by place, (rows,): by frequency from part to part, in their own order within a part."""
     if counts.shape != (sum(sizes),):
         raise ValueError(f"Counts are ({sum(sizes)},), one for each row, but got {tuple(counts.shape)}.")
     ranked = counts.double().clone()
@@ -327,15 +308,15 @@ def _table(module: nn.Embedding, form: TableForm, counts: Tensor) -> CompressedT
 def _moved(structure: ModelStructure, made: Mapping[str, CompressedTable]) -> ModelStructure:
     """Replace slices of a table's dimensions by slices of those of its parts."""
 
-    def moved(cut: AxisSlice) -> tuple[AxisSlice, ...]:
-        name = cut.tensor.removesuffix(".weight")
-        return tuple(replace(cut, tensor=f"{name}.{part}") for part in made[name].wide()) if name in made else (cut,)
+    def moved(width: PrunableDim) -> PrunableDim:
+        axis_slices: list[AxisSlice] = []
+        for cut in width.axis_slices:
+            name = cut.tensor.removesuffix(".weight")
+            tensors = [f"{name}.{part}" for part in made[name].wide()] if name in made else [cut.tensor]
+            axis_slices += (replace(cut, tensor=tensor) for tensor in tensors)
+        return replace(width, axis_slices=tuple(axis_slices))
 
-    def of(group: Group) -> Group:
-        widths = (replace(w, axis_slices=tuple(new for cut in w.axis_slices for new in moved(cut))) for w in group.dims)
-        return replace(group, dims=tuple(widths))
-
-    return replace(structure, groups=tuple(of(group) for group in structure.groups))
+    return with_dims(structure, moved)
 
 
 def _rank_one(rows: Tensor) -> tuple[Tensor, Tensor]:

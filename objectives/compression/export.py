@@ -22,9 +22,11 @@ from objectives.compression.graph_passes.bags import BagsAsReductions
 from objectives.compression.graph_passes.naming import name_turned
 from objectives.compression.graph_passes.recurrent import plain_recurrent
 from objectives.compression.graph_passes.small_addends import optimize
+from objectives.compression.module_edit import Positional
+from objectives.compression.training_data import as_they_are
 from objectives.errors import located
 from objectives.onnx_graph import once_inputs, open_session
-from objectives.parity import LIMIT, ParityError, compare_scores
+from objectives.parity import ParityError, compare_scores
 
 # Initialisers are named after the module's parameters behind this.
 PREFIX = "model."
@@ -32,30 +34,11 @@ PARITY_ROWS = (1, 2, 7, 64, 257)
 _SHAPES = 8
 
 Rows = Mapping[str, NDArray[np.generic]]
-_Run = Callable[[Rows], NDArray[np.float32]]
 Scores = Callable[[Any], Tensor]
 
 
 class ExportError(RuntimeError):
     """The model cannot be one graph for any number of rows."""
-
-
-class _Positional(nn.Module):
-    """torch.export takes dynamic shapes by position where a forward takes any names."""
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...], scores: Scores) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-        self.scores = scores
-
-    def forward(self, *values: Tensor) -> Tensor:
-        return self.scores(self.model(**dict(zip(self.names, values, strict=True))))
-
-
-def _as_given(outputs: Any) -> Tensor:
-    scores: Tensor = outputs
-    return scores
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class Signature:
 
     once: frozenset[str] = frozenset()
     open: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    scores: Scores = _as_given
+    scores: Scores = as_they_are
 
 
 def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signature = Signature()) -> ir.Model:
@@ -89,10 +72,9 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
     # The exporter speaks to the terminal whatever is asked of it.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     silent = contextlib.redirect_stdout(io.StringIO())
-    with warnings.catch_warnings(), silent, BagsAsReductions(), any_length():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), silent, BagsAsReductions(), any_length():
         try:
-            whole = _Positional(model.eval(), names, signature.scores)
+            whole = Positional(model.eval(), names, lambda of, inputs: signature.scores(of(**inputs)))
             recurrent = any(isinstance(module, (nn.GRU, nn.LSTM)) for module in model.modules())
             program = torch.onnx.export(
                 _captured(whole, given, dynamic) if recurrent else whole,
@@ -121,13 +103,7 @@ def to_onnx(model: nn.Module, example: Mapping[str, Tensor], signature: Signatur
 
 
 def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """Export by torch.export as ONNX's exporter does, except for recurrent layers.
-
-    It would take them for loops first, and so its second export in a process fails where lengths differ.
-
-    Raises:
-        OnnxExporterError: it cannot be traced.
-    """
+    """Export as ONNX's exporter would, but for recurrent layers: its loops fail at other lengths the second time."""
     try:
         with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(whole, given, dynamic_shapes={"values": dynamic}, strict=False)
@@ -135,20 +111,15 @@ def _captured(whole: nn.Module, given: tuple[Tensor, ...], dynamic: tuple[Any, .
         raise torch.onnx.OnnxExporterError("The model cannot be traced.") from error
 
 
-def run_onnx(graph: ir.Model, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-    """Scores of (rows,) or (rows, outputs) by ONNX Runtime's CPU provider, for checks while building.
+def runner(graph: ir.Model) -> Callable[[Rows], NDArray[np.float32]]:
+    """Return a function from inputs to scores, (rows,) or (rows, outputs), by ONNX Runtime's CPU provider, for checks
+    while building.
 
-    Args:
-        inputs: all of the same number of rows; of one that the graph takes once a request, the first row is given
+    Its inputs are all of the same number of rows; of one that the graph takes once a request, the first row is given.
     """
-    return runner(graph)(inputs)
-
-
-def runner(graph: ir.Model) -> _Run:
-    """Return `run_onnx` for several runs of one graph."""
     session, once = open_session(graph), once_inputs(graph)
 
-    def run(inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+    def run(inputs: Rows) -> NDArray[np.float32]:
         feeds = {name: values[:1] if name in once else values for name, values in inputs.items()}
         scores: NDArray[np.float32] = session.run(None, feeds)[0]
         return scores
@@ -156,7 +127,7 @@ def runner(graph: ir.Model) -> _Run:
     return run
 
 
-def check_parity(model: nn.Module, graph: ir.Model, rows: Mapping[str, Tensor], scores: Scores = _as_given) -> float:
+def check_parity(model: nn.Module, graph: ir.Model, rows: Mapping[str, Tensor], scores: Scores = as_they_are) -> float:
     """Return the largest difference of scores between model and graph, over several numbers of rows.
 
     Args:
@@ -166,8 +137,8 @@ def check_parity(model: nn.Module, graph: ir.Model, rows: Mapping[str, Tensor], 
     Raises:
         ParityError: it exceeds the limit, a score is not finite, or the graph answers another number of rows.
     """
-    arrays = {name: values.numpy() for name, values in rows.items()}
-    return _compare(runner(graph), _model_runner(model, scores), _sized_requests(arrays, graph))
+    requests = _sized_requests({name: values.numpy() for name, values in rows.items()}, graph)
+    return compare_scores(_scores(graph, requests), _model_scores(model, requests, scores))
 
 
 def check_requests(model: nn.Module, graph: ir.Model, requests: Sequence[Rows], signature: Signature) -> float:
@@ -176,25 +147,22 @@ def check_requests(model: nn.Module, graph: ir.Model, requests: Sequence[Rows], 
     Raises:
         ParityError: it exceeds the limit, a score is not finite, or the graph takes no such request.
     """
-    run = runner(graph)
-
-    def run_or_explain(request: Rows) -> NDArray[np.float32]:
+    run, computed = runner(graph), []
+    for request in requests:
         try:
-            return run(request)
+            computed.append(run(request))
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             shapes = {name: values.shape for name, values in request.items()}
             line = str(error).strip().splitlines()[0]
             raise ParityError(f"The graph must take requests of every length, but not of {shapes}: {line}") from error
-
-    return _compare(run_or_explain, _model_runner(model, signature.scores), requests)
+    return compare_scores(computed, _model_scores(model, requests, signature.scores))
 
 
 def largest_difference(graph: ir.Model, source: ir.Model, rows: Rows, limit: float | None = None) -> float:
     """Return the largest difference of scores between two graphs of one model, over several numbers of rows.
 
     Args:
-        rows: inputs of max(PARITY_ROWS) rows or more; of one that `graph` takes once a request, the last row's value
-            stands in all
+        rows: as for `check_parity`
 
     Raises:
         ParityError: it exceeds the limit, or a score is not finite.
@@ -214,20 +182,10 @@ def of_each_shape(requests: Sequence[Rows]) -> list[Rows]:
     return list(by_shape.values())[:_SHAPES]
 
 
-def _compare(computed: _Run, expected: _Run, requests: Sequence[Rows]) -> float:
-    """Run the same requests on both sides and compare the scores, as `compare_scores` does."""
-    return compare_scores(list(map(computed, requests)), list(map(expected, requests)), LIMIT, ("graph", "model"))
-
-
-def _model_runner(model: nn.Module, scores: Scores) -> _Run:
-    def run(request: Rows) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            found: NDArray[np.float32] = scores(
-                model.eval()(**{name: torch.from_numpy(values) for name, values in request.items()})
-            ).numpy()
-        return found
-
-    return run
+def _model_scores(model: nn.Module, requests: Sequence[Rows], scores: Scores) -> list[NDArray[np.float32]]:
+    given = ({name: torch.from_numpy(values) for name, values in request.items()} for request in requests)
+    with torch.inference_mode():
+        return [scores(model.eval()(**inputs)).numpy() for inputs in given]
 
 
 def _sized_requests(rows: Rows, graph: ir.Model) -> list[Rows]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,8 @@ def importances(
     for width in widths:
         check_lies_in(model, width)
     if kind == "magnitude":
-        found = _magnitude(model, widths)
+        with torch.no_grad():
+            found = [_over_cuts(_parameters(model, [width]), width, torch.square) for width in widths]
     elif evidence is None:
         raise ValueError(f"Importance by {kind} is computed on rows, but got no evidence.")
     else:
@@ -71,11 +73,6 @@ def importances(
                 f"Importances are finite, but by {kind} {broken} of {width.units} of {width.name!r} are not."
             )
     return tuple(scores / scores.sum() if scores.any() else scores for scores in found)
-
-
-def _magnitude(model: nn.Module, widths: Sequence[PrunableDim]) -> list[Tensor]:
-    parameters = {name: tensor.detach() for name, tensor in _parameters(model, widths).items()}
-    return [_over_cuts(parameters, width, torch.square) for width in widths]
 
 
 def _taylor(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evidence) -> list[Tensor]:
@@ -98,8 +95,8 @@ def _activation(model: nn.Module, widths: Sequence[PrunableDim], evidence: Evide
     """Return the sum over layers of the mean activations of each unit."""
     watched = [[_Answers(width, *place) for place in _places(model, width)] for width in widths]
     with ExitStack() as hooks, torch.no_grad():
-        for answers in (answers for of_width in watched for answers in of_width):
-            hooks.enter_context(_hook(model, answers))
+        for answers in chain.from_iterable(watched):
+            hooks.enter_context(model.get_submodule(answers.module).register_forward_hook(answers.note))
         for inputs, _ in evidence.batches:
             evidence.outputs(model, inputs)
     return [torch.stack([answers.mean() for answers in of_width]).sum(0) for of_width in watched]
@@ -151,26 +148,26 @@ class _Answers:
         return self._total / self._count
 
 
-def _hook(model: nn.Module, answers: _Answers) -> torch.utils.hooks.RemovableHandle:
-    return model.get_submodule(answers.module).register_forward_hook(answers.note)
-
-
 def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, bool]]:
-    """Return the layers whose activations are recorded: the module, the positions of the units, and whether it reads
-    (or outputs) them.
-    """
+    """Return the layers whose activations are recorded: module, positions of the units, and whether it reads them."""
     tables = {name: cut for cut in width.axis_slices if (name := _table(model, cut)) is not None}
     if tables:
         return [(name, cut, False) for name, cut in tables.items()]
-    layers = [(name, cut) for cut in width.axis_slices if (name := _layer(model, cut)) is not None]
-    layers += [
-        (name, _given_by(model, name, cut)) for cut in width.axis_slices if (name := _recurrent(model, cut)) is not None
-    ]
+    linear, recurrent = [], []
+    for cut in width.axis_slices:
+        name, _, tensor = cut.tensor.rpartition(".")
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Linear) and tensor == "weight":
+            linear.append((name, cut))
+        elif isinstance(layer, nn.RNNBase) and tensor == "weight_hh_l0" and cut.axis == 0:
+            # The output of a recurrent layer holds its directions side by side.
+            repeats, period = (2, layer.hidden_size) if layer.bidirectional else (1, 0)
+            recurrent.append((name, AxisSlice(cut.tensor, 0, repeats=repeats, period=period)))
+    layers = linear + recurrent
     if not layers:
         raise ValueError(
             "Importance by activation needs a table, a linear or a recurrent layer that has the units, but "
-            f"{width.name!r} cuts "
-            f"{[cut.tensor for cut in width.axis_slices]}."
+            f"{width.name!r} cuts {[cut.tensor for cut in width.axis_slices]}."
         )
     readers = [(name, cut, True) for name, cut in layers if cut.axis == 1]
     return readers or [(name, cut, False) for name, cut in layers]
@@ -178,31 +175,5 @@ def _places(model: nn.Module, width: PrunableDim) -> list[tuple[str, AxisSlice, 
 
 def _table(model: nn.Module, cut: AxisSlice) -> str | None:
     """Return the outermost table that holds the tensor."""
-    return next((name for name in _owners(cut) if isinstance(model.get_submodule(name), _TABLES)), None)
-
-
-def _layer(model: nn.Module, cut: AxisSlice) -> str | None:
-    """Return the Linear layer whose weight is sliced."""
-    owner, _, tensor = cut.tensor.rpartition(".")
-    return owner if isinstance(model.get_submodule(owner), nn.Linear) and tensor == "weight" else None
-
-
-def _recurrent(model: nn.Module, cut: AxisSlice) -> str | None:
-    """Return the recurrent layer whose gates of the first layer are sliced."""
-    owner, _, tensor = cut.tensor.rpartition(".")
-    first = isinstance(model.get_submodule(owner), nn.RNNBase) and tensor == "weight_hh_l0" and cut.axis == 0
-    return owner if first else None
-
-
-def _given_by(model: nn.Module, name: str, cut: AxisSlice) -> AxisSlice:
-    """Return the positions of the units in a recurrent layer's output: its directions side by side."""
-    layer = model.get_submodule(name)
-    assert isinstance(layer, nn.RNNBase)
-    repeats = 2 if layer.bidirectional else 1
-    return AxisSlice(cut.tensor, 0, 0, 1, repeats, layer.hidden_size if repeats > 1 else 0)
-
-
-def _owners(cut: AxisSlice) -> Iterator[str]:
-    """Iterate from the outermost module that holds the tensor inwards, without the model itself."""
-    path = cut.tensor.split(".")[:-1]
-    return (".".join(path[: depth + 1]) for depth in range(len(path)))
+    owners = accumulate(cut.tensor.split(".")[:-1], "{}.{}".format)
+    return next((name for name in owners if isinstance(model.get_submodule(name), _TABLES)), None)

@@ -21,17 +21,13 @@ _TINY = 1e-300
 class LowRankLinear(nn.Module):
     """Two linear layers in sequence, (..., in) -> (..., rank) -> (..., out), with nothing between."""
 
-    first: nn.Linear
-    second: nn.Linear
-
     def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
         super().__init__()
         if first.bias is not None or first.out_features != second.in_features:
             raise ValueError(
                 f"The first factor has no bias and gives what the second takes, but got {first}, {second}."
             )
-        self.first = first
-        self.second = second
+        self.first, self.second = first, second
 
     @property
     def in_features(self) -> int:
@@ -113,12 +109,12 @@ def full_rank(layer: nn.Linear) -> LowRankLinear:
 def _replace(model: nn.Module, name: str, share: float) -> bool:
     """Replace the module by two factors if it is a Linear and becomes smaller, and return whether it was replaced."""
     layer = model.get_submodule(name)
-    rank = rank_of(layer.in_features, layer.out_features, share) if isinstance(layer, nn.Linear) else None
-    if rank is None:
+    if not isinstance(layer, nn.Linear):
         return False
-    assert isinstance(layer, nn.Linear)
-    replace_module(model, name, _split(layer, rank))
-    return True
+    rank = rank_of(layer.in_features, layer.out_features, share)
+    if rank is not None:
+        replace_module(model, name, _split(layer, rank))
+    return rank is not None
 
 
 def _split(layer: nn.Linear, rank: int) -> LowRankLinear:

@@ -1,15 +1,33 @@
-"""Changes of a module tree by name: positions of a tensor are removed, modules are replaced."""
+"""Changes of a module tree by name (positions of a tensor are removed, modules are replaced), and of its structure."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from spaces.model_structure import ModelStructure, PrunableDim
+from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
+
+
+class Positional(nn.Module):
+    """A model with its inputs by position: torch.export takes dynamic shapes by position where a forward takes any
+    names. The model's tensors are named behind `model.`.
+
+    run: (model, inputs by name) -> outputs
+    """
+
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], run: Callable[[nn.Module, dict[str, Tensor]], object]
+    ) -> None:
+        super().__init__()
+        self.model, self.names, self.run = model, tuple(names), run
+
+    def forward(self, *values: Tensor) -> object:
+        return self.run(self.model, dict(zip(self.names, values, strict=True)))
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -39,7 +57,7 @@ def check_lies_in(model: nn.Module, width: PrunableDim) -> None:
         if cut.axis >= len(shape) or last >= shape[cut.axis]:
             raise ValueError(
                 f"A dimension lies in the model, but {width.name!r} has {last} on axis {cut.axis} of {cut.tensor!r}, "
-                f"which is {shape if shape else 'not there'}."
+                f"which is {shape or 'not there'}."
             )
 
 
@@ -51,20 +69,32 @@ def keep(model: nn.Module, name: str, axis: int, positions: Sequence[int]) -> No
     Raises:
         ValueError: no such tensor, or positions that it does not have.
     """
-    names = names_of(model, name)
-    old = tensors(model)[name]
+    old = tensors(model)[names_of(model, name)[0]]
     size = old.shape[axis] if axis < old.dim() else 0
     if not positions or min(positions) < 0 or max(positions) >= size:
         got = f"{min(positions)} to {max(positions)}" if positions else "none"
         raise ValueError(f"Positions that stay of {name!r} on axis {axis} lie below {size}, but got {got}.")
     kept = old.detach().index_select(axis, torch.as_tensor(positions, device=old.device))
-    new = nn.Parameter(kept, old.requires_grad) if isinstance(old, nn.Parameter) else kept
+    for module in replace_tensor(model, name, kept):
+        _mend(module, kept)
+        if isinstance(module, nn.Embedding) and axis == 0 and (padding := module.padding_idx) is not None:
+            module.padding_idx = positions.index(padding) if padding in positions else None
+
+
+def replace_tensor(model: nn.Module, name: str, values: Tensor) -> list[nn.Module]:
+    """Put other values in place of a parameter or buffer under all of its names, and return the modules that hold it.
+
+    Raises:
+        ValueError: no such tensor.
+    """
+    names = names_of(model, name)
+    old = tensors(model)[name]
+    new = nn.Parameter(values, old.requires_grad) if isinstance(old, nn.Parameter) else values
+    modules = []
     for owner, _, attribute in (other.rpartition(".") for other in names):
-        module = model.get_submodule(owner)
-        setattr(module, attribute, new)
-        _mend(module, new)
-        if isinstance(module, nn.Embedding) and axis == 0 and module.padding_idx is not None:
-            _move_padding(module, positions, module.padding_idx)
+        modules.append(model.get_submodule(owner))
+        setattr(modules[-1], attribute, new)
+    return modules
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -90,14 +120,34 @@ def _own(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers(recurse=False)
 
 
+def parameters_of(model: nn.Module, modules: Sequence[str]) -> int:
+    """Return the number of parameters of the modules of these names."""
+    return sum(parameter.numel() for name in modules for parameter in model.get_submodule(name).parameters())
+
+
 def recounted(structure: ModelStructure, model: nn.Module) -> ModelStructure:
     """Return the structure with the current numbers of parameters of the model's modules."""
+    groups = (replace(group, parameters=parameters_of(model, group.modules)) for group in structure.groups)
+    return replace(structure, groups=tuple(groups))
 
-    def parameters(modules: Sequence[str]) -> int:
-        return sum(p.numel() for name in modules for p in model.get_submodule(name).parameters())
 
-    groups = tuple(replace(group, parameters=parameters(group.modules)) for group in structure.groups)
-    return replace(structure, groups=groups)
+def with_dims(structure: ModelStructure, change: Callable[[PrunableDim], PrunableDim]) -> ModelStructure:
+    """Return the structure with each of its dimensions changed."""
+    groups = (replace(group, dims=tuple(map(change, group.dims))) for group in structure.groups)
+    return replace(structure, groups=tuple(groups))
+
+
+def slices_at(like: AxisSlice, positions: list[int], units: int) -> tuple[AxisSlice, ...] | None:
+    """Return slices of this axis and size whose units lie at these positions, in the order of the repeats: one where
+    the repeats have equal distances, else one for each; None where the units lie in no such order.
+    """
+    starts = positions[:: units * like.size]
+    periods = {later - earlier for earlier, later in pairwise(starts)}
+    if len(periods) > 1:
+        made = tuple(replace(like, first=start, repeats=1, period=0) for start in starts)
+    else:
+        made = (replace(like, first=starts[0], repeats=len(starts), period=next(iter(periods), 0)),)
+    return made if [p for new in made for p in new.positions(range(units))] == positions else None
 
 
 def _mend(module: nn.Module, tensor: Tensor) -> None:
@@ -113,7 +163,3 @@ def _mend(module: nn.Module, tensor: Tensor) -> None:
         module.num_features = len(tensor)
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.normalized_shape = tuple(tensor.shape)
-
-
-def _move_padding(table: nn.Embedding, positions: Sequence[int], padding: int) -> None:
-    table.padding_idx = positions.index(padding) if padding in positions else None

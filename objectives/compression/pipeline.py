@@ -6,10 +6,9 @@ Every reduction comes before the final training, and quantization-aware training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from objectives.compression.pruning import prune
 from spaces.model_structure import ModelStructure
 from spaces.techniques.architecture import Architecture
 from spaces.techniques.attention import Attention
-from spaces.techniques.embeddings import MixedDimensions, QuotientRemainder, TableForm
+from spaces.techniques.embeddings import TableForm
 from spaces.techniques.low_rank import LowRank
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.reshaping import Reshaping
@@ -63,52 +62,29 @@ class Means:
     between: Callable[[nn.Module], None] | None = None
 
 
-Reshaped = tuple[nn.Module, ModelStructure]
-# Applies techniques of one kind to a copy of the model, and returns it with its structure.
-Apply = Callable[[Sequence[Any], nn.Module, ModelStructure, Means], Reshaped]
-
-
-def reshape(model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means) -> Reshaped:
-    """Apply the techniques in their order, and return a changed copy of the model with its structure; without any, the
-    model itself.
+def reshape(
+    model: nn.Module, structure: ModelStructure, techniques: Iterable[Reshaping], means: Means
+) -> tuple[nn.Module, ModelStructure]:
+    """Apply the techniques in their order, forms of tables that follow each other at once, and return a changed copy of
+    the model with its structure; without any, the model itself.
 
     Raises:
         ValueError: a technique cannot be applied, or would leave a group unchanged.
     """
-    for apply, alike in groupby(techniques, key=lambda technique: _APPLY[type(technique)]):
-        model, structure = apply([*alike], model, structure, means)
+    for _, alike in groupby(techniques, key=lambda technique: isinstance(technique, TableForm) or technique):
+        match list(alike):
+            case [Architecture()]:
+                pass  # the student was built in its sizes
+            case [TableForm(), *_] as listed:
+                forms = [form for form in listed if isinstance(form, TableForm)]
+                model, structure = compress_tables(model, forms, structure, means.counts)
+            case [Attention() as attention]:
+                model = sparsify(model, attention)
+            case [Pruning() as pruning]:
+                evidence = None if pruning.importance == "magnitude" or means.evidence is None else means.evidence()
+                model, structure = prune(model, pruning, structure, evidence, means.between)
+            case [LowRank() as low_rank]:
+                model = factorize(model, low_rank, structure)
+            case unknown:
+                raise TypeError(f"A technique is one that changes shapes, but got {unknown}.")
     return model, structure
-
-
-def _student(techniques: Sequence[Architecture], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
-    return model, structure  # it was built in its sizes
-
-
-def _tables(forms: Sequence[TableForm], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
-    return compress_tables(model, forms, structure, means.counts)
-
-
-def _attention(techniques: Sequence[Attention], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
-    (attention,) = techniques
-    return sparsify(model, attention), structure
-
-
-def _pruning(techniques: Sequence[Pruning], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
-    (pruning,) = techniques
-    evidence = None if pruning.importance == "magnitude" or means.evidence is None else means.evidence()
-    return prune(model, pruning, structure, evidence, means.between)
-
-
-def _low_rank(techniques: Sequence[LowRank], model: nn.Module, structure: ModelStructure, means: Means) -> Reshaped:
-    (low_rank,) = techniques
-    return factorize(model, low_rank, structure), structure
-
-
-_APPLY: Mapping[type[Reshaping], Apply] = {
-    Architecture: _student,
-    QuotientRemainder: _tables,
-    MixedDimensions: _tables,
-    Attention: _attention,
-    Pruning: _pruning,
-    LowRank: _low_rank,
-}

@@ -7,13 +7,12 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 from torch import nn
 
 from objectives.compression.importance import Evidence, importances
-from objectives.compression.module_edit import keep, names_of, recounted, tensors
+from objectives.compression.module_edit import keep, names_of, recounted, slices_at, tensors, with_dims
 from spaces.model_structure import AxisSlice, ModelStructure, PrunableDim
 from spaces.techniques.pruning import Pruning, kept_of
 
@@ -64,9 +63,8 @@ def prune(
         if number and between is not None:
             between(pruned)
         leaving = _leaving(pruned.eval(), step, smaller, structure, evidence)
-        after = shrunk(smaller, leaving)
+        smaller = shrunk(smaller, leaving)
         _cut(pruned, leaving)
-        smaller = after
     return pruned.eval(), recounted(smaller, pruned)
 
 
@@ -78,18 +76,21 @@ def shrunk(structure: ModelStructure, leaving: Leaving) -> ModelStructure:
     """
     gone = _positions(leaving)
 
-    def moved(cut: AxisSlice, units: list[int]) -> list[AxisSlice]:
+    def moved(cut: AxisSlice, units: list[int]) -> tuple[AxisSlice, ...]:
         before = gone.get((cut.tensor, cut.axis), [])
-        return _regular(cut, [p - bisect_left(before, p) for p in cut.positions(units)], len(units))
+        made = slices_at(cut, [p - bisect_left(before, p) for p in cut.positions(units)], len(units))
+        if made is None:
+            raise ValueError(
+                f"Units that are left lie side by side, but those of axis {cut.axis} of {cut.tensor!r} do not."
+            )
+        return made
 
-    def width(width: PrunableDim) -> PrunableDim:
+    def shrink(width: PrunableDim) -> PrunableDim:
         units = [unit for unit in range(width.units) if unit not in leaving.get(width, ())]
-        return replace(
-            width, units=len(units), axis_slices=tuple(new for cut in width.axis_slices for new in moved(cut, units))
-        )
+        axis_slices = tuple(new for cut in width.axis_slices for new in moved(cut, units))
+        return replace(width, units=len(units), axis_slices=axis_slices)
 
-    groups = tuple(replace(group, dims=tuple(width(w) for w in group.dims)) for group in structure.groups)
-    return replace(structure, groups=groups)
+    return with_dims(structure, shrink)
 
 
 def _check(pruning: Pruning, structure: ModelStructure) -> None:
@@ -131,21 +132,3 @@ def _positions(leaving: Leaving) -> dict[tuple[str, int], list[int]]:
         for cut in width.axis_slices:
             found.setdefault((cut.tensor, cut.axis), set()).update(cut.positions(units))
     return {place: sorted(positions) for place, positions in found.items()}
-
-
-def _regular(cut: AxisSlice, positions: list[int], units: int) -> list[AxisSlice]:
-    """Return the slices whose units lie at these positions, in the order of the repeats: one where the repeats have
-    equal distances, else one for each.
-    """
-    run = units * cut.size
-    starts = positions[::run]
-    periods = {later - earlier for earlier, later in pairwise(starts)}
-    if len(periods) > 1:
-        made = [replace(cut, first=start, repeats=1, period=0) for start in starts]
-    else:
-        made = [replace(cut, first=starts[0], period=next(iter(periods), 0))]
-    if [p for new in made for p in new.positions(range(units))] != positions:
-        raise ValueError(
-            f"Units that are left lie side by side, but those of axis {cut.axis} of {cut.tensor!r} do not."
-        )
-    return made

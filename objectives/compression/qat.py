@@ -90,45 +90,35 @@ def _linears(model: nn.Module, modules: Sequence[str]) -> dict[str, nn.Linear]:
     found: dict[str, nn.Linear] = {}
     for name in modules:
         try:
-            inside = model.get_submodule(name).named_modules(prefix=name)
+            module = model.get_submodule(name)
         except AttributeError as error:
             raise ValueError(f"Rounding is learned in layers of the model, but got {name!r}: {error}.") from error
-        linears = {full: module for full, module in inside if isinstance(module, nn.Linear)}
+        linears = {full: inner for full, inner in module.named_modules(prefix=name) if isinstance(inner, nn.Linear)}
         if not linears:
-            kind = type(model.get_submodule(name)).__name__
-            raise ValueError(f"Rounding is learned in linear layers, but {name!r} got {kind}.")
+            raise ValueError(f"Rounding is learned in linear layers, but {name!r} got {type(module).__name__}.")
         found |= linears
     if not found:
         raise ValueError("Rounding is learned in one layer or more, but got none.")
     return found
 
 
-def _weight(bits: Int8WeightBits) -> QuantizationSpec:
-    """Return the weights' specification: per output channel, with the current range at each step."""
-    return QuantizationSpec(
-        dtype=torch.int8,
-        quant_min=-largest_code(bits),
-        quant_max=largest_code(bits),
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
-        observer_or_fake_quant_ctr=FakeQuantize.with_args(
-            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0
-        ),
-    )
-
-
 class _Rounding(Quantizer):  # type: ignore[misc]
-    """Quantizer that annotates the products with the layers' weights, for any caller; a layer called twice has one
-    range.
-
-    products: the first traced product of each layer, by name
-    """
+    """Quantizer that annotates the products with the layers' weights; a layer called twice has one range."""
 
     def __init__(self, linears: Mapping[str, nn.Linear], weight_bits: Int8WeightBits) -> None:
         super().__init__()
-        self.weight = _weight(weight_bits)
+        # Per output channel, with the current range at each step.
+        observer = MovingAveragePerChannelMinMaxObserver
+        self.weight = QuantizationSpec(
+            dtype=torch.int8,
+            quant_min=-largest_code(weight_bits),
+            quant_max=largest_code(weight_bits),
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+            observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=observer, averaging_constant=1.0),
+        )
         self.names = {id(linear.weight): name for name, linear in linears.items()}
-        self.products: dict[str, fx.Node] = {}
+        self.products: dict[str, fx.Node] = {}  # the first traced product of each layer, by name
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         products = [node for node in model.graph.nodes if node.target is torch.ops.aten.linear.default]
@@ -175,9 +165,7 @@ class _StandIn:
         return outputs  # type: ignore[no-any-return]
 
     def _follow(self, training: bool) -> None:
-        """Switch the mode: input ranges are updated in train mode only, and fake quantization starts with the first
-        such run.
-        """
+        """Switch the mode: train mode updates the input ranges, and its first run starts fake quantization."""
         self.ran |= training
         if training == self.training:
             return
@@ -205,21 +193,14 @@ def _standing_in(stand_in: _StandIn) -> Iterator[None]:
     """Replace the method of this one model; a hidden submodule passes its input on, for its hooks."""
     patched: list[tuple[nn.Module, str, Callable[..., Tensor]]] = [(stand_in.learner, stand_in.method, stand_in)]
     if stand_in.hidden is not None:
-        patched.append((stand_in.hidden, "forward", _pass_on))
-    own = [vars(module).get(name) for module, name, _ in patched]  # None for the class's own
-    for module, name, function in patched:
-        setattr(module, name, function)
-    try:
+        patched.append((stand_in.hidden, "forward", nn.Identity().forward))
+    with contextlib.ExitStack() as stack:
+        for module, name, function in patched:
+            if name in vars(module):  # else it is the class's own
+                stack.callback(setattr, module, name, vars(module)[name])
+            stack.callback(delattr, module, name)
+            setattr(module, name, function)
         yield
-    finally:
-        for (module, name, _), former in zip(patched, own, strict=True):
-            delattr(module, name)
-            if former is not None:
-                setattr(module, name, former)
-
-
-def _pass_on(value: Tensor) -> Tensor:
-    return value
 
 
 def _ranges(graph: fx.GraphModule, products: Mapping[str, fx.Node]) -> Ranges:

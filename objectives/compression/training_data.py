@@ -8,18 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from objectives.compression.soft_loss import soft_loss
 from objectives.training_rows import Inputs, Labels, NumberedBatch, TrainingRows
 
 Outputs = Callable[[nn.Module, Inputs], object]
 Loss = Callable[[object, Labels], Tensor]
-# (student's scores, teacher's scores, temperature) -> a scalar.
-Soft = Callable[[Tensor, Tensor, float], Tensor]
-
-
-def by_name(model: nn.Module, inputs: Inputs) -> object:
-    """Return the outputs of a model that takes its inputs by name."""
-    return model(**inputs)
 
 
 def as_they_are(outputs: object) -> Tensor:
@@ -44,19 +36,19 @@ class TrainingData:
     batches: one epoch of train, ordered by the generator; inputs may be drawn anew in each
     batches_per_epoch: number of batches in an epoch
     loss: (outputs, labels) -> a scalar, mean over rows or lists
+    soft: (student's scores, teacher's scores, temperature) -> a scalar, mean over rows or lists
     outputs: (model, inputs) -> the model's outputs
     hidden: dotted name of the module, in student and teacher, whose output is compared where features are distilled
     scores: maps outputs to scores
-    soft: (student's scores, teacher's scores, temperature) -> a scalar, mean over rows or lists
     """
 
     batches: Callable[[torch.Generator], Iterator[TrainingBatch]]
     batches_per_epoch: int
     loss: Loss
-    outputs: Outputs = by_name
+    soft: Callable[[Tensor, Tensor, float], Tensor]
+    outputs: Outputs
     hidden: str | None = None
     scores: Callable[[object], Tensor] = as_they_are
-    soft: Soft = soft_loss
 
     def __post_init__(self) -> None:
         if self.batches_per_epoch < 1:
@@ -66,11 +58,7 @@ class TrainingData:
 def training_batches(
     rows: TrainingRows, teacher_scores: Callable[[NumberedBatch], Tensor] | None = None
 ) -> tuple[Callable[[torch.Generator], Iterator[TrainingBatch]], int]:
-    """Return the batches of an epoch, and their number.
-
-    Args:
-        teacher_scores: computes the teacher's scores of a batch; None where they are not known
-    """
+    """Return the batches of an epoch, with the teacher's scores where they are known, and their number."""
 
     def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
         for batch in rows.epoch(generator):

@@ -10,25 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from objectives.compression.distillation import hidden_outputs
+from objectives.compression.module_edit import Positional
 from objectives.errors import one_line
-
-
-class _Traced(nn.Module):
-    """Wrapper with positional inputs, as torch.export takes dynamic shapes by position; hidden outputs follow the
-    method's.
-    """
-
-    def __init__(self, model: nn.Module, method: str, names: tuple[str, ...], hidden: str | None) -> None:
-        super().__init__()
-        self.model, self.method, self.names, self.hidden = model, method, names, hidden
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        run = getattr(self.model, self.method)
-        inputs = dict(zip(self.names, values, strict=True))
-        if self.hidden is None:
-            return (run(**inputs),)
-        with hidden_outputs(self.model, self.hidden) as latest:
-            return run(**inputs), latest()
 
 
 def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor], hidden: str | None) -> fx.GraphModule:
@@ -42,12 +25,17 @@ def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor],
     Raises:
         RuntimeError: the graph would train a copy of a tensor. Errors of torch.export are raised as they are.
     """
-    rows = {0: torch.export.Dim.DYNAMIC}
-    traced = _Traced(model, method, tuple(example), hidden)
-    program = torch.export.export(
-        traced, tuple(example.values()), dynamic_shapes={"values": tuple(rows for _ in example)}
-    )
-    graph = program.module(check_guards=False)
+
+    def run(of: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        outputs = getattr(of, method)
+        if hidden is None:
+            return (outputs(**inputs),)
+        with hidden_outputs(of, hidden) as latest:
+            return outputs(**inputs), latest()
+
+    traced, values = Positional(model, tuple(example), run), tuple(example.values())
+    rows = ({0: torch.export.Dim.DYNAMIC},) * len(values)
+    graph = torch.export.export(traced, values, dynamic_shapes={"values": rows}).module(check_guards=False)
     held = dict(graph.named_parameters()) | dict(graph.named_buffers())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if held.get(f"model.{name}", tensor) is not tensor:
@@ -56,9 +44,7 @@ def training_graph(model: nn.Module, method: str, example: Mapping[str, Tensor],
 
 
 def trouble_with_training(model: nn.Module, method: str, batches: Sequence[Mapping[str, Tensor]]) -> str | None:
-    """Return the reason why a model has no such graph, or none that takes all of these batches; None where
-    it has one.
-    """
+    """Return why a model has no such graph, or none that takes all of these batches; None where it has one."""
     try:
         _train_on(copy.deepcopy(model).train(), method, batches)
     except Exception as error:  # anything that the user's own forward may raise

@@ -12,7 +12,7 @@ from spaces.domains import Scalar
 class Reshaping(ABC):
     """A technique that changes the shapes of a model, which then learns from the baseline.
 
-    A subclass is a frozen record, alone or in a tuple of `Weights`; what it does is registered for its type in
+    A subclass is a frozen record, alone or in a tuple of `Weights`; what it does is in
     `objectives.compression.pipeline`.
 
     ablated: the technique's name in an ablation

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,8 +14,7 @@ import torch.nn.functional as F
 from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
-from objectives.compression.distillation import distil, feature_loss, hidden_outputs
-from objectives.compression.soft_loss import soft_loss, soft_loss_of
+from objectives.compression.distillation import distil, feature_loss, hidden_outputs, soft_loss, soft_loss_of
 from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
 from objectives.output_kind import OutputKind
 from objectives.training_rows import Block, NumberedBatch, TrainingRows
@@ -64,10 +64,15 @@ def _lessons(rows: dict[str, Tensor], labels: Tensor, teacher_scores: Tensor | N
     return training_batches(TrainingRows((Block(rows, labels),), batch), None if teacher_scores is None else known)
 
 
+def _by_name(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
+    return model(**inputs)
+
+
 def _course(
     rows: dict[str, Tensor], labels: Tensor, teacher_scores: Tensor | None = None, hidden: str | None = None
 ) -> TrainingData:
-    return TrainingData(*_lessons(rows, labels, teacher_scores), loss=F.binary_cross_entropy_with_logits, hidden=hidden)
+    lessons, loss = _lessons(rows, labels, teacher_scores), F.binary_cross_entropy_with_logits
+    return TrainingData(*lessons, loss, soft_loss, _by_name, hidden)
 
 
 def predict(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -201,7 +206,7 @@ def test_few_rows_are_one_batch_and_none_are_refused(rows: dict[str, Tensor], la
     with pytest.raises(ValueError, match=r"training rows: .*\[0\]"):
         _lessons({"x": torch.zeros(0, 2)}, torch.zeros(0))
     with pytest.raises(ValueError, match=r"batch.*0"):
-        TrainingData(lambda generator: iter(()), 0, F.mse_loss)
+        TrainingData(lambda generator: iter(()), 0, F.mse_loss, soft_loss, _by_name)
 
 
 # -- the loop
@@ -253,7 +258,10 @@ def test_listwise_scores_are_learned_from_lists_drawn_anew() -> None:
     def outputs(model: nn.Module, inputs: object) -> Tensor:
         return model.positions(**inputs)  # type: ignore[no-any-return,operator,arg-type]
 
-    training_data = TrainingData(batches, 5, lambda logits, labels: F.cross_entropy(logits, labels.long()), outputs)
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels.long())
+
+    training_data = TrainingData(batches, 5, loss, soft_loss, outputs)
     teacher, student = Ranker(1), Ranker(2)
     held = {"x": torch.randn(200, WIDTH), "candidates": torch.randint(0, 30, (200, 4))}
 
@@ -301,7 +309,7 @@ def test_one_seed_is_one_student(rows: dict[str, Tensor], labels: Tensor) -> Non
 def test_a_copy_of_the_teacher_has_no_distance_to_its_features(rows: dict[str, Tensor], labels: Tensor) -> None:
     """A copy stays one at a learning rate of 0, and the loss of features is the whole loss."""
     teacher, copy = Tower(5, seed=1).eval(), Tower(5, seed=1)
-    nothing = TrainingData(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    nothing = replace(_course(rows, labels, hidden="body"), loss=lambda logits, labels: 0 * logits.sum())
     optimizer = torch.optim.SGD(copy.parameters(), lr=0.0)
     assert distil(copy, nothing, optimizer, Distillation(1.0, 0.0, 2, 3.0), 0, teacher) == (0.0, 0.0)
 
@@ -321,7 +329,7 @@ def test_features_are_learned_up_to_a_projection(rows: dict[str, Tensor], labels
         return ((mine @ fit - theirs) / theirs.std(0)).square().mean().item()
 
     before, names = left_over(), list(student.state_dict())
-    nothing = TrainingData(*_lessons(rows, labels), loss=lambda logits, labels: 0 * logits.sum(), hidden="body")
+    nothing = replace(_course(rows, labels, hidden="body"), loss=lambda logits, labels: 0 * logits.sum())
     _train(student, nothing, Distillation(1.0, 0.0, 150, 1.0), teacher=teacher)
     assert left_over() < 0.7 * before
     assert list(student.state_dict()) == names
@@ -350,7 +358,7 @@ def test_the_rate_goes_up_to_thrice_its_own_and_down(steps: int) -> None:
     def batches(generator: torch.Generator) -> Iterator[TrainingBatch]:
         yield from [TrainingBatch({"input": torch.ones(2, 1)}, torch.zeros(2))] * steps
 
-    distil(student, TrainingData(batches, steps, loss), optimizer, Distillation(1.0, 0.0, 1), 0)
+    distil(student, TrainingData(batches, steps, loss, soft_loss, _by_name), optimizer, Distillation(1.0, 0.0, 1), 0)
     peak = int(np.argmax(rates))
     assert len(rates) == steps
     assert min(rates) > 0
@@ -392,13 +400,9 @@ def test_what_cannot_be_learned_is_refused(
 
 
 def test_a_pass_that_ends_early_is_refused(rows: dict[str, Tensor], labels: Tensor) -> None:
-    batches, batches_per_epoch = _lessons(rows, labels)
+    early = replace(_course(rows, labels), batches_per_epoch=_lessons(rows, labels)[1] + 1)
     with pytest.raises(ValueError, match=r"4 batches.*3"):
-        _train(
-            Tower(4, seed=2),
-            TrainingData(batches, batches_per_epoch + 1, F.binary_cross_entropy_with_logits),
-            Distillation(1, 0, 1),
-        )
+        _train(Tower(4, seed=2), early, Distillation(1, 0, 1))
 
 
 LOGITS, PROBABILITIES = OutputKind("logits"), OutputKind("probabilities")

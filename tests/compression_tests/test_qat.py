@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from objectives.compression.distillation import distil
+from objectives.compression.distillation import distil, soft_loss
 from objectives.compression.qat import Ranges, train_aware
 from objectives.compression.training_data import TrainingBatch, TrainingData, training_batches
 from objectives.int8_weights import Int8WeightBits
@@ -473,8 +473,10 @@ def test_it_distils(rows: dict[str, Tensor], labels: Tensor) -> None:
     teacher, student = Tower().eval(), Tower()
     training_data = TrainingData(
         *training_batches(TrainingRows((Block(rows, labels),), 64)),
-        loss=F.binary_cross_entropy_with_logits,
-        hidden="mlp",
+        F.binary_cross_entropy_with_logits,
+        soft_loss,
+        lambda model, inputs: model(**inputs),
+        "mlp",
     )
     losses: list[float] = []
 
@@ -548,7 +550,9 @@ def test_sasrec_learns_what_the_engine_computes() -> None:
             candidates[..., 0] = history % 30 + (history > 0)
             yield TrainingBatch({"history": history, "candidates": candidates}, torch.zeros(16))
 
-    training_data = TrainingData(batches, 5, lambda lists, _: sasrec.loss(lists), sasrec.outputs, sasrec.hidden(model))
+    training_data = TrainingData(
+        batches, 5, lambda lists, _: sasrec.loss(lists), soft_loss, sasrec.outputs, sasrec.hidden(model)
+    )
     history, item = torch.randint(1, 31, (1, 8)), torch.arange(1, 31)
     judged: list[Array] = []
 

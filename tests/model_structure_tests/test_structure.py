@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from objectives.compression.embeddings import compress_tables
 from objectives.compression.module_edit import keep, tensors
 from objectives.compression.pruning import prune
-from objectives.compression.structure import TraceError, trace
+from objectives.compression.structure import trace
+from objectives.compression.structure.program import TraceError
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families import dcn_v2, dlrm, sasrec
 from spaces.model_structure import ModelStructure, PrunableDim, Table

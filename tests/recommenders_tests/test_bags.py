@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from objectives.bags import Bags, padded
 from objectives.build.stages import signature_of
-from objectives.compression.export import run_onnx, to_onnx
+from objectives.compression.export import runner, to_onnx
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.checks import model_warnings
 from objectives.recommenders.user_model.factory import FactoryError
@@ -103,7 +103,7 @@ def check_graph(found: UserRecommender, given: Given) -> set[str]:
         flat = given.flat(rows, 7)
         with torch.no_grad():
             expected = own_forward(found.model)(**tensors(flat)).numpy()
-        assert np.allclose(run_onnx(graph, padded(flat, bags_of(found.model))), expected, atol=1e-5)
+        assert np.allclose(runner(graph)(padded(flat, bags_of(found.model))), expected, atol=1e-5)
     operators = {node.op_type for node in graph.graph}
     assert not operators & {"Loop", "Scan", "If"}
     return operators

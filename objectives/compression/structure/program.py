@@ -1,4 +1,4 @@
-"""Program of a model in few operators (torch.export), and the units of its parameters."""
+"""Program of a model in few operators (torch.export), walks through it, and the units of the model's parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import operator
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,21 +19,24 @@ from torch.fx import Node
 
 from objectives.compression.graph_passes.any_length import any_length
 from objectives.compression.module_edit import tensors
-from objectives.compression.structure.rules import POINTWISE, Call, Operand, Outputs, apply, operands_in
-from objectives.compression.structure.units import Axis, Narrowing, Units
-from objectives.compression.structure.walk import operator_name
+from objectives.compression.structure.rules import Call, Operand, apply, instances
+from objectives.compression.structure.units import Narrowing, Units
 from objectives.errors import located
 
+# Operators that move values, of which some may be dropped.
+PARTS = frozenset(("slice", "select", "split_with_sizes", "getitem", "index_select"))
+# Operators that move values, and change none but for its type.
+MOVES = PARTS | frozenset(
+    (
+        "view", "reshape", "_unsafe_view", "permute", "t", "transpose", "expand", "clone", "unsqueeze", "squeeze",
+        "_to_copy", "alias", "detach", "cat",
+    )
+)  # fmt: skip
 # Longest axis that is followed: rows of larger tables are never removed, and are looked up by number.
 _LONGEST = 1 << 16
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER)
 # Each is one operator with a rule of its own; torch would unroll every step of the sequence.
-_RECURRENT = (
-    torch.ops.aten.gru.input,
-    torch.ops.aten.lstm.input,
-    torch.ops.aten.rnn_tanh.input,
-    torch.ops.aten.rnn_relu.input,
-)
+_RECURRENT = [getattr(torch.ops.aten, name).input for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")]
 
 
 class TraceError(ValueError):
@@ -53,8 +56,8 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
     logger.setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), any_length():
-            warnings.simplefilter("ignore")
+        silent = contextlib.redirect_stdout(io.StringIO())
+        with warnings.catch_warnings(action="ignore"), silent, torch.no_grad(), any_length():
             exported = torch.export.export(model, (), dict(example), strict=False)
             table = torch.export.default_decompositions()
             for recurrent in _RECURRENT:
@@ -65,6 +68,33 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> ExportedProgr
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def operator_name(node: object) -> str:
+    """Return the operator's name without namespace and overload; empty for a node that is no call."""
+    if not isinstance(node, Node) or node.op != "call_function":
+        return ""
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.rpartition("::")[2] if schema is not None else getattr(node.target, "__name__", "")
+
+
+def nearest(
+    start: Iterable[object],
+    wanted: Callable[[Node], bool],
+    through: Callable[[Node], bool],
+    onward: Callable[[Node], Iterable[Node]],
+) -> Iterator[Node]:
+    """Yield the first wanted nodes on each path onward, as far as it leads through nodes that may be passed."""
+    stack, seen = list(start), set()
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, Node) or node in seen:
+            continue
+        seen.add(node)
+        if wanted(node):
+            yield node
+        elif through(node):
+            stack.extend(onward(node))
 
 
 # What a node of a program gives.
@@ -89,13 +119,14 @@ def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "
     held: dict[str, Operand] = {}
     places: dict[str, list[Node]] = defaultdict(list)
     values: dict[Node, Value] = {}
-    named = _first_names(model)
+    first: dict[int, str] = {}  # a tied weight has several names, and is followed under its first
+    named = {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model).items()}
     sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:
         if node.op == "placeholder":
             spec = sources[node.name]
             name = named.get(spec.target or "") if spec.kind in _HELD else None
-            shape = _shape(node)
+            shape = _sizes(node.meta.get("val"))
             if name is None or not node.users:
                 values[node] = Operand((None,) * len(shape), shape)
                 continue
@@ -106,16 +137,10 @@ def flow_of(model: nn.Module, program: ExportedProgram, narrowing: Narrowing = "
         elif node.op == "call_function":
             values[node] = _called(node, values, units)
         elif node.op == "output":
-            for operand in operands_in(_known(node.args, values)):
+            for operand in instances(Operand, _known(node.args, values)):
                 for axis in operand.axes:
                     units.pin(axis, "it is what the model gives")
     return Flow(units, held, program, places)
-
-
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """Map every name of a tensor to its first one; tied weights have several."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model).items()}
 
 
 def _called(node: Node, values: Mapping[Node, Value], units: Units) -> Value:
@@ -125,15 +150,16 @@ def _called(node: Node, values: Mapping[Node, Value], units: Units) -> Value:
         several = values[source]
         assert isinstance(several, list)
         return several[at]
-    made = node.meta.get("val")
+    made, schema = node.meta.get("val"), getattr(node.target, "_schema", None)
     parts = made if isinstance(made, (list, tuple)) else [made]
     shapes = tuple(map(_sizes, parts))
-    schema = getattr(node.target, "_schema", None)
-    name = operator_name(node)
-    if schema is not None and not schema.name.startswith("aten::"):
-        name = schema.name
-    arguments = _arguments(node, values, schema)
-    outputs: Outputs = apply(Call(name, POINTWISE in getattr(node.target, "tags", ()), arguments, shapes, units))
+    name, given = operator_name(node), list(node.args)
+    if schema is not None:
+        name = schema.name.removeprefix("aten::")
+        given += [node.kwargs.get(later.name, later.default_value) for later in schema.arguments[len(given) :]]
+    arguments = tuple(_known(argument, values) for argument in given)
+    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    outputs = apply(Call(name, pointwise, arguments, shapes, units))
     found = [Operand(axes, shape) for axes, shape in zip(outputs, shapes, strict=True)]
     return found if parts is made else found[0]
 
@@ -147,26 +173,6 @@ def _known(argument: object, values: Mapping[Node, Value]) -> object:
     return argument
 
 
-def _arguments(node: Node, values: Mapping[Node, Value], schema: torch.FunctionSchema | None) -> tuple[object, ...]:
-    """Return the arguments in the order of the operator's schema, keyword arguments included."""
-    given = [_known(argument, values) for argument in node.args]
-    if schema is not None:
-        for argument in schema.arguments[len(given) :]:
-            given.append(_known(node.kwargs.get(argument.name, argument.default_value), values))
-    return tuple(given)
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    return _sizes(node.meta.get("val"))
-
-
 def _sizes(value: object) -> tuple[int, ...]:
     """Return the sizes of a value; a data-dependent size becomes 0, which no other is."""
     return tuple(size if isinstance(size, int) else 0 for size in value.shape) if isinstance(value, Tensor) else ()
-
-
-def axes_of(flow: Flow) -> Iterator[tuple[str, int, Axis]]:
-    """Iterate over tensor, axis and units of everything that the program reads of the model."""
-    for name, operand in flow.held.items():
-        for axis, found in enumerate(operand.axes):
-            yield name, axis, found

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from objectives.compression.structure.shapes import reshape
-from objectives.compression.structure.units import Axis, Units
+from objectives.compression.structure.units import Axis, Units, reshape
 
 _FIXED = "it meets something of a fixed size"
 _SPREAD = "it is spread over an axis of another size"
@@ -46,48 +45,63 @@ class Call:
 
     @property
     def operands(self) -> list[Operand]:
-        return list(operands_in(self.arguments))
+        return list(instances(Operand, self.arguments))
 
-    def given(self, place: int, default: object = None) -> Any:
-        return self.arguments[place] if len(self.arguments) > place else default
+    def given(self, place: int) -> Any:
+        """Return an argument; None where the overload has none in this place."""
+        return self.arguments[place] if len(self.arguments) > place else None
 
-    def axis(self, place: int, default: int = 0) -> int:
+    def axis(self, place: int) -> int:
         """Return the argument that numbers an axis of the first operand."""
-        return int(self.given(place, default)) % max(1, len(self.first.shape))
+        return int(self.given(place)) % max(1, len(self.first.shape))
+
+    def numbered(self, place: int) -> set[int]:
+        """Return the axes of the first operand that an argument numbers; all of them where it numbers none."""
+        asked, rank = self.given(place), len(self.first.shape)
+        numbers = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) and asked else range(rank)
+        return {number % max(1, rank) for number in numbers}
+
+    def replaced(self, at: int, axis: Axis) -> tuple[Axis, ...]:
+        """Return the axes of the first operand with another one in place of one of them."""
+        axes = self.first.axes
+        return (*axes[:at], axis, *axes[at + 1 :])
 
 
+T = TypeVar("T")
 Outputs = tuple[tuple[Axis, ...], ...]
 Rule = Callable[[Call], Outputs]
 
 
 def apply(call: Call) -> Outputs:
-    """Return the units of each output's axes."""
+    """Return the units of each output's axes; an output that a rule leaves out has none."""
     rule = RULES.get(call.name) or (_pointwise if call.pointwise else _unknown)
     try:
         found = rule(call)
     except Exception:  # an overload, or a form of its arguments, that the rule does not support
-        return _unknown(call)
-    return (
-        found
-        if all(len(axes) == len(shape) for axes, shape in zip(found, call.shapes, strict=True))
-        else _unknown(call)
-    )
+        found = _unknown(call)
+    if any(len(axes) != len(shape) for axes, shape in zip(found, call.shapes, strict=False)):
+        found = _unknown(call)
+    return (*found, *((None,) * len(shape) for shape in call.shapes[len(found) :]))
 
 
-def operands_in(arguments: object) -> Iterator[Operand]:
-    """Iterate over operands in any nesting of lists."""
-    if isinstance(arguments, Operand):
-        yield arguments
-    elif isinstance(arguments, (list, tuple)):
-        for argument in arguments:
-            yield from operands_in(argument)
+def instances(kind: type[T], nested: object) -> Iterator[T]:
+    """Iterate over the instances of a class in any nesting of mappings, lists and tuples."""
+    if isinstance(nested, kind):
+        yield nested
+    elif isinstance(nested, (Mapping, list, tuple)):
+        for value in nested.values() if isinstance(nested, Mapping) else nested:
+            yield from instances(kind, value)
 
 
 def _unknown(call: Call) -> Outputs:
     for operand in call.operands:
         for axis in operand.axes:
             call.units.pin(axis, f"leanrec has no rule for {call.name}, which reads it")
-    return tuple((None,) * len(shape) for shape in call.shapes)
+    return ()
+
+
+def _made(call: Call) -> Outputs:
+    return ()
 
 
 def _pointwise(call: Call) -> Outputs:
@@ -99,15 +113,11 @@ def _broadcast(units: Units, operands: Sequence[Operand], shape: Sequence[int]) 
     """Join axes by broadcasting, matched from the last; an axis of size 1 is expanded to the others'."""
     found: list[Axis] = []
     for back in range(len(shape), 0, -1):
-        size, whole = shape[-back], []
-        for operand in operands:
-            if len(operand.shape) < back:
-                continue
-            if operand.shape[-back] == size:
-                whole.append(operand.axes[-back])
-            else:
-                units.pin(operand.axes[-back], _SPREAD)
-        found.append(units.join(whole, _FIXED))
+        read = [(operand.shape[-back], operand.axes[-back]) for operand in operands if len(operand.shape) >= back]
+        for size, axis in read:
+            if size != shape[-back]:
+                units.pin(axis, _SPREAD)
+        found.append(units.join([axis for size, axis in read if size == shape[-back]], _FIXED))
     return tuple(found)
 
 
@@ -116,32 +126,19 @@ def _same(call: Call) -> Outputs:
 
 
 def _mm(call: Call) -> Outputs:
-    left, right = call.operands
-    return (_product(call.units, left, right),)
+    """Multiply matrices, or stacks of them, and add a bias where there is one."""
+    *bias, left, right = call.operands
+    call.units.join([left.axes[-1], right.axes[-2]], _FIXED)
+    stacked = [call.units.join([a, b], _FIXED) for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True)]
+    made = Operand((*stacked, left.axes[-2], right.axes[-1]), call.shapes[0])
+    return (_broadcast(call.units, [made, *bias], call.shapes[0]),)
 
 
-def _product(units: Units, left: Operand, right: Operand) -> tuple[Axis, ...]:
-    units.join([left.axes[-1], right.axes[-2]], _FIXED)
-    stacked = [units.join([a, b], _FIXED) for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True)]
-    return (*stacked, left.axes[-2], right.axes[-1])
-
-
-def _addmm(call: Call) -> Outputs:
-    bias, left, right = call.operands
-    made = Operand(_product(call.units, left, right), call.shapes[0])
-    return (_broadcast(call.units, [made, bias], call.shapes[0]),)
-
-
-def _mv(call: Call) -> Outputs:
-    matrix, vector = call.operands
-    call.units.join([matrix.axes[1], vector.axes[0]], _FIXED)
-    return ((matrix.axes[0],),)
-
-
-def _dot(call: Call) -> Outputs:
-    one, other = call.operands
-    call.units.join([one.axes[0], other.axes[0]], _FIXED)
-    return ((),)
+def _by_vector(call: Call) -> Outputs:
+    """Multiply a matrix or a vector by a vector."""
+    left, vector = call.operands
+    call.units.join([left.axes[-1], vector.axes[0]], _FIXED)
+    return (left.axes[:-1],)
 
 
 def _permute(call: Call) -> Outputs:
@@ -162,25 +159,15 @@ def _reshape(call: Call) -> Outputs:
     return (reshape(call.units, call.first.axes, call.first.shape, call.shapes[0]),)
 
 
-def _expand(call: Call) -> Outputs:
-    """Expand a value to the requested number of positions, all of them equal."""
+def _expand(call: Call, equal: bool = False) -> Outputs:
+    """Expand a value along its axes, or along new outer ones: to positions that are all equal, or by repeating it."""
     added = len(call.shapes[0]) - len(call.first.shape)
     found: list[Axis] = [None] * added
     for axis, size, wanted in zip(call.first.axes, call.first.shape, call.shapes[0][added:], strict=True):
         if size != wanted:
             call.units.pin(axis, _SPREAD)
-        found.append(axis if size == wanted else call.units.copies(wanted))
-    return (tuple(found),)
-
-
-def _repeat(call: Call) -> Outputs:
-    times = list(call.given(1))
-    added = len(times) - len(call.first.shape)
-    found: list[Axis] = [None] * added
-    for axis, count in zip(call.first.axes, times[added:], strict=True):
-        if count != 1:
-            call.units.pin(axis, _SPREAD)
-        found.append(axis if count == 1 else None)
+            axis = call.units.copies(wanted) if equal else None
+        found.append(axis)
     return (tuple(found),)
 
 
@@ -191,41 +178,26 @@ def _unsqueeze(call: Call) -> Outputs:
 
 
 def _squeeze(call: Call) -> Outputs:
-    asked = call.given(1)
-    rank = len(call.first.shape)
-    dims = range(rank) if asked is None else [asked] if isinstance(asked, int) else asked
-    gone = {dim % max(1, rank) for dim in dims if rank and call.first.shape[dim] == 1}
-    return (tuple(axis for i, axis in enumerate(call.first.axes) if i not in gone),)
+    read, asked = call.first, call.numbered(1)
+    return (tuple(axis for i, axis in enumerate(read.axes) if i not in asked or read.shape[i] != 1),)
 
 
 def _slice(call: Call) -> Outputs:
-    axes, at = list(call.first.axes), call.axis(1)
-    axis = axes[at]
-    axes[at] = None if axis is None else axis[call.given(2) : call.given(3) : call.given(4, 1)]
-    return (tuple(axes),)
-
-
-def _select(call: Call) -> Outputs:
     at = call.axis(1)
-    call.units.pin(call.first.axes[at], _COUNTED)
-    return (tuple(axis for i, axis in enumerate(call.first.axes) if i != at),)
-
-
-def _index_select(call: Call) -> Outputs:
-    axes, at = list(call.first.axes), call.axis(1)
-    call.units.pin(axes[at], _COUNTED)
-    axes[at] = None
-    return (tuple(axes),)
+    axis = call.first.axes[at]
+    return (call.replaced(at, None if axis is None else axis[call.given(2) : call.given(3) : call.given(4)]),)
 
 
 def _index(call: Call) -> Outputs:
-    """Index the first axes, as in a lookup, and leave the others unchanged."""
-    indices = list(call.given(1))
-    if any(index is None for index in indices):
-        return _unknown(call)
-    for axis in call.first.axes[: len(indices)]:
+    indices = call.given(1)
+    return _unknown(call) if any(index is None for index in indices) else _lookup(call, len(indices))
+
+
+def _lookup(call: Call, indexed: int = 1) -> Outputs:
+    """Look values up by their numbers along the first axes, and leave the others unchanged."""
+    for axis in call.first.axes[:indexed]:
         call.units.pin(axis, _COUNTED)
-    rest = call.first.axes[len(indices) :]
+    rest = call.first.axes[indexed:]
     return ((None,) * (len(call.shapes[0]) - len(rest)) + rest,)
 
 
@@ -245,19 +217,15 @@ def _gather(call: Call) -> Outputs:
 
 def _split(call: Call) -> Outputs:
     at = call.axis(2)
-    axis, parts, start = call.first.axes[at], [], 0
-    for shape in call.shapes:
-        axes = list(call.first.axes)
-        axes[at] = None if axis is None else axis[start : start + shape[at]]
-        start += shape[at]
-        parts.append(tuple(axes))
-    return tuple(parts)
+    axis = call.first.axes[at]
+    ends = accumulate((shape[at] for shape in call.shapes), initial=0)
+    return tuple(call.replaced(at, None if axis is None else axis[start:end]) for start, end in pairwise(ends))
 
 
 def _cat(call: Call) -> Outputs:
     operands = [operand for operand in call.operands if operand.shape != (0,)]
     rank = len(call.shapes[0])
-    at = int(call.given(1, 0)) % rank
+    at = int(call.given(1)) % rank
     found: list[Axis] = []
     for i in range(rank):
         axes = [operand.axes[i] for operand in operands]
@@ -278,75 +246,47 @@ def _known(units: Units, axis: Axis, size: int) -> NDArray[np.int64]:
     return axis
 
 
-def _reduced(call: Call, spans: bool | None = None, place: int = 1) -> Outputs:
-    """Reduce axes: a sum adds up units; a mean divides by their number (spans); any other reduction (None) pins them.
+def _reduced(call: Call, reason: str | None = None, spans: bool = False, place: int = 1) -> Outputs:
+    """Reduce axes, or leave them in place without units.
 
     Args:
+        reason: why their units are pinned; None where removing a unit equals zeroing it, as for a sum
+        spans: whether the result depends on the number of units, as a mean does
         place: index of the argument that holds the axes
     """
-    rank = len(call.first.shape)
-    asked = call.given(place)
-    dims = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) and asked else range(rank)
-    gone = {dim % max(1, rank) for dim in dims}
+    read, gone = call.first, call.numbered(place)
     for dim in gone:
-        if spans is None:
-            call.units.pin(call.first.axes[dim], f"{call.name} is taken over it")
+        if reason is not None:
+            call.units.pin(read.axes[dim], reason)
         elif spans:
-            call.units.span(call.first.axes[dim])
-    keep = len(call.shapes[0]) == rank
-    axes = ((None if i in gone else axis) for i, axis in enumerate(call.first.axes) if keep or i not in gone)
+            call.units.span(read.axes[dim])
+    keep = len(call.shapes[0]) == len(read.shape)
+    axes = ((None if i in gone else axis) for i, axis in enumerate(read.axes) if keep or i not in gone)
     return (tuple(axes),) * len(call.shapes)
 
 
-def _softmax(call: Call) -> Outputs:
-    at = call.axis(1)
-    call.units.pin(call.first.axes[at], "a softmax is taken over it")
-    return (tuple(None if i == at else axis for i, axis in enumerate(call.first.axes)),)
-
-
-def _embedding(call: Call) -> Outputs:
-    table, ids = call.operands[:2]
-    call.units.pin(table.axes[0], _COUNTED)
-    return ((*(None for _ in ids.shape), table.axes[1]),)
-
-
-def _embedding_bag(call: Call) -> Outputs:
-    table = call.first
-    call.units.pin(table.axes[0], _COUNTED)
-    return ((None, table.axes[1]), *((None,) * len(shape) for shape in call.shapes[1:]))
-
-
 def _layer_norm(call: Call) -> Outputs:
-    read, over = call.first, len(call.given(1))
-    axes = list(read.axes)
+    axes, over = list(call.first.axes), len(call.given(1))
     for back in range(1, over + 1):
-        weights = [w.axes[-back] for w in (call.given(2), call.given(3)) if isinstance(w, Operand)]
+        weights = [operand.axes[-back] for operand in call.operands[1:]]
         axes[-back] = call.units.join([axes[-back], *weights], _FIXED)
         if over > 1:
             call.units.pin(axes[-back], "a normalisation is taken over several axes")
         call.units.span(axes[-back])
-    return (tuple(axes), *((None,) * len(shape) for shape in call.shapes[1:]))
+    return (tuple(axes),)
 
 
 def _batch_norm(call: Call) -> Outputs:
-    axes = list(call.first.axes)
     held = [operand.axes[0] for operand in call.operands[1:]]
-    axes[1] = call.units.join([axes[1], *held], _FIXED)
-    return (tuple(axes), *((None,) * len(shape) for shape in call.shapes[1:]))
+    return (call.replaced(1, call.units.join([call.first.axes[1], *held], _FIXED)),)
 
 
-def _recurrent(call: Call, gates: int, states: int = 1) -> Outputs:
-    """Run a recurrent layer. All layers and directions have one hidden size: a unit is a row of every gate, and the
-    columns of the next step, the next layer and the output that read it.
-
-    Args:
-        gates: blocks of rows that each weight holds
-        states: states that are carried from step to step, each of them input and output
+def _recurrent(call: Call, gates: int) -> Outputs:
+    """Run a recurrent layer, whose weights hold a block of rows for each gate. Layers and directions have one hidden
+    size: a unit is a row of every gate, and the columns of the next step, the next layer and the output that read it.
     """
-    units, read, weights = call.units, call.first, list(operands_in([call.given(2)]))
-    biased, layers, both_ways = call.given(3), int(call.given(4)), call.given(7)
-    directions = 2 if both_ways else 1
-    each = 4 if biased else 2
+    units, read, weights = call.units, call.first, list(instances(Operand, call.given(2)))
+    each, layers, directions = 4 if call.given(3) else 2, int(call.given(4)), 2 if call.given(7) else 1
     hidden = weights[1].shape[1]
     if len(weights) != each * layers * directions or any(w.shape[0] != gates * hidden for w in weights):
         return _unknown(call)  # an LSTM with a projection
@@ -361,16 +301,12 @@ def _recurrent(call: Call, gates: int, states: int = 1) -> Outputs:
             for held in of:
                 units.join([np.tile(one, gates), held.axes[0]], _FIXED)
         below = np.tile(one, directions)
-    for state in operands_in([call.given(1)]):
+    for state in instances(Operand, call.given(1)):
         # Default states of zeros follow the layer's size; others are verified on the model.
         if state.axes[-1] is not None:
             units.tie(one, state.axes[-1])
-    leading = (None,) * (len(read.axes) - 1)
-    return ((*leading, below), *((*((None,) * (len(shape) - 1)), one) for shape in call.shapes[1 : 1 + states]))
-
-
-def _made(call: Call) -> Outputs:
-    return tuple((None,) * len(shape) for shape in call.shapes)
+    last: list[Axis] = [below, *(one for _ in call.shapes[1:])]
+    return tuple((*(None,) * (len(shape) - 1), axis) for shape, axis in zip(call.shapes, last, strict=True))
 
 
 RULES: Mapping[str, Rule] = {
@@ -379,37 +315,35 @@ RULES: Mapping[str, Rule] = {
     # It has no output; export writes one wherever a type is changed.
     "_assert_tensor_metadata": _made,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
-    **dict.fromkeys(("mm", "bmm"), _mm),
+    **dict.fromkeys(("mm", "bmm", "addmm"), _mm),
     "squeeze": _squeeze,
-    "sum": partial(_reduced, spans=False),
+    **dict.fromkeys(("select", "index_select"), partial(_reduced, reason=_COUNTED)),
+    "sum": _reduced,
     "mean": partial(_reduced, spans=True),
-    # Removing a unit equals zeroing it.
-    "linalg_vector_norm": partial(_reduced, spans=False, place=2),
-    **dict.fromkeys(("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin"), _reduced),
-    **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
-    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
-    "addmm": _addmm,
-    "mv": _mv,
-    "dot": _dot,
+    "linalg_vector_norm": partial(_reduced, place=2),
+    **{
+        name: partial(_reduced, reason=f"{name} is taken over it")
+        for name in ("amax", "amin", "max", "min", "prod", "var", "any", "all", "argmax", "argmin")
+    },
+    **dict.fromkeys(
+        ("_softmax", "_log_softmax", "_safe_softmax"), partial(_reduced, reason="a softmax is taken over it")
+    ),
+    **dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), _lookup),
+    **dict.fromkeys(("mv", "dot"), _by_vector),
     "permute": _permute,
     "t": _t,
     "transpose": _transpose,
-    "expand": _expand,
-    "repeat": _repeat,
+    "expand": partial(_expand, equal=True),
+    "repeat": _expand,
     "unsqueeze": _unsqueeze,
     "slice": _slice,
-    "select": _select,
-    "index_select": _index_select,
     "index": _index,
     "gather": _gather,
     "gru": partial(_recurrent, gates=3),
-    "lstm": partial(_recurrent, gates=4, states=2),
+    "lstm": partial(_recurrent, gates=4),
     **dict.fromkeys(("rnn_tanh", "rnn_relu"), partial(_recurrent, gates=1)),
     "split_with_sizes": _split,
     "cat": _cat,
-    "embedding": _embedding,
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _layer_norm),
     "_native_batch_norm_legit_no_training": _batch_norm,
 }
-
-POINTWISE = torch.Tag.pointwise

@@ -1,20 +1,21 @@
-"""Verification of prunable dimensions, and of other forms of layers and tables, on the model itself: with units
-reordered or removed, and with the new form as large as the old one.
-"""
+"""Verification of prunable dimensions, and of other forms of layers and tables, on changed copies of the model."""
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from objectives.compression.embeddings import whole_forms
 from objectives.compression.low_rank import full_rank
-from objectives.compression.module_edit import keep, names_of, replace_module, tensors
-from objectives.errors import one_line
+from objectives.compression.module_edit import keep, names_of, replace_module, replace_tensor, tensors
+from objectives.compression.structure.program import TraceError
+from objectives.compression.structure.rules import instances
+from objectives.errors import located, one_line
 from spaces.model_structure import PrunableDim
 
 # Tolerances relative to an output's spread over the rows, and to its size, for sums in another order.
@@ -25,99 +26,107 @@ class UnprunableError(ValueError):
     """Units of a dimension cannot be removed from the model; the message has the reason."""
 
 
-def shared_copy(model: nn.Module) -> nn.Module:
-    """Copy a module tree over the same tensors, which edits replace and never change."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors(model).values()})
-
-
-def answers_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Return every tensor that the model outputs, in order."""
-    with torch.inference_mode():
-        return tuple(_tensors_in(model.eval()(**example)))
-
-
-def tried(model: nn.Module, width: PrunableDim, example: Mapping[str, Tensor], expected: Sequence[Tensor]) -> bool:
-    """Verify a prunable dimension, and return whether it is normalised: the other units' outputs change when one is
-    removed.
-
-    A model that interprets the remaining units differently, as where the number of heads is fixed and their size is
-    not, raises no error, but no longer treats them alike: so they are reordered after a removal as well.
-
-    Args:
-        expected: the model's outputs for the example
+class Verifier:
+    """Comparison of changed copies of a model with the model itself, by their outputs for an example of a few rows.
 
     Raises:
-        UnprunableError: units cannot be removed, with the reason.
+        TraceError: the model cannot be copied, so that nothing can be verified on it.
     """
-    whole = range(width.units)
-    if not _alike(_answers(model, width, _turned(whole), example, "with its units in another order"), expected):
-        raise UnprunableError(
-            "with its units in another order the model gives other answers, so something else hangs on the order"
-        )
-    normalised = False
-    for kept, when in _cuts(width.units):
-        found = _answers(model, width, kept, example, when)
-        if not _of_shapes(found, expected):
-            raise UnprunableError(f"{when} the model's answers have another shape, or are not finite")
-        if not _alike(_answers(model, width, _turned(kept), example, when), found):
+
+    def __init__(self, model: nn.Module, example: Mapping[str, Tensor]) -> None:
+        self.model, self._example = model, example
+        try:
+            _shared_copy(model)
+        except Exception as error:  # a lock, a handle or anything else in the user's own model
+            raise TraceError(f"The model must be one that copy.deepcopy takes, but got {located(error)}") from error
+        self._expected = self._run(model)
+
+    def check_dimension(self, width: PrunableDim) -> bool:
+        """Verify a prunable dimension, and return whether it is normalised: the other units' outputs change when one is
+        removed.
+
+        A model that interprets the remaining units differently, as where the number of heads is fixed and their size is
+        not, raises no error, but no longer treats them alike: so they are reordered after a removal as well.
+
+        Raises:
+            UnprunableError: units cannot be removed, with the reason.
+        """
+        whole = range(width.units)
+        if not _alike(self._arranged(width, _turned(whole), "with its units in another order"), self._expected):
             raise UnprunableError(
-                f"{when} the model's answers hang on the order of the others, as where the number of heads is fixed"
+                "with its units in another order the model gives other answers, so something else hangs on the order"
             )
-        if gone := set(whole).difference(kept):
-            normalised |= not _alike(found, answers_of(_silenced(model, width, gone), example))
-    return normalised
+        normalised = False
+        for kept, when in _cuts(width.units):
+            found = self._arranged(width, kept, when)
+            if not _of_shapes(found, self._expected):
+                raise UnprunableError(f"{when} the model's answers have another shape, or are not finite")
+            if not _alike(self._arranged(width, _turned(kept), when), found):
+                raise UnprunableError(
+                    f"{when} the model's answers hang on the order of the others, as where the number of heads is fixed"
+                )
+            if gone := set(whole).difference(kept):
+                normalised |= not _alike(found, self._run(_silenced(self.model, width, gone)))
+        return normalised
+
+    def trouble_with_factors(self, modules: Sequence[str]) -> str | None:
+        """Return the reason why linear layers cannot be factorised; None where two factors of the full rank give the
+        same outputs. A module may read the layer's weight itself; a subclass, or a hook, may do more than multiply by
+        it.
+        """
+        for name in modules:
+            if (other := self._holder_beside(name)) is not None:
+                return f"{other} holds the weight of {name} too"
+        layers = [layer for layer in map(self.model.get_submodule, modules) if isinstance(layer, nn.Linear)]
+        when = "with two layers of the full rank in place of each"
+        return self._trouble_with(when, modules, *map(full_rank, layers))
+
+    def trouble_with_forms(self, table: str) -> str | None:
+        """Return why a table's rows cannot be shared or narrowed; None where lossless forms give the same outputs."""
+        module = self.model.get_submodule(table)
+        if not isinstance(module, nn.Embedding):
+            return f"leanrec shares and narrows the rows of nn.Embedding, not of {type(module).__name__}"
+        if (other := self._holder_beside(table)) is not None:
+            return f"{other} holds its weight too"
+        # One form at a time, which may be as large as the model.
+        trouble_with = partial(self._trouble_with, "with all its rows in another form", [table])
+        return next(filter(None, map(trouble_with, whole_forms(module))), None)
+
+    def _run(self, model: nn.Module) -> tuple[Tensor, ...]:
+        """Return every tensor that a model outputs, in order."""
+        with torch.inference_mode():
+            return tuple(instances(Tensor, model.eval()(**self._example)))
+
+    def _arranged(self, width: PrunableDim, units: Sequence[int], when: str) -> tuple[Tensor, ...]:
+        """Return the model's outputs with these units of the dimension in this order, or raise UnprunableError."""
+        arranged = _shared_copy(self.model)
+        try:
+            _arrange(arranged, width, units)
+            return self._run(arranged)
+        except Exception as error:  # anything that the user's own forward may raise
+            raise UnprunableError(f"{when} the model fails: {one_line(error)}") from error
+
+    def _trouble_with(self, when: str, names: Sequence[str], *modules: nn.Module) -> str | None:
+        """Return how the model fails or differs with modules in place of the named ones; None where it does neither."""
+        changed = _shared_copy(self.model)
+        for name, module in zip(names, modules, strict=True):
+            replace_module(changed, name, module)
+        try:
+            found = self._run(changed)
+        except Exception as error:  # anything that the user's own forward may raise
+            return f"{when} the model fails: {one_line(error)}"
+        return None if _alike(found, self._expected) else f"{when} the model gives other answers"
+
+    def _holder_beside(self, name: str) -> str | None:
+        """Return another module that holds the weight of the one of this name, by its own name."""
+        module = self.model.get_submodule(name)
+        owners = (other.rpartition(".")[0] for other in names_of(self.model, f"{name}.weight"))
+        return next((owner for owner in owners if self.model.get_submodule(owner) is not module), None)
 
 
-def trouble_with_factors(
-    model: nn.Module, modules: Sequence[str], example: Mapping[str, Tensor], expected: Sequence[Tensor]
-) -> str | None:
-    """Return the reason why linear layers cannot be factorised; None where two factors of the full rank give the same
-    outputs. A module may read the layer's weight itself; a subclass, or a hook, may do more than multiply by it.
-    """
-    factored = shared_copy(model)
-    for name in modules:
-        layer = factored.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        if (other := _holder_beside(model, name)) is not None:
-            return f"{other} holds the weight of {name} too"
-        replace_module(factored, name, full_rank(layer))
-    return _trouble(factored, example, expected, "with two layers of the full rank in place of each")
-
-
-def trouble_with_forms(
-    model: nn.Module, table: str, example: Mapping[str, Tensor], expected: Sequence[Tensor]
-) -> str | None:
-    """Return the reason why a table's rows cannot be shared, or have fewer dimensions; None where each lossless form
-    gives the same outputs.
-    """
-    module = model.get_submodule(table)
-    if not isinstance(module, nn.Embedding):
-        return f"leanrec shares and narrows the rows of nn.Embedding, not of {type(module).__name__}"
-    if (other := _holder_beside(model, table)) is not None:
-        return f"{other} holds its weight too"
-
-    def trouble_with(form: nn.Module) -> str | None:
-        changed = shared_copy(model)
-        replace_module(changed, table, form)
-        return _trouble(changed, example, expected, "with all its rows in another form")
-
-    # One form at a time, which may be as large as the model.
-    return next((trouble for trouble in map(trouble_with, whole_forms(module)) if trouble is not None), None)
-
-
-def _holder_beside(model: nn.Module, name: str) -> str | None:
-    """Return another module that holds the weight of the one of this name, by its own name."""
-    module = model.get_submodule(name)
-    owners = (other.rpartition(".")[0] for other in names_of(model, f"{name}.weight"))
-    return next((owner for owner in owners if model.get_submodule(owner) is not module), None)
-
-
-def _trouble(changed: nn.Module, example: Mapping[str, Tensor], expected: Sequence[Tensor], when: str) -> str | None:
-    try:
-        found = answers_of(changed, example)
-    except Exception as error:  # anything that the user's own forward may raise
-        return f"{when} the model fails: {one_line(error)}"
-    return None if _alike(found, expected) else f"{when} the model gives other answers"
+def _shared_copy(model: nn.Module) -> nn.Module:
+    """Copy a module tree over the same tensors, which edits replace and never change."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors(model).values()})
 
 
 def _cuts(units: int) -> Iterator[tuple[Sequence[int], str]]:
@@ -131,22 +140,6 @@ def _cuts(units: int) -> Iterator[tuple[Sequence[int], str]]:
 
 def _turned(units: Sequence[int]) -> list[int]:
     return [*units[1:], units[0]]
-
-
-def _answers(
-    model: nn.Module, width: PrunableDim, units: Sequence[int], example: Mapping[str, Tensor], when: str
-) -> tuple[Tensor, ...]:
-    """Return the model's outputs with these units of the dimension, in this order.
-
-    Raises:
-        UnprunableError: the model fails.
-    """
-    arranged = shared_copy(model)
-    try:
-        _arrange(arranged, width, units)
-        return answers_of(arranged, example)
-    except Exception as error:  # anything that the user's own forward may raise
-        raise UnprunableError(f"{when} the model fails: {one_line(error)}") from error
 
 
 def _arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None:
@@ -167,15 +160,11 @@ def _arrange(model: nn.Module, width: PrunableDim, units: Sequence[int]) -> None
 
 def _silenced(model: nn.Module, width: PrunableDim, units: Collection[int]) -> nn.Module:
     """Return the dense model with these units at zero in every tensor."""
-    silent = shared_copy(model)
+    silent = _shared_copy(model)
     for cut in width.axis_slices:
-        held = tensors(silent)[cut.tensor]
-        zeroed = held.detach().clone()
-        zeroed.index_fill_(cut.axis, torch.tensor(cut.positions(units), device=held.device), 0)
-        new = nn.Parameter(zeroed, held.requires_grad) if isinstance(held, nn.Parameter) else zeroed
-        for name in names_of(silent, cut.tensor):
-            owner, _, attribute = name.rpartition(".")
-            setattr(silent.get_submodule(owner), attribute, new)
+        held = tensors(silent)[cut.tensor].detach()
+        positions = torch.tensor(cut.positions(units), device=held.device)
+        replace_tensor(silent, cut.tensor, held.index_fill(cut.axis, positions, 0))
     return silent
 
 
@@ -192,9 +181,7 @@ def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    """Compare values relative to their spread from row to row: scores around a thousandth may differ by little, and so
-    may scores around a thousand that differ by one.
-    """
+    """Compare values relative to their spread over the rows: scores may lie around 0.001, or differ by 1 at 1000."""
     finite = torch.isfinite(expected)
     if not torch.equal(found[~finite].nan_to_num(), expected[~finite].nan_to_num()):
         return False
@@ -203,14 +190,3 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     size = values.abs().amax(0) if values.dim() else values.abs()
     allowed = _OF_SPREAD * spread + _OF_SIZE * size
     return bool(((torch.where(finite, found, 0).double() - values).abs() <= allowed).all())
-
-
-def _tensors_in(answer: object) -> Iterable[Tensor]:
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, Mapping):
-        for value in answer.values():
-            yield from _tensors_in(value)
-    elif isinstance(answer, (list, tuple)):
-        for value in answer:
-            yield from _tensors_in(value)
