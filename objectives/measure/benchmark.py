@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import Deployment, load_target, open_deployment, quiet, warm_up
+from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.interference import InterferenceMonitor, calm_share
@@ -173,10 +173,7 @@ def _visit(
     """Measure one visit on newly opened pools: the location of a process in memory and on the cores is part of the
     variance between visits.
     """
-    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
-        warm_up(ours.submit, requests, candidate.placement)
-        warm_up(theirs.submit, requests, baseline.placement)
-        targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
+    with open_targets(candidate, baseline, requests) as targets:
         return measure_visit(*targets, requests, load, window, seed)
 
 
