@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
 from objectives.jobs.protocol import Request
-from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
@@ -97,8 +96,8 @@ class EvaluateRequest(Request[EvaluateResponse]):
     """Evaluate a candidate on held-out rows beside another model, through the engine that will serve.
 
     cache, holdout: folders
-    threads: of the engine, None for its own choice
-    reject_above: a loss above which it need not be known exactly
+    threads: of the engine, fewer where other jobs run at the same time; None for its own choice
+    reject_above: a relative loss above which it need not be known exactly
     """
 
     candidate: Deployed
@@ -115,7 +114,9 @@ class EvaluateRequest(Request[EvaluateResponse]):
 
 @dataclass(frozen=True)
 class ScoreResponse:
-    """Files of scores: one of the candidate's for each engine that answers, and the baseline's."""
+    """Files of scores: one of the candidate's for each engine that answers, and the baseline's; `reused` where all were
+    in the cache.
+    """
 
     candidates: tuple[str, ...]
     baseline: str

@@ -32,6 +32,22 @@ _DRAWN = 10_000
 
 
 @dataclass(frozen=True)
+class Load:
+    """Load of both deployments.
+
+    share: utilisation of the baseline: the request rate over the rate at which its replica serves requests one by one
+        at that moment, since machines differ from hour to hour
+    percent: the percentile of the SLO
+    slo_ms: the SLO in milliseconds; None for twice the baseline's own percentile at that load
+    """
+
+    traffic: Traffic
+    share: float
+    percent: int
+    slo_ms: float | None
+
+
+@dataclass(frozen=True)
 class Window:
     """Amount of measurement in one visit, and the number of visits.
 

@@ -19,10 +19,9 @@ from objectives.jobs.requests import (
     ScoreRequest,
     ScoreResponse,
 )
-from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.latency import FEWEST_BLOCKS, Window
+from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
 from objectives.records import Artifact, Prepared
 from objectives.task import Task
