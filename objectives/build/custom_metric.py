@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from objectives.arrays import Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
-from objectives.measurement.metrics.other_outputs import others_of
 from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
+from objectives.measurement.metrics.quality import others_of
 from objectives.measurement.statistics import Floats
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HeldOut, read_held_out, runs
 from objectives.jobs.requests import Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
-from objectives.measurement.metrics.other_outputs import others_of
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
-from objectives.measurement.metrics.quality import paired_quality, paired_ranking
+from objectives.measurement.metrics.quality import others_of, paired_quality, paired_ranking
 from objectives.ranking_metrics import ranks
 from objectives.records import Quality
 from objectives.serving.devices import engine_version

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -71,18 +71,12 @@ def paired_loss(
         if name in reasons:
             return SliceQuality(name, rows, users, reason=reasons[name])
         try:
-            return SliceQuality(name, rows, users, **asdict(_told(pairs[name], drawn[name], confidence)))
+            return SliceQuality(name, rows, users, *_told(pairs[name], drawn[name], confidence))
         except UndefinedLossError as error:
             return SliceQuality(name, rows, users, reason=str(error))
 
-    return Quality(
-        metric=metric,
-        rows=len(groups),
-        groups=_count(groups),
-        confidence=confidence,
-        slices=tuple(map(judged, slices)),
-        **asdict(_told(whole, of_whole, confidence)),
-    )
+    told = _told(whole, of_whole, confidence)
+    return Quality(metric, *told, len(groups), _count(groups), confidence, tuple(map(judged, slices)))
 
 
 def resamples_for(confidence: float) -> int:
@@ -128,14 +122,6 @@ class _Pair:
         return loss
 
 
-@dataclass(frozen=True)
-class _Told:
-    value: float
-    baseline: float
-    loss: float
-    loss_interval: Interval
-
-
 def _check(slices: Mapping[str, Mask], rows: int) -> None:
     for name, mask in slices.items():
         if mask.dtype != np.bool_ or mask.shape != (rows,):
@@ -178,9 +164,9 @@ def _drawn(pairs: Sequence[_Pair], groups: Groups, seed: int, resamples: int) ->
     )
 
 
-def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
-    """Return the loss with its interval. Resamples on which the metric is undefined, such as AUC with users of one
-    class only, are left out.
+def _told(pair: _Pair, drawn: Floats, confidence: float) -> tuple[float, float, float, Interval]:
+    """Return the metric, that of the baseline, the loss, and its interval. Resamples on which the metric is undefined,
+    such as AUC with users of one class only, are left out.
 
     Raises:
         UndefinedLossError: more than 5% of the resamples lack a loss.
@@ -192,7 +178,7 @@ def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
             f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows."
         )
     loss = (pair.reference - pair.value) / pair.reference
-    return _Told(pair.value, pair.reference, loss, tail_interval(finite, confidence))
+    return pair.value, pair.reference, loss, tail_interval(finite, confidence)
 
 
 def _count(groups: Groups) -> int:

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from objectives.arrays import Array, Numbers
+from objectives.held_out_rows import HeldOut, of_output
 from objectives.measurement.metrics.paired_loss import Groups, Mask, Metric, Resampled, UndefinedLossError, paired_loss
 from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
 from objectives.ranking_metrics import gains, is_ranking
-from objectives.records import Quality
+from objectives.records import Quality, SliceQuality
 
 _NO_SLICES: Mapping[str, Mask] = {}
 
@@ -103,6 +104,23 @@ def paired_ranking(
         return lambda kept: partial(weighted_mean, earned[kept])
 
     return paired_loss(metric, judged(candidate_ranks), judged(baseline_ranks), groups, seed, confidence, slices)
+
+
+def others_of(held: HeldOut, quality: Callable[[int, Numbers], Quality]) -> tuple[SliceQuality, ...]:
+    """Evaluate each other output by the loss of its own labels, or report the reason why these do not define it.
+
+    Args:
+        quality: evaluates a column of scores with its labels, (n,)
+    """
+
+    def told(column: int, name: str, labels: Numbers) -> SliceQuality:
+        try:
+            of = quality(column, labels)
+        except ValueError as error:
+            return SliceQuality(of_output(name), len(labels), len(np.unique(held.groups)), reason=str(error))
+        return SliceQuality(of_output(name), of.rows, of.groups, of.value, of.baseline, of.loss, of.loss_interval)
+
+    return tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1))
 
 
 def resolution(quality: Quality) -> float:
