@@ -6,8 +6,8 @@ import glob
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,6 @@ _TRIES = 3
 # Reading the CPU time of this many threads takes tens of milliseconds.
 _MOST_THREADS = 2000
 T = TypeVar("T")
-_PROC = Path("/proc")
 _JIFFY = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -69,7 +68,7 @@ class Interference:
 
     def row(self) -> Floats:
         """Return the fields in their order, for a table of them."""
-        return np.array([getattr(self, f.name) for f in fields(self)])
+        return np.array(astuple(self))
 
 
 _COLUMN = {f.name: place for place, f in enumerate(fields(Interference))}
@@ -115,18 +114,15 @@ def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
 
 
 class InterferenceMonitor:
-    """Measure the interference with one block of this process, from its construction to `stop()`. Values that the
-    kernel does not give are 0.
-    """
+    """Measure the interference with one block from construction to `stop()`; what the kernel does not give is 0."""
 
-    def __init__(self, proc: Path = _PROC) -> None:
+    def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._cores = len(os.sched_getaffinity(0))
         self._before = self._read()
 
     def stop(self) -> Interference:
-        after = self._read()
-        wall, cpu, waiting, busy, threads, stolen, switches = (after[k] - self._before[k] for k in after)
+        wall, cpu, waiting, busy, threads, stolen, switches = (self._read() - self._before).tolist()
         # The kernel's count of the cores is in ticks of 10 ms; that of the threads is exact, but covers only threads
         # that this process may read and that have not ended.
         foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
@@ -136,21 +132,16 @@ class InterferenceMonitor:
         """Find files; unlike pathlib's, this search continues where a process ends meanwhile."""
         return [Path(name) for name in glob.iglob(str(self._proc / pattern))]  # noqa: PTH207
 
-    def _read(self) -> Mapping[str, float]:
+    def _read(self) -> Floats:
+        """Read the wall and CPU time of this process, the time its threads waited, the busy time of the cores, the CPU
+        time of all threads, the stolen time, in seconds each, and the involuntary context switches.
+        """
         busy, stolen = _cores(self._proc)
         delay = sum(_schedstat(file)[1] for file in self._files("self/task/*/schedstat"))
         threads = self._files("[0-9]*/task/*/schedstat")
         ran = sum(_schedstat(file)[0] for file in threads) if len(threads) <= _MOST_THREADS else 0.0
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "wall": time.perf_counter(),
-            "cpu": time.process_time(),
-            "waiting": delay,
-            "busy": busy,
-            "threads": ran,
-            "stolen": stolen,
-            "switches": float(usage.ru_nivcsw),
-        }
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        return np.array([time.perf_counter(), time.process_time(), delay, busy, ran, stolen, switches])
 
 
 def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor]) -> T:
@@ -168,9 +159,7 @@ def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], Int
 
 
 def _schedstat(file: Path) -> tuple[float, float]:
-    """Read the seconds that a thread ran, and that it was ready and did not run (kernel docs,
-    scheduler/sched-stats).
-    """
+    """Read the seconds that a thread ran, and that it was ready and did not run (kernel docs, sched-stats)."""
     try:
         ran, waited, *_ = file.read_text().split()
     except (OSError, ValueError):  # a thread that has just ended, or a kernel that does not count

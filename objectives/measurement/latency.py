@@ -123,27 +123,14 @@ class Timings:
     def kept(self) -> Timings:
         """Keep the undisturbed pairs only."""
         mask = self.undisturbed()
-        both = np.repeat(mask, 2)
-        return replace(
-            self,
-            candidate=self.candidate[mask],
-            baseline=self.baseline[mask],
-            candidate_service=self.candidate_service[mask],
-            baseline_service=self.baseline_service[mask],
-            lag=self.lag[both],
-            offered=self.offered[both],
-            interference=self.interference[mask],
-            rate_rps=self.rate_rps[mask],
-        )
+        masks = {len(mask): mask, 2 * len(mask): np.repeat(mask, 2)}
+        arrays = {name: values for name, values in vars(self).items() if np.ndim(values)}
+        return replace(self, **{name: values[masks[len(values)]] for name, values in arrays.items()})
 
     def drift(self) -> float:
-        """Return the ratio of the baseline's service times in the two halves of the pairs, the slower over the faster:
-        1 is steady.
-        """
-        half = len(self.baseline_service) // 2
-        first, second = (
-            float(np.median(part)) for part in (self.baseline_service[:half], self.baseline_service[half:])
-        )
+        """Return the ratio of the baseline's service times in both halves, the slower over the faster: 1 is steady."""
+        service, half = self.baseline_service, len(self.baseline_service) // 2
+        first, second = float(np.median(service[:half])), float(np.median(service[half:]))
         return max(first / second, second / first)
 
     def lateness(self) -> float:

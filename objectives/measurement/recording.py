@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -100,45 +101,39 @@ def slo_of(timings: Timings, slo_ms: float | None, percent: int) -> float:
 def _latency(recording: Recording, noise: RatioNoise) -> Latency:
     every = [visit.timings for visit in recording.visits]
     kept = [timings.kept() for timings in every]
-    pooled = {
-        name: np.concatenate([getattr(one, name) for one in kept])
-        for name in ("candidate", "baseline", "candidate_service", "baseline_service")
-    }
-    ours = _percentiles(pooled["candidate"], pooled["candidate_service"], [one.candidate for one in kept])
-    theirs = _percentiles(pooled["baseline"], pooled["baseline_service"], [one.baseline for one in kept])
+    ours = _percentiles([one.candidate for one in kept], [one.candidate_service for one in kept])
+    theirs = _percentiles([one.baseline for one in kept], [one.baseline_service for one in kept])
     loops = [(one.candidate, one.baseline) for one in kept]
     services = [(one.candidate_service, one.baseline_service) for one in kept]
     p95, p95_interval, p95_visits = _ratio(loops, 95, recording.seed, noise.p95)
     service, service_interval, service_visits = _ratio(services, 50, recording.seed, noise.service_p50)
-    p99: float | None = None
-    p99_interval: Interval | None = None
-    p99_visits: tuple[float, ...] = ()
+    p99: tuple[float | None, Interval | None, tuple[float, ...]] = (None, None, ())
     if ours.p99_ms is not None and theirs.p99_ms is not None:
         enough = all(one.candidate.size >= fewest_samples(99) for one in kept)
-        pairs = loops if enough else [(pooled["candidate"], pooled["baseline"])]
-        p99, p99_interval, p99_visits = _ratio(pairs, 99, recording.seed, noise.p99)
+        pooled = [(np.concatenate([loop for loop, _ in loops]), np.concatenate([loop for _, loop in loops]))]
+        p99 = _ratio(loops if enough else pooled, 99, recording.seed, noise.p99)
     return Latency(
         candidate=ours,
         baseline=theirs,
         p50_ratio=ours.p50_ms / theirs.p50_ms,
         p95_ratio=p95,
         p95_ratio_interval=p95_interval,
-        p99_ratio=p99,
+        p99_ratio=p99[0],
         service_p50_ratio=service,
         service_p50_ratio_interval=service_interval,
         rate_rps=float(np.median(np.concatenate([one.rate_rps for one in kept]))),
-        requests=int(pooled["candidate"].size),
-        blocks=len(pooled["candidate"]),
+        requests=sum(one.candidate.size for one in kept),
+        blocks=sum(len(one.candidate) for one in kept),
         lag_p95_ms=percentile(np.concatenate([one.lag for one in kept]), 95),
         p95_ratio_all=_ratio([(one.candidate, one.baseline) for one in every], 95, recording.seed, noise.p95)[0],
-        p99_ratio_interval=p99_interval,
+        p99_ratio_interval=p99[1],
         pairs=sum(len(one.candidate) for one in every),
         busy_share=float(np.mean(np.concatenate([one.taken for one in every]))),
         drift=max(one.drift() for one in kept),
         lateness=max(one.lateness() for one in kept),
         p95_visits=p95_visits,
         service_p50_visits=service_visits,
-        p99_visits=p99_visits,
+        p99_visits=p99[2],
     )
 
 
@@ -158,27 +153,22 @@ def _ratio(
     return (*ratio_over_visits(ratios, within, noise), ratios)
 
 
-def _percentiles(loop: Floats, service: Floats, visits: Sequence[Floats]) -> Percentiles:
+def _percentiles(loops: Sequence[Floats], services: Sequence[Floats]) -> Percentiles:
     """Compute the percentiles of a deployment with their intervals.
 
     Args:
-        loop: (blocks, samples), open loop, of all visits
-        service: (blocks, samples), closed loop, of all visits
-        visits: the samples of the open loop by visit
+        loops, services: (blocks, samples) of the open and of the closed loop, for each visit
     """
+    loop = np.concatenate(loops)
     p50, p50_interval = percentile_interval(loop, 50)
     p95, p95_interval = percentile_interval(loop, 95)
-    p95_interval = _reaching_over(visits, 95, p95_interval)
-    p99: float | None = None
-    p99_interval: Interval | None = None
-    with suppress(TooFewSamplesError):  # no p99 is reported then
-        p99, p99_interval = percentile_interval(loop, 99)
-    # an upper end among refused requests gives no p99 either
-    if p99_interval is not None and math.isinf(p99_interval[1]):
-        p99, p99_interval = None, None
-    return Percentiles(
-        p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
-    )
+    p95_interval = _reaching_over(loops, 95, p95_interval)
+    p99: tuple[float | None, Interval | None] = (None, None)
+    with suppress(TooFewSamplesError):  # no p99 is reported then, nor where an upper end is among refused requests
+        point, ends = percentile_interval(loop, 99)
+        p99 = (point, ends) if math.isfinite(ends[1]) else p99
+    service, refused = percentile(np.concatenate(services), 50), float(np.isinf(loop).mean())
+    return Percentiles(p50, p95, p99[0], service, p50_interval, p95_interval, p99[1], refused)
 
 
 def _reaching_over(visits: Sequence[Floats], percent: int, interval: Interval) -> Interval:
@@ -193,41 +183,35 @@ def _reaching_over(visits: Sequence[Floats], percent: int, interval: Interval) -
 
 
 def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
-    percent = recording.percent
-    rates, bases, limits, within, rate_within, capacity_within = [], [], [], [], [], []
-    capacities: list[tuple[float, float]] = []
+    percent, found = recording.percent, []
     for number, visit in enumerate(recording.visits):
-        seed = recording.seed + number
+        seed, searches = recording.seed + number, (visit.candidate, visit.baseline)
         limit = slo_of(visit.timings, recording.slo_ms, percent)
-        rate, base = (rate_under_slo(search, limit, percent) for search in (visit.candidate, visit.baseline))
+        rate, base = (rate_under_slo(search, limit, percent) for search in searches)
         if base == 0:
             raise NotFiniteError(f"The baseline must keep the SLO of {limit:g} ms at some rate, but got none.")
         drawn = _resampled_limits(visit.timings, recording.slo_ms, percent, seed)
         ours, theirs = (
-            resampled_rates(search, drawn, percent, seed + 10 * side)
-            for side, search in enumerate((visit.candidate, visit.baseline))
+            resampled_rates(search, drawn, percent, seed + 10 * side) for side, search in enumerate(searches)
         )
-        rates.append(rate)
-        bases.append(base)
-        limits.append(limit)
         some = theirs > 0
-        within.append(_relative_variance(ours[some] / theirs[some]))
-        rate_within.append(_relative_variance(ours))
-        capacities.append((float(visit.candidate.capacity_rps.mean()), float(visit.baseline.capacity_rps.mean())))
-        capacity_within.append(_capacity_variance(visit, seed))
-    ratios = tuple(rate / base for rate, base in zip(rates, bases, strict=True))
-    capacity_ratios = tuple(ours / theirs for ours, theirs in capacities)
+        variances = (_relative_variance(ours), _relative_variance(ours[some] / theirs[some]))
+        most, base_most = (float(search.capacity_rps.mean()) for search in searches)
+        found.append((limit, rate, base, *variances, most, base_most, _capacity_variance(visit, seed)))
+    limits, rates, bases, within_rate, within, capacities, base_capacities, within_capacity = zip(*found, strict=True)
+    ratios = tuple(map(truediv, rates, bases))
+    capacity_ratios = tuple(map(truediv, capacities, base_capacities))
     ratio, ratio_interval = ratio_over_visits(ratios, within, noise.throughput, blocks=SEGMENTS)
-    capacity, capacity_interval = ratio_over_visits(capacity_ratios, capacity_within, noise.capacity, blocks=BURSTS)
-    rps, rps_interval = ratio_over_visits(rates, rate_within, blocks=SEGMENTS)
+    capacity, capacity_interval = ratio_over_visits(capacity_ratios, within_capacity, noise.capacity, blocks=BURSTS)
+    rps, rps_interval = ratio_over_visits(rates, within_rate, blocks=SEGMENTS)
     return Throughput(
         rps=rps,
         baseline_rps=_geometric_mean(bases),
         ratio=ratio,
         ratio_interval=ratio_interval,
         slo_ms=float(np.mean(limits)),
-        capacity_rps=_geometric_mean([ours for ours, _ in capacities]),
-        baseline_capacity_rps=_geometric_mean([theirs for _, theirs in capacities]),
+        capacity_rps=_geometric_mean(capacities),
+        baseline_capacity_rps=_geometric_mean(base_capacities),
         capacity_ratio=capacity,
         capacity_ratio_interval=capacity_interval,
         rps_interval=rps_interval,
