@@ -216,14 +216,13 @@ def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
 
 def contradicted_rate(search: RateSearch, percent: int) -> float | None:
     """Return the rate of the probe with the largest deviation from the monotone fit, None where none is large."""
-    merged = _merged(search.probes)
-    if len(merged) < 2:
+    rates, blocks = _by_rate(search)
+    if len(rates) < 3:
         return None
-    raw = np.minimum([percentile(one.latency_ms, percent) for one in merged], _LARGEST)
-    weights = np.array([one.latency_ms.size for one in merged], dtype=np.float64)
-    distance = np.abs(np.log(raw / _monotone(raw, weights)))
+    raw = np.minimum([percentile(one, percent) for one in blocks[1:]], _LARGEST)
+    distance = np.abs(np.log(raw / _monotone(raw, _sizes(blocks[1:]))))
     worst = int(distance.argmax())
-    return merged[worst].rate_rps if distance[worst] > _CONTRADICTION else None
+    return float(rates[1 + worst]) if distance[worst] > _CONTRADICTION else None
 
 
 def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
@@ -245,31 +244,45 @@ def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int)
     count = len(slo_ms)
     bursts = block_picks(len(search.capacity_rps), seed, count)
     capacity = search.capacity_rps[bursts].mean(axis=1)
-    probes = _merged(search.probes)
+    rates, blocks = _by_rate(search)
     columns = [
-        block_percentiles(blocks, percent, block_picks(len(blocks), seed + 1 + place, count))
-        for place, blocks in enumerate((search.service_ms, *(one.latency_ms for one in probes)))
+        block_percentiles(one, percent, block_picks(len(one), seed + 1 + place, count))
+        for place, one in enumerate(blocks)
     ]
-    weights = _weights(search.service_ms, probes)
-    table, rates = np.stack(columns, axis=1), np.array([0.0, *(one.rate_rps for one in probes)])
+    resamples = zip(np.stack(columns, axis=1), capacity, slo_ms, strict=True)
+    weights = _sizes(blocks)
     return np.array(
-        [
-            _crossing(*_curve(rates, row, weights, float(most)), float(limit))
-            for row, most, limit in zip(table, capacity, slo_ms, strict=True)
-        ]
+        [_crossing(*_curve(rates, row, weights, float(most)), float(limit)) for row, most, limit in resamples]
     )
 
 
 def _known(search: RateSearch, percent: int) -> tuple[Floats, Floats]:
     """Return the rates and percentiles of `_curve` for the search's probes."""
-    probes = _merged(search.probes)
-    found = [percentile(search.service_ms, percent), *(percentile(one.latency_ms, percent) for one in probes)]
-    rates = np.array([0.0, *(one.rate_rps for one in probes)])
-    return _curve(rates, np.array(found), _weights(search.service_ms, probes), float(search.capacity_rps.mean()))
+    rates, blocks = _by_rate(search)
+    found = np.array([percentile(one, percent) for one in blocks])
+    return _curve(rates, found, _sizes(blocks), float(search.capacity_rps.mean()))
 
 
-def _weights(service_ms: Floats, probes: Sequence[Probe]) -> Floats:
-    return np.array([service_ms.size, *(one.latency_ms.size for one in probes)], dtype=np.float64)
+def _by_rate(search: RateSearch) -> tuple[Floats, list[Floats]]:
+    """Return the rates in ascending order, from 0, where one request is served at a time, and the latencies at each,
+    those of equal rates joined.
+    """
+    streams: dict[float, list[Floats]] = {}
+    for one in sorted(search.probes, key=lambda one: one.rate_rps):
+        streams.setdefault(one.rate_rps, []).append(one.latency_ms)
+    return np.array([0.0, *streams]), [search.service_ms, *map(_joined, streams.values())]
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    """Concatenate streams of different lengths within the same number of segments."""
+    if len(parts) == 1:
+        return parts[0]
+    cut = [part.ravel()[: part.size // SEGMENTS * SEGMENTS].reshape(SEGMENTS, -1) for part in parts]
+    return np.concatenate(cut, axis=1)
+
+
+def _sizes(blocks: Sequence[Floats]) -> Floats:
+    return np.array([one.size for one in blocks], dtype=np.float64)
 
 
 def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
@@ -282,22 +295,6 @@ def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: fl
     below = rates < max(capacity_rps, np.finfo(float).tiny)
     level = _monotone(percentiles[below], weights[below])
     return np.append(rates[below], capacity_rps), np.append(level, np.inf)
-
-
-def _merged(probes: Sequence[Probe]) -> list[Probe]:
-    """Merge the probes of equal rates, and sort by rate."""
-    by_rate: dict[float, list[Floats]] = {}
-    for one in probes:
-        by_rate.setdefault(one.rate_rps, []).append(one.latency_ms)
-    return [Probe(rate, _joined(by_rate[rate])) for rate in sorted(by_rate)]
-
-
-def _joined(parts: Sequence[Floats]) -> Floats:
-    """Concatenate streams of different lengths within the same number of segments."""
-    if len(parts) == 1:
-        return parts[0]
-    cut = [part.ravel()[: part.size // SEGMENTS * SEGMENTS].reshape(SEGMENTS, -1) for part in parts]
-    return np.concatenate(cut, axis=1)
 
 
 def _monotone(percentiles: Floats, weights: Floats) -> Floats:

@@ -179,7 +179,7 @@ def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int
     at_edge = np.concatenate([[0], level])[by_edge]
     bins = zip(itertools.pairwise(by_edge), at_edge, strict=False)
     most = tuple(int(level[start:end].max(initial=at)) for (start, end), at in bins)
-    mean = np.zeros(len(edges) - 1)
+    mean: Floats = np.zeros(len(edges) - 1)
     if len(moments):
         # Request-seconds spent by each time: linear in between, since the level is constant there.
         spent = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(moments))])
