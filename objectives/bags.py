@@ -34,11 +34,9 @@ class Bags:
         return (*self.values, self.offsets)
 
 
-def _longest(offsets: str, longest: int) -> int:
-    return longest
-
-
-def padded(inputs: Arrays, every: Sequence[Bags], length: Callable[[str, int], int] = _longest) -> Arrays:
+def padded(
+    inputs: Arrays, every: Sequence[Bags], length: Callable[[str, int], int] = lambda offsets, longest: longest
+) -> Arrays:
     """Return the inputs with their flat bags padded; all others stay as they are.
 
     Args:

@@ -69,7 +69,6 @@ class Arrivals:
 
     latency_ms: NDArray[np.float64]  # (n,)
     lag_ms: NDArray[np.float64]  # (n,)
-    refused: NDArray[np.bool_]  # (n,)
     offered_share: float
     start_ns: int = 0
 
@@ -128,7 +127,6 @@ def open_loop(
     return Arrivals(
         latency_ms=np.where(refused, np.inf, (finished - due_ns) / 1e6),
         lag_ms=np.maximum(submitted_ns - ready_ns, 0) / 1e6,
-        refused=refused,
         offered_share=int(on_time(planned_ns, held_ns)[-1]) / int(submitted_ns[-1] - start),
         start_ns=start,
     )

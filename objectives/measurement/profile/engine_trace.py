@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -173,10 +174,10 @@ def _set_shapes(graph: ir.Graph, feeds: Arrays, run: Sequence[Event]) -> None:
 def _write_chain(path: Path) -> None:
     import onnx_ir as ir
 
-    squares = [ir.val("v0", ir.DataType.FLOAT, (1, 8))]
-    nodes = []
-    for place in range(_CHAIN):
-        squares.append(ir.val(f"v{place + 1}", ir.DataType.FLOAT, (1, 8)))
-        nodes.append(ir.node("Mul", [squares[-2]] * 2, outputs=squares[-1:], name=f"square{place}"))
+    squares = [ir.val(f"v{place}", ir.DataType.FLOAT, (1, 8)) for place in range(_CHAIN + 1)]
+    nodes = [
+        ir.node("Mul", [value, value], outputs=[square], name=f"square{place}")
+        for place, (value, square) in enumerate(itertools.pairwise(squares))
+    ]
     graph = ir.Graph(squares[:1], squares[-1:], nodes=nodes, opset_imports={"": 17}, name="chain")
     ir.save(ir.Model(graph, ir_version=8), path)

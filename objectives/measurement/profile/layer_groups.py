@@ -10,6 +10,8 @@ belongs to the group of the steps that read its result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from spaces.model_structure import Group
@@ -108,7 +110,4 @@ def _only(groups: Iterable[str]) -> str:
 
 
 def _union(bits: Iterable[int]) -> int:
-    result = 0
-    for each in bits:
-        result |= each
-    return result
+    return reduce(or_, bits, 0)

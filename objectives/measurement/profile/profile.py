@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +139,9 @@ def median_request(requests: Sequence[Arrays]) -> Arrays:
 def _weight_bytes(graph: ir.Graph, groups: Sequence[Group]) -> dict[str, int]:
     """Sum the bytes of the weights by group; weights in no group count as `other`."""
     owners = weight_owners(graph, groups)
-    held: dict[str, int] = {}
+    held = Counter[str]()
     for name, value in graph.initializers.items():
-        group = owners.get(name, OTHER)
-        held[group] = held.get(group, 0) + stored_bytes(value)
+        held[owners.get(name, OTHER)] += stored_bytes(value)
     return held
 
 
