@@ -17,9 +17,7 @@ State = Literal["complete", "stopped", "failed"]
 
 
 def rows_of(request: Mapping[str, Sized]) -> int:
-    """Return the number of rows of a request: those of its longest input, since an input of the user's may be given
-    once.
-    """
+    """Return the rows of a request: those of its longest input, since the user's inputs may be given once."""
     return max(len(values) for values in request.values())
 
 
@@ -56,9 +54,7 @@ class _Finite:
 
 @dataclass(frozen=True)
 class SliceQuality(_Finite):
-    """The same metric and loss on some of the held-out rows only; or the reason why they are undefined on
-    these rows.
-    """
+    """The same metric and loss on some of the held-out rows; or the reason why they are undefined there."""
 
     name: str
     rows: int

@@ -120,9 +120,7 @@ class TrainingRows:
         return -(-block.rows // self.batch_size)
 
     def _too_small(self, block: Block) -> int:
-        """Return the number of the block's batches of one row; the first batches have a row more where the rows do not
-        divide evenly.
-        """
+        """Return the number of the block's batches of one row; the first have one more where they are uneven."""
         smallest, larger = divmod(block.rows, self._batches(block))
         return self._batches(block) - larger if smallest < FEWEST else 0
 

@@ -114,9 +114,7 @@ class EvaluateRequest(Request[EvaluateResponse]):
 
 @dataclass(frozen=True)
 class ScoreResponse:
-    """Files of scores: one of the candidate's for each engine that answers, and the baseline's; `reused` where all were
-    in the cache.
-    """
+    """Files of scores: the candidate's for each engine that serves, the baseline's; `reused` if all were cached."""
 
     candidates: tuple[str, ...]
     baseline: str

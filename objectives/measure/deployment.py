@@ -46,9 +46,7 @@ def open_targets(
 
 
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
-    """Wrap a pool for the load generator; saturated, each replica has one further request, or batch of requests,
-    waiting.
-    """
+    """Wrap a pool for the load generator: saturated, each replica has one more request, or batch of them, waiting."""
     together = 1
     if placement.batching is not None:
         together = max(1, placement.batching.rows // int(np.median([rows_of(request) for request in requests])))

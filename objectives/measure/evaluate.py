@@ -119,9 +119,7 @@ def _scored(request: EvaluateRequest | ScoreRequest, name: str, held: HeldOut, d
 
 
 def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
-    """Return the rank of each user's next item, (n,), among all items that the user had not seen; each user is one
-    request.
-    """
+    """Return the rank of each user's next item, (n,), among the items not seen before; each user is one request."""
     items, seen = held.items, held.seen
     assert items is not None and seen is not None
 

@@ -81,32 +81,18 @@ def taken_share(rows: Floats) -> Floats:
 
 
 def calm_share(taken: Floats) -> float:
-    """Return the share that the quietest fifth of the blocks do not exceed: a constant neighbour disturbs no block in
-    particular.
-
-    Args:
-        taken: (blocks,), shares of `taken_share`
-    """
+    """Return the share not exceeded by the quietest fifth of blocks, (blocks,): a constant neighbour disturbs none."""
     return float(np.quantile(taken, _CALM_QUANTILE, method="inverted_cdf"))
 
 
 def disturbance(taken: Floats) -> Floats:
-    """Return the distance of each block above the undisturbed level of its run, (blocks,), above 1 where it was
-    disturbed.
-    """
+    """Return the distance of each block above the calm level of its run, (blocks,), above 1 where disturbed."""
     above: Floats = (taken - calm_share(taken)) / _MARGIN
     return above
 
 
 def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
-    """Select the undisturbed blocks, or the least disturbed ones where those are fewer than `wanted`.
-
-    Args:
-        above: (blocks,), their `disturbance`
-
-    Returns:
-        (blocks,), True for each block to keep
-    """
+    """Select, (blocks,), the blocks of `disturbance` up to 1, or the least disturbed where those are under `wanted`."""
     kept: NDArray[np.bool_] = above <= 1
     if kept.sum() < wanted:
         kept[np.argsort(above, kind="stable")[:wanted]] = True

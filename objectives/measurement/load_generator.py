@@ -172,9 +172,7 @@ def last_moments(
 
 
 def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:
-    """Measure the milliseconds from submission to answer, (requests,), one request at a time; infinite where it is
-    refused.
-    """
+    """Measure the milliseconds of each request, (requests,), one at a time; infinite where it is refused."""
     latency = np.empty(len(requests))
     for i, request in enumerate(requests):
         start = time.perf_counter_ns()
@@ -184,9 +182,7 @@ def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float
 
 
 def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
-    """Measure the requests served per second while `outstanding` of them are always in flight; a refused one is not
-    served.
-    """
+    """Measure the requests served, not refused, per second while `outstanding` of them are always in flight."""
     start = time.perf_counter_ns()
     end = start + int(seconds * 1e9)
     flying: list[PendingAnswer] = []
@@ -211,9 +207,7 @@ def drawn_requests(requests: Sequence[Request], count: int, *seed: int) -> list[
 
 
 def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
-    """Select `count` requests with the mean rows of all: from each stratum of sizes, the one nearest to the stratum's
-    mean.
-    """
+    """Select `count` requests with the mean rows of all: of each stratum of sizes, the one nearest to its mean."""
     by_rows = sorted(requests, key=rows_of)
     strata = [part for part in np.array_split(np.arange(len(by_rows)), count) if len(part)]
     sizes = np.array([rows_of(request) for request in by_rows], dtype=np.float64)

@@ -47,9 +47,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit: the latency in pairs of blocks at the study's load, and both deployments' search for the rate under
-    the SLO.
-    """
+    """One visit: latency in pairs of blocks at the study's load, and both searches for the rate under the SLO."""
 
     timings: Timings
     candidate: RateSearch
@@ -225,9 +223,7 @@ def _geometric_mean(values: Sequence[float]) -> float:
 
 
 def _resampled_limits(timings: Timings, slo_ms: float | None, percent: int, seed: int) -> Floats:
-    """Return the SLO of each resample, (resamples,), from resampled blocks where it depends on the baseline's
-    percentile.
-    """
+    """Return the SLO of each resample, (resamples,), by resampled blocks where it follows the baseline's percentile."""
     if slo_ms is not None:
         return np.full(RESAMPLES, slo_ms)
     blocks = timings.kept().baseline

@@ -96,13 +96,11 @@ def measure_capacity(
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
-    """Measure the requests per second of saturated deployments, in alternating bursts, scaled to a slowness of 1.
+    """Measure the requests per second of saturated deployments, (bursts, targets), in alternating bursts, scaled to a
+    slowness of 1.
 
     Args:
         calm: share of the wall time that other processes take in undisturbed blocks
-
-    Returns:
-        (bursts, targets)
     """
 
     def burst(turn: int) -> list[float]:
@@ -200,9 +198,7 @@ def _turns(count: int, turn: int) -> Sequence[int]:
 
 
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """Return the rate to try next: the estimated rate at which the percentile meets the SLO, kept apart from tried
-    rates.
-    """
+    """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates."""
     rates, percentiles = _known(search, percent)
     above = int(np.flatnonzero(percentiles > slo_ms)[0])
     if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
@@ -233,14 +229,7 @@ def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
 
 
 def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int) -> Floats:
-    """Compute `rate_under_slo` on resampled segments, bursts and blocks.
-
-    Args:
-        slo_ms: (resamples,), the SLO of each resample
-
-    Returns:
-        (resamples,)
-    """
+    """Compute `rate_under_slo` on resampled segments, bursts and blocks, by the SLO of each: (resamples,)."""
     count = len(slo_ms)
     bursts = block_picks(len(search.capacity_rps), seed, count)
     capacity = search.capacity_rps[bursts].mean(axis=1)
@@ -264,9 +253,7 @@ def _known(search: RateSearch, percent: int) -> tuple[Floats, Floats]:
 
 
 def _by_rate(search: RateSearch) -> tuple[Floats, list[Floats]]:
-    """Return the rates in ascending order, from 0, where one request is served at a time, and the latencies at each,
-    those of equal rates joined.
-    """
+    """Return the rates, ascending from 0 (one request at a time), and the latencies at each, equal rates joined."""
     streams: dict[float, list[Floats]] = {}
     for one in sorted(search.probes, key=lambda one: one.rate_rps):
         streams.setdefault(one.rate_rps, []).append(one.latency_ms)
@@ -305,12 +292,7 @@ def _monotone(percentiles: Floats, weights: Floats) -> Floats:
 
 
 def _crossing(rates: Floats, percentiles: Floats, slo_ms: float) -> float:
-    """Return the rate at which the percentile crosses the SLO; 0 where it is above it at all rates.
-
-    Args:
-        rates: (n,), ascending, the last one the capacity
-        percentiles: (n,), non-decreasing, the last one infinite
-    """
+    """Return the rate at which the percentile crosses the SLO, 0 where it is above it at all rates, on a `_curve`."""
     above = int(np.flatnonzero(percentiles > slo_ms)[0])
     return 0.0 if above == 0 else _meeting(rates, percentiles, above, slo_ms)
 

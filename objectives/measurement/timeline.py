@@ -168,9 +168,7 @@ def _percentile(latency_ms: Floats, percent: float) -> float | None:
 
 
 def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int64], Floats, tuple[int, ...]]:
-    """Count the requests between start and finish, (n,) each: at the end of each bin, their mean over its time, their
-    maximum.
-    """
+    """Count the requests between start and finish, (n,), at the end of each bin; return their mean and maximum too."""
     moments = np.concatenate([start, finish])
     steps = np.repeat(np.array([1, -1], dtype=np.int64), len(start))
     order = np.argsort(moments, kind="stable")

@@ -80,9 +80,7 @@ def paired_loss(
 
 
 def resamples_for(confidence: float) -> int:
-    """Return the number of resamples for 20 of them to lie beyond either end of the interval, up to a
-    feasible number.
-    """
+    """Return the resamples for 20 of them to lie beyond either end of the interval, up to a feasible number."""
     return min(_MOST_RESAMPLES, math.ceil(_BEYOND / ((1 - confidence) / 2)))
 
 
@@ -112,9 +110,7 @@ class _Pair:
     reference: float
 
     def losses(self, weights: Floats) -> Floats:
-        """Return the losses, (resamples,), for weights of all held-out rows, (resamples, n); not finite where
-        undefined.
-        """
+        """Return the losses, (resamples,), for weights of all rows, (resamples, n); not finite where undefined."""
         kept = weights[:, self.rows]
         base = self.baseline(kept)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -107,11 +107,7 @@ def paired_ranking(
 
 
 def others_of(held: HeldOut, quality: Callable[[int, Numbers], Quality]) -> tuple[SliceQuality, ...]:
-    """Evaluate each other output by the loss of its own labels, or report the reason why these do not define it.
-
-    Args:
-        quality: evaluates a column of scores with its labels, (n,)
-    """
+    """Evaluate each other output by `quality` of its column of scores and its labels, (n,), or report why not."""
 
     def told(column: int, name: str, labels: Numbers) -> SliceQuality:
         try:

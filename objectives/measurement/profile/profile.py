@@ -36,9 +36,7 @@ class NodeCost:
 
 @dataclass(frozen=True)
 class GroupCost:
-    """Cost of one layer group; `bytes` are moved by a request, `weight_bytes` are the size of the weights in the model
-    file.
-    """
+    """Cost of one layer group; `bytes` are moved by a request, `weight_bytes` are in the model file."""
 
     name: str
     kind: Kind

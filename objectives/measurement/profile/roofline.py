@@ -26,9 +26,7 @@ _LEAST_BYTES, _MOST_BYTES = 4_000_000, 128_000_000
 
 @dataclass(frozen=True)
 class Roofline:
-    """Single-precision peaks of arithmetic and of memory traffic on this number of threads (None: the engine's
-    default).
-    """
+    """Single-precision peaks of arithmetic and memory traffic on these threads (None: the engine's default)."""
 
     gflops: float
     gbytes_per_s: float
@@ -40,9 +38,7 @@ class Roofline:
                 raise ValueError(f"Peaks are finite and above 0, but got {self}.")
 
     def perfect_ms(self, flops: float, bytes_moved: float) -> float:
-        """Return the milliseconds of a perfect kernel, in which arithmetic and traffic overlap completely: the longer
-        of the two.
-        """
+        """Return the milliseconds of a perfect kernel, whose arithmetic and traffic overlap: the longer of the two."""
         return 1000 * max(flops / (1e9 * self.gflops), bytes_moved / (1e9 * self.gbytes_per_s))
 
 
