@@ -27,10 +27,7 @@ PRUNING, LOW_RANK, LEARNED_ROUNDING = "pruning", "low rank", "learned rounding"
 
 @dataclass(frozen=True)
 class Tried:
-    """Result of one technique on one group, or on one table.
-
-    refused: the reason why it cannot be applied, None where it can
-    """
+    """Result of one technique on one group or table; `refused` is the reason why it cannot be applied, if any."""
 
     group: str
     technique: str
@@ -192,9 +189,7 @@ class Throughput(_Finite):
 
 @dataclass(frozen=True)
 class Footprint(_Finite):
-    """Footprint of a deployment: bytes of the model file, peak resident memory of a process that holds this deployment
-    only, and CPU seconds per thousand requests.
-    """
+    """Bytes of a model file, and of a process with its deployment only: peak memory, CPU seconds per 1000 requests."""
 
     model_bytes: int
     peak_memory_bytes: int | None = None

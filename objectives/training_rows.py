@@ -94,9 +94,7 @@ class TrainingRows:
         return ((batch.inputs, batch.labels) for batch in self.epoch(generator))
 
     def in_order(self) -> Iterator[tuple[int, Inputs]]:
-        """Iterate over the index of a batch's first row and the batch's stored inputs, in order; blocks of a single
-        row, which no epoch contains, are left out.
-        """
+        """Iterate over each batch's first row number and stored inputs, in order, without blocks of a single row."""
         for block, first in self._numbered():
             if block.rows < FEWEST:
                 continue

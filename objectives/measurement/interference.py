@@ -119,9 +119,7 @@ class InterferenceMonitor:
         return [Path(name) for name in glob.iglob(str(self._proc / pattern))]  # noqa: PTH207
 
     def _read(self) -> Floats:
-        """Read the wall and CPU time of this process, the time its threads waited, the busy time of the cores, the CPU
-        time of all threads, the stolen time, in seconds each, and the involuntary context switches.
-        """
+        """Read the seconds of wall, own CPU, waiting, busy cores, all threads and stolen, and the context switches."""
         busy, stolen = _cores(self._proc)
         delay = sum(_schedstat(file)[1] for file in self._files("self/task/*/schedstat"))
         threads = self._files("[0-9]*/task/*/schedstat")
@@ -131,11 +129,7 @@ class InterferenceMonitor:
 
 
 def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor]) -> T:
-    """Return the first undisturbed result of at most three runs, or the least disturbed one.
-
-    Args:
-        calm: `calm_share` of the measurement that this run belongs to
-    """
+    """Return the first undisturbed result, by the run's `calm_share`, of at most three, or the least disturbed one."""
     tried: list[tuple[float, T]] = []
     while len(tried) < _TRIES and (not tried or tried[-1][0] > calm + _MARGIN):
         watching = monitor()

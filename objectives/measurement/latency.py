@@ -115,9 +115,7 @@ class Timings:
         return taken_share(self.interference)
 
     def undisturbed(self) -> NDArray[np.bool_]:
-        """Select the pairs to keep, (pairs,), by the interference of other processes and never by the deployments'
-        latency.
-        """
+        """Select the pairs to keep, (pairs,), by the interference of others, never by the deployments' latency."""
         return undisturbed(_disturbance(self.interference), self.wanted)
 
     def kept(self) -> Timings:

@@ -138,11 +138,7 @@ def _latency(recording: Recording, noise: RatioNoise) -> Latency:
 def _ratio(
     pairs: Sequence[tuple[Floats, Floats]], percent: int, seed: int, noise: VisitNoise
 ) -> tuple[float, Interval, tuple[float, ...]]:
-    """Return a ratio of percentiles over visits, its interval, and the ratio of each visit.
-
-    Args:
-        pairs: (blocks, samples) of candidate and baseline, for each visit
-    """
+    """Return a ratio of percentiles over visits' pairs of (blocks, samples), its interval, and each visit's ratio."""
     ratios = tuple(percentile(ours, percent) / percentile(theirs, percent) for ours, theirs in pairs)
     if not all(map(math.isfinite, ratios)):
         raise NotFiniteError(f"p{percent} must be finite, but too many requests were refused in a visit.")
@@ -152,11 +148,7 @@ def _ratio(
 
 
 def _percentiles(loops: Sequence[Floats], services: Sequence[Floats]) -> Percentiles:
-    """Compute the percentiles of a deployment with their intervals.
-
-    Args:
-        loops, services: (blocks, samples) of the open and of the closed loop, for each visit
-    """
+    """Compute percentiles with intervals from the open and closed loops of each visit, (blocks, samples) each."""
     loop = np.concatenate(loops)
     p50, p50_interval = percentile_interval(loop, 50)
     p95, p95_interval = percentile_interval(loop, 95)

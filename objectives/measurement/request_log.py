@@ -158,11 +158,7 @@ def _per_second(numbers: pl.Series) -> int:
 
 
 def _whole(column: pl.Series, least: int, rule: str, first_line: int) -> NDArray[np.int64]:
-    """Return integers, (n,), each at least `least`.
-
-    Raises:
-        RequestLogError: a value is another one; `rule` is the message's text, with a placeholder for `least`.
-    """
+    """Return integers, (n,), from `least`; another value is an error by `rule`, with a placeholder for `least`."""
     import polars as pl
 
     numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()

@@ -106,8 +106,7 @@ def ratio_of_percentiles(
     blocks' own ratios would be biased, since a percentile of few samples is.
 
     Args:
-        candidate: (blocks, samples of each)
-        baseline: (blocks, samples of each), block i paired with the candidate's block i
+        candidate, baseline: (blocks, samples of each), paired block by block
 
     Raises:
         ValueError: the numbers of blocks differ, or are below 2.

@@ -222,9 +222,7 @@ def contradicted_rate(search: RateSearch, percent: int) -> float | None:
 
 
 def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """Return the requests per second at which the percentile meets the SLO, at most the capacity; 0 where not even one
-    request at a time keeps it.
-    """
+    """Return the requests per second, up to capacity, at which the percentile meets the SLO; 0 where none does."""
     return _crossing(*_known(search, percent), slo_ms)
 
 
@@ -273,11 +271,8 @@ def _sizes(blocks: Sequence[Floats]) -> Floats:
 
 
 def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
-    """Return rates in ascending order and the percentile at each, which never falls: from a rate of 0, where requests
-    do not queue, to capacity, where the queue grows without limit.
-
-    Args:
-        rates, percentiles, weights: (n,), as measured, by rate
+    """Return ascending rates and the percentile at each, which never falls: from a rate of 0, where requests do not
+    queue, to capacity, where the queue grows without limit; from (n,) values as measured, by rate.
     """
     below = rates < max(capacity_rps, np.finfo(float).tiny)
     level = _monotone(percentiles[below], weights[below])

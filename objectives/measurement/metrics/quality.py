@@ -19,11 +19,7 @@ _NO_SLICES: Mapping[str, Mask] = {}
 
 
 def metric_kind(name: str) -> Literal["pointwise", "ranking"]:
-    """Return the kind of a metric: of scores and labels (`paired_quality`) or of ranks (`paired_ranking`).
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Return whether a metric is of scores and labels or of ranks; an unknown name is a ValueError."""
     if name in _POINTWISE:
         return "pointwise"
     if is_ranking(name):

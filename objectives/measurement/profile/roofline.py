@@ -55,12 +55,10 @@ class Roof:
 
 
 def measure_roofline(threads: int | None = None, working_set: int = _MOST_BYTES) -> Roofline:
-    """Measure the peaks: the best of several large products and sums in ONNX Runtime itself, on the model's threads, in
-    about a second.
+    """Measure the peaks in about a second: the best of several large products and sums in ONNX Runtime itself.
 
     Args:
-        working_set: bytes that the model holds, which determine the cache that serves the traffic (limited to 4 MB to
-            128 MB)
+        working_set: bytes that the model holds, limited to 4 MB to 128 MB; they decide which cache serves the traffic
     """
     return Roofline(_gflops(threads), _gbytes_per_s(threads, working_set), threads)
 
