@@ -118,18 +118,5 @@ def measure_visit(
         for (loop, service), bursts in zip(sides, capacity.T, strict=True)
     ]
     limit = slo_of(timings, load.slo_ms, load.percent)
-    ours, theirs = search_rates(
-        targets,
-        searches,
-        requests,
-        load.traffic,
-        limit,
-        load.percent,
-        window.probes,
-        window.probe_requests,
-        seed,
-        slowness,
-        calm,
-        monitor,
-    )
+    ours, theirs = search_rates(targets, searches, requests, load, limit, window, seed, slowness, calm, monitor)
     return Visit(timings, ours, theirs)

@@ -14,6 +14,7 @@ from scipy.optimize import isotonic_regression
 
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
@@ -150,21 +151,19 @@ def search_rates(
     targets: Sequence[LoadTarget],
     searches: Sequence[RateSearch],
     requests: Sequence[Request],
-    traffic: Traffic,
+    load: Load,
     slo_ms: float,
-    percent: int,
-    probes: int,
-    least: int,
+    window: Window,
     seed: int,
     slowness: Slowness = lambda: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[RateSearch, ...]:
-    """Run `probes` further probes of each deployment in turn, and repeat one that its neighbours contradict.
+    """Run the window's further probes of each deployment in turn, and repeat one that its neighbours contradict.
 
     Args:
         searches: earlier results of each deployment
-        least: requests that count in a probe
+        slo_ms: the SLO of this visit, whatever the load's
         calm: as in `measure_capacity`
     """
     found = list(searches)
@@ -174,19 +173,19 @@ def search_rates(
         capacity = float(search.capacity_rps.mean())
 
         def run() -> Probe:
-            return probe(targets[which], requests, traffic, rate, capacity, least, number, slower)
+            return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
 
         slower = slowness()
         done = least_disturbed(run, calm, monitor)
         ordered = tuple(sorted((*search.probes, done), key=lambda one: one.rate_rps))
         found[which] = RateSearch(ordered, search.capacity_rps, search.service_ms)
 
-    for number in range(probes):
+    for number in range(window.probes):
         for which in _turns(len(targets), number):
             if found[which].capacity_rps.mean() > 0:
-                step(which, next_rate(found[which], slo_ms, percent), seed)
+                step(which, next_rate(found[which], slo_ms, load.percent), seed)
     for which, search in enumerate(found):
-        contradicted = contradicted_rate(search, percent)
+        contradicted = contradicted_rate(search, load.percent)
         if contradicted is not None:
             step(which, contradicted, seed + 1)
     return tuple(found)
