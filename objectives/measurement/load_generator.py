@@ -51,10 +51,6 @@ class PendingAnswer(Protocol):
 Submit = Callable[[Request], PendingAnswer]
 
 
-class BehindError(RuntimeError):
-    """The generator did not offer the planned load, so the run is no measurement of the model."""
-
-
 @dataclass(frozen=True)
 class Arrivals:
     """Latency of each of n requests, and the accuracy of the generator's schedule.
@@ -214,19 +210,18 @@ def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
     return [by_rows[int(part[np.abs(sizes[part] - sizes[part].mean()).argmin()])] for part in strata]
 
 
-def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> None:
-    """Check that the planned load was offered; the arrays may have any shape.
-
-    Raises:
-        BehindError: the p95 lag is above 10% of the p95 latency, or less than 98% of the planned rate was offered.
+def not_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> str | None:
+    """Return the reason why the planned load was not offered, so that the run is no measurement of the model; None where
+    it was. The arrays may have any shape.
     """
     latency, lag = percentile(latency_ms, 95), percentile(lag_ms, 95)
-    if lag > _MOST_LAG * latency or offered_share < _LEAST_OFFERED:
-        raise BehindError(
-            f"A run's p95 lag is at most {_MOST_LAG:.0%} of its p95 latency and its offered rate at least "
-            f"{_LEAST_OFFERED:.0%} of the planned, but got a lag of {lag:.3g} ms beside {latency:.3g} ms and a rate "
-            f"of {offered_share:.1%}: lower the load, or leave the generator a core (fewer threads or replicas)."
-        )
+    if lag <= _MOST_LAG * latency and offered_share >= _LEAST_OFFERED:
+        return None
+    return (
+        f"A run's p95 lag is at most {_MOST_LAG:.0%} of its p95 latency and its offered rate at least "
+        f"{_LEAST_OFFERED:.0%} of the planned, but got a lag of {lag:.3g} ms beside {latency:.3g} ms and a rate "
+        f"of {offered_share:.1%}: lower the load, or leave the generator a core (fewer threads or replicas)."
+    )
 
 
 def settle(most_seconds: float = 0.25) -> None:
