@@ -14,7 +14,7 @@ from objectives.arrays import Arrays, Numbers
 from objectives.held_out_rows import HeldOut, read_held_out, runs
 from objectives.jobs.requests import Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
-from objectives.measurement.metrics.quality import others_of, paired_quality, paired_ranking
+from objectives.measurement.metrics.quality import paired_quality, paired_ranking, quality_by_output
 from objectives.ranking_metrics import ranks
 from objectives.records import Quality
 from objectives.serving.devices import engine_version
@@ -85,14 +85,12 @@ def _quality(metric: str, ours: Numbers, theirs: Numbers, held: HeldOut, seed: i
     if held.items is not None:
         our_ranks, their_ranks = (scores.astype(np.float64, copy=False) for scores in (ours, theirs))
         return paired_ranking(metric, our_ranks, their_ranks, held.groups, seed, confidence, held.slices)
-    if ours.ndim == 1:
-        return paired_quality(metric, ours, theirs, held.labels, held.groups, seed, confidence, held.slices)
-    main = paired_quality(metric, ours[:, 0], theirs[:, 0], held.labels, held.groups, seed, confidence, held.slices)
 
-    def other(column: int, labels: Numbers) -> Quality:
-        return paired_quality(metric, ours[:, column], theirs[:, column], labels, held.groups, seed, confidence)
+    def quality(column: int, of: HeldOut) -> Quality:
+        one, other = (scores.reshape(len(scores), -1)[:, column] for scores in (ours, theirs))
+        return paired_quality(metric, one, other, of.labels, of.groups, seed, confidence, of.slices)
 
-    return replace(main, others=others_of(held, other))
+    return quality_by_output(held, quality)
 
 
 def _scored(request: EvaluateRequest | ScoreRequest, name: str, held: HeldOut, deployed: Deployed) -> tuple[Path, bool]:

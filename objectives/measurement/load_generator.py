@@ -211,9 +211,7 @@ def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
 
 
 def not_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> str | None:
-    """Return the reason why the planned load was not offered, so that the run is no measurement of the model; None where
-    it was. The arrays may have any shape.
-    """
+    """Return why a run of any shape did not offer the planned load and measured no model, None where it did."""
     latency, lag = percentile(latency_ms, 95), percentile(lag_ms, 95)
     if lag <= _MOST_LAG * latency and offered_share >= _LEAST_OFFERED:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -102,17 +103,18 @@ def paired_ranking(
     return paired_loss(metric, judged(candidate_ranks), judged(baseline_ranks), groups, seed, confidence, slices)
 
 
-def others_of(held: HeldOut, quality: Callable[[int, Numbers], Quality]) -> tuple[SliceQuality, ...]:
-    """Evaluate each other output by `quality` of its column of scores and its labels, (n,), or report why not."""
+def quality_by_output(held: HeldOut, quality: Callable[[int, HeldOut], Quality]) -> Quality:
+    """Evaluate each column of scores by its labels: the main output, and the others, or the reason why not."""
 
     def told(column: int, name: str, labels: Numbers) -> SliceQuality:
         try:
-            of = quality(column, labels)
+            of = quality(column, replace(held, labels=labels, slices={}))
         except ValueError as error:
             return SliceQuality(of_output(name), len(labels), len(np.unique(held.groups)), reason=str(error))
         return SliceQuality(of_output(name), of.rows, of.groups, of.value, of.baseline, of.loss, of.loss_interval)
 
-    return tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1))
+    main = quality(0, held)
+    return replace(main, others=tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1)))
 
 
 def resolution(quality: Quality) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-import time
+import timeit
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -73,7 +74,7 @@ def trace_model(model: Path, inputs: Arrays, repeats: int, threads: int | None) 
             session.run(None, feeds)
         # The same session continues without its profiler, with nothing else changed.
         events = json.loads(Path(session.end_profiling()).read_text())
-        seconds = list(_timed(session, feeds, repeats))
+        seconds = timeit.repeat(partial(session.run, None, feeds), number=1, repeat=repeats)
         graph = load_graph(written).graph
     runs = [match_events(tuple(graph), run) for run in list(_runs(events))[-repeats:]]
     times = typical([[event["dur"] / 1000 for event in run] for run in runs])
@@ -136,13 +137,6 @@ def _session(model: Path, written: Path, events: Path, threads: int | None) -> o
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
-def _timed(session: onnxruntime.InferenceSession, feeds: Arrays, repeats: int) -> Iterator[float]:
-    for _ in range(repeats):
-        start = time.perf_counter()
-        session.run(None, feeds)
-        yield time.perf_counter() - start
 
 
 def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:

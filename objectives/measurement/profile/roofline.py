@@ -49,7 +49,6 @@ class Roof:
     Above 1 where int8 products beat the single-precision peak, or small values never leave the nearest cache.
     """
 
-    group: str
     perfect_ms: float
     efficiency: float | None
 
@@ -63,14 +62,14 @@ def measure_roofline(threads: int | None = None, working_set: int = _MOST_BYTES)
     return Roofline(_gflops(threads), _gbytes_per_s(threads, working_set), threads)
 
 
-def group_roofs(profile: Profile, roofline: Roofline) -> tuple[Roof, ...]:
+def group_roofs(profile: Profile, roofline: Roofline) -> dict[str, Roof]:
     """Return the perfect time of each group: kernels run one after another, so the sum over its nodes."""
-    roofs = []
+    roofs = {}
     for group in profile.groups:
         nodes = [node for node in profile.nodes if node.group == group.name]
         perfect = sum(roofline.perfect_ms(node.flops, node.bytes) for node in nodes)
-        roofs.append(Roof(group.name, perfect, perfect / group.ms if nodes and group.ms > 0 else None))
-    return tuple(roofs)
+        roofs[group.name] = Roof(perfect, perfect / group.ms if nodes and group.ms > 0 else None)
+    return roofs
 
 
 def _gflops(threads: int | None) -> float:
