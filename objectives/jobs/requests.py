@@ -92,27 +92,6 @@ class Deployed:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(Request[EvaluateResponse]):
-    """Evaluate a candidate on held-out rows beside another model, through the engine that will serve.
-
-    cache, holdout: folders
-    threads: of the engine, fewer where other jobs run at the same time; None for its own choice
-    reject_above: a relative loss above which it need not be known exactly
-    """
-
-    candidate: Deployed
-    baseline: Deployed
-    cache: str
-    holdout: str
-    part: HeldPart
-    metric: str
-    seed: int
-    confidence: float
-    reject_above: float | None = None
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
 class ScoreResponse:
     """Files of scores: the candidate's for each engine that serves, the baseline's; `reused` if all were cached."""
 
@@ -123,7 +102,11 @@ class ScoreResponse:
 
 @dataclass(frozen=True)
 class ScoreRequest(Request[ScoreResponse]):
-    """Score held-out rows for a metric that a builder evaluates; fields as in `EvaluateRequest`."""
+    """Score held-out rows by a candidate and another model, through the engine that will serve.
+
+    cache, holdout: folders
+    threads: of the engine, fewer where other jobs run at the same time; None for its own choice
+    """
 
     candidate: Deployed
     baseline: Deployed
@@ -131,6 +114,20 @@ class ScoreRequest(Request[ScoreResponse]):
     holdout: str
     part: HeldPart
     threads: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(Request[EvaluateResponse]):
+    """Evaluate the scores of a candidate beside those of another model.
+
+    reject_above: a relative loss above which it need not be known exactly
+    """
+
+    scores: ScoreRequest
+    metric: str
+    seed: int
+    confidence: float
+    reject_above: float | None = None
 
 
 @dataclass(frozen=True)

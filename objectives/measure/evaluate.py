@@ -36,7 +36,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResponse:
     Where the whole interval on a tenth of a ranking's users exceeds `reject_above`, the quality on that tenth is
     returned, and the other users are not evaluated.
     """
-    name, held = _rows(request)
+    name, held = _rows(request.scores)
     if request.reject_above is not None and held.items is not None and len(held.labels) >= _NTH * _ENOUGH:
         with suppress(UndefinedLossError):  # the metric is undefined on a tenth of the users, but may be defined on all
             found = _evaluated(request, f"{name} every {_NTH}", held.every(_NTH))
@@ -53,17 +53,17 @@ def score(request: ScoreRequest) -> ScoreResponse:
     return ScoreResponse(tuple(str(path) for path, _ in ours), str(theirs), known and all(reused for _, reused in ours))
 
 
-def _rows(request: EvaluateRequest | ScoreRequest) -> tuple[str, HeldOut]:
+def _rows(request: ScoreRequest) -> tuple[str, HeldOut]:
     """Return held-out rows, and the name of their scores in the cache."""
     holdout = Path(request.holdout)
     return holdout.name, read_held_out(holdout, request.part)
 
 
 def _evaluated(request: EvaluateRequest, name: str, held: HeldOut) -> EvaluateResponse:
-    theirs = np.load(_scored(request, name, held, request.baseline)[0])
+    theirs = np.load(_scored(request.scores, name, held, request.scores.baseline)[0])
     found = []
-    for deployed in _by_engine(request.candidate):
-        file, reused = _scored(request, name, held, deployed)
+    for deployed in _by_engine(request.scores.candidate):
+        file, reused = _scored(request.scores, name, held, deployed)
         quality = _quality(request.metric, np.load(file), theirs, held, request.seed, request.confidence)
         found.append(EvaluateResponse(quality, reused))
     return max(found, key=lambda each: each.quality.loss)
@@ -93,7 +93,7 @@ def _quality(metric: str, ours: Numbers, theirs: Numbers, held: HeldOut, seed: i
     return quality_by_output(held, quality)
 
 
-def _scored(request: EvaluateRequest | ScoreRequest, name: str, held: HeldOut, deployed: Deployed) -> tuple[Path, bool]:
+def _scored(request: ScoreRequest, name: str, held: HeldOut, deployed: Deployed) -> tuple[Path, bool]:
     """Return the file of each row's score, (n,) or (n, outputs), or, for a ranking, of the rank of each user's next
     item, (n,), computed or from the cache; the number of threads does not change it.
     """

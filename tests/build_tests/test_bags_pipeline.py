@@ -17,7 +17,7 @@ from objectives.bags import Bags, padded
 from objectives.build import stages as build
 from objectives.build.technique_checks import unlearnable
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import Deployed, EvaluateRequest, Form
+from objectives.jobs.requests import Deployed, EvaluateRequest, Form, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.user_model.padded_forward import own_forward
@@ -129,8 +129,8 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
         artifact, _ = build.export(task, weights, precision, form, _quiet)
         deployed.append(Deployed(artifact, Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")))
     base = Deployed(found.baseline, Deployment(f"{task.home}/{found.baseline.path}", Placement(), "fp32"))
-    request = EvaluateRequest(deployed[0], base, str(task.cache), found.holdout, "test", "auc", 0, 0.95)
-    quality = evaluate(request).quality
+    scores = ScoreRequest(deployed[0], base, str(task.cache), found.holdout, "test")
+    quality = evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality
     own = own_forward(recommender.model)
     with torch.no_grad():
         held = [(own(**tensors(inputs)), labels) for inputs, labels, _ in recommender.given.batches("test")]

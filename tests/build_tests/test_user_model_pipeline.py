@@ -212,8 +212,8 @@ def _deployment(task: Task, artifact: Artifact) -> Deployment:
 
 def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
     ours, base = (Deployed(of, _deployment(task, of)) for of in (artifact, found.baseline))
-    request = EvaluateRequest(ours, base, str(task.cache), found.holdout, "test", found.metric, 0, 0.95)
-    return evaluate(request).quality
+    scores = ScoreRequest(ours, base, str(task.cache), found.holdout, "test")
+    return evaluate(EvaluateRequest(scores, found.metric, 0, 0.95)).quality
 
 
 def _by_group(graph: onnx.ModelProto, held: HeldOut) -> np.ndarray[Any, Any]:

@@ -84,15 +84,15 @@ def test_a_row_is_evaluated_as_it_is_served(files: tuple[Path, Path], tmp_path: 
         Artifact("fp32", str(plain), {"layers": "fp32"}, 1, 0.0),
     )
     ours, theirs = (Deployed(each, Deployment(each.path, Placement(), "fp32")) for each in artifacts)
-    cache = str(tmp_path / "cache")
-    (file,) = score(ScoreRequest(ours, theirs, cache, str(holdout), "test")).candidates
+    scores = ScoreRequest(ours, theirs, str(tmp_path / "cache"), str(holdout), "test")
+    (file,) = score(scores).candidates
     served = _served(narrow, held)
     assert np.array_equal(np.load(file), served)
     with Pool.open(narrow, Placement()) as pool:  # of all users together, the small ones round to nothing
         together = np.concatenate([pool.submit({"x": block["x"]}).result(timeout=30) for block in held.inputs])
     assert np.abs(together - served).max() > 10 * np.abs(_served(plain, held) - served).min()
     assert not np.allclose(together, served, rtol=0.1)
-    found = evaluate(EvaluateRequest(ours, theirs, cache, str(holdout), "test", "auc", 0, 0.95))
+    found = evaluate(EvaluateRequest(scores, "auc", 0, 0.95))
     quality = found.quality
     assert found.reused
     expected = paired_quality("auc", served, _served(plain, held), held.labels, held.groups, 0, 0.95, {})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.jobs.requests import Deployed, EvaluateRequest
+from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
 from objectives.measure import evaluate as judging
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
@@ -90,16 +90,17 @@ def _judge(
     placement: Placement | None = None,
     reject_above: float | None = None,
 ) -> tuple[Quality, bool]:
-    cache, candidate = str(holdout.with_name("cache")), _deployed(ours, placement)
-    found = evaluate(
-        EvaluateRequest(candidate, _deployed("base"), cache, str(holdout), "test", metric, 0, 0.95, reject_above)
-    )
+    found = evaluate(EvaluateRequest(_asked(holdout, ours, placement), metric, 0, 0.95, reject_above))
     return found.quality, found.reused
 
 
-def _deployed(name: str, placement: Placement | None = None) -> Deployed:
-    artifact = Artifact(name, f"{name}/model.onnx", {}, 1, 0.0)
-    return Deployed(artifact, Deployment(artifact.path, placement or Placement(), "fp32"))
+def _asked(holdout: Path, ours: str = "ours", placement: Placement | None = None) -> ScoreRequest:
+    def deployed(name: str, placement: Placement) -> Deployed:
+        artifact = Artifact(name, f"{name}/model.onnx", {}, 1, 0.0)
+        return Deployed(artifact, Deployment(artifact.path, placement, "fp32"))
+
+    pair = (deployed(ours, placement or Placement()), deployed("base", Placement()))
+    return ScoreRequest(*pair, str(holdout.with_name("cache")), str(holdout), "test")
 
 
 def _gains(metric: str, blur: float) -> NDArray[np.float64]:
@@ -251,8 +252,7 @@ def test_the_engine_has_the_threads_that_are_left_to_it(
         return plain(file, instance_group, lookup, compute)
 
     monkeypatch.setattr(judging, "open_replica", noted)
-    cache, pair = str(holdout.with_name("cache")), (_deployed("ours"), _deployed("base"))
-    request = EvaluateRequest(*pair, cache, str(holdout), "test", "ndcg@10", 0, 0.95, threads=threads)
-    evaluate(request)
+    scores = replace(_asked(holdout), threads=threads)
+    evaluate(EvaluateRequest(scores, "ndcg@10", 0, 0.95))
     assert opened == [threads, threads]
-    assert evaluate(replace(request, threads=2)).reused and len(opened) == 2
+    assert evaluate(EvaluateRequest(replace(scores, threads=2), "ndcg@10", 0, 0.95)).reused and len(opened) == 2

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
-from objectives.jobs.requests import BenchmarkRequest, Deployed, EvaluateRequest, EvaluateResponse
+from objectives.jobs.requests import BenchmarkRequest, Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest
 from objectives.measure import benchmark as timing
 from objectives.measure import evaluate as judging
 from objectives.measure.benchmark import weigh
@@ -151,7 +151,8 @@ class Judged:
     def __call__(self, placement: Placement) -> EvaluateResponse:
         ours = Deployed(_artifact("ours"), Deployment("ours/model.onnx", placement, "fp32"))
         base = Deployed(_artifact("base"), Deployment("base/model.onnx", Placement(), "fp32"))
-        return evaluate(EvaluateRequest(ours, base, str(self.cache), str(self.holdout), "validation", "auc", 0, 0.95))
+        scores = ScoreRequest(ours, base, str(self.cache), str(self.holdout), "validation")
+        return evaluate(EvaluateRequest(scores, "auc", 0, 0.95))
 
     def loss(self, blur: float) -> float:
         held = read_held_out(self.holdout, "validation")

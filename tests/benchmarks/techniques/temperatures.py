@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from objectives.build.fit import fit
 from objectives.build.stages import prepare
 from objectives.compression.export import Signature, to_onnx
-from objectives.jobs.requests import Deployed, EvaluateRequest
+from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.onnx_graph import save_graph
@@ -73,10 +73,8 @@ def loss(recommender: Recommender, prepared: Prepared, task: Task, weights: Weig
     ours = Deployed(Artifact(key, str(path), {}, path.stat().st_size, 0.0), Deployment(str(path), Placement(), "fp32"))
     base = prepared.baseline
     theirs = Deployed(base, Deployment(str(Path(task.home) / base.path), Placement(), "fp32"))
-    request = EvaluateRequest(
-        ours, theirs, str(task.cache), prepared.holdout, "validation", task.metric, seed=task.seed, confidence=0.95
-    )
-    found = evaluate(request)
+    scores = ScoreRequest(ours, theirs, str(task.cache), prepared.holdout, "validation")
+    found = evaluate(EvaluateRequest(scores, task.metric, task.seed, confidence=0.95))
     path.unlink()
     return found.quality.loss
 
