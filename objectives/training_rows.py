@@ -70,7 +70,7 @@ class TrainingRows:
 
     @property
     def batches_per_epoch(self) -> int:
-        every = sum(self._batches(block) - self._too_small(block) for block in self.blocks)
+        every = sum(map(self._counted, self.blocks))
         return every if self.most_batches is None else min(every, self.most_batches)
 
     def epoch(self, generator: torch.Generator) -> Iterator[NumberedBatch]:
@@ -117,10 +117,10 @@ class TrainingRows:
     def _batches(self, block: Block) -> int:
         return -(-block.rows // self.batch_size)
 
-    def _too_small(self, block: Block) -> int:
-        """Return the number of the block's batches of one row; the first have one more where they are uneven."""
+    def _counted(self, block: Block) -> int:
+        """Return the number of the block's batches of two rows or more; where uneven, the first have one more."""
         smallest, larger = divmod(block.rows, self._batches(block))
-        return self._batches(block) - larger if smallest < FEWEST else 0
+        return larger if smallest < FEWEST else self._batches(block)
 
 
 def leaves(labels: Labels) -> Iterator[Tensor]:

@@ -46,14 +46,13 @@ class Load:
 class Window:
     """Amount of measurement in one visit, and the number of visits.
 
-    Args:
-        blocks: pairs of blocks of a visit
-        requests: open-loop requests of a block that count, after those that bring it to steady state
-        service_requests: closed-loop requests of a block
-        probes: rates that the search for the rate under the SLO tries in a visit
-        probe_requests: requests that count at each such rate, more where they take less than a third of a second
-        visits: number of times that both deployments are opened anew and measured
-        patience_seconds: the longest time that a visit waits for undisturbed blocks
+    blocks: pairs of blocks of a visit
+    requests: open-loop requests of a block that count, after those that bring it to steady state
+    service_requests: closed-loop requests of a block
+    probes: rates that the search for the rate under the SLO tries in a visit
+    probe_requests: requests that count at each such rate, more where they take less than a third of a second
+    visits: number of times that both deployments are opened anew and measured
+    patience_seconds: the longest time that a visit waits for undisturbed blocks
     """
 
     blocks: int = 20

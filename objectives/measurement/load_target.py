@@ -56,9 +56,8 @@ class LoadTarget(Protocol):
 class LiveTarget:
     """A running pool, driven by its `submit`.
 
-    Args:
-        outstanding: requests in flight that keep every replica busy, with full batches where it batches
-        in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
+    outstanding: requests in flight that keep every replica busy, with full batches where it batches
+    in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
     """
 
     submit: Submit

@@ -29,13 +29,12 @@ _CPU_CHECK_SECONDS = 0.1
 class Played:
     """Raw times of one play, in seconds from its start.
 
-    Args:
-        scheduled_s: (n,), ascending
-        latency_ms: (n,) from the scheduled arrival, infinite where a request was refused
-        lag_ms: (n,), how late the generator was
-        offered_share: planned duration over that of submitting, 1 when on time
-        cpu_at_s: (m,), ascending, when the processor time was read; the first at 0, the last after the last answer
-        cpu_s: (m,), processor seconds that the process had spent by then, generator included
+    scheduled_s: (n,), ascending
+    latency_ms: (n,) from the scheduled arrival, infinite where a request was refused
+    lag_ms: (n,), how late the generator was
+    offered_share: planned duration over that of submitting, 1 when on time
+    cpu_at_s: (m,), ascending, when the processor time was read; the first at 0, the last after the last answer
+    cpu_s: (m,), processor seconds that the process had spent by then, generator included
     """
 
     scheduled_s: Floats
