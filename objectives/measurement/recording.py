@@ -152,24 +152,17 @@ def _percentiles(loops: Sequence[Floats], services: Sequence[Floats]) -> Percent
     loop = np.concatenate(loops)
     p50, p50_interval = percentile_interval(loop, 50)
     p95, p95_interval = percentile_interval(loop, 95)
-    p95_interval = _reaching_over(loops, 95, p95_interval)
+    own = [percentile(visit, 95) for visit in loops]
+    if len(own) > 1 and all(map(math.isfinite, own)):
+        # The pooled samples do not show the variance between visits.
+        _, (low, high) = ratio_over_visits(own, [0.0] * len(own))
+        p95_interval = (min(low, p95_interval[0]), max(high, p95_interval[1]))
     p99: tuple[float | None, Interval | None] = (None, None)
     with suppress(TooFewSamplesError):  # no p99 is reported then, nor where an upper end is among refused requests
         point, ends = percentile_interval(loop, 99)
         p99 = (point, ends) if math.isfinite(ends[1]) else p99
     service, refused = percentile(np.concatenate(services), 50), float(np.isinf(loop).mean())
     return Percentiles(p50, p95, p99[0], service, p50_interval, p95_interval, p99[1], refused)
-
-
-def _reaching_over(visits: Sequence[Floats], percent: int, interval: Interval) -> Interval:
-    """Widen the interval of pooled samples to that of the visits' own percentiles where it is wider: the samples of one
-    visit do not show the variance between visits.
-    """
-    own = [percentile(visit, percent) for visit in visits]
-    if len(own) < 2 or not all(map(math.isfinite, own)):
-        return interval
-    _, (low, high) = ratio_over_visits(own, [0.0] * len(own))
-    return min(low, interval[0]), max(high, interval[1])
 
 
 def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
@@ -185,15 +178,17 @@ def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
             resampled_rates(search, drawn, percent, seed + 10 * side) for side, search in enumerate(searches)
         )
         some = theirs > 0
-        variances = (_relative_variance(ours), _relative_variance(ours[some] / theirs[some]))
+        picks = block_picks(len(visit.candidate.capacity_rps), seed, RESAMPLES)
+        bursts, base_bursts = (search.capacity_rps[picks].mean(axis=1) for search in searches)
         most, base_most = (float(search.capacity_rps.mean()) for search in searches)
-        found.append((limit, rate, base, *variances, most, base_most, _capacity_variance(visit, seed)))
-    limits, rates, bases, within_rate, within, capacities, base_capacities, within_capacity = zip(*found, strict=True)
+        variances = map(_relative_variance, (ours, ours[some] / theirs[some], bursts / base_bursts))
+        found.append((limit, rate, base, most, base_most, *variances))
+    limits, rates, bases, capacities, base_capacities, *within = zip(*found, strict=True)
     ratios = tuple(map(truediv, rates, bases))
     capacity_ratios = tuple(map(truediv, capacities, base_capacities))
-    ratio, ratio_interval = ratio_over_visits(ratios, within, noise.throughput, blocks=SEGMENTS)
-    capacity, capacity_interval = ratio_over_visits(capacity_ratios, within_capacity, noise.capacity, blocks=BURSTS)
-    rps, rps_interval = ratio_over_visits(rates, within_rate, blocks=SEGMENTS)
+    ratio, ratio_interval = ratio_over_visits(ratios, within[1], noise.throughput, blocks=SEGMENTS)
+    capacity, capacity_interval = ratio_over_visits(capacity_ratios, within[2], noise.capacity, blocks=BURSTS)
+    rps, rps_interval = ratio_over_visits(rates, within[0], blocks=SEGMENTS)
     return Throughput(
         rps=rps,
         baseline_rps=_geometric_mean(bases),
@@ -220,13 +215,6 @@ def _resampled_limits(timings: Timings, slo_ms: float | None, percent: int, seed
         return np.full(RESAMPLES, slo_ms)
     blocks = timings.kept().baseline
     return SLO_TIMES * block_percentiles(blocks, percent, block_picks(len(blocks), seed, RESAMPLES))
-
-
-def _capacity_variance(visit: Visit, seed: int) -> float:
-    """Return the variance of the logarithm of the capacity ratio, from resampled bursts of both deployments."""
-    ours, theirs = visit.candidate.capacity_rps, visit.baseline.capacity_rps
-    picks = block_picks(len(ours), seed, RESAMPLES)
-    return _relative_variance(ours[picks].mean(axis=1) / theirs[picks].mean(axis=1))
 
 
 def _relative_variance(values: Floats) -> float:

@@ -199,14 +199,14 @@ def _turns(count: int, turn: int) -> Sequence[int]:
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
     """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates."""
     rates, percentiles = _known(search, percent)
-    above = int(np.flatnonzero(percentiles > slo_ms)[0])
+    above, meeting = _meeting(rates, percentiles, slo_ms)
     if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
         return float(rates[-1]) * _EDGE
     low, high = float(rates[above - 1]), float(rates[above])
     # The last rate is the capacity, which is known without a probe.
     highest = high - (1 - _NEAREST if above == len(rates) - 1 else _EDGE) * (high - low)
     lowest = low + _EDGE * (high - low)
-    return min(max(_meeting(rates, percentiles, above, slo_ms), lowest), highest)
+    return min(max(meeting, lowest), highest)
 
 
 def contradicted_rate(search: RateSearch, percent: int) -> float | None:
@@ -222,7 +222,7 @@ def contradicted_rate(search: RateSearch, percent: int) -> float | None:
 
 def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
     """Return the requests per second, up to capacity, at which the percentile meets the SLO; 0 where none does."""
-    return _crossing(*_known(search, percent), slo_ms)
+    return _meeting(*_known(search, percent), slo_ms)[1]
 
 
 def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int) -> Floats:
@@ -238,7 +238,7 @@ def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int)
     resamples = zip(np.stack(columns, axis=1), capacity, slo_ms, strict=True)
     weights = _sizes(blocks)
     return np.array(
-        [_crossing(*_curve(rates, row, weights, float(most)), float(limit)) for row, most, limit in resamples]
+        [_meeting(*_curve(rates, row, weights, float(most)), float(limit))[1] for row, most, limit in resamples]
     )
 
 
@@ -285,16 +285,19 @@ def _monotone(percentiles: Floats, weights: Floats) -> Floats:
     return level
 
 
-def _crossing(rates: Floats, percentiles: Floats, slo_ms: float) -> float:
-    """Return the rate at which the percentile crosses the SLO, 0 where it is above it at all rates, on a `_curve`."""
-    above = int(np.flatnonzero(percentiles > slo_ms)[0])
-    return 0.0 if above == 0 else _meeting(rates, percentiles, above, slo_ms)
+def _meeting(rates: Floats, percentiles: Floats, slo_ms: float) -> tuple[int, float]:
+    """Return the place of the first rate whose percentile is above the SLO, and the rate at which it meets the SLO: 0
+    where it is above it at all rates.
 
+    Between two neighbours the percentile's inverse is taken as linear in the rate, which is exact for M/M/1, where the
+    response time is exponential with the rate mu - lambda.
 
-def _meeting(rates: Floats, percentiles: Floats, above: int, slo_ms: float) -> float:
-    """Interpolate the rate between two neighbours at which the percentile meets the SLO; its inverse is taken as linear
-    in the rate, which is exact for M/M/1, where the response time is exponential with the rate mu - lambda.
+    Args:
+        rates, percentiles: as `_curve` gives them
     """
+    above = int(np.flatnonzero(percentiles > slo_ms)[0])
+    if above == 0:
+        return 0, 0.0
     low, high = 1 / percentiles[above - 1], 1 / percentiles[above]
     share = (low - 1 / slo_ms) / (low - high)
-    return float(rates[above - 1] + share * (rates[above] - rates[above - 1]))
+    return above, float(rates[above - 1] + share * (rates[above] - rates[above - 1]))
