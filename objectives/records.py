@@ -313,12 +313,8 @@ class Prepared:
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Return the reason why the technique cannot be applied to all of these modules, None where it can."""
         parts = self.structure.stored(self.structure.heavy_tables())
-        reasons = (
-            one.refused
-            for one in self.tried
-            if one.technique == technique and not set(modules).isdisjoint(parts.get(one.group, ()))
-        )
-        return next((reason for reason in reasons if reason is not None), None)
+        tried = (one for one in self.tried if one.technique == technique and one.refused is not None)
+        return next((one.refused for one in tried if not set(modules).isdisjoint(parts.get(one.group, ()))), None)
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,8 @@ def open_targets(
 
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
     """Wrap a pool for the load generator: saturated, each replica has one more request, or batch of them, waiting."""
-    together = 1
-    if placement.batching is not None:
-        together = max(1, placement.batching.rows // int(np.median([rows_of(request) for request in requests])))
+    rows, batching = int(np.median([rows_of(request) for request in requests])), placement.batching
+    together = 1 if batching is None else max(1, batching.rows // rows)
     return LiveTarget(pool.submit, placement.replicas, 2 * placement.replicas * together, placement.in_turn)
 
 

@@ -1,7 +1,4 @@
-"""Raw timings of one benchmark in a small file, and the numbers computed from them.
-
-The same numbers can be computed again from the file, with no new run.
-"""
+"""Raw timings of one benchmark in a small file, and the numbers computed from them, again at any time."""
 
 from __future__ import annotations
 
@@ -70,10 +67,7 @@ NO_RATIO_NOISE = RatioNoise()
 
 @dataclass(frozen=True)
 class Recording:
-    """The visits of one benchmark.
-
-    slo_ms: None for `SLO_TIMES` the baseline's own percentile at the study's load, in each visit
-    """
+    """Visits of one benchmark; slo_ms is None for `SLO_TIMES` the baseline's own percentile in each visit."""
 
     visits: tuple[Visit, ...]
     slo_ms: float | None

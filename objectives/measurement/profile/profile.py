@@ -116,15 +116,17 @@ def summarize(
     total = sum(node.ms for node in nodes) + engine_ms
     kinds: dict[str, Kind] = {group.name: group.kind for group in groups}
     kinds[OTHER] = "other"
-    by_group = [
-        _group([n for n in nodes if n.group == name], name, kind, weight_bytes.get(name, 0), total)
-        for name, kind in kinds.items()
-    ]
+    by_group = []
+    for name, kind in kinds.items():
+        of = [node for node in nodes if node.group == name]
+        ms, moved = sum(node.ms for node in of), sum(node.bytes for node in of)
+        operations = sum(node.flops for node in of)
+        by_group.append(GroupCost(name, kind, ms, ms / total, operations, moved, weight_bytes.get(name, 0)))
     engine = GroupCost(ENGINE, "other", engine_ms, engine_ms / total, 0, 0, 0)
-    operators = [
-        _operator([n for n in nodes if n.operator == operator], operator, total)
-        for operator in dict.fromkeys(node.operator for node in nodes)
-    ]
+    times: dict[str, list[float]] = {}
+    for node in nodes:
+        times.setdefault(node.operator, []).append(node.ms)
+    operators = [OperatorCost(operator, len(each), sum(each), sum(each) / total) for operator, each in times.items()]
     slowest_first = tuple(sorted(operators, key=lambda cost: -cost.ms))
     return Profile(rows, p50_ms, threads, (*by_group, engine), slowest_first, tuple(nodes))
 
@@ -141,14 +143,3 @@ def _weight_bytes(graph: ir.Graph, groups: Sequence[Group]) -> dict[str, int]:
     for name, value in graph.initializers.items():
         held[owners.get(name, OTHER)] += stored_bytes(value)
     return held
-
-
-def _group(nodes: Sequence[NodeCost], name: str, kind: Kind, weight_bytes: int, total_ms: float) -> GroupCost:
-    ms = sum(node.ms for node in nodes)
-    moved = sum(node.bytes for node in nodes)
-    return GroupCost(name, kind, ms, ms / total_ms, sum(node.flops for node in nodes), moved, weight_bytes)
-
-
-def _operator(nodes: Sequence[NodeCost], operator: str, total_ms: float) -> OperatorCost:
-    ms = sum(node.ms for node in nodes)
-    return OperatorCost(operator, len(nodes), ms, ms / total_ms)
