@@ -132,16 +132,15 @@ def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:
 def run_blocks(
     engine: Engine, blocks: Sequence[Arrays], groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Score all rows, block after block; with groups, (n,), each group is scored by itself, as a request is."""
-    ends = np.cumsum([len(next(iter(block.values()))) for block in blocks])[:-1]
-    parts = [None] * len(blocks) if groups is None else np.split(groups, ends)
-    return np.concatenate([run_rows(engine, *pair) for pair in zip(blocks, parts, strict=True)])
-
-
-def run_rows(engine: Engine, inputs: Arrays, groups: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """Score rows of one shape in order, (rows,) or (rows, outputs); inputs taken once are equal in each batch."""
-    rows, parts = len(next(iter(inputs.values()))), runs(inputs, engine.once, groups)
-    found = [engine.run({name: values[part] for name, values in inputs.items()}) for part in parts]
-    scores = np.empty((rows, *found[0].shape[1:]), dtype=np.float32)
-    scores[np.concatenate(parts)] = np.concatenate(found)
-    return scores
+    """Score the rows of all blocks in their order: (n,) or (n, outputs). Inputs that an engine takes once a request are
+    equal within each batch; with groups, (n,), each group is scored by itself, as a request is.
+    """
+    scores, start = [], 0
+    for inputs in blocks:
+        rows = len(next(iter(inputs.values())))
+        parts = runs(inputs, engine.once, None if groups is None else groups[start : start + rows])
+        found = [engine.run({name: values[part] for name, values in inputs.items()}) for part in parts]
+        scores.append(np.empty((rows, *found[0].shape[1:]), dtype=np.float32))
+        scores[-1][np.concatenate(parts)] = np.concatenate(found)
+        start += rows
+    return np.concatenate(scores)

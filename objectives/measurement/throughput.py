@@ -286,7 +286,7 @@ def _monotone(percentiles: Floats, weights: Floats) -> Floats:
 
 
 def _meeting(rates: Floats, percentiles: Floats, slo_ms: float) -> tuple[int, float]:
-    """Return the place of the first rate of a `_curve` above the SLO, and the rate that meets the SLO, 0 where none does.
+    """Return the place of the first rate of a `_curve` above the SLO, and the rate that meets it, 0 where none does.
 
     Between two neighbours the percentile's inverse is taken as linear in the rate, which is exact for M/M/1, where the
     response time is exponential with the rate mu - lambda.

@@ -28,7 +28,7 @@ from objectives.measure import benchmark as timing
 from objectives.measure import evaluate as judging
 from objectives.measure.benchmark import weigh
 from objectives.measure.deployment import Deployment, quiet, warm_up
-from objectives.measure.evaluate import evaluate, run_rows
+from objectives.measure.evaluate import evaluate, run_blocks
 from objectives.measurement import throughput
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
@@ -112,7 +112,7 @@ def _expected(rows: Mapping[str, NDArray[Any]]) -> list[float]:
 def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, users: int) -> None:
     """Inputs are codes, numbers and several codes a row."""
     rows, engine = _rows(seed, count, users), Fake(once=["user", "age", "liked"])
-    assert run_rows(engine, rows).tolist() == _expected(rows)
+    assert run_blocks(engine, [rows]).tolist() == _expected(rows)
     assert all(len(set(_side(part))) == 1 for part in engine.parts)
     seen = [_side(part)[0] for part in engine.parts]
     assert len(set(seen)) == len(seen), "nobody is computed twice"
@@ -122,7 +122,7 @@ def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, user
 @pytest.mark.parametrize(("count", "parts"), [(1, [1]), (4096, [4096]), (9000, [4096, 4096, 808])])
 def test_rows_go_in_chunks_in_their_order(count: int, parts: list[int]) -> None:
     rows, engine = _rows(0, count, 30), Fake()
-    assert run_rows(engine, rows).tolist() == _expected(rows)
+    assert run_blocks(engine, [rows]).tolist() == _expected(rows)
     assert [len(part["item"]) for part in engine.parts] == parts
     assert np.array_equal(np.concatenate([part["item"] for part in engine.parts]), rows["item"])
 
