@@ -129,11 +129,7 @@ def joined(plays: Sequence[Played]) -> Played:
 
 
 def timeline(played: Played, bins: int | None = None) -> Timeline:
-    """Compute the timeline of a play.
-
-    Args:
-        bins: number of bins; None for about a hundred, each 0.1 s or longer, fewer where the rate is low
-    """
+    """Compute the timeline of a play in `bins`; None for about a hundred of 0.1 s or longer, fewer at a low rate."""
     edges = np.linspace(0, played.seconds, (bins or _bins(played)) + 1)
     width = edges[1] - edges[0]
     served, scheduled, finished = played.served, played.scheduled_s, played.finished_s

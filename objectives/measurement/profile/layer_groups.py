@@ -49,11 +49,9 @@ def weight_owners(graph: ir.Graph, groups: Sequence[Group], folded: Mapping[str,
 
 
 def assign(optimised: ir.Graph, original: ir.Graph, groups: Sequence[Group]) -> tuple[str, ...]:
-    """Return the group of each step of the optimised graph, in its order, by the rule in the module's docstring.
+    """Return the group of each step of the optimised graph, in order, by the rule in the module's docstring.
 
-    Args:
-        original: the graph before optimisation. A weight that was folded there (transposed, say) is named after a value
-            of this graph.
+    A weight that was folded there (transposed, say) is named after a value of `original`, the graph before.
     """
     owners = weight_owners(optimised, groups, weight_owners(original, groups))
     return _by_readers(optimised, _by_last_weights(optimised, owners))
