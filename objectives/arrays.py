@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -30,17 +29,11 @@ def are_rows_equal(values: Array) -> bool:
 
 
 def groups_of_equal_rows(arrays: Sequence[Array]) -> list[NDArray[np.int64]]:
-    """Return the numbers of the rows of each group that is equal in all arrays, in ascending order within a group.
-
-    Args:
-        arrays: one or more of (rows, ...)
-    """
-    rows = len(arrays[0])
+    """Return the row numbers, ascending, of each group that is equal in all arrays, one or more of (rows, ...)."""
     # Compared by bytes, which joins codes, numbers and several codes a row in one array.
     _, group = np.unique(np.concatenate([_bytes(values) for values in arrays], axis=1), axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    return [order[start:end] for start, end in itertools.pairwise([*starts.tolist(), rows])]
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def _bytes(values: Array) -> NDArray[np.uint8]:

@@ -34,15 +34,10 @@ class Bags:
         return (*self.values, self.offsets)
 
 
-def _longest(offsets: str, longest: int) -> int:
-    return longest
-
-
-def padded(inputs: Arrays, every: Sequence[Bags], length: Callable[[str, int], int] = _longest) -> Arrays:
-    """Return the inputs with their flat bags padded; all others stay as they are.
-
-    Args:
-        length: of the padded bags, by the name of the offsets and the size of the longest one
+def padded(
+    inputs: Arrays, every: Sequence[Bags], length: Callable[[str, int], int] = lambda offsets, longest: longest
+) -> Arrays:
+    """Return the inputs with their flat bags padded to `length`, of the offsets' name and the longest bag; others stay.
 
     Raises:
         ValueError: offsets do not fit the values.

@@ -39,12 +39,10 @@ def located(error: BaseException) -> str:
 
 def innermost(error: BaseException) -> traceback.FrameSummary | None:
     """Return the user's own frame that is nearest to the error; None where there is none."""
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = [frame for frame in frames if any(part in frame.filename for part in _LIBRARIES)]
-    others = [frame for frame in frames if frame not in libraries]
-    theirs = [
-        [frame for frame in of if not any(part in frame.filename for part in parts)]
-        for of, parts in ((others, _NOT_THEIRS), (libraries, _NOT_THEIRS[:2]))
-    ]
-    found = theirs[0] or theirs[1]
-    return found[-1] if found else None
+    frames = traceback.extract_tb(error.__traceback__)[::-1]
+    for library, others in ((False, _NOT_THEIRS), (True, _NOT_THEIRS[:2])):
+        for frame in frames:
+            from_library = any(part in frame.filename for part in _LIBRARIES)
+            if from_library == library and not any(part in frame.filename for part in others):
+                return frame
+    return None

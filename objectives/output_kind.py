@@ -11,10 +11,7 @@ Scale = Literal["logits", "probabilities", "values", "lists"]
 
 @dataclass(frozen=True)
 class OutputKind:
-    """Kind of one output.
-
-    spread: unit of differences between values: their standard deviation over train
-    """
+    """Kind of one output; `spread` is the unit of its differences: the standard deviation of values over train."""
 
     scale: Scale
     spread: float = 1.0

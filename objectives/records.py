@@ -17,9 +17,7 @@ State = Literal["complete", "stopped", "failed"]
 
 
 def rows_of(request: Mapping[str, Sized]) -> int:
-    """Return the number of rows of a request: those of its longest input, since an input of the user's may be given
-    once.
-    """
+    """Return the rows of a request: those of its longest input, since the user's inputs may be given once."""
     return max(len(values) for values in request.values())
 
 
@@ -29,10 +27,7 @@ PRUNING, LOW_RANK, LEARNED_ROUNDING = "pruning", "low rank", "learned rounding"
 
 @dataclass(frozen=True)
 class Tried:
-    """Result of one technique on one group, or on one table.
-
-    refused: the reason why it cannot be applied, None where it can
-    """
+    """Result of one technique on one group or table; `refused` is the reason why it cannot be applied, if any."""
 
     group: str
     technique: str
@@ -56,9 +51,7 @@ class _Finite:
 
 @dataclass(frozen=True)
 class SliceQuality(_Finite):
-    """The same metric and loss on some of the held-out rows only; or the reason why they are undefined on
-    these rows.
-    """
+    """The same metric and loss on some of the held-out rows; or the reason why they are undefined there."""
 
     name: str
     rows: int
@@ -196,9 +189,7 @@ class Throughput(_Finite):
 
 @dataclass(frozen=True)
 class Footprint(_Finite):
-    """Footprint of a deployment: bytes of the model file, peak resident memory of a process that holds this deployment
-    only, and CPU seconds per thousand requests.
-    """
+    """Bytes of a model file, and of a process with its deployment only: peak memory, CPU seconds per 1000 requests."""
 
     model_bytes: int
     peak_memory_bytes: int | None = None
@@ -322,12 +313,8 @@ class Prepared:
     def refused(self, modules: Collection[str], technique: str) -> str | None:
         """Return the reason why the technique cannot be applied to all of these modules, None where it can."""
         parts = self.structure.stored(self.structure.heavy_tables())
-        reasons = (
-            one.refused
-            for one in self.tried
-            if one.technique == technique and not set(modules).isdisjoint(parts.get(one.group, ()))
-        )
-        return next((reason for reason in reasons if reason is not None), None)
+        tried = (one for one in self.tried if one.technique == technique and one.refused is not None)
+        return next((one.refused for one in tried if not set(modules).isdisjoint(parts.get(one.group, ()))), None)
 
 
 @dataclass(frozen=True)

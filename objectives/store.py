@@ -9,12 +9,9 @@ from pathlib import Path
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> bool:
-    """Let `make` fill the folder unless it exists.
+    """Let `make` fill the folder unless it exists, and return whether it existed.
 
     The folder is filled under another name and then renamed, so a crash or a full disk leaves no incomplete folder.
-
-    Returns:
-        True if the folder existed.
     """
     if folder.exists():
         return True

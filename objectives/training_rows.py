@@ -70,7 +70,7 @@ class TrainingRows:
 
     @property
     def batches_per_epoch(self) -> int:
-        every = sum(self._batches(block) - self._too_small(block) for block in self.blocks)
+        every = sum(map(self._counted, self.blocks))
         return every if self.most_batches is None else min(every, self.most_batches)
 
     def epoch(self, generator: torch.Generator) -> Iterator[NumberedBatch]:
@@ -94,9 +94,7 @@ class TrainingRows:
         return ((batch.inputs, batch.labels) for batch in self.epoch(generator))
 
     def in_order(self) -> Iterator[tuple[int, Inputs]]:
-        """Iterate over the index of a batch's first row and the batch's stored inputs, in order; blocks of a single
-        row, which no epoch contains, are left out.
-        """
+        """Iterate over each batch's first row number and stored inputs, in order, without blocks of a single row."""
         for block, first in self._numbered():
             if block.rows < FEWEST:
                 continue
@@ -119,12 +117,10 @@ class TrainingRows:
     def _batches(self, block: Block) -> int:
         return -(-block.rows // self.batch_size)
 
-    def _too_small(self, block: Block) -> int:
-        """Return the number of the block's batches of one row; the first batches have a row more where the rows do not
-        divide evenly.
-        """
+    def _counted(self, block: Block) -> int:
+        """Return the number of the block's batches of two rows or more; where uneven, the first have one more."""
         smallest, larger = divmod(block.rows, self._batches(block))
-        return self._batches(block) - larger if smallest < FEWEST else 0
+        return larger if smallest < FEWEST else self._batches(block)
 
 
 def leaves(labels: Labels) -> Iterator[Tensor]:

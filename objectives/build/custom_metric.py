@@ -4,7 +4,7 @@ since user code runs in builders only.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from objectives.arrays import Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
-from objectives.measurement.metrics.other_outputs import others_of
 from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
+from objectives.measurement.metrics.quality import quality_by_output
 from objectives.measurement.statistics import Floats
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores
@@ -30,18 +30,12 @@ def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest)
         UndefinedLossError: the metric is 0 or undefined for the baseline, or undefined on too many resamples.
     """
     held, theirs = read_held_out(Path(asked.holdout), asked.part), _read(asked.baseline)
-    seed, confidence = asked.seed, asked.confidence
 
-    def quality(ours: NDArray[np.float32]) -> Quality:
-        main = custom_metric(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
+    def quality(ours: NDArray[np.float32], column: int, of: HeldOut) -> Quality:
+        return custom_metric(recommender, ours[:, column], theirs[:, column], of, asked.seed, asked.confidence)
 
-        def other(column: int, labels: Numbers) -> Quality:
-            of = replace(held, labels=labels, slices={})
-            return custom_metric(recommender, ours[:, column], theirs[:, column], of, seed, confidence)
-
-        return replace(main, others=others_of(held, other))
-
-    return max((quality(_read(path)) for path in asked.candidates), key=lambda found: found.loss)
+    found = (quality_by_output(held, partial(quality, _read(path))) for path in asked.candidates)
+    return max(found, key=lambda each: each.loss)
 
 
 def check_metric(recommender: Recommender) -> None:

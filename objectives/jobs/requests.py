@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
 from objectives.jobs.protocol import Request
-from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
@@ -93,29 +92,8 @@ class Deployed:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(Request[EvaluateResponse]):
-    """Evaluate a candidate on held-out rows beside another model, through the engine that will serve.
-
-    cache, holdout: folders
-    threads: of the engine, None for its own choice
-    reject_above: a loss above which it need not be known exactly
-    """
-
-    candidate: Deployed
-    baseline: Deployed
-    cache: str
-    holdout: str
-    part: HeldPart
-    metric: str
-    seed: int
-    confidence: float
-    reject_above: float | None = None
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
 class ScoreResponse:
-    """Files of scores: one of the candidate's for each engine that answers, and the baseline's."""
+    """Files of scores: the candidate's for each engine that serves, the baseline's; `reused` if all were cached."""
 
     candidates: tuple[str, ...]
     baseline: str
@@ -124,7 +102,11 @@ class ScoreResponse:
 
 @dataclass(frozen=True)
 class ScoreRequest(Request[ScoreResponse]):
-    """Score held-out rows for a metric that a builder evaluates; fields as in `EvaluateRequest`."""
+    """Score held-out rows by a candidate and another model, through the engine that will serve.
+
+    cache, holdout: folders
+    threads: of the engine, fewer where other jobs run at the same time; None for its own choice
+    """
 
     candidate: Deployed
     baseline: Deployed
@@ -132,6 +114,20 @@ class ScoreRequest(Request[ScoreResponse]):
     holdout: str
     part: HeldPart
     threads: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(Request[EvaluateResponse]):
+    """Evaluate the scores of a candidate beside those of another model.
+
+    reject_above: a relative loss above which it need not be known exactly
+    """
+
+    scores: ScoreRequest
+    metric: str
+    seed: int
+    confidence: float
+    reject_above: float | None = None
 
 
 @dataclass(frozen=True)

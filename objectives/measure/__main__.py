@@ -22,43 +22,20 @@ from objectives.jobs.requests import (
     ScoreRequest,
     ScoreResponse,
 )
-from objectives.measure.benchmark import time, weigh, weigh_here
+from objectives.measure.benchmark import benchmark, weigh_here
 from objectives.measure.deployment import quiet
 from objectives.measure.evaluate import evaluate, score
 from objectives.measure.quick_benchmark import QuickBenchmark, quick_benchmark
 from objectives.measurement.profile.profile import median_request, profile_model
 from objectives.measurement.profile.roofline import measure_roofline
-from objectives.records import Footprint
 
 
 def _evaluate(request: EvaluateRequest, progress: Progress) -> EvaluateResponse:
-    ours, theirs = request.candidate, request.baseline
-    quality, reused = evaluate(
-        Path(request.cache),
-        Path(request.holdout),
-        request.part,
-        request.metric,
-        (ours.artifact, ours.deployment),
-        (theirs.artifact, theirs.deployment),
-        request.seed,
-        request.confidence,
-        request.reject_above,
-        request.threads,
-    )
-    return EvaluateResponse(quality, reused)
+    return evaluate(request)
 
 
 def _score(request: ScoreRequest, progress: Progress) -> ScoreResponse:
-    ours, theirs = request.candidate, request.baseline
-    candidates, baseline, reused = score(
-        Path(request.cache),
-        Path(request.holdout),
-        request.part,
-        (ours.artifact, ours.deployment),
-        (theirs.artifact, theirs.deployment),
-        request.threads,
-    )
-    return ScoreResponse(tuple(candidates), baseline, reused)
+    return score(request)
 
 
 def _quick_benchmark(request: QuickBenchmarkRequest, progress: Progress) -> QuickBenchmark:
@@ -66,21 +43,7 @@ def _quick_benchmark(request: QuickBenchmarkRequest, progress: Progress) -> Quic
 
 
 def _benchmark(request: BenchmarkRequest, progress: Progress) -> BenchmarkResponse:
-    holdout, artifact = Path(request.holdout), request.artifact
-    # First: a recording belongs to a timing that nothing behind it can undo.
-    footprint = weigh(holdout, artifact, request.candidate) if request.weighed else Footprint(artifact.model_bytes)
-    latency, throughput = time(
-        holdout,
-        request.candidate,
-        request.baseline,
-        request.load,
-        request.window,
-        request.seed,
-        Path(request.recording),
-        request.noise,
-        request.append,
-    )
-    return BenchmarkResponse(latency, throughput, footprint)
+    return benchmark(request)
 
 
 def _profile(request: ProfileRequest, progress: Progress) -> ProfileResponse:

@@ -6,82 +6,49 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import Deployment, load_target, open_deployment, quiet, warm_up
-from objectives.measurement.arrivals import Traffic
+from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse
+from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.interference import InterferenceMonitor, calm_share
-from objectives.measurement.latency import Window, measure_latency
+from objectives.measurement.latency import Load, Window, measure_latency
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
-from objectives.measurement.recording import (
-    NO_RATIO_NOISE,
-    RatioNoise,
-    Recording,
-    Visit,
-    read_recording,
-    slo_of,
-    write_recording,
-)
+from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.throughput import Probe, RateSearch, ServiceTimer, measure_capacity, search_rates
-from objectives.records import Artifact, Footprint, Latency, Throughput
+from objectives.records import Artifact, Footprint
 from spaces.serialization import from_plain, to_plain
 
 _WEIGH_SECONDS = 100
 
 
-@dataclass(frozen=True)
-class Load:
-    """Load of both deployments.
-
-    share: utilisation of the baseline: the request rate over the rate at which its replica serves requests one by one
-        at that moment, since machines differ from hour to hour
-    percent: the percentile of the SLO
-    slo_ms: the SLO in milliseconds; None for twice the baseline's own percentile at that load
-    """
-
-    traffic: Traffic
-    share: float
-    percent: int
-    slo_ms: float | None
-
-
-def time(
-    holdout: Path,
-    candidate: Deployment,
-    baseline: Deployment,
-    load: Load,
-    window: Window,
-    seed: int,
-    recording: Path,
-    noise: RatioNoise = NO_RATIO_NOISE,
-    append: bool = False,
-) -> tuple[Latency, Throughput]:
+def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     """Measure latency at the study's load and throughput under the SLO, paired with the baseline, and write the raw
     timings to a file.
-
-    Args:
-        noise: variance of the ratios between visits, from earlier benchmarks of the study
-        append: extend the existing recording, whose visits count too
 
     Raises:
         NotFiniteError: too many requests were refused, or the baseline keeps the SLO at no rate.
     """
+    holdout, recording, load, window = Path(request.holdout), Path(request.recording), request.load, request.window
+    # First: a recording belongs to a timing that nothing behind it can undo.
+    footprint = Footprint(request.artifact.model_bytes)
+    if request.weighed:
+        footprint = weigh(holdout, request.artifact, request.candidate)
     requests = read_requests(holdout)
-    before = read_recording(recording).visits if append else ()
-    visits = list(before)
-    for number in range(len(before), len(before) + window.visits):
-        visits.append(_visit(candidate, baseline, requests, load, window, seed + 1000 * number))
-    recorded = Recording(tuple(visits), load.slo_ms, load.percent, seed)
-    found = recorded.summarize(noise)
+    visits = list(read_recording(recording).visits) if request.append else []
+    for number in range(len(visits), len(visits) + window.visits):
+        # On newly opened pools: the location of a process in memory and on the cores is part of the variance between
+        # visits.
+        with open_targets(request.candidate, request.baseline, requests) as targets:
+            visits.append(measure_visit(*targets, requests, load, window, request.seed + 1000 * number))
+    recorded = Recording(tuple(visits), load.slo_ms, load.percent, request.seed)
+    latency, throughput = recorded.summarize(request.noise)
     write_recording(recorded, recording)
-    return found
+    return BenchmarkResponse(latency, throughput, footprint)
 
 
 def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprint:
@@ -99,8 +66,7 @@ def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprin
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise RuntimeError(f"The footprint could not be measured: {lines[-1]}")
-    found = json.loads(done.stdout)
-    return Footprint(artifact.model_bytes, found["peak_memory_bytes"], found["cpu_seconds_per_1000"])
+    return Footprint(artifact.model_bytes, **json.loads(done.stdout))
 
 
 def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
@@ -130,9 +96,12 @@ def measure_visit(
     for target in (candidate, baseline):
         target.settle()
     pace = ServiceTimer(baseline, requests)
-    timings = measure_latency(
-        candidate, baseline, requests, load.traffic, partial(_rate, pace, load.share), window, seed, monitor
-    )
+
+    def rate_rps() -> float:
+        # A share of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
+        return load.share * 1000 / pace()
+
+    timings = measure_latency(candidate, baseline, requests, load.traffic, rate_rps, window, seed, monitor)
     kept = timings.kept()
     rate = float(np.median(kept.rate_rps))
 
@@ -143,45 +112,11 @@ def measure_visit(
     targets = (candidate, baseline)
     calm = calm_share(timings.taken.max(axis=1))
     capacity = measure_capacity(targets, requests, slowness, calm, monitor)
+    sides = ((kept.candidate, kept.candidate_service), (kept.baseline, kept.baseline_service))
     searches = [
-        RateSearch((Probe(rate, loop),), capacity[:, which], service)
-        for which, (loop, service) in enumerate(
-            ((kept.candidate, kept.candidate_service), (kept.baseline, kept.baseline_service))
-        )
+        RateSearch((Probe(rate, loop),), bursts, service)
+        for (loop, service), bursts in zip(sides, capacity.T, strict=True)
     ]
     limit = slo_of(timings, load.slo_ms, load.percent)
-    ours, theirs = search_rates(
-        targets,
-        searches,
-        requests,
-        load.traffic,
-        limit,
-        load.percent,
-        window.probes,
-        window.probe_requests,
-        seed,
-        slowness,
-        calm,
-        monitor,
-    )
+    ours, theirs = search_rates(targets, searches, requests, load, limit, window, seed, slowness, calm, monitor)
     return Visit(timings, ours, theirs)
-
-
-def _visit(
-    candidate: Deployment, baseline: Deployment, requests: list[Request], load: Load, window: Window, seed: int
-) -> Visit:
-    """Measure one visit on newly opened pools: the location of a process in memory and on the cores is part of the
-    variance between visits.
-    """
-    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
-        warm_up(ours.submit, requests, candidate.placement)
-        warm_up(theirs.submit, requests, baseline.placement)
-        targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
-        return measure_visit(*targets, requests, load, window, seed)
-
-
-def _rate(pace: ServiceTimer, share: float) -> float:
-    """Return the rate, in requests per second, that gives this utilisation of one-by-one service at the moment. A share
-    of the saturated rate would give a higher load, since a saturated deployment never has to wake up.
-    """
-    return share * 1000 / pace()

@@ -34,13 +34,21 @@ def open_deployment(deployment: Deployment) -> Pool:
     return Pool.open(Path(deployment.model), deployment.placement, deployment.compute)
 
 
+@contextmanager
+def open_targets(
+    candidate: Deployment, baseline: Deployment, requests: Sequence[Request]
+) -> Iterator[tuple[LiveTarget, LiveTarget]]:
+    """Open candidate and baseline on new pools, warmed up, under `quiet`."""
+    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
+        warm_up(ours.submit, requests, candidate.placement)
+        warm_up(theirs.submit, requests, baseline.placement)
+        yield load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests)
+
+
 def load_target(pool: Pool, placement: Placement, requests: Sequence[Request]) -> LiveTarget:
-    """Wrap a pool for the load generator; saturated, each replica has one further request, or batch of requests,
-    waiting.
-    """
-    together = 1
-    if placement.batching is not None:
-        together = max(1, placement.batching.rows // int(np.median([rows_of(request) for request in requests])))
+    """Wrap a pool for the load generator: saturated, each replica has one more request, or batch of them, waiting."""
+    rows, batching = int(np.median([rows_of(request) for request in requests])), placement.batching
+    together = 1 if batching is None else max(1, batching.rows // rows)
     return LiveTarget(pool.submit, placement.replicas, 2 * placement.replicas * together, placement.in_turn)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from objectives.held_out_rows import read_requests
-from objectives.measure.deployment import Deployment, load_target, open_deployment, quiet, warm_up
+from objectives.measure.deployment import Deployment, open_targets
 from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.throughput import ServiceTimer
@@ -30,10 +30,7 @@ class QuickBenchmark:
 def quick_benchmark(holdout: Path, candidate: Deployment, baseline: Deployment) -> QuickBenchmark:
     """Compare both deployments in closed loops that alternate."""
     requests = read_requests(holdout)
-    with quiet(), open_deployment(candidate) as ours, open_deployment(baseline) as theirs:
-        warm_up(ours.submit, requests, candidate.placement)
-        warm_up(theirs.submit, requests, baseline.placement)
-        targets = (load_target(ours, candidate.placement, requests), load_target(theirs, baseline.placement, requests))
+    with open_targets(candidate, baseline, requests) as targets:
         return compare_quickly(*targets, requests)
 
 

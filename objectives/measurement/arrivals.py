@@ -72,9 +72,7 @@ def gaps(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np
 
 
 def _unit_poisson(count: int, random: np.random.Generator) -> Floats:
-    """Draw arrivals at rate 1. At the inverse of a cumulative rate they are Poisson at that rate (Çinlar
-    1975, p. 96).
-    """
+    """Draw arrivals at rate 1; at the inverse of a cumulative rate, they are Poisson at it (Çinlar 1975, p. 96)."""
     return np.cumsum(random.exponential(size=count))
 
 

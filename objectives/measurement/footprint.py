@@ -25,8 +25,7 @@ def peak_memory_bytes(proc: Path = Path("/proc/self")) -> int:
 
 
 def cpu_seconds_per_1000(submit: Submit, requests: Sequence[Request], replicas: int) -> float:
-    """Measure the CPU seconds of the whole process for a thousand requests in a saturated closed loop, the pool's
-    included.
+    """Measure the CPU seconds of the whole process, pool included, for 1000 requests in a saturated closed loop.
 
     Raises:
         RuntimeError: every request was refused.

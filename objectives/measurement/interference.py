@@ -6,8 +6,8 @@ import glob
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,6 @@ _TRIES = 3
 # Reading the CPU time of this many threads takes tens of milliseconds.
 _MOST_THREADS = 2000
 T = TypeVar("T")
-_PROC = Path("/proc")
 _JIFFY = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -69,7 +68,7 @@ class Interference:
 
     def row(self) -> Floats:
         """Return the fields in their order, for a table of them."""
-        return np.array([getattr(self, f.name) for f in fields(self)])
+        return np.array(astuple(self))
 
 
 _COLUMN = {f.name: place for place, f in enumerate(fields(Interference))}
@@ -82,32 +81,18 @@ def taken_share(rows: Floats) -> Floats:
 
 
 def calm_share(taken: Floats) -> float:
-    """Return the share that the quietest fifth of the blocks do not exceed: a constant neighbour disturbs no block in
-    particular.
-
-    Args:
-        taken: (blocks,), shares of `taken_share`
-    """
+    """Return the share not exceeded by the quietest fifth of blocks, (blocks,): a constant neighbour disturbs none."""
     return float(np.quantile(taken, _CALM_QUANTILE, method="inverted_cdf"))
 
 
 def disturbance(taken: Floats) -> Floats:
-    """Return the distance of each block above the undisturbed level of its run, (blocks,), above 1 where it was
-    disturbed.
-    """
+    """Return the distance of each block above the calm level of its run, (blocks,), above 1 where disturbed."""
     above: Floats = (taken - calm_share(taken)) / _MARGIN
     return above
 
 
 def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
-    """Select the undisturbed blocks, or the least disturbed ones where those are fewer than `wanted`.
-
-    Args:
-        above: (blocks,), their `disturbance`
-
-    Returns:
-        (blocks,), True for each block to keep
-    """
+    """Select, (blocks,), the blocks of `disturbance` up to 1, or the least disturbed where those are under `wanted`."""
     kept: NDArray[np.bool_] = above <= 1
     if kept.sum() < wanted:
         kept[np.argsort(above, kind="stable")[:wanted]] = True
@@ -115,18 +100,15 @@ def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
 
 
 class InterferenceMonitor:
-    """Measure the interference with one block of this process, from its construction to `stop()`. Values that the
-    kernel does not give are 0.
-    """
+    """Measure the interference with one block from construction to `stop()`; what the kernel does not give is 0."""
 
-    def __init__(self, proc: Path = _PROC) -> None:
+    def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._cores = len(os.sched_getaffinity(0))
         self._before = self._read()
 
     def stop(self) -> Interference:
-        after = self._read()
-        wall, cpu, waiting, busy, threads, stolen, switches = (after[k] - self._before[k] for k in after)
+        wall, cpu, waiting, busy, threads, stolen, switches = (self._read() - self._before).tolist()
         # The kernel's count of the cores is in ticks of 10 ms; that of the threads is exact, but covers only threads
         # that this process may read and that have not ended.
         foreign = max(0.0, threads - cpu, busy - cpu - 2 * self._cores * _JIFFY)
@@ -136,29 +118,18 @@ class InterferenceMonitor:
         """Find files; unlike pathlib's, this search continues where a process ends meanwhile."""
         return [Path(name) for name in glob.iglob(str(self._proc / pattern))]  # noqa: PTH207
 
-    def _read(self) -> Mapping[str, float]:
+    def _read(self) -> Floats:
+        """Read the seconds of wall, own CPU, waiting, busy cores, all threads and stolen, and the context switches."""
         busy, stolen = _cores(self._proc)
         delay = sum(_schedstat(file)[1] for file in self._files("self/task/*/schedstat"))
         threads = self._files("[0-9]*/task/*/schedstat")
         ran = sum(_schedstat(file)[0] for file in threads) if len(threads) <= _MOST_THREADS else 0.0
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "wall": time.perf_counter(),
-            "cpu": time.process_time(),
-            "waiting": delay,
-            "busy": busy,
-            "threads": ran,
-            "stolen": stolen,
-            "switches": float(usage.ru_nivcsw),
-        }
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        return np.array([time.perf_counter(), time.process_time(), delay, busy, ran, stolen, switches])
 
 
 def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], InterferenceMonitor]) -> T:
-    """Return the first undisturbed result of at most three runs, or the least disturbed one.
-
-    Args:
-        calm: `calm_share` of the measurement that this run belongs to
-    """
+    """Return the first undisturbed result, by the run's `calm_share`, of at most three, or the least disturbed one."""
     tried: list[tuple[float, T]] = []
     while len(tried) < _TRIES and (not tried or tried[-1][0] > calm + _MARGIN):
         watching = monitor()
@@ -168,9 +139,7 @@ def least_disturbed(run: Callable[[], T], calm: float, monitor: Callable[[], Int
 
 
 def _schedstat(file: Path) -> tuple[float, float]:
-    """Read the seconds that a thread ran, and that it was ready and did not run (kernel docs,
-    scheduler/sched-stats).
-    """
+    """Read the seconds that a thread ran, and that it was ready and did not run (kernel docs, sched-stats)."""
     try:
         ran, waited, *_ = file.read_text().split()
     except (OSError, ValueError):  # a thread that has just ended, or a kernel that does not count

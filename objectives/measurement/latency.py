@@ -5,18 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from objectives.measurement.arrivals import Traffic, gaps
-from objectives.measurement.interference import (
-    Interference,
-    InterferenceMonitor,
-    disturbance,
-    taken_share,
-    undisturbed,
-)
+from objectives.measurement.interference import InterferenceMonitor, disturbance, taken_share, undisturbed
 from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import Floats, fewest_samples, percentile
@@ -32,17 +27,32 @@ _DRAWN = 10_000
 
 
 @dataclass(frozen=True)
+class Load:
+    """Load of both deployments.
+
+    share: utilisation of the baseline: the request rate over the rate at which its replica serves requests one by one
+        at that moment, since machines differ from hour to hour
+    percent: the percentile of the SLO
+    slo_ms: the SLO in milliseconds; None for twice the baseline's own percentile at that load
+    """
+
+    traffic: Traffic
+    share: float
+    percent: int
+    slo_ms: float | None
+
+
+@dataclass(frozen=True)
 class Window:
     """Amount of measurement in one visit, and the number of visits.
 
-    Args:
-        blocks: pairs of blocks of a visit
-        requests: open-loop requests of a block that count, after those that bring it to steady state
-        service_requests: closed-loop requests of a block
-        probes: rates that the search for the rate under the SLO tries in a visit
-        probe_requests: requests that count at each such rate, more where they take less than a third of a second
-        visits: number of times that both deployments are opened anew and measured
-        patience_seconds: the longest time that a visit waits for undisturbed blocks
+    blocks: pairs of blocks of a visit
+    requests: open-loop requests of a block that count, after those that bring it to steady state
+    service_requests: closed-loop requests of a block
+    probes: rates that the search for the rate under the SLO tries in a visit
+    probe_requests: requests that count at each such rate, more where they take less than a third of a second
+    visits: number of times that both deployments are opened anew and measured
+    patience_seconds: the longest time that a visit waits for undisturbed blocks
     """
 
     blocks: int = 20
@@ -99,35 +109,20 @@ class Timings:
         return taken_share(self.interference)
 
     def undisturbed(self) -> NDArray[np.bool_]:
-        """Select the pairs to keep, (pairs,), by the interference of other processes and never by the deployments'
-        latency.
-        """
+        """Select the pairs to keep, (pairs,), by the interference of others, never by the deployments' latency."""
         return undisturbed(_disturbance(self.interference), self.wanted)
 
     def kept(self) -> Timings:
         """Keep the undisturbed pairs only."""
         mask = self.undisturbed()
-        both = np.repeat(mask, 2)
-        return replace(
-            self,
-            candidate=self.candidate[mask],
-            baseline=self.baseline[mask],
-            candidate_service=self.candidate_service[mask],
-            baseline_service=self.baseline_service[mask],
-            lag=self.lag[both],
-            offered=self.offered[both],
-            interference=self.interference[mask],
-            rate_rps=self.rate_rps[mask],
-        )
+        masks = {len(mask): mask, 2 * len(mask): np.repeat(mask, 2)}
+        arrays = {name: values for name, values in vars(self).items() if np.ndim(values)}
+        return replace(self, **{name: values[masks[len(values)]] for name, values in arrays.items()})
 
     def drift(self) -> float:
-        """Return the ratio of the baseline's service times in the two halves of the pairs, the slower over the faster:
-        1 is steady.
-        """
-        half = len(self.baseline_service) // 2
-        first, second = (
-            float(np.median(part)) for part in (self.baseline_service[:half], self.baseline_service[half:])
-        )
+        """Return the ratio of the baseline's service times in both halves, the slower over the faster: 1 is steady."""
+        service, half = self.baseline_service, len(self.baseline_service) // 2
+        first, second = float(np.median(service[:half])), float(np.median(service[half:]))
         return max(first / second, second / first)
 
     def lateness(self) -> float:
@@ -159,34 +154,27 @@ def measure_latency(
     warm_up = _warm_up(targets, requests, traffic, first, seed)
     length = warm_up + window.requests
     schedule = gaps(traffic, first, most * length, seed).reshape(most, length)
-    pairs: list[_Pair] = []
-    interference: list[Floats] = []
+    pairs: list[list[_Block]] = []
     rates: list[float] = []
     end = time.monotonic() + window.patience_seconds
-    while _goes_on(interference, window.blocks, most, end):
-        block = len(pairs)
-        chosen = drawn_requests(requests, length + window.service_requests, seed, block)
-        order = (0, 1) if block % 2 == 0 else (1, 0)
+    while _goes_on(pairs, window.blocks, most, end):
+        number = len(pairs)
+        chosen = drawn_requests(requests, length + window.service_requests, seed, number)
         baseline.settle()
-        now = rate()
-        rates.append(now)
-        stretched = np.maximum(np.rint(schedule[block] * (first / now)), 1).astype(np.int64)
-        blocks: dict[int, _Block] = {}
-        for which in order:
-            target = targets[which]
-            target.settle()
-            blocks[which] = _block(target, chosen, stretched, warm_up, monitor)
-        pairs.append((blocks[0], blocks[1]))
-        interference.append(np.array([b.interference.row() for b in pairs[-1]]))
+        rates.append(rate())
+        stretched = np.maximum(np.rint(schedule[number] * (first / rates[-1])), 1).astype(np.int64)
+        turn = 1 if number % 2 == 0 else -1
+        pairs.append([_block(target, chosen, stretched, warm_up, monitor) for target in targets[::turn]][::turn])
     return _timings(pairs, rates, window.blocks, warm_up)
 
 
-def _goes_on(interference: Sequence[Floats], wanted: int, most: int, end: float) -> bool:
+def _goes_on(pairs: Sequence[Sequence[_Block]], wanted: int, most: int, end: float) -> bool:
     """Return whether another pair is to be run."""
-    if len(interference) < wanted:
+    if len(pairs) < wanted:
         return True
-    enough = bool((_disturbance(np.array(interference)) <= 1).sum() >= wanted)
-    return not enough and len(interference) < most and time.monotonic() < end
+    interference = np.array([[block.interference for block in pair] for pair in pairs])
+    enough = bool((_disturbance(interference) <= 1).sum() >= wanted)
+    return not enough and len(pairs) < most and time.monotonic() < end
 
 
 def _disturbance(interference: Floats) -> Floats:
@@ -211,16 +199,12 @@ def _warm_up(
     return found
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     loop: Floats
     service: Floats
     lag: Floats
     offered: float
-    interference: Interference
-
-
-_Pair = tuple[_Block, _Block]
+    interference: Floats
 
 
 def _block(
@@ -230,30 +214,29 @@ def _block(
     warm_up: int,
     monitor: Callable[[], InterferenceMonitor],
 ) -> _Block:
+    target.settle()
     watching = monitor()
     arrivals = target.open_loop(chosen[: len(schedule)], schedule)
     service = target.closed_loop(chosen[len(schedule) :])
-    stopped = watching.stop()
-    return _Block(arrivals.latency_ms[warm_up:], service, arrivals.lag_ms[warm_up:], arrivals.offered_share, stopped)
+    taken = watching.stop().row()
+    return _Block(arrivals.latency_ms[warm_up:], service, arrivals.lag_ms[warm_up:], arrivals.offered_share, taken)
 
 
-def _timings(pairs: Sequence[_Pair], rates: Sequence[float], wanted: int, warm_up: int) -> Timings:
+def _timings(pairs: Sequence[Sequence[_Block]], rates: Sequence[float], wanted: int, warm_up: int) -> Timings:
     """Stack blocks in single precision, as they are stored, so that later computations start from the same numbers."""
-
-    def stack(rows: ArrayLike) -> Floats:
-        return np.array(rows, dtype=np.float32).astype(np.float64)
-
-    ours, theirs = zip(*pairs, strict=True)
-    both = [block for pair in pairs for block in pair]
+    blocks = zip(*(block for pair in pairs for block in pair), strict=True)
+    loop, service, lag, offered, interference, rate_rps = (
+        np.array(column, dtype=np.float32).astype(np.float64) for column in (*blocks, rates)
+    )
     return Timings(
-        candidate=stack([b.loop for b in ours]),
-        baseline=stack([b.loop for b in theirs]),
-        candidate_service=stack([b.service for b in ours]),
-        baseline_service=stack([b.service for b in theirs]),
-        lag=stack([b.lag for b in both]),
-        offered=stack([b.offered for b in both]),
-        interference=stack([[b.interference.row() for b in pair] for pair in pairs]),
-        rate_rps=stack(rates),
+        candidate=loop[0::2],
+        baseline=loop[1::2],
+        candidate_service=service[0::2],
+        baseline_service=service[1::2],
+        lag=lag,
+        offered=offered,
+        interference=interference.reshape(len(pairs), 2, -1),
+        rate_rps=rate_rps,
         wanted=wanted,
         warm_up=warm_up,
     )

@@ -51,10 +51,6 @@ class PendingAnswer(Protocol):
 Submit = Callable[[Request], PendingAnswer]
 
 
-class BehindError(RuntimeError):
-    """The generator did not offer the planned load, so the run is no measurement of the model."""
-
-
 @dataclass(frozen=True)
 class Arrivals:
     """Latency of each of n requests, and the accuracy of the generator's schedule.
@@ -69,7 +65,6 @@ class Arrivals:
 
     latency_ms: NDArray[np.float64]  # (n,)
     lag_ms: NDArray[np.float64]  # (n,)
-    refused: NDArray[np.bool_]  # (n,)
     offered_share: float
     start_ns: int = 0
 
@@ -128,7 +123,6 @@ def open_loop(
     return Arrivals(
         latency_ms=np.where(refused, np.inf, (finished - due_ns) / 1e6),
         lag_ms=np.maximum(submitted_ns - ready_ns, 0) / 1e6,
-        refused=refused,
         offered_share=int(on_time(planned_ns, held_ns)[-1]) / int(submitted_ns[-1] - start),
         start_ns=start,
     )
@@ -174,9 +168,7 @@ def last_moments(
 
 
 def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float64]:
-    """Measure the milliseconds from submission to answer, (requests,), one request at a time; infinite where it is
-    refused.
-    """
+    """Measure the milliseconds of each request, (requests,), one at a time; infinite where it is refused."""
     latency = np.empty(len(requests))
     for i, request in enumerate(requests):
         start = time.perf_counter_ns()
@@ -186,9 +178,7 @@ def closed_loop(submit: Submit, requests: Sequence[Request]) -> NDArray[np.float
 
 
 def saturated(submit: Submit, requests: Sequence[Request], outstanding: int, seconds: float) -> float:
-    """Measure the requests served per second while `outstanding` of them are always in flight; a refused one is not
-    served.
-    """
+    """Measure the requests served, not refused, per second while `outstanding` of them are always in flight."""
     start = time.perf_counter_ns()
     end = start + int(seconds * 1e9)
     flying: list[PendingAnswer] = []
@@ -213,28 +203,23 @@ def drawn_requests(requests: Sequence[Request], count: int, *seed: int) -> list[
 
 
 def typical_requests(requests: Sequence[Request], count: int) -> list[Request]:
-    """Select `count` requests with the mean rows of all: from each stratum of sizes, the one nearest to the stratum's
-    mean.
-    """
+    """Select `count` requests with the mean rows of all: of each stratum of sizes, the one nearest to its mean."""
     by_rows = sorted(requests, key=rows_of)
     strata = [part for part in np.array_split(np.arange(len(by_rows)), count) if len(part)]
     sizes = np.array([rows_of(request) for request in by_rows], dtype=np.float64)
     return [by_rows[int(part[np.abs(sizes[part] - sizes[part].mean()).argmin()])] for part in strata]
 
 
-def check_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> None:
-    """Check that the planned load was offered; the arrays may have any shape.
-
-    Raises:
-        BehindError: the p95 lag is above 10% of the p95 latency, or less than 98% of the planned rate was offered.
-    """
+def not_offered(latency_ms: NDArray[np.float64], lag_ms: NDArray[np.float64], offered_share: float) -> str | None:
+    """Return why a run of any shape did not offer the planned load and measured no model, None where it did."""
     latency, lag = percentile(latency_ms, 95), percentile(lag_ms, 95)
-    if lag > _MOST_LAG * latency or offered_share < _LEAST_OFFERED:
-        raise BehindError(
-            f"A run's p95 lag is at most {_MOST_LAG:.0%} of its p95 latency and its offered rate at least "
-            f"{_LEAST_OFFERED:.0%} of the planned, but got a lag of {lag:.3g} ms beside {latency:.3g} ms and a rate "
-            f"of {offered_share:.1%}: lower the load, or leave the generator a core (fewer threads or replicas)."
-        )
+    if lag <= _MOST_LAG * latency and offered_share >= _LEAST_OFFERED:
+        return None
+    return (
+        f"A run's p95 lag is at most {_MOST_LAG:.0%} of its p95 latency and its offered rate at least "
+        f"{_LEAST_OFFERED:.0%} of the planned, but got a lag of {lag:.3g} ms beside {latency:.3g} ms and a rate "
+        f"of {offered_share:.1%}: lower the load, or leave the generator a core (fewer threads or replicas)."
+    )
 
 
 def settle(most_seconds: float = 0.25) -> None:

@@ -38,32 +38,26 @@ class LoadTarget(Protocol):
     @property
     def replicas(self) -> int:
         """Number of requests that are served at the same time."""
-        ...
 
     def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
         """Submit each request at its scheduled time, from idle; (n,) gaps before each."""
-        ...
 
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
         """Return the milliseconds of each request, (n,), one at a time."""
-        ...
 
     def saturated(self, requests: Sequence[Request], seconds: float) -> float:
         """Return the requests per second while more requests are always waiting than are being served."""
-        ...
 
     def settle(self) -> None:
         """Return when the deployment is idle and occupies no core."""
-        ...
 
 
 @dataclass(frozen=True)
 class LiveTarget:
     """A running pool, driven by its `submit`.
 
-    Args:
-        outstanding: requests in flight that keep every replica busy, with full batches where it batches
-        in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
+    outstanding: requests in flight that keep every replica busy, with full batches where it batches
+    in_turn: replicas that take requests in their order, as in `load_generator.open_loop`
     """
 
     submit: Submit

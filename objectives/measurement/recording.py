@@ -1,7 +1,4 @@
-"""Raw timings of one benchmark in a small file, and the numbers computed from them.
-
-The same numbers can be computed again from the file, with no new run.
-"""
+"""Raw timings of one benchmark in a small file, and the numbers computed from them, again at any time."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +44,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit: the latency in pairs of blocks at the study's load, and both deployments' search for the rate under
-    the SLO.
-    """
+    """One visit: latency in pairs of blocks at the study's load, and both searches for the rate under the SLO."""
 
     timings: Timings
     candidate: RateSearch
@@ -71,10 +67,7 @@ NO_RATIO_NOISE = RatioNoise()
 
 @dataclass(frozen=True)
 class Recording:
-    """The visits of one benchmark.
-
-    slo_ms: None for `SLO_TIMES` the baseline's own percentile at the study's load, in each visit
-    """
+    """Visits of one benchmark; slo_ms is None for `SLO_TIMES` the baseline's own percentile in each visit."""
 
     visits: tuple[Visit, ...]
     slo_ms: float | None
@@ -100,56 +93,46 @@ def slo_of(timings: Timings, slo_ms: float | None, percent: int) -> float:
 def _latency(recording: Recording, noise: RatioNoise) -> Latency:
     every = [visit.timings for visit in recording.visits]
     kept = [timings.kept() for timings in every]
-    pooled = {
-        name: np.concatenate([getattr(one, name) for one in kept])
-        for name in ("candidate", "baseline", "candidate_service", "baseline_service")
-    }
-    ours = _percentiles(pooled["candidate"], pooled["candidate_service"], [one.candidate for one in kept])
-    theirs = _percentiles(pooled["baseline"], pooled["baseline_service"], [one.baseline for one in kept])
+    ours = _percentiles([one.candidate for one in kept], [one.candidate_service for one in kept])
+    theirs = _percentiles([one.baseline for one in kept], [one.baseline_service for one in kept])
     loops = [(one.candidate, one.baseline) for one in kept]
     services = [(one.candidate_service, one.baseline_service) for one in kept]
     p95, p95_interval, p95_visits = _ratio(loops, 95, recording.seed, noise.p95)
     service, service_interval, service_visits = _ratio(services, 50, recording.seed, noise.service_p50)
-    p99: float | None = None
-    p99_interval: Interval | None = None
-    p99_visits: tuple[float, ...] = ()
+    p99: tuple[float | None, Interval | None, tuple[float, ...]] = (None, None, ())
     if ours.p99_ms is not None and theirs.p99_ms is not None:
         enough = all(one.candidate.size >= fewest_samples(99) for one in kept)
-        pairs = loops if enough else [(pooled["candidate"], pooled["baseline"])]
-        p99, p99_interval, p99_visits = _ratio(pairs, 99, recording.seed, noise.p99)
+        pooled = [(np.concatenate([loop for loop, _ in loops]), np.concatenate([loop for _, loop in loops]))]
+        p99 = _ratio(loops if enough else pooled, 99, recording.seed, noise.p99)
     return Latency(
         candidate=ours,
         baseline=theirs,
         p50_ratio=ours.p50_ms / theirs.p50_ms,
         p95_ratio=p95,
         p95_ratio_interval=p95_interval,
-        p99_ratio=p99,
+        p99_ratio=p99[0],
         service_p50_ratio=service,
         service_p50_ratio_interval=service_interval,
         rate_rps=float(np.median(np.concatenate([one.rate_rps for one in kept]))),
-        requests=int(pooled["candidate"].size),
-        blocks=len(pooled["candidate"]),
+        requests=sum(one.candidate.size for one in kept),
+        blocks=sum(len(one.candidate) for one in kept),
         lag_p95_ms=percentile(np.concatenate([one.lag for one in kept]), 95),
         p95_ratio_all=_ratio([(one.candidate, one.baseline) for one in every], 95, recording.seed, noise.p95)[0],
-        p99_ratio_interval=p99_interval,
+        p99_ratio_interval=p99[1],
         pairs=sum(len(one.candidate) for one in every),
         busy_share=float(np.mean(np.concatenate([one.taken for one in every]))),
         drift=max(one.drift() for one in kept),
         lateness=max(one.lateness() for one in kept),
         p95_visits=p95_visits,
         service_p50_visits=service_visits,
-        p99_visits=p99_visits,
+        p99_visits=p99[2],
     )
 
 
 def _ratio(
     pairs: Sequence[tuple[Floats, Floats]], percent: int, seed: int, noise: VisitNoise
 ) -> tuple[float, Interval, tuple[float, ...]]:
-    """Return a ratio of percentiles over visits, its interval, and the ratio of each visit.
-
-    Args:
-        pairs: (blocks, samples) of candidate and baseline, for each visit
-    """
+    """Return a ratio of percentiles over visits' pairs of (blocks, samples), its interval, and each visit's ratio."""
     ratios = tuple(percentile(ours, percent) / percentile(theirs, percent) for ours, theirs in pairs)
     if not all(map(math.isfinite, ratios)):
         raise NotFiniteError(f"p{percent} must be finite, but too many requests were refused in a visit.")
@@ -158,76 +141,56 @@ def _ratio(
     return (*ratio_over_visits(ratios, within, noise), ratios)
 
 
-def _percentiles(loop: Floats, service: Floats, visits: Sequence[Floats]) -> Percentiles:
-    """Compute the percentiles of a deployment with their intervals.
-
-    Args:
-        loop: (blocks, samples), open loop, of all visits
-        service: (blocks, samples), closed loop, of all visits
-        visits: the samples of the open loop by visit
-    """
+def _percentiles(loops: Sequence[Floats], services: Sequence[Floats]) -> Percentiles:
+    """Compute percentiles with intervals from the open and closed loops of each visit, (blocks, samples) each."""
+    loop = np.concatenate(loops)
     p50, p50_interval = percentile_interval(loop, 50)
     p95, p95_interval = percentile_interval(loop, 95)
-    p95_interval = _reaching_over(visits, 95, p95_interval)
-    p99: float | None = None
-    p99_interval: Interval | None = None
-    with suppress(TooFewSamplesError):  # no p99 is reported then
-        p99, p99_interval = percentile_interval(loop, 99)
-    # an upper end among refused requests gives no p99 either
-    if p99_interval is not None and math.isinf(p99_interval[1]):
-        p99, p99_interval = None, None
-    return Percentiles(
-        p50, p95, p99, percentile(service, 50), p50_interval, p95_interval, p99_interval, float(np.isinf(loop).mean())
-    )
-
-
-def _reaching_over(visits: Sequence[Floats], percent: int, interval: Interval) -> Interval:
-    """Widen the interval of pooled samples to that of the visits' own percentiles where it is wider: the samples of one
-    visit do not show the variance between visits.
-    """
-    own = [percentile(visit, percent) for visit in visits]
-    if len(own) < 2 or not all(map(math.isfinite, own)):
-        return interval
-    _, (low, high) = ratio_over_visits(own, [0.0] * len(own))
-    return min(low, interval[0]), max(high, interval[1])
+    own = [percentile(visit, 95) for visit in loops]
+    if len(own) > 1 and all(map(math.isfinite, own)):
+        # The pooled samples do not show the variance between visits.
+        _, (low, high) = ratio_over_visits(own, [0.0] * len(own))
+        p95_interval = (min(low, p95_interval[0]), max(high, p95_interval[1]))
+    p99: tuple[float | None, Interval | None] = (None, None)
+    with suppress(TooFewSamplesError):  # no p99 is reported then, nor where an upper end is among refused requests
+        point, ends = percentile_interval(loop, 99)
+        p99 = (point, ends) if math.isfinite(ends[1]) else p99
+    service, refused = percentile(np.concatenate(services), 50), float(np.isinf(loop).mean())
+    return Percentiles(p50, p95, p99[0], service, p50_interval, p95_interval, p99[1], refused)
 
 
 def _throughput(recording: Recording, noise: RatioNoise) -> Throughput:
-    percent = recording.percent
-    rates, bases, limits, within, rate_within, capacity_within = [], [], [], [], [], []
-    capacities: list[tuple[float, float]] = []
+    percent, found = recording.percent, []
     for number, visit in enumerate(recording.visits):
-        seed = recording.seed + number
+        seed, searches = recording.seed + number, (visit.candidate, visit.baseline)
         limit = slo_of(visit.timings, recording.slo_ms, percent)
-        rate, base = (rate_under_slo(search, limit, percent) for search in (visit.candidate, visit.baseline))
+        rate, base = (rate_under_slo(search, limit, percent) for search in searches)
         if base == 0:
             raise NotFiniteError(f"The baseline must keep the SLO of {limit:g} ms at some rate, but got none.")
         drawn = _resampled_limits(visit.timings, recording.slo_ms, percent, seed)
         ours, theirs = (
-            resampled_rates(search, drawn, percent, seed + 10 * side)
-            for side, search in enumerate((visit.candidate, visit.baseline))
+            resampled_rates(search, drawn, percent, seed + 10 * side) for side, search in enumerate(searches)
         )
-        rates.append(rate)
-        bases.append(base)
-        limits.append(limit)
         some = theirs > 0
-        within.append(_relative_variance(ours[some] / theirs[some]))
-        rate_within.append(_relative_variance(ours))
-        capacities.append((float(visit.candidate.capacity_rps.mean()), float(visit.baseline.capacity_rps.mean())))
-        capacity_within.append(_capacity_variance(visit, seed))
-    ratios = tuple(rate / base for rate, base in zip(rates, bases, strict=True))
-    capacity_ratios = tuple(ours / theirs for ours, theirs in capacities)
-    ratio, ratio_interval = ratio_over_visits(ratios, within, noise.throughput, blocks=SEGMENTS)
-    capacity, capacity_interval = ratio_over_visits(capacity_ratios, capacity_within, noise.capacity, blocks=BURSTS)
-    rps, rps_interval = ratio_over_visits(rates, rate_within, blocks=SEGMENTS)
+        picks = block_picks(len(visit.candidate.capacity_rps), seed, RESAMPLES)
+        bursts, base_bursts = (search.capacity_rps[picks].mean(axis=1) for search in searches)
+        most, base_most = (float(search.capacity_rps.mean()) for search in searches)
+        variances = map(_relative_variance, (ours, ours[some] / theirs[some], bursts / base_bursts))
+        found.append((limit, rate, base, most, base_most, *variances))
+    limits, rates, bases, capacities, base_capacities, *within = zip(*found, strict=True)
+    ratios = tuple(map(truediv, rates, bases))
+    capacity_ratios = tuple(map(truediv, capacities, base_capacities))
+    ratio, ratio_interval = ratio_over_visits(ratios, within[1], noise.throughput, blocks=SEGMENTS)
+    capacity, capacity_interval = ratio_over_visits(capacity_ratios, within[2], noise.capacity, blocks=BURSTS)
+    rps, rps_interval = ratio_over_visits(rates, within[0], blocks=SEGMENTS)
     return Throughput(
         rps=rps,
         baseline_rps=_geometric_mean(bases),
         ratio=ratio,
         ratio_interval=ratio_interval,
         slo_ms=float(np.mean(limits)),
-        capacity_rps=_geometric_mean([ours for ours, _ in capacities]),
-        baseline_capacity_rps=_geometric_mean([theirs for _, theirs in capacities]),
+        capacity_rps=_geometric_mean(capacities),
+        baseline_capacity_rps=_geometric_mean(base_capacities),
         capacity_ratio=capacity,
         capacity_ratio_interval=capacity_interval,
         rps_interval=rps_interval,
@@ -241,20 +204,11 @@ def _geometric_mean(values: Sequence[float]) -> float:
 
 
 def _resampled_limits(timings: Timings, slo_ms: float | None, percent: int, seed: int) -> Floats:
-    """Return the SLO of each resample, (resamples,), from resampled blocks where it depends on the baseline's
-    percentile.
-    """
+    """Return the SLO of each resample, (resamples,), by resampled blocks where it follows the baseline's percentile."""
     if slo_ms is not None:
         return np.full(RESAMPLES, slo_ms)
     blocks = timings.kept().baseline
     return SLO_TIMES * block_percentiles(blocks, percent, block_picks(len(blocks), seed, RESAMPLES))
-
-
-def _capacity_variance(visit: Visit, seed: int) -> float:
-    """Return the variance of the logarithm of the capacity ratio, from resampled bursts of both deployments."""
-    ours, theirs = visit.candidate.capacity_rps, visit.baseline.capacity_rps
-    picks = block_picks(len(ours), seed, RESAMPLES)
-    return _relative_variance(ours[picks].mean(axis=1) / theirs[picks].mean(axis=1))
 
 
 def _relative_variance(values: Floats) -> float:

@@ -119,12 +119,8 @@ def _log(frame: pl.DataFrame, first_line: int, rows_column: str | None, seed: in
 def _seconds(column: pl.Series, first_line: int) -> NDArray[np.float64]:
     """Return the seconds since the first time, (n,); integers are subtracted as such, so that no digit is lost."""
     times, per_second = _times(column)
-    missing = np.flatnonzero((times.is_null() | ~times.cast(float).is_finite()).fill_null(True).to_numpy())
-    if len(missing):
-        at = int(missing[0])
-        raise RequestLogError(
-            f"A time is ISO text or a number since the epoch, but got {column[at]!r} in line {at + first_line}."
-        )
+    wrong = (times.is_null() | ~times.cast(float).is_finite()).fill_null(True).to_numpy()
+    _check(wrong, "A time is ISO text or a number since the epoch", column, first_line)
     values = times.to_numpy()
     unsorted = np.flatnonzero(values[1:] < values[:-1])
     if len(unsorted):
@@ -158,16 +154,16 @@ def _per_second(numbers: pl.Series) -> int:
 
 
 def _whole(column: pl.Series, least: int, rule: str, first_line: int) -> NDArray[np.int64]:
-    """Return integers, (n,), each at least `least`.
-
-    Raises:
-        RequestLogError: a value is another one; `rule` is the message's text, with a placeholder for `least`.
-    """
+    """Return integers, (n,), from `least`; another value is an error by `rule`, with a placeholder for `least`."""
     import polars as pl
 
     numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
-    wrong = np.flatnonzero(~((numbers >= least) & (numbers < 2**53) & (numbers == np.floor(numbers))))
-    if len(wrong):
-        at = int(wrong[0])
-        raise RequestLogError(f"{rule.format(least)}, but got {column[at]!r} in line {at + first_line}.")
+    wrong = ~((numbers >= least) & (numbers < 2**53) & (numbers == np.floor(numbers)))
+    _check(wrong, rule.format(least), column, first_line)
     return numbers.astype(np.int64)
+
+
+def _check(wrong: NDArray[np.bool_], rule: str, column: pl.Series, first_line: int) -> None:
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise RequestLogError(f"{rule}, but got {column[at]!r} in line {at + first_line}.")

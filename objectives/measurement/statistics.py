@@ -82,14 +82,10 @@ def interval(samples: Floats, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def block_percentiles(blocks: Floats, percent: float, picks: NDArray[np.int64]) -> Floats:
-    """Return the percentiles pooled over resampled blocks.
+    """Return the pooled percentile of each resample, (resamples,), of blocks, (blocks, samples of each).
 
     Args:
-        blocks: (blocks, samples of each)
         picks: (resamples, blocks), which blocks each resample holds
-
-    Returns:
-        (resamples,)
     """
     pooled = blocks[picks].reshape(len(picks), -1)
     result: Floats = np.percentile(pooled, percent, axis=1, method="inverted_cdf")
@@ -110,8 +106,7 @@ def ratio_of_percentiles(
     blocks' own ratios would be biased, since a percentile of few samples is.
 
     Args:
-        candidate: (blocks, samples of each)
-        baseline: (blocks, samples of each), block i paired with the candidate's block i
+        candidate, baseline: (blocks, samples of each), paired block by block
 
     Raises:
         ValueError: the numbers of blocks differ, or are below 2.
@@ -126,11 +121,7 @@ def ratio_of_percentiles(
 
 
 def paired_log_variance(candidate: Floats, baseline: Floats, percent: float, seed: int) -> float:
-    """Return the variance of the logarithm of the ratio of pooled percentiles, by the paired block bootstrap.
-
-    Args:
-        candidate, baseline: (blocks, samples of each), as in `ratio_of_percentiles`
-    """
+    """Return the variance of the logarithm of the ratio, by the bootstrap of `ratio_of_percentiles` and its blocks."""
     return float(np.var(np.log(_resampled_ratios(candidate, baseline, percent, seed))))
 
 
@@ -141,16 +132,12 @@ def _resampled_ratios(candidate: Floats, baseline: Floats, percent: float, seed:
 
 
 def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
-    """Return a function that computes the area under the ROC curve for each row of weights; tied scores count half
-    (Mann and Whitney 1947).
+    """Return a function of row weights, (resamples, n) and not negative, that returns the area under the ROC curve for
+    each, (resamples,), NaN where one class has no weight; tied scores count half (Mann and Whitney 1947).
 
     Args:
         scores: (n,)
         labels: (n,) of 0 and 1
-
-    Returns:
-        A function of weights, (resamples, n) and not negative, that returns (resamples,), NaN where one class has no
-        weight.
     """
     order = np.argsort(scores, kind="stable")
     positives, negatives = order[labels[order] == 1], order[labels[order] == 0]
@@ -170,15 +157,11 @@ def weighted_auc(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
 
 
 def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floats:
-    """Return for each row the AUC among the rows of its own group; tied scores count half.
+    """Return for each row the AUC in its own group, (n,), NaN in groups of one class; tied scores count half.
 
     Args:
-        scores: (n,)
+        scores, groups: (n,)
         labels: (n,) of 0 and 1
-        groups: (n,)
-
-    Returns:
-        (n,), NaN in groups of one class
     """
     _, group = np.unique(groups, return_inverse=True)
     order = np.lexsort((scores, group))
@@ -197,14 +180,8 @@ def group_auc(scores: Floats, labels: Floats, groups: NDArray[np.int64]) -> Floa
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Return the mean for each row of weights; values that are NaN are left out.
-
-    Args:
-        values: (n,)
-        weights: (resamples, n), not negative
-
-    Returns:
-        (resamples,), NaN where no value has weight
+    """Return the mean, (resamples,), for each row of weights, (resamples, n) and not negative, NaN where no value has
+    weight; values, (n,), that are NaN are left out.
     """
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

@@ -14,6 +14,7 @@ from scipy.optimize import isotonic_regression
 
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.interference import InterferenceMonitor, least_disturbed
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import Request, drawn_requests, typical_requests
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.statistics import Floats, block_percentiles, block_picks, percentile
@@ -96,13 +97,11 @@ def measure_capacity(
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> Floats:
-    """Measure the requests per second of saturated deployments, in alternating bursts, scaled to a slowness of 1.
+    """Measure the requests per second of saturated deployments, (bursts, targets), in alternating bursts, scaled to a
+    slowness of 1.
 
     Args:
         calm: share of the wall time that other processes take in undisturbed blocks
-
-    Returns:
-        (bursts, targets)
     """
 
     def burst(turn: int) -> list[float]:
@@ -152,21 +151,19 @@ def search_rates(
     targets: Sequence[LoadTarget],
     searches: Sequence[RateSearch],
     requests: Sequence[Request],
-    traffic: Traffic,
+    load: Load,
     slo_ms: float,
-    percent: int,
-    probes: int,
-    least: int,
+    window: Window,
     seed: int,
     slowness: Slowness = lambda: 1.0,
     calm: float = math.inf,
     monitor: Callable[[], InterferenceMonitor] = InterferenceMonitor,
 ) -> tuple[RateSearch, ...]:
-    """Run `probes` further probes of each deployment in turn, and repeat one that its neighbours contradict.
+    """Run the window's further probes of each deployment in turn, and repeat one that its neighbours contradict.
 
     Args:
         searches: earlier results of each deployment
-        least: requests that count in a probe
+        slo_ms: the SLO of this visit, whatever the load's
         calm: as in `measure_capacity`
     """
     found = list(searches)
@@ -176,19 +173,19 @@ def search_rates(
         capacity = float(search.capacity_rps.mean())
 
         def run() -> Probe:
-            return probe(targets[which], requests, traffic, rate, capacity, least, number, slower)
+            return probe(targets[which], requests, load.traffic, rate, capacity, window.probe_requests, number, slower)
 
         slower = slowness()
         done = least_disturbed(run, calm, monitor)
         ordered = tuple(sorted((*search.probes, done), key=lambda one: one.rate_rps))
         found[which] = RateSearch(ordered, search.capacity_rps, search.service_ms)
 
-    for number in range(probes):
+    for number in range(window.probes):
         for which in _turns(len(targets), number):
             if found[which].capacity_rps.mean() > 0:
-                step(which, next_rate(found[which], slo_ms, percent), seed)
+                step(which, next_rate(found[which], slo_ms, load.percent), seed)
     for which, search in enumerate(found):
-        contradicted = contradicted_rate(search, percent)
+        contradicted = contradicted_rate(search, load.percent)
         if contradicted is not None:
             step(which, contradicted, seed + 1)
     return tuple(found)
@@ -200,96 +197,64 @@ def _turns(count: int, turn: int) -> Sequence[int]:
 
 
 def next_rate(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """Return the rate to try next: the estimated rate at which the percentile meets the SLO, kept apart from tried
-    rates.
-    """
+    """Return the rate to try next: the estimate of where the percentile meets the SLO, apart from tried rates."""
     rates, percentiles = _known(search, percent)
-    above = int(np.flatnonzero(percentiles > slo_ms)[0])
+    above, meeting = _meeting(rates, percentiles, slo_ms)
     if above == 0:  # not even one request at a time keeps the SLO: the lowest rate that could contradict this
         return float(rates[-1]) * _EDGE
     low, high = float(rates[above - 1]), float(rates[above])
     # The last rate is the capacity, which is known without a probe.
     highest = high - (1 - _NEAREST if above == len(rates) - 1 else _EDGE) * (high - low)
     lowest = low + _EDGE * (high - low)
-    return min(max(_meeting(rates, percentiles, above, slo_ms), lowest), highest)
+    return min(max(meeting, lowest), highest)
 
 
 def contradicted_rate(search: RateSearch, percent: int) -> float | None:
     """Return the rate of the probe with the largest deviation from the monotone fit, None where none is large."""
-    merged = _merged(search.probes)
-    if len(merged) < 2:
+    rates, blocks = _by_rate(search)
+    if len(rates) < 3:
         return None
-    raw = np.minimum([percentile(one.latency_ms, percent) for one in merged], _LARGEST)
-    weights = np.array([one.latency_ms.size for one in merged], dtype=np.float64)
-    distance = np.abs(np.log(raw / _monotone(raw, weights)))
+    raw = np.minimum([percentile(one, percent) for one in blocks[1:]], _LARGEST)
+    distance = np.abs(np.log(raw / _monotone(raw, _sizes(blocks[1:]))))
     worst = int(distance.argmax())
-    return merged[worst].rate_rps if distance[worst] > _CONTRADICTION else None
+    return float(rates[1 + worst]) if distance[worst] > _CONTRADICTION else None
 
 
 def rate_under_slo(search: RateSearch, slo_ms: float, percent: int) -> float:
-    """Return the requests per second at which the percentile meets the SLO, at most the capacity; 0 where not even one
-    request at a time keeps it.
-    """
-    return _crossing(*_known(search, percent), slo_ms)
+    """Return the requests per second, up to capacity, at which the percentile meets the SLO; 0 where none does."""
+    return _meeting(*_known(search, percent), slo_ms)[1]
 
 
 def resampled_rates(search: RateSearch, slo_ms: Floats, percent: int, seed: int) -> Floats:
-    """Compute `rate_under_slo` on resampled segments, bursts and blocks.
-
-    Args:
-        slo_ms: (resamples,), the SLO of each resample
-
-    Returns:
-        (resamples,)
-    """
+    """Compute `rate_under_slo` on resampled segments, bursts and blocks, by the SLO of each: (resamples,)."""
     count = len(slo_ms)
     bursts = block_picks(len(search.capacity_rps), seed, count)
     capacity = search.capacity_rps[bursts].mean(axis=1)
-    probes = _merged(search.probes)
+    rates, blocks = _by_rate(search)
     columns = [
-        block_percentiles(blocks, percent, block_picks(len(blocks), seed + 1 + place, count))
-        for place, blocks in enumerate((search.service_ms, *(one.latency_ms for one in probes)))
+        block_percentiles(one, percent, block_picks(len(one), seed + 1 + place, count))
+        for place, one in enumerate(blocks)
     ]
-    weights = _weights(search.service_ms, probes)
-    table, rates = np.stack(columns, axis=1), np.array([0.0, *(one.rate_rps for one in probes)])
+    resamples = zip(np.stack(columns, axis=1), capacity, slo_ms, strict=True)
+    weights = _sizes(blocks)
     return np.array(
-        [
-            _crossing(*_curve(rates, row, weights, float(most)), float(limit))
-            for row, most, limit in zip(table, capacity, slo_ms, strict=True)
-        ]
+        [_meeting(*_curve(rates, row, weights, float(most)), float(limit))[1] for row, most, limit in resamples]
     )
 
 
 def _known(search: RateSearch, percent: int) -> tuple[Floats, Floats]:
     """Return the rates and percentiles of `_curve` for the search's probes."""
-    probes = _merged(search.probes)
-    found = [percentile(search.service_ms, percent), *(percentile(one.latency_ms, percent) for one in probes)]
-    rates = np.array([0.0, *(one.rate_rps for one in probes)])
-    return _curve(rates, np.array(found), _weights(search.service_ms, probes), float(search.capacity_rps.mean()))
+    rates, blocks = _by_rate(search)
+    found = np.array([percentile(one, percent) for one in blocks])
+    return _curve(rates, found, _sizes(blocks), float(search.capacity_rps.mean()))
 
 
-def _weights(service_ms: Floats, probes: Sequence[Probe]) -> Floats:
-    return np.array([service_ms.size, *(one.latency_ms.size for one in probes)], dtype=np.float64)
-
-
-def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
-    """Return rates in ascending order and the percentile at each, which never falls: from a rate of 0, where requests
-    do not queue, to capacity, where the queue grows without limit.
-
-    Args:
-        rates, percentiles, weights: (n,), as measured, by rate
-    """
-    below = rates < max(capacity_rps, np.finfo(float).tiny)
-    level = _monotone(percentiles[below], weights[below])
-    return np.append(rates[below], capacity_rps), np.append(level, np.inf)
-
-
-def _merged(probes: Sequence[Probe]) -> list[Probe]:
-    """Merge the probes of equal rates, and sort by rate."""
-    by_rate: dict[float, list[Floats]] = {}
-    for one in probes:
-        by_rate.setdefault(one.rate_rps, []).append(one.latency_ms)
-    return [Probe(rate, _joined(by_rate[rate])) for rate in sorted(by_rate)]
+def _by_rate(search: RateSearch) -> tuple[Floats, list[Floats]]:
+    """Return the rates, ascending from 0 (one request at a time), and the latencies at each, equal rates joined."""
+    streams: dict[float, list[Floats]] = {}
+    for one in sorted(search.probes, key=lambda one: one.rate_rps):
+        streams.setdefault(one.rate_rps, []).append(one.latency_ms)
+    return np.array([0.0, *streams]), [search.service_ms, *map(_joined, streams.values())]
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:
@@ -300,6 +265,19 @@ def _joined(parts: Sequence[Floats]) -> Floats:
     return np.concatenate(cut, axis=1)
 
 
+def _sizes(blocks: Sequence[Floats]) -> Floats:
+    return np.array([one.size for one in blocks], dtype=np.float64)
+
+
+def _curve(rates: Floats, percentiles: Floats, weights: Floats, capacity_rps: float) -> tuple[Floats, Floats]:
+    """Return ascending rates and the percentile at each, which never falls: from a rate of 0, where requests do not
+    queue, to capacity, where the queue grows without limit; from (n,) values as measured, by rate.
+    """
+    below = rates < max(capacity_rps, np.finfo(float).tiny)
+    level = _monotone(percentiles[below], weights[below])
+    return np.append(rates[below], capacity_rps), np.append(level, np.inf)
+
+
 def _monotone(percentiles: Floats, weights: Floats) -> Floats:
     """Return the nearest non-decreasing values in the logarithm, since a percentile does not fall with load."""
     logs = np.log(np.minimum(percentiles, _LARGEST))
@@ -307,21 +285,15 @@ def _monotone(percentiles: Floats, weights: Floats) -> Floats:
     return level
 
 
-def _crossing(rates: Floats, percentiles: Floats, slo_ms: float) -> float:
-    """Return the rate at which the percentile crosses the SLO; 0 where it is above it at all rates.
+def _meeting(rates: Floats, percentiles: Floats, slo_ms: float) -> tuple[int, float]:
+    """Return the place of the first rate of a `_curve` above the SLO, and the rate that meets it, 0 where none does.
 
-    Args:
-        rates: (n,), ascending, the last one the capacity
-        percentiles: (n,), non-decreasing, the last one infinite
+    Between two neighbours the percentile's inverse is taken as linear in the rate, which is exact for M/M/1, where the
+    response time is exponential with the rate mu - lambda.
     """
     above = int(np.flatnonzero(percentiles > slo_ms)[0])
-    return 0.0 if above == 0 else _meeting(rates, percentiles, above, slo_ms)
-
-
-def _meeting(rates: Floats, percentiles: Floats, above: int, slo_ms: float) -> float:
-    """Interpolate the rate between two neighbours at which the percentile meets the SLO; its inverse is taken as linear
-    in the rate, which is exact for M/M/1, where the response time is exponential with the rate mu - lambda.
-    """
+    if above == 0:
+        return 0, 0.0
     low, high = 1 / percentiles[above - 1], 1 / percentiles[above]
     share = (low - 1 / slo_ms) / (low - high)
-    return float(rates[above - 1] + share * (rates[above] - rates[above - 1]))
+    return above, float(rates[above - 1] + share * (rates[above] - rates[above - 1]))

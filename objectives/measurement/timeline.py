@@ -29,13 +29,12 @@ _CPU_CHECK_SECONDS = 0.1
 class Played:
     """Raw times of one play, in seconds from its start.
 
-    Args:
-        scheduled_s: (n,), ascending
-        latency_ms: (n,) from the scheduled arrival, infinite where a request was refused
-        lag_ms: (n,), how late the generator was
-        offered_share: planned duration over that of submitting, 1 when on time
-        cpu_at_s: (m,), ascending, when the processor time was read; the first at 0, the last after the last answer
-        cpu_s: (m,), processor seconds that the process had spent by then, generator included
+    scheduled_s: (n,), ascending
+    latency_ms: (n,) from the scheduled arrival, infinite where a request was refused
+    lag_ms: (n,), how late the generator was
+    offered_share: planned duration over that of submitting, 1 when on time
+    cpu_at_s: (m,), ascending, when the processor time was read; the first at 0, the last after the last answer
+    cpu_s: (m,), processor seconds that the process had spent by then, generator included
     """
 
     scheduled_s: Floats
@@ -130,27 +129,23 @@ def joined(plays: Sequence[Played]) -> Played:
 
 
 def timeline(played: Played, bins: int | None = None) -> Timeline:
-    """Compute the timeline of a play.
-
-    Args:
-        bins: number of bins; None for about a hundred, each 0.1 s or longer, fewer where the rate is low
-    """
+    """Compute the timeline of a play in `bins`; None for about a hundred of 0.1 s or longer, fewer at a low rate."""
     edges = np.linspace(0, played.seconds, (bins or _bins(played)) + 1)
     width = edges[1] - edges[0]
     served, scheduled, finished = played.served, played.scheduled_s, played.finished_s
     at_end, mean, most = _queue(scheduled[served], finished[served], edges)
     parts = np.split(played.latency_ms, np.searchsorted(scheduled, edges[1:-1]))
     return Timeline(
-        edges_s=_numbers(edges),
-        offered_rps=_numbers(np.histogram(scheduled, edges)[0] / width),
-        served_rps=_numbers(np.histogram(finished[served], edges)[0] / width),
+        edges_s=tuple(edges.tolist()),
+        offered_rps=tuple((np.histogram(scheduled, edges)[0] / width).tolist()),
+        served_rps=tuple((np.histogram(finished[served], edges)[0] / width).tolist()),
         refused=tuple(int(np.isinf(part).sum()) for part in parts),
         p50_ms=tuple(_percentile(part, 50) for part in parts),
         p95_ms=tuple(_percentile(part, 95) for part in parts),
-        queue_end=tuple(int(n) for n in at_end),
-        queue_mean=_numbers(mean),
-        queue_max=tuple(int(n) for n in most),
-        cpu_cores=_numbers(np.diff(np.interp(edges, played.cpu_at_s, played.cpu_s)) / width),
+        queue_end=tuple(at_end.tolist()),
+        queue_mean=tuple(mean.tolist()),
+        queue_max=most,
+        cpu_cores=tuple((np.diff(np.interp(edges, played.cpu_at_s, played.cpu_s)) / width).tolist()),
     )
 
 
@@ -167,27 +162,22 @@ def _percentile(latency_ms: Floats, percent: float) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-    """Count the requests between start and finish, (n,) each: at the end of each bin, their mean over its time, their
-    maximum.
-    """
+def _queue(start: Floats, finish: Floats, edges: Floats) -> tuple[NDArray[np.int64], Floats, tuple[int, ...]]:
+    """Count the requests between start and finish, (n,), at the end of each bin; return their mean and maximum too."""
     moments = np.concatenate([start, finish])
     steps = np.repeat(np.array([1, -1], dtype=np.int64), len(start))
     order = np.argsort(moments, kind="stable")
     moments, level = moments[order], np.cumsum(steps[order])
     by_edge = np.searchsorted(moments, edges, side="right")
     at_edge = np.concatenate([[0], level])[by_edge]
-    most = [level[a:b].max(initial=at) for (a, b), at in zip(itertools.pairwise(by_edge), at_edge, strict=False)]
-    if len(moments) == 0:
-        return at_edge[1:], np.zeros(len(edges) - 1), np.array(most, dtype=np.int64)
-    # Request-seconds spent by each time: linear in between, since the level is constant there.
-    spent = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(moments))])
-    mean = np.diff(np.interp(edges, moments, spent)) / np.diff(edges)
-    return at_edge[1:], mean, np.array(most, dtype=np.int64)
-
-
-def _numbers(values: Floats) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+    bins = zip(itertools.pairwise(by_edge), at_edge, strict=False)
+    most = tuple(int(level[start:end].max(initial=at)) for (start, end), at in bins)
+    mean: Floats = np.zeros(len(edges) - 1)
+    if len(moments):
+        # Request-seconds spent by each time: linear in between, since the level is constant there.
+        spent = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(moments))])
+        mean = np.diff(np.interp(edges, moments, spent)) / np.diff(edges)
+    return at_edge[1:], mean, most
 
 
 Reading = tuple[int, float]

@@ -31,11 +31,7 @@ NO_NOISE = VisitNoise()
 
 
 def pooled_noise(benchmarks: Sequence[Sequence[float]]) -> VisitNoise:
-    """Estimate the variance between the visits of each benchmark, pooled over benchmarks.
-
-    Args:
-        benchmarks: the visits' ratios of each; one with a ratio of 0 is left out
-    """
+    """Estimate the variance between the visits of each benchmark, pooled; one with a ratio of 0 is left out."""
     logs = [np.log(visits) for visits in benchmarks if len(visits) > 1 and min(visits) > 0]
     degrees = sum(len(one) - 1 for one in logs)
     squares = sum(float(((one - one.mean()) ** 2).sum()) for one in logs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.measurement.load_generator import BehindError, check_offered
+from objectives.measurement.load_generator import not_offered
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
 from objectives.measurement.timeline import Played
 from objectives.records import Interval
@@ -19,11 +19,7 @@ BLOCKS = 20
 
 def behind(played: Played) -> str | None:
     """Return the reason why a run is no measurement of the model, None where it is one."""
-    try:
-        check_offered(played.latency_ms, played.lag_ms, played.offered_share)
-    except BehindError as error:
-        return str(error)
-    return None
+    return not_offered(played.latency_ms, played.lag_ms, played.offered_share)
 
 
 @dataclass(frozen=True)

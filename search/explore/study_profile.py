@@ -65,7 +65,7 @@ def study_profile(
 ) -> StudyProfile:
     """The profile with each group's share of the weights; `other` and `engine` are no groups, so never in focus."""
     held = max(1, sum(group.weight_bytes for group in profile.groups))
-    roofs = {roof.group: roof for roof in group_roofs(profile, roofline)}
+    roofs = group_roofs(profile, roofline)
     layered = [group for group in profile.groups if group.name not in _NO_GROUP]
     parts = {g.name: Part(g.name, min(1.0, g.time_share), g.weight_bytes / held) for g in layered}
     chosen = focus(parts.values(), share)
@@ -73,8 +73,7 @@ def study_profile(
         GroupShare(
             **vars(group),
             weight_share=group.weight_bytes / held,
-            perfect_ms=roofs[group.name].perfect_ms,
-            efficiency=roofs[group.name].efficiency,
+            **vars(roofs[group.name]),
             in_focus=group.name in chosen,
             reason=reason(parts[group.name], share) if group.name in parts else _NO_GROUP[group.name],
         )

@@ -19,10 +19,9 @@ from objectives.jobs.requests import (
     ScoreRequest,
     ScoreResponse,
 )
-from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.latency import FEWEST_BLOCKS, Window
+from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
 from objectives.records import Artifact, Prepared
 from objectives.task import Task
@@ -77,19 +76,8 @@ class MeterJobs:
     ) -> EvaluateRequest:
         """`beside` stands where the baseline does; None for the baseline itself. `reject_above` is a loss beyond which
         nobody need know it exactly. `threads` are the engine's where builders are at work."""
-        scored = self.score(artifact, candidate, part, beside, threads)
-        return EvaluateRequest(
-            scored.candidate,
-            scored.baseline,
-            scored.cache,
-            scored.holdout,
-            part,
-            self.prepared.metric,
-            self.config.seed,
-            confidence,
-            reject_above,
-            threads,
-        )
+        scores = self.score(artifact, candidate, part, beside, threads)
+        return EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
 
     def score(
         self,

@@ -83,8 +83,8 @@ def of(deployment):
     ms, value = map(float, deployment.model.split("/")[-2].split("_"))
     return ms * ({replicas} if deployment.placement.instance_group.replicas == 2 else 1), value
 def evaluate(request, progress):
-    assert (request.part, request.confidence) == ("validation", 0.95)
-    ours, theirs = of(request.candidate.deployment)[1], of(request.baseline.deployment)[1]
+    assert (request.scores.part, request.confidence) == ("validation", 0.95)
+    ours, theirs = of(request.scores.candidate.deployment)[1], of(request.scores.baseline.deployment)[1]
     return EvaluateResponse(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality)
 def benchmark(request, progress):
     assert (request.window.blocks, request.window.visits) == (20, 3) and not request.weighed

@@ -27,10 +27,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.benchmark import measure_visit
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import NO_RATIO_NOISE, Recording, Visit, read_recording, write_recording
 from objectives.records import Latency, Throughput
 from objectives.serving.engines import Engine, open_engine

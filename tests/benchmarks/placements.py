@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
-from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.benchmark import measure_visit
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import closed_loop, saturated, settle
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.recording import Recording

@@ -130,7 +130,7 @@ def losing(losses: Mapping[str, float]) -> Any:
     """Quality by what was built, whose key is its origin."""
 
     def judged(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        loss = losses.get(arguments["candidate"]["artifact"]["key"], 0.001)
+        loss = losses.get(arguments["scores"]["candidate"]["artifact"]["key"], 0.001)
         measured = complete_outcome(loss=loss).measurement
         assert measured is not None
         return {"quality": to_plain(measured.quality), "reused": False}

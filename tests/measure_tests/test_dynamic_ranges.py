@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from objectives.held_out_rows import HeldOut, write_held_out
+from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.measurement.metrics.quality import paired_quality
@@ -78,19 +79,21 @@ def test_a_row_is_evaluated_as_it_is_served(files: tuple[Path, Path], tmp_path: 
     holdout = tmp_path / "holdout"
     holdout.mkdir()
     write_held_out(held, holdout, "test")
-    ours = (
+    artifacts = (
         Artifact("int8", str(narrow), {"layers": "int8-dynamic"}, 1, 0.0),
-        Deployment(str(narrow), Placement(), "fp32"),
+        Artifact("fp32", str(plain), {"layers": "fp32"}, 1, 0.0),
     )
-    theirs = Artifact("fp32", str(plain), {"layers": "fp32"}, 1, 0.0), Deployment(str(plain), Placement(), "fp32")
-    (file,), _, _ = score(tmp_path / "cache", holdout, "test", ours, theirs)
+    ours, theirs = (Deployed(each, Deployment(each.path, Placement(), "fp32")) for each in artifacts)
+    scores = ScoreRequest(ours, theirs, str(tmp_path / "cache"), str(holdout), "test")
+    (file,) = score(scores).candidates
     served = _served(narrow, held)
     assert np.array_equal(np.load(file), served)
     with Pool.open(narrow, Placement()) as pool:  # of all users together, the small ones round to nothing
         together = np.concatenate([pool.submit({"x": block["x"]}).result(timeout=30) for block in held.inputs])
     assert np.abs(together - served).max() > 10 * np.abs(_served(plain, held) - served).min()
     assert not np.allclose(together, served, rtol=0.1)
-    quality, reused = evaluate(tmp_path / "cache", holdout, "test", "auc", ours, theirs, 0, 0.95)
-    assert reused
+    found = evaluate(EvaluateRequest(scores, "auc", 0, 0.95))
+    quality = found.quality
+    assert found.reused
     expected = paired_quality("auc", served, _served(plain, held), held.labels, held.groups, 0, 0.95, {})
     assert (quality.value, quality.loss) == (pytest.approx(expected.value), pytest.approx(expected.loss, abs=1e-6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, write_held_out
+from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
 from objectives.measure import evaluate as judging
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
@@ -88,12 +90,17 @@ def _judge(
     placement: Placement | None = None,
     reject_above: float | None = None,
 ) -> tuple[Quality, bool]:
-    def pair(name: str, placement: Placement) -> tuple[Artifact, Deployment]:
-        return Artifact(name, f"{name}/model.onnx", {}, 1, 0.0), Deployment(f"{name}/model.onnx", placement, "fp32")
+    found = evaluate(EvaluateRequest(_asked(holdout, ours, placement), metric, 0, 0.95, reject_above))
+    return found.quality, found.reused
 
-    cache = holdout.with_name("cache")
-    candidate, baseline = pair(ours, placement or Placement()), pair("base", Placement())
-    return evaluate(cache, holdout, "test", metric, candidate, baseline, 0, 0.95, reject_above)
+
+def _asked(holdout: Path, ours: str = "ours", placement: Placement | None = None) -> ScoreRequest:
+    def deployed(name: str, placement: Placement) -> Deployed:
+        artifact = Artifact(name, f"{name}/model.onnx", {}, 1, 0.0)
+        return Deployed(artifact, Deployment(artifact.path, placement, "fp32"))
+
+    pair = (deployed(ours, placement or Placement()), deployed("base", Placement()))
+    return ScoreRequest(*pair, str(holdout.with_name("cache")), str(holdout), "test")
 
 
 def _gains(metric: str, blur: float) -> NDArray[np.float64]:
@@ -245,16 +252,7 @@ def test_the_engine_has_the_threads_that_are_left_to_it(
         return plain(file, instance_group, lookup, compute)
 
     monkeypatch.setattr(judging, "open_replica", noted)
-    artifact, deployment = (
-        Artifact("ours", "ours/model.onnx", {}, 1, 0.0),
-        Deployment("ours/model.onnx", Placement(), "fp32"),
-    )
-    pairs = (
-        (artifact, deployment),
-        (Artifact("base", "base/model.onnx", {}, 1, 0.0), Deployment("base/model.onnx", Placement(), "fp32")),
-    )
-    cache = holdout.with_name("cache")
-    evaluate(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=threads)
+    scores = replace(_asked(holdout), threads=threads)
+    evaluate(EvaluateRequest(scores, "ndcg@10", 0, 0.95))
     assert opened == [threads, threads]
-    _, reused = evaluate(cache, holdout, "test", "ndcg@10", *pairs, 0, 0.95, threads=2)
-    assert reused and len(opened) == 2
+    assert evaluate(EvaluateRequest(replace(scores, threads=2), "ndcg@10", 0, 0.95)).reused and len(opened) == 2

@@ -23,16 +23,17 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
+from objectives.jobs.requests import BenchmarkRequest, Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest
 from objectives.measure import benchmark as timing
 from objectives.measure import evaluate as judging
-from objectives.measure.benchmark import Load, weigh
+from objectives.measure.benchmark import weigh
 from objectives.measure.deployment import Deployment, quiet, warm_up
-from objectives.measure.evaluate import evaluate, run_rows
+from objectives.measure.evaluate import evaluate, run_blocks
 from objectives.measurement import throughput
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import Recording, read_recording
-from objectives.records import Artifact, NotFiniteError
+from objectives.records import Artifact, Footprint, Latency, NotFiniteError, Throughput
 from objectives.serving.engines import EngineError
 from spaces.serialization import from_plain
 from spaces.techniques.placement import Batching, EmbeddingDevice, InstanceGroup, Placement, Route
@@ -111,7 +112,7 @@ def _expected(rows: Mapping[str, NDArray[Any]]) -> list[float]:
 def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, users: int) -> None:
     """Inputs are codes, numbers and several codes a row."""
     rows, engine = _rows(seed, count, users), Fake(once=["user", "age", "liked"])
-    assert run_rows(engine, rows).tolist() == _expected(rows)
+    assert run_blocks(engine, [rows]).tolist() == _expected(rows)
     assert all(len(set(_side(part))) == 1 for part in engine.parts)
     seen = [_side(part)[0] for part in engine.parts]
     assert len(set(seen)) == len(seen), "nobody is computed twice"
@@ -121,7 +122,7 @@ def test_what_is_taken_once_is_the_same_in_each_part(seed: int, count: int, user
 @pytest.mark.parametrize(("count", "parts"), [(1, [1]), (4096, [4096]), (9000, [4096, 4096, 808])])
 def test_rows_go_in_chunks_in_their_order(count: int, parts: list[int]) -> None:
     rows, engine = _rows(0, count, 30), Fake()
-    assert run_rows(engine, rows).tolist() == _expected(rows)
+    assert run_blocks(engine, [rows]).tolist() == _expected(rows)
     assert [len(part["item"]) for part in engine.parts] == parts
     assert np.array_equal(np.concatenate([part["item"] for part in engine.parts]), rows["item"])
 
@@ -147,11 +148,11 @@ class Judged:
         noise = np.random.default_rng(7).normal(size=len(item))
         return (WEIGHTS[item] + blur * noise).astype(np.float32)
 
-    def __call__(self, placement: Placement) -> Any:
-        base, ours = _artifact("base"), _artifact("ours")
-        deployment = Deployment("ours/model.onnx", placement, "fp32")
-        baseline = (base, Deployment("base/model.onnx", Placement(), "fp32"))
-        return evaluate(self.cache, self.holdout, "validation", "auc", (ours, deployment), baseline, 0, 0.95)
+    def __call__(self, placement: Placement) -> EvaluateResponse:
+        ours = Deployed(_artifact("ours"), Deployment("ours/model.onnx", placement, "fp32"))
+        base = Deployed(_artifact("base"), Deployment("base/model.onnx", Placement(), "fp32"))
+        scores = ScoreRequest(ours, base, str(self.cache), str(self.holdout), "validation")
+        return evaluate(EvaluateRequest(scores, "auc", 0, 0.95))
 
     def loss(self, blur: float) -> float:
         held = read_held_out(self.holdout, "validation")
@@ -170,10 +171,11 @@ def test_of_two_engines_the_one_that_loses_more_speaks_for_both(
     blur: Mapping[str, float], tmp_path: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = Judged(tmp_path, holdout, monkeypatch, blur)
-    quality, reused = judged(ROUTED)
+    response = judged(ROUTED)
+    quality = response.quality
     assert quality.loss == pytest.approx(judged.loss(2.0), abs=1e-9)
     assert quality.loss > judged.loss(0.2)
-    assert not reused
+    assert not response.reused
     assert (quality.rows, quality.groups) == (ROWS, 40)
 
 
@@ -181,14 +183,14 @@ def test_scores_depend_on_the_seats_engines_alone_and_are_kept(
     tmp_path: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = Judged(tmp_path, holdout, monkeypatch, {"onnxruntime": 0.2, "openvino": 2.0})
-    first, _ = judged(ROUTED)
+    first = judged(ROUTED)
     one_replica = {InstanceGroup(), InstanceGroup("openvino")}
     assert len(judged.opened) == 3 and {instance_group for instance_group, _ in judged.opened} == one_replica
-    again, reused = judged(replace(ROUTED, instance_group=InstanceGroup(threads=2), split_rows=None))
-    assert reused and again == first
+    again = judged(replace(ROUTED, instance_group=InstanceGroup(threads=2), split_rows=None))
+    assert again.reused and again.quality == first.quality
     assert len(judged.opened) == 3, "layouts change no score"
-    alone, reused = judged(Placement(batching=Batching(64)))
-    assert reused and alone.loss == pytest.approx(judged.loss(0.2), abs=1e-9)
+    alone = judged(Placement(batching=Batching(64)))
+    assert alone.reused and alone.quality.loss == pytest.approx(judged.loss(0.2), abs=1e-9)
     judged(Placement(embedding_device=EmbeddingDevice("openvino")))
     assert judged.opened[3:] == [(InstanceGroup(), EmbeddingDevice("openvino"))]
 
@@ -196,7 +198,7 @@ def test_scores_depend_on_the_seats_engines_alone_and_are_kept(
 def test_the_baseline_loses_nothing_against_itself(
     tmp_path: Path, holdout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quality, _ = Judged(tmp_path, holdout, monkeypatch, {"onnxruntime": 0.0})(Placement())
+    quality = Judged(tmp_path, holdout, monkeypatch, {"onnxruntime": 0.0})(Placement()).quality
     assert quality.loss == 0 and quality.loss_interval == (0, 0)
 
 
@@ -263,13 +265,40 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL = Window(blocks=20, requests=7, service_requests=1, probe_requests=140, patience_seconds=1.0)
 
 
+def _time(
+    holdout: Path,
+    candidate: Deployment,
+    recording: Path,
+    baseline: Deployment | None = None,
+    load: Load = LOAD,
+    window: Window = SMALL,
+    append: bool = False,
+) -> tuple[Latency, Throughput]:
+    """Benchmark a deployment beside the baseline, by default itself."""
+    request = BenchmarkRequest(
+        holdout=str(holdout),
+        artifact=_artifact("ours"),
+        candidate=candidate,
+        baseline=baseline or candidate,
+        load=load,
+        window=window,
+        seed=5,
+        recording=str(recording),
+        weighed=False,
+        append=append,
+    )
+    found = timing.benchmark(request)
+    assert found.footprint == Footprint(4321), "nothing but the file's size"
+    return found.latency, found.throughput
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("slo_ms", [None, 50.0])
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
     deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
     load = replace(LOAD, slo_ms=slo_ms)
-    latency, found = timing.time(holdout, deployment, deployment, load, SMALL, 5, recording)
+    latency, found = _time(holdout, deployment, recording, load=load)
     assert latency.requests == 7 * latency.blocks and latency.blocks >= 20
     assert latency.pairs == latency.blocks + latency.repeated_blocks
     assert 0 < latency.candidate.p50_ms <= latency.candidate.p95_ms
@@ -288,15 +317,15 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
 @pytest.mark.usefixtures("short")
 def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp_path: Path) -> None:
     deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
-    first, _ = timing.time(holdout, deployment, deployment, LOAD, replace(SMALL, visits=2), 5, recording)
+    first, _ = _time(holdout, deployment, recording, window=replace(SMALL, visits=2))
     before = read_recording(recording)
-    found, throughput_found = timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording, append=True)
+    found, throughput_found = _time(holdout, deployment, recording, append=True)
     after = read_recording(recording)
     assert (len(before.visits), len(after.visits)) == (2, 3)
     assert found.p95_visits[:2] == first.p95_visits and len(throughput_found.ratio_visits) == 3
     schedules = [visit.timings.candidate[0].tolist() for visit in after.visits]
     assert schedules[0] != schedules[1] != schedules[2]
-    timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording)
+    _time(holdout, deployment, recording)
     assert len(read_recording(recording).visits) == 1, "begun anew"
 
 
@@ -305,7 +334,7 @@ def test_a_provider_that_is_missing_is_an_error(model: Path, holdout: Path, tmp_
     ours = Deployment(str(model), Placement(InstanceGroup(device="cuda")), "fp32")
     recording = tmp_path / "3.npz"
     with pytest.raises(EngineError, match="asked for CUDAExecutionProvider"):
-        timing.time(holdout, ours, Deployment(str(model), ONE_THREAD, "fp32"), LOAD, SMALL, 0, recording)
+        _time(holdout, ours, recording, Deployment(str(model), ONE_THREAD, "fp32"))
     assert not recording.exists()
 
 
@@ -361,8 +390,8 @@ def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
 
     deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
-    monkeypatch.setattr(timing, "_visit", lambda *asked: None)
+    monkeypatch.setattr(timing, "measure_visit", lambda *asked: None)
     monkeypatch.setattr(Recording, "summarize", summarize)
     with pytest.raises(NotFiniteError):
-        timing.time(holdout, deployment, deployment, LOAD, SMALL, 5, recording)
+        _time(holdout, deployment, recording)
     assert recording.read_bytes() == b"the first look"

@@ -40,8 +40,7 @@ class SimulatedTarget:
         arrivals = np.cumsum(gaps_ns) / 1e6
         service = self.service_ms(requests)
         latency = _one_by_one(arrivals, service) if self.replicas == 1 else _several(arrivals, service, self.replicas)
-        none = np.zeros(len(arrivals))
-        return Arrivals(latency, none, np.zeros(len(arrivals), dtype=bool), 1.0)
+        return Arrivals(latency, np.zeros(len(arrivals)), 1.0)
 
     def closed_loop(self, requests: Sequence[Mapping[str, Any]]) -> Floats:
         self.calls.append("closed_loop")

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from objectives.measure.benchmark import Load, measure_visit
+from objectives.measure.benchmark import measure_visit
 from objectives.measurement.arrivals import Traffic
-from objectives.measurement.latency import Window
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import Recording
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import rate_under_slo

@@ -40,7 +40,7 @@ class Bench:
             self.events.append((name, "open_loop"))
             self.played.append((name, [len(request["item"]) for request in requests], gaps_ns))
             count = len(requests)
-            return Arrivals(np.full(count, milliseconds), np.zeros(count), np.zeros(count, dtype=bool), 1.0)
+            return Arrivals(np.full(count, milliseconds), np.zeros(count), 1.0)
 
         def closed_loop(requests: Sequence[Mapping[str, Any]]) -> Floats:
             return np.full(len(requests), milliseconds)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from objectives.measurement.arrivals import Traffic
+from objectives.measurement.latency import Load, Window
 from objectives.measurement.load_generator import Arrivals, typical_requests
 from objectives.measurement.statistics import percentile
 from objectives.measurement.throughput import (
@@ -33,6 +34,11 @@ from tests.measurement_tests.simulated import QuietMonitor, SimulatedTarget, req
 
 Floats = NDArray[np.float64]
 ONE = requests_of([1])
+LOAD = Load(Traffic(), 0.4, 95, None)
+
+
+def _window(probes: int, least: int) -> Window:
+    return Window(probes=probes, probe_requests=least)
 
 
 def exponential(mean_ms: float, seed: int = 99) -> SimulatedTarget:
@@ -54,7 +60,7 @@ def test_the_rate_of_an_mm1_queue_is_that_of_its_law(slo_ms: float) -> None:
     """The time in the system is exponential with rate mu - lambda, so its p95 is -ln(0.05) / (mu - lambda)."""
     service = np.random.default_rng(1).exponential(1.0, (200, 50))
     (found,) = search_rates(
-        [exponential(1.0)], [begun(1000.0, service)], ONE, Traffic(), slo_ms, 95, 6, 60_000, 0, monitor=QuietMonitor
+        [exponential(1.0)], [begun(1000.0, service)], ONE, LOAD, slo_ms, _window(6, 60_000), 0, monitor=QuietMonitor
     )
     assert rate_under_slo(found, slo_ms, 95) == pytest.approx(1000 + 1000 * math.log(0.05) / slo_ms, rel=0.02)
     drawn = resampled_rates(found, np.full(200, slo_ms), 95, 0)
@@ -117,7 +123,7 @@ def test_infinite_percentiles_are_crossed_at_the_last_rate_that_kept_the_slo() -
 def test_a_machine_that_refuses_all_when_saturated_answers_no_rate(first_ms: float) -> None:
     search = RateSearch((at(100.0, first_ms),), np.zeros(5), np.full((20, 5), np.inf))
     with np.errstate(all="raise"):
-        (found,) = search_rates([exponential(1.0)], [search], ONE, Traffic(), 2.0, 95, 4, 50, 0, monitor=QuietMonitor)
+        (found,) = search_rates([exponential(1.0)], [search], ONE, LOAD, 2.0, _window(4, 50), 0, monitor=QuietMonitor)
         assert rate_under_slo(found, 2.0, 95) == 0
         assert not resampled_rates(found, np.full(20, 2.0), 95, 0).any()
 
@@ -165,7 +171,7 @@ def test_the_probe_that_its_neighbours_contradict_is_repeated() -> None:
     assert contradicted_rate(agreeing, 95) is None
     dipping = begun(1000.0, None, at(100.0, 1.0), at(400.0, 8.0), Probe(500.0, np.full((5, 200), 2.0)), at(800.0, 9.0))
     assert contradicted_rate(dipping, 95) == 400.0
-    (found,) = search_rates([exponential(1.0)], [dipping], ONE, Traffic(), 3.0, 95, 0, 50, 0, monitor=QuietMonitor)
+    (found,) = search_rates([exponential(1.0)], [dipping], ONE, LOAD, 3.0, _window(0, 50), 0, monitor=QuietMonitor)
     assert [one.rate_rps for one in found.probes] == [100, 400, 400, 500, 800]
 
 
@@ -183,7 +189,7 @@ def test_both_deployments_are_probed_in_turn_as_often() -> None:
             return super().open_loop(requests, gaps_ns)
 
     searches = [begun(1000.0, np.ones((20, 5))), begun(1000.0, np.ones((20, 5)))]
-    found = search_rates([Watched(0), Watched(1)], searches, ONE, Traffic(), 4.0, 95, 4, 200, 3, monitor=QuietMonitor)
+    found = search_rates([Watched(0), Watched(1)], searches, ONE, LOAD, 4.0, _window(4, 200), 3, monitor=QuietMonitor)
     assert [number for number, _ in played[:8]] == [0, 1, 1, 0, 0, 1, 1, 0]
     assert [one.rate_rps for one in found[0].probes] == [one.rate_rps for one in found[1].probes]
     assert np.array_equal(played[0][1], played[1][1])
@@ -272,5 +278,5 @@ def test_a_monitor_that_sees_others_repeats_a_probe() -> None:
     shares = iter([0.9, 0.0])
     monitor: Any = lambda: SimpleNamespace(stop=lambda: SimpleNamespace(taken=next(shares)))  # noqa: E731
     target = exponential(1.0)
-    (found,) = search_rates([target], [begun(1000.0)], ONE, Traffic(), 4.0, 95, 1, 50, 0, calm=0.02, monitor=monitor)
+    (found,) = search_rates([target], [begun(1000.0)], ONE, LOAD, 4.0, _window(1, 50), 0, calm=0.02, monitor=monitor)
     assert target.calls.count("open_loop") == 2 and len(found.probes) == 1

@@ -41,7 +41,7 @@ def test_a_groups_perfect_time_is_the_sum_of_its_nodes() -> None:
     nodes = [NodeCost("a", "Gemm", "mlp", 2.0, 10**8, 0), NodeCost("b", "Add", "mlp", 4.0, 0, 10**8)]
     group = Group("mlp", "linear", ("mlp.0",), 1, (), "left whole")
     made = summarize(nodes, (group,), {}, 200, 7.0, 1)
-    roofs = {roof.group: roof for roof in group_roofs(made, Roofline(100.0, 50.0, 1))}
+    roofs = group_roofs(made, Roofline(100.0, 50.0, 1))
     assert roofs["mlp"].perfect_ms == pytest.approx(3.0)
     assert roofs["mlp"].efficiency == pytest.approx(0.5)
     assert roofs["engine"].efficiency is None and roofs["other"].efficiency is None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -71,24 +71,16 @@ def paired_loss(
         if name in reasons:
             return SliceQuality(name, rows, users, reason=reasons[name])
         try:
-            return SliceQuality(name, rows, users, **asdict(_told(pairs[name], drawn[name], confidence)))
+            return SliceQuality(name, rows, users, *_told(pairs[name], drawn[name], confidence))
         except UndefinedLossError as error:
             return SliceQuality(name, rows, users, reason=str(error))
 
-    return Quality(
-        metric=metric,
-        rows=len(groups),
-        groups=_count(groups),
-        confidence=confidence,
-        slices=tuple(map(judged, slices)),
-        **asdict(_told(whole, of_whole, confidence)),
-    )
+    told = _told(whole, of_whole, confidence)
+    return Quality(metric, *told, len(groups), _count(groups), confidence, tuple(map(judged, slices)))
 
 
 def resamples_for(confidence: float) -> int:
-    """Return the number of resamples for 20 of them to lie beyond either end of the interval, up to a
-    feasible number.
-    """
+    """Return the resamples for 20 of them to lie beyond either end of the interval, up to a feasible number."""
     return min(_MOST_RESAMPLES, math.ceil(_BEYOND / ((1 - confidence) / 2)))
 
 
@@ -118,22 +110,12 @@ class _Pair:
     reference: float
 
     def losses(self, weights: Floats) -> Floats:
-        """Return the losses, (resamples,), for weights of all held-out rows, (resamples, n); not finite where
-        undefined.
-        """
+        """Return the losses, (resamples,), for weights of all rows, (resamples, n); not finite where undefined."""
         kept = weights[:, self.rows]
         base = self.baseline(kept)
         with np.errstate(divide="ignore", invalid="ignore"):
             loss: Floats = (base - self.candidate(kept)) / base
         return loss
-
-
-@dataclass(frozen=True)
-class _Told:
-    value: float
-    baseline: float
-    loss: float
-    loss_interval: Interval
 
 
 def _check(slices: Mapping[str, Mask], rows: int) -> None:
@@ -178,9 +160,9 @@ def _drawn(pairs: Sequence[_Pair], groups: Groups, seed: int, resamples: int) ->
     )
 
 
-def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
-    """Return the loss with its interval. Resamples on which the metric is undefined, such as AUC with users of one
-    class only, are left out.
+def _told(pair: _Pair, drawn: Floats, confidence: float) -> tuple[float, float, float, Interval]:
+    """Return the metric, that of the baseline, the loss, and its interval. Resamples on which the metric is undefined,
+    such as AUC with users of one class only, are left out.
 
     Raises:
         UndefinedLossError: more than 5% of the resamples lack a loss.
@@ -192,7 +174,7 @@ def _told(pair: _Pair, drawn: Floats, confidence: float) -> _Told:
             f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows."
         )
     loss = (pair.reference - pair.value) / pair.reference
-    return _Told(pair.value, pair.reference, loss, tail_interval(finite, confidence))
+    return pair.value, pair.reference, loss, tail_interval(finite, confidence)
 
 
 def _count(groups: Groups) -> int:

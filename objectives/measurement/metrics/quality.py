@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from objectives.arrays import Array, Numbers
+from objectives.held_out_rows import HeldOut, of_output
 from objectives.measurement.metrics.paired_loss import Groups, Mask, Metric, Resampled, UndefinedLossError, paired_loss
 from objectives.measurement.statistics import Floats, group_auc, weighted_auc, weighted_mean
 from objectives.ranking_metrics import gains, is_ranking
-from objectives.records import Quality
+from objectives.records import Quality, SliceQuality
 
 _NO_SLICES: Mapping[str, Mask] = {}
 
 
 def metric_kind(name: str) -> Literal["pointwise", "ranking"]:
-    """Return the kind of a metric: of scores and labels (`paired_quality`) or of ranks (`paired_ranking`).
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Return whether a metric is of scores and labels or of ranks; an unknown name is a ValueError."""
     if name in _POINTWISE:
         return "pointwise"
     if is_ranking(name):
@@ -103,6 +101,20 @@ def paired_ranking(
         return lambda kept: partial(weighted_mean, earned[kept])
 
     return paired_loss(metric, judged(candidate_ranks), judged(baseline_ranks), groups, seed, confidence, slices)
+
+
+def quality_by_output(held: HeldOut, quality: Callable[[int, HeldOut], Quality]) -> Quality:
+    """Evaluate each column of scores by its labels: the main output, and the others, or the reason why not."""
+
+    def told(column: int, name: str, labels: Numbers) -> SliceQuality:
+        try:
+            of = quality(column, replace(held, labels=labels, slices={}))
+        except ValueError as error:
+            return SliceQuality(of_output(name), len(labels), len(np.unique(held.groups)), reason=str(error))
+        return SliceQuality(of_output(name), of.rows, of.groups, of.value, of.baseline, of.loss, of.loss_interval)
+
+    main = quality(0, held)
+    return replace(main, others=tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1)))
 
 
 def resolution(quality: Quality) -> float:

@@ -10,6 +10,8 @@ belongs to the group of the steps that read its result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from spaces.model_structure import Group
@@ -47,11 +49,9 @@ def weight_owners(graph: ir.Graph, groups: Sequence[Group], folded: Mapping[str,
 
 
 def assign(optimised: ir.Graph, original: ir.Graph, groups: Sequence[Group]) -> tuple[str, ...]:
-    """Return the group of each step of the optimised graph, in its order, by the rule in the module's docstring.
+    """Return the group of each step of the optimised graph, in order, by the rule in the module's docstring.
 
-    Args:
-        original: the graph before optimisation. A weight that was folded there (transposed, say) is named after a value
-            of this graph.
+    A weight that was folded there (transposed, say) is named after a value of `original`, the graph before.
     """
     owners = weight_owners(optimised, groups, weight_owners(original, groups))
     return _by_readers(optimised, _by_last_weights(optimised, owners))
@@ -108,7 +108,4 @@ def _only(groups: Iterable[str]) -> str:
 
 
 def _union(bits: Iterable[int]) -> int:
-    result = 0
-    for each in bits:
-        result |= each
-    return result
+    return reduce(or_, bits, 0)

@@ -55,9 +55,7 @@ def bytes_moved(node: ir.Node) -> int:
 
 
 def stored_bytes(value: ir.Value | None) -> int:
-    """Return the bytes of a value's numbers; 0 where its shape or type is unknown, and for strings, whose characters
-    are stored elsewhere.
-    """
+    """Return the bytes of a value's numbers; 0 where shape or type is unknown, and for strings, stored elsewhere."""
     kind = None if value is None else value.dtype
     return 0 if kind is None or kind.name == "STRING" else math.ceil(_count(value) * kind.bitwidth / 8)
 

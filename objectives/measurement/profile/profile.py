@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,7 @@ class NodeCost:
 
 @dataclass(frozen=True)
 class GroupCost:
-    """Cost of one layer group; `bytes` are moved by a request, `weight_bytes` are the size of the weights in the model
-    file.
-    """
+    """Cost of one layer group; `bytes` are moved by a request, `weight_bytes` are in the model file."""
 
     name: str
     kind: Kind
@@ -117,15 +116,17 @@ def summarize(
     total = sum(node.ms for node in nodes) + engine_ms
     kinds: dict[str, Kind] = {group.name: group.kind for group in groups}
     kinds[OTHER] = "other"
-    by_group = [
-        _group([n for n in nodes if n.group == name], name, kind, weight_bytes.get(name, 0), total)
-        for name, kind in kinds.items()
-    ]
+    by_group = []
+    for name, kind in kinds.items():
+        of = [node for node in nodes if node.group == name]
+        ms, moved = sum(node.ms for node in of), sum(node.bytes for node in of)
+        operations = sum(node.flops for node in of)
+        by_group.append(GroupCost(name, kind, ms, ms / total, operations, moved, weight_bytes.get(name, 0)))
     engine = GroupCost(ENGINE, "other", engine_ms, engine_ms / total, 0, 0, 0)
-    operators = [
-        _operator([n for n in nodes if n.operator == operator], operator, total)
-        for operator in dict.fromkeys(node.operator for node in nodes)
-    ]
+    times: dict[str, list[float]] = {}
+    for node in nodes:
+        times.setdefault(node.operator, []).append(node.ms)
+    operators = [OperatorCost(operator, len(each), sum(each), sum(each) / total) for operator, each in times.items()]
     slowest_first = tuple(sorted(operators, key=lambda cost: -cost.ms))
     return Profile(rows, p50_ms, threads, (*by_group, engine), slowest_first, tuple(nodes))
 
@@ -138,19 +139,7 @@ def median_request(requests: Sequence[Arrays]) -> Arrays:
 def _weight_bytes(graph: ir.Graph, groups: Sequence[Group]) -> dict[str, int]:
     """Sum the bytes of the weights by group; weights in no group count as `other`."""
     owners = weight_owners(graph, groups)
-    held: dict[str, int] = {}
+    held = Counter[str]()
     for name, value in graph.initializers.items():
-        group = owners.get(name, OTHER)
-        held[group] = held.get(group, 0) + stored_bytes(value)
+        held[owners.get(name, OTHER)] += stored_bytes(value)
     return held
-
-
-def _group(nodes: Sequence[NodeCost], name: str, kind: Kind, weight_bytes: int, total_ms: float) -> GroupCost:
-    ms = sum(node.ms for node in nodes)
-    moved = sum(node.bytes for node in nodes)
-    return GroupCost(name, kind, ms, ms / total_ms, sum(node.flops for node in nodes), moved, weight_bytes)
-
-
-def _operator(nodes: Sequence[NodeCost], operator: str, total_ms: float) -> OperatorCost:
-    ms = sum(node.ms for node in nodes)
-    return OperatorCost(operator, len(nodes), ms, ms / total_ms)

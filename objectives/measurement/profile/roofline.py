@@ -26,9 +26,7 @@ _LEAST_BYTES, _MOST_BYTES = 4_000_000, 128_000_000
 
 @dataclass(frozen=True)
 class Roofline:
-    """Single-precision peaks of arithmetic and of memory traffic on this number of threads (None: the engine's
-    default).
-    """
+    """Single-precision peaks of arithmetic and memory traffic on these threads (None: the engine's default)."""
 
     gflops: float
     gbytes_per_s: float
@@ -40,9 +38,7 @@ class Roofline:
                 raise ValueError(f"Peaks are finite and above 0, but got {self}.")
 
     def perfect_ms(self, flops: float, bytes_moved: float) -> float:
-        """Return the milliseconds of a perfect kernel, in which arithmetic and traffic overlap completely: the longer
-        of the two.
-        """
+        """Return the milliseconds of a perfect kernel, whose arithmetic and traffic overlap: the longer of the two."""
         return 1000 * max(flops / (1e9 * self.gflops), bytes_moved / (1e9 * self.gbytes_per_s))
 
 
@@ -53,30 +49,27 @@ class Roof:
     Above 1 where int8 products beat the single-precision peak, or small values never leave the nearest cache.
     """
 
-    group: str
     perfect_ms: float
     efficiency: float | None
 
 
 def measure_roofline(threads: int | None = None, working_set: int = _MOST_BYTES) -> Roofline:
-    """Measure the peaks: the best of several large products and sums in ONNX Runtime itself, on the model's threads, in
-    about a second.
+    """Measure the peaks in about a second: the best of several large products and sums in ONNX Runtime itself.
 
     Args:
-        working_set: bytes that the model holds, which determine the cache that serves the traffic (limited to 4 MB to
-            128 MB)
+        working_set: bytes that the model holds, limited to 4 MB to 128 MB; they decide which cache serves the traffic
     """
     return Roofline(_gflops(threads), _gbytes_per_s(threads, working_set), threads)
 
 
-def group_roofs(profile: Profile, roofline: Roofline) -> tuple[Roof, ...]:
+def group_roofs(profile: Profile, roofline: Roofline) -> dict[str, Roof]:
     """Return the perfect time of each group: kernels run one after another, so the sum over its nodes."""
-    roofs = []
+    roofs = {}
     for group in profile.groups:
         nodes = [node for node in profile.nodes if node.group == group.name]
         perfect = sum(roofline.perfect_ms(node.flops, node.bytes) for node in nodes)
-        roofs.append(Roof(group.name, perfect, perfect / group.ms if nodes and group.ms > 0 else None))
-    return tuple(roofs)
+        roofs[group.name] = Roof(perfect, perfect / group.ms if nodes and group.ms > 0 else None)
+    return roofs
 
 
 def _gflops(threads: int | None) -> float:
