@@ -61,17 +61,13 @@ class ColumnsConfig(Section):
                 yield from (((key, index), name) for index, name in enumerate(value or ()))
 
     @model_validator(mode="after")
-    def _each_once(self) -> ColumnsConfig:
+    def _consistent(self) -> ColumnsConfig:
         for keys in (("label", "timestamp", "user", "item", "categorical", "numeric", "multi"), ("of_user", "of_item")):
             places: dict[str, tuple[str | int, ...]] = {}
             for place, name in self._places(*keys):
                 if name in places:
                     raise rule(f"must be another column than {dotted(places[name])}, but got {show(name)}", *place)
                 places[name] = place
-        return self
-
-    @model_validator(mode="after")
-    def _features(self) -> ColumnsConfig:
         for place, name in self._places("categorical", "numeric", "multi"):
             if name in ("user", "item"):
                 raise rule(f"must not be called user or item, which are keys here, but got {show(name)}", *place)
@@ -128,13 +124,13 @@ FORMS: Mapping[str, type[Section]] = {
     "<criteo>": CriteoData,
     "<synthetic>": SyntheticData,
 }
-_BY_KIND = {"table": "<table>", "criteo": "<criteo>", "synthetic": "<synthetic>"}
 
 
 def form_of(value: object) -> str:
     """Return the form of the data by the kind of their source."""
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
-    return _BY_KIND.get(str(source).partition(":")[0], "<movielens>")
+    tag = f"<{str(source).partition(':')[0]}>"
+    return tag if tag in FORMS else "<movielens>"
 
 
 DataConfig = Annotated[

@@ -29,8 +29,6 @@ Objective = Literal[
 
 # Largest seed that Optuna and scikit-learn accept.
 _LARGEST_SEED = 2**32 - 1
-
-
 BUILT_IN = ("dcn-v2", "dlrm", "sasrec")
 
 
@@ -44,7 +42,6 @@ class QualityConfig(Section):
     slices: Mapping[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default={}, description="a mapping of slice to a number above 0 and below 1, such as {rare items: 0.02}"
     )
-
     slice_by: Listed[Annotated[str, Field(min_length=1)]] = Field(
         default=(), description="a list of columns, or of inputs of one's own model"
     )
@@ -210,8 +207,13 @@ class StudyConfig(Section):
         """True if the recommender is the user's own, with data, metric and requests from its factory."""
         return ":" in self.recommender
 
+    @property
+    def metric(self) -> str:
+        """Metric of the study, or the model family's own; empty where it is the factory's."""
+        return self.quality.metric or ("" if self.own else "ndcg@10" if self.recommender == "sasrec" else "auc")
+
     @model_validator(mode="after")
-    def _own_or_built_in(self) -> StudyConfig:
+    def _consistent(self) -> StudyConfig:
         if self.own:
             for key in ("data", "sizes"):
                 if value := getattr(self, key):
@@ -221,16 +223,16 @@ class StudyConfig(Section):
                     )
         elif self.data is None:
             raise rule(f"missing; must be {type(self).model_fields['data'].description}", "data")
-        return self
-
-    @model_validator(mode="after")
-    def _fitting(self) -> StudyConfig:
         ranking, metric = self.recommender == "sasrec", self.quality.metric
         if metric is not None and ranking != ("@" in metric):
             may_be = "ndcg@K or hr@K" if ranking else "auc or gauc"
             raise rule(f"must be {may_be} for {self.recommender}, but got {show(metric)}", "quality", "metric")
         self._check_named("user", "sasrec" if ranking else "gauc" if metric == "gauc" else None)
         self._check_named("item", "sasrec" if ranking else None)
+        if "money_per_million" in self.objectives and self.price_per_hour is None:
+            raise rule(
+                "must be the price of the machine for an hour for money_per_million, but got null", "price_per_hour"
+            )
         return self
 
     def _check_named(self, who: Literal["user", "item"], needed_for: str | None) -> None:
@@ -242,19 +244,6 @@ class StudyConfig(Section):
             raise rule(f"must be {others} for {needed_for}, but got {show(self.data.source)}", "data", "source")
         if isinstance(self.data, TableData) and getattr(self.data.columns, who) is None:
             raise rule(f"must be the name of a column for {needed_for}, but got null", "data", "columns", who)
-
-    @property
-    def metric(self) -> str:
-        """Metric of the study, or the model family's own; empty where it is the factory's."""
-        return self.quality.metric or ("" if self.own else "ndcg@10" if self.recommender == "sasrec" else "auc")
-
-    @model_validator(mode="after")
-    def _priced(self) -> StudyConfig:
-        if "money_per_million" in self.objectives and self.price_per_hour is None:
-            raise rule(
-                "must be the price of the machine for an hour for money_per_million, but got null", "price_per_hour"
-            )
-        return self
 
     @field_validator("objectives")
     @classmethod
