@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -18,12 +17,6 @@ class MovieLensData(Section):
     """Existing ratings: a known data set by name, or a folder in one of MovieLens' formats."""
 
     source: str = Field(pattern=r"^(ml-100k|movielens:.+)$", description=SOURCES)
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the ratings; None for the known data set."""
-        _, _, folder = self.source.partition(":")
-        return Path(folder) if folder else None
 
 
 _Column = Annotated[str, Field(min_length=1)]

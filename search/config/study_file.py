@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from search.config.data_sections import FORMS, MovieLensData
+from search.config.data_sections import FORMS
 from search.config.renamed_keys import read_renamed
 from search.config.section import Range, Section
 from search.config.sections import StudyConfig
@@ -62,17 +62,12 @@ def load(
     for path, given in ((("seed",), seed), (("budget", "minutes"), minutes), (("budget", "trials"), trials)):
         if given is not None:
             data = _replaced(data, path, given)
-    config = parse(_absolute(data, Path.cwd()))
-    if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
-        raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
-    source = "" if config.data is None else config.data.source
-    kind, _, file_of_data = source.partition(":")
-    if kind in ("table", "criteo") and not Path(file_of_data).is_file():
-        raise ConfigError(f"data.source: must name a file that exists, but got {show(source)}")
-    rows = config.traffic.rows.file
-    for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):
-        if file is not None and not file.is_file():
-            raise ConfigError(f"{place}: must name a file that exists, but got {show(str(file))}")
+    data = _absolute(data, Path.cwd())
+    config = parse(data)
+    for place, prefix, what, name in _on_disk(data):
+        kind, exists = ("folder", Path(name).is_dir()) if what == "DIR" else ("file", Path(name).is_file())
+        if not exists:
+            raise ConfigError(f"{dotted(place)}: must name a {kind} that exists, but got {show(prefix + name)}")
     return config
 
 
@@ -161,7 +156,7 @@ def _replaced(
     return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
 
 
-# Settings that name a file or folder, after a prefix.
+# Settings that name a file or folder, after a prefix; it has to exist.
 _ON_DISK = (
     (("data", "source"), "movielens:", "DIR"),
     (("data", "source"), "table:", "FILE"),
@@ -171,17 +166,23 @@ _ON_DISK = (
 )
 
 
-def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
+def _on_disk(data: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str, str, str]]:
+    """Yield the place, the prefix, DIR or FILE, and the path of each setting that names one."""
     for place, prefix, what in _ON_DISK:
         value: object = data
         for key in place:
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
-            continue
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, str) and value.startswith(prefix) and value != prefix:
+            yield place, prefix, what, value.removeprefix(prefix)
+
+
+def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
+    for place, prefix, what, name in _on_disk(data):
         try:
-            path = (folder / Path(value.removeprefix(prefix)).expanduser()).resolve()
+            path = (folder / Path(name).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
-            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {show(value)}: {error}") from error
+            got = show(prefix + name)
+            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {got}: {error}") from error
         data = _replaced(data, place, f"{prefix}{path}")
     return data
 

@@ -637,13 +637,11 @@ def test_a_folder_is_relative_to_the_file_and_stored_absolute(tmp_path: Path, mo
     (tmp_path / "here").mkdir()
     source = written(tmp_path / "studies", "name: a\ndata: {source: 'movielens:ml'}\n")
     monkeypatch.chdir(tmp_path)
-    data = load(source).data
-    assert isinstance(data, MovieLensData) and data.folder == (tmp_path / "studies" / "ml").resolve()
+    assert load(source).data == MovieLensData(source=f"movielens:{(tmp_path / 'studies' / 'ml').resolve()}")
     for given_source in (source, "ml-100k"):
         data = load(given_source, ["data.source=movielens:here"]).data
-        assert isinstance(data, MovieLensData) and data.folder == (tmp_path / "here").resolve()
-    data = load("ml-100k").data
-    assert isinstance(data, MovieLensData) and data.folder is None
+        assert data == MovieLensData(source=f"movielens:{(tmp_path / 'here').resolve()}")
+    assert load("ml-100k").data == MovieLensData(source="ml-100k")
 
 
 @pytest.mark.parametrize("kind", ["table", "criteo"])
