@@ -398,7 +398,7 @@ def test_a_model_whose_users_side_cannot_be_computed_once() -> None:
     reason = "it gives a request's history once already"
     assert values(space(user_once_refused=reason).placement.user_once) == (False,)
     line = refused({"placement": {"user_once": [False, True]}}, user_once_refused=reason)
-    assert re.match(rf"space\.placement\.user_once: .*\[false\] .*true: {reason}", line)
+    assert re.match(rf"space\.placement\.user_once: .*\[false\] .*true\]: {reason}", line)
 
 
 def test_a_model_that_takes_its_history_once_is_not_batched() -> None:
@@ -485,7 +485,7 @@ def test_a_model_that_cannot_learn_its_rounding() -> None:
     reason = "its training cannot be one graph for all batches"
     assert space(unlearnable=reason).weights.quantization_aware.values == (False,)
     line = refused({"quantization_aware": [False, True]}, unlearnable=reason)
-    assert re.match(rf"space\.quantization_aware: .*\[false\] .*true: {reason}", line)
+    assert re.match(rf"space\.quantization_aware: .*\[false\] .*true\]: {reason}", line)
 
 
 def test_layers_that_cannot_be_factors_have_no_ranks() -> None:
