@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console as Terminal
@@ -15,6 +14,7 @@ from search.explore.running_trial import TrialEvent
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
 from search.results import Front, Point
+from spaces.serialization import to_plain
 
 
 class Console:
@@ -34,21 +34,23 @@ class Console:
         if not self.quiet:
             self._progress.print(line, markup=False)
 
-    def warn(self, line: str) -> None:
-        self._progress.print(f"warning: {line}", markup=False)
+    def warn(self, *lines: str) -> None:
+        for line in lines:
+            self._progress.print(f"warning: {line}", markup=False)
 
-    def result(self, line: str) -> None:
-        if not self.as_json:
+    def result(self, *lines: str) -> None:
+        for line in () if self.as_json else lines:
             self._result.print(line, markup=False, soft_wrap=True)
 
-    def document(self, document: Mapping[str, object]) -> None:
+    def document(self, document: object) -> None:
+        """Print a record or a mapping as JSON."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(to_plain(document), allow_nan=False) + "\n")
 
-    def table(self, table: Table) -> None:
-        if not self.as_json:
-            # Not a terminal: as wide as the table needs, so that nothing is cut.
-            terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160)
+    def table(self, *tables: Table) -> None:
+        # Not a terminal: as wide as the table needs, so that nothing is cut.
+        terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160)
+        for table in () if self.as_json else tables:
             terminal.print(table)
 
 

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -222,11 +222,6 @@ def _missing_rest(cores: int, browser: str | None) -> Iterator[Lack]:
         yield Lack("a second core", "one replica of one thread is the only layout", remedy)
     if browser is None:
         yield Lack("Chrome or Chromium", _LOST_PACKAGES["png"], "install chromium, or set BROWSER_PATH to one")
-
-
-def document(diagnosis: Diagnosis) -> dict[str, object]:
-    """Plain data for `--json`."""
-    return asdict(diagnosis)
 
 
 def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:

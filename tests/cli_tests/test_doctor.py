@@ -18,7 +18,8 @@ from rich.console import Console
 from objectives.serving import devices
 from objectives.serving.devices import Gpu
 from search.cli import doctor
-from search.cli.doctor import PACKAGES, Diagnosis, diagnose, document, lines, tables, why_fewer
+from search.cli.doctor import PACKAGES, Diagnosis, diagnose, lines, tables, why_fewer
+from spaces.serialization import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY_FEATURE = devices.FEATURES
@@ -150,7 +151,7 @@ class TestAccelerators:
 
 def test_each_rendering_holds_every_finding(tmp_path: Path) -> None:
     found = diagnose(tmp_path)
-    plain = json.loads(json.dumps(document(found), allow_nan=False))
+    plain = json.loads(json.dumps(to_plain(found), allow_nan=False))
     assert plain["cores_allowed"] == found.cores_allowed
     assert [lack["what"] for lack in plain["lacks"]] == [lack.what for lack in found.lacks]
     console = Console(width=400, record=True, file=io.StringIO())
