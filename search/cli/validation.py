@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from objectives.bags import Bags
 from objectives.records import LEARNED_ROUNDING, Prepared, Tried
@@ -164,35 +164,25 @@ def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
 
 
 def tables(found: ValidationReport) -> list[Table]:
-    """Tables of the techniques that each group admits, and of the modules that are left alone."""
-    can = Table(title=f"What can be compressed of {found.recommender}", title_justify="left")
-    for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
-        can.add_column(name, justify=justify)  # type: ignore[arg-type]
-    can.add_column("can be done")
-    can.add_column("cannot, and why")
+    """Tables of the techniques that each group admits, of the forms of the graph that are not available, and of the
+    modules that are left alone.
+    """
+    right = (Column(name, justify="right") for name in ("layers", "parameters", "time"))
+    title = f"What can be compressed of {found.recommender}"
+    can = Table("group", *right, "can be done", "cannot, and why", title=title, title_justify="left")
     for group in found.groups:
         share = "" if group.time_share is None else f"{group.time_share:.0%}"
         cannot = "\n".join(f"{one.technique}: {one.reason}" for one in group.cannot)
         layers, parameters = len(group.modules), group.parameters
         can.add_row(group.name, str(layers), f"{parameters:,}", share, ", ".join(group.can), cannot)
-    told = [can, *_forms(found)]
-    if not found.left_alone:
-        return told
+    forms = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
+    for form in found.forms:
+        if form.reason is not None:
+            forms.add_row(form.form, form.reason)
     alone = Table("module", "why", title="Left alone", title_justify="left")
     for one in found.left_alone:
         alone.add_row(one.module, one.reason)
-    return [*told, alone]
-
-
-def _forms(found: ValidationReport) -> list[Table]:
-    """Describe the forms of the whole graph that are not available."""
-    refused = [one for one in found.forms if one.reason is not None]
-    if not refused:
-        return []
-    table = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
-    for one in refused:
-        table.add_row(one.form, one.reason)
-    return [table]
+    return [can, *(table for table in (forms, alone) if table.rows)]
 
 
 def conclusion(found: ValidationReport) -> Sequence[str]:
