@@ -118,20 +118,16 @@ class Float:
 Domain = Choice | Integer | Float
 
 
-def pick(domain: Choice, suggester: Suggester, name: str) -> Any:
-    """Return the only value without a suggestion, or the suggested one."""
-    return domain.values[0] if len(domain.values) == 1 else domain.suggest(suggester, name)
+def pick(domain: Domain, suggester: Suggester, name: str) -> Any:
+    """Return the only value of a choice without a suggestion, or the suggested one."""
+    if isinstance(domain, Choice) and len(domain.values) == 1:
+        return domain.values[0]
+    return domain.suggest(suggester, name)
 
 
 def draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:
     """Suggest a value for each domain, in the order of their names."""
-
-    def value(name: str) -> Scalar:
-        domain, knob = domains[name], f"{prefix}.{name}"
-        drawn: Scalar = pick(domain, suggester, knob) if isinstance(domain, Choice) else domain.suggest(suggester, knob)
-        return drawn
-
-    return tuple((name, value(name)) for name in sorted(domains))
+    return tuple((name, pick(domains[name], suggester, f"{prefix}.{name}")) for name in sorted(domains))
 
 
 def least(domain: Domain) -> Scalar:

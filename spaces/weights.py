@@ -160,16 +160,10 @@ class WeightsSpace:
         factorised, shared, narrowed or trained quantization-aware.
         """
         settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
-        reshaping = (
-            self.pruning,
-            self.low_rank,
-            self.tables,
-            len(self.window.values) > 1,
-            len(self.history.values) > 1,
-            len(self.quantization_aware.values) > 1,
-        )
+        choices = (self.window, self.history, self.quantization_aware)
         student = ("student",) if self.architecture and not self._is_own(settled) else ()
-        return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
+        pruned = self.pruning or self.low_rank or self.tables or any(len(choice.values) > 1 for choice in choices)
+        return ("baseline", *student, *(("pruned",) if pruned else ()))
 
     def within(self, groups: Collection[str]) -> WeightsSpace:
         """Return the space that neither prunes nor factorises any other group, nor changes the form of its tables."""
@@ -234,11 +228,8 @@ class WeightsSpace:
         for group, space in sorted(self.tables.items()):
             form = pick(space.form, suggester, f"tables.{group}.form")
             if form == SHARED:
-                shared.append(
-                    QuotientRemainder(
-                        group, float(space.full_rows_share.suggest(suggester, f"tables.{group}.full_rows_share"))
-                    )
-                )
+                share = space.full_rows_share.suggest(suggester, f"tables.{group}.full_rows_share")
+                shared.append(QuotientRemainder(group, float(share)))
             if form == MIXED:
                 temperature = space.temperature.suggest(suggester, f"tables.{group}.temperature")
                 mixed.append(MixedDimensions(group, float(temperature)))
@@ -258,8 +249,8 @@ class WeightsSpace:
         return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
 
     def _low_rank(self, suggester: Suggester) -> LowRank | None:
-        drawn = ((g, float(pick(self.low_rank[g], suggester, f"low_rank.{g}"))) for g in sorted(self.low_rank))
-        shares = tuple((group, share) for group, share in drawn if share < 1)
+        drawn = draw(self.low_rank, suggester, "low_rank")
+        shares = tuple((group, float(share)) for group, share in drawn if float(share) < 1)
         return LowRank(shares) if shares else None
 
     def _distillation(self, suggester: Suggester) -> Distillation:

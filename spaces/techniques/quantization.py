@@ -125,11 +125,9 @@ class PrecisionSpace:
         """
         widths = draw(self.widths, suggester, "precision")
         precision = Precision(tuple((group, str(width)) for group, width in widths))
-        return (
-            precision
-            if precision.packed
-            else replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
-        )
+        if precision.packed:
+            return precision
+        return replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
 
     def calibrated(self, suggester: Suggester, precision: Precision, learned: Collection[str]) -> Precision:
         """Add the calibration method where some group in static int8 has not learned its ranges."""
