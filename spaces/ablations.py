@@ -93,9 +93,7 @@ def _reshaped(field: str, group: str | None, target: Candidate, source: Candidat
 
 
 def _distilled(target: Candidate, source: Candidate) -> Candidate:
-    """Give the target the source's distillation: removed, the model trains as long on the labels alone; applied alone,
-    the baseline's shape is trained again.
-    """
+    """Give the target the source's distillation; without one, the model trains as long on the labels alone."""
     learning = source.weights.distillation
     if learning is None:
         own = target.weights.distillation
@@ -151,9 +149,7 @@ def _placed(part: str, target: Candidate, source: Candidate) -> Candidate:
 
 
 def _seated(target: Candidate, source: Candidate) -> Candidate:
-    """Give the target the source's instance group; keep an engine that the target's widths need, and drop settings that
-    do not fit the new replicas.
-    """
+    """Give the target the source's instance group; its widths keep their engine, and settings that no longer fit go."""
     instance_group, own = source.placement.instance_group, target.placement.instance_group
     if target.precision.compute != "fp32" or target.precision.packed:
         instance_group = replace(instance_group, engine=own.engine, device=own.device)

@@ -136,9 +136,7 @@ def least(domain: Domain) -> Scalar:
 
 
 def middle(domain: Domain) -> Scalar:
-    """Return the middle value: the geometric mean of a log scale's bounds, rounded down to the grid of a stepped
-    domain.
-    """
+    """Return the middle value, rounded down to the grid of a stepped domain; on a log scale, the geometric mean."""
     if isinstance(domain, Choice):
         return domain.values[len(domain.values) // 2 if len(domain.values) < 4 else (len(domain.values) - 1) // 2]
     if isinstance(domain, Integer):

@@ -44,16 +44,12 @@ def reason(part: Part, share: float = SHARE) -> str:
 
 
 def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
-    """Narrow the space: groups out of focus are neither pruned, factorised nor stored in another form or width;
-    architecture and placement are unchanged.
-    """
+    """Narrow the space: groups out of focus are not compressed; architecture and placement are unchanged."""
     fp32 = Choice(("fp32",))
     widths = {group: domain if group in focus else fp32 for group, domain in space.precision.widths.items()}
     return replace(space, weights=space.weights.within(focus), precision=replace(space.precision, widths=widths))
 
 
 def _percent(value: float, bound: float) -> str:
-    """Format a percentage with one decimal, or with three close to the bound, so that a value below it does not read as
-    equal.
-    """
+    """Format a percentage with one decimal, or with three close to the bound, from which it must be told apart."""
     return f"{100 * value:.{1 if abs(value - bound) > 5e-4 else 3}f}%"

@@ -156,9 +156,7 @@ class WeightsSpace:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Origins of the weights on offer; `pruned` starts from the baseline's own weights, which are pruned,
-        factorised, shared, narrowed or trained quantization-aware.
-        """
+        """Origins of the weights on offer; `pruned` is any technique on the baseline's own weights."""
         settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
         choices = (self.window, self.history, self.quantization_aware)
         student = ("student",) if self.architecture and not self._is_own(settled) else ()
@@ -174,9 +172,7 @@ class WeightsSpace:
         return replace(self, **kept)  # type: ignore[arg-type]
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Return the knob values of the middle of each technique that leaves the baseline, and of the smallest student,
-        with no other technique applied.
-        """
+        """Return the knob values of each technique alone: its middle, and the smallest student as well."""
         sparse = {"window": self.window, "history": self.history}
         whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}

@@ -51,11 +51,7 @@ def _config(options: argparse.Namespace) -> StudyConfig:
 
 
 def _existing(options: argparse.Namespace) -> Session:
-    """A study that was run before, with the settings that it was begun with.
-
-    Raises:
-        InputError: there is none.
-    """
+    """A study that was run before, with the settings that it was begun with; InputError if there is none."""
     from search.session import open_session
     from search.study import exists
 

@@ -1,7 +1,4 @@
-"""Report of this machine's resources and gaps for a study, with the consequence and the remedy of each gap.
-
-Works in a light install: a package that is not there is a finding.
-"""
+"""Report of what this machine has and lacks for a study; works in a light install, where packages are missing."""
 
 from __future__ import annotations
 
@@ -115,11 +112,7 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 def diagnose(home: Path) -> Diagnosis:
-    """Diagnose the whole machine; loads the engines, and neither torch nor any other heavy package.
-
-    Args:
-        home: where studies are to be kept; it need not be there yet
-    """
+    """Diagnose the machine for a home that need not exist yet; loads the engines, and no other heavy package."""
     versions = {name: _version(name) for names in PACKAGES.values() for name in names}
     features, gpus, browser = cpu_features(), nvidia_gpus(), _browser()
     engines = tuple(_engine(name) for name in ENGINES)

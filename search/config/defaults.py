@@ -1,6 +1,4 @@
-"""Search space of one study: the defaults of the model family and the machine, replaced by the study file's
-settings.
-"""
+"""Search space of a study: defaults of the model family and the machine, replaced by the study file's settings."""
 
 from __future__ import annotations
 
@@ -41,8 +39,7 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
     """Build every knob of the study; the row limits of a placement follow the median request.
 
     Raises:
-        ConfigError: the study file names an unavailable group, size, engine or width; the message lists the available
-        ones.
+        ConfigError: the study file names an unavailable group, size, engine or width; it lists the available ones.
     """
     return SearchSpace(_weights(given, prepared), _precision(given, prepared), _placement(given.placement, prepared))
 
@@ -107,9 +104,7 @@ def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
 
 
 def _stored(named: Collection[str], structure: ModelStructure) -> Mapping[str, tuple[str, ...]]:
-    """Return the parts with a width of their own: where the study file names a group of tables, only the tables that it
-    names.
-    """
+    """Return the parts with a width of their own; where a group of tables is named, only tables that are named too."""
     whole = any(group.kind == "table" and group.name in named for group in structure.groups)
     asked = (table.name for table in structure.tables if table.name in named)
     return structure.stored((*asked, *(() if whole else structure.heavy_tables())))
@@ -134,9 +129,7 @@ def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
 
 
 def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
-    """Return the forms of tables, and groups of them, that may have another form. Mixed dimensions depend on lookup
-    frequency: with equal frequencies, they have no effect.
-    """
+    """Return the forms of tables that may have several; with equal lookup frequencies, mixed dimensions do nothing."""
     rows = {table.name: table.rows for table in prepared.structure.tables if table.form_refused is None}
     stored = prepared.structure.stored(prepared.structure.heavy_tables())
     large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}

@@ -35,9 +35,7 @@ class Limits:
         return None
 
     def unproved(self, quality: Quality) -> str | None:
-        """Return the limit that is not kept with certainty, the upper end of an interval being above it; None where all
-        are.
-        """
+        """Return the first limit that an interval's upper end exceeds, or whose loss is undefined; None without any."""
         for where, loss, interval, limit in self._each(quality):
             if loss is None or interval is None:
                 return f"the loss{where} is undefined, and must be at most {limit:.2%}"

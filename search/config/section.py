@@ -61,9 +61,7 @@ class Range(Section):
 
 @dataclass(frozen=True)
 class _ReadsDomain:
-    """Reader of a knob's domain from its written form; a real knob accepts numbers within bounds, and converts them to
-    float.
-    """
+    """Reader of a knob's domain from its written form; with bounds, numbers within them, which become floats."""
 
     bounds: tuple[float, float] | None = None
     rule: str = ""

@@ -135,9 +135,7 @@ class Placement:
 
     @property
     def in_turn(self) -> int | None:
-        """Number of replicas that serve requests one by one in the order of arrival; None where requests are batched,
-        split, routed to a second instance group or refused.
-        """
+        """Replicas that serve requests one by one as they arrive; None where they batch, split, route or refuse."""
         plain = Placement(
             self.instance_group, self.inline, embedding_device=self.embedding_device, user_once=self.user_once
         )
@@ -248,9 +246,7 @@ class PlacementSpace:
         return {f"placement.{name}": value for name, value in self._baseline().items()}
 
     def lean(self) -> dict[str, Scalar]:
-        """Return the knob values of a placement that suits small models: one thread, inline (the caller's own thread)
-        where that is offered.
-        """
+        """Return the knob values that suit small models: one thread, and inline, where they are offered."""
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
         return {"placement.layout": layout, "placement.inline": True in self.inline}
 
@@ -298,9 +294,7 @@ class PlacementSpace:
         )
 
     def _route(self, suggester: Suggester, engine: str, device: str) -> InstanceGroup:
-        """Suggest the instance group of the large requests. The place is suggested only where there are several, under
-        a name that contains the place of the small requests, on which its domain depends.
-        """
+        """Suggest the instance group of large requests; the knob's name holds the place on which its domain depends."""
         own = InstanceGroup(engine, device).place
         others = Choice(tuple(place for place in self.engine.values if place != own))
         place = pick(others, suggester, f"placement.route_from_{own}")

@@ -84,9 +84,7 @@ def kept_of(width: PrunableDim, ratio: float, multiple: int) -> int:
 
 
 def ways_to_prune(group: Group, ratios: Sequence[float], multiple: int) -> tuple[float, ...]:
-    """Select the ratios that leave the group in different shapes, in their order; of several with the same shape, the
-    one nearest to the share actually removed.
-    """
+    """Select, in their order, one ratio for each shape that the group may get: the nearest to the share removed."""
     nearest: dict[tuple[int, ...], tuple[float, float]] = {}
     for ratio in ratios:
         kept = tuple(kept_of(width, ratio, multiple) for width in group.dims)
