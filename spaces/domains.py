@@ -34,12 +34,10 @@ class FixedValues:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self.knobs.get(name, choices[0])
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, **scale: object) -> int:
         return int(self.knobs.get(name, low))
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
+    def suggest_float(self, name: str, low: float, high: float, **scale: object) -> float:
         return float(self.knobs.get(name, low))
 
 

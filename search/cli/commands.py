@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     console = _console(options)
     session, found = explore_run.run(_config(options), _home(options), console)
     _show_front(session, found, console)
-    console.result(f"next: leanrec choose {options.study}{_home_option(options)}, leanrec ui{_home_option(options)}")
+    home = f" --home {options.home}" if options.home else ""
+    console.result(f"next: leanrec choose {options.study}{home}, leanrec ui{home}")
     return DONE
 
 
@@ -94,10 +95,6 @@ def _show_front(session: Session, front: Front, console: Console) -> None:
     console.result(said.headline, *(f"- {sentence}" for sentence in said.sentences))
     console.result(f"report: {session.home.reports(session.config.name) / 'report.html'}")
     console.document(front_json(front))
-
-
-def _home_option(options: argparse.Namespace) -> str:
-    return f" --home {options.home}" if options.home else ""
 
 
 def profile(options: argparse.Namespace) -> int:
@@ -155,8 +152,7 @@ def remeasure(options: argparse.Namespace) -> int:
 
 
 def ablate(options: argparse.Namespace) -> int:
-    from search.ablation.ablation import ablate as take_back
-    from search.ablation.ablation import nothing_measured
+    from search.ablation import ablation
     from search.ablation.records import FACT, FACT_FILE
     from search.locking import locked, stoppable
     from search.report.ablation import ablation_table
@@ -167,7 +163,7 @@ def ablate(options: argparse.Namespace) -> int:
     with locked(home, name), stoppable():
         try:
             with open_workers(home.logs(name)) as workers:
-                found = take_back(session, options.trial, workers.builder, workers.meter, console)
+                found = ablation.ablate(session, options.trial, workers.builder, workers.meter, console)
         finally:
             if FACT in session.study.facts:
                 session.level(console)
@@ -177,7 +173,7 @@ def ablate(options: argparse.Namespace) -> int:
     if found.control is not None:
         console.result(found.control.sentence)
     console.result(f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}")
-    return FAILED if nothing_measured(found) else DONE
+    return FAILED if ablation.nothing_measured(found) else DONE
 
 
 def build(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ Objective = Literal[
     "money_per_million",
 ]
 
+_Share = Annotated[float, Field(gt=0, lt=1)]
 # Largest seed that Optuna and scikit-learn accept.
 _LARGEST_SEED = 2**32 - 1
 BUILT_IN = ("dcn-v2", "dlrm", "sasrec")
@@ -38,8 +39,8 @@ class QualityConfig(Section):
         pattern=r"^(auc|gauc|ndcg@[1-9]\d*|hr@[1-9]\d*)$",
         description="auc, gauc, ndcg@K, hr@K, or null for the model family's own",
     )
-    max_loss: float = Field(default=0.01, gt=0, lt=1, description="a number above 0 and below 1, such as 0.01 for 1%")
-    slices: Mapping[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+    max_loss: _Share = Field(default=0.01, description="a number above 0 and below 1, such as 0.01 for 1%")
+    slices: Mapping[str, _Share] = Field(
         default={}, description="a mapping of slice to a number above 0 and below 1, such as {rare items: 0.02}"
     )
     slice_by: Listed[Annotated[str, Field(min_length=1)]] = Field(
@@ -86,11 +87,8 @@ class TrafficConfig(Section):
         pattern=rf"^({'|'.join(_PATTERNS)}|log:.+)$",
         description=f"{', '.join(_PATTERNS)} or log:FILE, a request log in CSV or Parquet",
     )
-    load: float = Field(
-        default=0.4,
-        gt=0,
-        lt=1,
-        description="a number above 0 and below 1, a share of what the baseline answers one by one",
+    load: _Share = Field(
+        default=0.4, description="a number above 0 and below 1, a share of what the baseline answers one by one"
     )
     rows: RowsConfig = RowsConfig()
     on_seconds: float = Field(default=0.5, ge=0.001, description="seconds, at least 0.001")

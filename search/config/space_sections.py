@@ -57,6 +57,12 @@ def _place(text: str) -> str:
     raise rule(f"must be ENGINE or ENGINE:DEVICE, such as onnxruntime or onnxruntime:cuda, but got {show(text)}")
 
 
+def _ranks(domain: Domain) -> Domain:
+    if not isinstance(domain, Choice) or 1.0 not in domain:
+        raise rule(f"must be a list of shares, 1.0 (the whole rank) among them, but got {show(written(domain))}")
+    return domain
+
+
 # Lists of values, with those that leave the baseline unchanged.
 _Wholes = Listed[Annotated[int, Field(ge=0)]]
 _Places = Listed[Annotated[str, AfterValidator(_place)]]
@@ -141,7 +147,7 @@ class SpaceConfig(Section):
     pruning_steps: Annotated[Listed[Annotated[int, Field(ge=1)]], _holds()] | None = Field(
         default=None, description="a list of whole numbers, at least 1, or null"
     )
-    low_rank: Mapping[str, Fractions] | None = Field(
+    low_rank: Mapping[str, Annotated[Fractions, AfterValidator(_ranks)]] | None = Field(
         default=None, description="a mapping of layer group to shares of the rank, {} for none, or null"
     )
     tables: TablesConfig = TablesConfig()
@@ -163,13 +169,4 @@ class SpaceConfig(Section):
                     near = nearest(width, known)
                     raise rule(f"must be one of {', '.join(known)}, but got {show(width)}{near}", group, index)
             _check(widths, () if group == "calibration" else ("fp32",), group)
-        return value
-
-    @field_validator("low_rank")
-    @classmethod
-    def _holds_whole(cls, value: Mapping[str, Domain] | None) -> Mapping[str, Domain] | None:
-        for group, domain in (value or {}).items():
-            if not isinstance(domain, Choice) or 1.0 not in domain:
-                got = show(written(domain))
-                raise rule(f"must be a list of shares, 1.0 (the whole rank) among them, but got {got}", group)
         return value
