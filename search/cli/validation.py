@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.table import Column, Table
 
 from objectives.bags import Bags
-from objectives.records import LEARNED_ROUNDING, Prepared, Tried
+from objectives.records import LEARNED_ROUNDING, Prepared
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console
 from search.config.defaults import EPOCHS
@@ -134,19 +134,17 @@ def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationRepo
 
 
 def _group(group: Group, prepared: Prepared, share: float | None) -> GroupReport:
+    # A table of the group that was tried by itself is named with the technique.
     tried = [
-        (_technique(one, group), one.refused) for one in prepared.tried if one.group in (group.name, *group.modules)
+        (one.technique if one.group == group.name else f"{one.technique} of {one.group}", one.refused)
+        for one in prepared.tried
+        if one.group in (group.name, *group.modules)
     ]
     if group.kind in ("linear", "attention"):
         tried.append((LEARNED_ROUNDING, prepared.unlearnable))
     can = tuple(technique for technique, refused in tried if refused is None)
     cannot = tuple(Refusal(technique, refused) for technique, refused in tried if refused is not None)
     return GroupReport(group.name, group.kind, group.modules, group.parameters, share, can, cannot)
-
-
-def _technique(one: Tried, group: Group) -> str:
-    """Name the technique, with the table that it was tried on, where that is a separate one of the group."""
-    return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
 
 
 def _trials(config: StudyConfig, found: DryRun) -> TrialRange:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from spaces.domains import Choice, Scalar, Suggester, pick
@@ -136,9 +136,7 @@ class Placement:
     @property
     def in_turn(self) -> int | None:
         """Replicas that serve requests one by one as they arrive; None where they batch, split, route or refuse."""
-        plain = Placement(
-            self.instance_group, self.inline, embedding_device=self.embedding_device, user_once=self.user_once
-        )
+        plain = replace(self, batching=None, split_rows=None, route=None, admission=Admission())
         return self.replicas if self == plain else None
 
     def knobs(self) -> dict[str, Scalar]:
