@@ -23,10 +23,7 @@ _Column = Annotated[str, Field(min_length=1)]
 
 
 class ColumnsConfig(Section):
-    """Roles of a table's columns. Features that are neither the user's nor the item's are of the moment.
-
-    positive_from: the least value that counts as 1, such as 4 stars; None for a label of 0 or 1
-    """
+    """Roles of a table's columns. Features that are neither the user's nor the item's are of the moment."""
 
     label: _Column = Field(description="the name of a column")
     timestamp: _Column = Field(description="the name of a column")
@@ -88,11 +85,7 @@ class CriteoData(Section):
 
 
 class SyntheticData(Section):
-    """Clicks drawn from a known model.
-
-    user_turnover: 0: users are active all the time; 1: each within one short span
-    order: how often the next item depends on the one before
-    """
+    """Clicks drawn from a known model."""
 
     source: Literal["synthetic"] = "synthetic"
     rows: int = Field(default=100_000, ge=2, description="a whole number, at least 2")

@@ -1,4 +1,4 @@
-"""Sections of a study file, each field with its default and its rule."""
+"""Sections of a study file, each field with its default and its rule; presets/template.yaml explains them."""
 
 from __future__ import annotations
 
@@ -75,12 +75,7 @@ _PATTERNS = ("poisson", "deterministic", "bursts", "diurnal")
 
 
 class TrafficConfig(Section):
-    """Traffic of a study. The load is the baseline's utilisation: the request rate over the rate at which its replica
-    serves requests one by one. It is moderate by default: the closer to 1, the more a queue amplifies each stall of the
-    machine.
-
-    Seconds, quiet and depth are settings of bursts and of a daily curve.
-    """
+    """Traffic of a study; seconds, quiet and depth are settings of bursts and of a daily curve."""
 
     pattern: str = Field(
         default="poisson",
@@ -105,19 +100,14 @@ class TrafficConfig(Section):
 
 
 class SloConfig(Section):
-    """Service level objective: a percentile of latency within `ms` milliseconds; None is twice the baseline's own
-    percentile at the study's load.
-    """
+    """Service level objective; `ms` None is twice the baseline's own percentile at the study's load."""
 
     percentile: Literal[50, 95, 99] = 95
     ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 
 
 class TimingConfig(Section):
-    """Numbers of blocks of candidate and baseline in a benchmark: to screen, in one visit; for a point that would enter
-    the front and to confirm, in visits of 20 or more, each of which opens both anew; and the longest time that a visit
-    waits for undisturbed blocks.
-    """
+    """Blocks of candidate and baseline in a benchmark, by its purpose, and how long it waits for undisturbed ones."""
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
     near_blocks: int = Field(default=60, ge=20, description="a whole number, at least 20")
@@ -134,18 +124,14 @@ class TrainingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Budget of the search: minutes without the baseline's training, and the number of trials that end, measured,
-    stopped or failed, without the baseline and the reference points; None: as many as fit.
-    """
+    """Minutes of the search, and trials that end in it, baseline and reference points aside; None: as many as fit."""
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
     trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
 
 
 class WorkersConfig(Section):
-    """Number of builder processes (None: as many as the machine supports), and the time limits of a fit or an
-    evaluation, and of any other job.
-    """
+    """Builders (None: as many as the machine supports); limits of a fit or an evaluation, and of any other job."""
 
     builders: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     fit_seconds: float = Field(default=600.0, gt=0, description="seconds above 0")

@@ -127,11 +127,7 @@ class PlacementConfig(Section):
 
 
 class SpaceConfig(Section):
-    """Knobs to search; None: the default of family and machine. An empty architecture, pruning or low_rank is switched
-    off.
-
-    focus: a layer group with a smaller share than this of the baseline's time and bytes is not compressed
-    """
+    """Knobs to search; None: the default of family and machine. An empty architecture, pruning or low_rank is off."""
 
     focus: float = Field(default=0.05, ge=0, lt=1, description="a number from 0 (off) to below 1, such as 0.05 for 5%")
 

@@ -59,8 +59,7 @@ class Pruning(Reshaping):
 
 
 def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
-    """Return the number of units that remain when a share `ratio` is removed, rounded to a size that kernels handle
-    well.
+    """Return the units that remain when a share `ratio` is removed, rounded to a size that kernels handle well.
 
     Kernels work in vectors of `multiple` numbers, and a size between two multiples costs as much as the higher one. The
     number is rounded to the units that fill a vector, halved until they are half of the dimension or fewer: a dimension
