@@ -44,10 +44,12 @@ def _bundle_folder(options: argparse.Namespace) -> Path:
 
 def _config(options: argparse.Namespace) -> StudyConfig:
     from search.config.study_file import load
+    from search.config.yaml_reader import show
 
-    minutes, trials = getattr(options, "minutes", None), getattr(options, "trials", None)
-    overrides = [*options.set, *(["space.focus=0"] if getattr(options, "all_groups", False) else [])]
-    return load(options.study, overrides, seed=options.seed, minutes=minutes, trials=trials)
+    given = {"budget.minutes": getattr(options, "minutes", None), "budget.trials": getattr(options, "trials", None)}
+    given |= {"seed": options.seed, "space.focus": 0 if getattr(options, "all_groups", False) else None}
+    last = [f"{key}={show(value)}" for key, value in given.items() if value is not None]
+    return load(options.study, [*options.set, *last])
 
 
 def _existing(options: argparse.Namespace) -> Session:

@@ -34,14 +34,8 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(name.stem for name in names if name.stem != _TEMPLATE))
 
 
-def load(
-    source: str,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-    minutes: float | None = None,
-    trials: int | None = None,
-) -> StudyConfig:
-    """Load the study of a preset's name or a YAML file, with `key.path=value` overrides, and those given by name last.
+def load(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Load the study of a preset's name or a YAML file, with `key.path=value` overrides, of which the last counts.
 
     A relative DIR or FILE is resolved from the folder of the file that contains it; in an override or a preset, from
     the working directory.
@@ -59,9 +53,6 @@ def load(
     for override in overrides:
         path, value = _read_override(override)
         data = read_renamed(_replaced(data, path, value))
-    for path, given in ((("seed",), seed), (("budget", "minutes"), minutes), (("budget", "trials"), trials)):
-        if given is not None:
-            data = _replaced(data, path, given)
     data = _absolute(data, Path.cwd())
     config = parse(data)
     for place, prefix, what, name in _on_disk(data):
