@@ -228,7 +228,7 @@ _TAGGED: Mapping[str, type[Section]] = {"<range>": Range, **FORMS}
 def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
     """Return the innermost section on the way to an error, and the requirement there."""
     section: type[Section] = StudyConfig
-    text = f"a mapping with the keys {_keys(section)}"
+    text = ""
     for key in location:
         field = section.model_fields.get(str(key))
         if str(key) in _TAGGED:
@@ -236,10 +236,9 @@ def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
         elif field is not None:
             kind = field.annotation
             if isinstance(kind, type) and issubclass(kind, Section):
-                section = kind
-                text = f"a mapping with the keys {_keys(section)}"
+                section, text = kind, ""
             text = field.description or text
-    return section, text
+    return section, text or f"a mapping with the keys {_keys(section)}"
 
 
 def _known(section: type[Section], key: object, value: object) -> str:
