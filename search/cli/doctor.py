@@ -11,23 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from objectives.serving.devices import (
-    ENGINES,
-    FEATURES,
-    HOW_TO_GET,
-    Gpu,
-    core_ids,
-    cores_allowed,
-    cpu_features,
-    cpu_model,
-    cpu_quota,
-    devices_of,
-    engine_version,
-    memory_available,
-    nvidia_gpus,
-    onnxruntime_providers,
-    openvino_devices,
-)
+from objectives.serving import devices
+from objectives.serving.devices import ENGINES, HOW_TO_GET, Gpu
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,27 +99,27 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 def diagnose(home: Path) -> Diagnosis:
     """Diagnose the machine for a home that need not exist yet; loads the engines, and no other heavy package."""
     versions = {name: _version(name) for names in PACKAGES.values() for name in names}
-    features, gpus, browser = cpu_features(), nvidia_gpus(), _browser()
+    features, gpus, browser = devices.cpu_features(), devices.nvidia_gpus(), _browser()
     engines = tuple(_engine(name) for name in ENGINES)
     lacks = (
         *_missing_packages(versions),
         *_missing_devices(engines, gpus),
         *_missing_features(features),
-        *_missing_rest(cores_allowed(), browser),
+        *_missing_rest(devices.cores_allowed(), browser),
     )
     return Diagnosis(
         python=platform.python_version(),
         system=platform.platform(),
         versions=versions,
-        cpu=cpu_model(),
+        cpu=devices.cpu_model(),
         cores_machine=os.cpu_count() or 1,
-        cores_allowed=cores_allowed(),
-        cores_why=why_fewer(os.cpu_count() or 1, len(core_ids()), cpu_quota()),
+        cores_allowed=devices.cores_allowed(),
+        cores_why=why_fewer(os.cpu_count() or 1, len(devices.core_ids()), devices.cpu_quota()),
         features=features,
-        features_missing=tuple(feature for feature in FEATURES if feature not in features),
+        features_missing=tuple(feature for feature in devices.FEATURES if feature not in features),
         engines=engines,
         gpus=gpus,
-        memory_available_bytes=memory_available(),
+        memory_available_bytes=devices.memory_available(),
         home=str(home),
         disk_free_bytes=_disk_free(home),
         browser=browser,
@@ -154,7 +139,7 @@ def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
 
 def _version(package: str) -> str | None:
     if package in ENGINES:
-        return engine_version(package)
+        return devices.engine_version(package)
     try:
         return version(package)
     except PackageNotFoundError:
@@ -163,10 +148,10 @@ def _version(package: str) -> str | None:
 
 def _engine(name: str) -> EngineFound:
     try:
-        holds = onnxruntime_providers() if name == "onnxruntime" else openvino_devices()
-        return EngineFound(name, engine_version(name), holds, devices_of(name))
+        holds = devices.onnxruntime_providers() if name == "onnxruntime" else devices.openvino_devices()
+        return EngineFound(name, devices.engine_version(name), holds, devices.devices_of(name))
     except (ImportError, OSError, RuntimeError) as error:
-        return EngineFound(name, engine_version(name), (), (), " ".join(str(error).split()))
+        return EngineFound(name, devices.engine_version(name), (), (), " ".join(str(error).split()))
 
 
 def _browser() -> str | None:
