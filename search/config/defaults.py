@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 
 from objectives.records import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
@@ -133,31 +133,22 @@ def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
     rows = {table.name: table.rows for table in prepared.structure.tables if table.form_refused is None}
     stored = prepared.structure.stored(prepared.structure.heavy_tables())
     large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
-    even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
+
+    def refused(name: str, form: str) -> str | None:
+        if form == MIXED and large[name] <= set(prepared.even_tables):
+            return "these data, which look up every id as often"
+        reason = prepared.refused(stored[name], form)
+        return None if reason is None else f"this model: {reason}"
+
     asked = given.form or TABLE_FORMS.values
-    forms = {
-        name: tuple(f for f in asked if (f != MIXED or name not in even) and not prepared.refused(stored[name], str(f)))
-        for name in large
-        if large[name]
-    }
-    for form in (SHARED, MIXED):
-        why = _not_any(form, prepared, {name: stored[name] for name in forms}, even)
-        if given.form is not None and form in given.form and why is not None:
-            raise ConfigError(f"space.tables.form: {form} must be left out for {why}")
+    forms = {name: tuple(f for f in asked if refused(name, str(f)) is None) for name in large if large[name]}
+    unfit = sorted(f"this model: {t.form_refused}" for t in prepared.structure.tables if t.form_refused is not None)
+    for form in given.form or ():
+        reasons = [refused(name, form) for name in forms]
+        if form != FULL and None not in reasons and (why := [*filter(None, reasons), *unfit]):
+            raise ConfigError(f"space.tables.form: {form} must be left out for {why[0]}")
     full_rows, temperature = given.full_rows_share or FULL_ROWS, given.temperature or TABLE_TEMPERATURE
     return {name: TableSpace(Choice(of), full_rows, temperature) for name, of in forms.items() if len(of) > 1}
-
-
-def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]], even: Set[str]) -> str | None:
-    """Return the reason why no table may have the form, None where one may, or where none is large enough for any."""
-    reasons = {table.form_refused for table in prepared.structure.tables} - {None}
-    refused = {name: prepared.refused(modules, form) for name, modules in stored.items()}
-    if any(reason is None and (form != MIXED or name not in even) for name, reason in refused.items()):
-        return None
-    if form == MIXED and even & stored.keys():
-        return "these data, which look up every id as often"
-    reason = next(iter([*filter(None, refused.values()), *sorted(map(str, reasons))]), None)
-    return None if reason is None else f"this model: {reason}"
 
 
 def _looked_at(field: str, given: tuple[int, ...] | None, history: int | None) -> Choice:
