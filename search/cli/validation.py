@@ -204,12 +204,10 @@ def conclusion(found: ValidationReport) -> Sequence[str]:
 
 def _user_inputs(found: ValidationReport) -> Sequence[str]:
     """Describe the inputs that are taken to be equal in all rows of a request, and the reason."""
-    by: dict[bool, list[str]] = {}
-    for one in found.user_inputs:
-        by.setdefault(one.inferred, []).append(one.name)
     told = {
         False: "Inputs of the user, by declaration or form: {}.",
         True: "Inputs of the user, inferred since they are equal in all rows of each request: {}; where production may "
         "send other requests, let the factory declare user_inputs.",
     }
-    return [told[inferred].format(", ".join(names)) for inferred, names in by.items()]
+    by = {inferred: [one.name for one in found.user_inputs if one.inferred == inferred] for inferred in told}
+    return [told[inferred].format(", ".join(names)) for inferred, names in by.items() if names]
