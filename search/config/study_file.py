@@ -19,7 +19,7 @@ from search.config.data_sections import FORMS
 from search.config.renamed_keys import read_renamed
 from search.config.section import Range, Section
 from search.config.sections import StudyConfig
-from search.config.yaml_reader import dotted, nearest, plain, show
+from search.config.yaml_reader import dotted, nearest, plain, replaced, show, value_at
 from search.errors import ConfigError
 
 # Sections that a resumed study may have changed: duration and place of the search, not its subject.
@@ -52,7 +52,7 @@ def load(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
     data = _absolute(read_renamed(data), folder)
     for override in overrides:
         path, value = _read_override(override)
-        data = read_renamed(_replaced(data, path, value))
+        data = read_renamed(replaced(data, path, value))
     data = _absolute(data, Path.cwd())
     config = parse(data)
     for place, prefix, what, name in _on_disk(data):
@@ -133,20 +133,6 @@ def _read_override(override: str) -> tuple[tuple[str, ...], object]:
     return path, plain(text, f"--set {key.strip()}", path)
 
 
-def _replaced(
-    data: Mapping[str, object], path: tuple[str, ...], value: object, *, done: tuple[str, ...] = ()
-) -> dict[str, object]:
-    """Copy data with the value at path replaced, since data under an anchor may be shared."""
-    key, *rest = path
-    if not rest:
-        return {**data, key: value}
-    inner = data.get(key)
-    if inner is not None and not isinstance(inner, dict):
-        where = dotted((*done, key))
-        raise ConfigError(f"{dotted((*done, *path))}: {where} holds no further keys; it is {show(inner)}")
-    return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
-
-
 # Settings that name a file or folder, after a prefix; it has to exist.
 _ON_DISK = (
     (("data", "source"), "movielens:", "DIR"),
@@ -160,9 +146,7 @@ _ON_DISK = (
 def _on_disk(data: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str, str, str]]:
     """Yield the place, the prefix, DIR or FILE, and the path of each setting that names one."""
     for place, prefix, what in _ON_DISK:
-        value: object = data
-        for key in place:
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = value_at(data, place)
         if isinstance(value, str) and value.startswith(prefix) and value != prefix:
             yield place, prefix, what, value.removeprefix(prefix)
 
@@ -174,7 +158,7 @@ def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
         except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
             got = show(prefix + name)
             raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {got}: {error}") from error
-        data = _replaced(data, place, f"{prefix}{path}")
+        data = replaced(data, place, f"{prefix}{path}")
     return data
 
 

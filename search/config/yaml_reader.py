@@ -43,6 +43,27 @@ def plain(text: str, label: str, path: tuple[str, ...] = ()) -> object:
         raise ConfigError(f"{label}: nested too deeply for a study file") from error
 
 
+def value_at(data: object, path: Sequence[str]) -> object:
+    """Return the value at a path of keys, None where there is none."""
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def replaced(
+    data: Mapping[str, object], path: tuple[str, ...], value: object, *, done: tuple[str, ...] = ()
+) -> dict[str, object]:
+    """Copy data with the value at path replaced, since data under an anchor may be shared."""
+    key, *rest = path
+    if not rest:
+        return {**data, key: value}
+    inner = data.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        where = dotted((*done, key))
+        raise ConfigError(f"{dotted((*done, *path))}: {where} holds no further keys; it is {show(inner)}")
+    return {**data, key: replaced(inner or {}, tuple(rest), value, done=(*done, key))}
+
+
 def nearest(word: object, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
