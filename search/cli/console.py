@@ -87,7 +87,7 @@ class SearchBar:
         """One trial ended."""
         self.best = f"{complete} trials, hypervolume {hypervolume:.3f}"
         if best is not None:
-            self.best += f", best {_ratio(best.p95_ratio)} of p95 at {_loss(best.quality.loss)} loss"
+            self.best += f", best {best.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
@@ -98,9 +98,9 @@ def _line(told: TrialEvent) -> str:
     if m is None:
         return f"{head} {told.outcome.state}: {told.outcome.reason}"
     return (
-        f"{head} p95 {m.latency.candidate.p95_ms:.2f} ms ({_ratio(m.latency.p95_ratio)}), "
+        f"{head} p95 {m.latency.candidate.p95_ms:.2f} ms ({m.latency.p95_ratio:.3f}x), "
         f"throughput {m.throughput.ratio:.1f}x, capacity {m.throughput.capacity_ratio:.1f}x, "
-        f"loss {_loss(m.quality.loss)}"
+        f"loss {m.quality.loss:+.2%}"
     )
 
 
@@ -108,11 +108,3 @@ def front_table(front: Front) -> Table:
     """The front with its intervals, the baseline first, in the columns of the report's table."""
     title = f"Front of {front.study}: {len(front.members)} points"
     return console_table(title, FRONT_COLUMNS, table_rows(front))
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.3f}x"
-
-
-def _loss(value: float) -> str:
-    return f"{value:+.2%}"

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,13 +24,14 @@ from search.errors import ConfigError
 # Sections that a resumed study may have changed: duration and place of the search, not its subject.
 FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
 
-_TEMPLATE = "template"
+_PRESETS = resources.files("search.config").joinpath("presets")
+_TEMPLATE = "template.yaml"
 
 
 def preset_names() -> tuple[str, ...]:
     """Return the names of the studies included in leanrec."""
-    names = (Path(entry.name) for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
-    return tuple(sorted(name.stem for name in names if name.stem != _TEMPLATE))
+    names = sorted(entry.name for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+    return tuple(name.removesuffix(".yaml") for name in names if name != _TEMPLATE)
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -82,7 +82,7 @@ def write_template(path: Path) -> None:
     Raises:
         ConfigError: the path exists already, or cannot be written.
     """
-    text = _presets().joinpath(f"{_TEMPLATE}.yaml").read_text(encoding="utf-8")
+    text = _PRESETS.joinpath(_TEMPLATE).read_text(encoding="utf-8")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -102,14 +102,10 @@ def write_template(path: Path) -> None:
             draft.unlink()
 
 
-def _presets() -> Traversable:
-    return resources.files("search.config").joinpath("presets")
-
-
 def _read_source(source: str) -> tuple[str, str, Path]:
     """Return the text, its label in messages, and the folder from which its relative paths are resolved."""
     if source in preset_names():
-        return _presets().joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source, Path.cwd()
+        return _PRESETS.joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source, Path.cwd()
     path = Path(source)
     label = source or "''"
     try:
