@@ -52,6 +52,8 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     factorable = [g for g in groups if g.factorable and prepared.refused(g.modules, LOW_RANK) is None]
     ratios: dict[str, Domain] = {g.name: Choice(ways_to_prune(g, RATIOS, unit)) for g in prunable}
     ranks: dict[str, Domain] = {group.name: RANKS for group in factorable}
+    pruning = _replaced("space.pruning", ratios, given.pruning)
+    low_rank = _replaced("space.low_rank", ranks, given.low_rank)
     learning = given.distillation
     if learning.feature_weight is not None and not prepared.featured and learning.feature_weight != Choice((0.0,)):
         raise ConfigError(
@@ -60,7 +62,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     return WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
         own=prepared.sizes,
-        pruning=_pruned(_replaced("space.pruning", ratios, given.pruning)),
+        pruning={group: d for group, d in pruning.items() if _highest(d) > 0},
         distillation={
             "temperature": learning.temperature or TEMPERATURE,
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
@@ -70,7 +72,7 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
         importance=Choice(given.pruning_importance or IMPORTANCES),
         steps=Choice(given.pruning_steps or STEPS.values),
         multiple=unit,
-        low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
+        low_rank={group: d for group, d in low_rank.items() if isinstance(d, Choice) and len(d.values) > 1},
         tables=_tables(given.tables, prepared),
         window=_looked_at("space.attention.window", given.attention.window, prepared.history),
         history=_looked_at("space.attention.history", given.attention.history, prepared.history),
@@ -117,15 +119,8 @@ def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, bu
     return dict(given or {}) if built and not offered else _replaced("space.architecture", offered, given)
 
 
-def _pruned(ratios: Mapping[str, Domain]) -> dict[str, Domain]:
-    """Return the ratios of the groups that may be pruned."""
-    most = {group: max(map(float, d.values)) if isinstance(d, Choice) else d.high for group, d in ratios.items()}
-    return {group: domain for group, domain in ratios.items() if most[group] > 0}
-
-
-def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
-    """Return the ranks of the groups that may have less than the full rank."""
-    return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
+def _highest(domain: Domain) -> float:
+    return max(map(float, domain.values)) if isinstance(domain, Choice) else domain.high
 
 
 def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
