@@ -80,9 +80,6 @@ class Integer:
     def suggest(self, suggester: Suggester, name: str) -> int:
         return suggester.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
-    def __contains__(self, value: object) -> bool:
-        return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
-
 
 @dataclass(frozen=True)
 class Float:
@@ -105,12 +102,6 @@ class Float:
 
     def suggest(self, suggester: Suggester, name: str) -> float:
         return suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, float) or not self.low <= value <= self.high:
-            return False
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
-        return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
 Domain = Choice | Integer | Float
