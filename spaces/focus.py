@@ -1,12 +1,9 @@
-"""Select the layer groups worth compressing, and narrow the search space to them."""
+"""Select the layer groups worth compressing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-
-from spaces.domains import Choice
-from spaces.search_space import SearchSpace
+from dataclasses import dataclass
 
 SHARE = 0.05
 
@@ -42,10 +39,3 @@ def reason(part: Part, share: float = SHARE) -> str:
     if focus([part], share):
         return f"{time} of the time and {size} of the bytes: searched"
     return f"{time} of the time and {size} of the bytes, both below {100 * share:g}%: kept at fp32, not pruned"
-
-
-def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
-    """Narrow the space: groups out of focus are not compressed; architecture and placement are unchanged."""
-    fp32 = Choice(("fp32",))
-    widths = {group: domain if group in focus else fp32 for group, domain in space.precision.widths.items()}
-    return replace(space, weights=space.weights.within(focus), precision=replace(space.precision, widths=widths))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from spaces.candidate import Candidate
@@ -45,6 +45,12 @@ class SearchSpace:
         learned = {f"precision.{g}" for g in self.precision.widths if knobs.get(f"{AWARE}.{g}", False)}
         free = ("placement.", "precision.")
         return self._unlearned() | {n: v for n, v in knobs.items() if n in learned or not n.startswith(free)}
+
+    def within(self, groups: Collection[str]) -> SearchSpace:
+        """Return the space that compresses no other group; architecture and placement are unchanged."""
+        fp32 = Choice(("fp32",))
+        widths = {group: domain if group in groups else fp32 for group, domain in self.precision.widths.items()}
+        return replace(self, weights=self.weights.within(groups), precision=replace(self.precision, widths=widths))
 
     def _unlearned(self) -> dict[str, Scalar]:
         return {f"{AWARE}.{group}": False for group, domain in self.precision.widths.items() if STATIC in domain}
