@@ -139,8 +139,7 @@ def _of_a_study(add: _Add) -> None:
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
     what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
-    ablating = add("ablate", what, commands.ablate)
-    ablating.add_argument(
+    add("ablate", what, commands.ablate).add_argument(
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)

@@ -199,11 +199,11 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
         if self.own:
-            for key in ("data", "sizes"):
-                if value := getattr(self, key):
-                    shown = show(value if key == "sizes" else value.source)
+            for key, given in (("data", None if self.data is None else self.data.source), ("sizes", self.sizes)):
+                if given:
+                    got = show(given)
                     raise rule(
-                        f"must be left out for one's own recommender, whose factory gives it, but got {shown}", key
+                        f"must be left out for one's own recommender, whose factory gives it, but got {got}", key
                     )
         elif self.data is None:
             raise rule(f"missing; must be {type(self).model_fields['data'].description}", "data")
