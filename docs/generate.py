@@ -191,17 +191,16 @@ def _meanings(template: str) -> dict[str, list[str]]:
             found[_dotted(path)].append(f"Example: `{example[1]}`")
             continue
         # A key that is commented out, as those of other sources of data, lies deeper by its own indent.
-        hidden = re.fullmatch(r"#( +)(\w+):(| .*)", text) if path and path[0][1] == "data" else None
-        key = re.fullmatch(r"(\w+):(.*)", text)
-        if key is None and hidden is None:
+        hidden = r"(?:#( +))?" if path and path[0][1] == "data" else "()"
+        key = re.fullmatch(hidden + r"(\w+):(| .*)", text)
+        if key is None:
             _continue(found, path, indent, text, above)
             continue
-        name, rest = (key[1], key[2]) if key else (hidden[2], hidden[3])  # type: ignore[index]
-        indent += len(hidden[1]) - 1 if hidden and not key else 0
+        name, rest = key[2], key[3]
+        indent += len(key[1] or " ") - 1
         path = [*((depth, part) for depth, part in path if depth < indent), (indent, name)]
         comment = re.search(r"\s# ?(.*)$", rest)
-        paragraphs = [*_paragraphs(above), *([_sentence(comment[1])] if comment else [])]
-        found[_dotted(path)] += paragraphs
+        found[_dotted(path)] += [*_paragraphs(above), *([_sentence(comment[1])] if comment else [])]
         above = []
     return dict(found)
 
