@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -137,7 +138,7 @@ def _entries(
         default = "" if field.is_required() else f" Default `{_written_default(field)}`."
         rule = _rule(field)
         more = [new for text in meanings.get(within, []) if (new := _beyond(rule, text))]
-        yield "\n\n".join([f"- **`{within}`**: {rule}.{default}", *map(_indented, more)])
+        yield "\n\n".join([f"- **`{within}`**: {rule}.{default}", *(textwrap.indent(text, "  ") for text in more)])
 
 
 def _beyond(rule: str, text: str) -> str:
@@ -156,10 +157,6 @@ def _beyond(rule: str, text: str) -> str:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[\w.{}-]*\w", text.lower())
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def _written_default(field: FieldInfo) -> str:
@@ -194,17 +191,16 @@ def _meanings(template: str) -> dict[str, list[str]]:
             found[_dotted(path)].append(f"Example: `{example[1]}`")
             continue
         # A key that is commented out, as those of other sources of data, lies deeper by its own indent.
-        hidden = re.fullmatch(r"#( +)(\w+):(| .*)", text) if path and path[0][1] == "data" else None
-        key = re.fullmatch(r"(\w+):(.*)", text)
-        if key is None and hidden is None:
+        hidden = r"(?:#( +))?" if path and path[0][1] == "data" else "()"
+        key = re.fullmatch(hidden + r"(\w+):(| .*)", text)
+        if key is None:
             _continue(found, path, indent, text, above)
             continue
-        name, rest = (key[1], key[2]) if key else (hidden[2], hidden[3])  # type: ignore[index]
-        indent += len(hidden[1]) - 1 if hidden and not key else 0
+        name, rest = key[2], key[3]
+        indent += len(key[1] or " ") - 1
         path = [*((depth, part) for depth, part in path if depth < indent), (indent, name)]
         comment = re.search(r"\s# ?(.*)$", rest)
-        paragraphs = [*_paragraphs(above), *([_sentence(comment[1])] if comment else [])]
-        found[_dotted(path)] += paragraphs
+        found[_dotted(path)] += [*_paragraphs(above), *([_sentence(comment[1])] if comment else [])]
         above = []
     return dict(found)
 
@@ -243,7 +239,7 @@ def _dotted(path: Sequence[tuple[int, str]]) -> str:
     return ".".join(name for _, name in path)
 
 
-PAGES: Mapping[str, Any] = {"commands.md": commands_page, "settings.md": settings_page}
+PAGES: Mapping[str, Callable[[], str]] = {"commands.md": commands_page, "settings.md": settings_page}
 
 
 if __name__ == "__main__":

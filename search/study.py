@@ -163,7 +163,7 @@ class Study:
             self._study.tell(trial, state=state)
             return
         for name, excess in self._limits.excesses(outcome.measurement.quality).items():
-            trial.set_constraint(f"loss on {name}", excess)
+            trial.set_constraint(name, excess)
         self._study.tell(trial, sought(outcome.measurement, self._objectives))
 
 

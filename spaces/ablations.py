@@ -13,13 +13,22 @@ from spaces.techniques.quantization import STATIC, Precision
 from spaces.weights import Weights
 
 _Change = Callable[[Candidate, Candidate], Candidate]
+# Names of the parts of a placement in reports.
+_PLACED = {
+    "batching": "batching",
+    "split_rows": "splitting",
+    "route": "routing",
+    "inline": "inline answers",
+    "embedding_device": "tables elsewhere",
+    "user_once": "the user's side once",
+    "admission": "admission",
+}
 
 
 @dataclass(frozen=True)
 class Technique:
     """One technique of a candidate, with the candidates of its ablation.
 
-    name: the technique's name in reports
     group: the layer group that it concerns, None for the whole model
     without: the candidate with the technique set back to the baseline's value
     alone: the baseline with this technique and no other
@@ -34,21 +43,19 @@ class Technique:
 def techniques(candidate: Candidate) -> tuple[Technique, ...]:
     """List the techniques in which a candidate differs from the baseline, in the order in which they are applied.
 
-    `without` is the candidate with the technique set back to the baseline's value; `alone` is the baseline with this
-    technique and no other. Where a stage needs training, both are trained with the candidate's distillation.
+    Where a stage needs training, both candidates of its ablation are trained with the candidate's distillation.
     """
     baseline = Candidate()
-    changes = {**_weights(candidate), **_precision(candidate), **_placement(candidate)}
     found = []
-    for (name, group), give in changes.items():
+    for (name, group), give in _changes(candidate).items():
         without, alone = give(candidate, baseline), give(baseline, candidate)
         if without != candidate and alone != baseline:
             found.append(Technique(name, group, without, alone))
     return tuple(found)
 
 
-def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
-    """Return a change for each technique of the weights; it gives its first candidate the value of the second."""
+def _changes(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
+    """Return a change for each technique; it gives its first candidate the value of the second."""
     weights, learning = candidate.weights, candidate.weights.distillation
     changes: dict[tuple[str, str | None], _Change] = {
         (technique.ablated, group): partial(_reshaped, field, group)
@@ -61,6 +68,17 @@ def _weights(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
         changes["distillation", None] = _distilled
     if weights.quantization_aware:
         changes["learning with rounding", None] = _learned
+    for group, width in candidate.precision.widths:
+        if width != "fp32":
+            changes["narrower weights", group] = partial(_narrowed, group)
+    if candidate.precision.compute != "fp32":
+        changes["computing in bf16", None] = _computed
+    default = Placement()
+    for part, name in _PLACED.items():
+        if getattr(candidate.placement, part) != getattr(default, part):
+            changes[name, None] = partial(_placed, part)
+    if candidate.placement.instance_group != default.instance_group:
+        changes["engine and threads", None] = _seated
     return changes
 
 
@@ -75,9 +93,7 @@ def _reshaped(field: str, group: str | None, target: Candidate, source: Candidat
 
 
 def _distilled(target: Candidate, source: Candidate) -> Candidate:
-    """Give the target the source's distillation: removed, the model trains as long on the labels alone; applied alone,
-    the baseline's shape is trained again.
-    """
+    """Give the target the source's distillation; without one, the model trains as long on the labels alone."""
     learning = source.weights.distillation
     if learning is None:
         own = target.weights.distillation
@@ -102,26 +118,13 @@ def _needed(weights: Weights) -> Weights:
     return weights if weights.reshaped or weights.quantization_aware else Weights()
 
 
-def _precision(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
-    changes: dict[tuple[str, str | None], _Change] = {
-        ("narrower weights", group): partial(_narrowed, group)
-        for group, width in candidate.precision.widths
-        if width != "fp32"
-    }
-    if candidate.precision.compute != "fp32":
-        changes["computing in bf16", None] = _computed
-    return changes
-
-
 def _narrowed(group: str, target: Candidate, source: Candidate) -> Candidate:
     """Give the target the source's width of one group, learned in training where the source's is."""
     # Tables that have a width of their own keep the target's where it is their group that is narrowed.
     own = {name: target.precision.width(name) for name, _ in source.precision.widths}
     widths = {**own, **dict(target.precision.widths), group: source.precision.width(group)}
-    learned = set(target.weights.quantization_aware) - {group}
-    if group in source.weights.quantization_aware:
-        learned.add(group)
     weights = target.weights
+    learned = (set(weights.quantization_aware) - {group}) | ({group} & set(source.weights.quantization_aware))
     if learned != set(weights.quantization_aware):
         learning = weights.distillation or source.weights.distillation
         weights = _needed(replace(weights, quantization_aware=tuple(learned), distillation=learning))
@@ -132,34 +135,9 @@ def _narrowed(group: str, target: Candidate, source: Candidate) -> Candidate:
 
 def _computed(target: Candidate, source: Candidate) -> Candidate:
     """Give the target the source's compute type, together with the engine that computes it."""
-    precision = replace(target.precision, compute=source.precision.compute)
-    instance_group = replace(
-        target.placement.instance_group,
-        engine=source.placement.instance_group.engine,
-        device=source.placement.instance_group.device,
-    )
+    precision, given = replace(target.precision, compute=source.precision.compute), source.placement.instance_group
+    instance_group = replace(target.placement.instance_group, engine=given.engine, device=given.device)
     return replace(target, precision=precision, placement=replace(target.placement, instance_group=instance_group))
-
-
-def _placement(candidate: Candidate) -> Mapping[tuple[str, str | None], _Change]:
-    default, chosen = Placement(), candidate.placement
-    names = {
-        "batching": "batching",
-        "splitting": "split_rows",
-        "routing": "route",
-        "inline answers": "inline",
-        "tables elsewhere": "embedding_device",
-        "the user's side once": "user_once",
-        "admission": "admission",
-    }
-    changes: dict[tuple[str, str | None], _Change] = {
-        (name, None): partial(_placed, part)
-        for name, part in names.items()
-        if getattr(chosen, part) != getattr(default, part)
-    }
-    if chosen.instance_group != default.instance_group:
-        changes["engine and threads", None] = _seated
-    return changes
 
 
 def _placed(part: str, target: Candidate, source: Candidate) -> Candidate:
@@ -171,9 +149,7 @@ def _placed(part: str, target: Candidate, source: Candidate) -> Candidate:
 
 
 def _seated(target: Candidate, source: Candidate) -> Candidate:
-    """Give the target the source's instance group; keep an engine that the target's widths need, and drop settings that
-    do not fit the new replicas.
-    """
+    """Give the target the source's instance group; its widths keep their engine, and settings that no longer fit go."""
     instance_group, own = source.placement.instance_group, target.placement.instance_group
     if target.precision.compute != "fp32" or target.precision.packed:
         instance_group = replace(instance_group, engine=own.engine, device=own.device)

@@ -34,12 +34,10 @@ class FixedValues:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self.knobs.get(name, choices[0])
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, **scale: object) -> int:
         return int(self.knobs.get(name, low))
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
+    def suggest_float(self, name: str, low: float, high: float, **scale: object) -> float:
         return float(self.knobs.get(name, low))
 
 
@@ -82,9 +80,6 @@ class Integer:
     def suggest(self, suggester: Suggester, name: str) -> int:
         return suggester.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
-    def __contains__(self, value: object) -> bool:
-        return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
-
 
 @dataclass(frozen=True)
 class Float:
@@ -108,30 +103,20 @@ class Float:
     def suggest(self, suggester: Suggester, name: str) -> float:
         return suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, float) or not self.low <= value <= self.high:
-            return False
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
-        return math.isclose(steps, round(steps), abs_tol=1e-9)
-
 
 Domain = Choice | Integer | Float
 
 
-def pick(domain: Choice, suggester: Suggester, name: str) -> Any:
-    """Return the only value without a suggestion, or the suggested one."""
-    return domain.values[0] if len(domain.values) == 1 else domain.suggest(suggester, name)
+def pick(domain: Domain, suggester: Suggester, name: str) -> Any:
+    """Return the only value of a choice without a suggestion, or the suggested one."""
+    if isinstance(domain, Choice) and len(domain.values) == 1:
+        return domain.values[0]
+    return domain.suggest(suggester, name)
 
 
 def draw(domains: Mapping[str, Domain], suggester: Suggester, prefix: str) -> tuple[tuple[str, Scalar], ...]:
     """Suggest a value for each domain, in the order of their names."""
-
-    def value(name: str) -> Scalar:
-        domain, knob = domains[name], f"{prefix}.{name}"
-        drawn: Scalar = pick(domain, suggester, knob) if isinstance(domain, Choice) else domain.suggest(suggester, knob)
-        return drawn
-
-    return tuple((name, value(name)) for name in sorted(domains))
+    return tuple((name, pick(domains[name], suggester, f"{prefix}.{name}")) for name in sorted(domains))
 
 
 def least(domain: Domain) -> Scalar:
@@ -140,9 +125,7 @@ def least(domain: Domain) -> Scalar:
 
 
 def middle(domain: Domain) -> Scalar:
-    """Return the middle value: the geometric mean of a log scale's bounds, rounded down to the grid of a stepped
-    domain.
-    """
+    """Return the middle value, rounded down to the grid of a stepped domain; on a log scale, the geometric mean."""
     if isinstance(domain, Choice):
         return domain.values[len(domain.values) // 2 if len(domain.values) < 4 else (len(domain.values) - 1) // 2]
     if isinstance(domain, Integer):

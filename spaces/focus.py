@@ -1,12 +1,9 @@
-"""Select the layer groups worth compressing, and narrow the search space to them."""
+"""Select the layer groups worth compressing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-
-from spaces.domains import Choice
-from spaces.search_space import SearchSpace
+from dataclasses import dataclass
 
 SHARE = 0.05
 
@@ -37,23 +34,8 @@ def focus(parts: Iterable[Part], share: float = SHARE) -> frozenset[str]:
 
 def reason(part: Part, share: float = SHARE) -> str:
     """Describe in words the decision to search the group or to leave it out."""
-    time, size = (_percent(each, share) for each in (part.time_share, part.bytes_share))
+    # Three decimals close to the bound, so that a value below it does not read as equal.
+    time, size = (f"{100 * x:.{1 if abs(x - share) > 5e-4 else 3}f}%" for x in (part.time_share, part.bytes_share))
     if focus([part], share):
         return f"{time} of the time and {size} of the bytes: searched"
     return f"{time} of the time and {size} of the bytes, both below {100 * share:g}%: kept at fp32, not pruned"
-
-
-def narrowed(space: SearchSpace, focus: frozenset[str]) -> SearchSpace:
-    """Narrow the space: groups out of focus are neither pruned, factorised nor stored in another form or width;
-    architecture and placement are unchanged.
-    """
-    fp32 = Choice(("fp32",))
-    widths = {group: domain if group in focus else fp32 for group, domain in space.precision.widths.items()}
-    return replace(space, weights=space.weights.within(focus), precision=replace(space.precision, widths=widths))
-
-
-def _percent(value: float, bound: float) -> str:
-    """Format a percentage with one decimal, or with three close to the bound, so that a value below it does not read as
-    equal.
-    """
-    return f"{100 * value:.{1 if abs(value - bound) > 5e-4 else 3}f}%"

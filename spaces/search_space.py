@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from spaces.candidate import Candidate
@@ -41,20 +41,22 @@ class SearchSpace:
         return tuple(start for i, start in enumerate(starts) if start not in starts[:i])
 
     def weights_knobs(self, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Select the knobs that determine a candidate's weights, among them the width of each group trained
-        quantization-aware, and of no other group.
-        """
+        """Select the knobs that determine a candidate's weights; of the widths, those trained quantization-aware."""
         learned = {f"precision.{g}" for g in self.precision.widths if knobs.get(f"{AWARE}.{g}", False)}
         free = ("placement.", "precision.")
         return self._unlearned() | {n: v for n, v in knobs.items() if n in learned or not n.startswith(free)}
+
+    def within(self, groups: Collection[str]) -> SearchSpace:
+        """Return the space that compresses no other group; architecture and placement are unchanged."""
+        fp32 = Choice(("fp32",))
+        widths = {group: domain if group in groups else fp32 for group, domain in self.precision.widths.items()}
+        return replace(self, weights=self.weights.within(groups), precision=replace(self.precision, widths=widths))
 
     def _unlearned(self) -> dict[str, Scalar]:
         return {f"{AWARE}.{group}": False for group, domain in self.precision.widths.items() if STATIC in domain}
 
     def suggest(self, suggester: Suggester) -> Candidate:
-        """Suggest one candidate, widths first: they determine which groups may train quantization-aware and which
-        engines apply.
-        """
+        """Suggest one candidate, widths first: on them depend the groups trained quantization-aware and the engines."""
         precision = self.precision.suggest(suggester)
         weights = self.weights.suggest(suggester, precision.groups(STATIC))
         precision = self.precision.calibrated(suggester, precision, weights.quantization_aware)

@@ -70,9 +70,7 @@ def _read(kind: object, data: object) -> object:
     return data
 
 
-@functools.cache
-def _type_hints(kind: type) -> Mapping[str, object]:
-    return typing.get_type_hints(kind)
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 def _read_record(kind: type, data: object) -> object:

@@ -156,20 +156,12 @@ class WeightsSpace:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Origins of the weights on offer; `pruned` starts from the baseline's own weights, which are pruned,
-        factorised, shared, narrowed or trained quantization-aware.
-        """
+        """Origins of the weights on offer; `pruned` is any technique on the baseline's own weights."""
         settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
-        reshaping = (
-            self.pruning,
-            self.low_rank,
-            self.tables,
-            len(self.window.values) > 1,
-            len(self.history.values) > 1,
-            len(self.quantization_aware.values) > 1,
-        )
+        choices = (self.window, self.history, self.quantization_aware)
         student = ("student",) if self.architecture and not self._is_own(settled) else ()
-        return ("baseline", *student, *(("pruned",) if any(reshaping) else ()))
+        pruned = self.pruning or self.low_rank or self.tables or any(len(choice.values) > 1 for choice in choices)
+        return ("baseline", *student, *(("pruned",) if pruned else ()))
 
     def within(self, groups: Collection[str]) -> WeightsSpace:
         """Return the space that neither prunes nor factorises any other group, nor changes the form of its tables."""
@@ -180,9 +172,7 @@ class WeightsSpace:
         return replace(self, **kept)  # type: ignore[arg-type]
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
-        """Return the knob values of the middle of each technique that leaves the baseline, and of the smallest student,
-        with no other technique applied.
-        """
+        """Return the knob values of each technique alone: its middle, and the smallest student as well."""
         sparse = {"window": self.window, "history": self.history}
         whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
@@ -234,11 +224,8 @@ class WeightsSpace:
         for group, space in sorted(self.tables.items()):
             form = pick(space.form, suggester, f"tables.{group}.form")
             if form == SHARED:
-                shared.append(
-                    QuotientRemainder(
-                        group, float(space.full_rows_share.suggest(suggester, f"tables.{group}.full_rows_share"))
-                    )
-                )
+                share = space.full_rows_share.suggest(suggester, f"tables.{group}.full_rows_share")
+                shared.append(QuotientRemainder(group, float(share)))
             if form == MIXED:
                 temperature = space.temperature.suggest(suggester, f"tables.{group}.temperature")
                 mixed.append(MixedDimensions(group, float(temperature)))
@@ -258,8 +245,8 @@ class WeightsSpace:
         return Pruning(ratios, importance, int(pick(self.steps, suggester, "pruning.steps")), self.multiple)
 
     def _low_rank(self, suggester: Suggester) -> LowRank | None:
-        drawn = ((g, float(pick(self.low_rank[g], suggester, f"low_rank.{g}"))) for g in sorted(self.low_rank))
-        shares = tuple((group, share) for group, share in drawn if share < 1)
+        drawn = draw(self.low_rank, suggester, "low_rank")
+        shares = tuple((group, float(share)) for group, share in drawn if float(share) < 1)
         return LowRank(shares) if shares else None
 
     def _distillation(self, suggester: Suggester) -> Distillation:

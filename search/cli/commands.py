@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,18 +44,16 @@ def _bundle_folder(options: argparse.Namespace) -> Path:
 
 def _config(options: argparse.Namespace) -> StudyConfig:
     from search.config.study_file import load
+    from search.config.yaml_reader import show
 
-    minutes, trials = getattr(options, "minutes", None), getattr(options, "trials", None)
-    overrides = [*options.set, *(["space.focus=0"] if getattr(options, "all_groups", False) else [])]
-    return load(options.study, overrides, seed=options.seed, minutes=minutes, trials=trials)
+    given = {"budget.minutes": getattr(options, "minutes", None), "budget.trials": getattr(options, "trials", None)}
+    given |= {"seed": options.seed, "space.focus": 0 if getattr(options, "all_groups", False) else None}
+    last = [f"{key}={show(value)}" for key, value in given.items() if value is not None]
+    return load(options.study, [*options.set, *last])
 
 
 def _existing(options: argparse.Namespace) -> Session:
-    """A study that was run before, with the settings that it was begun with.
-
-    Raises:
-        InputError: there is none.
-    """
+    """A study that was run before, with the settings that it was begun with; InputError if there is none."""
     from search.session import open_session
     from search.study import exists
 
@@ -85,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
     console = _console(options)
     session, found = explore_run.run(_config(options), _home(options), console)
     _show_front(session, found, console)
-    console.result(f"next: leanrec choose {options.study}{_home_option(options)}, leanrec ui{_home_option(options)}")
+    home = f" --home {options.home}" if options.home else ""
+    console.result(f"next: leanrec choose {options.study}{home}, leanrec ui{home}")
     return DONE
 
 
@@ -96,15 +94,9 @@ def _show_front(session: Session, front: Front, console: Console) -> None:
 
     console.table(front_table(front))
     said = verdict(front)
-    console.result(said.headline)
-    for sentence in said.sentences:
-        console.result(f"- {sentence}")
+    console.result(said.headline, *(f"- {sentence}" for sentence in said.sentences))
     console.result(f"report: {session.home.reports(session.config.name) / 'report.html'}")
     console.document(front_json(front))
-
-
-def _home_option(options: argparse.Namespace) -> str:
-    return f" --home {options.home}" if options.home else ""
 
 
 def profile(options: argparse.Namespace) -> int:
@@ -112,16 +104,13 @@ def profile(options: argparse.Namespace) -> int:
     from search.explore.profiling import user_once
     from search.report.profile import headline, operator_table, profile_table
     from search.session import open_session
-    from spaces.serialization import to_plain
 
     console = _console(options)
     session = open_session(_config(options), _home(options))
     found = explore_run.profile(session, console)
-    console.document(to_plain(found))
-    console.table(profile_table(found))
-    console.table(operator_table(found))
-    console.result(headline(found))
-    console.result(user_once(found))
+    console.document(found)
+    console.table(profile_table(found), operator_table(found))
+    console.result(headline(found), user_once(found))
     console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
     return DONE
 
@@ -132,7 +121,6 @@ def bench(options: argparse.Namespace) -> int:
     from search.bench.bench import bench as run_bench
     from search.bench.requests import parse_rows
     from search.report.bench import doubts, facts, headline
-    from spaces.serialization import to_plain
 
     folder = _bundle_folder(options)
     log = Path(options.log) if options.log else None
@@ -142,11 +130,9 @@ def bench(options: argparse.Namespace) -> int:
     console, bundle = _console(options), read_bundle(folder)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
     found = run_bench(bundle, plan, out, console)
-    console.document(to_plain(found))
-    console.result(headline(found))
-    console.result("; ".join(facts(found)))
-    for doubt in doubts(found):
-        console.warn(doubt)
+    console.document(found)
+    console.result(headline(found), "; ".join(facts(found)))
+    console.warn(*doubts(found))
     console.result(f"timeline: {out / 'bench.html'}")
     return DONE if found.valid else FAILED
 
@@ -156,51 +142,45 @@ def remeasure(options: argparse.Namespace) -> int:
     from search.choose.remeasure import remeasure as time_again
     from search.locking import locked, stoppable
     from search.workers.processes import open_workers
-    from spaces.serialization import to_plain
 
     console, session = _console(options), _existing(options)
     name, home = session.config.name, session.home
     with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
         found = time_again(session, workers.meter, console)
-    console.document(to_plain(found))
+    console.document(found)
     console.table(remeasured_table(found))
-    console.result(conclusion(found))
-    console.result(f"written: {home.reports(name) / FILE}")
+    console.result(conclusion(found), f"written: {home.reports(name) / FILE}")
     return FAILED if all_failed(found) else DONE
 
 
 def ablate(options: argparse.Namespace) -> int:
-    from search.ablation.ablation import ablate as take_back
-    from search.ablation.ablation import nothing_measured
+    from search.ablation import ablation
     from search.ablation.records import FACT, FACT_FILE
     from search.locking import locked, stoppable
     from search.report.ablation import ablation_table
     from search.workers.processes import open_workers
-    from spaces.serialization import to_plain
 
     console, session = _console(options), _existing(options)
     name, home = session.config.name, session.home
     with locked(home, name), stoppable():
         try:
             with open_workers(home.logs(name)) as workers:
-                found = take_back(session, options.trial, workers.builder, workers.meter, console)
+                found = ablation.ablate(session, options.trial, workers.builder, workers.meter, console)
         finally:
             if FACT in session.study.facts:
                 session.level(console)
-    console.document(to_plain(found))
+    console.document(found)
     console.table(ablation_table(found))
-    for part in found.techniques:
-        console.result(f"- {part.label}: {part.verdict}")
+    console.result(*(f"- {part.label}: {part.verdict}" for part in found.techniques))
     if found.control is not None:
         console.result(found.control.sentence)
     console.result(f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}")
-    return FAILED if nothing_measured(found) else DONE
+    return FAILED if ablation.nothing_measured(found) else DONE
 
 
 def build(options: argparse.Namespace) -> int:
     from search.choose.rebuild import read_recipe, rebuild
     from search.locking import locked, stoppable
-    from spaces.serialization import to_plain
 
     console, home = _console(options), _home(options)
     recipe = read_recipe(_bundle_folder(options).resolve(), options.model)
@@ -208,7 +188,7 @@ def build(options: argparse.Namespace) -> int:
     home.claim()
     with locked(home, recipe.config.name), stoppable():
         found = rebuild(recipe, home, out, console)
-    console.document(to_plain(found))
+    console.document(found)
     console.result(found.reason)
     if not found.accepted:
         return FAILED
@@ -217,18 +197,17 @@ def build(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from search.cli.doctor import diagnose, document, lines, tables
+    from search.cli.doctor import diagnose, lines, tables
+    from spaces.serialization import to_plain
 
     # Works in a light install too: no home is claimed, and nothing but the standard library is needed to print.
-    found = diagnose(Path(options.home or os.environ.get("LEANREC_HOME") or ".").resolve())
+    found = diagnose(_home(options).root)
     if options.json:
-        sys.stdout.write(json.dumps(document(found), allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(to_plain(found), allow_nan=False) + "\n")
     elif importlib.util.find_spec("rich") is None:
         sys.stdout.write("\n".join(lines(found)) + "\n")
     else:
-        console = _console(options)
-        for table in tables(found):
-            console.table(table)
+        _console(options).table(*tables(found))
     return DONE
 
 
@@ -265,19 +244,17 @@ def report(options: argparse.Namespace) -> int:
     from search.results import front_json
 
     console, session = _console(options), _existing(options)
-    found = session.level(console)
-    folder = session.home.reports(session.config.name)
-    files = [folder / "report.html"]
-    (folder / "front.json").write_text(json.dumps(front_json(found), indent=1) + "\n")
-    files.append(folder / "front.json")
+    found, folder = session.level(console), session.home.reports(session.config.name)
+    files = [folder / "report.html", folder / "front.json"]
+    files[1].write_text(json.dumps(front_json(found), indent=1) + "\n")
     if options.png:
         from search.report.report import write_png
 
-        write_png(found, folder / "front.png")
         files.append(folder / "front.png")
-    for file in files:
-        console.result(str(file))
-    console.document({"files": [str(file) for file in files]})
+        write_png(found, files[-1])
+    written = [str(file) for file in files]
+    console.result(*written)
+    console.document({"files": written})
     return DONE
 
 
@@ -292,18 +269,16 @@ def choose(options: argparse.Namespace) -> int:
     out = Path(options.out).resolve() if options.out else None
     chosen = choose_run.choose(session, policy, out, console)
     console.document(choice_json(chosen))
-    console.result(chosen.reason)
     confirmed = chosen.confirmed
     console.result(
+        chosen.reason,
         f"p95 {confirmed.p95_ratio:.3f} of the baseline's, service p50 {confirmed.service_p50_ratio:.3f}, "
-        f"throughput {confirmed.throughput_ratio:.2f}x, capacity {confirmed.capacity_ratio:.2f}x"
+        f"throughput {confirmed.throughput_ratio:.2f}x, capacity {confirmed.capacity_ratio:.2f}x",
     )
-    for warning in confirmed.warnings:
-        console.warn(warning)
+    console.warn(*confirmed.warnings)
     if chosen.control is not None:
         console.result(chosen.control.sentence)
-    console.result(f"bundle: {chosen.bundle}")
-    console.result(f"next: leanrec verify {chosen.bundle}")
+    console.result(f"bundle: {chosen.bundle}", f"next: leanrec verify {chosen.bundle}")
     return DONE
 
 
@@ -353,15 +328,10 @@ def validate(options: argparse.Namespace) -> int:
         console.result(f"{config.name} is valid; next: leanrec validate {options.study}")
         return DONE
     from search.cli.validation import conclusion, tables, validated
-    from spaces.serialization import to_plain
 
     found = validated(config, _home(options), console)
-    console.document({**plain, "preflight": to_plain(found)})
-    for table in tables(found):
-        console.table(table)
-    for line in found.warnings:
-        console.warn(line)
-    for line in conclusion(found):
-        console.result(line)
-    console.result(f"{config.name} is valid; next: leanrec run {options.study}")
+    console.document({**plain, "preflight": found})
+    console.table(*tables(found))
+    console.warn(*found.warnings)
+    console.result(*conclusion(found), f"{config.name} is valid; next: leanrec run {options.study}")
     return DONE

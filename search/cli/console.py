@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from types import TracebackType
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,6 +13,7 @@ from search.explore.running_trial import TrialEvent
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
 from search.results import Front, Point
+from spaces.serialization import to_plain
 
 
 class Console:
@@ -34,21 +33,23 @@ class Console:
         if not self.quiet:
             self._progress.print(line, markup=False)
 
-    def warn(self, line: str) -> None:
-        self._progress.print(f"warning: {line}", markup=False)
+    def warn(self, *lines: str) -> None:
+        for line in lines:
+            self._progress.print(f"warning: {line}", markup=False)
 
-    def result(self, line: str) -> None:
-        if not self.as_json:
+    def result(self, *lines: str) -> None:
+        for line in () if self.as_json else lines:
             self._result.print(line, markup=False, soft_wrap=True)
 
-    def document(self, document: Mapping[str, object]) -> None:
+    def document(self, document: object) -> None:
+        """Print a record or a mapping as JSON."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(to_plain(document), allow_nan=False) + "\n")
 
-    def table(self, table: Table) -> None:
-        if not self.as_json:
-            # Not a terminal: as wide as the table needs, so that nothing is cut.
-            terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160)
+    def table(self, *tables: Table) -> None:
+        # Not a terminal: as wide as the table needs, so that nothing is cut.
+        terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160)
+        for table in () if self.as_json else tables:
             terminal.print(table)
 
 
@@ -73,9 +74,7 @@ class SearchBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -88,7 +87,7 @@ class SearchBar:
         """One trial ended."""
         self.best = f"{complete} trials, hypervolume {hypervolume:.3f}"
         if best is not None:
-            self.best += f", best {_ratio(best.p95_ratio)} of p95 at {_loss(best.quality.loss)} loss"
+            self.best += f", best {best.p95_ratio:.3f}x of p95 at {best.quality.loss:+.2%} loss"
         left = max(0.0, self._seconds - spent)
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
@@ -99,9 +98,9 @@ def _line(told: TrialEvent) -> str:
     if m is None:
         return f"{head} {told.outcome.state}: {told.outcome.reason}"
     return (
-        f"{head} p95 {m.latency.candidate.p95_ms:.2f} ms ({_ratio(m.latency.p95_ratio)}), "
+        f"{head} p95 {m.latency.candidate.p95_ms:.2f} ms ({m.latency.p95_ratio:.3f}x), "
         f"throughput {m.throughput.ratio:.1f}x, capacity {m.throughput.capacity_ratio:.1f}x, "
-        f"loss {_loss(m.quality.loss)}"
+        f"loss {m.quality.loss:+.2%}"
     )
 
 
@@ -109,11 +108,3 @@ def front_table(front: Front) -> Table:
     """The front with its intervals, the baseline first, in the columns of the report's table."""
     title = f"Front of {front.study}: {len(front.members)} points"
     return console_table(title, FRONT_COLUMNS, table_rows(front))
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.3f}x"
-
-
-def _loss(value: float) -> str:
-    return f"{value:+.2%}"

@@ -1,7 +1,4 @@
-"""Report of this machine's resources and gaps for a study, with the consequence and the remedy of each gap.
-
-Works in a light install: a package that is not there is a finding.
-"""
+"""Report of what this machine has and lacks for a study; works in a light install, where packages are missing."""
 
 from __future__ import annotations
 
@@ -9,28 +6,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from objectives.serving.devices import (
-    ENGINES,
-    FEATURES,
-    HOW_TO_GET,
-    Gpu,
-    core_ids,
-    cores_allowed,
-    cpu_features,
-    cpu_model,
-    cpu_quota,
-    devices_of,
-    engine_version,
-    memory_available,
-    nvidia_gpus,
-    onnxruntime_providers,
-    openvino_devices,
-)
+from objectives.serving import devices
+from objectives.serving.devices import ENGINES, HOW_TO_GET, Gpu
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,7 +64,7 @@ class Diagnosis:
     home: str
     disk_free_bytes: int
     browser: str | None
-    lacks: tuple[Lack, ...]
+    lacks: tuple[Lack, ...] = ()
 
 
 # Packages by the extra of leanrec that brings them, as pyproject.toml has them, and what is lost without them.
@@ -115,38 +97,26 @@ _FEATURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 def diagnose(home: Path) -> Diagnosis:
-    """Diagnose the whole machine; loads the engines, and neither torch nor any other heavy package.
-
-    Args:
-        home: where studies are to be kept; it need not be there yet
-    """
-    versions = {name: _version(name) for names in PACKAGES.values() for name in names}
-    features, gpus, browser = cpu_features(), nvidia_gpus(), _browser()
-    engines = tuple(_engine(name) for name in ENGINES)
-    lacks = (
-        *_missing_packages(versions),
-        *_missing_devices(engines, gpus),
-        *_missing_features(features),
-        *_missing_rest(cores_allowed(), browser),
-    )
-    return Diagnosis(
+    """Diagnose the machine for a home that need not exist yet; loads the engines, and no other heavy package."""
+    features, machine = devices.cpu_features(), os.cpu_count() or 1
+    found = Diagnosis(
         python=platform.python_version(),
         system=platform.platform(),
-        versions=versions,
-        cpu=cpu_model(),
-        cores_machine=os.cpu_count() or 1,
-        cores_allowed=cores_allowed(),
-        cores_why=why_fewer(os.cpu_count() or 1, len(core_ids()), cpu_quota()),
+        versions={name: _version(name) for names in PACKAGES.values() for name in names},
+        cpu=devices.cpu_model(),
+        cores_machine=machine,
+        cores_allowed=devices.cores_allowed(),
+        cores_why=why_fewer(machine, len(devices.core_ids()), devices.cpu_quota()),
         features=features,
-        features_missing=tuple(feature for feature in FEATURES if feature not in features),
-        engines=engines,
-        gpus=gpus,
-        memory_available_bytes=memory_available(),
+        features_missing=tuple(feature for feature in devices.FEATURES if feature not in features),
+        engines=tuple(_engine(name) for name in ENGINES),
+        gpus=devices.nvidia_gpus(),
+        memory_available_bytes=devices.memory_available(),
         home=str(home),
         disk_free_bytes=_disk_free(home),
-        browser=browser,
-        lacks=lacks,
+        browser=_browser(),
     )
+    return replace(found, lacks=tuple(_lacks(found)))
 
 
 def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
@@ -161,7 +131,7 @@ def why_fewer(machine: int, affinity: int, quota: float | None) -> str | None:
 
 def _version(package: str) -> str | None:
     if package in ENGINES:
-        return engine_version(package)
+        return devices.engine_version(package)
     try:
         return version(package)
     except PackageNotFoundError:
@@ -170,10 +140,10 @@ def _version(package: str) -> str | None:
 
 def _engine(name: str) -> EngineFound:
     try:
-        holds = onnxruntime_providers() if name == "onnxruntime" else openvino_devices()
-        return EngineFound(name, engine_version(name), holds, devices_of(name))
+        holds = devices.onnxruntime_providers() if name == "onnxruntime" else devices.openvino_devices()
+        return EngineFound(name, devices.engine_version(name), holds, devices.devices_of(name))
     except (ImportError, OSError, RuntimeError) as error:
-        return EngineFound(name, engine_version(name), (), (), " ".join(str(error).split()))
+        return EngineFound(name, devices.engine_version(name), (), (), " ".join(str(error).split()))
 
 
 def _browser() -> str | None:
@@ -187,46 +157,32 @@ def _disk_free(home: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _missing_packages(versions: Mapping[str, str | None]) -> Iterator[Lack]:
+def _lacks(found: Diagnosis) -> Iterator[Lack]:
     for extra, names in PACKAGES.items():
-        missing = [name for name in names if versions[name] is None]
+        missing = [name for name in names if found.versions[name] is None]
         if missing:
             wanted = f"'leanrec[{extra}]'" if extra else " ".join(missing)
             yield Lack(", ".join(missing), _LOST_PACKAGES[extra], f"pip install {wanted}")
-
-
-def _missing_devices(engines: tuple[EngineFound, ...], gpus: tuple[Gpu, ...]) -> Iterator[Lack]:
-    for engine in engines:
+    for engine in found.engines:
         if engine.error is not None:
             lost = f"nothing runs on {engine.name}, though it is installed: {engine.error}"
             yield Lack(f"{engine.name} that loads", lost, f"reinstall it: {HOW_TO_GET[engine.name]}")
-    offers = {engine.name: engine.offers for engine in engines if engine.version is not None and engine.error is None}
+    offers = {one.name: one.offers for one in found.engines if one.version is not None and one.error is None}
     for device, word in (("cuda", "CUDA"), ("tensorrt", "TensorRT")):
         if device not in offers.get("onnxruntime", (device,)):
-            what = f"{word} in onnxruntime" if gpus else f"an NVIDIA GPU, for {word}"
+            what = f"{word} in onnxruntime" if found.gpus else f"an NVIDIA GPU, for {word}"
             yield Lack(what, f"the device {device} is not offered", HOW_TO_GET[device])
     if not any(device.startswith("gpu") for device in offers.get("openvino", ("gpu",))):
         remedy = "an Intel GPU and its driver (package intel-opencl-icd)"
         yield Lack("a GPU that openvino knows", "its device gpu is not offered", remedy)
-
-
-def _missing_features(features: tuple[str, ...]) -> Iterator[Lack]:
     for enough, what, lost in _FEATURES:
-        if not any(feature in features for feature in enough):
+        if not any(feature in found.features for feature in enough):
             yield Lack(what, lost, f"a CPU with {' or '.join(enough)}")
-
-
-def _missing_rest(cores: int, browser: str | None) -> Iterator[Lack]:
-    if cores < 2:
+    if found.cores_allowed < 2:
         remedy = "a wider affinity mask or quota, or a larger machine"
         yield Lack("a second core", "one replica of one thread is the only layout", remedy)
-    if browser is None:
+    if found.browser is None:
         yield Lack("Chrome or Chromium", _LOST_PACKAGES["png"], "install chromium, or set BROWSER_PATH to one")
-
-
-def document(diagnosis: Diagnosis) -> dict[str, object]:
-    """Plain data for `--json`."""
-    return asdict(diagnosis)
 
 
 def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn, TextIO, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
@@ -15,8 +17,9 @@ from search.cli.commands import FAILED
 from search.errors import RenamedKeyWarning
 
 WRONG, INTERRUPTED = 2, 130
+_Command: TypeAlias = Callable[[argparse.Namespace], int]
 # Name, what it does, and the function that runs it.
-_Add: TypeAlias = Callable[[str, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+_Add: TypeAlias = Callable[[str, str, _Command], argparse.ArgumentParser]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,11 +29,10 @@ class _Parser(argparse.ArgumentParser):
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and give its exit status: 0 done, 1 the work failed, 2 the input was wrong, 130 interrupted."""
-    debug = "--debug" in arguments
     warnings.showwarning = _show_warning
     try:
         options = _parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], int] = options.command
+        command: _Command = options.command
         return command(options)
     except KeyboardInterrupt:
         sys.stderr.write("leanrec: interrupted; what was finished is kept\n")
@@ -38,7 +40,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return FAILED
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
         wrong, line = _explained(error)
         sys.stderr.write(f"leanrec: {line}\n")
@@ -87,44 +89,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     known = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def adder(parent: _Parser) -> _Add:
-        def add(name: str, what: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-            command = known.add_parser(name, help=what, description=what, parents=[parent])
-            command.set_defaults(command=run)
-            return command
+    def add(parent: _Parser, name: str, what: str, run: _Command) -> argparse.ArgumentParser:
+        command = known.add_parser(name, help=what, description=what, parents=[parent])
+        command.set_defaults(command=run)
+        return command
 
-        return add
-
-    _of_no_study(adder(shared))
-    _of_a_study(adder(study))
-    _of_a_bundle(adder(bundle))
+    _of_no_study(partial(add, shared))
+    _of_a_study(partial(add, study))
+    _of_a_bundle(partial(add, bundle))
     return parser
 
 
-def _number(text: str, most: float, rule: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 < number < most:
-        raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
-    return number
+def _number(rule: str, most: float, text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < most:
+            return number
+    raise argparse.ArgumentTypeError(f"must {rule}, but got {text!r}")
 
 
-def _above_zero(text: str) -> float:
-    return _number(text, float("inf"), "be above 0")
-
-
-def _share(text: str) -> float:
-    return _number(text, 1.0, "lie between 0 and 1")
+_above_zero = partial(_number, "be above 0", float("inf"))
+_share = partial(_number, "lie between 0 and 1", 1.0)
 
 
 def _of_no_study(add: _Add) -> None:
     add("doctor", "what this machine offers a study, what it lacks and how to get it", commands.doctor)
-    fetching = add("data", "fetch a known data set and verify its checksum", commands.data)
-    fetching.add_argument("name", metavar="NAME")
-    starting = add("init", "write a study file with every setting explained", commands.init)
-    starting.add_argument("file", metavar="FILE")
+    add("data", "fetch a known data set and verify its checksum", commands.data).add_argument("name", metavar="NAME")
+    add("init", "write a study file with every setting explained", commands.init).add_argument("file", metavar="FILE")
     showing = add("ui", "MLflow's UI on the study home", commands.ui)
     showing.add_argument("--port", type=int, default=5000)
     showing.add_argument("--host", default="127.0.0.1")
@@ -149,8 +139,7 @@ def _of_a_study(add: _Add) -> None:
     choosing.add_argument("--prefer", choices=("knee", "latency", "throughput", "memory"), default="knee")
     choosing.add_argument("--out", metavar="DIR", help="where the bundle goes (default: reports/STUDY/bundle)")
     what = "what helped: each technique of a trial taken back, and alone, measured in pairs"
-    ablating = add("ablate", what, commands.ablate)
-    ablating.add_argument(
+    add("ablate", what, commands.ablate).add_argument(
         "--trial", type=int, metavar="N", help="default: the chosen one, else the best compromise on the front"
     )
     add("remeasure", "time the front's artifacts again on this machine", commands.remeasure)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from objectives.bags import Bags
-from objectives.records import LEARNED_ROUNDING, Prepared, Tried
+from objectives.records import LEARNED_ROUNDING, Prepared
 from objectives.serving.devices import cores_allowed
 from search.cli.console import Console
 from search.config.defaults import EPOCHS
@@ -134,19 +134,17 @@ def report(config: StudyConfig, found: DryRun, seconds: float) -> ValidationRepo
 
 
 def _group(group: Group, prepared: Prepared, share: float | None) -> GroupReport:
+    # A table of the group that was tried by itself is named with the technique.
     tried = [
-        (_technique(one, group), one.refused) for one in prepared.tried if one.group in (group.name, *group.modules)
+        (one.technique if one.group == group.name else f"{one.technique} of {one.group}", one.refused)
+        for one in prepared.tried
+        if one.group in (group.name, *group.modules)
     ]
     if group.kind in ("linear", "attention"):
         tried.append((LEARNED_ROUNDING, prepared.unlearnable))
     can = tuple(technique for technique, refused in tried if refused is None)
     cannot = tuple(Refusal(technique, refused) for technique, refused in tried if refused is not None)
     return GroupReport(group.name, group.kind, group.modules, group.parameters, share, can, cannot)
-
-
-def _technique(one: Tried, group: Group) -> str:
-    """Name the technique, with the table that it was tried on, where that is a separate one of the group."""
-    return one.technique if one.group == group.name else f"{one.technique} of {one.group}"
 
 
 def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
@@ -164,35 +162,25 @@ def _trials(config: StudyConfig, found: DryRun) -> TrialRange:
 
 
 def tables(found: ValidationReport) -> list[Table]:
-    """Tables of the techniques that each group admits, and of the modules that are left alone."""
-    can = Table(title=f"What can be compressed of {found.recommender}", title_justify="left")
-    for name, justify in (("group", "left"), ("layers", "right"), ("parameters", "right"), ("time", "right")):
-        can.add_column(name, justify=justify)  # type: ignore[arg-type]
-    can.add_column("can be done")
-    can.add_column("cannot, and why")
+    """Tables of the techniques that each group admits, of the forms of the graph that are not available, and of the
+    modules that are left alone.
+    """
+    right = (Column(name, justify="right") for name in ("layers", "parameters", "time"))
+    title = f"What can be compressed of {found.recommender}"
+    can = Table("group", *right, "can be done", "cannot, and why", title=title, title_justify="left")
     for group in found.groups:
         share = "" if group.time_share is None else f"{group.time_share:.0%}"
         cannot = "\n".join(f"{one.technique}: {one.reason}" for one in group.cannot)
         layers, parameters = len(group.modules), group.parameters
         can.add_row(group.name, str(layers), f"{parameters:,}", share, ", ".join(group.can), cannot)
-    told = [can, *_forms(found)]
-    if not found.left_alone:
-        return told
+    forms = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
+    for form in found.forms:
+        if form.reason is not None:
+            forms.add_row(form.form, form.reason)
     alone = Table("module", "why", title="Left alone", title_justify="left")
     for one in found.left_alone:
         alone.add_row(one.module, one.reason)
-    return [*told, alone]
-
-
-def _forms(found: ValidationReport) -> list[Table]:
-    """Describe the forms of the whole graph that are not available."""
-    refused = [one for one in found.forms if one.reason is not None]
-    if not refused:
-        return []
-    table = Table("form", "cannot be had, since", title="The whole graph", title_justify="left")
-    for one in refused:
-        table.add_row(one.form, one.reason)
-    return [table]
+    return [can, *(table for table in (forms, alone) if table.rows)]
 
 
 def conclusion(found: ValidationReport) -> Sequence[str]:
@@ -216,12 +204,10 @@ def conclusion(found: ValidationReport) -> Sequence[str]:
 
 def _user_inputs(found: ValidationReport) -> Sequence[str]:
     """Describe the inputs that are taken to be equal in all rows of a request, and the reason."""
-    by: dict[bool, list[str]] = {}
-    for one in found.user_inputs:
-        by.setdefault(one.inferred, []).append(one.name)
     told = {
         False: "Inputs of the user, by declaration or form: {}.",
         True: "Inputs of the user, inferred since they are equal in all rows of each request: {}; where production may "
         "send other requests, let the factory declare user_inputs.",
     }
-    return [told[inferred].format(", ".join(names)) for inferred, names in by.items()]
+    by = {inferred: [one.name for one in found.user_inputs if one.inferred == inferred] for inferred in told}
+    return [told[inferred].format(", ".join(names)) for inferred, names in by.items() if names]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -19,21 +18,12 @@ class MovieLensData(Section):
 
     source: str = Field(pattern=r"^(ml-100k|movielens:.+)$", description=SOURCES)
 
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the ratings; None for the known data set."""
-        _, _, folder = self.source.partition(":")
-        return Path(folder) if folder else None
-
 
 _Column = Annotated[str, Field(min_length=1)]
 
 
 class ColumnsConfig(Section):
-    """Roles of a table's columns. Features that are neither the user's nor the item's are of the moment.
-
-    positive_from: the least value that counts as 1, such as 4 stars; None for a label of 0 or 1
-    """
+    """Roles of a table's columns. Features that are neither the user's nor the item's are of the moment."""
 
     label: _Column = Field(description="the name of a column")
     timestamp: _Column = Field(description="the name of a column")
@@ -61,17 +51,13 @@ class ColumnsConfig(Section):
                 yield from (((key, index), name) for index, name in enumerate(value or ()))
 
     @model_validator(mode="after")
-    def _each_once(self) -> ColumnsConfig:
+    def _consistent(self) -> ColumnsConfig:
         for keys in (("label", "timestamp", "user", "item", "categorical", "numeric", "multi"), ("of_user", "of_item")):
             places: dict[str, tuple[str | int, ...]] = {}
             for place, name in self._places(*keys):
                 if name in places:
                     raise rule(f"must be another column than {dotted(places[name])}, but got {show(name)}", *place)
                 places[name] = place
-        return self
-
-    @model_validator(mode="after")
-    def _features(self) -> ColumnsConfig:
         for place, name in self._places("categorical", "numeric", "multi"):
             if name in ("user", "item"):
                 raise rule(f"must not be called user or item, which are keys here, but got {show(name)}", *place)
@@ -99,11 +85,7 @@ class CriteoData(Section):
 
 
 class SyntheticData(Section):
-    """Clicks drawn from a known model.
-
-    user_turnover: 0: users are active all the time; 1: each within one short span
-    order: how often the next item depends on the one before
-    """
+    """Clicks drawn from a known model."""
 
     source: Literal["synthetic"] = "synthetic"
     rows: int = Field(default=100_000, ge=2, description="a whole number, at least 2")
@@ -128,13 +110,13 @@ FORMS: Mapping[str, type[Section]] = {
     "<criteo>": CriteoData,
     "<synthetic>": SyntheticData,
 }
-_BY_KIND = {"table": "<table>", "criteo": "<criteo>", "synthetic": "<synthetic>"}
 
 
 def form_of(value: object) -> str:
     """Return the form of the data by the kind of their source."""
     source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
-    return _BY_KIND.get(str(source).partition(":")[0], "<movielens>")
+    tag = f"<{str(source).partition(':')[0]}>"
+    return tag if tag in FORMS else "<movielens>"
 
 
 DataConfig = Annotated[

@@ -1,14 +1,13 @@
-"""Search space of one study: the defaults of the model family and the machine, replaced by the study file's
-settings.
-"""
+"""Search space of a study: defaults of the model family and the machine, replaced by the study file's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 
 from objectives.records import LOW_RANK, PRUNING, Prepared
 from objectives.serving.devices import computes_bf16, cores_allowed, kernel_unit, places_here
 from search.config.space_sections import PlacementConfig, SpaceConfig, TablesConfig
+from search.config.yaml_reader import show
 from search.errors import ConfigError
 from spaces.domains import Choice, Domain, Float, Scalar
 from spaces.model_structure import ModelStructure
@@ -19,7 +18,6 @@ from spaces.techniques.pruning import IMPORTANCES, ways_to_prune
 from spaces.techniques.quantization import CALIBRATIONS, WIDTHS, PrecisionSpace
 from spaces.weights import FULL, MIXED, SHARED, TableSpace, WeightsSpace
 
-_ATTENTION = ("window", "history")
 EPOCHS = 5
 # 0 leaves a group whole while another is pruned. The remaining size of a dimension is rounded to what kernels handle
 # well, which may be half of it: in a dimension of two such steps, 0.25 and less round to nothing, and the trial fails.
@@ -41,14 +39,9 @@ def space_for(given: SpaceConfig, prepared: Prepared) -> SearchSpace:
     """Build every knob of the study; the row limits of a placement follow the median request.
 
     Raises:
-        ConfigError: the study file names an unavailable group, size, engine or width; the message lists the available
-        ones.
+        ConfigError: the study file names an unavailable group, size, engine or width; it lists the available ones.
     """
-    return SearchSpace(
-        _weights(given, prepared),
-        _precision(given, prepared),
-        _placement(given.placement, prepared),
-    )
+    return SearchSpace(_weights(given, prepared), _precision(given, prepared), _placement(given.placement, prepared))
 
 
 def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
@@ -59,8 +52,9 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     factorable = [g for g in groups if g.factorable and prepared.refused(g.modules, LOW_RANK) is None]
     ratios: dict[str, Domain] = {g.name: Choice(ways_to_prune(g, RATIOS, unit)) for g in prunable}
     ranks: dict[str, Domain] = {group.name: RANKS for group in factorable}
+    pruning = _replaced("space.pruning", ratios, given.pruning)
+    low_rank = _replaced("space.low_rank", ranks, given.low_rank)
     learning = given.distillation
-    window, history = (_looked_at(getattr(given.attention, name), name, prepared.history) for name in _ATTENTION)
     if learning.feature_weight is not None and not prepared.featured and learning.feature_weight != Choice((0.0,)):
         raise ConfigError(
             "space.distillation.feature_weight: must be [0] for this model, whose factory names no hidden module"
@@ -68,36 +62,37 @@ def _weights(given: SpaceConfig, prepared: Prepared) -> WeightsSpace:
     return WeightsSpace(
         architecture=_sizes(student, given.architecture, prepared.built),
         own=prepared.sizes,
-        pruning=_pruned(_replaced("space.pruning", ratios, given.pruning)),
+        pruning={group: d for group, d in pruning.items() if _highest(d) > 0},
         distillation={
             "temperature": learning.temperature or TEMPERATURE,
             "teacher_weight": learning.teacher_weight or TEACHER_WEIGHT,
             "feature_weight": learning.feature_weight or FEATURE_WEIGHT,
         },
         epochs=learning.epochs or EPOCHS,
-        importance=_choice(given.pruning_importance, IMPORTANCES),
-        steps=_choice(given.pruning_steps, STEPS.values),
+        importance=Choice(given.pruning_importance or IMPORTANCES),
+        steps=Choice(given.pruning_steps or STEPS.values),
         multiple=unit,
-        low_rank=_factorised(_replaced("space.low_rank", ranks, given.low_rank)),
+        low_rank={group: d for group, d in low_rank.items() if isinstance(d, Choice) and len(d.values) > 1},
         tables=_tables(given.tables, prepared),
-        window=window,
-        history=history,
-        quantization_aware=_aware(given.quantization_aware, prepared.unlearnable),
+        window=_looked_at("space.attention.window", given.attention.window, prepared.history),
+        history=_looked_at("space.attention.history", given.attention.history, prepared.history),
+        quantization_aware=_allowed(
+            "space.quantization_aware", given.quantization_aware, (False, True), prepared.unlearnable
+        ),
     )
 
 
 def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
     kinds = {group.name: group.kind for group in prepared.structure.groups}
-    stored = _stored(given.precision or {}, prepared.structure)
-    offered = {name: WIDTHS.get(kinds.get(name, "table"), ("fp32",)) for name in stored}
-    widths = {
-        name: Choice(tuple(width for width in offered[name] if not prepared.refused(modules, width)))
-        for name, modules in stored.items()
-    }
-    compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
     chosen = dict(given.precision or {})
+    stored = _stored(chosen, prepared.structure)
+    widths: dict[str, Choice] = {}
+    for name, modules in stored.items():
+        offered = WIDTHS.get(kinds.get(name, "table"), ("fp32",))
+        widths[name] = Choice(tuple(width for width in offered if not prepared.refused(modules, width)))
+    compute: tuple[str, ...] = ("fp32", "bf16") if BF16_ENGINE in places_here() and computes_bf16() else ("fp32",)
     computes = _subset("space.precision.compute", chosen.pop("compute", None), compute)
-    calibrations = _choice(chosen.pop("calibration", None), CALIBRATIONS)
+    calibrations = Choice(chosen.pop("calibration", CALIBRATIONS))
     for group, asked in chosen.items():
         if group in kinds and group not in widths:
             raise ConfigError(f"space.precision.{group}: must be left out, since each of its tables is named by itself")
@@ -111,9 +106,7 @@ def _precision(given: SpaceConfig, prepared: Prepared) -> PrecisionSpace:
 
 
 def _stored(named: Collection[str], structure: ModelStructure) -> Mapping[str, tuple[str, ...]]:
-    """Return the parts with a width of their own: where the study file names a group of tables, only the tables that it
-    names.
-    """
+    """Return the parts with a width of their own; where a group of tables is named, only tables that are named too."""
     whole = any(group.kind == "table" and group.name in named for group in structure.groups)
     asked = (table.name for table in structure.tables if table.name in named)
     return structure.stored((*asked, *(() if whole else structure.heavy_tables())))
@@ -126,104 +119,71 @@ def _sizes(offered: Mapping[str, Domain], given: Mapping[str, Domain] | None, bu
     return dict(given or {}) if built and not offered else _replaced("space.architecture", offered, given)
 
 
-def _pruned(ratios: Mapping[str, Domain]) -> dict[str, Domain]:
-    """Return the ratios of the groups that may be pruned."""
-    most = {group: max(map(float, d.values)) if isinstance(d, Choice) else d.high for group, d in ratios.items()}
-    return {group: domain for group, domain in ratios.items() if most[group] > 0}
-
-
-def _factorised(ranks: Mapping[str, Domain]) -> dict[str, Choice]:
-    """Return the ranks of the groups that may have less than the full rank."""
-    return {group: d for group, d in ranks.items() if isinstance(d, Choice) and len(d.values) > 1}
+def _highest(domain: Domain) -> float:
+    return max(map(float, domain.values)) if isinstance(domain, Choice) else domain.high
 
 
 def _tables(given: TablesConfig, prepared: Prepared) -> dict[str, TableSpace]:
-    """Return the forms of tables, and groups of them, that may have another form. Mixed dimensions depend on lookup
-    frequency: with equal frequencies, they have no effect.
-    """
+    """Return the forms of tables that may have several; with equal lookup frequencies, mixed dimensions do nothing."""
     rows = {table.name: table.rows for table in prepared.structure.tables if table.form_refused is None}
     stored = prepared.structure.stored(prepared.structure.heavy_tables())
     large = {name: {m for m in modules if rows.get(m, 0) >= SMALLEST} for name, modules in stored.items()}
-    even = {name for name, modules in large.items() if modules <= set(prepared.even_tables)}
-    asked = TABLE_FORMS.values if given.form is None else given.form
-    forms = {
-        name: tuple(f for f in asked if (f != MIXED or name not in even) and not prepared.refused(stored[name], str(f)))
-        for name in large
-        if large[name]
-    }
-    for form in (SHARED, MIXED):
-        why = _not_any(form, prepared, {name: stored[name] for name in forms}, even)
-        if given.form is not None and form in given.form and why is not None:
-            raise ConfigError(f"space.tables.form: {form} must be left out for {why}")
+
+    def refused(name: str, form: str) -> str | None:
+        if form == MIXED and large[name] <= set(prepared.even_tables):
+            return "these data, which look up every id as often"
+        reason = prepared.refused(stored[name], form)
+        return None if reason is None else f"this model: {reason}"
+
+    asked = given.form or TABLE_FORMS.values
+    forms = {name: tuple(f for f in asked if refused(name, str(f)) is None) for name in large if large[name]}
+    unfit = sorted(f"this model: {t.form_refused}" for t in prepared.structure.tables if t.form_refused is not None)
+    for form in given.form or ():
+        reasons = [refused(name, form) for name in forms]
+        if form != FULL and None not in reasons and (why := [*filter(None, reasons), *unfit]):
+            raise ConfigError(f"space.tables.form: {form} must be left out for {why[0]}")
     full_rows, temperature = given.full_rows_share or FULL_ROWS, given.temperature or TABLE_TEMPERATURE
     return {name: TableSpace(Choice(of), full_rows, temperature) for name, of in forms.items() if len(of) > 1}
 
 
-def _not_any(form: str, prepared: Prepared, stored: Mapping[str, tuple[str, ...]], even: Set[str]) -> str | None:
-    """Return the reason why no table may have the form, None where one may, or where none is large enough for any."""
-    reasons = {table.form_refused for table in prepared.structure.tables} - {None}
-    refused = {name: prepared.refused(modules, form) for name, modules in stored.items()}
-    if any(reason is None and (form != MIXED or name not in even) for name, reason in refused.items()):
-        return None
-    if form == MIXED and even & stored.keys():
-        return "these data, which look up every id as often"
-    reason = next(iter([*filter(None, refused.values()), *sorted(map(str, reasons))]), None)
-    return None if reason is None else f"this model: {reason}"
-
-
-def _looked_at(given: tuple[int, ...] | None, name: str, history: int | None) -> Choice:
+def _looked_at(field: str, given: tuple[int, ...] | None, history: int | None) -> Choice:
     """Return the positions of an attention over a history of this length, None where the model has none."""
     if history is None:
-        if given is not None and any(given):
-            raise ConfigError(f"space.attention.{name}: the model reads no history, but got {list(given)}")
-        return Choice((0,))
-    beyond = [size for size in given or () if size >= history]
-    if beyond:
-        raise ConfigError(
-            f"space.attention.{name}: must be 0 (all) or below the {history} positions of the history, but got "
-            f"{beyond[0]}"
-        )
-    if given is None:
-        given = (0, *(size for size in (history // 8, history // 4, history // 2) if size > 0))
-    return Choice(tuple(dict.fromkeys(given)))
+        return _allowed(field, given, (0,), "it reads no history")
+    for size in given or ():
+        if size >= history:
+            raise ConfigError(
+                f"{field}: must be 0 (all) or below the {history} positions of the history, but got {size}"
+            )
+    return Choice(given or tuple(dict.fromkeys((0, history // 8, history // 4, history // 2))))
 
 
-def _aware(given: tuple[bool, ...] | None, refused: str | None) -> Choice:
-    if given is not None and True in given and refused is not None:
-        raise ConfigError(f"space.quantization_aware: must be [false] for this model, but got true: {refused}")
-    return _choice(given, (False,) if refused is not None else (False, True))
-
-
-def _choice(given: tuple[Scalar, ...] | None, default: tuple[Scalar, ...]) -> Choice:
-    return Choice(default if given is None else given)
+def _allowed(field: str, given: tuple[Scalar, ...] | None, default: tuple[Scalar, ...], refused: str | None) -> Choice:
+    """Return the values of a knob, of which the model may refuse all but the default's first, which is off."""
+    off = default[:1]
+    if given is not None and refused is not None and given != off:
+        raise ConfigError(f"{field}: must be {show(off)} for this model, but got {show(given)}: {refused}")
+    return Choice(off if refused is not None else given or default)
 
 
 def _placement(given: PlacementConfig, prepared: Prepared) -> PlacementSpace:
-    median_rows = prepared.median_rows
-    places, cores = places_here(), cores_allowed()
-    refused = prepared.user_once_refused
-    if given.user_once is not None and True in given.user_once and refused is not None:
-        raise ConfigError(f"space.placement.user_once: must be [false] for this model, but got true: {refused}")
-    alone = _unbatched(prepared)
-    if given.batch_rows is not None and any(given.batch_rows) and alone is not None:
-        raise ConfigError(
-            f"space.placement.batch_rows: must be [0] for this model, but got {list(given.batch_rows)}: {alone}"
-        )
-
+    rows, places, cores = prepared.median_rows, places_here(), cores_allowed()
     several = cores > 1
+    # Another engine on the same CPU is no faster; an accelerator's tables may be on the host, or the reverse.
+    embedding_devices = given.embedding_device or (None if any(":" in place for place in places) else ("same",))
     return PlacementSpace(
         engine=_subset("space.placement.engines", given.engines, places),
         layout=_subset("space.placement.layouts", given.layouts, layouts(cores)),
-        pinned=_choice(given.pinned, (False, True) if several else (False,)),
-        inline=_choice(given.inline, (False, True)),
-        batch_rows=_choice(given.batch_rows, (0,) if alone else (0, 2 * median_rows, 8 * median_rows)),
-        batch_wait_us=_choice(given.batch_wait_us, (0, 200)),
-        split_rows=_choice(given.split_rows, (0, median_rows) if several else (0,)),
-        route_rows=_choice(given.route_rows, (0, median_rows, 2 * median_rows) if len(places) > 1 else (0,)),
-        embedding_device=_subset("space.placement.embedding_device", given.embedding_device, ("same", *places))
-        if given.embedding_device
-        else _embedding_devices(places),
-        user_once=_choice(given.user_once, (False, True) if refused is None else (False,)),
+        pinned=Choice(given.pinned or ((False, True) if several else (False,))),
+        inline=Choice(given.inline or (False, True)),
+        batch_rows=_allowed(
+            "space.placement.batch_rows", given.batch_rows, (0, 2 * rows, 8 * rows), _unbatched(prepared)
+        ),
+        batch_wait_us=Choice(given.batch_wait_us or (0, 200)),
+        split_rows=Choice(given.split_rows or ((0, rows) if several else (0,))),
+        route_rows=Choice(given.route_rows or ((0, rows, 2 * rows) if len(places) > 1 else (0,))),
+        embedding_device=_subset("space.placement.embedding_device", embedding_devices, ("same", *places)),
+        user_once=_allowed("space.placement.user_once", given.user_once, (False, True), prepared.user_once_refused),
         queue=Choice((given.queue or 0,)),
         deadline_ms=Choice((given.deadline_ms or 0.0,)),
     )
@@ -235,13 +195,6 @@ def _unbatched(prepared: Prepared) -> str | None:
         return f"a request gives its {', '.join(prepared.once)} once, and a batch has several"
     lengths = [spec.name for spec in prepared.inputs if None in spec.shape]
     return f"requests give {', '.join(lengths)} in different lengths" if lengths else None
-
-
-def _embedding_devices(places: tuple[str, ...]) -> Choice:
-    """Return the places of the embedding stage: another engine on the same CPU is no faster; an accelerator's tables
-    may be on the host, or the reverse.
-    """
-    return Choice(("same", *places)) if any(":" in place for place in places) else Choice(("same",))
 
 
 def _replaced(field: str, default: Mapping[str, Domain], given: Mapping[str, Domain] | None) -> Mapping[str, Domain]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from objectives.records import Interval, Quality
 from search.config.yaml_reader import nearest, show
 from search.errors import ConfigError
-
-_ALL = "all rows"
 
 
 @dataclass(frozen=True)
@@ -24,24 +22,21 @@ class Limits:
         return all(excess <= 0 for excess in self.excesses(quality).values())
 
     def excesses(self, quality: Quality) -> dict[str, float]:
-        """Return the excess of each point loss over its limit, negative where it is within."""
-        return {name: loss - limit for name, loss, _, limit in self._each(quality) if loss is not None}
+        """Return the excess of each point loss over its limit, negative where it is within; named for a constraint."""
+        each = self._each(quality)
+        return {f"loss{where or ' on all rows'}": loss - limit for where, loss, _, limit in each if loss is not None}
 
     def lost(self, quality: Quality) -> str | None:
         """Return the limit that is violated with certainty, the whole interval being above it; None where none is."""
-        for name, loss, interval, limit in self._each(quality):
+        for where, loss, interval, limit in self._each(quality):
             if loss is not None and interval is not None and interval[0] > limit:
                 low, high = interval
-                where = "" if name == _ALL else f" on {name}"
                 return f"its loss of {loss:.2%} [{low:.2%}, {high:.2%}]{where} is above the tolerated {limit:.2%}"
         return None
 
     def unproved(self, quality: Quality) -> str | None:
-        """Return the limit that is not kept with certainty, the upper end of an interval being above it; None where all
-        are.
-        """
-        for name, loss, interval, limit in self._each(quality):
-            where = "" if name == _ALL else f" on {name}"
+        """Return the first limit that an interval's upper end exceeds, or whose loss is undefined; None without any."""
+        for where, loss, interval, limit in self._each(quality):
             if loss is None or interval is None:
                 return f"the loss{where} is undefined, and must be at most {limit:.2%}"
             if not interval[1] <= limit:
@@ -51,21 +46,15 @@ class Limits:
     def margins(self, quality: Quality) -> dict[str, float | None]:
         """Return the distance of each loss's upper bound below its limit; None where a loss is undefined."""
         each = self._each(quality)
-        return {
-            "loss" if name == _ALL else f"loss on {name}": None if interval is None else limit - interval[1]
-            for name, _, interval, limit in each
-        }
+        return {f"loss{where}": None if interval is None else limit - interval[1] for where, _, interval, limit in each}
 
-    def _each(self, quality: Quality) -> list[tuple[str, float | None, Interval | None, float]]:
-        """Return the name, loss, interval and limit of all rows and of each slice."""
-        every: list[tuple[str, float | None, Interval | None, float]] = [
-            (_ALL, quality.loss, quality.loss_interval, self.max_loss)
-        ]
+    def _each(self, quality: Quality) -> Iterator[tuple[str, float | None, Interval | None, float]]:
+        """Yield the place in words, empty for all rows, the loss, its interval and its limit, then those of slices."""
+        yield "", quality.loss, quality.loss_interval, self.max_loss
         of = {part.name: part for part in quality.parts}
         for name, limit in self.slices.items():
             part = of.get(name)
-            every.append((name, part.loss if part else None, part.loss_interval if part else None, limit))
-        return every
+            yield f" on {name}", part.loss if part else None, part.loss_interval if part else None, limit
 
 
 def check_slices(limits: Mapping[str, float], parts: Sequence[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
-from search.config.yaml_reader import dotted
+from search.config.yaml_reader import dotted, replaced, value_at
 from search.errors import RenamedKeyWarning
 
-_KEYS = {
+_KEYS: Mapping[tuple[str, ...], str] = {
     ("space", "tables", "own"): "full_rows_share",
     ("space", "distillation", "passes"): "epochs",
     ("space", "placement", "lookup"): "embedding_device",
@@ -23,40 +23,21 @@ def read_renamed(data: Mapping[str, object]) -> dict[str, object]:
     A file that holds both the old and the new key keeps the old one, so that it is refused as an unknown key.
     """
     found = dict(data)
-    for place, name in _KEYS.items():
-        found = _with_key(found, place, name, place)
+    for (*path, old), name in _KEYS.items():
+        section = value_at(found, path)
+        if isinstance(section, dict) and old in section and name not in section:
+            _warn(dotted((*path, old)), dotted((*path, name)))
+            renamed = {name if key == old else key: value for key, value in section.items()}
+            found = replaced(found, tuple(path), renamed)
     for place, names in _VALUES.items():
-        found = _with_values(found, place, names, place)
+        values = value_at(found, place)
+        if isinstance(values, list):
+            for old in names:
+                if old in values:
+                    _warn(f"{dotted(place)}: {old}", names[old])
+            found = replaced(found, place, [names.get(one, one) if isinstance(one, str) else one for one in values])
     return found
 
 
-def _with_key(data: dict[str, object], rest: tuple[str, ...], name: str, place: tuple[str, ...]) -> dict[str, object]:
-    key, *inner = rest
-    if key not in data:
-        return data
-    if inner:
-        value = data[key]
-        return {**data, key: _with_key(value, tuple(inner), name, place)} if isinstance(value, dict) else data
-    if name in data:
-        return data
-    _warn(dotted(place), dotted((*place[:-1], name)))
-    return {name if given == key else given: value for given, value in data.items()}
-
-
-def _with_values(
-    data: dict[str, object], rest: tuple[str, ...], names: Mapping[str, str], place: tuple[str, ...]
-) -> dict[str, object]:
-    key, *inner = rest
-    value = data.get(key)
-    if inner:
-        return {**data, key: _with_values(value, tuple(inner), names, place)} if isinstance(value, dict) else data
-    if not isinstance(value, list):
-        return data
-    for old, new in names.items():
-        if old in value:
-            _warn(f"{dotted(place)}: {old}", new)
-    return {**data, key: [names.get(one, one) if isinstance(one, str) else one for one in value]}
-
-
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name is read for one more version", RenamedKeyWarning, stacklevel=5)
+    warnings.warn(f"{old} is now {new}; the old name is read for one more version", RenamedKeyWarning, stacklevel=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from pydantic import (
@@ -58,19 +59,14 @@ class Range(Section):
     log: bool = Field(default=False, description="true or false")
 
 
+@dataclass(frozen=True)
 class _ReadsDomain:
-    """Reader of a knob's domain from its written form; a real knob accepts numbers within bounds, and converts them to
-    float.
-    """
+    """Reader of a knob's domain from its written form; with bounds, numbers within them, which become floats."""
 
-    def __init__(
-        self,
-        bounds: tuple[float, float] | None = None,
-        rule: str = "",
-        open_below: bool = False,
-        open_above: bool = False,
-    ) -> None:
-        self.bounds, self.rule, self.open_below, self.open_above = bounds, rule, open_below, open_above
+    bounds: tuple[float, float] | None = None
+    rule: str = ""
+    open_below: bool = False
+    open_above: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         form = Annotated[

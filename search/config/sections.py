@@ -1,4 +1,4 @@
-"""Sections of a study file, each field with its default and its rule."""
+"""Sections of a study file, each field with its default and its rule; presets/template.yaml explains them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ Objective = Literal[
     "money_per_million",
 ]
 
+_Share = Annotated[float, Field(gt=0, lt=1)]
 # Largest seed that Optuna and scikit-learn accept.
 _LARGEST_SEED = 2**32 - 1
-
-
 BUILT_IN = ("dcn-v2", "dlrm", "sasrec")
 
 
@@ -40,11 +39,10 @@ class QualityConfig(Section):
         pattern=r"^(auc|gauc|ndcg@[1-9]\d*|hr@[1-9]\d*)$",
         description="auc, gauc, ndcg@K, hr@K, or null for the model family's own",
     )
-    max_loss: float = Field(default=0.01, gt=0, lt=1, description="a number above 0 and below 1, such as 0.01 for 1%")
-    slices: Mapping[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+    max_loss: _Share = Field(default=0.01, description="a number above 0 and below 1, such as 0.01 for 1%")
+    slices: Mapping[str, _Share] = Field(
         default={}, description="a mapping of slice to a number above 0 and below 1, such as {rare items: 0.02}"
     )
-
     slice_by: Listed[Annotated[str, Field(min_length=1)]] = Field(
         default=(), description="a list of columns, or of inputs of one's own model"
     )
@@ -77,23 +75,15 @@ _PATTERNS = ("poisson", "deterministic", "bursts", "diurnal")
 
 
 class TrafficConfig(Section):
-    """Traffic of a study. The load is the baseline's utilisation: the request rate over the rate at which its replica
-    serves requests one by one. It is moderate by default: the closer to 1, the more a queue amplifies each stall of the
-    machine.
-
-    Seconds, quiet and depth are settings of bursts and of a daily curve.
-    """
+    """Traffic of a study; seconds, quiet and depth are settings of bursts and of a daily curve."""
 
     pattern: str = Field(
         default="poisson",
         pattern=rf"^({'|'.join(_PATTERNS)}|log:.+)$",
         description=f"{', '.join(_PATTERNS)} or log:FILE, a request log in CSV or Parquet",
     )
-    load: float = Field(
-        default=0.4,
-        gt=0,
-        lt=1,
-        description="a number above 0 and below 1, a share of what the baseline answers one by one",
+    load: _Share = Field(
+        default=0.4, description="a number above 0 and below 1, a share of what the baseline answers one by one"
     )
     rows: RowsConfig = RowsConfig()
     on_seconds: float = Field(default=0.5, ge=0.001, description="seconds, at least 0.001")
@@ -110,19 +100,14 @@ class TrafficConfig(Section):
 
 
 class SloConfig(Section):
-    """Service level objective: a percentile of latency within `ms` milliseconds; None is twice the baseline's own
-    percentile at the study's load.
-    """
+    """Service level objective; `ms` None is twice the baseline's own percentile at the study's load."""
 
     percentile: Literal[50, 95, 99] = 95
     ms: float | None = Field(default=None, gt=0, description="milliseconds above 0, or null")
 
 
 class TimingConfig(Section):
-    """Numbers of blocks of candidate and baseline in a benchmark: to screen, in one visit; for a point that would enter
-    the front and to confirm, in visits of 20 or more, each of which opens both anew; and the longest time that a visit
-    waits for undisturbed blocks.
-    """
+    """Blocks of candidate and baseline in a benchmark, by its purpose, and how long it waits for undisturbed ones."""
 
     screen_blocks: int = Field(default=20, ge=20, description="a whole number, at least 20")
     near_blocks: int = Field(default=60, ge=20, description="a whole number, at least 20")
@@ -139,18 +124,14 @@ class TrainingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Budget of the search: minutes without the baseline's training, and the number of trials that end, measured,
-    stopped or failed, without the baseline and the reference points; None: as many as fit.
-    """
+    """Minutes of the search, and trials that end in it, baseline and reference points aside; None: as many as fit."""
 
     minutes: float = Field(default=10.0, gt=0, description="a number above 0")
     trials: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
 
 
 class WorkersConfig(Section):
-    """Number of builder processes (None: as many as the machine supports), and the time limits of a fit or an
-    evaluation, and of any other job.
-    """
+    """Builders (None: as many as the machine supports); limits of a fit or an evaluation, and of any other job."""
 
     builders: int | None = Field(default=None, ge=1, description="a whole number, at least 1, or null")
     fit_seconds: float = Field(default=600.0, gt=0, description="seconds above 0")
@@ -210,27 +191,32 @@ class StudyConfig(Section):
         """True if the recommender is the user's own, with data, metric and requests from its factory."""
         return ":" in self.recommender
 
+    @property
+    def metric(self) -> str:
+        """Metric of the study, or the model family's own; empty where it is the factory's."""
+        return self.quality.metric or ("" if self.own else "ndcg@10" if self.recommender == "sasrec" else "auc")
+
     @model_validator(mode="after")
-    def _own_or_built_in(self) -> StudyConfig:
+    def _consistent(self) -> StudyConfig:
         if self.own:
-            for key in ("data", "sizes"):
-                if value := getattr(self, key):
-                    shown = show(value if key == "sizes" else value.source)
+            for key, given in (("data", None if self.data is None else self.data.source), ("sizes", self.sizes)):
+                if given:
+                    got = show(given)
                     raise rule(
-                        f"must be left out for one's own recommender, whose factory gives it, but got {shown}", key
+                        f"must be left out for one's own recommender, whose factory gives it, but got {got}", key
                     )
         elif self.data is None:
             raise rule(f"missing; must be {type(self).model_fields['data'].description}", "data")
-        return self
-
-    @model_validator(mode="after")
-    def _fitting(self) -> StudyConfig:
         ranking, metric = self.recommender == "sasrec", self.quality.metric
         if metric is not None and ranking != ("@" in metric):
             may_be = "ndcg@K or hr@K" if ranking else "auc or gauc"
             raise rule(f"must be {may_be} for {self.recommender}, but got {show(metric)}", "quality", "metric")
         self._check_named("user", "sasrec" if ranking else "gauc" if metric == "gauc" else None)
         self._check_named("item", "sasrec" if ranking else None)
+        if "money_per_million" in self.objectives and self.price_per_hour is None:
+            raise rule(
+                "must be the price of the machine for an hour for money_per_million, but got null", "price_per_hour"
+            )
         return self
 
     def _check_named(self, who: Literal["user", "item"], needed_for: str | None) -> None:
@@ -242,19 +228,6 @@ class StudyConfig(Section):
             raise rule(f"must be {others} for {needed_for}, but got {show(self.data.source)}", "data", "source")
         if isinstance(self.data, TableData) and getattr(self.data.columns, who) is None:
             raise rule(f"must be the name of a column for {needed_for}, but got null", "data", "columns", who)
-
-    @property
-    def metric(self) -> str:
-        """Metric of the study, or the model family's own; empty where it is the factory's."""
-        return self.quality.metric or ("" if self.own else "ndcg@10" if self.recommender == "sasrec" else "auc")
-
-    @model_validator(mode="after")
-    def _priced(self) -> StudyConfig:
-        if "money_per_million" in self.objectives and self.price_per_hour is None:
-            raise rule(
-                "must be the price of the machine for an hour for money_per_million, but got null", "price_per_hour"
-            )
-        return self
 
     @field_validator("objectives")
     @classmethod

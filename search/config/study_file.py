@@ -7,41 +7,35 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from search.config.data_sections import FORMS, MovieLensData
+from search.config.data_sections import FORMS
 from search.config.renamed_keys import read_renamed
 from search.config.section import Range, Section
 from search.config.sections import StudyConfig
-from search.config.yaml_reader import dotted, nearest, plain, show
+from search.config.yaml_reader import dotted, nearest, plain, replaced, show, value_at
 from search.errors import ConfigError
 
 # Sections that a resumed study may have changed: duration and place of the search, not its subject.
 FREE_SECTIONS = ("budget", "workers", "tracking_uri", "storage")
 
-_TEMPLATE = "template"
+_PRESETS = resources.files("search.config").joinpath("presets")
+_TEMPLATE = "template.yaml"
 
 
 def preset_names() -> tuple[str, ...]:
     """Return the names of the studies included in leanrec."""
-    names = (Path(entry.name) for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
-    return tuple(sorted(name.stem for name in names if name.stem != _TEMPLATE))
+    names = sorted(entry.name for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+    return tuple(name.removesuffix(".yaml") for name in names if name != _TEMPLATE)
 
 
-def load(
-    source: str,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-    minutes: float | None = None,
-    trials: int | None = None,
-) -> StudyConfig:
-    """Load the study of a preset's name or a YAML file, with `key.path=value` overrides, and those given by name last.
+def load(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Load the study of a preset's name or a YAML file, with `key.path=value` overrides, of which the last counts.
 
     A relative DIR or FILE is resolved from the folder of the file that contains it; in an override or a preset, from
     the working directory.
@@ -58,21 +52,13 @@ def load(
     data = _absolute(read_renamed(data), folder)
     for override in overrides:
         path, value = _read_override(override)
-        data = read_renamed(_replaced(data, path, value))
-    for path, given in ((("seed",), seed), (("budget", "minutes"), minutes), (("budget", "trials"), trials)):
-        if given is not None:
-            data = _replaced(data, path, given)
-    config = parse(_absolute(data, Path.cwd()))
-    if isinstance(config.data, MovieLensData) and config.data.folder and not config.data.folder.is_dir():
-        raise ConfigError(f"data.source: must name a folder that exists, but got {show(config.data.source)}")
-    source = "" if config.data is None else config.data.source
-    kind, _, file_of_data = source.partition(":")
-    if kind in ("table", "criteo") and not Path(file_of_data).is_file():
-        raise ConfigError(f"data.source: must name a file that exists, but got {show(source)}")
-    rows = config.traffic.rows.file
-    for place, file in (("traffic.pattern", config.traffic.log), ("traffic.rows.file", Path(rows) if rows else None)):
-        if file is not None and not file.is_file():
-            raise ConfigError(f"{place}: must name a file that exists, but got {show(str(file))}")
+        data = read_renamed(replaced(data, path, value))
+    data = _absolute(data, Path.cwd())
+    config = parse(data)
+    for place, prefix, what, name in _on_disk(data):
+        kind, exists = ("folder", Path(name).is_dir()) if what == "DIR" else ("file", Path(name).is_file())
+        if not exists:
+            raise ConfigError(f"{dotted(place)}: must name a {kind} that exists, but got {show(prefix + name)}")
     return config
 
 
@@ -96,7 +82,7 @@ def write_template(path: Path) -> None:
     Raises:
         ConfigError: the path exists already, or cannot be written.
     """
-    text = _presets().joinpath(f"{_TEMPLATE}.yaml").read_text(encoding="utf-8")
+    text = _PRESETS.joinpath(_TEMPLATE).read_text(encoding="utf-8")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -116,14 +102,10 @@ def write_template(path: Path) -> None:
             draft.unlink()
 
 
-def _presets() -> Traversable:
-    return resources.files("search.config").joinpath("presets")
-
-
 def _read_source(source: str) -> tuple[str, str, Path]:
     """Return the text, its label in messages, and the folder from which its relative paths are resolved."""
     if source in preset_names():
-        return _presets().joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source, Path.cwd()
+        return _PRESETS.joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source, Path.cwd()
     path = Path(source)
     label = source or "''"
     try:
@@ -147,21 +129,7 @@ def _read_override(override: str) -> tuple[tuple[str, ...], object]:
     return path, plain(text, f"--set {key.strip()}", path)
 
 
-def _replaced(
-    data: Mapping[str, object], path: tuple[str, ...], value: object, *, done: tuple[str, ...] = ()
-) -> dict[str, object]:
-    """Copy data with the value at path replaced, since data under an anchor may be shared."""
-    key, *rest = path
-    if not rest:
-        return {**data, key: value}
-    inner = data.get(key)
-    if inner is not None and not isinstance(inner, dict):
-        where = dotted((*done, key))
-        raise ConfigError(f"{dotted((*done, *path))}: {where} holds no further keys; it is {show(inner)}")
-    return {**data, key: _replaced(inner or {}, tuple(rest), value, done=(*done, key))}
-
-
-# Settings that name a file or folder, after a prefix.
+# Settings that name a file or folder, after a prefix; it has to exist.
 _ON_DISK = (
     (("data", "source"), "movielens:", "DIR"),
     (("data", "source"), "table:", "FILE"),
@@ -171,18 +139,22 @@ _ON_DISK = (
 )
 
 
-def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
+def _on_disk(data: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str, str, str]]:
+    """Yield the place, the prefix, DIR or FILE, and the path of each setting that names one."""
     for place, prefix, what in _ON_DISK:
-        value: object = data
-        for key in place:
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, str) or not value.startswith(prefix) or value == prefix:
-            continue
+        value = value_at(data, place)
+        if isinstance(value, str) and value.startswith(prefix) and value != prefix:
+            yield place, prefix, what, value.removeprefix(prefix)
+
+
+def _absolute(data: dict[str, object], folder: Path) -> dict[str, object]:
+    for place, prefix, what, name in _on_disk(data):
         try:
-            path = (folder / Path(value.removeprefix(prefix)).expanduser()).resolve()
+            path = (folder / Path(name).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # no home of that name, a loop of links, a null character
-            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {show(value)}: {error}") from error
-        data = _replaced(data, place, f"{prefix}{path}")
+            got = show(prefix + name)
+            raise ConfigError(f"{dotted(place)}: must be {prefix}{what}, but got {got}: {error}") from error
+        data = replaced(data, place, f"{prefix}{path}")
     return data
 
 
@@ -236,7 +208,7 @@ _TAGGED: Mapping[str, type[Section]] = {"<range>": Range, **FORMS}
 def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
     """Return the innermost section on the way to an error, and the requirement there."""
     section: type[Section] = StudyConfig
-    text = f"a mapping with the keys {_keys(section)}"
+    text = ""
     for key in location:
         field = section.model_fields.get(str(key))
         if str(key) in _TAGGED:
@@ -244,10 +216,9 @@ def _described(location: tuple[str | int, ...]) -> tuple[type[Section], str]:
         elif field is not None:
             kind = field.annotation
             if isinstance(kind, type) and issubclass(kind, Section):
-                section = kind
-                text = f"a mapping with the keys {_keys(section)}"
+                section, text = kind, ""
             text = field.description or text
-    return section, text
+    return section, text or f"a mapping with the keys {_keys(section)}"
 
 
 def _known(section: type[Section], key: object, value: object) -> str:

@@ -27,14 +27,13 @@ def plain(text: str, label: str, path: tuple[str, ...] = ()) -> object:
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except DuplicateKeyError as error:
-        key = str(error.problem).partition('"')[2].partition('"')[0]
-        where = f"{label}, line {_line_of(error)}"
-        raise ConfigError(f"{dotted((*path, key))}: must be given once, but got it twice ({where})") from error
     except MarkedYAMLError as error:
-        raise ConfigError(
-            f"{label}, line {_line_of(error)}: not valid YAML: {error.problem or error.context}"
-        ) from error
+        mark = error.problem_mark or error.context_mark
+        where = f"{label}, line {1 if mark is None else mark.line + 1}"
+        if isinstance(error, DuplicateKeyError):
+            key = str(error.problem).partition('"')[2].partition('"')[0]
+            raise ConfigError(f"{dotted((*path, key))}: must be given once, but got it twice ({where})") from error
+        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}") from error
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{label}, line {line}: not valid YAML: a character that may not be printed") from error
@@ -44,9 +43,25 @@ def plain(text: str, label: str, path: tuple[str, ...] = ()) -> object:
         raise ConfigError(f"{label}: nested too deeply for a study file") from error
 
 
-def _line_of(error: MarkedYAMLError) -> int:
-    mark = error.problem_mark or error.context_mark
-    return 1 if mark is None else mark.line + 1
+def value_at(data: object, path: Sequence[str]) -> object:
+    """Return the value at a path of keys, None where there is none."""
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def replaced(
+    data: Mapping[str, object], path: tuple[str, ...], value: object, *, done: tuple[str, ...] = ()
+) -> dict[str, object]:
+    """Copy data with the value at path replaced, since data under an anchor may be shared."""
+    key, *rest = path
+    if not rest:
+        return {**data, key: value}
+    inner = data.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        where = dotted((*done, key))
+        raise ConfigError(f"{dotted((*done, *path))}: {where} holds no further keys; it is {show(inner)}")
+    return {**data, key: replaced(inner or {}, tuple(rest), value, done=(*done, key))}
 
 
 def nearest(word: object, known: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Worker, call
-from spaces.focus import narrowed
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
@@ -65,4 +64,4 @@ def focused(space: SearchSpace, profile: StudyProfile, structure: ModelStructure
         if group.name in modules:
             console.say(f"profile: {group.name}: {group.reason}")
     console.say(f"profile: {user_once(profile)}")
-    return narrowed(space, frozenset(inside))
+    return space.within(inside)

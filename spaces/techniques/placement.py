@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from spaces.domains import Choice, Scalar, Suggester, pick
@@ -39,7 +39,7 @@ class InstanceGroup:
 
     @property
     def place(self) -> str:
-        return _place(self.engine, self.device)
+        return self.engine if self.device == "cpu" else f"{self.engine}:{self.device}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class EmbeddingDevice:
 
     @property
     def place(self) -> str:
-        return _place(self.engine, self.device)
+        return InstanceGroup(self.engine, self.device).place
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,8 @@ class Placement:
 
     @property
     def in_turn(self) -> int | None:
-        """Number of replicas that serve requests one by one in the order of arrival; None where requests are batched,
-        split, routed to a second instance group or refused.
-        """
-        plain = Placement(
-            self.instance_group, self.inline, embedding_device=self.embedding_device, user_once=self.user_once
-        )
+        """Replicas that serve requests one by one as they arrive; None where they batch, split, route or refuse."""
+        plain = replace(self, batching=None, split_rows=None, route=None, admission=Admission())
         return self.replicas if self == plain else None
 
     def knobs(self) -> dict[str, Scalar]:
@@ -164,10 +160,6 @@ class Placement:
             "placement.queue": admission.queue or 0,
             "placement.deadline_ms": admission.deadline_ms or 0.0,
         }
-
-
-def _place(engine: str, device: str) -> str:
-    return engine if device == "cpu" else f"{engine}:{device}"
 
 
 def parse_place(text: str) -> tuple[str, str]:
@@ -248,15 +240,12 @@ class PlacementSpace:
         return {f"placement.{name}": value for name, value in self._baseline().items()}
 
     def lean(self) -> dict[str, Scalar]:
-        """Return the knob values of a placement that suits small models: one thread, inline (the caller's own thread)
-        where that is offered.
-        """
+        """Return the knob values that suit small models: one thread, and inline, where they are offered."""
         layout = "1x1" if "1x1" in self.layout else _LAYOUT
         return {"placement.layout": layout, "placement.inline": True in self.inline}
 
     def suggest(self, suggester: Suggester, precision: Precision) -> Placement:
         """Suggest a placement; only the knobs that apply given the earlier choices are suggested."""
-
         baseline = self._baseline()
         # Widths that only one engine can read or compute determine the engine, for every stage and every size of
         # request.
@@ -279,7 +268,8 @@ class PlacementSpace:
         wait_us = ask("batch_wait_us", batch_rows > 0)
         split_rows = ask("split_rows", replicas > 1 and not whole)
         embedding_device = ask("embedding_device", free)
-        others = [p for p in self.engine.values if parse_place(str(p)) != (engine, device)]
+        own = InstanceGroup(engine, device).place
+        others = tuple(place for place in self.engine.values if place != own)
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
         # OpenVINO's threads beyond the first belong to the process and cannot be bound to a replica's cores.
         pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
@@ -289,20 +279,16 @@ class PlacementSpace:
             inline=inline,
             batching=Batching(batch_rows, wait_us) if batch_rows else None,
             split_rows=split_rows or None,
-            route=Route(route_rows, self._route(suggester, engine, device)) if route_rows else None,
+            route=Route(route_rows, self._route(suggester, own, others)) if route_rows else None,
             embedding_device=None
-            if embedding_device in ("same", InstanceGroup(engine, device).place)
+            if embedding_device in ("same", own)
             else EmbeddingDevice(*parse_place(embedding_device)),
             user_once=user_once,
             admission=Admission(ask("queue") or None, ask("deadline_ms") or None),
         )
 
-    def _route(self, suggester: Suggester, engine: str, device: str) -> InstanceGroup:
-        """Suggest the instance group of the large requests. The place is suggested only where there are several, under
-        a name that contains the place of the small requests, on which its domain depends.
-        """
-        own = InstanceGroup(engine, device).place
-        others = Choice(tuple(place for place in self.engine.values if place != own))
-        place = pick(others, suggester, f"placement.route_from_{own}")
+    def _route(self, suggester: Suggester, own: str, others: tuple[Scalar, ...]) -> InstanceGroup:
+        """Suggest the instance group of large requests; the knob's name holds the place on which its domain depends."""
+        place = pick(Choice(others), suggester, f"placement.route_from_{own}")
         layout = pick(self.layout, suggester, "placement.route_layout")
         return InstanceGroup(*parse_place(place), *parse_layout(layout))

@@ -59,8 +59,7 @@ class Pruning(Reshaping):
 
 
 def kept_units(units: int, ratio: float, multiple: int = 16, size: int = 1) -> int:
-    """Return the number of units that remain when a share `ratio` is removed, rounded to a size that kernels handle
-    well.
+    """Return the units that remain when a share `ratio` is removed, rounded to a size that kernels handle well.
 
     Kernels work in vectors of `multiple` numbers, and a size between two multiples costs as much as the higher one. The
     number is rounded to the units that fill a vector, halved until they are half of the dimension or fewer: a dimension
@@ -84,9 +83,7 @@ def kept_of(width: PrunableDim, ratio: float, multiple: int) -> int:
 
 
 def ways_to_prune(group: Group, ratios: Sequence[float], multiple: int) -> tuple[float, ...]:
-    """Select the ratios that leave the group in different shapes, in their order; of several with the same shape, the
-    one nearest to the share actually removed.
-    """
+    """Select, in their order, one ratio for each shape that the group may get: the nearest to the share removed."""
     nearest: dict[tuple[int, ...], tuple[float, float]] = {}
     for ratio in ratios:
         kept = tuple(kept_of(width, ratio, multiple) for width in group.dims)

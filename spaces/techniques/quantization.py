@@ -111,25 +111,19 @@ class PrecisionSpace:
         return dict.fromkeys((*(f"precision.{group}" for group in self.widths), "precision.compute"), "fp32")
 
     def narrow(self) -> dict[str, Scalar]:
-        """Return the knob values with each group in the middle of its widths, and the first calibration method where
-        one is static.
-        """
+        """Return the knob values with each group in the middle of its widths, and a calibration where one is static."""
         knobs: dict[str, Scalar] = {f"precision.{g}": middle(d) for g, d in self.widths.items() if len(d.values) > 1}
         if STATIC in knobs.values() and len(self.calibration.values) > 1:
             knobs["precision.calibration"] = self.calibration.values[0]
         return knobs
 
     def suggest(self, suggester: Suggester) -> Precision:
-        """Suggest a precision. Packed widths and bf16 need different engines, so the compute type is suggested only
-        without packed widths.
-        """
+        """Suggest a precision; the compute type only without packed widths, since bf16 needs another engine."""
         widths = draw(self.widths, suggester, "precision")
         precision = Precision(tuple((group, str(width)) for group, width in widths))
-        return (
-            precision
-            if precision.packed
-            else replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
-        )
+        if precision.packed:
+            return precision
+        return replace(precision, compute=pick(self.compute, suggester, "precision.compute"))
 
     def calibrated(self, suggester: Suggester, precision: Precision, learned: Collection[str]) -> Precision:
         """Add the calibration method where some group in static int8 has not learned its ranges."""

@@ -40,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
         (["ablate", "ml-100k", "--trial", "best"], ["--trial", "best"]),
         (["profile", "ml-100x"], ["ml-100x", "ml-100k"]),
         (["ui", "--port", "99999"], ["--port", "99999"]),
+        (["run", "ml-100k", "--minutes", "nan"], ["budget.minutes", ".nan"]),
+        (["run", "ml-100k", "--trials", "0", "--seed", "-1"], ["budget.trials", "0", "1 more"]),
         (["fly"], ["fly"]),
         ([], ["COMMAND"]),
     ],
@@ -97,6 +99,11 @@ def test_init_writes_a_file_that_validates_and_never_overwrites(
     assert found["quality"] == {"metric": None, "max_loss": 0.01, "slices": {}, "slice_by": []}
     assert run_command(["init", "study.yaml"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_an_option_counts_more_than_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["validate", "ml-100k", "--only-file", "--json", "--seed", "2", "--set", "seed=1"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 2
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

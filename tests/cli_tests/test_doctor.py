@@ -18,7 +18,8 @@ from rich.console import Console
 from objectives.serving import devices
 from objectives.serving.devices import Gpu
 from search.cli import doctor
-from search.cli.doctor import PACKAGES, Diagnosis, diagnose, document, lines, tables, why_fewer
+from search.cli.doctor import PACKAGES, Diagnosis, diagnose, lines, tables, why_fewer
+from spaces.serialization import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY_FEATURE = devices.FEATURES
@@ -83,15 +84,15 @@ def test_why_fewer_cores(machine: int, affinity: int, quota: float | None, words
 def test_features_are_missed_only_where_no_other_does_their_work(
     features: tuple[str, ...], missing: set[str], there: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "cpu_features", lambda: features)
+    monkeypatch.setattr(devices, "cpu_features", lambda: features)
     found = whats(diagnose(tmp_path))
     assert missing <= found
     assert not there & found
 
 
 def test_the_search_says_what_it_loses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "cpu_features", tuple)
-    monkeypatch.setattr(doctor, "cores_allowed", lambda: 1)
+    monkeypatch.setattr(devices, "cpu_features", tuple)
+    monkeypatch.setattr(devices, "cores_allowed", lambda: 1)
     monkeypatch.setattr(doctor, "_browser", lambda: None)
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("torch", "kaleido") else "1")
     found = diagnose(tmp_path)
@@ -107,16 +108,15 @@ class TestAccelerators:
 
     @pytest.fixture(autouse=True)
     def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "engine_version", lambda _: "1.0")
+        monkeypatch.setattr(devices, "engine_version", lambda _: "1.0")
         self.found(monkeypatch, (), ("CPUExecutionProvider",), ("CPU",))
 
     def found(
         self, patch: pytest.MonkeyPatch, gpus: tuple[Gpu, ...], providers: tuple[str, ...], openvino: tuple[str, ...]
     ) -> None:
-        for module in (doctor, devices):
-            patch.setattr(module, "nvidia_gpus", lambda: gpus)
-            patch.setattr(module, "onnxruntime_providers", lambda: providers)
-            patch.setattr(module, "openvino_devices", lambda: openvino)
+        patch.setattr(devices, "nvidia_gpus", lambda: gpus)
+        patch.setattr(devices, "onnxruntime_providers", lambda: providers)
+        patch.setattr(devices, "openvino_devices", lambda: openvino)
 
     def test_no_gpu_at_all(self, tmp_path: Path) -> None:
         found = diagnose(tmp_path)
@@ -141,7 +141,7 @@ class TestAccelerators:
         def broken() -> tuple[str, ...]:
             raise ImportError("libtbb.so.12:\n cannot open")
 
-        monkeypatch.setattr(doctor, "openvino_devices", broken)
+        monkeypatch.setattr(devices, "openvino_devices", broken)
         found = diagnose(tmp_path)
         assert found.engines[1].error == "libtbb.so.12: cannot open"
         assert "libtbb" in lost(found, "openvino that loads")
@@ -150,7 +150,7 @@ class TestAccelerators:
 
 def test_each_rendering_holds_every_finding(tmp_path: Path) -> None:
     found = diagnose(tmp_path)
-    plain = json.loads(json.dumps(document(found), allow_nan=False))
+    plain = json.loads(json.dumps(to_plain(found), allow_nan=False))
     assert plain["cores_allowed"] == found.cores_allowed
     assert [lack["what"] for lack in plain["lacks"]] == [lack.what for lack in found.lacks]
     console = Console(width=400, record=True, file=io.StringIO())

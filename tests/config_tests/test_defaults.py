@@ -19,7 +19,6 @@ from search.config.study_file import parse
 from search.errors import ConfigError
 from spaces.candidate import Candidate
 from spaces.domains import Choice
-from spaces.focus import narrowed
 from spaces.model_structure import AxisSlice, Group, ModelStructure, PrunableDim, Table
 from spaces.search_space import SearchSpace
 from spaces.techniques.attention import Attention
@@ -398,7 +397,7 @@ def test_a_model_whose_users_side_cannot_be_computed_once() -> None:
     reason = "it gives a request's history once already"
     assert values(space(user_once_refused=reason).placement.user_once) == (False,)
     line = refused({"placement": {"user_once": [False, True]}}, user_once_refused=reason)
-    assert re.match(rf"space\.placement\.user_once: .*\[false\] .*true: {reason}", line)
+    assert re.match(rf"space\.placement\.user_once: .*\[false\] .*true\]: {reason}", line)
 
 
 def test_a_model_that_takes_its_history_once_is_not_batched() -> None:
@@ -454,7 +453,7 @@ def test_the_first_trials_are_the_baseline_and_the_middle_of_each_road() -> None
 
 def test_groups_out_of_focus_are_in_no_technique() -> None:
     whole = space()
-    narrow = narrowed(whole, frozenset({"mlp"}))
+    narrow = whole.within({"mlp"})
     weights = narrow.weights
     assert (set(weights.pruning), set(weights.low_rank), dict(weights.tables)) == ({"mlp"}, {"mlp"}, {})
     assert {group: values(domain) for group, domain in narrow.precision.widths.items()} == {
@@ -476,8 +475,8 @@ def test_groups_out_of_focus_are_in_no_technique() -> None:
 
 
 def test_nothing_in_focus_leaves_a_student_and_sparse_attention() -> None:
-    assert narrowed(space(), frozenset()).weights.origins == ("baseline", "student", "pruned")
-    assert narrowed(space(history=None), frozenset()).weights.origins == ("baseline", "student")
+    assert space().within(()).weights.origins == ("baseline", "student", "pruned")
+    assert space(history=None).within(()).weights.origins == ("baseline", "student")
 
 
 def test_a_model_that_cannot_learn_its_rounding() -> None:
@@ -485,7 +484,7 @@ def test_a_model_that_cannot_learn_its_rounding() -> None:
     reason = "its training cannot be one graph for all batches"
     assert space(unlearnable=reason).weights.quantization_aware.values == (False,)
     line = refused({"quantization_aware": [False, True]}, unlearnable=reason)
-    assert re.match(rf"space\.quantization_aware: .*\[false\] .*true: {reason}", line)
+    assert re.match(rf"space\.quantization_aware: .*\[false\] .*true\]: {reason}", line)
 
 
 def test_layers_that_cannot_be_factors_have_no_ranks() -> None:

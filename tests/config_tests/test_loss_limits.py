@@ -45,7 +45,7 @@ def test_limits_are_kept_broken_or_unproved(found: Quality, kept: bool, lost: st
 
 def test_a_slice_that_nobody_limits_is_only_told() -> None:
     assert Limits(0.01).kept(quality(0.005, ("rare items", 0.9)))
-    assert Limits(0.01).excesses(quality(0.005, ("rare items", 0.9))) == {"all rows": pytest.approx(-0.005)}
+    assert Limits(0.01).excesses(quality(0.005, ("rare items", 0.9))) == {"loss on all rows": pytest.approx(-0.005)}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from search.report.profile import (
     profile_table,
 )
 from spaces.domains import Choice, Float
-from spaces.focus import Part, focus, narrowed, reason
+from spaces.focus import Part, focus, reason
 from spaces.model_structure import Group
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
@@ -163,10 +163,10 @@ def test_the_narrowed_space_leaves_the_rest_alone() -> None:
     widths = {"mlp": Choice(("fp32", "int8-dynamic")), "tables": Choice(("fp32", "int8"))}
     placement = PlacementSpace(Choice(("onnxruntime",)), Choice(("1xauto",)))
     space = SearchSpace(weights, PrecisionSpace(widths), placement)
-    small = narrowed(space, frozenset({"mlp"}))
+    small = space.within({"mlp"})
     assert small.weights.pruning == {"mlp": weights.pruning["mlp"]}
     assert small.weights.low_rank == {"mlp": weights.low_rank["mlp"]} and small.weights.tables == {}
     assert small.precision.widths == {"mlp": widths["mlp"], "tables": Choice(("fp32",))}
     assert (small.weights.architecture, small.placement, small.weights.epochs) == (weights.architecture, placement, 3)
-    assert narrowed(space, frozenset({"mlp", "tables", "attention"})) == space
-    assert narrowed(space, frozenset()).weights.origins == ("baseline", "student")
+    assert space.within({"mlp", "tables", "attention"}) == space
+    assert space.within(()).weights.origins == ("baseline", "student")

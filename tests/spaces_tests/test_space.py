@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 import pytest
@@ -179,13 +180,22 @@ def test_random_draws_stay_in_their_domains_and_ask_only_what_matters(space: Sea
         for technique in ("distillation", "tables", "attention", "low_rank"):
             assert (technique in prefixes) == (candidate.weights.origin != "baseline")
         domains = _domains(space)
-        assert all(value in domains[name] for name, value in trial.params.items())
+        assert all(_holds(domains[name], value) for name, value in trial.params.items())
         _check_weights(candidate, trial.params)
         settled = {"bf16": "openvino", "fp32": "onnxruntime"}[candidate.precision.compute]
         if candidate.precision.compute == "bf16" or candidate.precision.packed:
             assert candidate.placement.instance_group.engine == settled
             assert not {"placement.engine", "placement.route_rows", "placement.embedding_device"} & set(trial.params)
         _check_placement(candidate.placement, trial.params, "int8-dynamic" in dict(candidate.precision.widths).values())
+
+
+def _holds(domain: Domain, value: Any) -> bool:
+    """Whether the value is one of a choice, or of a range and on its grid."""
+    if isinstance(domain, Choice):
+        return value in domain
+    steps = 0.0 if domain.step is None else (value - domain.low) / domain.step
+    kind = int if isinstance(domain, Integer) else float
+    return type(value) is kind and domain.low <= value <= domain.high and steps == pytest.approx(round(steps))
 
 
 def _domains(space: SearchSpace) -> dict[str, Domain]:
