@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -58,27 +59,21 @@ def is_large(model: ir.Model) -> bool:
 
 
 def open_session(model: ir.Model) -> Any:
-    """Open ONNX Runtime's CPU provider on a graph, with its large tensors where they are, for checks while building.
+    """Open ONNX Runtime's CPU provider on a graph, for checks while building.
 
     Sums of int8 products are exact on any CPU.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry(*EXACT_SUMS)
-    small, large = model.clone(), {}
-    for name, value in small.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes >= SMALLEST:
-            large[name] = np.ascontiguousarray(tensor.numpy())
-            shape = ir.Shape(large[name].shape)
-            value.const_value = ir.ExternalTensor("memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
-    held = [onnxruntime.OrtValue.ortvalue_from_numpy(values) for values in large.values()]
-    options.add_external_initializers(list(large), held)
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(small).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    session.held = held  # the session reads their memory, but does not own it
-    return session
+    cpu = ["CPUExecutionProvider"]
+    if is_large(model):  # tensors that are given in memory would be copied; those in a file are mapped
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "model.onnx")
+            save_graph(model, path)
+            return onnxruntime.InferenceSession(path, options, providers=cpu)
+    whole = ir.to_proto(ir.external_data.load_to_model(model.clone()))
+    return onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=cpu)
 
 
 def finish(model: ir.Model) -> ir.Model:

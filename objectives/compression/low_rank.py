@@ -21,13 +21,17 @@ _TINY = 1e-300
 class LowRankLinear(nn.Module):
     """Two linear layers in sequence, (..., in) -> (..., rank) -> (..., out), with nothing between."""
 
+    first: nn.Linear
+    second: nn.Linear
+
     def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
         super().__init__()
         if first.bias is not None or first.out_features != second.in_features:
             raise ValueError(
                 f"The first factor has no bias and gives what the second takes, but got {first}, {second}."
             )
-        self.first, self.second = first, second
+        self.first = first
+        self.second = second
 
     @property
     def in_features(self) -> int:

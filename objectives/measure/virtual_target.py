@@ -41,7 +41,7 @@ class VirtualTarget:
         due_ns = np.cumsum(gaps_ns)
         found = simulate(self.placement, _sizes(requests), due_ns.tolist(), self._service)
         latency_ms = np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
-        return Arrivals(latency_ms, np.zeros(len(due_ns)), found.refused, 1.0)
+        return Arrivals(latency_ms, np.zeros(len(due_ns)), 1.0)
 
     def closed_loop(self, requests: Sequence[Request]) -> Floats:
         found = simulate(self.placement, _sizes(requests), [0] * len(requests), self._service, outstanding=1)

@@ -80,7 +80,7 @@ def _width(places: Sequence[Place], lies: Sequence[dict[Place, list[int]]], span
     return replace(found, axis_slices=tuple(axis_slices))
 
 
-def _slices(place: Place, positions: NDArray[np.int64]) -> list[AxisSlice] | None:
+def _slices(place: Place, positions: NDArray[np.int64]) -> tuple[AxisSlice, ...] | None:
     """Return the slices of the units' positions, (units, count); None where they lie in no regular order."""
     first = positions[0]
     size = min(map(len, np.split(first, np.flatnonzero(np.diff(first) != 1) + 1)))
