@@ -413,7 +413,7 @@ def _gauc(labels: NDArray[Any], scores: NDArray[Any], groups: NDArray[Any]) -> f
     return float(total / weight)
 
 
-@pytest.mark.parametrize(("family", "user_once"), zip(POINTWISE, [False, True], strict=True))
+@pytest.mark.parametrize(("family", "user_once"), list(zip(POINTWISE, [False, True], strict=True)))
 def test_rows_are_judged_as_by_the_models_own_scores(
     family: str,
     user_once: bool,

@@ -151,7 +151,7 @@ def test_another_number_of_heads_is_another_student(opened: Opened) -> None:
     assert _shapes(fitted.model) == _shapes(opened("sasrec").model)
 
 
-@pytest.mark.parametrize(("family", "importance"), zip(FAMILIES, IMPORTANCES, strict=True))
+@pytest.mark.parametrize(("family", "importance"), list(zip(FAMILIES, IMPORTANCES, strict=True)))
 def test_a_pruned_group_has_the_units_that_stay(family: str, importance: Importance, opened: Opened) -> None:
     recommender, (group, first, (inputs, outputs)) = opened(family), LINEAR[family]
     fitted = _fit(recommender, pruning=Pruning(((group, 0.5),), importance))
