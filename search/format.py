@@ -26,6 +26,11 @@ def percent_interval(interval: Sequence[float]) -> str:
     return f"{percent(interval[0])} to {percent(interval[1])}"
 
 
+def ranged(value: float, interval: Sequence[float], form: str = ".3f") -> str:
+    """0.500 [0.475, 0.525]."""
+    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
 def times(ratio: float) -> str:
     """1.03x, 1.25x, 5.6x, 81x: a third digit where two would hide the difference from 1."""
     return f"{significant(ratio, 3 if 0.1 < ratio < 2 else 2)}x"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from objectives.measurement.interference import BUSY
 from objectives.records import Latency
-from search.format import percent, times
+from search.format import percent, ranged, times
 
 _DRIFT = 1.5
 _LATE = 0.1
@@ -18,10 +18,9 @@ def interference_warnings(latency: Latency) -> list[str]:
     found = []
     low, high = latency.p95_ratio_interval
     if high > _WIDE * low:
-        least, most = latency.service_p50_ratio_interval
         found.append(
             f"the interval of the p95 ratio, [{low:.3f}, {high:.3f}], is wide: rely on the service p50 ratio, "
-            f"{latency.service_p50_ratio:.3f} [{least:.3f}, {most:.3f}], and on the capacity ratio"
+            f"{ranged(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, and on the capacity ratio"
         )
     if latency.p95_ratio_all is not None and not low <= latency.p95_ratio_all <= high:
         found.append(

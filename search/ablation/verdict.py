@@ -8,7 +8,7 @@ from objectives.held_out_rows import HeldPart
 from objectives.records import Interval, Latency, Quality, Throughput
 from search.ablation.records import Ablation, AblationSummary, Difference, DistillationGain, Effect, TechniqueSummary
 from search.explore.study_profile import StudyProfile
-from search.format import column_percent, metric_name, percent, times
+from search.format import column_percent, metric_name, percent, ranged, times
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 
@@ -75,9 +75,9 @@ def told(difference: Difference) -> str:
     """The numbers in a line of progress."""
     latency, quality = difference.latency, difference.quality
     return (
-        f"p95 ratio {_pair(latency.p95_ratio, latency.p95_ratio_interval)}, "
-        f"service p50 ratio {_pair(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, "
-        f"loss {_share(quality.loss, quality.loss_interval)}, bytes ratio {difference.bytes_ratio:.3f}"
+        f"p95 ratio {ranged(latency.p95_ratio, latency.p95_ratio_interval)}, "
+        f"service p50 ratio {ranged(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, "
+        f"loss {ranged(quality.loss, quality.loss_interval, '+.2%')}, bytes ratio {difference.bytes_ratio:.3f}"
     )
 
 
@@ -212,14 +212,6 @@ def _holds(interval: Interval, value: float) -> bool:
 
 def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
     return f"[{word(interval[0])}, {word(interval[1])}]"
-
-
-def _pair(ratio: float, interval: Interval) -> str:
-    return f"{ratio:.3f} {_brackets(interval, '{:.3f}'.format)}"
-
-
-def _share(loss: float, interval: Interval) -> str:
-    return f"{loss:+.2%} {_brackets(interval, '{:+.2%}'.format)}"
 
 
 def _sentence(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rich.table import Table
 
@@ -13,7 +13,7 @@ from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
-from search.format import MISSING, count
+from search.format import MISSING, count, ranged
 from search.results import Point
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import MeterJobs, Side
@@ -21,8 +21,6 @@ from search.workers.processes import Worker, call
 from spaces.serialization import to_plain
 
 FILE = "remeasure.json"
-
-Entry = tuple[Point, Side]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +97,7 @@ def all_failed(found: Remeasurement) -> bool:
     return all(row.now is None for row in found.rows)
 
 
-def _front(session: Session) -> tuple[Prepared, list[Entry]]:
+def _front(session: Session) -> tuple[Prepared, list[tuple[Point, Side]]]:
     """The front's points, fastest first, and what they were built from."""
     front = session.front()
     prepared, sides = prepared_of(session, front), session.sides()
@@ -132,16 +130,8 @@ def _timed_again(
 
 
 def _then(point: Point) -> Timing:
-    return Timing(
-        p95_ms=point.latency_ms.p95,
-        p95_ratio=point.p95_ratio,
-        p95_ratio_interval=point.p95_ratio_interval,
-        throughput_rps=point.throughput_rps,
-        throughput_ratio=point.throughput_ratio,
-        throughput_ratio_interval=point.throughput_ratio_interval,
-        capacity_ratio=point.capacity_ratio,
-        capacity_ratio_interval=point.capacity_ratio_interval,
-    )
+    same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
+    return Timing(p95_ms=point.latency_ms.p95, **same)
 
 
 def _now(latency: Latency, throughput: Throughput) -> TimingNow:
@@ -192,15 +182,14 @@ def remeasured_table(found: Remeasurement) -> Table:
             table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
     table.add_column("agrees", justify="left", max_width=40)
     for row in found.rows:
-        table.add_row(str(row.trial), *_cells(row), _agreement(row))
+        pairs = itertools.product((_p95, _ratio, _throughput), (row.then, row.now))
+        cells = [MISSING if timing is None else word(timing) for word, timing in pairs]
+        table.add_row(str(row.trial), *cells, _agreement(row))
     return table
 
 
-def _cells(row: Remeasured) -> Sequence[str]:
-    then, now = row.then, row.now
-    if now is None:
-        return f"{then.p95_ms:.3f}", MISSING, _ratio(then), MISSING, _throughput(then), MISSING
-    return f"{then.p95_ms:.3f}", f"{now.p95_ms:.3f}", _ratio(then), _ratio(now), _throughput(then), _throughput(now)
+def _p95(found: Timing) -> str:
+    return f"{found.p95_ms:.3f}"
 
 
 def _agreement(row: Remeasured) -> str:
@@ -211,10 +200,8 @@ def _agreement(row: Remeasured) -> str:
 
 
 def _ratio(found: Timing) -> str:
-    low, high = found.p95_ratio_interval
-    return f"{found.p95_ratio:.3f} [{low:.3f}, {high:.3f}]"
+    return ranged(found.p95_ratio, found.p95_ratio_interval)
 
 
 def _throughput(found: Timing) -> str:
-    low, high = found.throughput_ratio_interval
-    return f"{found.throughput_ratio:.2f} [{low:.2f}, {high:.2f}]"
+    return ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f")

@@ -7,26 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.ablation.records import DistillationGain
-from search.choose.choose import (
-    Confirmed,
-    Look,
-    Policy,
-    beside_tuned_baseline,
-    bundle_up,
-    choice,
-    confirm,
-    finalists,
-    reason,
-    tuned_ratios,
-)
-from search.choose.distillation_ablation import control
+from search.ablation.verdict import distillation_gain
+from search.choose import choose as choosing
+from search.choose.choose import Confirmed, Look, Policy
+from search.choose.training_seeds import SEEDS
 from search.cli.console import Console
+from search.errors import JobError
 from search.locking import locked, stoppable
 from search.results import Choice, Front, TunedRatios, choice_json
-from search.session import Session, jobs_of, prepared_of, task_of
+from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import open_workers
+from spaces.ablations import techniques
 from spaces.serialization import from_plain, to_plain
 
 
@@ -40,8 +33,8 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    prepared, task = prepared_of(session, found), task_of(config, home)
-    jobs, ordered = jobs_of(config, home, prepared, study), finalists(found, policy)
+    prepared, ordered = prepared_of(session, found), choosing.finalists(found, policy)
+    jobs = jobs_of(config, home, prepared, study)
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
@@ -49,24 +42,26 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
             try:
                 known = [(point, sides[point.trial]) for point in ordered]
-                point, confirmed = confirm(pairs, known, looks, policy)
+                point, confirmed = choosing.confirm(pairs, known, looks, policy)
             finally:
                 study.note(looks=to_plain(looks))
             gained = control(pairs, sides[point.trial])
             tuned = _beside_tuned(pairs, point.trial, confirmed, found, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
-        artifact, candidate = sides[point.trial]
-        why = reason(point, confirmed, policy, len(ordered))
+        artifact, candidate = side = sides[point.trial]
+        why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        machine = study.facts["machine"]
-        bundle_up(folder, config, task, prepared, candidate, artifact, confirmed, why, machine, policy)
+        choosing.bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
-        model = home.root / artifact.path
-        tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained.sentence} if gained else {})
-        registered = session.ledger.register(config.name, model, point.trial, tags, _gain(gained))
-        chosen = choice(point, confirmed, folder, why, registered)
+        tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()
+        if gained is not None:
+            tags["control"] = gained.sentence
+            name, (low, high) = "test.distillation_gain", gained.gain_interval
+            metrics = {name: gained.gain, f"{name}.low": low, f"{name}.high": high}
+        registered = session.ledger.register(config.name, home.root / artifact.path, point.trial, tags, metrics)
+        chosen = choosing.choice(point, confirmed, folder, why, registered)
         study.note(chosen=choice_json(chosen))
         session.ledger.log_file(folder, "bundle")
         session.level(console)
@@ -76,19 +71,27 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
 def _beside_tuned(
     pairs: PairedComparison, trial: int, confirmed: Confirmed, found: Front, sides: Mapping[int, Side]
 ) -> TunedRatios | None:
-    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself. Where no
-    placement was better than the baseline's own, those to the baseline are known already."""
+    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself."""
     assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
     tuned = found.tuned_baseline.trial
     if tuned == trial:
         return None
-    if tuned == 0:
-        return tuned_ratios(0, confirmed.latency, confirmed.throughput)
-    return beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
+    if tuned == 0:  # no placement is better than the baseline's own, to which the ratios are known
+        return choosing.tuned_ratios(0, confirmed.measurement.latency, confirmed.measurement.throughput)
+    return choosing.beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
 
 
-def _gain(control: DistillationGain | None) -> dict[str, float]:
-    if control is None:
-        return {}
-    name, (low, high) = "test.distillation_gain", control.gain_interval
-    return {name: control.gain, f"{name}.low": low, f"{name}.high": high}
+def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
+    """Measure on test what distillation gains over the same model trained on the labels alone for as many epochs; None
+    where it learned nothing from the baseline, or where the control failed, which is reported."""
+    without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
+    if without is None:
+        return None
+    say = pairs.console.say
+    say(f"control: the same model, learning from the labels alone for as long; both from {SEEDS} seeds")
+    try:
+        quality = pairs.quality(chosen, (pairs.built(without), without), "test")
+    except (JobError, ValueError) as error:
+        say(f"control: not measured: {error}")
+        return None
+    return distillation_gain(quality, "test", SEEDS)

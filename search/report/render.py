@@ -12,12 +12,13 @@ from search.format import (
     milliseconds,
     pairs,
     percent,
+    ranged,
     rate,
     significant,
     times,
 )
 
-_FILTERS = (column_percent, count, metric_name, milliseconds, pairs, percent, rate, significant, times)
+_FILTERS = (column_percent, count, metric_name, milliseconds, pairs, percent, ranged, rate, significant, times)
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("search.report"),

@@ -68,7 +68,7 @@ def confirmed() -> Confirmed:
     quality = replace(measurement.quality, slices=PARTS)
     control = DistillationGain("auc", 0.1, (0.0, 0.2), 3, "It gained.")
     tuned = tuned_ratios(4, measurement.latency, measurement.throughput)
-    return Confirmed(measurement.latency, measurement.throughput, quality, measurement.footprint, 1, control, tuned)
+    return Confirmed(replace(measurement, quality=quality), 1, control, tuned)
 
 
 def measured(key: str) -> Outcome:
@@ -112,9 +112,8 @@ def front(folder: Path) -> Any:
 
 def rebuilt() -> Any:
     found = confirmed()
-    old = recipe.BesideOld(found.quality, found.latency)
-    artifact = Artifact("a", "a/model.onnx", {}, 10, 0.0)
-    made = recipe.Rebuilt(artifact, found.quality, found.latency, found.throughput, found.footprint, 1, old)
+    old = recipe.BesideOld(found.measurement.quality, found.measurement.latency)
+    made = recipe.Rebuilt(Artifact("a", "a/model.onnx", {}, 10, 0.0), found, old)
     given: Any = recipe.Recipe(None, load("ml-100k"), Policy(0.01, 5.0, 0.5))  # type: ignore[arg-type]
     return to_plain(recipe._result(given, Path("b"), made, None, "why"))
 
