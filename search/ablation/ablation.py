@@ -102,7 +102,7 @@ def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, 
     say(f"{head} ({place}): building and measuring")
     try:
         theirs = (pairs.built(other), other)
-        sides = (chosen, theirs) if kind == "without" else (theirs, pairs.baseline)
+        sides = (chosen, theirs) if kind == "without" else (theirs, pairs.jobs.baseline)
         difference = pairs.difference(*sides, "near", recording)
     except (JobError, ValueError) as error:
         say(f"{head}: not measured: {error}")

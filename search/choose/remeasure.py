@@ -119,7 +119,7 @@ def _timed_again(
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
     recording = jobs.recording(f"remeasure-{point.trial}")
     try:
-        asked = jobs.time(*ours, "confirm", session.config.seed + 1, recording)
+        asked = jobs.time(ours, "confirm", session.config.seed + 1, recording)
         timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))

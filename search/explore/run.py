@@ -78,7 +78,7 @@ def search(session: Session, console: Console) -> None:
                 best = best_compromise(able, config.quality.max_loss) if able else None
                 bar.told(told, found.hypervolume, best, len(found.points), told.minutes * 60)
 
-            return Explorer(config, jobs.task, jobs, space, study, workers.builders, meter, threads, record, bar.tick)
+            return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick)
 
         _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
         if not is_done(study):

@@ -12,7 +12,6 @@ from objectives.jobs.requests import (
     Deployed,
     EvaluateRequest,
     ExportRequest,
-    FitRequest,
     Form,
     ProfileRequest,
     QuickBenchmarkRequest,
@@ -40,11 +39,6 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 Side = tuple[Artifact, Candidate]
 
 
-def fit_request(task: Task, candidate: Candidate, threads: int) -> FitRequest:
-    """Asks a builder to train a candidate's weights."""
-    return FitRequest(task, candidate.weights, threads)
-
-
 def export_request(task: Task, candidate: Candidate, threads: int) -> ExportRequest:
     """Asks a builder for a candidate's model file."""
     placement = candidate.placement
@@ -65,10 +59,14 @@ class MeterJobs:
     traffic: Traffic
     noise: RatioNoise = NO_RATIO_NOISE
 
+    @property
+    def baseline(self) -> Side:
+        """What every candidate is compared with: fp32, ONNX Runtime's own defaults, one replica."""
+        return self.prepared.baseline, Candidate()
+
     def evaluate(
         self,
-        artifact: Artifact,
-        candidate: Candidate,
+        ours: Side,
         part: HeldPart,
         confidence: float,
         beside: Side | None = None,
@@ -77,58 +75,29 @@ class MeterJobs:
     ) -> EvaluateRequest:
         """`beside` stands where the baseline does; None for the baseline itself. `reject_above` is a loss beyond which
         nobody need know it exactly. `threads` are the engine's where builders are at work."""
-        scored = self.score(artifact, candidate, part, beside, threads)
+        scored, metric, seed = self.score(ours, part, beside, threads), self.prepared.metric, self.config.seed
         return EvaluateRequest(
-            scored.candidate,
-            scored.baseline,
-            scored.cache,
-            scored.holdout,
-            part,
-            self.prepared.metric,
-            self.config.seed,
-            confidence,
-            reject_above,
-            threads,
-        )
+            scored.candidate, scored.baseline, scored.cache, scored.holdout, part, metric, seed, confidence,
+            reject_above, threads,
+        )  # fmt: skip
 
-    def score(
-        self,
-        artifact: Artifact,
-        candidate: Candidate,
-        part: HeldPart,
-        beside: Side | None = None,
-        threads: int | None = None,
-    ) -> ScoreRequest:
+    def score(self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None) -> ScoreRequest:
         """For a metric that a builder evaluates; arguments as in `evaluate`."""
-        other, partner = self._other(beside)
-        return ScoreRequest(
-            Deployed(artifact, self._deployment(artifact, candidate)),
-            Deployed(other, self._deployment(other, partner)),
-            str(self.task.cache),
-            self.prepared.holdout,
-            part,
-            threads,
-        )
+        sides = self._deployed(ours), self._deployed(beside)
+        return ScoreRequest(*sides, str(self.task.cache), self.prepared.holdout, part, threads)
 
     def evaluate_custom_metric(
         self, scored: ScoreResponse, part: HeldPart, confidence: float, threads: int
     ) -> CustomMetricRequest:
         """Asks a builder for the metric on what the meter scored."""
+        holdout, seed = self.prepared.holdout, self.config.seed
         return CustomMetricRequest(
-            self.task,
-            threads,
-            self.prepared.holdout,
-            part,
-            scored.candidates,
-            scored.baseline,
-            self.config.seed,
-            confidence,
+            self.task, threads, holdout, part, scored.candidates, scored.baseline, seed, confidence
         )
 
     def time(
         self,
-        artifact: Artifact,
-        candidate: Candidate,
+        ours: Side,
         length: Length,
         seed: int,
         recording: str,
@@ -137,29 +106,27 @@ class MeterJobs:
     ) -> BenchmarkRequest:
         """The recording's path is relative to the home, its visits go on where `append`; `beside` is as in
         `evaluate`."""
+        slo = self.config.slo
         return BenchmarkRequest(
             self.prepared.holdout,
-            artifact,
-            self._deployment(artifact, candidate),
-            self._deployment(*self._other(beside)),
-            Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms),
+            ours[0],
+            self._deployed(ours).deployment,
+            self._deployed(beside).deployment,
+            Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms),
             self._window(length),
             seed,
             f"{self.task.home}/{recording}",
-            beside is None and not append and self._weighed(candidate, length),
+            beside is None and not append and self._weighed(ours[1], length),
             self.noise,
             append,
         )
 
-    def quick_benchmark(self, artifact: Artifact, candidate: Candidate) -> QuickBenchmarkRequest:
-        return QuickBenchmarkRequest(
-            self.prepared.holdout, self._deployment(artifact, candidate), self._deployment(*self._other(None))
-        )
+    def quick_benchmark(self, ours: Side) -> QuickBenchmarkRequest:
+        sides = self._deployed(ours).deployment, self._deployed(None).deployment
+        return QuickBenchmarkRequest(self.prepared.holdout, *sides)
 
     def _weighed(self, candidate: Candidate, length: Length) -> bool:
-        """Return whether to measure the footprint, which takes a separate process: for every trial only if the
-        objectives need it.
-        """
+        """Whether to measure the footprint, in another process: of every trial only if the objectives need it."""
         return length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives))
 
     def limit_seconds(self, length: Length) -> float:
@@ -173,7 +140,7 @@ class MeterJobs:
         return self._window("near").visits
 
     def _window(self, length: Length) -> Window:
-        """Return the window with enough samples for the percentiles of the SLO and of the objectives."""
+        """The window has enough samples for the percentiles of the SLO and of the objectives."""
         timing, percent = self.config.timing, self.config.slo.percentile
         if "latency_p99" in self.config.objectives:
             percent = 99
@@ -190,16 +157,14 @@ class MeterJobs:
         return window.extended(percent)
 
     def profile(self) -> ProfileRequest:
-        model = self._deployment(*self._other(None)).model
+        model = self._deployed(None).deployment.model
         return ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
-    def _deployment(self, artifact: Artifact, candidate: Candidate) -> Deployment:
-        return Deployment(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
-
-    def _other(self, beside: Side | None) -> Side:
-        """Return the other side, by default the baseline: fp32, ONNX Runtime's own defaults, one replica."""
-        return beside or (self.prepared.baseline, Candidate())
+    def _deployed(self, side: Side | None) -> Deployed:
+        artifact, candidate = side or self.baseline
+        path, width = f"{self.task.home}/{artifact.path}", candidate.precision.compute
+        return Deployed(artifact, Deployment(path, candidate.placement, width))

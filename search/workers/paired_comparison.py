@@ -1,13 +1,11 @@
-"""Paired comparison of a candidate with another, or with the baseline: both are built, evaluated on the same rows, and
-benchmarked in one run.
-"""
+"""Paired comparison of a candidate with another: both are built, evaluated on the same rows, and timed in one run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import BenchmarkResponse
+from objectives.jobs.requests import BenchmarkResponse, FitRequest
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.measurement.metrics.paired_loss import resamples_for
 from objectives.records import Artifact, Quality
@@ -16,7 +14,7 @@ from search.ablation.records import Difference
 from search.choose.training_seeds import over_seeds, seeds_of
 from search.cli.console import Console
 from search.errors import JobError
-from search.workers.meter_jobs import Length, MeterJobs, Side, export_request, fit_request
+from search.workers.meter_jobs import Length, MeterJobs, Side, export_request
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.techniques.placement import Placement
@@ -31,10 +29,6 @@ class PairedComparison:
     meter: Worker
     console: Console
 
-    @property
-    def baseline(self) -> Side:
-        return self.jobs.prepared.baseline, Candidate()
-
     def built(self, candidate: Candidate) -> Artifact:
         """Return a candidate's model file, built or from the cache.
 
@@ -43,7 +37,7 @@ class PairedComparison:
         """
         limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
         if candidate.weights.distillation is not None:
-            call(self.builder, fit_request(self.jobs.task, candidate, threads), limits.fit_seconds, say)
+            call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limits.fit_seconds, say)
         return call(self.builder, export_request(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
 
     def quick(self, placement: Placement) -> QuickBenchmark:
@@ -52,44 +46,36 @@ class PairedComparison:
         Raises:
             ValueError: it cannot be run in this placement.
         """
-        candidate, limits = Candidate(placement=placement), self.jobs.config.workers
+        candidate, limit = Candidate(placement=placement), self.jobs.config.workers.job_seconds
         try:
-            asked = self.jobs.quick_benchmark(self.built(candidate), candidate)
-            return call(self.meter, asked, limits.job_seconds, self.console.say)
+            asked = self.jobs.quick_benchmark((self.built(candidate), candidate))
+            return call(self.meter, asked, limit, self.console.say)
         except JobError as error:
             self.console.say(f"not benchmarked in another placement: {error}")
             raise ValueError(str(error)) from error
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
-        """Evaluate a candidate.
-
-        Args:
-            beside: as in `MeterJobs.evaluate`
+        """Evaluate a candidate; `beside` is as in `MeterJobs.evaluate`.
 
         Raises:
             JobError: the evaluation failed.
         """
         jobs, say = self.jobs, self.console.say
-        # A ranking of many users takes minutes, as training does; a higher confidence needs proportionally more
-        # resamples.
+        # A ranking of many users takes as long as training; a higher confidence needs proportionally more resamples.
         limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
         if not jobs.prepared.custom_metric:
-            return call(self.meter, jobs.evaluate(*ours, part, confidence, beside), limit, say).quality
-        scored = call(self.meter, jobs.score(*ours, part, beside), limit, say)
+            return call(self.meter, jobs.evaluate(ours, part, confidence, beside), limit, say).quality
+        scored = call(self.meter, jobs.score(ours, part, beside), limit, say)
         asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
         return call(self.builder, asked, limit, say).quality
 
     def benchmark(self, ours: Side, length: Length, recording: str, beside: Side | None = None) -> BenchmarkResponse:
-        """Benchmark a candidate, with requests of another seed than the search's.
-
-        Args:
-            recording: path of the raw timings, relative to the home
-            beside: as in `MeterJobs.evaluate`
+        """Benchmark a candidate, with requests of another seed than the search's; arguments as in `MeterJobs.time`.
 
         Raises:
             JobError: the benchmark failed.
         """
-        asked = self.jobs.time(*ours, length, self.jobs.config.seed + 1, recording, beside)
+        asked = self.jobs.time(ours, length, self.jobs.config.seed + 1, recording, beside)
         return call(self.meter, asked, self.jobs.limit_seconds(length), self.console.say)
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
@@ -117,20 +103,12 @@ class PairedComparison:
         return self.built(candidate), candidate
 
     def difference(self, ours: Side, theirs: Side, length: Length, recording: str) -> Difference:
-        """Measure the difference of the first side to the second, on validation.
-
-        Args:
-            recording: path of the recording, relative to the home
+        """Measure the difference of the first side to the second, on validation; the recording is as in `benchmark`.
 
         Raises:
             JobError: one of the two cannot be evaluated or benchmarked.
         """
         quality = self.quality(ours, theirs, "validation")
         timed = self.benchmark(ours, length, recording, theirs)
-        return Difference(
-            quality,
-            timed.latency,
-            timed.throughput,
-            ours[0].model_bytes / theirs[0].model_bytes,
-            seeds_of(ours[1], theirs[1]),
-        )
+        bytes_ratio, seeds = ours[0].model_bytes / theirs[0].model_bytes, seeds_of(ours[1], theirs[1])
+        return Difference(quality, timed.latency, timed.throughput, bytes_ratio, seeds)

@@ -126,10 +126,7 @@ def search(
     meter: Any = Scripted("meter", log, script)
     monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
-    explorer = Explorer(
-        parts["config"], parts["task"], jobs, parts["space"], parts["study"], builders, meter, 1,
-        told.append, lambda seconds: None,
-    )  # fmt: skip
+    explorer = Explorer(jobs, parts["space"], parts["study"], builders, meter, 1, told.append, lambda seconds: None)
     end = explorer.run(60, trials, 0.0)
     for worker in (*builders, meter):
         (limits if limits is not None else {}).update(worker.limits)
