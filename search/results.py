@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 from objectives.records import Interval, SliceQuality, State
 from search.ablation.records import AblationSummary, DistillationGain
@@ -278,37 +278,12 @@ def front_json(front: Front) -> Json:
     }
 
 
-def read_row(plain: Json) -> Row:
-    """The trial that `row_json` wrote; a `Point` where it was measured.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    kind = Point if plain["state"] == "complete" else Row
-    return from_plain(kind, _known(kind, plain))
-
-
 def read_choice(plain: Json) -> Choice:
     """The choice that `choice_json` wrote.
 
     Raises:
         ValueError: a key is missing, or there is one too many.
     """
-    return from_plain(Choice, {**plain, "row": _known(Point, plain["row"])})
-
-
-def read_front(plain: Json) -> Front:
-    """The front that `front_json` wrote.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    chosen = plain.get("chosen")
-    front = from_plain(Front, {**_known(Front, plain), "rows": (), "chosen": None})
-    rows = tuple(read_row(row) for row in plain["rows"])
-    return replace(front, rows=rows, chosen=None if chosen is None else read_choice(chosen))
-
-
-def _known(kind: type[Row | Front], plain: Json) -> Json:
-    """The keys that are fields, without those that follow from them."""
-    return {f.name: plain[f.name] for f in fields(kind) if f.name in plain}
+    names = {f.name for f in fields(Point)}
+    row = {name: value for name, value in plain["row"].items() if name in names}
+    return from_plain(Choice, {**plain, "row": row})

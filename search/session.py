@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 from objectives.jobs.requests import PrepareRequest
@@ -50,12 +51,11 @@ class Session:
         return study_front(self.config, self.study.finished(), self.study.facts)
 
     def entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        for trial in self.study.finished():
-            candidate, outcome = candidate_of(trial), outcome_of(trial)
-            if candidate is not None and outcome is not None:
-                found.append((trial.number, candidate, outcome, trial.user_attrs.get("minutes")))
-        return found
+        return [
+            (trial.number, candidate, outcome, trial.user_attrs.get("minutes"))
+            for trial in self.study.finished()
+            if (candidate := candidate_of(trial)) is not None and (outcome := outcome_of(trial)) is not None
+        ]
 
     def sides(self) -> dict[int, Side]:
         """Model file and candidate of each trial that was built."""
@@ -88,30 +88,26 @@ def open_session(config: StudyConfig, home: Home) -> Session:
     """
     home.claim()
     with opening(home):
-        return _opened(config, home)
-
-
-def _opened(config: StudyConfig, home: Home) -> Session:
-    study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
-    settings = config.model_dump(mode="json")
-    if study.finished() and study.facts.get("measurement") != MEASUREMENT:
-        raise ConfigError(
-            f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like for "
-            "like; give it another name"
-        )
-    before = study.facts.get("config")
-    changed = None if before is None else difference(before, settings)
-    if changed is not None:
-        if study.finished():
+        study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
+        settings = config.model_dump(mode="json")
+        if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(
-                f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
+                f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like for "
+                "like; give it another name"
             )
-        with locked(home, config.name):
-            study.forget()
-    study.note(config=settings, measurement=MEASUREMENT)
-    ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
-    ledger.open(settings)
-    return Session(config, home, study, ledger)
+        before = study.facts.get("config")
+        changed = None if before is None else difference(before, settings)
+        if changed is not None:
+            if study.finished():
+                raise ConfigError(
+                    f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
+                )
+            with locked(home, config.name):
+                study.forget()
+        study.note(config=settings, measurement=MEASUREMENT)
+        ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
+        ledger.open(settings)
+        return Session(config, home, study, ledger)
 
 
 def task_of(config: StudyConfig, home: Home) -> Task:
@@ -126,9 +122,7 @@ def task_of(config: StudyConfig, home: Home) -> Task:
 
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
-    """Return the arguments of the meter's jobs in this study; its benchmarks estimate the variance between visits on
-    this machine.
-    """
+    """Return the meter's jobs in this study, whose benchmarks estimate the variance between visits on this machine."""
     noise = NO_RATIO_NOISE if study is None else ratio_noise(list(measured(study.finished()).values()))
     task = replace(task_of(config, home), expected=prepared.key)
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
@@ -162,7 +156,10 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
     known = {name: value for name, value in prepared.references.items() if value is not None}
     console.say(
         f"baseline: {metric_name(prepared.reference_metric)} on test "
-        + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in sorted(known.items(), key=_descending))
+        + ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in sorted(known.items(), key=itemgetter(1), reverse=True)
+        )
         + f" ({prepared.rows['test']:,} rows, {prepared.users:,} users)"
     )
     if prepared.undertrained is not None:
@@ -190,7 +187,3 @@ def prepared_of(session: Session, front: Front) -> Prepared:
         if not path.is_file():
             raise ConfigError(f"STUDY: {what} of {name!r} must lie in the cache, but {path} is gone")
     return prepared
-
-
-def _descending(item: tuple[str, float]) -> float:
-    return -item[1]

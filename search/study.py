@@ -1,6 +1,4 @@
-"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. Every trial's whole outcome is kept with
-it.
-"""
+"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. A trial's whole outcome is kept with it."""
 
 from __future__ import annotations
 
@@ -49,7 +47,6 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     # Of a machine at a given price, money goes as the inverse of what it answers.
     "money_per_million": lambda m: _inverse(m.throughput.ratio),
 }
-OBJECTIVES = tuple(_VALUES)
 
 
 class Study:
@@ -136,17 +133,15 @@ class Study:
         """
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
-            outcome = outcome_of(frozen)
-            if outcome is not None:
+            if (outcome := outcome_of(frozen)) is not None:
                 self._close(trial, outcome)
                 continue
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             self._close(trial, interrupted)
-            if (name := reference_of(frozen)) is not None:
-                self._study.enqueue_trial(
-                    {}, user_attrs={"reference": name, "candidate": frozen.user_attrs["candidate"]}
-                )
+            if reference_of(frozen) is not None:
+                kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
+                self._study.enqueue_trial({}, user_attrs=kept)
             elif frozen.params:
                 self._study.enqueue_trial(dict(frozen.params))
 
@@ -167,8 +162,10 @@ class Study:
         self._study.tell(trial, sought(outcome.measurement, self._objectives))
 
 
-def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """Return the objectives' values for a front, lower is better: ratios to the baseline and the loss.
+def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
+    """Return the values that the search minimises, lower is better: ratios to the baseline, and the loss.
+
+    A loss below zero counts as 0: a gain over the baseline is welcome, but no search time is spent on it.
 
     Raises:
         ValueError: one of them was not measured.
@@ -178,19 +175,8 @@ def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
         value = _VALUES[name](measurement)
         if value is None:
             raise ValueError(f"Every objective must be measured, but got nothing for {name}.")
-        found.append(value)
+        found.append(max(0.0, value) if name == "quality" else value)
     return found
-
-
-def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """Return the values that the search minimises: the objectives', with a loss below zero counted as 0. A gain over
-    the baseline is welcome, but no search time is spent on it, and it does not count in the hypervolume.
-
-    Raises:
-        ValueError: one of them was not measured.
-    """
-    pairs = zip(objectives, values(measurement, objectives), strict=True)
-    return [max(0.0, value) if name == "quality" else value for name, value in pairs]
 
 
 def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:

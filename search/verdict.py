@@ -59,7 +59,12 @@ def verdict(front: Front) -> Verdict:
     confirmed = None if chosen is None else chosen.confirmed
     sentences = _simple_references(front) + sentences
     sentences += _beside_references(front, baseline, point, confirmed)
-    sentences += _in_milliseconds(front, baseline, point, confirmed) + _of_its_timing(point, confirmed)
+    own, base = point.latency_ms.p95, baseline.latency_ms.p95
+    if confirmed is not None:
+        own, base = confirmed.p95_ms, confirmed.baseline_p95_ms
+    load = f" at {rate(front.rate_rps)}" if front.rate_rps else ""
+    sentences.append(f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}.")
+    sentences += [f"Of the timing of trial {point.trial}: {warning}." for warning in (confirmed or point).warnings]
     sentences += _other_points(front, point, gains)
     return Verdict(headline, tuple(sentences + doubts(front)))
 
@@ -172,19 +177,17 @@ def _nothing(front: Front, candidates: Sequence[Point]) -> tuple[str, list[str]]
     if not candidates:
         return "Nothing can be said yet: no candidate has been measured beside the baseline.", []
     tolerated = percent(front.max_loss)
-    sentences = []
+    sentence = "What keeps the quality is slower, or as fast as far as this measurement can show."
     if not any(point.feasible for point in candidates):
         least = min(candidates, key=lambda point: point.quality.loss)
-        sentences.append(
+        sentence = (
             f"All {len(candidates)} measured candidates lose more than that; the least, trial {least.trial}, "
             f"loses {percent(least.quality.loss)} of {metric_name(least.quality.metric)}."
         )
-    else:
-        sentences.append("What keeps the quality is slower, or as fast as far as this measurement can show.")
     return (
         f"Nothing helped: no candidate within the tolerated loss of {tolerated} is measurably faster than the baseline "
         "or carries measurably more requests."
-    ), sentences
+    ), [sentence]
 
 
 def _gain(found: Ratios) -> str:
@@ -221,20 +224,6 @@ def _loss(loss: float, interval: Interval | None, metric: str) -> str:
 def _loss_of(point: Point) -> str:
     quality = point.quality
     return _loss(quality.loss, quality.loss_interval, metric_name(quality.metric))
-
-
-def _in_milliseconds(front: Front, baseline: Point, point: Point, confirmed: Confirmation | None) -> list[str]:
-    own, base = point.latency_ms.p95, baseline.latency_ms.p95
-    if confirmed is not None:
-        own, base = confirmed.p95_ms, confirmed.baseline_p95_ms
-    load = f" at {rate(front.rate_rps)}" if front.rate_rps else ""
-    return [f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}."]
-
-
-def _of_its_timing(point: Point, confirmed: Confirmation | None) -> list[str]:
-    """List what weakens the timing that the headline reports."""
-    warnings = point.warnings if confirmed is None else confirmed.warnings
-    return [f"Of the timing of trial {point.trial}: {warning}." for warning in warnings]
 
 
 def _other_points(front: Front, subject: Point, gains: Sequence[Point]) -> list[str]:

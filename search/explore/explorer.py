@@ -14,7 +14,7 @@ from objectives.records import Measurement, Outcome
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, TrialEvent, next_job
 from search.explore.screening import Screening
 from search.explore.visit_noise import ratio_noise
-from search.study import Study, measured, outcome_of, values
+from search.study import Study, measured, outcome_of, sought
 from search.workers.meter_jobs import Length, MeterJobs, export_request
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
@@ -216,7 +216,7 @@ class Explorer:
         if footprint.peak_memory_bytes is None and running.measured is not None:
             footprint = running.measured.footprint
         measurement = Measurement(running.quality, result.latency, result.throughput, footprint)
-        values(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
+        sought(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
         running.visits += running.stage == "near"
         longer = running.number == 0 or running.stage == "near" or self._screening.worth_longer(running, measurement)
         if longer:

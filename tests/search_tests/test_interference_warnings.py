@@ -10,8 +10,8 @@ import pytest
 
 from objectives.records import Latency
 from search.interference_warnings import interference_warnings
-from search.results import read_front
 from search.verdict import best_compromise, helps, verdict
+from tests.search_tests.documents import read_front
 from tests.search_tests.measurements import complete_outcome
 
 

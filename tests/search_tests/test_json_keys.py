@@ -22,7 +22,7 @@ from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore.dry_run import DryRun
-from search.results import TUNED, Front, Point, choice_json, front_json, read_front
+from search.results import TUNED, Front, Point, choice_json, front_json
 from search.study import Study
 from search.study_front import study_front
 from spaces.candidate import Candidate
@@ -31,6 +31,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import CHOSEN, PROFILE, ablation
 from tests.bench_tests.test_bench import played
+from tests.search_tests.documents import read_front
 from tests.search_tests.measurements import complete_outcome, small_space
 
 STORED = Path(__file__).with_name("json_keys.json")
