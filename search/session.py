@@ -92,8 +92,8 @@ def open_session(config: StudyConfig, home: Home) -> Session:
         settings = config.model_dump(mode="json")
         if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(
-                f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like for "
-                "like; give it another name"
+                f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like "
+                "for like; give it another name"
             )
         before = study.facts.get("config")
         changed = None if before is None else difference(before, settings)
@@ -154,13 +154,11 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
         )
     study.note(prepared=to_plain(prepared), machine=describe())
     known = {name: value for name, value in prepared.references.items() if value is not None}
+    best_first = sorted(known.items(), key=itemgetter(1), reverse=True)
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in best_first)
     console.say(
-        f"baseline: {metric_name(prepared.reference_metric)} on test "
-        + ", ".join(
-            f"{name.replace('_', ' ')} {value:.4f}"
-            for name, value in sorted(known.items(), key=itemgetter(1), reverse=True)
-        )
-        + f" ({prepared.rows['test']:,} rows, {prepared.users:,} users)"
+        f"baseline: {metric_name(prepared.reference_metric)} on test {scores} "
+        f"({prepared.rows['test']:,} rows, {prepared.users:,} users)"
     )
     if prepared.undertrained is not None:
         console.warn(f"the baseline is under-trained: {prepared.undertrained}; what distilling gains is partly that")

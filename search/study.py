@@ -1,4 +1,4 @@
-"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. A trial's whole outcome is kept with it."""
+"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. A trial's outcome is kept with it."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ class Study:
 def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
     """Return the values that the search minimises, lower is better: ratios to the baseline, and the loss.
 
-    A loss below zero counts as 0: a gain over the baseline is welcome, but no search time is spent on it.
+    A loss below zero counts as 0: a gain over the baseline is welcome, but no search time is spent on it, and it does
+    not count in the hypervolume.
 
     Raises:
         ValueError: one of them was not measured.
