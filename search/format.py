@@ -81,6 +81,11 @@ def pairs(mapping: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in mapping.items())
 
 
+def listed(texts: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
 def knob_value(value: object) -> str:
     """One choice as a short text; fractions drawn from a range are rounded."""
     return significant(value, 3) if isinstance(value, float) else str(value)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import ConfigError
+from spaces.serialization import to_plain
 
 _MARK = ".leanrec"
+
+
+def write_json(record: object, path: Path) -> None:
+    """Write a record into a file, whose folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ against the one that lacks it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from objectives.serving.devices import describe
@@ -13,6 +12,7 @@ from search.ablation.verdict import ablation_summary, label, told
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.explore.study_profile import read_profile
+from search.home import write_json
 from search.results import Front
 from search.session import Session, jobs_of, prepared_of
 from search.verdict import subject
@@ -21,7 +21,6 @@ from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker
 from spaces.ablations import Technique, techniques
 from spaces.candidate import Candidate
-from spaces.serialization import to_plain
 
 _DONE_TO_IT = {"without": "taken back", "alone": "alone"}
 
@@ -55,9 +54,7 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
             known = known.joined(_effect(pairs, chosen, part, kind, f"{place} of {len(wanted)}", number))
             session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
     summary = ablation_summary(session.config.name, known, read_profile(session.study.facts))
-    path = session.home.reports(session.config.name) / FACT_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_plain(summary), indent=1, allow_nan=False) + "\n")
+    write_json(summary, session.home.reports(session.config.name) / FACT_FILE)
     return summary
 
 

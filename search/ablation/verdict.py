@@ -8,7 +8,7 @@ from objectives.held_out_rows import HeldPart
 from objectives.records import Interval, Latency, Quality, Throughput
 from search.ablation.records import Ablation, AblationSummary, Difference, DistillationGain, Effect, TechniqueSummary
 from search.explore.study_profile import StudyProfile
-from search.format import column_percent, metric_name, percent, ranged, times
+from search.format import column_percent, listed, metric_name, percent, ranged, times
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 
@@ -199,11 +199,7 @@ def _why(groups: Sequence[str] | None, profile: StudyProfile | None) -> str:
     names = list(named) or [name for name in known if name not in _NO_LAYERS]
     time, held = sum(known[name].time_share for name in names), sum(known[name].weight_share for name in names)
     verb = "takes" if len(names) == 1 else "take"
-    return f": {_listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    return f": {listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
 
 
 def _holds(interval: Interval, value: float) -> bool:

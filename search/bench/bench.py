@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -26,11 +26,11 @@ from objectives.records import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
 from search.bench.requests import draw_requests, draw_rows
-from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Latencies, behind, beside_poisson, percentiles
+from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
-from spaces.serialization import to_plain
+from search.home import write_json
 
 PATTERN_NAMES = ("closed", *PATTERNS)
 # A pattern and Poisson take turns of a few seconds: a machine's drift meets both, and a burst's queue seldom meets an
@@ -107,6 +107,7 @@ class BenchResult:
     valid: whether the run says something about the model, else `reason`
     disturbed: whether other processes took the machine meanwhile
     cpu_share: of the time in which threads were ready, that in which they ran
+    latency_ms: p50, p95 and p99, as in `percentiles`
     poisson: None where the pattern is Poisson or a closed loop
     """
 
@@ -129,7 +130,7 @@ class BenchResult:
     refused: int
     offered_rps: float
     served_rps: float
-    latency_ms: Latencies
+    latency_ms: Mapping[str, Percentile | None]
     lag_p95_ms: float
     offered_share: float
     queue: QueueLength
@@ -160,7 +161,12 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         result = _play(target, requests, plan, traffic, capacity, console)
         interference = watching.stop()
     found = _summary(bundle, plan, rows, result, interference)
-    _write(found, out)
+    # Plotly is loaded after the clock has stopped.
+    from search.report.bench import bench_page
+    from search.report.report import CONFIG, get_plotlyjs, write_page
+
+    write_json(found, out / "bench.json")
+    write_page(bench_page(found, get_plotlyjs(), CONFIG), out / "bench.html")
     return found
 
 
@@ -181,10 +187,10 @@ def _read_log(path: Path) -> RequestLog:
 
 
 def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int64]:
-    if plan.rows is None and log is not None and log.rows is not None:
-        return log.rows
     rows = plan.rows
     if rows is None:
+        if log is not None and log.rows is not None:
+            return log.rows
         measured = json.loads((bundle.folder / MEASUREMENT).read_text())
         rows = RowsConfig(**measured.get("traffic", {}).get("rows", {}))
     return draw_rows(rows, _DRAWN_SIZES, plan.seed)
@@ -234,25 +240,22 @@ def _count(rate_rps: float, seconds: float) -> int:
 
 
 def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np.int64]:
-    """(count,) nanoseconds between arrivals, stretched to the rate: a few bursts, or a part of a trace, may be far from
-    their mean rate, and two schedules of different rates could not be compared."""
+    """(count,) nanoseconds between arrivals, of exactly this mean rate."""
+    # A few bursts, or a part of a trace, may be far from their rate; schedules of two rates could not be compared.
     drawn = gaps(traffic, rate_rps, count, seed)
     stretched: NDArray[np.int64] = np.maximum(drawn * (count * 1e9 / rate_rps / drawn.sum()), 1).astype(np.int64)
     return stretched
 
 
 def _alternating(
-    target: LoadTarget,
-    requests: Sequence[Request],
-    schedules: dict[str, NDArray[np.int64]],
-    console: Console,
+    target: LoadTarget, requests: Sequence[Request], schedules: dict[str, NDArray[np.int64]], console: Console
 ) -> list[Played]:
     """The same requests by each schedule, turn by turn; who goes first alternates. A turn's queue drains at its end."""
     plays: dict[str, list[Played]] = {name: [] for name in schedules}
     length = len(requests) // _TURNS
     for turn in range(_TURNS):
         part = slice(turn * length, (turn + 1) * length)
-        for name in sorted(schedules, key=list(schedules).index, reverse=turn % 2 == 1):
+        for name in reversed(schedules) if turn % 2 else schedules:
             seconds = schedules[name][part].sum() / 1e9
             console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
             target.settle()
@@ -294,13 +297,3 @@ def _summary(
         poisson=None if result.poisson is None else beside_poisson(played, result.poisson, plan.seed),
         timeline=line,
     )
-
-
-def _write(found: BenchResult, out: Path) -> None:
-    # Plotly is loaded after the clock has stopped.
-    from search.report.bench import bench_page
-    from search.report.report import CONFIG, get_plotlyjs
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(to_plain(found), indent=1, allow_nan=False) + "\n")
-    (out / "bench.html").write_text(bench_page(found, get_plotlyjs(), CONFIG), encoding="utf-8")

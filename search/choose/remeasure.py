@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass, fields
 
 from rich.table import Table
@@ -14,11 +13,11 @@ from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
+from search.home import write_json
 from search.results import Point
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
-from spaces.serialization import to_plain
 
 FILE = "remeasure.json"
 
@@ -87,9 +86,7 @@ def remeasure(session: Session, meter: Worker, console: Console) -> Remeasuremen
         console.say(f"trial {point.trial}: {_told(row)}")
         rows.append(row)
     found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows))
-    path = home.reports(config.name) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_plain(found), indent=1, allow_nan=False) + "\n")
+    write_json(found, home.reports(config.name) / FILE)
     return found
 
 

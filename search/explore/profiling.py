@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from search.cli.console import Console
 from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
+from search.home import write_json
 from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
@@ -40,7 +40,7 @@ def write_profile_files(profile: StudyProfile, folder: Path) -> list[Path]:
     """`profile.json` and `profile.html`."""
     page, data = folder / "profile.html", folder / "profile.json"
     write_profile(profile, page)
-    data.write_text(json.dumps(to_plain(profile), indent=1, allow_nan=False) + "\n")
+    write_json(profile, data)
     return [page, data]
 
 

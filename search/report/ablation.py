@@ -13,7 +13,7 @@ from search.ablation.records import KINDS, AblationSummary, Difference, Kind, Te
 from search.format import MISSING, column_percent, column_ratio, metric_name, significant
 from search.report.axes import log_steps
 from search.report.columns import Cell, Column, console_table, number
-from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
+from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
 
 WORDS: Mapping[Kind, str] = {"without": "at the trial", "alone": "alone"}
 _COLOURS: Mapping[Kind, str] = {"without": PALETTE[3], "alone": PALETTE[1]}
@@ -161,8 +161,8 @@ def _layout(summary: AblationSummary, drawn: Sequence[Dot]) -> Description:
         "xaxis2": {**GRID, **loss},
         "yaxis": {**GRID, **names, "linecolor": FAINT},
         "shapes": [_upright(1.0, "x"), _upright(0.0, "x2")],
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+        "legend": {**LEGEND, "traceorder": "normal"},
+        "hoverlabel": HOVER,
     }
 
 

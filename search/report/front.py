@@ -19,6 +19,9 @@ INK, MUTED, FAINT, ACCENT = "#1d2733", "#5d6b7a", "#dfe4ea", "#c2352b"
 FONT = {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
 LOOK: Description = {"font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white"}
 GRID: Description = {"gridcolor": FAINT, "linecolor": MUTED, "ticks": "outside", "tickcolor": FAINT, "zeroline": False}
+HOVER: Description = {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}}
+# Above the figure, in a line.
+LEGEND: Description = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 ZERO: Description = {"zeroline": True, "zerolinecolor": MUTED}
 # Light to dark: more throughput is more ink, and neither end is lost on white paper.
 PALETTE = ("#f2b04c", "#e5714a", "#bb3e6b", "#6f2f80", "#231f5c")
@@ -104,13 +107,10 @@ def _dominated(points: Sequence[Point]) -> Description:
 
 def _front(points: Sequence[Point]) -> Description:
     marker = {**_coloured(points), "size": 13, "line": {"width": 1, "color": INK}}
+    losses = [(100 * low, 100 * high) for low, high in (p.quality.loss_interval for p in points)]
     sideways = _bars([p.p95_ratio for p in points], [p.p95_ratio_interval for p in points])
-    upright = _bars([100 * p.quality.loss for p in points], [_percents(p.quality.loss_interval) for p in points])
+    upright = _bars([100 * p.quality.loss for p in points], losses)
     return {**_at(points), "marker": marker, "error_x": sideways, "error_y": upright, "showlegend": False}
-
-
-def _percents(interval: Interval) -> Interval:
-    return 100 * interval[0], 100 * interval[1]
 
 
 def _coloured(points: Sequence[Point]) -> Description:
@@ -169,9 +169,9 @@ def _layout(front: Front, toggle: Description) -> Description:
         "yaxis": {**GRID, "title": {"text": title}, "range": loss_window(front), **ZERO},
         "shapes": [{**line, "line": {"dash": "dash", "color": ACCENT, "width": 1.5}}],
         "annotations": [{**note, **spot}],
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemclick": False},
+        "legend": {**LEGEND, "itemclick": False},
         "updatemenus": [toggle] if front.points else [],
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+        "hoverlabel": HOVER,
     }
 
 

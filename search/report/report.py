@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs as get_plotlyjs
 
 from search.explore.study_profile import StudyProfile
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
@@ -24,15 +24,6 @@ from search.results import Front
 from search.verdict import verdict
 
 Figure = go.Figure
-
-__all__ = [
-    "Figure",
-    "front_figure",
-    "get_plotlyjs",
-    "write_png",
-    "write_profile",
-    "write_report",
-]
 
 # No link to a site, and no button that sends the data away: plotly 7 shows one unless it is told not to.
 CONFIG = {
@@ -88,9 +79,8 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
 
 
 def write_report(front: Front, path: Path) -> None:
-    """One file, everything inside it, complete or not there at all."""
-    text = study_page(front)
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """One file, everything inside it."""
+    write_page(study_page(front), path)
 
 
 def study_page(front: Front) -> str:
@@ -138,8 +128,7 @@ def _study_figures(front: Front, knobs: Parallel) -> dict[str, str]:
 def write_profile(profile: StudyProfile, path: Path) -> None:
     """The baseline's profile as one file, everything inside it."""
     figure = _fragment(go.Figure(profile_figure(profile)), "profile-plot")
-    text = profile_page(profile, figure, get_plotlyjs())
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_page(profile_page(profile, figure, get_plotlyjs()), path)
 
 
 def write_png(front: Front, path: Path) -> None:
@@ -173,6 +162,11 @@ def _png_title(front: Front) -> Description:
 def _fragment(figure: go.Figure, name: str) -> str:
     shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto"}
     return str(figure.to_html(config=CONFIG, div_id=name, **shape))
+
+
+def write_page(text: str, path: Path) -> None:
+    """One file, complete or not there at all."""
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
