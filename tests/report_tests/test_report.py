@@ -357,9 +357,9 @@ def test_the_dots_are_the_measured_effects() -> None:
     found, known = dots(ablated()), ablation()
     measured = [effect for effect in known.effects if effect.difference is not None]
     assert len(found) == len(measured) == 7
-    for dot in found:
+    for dot, difference in found:
         effect = next(e for e in measured if dot.label.startswith(e.technique) and e.kind == dot.kind)
-        assert dot.difference == effect.difference
+        assert difference == effect.difference
 
 
 def test_the_effects_are_drawn_at_the_trial_and_alone_side_by_side() -> None:
