@@ -7,7 +7,6 @@ from operator import itemgetter
 from pathlib import Path
 
 from objectives.jobs.requests import PrepareRequest
-from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.records import Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
 from objectives.task import Task
@@ -18,7 +17,6 @@ from search.config.load import rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
-from search.explore.visit_noise import ratio_noise
 from search.format import metric_name
 from search.home import Home
 from search.ledger import Entry, Ledger
@@ -27,7 +25,7 @@ from search.report.report import write_report
 from search.results import Front
 from search.study import Study, candidate_of, measured, outcome_of
 from search.study_front import study_front
-from search.workers.meter_jobs import MeterJobs, Side
+from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
 from spaces.serialization import from_plain, to_plain
 
@@ -123,7 +121,8 @@ def task_of(config: StudyConfig, home: Home) -> Task:
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
     """Return the meter's jobs in this study, whose benchmarks estimate the variance between visits on this machine."""
-    noise = NO_RATIO_NOISE if study is None else ratio_noise(list(measured(study.finished()).values()))
+    earlier = {} if study is None else measured(study.finished())
+    noise = ratio_noise([(m.latency, m.throughput) for m in earlier.values()])
     task = replace(task_of(config, home), expected=prepared.key)
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
 

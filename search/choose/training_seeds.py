@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean, variance
 
 from objectives.records import Interval, Quality, SliceQuality
 from spaces.candidate import Candidate
@@ -30,13 +31,12 @@ def over_seeds(found: Sequence[Quality]) -> Quality:
     if len(found) != SEEDS:
         raise ValueError(f"A loss is told over 1 or {SEEDS} seeds, but got {len(found)}.")
     first = found[0]
-    low, high = _interval([q.loss for q in found], [q.loss_interval for q in found], first.confidence)
     return replace(
         first,
-        value=_mean([q.value for q in found]),
-        baseline=_mean([q.baseline for q in found]),
-        loss=_mean([q.loss for q in found]),
-        loss_interval=(low, high),
+        value=fmean(q.value for q in found),
+        baseline=fmean(q.baseline for q in found),
+        loss=fmean(q.loss for q in found),
+        loss_interval=_interval([q.loss for q in found], [q.loss_interval for q in found], first.confidence),
         slices=_parts([q.slices for q in found], first.confidence),
         others=_parts([q.others for q in found], first.confidence),
     )
@@ -54,27 +54,18 @@ def _part(found: Sequence[SliceQuality], confidence: float) -> SliceQuality:
         return next(part for part in found if part.loss is None)
     return replace(
         found[0],
-        value=_mean([part.value for part in found if part.value is not None]),
-        baseline=_mean([part.baseline for part in found if part.baseline is not None]),
-        loss=_mean(losses),
+        value=fmean(part.value for part in found if part.value is not None),
+        baseline=fmean(part.baseline for part in found if part.baseline is not None),
+        loss=fmean(losses),
         loss_interval=_interval(losses, intervals, confidence),
     )
 
 
 def _interval(losses: Sequence[float], intervals: Sequence[Interval], confidence: float) -> Interval:
-    middle = _mean(losses)
-    variance = sum((loss - middle) ** 2 for loss in losses) / (SEEDS - 1)
-    seeds = _student(confidence) * math.sqrt(variance / SEEDS)
-    below = _mean([(loss - low) ** 2 for loss, (low, _) in zip(losses, intervals, strict=True)])
-    above = _mean([(high - loss) ** 2 for loss, (_, high) in zip(losses, intervals, strict=True)])
-    return middle - math.hypot(math.sqrt(below), seeds), middle + math.hypot(math.sqrt(above), seeds)
-
-
-def _student(confidence: float) -> float:
-    """The upper quantile of Student's t with two degrees of freedom, which has a closed form."""
+    # The upper quantile of Student's t with two degrees of freedom, SEEDS - 1, has a closed form.
     tail = (1 - confidence) / 2
-    return (1 - 2 * tail) / math.sqrt(2 * tail * (1 - tail))
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers)
+    student = (1 - 2 * tail) / math.sqrt(2 * tail * (1 - tail))
+    middle, seeds = fmean(losses), student * math.sqrt(variance(losses) / SEEDS)
+    below = fmean((loss - low) ** 2 for loss, (low, _) in zip(losses, intervals, strict=True))
+    above = fmean((high - loss) ** 2 for loss, (_, high) in zip(losses, intervals, strict=True))
+    return middle - math.hypot(math.sqrt(below), seeds), middle + math.hypot(math.sqrt(above), seeds)

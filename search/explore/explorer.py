@@ -13,9 +13,8 @@ from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Outcome
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, TrialEvent, next_job
 from search.explore.screening import Screening
-from search.explore.visit_noise import ratio_noise
 from search.study import Study, measured, outcome_of, sought
-from search.workers.meter_jobs import Length, MeterJobs, export_request
+from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -136,7 +135,8 @@ class Explorer:
         if running.stage == "quick_benchmark":
             return self._jobs.quick_benchmark(ours)
         seed = self._config.seed + running.number
-        jobs = replace(self._jobs, noise=ratio_noise(list(measured(self._study.finished()).values())))
+        timings = [(m.latency, m.throughput) for m in measured(self._study.finished()).values()]
+        jobs = replace(self._jobs, noise=ratio_noise(timings))
         # The visits of a point that would enter the front exclude the first measurement, which is biased by the
         # selection.
         near, append = running.stage == "near", running.visits > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,8 @@ from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Window
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
-from objectives.records import Artifact, Prepared
+from objectives.measurement.visits import pooled_noise
+from objectives.records import Artifact, Latency, Prepared, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from spaces.candidate import Candidate
@@ -44,6 +46,17 @@ def export_request(task: Task, candidate: Candidate, threads: int) -> ExportRequ
     placement = candidate.placement
     form = Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
     return ExportRequest(task, candidate.weights, candidate.precision, threads, form)
+
+
+def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
+    """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine."""
+    return RatioNoise(
+        p95=pooled_noise([latency.p95_visits for latency, _ in timings]),
+        p99=pooled_noise([latency.p99_visits for latency, _ in timings]),
+        service_p50=pooled_noise([latency.service_p50_visits for latency, _ in timings]),
+        throughput=pooled_noise([throughput.ratio_visits for _, throughput in timings]),
+        capacity=pooled_noise([throughput.capacity_visits for _, throughput in timings]),
+    )
 
 
 @dataclass(frozen=True)
