@@ -1,6 +1,4 @@
-"""First trials of a study, a dry run that shows that every stage works and estimates the number of trials in the
-budget.
-"""
+"""First trials of a study: they show that every stage works, and how many trials the budget holds."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ _DONE = "dry_run"
 
 def begun(study: Study) -> bool:
     """Return whether the baseline was measured as trial 0, so that earlier trials are kept."""
-    outcomes = _outcomes(study)
-    return 0 in outcomes and outcomes[0].measurement is not None
+    baseline = _outcomes(study).get(0)
+    return baseline is not None and baseline.measurement is not None
 
 
 def is_done(study: Study) -> bool:
@@ -60,13 +58,8 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
     study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
-    stages = StageSeconds(
-        seconds.get("fit", 0.0),
-        seconds.get("export", 0.0),
-        seconds.get("judge", 0.0),
-        QUICK_BENCHMARK_SECONDS,
-        seconds["time"],
-    )
+    fit, export, evaluate = (seconds.get(stage, 0.0) for stage in ("fit", "export", "judge"))
+    stages = StageSeconds(fit, export, evaluate, QUICK_BENCHMARK_SECONDS, seconds["time"])
     holds = trials_in(60 * config.budget.minutes, stages, builders)
     console.say(
         f"dry run: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
@@ -79,9 +72,7 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
 
 
 def _outcomes(study: Study) -> dict[int, Outcome]:
-    """Return the outcomes of the baseline and the search's own trials. A reference point may have the baseline's
-    scores, which are no evidence of the data's resolution.
-    """
+    """The baseline's and the search's own: a reference point's scores may tell nothing of the data's resolution."""
     found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
     return {number: outcome for number, outcome in found.items() if outcome is not None}
 
