@@ -65,8 +65,7 @@ def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float
 
 def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask:
     """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution of the data; a gain counts
-    as 0.
-    """
+    as 0."""
     return np.asarray(np.maximum(losses, 0.0) <= max(loss, 0.0) + resolution)
 
 

@@ -129,8 +129,7 @@ class Study:
 
     def sweep(self) -> None:
         """Close trials that a run left open: by their outcome where there is one, else as stopped, to be asked first
-        next time.
-        """
+        next time."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
             if (outcome := outcome_of(frozen)) is not None:
@@ -217,8 +216,7 @@ def reference_of(trial: FrozenTrial) -> str | None:
 
 def spent(trials: Sequence[FrozenTrial]) -> int:
     """Count the trials against `budget.trials`: those of the search that ended in any state. The baseline and the
-    reference points do not count, nor does a choice that was made before or was interrupted.
-    """
+    reference points do not count, nor does a choice that was made before or was interrupted."""
     outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
     return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
 

@@ -1,6 +1,5 @@
 """Ablation of a trial: each technique is removed, and applied alone; both models are built, evaluated and benchmarked
-against the one that lacks it.
-"""
+against the one that lacks it."""
 
 from __future__ import annotations
 
@@ -91,8 +90,7 @@ def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Tech
 
 def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
     """Measure the chosen model against itself without the technique, or the baseline with the technique against the
-    baseline.
-    """
+    baseline."""
     other, say = (part.without if kind == "without" else part.alone), pairs.console.say
     recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
     head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"

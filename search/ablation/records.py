@@ -1,6 +1,5 @@
 """Records of an ablation: the effect of each technique of a candidate, measured against the same model without it, kept
-in the study's facts.
-"""
+in the study's facts."""
 
 from __future__ import annotations
 

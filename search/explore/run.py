@@ -70,7 +70,7 @@ def search(session: Session, console: Console) -> None:
         _same_choices(study, space, config.name)
         threads = max(1, cores // count)
 
-        def explorer(bar: SearchBar, seconds: float) -> Explorer:
+        def explorer(bar: SearchBar) -> Explorer:
             def record(told: TrialEvent) -> None:
                 session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
                 found = session.front()
@@ -84,7 +84,7 @@ def search(session: Session, console: Console) -> None:
         if not is_done(study):
             console.say("dry run: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
-                first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
+                first = run_first_trials(study, lambda trials: explorer(bar).run(float("inf"), trials, 0.0))
             report_first_trials(config, study, first, console, count)
         elif (seen := observed([o for t in study.finished() if t.number > 0 and (o := outcome_of(t))])) is not None:
             left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
@@ -93,7 +93,7 @@ def search(session: Session, console: Console) -> None:
             )
         with SearchBar(console, budget) as bar:
             trials = None if config.budget.trials is None else config.budget.trials - spent_trials(study.finished())
-            end = explorer(bar, budget).run(budget - spent, trials, spent)
+            end = explorer(bar).run(budget - spent, trials, spent)
         console.say(f"search: {end}")
 
 
@@ -131,12 +131,10 @@ def profile(session: Session, console: Console) -> StudyProfile:
     """The profile of a study's baseline, measured on the first call; its files are written. A baseline that is not in
     the cache is trained first."""
     config, home = session.config, session.home
-    if (known := read_profile(session.study.facts)) is not None:
-        write_profile_files(known, home.reports(config.name))
-        return known
-    with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
-        prepared = prepare(session, workers.builder, console)
-        workers.builder.kill()
-        found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
+    if (found := read_profile(session.study.facts)) is None:
+        with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
+            prepared = prepare(session, workers.builder, console)
+            workers.builder.kill()
+            found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
     write_profile_files(found, home.reports(config.name))
     return found
