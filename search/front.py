@@ -64,8 +64,7 @@ def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float
 
 
 def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask:
-    """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution of the data; a gain counts
-    as 0."""
+    """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution; a gain counts as 0."""
     return np.asarray(np.maximum(losses, 0.0) <= max(loss, 0.0) + resolution)
 
 
@@ -164,8 +163,7 @@ def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats
 
 
 def indistinguishable(lower: npt.ArrayLike, upper: npt.ArrayLike, best: int) -> Mask:
-    """Return a mask of rows, (n,), whose intervals overlap those of row `best` on every objective, `best` itself
-    included.
+    """Return a mask of rows, (n,), whose intervals overlap those of row `best` on every objective, as its own do.
 
     `lower`, `upper`: (n, m) ends of each point's interval against the baseline. Conservative: two candidates are never
     paired with each other, so the interval of their own difference is not known; where paired, it would be narrower

@@ -13,8 +13,7 @@ _WIDE = 1.5
 
 
 def interference_warnings(latency: Latency) -> list[str]:
-    """Sentences about an interval that is wide, other processes, a machine that changed its speed, and a load generator
-    that was late."""
+    """Sentences on a wide interval, other processes, a machine that changed its speed, and a late load generator."""
     found = []
     low, high = latency.p95_ratio_interval
     if high > _WIDE * low:

@@ -128,8 +128,7 @@ class Study:
         self._close(trial, outcome)
 
     def sweep(self) -> None:
-        """Close trials that a run left open: by their outcome where there is one, else as stopped, to be asked first
-        next time."""
+        """Close trials that a run left open: by their outcome, else as stopped, to be asked first next time."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
             if (outcome := outcome_of(frozen)) is not None:
@@ -215,8 +214,8 @@ def reference_of(trial: FrozenTrial) -> str | None:
 
 
 def spent(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials against `budget.trials`: those of the search that ended in any state. The baseline and the
-    reference points do not count, nor does a choice that was made before or was interrupted."""
+    """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference point
+    nor the baseline, nor a choice that was made before or was interrupted."""
     outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
     return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
 

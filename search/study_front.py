@@ -97,8 +97,7 @@ def _settled(config: StudyConfig, trials: Sequence[FrozenTrial]) -> list[_Settle
 
 
 def _beside_references(rows: Sequence[Row], settled: Sequence[_Settled]) -> list[Row]:
-    """The rows with the names of the reference points and the ratios of every point to the tuned baseline: the
-    baseline's own model in the best placement that was measured so far, by whichever trial."""
+    """The rows with the names of the reference points, and every point's ratios to the tuned baseline, so far."""
     names = {one.candidate.id: name for one in settled if (name := reference_of(one.trial))}
     number = tuned_baseline(
         (one.trial.number, one.candidate, one.measurement) for one in settled if one.measurement is not None

@@ -1,5 +1,4 @@
-"""Ablation of a trial: each technique is removed, and applied alone; both models are built, evaluated and benchmarked
-against the one that lacks it."""
+"""Ablation of a trial: each technique is removed, and applied alone, and measured against the model that lacks it."""
 
 from __future__ import annotations
 
@@ -70,7 +69,7 @@ def _trial(front: Front, trial: int | None) -> int:
 
 
 def _known(session: Session, trial: int, candidate: Candidate, console: Console) -> Ablation:
-    """Return the effects that an earlier call measured on this machine; those of another machine are measured again."""
+    """Return the effects that an earlier call measured on this machine."""
     empty = Ablation(trial, candidate, describe())
     for before in ablations(session.study.facts):
         if (before.trial, before.candidate) == (trial, candidate):
@@ -89,8 +88,7 @@ def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Tech
 
 
 def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
-    """Measure the chosen model against itself without the technique, or the baseline with the technique against the
-    baseline."""
+    """Measure the chosen model against itself without the technique, or the baseline with it against the baseline."""
     other, say = (part.without if kind == "without" else part.alone), pairs.console.say
     recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
     head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"

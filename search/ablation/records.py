@@ -1,5 +1,4 @@
-"""Records of an ablation: the effect of each technique of a candidate, measured against the same model without it, kept
-in the study's facts."""
+"""Records of an ablation, kept in the study's facts: the effect of each technique of a candidate."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _beside_tuned(
 
 def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
     """Measure on test what distillation gains over the same model trained on the labels alone for as many epochs; None
-    where it learned nothing from the baseline, or where the control failed, which is reported."""
+    where it learned nothing from the baseline, or where that failed, which is reported."""
     without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
     if without is None:
         return None

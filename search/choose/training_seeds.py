@@ -19,8 +19,7 @@ def seeds_of(ours: Candidate, theirs: Candidate) -> int:
 
 
 def over_seeds(found: Sequence[Quality]) -> Quality:
-    """Average over `SEEDS` trainings that differ only in their seed, evaluated on the same rows; return a single one
-    unchanged.
+    """Average trainings that differ only in their seed, `SEEDS` or a single one, evaluated on the same rows.
 
     The rows are one source of error and the seeds another. The rows are the same for all seeds, so their half of the
     interval is the mean of the bootstrap's, in squares; that of the seeds is Student's. Being independent, both halves

@@ -167,7 +167,7 @@ class Explorer:
         return ended
 
     def _advance(self, running: RunningTrial, done: Done) -> Outcome | None:
-        """Process the result of a stage, and return the trial's outcome after the last one."""
+        """Process the end of a stage, and return the trial's outcome after the last one."""
         result = done.result
         if result is None and running.measured is not None:
             # A failed visit leaves the earlier measurement, and its recording, unchanged.
@@ -182,11 +182,7 @@ class Explorer:
             return self._ended(running, "failed", str(error))
 
     def _next(self, running: RunningTrial, result: object) -> Outcome | None:
-        """Keep the result of a stage and set the next stage; the outcome where there is none.
-
-        Raises:
-            ValueError: a number of the measurement is missing or not finite.
-        """
+        """Keep the result of a stage and set the next stage, or return the outcome; ValueError: a number is missing."""
         reason: str | None = None
         match result:
             case requests.FitResponse():

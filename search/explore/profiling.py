@@ -18,8 +18,7 @@ from spaces.serialization import to_plain
 
 
 def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
-    """The study's profile, measured on the first call and the same from then on: a timing of its own for each run
-    would change the space under the trials that are there.
+    """The study's profile, measured on the first call only: another timing would change the space under its trials.
 
     Raises:
         JobError: the baseline cannot be profiled.

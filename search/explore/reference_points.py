@@ -24,8 +24,8 @@ Estimate = tuple[float, Interval]
 
 
 def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
-    """Return the reference points of a study, by name, in the order of their benchmarks; widths are given for the same
-    groups as in the study's space, so that the same choice is the same candidate."""
+    """Return the reference points of a study by name, in the order of their benchmarks; widths are given for the groups
+    of the study's space, so that the same choice is the same candidate."""
     fp32 = dict.fromkeys(space.widths, "fp32")
     found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
     if quantized := _quantized_widths(prepared):
@@ -73,8 +73,7 @@ def cost(latency_ratio: float, throughput_ratio: float) -> float:
 
 
 def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> int | None:
-    """Return the number of the trial with the baseline's own model in the best measured placement; None where there is
-    none. The baseline's own cost is 1, regardless of its measurement."""
+    """Return the trial of the baseline's own model in the best placement; the baseline's own cost is 1, as defined."""
     of = {
         number: 1.0 if candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
         for number, candidate, m in measured

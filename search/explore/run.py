@@ -113,11 +113,7 @@ def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
-    """Check that the study's trials share the choices of the space.
-
-    Raises:
-        ConfigError: the study has trials from a space of other choices, by another machine, engine or version.
-    """
+    """Note the choices of the space; ConfigError where the study has trials from a space of others."""
     before, now = study.facts.get("space"), digest(space)
     if before not in (None, now) and study.finished():
         raise ConfigError(
@@ -128,8 +124,7 @@ def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
 
 
 def profile(session: Session, console: Console) -> StudyProfile:
-    """The profile of a study's baseline, measured on the first call; its files are written. A baseline that is not in
-    the cache is trained first."""
+    """The profile of a study's baseline, which is trained and measured on the first call; its files are written."""
     config, home = session.config, session.home
     if (found := read_profile(session.study.facts)) is None:
         with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:

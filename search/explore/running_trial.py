@@ -63,8 +63,7 @@ class TrialEvent:
 
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """Select the running trial to advance, oldest first: measuring before building, never the same weights fitted twice
-    at once."""
+    """Select the trial to advance, oldest first: measuring before building, never two fits of the same weights."""
     waiting = [f for f in running_trials if f.worker is None]
     if meter_idle:
         for stage in (*TIMING, *EVALUATING):

@@ -69,8 +69,8 @@ class Screening:
     study: Study
 
     def applies(self, running: RunningTrial) -> bool:
-        """Return whether the trial may be stopped early: not before one candidate completed every stage, since it and
-        the baseline are the references. A reference point is always measured."""
+        """Return whether the trial may be stopped early: no reference point, and none before one candidate completed
+        every stage."""
         if running.number == 0 or running.reference is not None:
             return False
         candidates = [t for t in self.study.finished() if t.number > 0 and reference_of(t) is None]
@@ -88,16 +88,15 @@ class Screening:
         return f"pruned: {lost}" if (lost := limits.lost(quality)) else self.dominated(running)
 
     def benchmarks_first(self, running: RunningTrial) -> bool:
-        """Return whether the quick benchmark comes before a long evaluation, so that candidates slower than the
-        baseline need not be evaluated. Cached scores do not count for the duration."""
+        """Return whether the quick benchmark comes before a long evaluation, which candidates slower than the baseline
+        then need not have. Cached scores do not count for the duration."""
         if not self.applies(running) or _UNSEEN & set(self.config.objectives):
             return False
         outcomes = filter(None, map(outcome_of, self.study.finished()))
         return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
 
     def dominated(self, running: RunningTrial) -> str | None:
-        """Return the reason why the trial is dominated, as far as known: before its evaluation, by the baseline
-        only."""
+        """Return the reason why the trial is dominated; before its evaluation, by the baseline only."""
         if running.quick_benchmark is None or _UNSEEN & set(self.config.objectives):
             return None
         if running.quality is None:

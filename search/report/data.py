@@ -57,8 +57,7 @@ def metric_of(front: Front) -> str:
 
 
 def stairs(front: Front) -> list[Point]:
-    """The front has three objectives; seen from the side of two, only some of its points are on the edge. The fastest
-    is first."""
+    """Points of the front that are on the edge where only p95 and loss are seen, the fastest first."""
     members = front.members
     if not members:
         return []
@@ -99,8 +98,7 @@ def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
 
 
 def hypervolume_curves(front: Front) -> tuple[Curve, Curve]:
-    """Return the curves by trial number and by minutes of search. Rows whose end has no time are left out of the second
-    only."""
+    """The curves by trial number and by minutes of search, the second without rows whose end has no time."""
     minutes = [0.0 if row.trial == 0 else row.minutes for row in front.rows]
     timed = [(row, minute) for row, minute in zip(front.rows, minutes, strict=True) if minute is not None]
     by_minutes = _curve([row for row, _ in timed], [minute for _, minute in timed], front.max_loss)

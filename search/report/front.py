@@ -54,8 +54,7 @@ def describe_front(front: Front) -> Description:
 
 
 def loss_window(front: Front) -> tuple[float, float]:
-    """Return the range of the loss axis in per cent. Points with a far too large loss would compress the front, and lie
-    beyond the upper edge."""
+    """Return the range of the loss axis in per cent; far too large a loss lies beyond, lest it flatten the front."""
     feasible = [point for point in front.points if point.feasible]
     low = min([0.0, *(p.quality.loss_interval[0] if p.on_front else p.quality.loss for p in feasible)])
     high = max([1.6 * front.max_loss, *(p.quality.loss_interval[1] for p in feasible if p.on_front)])

@@ -117,8 +117,7 @@ class MeterJobs:
         beside: Side | None = None,
         append: bool = False,
     ) -> BenchmarkRequest:
-        """The recording's path is relative to the home, its visits go on where `append`; `beside` is as in
-        `evaluate`."""
+        """The recording is relative to the home, its visits go on where `append`; `beside` is as in `evaluate`."""
         slo = self.config.slo
         return BenchmarkRequest(
             self.prepared.holdout,

@@ -79,8 +79,7 @@ class PairedComparison:
         return call(self.meter, asked, self.jobs.limit_seconds(length), self.console.say)
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
-        """Evaluate the first side relative to the second; where they differ in their weights, over trainings of both
-        from several seeds.
+        """Evaluate the first side relative to the second; if their weights differ, over trainings from several seeds.
 
         Raises:
             JobError: one of them cannot be built or evaluated.
