@@ -112,17 +112,16 @@ def hypervolume(points: npt.ArrayLike) -> float:
     """
     cube = _in_unit_cube(points)
     cube = cube[(cube > 0).all(axis=1)]
-    if len(cube) == 0:
-        return 0.0
     cube = cube[non_dominated(-cube)]
     cube = cube[np.argsort(-cube[:, 2], kind="stable")]
-    floors = np.append(cube[:, 2], 0.0)[1:]
-    volume = 0.0
-    stairs = np.empty((0, 2))
-    for point, floor in zip(cube, floors, strict=True):
-        stairs = _add_to_staircase(stairs, point[:2])
-        volume += _area(stairs) * float(point[2] - floor)
-    return volume
+    areas = [_area(cube[: place + 1, :2]) for place in range(len(cube))]
+    return float(np.dot(areas, -np.diff(cube[:, 2], append=0.0)))
+
+
+def _area(corners: Floats) -> float:
+    """The area below the staircase of `corners` (k, 2), read from its lowest step, the farthest to the right."""
+    steps = corners[np.argsort(-corners[:, 0])]
+    return float(np.maximum.accumulate(steps[:, 1]) @ -np.diff(steps[:, 0], append=0.0))
 
 
 def _in_unit_cube(points: npt.ArrayLike) -> Floats:
@@ -130,18 +129,6 @@ def _in_unit_cube(points: npt.ArrayLike) -> Floats:
     if not ((cube >= 0) & (cube <= 1)).all():
         raise ValueError("Points lie in the unit cube; clip them with unit_objectives.")
     return cube
-
-
-def _add_to_staircase(stairs: Floats, step: Floats) -> Floats:
-    """`stairs` (k, 2): x rises, y falls. The new step replaces those that it covers, or is itself covered."""
-    if ((stairs >= step).all(axis=1)).any():
-        return stairs
-    kept = stairs[(stairs > step).any(axis=1)]
-    return np.insert(kept, int(np.searchsorted(kept[:, 0], step[0])), step, axis=0)
-
-
-def _area(stairs: Floats) -> float:
-    return float(np.diff(stairs[:, 0], prepend=0.0) @ stairs[:, 1])
 
 
 def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats:

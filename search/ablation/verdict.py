@@ -83,14 +83,13 @@ def told(difference: Difference) -> str:
 
 def gained(quality: Quality, technique: str = "distillation") -> str:
     """Describe the gain of this training over the other one, with its interval."""
-    gain, interval = _turned(quality)
-    metric, brackets = metric_name(quality.metric), _brackets(interval, column_percent)
-    over = _LEARNING[technique]
-    if _holds(interval, 0.0):
-        return f"gained no {metric} that this data can show over {over}: {column_percent(gain)} {brackets}"
-    if gain > 0:
-        return f"gained {column_percent(gain)} of {metric} {brackets} over {over}"
-    return f"lost {column_percent(-gain)} of {metric} {_brackets(quality.loss_interval, column_percent)} against {over}"
+    metric, other = metric_name(quality.metric), _LEARNING[technique]
+    if _holds(quality.loss_interval, 0.0):
+        gain, interval = _turned(quality)
+        brackets = _brackets(interval, column_percent)
+        return f"gained no {metric} that this data can show over {other}: {column_percent(gain)} {brackets}"
+    verb, beside = ("lost", "against") if quality.loss > 0 else ("gained", "over")
+    return f"{verb} {_unsigned(quality.loss, quality.loss_interval, metric)} {beside} {other}"
 
 
 def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequence[str] | None:
@@ -163,15 +162,13 @@ def _bytes(ratio: float) -> list[str]:
 
 
 def _cost(quality: Quality) -> str:
-    metric, brackets = metric_name(quality.metric), _brackets(quality.loss_interval, column_percent)
+    metric = metric_name(quality.metric)
     if quality.loss_interval == (0.0, 0.0):
         return f"leaves {metric} as it was"
     if _holds(quality.loss_interval, 0.0):
-        return f"costs no {metric} that this data can show {brackets}"
-    if quality.loss > 0:
-        return f"costs {column_percent(quality.loss)} of {metric} {brackets}"
-    gain, interval = _turned(quality)
-    return f"gains {column_percent(gain)} of {metric} {_brackets(interval, column_percent)}"
+        return f"costs no {metric} that this data can show {_brackets(quality.loss_interval, column_percent)}"
+    verb = "costs" if quality.loss > 0 else "gains"
+    return f"{verb} {_unsigned(quality.loss, quality.loss_interval, metric)}"
 
 
 def _by_slice(quality: Quality) -> list[str]:
@@ -180,9 +177,8 @@ def _by_slice(quality: Quality) -> list[str]:
     for part in quality.slices:
         if part.loss is None or part.loss_interval is None or _holds(part.loss_interval, 0.0):
             continue
-        low, high = part.loss_interval
-        verb, ends = ("lose", (low, high)) if part.loss > 0 else ("gain", (0.0 - high, 0.0 - low))
-        said.append(f"{part.name} {verb} {column_percent(abs(part.loss))} {_brackets(ends, column_percent)}")
+        verb = "lose" if part.loss > 0 else "gain"
+        said.append(f"{part.name} {verb} {_unsigned(part.loss, part.loss_interval)}")
     return said
 
 
@@ -200,6 +196,13 @@ def _why(groups: Sequence[str] | None, profile: StudyProfile | None) -> str:
     time, held = sum(known[name].time_share for name in names), sum(known[name].weight_share for name in names)
     verb = "takes" if len(names) == 1 else "take"
     return f": {listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
+
+
+def _unsigned(loss: float, interval: Interval, metric: str = "") -> str:
+    """A loss, or a gain as a positive number, with its interval."""
+    low, high = interval if loss > 0 else (0.0 - interval[1], 0.0 - interval[0])
+    of = f" of {metric}" if metric else ""
+    return f"{column_percent(abs(loss))}{of} {_brackets((low, high), column_percent)}"
 
 
 def _holds(interval: Interval, value: float) -> bool:
