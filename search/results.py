@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from objectives.records import Interval, SliceQuality, State
+from objectives.records import Interval, Latency, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
 from spaces.domains import Scalar
 from spaces.serialization import Json, from_plain, to_plain
@@ -124,7 +124,35 @@ class Point(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirmation:
+class Timing:
+    """Latency and throughput of one point, with their ratios to the baseline."""
+
+    p95_ms: float
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    throughput_rps: float
+    throughput_ratio: float
+    throughput_ratio_interval: Interval
+    capacity_ratio: float
+    capacity_ratio_interval: Interval
+
+
+def timing_of(latency: Latency, throughput: Throughput) -> Timing:
+    """The timing that a benchmark measured."""
+    return Timing(
+        p95_ms=latency.candidate.p95_ms,
+        p95_ratio=latency.p95_ratio,
+        p95_ratio_interval=latency.p95_ratio_interval,
+        throughput_rps=throughput.rps,
+        throughput_ratio=throughput.ratio,
+        throughput_ratio_interval=throughput.ratio_interval,
+        capacity_ratio=throughput.capacity_ratio,
+        capacity_ratio_interval=throughput.capacity_ratio_interval,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation(Timing):
     """A chosen point's numbers from a long window and from test.
 
     looks: at test until then, this one among them
@@ -140,18 +168,10 @@ class Confirmation:
     users: int
     slices: tuple[SliceQuality, ...] = ()
     looks: int = 1
-    p95_ms: float
     baseline_p95_ms: float
-    p95_ratio: float
-    p95_ratio_interval: Interval
     service_p50_ms: float
     service_p50_ratio: float
     service_p50_ratio_interval: Interval
-    throughput_rps: float
-    throughput_ratio: float
-    throughput_ratio_interval: Interval
-    capacity_ratio: float
-    capacity_ratio_interval: Interval
     slo_ms: float
     visits: int = 0
     warnings: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from search.front import unit_objectives
 from search.home import Home
 from search.interference_warnings import interference_warnings
 from search.report.render import render
-from search.results import Choice, Confirmation, Front, Point, TunedRatios
+from search.results import Choice, Confirmation, Front, Point, TunedRatios, timing_of
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from spaces.candidate import Candidate
@@ -275,18 +275,11 @@ def _confirmation(confirmed: Confirmed) -> Confirmation:
         users=quality.groups,
         slices=quality.parts,
         looks=confirmed.looks,
-        p95_ms=latency.candidate.p95_ms,
+        **vars(timing_of(latency, throughput)),
         baseline_p95_ms=latency.baseline.p95_ms,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
         service_p50_ms=latency.candidate.service_p50_ms,
         service_p50_ratio=latency.service_p50_ratio,
         service_p50_ratio_interval=latency.service_p50_ratio_interval,
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
         slo_ms=throughput.slo_ms,
         visits=len(latency.p95_visits),
         warnings=tuple(interference_warnings(latency)),

@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 
 from rich.table import Table
 
-from objectives.records import Interval, Latency, Prepared, Throughput
+from objectives.records import Interval, Prepared
 from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
 from search.home import write_json
-from search.results import Point
+from search.results import Point, Timing, timing_of
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
@@ -23,22 +23,8 @@ FILE = "remeasure.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Latency and throughput of one point, with their ratios to the baseline."""
-
-    p95_ms: float
-    p95_ratio: float
-    p95_ratio_interval: Interval
-    throughput_rps: float
-    throughput_ratio: float
-    throughput_ratio_interval: Interval
-    capacity_ratio: float
-    capacity_ratio_interval: Interval
-
-
-@dataclass(frozen=True, kw_only=True)
 class TimingNow(Timing):
-    """The same by a new benchmark, with the baseline's p95 and the load."""
+    """A timing by a new benchmark, with the baseline's p95 and the load."""
 
     baseline_p95_ms: float
     rate_rps: float
@@ -120,7 +106,12 @@ def _timed_again(
         timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
-    now = _now(timed.latency, timed.throughput)
+    now = TimingNow(
+        **vars(timing_of(timed.latency, timed.throughput)),
+        baseline_p95_ms=timed.latency.baseline.p95_ms,
+        rate_rps=timed.latency.rate_rps,
+        requests=timed.latency.requests,
+    )
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)
@@ -129,22 +120,6 @@ def _timed_again(
 def _then(point: Point) -> Timing:
     same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
     return Timing(p95_ms=point.latency_ms.p95, **same)
-
-
-def _now(latency: Latency, throughput: Throughput) -> TimingNow:
-    return TimingNow(
-        p95_ms=latency.candidate.p95_ms,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
-        baseline_p95_ms=latency.baseline.p95_ms,
-        rate_rps=latency.rate_rps,
-        requests=latency.requests,
-    )
 
 
 def _overlap(then: Interval, now: Interval) -> bool:

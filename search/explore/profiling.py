@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from search.cli.console import Console
 from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
-from search.home import write_json
-from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Worker, call
@@ -26,21 +22,12 @@ def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> 
     if (known := read_profile(study.facts)) is not None:
         return known
     console.say("profile: where the baseline's time goes")
-    config = jobs.config
+    config, prepared = jobs.config, jobs.prepared
     found = call(meter, jobs.profile(), config.workers.job_seconds, console.say)
-    prepared = jobs.prepared
     once = UserOnce(prepared.user_once_refused, prepared.user_once_share)
     profile = study_profile(config.name, found.profile, found.roofline, once, config.space.focus)
     study.note(**{FACT: to_plain(profile)})
     return profile
-
-
-def write_profile_files(profile: StudyProfile, folder: Path) -> list[Path]:
-    """`profile.json` and `profile.html`."""
-    page, data = folder / "profile.html", folder / "profile.json"
-    write_profile(profile, page)
-    write_json(profile, data)
-    return [page, data]
 
 
 def user_once(profile: StudyProfile) -> str:

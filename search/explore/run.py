@@ -11,12 +11,13 @@ from search.errors import ConfigError
 from search.explore.estimate import observed, trials_in
 from search.explore.explorer import Explorer
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
-from search.explore.profiling import focused, profiled, write_profile_files
+from search.explore.profiling import focused, profiled
 from search.explore.reference_points import references_of, tuned_placement
 from search.explore.running_trial import TrialEvent
 from search.explore.study_profile import StudyProfile, read_profile
 from search.home import Home
 from search.locking import locked, stoppable
+from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
 from search.study import Study, outcome_of
@@ -131,5 +132,5 @@ def profile(session: Session, console: Console) -> StudyProfile:
             prepared = prepare(session, workers.builder, console)
             workers.builder.kill()
             found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
-    write_profile_files(found, home.reports(config.name))
+    write_profile(found, home.reports(config.name))
     return found

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs as get_plotlyjs
 
 from search.explore.study_profile import StudyProfile
+from search.home import write_json
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
 from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
@@ -125,10 +126,11 @@ def _study_figures(front: Front, knobs: Parallel) -> dict[str, str]:
     return figures
 
 
-def write_profile(profile: StudyProfile, path: Path) -> None:
-    """The baseline's profile as one file, everything inside it."""
+def write_profile(profile: StudyProfile, folder: Path) -> None:
+    """The baseline's profile as profile.html, everything inside it, and as profile.json."""
     figure = _fragment(go.Figure(profile_figure(profile)), "profile-plot")
-    write_page(profile_page(profile, figure, get_plotlyjs()), path)
+    write_page(profile_page(profile, figure, get_plotlyjs()), folder / "profile.html")
+    write_json(profile, folder / "profile.json")
 
 
 def write_png(front: Front, path: Path) -> None:

@@ -50,9 +50,8 @@ class Worker:
         self._log = log
         self._command = list(command or (sys.executable, "-P", "-m", MODULES[kind]))
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = self._stood_still = 0.0
+        self._started = self._stood_still = self._limit = 0.0
         self._paused_at: float | None = None
-        self._limit = 0.0
         self._partial = b""
         self._request: Request[object] | None = None
         self.busy = False
@@ -210,12 +209,13 @@ def call(worker: Worker, request: Request[Response], limit_seconds: float, say: 
         done = worker.poll()
         while worker.progress:
             say(worker.progress.pop(0))
-        if done is not None:
-            if done.error is not None:
-                if done.wrong_input:
-                    raise ConfigError(done.error.partition(": ")[2])
-                raise LostJobError(done.error) if done.lost else JobError(done.error)
+        if done is None:
+            continue
+        if done.error is None:
             return cast(Response, done.result)
+        if done.wrong_input:
+            raise ConfigError(done.error.partition(": ")[2])
+        raise LostJobError(done.error) if done.lost else JobError(done.error)
 
 
 def wait(workers: Sequence[Worker], seconds: float) -> None:
