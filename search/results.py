@@ -299,11 +299,7 @@ def front_json(front: Front) -> Json:
 
 
 def read_choice(plain: Json) -> Choice:
-    """The choice that `choice_json` wrote.
-
-    Raises:
-        ValueError: a key is missing, or there is one too many.
-    """
+    """The choice that `choice_json` wrote; ValueError where a key is missing, or there is one too many."""
     names = {f.name for f in fields(Point)}
     row = {name: value for name, value in plain["row"].items() if name in names}
     return from_plain(Choice, {**plain, "row": row})
