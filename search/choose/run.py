@@ -10,14 +10,13 @@ from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
 from search.choose.choose import Confirmed, Look, Policy
-from search.choose.training_seeds import SEEDS
 from search.cli.console import Console
 from search.errors import JobError
 from search.locking import locked, stoppable
 from search.results import Choice, Front, TunedRatios, choice_json
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import Side
-from search.workers.paired_comparison import PairedComparison
+from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
 from spaces.ablations import techniques
 from spaces.serialization import from_plain, to_plain
