@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -12,24 +11,11 @@ from objectives.records import Interval
 from search.explore.reference_points import QUANTIZED
 from search.format import count, metric_name, milliseconds, percent, percent_interval, rate, times
 from search.front import indistinguishable, unit_objectives
-from search.results import Confirmation, Front, Point
+from search.results import Confirmation, Front, Point, TunedRatios
 
 FEW_TRIALS = 20
-
-
-class Ratios(Protocol):
-    """Ratios to a reference, with the ends of their intervals."""
-
-    @property
-    def p95_ratio(self) -> float: ...
-    @property
-    def p95_ratio_interval(self) -> Interval | None: ...
-    @property
-    def throughput_ratio(self) -> float | None: ...
-    @property
-    def throughput_ratio_interval(self) -> Interval | None: ...
-    @property
-    def capacity_ratio(self) -> float | None: ...
+# They have ratios to a reference, with intervals.
+Ratios = Point | Confirmation | TunedRatios
 
 
 @dataclass(frozen=True)
@@ -142,21 +128,17 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
     gain, who, metric = _gain(confirmed), f"trial {point.trial}", metric_name(point.quality.metric)
     looks = confirmed.looks
     looked = "looked at once" if looks == 1 else f"looked at {looks} times, for which the interval is widened"
-    sure = (
-        f"The test set was {looked}: with 95% confidence the loss lies between "
-        f"{percent(interval[0])} and {percent(interval[1])}."
-    )
+    low, high = map(percent, interval)
+    sure = f"The test set was {looked}: with 95% confidence the loss lies between {low} and {high}."
     if point.trial == 0:
         return "Nothing helped: the choice is the baseline itself.", []
     if interval[1] > front.max_loss:
         headline = (
-            f"Not confirmed: on test {who} may lose up to {percent(interval[1])} of {metric}, "
-            f"more than the tolerated {tolerated}."
+            f"Not confirmed: on test {who} may lose up to {high} of {metric}, more than the tolerated {tolerated}."
         )
         return headline, [f"Measured, it {gain}.", sure]
     if not (_below(confirmed.p95_ratio_interval, 1.0) or _above(confirmed.throughput_ratio_interval, 1.0)):
-        headline = f"Nothing gained: {who} is proved on test to lose at most {percent(interval[1])}, but it {gain}."
-        return headline, [sure]
+        return f"Nothing gained: {who} is proved on test to lose at most {high}, but it {gain}.", [sure]
     loss = _loss(confirmed.loss, interval, metric)
     return f"It helped, and the loss is proved on test: {who} {gain}, {loss}.", [
         f"{sure} That is within the tolerated {tolerated}."
@@ -164,13 +146,12 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
 
 
 def _on_validation(point: Point) -> tuple[str, list[str]]:
-    sentences = [
+    headline = f"It helped on validation, not yet confirmed on test: trial {point.trial} {_gain(point)}"
+    return f"{headline}, {_loss_of(point)}.", [
         f"The loss has a 95% interval of {percent_interval(point.quality.loss_interval)} on validation.",
         "The candidates were also ranked by validation, which flatters the best of them: "
         "`leanrec choose` measures the finalists on test.",
     ]
-    headline = f"It helped on validation, not yet confirmed on test: trial {point.trial} {_gain(point)}"
-    return f"{headline}, {_loss_of(point)}.", sentences
 
 
 def _nothing(front: Front, candidates: Sequence[Point]) -> tuple[str, list[str]]:
