@@ -65,7 +65,8 @@ class Ledger:
 
     def record(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
         """Write one trial as a child run; skipped while the server is away, for `level` to make up."""
-        if self._parent is not None and not self._resting():
+        resting = self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
+        if self._parent is not None and not resting:
             self._try(lambda: self._write(number, candidate, outcome, minutes))
 
     def level(self, entries: Iterable[Entry], front: Iterable[int]) -> bool:
@@ -112,10 +113,7 @@ class Ledger:
             with mlflow.start_run(run_id=run.info.run_id):
                 mlflow.log_metrics(dict(metrics))
                 info = mlflow.onnx.log_model(
-                    onnx.load(str(model)),
-                    name="model",
-                    pip_requirements=["onnxruntime", "numpy"],
-                    metadata=dict(tags),
+                    onnx.load(str(model)), name="model", pip_requirements=["onnxruntime", "numpy"], metadata=dict(tags)
                 )
             try:
                 self._client.create_registered_model(name)
@@ -235,9 +233,6 @@ class Ledger:
             token = page.token
             if not token:
                 return runs
-
-    def _resting(self) -> bool:
-        return self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
 
     def _try(self, work: Callable[[], object]) -> bool:
         """MLflow's own errors and a store that cannot be reached leave a line in `trouble`."""

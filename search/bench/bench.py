@@ -146,7 +146,10 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         ConfigError: the log cannot be read.
         EngineError: an engine of the bundle is not available here.
     """
-    log = None if plan.log is None else _read_log(plan.log)
+    try:
+        log = None if plan.log is None else read_request_log(plan.log)
+    except RequestLogError as error:
+        raise ConfigError(f"--log: {error}") from error
     rows = _rows(plan, log, bundle)
     requests = draw_requests(_sized(bundle), rows, plan.seed)
     with tempfile.TemporaryDirectory() as scratch, quiet(), bundle.open() as pool:
@@ -177,13 +180,6 @@ def _sized(bundle: Bundle) -> list[InputSpec]:
         replace(spec, shape=np.asarray(example[spec.name]).shape[1:]) if None in spec.shape else spec
         for spec in bundle.inputs
     ]
-
-
-def _read_log(path: Path) -> RequestLog:
-    try:
-        return read_request_log(path)
-    except RequestLogError as error:
-        raise ConfigError(f"--log: {error}") from error
 
 
 def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int64]:

@@ -95,7 +95,8 @@ def _timed_again(
     session: Session, jobs: MeterJobs, point: Point, ours: Side, meter: Worker, console: Console
 ) -> Remeasured:
     artifact, candidate = ours
-    then = _then(point)
+    same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
+    then = Timing(p95_ms=point.latency_ms.p95, **same)
     model = session.home.root / artifact.path
     for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
@@ -115,11 +116,6 @@ def _timed_again(
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)
-
-
-def _then(point: Point) -> Timing:
-    same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
-    return Timing(p95_ms=point.latency_ms.p95, **same)
 
 
 def _overlap(then: Interval, now: Interval) -> bool:

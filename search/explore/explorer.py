@@ -98,7 +98,7 @@ class Explorer:
         return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
-        while not (self._meter.busy and self._timing()):
+        while not (self._meter.busy and any(f.stage in TIMING and f.worker is not None for f in self._running_trials)):
             idle = [b for b in self._builders if not b.busy]
             running = next_job(self._running_trials, len(idle), not self._meter.busy)
             if running is None:
@@ -112,9 +112,6 @@ class Explorer:
             if running.stage in ("benchmark", "near"):
                 limit = self._jobs.limit_seconds(_length(running))
             running.worker.start(self._request(running), limit)
-
-    def _timing(self) -> bool:
-        return any(f.stage in TIMING and f.worker is not None for f in self._running_trials)
 
     def _request(self, running: RunningTrial) -> Request[object]:
         candidate, threads = running.candidate, self._threads
@@ -217,7 +214,9 @@ class Explorer:
         longer = running.number == 0 or running.stage == "near" or self._screening.worth_longer(running, measurement)
         if longer:
             running.stage, running.measured = "near", measurement
-        return None if longer and running.visits < self._jobs.near_visits else self._complete(running, measurement)
+            if running.visits < self._jobs.window("near").visits:
+                return None
+        return self._complete(running, measurement)
 
     def _ended(self, running: RunningTrial, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
         return Outcome(state, reason, None, running.artifact, dict(running.seconds), tuple(running.reused))

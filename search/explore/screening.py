@@ -139,18 +139,16 @@ class Screening:
 
     def worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
         """Return whether the trial may be a point of comparison: of the front, or a reference."""
-        if running.reference is not None or self._would_enter(measurement):
+        if running.reference is not None:
+            return True
+        able = [measurement, *self._able().values()]
+        kept = self.config.quality.limits.kept(measurement.quality)
+        if kept and front_of(able, self.config.objectives, self.study.resolution)[0]:
             return True
         if not running.candidate.keeps_model:
             return False
         known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
         return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
-
-    def _would_enter(self, measurement: Measurement) -> bool:
-        """Return whether a screened point is feasible and not dominated by a measured one."""
-        if not self.config.quality.limits.kept(measurement.quality):
-            return False
-        return front_of([measurement, *self._able().values()], self.config.objectives, self.study.resolution)[0]
 
 
 def _weights(trial: FrozenTrial) -> str | None:

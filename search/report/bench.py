@@ -18,6 +18,11 @@ _MIDDLE, _DARK = PALETTE[1], PALETTE[3]
 # Latencies that differ by more than this are drawn on a logarithmic axis.
 _WIDE = 20
 _HEIGHT = 860
+# A title stands at the left above its panel.
+_TITLE: Description = {
+    "xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "yanchor": "bottom",
+    "yshift": 5, "showarrow": False, "font": {"size": 14, "color": INK},
+}  # fmt: skip
 
 
 def headline(found: BenchResult) -> str:
@@ -87,7 +92,7 @@ def bench_figure(found: BenchResult) -> Description:
         suffix = "" if number == 1 else str(number)
         layout[f"yaxis{suffix}"] = {"rangemode": "tozero", **GRID, "nticks": 5, "domain": list(domain), **axis}
         data += [{**trace, "xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
-        titles.append(_title(title, domain[1]))
+        titles.append({"text": title, "y": domain[1], **_TITLE})
     return {"data": data, "layout": layout}
 
 
@@ -154,11 +159,6 @@ def _named(title: str, names: Sequence[tuple[str, str]]) -> str:
     """The panel's title with its lines' names in their colours: no legend to look up."""
     shown = ", ".join(f'<span style="color:{colour}"><b>{name}</b></span>' for name, colour in names)
     return f"{title}: {shown}" if names else title
-
-
-def _title(text: str, top: float) -> Description:
-    spot = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": top, "yanchor": "bottom"}
-    return {"text": text, **spot, "yshift": 5, "showarrow": False, "font": {"size": 14, "color": INK}}
 
 
 def bench_page(found: BenchResult, plotly_js: str, config: Mapping[str, object]) -> str:

@@ -46,7 +46,8 @@ def profile_figure(profile: StudyProfile) -> Description:
     groups = _slowest_first(profile.groups)
     names = [_label(group) for group in groups]
     kernels = [group for group in groups if group.flops or group.bytes]
-    per_ms, unit = _unit(groups)
+    # Units in a millisecond: µs where every bar is short.
+    per_ms, unit = (1.0, "ms") if max(group.ms for group in groups) >= 0.1 else (1000.0, "µs")
     time = _bars(names, [per_ms * group.ms for group in groups], _TIME, "time taken")
     time["hovertext"] = [_hover(group) for group in groups]
     ideal = [per_ms * group.perfect_ms for group in kernels]
@@ -78,11 +79,6 @@ def profile_page(profile: StudyProfile, figure: str, plotly_js: str) -> str:
 
 def _slowest_first(groups: Sequence[GroupShare]) -> list[GroupShare]:
     return sorted(groups, key=lambda group: -group.time_share)
-
-
-def _unit(groups: Sequence[GroupShare]) -> tuple[float, str]:
-    """Return the number of units in a millisecond, and the unit's name: µs where every bar is short."""
-    return (1.0, "ms") if max(group.ms for group in groups) >= 0.1 else (1000.0, "µs")
 
 
 def _time(ms: float) -> str:

@@ -109,26 +109,22 @@ class MeterJobs:
         )
 
     def time(
-        self,
-        ours: Side,
-        length: Length,
-        seed: int,
-        recording: str,
-        beside: Side | None = None,
-        append: bool = False,
+        self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None, append: bool = False
     ) -> BenchmarkRequest:
         """The recording is relative to the home, its visits go on where `append`; `beside` is as in `evaluate`."""
-        slo = self.config.slo
+        slo, objectives = self.config.slo, set(self.config.objectives)
+        # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
+        weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & objectives)
         return BenchmarkRequest(
             self.prepared.holdout,
             ours[0],
             self._deployed(ours).deployment,
             self._deployed(beside).deployment,
             Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms),
-            self._window(length),
+            self.window(length),
             seed,
             f"{self.task.home}/{recording}",
-            beside is None and not append and self._weighed(ours[1], length),
+            beside is None and not append and weighed,
             self.noise,
             append,
         )
@@ -137,21 +133,12 @@ class MeterJobs:
         sides = self._deployed(ours).deployment, self._deployed(None).deployment
         return QuickBenchmarkRequest(self.prepared.holdout, *sides)
 
-    def _weighed(self, candidate: Candidate, length: Length) -> bool:
-        """Whether to measure the footprint, in another process: of every trial only if the objectives need it."""
-        return length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives))
-
     def limit_seconds(self, length: Length) -> float:
         """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
-        visits = self._window(length).visits
+        visits = self.window(length).visits
         return visits * (self.config.workers.job_seconds + self.config.timing.patience_seconds)
 
-    @property
-    def near_visits(self) -> int:
-        """Number of visits of a point that would enter the front."""
-        return self._window("near").visits
-
-    def _window(self, length: Length) -> Window:
+    def window(self, length: Length) -> Window:
         """The window has enough samples for the percentiles of the SLO and of the objectives."""
         timing, percent = self.config.timing, self.config.slo.percentile
         if "latency_p99" in self.config.objectives:
