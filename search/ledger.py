@@ -81,16 +81,9 @@ class Ledger:
 
     def log_file(self, path: Path, folder: str) -> None:
         """A file or a folder as an artifact of the parent run."""
-
-        def log() -> None:
-            assert self._parent is not None
-            if path.is_dir():
-                self._client.log_artifacts(self._parent, str(path), folder)
-            else:
-                self._client.log_artifact(self._parent, str(path), folder)
-
         if self._parent is not None:
-            self._try(log)
+            name = "log_artifacts" if path.is_dir() else "log_artifact"
+            self._try(lambda: getattr(self._client, name)(self._parent, str(path), folder))
 
     def register(
         self, name: str, model: Path, trial: int, tags: Mapping[str, str], metrics: Mapping[str, float]

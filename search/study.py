@@ -105,9 +105,7 @@ class Study:
     @property
     def references(self) -> tuple[str, ...]:
         """Names of the reference points that were asked for, or wait to be."""
-        return tuple(
-            t.user_attrs["reference"] for t in self._study.get_trials(deepcopy=False) if reference_of(t) is not None
-        )
+        return tuple(filter(None, map(reference_of, self._study.get_trials(deepcopy=False))))
 
     def ask(self, space: SearchSpace, settled: Mapping[str, Scalar] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""

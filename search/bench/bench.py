@@ -73,16 +73,6 @@ class Plan:
             raise ConfigError(f"--rate: a closed loop has none, but got {self.rate_rps}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """Played requests, and Poisson arrivals at the same rate where the pattern was another."""
-
-    capacity_rps: float
-    rate_rps: float | None
-    played: Played
-    poisson: Played | None
-
-
 @dataclass(frozen=True)
 class RequestRows:
     """Rows of the requests that were drawn."""
@@ -161,9 +151,9 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         console.say(f"bench: it can answer {capacity:,.0f} requests/s")
         watching = InterferenceMonitor()
         traffic = _traffic(plan, log, Path(scratch))
-        result = _play(target, requests, plan, traffic, capacity, console)
+        rate, played, poisson = _play(target, requests, plan, traffic, capacity, console)
         interference = watching.stop()
-    found = _summary(bundle, plan, rows, result, interference)
+    found = _summary(bundle, plan, rows, capacity, rate, played, poisson, interference)
     # Plotly is loaded after the clock has stopped.
     from search.report.bench import bench_page
     from search.report.report import CONFIG, get_plotlyjs, write_page
@@ -204,28 +194,25 @@ def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | Non
 
 
 def _play(
-    target: LoadTarget,
-    requests: Sequence[Request],
-    plan: Plan,
-    traffic: Traffic | None,
-    capacity_rps: float,
+    target: LoadTarget, requests: Sequence[Request], plan: Plan, traffic: Traffic | None, capacity: float,
     console: Console,
-) -> _Result:
+) -> tuple[float | None, Played, Played | None]:  # fmt: skip
+    """The rate, what was played at it, and Poisson arrivals at the same rate where the pattern was another."""
     # A bar that redraws itself would take the interpreter from the measured threads: each play is announced beforehand.
     target.settle()
     if traffic is None:
         console.say(f"bench: one request at a time for {plan.seconds:g} s")
-        return _Result(capacity_rps, None, play_closed(target, requests, plan.seconds), None)
-    rate = plan.rate_rps or plan.load * capacity_rps
+        return None, play_closed(target, requests, plan.seconds), None
+    rate = plan.rate_rps or plan.load * capacity
     count = _count(rate, plan.seconds)
     chosen = [requests[i % len(requests)] for i in range(count)]
     schedule = _schedule(traffic, rate, count, plan.seed)
     if traffic.pattern == "poisson":
         console.say(f"bench: poisson at {rate:,.0f} requests/s for {schedule.sum() / 1e9:.0f} s")
-        return _Result(capacity_rps, rate, play(target, chosen, schedule), None)
+        return rate, play(target, chosen, schedule), None
     beside = _schedule(Traffic("poisson"), rate, count, plan.seed + 1)
     ours, theirs = _alternating(target, chosen, {plan.pattern: schedule, "poisson": beside}, console)
-    return _Result(capacity_rps, rate, ours, theirs)
+    return rate, ours, theirs
 
 
 def _count(rate_rps: float, seconds: float) -> int:
@@ -251,7 +238,7 @@ def _alternating(
     length = len(requests) // _TURNS
     for turn in range(_TURNS):
         part = slice(turn * length, (turn + 1) * length)
-        for name in reversed(schedules) if turn % 2 else schedules:
+        for name in list(schedules)[:: -1 if turn % 2 else 1]:
             seconds = schedules[name][part].sum() / 1e9
             console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
             target.settle()
@@ -260,11 +247,11 @@ def _alternating(
 
 
 def _summary(
-    bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Result, interference: Interference
-) -> BenchResult:
-    played = result.played
+    bundle: Bundle, plan: Plan, rows: NDArray[np.int64], capacity: float, rate: float | None, played: Played,
+    poisson: Played | None, interference: Interference,
+) -> BenchResult:  # fmt: skip
     line = timeline(played)
-    reason = next((r for p in (played, result.poisson) if p is not None and (r := behind(p))), None)
+    reason = next((r for p in (played, poisson) if p is not None and (r := behind(p))), None)
     return BenchResult(
         bundle=str(bundle.folder),
         name=bundle.name,
@@ -273,9 +260,9 @@ def _summary(
         log=None if plan.log is None else str(plan.log),
         seed=plan.seed,
         rows=RequestRows(float(np.median(rows)), int(rows.max())),
-        capacity_rps=result.capacity_rps,
-        rate_rps=result.rate_rps,
-        load=None if result.rate_rps is None else result.rate_rps / result.capacity_rps,
+        capacity_rps=capacity,
+        rate_rps=rate,
+        load=None if rate is None else rate / capacity,
         valid=reason is None,
         reason=reason,
         disturbed=interference.busy,
@@ -290,6 +277,6 @@ def _summary(
         offered_share=played.offered_share,
         queue=QueueLength(float(np.mean(line.queue_mean)), max(line.queue_max)),
         cpu_cores=float(played.cpu_s[-1] / played.cpu_at_s[-1]),
-        poisson=None if result.poisson is None else beside_poisson(played, result.poisson, plan.seed),
+        poisson=None if poisson is None else beside_poisson(played, poisson, plan.seed),
         timeline=line,
     )

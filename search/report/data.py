@@ -99,23 +99,21 @@ def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
 
 def hypervolume_curves(front: Front) -> tuple[Curve, Curve]:
     """The curves by trial number and by minutes of search, the second without rows whose end has no time."""
-    minutes = [0.0 if row.trial == 0 else row.minutes for row in front.rows]
-    timed = [(row, minute) for row, minute in zip(front.rows, minutes, strict=True) if minute is not None]
-    by_minutes = _curve([row for row, _ in timed], [minute for _, minute in timed], front.max_loss)
+    ends = [(0.0 if row.trial == 0 else row.minutes, row) for row in front.rows]
+    by_minutes = _curve([(minutes, row) for minutes, row in ends if minutes is not None], front.max_loss)
     if by_minutes.x and front.minutes > by_minutes.x[-1]:
         by_minutes = Curve((*by_minutes.x, front.minutes), (*by_minutes.hypervolume, by_minutes.hypervolume[-1]))
-    return _curve(front.rows, [row.trial for row in front.rows], front.max_loss), by_minutes
+    return _curve([(float(row.trial), row) for row in front.rows], front.max_loss), by_minutes
 
 
-def _curve(rows: Sequence[Row], x: Sequence[float], max_loss: float) -> Curve:
+def _curve(ends: Sequence[tuple[float, Row]], max_loss: float) -> Curve:
     """Return the hypervolume over x; a row that is infeasible or was not measured adds nothing."""
-    points = np.zeros((len(rows), 3))
-    for place, row in enumerate(rows):
+    points = np.zeros((len(ends), 3))
+    for place, (_, row) in enumerate(ends):
         if isinstance(row, Point) and row.feasible:
             points[place] = unit_objectives(row.p95_ratio, row.throughput_ratio, row.quality.loss, max_loss)[0]
-    order = np.argsort(np.asarray(x, dtype=np.float64), kind="stable")
-    reached = hypervolume_over_time(points, order)
-    return Curve(tuple(float(x[place]) for place in order), tuple(reached.tolist()))
+    order = sorted(range(len(ends)), key=lambda place: ends[place][0])
+    return Curve(tuple(ends[place][0] for place in order), tuple(hypervolume_over_time(points, order).tolist()))
 
 
 def table_rows(front: Front) -> list[TableRow]:

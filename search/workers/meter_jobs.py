@@ -7,18 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import (
-    BenchmarkRequest,
-    CustomMetricRequest,
-    Deployed,
-    EvaluateRequest,
-    ExportRequest,
-    Form,
-    ProfileRequest,
-    QuickBenchmarkRequest,
-    ScoreRequest,
-    ScoreResponse,
-)
+from objectives.jobs import requests
 from objectives.measure.benchmark import Load
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
@@ -41,11 +30,11 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 Side = tuple[Artifact, Candidate]
 
 
-def export_request(task: Task, candidate: Candidate, threads: int) -> ExportRequest:
+def export_request(task: Task, candidate: Candidate, threads: int) -> requests.ExportRequest:
     """Asks a builder for a candidate's model file."""
     placement = candidate.placement
-    form = Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
-    return ExportRequest(task, candidate.weights, candidate.precision, threads, form)
+    form = requests.Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
+    return requests.ExportRequest(task, candidate.weights, candidate.precision, threads, form)
 
 
 def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
@@ -85,37 +74,39 @@ class MeterJobs:
         beside: Side | None = None,
         reject_above: float | None = None,
         threads: int | None = None,
-    ) -> EvaluateRequest:
+    ) -> requests.EvaluateRequest:
         """`beside` stands where the baseline does; None for the baseline itself. `reject_above` is a loss beyond which
         nobody need know it exactly. `threads` are the engine's where builders are at work."""
         scored, metric, seed = self.score(ours, part, beside, threads), self.prepared.metric, self.config.seed
-        return EvaluateRequest(
+        return requests.EvaluateRequest(
             scored.candidate, scored.baseline, scored.cache, scored.holdout, part, metric, seed, confidence,
             reject_above, threads,
         )  # fmt: skip
 
-    def score(self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None) -> ScoreRequest:
+    def score(
+        self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None
+    ) -> requests.ScoreRequest:
         """For a metric that a builder evaluates; arguments as in `evaluate`."""
         sides = self._deployed(ours), self._deployed(beside)
-        return ScoreRequest(*sides, str(self.task.cache), self.prepared.holdout, part, threads)
+        return requests.ScoreRequest(*sides, str(self.task.cache), self.prepared.holdout, part, threads)
 
     def evaluate_custom_metric(
-        self, scored: ScoreResponse, part: HeldPart, confidence: float, threads: int
-    ) -> CustomMetricRequest:
+        self, scored: requests.ScoreResponse, part: HeldPart, confidence: float, threads: int
+    ) -> requests.CustomMetricRequest:
         """Asks a builder for the metric on what the meter scored."""
         holdout, seed = self.prepared.holdout, self.config.seed
-        return CustomMetricRequest(
+        return requests.CustomMetricRequest(
             self.task, threads, holdout, part, scored.candidates, scored.baseline, seed, confidence
         )
 
     def time(
         self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None, append: bool = False
-    ) -> BenchmarkRequest:
+    ) -> requests.BenchmarkRequest:
         """The recording is relative to the home, its visits go on where `append`; `beside` is as in `evaluate`."""
         slo, objectives = self.config.slo, set(self.config.objectives)
         # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
         weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & objectives)
-        return BenchmarkRequest(
+        return requests.BenchmarkRequest(
             self.prepared.holdout,
             ours[0],
             self._deployed(ours).deployment,
@@ -129,9 +120,9 @@ class MeterJobs:
             append,
         )
 
-    def quick_benchmark(self, ours: Side) -> QuickBenchmarkRequest:
+    def quick_benchmark(self, ours: Side) -> requests.QuickBenchmarkRequest:
         sides = self._deployed(ours).deployment, self._deployed(None).deployment
-        return QuickBenchmarkRequest(self.prepared.holdout, *sides)
+        return requests.QuickBenchmarkRequest(self.prepared.holdout, *sides)
 
     def limit_seconds(self, length: Length) -> float:
         """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
@@ -155,15 +146,15 @@ class MeterJobs:
         )
         return window.extended(percent)
 
-    def profile(self) -> ProfileRequest:
+    def profile(self) -> requests.ProfileRequest:
         model = self._deployed(None).deployment.model
-        return ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
+        return requests.ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
-    def _deployed(self, side: Side | None) -> Deployed:
+    def _deployed(self, side: Side | None) -> requests.Deployed:
         artifact, candidate = side or self.baseline
         path, width = f"{self.task.home}/{artifact.path}", candidate.precision.compute
-        return Deployed(artifact, Deployment(path, candidate.placement, width))
+        return requests.Deployed(artifact, Deployment(path, candidate.placement, width))

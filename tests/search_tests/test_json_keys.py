@@ -121,10 +121,12 @@ def rebuilt() -> Any:
 
 def benched() -> Any:
     random = np.random.default_rng(0)
-    result = bench._Result(100.0, 50.0, *(played(random.exponential(size=2000)) for _ in range(2)))
+    ours, theirs = (played(random.exponential(size=2000)) for _ in range(2))
     bundle: Any = SimpleNamespace(folder=Path("b"), name="s")
     undisturbed = Interference(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    return to_plain(bench._summary(bundle, bench.Plan("bursts"), np.array([3, 4]), result, undisturbed))
+    return to_plain(
+        bench._summary(bundle, bench.Plan("bursts"), np.array([3, 4]), 100.0, 50.0, ours, theirs, undisturbed)
+    )
 
 
 def validated() -> Any:
