@@ -57,11 +57,7 @@ class Home:
         return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlruns / 'mlflow.db'}"
 
     def claim(self) -> None:
-        """Make the folders, unless a `mlruns/` of somebody else's lies there.
-
-        Raises:
-            ConfigError: it does, or the home cannot be written.
-        """
+        """Make the folders; ConfigError where somebody else's `mlruns/` lies there, or the home cannot be written."""
         mark = self.mlruns / _MARK
         if not mark.exists():
             held = [p.name for p in self.mlruns.iterdir()] if self.mlruns.exists() else []

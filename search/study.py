@@ -177,11 +177,7 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
 
 
 def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:
-    """Return whether each measurement is on their common front, with losses at this resolution.
-
-    Raises:
-        ValueError: an objective was not measured.
-    """
+    """Return whether each is on their common front, with losses at this resolution; ValueError as in `sought`."""
     if not measurements:
         return []
     quality = objectives.index("quality") if "quality" in objectives else None

@@ -77,10 +77,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class DistillationGain:
-    """Gain of distillation over the same model on labels alone, as a share of the metric.
-
-    seeds: trainings of both that it is a mean of
-    """
+    """Gain of distillation over the same model on labels alone, a share of the metric; the mean over so many seeds."""
 
     metric: str
     gain: float
@@ -91,10 +88,7 @@ class DistillationGain:
 
 @dataclass(frozen=True)
 class TechniqueSummary:
-    """One technique of a trial: its measured effects, and the verdict on it in a sentence.
-
-    without, alone: None for an effect that was not looked at yet
-    """
+    """One technique of a trial: its effects, None where not looked at yet, and the verdict on it in a sentence."""
 
     name: str
     group: str | None
@@ -106,10 +100,8 @@ class TechniqueSummary:
 
 @dataclass(frozen=True)
 class AblationSummary:
-    """Effects of the techniques of a trial, as `leanrec ablate --json` prints it.
-
-    control: None where the trial learns nothing from the baseline, or that was not measured
-    """
+    """Effects of the techniques of a trial, as `leanrec ablate --json` prints it; `control` is None where the trial
+    learns nothing from the baseline, or that was not measured."""
 
     study: str
     trial: int

@@ -48,12 +48,8 @@ def technique_verdict(
     groups: Sequence[str] | None,
     profile: StudyProfile | None,
 ) -> str:
-    """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence.
-
-    Args:
-        groups: the layer groups that it changes, None for how the model is run
-        profile: the study's, None where there is none
-    """
+    """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence; groups
+    are the layer groups that it changes, None for how the model is run."""
     at_hand = [effect for effect in (without, alone) if effect is not None]
     measured = next((effect for effect in at_hand if effect.difference is not None), None)
     if measured is None:
@@ -105,12 +101,8 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
 
 
 def distillation_gain(quality: Quality, part: HeldPart, seeds: int) -> DistillationGain:
-    """Compute the gain of distillation, from a model's quality against the same one's without it.
-
-    Args:
-        part: part of the data that both were evaluated on
-        seeds: trainings of both that the quality is the mean of
-    """
+    """Compute the gain of distillation from a model's quality against the same one's without it, on this part of the
+    data, the mean over so many trainings of both."""
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
     return DistillationGain(quality.metric, gain, interval, seeds, f"On {part}, distilling {gained(quality)}{mean}.")

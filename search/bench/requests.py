@@ -19,11 +19,8 @@ _USERS = 64
 
 
 def parse_rows(text: str) -> RowsConfig:
-    """`200` is always 200 rows; `200,0.6,1000` is log-normal by its median and sigma, cut at the last.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """`200` is always 200 rows; `200,0.6,1000` is log-normal by its median and sigma, cut at the last; anything else is
+    a ConfigError."""
     try:
         median, *spread = text.split(",")
         sigma, most = spread or ("0", median)

@@ -45,11 +45,7 @@ _EXAMPLE_ROWS = 64
 
 @dataclass(frozen=True)
 class Policy:
-    """Limits that a point must keep, and the preference among those that keep them.
-
-    Raises:
-        ConfigError: a limit is out of its range, or there is no such preference.
-    """
+    """Limits that a point must keep, and the preference among those that do; ConfigError where one is invalid."""
 
     max_loss: float
     p95_ms: float | None = None
@@ -321,9 +317,6 @@ def bundle_up(
 
 
 def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
-    """Names the checkpoint and what was done to it: what is the same need not be built again.
-
-    Args:
-        weight_bits: of its int8 products, None where it has none
-    """
+    """Name the checkpoint and what was done to it, which need not be done again. The bits are of the weights of int8
+    products, None where there are none."""
     return digest(prepared.key, candidate.id, weight_bits)

@@ -182,11 +182,7 @@ def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) ->
 
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
-    """Compare the new bundle with the old one.
-
-    Raises:
-        LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
-    """
+    """Compare the new bundle with the old one; a lost job is raised, since it tells nothing of the old bundle."""
     old = _old_side(recipe.bundle, home)
     pairs.console.say("build: timing beside the old bundle")
     quality = None

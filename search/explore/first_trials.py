@@ -30,14 +30,8 @@ def is_done(study: Study) -> bool:
 
 
 def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
-    """Run trials until the baseline, trial 0, and one candidate are measured, and return the candidate's outcome.
-
-    Args:
-        run: runs a number of trials to their end
-
-    Raises:
-        JobError: the baseline was not measured, or no candidate of this call was.
-    """
+    """Let `run` end so many trials at a time, until the baseline, trial 0, and one candidate are measured; return the
+    candidate's outcome. JobError where the baseline was not measured, or no candidate of this call was."""
     earlier = set(_outcomes(study))
     while True:
         outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}

@@ -14,11 +14,8 @@ from spaces.serialization import to_plain
 
 
 def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
-    """The study's profile, measured on the first call only: another timing would change the space under its trials.
-
-    Raises:
-        JobError: the baseline cannot be profiled.
-    """
+    """The study's profile, measured on the first call only: another timing would change the space under its trials;
+    JobError where the baseline cannot be profiled."""
     if (known := read_profile(study.facts)) is not None:
         return known
     console.say("profile: where the baseline's time goes")

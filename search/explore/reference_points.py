@@ -42,11 +42,8 @@ def _quantized_widths(prepared: Prepared) -> dict[str, str]:
 
 def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBenchmark]) -> Placement:
     """Return the placement of the baseline's own model that is best in quick benchmarks: engine and layout together,
-    then the other knobs one by one, each around the best so far.
-
-    Args:
-        quick: compares a placement with the baseline's own; raises ValueError where it cannot be run
-    """
+    then the other knobs one by one, each around the best so far. `quick` compares a placement with the baseline's own,
+    and raises ValueError where it cannot be run."""
     known: dict[Placement, float] = {Placement(): 1.0}
 
     def cost_of(knobs: Mapping[str, Scalar]) -> float:

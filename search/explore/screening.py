@@ -119,12 +119,8 @@ class Screening:
         return {number: m for (number, m), kept in zip(able.items(), on_front, strict=True) if kept}
 
     def least_tried(self, flying: Sequence[str]) -> FrozenTrial | None:
-        """Return the trial on the front whose weights were tried in the fewest other precisions and placements, which
-        count as much for the cost as the weights; None where all were tried in enough.
-
-        Args:
-            flying: ids of the weights of running trials
-        """
+        """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions
+        and placements, which count as much for the cost; None where all were tried in enough."""
         trials = self.study.finished()
         front = self._front({number: m for number, m in self._able().items() if number > 0})
         tried = Counter([*map(_weights, trials), *flying])

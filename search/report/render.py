@@ -27,9 +27,5 @@ _ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False}
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of `search/report/templates` with values.
-
-    Raises:
-        jinja2.UndefinedError: the template asks for a value that is not there.
-    """
+    """Fill a template of `search/report/templates` with values; jinja2.UndefinedError where it asks for another."""
     return _ENVIRONMENT.get_template(template).render(values)

@@ -50,10 +50,7 @@ def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
 
 @dataclass(frozen=True)
 class MeterJobs:
-    """Requests about candidates, for one study.
-
-    noise: variance of the ratios between visits, from the study's earlier benchmarks
-    """
+    """Requests about candidates, for one study; `noise` is how ratios vary between visits of its earlier benchmarks."""
 
     config: StudyConfig
     task: Task

@@ -27,7 +27,7 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Workers that build and measure the two sides of a comparison, one after the other."""
+    """Workers that build and measure the two sides of a comparison, one after the other; JobError where a job fails."""
 
     jobs: MeterJobs
     builder: Worker
@@ -35,22 +35,14 @@ class PairedComparison:
     console: Console
 
     def built(self, candidate: Candidate) -> Artifact:
-        """Return a candidate's model file, built or from the cache.
-
-        Raises:
-            JobError: it cannot be built.
-        """
+        """Return a candidate's model file, built or from the cache."""
         limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
         if candidate.weights.distillation is not None:
             call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limits.fit_seconds, say)
         return call(self.builder, export_request(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
 
     def quick(self, placement: Placement) -> QuickBenchmark:
-        """Run a quick benchmark of the baseline's own model in another placement.
-
-        Raises:
-            ValueError: it cannot be run in this placement.
-        """
+        """Run a quick benchmark of the baseline's own model in another placement; ValueError where it cannot be run."""
         candidate, limit = Candidate(placement=placement), self.jobs.config.workers.job_seconds
         try:
             asked = self.jobs.quick_benchmark((self.built(candidate), candidate))
@@ -60,11 +52,7 @@ class PairedComparison:
             raise ValueError(str(error)) from error
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
-        """Evaluate a candidate; `beside` is as in `MeterJobs.evaluate`.
-
-        Raises:
-            JobError: the evaluation failed.
-        """
+        """Evaluate a candidate; `beside` is as in `MeterJobs.evaluate`."""
         jobs, say = self.jobs, self.console.say
         # A ranking of many users takes as long as training; a higher confidence needs proportionally more resamples.
         limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
@@ -75,20 +63,12 @@ class PairedComparison:
         return call(self.builder, asked, limit, say).quality
 
     def benchmark(self, ours: Side, length: Length, recording: str, beside: Side | None = None) -> BenchmarkResponse:
-        """Benchmark a candidate, with requests of another seed than the search's; arguments as in `MeterJobs.time`.
-
-        Raises:
-            JobError: the benchmark failed.
-        """
+        """Benchmark a candidate, with requests of another seed than the search's; arguments as in `MeterJobs.time`."""
         asked = self.jobs.time(ours, length, self.jobs.config.seed + 1, recording, beside)
         return call(self.meter, asked, self.jobs.limit_seconds(length), self.console.say)
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
-        """Evaluate the first side relative to the second; if their weights differ, over trainings from several seeds.
-
-        Raises:
-            JobError: one of them cannot be built or evaluated.
-        """
+        """Evaluate the first side relative to the second, over several seeds of training where their weights differ."""
         seeds = seeds_of(ours[1], theirs[1])
         found = []
         for seed in range(seeds):
@@ -107,11 +87,7 @@ class PairedComparison:
         return self.built(candidate), candidate
 
     def difference(self, ours: Side, theirs: Side, length: Length, recording: str) -> Difference:
-        """Measure the difference of the first side to the second, on validation; the recording is as in `benchmark`.
-
-        Raises:
-            JobError: one of the two cannot be evaluated or benchmarked.
-        """
+        """Measure the difference of the first side to the second, on validation; the recording is as in `benchmark`."""
         quality = self.quality(ours, theirs, "validation")
         timed = self.benchmark(ours, length, recording, theirs)
         bytes_ratio, seeds = ours[0].model_bytes / theirs[0].model_bytes, seeds_of(ours[1], theirs[1])
