@@ -51,12 +51,8 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
     rows = _beside_references(
         [_row(one, member, config.price_per_hour) for one, member in zip(settled, on_front, strict=True)], settled
     )
-    points = unit_objectives(
-        [m.latency.p95_ratio for m in feasible],
-        [m.throughput.ratio for m in feasible],
-        [m.quality.loss for m in feasible],
-        config.quality.max_loss,
-    )
+    ratios = [(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in feasible]
+    p95, throughput, loss = np.reshape(ratios, (-1, 3)).T
     prepared, chosen = facts.get("prepared", {}), facts.get("chosen")
     references = dict(prepared.get("references", {}))
     choice = None if chosen is None else read_choice(chosen)
@@ -65,7 +61,7 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
         rows=tuple(rows),
         max_loss=config.quality.max_loss,
         objectives=tuple(config.objectives),
-        hypervolume=hypervolume(points),
+        hypervolume=hypervolume(unit_objectives(p95, throughput, loss, config.quality.max_loss)),
         minutes=facts.get("search_seconds", 0.0) / 60,
         resolution=resolution,
         machine=facts.get("machine", ""),

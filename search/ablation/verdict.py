@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from objectives.held_out_rows import HeldPart
-from objectives.records import Interval, Latency, Quality, Throughput
+from objectives.records import Interval, Quality
 from search.ablation.records import Ablation, AblationSummary, Difference, DistillationGain, Effect, TechniqueSummary
 from search.explore.study_profile import StudyProfile
 from search.format import column_percent, listed, metric_name, percent, ranged, times
@@ -115,20 +115,21 @@ def _turned(quality: Quality) -> tuple[float, Interval]:
 
 def _gains(difference: Difference, groups: Sequence[str] | None, profile: StudyProfile | None) -> list[str]:
     """Time, load and bytes; where none of them is better or worse, that, and why."""
-    fewer = _bytes(difference.bytes_ratio)
-    moved = [*_time(difference.latency), *_load(difference.throughput)]
-    if moved:
-        return [*moved, *fewer]
-    why = _why(groups, profile)
-    return [f"gained {'no time' if fewer else 'nothing'} on this machine{why}", *fewer]
-
-
-def _time(latency: Latency) -> list[str]:
-    p95 = _changed("p95", latency.p95_ratio, latency.p95_ratio_interval)
-    if p95 is not None:
-        return [p95]
-    service = _changed("service p50", latency.service_p50_ratio, latency.service_p50_ratio_interval)
-    return [] if service is None else [f"{service}, which p95 does not show"]
+    latency, throughput, saved = difference.latency, difference.throughput, 1 - difference.bytes_ratio
+    moved = []
+    if p95 := _changed("p95", latency.p95_ratio, latency.p95_ratio_interval):
+        moved.append(p95)
+    elif service := _changed("service p50", latency.service_p50_ratio, latency.service_p50_ratio_interval):
+        moved.append(f"{service}, which p95 does not show")
+    if not _holds(throughput.ratio_interval, 1.0):
+        moved.append(f"carries {times(throughput.ratio)} the load {_brackets(throughput.ratio_interval, times)}")
+    # A graph's own few bytes more or less are not worth a word.
+    counts = abs(saved) >= 0.005
+    if not moved:
+        moved.append(f"gained {'no time' if counts else 'nothing'} on this machine{_why(groups, profile)}")
+    if counts:
+        moved.append(f"saves {percent(saved)} of the bytes" if saved > 0 else f"adds {percent(-saved)} to the bytes")
+    return moved
 
 
 def _changed(what: str, ratio: float, interval: Interval) -> str | None:
@@ -138,19 +139,6 @@ def _changed(what: str, ratio: float, interval: Interval) -> str | None:
     if ratio < 1:
         return f"helps {what} by {percent(1 - ratio)} {_brackets((1 - high, 1 - low), percent)}"
     return f"harms {what} by {percent(ratio - 1)} {_brackets((low - 1, high - 1), percent)}"
-
-
-def _load(throughput: Throughput) -> list[str]:
-    if _holds(throughput.ratio_interval, 1.0):
-        return []
-    return [f"carries {times(throughput.ratio)} the load {_brackets(throughput.ratio_interval, times)}"]
-
-
-def _bytes(ratio: float) -> list[str]:
-    """A graph's own few bytes more or less are not worth a word."""
-    if abs(ratio - 1) < 0.005:
-        return []
-    return [f"saves {percent(1 - ratio)} of the bytes" if ratio < 1 else f"adds {percent(ratio - 1)} to the bytes"]
 
 
 def _cost(quality: Quality) -> str:

@@ -17,7 +17,6 @@ from spaces.candidate import Candidate
 # Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
 Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
 BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
-EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
 # Evaluation of many users takes as long as training.
 LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
@@ -66,7 +65,7 @@ def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_i
     """Select the trial to advance, oldest first: measuring before building, never two fits of the same weights."""
     waiting = [f for f in running_trials if f.worker is None]
     if meter_idle:
-        for stage in (*TIMING, *EVALUATING):
+        for stage in (*TIMING, "evaluate", "score"):
             for running in waiting:
                 if running.stage == stage:
                     return running

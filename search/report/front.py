@@ -139,9 +139,8 @@ def _toggle(groups: Sequence[Sequence[Point]]) -> Description:
     for label, title in (("ratio", IN_RATIOS), ("milliseconds", IN_MILLISECONDS)):
         scales = [[1.0 if label == "ratio" else p.latency_ms.p95 / p.p95_ratio for p in points] for points in groups]
         xs = [[p.p95_ratio * by for p, by in zip(ps, bys, strict=True)] for ps, bys in zip(groups, scales, strict=True)]
-        ends = [p.p95_ratio_interval for p in groups[_MEMBERS]]
-        scaled = [(low * by, high * by) for (low, high), by in zip(ends, scales[_MEMBERS], strict=True)]
-        bars = _bars(xs[_MEMBERS], scaled)
+        ends = zip((p.p95_ratio_interval for p in groups[_MEMBERS]), scales[_MEMBERS], strict=True)
+        bars = _bars(xs[_MEMBERS], [(low * by, high * by) for (low, high), by in ends])
         restyle: Description = {"x": xs}
         for end in ("array", "arrayminus"):
             restyle[f"error_x.{end}"] = [bars[end] if place == _MEMBERS else None for place in range(len(groups))]

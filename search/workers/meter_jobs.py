@@ -76,9 +76,8 @@ class MeterJobs:
         nobody need know it exactly. `threads` are the engine's where builders are at work."""
         scored, metric, seed = self.score(ours, part, beside, threads), self.prepared.metric, self.config.seed
         return requests.EvaluateRequest(
-            scored.candidate, scored.baseline, scored.cache, scored.holdout, part, metric, seed, confidence,
-            reject_above, threads,
-        )  # fmt: skip
+            **vars(scored), metric=metric, seed=seed, confidence=confidence, reject_above=reject_above
+        )
 
     def score(
         self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None
