@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.records import Measurement, Outcome
 from search.ablation.records import Ablation, Difference, Effect
+from search.study import EndedTrial
 from spaces.candidate import Candidate
 from spaces.serialization import digest, to_plain
 
@@ -38,7 +39,6 @@ _AGAIN_SECONDS = 60.0
 # MLflow opens a database ten times over, in 100 seconds: as of a server, once more is enough.
 _TIMES = 2
 _PAGE = 1000
-Entry = tuple[int, Candidate, Outcome, float | None]
 
 
 class Ledger:
@@ -63,16 +63,16 @@ class Ledger:
         self._settings = settings
         self._try(self._open)
 
-    def record(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
+    def record(self, trial: EndedTrial) -> None:
         """Write one trial as a child run; skipped while the server is away, for `level` to make up."""
         resting = self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
         if self._parent is not None and not resting:
-            self._try(lambda: self._write(number, candidate, outcome, minutes))
+            self._try(lambda: self._write(trial))
 
-    def level(self, entries: Iterable[Entry], front: Iterable[int]) -> bool:
-        """One finished run for each entry and none else; front members carry a tag. False while the server is away."""
+    def level(self, trials: Iterable[EndedTrial], front: Iterable[int]) -> bool:
+        """One finished run for each trial and none else; front members carry a tag. False while the server is away."""
         self._down_since = None
-        return self._try(lambda: self._level(list(entries), set(front)))
+        return self._try(lambda: self._level(list(trials), set(front)))
 
     def level_effects(self, ablations: Iterable[Ablation]) -> bool:
         """One finished run for each effect of a technique and none else; one measured anew replaces the former."""
@@ -141,7 +141,8 @@ class Ledger:
         self._client.log_batch(self._parent, params=params[:100])
         self._client.set_terminated(self._parent)
 
-    def _write(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
+    def _write(self, trial: EndedTrial) -> None:
+        number, candidate, outcome = trial.number, trial.candidate, trial.outcome
         tags = {"state": outcome.state, "weights": candidate.weights.id, "variant": candidate.variant_id}
         if outcome.reused:
             tags["reused"] = ", ".join(outcome.reused)
@@ -149,7 +150,7 @@ class Ledger:
             tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
             tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
         seconds, status = sum(outcome.seconds.values()), _STATUS[outcome.state]
-        metrics = _metrics(outcome, minutes)
+        metrics = _metrics(outcome, trial.minutes)
         self._add("trial", number, f"trial {number}", candidate, outcome, tags, metrics, status, seconds)
 
     def _level_effects(self, wanted: Mapping[str, tuple[int, Effect]]) -> None:
@@ -191,11 +192,11 @@ class Ledger:
             self._client.log_artifact(run.info.run_id, str(self._home / record.timings), "timings")
         self._client.set_terminated(run.info.run_id, status)
 
-    def _level(self, entries: list[Entry], front: set[int]) -> None:
-        kept = self._kept("trial", "leanrec.trial", {str(number) for number, *_ in entries})
-        for entry in entries:
-            if str(entry[0]) not in kept:
-                self._write(*entry)
+    def _level(self, trials: list[EndedTrial], front: set[int]) -> None:
+        kept = self._kept("trial", "leanrec.trial", {str(trial.number) for trial in trials})
+        for trial in trials:
+            if str(trial.number) not in kept:
+                self._write(trial)
         for run in self._runs("trial"):
             member = "true" if int(run.data.tags["leanrec.trial"]) in front else "false"
             if run.data.tags.get("on_front", "false") != member:

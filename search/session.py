@@ -19,11 +19,11 @@ from search.config.study_file import difference
 from search.errors import ConfigError
 from search.format import metric_name
 from search.home import Home
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.locking import locked, opening
 from search.report.report import write_report
 from search.results import Front
-from search.study import Study, candidate_of, measured, outcome_of
+from search.study import EndedTrial, Study, ended, measured
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
@@ -48,19 +48,15 @@ class Session:
         """The result so far."""
         return study_front(self.config, self.study.finished(), self.study.facts)
 
-    def entries(self) -> list[Entry]:
-        return [
-            (trial.number, candidate, outcome, trial.user_attrs.get("minutes"))
-            for trial in self.study.finished()
-            if (candidate := candidate_of(trial)) is not None and (outcome := outcome_of(trial)) is not None
-        ]
+    def ended(self) -> list[EndedTrial]:
+        return ended(self.study.finished())
 
     def sides(self) -> dict[int, Side]:
         """Model file and candidate of each trial that was built."""
         return {
-            number: (outcome.artifact, candidate)
-            for number, candidate, outcome, _ in self.entries()
-            if outcome.artifact is not None
+            trial.number: (trial.outcome.artifact, trial.candidate)
+            for trial in self.ended()
+            if trial.outcome.artifact is not None
         }
 
     def level(self, console: Console) -> Front:
@@ -68,7 +64,7 @@ class Session:
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        level = self.ledger.level(self.entries(), [point.trial for point in found.members])
+        level = self.ledger.level(self.ended(), [point.trial for point in found.members])
         if level and self.ledger.level_effects(ablations(self.study.facts)):
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():

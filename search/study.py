@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -47,6 +48,20 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     # Of a machine at a given price, money goes as the inverse of what it answers.
     "money_per_million": lambda m: _inverse(m.throughput.ratio),
 }
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that ended: what was chosen, what came of it, and the minutes of search until then.
+
+    reference: name of the reference point that it measures, None for one of the search
+    """
+
+    number: int
+    candidate: Candidate
+    outcome: Outcome
+    minutes: float | None
+    reference: str | None = None
 
 
 class Study:
@@ -205,6 +220,15 @@ def reference_of(trial: FrozenTrial) -> str | None:
     """Name of the reference point that a trial measures; None for one of the search."""
     name: str | None = trial.user_attrs.get("reference")
     return name
+
+
+def ended(trials: Sequence[FrozenTrial]) -> list[EndedTrial]:
+    """The trials that ended and whose choice was settled."""
+    return [
+        EndedTrial(trial.number, candidate, outcome, trial.user_attrs.get("minutes"), reference_of(trial))
+        for trial in trials
+        if (candidate := candidate_of(trial)) is not None and (outcome := outcome_of(trial)) is not None
+    ]
 
 
 def spent(trials: Sequence[FrozenTrial]) -> int:

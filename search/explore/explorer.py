@@ -11,9 +11,9 @@ from objectives.jobs import requests
 from objectives.jobs.protocol import Request
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Outcome
-from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, TrialEvent, next_job
+from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
-from search.study import Study, measured, outcome_of, sought
+from search.study import EndedTrial, Study, measured, outcome_of, sought
 from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
@@ -36,7 +36,7 @@ class Explorer:
         builders: Sequence[Worker],
         meter: Worker,
         threads: int,
-        record: Callable[[TrialEvent], None],
+        record: Callable[[EndedTrial], None],
         tick: Callable[[float], None],
     ) -> None:
         self._config, self._jobs = jobs.config, jobs
@@ -235,7 +235,7 @@ class Explorer:
         self._study.note(search_seconds=60 * minutes)
         if _settled(outcome):
             self._known.add(running.candidate.id)
-        self._record(TrialEvent(running.number, running.candidate, outcome, minutes))
+        self._record(EndedTrial(running.number, running.candidate, outcome, minutes, running.reference))
 
     def _abort(self) -> None:
         """Abort the running trials; the next run asks for the same choices again."""

@@ -13,14 +13,13 @@ from search.explore.explorer import Explorer
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
 from search.explore.profiling import focused, profiled
 from search.explore.reference_points import references_of, tuned_placement
-from search.explore.running_trial import TrialEvent
 from search.explore.study_profile import StudyProfile, read_profile
 from search.home import Home
 from search.locking import locked, stoppable
 from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
-from search.study import Study, outcome_of
+from search.study import EndedTrial, Study, outcome_of
 from search.study import spent as spent_trials
 from search.verdict import best_compromise
 from search.workers.paired_comparison import PairedComparison
@@ -72,12 +71,12 @@ def search(session: Session, console: Console) -> None:
         threads = max(1, cores // count)
 
         def explorer(bar: SearchBar) -> Explorer:
-            def record(told: TrialEvent) -> None:
-                session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
+            def record(told: EndedTrial) -> None:
+                session.ledger.record(told)
                 found = session.front()
                 able = [point for point in found.points if point.feasible and point.trial != 0]
                 best = best_compromise(able, config.quality.max_loss) if able else None
-                bar.told(told, found.hypervolume, best, len(found.points), told.minutes * 60)
+                bar.told(told, found.hypervolume, best, len(found.points), 60 * (told.minutes or 0.0))
 
             return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick)
 

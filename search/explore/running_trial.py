@@ -10,7 +10,7 @@ from optuna.trial import Trial
 
 from objectives.jobs.requests import ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, Measurement, Outcome, Quality
+from objectives.records import Artifact, Measurement, Quality
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
@@ -49,16 +49,6 @@ class RunningTrial:
         """Name of the reference point that the trial measures."""
         name: str | None = self.trial.user_attrs.get("reference")
         return name
-
-
-@dataclass(frozen=True)
-class TrialEvent:
-    """Record of one trial that ended."""
-
-    number: int
-    candidate: Candidate
-    outcome: Outcome
-    minutes: float
 
 
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
