@@ -191,12 +191,15 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
     return found
 
 
-def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:
-    """Return whether each is on their common front, with losses at this resolution; ValueError as in `sought`."""
-    if not measurements:
-        return []
+def front_of(
+    measured: Mapping[int, Measurement], objectives: Sequence[str], resolution: float
+) -> dict[int, Measurement]:
+    """Return those on their common front, by trial, with losses at this resolution; ValueError as in `sought`."""
+    if not measured:
+        return {}
     quality = objectives.index("quality") if "quality" in objectives else None
-    return [bool(kept) for kept in resolved_front([sought(m, objectives) for m in measurements], quality, resolution)]
+    kept = resolved_front([sought(m, objectives) for m in measured.values()], quality, resolution)
+    return {number: m for (number, m), on_front in zip(measured.items(), kept, strict=True) if on_front}
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome | None:

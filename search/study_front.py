@@ -31,8 +31,10 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
     measured = {one.number: m for one in settled if (m := one.outcome.measurement) is not None}
     able = {number: m for number, m in measured.items() if config.quality.limits.kept(m.quality)}
     resolution = facts.get("resolution")
-    on_front = dict(zip(able, front_of([*able.values()], config.objectives, resolution or 0.0), strict=True))
-    rows = _beside_references([_row(one, on_front.get(one.number), config.price_per_hour) for one in settled], settled)
+    members = front_of(able, config.objectives, resolution or 0.0)
+    rows = _beside_references(
+        [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled], settled
+    )
     ratios = [(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in able.values()]
     p95, throughput, loss = np.reshape(ratios, (-1, 3)).T
     prepared, chosen = facts.get("prepared", {}), facts.get("chosen")
@@ -92,8 +94,7 @@ def _median(numbers: Sequence[float]) -> float | None:
     return float(np.median(numbers)) if numbers else None
 
 
-def _row(one: EndedTrial, on_front: bool | None, price: float | None) -> Row:
-    """`on_front` is None where the trial is not feasible."""
+def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -> Row:
     artifact, m = one.outcome.artifact, one.outcome.measurement
     row = Row(
         trial=one.number,
@@ -102,8 +103,8 @@ def _row(one: EndedTrial, on_front: bool | None, price: float | None) -> Row:
         variant=one.candidate.variant_id,
         state=one.outcome.state,
         reason=one.outcome.reason,
-        on_front=bool(on_front),
-        feasible=on_front is not None,
+        on_front=on_front,
+        feasible=feasible,
         origin=one.candidate.weights.origin,
         knobs=one.candidate.knobs(),
         minutes=one.minutes,

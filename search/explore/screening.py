@@ -114,9 +114,7 @@ class Screening:
         return {n: m for n, m in measured(self.study.finished()).items() if limits.kept(m.quality)}
 
     def _front(self, able: Mapping[int, Measurement]) -> dict[int, Measurement]:
-        """Return those that none of the others dominates."""
-        on_front = front_of(list(able.values()), self.config.objectives, self.study.resolution)
-        return {number: m for (number, m), kept in zip(able.items(), on_front, strict=True) if kept}
+        return front_of(able, self.config.objectives, self.study.resolution)
 
     def least_tried(self, flying: Sequence[str]) -> FrozenTrial | None:
         """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions
@@ -137,9 +135,8 @@ class Screening:
         """Return whether the trial may be a point of comparison: of the front, or a reference."""
         if running.reference is not None:
             return True
-        able = [measurement, *self._able().values()]
         kept = self.config.quality.limits.kept(measurement.quality)
-        if kept and front_of(able, self.config.objectives, self.study.resolution)[0]:
+        if kept and running.number in self._front({running.number: measurement, **self._able()}):
             return True
         if not running.candidate.keeps_model:
             return False
