@@ -109,8 +109,7 @@ def _home_option(options: argparse.Namespace) -> str:
 
 def profile(options: argparse.Namespace) -> int:
     from search.explore import run as explore_run
-    from search.explore.profiling import user_once
-    from search.report.profile import headline, operator_table, profile_table
+    from search.report.profile import headline, operator_table, profile_table, user_once
     from search.session import open_session
     from spaces.serialization import to_plain
 

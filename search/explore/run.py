@@ -11,21 +11,24 @@ from search.errors import ConfigError
 from search.explore.estimate import observed, trials_in
 from search.explore.explorer import Explorer
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
-from search.explore.profiling import focused, profiled
 from search.explore.reference_points import references_of, tuned_placement
-from search.explore.study_profile import StudyProfile, read_profile
+from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
 from search.home import Home
 from search.locking import locked, stoppable
+from search.report.profile import user_once
 from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
 from search.study import EndedTrial, Study, outcome_of
 from search.study import spent as spent_trials
 from search.verdict import best_compromise
+from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import open_workers
+from search.workers.processes import Worker, call, open_workers
+from spaces.focus import narrowed
+from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
-from spaces.serialization import digest
+from spaces.serialization import digest, to_plain
 
 
 def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Front]:
@@ -133,3 +136,30 @@ def profile(session: Session, console: Console) -> StudyProfile:
             found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
     write_profile(found, home.reports(config.name))
     return found
+
+
+def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
+    """The study's profile, measured on the first call only: another timing would change the space under its trials;
+    JobError where the baseline cannot be profiled."""
+    if (known := read_profile(study.facts)) is not None:
+        return known
+    console.say("profile: where the baseline's time goes")
+    config, prepared = jobs.config, jobs.prepared
+    found = call(meter, jobs.profile(), config.workers.job_seconds, console.say)
+    once = UserOnce(prepared.user_once_refused, prepared.user_once_share)
+    profile = study_profile(config.name, found.profile, found.roofline, once, config.space.focus)
+    study.note(**{FACT: to_plain(profile)})
+    return profile
+
+
+def focused(space: SearchSpace, profile: StudyProfile, structure: ModelStructure, console: Console) -> SearchSpace:
+    """The space without the groups that take too little to be worth compressing; each is told with its shares."""
+    modules = {group.name: group.modules for group in structure.groups}
+    inside: set[str] = set()
+    for group in profile.groups:
+        if group.in_focus:
+            inside |= {group.name, *modules.get(group.name, ())}  # a table by itself is looked at as its group is
+        if group.name in modules:
+            console.say(f"profile: {group.name}: {group.reason}")
+    console.say(f"profile: {user_once(profile)}")
+    return narrowed(space, frozenset(inside))

@@ -30,6 +30,17 @@ def headline(profile: StudyProfile) -> str:
     )
 
 
+def user_once(profile: StudyProfile) -> str:
+    """Describe what computing the user's side once a request would save, in a sentence."""
+    found = profile.user_once
+    if found.refused is not None:
+        return f"the user's side cannot be computed once a request: {found.refused}"
+    left = found.multiply_adds_share
+    if left is None:
+        return "the user's side can be computed once a request; what it saves is known only when the graph runs"
+    return f"the user's side once a request leaves {left:.0%} of the baseline's multiply-adds at {profile.rows} rows"
+
+
 def profile_table(profile: StudyProfile) -> Table:
     """The groups, the slowest first."""
     return console_table(headline(profile), GROUP_COLUMNS, _slowest_first(profile.groups))

@@ -19,7 +19,7 @@ from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
-from search.explore.profiling import focused, profiled
+from search.explore.run import focused, profiled
 from search.explore.study_profile import StudyProfile, read_profile
 from search.report.report import write_profile
 from search.study import Study

@@ -30,7 +30,7 @@ from search.cli.console import Console
 from search.config.defaults import space_for
 from search.config.study_file import load
 from search.errors import JobError
-from search.explore.profiling import profiled
+from search.explore.run import profiled
 from search.home import Home
 from search.locking import locked
 from search.session import Session, jobs_of, open_session, prepare
