@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from objectives.serving.devices import describe
 from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, AblationSummary, Effect, Kind, ablations, fact
 from search.ablation.verdict import ablation_summary, label, told
@@ -45,7 +43,12 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
         raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
     known = _known(session, number, candidate, console)
     pairs = PairedComparison(jobs, builder, meter, console)
-    wanted = list(_missing(known, parts))
+    wanted = [
+        (part, kind)
+        for kind in KINDS
+        for part in parts
+        if (effect := known.found(part.name, part.group, kind)) is None or effect.difference is None
+    ]
     if wanted:
         chosen = (pairs.built(candidate), candidate)
         for place, (part, kind) in enumerate(wanted, 1):
@@ -77,14 +80,6 @@ def _known(session: Session, trial: int, candidate: Candidate, console: Console)
                 return before
             console.say(f"what was measured on {before.machine} is measured again on this machine")
     return empty
-
-
-def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Technique, Kind]]:
-    for kind in KINDS:
-        for part in parts:
-            effect = known.found(part.name, part.group, kind)
-            if effect is None or effect.difference is None:
-                yield part, kind
 
 
 def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
