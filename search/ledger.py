@@ -144,29 +144,32 @@ class Ledger:
     def _write(self, trial: EndedTrial) -> None:
         number, candidate, outcome = trial.number, trial.candidate, trial.outcome
         tags = {"state": outcome.state, "weights": candidate.weights.id, "variant": candidate.variant_id}
+        metrics = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
         if outcome.reused:
             tags["reused"] = ", ".join(outcome.reused)
+        if trial.minutes is not None:
+            metrics["minutes"] = trial.minutes
         if outcome.artifact is not None:
+            metrics["parity"] = outcome.artifact.parity
             tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
             tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
+        if outcome.measurement is not None:
+            metrics |= _measured(outcome.measurement)
         seconds, status = sum(outcome.seconds.values()), _STATUS[outcome.state]
-        metrics = _metrics(outcome, trial.minutes)
         self._add("trial", number, f"trial {number}", candidate, outcome, tags, metrics, status, seconds)
 
     def _level_effects(self, wanted: Mapping[str, tuple[int, Effect]]) -> None:
         kept = self._kept("ablation", "leanrec.effect", wanted)
         for name, (trial, effect) in wanted.items():
-            if name not in kept:
-                self._write_effect(name, trial, effect)
-
-    def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
-        tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}
-        if effect.group is not None:
-            tags["group"] = effect.group
-        title = f"trial {trial} {effect.kind}: {' '.join(filter(None, (effect.technique, effect.group)))}"
-        metrics = {} if effect.difference is None else _measured(effect.difference)
-        status = "FINISHED" if effect.reason is None else "FAILED"
-        self._add("ablation", trial, title, effect.other, effect, tags, metrics, status)
+            if name in kept:
+                continue
+            tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}
+            if effect.group is not None:
+                tags["group"] = effect.group
+            title = f"trial {trial} {effect.kind}: {' '.join(filter(None, (effect.technique, effect.group)))}"
+            metrics = {} if effect.difference is None else _measured(effect.difference)
+            status = "FINISHED" if effect.reason is None else "FAILED"
+            self._add("ablation", trial, title, effect.other, effect, tags, metrics, status)
 
     def _add(
         self, role: str, trial: int, title: str, candidate: Candidate, record: Outcome | Effect,
@@ -241,17 +244,8 @@ class Ledger:
         return True
 
 
-def _metrics(outcome: Outcome, minutes: float | None) -> dict[str, float]:
-    """Every number that was measured, by its dotted name; intervals as .low and .high."""
-    numbers = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
-    if minutes is not None:
-        numbers["minutes"] = minutes
-    if outcome.artifact is not None:
-        numbers["parity"] = outcome.artifact.parity
-    return numbers if outcome.measurement is None else numbers | _measured(outcome.measurement)
-
-
 def _measured(record: Measurement | Difference) -> dict[str, float]:
+    """Every number that was measured, by its dotted name; intervals as .low and .high."""
     found = _flat(to_plain(record))
     for part in record.quality.slices:
         name = re.sub(r"[^A-Za-z0-9_ -]", "_", part.name)  # other characters MLflow does not accept

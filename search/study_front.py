@@ -16,10 +16,9 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.interference_warnings import interference_warnings
 from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuality, Row, read_choice
 from search.study import EndedTrial, ended, front_of
-from search.verdict import doubts
+from search.verdict import doubts, interference_warnings
 from spaces.serialization import Json
 
 _STAGES = ("fit", "export", "judge", "time")

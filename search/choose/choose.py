@@ -21,9 +21,9 @@ from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.format import count, ranged
 from search.front import unit_objectives
 from search.home import Home
-from search.interference_warnings import interference_warnings
 from search.report.render import render
 from search.results import Choice, Confirmation, Front, Point, TunedRatios, timing_of
+from search.verdict import interference_warnings
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from spaces.candidate import Candidate

@@ -35,7 +35,14 @@ def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
     earlier = set(_outcomes(study))
     while True:
         outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
-        _check({number: outcome for number, outcome in outcomes.items() if number not in earlier})
+        failed = {n: told.reason for n, told in outcomes.items() if told.state == "failed" and n not in earlier}
+        if 0 in failed:
+            raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0]}")
+        if len(failed) >= MOST_CANDIDATES:
+            raise JobError(
+                f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: "
+                f"{failed[max(failed)]}"
+            )
         for number, outcome in outcomes.items():
             if number != 0 and outcome.measurement is not None:
                 return outcome
@@ -69,14 +76,3 @@ def _outcomes(study: Study) -> dict[int, Outcome]:
     """The baseline's and the search's own: a reference point's scores may tell nothing of the data's resolution."""
     found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
     return {number: outcome for number, outcome in found.items() if outcome is not None}
-
-
-def _check(outcomes: dict[int, Outcome]) -> None:
-    failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
-    if 0 in failed:
-        raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0].reason}")
-    if len(failed) >= MOST_CANDIDATES:
-        last = failed[max(failed)].reason
-        raise JobError(
-            f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
-        )

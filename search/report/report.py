@@ -18,7 +18,7 @@ from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, c
 from search.report.axes import Parallel, parallel
 from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
-from search.report.front import FONT, GRID, INK, LOOK, PALETTE, Description, describe_front, loss_window
+from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
 from search.report.profile import profile_figure, profile_page
 from search.report.render import render
 from search.results import Front
@@ -142,7 +142,10 @@ def write_png(front: Front, path: Path) -> None:
     figure = front_figure(front)
     # Buttons are of no use on a picture; `update_layout` would merge an empty list, not take it.
     figure.layout.updatemenus = ()
-    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=_png_title(front))
+    lines = map(html.escape, textwrap.wrap(verdict(front).headline, PNG_CHARACTERS))
+    text = f"<b>{html.escape(front.study)}</b><br>{'<br>'.join(lines)}"
+    title = {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
+    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=title)
     width, height = PNG_PIXELS
 
     def draw(temporary: Path) -> None:
@@ -153,12 +156,6 @@ def write_png(front: Front, path: Path) -> None:
             raise RuntimeError(f"A PNG needs Chrome or Chromium, which did not draw it: {first}") from error
 
     _replace(path, draw)
-
-
-def _png_title(front: Front) -> Description:
-    lines = textwrap.wrap(verdict(front).headline, PNG_CHARACTERS)
-    text = f"<b>{html.escape(front.study)}</b><br>" + "<br>".join(map(html.escape, lines))
-    return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
 
 
 def _fragment(figure: go.Figure, name: str) -> str:
