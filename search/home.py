@@ -14,9 +14,11 @@ _MARK = ".leanrec"
 
 
 def write_json(record: object, path: Path) -> None:
-    """Write a record into a file, whose folder is made where there is none."""
+    """Write a record into a file, whole or not at all; its folder is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
+    partial.rename(path)
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,7 @@ def bundle_up(
     machine: str, policy: Policy,
 ) -> None:  # fmt: skip
     """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     artifact, candidate = side
     example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
     measurement = {

@@ -18,7 +18,7 @@ from search.config.sections import StudyConfig
 from search.config.study_file import parse
 from search.errors import JobError, LostJobError
 from search.format import percent, percent_interval, ranged
-from search.home import Home
+from search.home import Home, write_json
 from search.session import jobs_of, prepared_by
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
@@ -133,7 +133,6 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
     refused = _broken(recipe.policy, found)
     if refused is None:
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
-        out.parent.mkdir(parents=True, exist_ok=True)
         side = (found.artifact, candidate)
         bundle_up(out, config, home, prepared, side, found.confirmed, why, describe(), recipe.policy)
     return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
@@ -153,10 +152,7 @@ def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
     known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     if model not in known:
         known[model] = 1 + max(before, *known.values(), 0)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        partial.rename(file)
+        write_json(known, file)
     return known[model]
 
 

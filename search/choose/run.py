@@ -50,7 +50,6 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         artifact, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
-        folder.parent.mkdir(parents=True, exist_ok=True)
         choosing.bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
