@@ -52,10 +52,8 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """A trial that ended: what was chosen, what came of it, and the minutes of search until then.
-
-    reference: name of the reference point that it measures, None for one of the search
-    """
+    """A trial that ended: what was chosen, what came of it, the minutes of search until then, and the name of the
+    reference point that it measures, None for one of the search."""
 
     number: int
     candidate: Candidate

@@ -10,7 +10,7 @@ import numpy as np
 from objectives.measurement.interference import BUSY
 from objectives.records import Interval, Latency
 from search.explore.reference_points import QUANTIZED
-from search.format import count, metric_name, milliseconds, percent, percent_interval, ranged, rate, times
+from search.format import count, metric_name, milliseconds, percent, ranged, rate, span, times
 from search.front import indistinguishable, unit_objectives
 from search.results import Confirmation, Front, Point, TunedRatios
 
@@ -153,7 +153,7 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
 def _on_validation(point: Point) -> tuple[str, list[str]]:
     headline = f"It helped on validation, not yet confirmed on test: trial {point.trial} {_gain(point)}"
     return f"{headline}, {_loss_of(point)}.", [
-        f"The loss has a 95% interval of {percent_interval(point.quality.loss_interval)} on validation.",
+        f"The loss has a 95% interval of {span(point.quality.loss_interval)} on validation.",
         "The candidates were also ranked by validation, which flatters the best of them: "
         "`leanrec choose` measures the finalists on test.",
     ]

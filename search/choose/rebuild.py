@@ -17,7 +17,7 @@ from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.config.study_file import parse
 from search.errors import JobError, LostJobError
-from search.format import percent, percent_interval, ranged
+from search.format import percent, ranged, span
 from search.home import Home, write_json
 from search.session import jobs_of, prepared_by
 from search.workers.meter_jobs import Side
@@ -216,7 +216,7 @@ def _broken(policy: Policy, found: Rebuilt) -> str | None:
     # However well it was compressed, a checkpoint that is surely worse than what it would replace breaks the policy.
     if of is not None and of.loss_interval[0] > policy.max_loss:
         return (
-            f"on the same rows it loses {percent(of.loss)} ({percent_interval(of.loss_interval)}) to the old bundle, "
+            f"on the same rows it loses {percent(of.loss)} ({span(of.loss_interval)}) to the old bundle, "
             f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
         )
     return policy.unproved_latency(measured.latency)
@@ -231,7 +231,7 @@ def _told(found: Rebuilt, policy: Policy) -> str:
     else:
         beside = f" and {old.latency.p95_ratio:.3f} to the old bundle"
     return (
-        f"its loss is {percent(quality.loss)} ({percent_interval(quality.loss_interval)} at {quality.confidence:.1%}, "
+        f"its loss is {percent(quality.loss)} ({span(quality.loss_interval)} at {quality.confidence:.1%}, "
         f"look {found.confirmed.looks}) of the tolerated {percent(policy.max_loss)}, "
         f"its p95 ratio {ranged(latency.p95_ratio, latency.p95_ratio_interval)} to this checkpoint's baseline{beside}"
     )

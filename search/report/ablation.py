@@ -10,7 +10,7 @@ from rich.table import Table
 
 from objectives.records import Interval
 from search.ablation.records import KINDS, AblationSummary, Difference, Kind, TechniqueSummary
-from search.format import MISSING, column_percent, column_ratio, metric_name, significant
+from search.format import MISSING, column_percent, column_ratio, metric_name, significant, span
 from search.report.axes import log_steps
 from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
@@ -127,7 +127,7 @@ def _hover(dot: Comparison, difference: Difference) -> str:
     lines = [f"<b>{escape(dot.label)}</b>, {WORDS[dot.kind]}"]
     for name, value, word in _NUMBERS:
         told, interval = value(difference)
-        ends = "" if interval is None else f" [{word(interval[0])} to {word(interval[1])}]"
+        ends = "" if interval is None else f" [{span(interval, word)}]"
         lines.append(f"{name.removesuffix(' ratio')}: {word(told)}{ends}")
     return "<br>".join(lines)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives.records import Interval, SliceQuality
-from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size
+from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size, span
 from search.report.data import TableRow, knobs_by_family
 from search.results import PointLatency
 
@@ -41,7 +41,7 @@ def number(value: float | None, word: Callable[[float], str], interval: Interval
     """A number in words with its interval."""
     if value is None:
         return Cell(MISSING)
-    return Cell(word(value), f"{word(interval[0])} to {word(interval[1])}" if interval else "")
+    return Cell(word(value), span(interval, word) if interval else "")
 
 
 def console_table(title: str, columns: Sequence[Column[R]], rows: Iterable[R]) -> Table:

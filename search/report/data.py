@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.records import Interval, SliceQuality, State
-from search.format import knob_value, metric_name, milliseconds, percent, size, times
+from objectives.records import SliceQuality, State
+from search.format import knob_value, metric_name, milliseconds, percent, size, span, times
 from search.front import hypervolume_over_time, resolved_front, unit_objectives
 from search.results import Front, Point, Row
 from search.verdict import alike_trials, subject
@@ -80,21 +80,17 @@ def hover(point: Point) -> str:
     latency, quality = point.latency_ms, point.quality
     standing = "on the front" if point.on_front else "dominated" if point.feasible else "loses too much"
     lines = [
-        f"p95: {times(latency.p95_ratio)} of the baseline's{_brackets(latency.p95_ratio_interval, times)}",
+        f"p95: {times(latency.p95_ratio)} of the baseline's [{span(latency.p95_ratio_interval, times)}]",
         f"p50, p95: {milliseconds(latency.p50)}, {milliseconds(latency.p95)}",
-        f"loss: {percent(quality.loss)}{_brackets(quality.loss_interval, percent)}",
+        f"loss: {percent(quality.loss)} [{span(quality.loss_interval, percent)}]",
         f"throughput: {point.throughput_rps:,.0f} requests/s, "
-        f"{times(point.throughput_ratio)}{_brackets(point.throughput_ratio_interval, times)}",
-        f"capacity: {times(point.capacity_ratio)}{_brackets(point.capacity_ratio_interval, times)}",
+        f"{times(point.throughput_ratio)} [{span(point.throughput_ratio_interval, times)}]",
+        f"capacity: {times(point.capacity_ratio)} [{span(point.capacity_ratio_interval, times)}]",
         f"model: {size(point.model_bytes)}",
         *(f"{family}: {text}" for family, text in knobs_by_family(point.knobs).items()),
     ]
     wrapped = [piece for line in lines for piece in textwrap.wrap(line, HOVER_CHARACTERS, subsequent_indent="    ")]
     return "<br>".join([f"<b>trial {point.trial}</b>, {standing}", *map(html.escape, wrapped)])
-
-
-def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
-    return f" [{word(interval[0])} to {word(interval[1])}]"
 
 
 def hypervolume_curves(front: Front) -> tuple[Curve, Curve]:
