@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -54,13 +55,7 @@ class RunningTrial:
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
     """Select the trial to advance, oldest first: measuring before building, never two fits of the same weights."""
     waiting = [f for f in running_trials if f.worker is None]
-    if meter_idle:
-        for stage in (*TIMING, "evaluate", "score"):
-            for running in waiting:
-                if running.stage == stage:
-                    return running
     fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
-    for running in waiting:
-        if builders_idle and running.stage in BUILDING and running.candidate.weights.id not in fitting:
-            return running
-    return None
+    measuring = (f for stage in (*TIMING, "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
+    building = (f for f in waiting if builders_idle and f.stage in BUILDING and f.candidate.weights.id not in fitting)
+    return next(itertools.chain(measuring, building), None)
