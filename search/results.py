@@ -153,11 +153,8 @@ def timing_of(latency: Latency, throughput: Throughput) -> Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(Timing):
-    """A chosen point's numbers from a long window and from test.
-
-    looks: at test until then, this one among them
-    tuned_baseline: the ratios to the tuned baseline, timed beside it; None where it was not
-    """
+    """A chosen point's numbers from a long window and from test; `looks` are those at test until then, this one among
+    them, and `tuned_baseline` the ratios to the tuned baseline, None where it was not timed beside it."""
 
     loss: float
     loss_interval: Interval
@@ -182,10 +179,8 @@ class Confirmation(Timing):
 
 @dataclass(frozen=True)
 class Choice:
-    """The point that was chosen and deployed as a bundle, as it was then.
-
-    control: what distillation gained over the labels alone; None where that was not measured
-    registered: name, version and alias in the registry of models; None without one
+    """The point that was chosen and deployed as a bundle, as it was then; `control` is what distillation gained over
+    the labels alone, if measured, `registered` the name, version and alias in the registry of models, if there is one.
     """
 
     bundle: str

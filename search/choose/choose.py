@@ -9,25 +9,16 @@ from typing import Literal
 
 import numpy as np
 
-from objectives.held_out_rows import read_requests
-from objectives.int8_weights import Int8WeightBits
-from objectives.records import Latency, Measurement, Prepared, Quality, Throughput
-from objectives.serving.bundle import write_bundle
-from objectives.serving.pool.pending_result import cut_rows
+from objectives.records import Latency, Measurement, Quality, Throughput
 from search.ablation.records import DistillationGain
 from search.config.loss_limits import Limits
-from search.config.sections import StudyConfig
 from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.format import count, ranged
 from search.front import unit_objectives
-from search.home import Home
-from search.report.render import render
 from search.results import Choice, Confirmation, Front, Point, TunedRatios, timing_of
 from search.verdict import interference_warnings
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
-from spaces.candidate import Candidate
-from spaces.serialization import digest, to_plain
 
 Preference = Literal["latency", "throughput", "memory", "knee"]
 PREFERENCES: Mapping[Preference, str] = {
@@ -39,8 +30,6 @@ PREFERENCES: Mapping[Preference, str] = {
 ALPHA = 0.05
 # A few are enough: each further evaluation on test widens the interval.
 MOST_LOOKS = 5
-# Number of rows of the example request, enough for the spread of the scores.
-_EXAMPLE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -283,41 +272,3 @@ def _confirmation(confirmed: Confirmed) -> Confirmation:
         cpu_seconds_per_1000=measured.footprint.cpu_seconds_per_1000,
         tuned_baseline=confirmed.tuned,
     )
-
-
-def bundle_up(
-    folder: Path, config: StudyConfig, home: Home, prepared: Prepared, side: Side, confirmed: Confirmed, why: str,
-    machine: str, policy: Policy,
-) -> None:  # fmt: skip
-    """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    artifact, candidate = side
-    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
-    measurement = {
-        "study": config.name,
-        "machine": machine,
-        **to_plain(confirmed.measurement),
-        "traffic": config.traffic.model_dump(mode="json"),
-        "widths": dict(artifact.widths),
-        "units": to_plain(artifact.units),
-        "recipe": {
-            "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
-            "policy": to_plain(policy),
-            "made_of": made_of(prepared, candidate, artifact.int8_weight_bits),
-            "looks": confirmed.looks,
-        },
-    }
-    card = render(
-        "model_card.md.j2", config=config, candidate=candidate, artifact=artifact, confirmed=confirmed, reason=why,
-        machine=machine,
-    )  # fmt: skip
-    write_bundle(
-        folder, config.name, home.root / artifact.path, candidate, measurement, prepared.inputs, card, example,
-        prepared.columns, artifact.int8_weight_bits,
-    )  # fmt: skip
-
-
-def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
-    """Name the checkpoint and what was done to it, which need not be done again. The bits are of the weights of int8
-    products, None where there are none."""
-    return digest(prepared.key, candidate.id, weight_bits)

@@ -12,7 +12,8 @@ from objectives.records import Artifact, Interval, Latency, Measurement, Quality
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
-from search.choose.choose import ALPHA, Confirmed, Policy, bundle_up, confidence_of, made_of, p95_upper_bounds
+from search.choose.choose import ALPHA, Confirmed, Policy, confidence_of, p95_upper_bounds
+from search.choose.run import bundle_up, made_of
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.config.study_file import parse

@@ -6,20 +6,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from objectives.held_out_rows import read_requests
+from objectives.int8_weights import Int8WeightBits
+from objectives.records import Prepared
+from objectives.serving.bundle import write_bundle
+from objectives.serving.pool.pending_result import cut_rows
 from search.ablation.records import DistillationGain
 from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
 from search.choose.choose import Confirmed, Look, Policy
 from search.cli.console import Console
+from search.config.sections import StudyConfig
 from search.errors import JobError
+from search.home import Home
 from search.locking import locked, stoppable
+from search.report.render import render
 from search.results import Choice, Front, TunedRatios, choice_json
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
 from spaces.ablations import techniques
-from spaces.serialization import from_plain, to_plain
+from spaces.candidate import Candidate
+from spaces.serialization import digest, from_plain, to_plain
+
+# Number of rows of the example request, enough for the spread of the scores.
+_EXAMPLE_ROWS = 64
 
 
 def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Choice:
@@ -50,7 +62,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         artifact, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
-        choosing.bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
+        bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()
@@ -93,3 +105,41 @@ def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
         say(f"control: not measured: {error}")
         return None
     return distillation_gain(quality, "test", SEEDS)
+
+
+def bundle_up(
+    folder: Path, config: StudyConfig, home: Home, prepared: Prepared, side: Side, confirmed: Confirmed, why: str,
+    machine: str, policy: Policy,
+) -> None:  # fmt: skip
+    """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    artifact, candidate = side
+    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
+    measurement = {
+        "study": config.name,
+        "machine": machine,
+        **to_plain(confirmed.measurement),
+        "traffic": config.traffic.model_dump(mode="json"),
+        "widths": dict(artifact.widths),
+        "units": to_plain(artifact.units),
+        "recipe": {
+            "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
+            "policy": to_plain(policy),
+            "made_of": made_of(prepared, candidate, artifact.int8_weight_bits),
+            "looks": confirmed.looks,
+        },
+    }
+    card = render(
+        "model_card.md.j2", config=config, candidate=candidate, artifact=artifact, confirmed=confirmed, reason=why,
+        machine=machine,
+    )  # fmt: skip
+    write_bundle(
+        folder, config.name, home.root / artifact.path, candidate, measurement, prepared.inputs, card, example,
+        prepared.columns, artifact.int8_weight_bits,
+    )  # fmt: skip
+
+
+def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
+    """Name the checkpoint and what was done to it, which need not be done again. The bits are of the weights of int8
+    products, None where there are none."""
+    return digest(prepared.key, candidate.id, weight_bits)
