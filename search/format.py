@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 MISSING = "–"
 
@@ -22,8 +22,14 @@ def percent(share: float) -> str:
     return f"{significant(100 * share)}%"
 
 
-def percent_interval(interval: Sequence[float]) -> str:
-    return f"{percent(interval[0])} to {percent(interval[1])}"
+def span(interval: Sequence[float], word: Callable[[float], str] = percent) -> str:
+    """Both ends of an interval: 0.35% to 1.2%."""
+    return f"{word(interval[0])} to {word(interval[1])}"
+
+
+def ranged(value: float, interval: Sequence[float], form: str = ".3f") -> str:
+    """0.500 [0.475, 0.525]."""
+    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def times(ratio: float) -> str:
@@ -74,6 +80,11 @@ def count(number: int, noun: str) -> str:
 def pairs(mapping: Mapping[str, object]) -> str:
     """Names and values in one line."""
     return ", ".join(f"{name} {value}" for name, value in mapping.items())
+
+
+def listed(texts: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
 
 
 def knob_value(value: object) -> str:

@@ -64,9 +64,7 @@ def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float
 
 
 def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask:
-    """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution of the data; a gain counts
-    as 0.
-    """
+    """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution; a gain counts as 0."""
     return np.asarray(np.maximum(losses, 0.0) <= max(loss, 0.0) + resolution)
 
 
@@ -114,17 +112,16 @@ def hypervolume(points: npt.ArrayLike) -> float:
     """
     cube = _in_unit_cube(points)
     cube = cube[(cube > 0).all(axis=1)]
-    if len(cube) == 0:
-        return 0.0
     cube = cube[non_dominated(-cube)]
     cube = cube[np.argsort(-cube[:, 2], kind="stable")]
-    floors = np.append(cube[:, 2], 0.0)[1:]
-    volume = 0.0
-    stairs = np.empty((0, 2))
-    for point, floor in zip(cube, floors, strict=True):
-        stairs = _add_to_staircase(stairs, point[:2])
-        volume += _area(stairs) * float(point[2] - floor)
-    return volume
+    areas = [_area(cube[: place + 1, :2]) for place in range(len(cube))]
+    return float(np.dot(areas, -np.diff(cube[:, 2], append=0.0)))
+
+
+def _area(corners: Floats) -> float:
+    """The area below the staircase of `corners` (k, 2), read from its lowest step, the farthest to the right."""
+    steps = corners[np.argsort(-corners[:, 0])]
+    return float(np.maximum.accumulate(steps[:, 1]) @ -np.diff(steps[:, 0], append=0.0))
 
 
 def _in_unit_cube(points: npt.ArrayLike) -> Floats:
@@ -132,18 +129,6 @@ def _in_unit_cube(points: npt.ArrayLike) -> Floats:
     if not ((cube >= 0) & (cube <= 1)).all():
         raise ValueError("Points lie in the unit cube; clip them with unit_objectives.")
     return cube
-
-
-def _add_to_staircase(stairs: Floats, step: Floats) -> Floats:
-    """`stairs` (k, 2): x rises, y falls. The new step replaces those that it covers, or is itself covered."""
-    if ((stairs >= step).all(axis=1)).any():
-        return stairs
-    kept = stairs[(stairs > step).any(axis=1)]
-    return np.insert(kept, int(np.searchsorted(kept[:, 0], step[0])), step, axis=0)
-
-
-def _area(stairs: Floats) -> float:
-    return float(np.diff(stairs[:, 0], prepend=0.0) @ stairs[:, 1])
 
 
 def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats:
@@ -165,8 +150,7 @@ def hypervolume_over_time(points: npt.ArrayLike, order: npt.ArrayLike) -> Floats
 
 
 def indistinguishable(lower: npt.ArrayLike, upper: npt.ArrayLike, best: int) -> Mask:
-    """Return a mask of rows, (n,), whose intervals overlap those of row `best` on every objective, `best` itself
-    included.
+    """Return a mask of rows, (n,), whose intervals overlap those of row `best` on every objective, as its own do.
 
     `lower`, `upper`: (n, m) ends of each point's interval against the baseline. Conservative: two candidates are never
     paired with each other, so the interval of their own difference is not known; where paired, it would be narrower

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import ConfigError
+from spaces.serialization import to_plain
 
 _MARK = ".leanrec"
+
+
+def write_json(record: object, path: Path) -> None:
+    """Write a record into a file, whole or not at all; its folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
+    partial.rename(path)
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,7 @@ class Home:
         return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlruns / 'mlflow.db'}"
 
     def claim(self) -> None:
-        """Make the folders, unless a `mlruns/` of somebody else's lies there.
-
-        Raises:
-            ConfigError: it does, or the home cannot be written.
-        """
+        """Make the folders; ConfigError where somebody else's `mlruns/` lies there, or the home cannot be written."""
         mark = self.mlruns / _MARK
         if not mark.exists():
             held = [p.name for p in self.mlruns.iterdir()] if self.mlruns.exists() else []

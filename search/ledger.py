@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.records import Measurement, Outcome
 from search.ablation.records import Ablation, Difference, Effect
+from search.study import EndedTrial
 from spaces.candidate import Candidate
 from spaces.serialization import digest, to_plain
 
@@ -38,7 +39,6 @@ _AGAIN_SECONDS = 60.0
 # MLflow opens a database ten times over, in 100 seconds: as of a server, once more is enough.
 _TIMES = 2
 _PAGE = 1000
-Entry = tuple[int, Candidate, Outcome, float | None]
 
 
 class Ledger:
@@ -63,15 +63,16 @@ class Ledger:
         self._settings = settings
         self._try(self._open)
 
-    def record(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
+    def record(self, trial: EndedTrial) -> None:
         """Write one trial as a child run; skipped while the server is away, for `level` to make up."""
-        if self._parent is not None and not self._resting():
-            self._try(lambda: self._write(number, candidate, outcome, minutes))
+        resting = self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
+        if self._parent is not None and not resting:
+            self._try(lambda: self._write(trial))
 
-    def level(self, entries: Iterable[Entry], front: Iterable[int]) -> bool:
-        """One finished run for each entry and none else; front members carry a tag. False while the server is away."""
+    def level(self, trials: Iterable[EndedTrial], front: Iterable[int]) -> bool:
+        """One finished run for each trial and none else; front members carry a tag. False while the server is away."""
         self._down_since = None
-        return self._try(lambda: self._level(list(entries), set(front)))
+        return self._try(lambda: self._level(list(trials), set(front)))
 
     def level_effects(self, ablations: Iterable[Ablation]) -> bool:
         """One finished run for each effect of a technique and none else; one measured anew replaces the former."""
@@ -80,16 +81,9 @@ class Ledger:
 
     def log_file(self, path: Path, folder: str) -> None:
         """A file or a folder as an artifact of the parent run."""
-
-        def log() -> None:
-            assert self._parent is not None
-            if path.is_dir():
-                self._client.log_artifacts(self._parent, str(path), folder)
-            else:
-                self._client.log_artifact(self._parent, str(path), folder)
-
         if self._parent is not None:
-            self._try(log)
+            name = "log_artifacts" if path.is_dir() else "log_artifact"
+            self._try(lambda: getattr(self._client, name)(self._parent, str(path), folder))
 
     def register(
         self, name: str, model: Path, trial: int, tags: Mapping[str, str], metrics: Mapping[str, float]
@@ -107,15 +101,12 @@ class Ledger:
             import onnx
 
             assert self._parent is not None
-            run = self._children()[trial][0]
+            run = next(run for run in self._runs("trial") if run.data.tags["leanrec.trial"] == str(trial))
             mlflow.set_tracking_uri(self._uri)
             with mlflow.start_run(run_id=run.info.run_id):
                 mlflow.log_metrics(dict(metrics))
                 info = mlflow.onnx.log_model(
-                    onnx.load(str(model)),
-                    name="model",
-                    pip_requirements=["onnxruntime", "numpy"],
-                    metadata=dict(tags),
+                    onnx.load(str(model)), name="model", pip_requirements=["onnxruntime", "numpy"], metadata=dict(tags)
                 )
             try:
                 self._client.create_registered_model(name)
@@ -150,103 +141,80 @@ class Ledger:
         self._client.log_batch(self._parent, params=params[:100])
         self._client.set_terminated(self._parent)
 
-    def _write(self, number: int, candidate: Candidate, outcome: Outcome, minutes: float | None) -> None:
-        now = int(time.time() * 1000)
-        run = self._client.create_run(
-            self._experiment,
-            start_time=now - int(1000 * sum(outcome.seconds.values())),
-            run_name=f"trial {number}",
-            tags={
-                "mlflow.parentRunId": self._parent or "",
-                "leanrec.role": "trial",
-                "leanrec.study": self._study,
-                "leanrec.trial": str(number),
-            },
-        )
-        tags = {
-            "state": outcome.state,
-            "candidate": candidate.id,
-            "weights": candidate.weights.id,
-            "variant": candidate.variant_id,
-            **({} if outcome.reason is None else {"reason": outcome.reason}),
-            **({} if not outcome.reused else {"reused": ", ".join(outcome.reused)}),
-        }
+    def _write(self, trial: EndedTrial) -> None:
+        number, candidate, outcome = trial.number, trial.candidate, trial.outcome
+        tags = {"state": outcome.state, "weights": candidate.weights.id, "variant": candidate.variant_id}
+        metrics = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
+        if outcome.reused:
+            tags["reused"] = ", ".join(outcome.reused)
+        if trial.minutes is not None:
+            metrics["minutes"] = trial.minutes
         if outcome.artifact is not None:
+            metrics["parity"] = outcome.artifact.parity
             tags |= {f"width.{group}": width for group, width in outcome.artifact.widths.items()}
             tags |= {f"units.{group}": "-".join(map(str, units)) for group, units in outcome.artifact.units.items()}
-        self._client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(key, value, now, 0) for key, value in _metrics(outcome, minutes).items()],
-            params=[Param(key, str(value)) for key, value in candidate.knobs().items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-        if outcome.timings is not None and (self._home / outcome.timings).exists():
-            self._client.log_artifact(run.info.run_id, str(self._home / outcome.timings), "timings")
-        self._client.set_terminated(run.info.run_id, _STATUS[outcome.state])
+        if outcome.measurement is not None:
+            metrics |= _measured(outcome.measurement)
+        seconds, status = sum(outcome.seconds.values()), _STATUS[outcome.state]
+        self._add("trial", number, f"trial {number}", candidate, outcome, tags, metrics, status, seconds)
 
     def _level_effects(self, wanted: Mapping[str, tuple[int, Effect]]) -> None:
-        kept = set()
-        for run in self._runs("ablation"):
-            name = run.data.tags.get("leanrec.effect", "")
+        kept = self._kept("ablation", "leanrec.effect", wanted)
+        for name, (trial, effect) in wanted.items():
+            if name in kept:
+                continue
+            tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}
+            if effect.group is not None:
+                tags["group"] = effect.group
+            title = f"trial {trial} {effect.kind}: {' '.join(filter(None, (effect.technique, effect.group)))}"
+            metrics = {} if effect.difference is None else _measured(effect.difference)
+            status = "FINISHED" if effect.reason is None else "FAILED"
+            self._add("ablation", trial, title, effect.other, effect, tags, metrics, status)
+
+    def _add(
+        self, role: str, trial: int, title: str, candidate: Candidate, record: Outcome | Effect,
+        tags: Mapping[str, str], metrics: Mapping[str, float], status: str, seconds: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Write a child run, which stays RUNNING until it is whole."""
+        now = int(time.time() * 1000)
+        whose = {"mlflow.parentRunId": self._parent or "", "leanrec.role": role, "leanrec.study": self._study}
+        run = self._client.create_run(
+            self._experiment,
+            start_time=now - int(1000 * seconds),
+            run_name=title,
+            tags={**whose, "leanrec.trial": str(trial)},
+        )
+        reason = {} if record.reason is None else {"reason": record.reason}
+        self._client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)) for key, value in candidate.knobs().items()],
+            tags=[RunTag(key, value) for key, value in {"candidate": candidate.id, **reason, **tags}.items()],
+        )
+        if record.timings is not None and (self._home / record.timings).exists():
+            self._client.log_artifact(run.info.run_id, str(self._home / record.timings), "timings")
+        self._client.set_terminated(run.info.run_id, status)
+
+    def _level(self, trials: list[EndedTrial], front: set[int]) -> None:
+        kept = self._kept("trial", "leanrec.trial", {str(trial.number) for trial in trials})
+        for trial in trials:
+            if str(trial.number) not in kept:
+                self._write(trial)
+        for run in self._runs("trial"):
+            member = "true" if int(run.data.tags["leanrec.trial"]) in front else "false"
+            if run.data.tags.get("on_front", "false") != member:
+                self._client.set_tag(run.info.run_id, "on_front", member)
+
+    def _kept(self, role: str, tag: str, wanted: Container[str]) -> set[str]:
+        """Delete a role's runs but one whole run for each wanted value of the tag; the values that have one."""
+        kept: set[str] = set()
+        for run in self._runs(role):
+            name = run.data.tags.get(tag, "")
             if name not in wanted or name in kept or run.info.status == "RUNNING":
                 self._client.delete_run(run.info.run_id)
             else:
                 kept.add(name)
-        for name, (trial, effect) in wanted.items():
-            if name not in kept:
-                self._write_effect(name, trial, effect)
-
-    def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
-        now = int(time.time() * 1000)
-        what = effect.technique if effect.group is None else f"{effect.technique} {effect.group}"
-        tags = {
-            "mlflow.parentRunId": self._parent or "",
-            "leanrec.role": "ablation",
-            "leanrec.study": self._study,
-            "leanrec.trial": str(trial),
-            "leanrec.effect": name,
-            "technique": effect.technique,
-            "kind": effect.kind,
-            "candidate": effect.other.id,
-            **({} if effect.group is None else {"group": effect.group}),
-            **({} if effect.reason is None else {"reason": effect.reason}),
-        }
-        run = self._client.create_run(
-            self._experiment, start_time=now, run_name=f"trial {trial} {effect.kind}: {what}", tags=tags
-        )
-        self._client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(key, value, now, 0) for key, value in _difference(effect).items()],
-            params=[Param(key, str(value)) for key, value in effect.other.knobs().items()],
-        )
-        if effect.timings is not None and (self._home / effect.timings).exists():
-            self._client.log_artifact(run.info.run_id, str(self._home / effect.timings), "timings")
-        self._client.set_terminated(run.info.run_id, "FINISHED" if effect.reason is None else "FAILED")
-
-    def _level(self, entries: list[Entry], front: set[int]) -> None:
-        known = {number for number, *_ in entries}
-        children = self._children()
-        for number, runs in children.items():
-            whole = [run for run in runs if run.info.status != "RUNNING"]
-            keep = whole[:1] if number in known else []
-            for run in runs:
-                if run not in keep:
-                    self._client.delete_run(run.info.run_id)
-            children[number] = keep
-        for number, candidate, outcome, minutes in entries:
-            if not children.get(number):
-                self._write(number, candidate, outcome, minutes)
-        for number, runs in self._children().items():
-            member = "true" if number in front else "false"
-            for run in runs:
-                if run.data.tags.get("on_front", "false") != member:
-                    self._client.set_tag(run.info.run_id, "on_front", member)
-
-    def _children(self) -> dict[int, list[Run]]:
-        children: dict[int, list[Run]] = {}
-        for run in self._runs("trial"):
-            children.setdefault(int(run.data.tags["leanrec.trial"]), []).append(run)
-        return children
+        return kept
 
     def _runs(self, role: str) -> list[Run]:
         """All of a role, page by page."""
@@ -263,9 +231,6 @@ class Ledger:
             if not token:
                 return runs
 
-    def _resting(self) -> bool:
-        return self._down_since is not None and time.monotonic() - self._down_since < _AGAIN_SECONDS
-
     def _try(self, work: Callable[[], object]) -> bool:
         """MLflow's own errors and a store that cannot be reached leave a line in `trouble`."""
         try:
@@ -279,30 +244,13 @@ class Ledger:
         return True
 
 
-def _metrics(outcome: Outcome, minutes: float | None) -> dict[str, float]:
-    """Every number that was measured, by its dotted name; intervals as .low and .high."""
-    numbers = {f"seconds.{stage}": seconds for stage, seconds in outcome.seconds.items()}
-    if minutes is not None:
-        numbers["minutes"] = minutes
-    if outcome.artifact is not None:
-        numbers["parity"] = outcome.artifact.parity
-    return numbers if outcome.measurement is None else numbers | _measured(outcome.measurement)
-
-
-def _difference(effect: Effect) -> dict[str, float]:
-    return {} if effect.difference is None else _measured(effect.difference)
-
-
 def _measured(record: Measurement | Difference) -> dict[str, float]:
+    """Every number that was measured, by its dotted name; intervals as .low and .high."""
     found = _flat(to_plain(record))
     for part in record.quality.slices:
-        found |= _flat(to_plain(part), f"quality.slice.{_plain_name(part.name)}.")
+        name = re.sub(r"[^A-Za-z0-9_ -]", "_", part.name)  # other characters MLflow does not accept
+        found |= _flat(to_plain(part), f"quality.slice.{name}.")
     return {k: float(v) for k, v in found.items() if isinstance(v, (int, float))}
-
-
-def _plain_name(text: str) -> str:
-    """Replace the characters that MLflow does not accept in the name of a metric."""
-    return re.sub(r"[^A-Za-z0-9_ -]", "_", text)
 
 
 def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
-from objectives.records import Interval, SliceQuality, State
+from objectives.records import Interval, Latency, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
 from spaces.domains import Scalar
 from spaces.serialization import Json, from_plain, to_plain
@@ -124,12 +124,37 @@ class Point(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirmation:
-    """A chosen point's numbers from a long window and from test.
+class Timing:
+    """Latency and throughput of one point, with their ratios to the baseline."""
 
-    looks: at test until then, this one among them
-    tuned_baseline: the ratios to the tuned baseline, timed beside it; None where it was not
-    """
+    p95_ms: float
+    p95_ratio: float
+    p95_ratio_interval: Interval
+    throughput_rps: float
+    throughput_ratio: float
+    throughput_ratio_interval: Interval
+    capacity_ratio: float
+    capacity_ratio_interval: Interval
+
+
+def timing_of(latency: Latency, throughput: Throughput) -> Timing:
+    """The timing that a benchmark measured."""
+    return Timing(
+        p95_ms=latency.candidate.p95_ms,
+        p95_ratio=latency.p95_ratio,
+        p95_ratio_interval=latency.p95_ratio_interval,
+        throughput_rps=throughput.rps,
+        throughput_ratio=throughput.ratio,
+        throughput_ratio_interval=throughput.ratio_interval,
+        capacity_ratio=throughput.capacity_ratio,
+        capacity_ratio_interval=throughput.capacity_ratio_interval,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation(Timing):
+    """A chosen point's numbers from a long window and from test; `looks` are those at test until then, this one among
+    them, and `tuned_baseline` the ratios to the tuned baseline, None where it was not timed beside it."""
 
     loss: float
     loss_interval: Interval
@@ -140,18 +165,10 @@ class Confirmation:
     users: int
     slices: tuple[SliceQuality, ...] = ()
     looks: int = 1
-    p95_ms: float
     baseline_p95_ms: float
-    p95_ratio: float
-    p95_ratio_interval: Interval
     service_p50_ms: float
     service_p50_ratio: float
     service_p50_ratio_interval: Interval
-    throughput_rps: float
-    throughput_ratio: float
-    throughput_ratio_interval: Interval
-    capacity_ratio: float
-    capacity_ratio_interval: Interval
     slo_ms: float
     visits: int = 0
     warnings: tuple[str, ...] = ()
@@ -162,10 +179,8 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Choice:
-    """The point that was chosen and deployed as a bundle, as it was then.
-
-    control: what distillation gained over the labels alone; None where that was not measured
-    registered: name, version and alias in the registry of models; None without one
+    """The point that was chosen and deployed as a bundle, as it was then; `control` is what distillation gained over
+    the labels alone, if measured, `registered` the name, version and alias in the registry of models, if there is one.
     """
 
     bundle: str
@@ -278,37 +293,8 @@ def front_json(front: Front) -> Json:
     }
 
 
-def read_row(plain: Json) -> Row:
-    """The trial that `row_json` wrote; a `Point` where it was measured.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    kind = Point if plain["state"] == "complete" else Row
-    return from_plain(kind, _known(kind, plain))
-
-
 def read_choice(plain: Json) -> Choice:
-    """The choice that `choice_json` wrote.
-
-    Raises:
-        ValueError: a key is missing, or there is one too many.
-    """
-    return from_plain(Choice, {**plain, "row": _known(Point, plain["row"])})
-
-
-def read_front(plain: Json) -> Front:
-    """The front that `front_json` wrote.
-
-    Raises:
-        ValueError: a key is missing.
-    """
-    chosen = plain.get("chosen")
-    front = from_plain(Front, {**_known(Front, plain), "rows": (), "chosen": None})
-    rows = tuple(read_row(row) for row in plain["rows"])
-    return replace(front, rows=rows, chosen=None if chosen is None else read_choice(chosen))
-
-
-def _known(kind: type[Row | Front], plain: Json) -> Json:
-    """The keys that are fields, without those that follow from them."""
-    return {f.name: plain[f.name] for f in fields(kind) if f.name in plain}
+    """The choice that `choice_json` wrote; ValueError where a key is missing, or there is one too many."""
+    names = {f.name for f in fields(Point)}
+    row = {name: value for name, value in plain["row"].items() if name in names}
+    return from_plain(Choice, {**plain, "row": row})

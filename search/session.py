@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 from objectives.jobs.requests import PrepareRequest
-from objectives.measurement.recording import NO_RATIO_NOISE
 from objectives.records import Prepared
 from objectives.serving.devices import cores_allowed, describe, int8_weight_bits
 from objectives.task import Task
@@ -17,16 +17,15 @@ from search.config.load import rows_trace, traffic_of
 from search.config.sections import StudyConfig
 from search.config.study_file import difference
 from search.errors import ConfigError
-from search.explore.visit_noise import ratio_noise
 from search.format import metric_name
 from search.home import Home
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.locking import locked, opening
 from search.report.report import write_report
 from search.results import Front
-from search.study import Study, candidate_of, measured, outcome_of
+from search.study import EndedTrial, Study, ended, measured
 from search.study_front import study_front
-from search.workers.meter_jobs import MeterJobs, Side
+from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
 from spaces.serialization import from_plain, to_plain
 
@@ -49,20 +48,15 @@ class Session:
         """The result so far."""
         return study_front(self.config, self.study.finished(), self.study.facts)
 
-    def entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        for trial in self.study.finished():
-            candidate, outcome = candidate_of(trial), outcome_of(trial)
-            if candidate is not None and outcome is not None:
-                found.append((trial.number, candidate, outcome, trial.user_attrs.get("minutes")))
-        return found
+    def ended(self) -> list[EndedTrial]:
+        return ended(self.study.finished())
 
     def sides(self) -> dict[int, Side]:
         """Model file and candidate of each trial that was built."""
         return {
-            number: (outcome.artifact, candidate)
-            for number, candidate, outcome, _ in self.entries()
-            if outcome.artifact is not None
+            trial.number: (trial.outcome.artifact, trial.candidate)
+            for trial in self.ended()
+            if trial.outcome.artifact is not None
         }
 
     def level(self, console: Console) -> Front:
@@ -70,7 +64,7 @@ class Session:
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        level = self.ledger.level(self.entries(), [point.trial for point in found.members])
+        level = self.ledger.level(self.ended(), [point.trial for point in found.members])
         if level and self.ledger.level_effects(ablations(self.study.facts)):
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():
@@ -81,37 +75,29 @@ class Session:
 
 
 def open_session(config: StudyConfig, home: Home) -> Session:
-    """Make or find the study and its ledger.
-
-    Raises:
-        ConfigError: a study of that name was begun with other settings.
-    """
+    """Make or find the study and its ledger; ConfigError where a study of that name was begun with other settings."""
     home.claim()
     with opening(home):
-        return _opened(config, home)
-
-
-def _opened(config: StudyConfig, home: Home) -> Session:
-    study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
-    settings = config.model_dump(mode="json")
-    if study.finished() and study.facts.get("measurement") != MEASUREMENT:
-        raise ConfigError(
-            f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like for "
-            "like; give it another name"
-        )
-    before = study.facts.get("config")
-    changed = None if before is None else difference(before, settings)
-    if changed is not None:
-        if study.finished():
+        study = Study(config.name, home.storage(config.storage), config.objectives, config.quality.limits, config.seed)
+        settings = config.model_dump(mode="json")
+        if study.finished() and study.facts.get("measurement") != MEASUREMENT:
             raise ConfigError(
-                f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
+                f"the study {config.name!r} was measured by an earlier version, whose throughput was not compared like "
+                "for like; give it another name"
             )
-        with locked(home, config.name):
-            study.forget()
-    study.note(config=settings, measurement=MEASUREMENT)
-    ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
-    ledger.open(settings)
-    return Session(config, home, study, ledger)
+        before = study.facts.get("config")
+        changed = None if before is None else difference(before, settings)
+        if changed is not None:
+            if study.finished():
+                raise ConfigError(
+                    f"{changed}, but the study {config.name!r} was begun with the former; give it another name"
+                )
+            with locked(home, config.name):
+                study.forget()
+        study.note(config=settings, measurement=MEASUREMENT)
+        ledger = Ledger(home.tracking_uri(config.tracking_uri), home.artifacts, config.name, home.root)
+        ledger.open(settings)
+        return Session(config, home, study, ledger)
 
 
 def task_of(config: StudyConfig, home: Home) -> Task:
@@ -126,10 +112,9 @@ def task_of(config: StudyConfig, home: Home) -> Task:
 
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
-    """Return the arguments of the meter's jobs in this study; its benchmarks estimate the variance between visits on
-    this machine.
-    """
-    noise = NO_RATIO_NOISE if study is None else ratio_noise(list(measured(study.finished()).values()))
+    """Return the meter's jobs in this study, whose benchmarks estimate the variance between visits on this machine."""
+    earlier = {} if study is None else measured(study.finished())
+    noise = ratio_noise([(m.latency, m.throughput) for m in earlier.values()])
     task = replace(task_of(config, home), expected=prepared.key)
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
 
@@ -146,11 +131,8 @@ def prepared_by(builder: Worker, config: StudyConfig, home: Home, console: Conso
 
 
 def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
-    """Train the baseline, evaluate it and the simple references, and export it.
-
-    Raises:
-        ConfigError: the study was begun with another checkpoint or other data.
-    """
+    """Train the baseline, evaluate it and the simple references, and export it; ConfigError where the study was begun
+    with another checkpoint or other data."""
     config, study = session.config, session.study
     prepared, before = prepared_by(builder, config, session.home, console), study.facts.get("prepared")
     if before is not None and before["key"] != prepared.key and study.finished():
@@ -160,10 +142,11 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
         )
     study.note(prepared=to_plain(prepared), machine=describe())
     known = {name: value for name, value in prepared.references.items() if value is not None}
+    best_first = sorted(known.items(), key=itemgetter(1), reverse=True)
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in best_first)
     console.say(
-        f"baseline: {metric_name(prepared.reference_metric)} on test "
-        + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in sorted(known.items(), key=_descending))
-        + f" ({prepared.rows['test']:,} rows, {prepared.users:,} users)"
+        f"baseline: {metric_name(prepared.reference_metric)} on test {scores} "
+        f"({prepared.rows['test']:,} rows, {prepared.users:,} users)"
     )
     if prepared.undertrained is not None:
         console.warn(f"the baseline is under-trained: {prepared.undertrained}; what distilling gains is partly that")
@@ -174,11 +157,8 @@ def prepare(session: Session, builder: Worker, console: Console) -> Prepared:
 
 
 def prepared_of(session: Session, front: Front) -> Prepared:
-    """Return the prepared study that every later benchmark is compared with.
-
-    Raises:
-        ConfigError: nothing was measured yet, or the baseline's model file or the requests are gone.
-    """
+    """Return the prepared study that every later benchmark is compared with; ConfigError where nothing was measured
+    yet, or the baseline's model file or the requests are gone."""
     name, facts = session.config.name, session.study.facts
     if "prepared" not in facts or front.baseline is None:
         raise ConfigError(f"STUDY: {name!r} has no measured baseline yet; leanrec run does that")
@@ -190,7 +170,3 @@ def prepared_of(session: Session, front: Front) -> Prepared:
         if not path.is_file():
             raise ConfigError(f"STUDY: {what} of {name!r} must lie in the cache, but {path} is gone")
     return prepared
-
-
-def _descending(item: tuple[str, float]) -> float:
-    return -item[1]

@@ -1,6 +1,4 @@
-"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. Every trial's whole outcome is kept with
-it.
-"""
+"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. A trial's outcome is kept with it."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -49,7 +48,18 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
     # Of a machine at a given price, money goes as the inverse of what it answers.
     "money_per_million": lambda m: _inverse(m.throughput.ratio),
 }
-OBJECTIVES = tuple(_VALUES)
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that ended: what was chosen, what came of it, the minutes of search until then, and the name of the
+    reference point that it measures, None for one of the search."""
+
+    number: int
+    candidate: Candidate
+    outcome: Outcome
+    minutes: float | None
+    reference: str | None = None
 
 
 class Study:
@@ -108,9 +118,7 @@ class Study:
     @property
     def references(self) -> tuple[str, ...]:
         """Names of the reference points that were asked for, or wait to be."""
-        return tuple(
-            t.user_attrs["reference"] for t in self._study.get_trials(deepcopy=False) if reference_of(t) is not None
-        )
+        return tuple(filter(None, map(reference_of, self._study.get_trials(deepcopy=False))))
 
     def ask(self, space: SearchSpace, settled: Mapping[str, Scalar] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
@@ -131,22 +139,18 @@ class Study:
         self._close(trial, outcome)
 
     def sweep(self) -> None:
-        """Close trials that a run left open: by their outcome where there is one, else as stopped, to be asked first
-        next time.
-        """
+        """Close trials that a run left open: by their outcome, else as stopped, to be asked first next time."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
-            outcome = outcome_of(frozen)
-            if outcome is not None:
+            if (outcome := outcome_of(frozen)) is not None:
                 self._close(trial, outcome)
                 continue
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             self._close(trial, interrupted)
-            if (name := reference_of(frozen)) is not None:
-                self._study.enqueue_trial(
-                    {}, user_attrs={"reference": name, "candidate": frozen.user_attrs["candidate"]}
-                )
+            if reference_of(frozen) is not None:
+                kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
+                self._study.enqueue_trial({}, user_attrs=kept)
             elif frozen.params:
                 self._study.enqueue_trial(dict(frozen.params))
 
@@ -167,8 +171,11 @@ class Study:
         self._study.tell(trial, sought(outcome.measurement, self._objectives))
 
 
-def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """Return the objectives' values for a front, lower is better: ratios to the baseline and the loss.
+def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
+    """Return the values that the search minimises, lower is better: ratios to the baseline, and the loss.
+
+    A loss below zero counts as 0: a gain over the baseline is welcome, but no search time is spent on it, and it does
+    not count in the hypervolume.
 
     Raises:
         ValueError: one of them was not measured.
@@ -178,31 +185,19 @@ def values(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
         value = _VALUES[name](measurement)
         if value is None:
             raise ValueError(f"Every objective must be measured, but got nothing for {name}.")
-        found.append(value)
+        found.append(max(0.0, value) if name == "quality" else value)
     return found
 
 
-def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
-    """Return the values that the search minimises: the objectives', with a loss below zero counted as 0. A gain over
-    the baseline is welcome, but no search time is spent on it, and it does not count in the hypervolume.
-
-    Raises:
-        ValueError: one of them was not measured.
-    """
-    pairs = zip(objectives, values(measurement, objectives), strict=True)
-    return [max(0.0, value) if name == "quality" else value for name, value in pairs]
-
-
-def front_of(measurements: Sequence[Measurement], objectives: Sequence[str], resolution: float) -> list[bool]:
-    """Return whether each measurement is on their common front, with losses at this resolution.
-
-    Raises:
-        ValueError: an objective was not measured.
-    """
-    if not measurements:
-        return []
+def front_of(
+    measured: Mapping[int, Measurement], objectives: Sequence[str], resolution: float
+) -> dict[int, Measurement]:
+    """Return those on their common front, by trial, with losses at this resolution; ValueError as in `sought`."""
+    if not measured:
+        return {}
     quality = objectives.index("quality") if "quality" in objectives else None
-    return [bool(kept) for kept in resolved_front([sought(m, objectives) for m in measurements], quality, resolution)]
+    kept = resolved_front([sought(m, objectives) for m in measured.values()], quality, resolution)
+    return {number: m for (number, m), on_front in zip(measured.items(), kept, strict=True) if on_front}
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome | None:
@@ -228,10 +223,18 @@ def reference_of(trial: FrozenTrial) -> str | None:
     return name
 
 
+def ended(trials: Sequence[FrozenTrial]) -> list[EndedTrial]:
+    """The trials that ended and whose choice was settled."""
+    return [
+        EndedTrial(trial.number, candidate, outcome, trial.user_attrs.get("minutes"), reference_of(trial))
+        for trial in trials
+        if (candidate := candidate_of(trial)) is not None and (outcome := outcome_of(trial)) is not None
+    ]
+
+
 def spent(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials against `budget.trials`: those of the search that ended in any state. The baseline and the
-    reference points do not count, nor does a choice that was made before or was interrupted.
-    """
+    """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference point
+    nor the baseline, nor a choice that was made before or was interrupted."""
     outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
     return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
 

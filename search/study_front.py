@@ -3,60 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from objectives.measurement.footprint import money_per_million
-from objectives.records import Measurement, Outcome
+from objectives.records import Measurement
 from search.ablation.records import AblationSummary, ablations
 from search.ablation.verdict import ablation_summary
 from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.interference_warnings import interference_warnings
 from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuality, Row, read_choice
-from search.study import candidate_of, front_of, outcome_of, reference_of
-from search.verdict import doubts
-from spaces.candidate import Candidate
+from search.study import EndedTrial, ended, front_of
+from search.verdict import doubts, interference_warnings
 from spaces.serialization import Json
 
 _STAGES = ("fit", "export", "judge", "time")
 
 
-@dataclass(frozen=True)
-class _Settled:
-    """A trial whose choice is known and that ended."""
-
-    trial: FrozenTrial
-    candidate: Candidate
-    outcome: Outcome
-    feasible: bool
-
-    @property
-    def measurement(self) -> Measurement | None:
-        return self.outcome.measurement
-
-
 def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json) -> Front:
     """The result of a study so far. Trials whose choice was never settled are left out."""
-    settled = list(_settled(config, trials))
-    measured = [one.measurement for one in settled if one.measurement is not None]
-    feasible = [one.measurement for one in settled if one.measurement is not None and one.feasible]
+    settled = ended(trials)
+    measured = {one.number: m for one in settled if (m := one.outcome.measurement) is not None}
+    able = {number: m for number, m in measured.items() if config.quality.limits.kept(m.quality)}
     resolution = facts.get("resolution")
-    members = iter(front_of(feasible, config.objectives, resolution or 0.0))
-    on_front = [one.feasible and next(members) for one in settled]
+    members = front_of(able, config.objectives, resolution or 0.0)
     rows = _beside_references(
-        [_row(one, member, config.price_per_hour) for one, member in zip(settled, on_front, strict=True)], settled
+        [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled], settled
     )
-    points = unit_objectives(
-        [m.latency.p95_ratio for m in feasible],
-        [m.throughput.ratio for m in feasible],
-        [m.quality.loss for m in feasible],
-        config.quality.max_loss,
-    )
+    ratios = [(m.latency.p95_ratio, m.throughput.ratio, m.quality.loss) for m in able.values()]
+    p95, throughput, loss = np.reshape(ratios, (-1, 3)).T
     prepared, chosen = facts.get("prepared", {}), facts.get("chosen")
     references = dict(prepared.get("references", {}))
     choice = None if chosen is None else read_choice(chosen)
@@ -65,12 +44,12 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
         rows=tuple(rows),
         max_loss=config.quality.max_loss,
         objectives=tuple(config.objectives),
-        hypervolume=hypervolume(points),
+        hypervolume=hypervolume(unit_objectives(p95, throughput, loss, config.quality.max_loss)),
         minutes=facts.get("search_seconds", 0.0) / 60,
         resolution=resolution,
         machine=facts.get("machine", ""),
-        rate_rps=_median([m.latency.rate_rps for m in measured]),
-        slo_ms=config.slo.ms or _median([m.throughput.slo_ms for m in measured]),
+        rate_rps=_median([m.latency.rate_rps for m in measured.values()]),
+        slo_ms=config.slo.ms or _median([m.throughput.slo_ms for m in measured.values()]),
         bayes_auc=references.pop("bayes_optimal", None),
         references=references,
         reference_metric=prepared.get("reference_metric", "auc"),
@@ -83,26 +62,10 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
     return replace(front, warnings=tuple(doubts(front)))
 
 
-def _settled(config: StudyConfig, trials: Sequence[FrozenTrial]) -> list[_Settled]:
-    found = []
-    for trial in trials:
-        candidate, outcome = candidate_of(trial), outcome_of(trial)
-        if candidate is None:
-            continue
-        assert outcome is not None
-        measurement = outcome.measurement
-        feasible = measurement is not None and config.quality.limits.kept(measurement.quality)
-        found.append(_Settled(trial, candidate, outcome, feasible))
-    return found
-
-
-def _beside_references(rows: Sequence[Row], settled: Sequence[_Settled]) -> list[Row]:
-    """The rows with the names of the reference points and the ratios of every point to the tuned baseline: the
-    baseline's own model in the best placement that was measured so far, by whichever trial."""
-    names = {one.candidate.id: name for one in settled if (name := reference_of(one.trial))}
-    number = tuned_baseline(
-        (one.trial.number, one.candidate, one.measurement) for one in settled if one.measurement is not None
-    )
+def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial]) -> list[Row]:
+    """The rows with the names of the reference points, and every point's ratios to the tuned baseline, so far."""
+    names = {one.candidate.id: one.reference for one in settled if one.reference}
+    number = tuned_baseline((one.number, one.candidate, m) for one in settled if (m := one.outcome.measurement))
     tuned = next((row for row in rows if isinstance(row, Point) and row.trial == number), None)
     found = []
     for row in rows:
@@ -130,20 +93,20 @@ def _median(numbers: Sequence[float]) -> float | None:
     return float(np.median(numbers)) if numbers else None
 
 
-def _row(one: _Settled, on_front: bool, price: float | None) -> Row:
-    artifact, m = one.outcome.artifact, one.measurement
+def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -> Row:
+    artifact, m = one.outcome.artifact, one.outcome.measurement
     row = Row(
-        trial=one.trial.number,
+        trial=one.number,
         candidate=one.candidate.id,
         weights=one.candidate.weights.id,
         variant=one.candidate.variant_id,
         state=one.outcome.state,
         reason=one.outcome.reason,
         on_front=on_front,
-        feasible=one.feasible,
+        feasible=feasible,
         origin=one.candidate.weights.origin,
         knobs=one.candidate.knobs(),
-        minutes=one.trial.user_attrs.get("minutes"),
+        minutes=one.minutes,
         seconds={stage: one.outcome.seconds.get(stage) for stage in _STAGES},
         reused=one.outcome.reused,
         timings=one.outcome.timings,
@@ -183,9 +146,7 @@ def _point(row: Row, m: Measurement, price: float | None) -> Point:
         throughput_interval=throughput.rps_interval,
         capacity_ratio=throughput.capacity_ratio,
         capacity_ratio_interval=throughput.capacity_ratio_interval,
-        model_bytes=m.footprint.model_bytes,
-        peak_memory_bytes=m.footprint.peak_memory_bytes,
-        cpu_seconds_per_1000=m.footprint.cpu_seconds_per_1000,
+        **vars(m.footprint),
         money_per_million=money_per_million(throughput.rps, price) if price and throughput.rps else None,
         repeated_blocks=latency.repeated_blocks,
         visits=len(latency.p95_visits),

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from objectives.records import Interval
+from objectives.measurement.interference import BUSY
+from objectives.records import Interval, Latency
 from search.explore.reference_points import QUANTIZED
-from search.format import count, metric_name, milliseconds, percent, percent_interval, rate, times
+from search.format import count, metric_name, milliseconds, percent, ranged, rate, span, times
 from search.front import indistinguishable, unit_objectives
-from search.results import Confirmation, Front, Point
+from search.results import Confirmation, Front, Point, TunedRatios
 
 FEW_TRIALS = 20
-
-
-class Ratios(Protocol):
-    """Ratios to a reference, with the ends of their intervals."""
-
-    @property
-    def p95_ratio(self) -> float: ...
-    @property
-    def p95_ratio_interval(self) -> Interval | None: ...
-    @property
-    def throughput_ratio(self) -> float | None: ...
-    @property
-    def throughput_ratio_interval(self) -> Interval | None: ...
-    @property
-    def capacity_ratio(self) -> float | None: ...
+_DRIFT = 1.5
+_LATE = 0.1
+# Ratio of an interval's ends from which it is uninformative.
+_WIDE = 1.5
+# They have ratios to a reference, with intervals.
+Ratios = Point | Confirmation | TunedRatios
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,12 @@ def verdict(front: Front) -> Verdict:
     confirmed = None if chosen is None else chosen.confirmed
     sentences = _simple_references(front) + sentences
     sentences += _beside_references(front, baseline, point, confirmed)
-    sentences += _in_milliseconds(front, baseline, point, confirmed) + _of_its_timing(point, confirmed)
+    own, base = point.latency_ms.p95, baseline.latency_ms.p95
+    if confirmed is not None:
+        own, base = confirmed.p95_ms, confirmed.baseline_p95_ms
+    load = f" at {rate(front.rate_rps)}" if front.rate_rps else ""
+    sentences.append(f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}.")
+    sentences += [f"Of the timing of trial {point.trial}: {warning}." for warning in (confirmed or point).warnings]
     sentences += _other_points(front, point, gains)
     return Verdict(headline, tuple(sentences + doubts(front)))
 
@@ -137,21 +133,17 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
     gain, who, metric = _gain(confirmed), f"trial {point.trial}", metric_name(point.quality.metric)
     looks = confirmed.looks
     looked = "looked at once" if looks == 1 else f"looked at {looks} times, for which the interval is widened"
-    sure = (
-        f"The test set was {looked}: with 95% confidence the loss lies between "
-        f"{percent(interval[0])} and {percent(interval[1])}."
-    )
+    low, high = map(percent, interval)
+    sure = f"The test set was {looked}: with 95% confidence the loss lies between {low} and {high}."
     if point.trial == 0:
         return "Nothing helped: the choice is the baseline itself.", []
     if interval[1] > front.max_loss:
         headline = (
-            f"Not confirmed: on test {who} may lose up to {percent(interval[1])} of {metric}, "
-            f"more than the tolerated {tolerated}."
+            f"Not confirmed: on test {who} may lose up to {high} of {metric}, more than the tolerated {tolerated}."
         )
         return headline, [f"Measured, it {gain}.", sure]
     if not (_below(confirmed.p95_ratio_interval, 1.0) or _above(confirmed.throughput_ratio_interval, 1.0)):
-        headline = f"Nothing gained: {who} is proved on test to lose at most {percent(interval[1])}, but it {gain}."
-        return headline, [sure]
+        return f"Nothing gained: {who} is proved on test to lose at most {high}, but it {gain}.", [sure]
     loss = _loss(confirmed.loss, interval, metric)
     return f"It helped, and the loss is proved on test: {who} {gain}, {loss}.", [
         f"{sure} That is within the tolerated {tolerated}."
@@ -159,32 +151,29 @@ def _on_test(front: Front, point: Point, confirmed: Confirmation) -> tuple[str, 
 
 
 def _on_validation(point: Point) -> tuple[str, list[str]]:
-    sentences = [
-        f"The loss has a 95% interval of {percent_interval(point.quality.loss_interval)} on validation.",
+    headline = f"It helped on validation, not yet confirmed on test: trial {point.trial} {_gain(point)}"
+    return f"{headline}, {_loss_of(point)}.", [
+        f"The loss has a 95% interval of {span(point.quality.loss_interval)} on validation.",
         "The candidates were also ranked by validation, which flatters the best of them: "
         "`leanrec choose` measures the finalists on test.",
     ]
-    headline = f"It helped on validation, not yet confirmed on test: trial {point.trial} {_gain(point)}"
-    return f"{headline}, {_loss_of(point)}.", sentences
 
 
 def _nothing(front: Front, candidates: Sequence[Point]) -> tuple[str, list[str]]:
     if not candidates:
         return "Nothing can be said yet: no candidate has been measured beside the baseline.", []
     tolerated = percent(front.max_loss)
-    sentences = []
+    sentence = "What keeps the quality is slower, or as fast as far as this measurement can show."
     if not any(point.feasible for point in candidates):
         least = min(candidates, key=lambda point: point.quality.loss)
-        sentences.append(
+        sentence = (
             f"All {len(candidates)} measured candidates lose more than that; the least, trial {least.trial}, "
             f"loses {percent(least.quality.loss)} of {metric_name(least.quality.metric)}."
         )
-    else:
-        sentences.append("What keeps the quality is slower, or as fast as far as this measurement can show.")
     return (
         f"Nothing helped: no candidate within the tolerated loss of {tolerated} is measurably faster than the baseline "
         "or carries measurably more requests."
-    ), sentences
+    ), [sentence]
 
 
 def _gain(found: Ratios) -> str:
@@ -221,20 +210,6 @@ def _loss(loss: float, interval: Interval | None, metric: str) -> str:
 def _loss_of(point: Point) -> str:
     quality = point.quality
     return _loss(quality.loss, quality.loss_interval, metric_name(quality.metric))
-
-
-def _in_milliseconds(front: Front, baseline: Point, point: Point, confirmed: Confirmation | None) -> list[str]:
-    own, base = point.latency_ms.p95, baseline.latency_ms.p95
-    if confirmed is not None:
-        own, base = confirmed.p95_ms, confirmed.baseline_p95_ms
-    load = f" at {rate(front.rate_rps)}" if front.rate_rps else ""
-    return [f"In milliseconds{load}: a p95 of {milliseconds(own)} against {milliseconds(base)}."]
-
-
-def _of_its_timing(point: Point, confirmed: Confirmation | None) -> list[str]:
-    """List what weakens the timing that the headline reports."""
-    warnings = point.warnings if confirmed is None else confirmed.warnings
-    return [f"Of the timing of trial {point.trial}: {warning}." for warning in warnings]
 
 
 def _other_points(front: Front, subject: Point, gains: Sequence[Point]) -> list[str]:
@@ -285,6 +260,32 @@ def doubts(front: Front) -> list[str]:
             "the simpler model may be the better thing to deploy."
         )
     return said
+
+
+def interference_warnings(latency: Latency) -> list[str]:
+    """Sentences on a wide interval, other processes, a machine that changed its speed, and a late load generator."""
+    found = []
+    low, high = latency.p95_ratio_interval
+    if high > _WIDE * low:
+        found.append(
+            f"the interval of the p95 ratio, [{low:.3f}, {high:.3f}], is wide: rely on the service p50 ratio, "
+            f"{ranged(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, and on the capacity ratio"
+        )
+    if latency.p95_ratio_all is not None and not low <= latency.p95_ratio_all <= high:
+        found.append(
+            f"over all {latency.pairs} pairs of blocks, the disturbed ones too, the p95 ratio is "
+            f"{latency.p95_ratio_all:.3f}, outside the interval [{low:.3f}, {high:.3f}] of the {latency.blocks} kept"
+        )
+    if latency.busy_share > BUSY:
+        found.append(f"other processes took {percent(latency.busy_share)} of a core meanwhile")
+    if latency.drift > _DRIFT:
+        found.append(f"the baseline's own time changed {times(latency.drift)} within a visit")
+    if latency.lateness > _LATE:
+        found.append(
+            f"the load generator was late by {percent(latency.lateness)} of the p95, which counts as latency: leave it "
+            "a core, or lower the load"
+        )
+    return found
 
 
 def _below(interval: Interval | None, value: float) -> bool:

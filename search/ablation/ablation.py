@@ -1,11 +1,6 @@
-"""Ablation of a trial: each technique is removed, and applied alone; both models are built, evaluated and benchmarked
-against the one that lacks it.
-"""
+"""Ablation of a trial: each technique is removed, and applied alone, and measured against the model that lacks it."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Iterator, Sequence
 
 from objectives.serving.devices import describe
 from search.ablation.records import FACT, FACT_FILE, KINDS, Ablation, AblationSummary, Effect, Kind, ablations, fact
@@ -13,6 +8,7 @@ from search.ablation.verdict import ablation_summary, label, told
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.explore.study_profile import read_profile
+from search.home import write_json
 from search.results import Front
 from search.session import Session, jobs_of, prepared_of
 from search.verdict import subject
@@ -21,7 +17,6 @@ from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Worker
 from spaces.ablations import Technique, techniques
 from spaces.candidate import Candidate
-from spaces.serialization import to_plain
 
 _DONE_TO_IT = {"without": "taken back", "alone": "alone"}
 
@@ -42,22 +37,25 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
     found = session.front()
     jobs = jobs_of(session.config, session.home, prepared_of(session, found), session.study)
     number = _trial(found, trial)
-    candidate = next(candidate for known, candidate, *_ in session.entries() if known == number)
+    candidate = next(ended.candidate for ended in session.ended() if ended.number == number)
     parts = techniques(candidate)
     if not parts:
         raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
     known = _known(session, number, candidate, console)
     pairs = PairedComparison(jobs, builder, meter, console)
-    wanted = list(_missing(known, parts))
+    wanted = [
+        (part, kind)
+        for kind in KINDS
+        for part in parts
+        if (effect := known.found(part.name, part.group, kind)) is None or effect.difference is None
+    ]
     if wanted:
         chosen = (pairs.built(candidate), candidate)
         for place, (part, kind) in enumerate(wanted, 1):
             known = known.joined(_effect(pairs, chosen, part, kind, f"{place} of {len(wanted)}", number))
             session.study.note(**{FACT: fact(ablations(session.study.facts), known)})
     summary = ablation_summary(session.config.name, known, read_profile(session.study.facts))
-    path = session.home.reports(session.config.name) / FACT_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_plain(summary), indent=1, allow_nan=False) + "\n")
+    write_json(summary, session.home.reports(session.config.name) / FACT_FILE)
     return summary
 
 
@@ -74,7 +72,7 @@ def _trial(front: Front, trial: int | None) -> int:
 
 
 def _known(session: Session, trial: int, candidate: Candidate, console: Console) -> Ablation:
-    """Return the effects that an earlier call measured on this machine; those of another machine are measured again."""
+    """Return the effects that an earlier call measured on this machine."""
     empty = Ablation(trial, candidate, describe())
     for before in ablations(session.study.facts):
         if (before.trial, before.candidate) == (trial, candidate):
@@ -84,25 +82,15 @@ def _known(session: Session, trial: int, candidate: Candidate, console: Console)
     return empty
 
 
-def _missing(known: Ablation, parts: Sequence[Technique]) -> Iterator[tuple[Technique, Kind]]:
-    for kind in KINDS:
-        for part in parts:
-            effect = known.found(part.name, part.group, kind)
-            if effect is None or effect.difference is None:
-                yield part, kind
-
-
 def _effect(pairs: PairedComparison, chosen: Side, part: Technique, kind: Kind, place: str, trial: int) -> Effect:
-    """Measure the chosen model against itself without the technique, or the baseline with the technique against the
-    baseline.
-    """
+    """Measure the chosen model against itself without the technique, or the baseline with it against the baseline."""
     other, say = (part.without if kind == "without" else part.alone), pairs.console.say
     recording = pairs.jobs.recording(f"ablation-{trial}-{kind}-{other.id}")
     head = f"{label(part.name, part.group)}, {_DONE_TO_IT[kind]}"
     say(f"{head} ({place}): building and measuring")
     try:
         theirs = (pairs.built(other), other)
-        sides = (chosen, theirs) if kind == "without" else (theirs, pairs.baseline)
+        sides = (chosen, theirs) if kind == "without" else (theirs, pairs.jobs.baseline)
         difference = pairs.difference(*sides, "near", recording)
     except (JobError, ValueError) as error:
         say(f"{head}: not measured: {error}")

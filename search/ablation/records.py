@@ -1,6 +1,4 @@
-"""Records of an ablation: the effect of each technique of a candidate, measured against the same model without it, kept
-in the study's facts.
-"""
+"""Records of an ablation, kept in the study's facts: the effect of each technique of a candidate."""
 
 from __future__ import annotations
 
@@ -79,10 +77,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class DistillationGain:
-    """Gain of distillation over the same model on labels alone, as a share of the metric.
-
-    seeds: trainings of both that it is a mean of
-    """
+    """Gain of distillation over the same model on labels alone, a share of the metric; the mean over so many seeds."""
 
     metric: str
     gain: float
@@ -93,10 +88,7 @@ class DistillationGain:
 
 @dataclass(frozen=True)
 class TechniqueSummary:
-    """One technique of a trial: its measured effects, and the verdict on it in a sentence.
-
-    without, alone: None for an effect that was not looked at yet
-    """
+    """One technique of a trial: its effects, None where not looked at yet, and the verdict on it in a sentence."""
 
     name: str
     group: str | None
@@ -108,10 +100,8 @@ class TechniqueSummary:
 
 @dataclass(frozen=True)
 class AblationSummary:
-    """Effects of the techniques of a trial, as `leanrec ablate --json` prints it.
-
-    control: None where the trial learns nothing from the baseline, or that was not measured
-    """
+    """Effects of the techniques of a trial, as `leanrec ablate --json` prints it; `control` is None where the trial
+    learns nothing from the baseline, or that was not measured."""
 
     study: str
     trial: int

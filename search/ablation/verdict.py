@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from objectives.held_out_rows import HeldPart
-from objectives.records import Interval, Latency, Quality, Throughput
+from objectives.records import Interval, Quality
 from search.ablation.records import Ablation, AblationSummary, Difference, DistillationGain, Effect, TechniqueSummary
 from search.explore.study_profile import StudyProfile
-from search.format import column_percent, metric_name, percent, times
+from search.format import column_percent, listed, metric_name, percent, ranged, times
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 
@@ -48,12 +48,8 @@ def technique_verdict(
     groups: Sequence[str] | None,
     profile: StudyProfile | None,
 ) -> str:
-    """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence.
-
-    Args:
-        groups: the layer groups that it changes, None for how the model is run
-        profile: the study's, None where there is none
-    """
+    """Describe the effect of a technique at the trial, or, where that was not measured, alone, in one sentence; groups
+    are the layer groups that it changes, None for how the model is run."""
     at_hand = [effect for effect in (without, alone) if effect is not None]
     measured = next((effect for effect in at_hand if effect.difference is not None), None)
     if measured is None:
@@ -75,22 +71,21 @@ def told(difference: Difference) -> str:
     """The numbers in a line of progress."""
     latency, quality = difference.latency, difference.quality
     return (
-        f"p95 ratio {_pair(latency.p95_ratio, latency.p95_ratio_interval)}, "
-        f"service p50 ratio {_pair(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, "
-        f"loss {_share(quality.loss, quality.loss_interval)}, bytes ratio {difference.bytes_ratio:.3f}"
+        f"p95 ratio {ranged(latency.p95_ratio, latency.p95_ratio_interval)}, "
+        f"service p50 ratio {ranged(latency.service_p50_ratio, latency.service_p50_ratio_interval)}, "
+        f"loss {ranged(quality.loss, quality.loss_interval, '+.2%')}, bytes ratio {difference.bytes_ratio:.3f}"
     )
 
 
 def gained(quality: Quality, technique: str = "distillation") -> str:
     """Describe the gain of this training over the other one, with its interval."""
-    gain, interval = _turned(quality)
-    metric, brackets = metric_name(quality.metric), _brackets(interval, column_percent)
-    over = _LEARNING[technique]
-    if _holds(interval, 0.0):
-        return f"gained no {metric} that this data can show over {over}: {column_percent(gain)} {brackets}"
-    if gain > 0:
-        return f"gained {column_percent(gain)} of {metric} {brackets} over {over}"
-    return f"lost {column_percent(-gain)} of {metric} {_brackets(quality.loss_interval, column_percent)} against {over}"
+    metric, other = metric_name(quality.metric), _LEARNING[technique]
+    if _holds(quality.loss_interval, 0.0):
+        gain, interval = _turned(quality)
+        brackets = _brackets(interval, column_percent)
+        return f"gained no {metric} that this data can show over {other}: {column_percent(gain)} {brackets}"
+    verb, beside = ("lost", "against") if quality.loss > 0 else ("gained", "over")
+    return f"{verb} {_unsigned(quality.loss, quality.loss_interval, metric)} {beside} {other}"
 
 
 def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequence[str] | None:
@@ -106,12 +101,8 @@ def groups_of(technique: str, group: str | None, candidate: Candidate) -> Sequen
 
 
 def distillation_gain(quality: Quality, part: HeldPart, seeds: int) -> DistillationGain:
-    """Compute the gain of distillation, from a model's quality against the same one's without it.
-
-    Args:
-        part: part of the data that both were evaluated on
-        seeds: trainings of both that the quality is the mean of
-    """
+    """Compute the gain of distillation from a model's quality against the same one's without it, on this part of the
+    data, the mean over so many trainings of both."""
     mean = f", the mean of {seeds} seeds" if seeds > 1 else ""
     gain, interval = _turned(quality)
     return DistillationGain(quality.metric, gain, interval, seeds, f"On {part}, distilling {gained(quality)}{mean}.")
@@ -124,20 +115,21 @@ def _turned(quality: Quality) -> tuple[float, Interval]:
 
 def _gains(difference: Difference, groups: Sequence[str] | None, profile: StudyProfile | None) -> list[str]:
     """Time, load and bytes; where none of them is better or worse, that, and why."""
-    fewer = _bytes(difference.bytes_ratio)
-    moved = [*_time(difference.latency), *_load(difference.throughput)]
-    if moved:
-        return [*moved, *fewer]
-    why = _why(groups, profile)
-    return [f"gained {'no time' if fewer else 'nothing'} on this machine{why}", *fewer]
-
-
-def _time(latency: Latency) -> list[str]:
-    p95 = _changed("p95", latency.p95_ratio, latency.p95_ratio_interval)
-    if p95 is not None:
-        return [p95]
-    service = _changed("service p50", latency.service_p50_ratio, latency.service_p50_ratio_interval)
-    return [] if service is None else [f"{service}, which p95 does not show"]
+    latency, throughput, saved = difference.latency, difference.throughput, 1 - difference.bytes_ratio
+    moved = []
+    if p95 := _changed("p95", latency.p95_ratio, latency.p95_ratio_interval):
+        moved.append(p95)
+    elif service := _changed("service p50", latency.service_p50_ratio, latency.service_p50_ratio_interval):
+        moved.append(f"{service}, which p95 does not show")
+    if not _holds(throughput.ratio_interval, 1.0):
+        moved.append(f"carries {times(throughput.ratio)} the load {_brackets(throughput.ratio_interval, times)}")
+    # A graph's own few bytes more or less are not worth a word.
+    counts = abs(saved) >= 0.005
+    if not moved:
+        moved.append(f"gained {'no time' if counts else 'nothing'} on this machine{_why(groups, profile)}")
+    if counts:
+        moved.append(f"saves {percent(saved)} of the bytes" if saved > 0 else f"adds {percent(-saved)} to the bytes")
+    return moved
 
 
 def _changed(what: str, ratio: float, interval: Interval) -> str | None:
@@ -149,29 +141,14 @@ def _changed(what: str, ratio: float, interval: Interval) -> str | None:
     return f"harms {what} by {percent(ratio - 1)} {_brackets((low - 1, high - 1), percent)}"
 
 
-def _load(throughput: Throughput) -> list[str]:
-    if _holds(throughput.ratio_interval, 1.0):
-        return []
-    return [f"carries {times(throughput.ratio)} the load {_brackets(throughput.ratio_interval, times)}"]
-
-
-def _bytes(ratio: float) -> list[str]:
-    """A graph's own few bytes more or less are not worth a word."""
-    if abs(ratio - 1) < 0.005:
-        return []
-    return [f"saves {percent(1 - ratio)} of the bytes" if ratio < 1 else f"adds {percent(ratio - 1)} to the bytes"]
-
-
 def _cost(quality: Quality) -> str:
-    metric, brackets = metric_name(quality.metric), _brackets(quality.loss_interval, column_percent)
+    metric = metric_name(quality.metric)
     if quality.loss_interval == (0.0, 0.0):
         return f"leaves {metric} as it was"
     if _holds(quality.loss_interval, 0.0):
-        return f"costs no {metric} that this data can show {brackets}"
-    if quality.loss > 0:
-        return f"costs {column_percent(quality.loss)} of {metric} {brackets}"
-    gain, interval = _turned(quality)
-    return f"gains {column_percent(gain)} of {metric} {_brackets(interval, column_percent)}"
+        return f"costs no {metric} that this data can show {_brackets(quality.loss_interval, column_percent)}"
+    verb = "costs" if quality.loss > 0 else "gains"
+    return f"{verb} {_unsigned(quality.loss, quality.loss_interval, metric)}"
 
 
 def _by_slice(quality: Quality) -> list[str]:
@@ -180,9 +157,8 @@ def _by_slice(quality: Quality) -> list[str]:
     for part in quality.slices:
         if part.loss is None or part.loss_interval is None or _holds(part.loss_interval, 0.0):
             continue
-        low, high = part.loss_interval
-        verb, ends = ("lose", (low, high)) if part.loss > 0 else ("gain", (0.0 - high, 0.0 - low))
-        said.append(f"{part.name} {verb} {column_percent(abs(part.loss))} {_brackets(ends, column_percent)}")
+        verb = "lose" if part.loss > 0 else "gain"
+        said.append(f"{part.name} {verb} {_unsigned(part.loss, part.loss_interval)}")
     return said
 
 
@@ -199,11 +175,14 @@ def _why(groups: Sequence[str] | None, profile: StudyProfile | None) -> str:
     names = list(named) or [name for name in known if name not in _NO_LAYERS]
     time, held = sum(known[name].time_share for name in names), sum(known[name].weight_share for name in names)
     verb = "takes" if len(names) == 1 else "take"
-    return f": {_listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
+    return f": {listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+def _unsigned(loss: float, interval: Interval, metric: str = "") -> str:
+    """A loss, or a gain as a positive number, with its interval."""
+    low, high = interval if loss > 0 else (0.0 - interval[1], 0.0 - interval[0])
+    of = f" of {metric}" if metric else ""
+    return f"{column_percent(abs(loss))}{of} {_brackets((low, high), column_percent)}"
 
 
 def _holds(interval: Interval, value: float) -> bool:
@@ -212,14 +191,6 @@ def _holds(interval: Interval, value: float) -> bool:
 
 def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
     return f"[{word(interval[0])}, {word(interval[1])}]"
-
-
-def _pair(ratio: float, interval: Interval) -> str:
-    return f"{ratio:.3f} {_brackets(interval, '{:.3f}'.format)}"
-
-
-def _share(loss: float, interval: Interval) -> str:
-    return f"{loss:+.2%} {_brackets(interval, '{:+.2%}'.format)}"
 
 
 def _sentence(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -26,11 +26,11 @@ from objectives.records import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
 from search.bench.requests import draw_requests, draw_rows
-from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Latencies, behind, beside_poisson, percentiles
+from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
-from spaces.serialization import to_plain
+from search.home import write_json
 
 PATTERN_NAMES = ("closed", *PATTERNS)
 # A pattern and Poisson take turns of a few seconds: a machine's drift meets both, and a burst's queue seldom meets an
@@ -73,16 +73,6 @@ class Plan:
             raise ConfigError(f"--rate: a closed loop has none, but got {self.rate_rps}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """Played requests, and Poisson arrivals at the same rate where the pattern was another."""
-
-    capacity_rps: float
-    rate_rps: float | None
-    played: Played
-    poisson: Played | None
-
-
 @dataclass(frozen=True)
 class RequestRows:
     """Rows of the requests that were drawn."""
@@ -107,6 +97,7 @@ class BenchResult:
     valid: whether the run says something about the model, else `reason`
     disturbed: whether other processes took the machine meanwhile
     cpu_share: of the time in which threads were ready, that in which they ran
+    latency_ms: p50, p95 and p99, as in `percentiles`
     poisson: None where the pattern is Poisson or a closed loop
     """
 
@@ -129,7 +120,7 @@ class BenchResult:
     refused: int
     offered_rps: float
     served_rps: float
-    latency_ms: Latencies
+    latency_ms: Mapping[str, Percentile | None]
     lag_p95_ms: float
     offered_share: float
     queue: QueueLength
@@ -145,7 +136,10 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         ConfigError: the log cannot be read.
         EngineError: an engine of the bundle is not available here.
     """
-    log = None if plan.log is None else _read_log(plan.log)
+    try:
+        log = None if plan.log is None else read_request_log(plan.log)
+    except RequestLogError as error:
+        raise ConfigError(f"--log: {error}") from error
     rows = _rows(plan, log, bundle)
     requests = draw_requests(_sized(bundle), rows, plan.seed)
     with tempfile.TemporaryDirectory() as scratch, quiet(), bundle.open() as pool:
@@ -157,10 +151,15 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         console.say(f"bench: it can answer {capacity:,.0f} requests/s")
         watching = InterferenceMonitor()
         traffic = _traffic(plan, log, Path(scratch))
-        result = _play(target, requests, plan, traffic, capacity, console)
+        rate, played, poisson = _play(target, requests, plan, traffic, capacity, console)
         interference = watching.stop()
-    found = _summary(bundle, plan, rows, result, interference)
-    _write(found, out)
+    found = _summary(bundle, plan, rows, capacity, rate, played, poisson, interference)
+    # Plotly is loaded after the clock has stopped.
+    from search.report.bench import bench_page
+    from search.report.report import CONFIG, get_plotlyjs, write_page
+
+    write_json(found, out / "bench.json")
+    write_page(bench_page(found, get_plotlyjs(), CONFIG), out / "bench.html")
     return found
 
 
@@ -173,18 +172,11 @@ def _sized(bundle: Bundle) -> list[InputSpec]:
     ]
 
 
-def _read_log(path: Path) -> RequestLog:
-    try:
-        return read_request_log(path)
-    except RequestLogError as error:
-        raise ConfigError(f"--log: {error}") from error
-
-
 def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int64]:
-    if plan.rows is None and log is not None and log.rows is not None:
-        return log.rows
     rows = plan.rows
     if rows is None:
+        if log is not None and log.rows is not None:
+            return log.rows
         measured = json.loads((bundle.folder / MEASUREMENT).read_text())
         rows = RowsConfig(**measured.get("traffic", {}).get("rows", {}))
     return draw_rows(rows, _DRAWN_SIZES, plan.seed)
@@ -202,28 +194,25 @@ def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | Non
 
 
 def _play(
-    target: LoadTarget,
-    requests: Sequence[Request],
-    plan: Plan,
-    traffic: Traffic | None,
-    capacity_rps: float,
+    target: LoadTarget, requests: Sequence[Request], plan: Plan, traffic: Traffic | None, capacity: float,
     console: Console,
-) -> _Result:
+) -> tuple[float | None, Played, Played | None]:  # fmt: skip
+    """The rate, what was played at it, and Poisson arrivals at the same rate where the pattern was another."""
     # A bar that redraws itself would take the interpreter from the measured threads: each play is announced beforehand.
     target.settle()
     if traffic is None:
         console.say(f"bench: one request at a time for {plan.seconds:g} s")
-        return _Result(capacity_rps, None, play_closed(target, requests, plan.seconds), None)
-    rate = plan.rate_rps or plan.load * capacity_rps
+        return None, play_closed(target, requests, plan.seconds), None
+    rate = plan.rate_rps or plan.load * capacity
     count = _count(rate, plan.seconds)
     chosen = [requests[i % len(requests)] for i in range(count)]
     schedule = _schedule(traffic, rate, count, plan.seed)
     if traffic.pattern == "poisson":
         console.say(f"bench: poisson at {rate:,.0f} requests/s for {schedule.sum() / 1e9:.0f} s")
-        return _Result(capacity_rps, rate, play(target, chosen, schedule), None)
+        return rate, play(target, chosen, schedule), None
     beside = _schedule(Traffic("poisson"), rate, count, plan.seed + 1)
     ours, theirs = _alternating(target, chosen, {plan.pattern: schedule, "poisson": beside}, console)
-    return _Result(capacity_rps, rate, ours, theirs)
+    return rate, ours, theirs
 
 
 def _count(rate_rps: float, seconds: float) -> int:
@@ -234,25 +223,22 @@ def _count(rate_rps: float, seconds: float) -> int:
 
 
 def _schedule(traffic: Traffic, rate_rps: float, count: int, seed: int) -> NDArray[np.int64]:
-    """(count,) nanoseconds between arrivals, stretched to the rate: a few bursts, or a part of a trace, may be far from
-    their mean rate, and two schedules of different rates could not be compared."""
+    """(count,) nanoseconds between arrivals, of exactly this mean rate."""
+    # A few bursts, or a part of a trace, may be far from their rate; schedules of two rates could not be compared.
     drawn = gaps(traffic, rate_rps, count, seed)
     stretched: NDArray[np.int64] = np.maximum(drawn * (count * 1e9 / rate_rps / drawn.sum()), 1).astype(np.int64)
     return stretched
 
 
 def _alternating(
-    target: LoadTarget,
-    requests: Sequence[Request],
-    schedules: dict[str, NDArray[np.int64]],
-    console: Console,
+    target: LoadTarget, requests: Sequence[Request], schedules: dict[str, NDArray[np.int64]], console: Console
 ) -> list[Played]:
     """The same requests by each schedule, turn by turn; who goes first alternates. A turn's queue drains at its end."""
     plays: dict[str, list[Played]] = {name: [] for name in schedules}
     length = len(requests) // _TURNS
     for turn in range(_TURNS):
         part = slice(turn * length, (turn + 1) * length)
-        for name in sorted(schedules, key=list(schedules).index, reverse=turn % 2 == 1):
+        for name in list(schedules)[:: -1 if turn % 2 else 1]:
             seconds = schedules[name][part].sum() / 1e9
             console.say(f"bench: {name}, turn {turn + 1} of {_TURNS}, {seconds:.1f} s")
             target.settle()
@@ -261,11 +247,11 @@ def _alternating(
 
 
 def _summary(
-    bundle: Bundle, plan: Plan, rows: NDArray[np.int64], result: _Result, interference: Interference
-) -> BenchResult:
-    played = result.played
+    bundle: Bundle, plan: Plan, rows: NDArray[np.int64], capacity: float, rate: float | None, played: Played,
+    poisson: Played | None, interference: Interference,
+) -> BenchResult:  # fmt: skip
     line = timeline(played)
-    reason = next((r for p in (played, result.poisson) if p is not None and (r := behind(p))), None)
+    reason = next((r for p in (played, poisson) if p is not None and (r := behind(p))), None)
     return BenchResult(
         bundle=str(bundle.folder),
         name=bundle.name,
@@ -274,9 +260,9 @@ def _summary(
         log=None if plan.log is None else str(plan.log),
         seed=plan.seed,
         rows=RequestRows(float(np.median(rows)), int(rows.max())),
-        capacity_rps=result.capacity_rps,
-        rate_rps=result.rate_rps,
-        load=None if result.rate_rps is None else result.rate_rps / result.capacity_rps,
+        capacity_rps=capacity,
+        rate_rps=rate,
+        load=None if rate is None else rate / capacity,
         valid=reason is None,
         reason=reason,
         disturbed=interference.busy,
@@ -291,16 +277,6 @@ def _summary(
         offered_share=played.offered_share,
         queue=QueueLength(float(np.mean(line.queue_mean)), max(line.queue_max)),
         cpu_cores=float(played.cpu_s[-1] / played.cpu_at_s[-1]),
-        poisson=None if result.poisson is None else beside_poisson(played, result.poisson, plan.seed),
+        poisson=None if poisson is None else beside_poisson(played, poisson, plan.seed),
         timeline=line,
     )
-
-
-def _write(found: BenchResult, out: Path) -> None:
-    # Plotly is loaded after the clock has stopped.
-    from search.report.bench import bench_page
-    from search.report.report import CONFIG, get_plotlyjs
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(to_plain(found), indent=1, allow_nan=False) + "\n")
-    (out / "bench.html").write_text(bench_page(found, get_plotlyjs(), CONFIG), encoding="utf-8")

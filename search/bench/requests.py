@@ -19,11 +19,8 @@ _USERS = 64
 
 
 def parse_rows(text: str) -> RowsConfig:
-    """`200` is always 200 rows; `200,0.6,1000` is log-normal by its median and sigma, cut at the last.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """`200` is always 200 rows; `200,0.6,1000` is log-normal by its median and sigma, cut at the last; anything else is
+    a ConfigError."""
     try:
         median, *spread = text.split(",")
         sigma, most = spread or ("0", median)
@@ -40,8 +37,8 @@ def draw_rows(rows: RowsConfig, count: int, seed: int) -> NDArray[np.int64]:
 
 
 def draw_requests(inputs: Sequence[InputSpec], rows: NDArray[np.int64], seed: int) -> list[Request]:
-    """A request for each of rows, (n,): codes uniform below the vocabulary, other numbers standard normal, an input of
-    the user's side the same in all rows. The arrays are views."""
+    """A request, made of views, for each of rows, (n,): codes are uniform below the vocabulary, other numbers standard
+    normal, and inputs of the user's side the same in all rows."""
     random = np.random.default_rng(seed)
     most = int(rows.max())
     users = [{spec.name: _values(spec, most, random) for spec in inputs} for _ in range(min(_USERS, len(rows)))]

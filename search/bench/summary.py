@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,31 +32,19 @@ class Percentile:
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Percentiles in milliseconds, None where the answers are too few or where it was refused."""
-
-    p50: Percentile | None
-    p95: Percentile | None
-    p99: Percentile | None
-
-    def by_name(self) -> dict[str, Percentile | None]:
-        return {"p50": self.p50, "p95": self.p95, "p99": self.p99}
-
-
-@dataclass(frozen=True)
 class BesidePoisson:
     """Latency under Poisson arrivals at the same rate, and the ratios of a pattern's percentiles to those."""
 
-    latency_ms: Latencies
+    latency_ms: Mapping[str, Percentile | None]
     p95_ratio: float | None
     p95_ratio_interval: Interval | None
     p99_ratio: float | None
     p99_ratio_interval: Interval | None
 
 
-def percentiles(latency_ms: Floats) -> Latencies:
-    p50, p95, p99 = (_percentile(latency_ms, percent) for percent in PERCENTS)
-    return Latencies(p50, p95, p99)
+def percentiles(latency_ms: Floats) -> dict[str, Percentile | None]:
+    """p50, p95 and p99 in milliseconds, None where the answers are too few or where it was refused."""
+    return {f"p{percent}": _percentile(latency_ms, percent) for percent in PERCENTS}
 
 
 def _percentile(latency_ms: Floats, percent: int) -> Percentile | None:

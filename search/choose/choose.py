@@ -1,6 +1,4 @@
-"""Choice of one point of a front for deployment: a policy orders the finalists, and the first that test confirms is
-chosen.
-"""
+"""Choice of a point for deployment: a policy orders the finalists, and the first that test confirms is chosen."""
 
 from __future__ import annotations
 
@@ -11,41 +9,32 @@ from typing import Literal
 
 import numpy as np
 
-from objectives.held_out_rows import read_requests
-from objectives.int8_weights import Int8WeightBits
-from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
-from objectives.serving.bundle import write_bundle
-from objectives.serving.pool.pending_result import cut_rows
-from objectives.task import Task
+from objectives.records import Latency, Measurement, Quality, Throughput
 from search.ablation.records import DistillationGain
 from search.config.loss_limits import Limits
-from search.config.sections import StudyConfig
 from search.errors import ConfigError, JobError, NothingConfirmedError
+from search.format import count, ranged
 from search.front import unit_objectives
-from search.interference_warnings import interference_warnings
-from search.report.render import render
-from search.results import Choice, Confirmation, Front, Point, TunedRatios
+from search.results import Choice, Confirmation, Front, Point, TunedRatios, timing_of
+from search.verdict import interference_warnings
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
-from spaces.candidate import Candidate
-from spaces.serialization import digest, to_plain
 
 Preference = Literal["latency", "throughput", "memory", "knee"]
-PREFERENCES: tuple[Preference, ...] = ("knee", "latency", "throughput", "memory")
+PREFERENCES: Mapping[Preference, str] = {
+    "knee": "the knee of the front",
+    "latency": "the lowest p95",
+    "throughput": "the highest throughput",
+    "memory": "the smallest model",
+}
 ALPHA = 0.05
 # A few are enough: each further evaluation on test widens the interval.
 MOST_LOOKS = 5
-# Number of rows of the example request, enough for the spread of the scores.
-_EXAMPLE_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Limits that a point must keep, and the preference among those that keep them.
-
-    Raises:
-        ConfigError: a limit is out of its range, or there is no such preference.
-    """
+    """Limits that a point must keep, and the preference among those that do; ConfigError where one is invalid."""
 
     max_loss: float
     p95_ms: float | None = None
@@ -68,16 +57,16 @@ class Policy:
         return Limits(self.max_loss, self.slices)
 
     def too_slow(self, p95_ms: float | None, p95_ratio: float | None) -> str | None:
-        """Return the latency limit that a p95 violates, with the margin; None where it keeps all. An unknown p95 keeps
-        none.
-        """
+        """Return the latency limit that a p95 violates, with the margin; None for none. An unknown p95 keeps none."""
         for what, unit, value, limit in (
             ("p95", " ms", p95_ms, self.p95_ms),
             ("p95 ratio", "", p95_ratio, self.p95_ratio),
         ):
-            if limit is not None and value is None:
+            if limit is None:
+                continue
+            if value is None:
                 return f"the upper bound of the {what} must be {limit:g}{unit} at most, but is not known"
-            if limit is not None and value is not None and value > limit:
+            if value > limit:
                 return (
                     f"the {what} may be {value:.3f}{unit}, {value - limit:.3f} above the {limit:g}{unit} of the policy"
                 )
@@ -103,10 +92,7 @@ class Confirmed:
     tuned: the ratios to the tuned baseline, from a paired benchmark over a long window
     """
 
-    latency: Latency
-    throughput: Throughput
-    quality: Quality
-    footprint: Footprint
+    measurement: Measurement
     looks: int
     control: DistillationGain | None = None
     tuned: TunedRatios | None = None
@@ -139,9 +125,8 @@ def finalists(front: Front, policy: Policy) -> list[Point]:
     """
     points = [p for p in front.members if p.trial != 0 and p.quality.loss <= policy.max_loss]
     points = [p for p in points if policy.too_slow(p.latency_ms.p95, p.p95_ratio) is None]
-    worth = _worth(points, policy)
-    order = sorted(range(len(points)), key=lambda i: (not _surely(points[i], policy), -worth[i], i))
-    return [points[i] for i in order]
+    worth = zip(points, _worth(points, policy), strict=True)
+    return [point for point, _ in sorted(worth, key=lambda one: (not _surely(one[0], policy), -one[1]))]
 
 
 def _surely(point: Point, policy: Policy) -> bool:
@@ -161,12 +146,8 @@ def _worth(points: Sequence[Point], policy: Policy) -> list[float]:
         return [-p.model_bytes for p in points]
     if not points:
         return []
-    units = unit_objectives(
-        [p.p95_ratio for p in points],
-        [p.throughput_ratio for p in points],
-        [p.quality.loss for p in points],
-        policy.max_loss,
-    )
+    p95, throughput, loss = zip(*((p.p95_ratio, p.throughput_ratio, p.quality.loss) for p in points), strict=True)
+    units = unit_objectives(p95, throughput, loss, policy.max_loss)
     return [-float(d) for d in np.linalg.norm(units.max(axis=0) - units, axis=1)]
 
 
@@ -210,12 +191,13 @@ def confirm(
         quality = pairs.evaluate(ours, "test", confidence_of(look))
         if look > len(looks):
             looks.append(Look(look, point.trial, model, quality))
-        low, high = quality.loss_interval
-        told = f"loss on test {quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] at {quality.confidence:.1%} (look {look})"
+        loss = ranged(quality.loss, quality.loss_interval, "+.2%")
+        told = f"loss on test {loss} at {quality.confidence:.1%} (look {look})"
         unproved = policy.limits.unproved(quality)
         if unproved is None:
             say(f"{name}: {told}: confirmed")
-            return point, Confirmed(timed.latency, timed.throughput, quality, timed.footprint, len(looks))
+            measurement = Measurement(quality, timed.latency, timed.throughput, timed.footprint)
+            return point, Confirmed(measurement, len(looks))
         say(f"{name}: {told}: not confirmed: {unproved}")
         nearest = nearest or told
     if nearest is None:
@@ -224,8 +206,7 @@ def confirm(
 
 
 def beside_tuned_baseline(pairs: PairedComparison, ours: Side, tuned: tuple[int, Side]) -> TunedRatios | None:
-    """The confirmed model beside the tuned baseline of this trial, over a long window; None where that could not be
-    timed, which is said."""
+    """Time the confirmed model beside the tuned baseline of this trial; None where that fails, which is said."""
     trial, side = tuned
     pairs.console.say(f"timing beside the tuned baseline, trial {trial}, over a long window")
     try:
@@ -251,15 +232,13 @@ def tuned_ratios(trial: int, latency: Latency, throughput: Throughput) -> TunedR
     )
 
 
-def reason(point: Point, confirmed: Confirmed, policy: Policy, count: int) -> str:
+def reason(point: Point, confirmed: Confirmed, policy: Policy, finalists: int) -> str:
     """Describe the reason for this point, in one sentence."""
-    words = {"knee": "the knee of the front", "latency": "the lowest p95", "throughput": "the highest throughput",
-             "memory": "the smallest model"}  # fmt: skip
-    low, high = confirmed.quality.loss_interval
+    quality = confirmed.measurement.quality
     return (
-        f"Trial {point.trial} is {words[policy.prefer]} among {count} finalists that keep a loss of "
-        f"{policy.max_loss:.2%}, and on test its loss is {confirmed.quality.loss:+.2%} [{low:+.2%}, {high:+.2%}] after "
-        f"{confirmed.looks} look{'s' if confirmed.looks > 1 else ''}."
+        f"Trial {point.trial} is {PREFERENCES[policy.prefer]} among {finalists} finalists that keep a loss of "
+        f"{policy.max_loss:.2%}, and on test its loss is {ranged(quality.loss, quality.loss_interval, '+.2%')} after "
+        f"{count(confirmed.looks, 'look')}."
     )
 
 
@@ -269,7 +248,8 @@ def choice(point: Point, confirmed: Confirmed, bundle: Path, why: str, registere
 
 
 def _confirmation(confirmed: Confirmed) -> Confirmation:
-    latency, throughput, quality = confirmed.latency, confirmed.throughput, confirmed.quality
+    measured = confirmed.measurement
+    latency, throughput, quality = measured.latency, measured.throughput, measured.quality
     return Confirmation(
         loss=quality.loss,
         loss_interval=quality.loss_interval,
@@ -280,64 +260,15 @@ def _confirmation(confirmed: Confirmed) -> Confirmation:
         users=quality.groups,
         slices=quality.parts,
         looks=confirmed.looks,
-        p95_ms=latency.candidate.p95_ms,
+        **vars(timing_of(latency, throughput)),
         baseline_p95_ms=latency.baseline.p95_ms,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
         service_p50_ms=latency.candidate.service_p50_ms,
         service_p50_ratio=latency.service_p50_ratio,
         service_p50_ratio_interval=latency.service_p50_ratio_interval,
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
         slo_ms=throughput.slo_ms,
         visits=len(latency.p95_visits),
         warnings=tuple(interference_warnings(latency)),
-        peak_memory_bytes=confirmed.footprint.peak_memory_bytes,
-        cpu_seconds_per_1000=confirmed.footprint.cpu_seconds_per_1000,
+        peak_memory_bytes=measured.footprint.peak_memory_bytes,
+        cpu_seconds_per_1000=measured.footprint.cpu_seconds_per_1000,
         tuned_baseline=confirmed.tuned,
     )
-
-
-def bundle_up(
-    folder: Path, config: StudyConfig, task: Task, prepared: Prepared, candidate: Candidate, artifact: Artifact,
-    confirmed: Confirmed, why: str, machine: str, policy: Policy,
-) -> None:  # fmt: skip
-    """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
-    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
-    measurement = {
-        "study": config.name,
-        "machine": machine,
-        "quality": to_plain(confirmed.quality),
-        "latency": to_plain(confirmed.latency),
-        "throughput": to_plain(confirmed.throughput),
-        "footprint": to_plain(confirmed.footprint),
-        "traffic": config.traffic.model_dump(mode="json"),
-        "widths": dict(artifact.widths),
-        "units": to_plain(artifact.units),
-        "recipe": {
-            "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
-            "policy": to_plain(policy),
-            "made_of": made_of(prepared, candidate, artifact.int8_weight_bits),
-            "looks": confirmed.looks,
-        },
-    }
-    card = render(
-        "model_card.md.j2", config=config, candidate=candidate, artifact=artifact, confirmed=confirmed, reason=why,
-        machine=machine,
-    )  # fmt: skip
-    write_bundle(
-        folder, config.name, Path(task.home) / artifact.path, candidate, measurement, prepared.inputs, card, example,
-        prepared.columns, artifact.int8_weight_bits,
-    )  # fmt: skip
-
-
-def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
-    """Names the checkpoint and what was done to it: what is the same need not be built again.
-
-    Args:
-        weight_bits: of its int8 products, None where it has none
-    """
-    return digest(prepared.key, candidate.id, weight_bits)

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from objectives.records import Artifact, Footprint, Interval, Latency, Quality, Throughput
+from objectives.records import Artifact, Interval, Latency, Measurement, Quality
 from objectives.serving.bundle import MEASUREMENT, MODEL, Bundle, BundleError, model_files, read_bundle
 from objectives.serving.devices import describe, int8_weight_bits
 from objectives.store import make_once
-from search.choose.choose import ALPHA, Confirmed, Policy, bundle_up, confidence_of, made_of, p95_upper_bounds
-from search.choose.test_looks import Looks
+from search.choose.choose import ALPHA, Confirmed, Policy, confidence_of, p95_upper_bounds
+from search.choose.run import bundle_up, made_of
 from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.config.study_file import parse
 from search.errors import JobError, LostJobError
-from search.format import percent, percent_interval
-from search.home import Home
-from search.session import jobs_of, prepared_by, task_of
+from search.format import percent, ranged, span
+from search.home import Home, write_json
+from search.session import jobs_of, prepared_by
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import open_workers
@@ -39,10 +39,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BesideOld:
-    """Comparison of the new bundle with the one that it would replace, on the same rows and requests, as far as
-    possible; else the reason: the old one may not know today's items, or take other inputs, or a benchmark was
-    disturbed.
-    """
+    """Comparison with the bundle that would be replaced, on the same rows and requests, as far as possible; else the
+    reason: the old one may not know today's items, or take other inputs, or a benchmark was disturbed."""
 
     quality: Quality | None = None
     latency: Latency | None = None
@@ -51,17 +49,11 @@ class BesideOld:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The recipe on another checkpoint, measured against that checkpoint and against the old bundle.
-
-    look: number of this evaluation on test among those of all builds of the recipe
-    """
+    """The recipe on another checkpoint, measured against that checkpoint and against the old bundle; looks are those of
+    all builds of the recipe."""
 
     artifact: Artifact
-    quality: Quality
-    latency: Latency
-    throughput: Throughput
-    footprint: Footprint
-    look: int
+    confirmed: Confirmed
     old: BesideOld
 
 
@@ -71,7 +63,7 @@ class RebuildResult:
     beside the old bundle where the two could not be compared.
 
     unchanged: the bundle was made of this checkpoint already
-    margins: by limit of the policy, below zero where it is broken
+    margins: by limit of the policy, below zero where it is broken, None where it cannot be told
     not_compared: why not
     """
 
@@ -137,18 +129,32 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
             return _result(recipe, out, None, None, "unchanged: the bundle was made of this checkpoint already")
         pairs = PairedComparison(jobs_of(config, home, prepared), workers.builder, workers.meter, console)
         name = [config.name, candidate.id, to_plain(recipe.policy)]
-        look = Looks.of(home, name, recipe.looks).number(made)
+        look = _number_look(home, name, recipe.looks, made)
         found = _measured(recipe, pairs, home, look)
     refused = _broken(recipe.policy, found)
     if refused is None:
-        confirmed = Confirmed(found.latency, found.throughput, found.quality, found.footprint, look)
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
-        out.parent.mkdir(parents=True, exist_ok=True)
-        bundle_up(
-            out, config, task_of(config, home), prepared, candidate, found.artifact, confirmed, why, describe(),
-            recipe.policy,
-        )  # fmt: skip
+        side = (found.artifact, candidate)
+        bundle_up(out, config, home, prepared, side, found.confirmed, why, describe(), recipe.policy)
     return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
+
+
+def _number_look(home: Home, recipe: object, before: int, model: str) -> int:
+    """Return the number of a model's evaluation on test among those by one recipe, recorded at the first call.
+
+    Every build of a new checkpoint is one more chance for the bound of a loss to hold by luck, so the k-th evaluation's
+    interval is at `confidence_of(k)`. A refused build leaves no bundle, but counts as well: that is why the evaluations
+    are recorded in the home and not in the bundle only.
+
+    Args:
+        before: number of evaluations that the bundle reports until it was made, here or in another home
+    """
+    file = home.mlruns / "looks" / f"{digest(recipe)[:20]}.json"
+    known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if model not in known:
+        known[model] = 1 + max(before, *known.values(), 0)
+        write_json(known, file)
+    return known[model]
 
 
 def _made_of(folder: Path) -> str | None:
@@ -163,22 +169,17 @@ def _made_of(folder: Path) -> str | None:
 def _measured(recipe: Recipe, pairs: PairedComparison, home: Home, look: int) -> Rebuilt:
     candidate, say = recipe.bundle.candidate, pairs.console.say
     say("build: fitting and exporting")
-    artifact = pairs.built(candidate)
-    ours = (artifact, candidate)
+    ours = (pairs.built(candidate), candidate)
     say(f"build: evaluating on test (evaluation {look})")
     quality = pairs.evaluate(ours, "test", confidence_of(look))
     say("build: timing beside the checkpoint's own baseline")
     timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording("build"))
-    old = _beside_old(recipe, pairs, ours, home)
-    return Rebuilt(artifact, quality, timed.latency, timed.throughput, timed.footprint, look, old)
+    confirmed = Confirmed(Measurement(quality, timed.latency, timed.throughput, timed.footprint), look)
+    return Rebuilt(ours[0], confirmed, _beside_old(recipe, pairs, ours, home))
 
 
 def _beside_old(recipe: Recipe, pairs: PairedComparison, ours: Side, home: Home) -> BesideOld:
-    """Compare the new bundle with the old one.
-
-    Raises:
-        LostJobError: the meter died or took too long, so that nothing is known of the old bundle.
-    """
+    """Compare the new bundle with the old one; a lost job is raised, since it tells nothing of the old bundle."""
     old = _old_side(recipe.bundle, home)
     pairs.console.say("build: timing beside the old bundle")
     quality = None
@@ -209,38 +210,32 @@ def _old_side(bundle: Bundle, home: Home) -> Side:
 
 
 def _broken(policy: Policy, found: Rebuilt) -> str | None:
-    """The first part of the policy that does not hold, with the margin; None where all do. A checkpoint that is surely
-    worse than what it would replace, by more than the tolerated loss, holds none, however well it was compressed."""
-    if (unproved := policy.limits.unproved(found.quality)) is not None:
+    """The first part of the policy that does not hold, with the margin; None where all do."""
+    measured, of = found.confirmed.measurement, found.old.quality
+    if (unproved := policy.limits.unproved(measured.quality)) is not None:
         return f"on test {unproved}"
-    of = found.old.quality
+    # However well it was compressed, a checkpoint that is surely worse than what it would replace breaks the policy.
     if of is not None and of.loss_interval[0] > policy.max_loss:
         return (
-            f"on the same rows it loses {percent(of.loss)} ({percent_interval(of.loss_interval)}) to the old bundle, "
+            f"on the same rows it loses {percent(of.loss)} ({span(of.loss_interval)}) to the old bundle, "
             f"surely more than the tolerated {percent(policy.max_loss)}: the checkpoint itself is worse"
         )
-    return policy.unproved_latency(found.latency)
+    return policy.unproved_latency(measured.latency)
 
 
 def _told(found: Rebuilt, policy: Policy) -> str:
-    quality, latency = found.quality, found.latency
-    low, high = latency.p95_ratio_interval
-    old = found.old.latency
+    measured, old = found.confirmed.measurement, found.old
+    quality, latency = measured.quality, measured.latency
+    if old.latency is None:
+        unknown = "its quality and speed" if old.quality is None else "its speed"
+        beside = f"; {unknown} cannot be compared with the old bundle's: {old.trouble}"
+    else:
+        beside = f" and {old.latency.p95_ratio:.3f} to the old bundle"
     return (
-        f"its loss is {percent(quality.loss)} ({percent_interval(quality.loss_interval)} at {quality.confidence:.1%}, "
-        f"look {found.look}) of the tolerated {percent(policy.max_loss)}, "
-        f"its p95 ratio {latency.p95_ratio:.3f} [{low:.3f}, {high:.3f}] to this "
-        f"checkpoint's baseline"
-        + (
-            f"; {_unknown(found.old)} cannot be compared with the old bundle's: {found.old.trouble}"
-            if old is None
-            else f" and {old.p95_ratio:.3f} to the old bundle"
-        )
+        f"its loss is {percent(quality.loss)} ({span(quality.loss_interval)} at {quality.confidence:.1%}, "
+        f"look {found.confirmed.looks}) of the tolerated {percent(policy.max_loss)}, "
+        f"its p95 ratio {ranged(latency.p95_ratio, latency.p95_ratio_interval)} to this checkpoint's baseline{beside}"
     )
-
-
-def _unknown(old: BesideOld) -> str:
-    return "its quality and speed" if old.quality is None else "its speed"
 
 
 def _result(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> RebuildResult:
@@ -255,35 +250,37 @@ def _result(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | Non
     )
     if found is None:
         return result
-    old = found.old
+    measured, old = found.confirmed.measurement, found.old
+    quality, latency = measured.quality, measured.latency
+    if old.quality is not None:
+        result = replace(result, loss_to_old=old.quality.loss, loss_to_old_interval=old.quality.loss_interval)
+    if old.latency is not None:
+        ratio, interval = old.latency.p95_ratio, old.latency.p95_ratio_interval
+        result = replace(result, p95_ratio_to_old=ratio, p95_ratio_to_old_interval=interval)
     return replace(
         result,
         margins=_margins(policy, found),
-        loss=found.quality.loss,
-        loss_interval=found.quality.loss_interval,
-        confidence=found.quality.confidence,
-        look=found.look,
-        loss_to_old=None if old.quality is None else old.quality.loss,
-        loss_to_old_interval=None if old.quality is None else old.quality.loss_interval,
-        p95_ratio=found.latency.p95_ratio,
-        p95_ratio_interval=found.latency.p95_ratio_interval,
-        p95_ms=found.latency.candidate.p95_ms,
-        p95_ratio_to_old=None if old.latency is None else old.latency.p95_ratio,
-        p95_ratio_to_old_interval=None if old.latency is None else old.latency.p95_ratio_interval,
+        loss=quality.loss,
+        loss_interval=quality.loss_interval,
+        confidence=quality.confidence,
+        look=found.confirmed.looks,
+        p95_ratio=latency.p95_ratio,
+        p95_ratio_interval=latency.p95_ratio_interval,
+        p95_ms=latency.candidate.p95_ms,
         not_compared=old.trouble,
-        throughput_ratio=found.throughput.ratio,
-        capacity_ratio=found.throughput.capacity_ratio,
+        throughput_ratio=measured.throughput.ratio,
+        capacity_ratio=measured.throughput.capacity_ratio,
         model_bytes=found.artifact.model_bytes,
     )
 
 
 def _margins(policy: Policy, found: Rebuilt) -> dict[str, float | None]:
-    """Return the distance of the measured value from each limit of the policy; below zero where it is broken. The upper
-    end of an interval counts, and of the loss to the old bundle the lower; None where that cannot be told."""
-    margins: dict[str, float | None] = dict(policy.limits.margins(found.quality))
+    """The margins of `RebuildResult`: to the upper end of an interval, of the loss to the old bundle to the lower."""
+    measured = found.confirmed.measurement
+    margins = policy.limits.margins(measured.quality)
     if found.old.quality is not None:
         margins["loss to the old bundle"] = policy.max_loss - found.old.quality.loss_interval[0]
-    p95_ms, p95_ratio = p95_upper_bounds(found.latency)
+    p95_ms, p95_ratio = p95_upper_bounds(measured.latency)
     if policy.p95_ms is not None:
         margins["p95_ms"] = None if p95_ms is None else policy.p95_ms - p95_ms
     if policy.p95_ratio is not None:

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, fields
 
 from rich.table import Table
 
-from objectives.records import Interval, Latency, Prepared, Throughput
+from objectives.records import Interval, Prepared
 from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
-from search.format import MISSING, count
-from search.results import Point
+from search.format import MISSING, count, ranged
+from search.home import write_json
+from search.results import Point, Timing, timing_of
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
-from spaces.serialization import to_plain
 
 FILE = "remeasure.json"
-
-Entry = tuple[Point, Side]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Latency and throughput of one point, with their ratios to the baseline."""
-
-    p95_ms: float
-    p95_ratio: float
-    p95_ratio_interval: Interval
-    throughput_rps: float
-    throughput_ratio: float
-    throughput_ratio_interval: Interval
-    capacity_ratio: float
-    capacity_ratio_interval: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingNow(Timing):
-    """The same by a new benchmark, with the baseline's p95 and the load."""
+    """A timing by a new benchmark, with the baseline's p95 and the load."""
 
     baseline_p95_ms: float
     rate_rps: float
@@ -89,9 +72,7 @@ def remeasure(session: Session, meter: Worker, console: Console) -> Remeasuremen
         console.say(f"trial {point.trial}: {_told(row)}")
         rows.append(row)
     found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows))
-    path = home.reports(config.name) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_plain(found), indent=1, allow_nan=False) + "\n")
+    write_json(found, home.reports(config.name) / FILE)
     return found
 
 
@@ -99,7 +80,7 @@ def all_failed(found: Remeasurement) -> bool:
     return all(row.now is None for row in found.rows)
 
 
-def _front(session: Session) -> tuple[Prepared, list[Entry]]:
+def _front(session: Session) -> tuple[Prepared, list[tuple[Point, Side]]]:
     """The front's points, fastest first, and what they were built from."""
     front = session.front()
     prepared, sides = prepared_of(session, front), session.sides()
@@ -114,50 +95,27 @@ def _timed_again(
     session: Session, jobs: MeterJobs, point: Point, ours: Side, meter: Worker, console: Console
 ) -> Remeasured:
     artifact, candidate = ours
-    then = _then(point)
+    same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
+    then = Timing(p95_ms=point.latency_ms.p95, **same)
     model = session.home.root / artifact.path
     for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
     recording = jobs.recording(f"remeasure-{point.trial}")
     try:
-        asked = jobs.time(*ours, "confirm", session.config.seed + 1, recording)
+        asked = jobs.time(ours, "confirm", session.config.seed + 1, recording)
         timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
-    now = _now(timed.latency, timed.throughput)
+    now = TimingNow(
+        **vars(timing_of(timed.latency, timed.throughput)),
+        baseline_p95_ms=timed.latency.baseline.p95_ms,
+        rate_rps=timed.latency.rate_rps,
+        requests=timed.latency.requests,
+    )
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)
-
-
-def _then(point: Point) -> Timing:
-    return Timing(
-        p95_ms=point.latency_ms.p95,
-        p95_ratio=point.p95_ratio,
-        p95_ratio_interval=point.p95_ratio_interval,
-        throughput_rps=point.throughput_rps,
-        throughput_ratio=point.throughput_ratio,
-        throughput_ratio_interval=point.throughput_ratio_interval,
-        capacity_ratio=point.capacity_ratio,
-        capacity_ratio_interval=point.capacity_ratio_interval,
-    )
-
-
-def _now(latency: Latency, throughput: Throughput) -> TimingNow:
-    return TimingNow(
-        p95_ms=latency.candidate.p95_ms,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
-        baseline_p95_ms=latency.baseline.p95_ms,
-        rate_rps=latency.rate_rps,
-        requests=latency.requests,
-    )
 
 
 def _overlap(then: Interval, now: Interval) -> bool:
@@ -192,15 +150,14 @@ def remeasured_table(found: Remeasurement) -> Table:
             table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
     table.add_column("agrees", justify="left", max_width=40)
     for row in found.rows:
-        table.add_row(str(row.trial), *_cells(row), _agreement(row))
+        pairs = itertools.product((_p95, _ratio, _throughput), (row.then, row.now))
+        cells = [MISSING if timing is None else word(timing) for word, timing in pairs]
+        table.add_row(str(row.trial), *cells, _agreement(row))
     return table
 
 
-def _cells(row: Remeasured) -> Sequence[str]:
-    then, now = row.then, row.now
-    if now is None:
-        return f"{then.p95_ms:.3f}", MISSING, _ratio(then), MISSING, _throughput(then), MISSING
-    return f"{then.p95_ms:.3f}", f"{now.p95_ms:.3f}", _ratio(then), _ratio(now), _throughput(then), _throughput(now)
+def _p95(found: Timing) -> str:
+    return f"{found.p95_ms:.3f}"
 
 
 def _agreement(row: Remeasured) -> str:
@@ -211,10 +168,8 @@ def _agreement(row: Remeasured) -> str:
 
 
 def _ratio(found: Timing) -> str:
-    low, high = found.p95_ratio_interval
-    return f"{found.p95_ratio:.3f} [{low:.3f}, {high:.3f}]"
+    return ranged(found.p95_ratio, found.p95_ratio_interval)
 
 
 def _throughput(found: Timing) -> str:
-    low, high = found.throughput_ratio_interval
-    return f"{found.throughput_ratio:.2f} [{low:.2f}, {high:.2f}]"
+    return ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f")

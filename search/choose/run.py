@@ -6,28 +6,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from objectives.held_out_rows import read_requests
+from objectives.int8_weights import Int8WeightBits
+from objectives.records import Prepared
+from objectives.serving.bundle import write_bundle
+from objectives.serving.pool.pending_result import cut_rows
 from search.ablation.records import DistillationGain
-from search.choose.choose import (
-    Confirmed,
-    Look,
-    Policy,
-    beside_tuned_baseline,
-    bundle_up,
-    choice,
-    confirm,
-    finalists,
-    reason,
-    tuned_ratios,
-)
-from search.choose.distillation_ablation import control
+from search.ablation.verdict import distillation_gain
+from search.choose import choose as choosing
+from search.choose.choose import Confirmed, Look, Policy
 from search.cli.console import Console
+from search.config.sections import StudyConfig
+from search.errors import JobError
+from search.home import Home
 from search.locking import locked, stoppable
+from search.report.render import render
 from search.results import Choice, Front, TunedRatios, choice_json
-from search.session import Session, jobs_of, prepared_of, task_of
+from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import Side
-from search.workers.paired_comparison import PairedComparison
+from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
-from spaces.serialization import from_plain, to_plain
+from spaces.ablations import techniques
+from spaces.candidate import Candidate
+from spaces.serialization import digest, from_plain, to_plain
+
+# Number of rows of the example request, enough for the spread of the scores.
+_EXAMPLE_ROWS = 64
 
 
 def choose(session: Session, policy: Policy, out: Path | None, console: Console) -> Choice:
@@ -40,8 +44,8 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    prepared, task = prepared_of(session, found), task_of(config, home)
-    jobs, ordered = jobs_of(config, home, prepared, study), finalists(found, policy)
+    prepared, ordered = prepared_of(session, found), choosing.finalists(found, policy)
+    jobs = jobs_of(config, home, prepared, study)
     console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
@@ -49,24 +53,25 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
             try:
                 known = [(point, sides[point.trial]) for point in ordered]
-                point, confirmed = confirm(pairs, known, looks, policy)
+                point, confirmed = choosing.confirm(pairs, known, looks, policy)
             finally:
                 study.note(looks=to_plain(looks))
             gained = control(pairs, sides[point.trial])
             tuned = _beside_tuned(pairs, point.trial, confirmed, found, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
-        artifact, candidate = sides[point.trial]
-        why = reason(point, confirmed, policy, len(ordered))
+        artifact, candidate = side = sides[point.trial]
+        why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        machine = study.facts["machine"]
-        bundle_up(folder, config, task, prepared, candidate, artifact, confirmed, why, machine, policy)
+        bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
-        model = home.root / artifact.path
-        tags = {"candidate": candidate.id, "reason": why[:500]} | ({"control": gained.sentence} if gained else {})
-        registered = session.ledger.register(config.name, model, point.trial, tags, _gain(gained))
-        chosen = choice(point, confirmed, folder, why, registered)
+        tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()
+        if gained is not None:
+            tags["control"] = gained.sentence
+            name, (low, high) = "test.distillation_gain", gained.gain_interval
+            metrics = {name: gained.gain, f"{name}.low": low, f"{name}.high": high}
+        registered = session.ledger.register(config.name, home.root / artifact.path, point.trial, tags, metrics)
+        chosen = choosing.choice(point, confirmed, folder, why, registered)
         study.note(chosen=choice_json(chosen))
         session.ledger.log_file(folder, "bundle")
         session.level(console)
@@ -76,19 +81,65 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
 def _beside_tuned(
     pairs: PairedComparison, trial: int, confirmed: Confirmed, found: Front, sides: Mapping[int, Side]
 ) -> TunedRatios | None:
-    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself. Where no
-    placement was better than the baseline's own, those to the baseline are known already."""
+    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself."""
     assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
     tuned = found.tuned_baseline.trial
     if tuned == trial:
         return None
-    if tuned == 0:
-        return tuned_ratios(0, confirmed.latency, confirmed.throughput)
-    return beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
+    if tuned == 0:  # no placement is better than the baseline's own, to which the ratios are known
+        return choosing.tuned_ratios(0, confirmed.measurement.latency, confirmed.measurement.throughput)
+    return choosing.beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
 
 
-def _gain(control: DistillationGain | None) -> dict[str, float]:
-    if control is None:
-        return {}
-    name, (low, high) = "test.distillation_gain", control.gain_interval
-    return {name: control.gain, f"{name}.low": low, f"{name}.high": high}
+def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
+    """Measure on test what distillation gains over the same model trained on the labels alone for as many epochs; None
+    where it learned nothing from the baseline, or where that failed, which is reported."""
+    without = next((part.without for part in techniques(chosen[1]) if part.name == "distillation"), None)
+    if without is None:
+        return None
+    say = pairs.console.say
+    say(f"control: the same model, learning from the labels alone for as long; both from {SEEDS} seeds")
+    try:
+        quality = pairs.quality(chosen, (pairs.built(without), without), "test")
+    except (JobError, ValueError) as error:
+        say(f"control: not measured: {error}")
+        return None
+    return distillation_gain(quality, "test", SEEDS)
+
+
+def bundle_up(
+    folder: Path, config: StudyConfig, home: Home, prepared: Prepared, side: Side, confirmed: Confirmed, why: str,
+    machine: str, policy: Policy,
+) -> None:  # fmt: skip
+    """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    artifact, candidate = side
+    example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
+    measurement = {
+        "study": config.name,
+        "machine": machine,
+        **to_plain(confirmed.measurement),
+        "traffic": config.traffic.model_dump(mode="json"),
+        "widths": dict(artifact.widths),
+        "units": to_plain(artifact.units),
+        "recipe": {
+            "settings": config.model_dump(mode="json", exclude={"storage", "tracking_uri"}),  # may hold a password
+            "policy": to_plain(policy),
+            "made_of": made_of(prepared, candidate, artifact.int8_weight_bits),
+            "looks": confirmed.looks,
+        },
+    }
+    card = render(
+        "model_card.md.j2", config=config, candidate=candidate, artifact=artifact, confirmed=confirmed, reason=why,
+        machine=machine,
+    )  # fmt: skip
+    write_bundle(
+        folder, config.name, home.root / artifact.path, candidate, measurement, prepared.inputs, card, example,
+        prepared.columns, artifact.int8_weight_bits,
+    )  # fmt: skip
+
+
+def made_of(prepared: Prepared, candidate: Candidate, weight_bits: Int8WeightBits | None) -> str:
+    """Name the checkpoint and what was done to it, which need not be done again. The bits are of the weights of int8
+    products, None where there are none."""
+    return digest(prepared.key, candidate.id, weight_bits)

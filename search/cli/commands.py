@@ -101,8 +101,7 @@ def _show_front(session: Session, front: Front, console: Console) -> None:
 
 def profile(options: argparse.Namespace) -> int:
     from search.explore import run as explore_run
-    from search.explore.profiling import user_once
-    from search.report.profile import headline, operator_table, profile_table
+    from search.report.profile import headline, operator_table, profile_table, user_once
     from search.session import open_session
 
     console = _console(options)

@@ -9,10 +9,10 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from search.explore.running_trial import TrialEvent
 from search.report.columns import FRONT_COLUMNS, console_table
 from search.report.data import table_rows
 from search.results import Front, Point
+from search.study import EndedTrial
 from spaces.serialization import to_plain
 
 
@@ -83,7 +83,7 @@ class SearchBar:
             left = max(0, self._seconds - elapsed)
             self._bar.update(self._task, completed=elapsed, description=self.best or "searching", left=f"{left:.0f} s")
 
-    def told(self, told: TrialEvent, hypervolume: float, best: Point | None, complete: int, spent: float) -> None:
+    def told(self, told: EndedTrial, hypervolume: float, best: Point | None, complete: int, spent: float) -> None:
         """One trial ended."""
         self.best = f"{complete} trials, hypervolume {hypervolume:.3f}"
         if best is not None:
@@ -92,7 +92,7 @@ class SearchBar:
         self._console.say(f"{_line(told)} | {self.best} | {left:.0f} s left")
 
 
-def _line(told: TrialEvent) -> str:
+def _line(told: EndedTrial) -> str:
     m, origin = told.outcome.measurement, told.candidate.weights.origin
     head = f"trial {told.number:>3} {origin:<8}"
     if m is None:

@@ -48,8 +48,8 @@ def trials_in(seconds: float, stages: StageSeconds, builders: int, stopped: Inte
     Builders work side by side, and while candidates are evaluated; a benchmark has the machine to itself.
 
     Args:
-        stopped: the share of trials that are stopped before they are benchmarked, as this study has shown it, and then
-            `stages` are means over its trials; None while it has not
+        stopped: the share of trials stopped before they are benchmarked, as this study has shown it, `stages` then
+            being means over its trials; None while it has not
     """
     low, high = _STOPPED if stopped is None else stopped
     few, many = _TRAINED if stopped is None else (1.0, 1.0)

@@ -1,6 +1,4 @@
-"""Exploration: decides the next job. Asks for trials, dispatches jobs, records results; never trains or measures
-itself.
-"""
+"""Exploration: asks for trials, decides the next job, dispatches it, and records; never trains or measures itself."""
 
 from __future__ import annotations
 
@@ -9,23 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from objectives.jobs import requests
 from objectives.jobs.protocol import Request
-from objectives.jobs.requests import BenchmarkResponse, EvaluateResponse, ExportResponse, FitResponse, ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Outcome
-from objectives.task import Task
-from search.config.sections import StudyConfig
-from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, TrialEvent, next_job
+from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
-from search.explore.visit_noise import ratio_noise
-from search.explore.weight_reuse import least_tried
-from search.study import Study, measured, outcome_of, values
-from search.workers.meter_jobs import Length, MeterJobs, export_request, fit_request
+from search.study import EndedTrial, Study, measured, outcome_of, sought
+from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
 
-_CACHED = (FitResponse, ExportResponse, EvaluateResponse, ScoreResponse)
+_CACHED = (requests.FitResponse, requests.ExportResponse, requests.EvaluateResponse, requests.ScoreResponse)
 # Number of consecutive choices that were measured before: the sampler finds nothing new.
 _DUPLICATES = 50
 _POLL_SECONDS = 0.2
@@ -36,19 +30,17 @@ class Explorer:
 
     def __init__(
         self,
-        config: StudyConfig,
-        task: Task,
         jobs: MeterJobs,
         space: SearchSpace,
         study: Study,
         builders: Sequence[Worker],
         meter: Worker,
         threads: int,
-        record: Callable[[TrialEvent], None],
+        record: Callable[[EndedTrial], None],
         tick: Callable[[float], None],
     ) -> None:
-        self._config, self._task, self._jobs = config, task, jobs
-        self._space, self._study, self._screening = space, study, Screening(config, study)
+        self._config, self._jobs = jobs.config, jobs
+        self._space, self._study, self._screening = space, study, Screening(jobs.config, study)
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
         self._running_trials: list[RunningTrial] = []
@@ -70,14 +62,11 @@ class Explorer:
         try:
             while True:
                 elapsed = time.monotonic() - start
+                if self._duplicates >= _DUPLICATES:
+                    return f"the last {_DUPLICATES} choices were all made before"
                 pending = any(running.reference is not None for running in self._running_trials)
-                over = elapsed >= seconds or (trials is not None and told >= trials and not pending)
-                if over or self._duplicates >= _DUPLICATES:
-                    return (
-                        f"the last {_DUPLICATES} choices were all made before"
-                        if self._duplicates >= _DUPLICATES
-                        else "the budget is spent"
-                    )
+                if elapsed >= seconds or (trials is not None and told >= trials and not pending):
+                    return "the budget is spent"
                 allowed = most if trials is None else min(most, trials - told)
                 while len(self._running_trials) < allowed and self._duplicates < _DUPLICATES:
                     self._ask(elapsed + spent_seconds)
@@ -92,32 +81,24 @@ class Explorer:
     def _ask(self, seconds: float) -> None:
         trial, candidate = self._study.ask(self._space, self._again())
         trial.set_user_attr("candidate_id", candidate.id)
-        running_ids = {f.candidate.id for f in self._running_trials}
-        if candidate.id in self._known | running_ids:
+        running = RunningTrial(trial, candidate, "fit" if candidate.weights.distillation else "export")
+        if candidate.id in self._known | {f.candidate.id for f in self._running_trials}:
             self._duplicates += 1
-            self._tell(
-                RunningTrial(trial, candidate, "fit"),
-                Outcome("stopped", "the same choice was made before"),
-                seconds / 60,
-            )
+            self._tell(running, Outcome("stopped", "the same choice was made before"), seconds / 60)
             return
         self._duplicates = 0
-        self._running_trials.append(
-            RunningTrial(trial, candidate, "fit" if candidate.weights.distillation else "export")
-        )
+        self._running_trials.append(running)
 
     def _again(self) -> dict[str, Scalar] | None:
         """Return the knobs of existing weights, every other time."""
         self._asked += 1
         if self._asked % 2:
             return None
-        finished, config = self._study.finished(), self._config
-        flying = [running.candidate.weights.id for running in self._running_trials]
-        trial = least_tried(finished, flying, config.objectives, config.quality.limits, self._study.resolution)
+        trial = self._screening.least_tried([running.candidate.weights.id for running in self._running_trials])
         return None if trial is None else self._space.weights_knobs(trial.params)
 
     def _dispatch(self) -> None:
-        while not (self._meter.busy and self._timing()):
+        while not (self._meter.busy and any(f.stage in TIMING and f.worker is not None for f in self._running_trials)):
             idle = [b for b in self._builders if not b.busy]
             running = next_job(self._running_trials, len(idle), not self._meter.busy)
             if running is None:
@@ -132,48 +113,39 @@ class Explorer:
                 limit = self._jobs.limit_seconds(_length(running))
             running.worker.start(self._request(running), limit)
 
-    def _timing(self) -> bool:
-        return any(f.stage in TIMING and f.worker is not None for f in self._running_trials)
-
     def _request(self, running: RunningTrial) -> Request[object]:
-        candidate = running.candidate
+        candidate, threads = running.candidate, self._threads
         if running.stage == "fit":
-            return fit_request(self._task, candidate, self._threads)
+            return requests.FitRequest(self._jobs.task, candidate.weights, threads)
         if running.stage == "export":
-            return export_request(self._task, candidate, self._threads)
+            return export_request(self._jobs.task, candidate, threads)
         if running.stage == "custom_metric":
             assert running.scored is not None
-            return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, self._threads)
+            return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, threads)
         assert running.artifact is not None
+        ours = (running.artifact, candidate)
         if running.stage == "score":
-            return self._jobs.score(running.artifact, candidate, "validation", threads=self._threads)
+            return self._jobs.score(ours, "validation", threads=threads)
         if running.stage == "evaluate":
             reject_above = self._config.quality.limits.max_loss if self._screening.applies(running) else None
-            return self._jobs.evaluate(
-                running.artifact, candidate, "validation", 0.95, reject_above=reject_above, threads=self._threads
-            )
+            return self._jobs.evaluate(ours, "validation", 0.95, reject_above=reject_above, threads=threads)
         if running.stage == "quick_benchmark":
-            return self._jobs.quick_benchmark(running.artifact, candidate)
+            return self._jobs.quick_benchmark(ours)
         seed = self._config.seed + running.number
-        jobs = replace(self._jobs, noise=ratio_noise(list(measured(self._study.finished()).values())))
+        timings = [(m.latency, m.throughput) for m in measured(self._study.finished()).values()]
+        jobs = replace(self._jobs, noise=ratio_noise(timings))
         # The visits of a point that would enter the front exclude the first measurement, which is biased by the
         # selection.
         near, append = running.stage == "near", running.visits > 0
-        return jobs.time(
-            running.artifact, candidate, _length(running), seed, self._recording(running.number, near), append=append
-        )
+        return jobs.time(ours, _length(running), seed, self._recording(running.number, near), append=append)
 
     def _recording(self, number: int, near: bool) -> str:
         return self._jobs.recording(f"trial-{number}-visits" if near else f"trial-{number}")
 
     def _collect(self, minutes: float) -> int:
-        """Advance the trials whose jobs are done, and return the number of trials that ended, without
-        reference points.
-        """
+        """Advance the trials whose jobs are done; return how many ended, without reference points."""
         ended = 0
-        for running in [f for f in self._running_trials if f.worker is not None]:
-            worker = running.worker
-            assert worker is not None
+        for running, worker in [(f, f.worker) for f in self._running_trials if f.worker is not None]:
             done = worker.poll()
             worker.progress.clear()
             if done is None:
@@ -192,7 +164,7 @@ class Explorer:
         return ended
 
     def _advance(self, running: RunningTrial, done: Done) -> Outcome | None:
-        """Process the result of a stage, and return the trial's outcome after the last one."""
+        """Process the end of a stage, and return the trial's outcome after the last one."""
         result = done.result
         if result is None and running.measured is not None:
             # A failed visit leaves the earlier measurement, and its recording, unchanged.
@@ -202,43 +174,48 @@ class Explorer:
         if isinstance(result, _CACHED) and result.reused:
             running.reused.append(_told_as(running.stage))
         try:
-            if isinstance(result, FitResponse):
+            return self._next(running, result)
+        except ValueError as error:
+            return self._ended(running, "failed", str(error))
+
+    def _next(self, running: RunningTrial, result: object) -> Outcome | None:
+        """Keep the result of a stage and set the next stage, or return the outcome; ValueError: a number is missing."""
+        reason: str | None = None
+        match result:
+            case requests.FitResponse():
                 running.stage = "export"
-                return None
-            if isinstance(result, ExportResponse):
+            case requests.ExportResponse():
                 running.artifact = result.artifact
                 running.stage = "quick_benchmark" if self._screening.benchmarks_first(running) else self._evaluation
-                return None
-            if isinstance(result, ScoreResponse):
+            case requests.ScoreResponse():
                 running.scored, running.stage = result, "custom_metric"
-                return None
-            if isinstance(result, EvaluateResponse):
+            case requests.EvaluateResponse():
                 running.quality = result.quality
                 reason = self._screening.rejects(running)
                 unseen = running.quick_benchmark is None and self._screening.applies(running)
                 running.stage = "quick_benchmark" if unseen else "benchmark"
-                return None if reason is None else self._ended(running, "stopped", reason)
-            if isinstance(result, QuickBenchmark):
+            case QuickBenchmark():
                 running.quick_benchmark = result
                 reason = self._screening.dominated(running)
                 running.stage = self._evaluation if running.quality is None else "benchmark"
-                return None if reason is None else self._ended(running, "stopped", reason)
-            assert isinstance(result, BenchmarkResponse) and running.quality is not None
-            footprint = result.footprint
-            if footprint.peak_memory_bytes is None and running.measured is not None:
-                footprint = running.measured.footprint
-            measurement = Measurement(running.quality, result.latency, result.throughput, footprint)
-            values(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
-            running.visits += running.stage == "near"
-            if running.stage == "benchmark" and not (
-                running.number == 0 or self._screening.worth_longer(running, measurement)
-            ):
-                return self._complete(running, measurement)
+            case _:
+                assert isinstance(result, requests.BenchmarkResponse)
+                return self._timed(running, result)
+        return None if reason is None else self._ended(running, "stopped", reason)
+
+    def _timed(self, running: RunningTrial, result: requests.BenchmarkResponse) -> Outcome | None:
+        assert running.quality is not None
+        footprint = result.footprint
+        if footprint.peak_memory_bytes is None and running.measured is not None:
+            footprint = running.measured.footprint
+        measurement = Measurement(running.quality, result.latency, result.throughput, footprint)
+        sought(measurement, self._config.objectives)  # raises where one is missing, as a p99 of refused requests
+        running.visits += running.stage == "near"
+        longer = running.number == 0 or running.stage == "near" or self._screening.worth_longer(running, measurement)
+        if longer:
             running.stage, running.measured = "near", measurement
-            if running.visits < self._jobs.near_visits:
+            if running.visits < self._jobs.window("near").visits:
                 return None
-        except ValueError as error:
-            return self._ended(running, "failed", str(error))
         return self._complete(running, measurement)
 
     def _ended(self, running: RunningTrial, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
@@ -258,13 +235,14 @@ class Explorer:
         self._study.note(search_seconds=60 * minutes)
         if _settled(outcome):
             self._known.add(running.candidate.id)
-        self._record(TrialEvent(running.number, running.candidate, outcome, minutes))
+        self._record(EndedTrial(running.number, running.candidate, outcome, minutes, running.reference))
 
     def _abort(self) -> None:
         """Abort the running trials; the next run asks for the same choices again."""
-        for worker in [f.worker for f in self._running_trials if f.worker is not None]:
-            worker.kill()
-            worker.busy = False
+        for running in self._running_trials:
+            if running.worker is not None:
+                running.worker.kill()
+                running.worker.busy = False
         for builder in self._builders:
             builder.resume()
         self._running_trials.clear()

@@ -1,6 +1,4 @@
-"""First trials of a study, a dry run that shows that every stage works and estimates the number of trials in the
-budget.
-"""
+"""First trials of a study: they show that every stage works, and how many trials the budget holds."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ _DONE = "dry_run"
 
 def begun(study: Study) -> bool:
     """Return whether the baseline was measured as trial 0, so that earlier trials are kept."""
-    outcomes = _outcomes(study)
-    return 0 in outcomes and outcomes[0].measurement is not None
+    baseline = _outcomes(study).get(0)
+    return baseline is not None and baseline.measurement is not None
 
 
 def is_done(study: Study) -> bool:
@@ -32,18 +30,19 @@ def is_done(study: Study) -> bool:
 
 
 def run_first_trials(study: Study, run: Callable[[int], object]) -> Outcome:
-    """Run trials until the baseline, trial 0, and one candidate are measured, and return the candidate's outcome.
-
-    Args:
-        run: runs a number of trials to their end
-
-    Raises:
-        JobError: the baseline was not measured, or no candidate of this call was.
-    """
+    """Let `run` end so many trials at a time, until the baseline, trial 0, and one candidate are measured; return the
+    candidate's outcome. JobError where the baseline was not measured, or no candidate of this call was."""
     earlier = set(_outcomes(study))
     while True:
         outcomes = {number: outcome for number, outcome in _outcomes(study).items() if outcome.state != "stopped"}
-        _check({number: outcome for number, outcome in outcomes.items() if number not in earlier})
+        failed = {n: told.reason for n, told in outcomes.items() if told.state == "failed" and n not in earlier}
+        if 0 in failed:
+            raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0]}")
+        if len(failed) >= MOST_CANDIDATES:
+            raise JobError(
+                f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: "
+                f"{failed[max(failed)]}"
+            )
         for number, outcome in outcomes.items():
             if number != 0 and outcome.measurement is not None:
                 return outcome
@@ -60,13 +59,8 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
     )
     shown, seconds = resolution(first.measurement.quality), first.seconds
     study.note(**{_DONE: True}, resolution=shown, search_seconds=0.0)
-    stages = StageSeconds(
-        seconds.get("fit", 0.0),
-        seconds.get("export", 0.0),
-        seconds.get("judge", 0.0),
-        QUICK_BENCHMARK_SECONDS,
-        seconds["time"],
-    )
+    fit, export, evaluate = (seconds.get(stage, 0.0) for stage in ("fit", "export", "judge"))
+    stages = StageSeconds(fit, export, evaluate, QUICK_BENCHMARK_SECONDS, seconds["time"])
     holds = trials_in(60 * config.budget.minutes, stages, builders)
     console.say(
         f"dry run: passed; a trial takes about {stages.fit + stages.export:.0f} s to build, and {stages.time:.0f} s "
@@ -79,19 +73,6 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
 
 
 def _outcomes(study: Study) -> dict[int, Outcome]:
-    """Return the outcomes of the baseline and the search's own trials. A reference point may have the baseline's
-    scores, which are no evidence of the data's resolution.
-    """
+    """The baseline's and the search's own: a reference point's scores may tell nothing of the data's resolution."""
     found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
     return {number: outcome for number, outcome in found.items() if outcome is not None}
-
-
-def _check(outcomes: dict[int, Outcome]) -> None:
-    failed = {number: outcome for number, outcome in outcomes.items() if outcome.state == "failed"}
-    if 0 in failed:
-        raise JobError(f"The dry run ended: the baseline did not get through every stage: {failed[0].reason}")
-    if len(failed) >= MOST_CANDIDATES:
-        last = failed[max(failed)].reason
-        raise JobError(
-            f"The dry run ended: none of {len(failed)} candidates got through every stage, the last for: {last}"
-        )

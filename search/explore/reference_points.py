@@ -1,6 +1,4 @@
-"""Reference points that every candidate has to beat: the tuned baseline, quantization without training,
-simple models.
-"""
+"""Reference points that every candidate has to beat: the tuned baseline, quantization alone, simple models."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from objectives.records import Interval, Measurement, Prepared
 from search.results import TUNED, Point, TunedRatios
 from spaces.candidate import Candidate
 from spaces.domains import Choice, FixedValues, Scalar
+from spaces.serialization import Json
 from spaces.techniques.placement import Placement, PlacementSpace, parse_layout
 from spaces.techniques.quantization import DYNAMIC, Precision, PrecisionSpace
 from spaces.weights import Weights
@@ -25,32 +24,26 @@ Estimate = tuple[float, Interval]
 
 
 def references_of(prepared: Prepared, space: PrecisionSpace, tuned: Placement) -> dict[str, Candidate]:
-    """Return the reference points of a study, by name, in the order of their benchmarks; widths are given for the same
-    groups as in the study's space, so that the same choice is the same candidate.
-    """
+    """Return the reference points of a study by name, in the order of their benchmarks; widths are given for the groups
+    of the study's space, so that the same choice is the same candidate."""
     fp32 = dict.fromkeys(space.widths, "fp32")
     found = {TUNED: Candidate(precision=Precision(tuple(fp32.items())), placement=tuned)}
-    if quantized := quantized_weights(prepared):
+    if quantized := _quantized_widths(prepared):
         found[QUANTIZED] = Candidate(precision=Precision(tuple({**fp32, **quantized}.items())))
     found |= {name.replace("_", " "): Candidate(Weights(reference=name)) for name in prepared.simple}
     return {name: candidate for name, candidate in found.items() if not candidate.is_baseline}
 
 
-def quantized_weights(prepared: Prepared) -> dict[str, str]:
-    """Return dynamic int8 for every group that supports it, so that an unsupported group does not exclude the point.
-    ONNX Runtime's default pass quantizes lookups too; here tables stay in fp32.
-    """
+def _quantized_widths(prepared: Prepared) -> dict[str, str]:
+    """Dynamic int8 for each group that has it; tables stay in fp32, which ONNX Runtime's default pass quantizes too."""
     groups = (group for group in prepared.structure.groups if group.kind in ("linear", "attention"))
     return {group.name: DYNAMIC for group in groups if prepared.refused(group.modules, DYNAMIC) is None}
 
 
 def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBenchmark]) -> Placement:
     """Return the placement of the baseline's own model that is best in quick benchmarks: engine and layout together,
-    then the other knobs one by one, each around the best so far.
-
-    Args:
-        quick: compares a placement with the baseline's own; raises ValueError where it cannot be run
-    """
+    then the other knobs one by one, each around the best so far. `quick` compares a placement with the baseline's own,
+    and raises ValueError where it cannot be run."""
     known: dict[Placement, float] = {Placement(): 1.0}
 
     def cost_of(knobs: Mapping[str, Scalar]) -> float:
@@ -72,16 +65,12 @@ def tuned_placement(space: PlacementSpace, quick: Callable[[Placement], QuickBen
 
 
 def cost(latency_ratio: float, throughput_ratio: float) -> float:
-    """Return the cost of a placement, lower is better: latency and throughput have equal weight, as in the
-    hypervolume.
-    """
+    """Return the cost of a placement, lower is better; latency and throughput weigh the same, as in the hypervolume."""
     return latency_ratio / throughput_ratio if throughput_ratio > 0 else math.inf
 
 
 def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> int | None:
-    """Return the number of the trial with the baseline's own model in the best measured placement; None where there is
-    none. The baseline's own cost is 1, regardless of its measurement.
-    """
+    """Return the trial of the baseline's own model in the best placement; the baseline's own cost is 1, as defined."""
     of = {
         number: 1.0 if candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
         for number, candidate, m in measured
@@ -93,28 +82,17 @@ def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> in
 def beside_tuned(point: Point, tuned: Point) -> TunedRatios:
     """A point's ratios to the tuned baseline. Both were measured beside the baseline, each in a run of its own, so the
     interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
+    found: Json = {}
+    for name in ("p95_ratio", "service_p50_ratio", "throughput_ratio", "capacity_ratio"):
+        theirs = (1.0, (1.0, 1.0)) if tuned.trial == 0 else _estimate(tuned, name)
+        found[name], found[f"{name}_interval"] = _quotient(_estimate(point, name), theirs)
+    assert found["p95_ratio"] is not None and found["service_p50_ratio"] is not None, "no time is 0"
+    return TunedRatios(trial=tuned.trial, **found)
 
-    def quotient(estimate: Callable[[Point], Estimate]) -> tuple[float | None, Interval | None]:
-        return _quotient(estimate(point), (1.0, (1.0, 1.0)) if tuned.trial == 0 else estimate(tuned))
 
-    p95, p95_interval = quotient(lambda p: (p.p95_ratio, p.p95_ratio_interval))
-    service, service_interval = quotient(
-        lambda p: (p.latency_ms.service_p50_ratio, p.latency_ms.service_p50_ratio_interval)
-    )
-    throughput, throughput_interval = quotient(lambda p: (p.throughput_ratio, p.throughput_ratio_interval))
-    capacity, capacity_interval = quotient(lambda p: (p.capacity_ratio, p.capacity_ratio_interval))
-    assert p95 is not None and service is not None, "no time is 0"
-    return TunedRatios(
-        trial=tuned.trial,
-        p95_ratio=p95,
-        p95_ratio_interval=p95_interval,
-        service_p50_ratio=service,
-        service_p50_ratio_interval=service_interval,
-        throughput_ratio=throughput,
-        throughput_ratio_interval=throughput_interval,
-        capacity_ratio=capacity,
-        capacity_ratio_interval=capacity_interval,
-    )
+def _estimate(point: Point, name: str) -> Estimate:
+    ratios = point.latency_ms if name == "service_p50_ratio" else point
+    return getattr(ratios, name), getattr(ratios, f"{name}_interval")
 
 
 def _quotient(ours: Estimate, theirs: Estimate) -> tuple[float | None, Interval | None]:
@@ -140,8 +118,8 @@ def _layouts(domain: Choice) -> list[Scalar]:
     """Select one thread, the engine's own number, and every even split of the most threads on offer."""
     parsed = {layout: parse_layout(str(layout)) for layout in domain.values}
     most = max((replicas * (threads or 1) for replicas, threads in parsed.values()), default=1)
-    kept = {layout for layout, (replicas, threads) in parsed.items() if replicas * (threads or 0) == most}
-    kept |= {
-        layout for layout, (replicas, threads) in parsed.items() if threads is None or (replicas, threads) == (1, 1)
-    }
-    return [layout for layout in domain.values if layout in kept]
+    return [
+        layout
+        for layout, (replicas, threads) in parsed.items()
+        if threads is None or replicas * threads == most or (replicas, threads) == (1, 1)
+    ]

@@ -11,21 +11,23 @@ from search.errors import ConfigError
 from search.explore.estimate import observed, trials_in
 from search.explore.explorer import Explorer
 from search.explore.first_trials import begun, is_done, report_first_trials, run_first_trials
-from search.explore.profiling import focused, profiled, write_profile_files
 from search.explore.reference_points import references_of, tuned_placement
-from search.explore.running_trial import TrialEvent
-from search.explore.study_profile import StudyProfile, read_profile
+from search.explore.study_profile import FACT, StudyProfile, UserOnce, read_profile, study_profile
 from search.home import Home
 from search.locking import locked, stoppable
+from search.report.profile import user_once
+from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
-from search.study import Study, outcome_of
+from search.study import EndedTrial, Study, outcome_of
 from search.study import spent as spent_trials
 from search.verdict import best_compromise
+from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import open_workers
+from search.workers.processes import Worker, call, open_workers
+from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
-from spaces.serialization import digest
+from spaces.serialization import digest, to_plain
 
 
 def run(config: StudyConfig, home: Home, console: Console) -> tuple[Session, Front]:
@@ -70,21 +72,21 @@ def search(session: Session, console: Console) -> None:
         _same_choices(study, space, config.name)
         threads = max(1, cores // count)
 
-        def explorer(bar: SearchBar, seconds: float) -> Explorer:
-            def record(told: TrialEvent) -> None:
-                session.ledger.record(told.number, told.candidate, told.outcome, told.minutes)
+        def explorer(bar: SearchBar) -> Explorer:
+            def record(told: EndedTrial) -> None:
+                session.ledger.record(told)
                 found = session.front()
                 able = [point for point in found.points if point.feasible and point.trial != 0]
                 best = best_compromise(able, config.quality.max_loss) if able else None
-                bar.told(told, found.hypervolume, best, len(found.points), told.minutes * 60)
+                bar.told(told, found.hypervolume, best, len(found.points), 60 * (told.minutes or 0.0))
 
-            return Explorer(config, jobs.task, jobs, space, study, workers.builders, meter, threads, record, bar.tick)
+            return Explorer(jobs, space, study, workers.builders, meter, threads, record, bar.tick)
 
         _enqueue(study, space, PairedComparison(jobs, workers.builder, meter, console))
         if not is_done(study):
             console.say("dry run: the baseline and one candidate go through every stage")
             with SearchBar(console, 0.0) as bar:
-                first = run_first_trials(study, lambda trials: explorer(bar, 0.0).run(float("inf"), trials, 0.0))
+                first = run_first_trials(study, lambda trials: explorer(bar).run(float("inf"), trials, 0.0))
             report_first_trials(config, study, first, console, count)
         elif (seen := observed([o for t in study.finished() if t.number > 0 and (o := outcome_of(t))])) is not None:
             left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
@@ -93,7 +95,7 @@ def search(session: Session, console: Console) -> None:
             )
         with SearchBar(console, budget) as bar:
             trials = None if config.budget.trials is None else config.budget.trials - spent_trials(study.finished())
-            end = explorer(bar, budget).run(budget - spent, trials, spent)
+            end = explorer(bar).run(budget - spent, trials, spent)
         console.say(f"search: {end}")
 
 
@@ -113,11 +115,7 @@ def _enqueue(study: Study, space: SearchSpace, pairs: PairedComparison) -> None:
 
 
 def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
-    """Check that the study's trials share the choices of the space.
-
-    Raises:
-        ConfigError: the study has trials from a space of other choices, by another machine, engine or version.
-    """
+    """Note the choices of the space; ConfigError where the study has trials from a space of others."""
     before, now = study.facts.get("space"), digest(space)
     if before not in (None, now) and study.finished():
         raise ConfigError(
@@ -128,15 +126,39 @@ def _same_choices(study: Study, space: SearchSpace, name: str) -> None:
 
 
 def profile(session: Session, console: Console) -> StudyProfile:
-    """The profile of a study's baseline, measured on the first call; its files are written. A baseline that is not in
-    the cache is trained first."""
+    """The profile of a study's baseline, which is trained and measured on the first call; its files are written."""
     config, home = session.config, session.home
-    if (known := read_profile(session.study.facts)) is not None:
-        write_profile_files(known, home.reports(config.name))
-        return known
-    with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
-        prepared = prepare(session, workers.builder, console)
-        workers.builder.kill()
-        found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
-    write_profile_files(found, home.reports(config.name))
+    if (found := read_profile(session.study.facts)) is None:
+        with locked(home, config.name), stoppable(), open_workers(home.logs(config.name)) as workers:
+            prepared = prepare(session, workers.builder, console)
+            workers.builder.kill()
+            found = profiled(session.study, jobs_of(config, home, prepared), workers.meter, console)
+    write_profile(found, home.reports(config.name))
     return found
+
+
+def profiled(study: Study, jobs: MeterJobs, meter: Worker, console: Console) -> StudyProfile:
+    """The study's profile, measured on the first call only: another timing would change the space under its trials;
+    JobError where the baseline cannot be profiled."""
+    if (known := read_profile(study.facts)) is not None:
+        return known
+    console.say("profile: where the baseline's time goes")
+    config, prepared = jobs.config, jobs.prepared
+    found = call(meter, jobs.profile(), config.workers.job_seconds, console.say)
+    once = UserOnce(prepared.user_once_refused, prepared.user_once_share)
+    profile = study_profile(config.name, found.profile, found.roofline, once, config.space.focus)
+    study.note(**{FACT: to_plain(profile)})
+    return profile
+
+
+def focused(space: SearchSpace, profile: StudyProfile, structure: ModelStructure, console: Console) -> SearchSpace:
+    """The space without the groups that take too little to be worth compressing; each is told with its shares."""
+    modules = {group.name: group.modules for group in structure.groups}
+    inside: set[str] = set()
+    for group in profile.groups:
+        if group.in_focus:
+            inside |= {group.name, *modules.get(group.name, ())}  # a table by itself is looked at as its group is
+        if group.name in modules:
+            console.say(f"profile: {group.name}: {group.reason}")
+    console.say(f"profile: {user_once(profile)}")
+    return space.within(inside)

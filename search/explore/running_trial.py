@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,14 +11,13 @@ from optuna.trial import Trial
 
 from objectives.jobs.requests import ScoreResponse
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Artifact, Measurement, Outcome, Quality
+from objectives.records import Artifact, Measurement, Quality
 from search.workers.processes import Worker
 from spaces.candidate import Candidate
 
 # Evaluation is one stage, or two with a custom metric: the meter scores, and a builder evaluates.
 Stage = Literal["fit", "export", "evaluate", "score", "custom_metric", "quick_benchmark", "benchmark", "near"]
 BUILDING: tuple[Stage, ...] = ("custom_metric", "fit", "export")
-EVALUATING: tuple[Stage, ...] = ("evaluate", "score")
 # Evaluation of many users takes as long as training.
 LONG: tuple[Stage, ...] = ("fit", "evaluate", "score", "custom_metric")
 # Stages that have the machine to themselves.
@@ -52,28 +52,10 @@ class RunningTrial:
         return name
 
 
-@dataclass(frozen=True)
-class TrialEvent:
-    """Record of one trial that ended."""
-
-    number: int
-    candidate: Candidate
-    outcome: Outcome
-    minutes: float
-
-
 def next_job(running_trials: Sequence[RunningTrial], builders_idle: int, meter_idle: bool) -> RunningTrial | None:
-    """Select the running trial to advance, oldest first: measuring before building, never the same weights fitted twice
-    at once.
-    """
+    """Select the trial to advance, oldest first: measuring before building, never two fits of the same weights."""
     waiting = [f for f in running_trials if f.worker is None]
-    if meter_idle:
-        for stage in (*TIMING, *EVALUATING):
-            for running in waiting:
-                if running.stage == stage:
-                    return running
     fitting = {f.candidate.weights.id for f in running_trials if f.worker is not None and f.stage == "fit"}
-    for running in waiting:
-        if builders_idle and running.stage in BUILDING and running.candidate.weights.id not in fitting:
-            return running
-    return None
+    measuring = (f for stage in (*TIMING, "evaluate", "score") for f in waiting if meter_idle and f.stage == stage)
+    building = (f for f in waiting if builders_idle and f.stage in BUILDING and f.candidate.weights.id not in fitting)
+    return next(itertools.chain(measuring, building), None)

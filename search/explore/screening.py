@@ -1,16 +1,16 @@
-"""Screening of candidates: those with a significantly too large loss, or dominated in a quick benchmark, are not
-benchmarked.
-"""
+"""Screening: candidates that lose too much or are dominated are not benchmarked, and the front's weights are reused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from optuna.trial import FrozenTrial
+
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Measurement, Quality
-from search.config.loss_limits import Limits
+from objectives.records import Measurement
 from search.config.sections import StudyConfig
 from search.explore.reference_points import cost
 from search.explore.running_trial import RunningTrial
@@ -23,14 +23,8 @@ _MARGIN = 1.25
 _UNSEEN = frozenset({"model_bytes", "peak_memory_bytes", "cpu_seconds_per_1000"})
 # Seconds of evaluation from which the quick benchmark comes before it.
 _LONG_EVALUATION = 10.0
-
-
-def loses(quality: Quality, limits: Limits) -> str | None:
-    """Return the reason to prune a candidate for its quality, None to keep it: its whole interval exceeds the tolerated
-    loss.
-    """
-    reason = limits.lost(quality)
-    return None if reason is None else f"pruned: {reason}"
+# Number of ways to run weights on the front, before new ones are worth more.
+_WAYS = 6
 
 
 def dominated(
@@ -75,9 +69,8 @@ class Screening:
     study: Study
 
     def applies(self, running: RunningTrial) -> bool:
-        """Return whether the trial may be stopped early: not before one candidate completed every stage, since it and
-        the baseline are the references. A reference point is always measured.
-        """
+        """Return whether the trial may be stopped early: no reference point, and none before one candidate completed
+        every stage."""
         if running.number == 0 or running.reference is not None:
             return False
         candidates = [t for t in self.study.finished() if t.number > 0 and reference_of(t) is None]
@@ -85,27 +78,25 @@ class Screening:
 
     def rejects(self, running: RunningTrial) -> str | None:
         """Return the reason why an evaluated trial is not benchmarked, None where it is: it loses or is dominated; the
-        loss of a simple model is too large for an alternative to the baseline.
-        """
+        loss of a simple model is too large for an alternative to the baseline."""
         quality, limits = running.quality, self.config.quality.limits
         assert quality is not None
         if running.candidate.weights.reference is not None and not limits.kept(quality):
             return f"pruned: its loss of {quality.loss:.2%} is above the tolerated"
-        return loses(quality, limits) or self.dominated(running) if self.applies(running) else None
+        if not self.applies(running):
+            return None
+        return f"pruned: {lost}" if (lost := limits.lost(quality)) else self.dominated(running)
 
     def benchmarks_first(self, running: RunningTrial) -> bool:
-        """Return whether the quick benchmark comes before a long evaluation, so that candidates slower than the
-        baseline need not be evaluated. Cached scores do not count for the duration.
-        """
+        """Return whether the quick benchmark comes before a long evaluation, which candidates slower than the baseline
+        then need not have. Cached scores do not count for the duration."""
         if not self.applies(running) or _UNSEEN & set(self.config.objectives):
             return False
         outcomes = filter(None, map(outcome_of, self.study.finished()))
         return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
 
     def dominated(self, running: RunningTrial) -> str | None:
-        """Return the reason why the trial is dominated, as far as known: before its evaluation, by the
-        baseline only.
-        """
+        """Return the reason why the trial is dominated; before its evaluation, by the baseline only."""
         if running.quick_benchmark is None or _UNSEEN & set(self.config.objectives):
             return None
         if running.quality is None:
@@ -114,15 +105,26 @@ class Screening:
             # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
             return dominated(running.quick_benchmark, 0.0, kept, math.inf)
-        able = self._able()
-        on_front = front_of(list(able.values()), self.config.objectives, self.study.resolution)
-        front = {number: able[number] for number, kept in zip(able, on_front, strict=True) if kept and number > 0}
+        front = {number: m for number, m in self._front(self._able()).items() if number > 0}
         return dominated(running.quick_benchmark, running.quality.loss, front, self.study.resolution)
 
     def _able(self) -> dict[int, Measurement]:
         """Return the measurements within the tolerated losses, by trial."""
         limits = self.config.quality.limits
         return {n: m for n, m in measured(self.study.finished()).items() if limits.kept(m.quality)}
+
+    def _front(self, able: Mapping[int, Measurement]) -> dict[int, Measurement]:
+        return front_of(able, self.config.objectives, self.study.resolution)
+
+    def least_tried(self, flying: Sequence[str]) -> FrozenTrial | None:
+        """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions
+        and placements, which count as much for the cost; None where all were tried in enough."""
+        trials = self.study.finished()
+        front = self._front({number: m for number, m in self._able().items() if number > 0})
+        tried = Counter([*map(_weights, trials), *flying])
+        ways = (trial for trial in trials if trial.number in front and trial.params)
+        least = min(ways, key=lambda trial: tried[_weights(trial)], default=None)
+        return least if least is not None and tried[_weights(least)] < _WAYS else None
 
     def _of_kept_model(self) -> dict[int, Measurement]:
         """Return the measurements of the baseline's own model, by trial."""
@@ -131,17 +133,17 @@ class Screening:
 
     def worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
         """Return whether the trial may be a point of comparison: of the front, or a reference."""
-        if running.reference is not None or self._would_enter(measurement):
+        if running.reference is not None:
+            return True
+        kept = self.config.quality.limits.kept(measurement.quality)
+        if kept and running.number in self._front({running.number: measurement, **self._able()}):
             return True
         if not running.candidate.keeps_model:
             return False
         known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
         return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
 
-    def _would_enter(self, measurement: Measurement) -> bool:
-        """Return whether a screened point is feasible and not dominated by a measured one, and so needs a longer
-        measurement.
-        """
-        if not self.config.quality.limits.kept(measurement.quality):
-            return False
-        return front_of([measurement, *self._able().values()], self.config.objectives, self.study.resolution)[0]
+
+def _weights(trial: FrozenTrial) -> str | None:
+    candidate = candidate_of(trial)
+    return None if candidate is None else candidate.weights.id

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from objectives.records import Interval
 from search.ablation.records import KINDS, AblationSummary, Difference, Kind, TechniqueSummary
-from search.format import MISSING, column_percent, column_ratio, metric_name, significant
+from search.format import MISSING, column_percent, column_ratio, metric_name, significant, span
 from search.report.axes import log_steps
 from search.report.columns import Cell, Column, console_table, number
-from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
+from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
 
 WORDS: Mapping[Kind, str] = {"without": "at the trial", "alone": "alone"}
 _COLOURS: Mapping[Kind, str] = {"without": PALETTE[3], "alone": PALETTE[1]}
@@ -26,33 +26,24 @@ _STEPS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One measured effect; `row` is the technique's place from the top."""
+class Comparison:
+    """A technique, in this row from the top, at the trial or alone: what was measured, or why nothing was."""
 
     row: int
     label: str
     kind: Kind
-    difference: Difference
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A technique at the trial or alone: what was measured, or the reason why nothing was."""
-
-    label: str
-    kind: Kind
-    dot: Dot | None
-    reason: str
+    difference: Difference | None
+    reason: str = ""
 
 
 def comparisons(row: int, part: TechniqueSummary) -> Iterator[Comparison]:
-    """Yield the comparisons of the technique in the given place, in the order of `KINDS`."""
+    """Yield the comparisons of the technique in the given row, in the order of `KINDS`."""
     for kind, effect in zip(KINDS, (part.without, part.alone), strict=True):
-        if effect is None or effect.difference is None:
-            reason = "not measured yet" if effect is None else f"not measured: {effect.reason}"
-            yield Comparison(part.label, kind, None, reason)
+        if effect is None:
+            yield Comparison(row, part.label, kind, None, "not measured yet")
         else:
-            yield Comparison(part.label, kind, Dot(row, part.label, kind, effect.difference), "")
+            reason = "" if effect.reason is None else f"not measured: {effect.reason}"
+            yield Comparison(row, part.label, kind, effect.difference, reason)
 
 
 def _all_comparisons(summary: AblationSummary) -> Iterator[Comparison]:
@@ -60,9 +51,12 @@ def _all_comparisons(summary: AblationSummary) -> Iterator[Comparison]:
         yield from comparisons(row, part)
 
 
-def dots(summary: AblationSummary) -> tuple[Dot, ...]:
-    """The effects that were measured."""
-    return tuple(each.dot for each in _all_comparisons(summary) if each.dot)
+_Dot = tuple[Comparison, Difference]
+
+
+def dots(summary: AblationSummary) -> list[_Dot]:
+    """The comparisons that were measured."""
+    return [(each, each.difference) for each in _all_comparisons(summary) if each.difference is not None]
 
 
 def ablation_figure(summary: AblationSummary) -> Description:
@@ -71,37 +65,47 @@ def ablation_figure(summary: AblationSummary) -> Description:
     drawn = dots(summary)
     traces = []
     for kind in KINDS:
-        mine = [dot for dot in drawn if dot.kind == kind]
-        ratios = [_p95(dot) for dot in mine]
-        losses = [(100 * loss, (100 * low, 100 * high)) for loss, (low, high) in map(_loss, mine)]
+        mine = [dot for dot in drawn if dot[0].kind == kind]
+        ratios = [_p95(difference) for _, difference in mine]
+        losses = [(100 * loss, (100 * low, 100 * high)) for loss, (low, high) in (_loss(of) for _, of in mine)]
         traces += [_trace(mine, kind, ratios, "x"), _trace(mine, kind, losses, "x2")]
-    return {"data": traces, "layout": _layout(summary, drawn)}
+    return {"data": traces, "layout": _layout(summary, [difference for _, difference in drawn])}
 
 
 # A ratio, or the loss as a share, with its interval.
 _Ranged = tuple[float, Interval]
 
 
-def _p95(dot: Dot) -> _Ranged:
-    return dot.difference.latency.p95_ratio, dot.difference.latency.p95_ratio_interval
+def _p95(of: Difference) -> _Ranged:
+    return of.latency.p95_ratio, of.latency.p95_ratio_interval
 
 
-def _service_p50(dot: Dot) -> _Ranged:
-    return dot.difference.latency.service_p50_ratio, dot.difference.latency.service_p50_ratio_interval
+def _loss(of: Difference) -> _Ranged:
+    return of.quality.loss, of.quality.loss_interval
 
 
-def _loss(dot: Dot) -> _Ranged:
-    return dot.difference.quality.loss, dot.difference.quality.loss_interval
+def _service_p50(of: Difference) -> _Ranged:
+    return of.latency.service_p50_ratio, of.latency.service_p50_ratio_interval
 
 
-def _trace(dots: Sequence[Dot], kind: Kind, values: Sequence[_Ranged], axis: str) -> Description:
+_Value = Callable[[Difference], tuple[float, Interval | None]]
+# What is told of a comparison: its name, the number with its interval, and how it is written.
+_NUMBERS: tuple[tuple[str, _Value, Callable[[float], str]], ...] = (
+    ("p95 ratio", _p95, column_ratio),
+    ("service p50 ratio", _service_p50, column_ratio),
+    ("loss", _loss, column_percent),
+    ("bytes ratio", lambda of: (of.bytes_ratio, None), column_ratio),
+)
+
+
+def _trace(dots: Sequence[_Dot], kind: Kind, values: Sequence[_Ranged], axis: str) -> Description:
     colour = _COLOURS[kind]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": WORDS[kind],
         "x": [value for value, _ in values],
-        "y": [dot.row + _SHIFTS[kind] for dot in dots],
+        "y": [dot.row + _SHIFTS[kind] for dot, _ in dots],
         "xaxis": axis,
         "error_x": {
             "type": "data",
@@ -112,25 +116,23 @@ def _trace(dots: Sequence[Dot], kind: Kind, values: Sequence[_Ranged], axis: str
             "width": 4,
         },
         "marker": {"symbol": _SYMBOLS[kind], "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
-        "hovertext": [_hover(dot) for dot in dots],
+        "hovertext": [_hover(*dot) for dot in dots],
         "hoverinfo": "text",
         "showlegend": axis == "x",
         "legendgroup": kind,
     }
 
 
-def _hover(dot: Dot) -> str:
+def _hover(dot: Comparison, difference: Difference) -> str:
     lines = [f"<b>{escape(dot.label)}</b>, {WORDS[dot.kind]}"]
-    for name, (value, (low, high)), word in (
-        ("p95", _p95(dot), column_ratio),
-        ("service p50", _service_p50(dot), column_ratio),
-        ("loss", _loss(dot), column_percent),
-    ):
-        lines.append(f"{name}: {word(value)} [{word(low)} to {word(high)}]")
-    return "<br>".join([*lines, f"bytes: {column_ratio(dot.difference.bytes_ratio)}"])
+    for name, value, word in _NUMBERS:
+        told, interval = value(difference)
+        ends = "" if interval is None else f" [{span(interval, word)}]"
+        lines.append(f"{name.removesuffix(' ratio')}: {word(told)}{ends}")
+    return "<br>".join(lines)
 
 
-def _layout(summary: AblationSummary, drawn: Sequence[Dot]) -> Description:
+def _layout(summary: AblationSummary, drawn: Sequence[Difference]) -> Description:
     labels = [escape(part.label) for part in summary.techniques]
     intervals = [interval for _, interval in map(_p95, drawn)]
     low = min([0.9, *(low for low, _ in intervals)])
@@ -143,7 +145,7 @@ def _layout(summary: AblationSummary, drawn: Sequence[Dot]) -> Description:
         "ticktext": [f"{significant(step)}x" for step in steps],
         "domain": [0, 0.6],
     }
-    metric = metric_name(next((dot.difference.quality.metric for dot in drawn), "quality"))
+    metric = metric_name(next((of.quality.metric for of in drawn), "quality"))
     loss = {"title": {"text": f"loss of {metric} in %"}, "domain": [0.66, 1], "anchor": "y"}
     names = {
         "tickvals": list(range(len(labels))),
@@ -161,8 +163,8 @@ def _layout(summary: AblationSummary, drawn: Sequence[Dot]) -> Description:
         "xaxis2": {**GRID, **loss},
         "yaxis": {**GRID, **names, "linecolor": FAINT},
         "shapes": [_upright(1.0, "x"), _upright(0.0, "x2")],
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+        "legend": {**LEGEND, "traceorder": "normal"},
+        "hoverlabel": HOVER,
     }
 
 
@@ -178,24 +180,17 @@ def ablation_table(summary: AblationSummary) -> Table:
     return console_table(title, _CONSOLE_COLUMNS, _all_comparisons(summary))
 
 
-def _measured(
-    header: str, value: Callable[[Dot], tuple[float, Interval | None]], word: Callable[[float], str]
-) -> Column[Comparison]:
+def _column(header: str, value: _Value, word: Callable[[float], str]) -> Column[Comparison]:
     def cell(of: Comparison) -> Cell:
-        if of.dot is None:
+        if of.difference is None:
             return Cell(MISSING)
-        told, interval = value(of.dot)
+        told, interval = value(of.difference)
         return number(told, word, interval)
 
     return Column(header, cell)
 
 
-COMPARISON_COLUMNS: tuple[Column[Comparison], ...] = (
-    _measured("p95 ratio", _p95, column_ratio),
-    _measured("service p50 ratio", _service_p50, column_ratio),
-    _measured("loss", _loss, column_percent),
-    _measured("bytes ratio", lambda dot: (dot.difference.bytes_ratio, None), column_ratio),
-)
+COMPARISON_COLUMNS = tuple(_column(*one) for one in _NUMBERS)
 _CONSOLE_COLUMNS = (
     Column[Comparison]("technique", lambda of: Cell(of.label if of.kind == KINDS[0] else ""), "left"),
     Column[Comparison]("", lambda of: Cell(", ".join(filter(None, (WORDS[of.kind], of.reason)))), "left"),

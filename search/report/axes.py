@@ -14,7 +14,8 @@ from spaces.domains import Scalar
 # A knob with more values than this is an axis of numbers, not of named places.
 MANY_VALUES = 8
 # As they are chosen: first the weights, then the widths, then where it runs.
-FAMILIES = ("weights", "architecture", "pruning", "distillation", "precision", "placement")
+_FAMILIES = ("weights", "architecture", "pruning", "distillation", "precision", "placement")
+_RANKS = {family: rank for rank, family in enumerate(_FAMILIES)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def parallel(front: Front) -> Parallel:
     axes: list[Axis] = []
     constant: dict[str, str] = {}
     names = dict.fromkeys(name for point in points for name in point.knobs)
-    for name in sorted(names, key=_family_rank):
+    for name in sorted(names, key=lambda name: _RANKS.get(name.partition(".")[0], len(_RANKS))):
         column = [point.knobs.get(name) for point in points]
         values = {value for value in column if value is not None}
         if len(values) > 1:
@@ -63,11 +64,6 @@ def parallel(front: Front) -> Parallel:
         standing = [2.0 if point.on_front else float(point.feasible) for point in points]
         axes.append(Axis("standing", tuple(standing), (0.0, 1.0, 2.0), ("infeasible", "dominated", "front")))
     return Parallel(tuple(point.trial for point in points), tuple(axes), constant, _shades(points))
-
-
-def _family_rank(name: str) -> int:
-    family = name.partition(".")[0]
-    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
 def _shades(points: Sequence[Point]) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Timeline
 from search.bench.bench import BenchResult
-from search.format import milliseconds, percent, rate, significant, times
+from search.format import listed, milliseconds, percent, rate, significant, times
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
 from search.report.render import render
 
@@ -18,18 +18,21 @@ _MIDDLE, _DARK = PALETTE[1], PALETTE[3]
 # Latencies that differ by more than this are drawn on a logarithmic axis.
 _WIDE = 20
 _HEIGHT = 860
+# A title stands at the left above its panel.
+_TITLE: Description = {
+    "xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "yanchor": "bottom",
+    "yshift": 5, "showarrow": False, "font": {"size": 14, "color": INK},
+}  # fmt: skip
 
 
 def headline(found: BenchResult) -> str:
     """Summarise the result in a sentence or two."""
-    told = [f"{name} is {milliseconds(told.value)}" for name, told in found.latency_ms.by_name().items() if told]
-    percentiles = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    percentiles = listed([f"{name} is {milliseconds(told.value)}" for name, told in found.latency_ms.items() if told])
     if found.rate_rps is None or found.load is None:
         answers = f"One request at a time, {rate(found.served_rps)}"
     else:
-        answers = (
-            f"Under {_WORDS[found.pattern]} at {rate(found.rate_rps)}, {percent(found.load)} of what it can answer"
-        )
+        load = f"{percent(found.load)} of what it can answer"
+        answers = f"Under {_WORDS[found.pattern]} at {rate(found.rate_rps)}, {load}"
     sentences = [f"{answers}: {percentiles or 'no percentile can be told'}."]
     beside = found.poisson
     if beside is not None:
@@ -60,7 +63,7 @@ def doubts(found: BenchResult) -> list[str]:
             "The machine was busy with something else meanwhile: threads that were ready ran "
             f"{percent(found.cpu_share)} of the time. Latencies are longer for it."
         )
-    for name, told in found.latency_ms.by_name().items():
+    for name, told in found.latency_ms.items():
         if told is None:
             fewest, count = fewest_samples(float(name[1:])), found.requests
             why = f"it needs {fewest} requests, but got {count}" if count < fewest else "it lies among the refused"
@@ -89,7 +92,7 @@ def bench_figure(found: BenchResult) -> Description:
         suffix = "" if number == 1 else str(number)
         layout[f"yaxis{suffix}"] = {"rangemode": "tozero", **GRID, "nticks": 5, "domain": list(domain), **axis}
         data += [{**trace, "xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
-        titles.append(_title(title, domain[1]))
+        titles.append({"text": title, "y": domain[1], **_TITLE})
     return {"data": data, "layout": layout}
 
 
@@ -114,10 +117,7 @@ def _latency(line: Timeline) -> Panel:
     axis: Description = _axis("ms")
     if told and max(told) > _WIDE * min(told) > 0:
         axis |= {"type": "log", "dtick": "D2", "tickformat": ".3~g"}
-    traces = [
-        _steps(line, line.p95_ms, "p95", _DARK, "ms"),
-        _steps(line, line.p50_ms, "p50", _MIDDLE, "ms"),
-    ]
+    traces = [_steps(line, line.p95_ms, "p95", _DARK, "ms"), _steps(line, line.p50_ms, "p50", _MIDDLE, "ms")]
     return _named("Latency from the scheduled arrival", [("p50", _MIDDLE), ("p95", _DARK)]), axis, traces
 
 
@@ -159,11 +159,6 @@ def _named(title: str, names: Sequence[tuple[str, str]]) -> str:
     """The panel's title with its lines' names in their colours: no legend to look up."""
     shown = ", ".join(f'<span style="color:{colour}"><b>{name}</b></span>' for name, colour in names)
     return f"{title}: {shown}" if names else title
-
-
-def _title(text: str, top: float) -> Description:
-    spot = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": top, "yanchor": "bottom"}
-    return {"text": text, **spot, "yshift": 5, "showarrow": False, "font": {"size": 14, "color": INK}}
 
 
 def bench_page(found: BenchResult, plotly_js: str, config: Mapping[str, object]) -> str:

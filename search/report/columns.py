@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives.records import Interval, SliceQuality
-from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size
+from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size, span
 from search.report.data import TableRow, knobs_by_family
 from search.results import PointLatency
 
@@ -41,7 +41,7 @@ def number(value: float | None, word: Callable[[float], str], interval: Interval
     """A number in words with its interval."""
     if value is None:
         return Cell(MISSING)
-    return Cell(word(value), f"{word(interval[0])} to {word(interval[1])}" if interval else "")
+    return Cell(word(value), span(interval, word) if interval else "")
 
 
 def console_table(title: str, columns: Sequence[Column[R]], rows: Iterable[R]) -> Table:
@@ -53,10 +53,6 @@ def console_table(title: str, columns: Sequence[Column[R]], rows: Iterable[R]) -
         cells = [column.cell(row) for column in columns]
         table.add_row(*(Text("\n".join(filter(None, (cell.text, *cell.tags, cell.interval)))) for cell in cells))
     return table
-
-
-def _trial(of: TableRow) -> Cell:
-    return Cell(str(of.row.trial), tags=of.tags)
 
 
 def _recipe(of: TableRow) -> Cell:
@@ -77,18 +73,14 @@ _LEFT_TO_DETAILS = ("distillation.", "weights.origin")
 _PREFIX = {"architecture": "student: ", "pruning": "pruned: "}
 
 
-def _throughput(rps: float) -> str:
-    return f"{rps:,.0f}/s"
-
-
 FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
-    Column("trial", _trial, "left"),
+    Column("trial", lambda of: Cell(str(of.row.trial), tags=of.tags), "left"),
     Column("recipe", _recipe, "left"),
     Column("p95", lambda of: number(of.row.latency_ms.p95, column_milliseconds)),
     Column("p95 ratio", lambda of: _ratio(of, of.row.p95_ratio, of.row.p95_ratio_interval)),
     Column("to tuned", lambda of: number(None if of.row.tuned is None else of.row.tuned.p95_ratio, column_ratio)),
     Column("service p50 ratio", lambda of: _service(of, of.row.latency_ms)),
-    Column("throughput", lambda of: number(of.row.throughput_rps, _throughput)),
+    Column("throughput", lambda of: number(of.row.throughput_rps, "{:,.0f}/s".format)),
     Column("throughput ratio", lambda of: _ratio(of, of.row.throughput_ratio, of.row.throughput_ratio_interval)),
     Column("capacity ratio", lambda of: _ratio(of, of.row.capacity_ratio, of.row.capacity_ratio_interval)),
     Column("quality loss", lambda of: _ratio(of, of.row.quality.loss, of.row.quality.loss_interval, column_percent)),
@@ -105,10 +97,6 @@ def _ratio(of: TableRow, value: float, interval: Interval, word: Callable[[float
     return number(value, word, None if of.is_baseline else interval)
 
 
-def _score(value: float) -> str:
-    return f"{value:.4f}"
-
-
 def _standing(part: SliceQuality) -> str:
     """Reason for a missing loss, else the conclusion from the loss's interval."""
     if part.loss_interval is None:
@@ -121,8 +109,8 @@ SLICE_COLUMNS: tuple[Column[SliceQuality], ...] = (
     Column("rows", lambda part: Cell(part.name), "left"),
     Column("of them", lambda part: Cell(f"{part.rows:,}")),
     Column("users or requests", lambda part: Cell(f"{part.groups:,}")),
-    Column("baseline", lambda part: number(part.baseline, _score)),
-    Column("this model", lambda part: number(part.value, _score)),
+    Column("baseline", lambda part: number(part.baseline, "{:.4f}".format)),
+    Column("this model", lambda part: number(part.value, "{:.4f}".format)),
     Column("loss", lambda part: number(part.loss, column_percent, part.loss_interval)),
     Column("", lambda part: Cell(_standing(part)), "left"),
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.records import Interval, SliceQuality, State
-from search.format import knob_value, metric_name, milliseconds, percent, size, times
+from objectives.records import SliceQuality, State
+from search.format import knob_value, metric_name, milliseconds, percent, size, span, times
 from search.front import hypervolume_over_time, resolved_front, unit_objectives
 from search.results import Front, Point, Row
 from search.verdict import alike_trials, subject
@@ -57,9 +57,7 @@ def metric_of(front: Front) -> str:
 
 
 def stairs(front: Front) -> list[Point]:
-    """The front has three objectives; seen from the side of two, only some of its points are on the edge. The fastest
-    is first.
-    """
+    """Points of the front that are on the edge where only p95 and loss are seen, the fastest first."""
     members = front.members
     if not members:
         return []
@@ -82,12 +80,12 @@ def hover(point: Point) -> str:
     latency, quality = point.latency_ms, point.quality
     standing = "on the front" if point.on_front else "dominated" if point.feasible else "loses too much"
     lines = [
-        f"p95: {times(latency.p95_ratio)} of the baseline's{_brackets(latency.p95_ratio_interval, times)}",
+        f"p95: {times(latency.p95_ratio)} of the baseline's [{span(latency.p95_ratio_interval, times)}]",
         f"p50, p95: {milliseconds(latency.p50)}, {milliseconds(latency.p95)}",
-        f"loss: {percent(quality.loss)}{_brackets(quality.loss_interval, percent)}",
+        f"loss: {percent(quality.loss)} [{span(quality.loss_interval, percent)}]",
         f"throughput: {point.throughput_rps:,.0f} requests/s, "
-        f"{times(point.throughput_ratio)}{_brackets(point.throughput_ratio_interval, times)}",
-        f"capacity: {times(point.capacity_ratio)}{_brackets(point.capacity_ratio_interval, times)}",
+        f"{times(point.throughput_ratio)} [{span(point.throughput_ratio_interval, times)}]",
+        f"capacity: {times(point.capacity_ratio)} [{span(point.capacity_ratio_interval, times)}]",
         f"model: {size(point.model_bytes)}",
         *(f"{family}: {text}" for family, text in knobs_by_family(point.knobs).items()),
     ]
@@ -95,31 +93,23 @@ def hover(point: Point) -> str:
     return "<br>".join([f"<b>trial {point.trial}</b>, {standing}", *map(html.escape, wrapped)])
 
 
-def _brackets(interval: Interval, word: Callable[[float], str]) -> str:
-    return f" [{word(interval[0])} to {word(interval[1])}]"
-
-
 def hypervolume_curves(front: Front) -> tuple[Curve, Curve]:
-    """Return the curves by trial number and by minutes of search. Rows whose end has no time are left out of the second
-    only.
-    """
-    minutes = [0.0 if row.trial == 0 else row.minutes for row in front.rows]
-    timed = [(row, minute) for row, minute in zip(front.rows, minutes, strict=True) if minute is not None]
-    by_minutes = _curve([row for row, _ in timed], [minute for _, minute in timed], front.max_loss)
+    """The curves by trial number and by minutes of search, the second without rows whose end has no time."""
+    ends = [(0.0 if row.trial == 0 else row.minutes, row) for row in front.rows]
+    by_minutes = _curve([(minutes, row) for minutes, row in ends if minutes is not None], front.max_loss)
     if by_minutes.x and front.minutes > by_minutes.x[-1]:
         by_minutes = Curve((*by_minutes.x, front.minutes), (*by_minutes.hypervolume, by_minutes.hypervolume[-1]))
-    return _curve(front.rows, [row.trial for row in front.rows], front.max_loss), by_minutes
+    return _curve([(float(row.trial), row) for row in front.rows], front.max_loss), by_minutes
 
 
-def _curve(rows: Sequence[Row], x: Sequence[float], max_loss: float) -> Curve:
+def _curve(ends: Sequence[tuple[float, Row]], max_loss: float) -> Curve:
     """Return the hypervolume over x; a row that is infeasible or was not measured adds nothing."""
-    points = np.zeros((len(rows), 3))
-    for place, row in enumerate(rows):
+    points = np.zeros((len(ends), 3))
+    for place, (_, row) in enumerate(ends):
         if isinstance(row, Point) and row.feasible:
             points[place] = unit_objectives(row.p95_ratio, row.throughput_ratio, row.quality.loss, max_loss)[0]
-    order = np.argsort(np.asarray(x, dtype=np.float64), kind="stable")
-    reached = hypervolume_over_time(points, order)
-    return Curve(tuple(float(x[place]) for place in order), tuple(reached.tolist()))
+    order = sorted(range(len(ends)), key=lambda place: ends[place][0])
+    return Curve(tuple(ends[place][0] for place in order), tuple(hypervolume_over_time(points, order).tolist()))
 
 
 def table_rows(front: Front) -> list[TableRow]:

@@ -19,6 +19,9 @@ INK, MUTED, FAINT, ACCENT = "#1d2733", "#5d6b7a", "#dfe4ea", "#c2352b"
 FONT = {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
 LOOK: Description = {"font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white"}
 GRID: Description = {"gridcolor": FAINT, "linecolor": MUTED, "ticks": "outside", "tickcolor": FAINT, "zeroline": False}
+HOVER: Description = {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}}
+# Above the figure, in a line.
+LEGEND: Description = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 ZERO: Description = {"zeroline": True, "zerolinecolor": MUTED}
 # Light to dark: more throughput is more ink, and neither end is lost on white paper.
 PALETTE = ("#f2b04c", "#e5714a", "#bb3e6b", "#6f2f80", "#231f5c")
@@ -51,9 +54,7 @@ def describe_front(front: Front) -> Description:
 
 
 def loss_window(front: Front) -> tuple[float, float]:
-    """Return the range of the loss axis in per cent. Points with a far too large loss would compress the front, and lie
-    beyond the upper edge.
-    """
+    """Return the range of the loss axis in per cent; far too large a loss lies beyond, lest it flatten the front."""
     feasible = [point for point in front.points if point.feasible]
     low = min([0.0, *(p.quality.loss_interval[0] if p.on_front else p.quality.loss for p in feasible)])
     high = max([1.6 * front.max_loss, *(p.quality.loss_interval[1] for p in feasible if p.on_front)])
@@ -104,13 +105,10 @@ def _dominated(points: Sequence[Point]) -> Description:
 
 def _front(points: Sequence[Point]) -> Description:
     marker = {**_coloured(points), "size": 13, "line": {"width": 1, "color": INK}}
+    losses = [(100 * low, 100 * high) for low, high in (p.quality.loss_interval for p in points)]
     sideways = _bars([p.p95_ratio for p in points], [p.p95_ratio_interval for p in points])
-    upright = _bars([100 * p.quality.loss for p in points], [_percents(p.quality.loss_interval) for p in points])
+    upright = _bars([100 * p.quality.loss for p in points], losses)
     return {**_at(points), "marker": marker, "error_x": sideways, "error_y": upright, "showlegend": False}
-
-
-def _percents(interval: Interval) -> Interval:
-    return 100 * interval[0], 100 * interval[1]
 
 
 def _coloured(points: Sequence[Point]) -> Description:
@@ -141,9 +139,8 @@ def _toggle(groups: Sequence[Sequence[Point]]) -> Description:
     for label, title in (("ratio", IN_RATIOS), ("milliseconds", IN_MILLISECONDS)):
         scales = [[1.0 if label == "ratio" else p.latency_ms.p95 / p.p95_ratio for p in points] for points in groups]
         xs = [[p.p95_ratio * by for p, by in zip(ps, bys, strict=True)] for ps, bys in zip(groups, scales, strict=True)]
-        ends = [p.p95_ratio_interval for p in groups[_MEMBERS]]
-        scaled = [(low * by, high * by) for (low, high), by in zip(ends, scales[_MEMBERS], strict=True)]
-        bars = _bars(xs[_MEMBERS], scaled)
+        ends = zip((p.p95_ratio_interval for p in groups[_MEMBERS]), scales[_MEMBERS], strict=True)
+        bars = _bars(xs[_MEMBERS], [(low * by, high * by) for (low, high), by in ends])
         restyle: Description = {"x": xs}
         for end in ("array", "arrayminus"):
             restyle[f"error_x.{end}"] = [bars[end] if place == _MEMBERS else None for place in range(len(groups))]
@@ -169,9 +166,9 @@ def _layout(front: Front, toggle: Description) -> Description:
         "yaxis": {**GRID, "title": {"text": title}, "range": loss_window(front), **ZERO},
         "shapes": [{**line, "line": {"dash": "dash", "color": ACCENT, "width": 1.5}}],
         "annotations": [{**note, **spot}],
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemclick": False},
+        "legend": {**LEGEND, "itemclick": False},
         "updatemenus": [toggle] if front.points else [],
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+        "hoverlabel": HOVER,
     }
 
 

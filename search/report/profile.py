@@ -11,11 +11,12 @@ from objectives.measurement.profile.profile import OperatorCost
 from search.explore.study_profile import GroupShare, StudyProfile
 from search.format import milliseconds, percent, significant, size
 from search.report.columns import Cell, Column, console_table, number
-from search.report.front import FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
+from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, PALETTE, Description
 from search.report.render import render
 
 _TIME, _PERFECT, _BYTES = PALETTE[3], PALETTE[0], "#8fa3b8"
 _ROW_PIXELS = 62
+_SHARE, _THOUSANDTHS = "{:.1%}".format, "{:.3f}".format
 
 
 def headline(profile: StudyProfile) -> str:
@@ -27,6 +28,17 @@ def headline(profile: StudyProfile) -> str:
         f"A request of {profile.rows} rows takes {_time(profile.p50_ms)}, "
         f"{percent(slowest.time_share)} of it in {slowest.name}; {narrowed}."
     )
+
+
+def user_once(profile: StudyProfile) -> str:
+    """Describe what computing the user's side once a request would save, in a sentence."""
+    found = profile.user_once
+    if found.refused is not None:
+        return f"the user's side cannot be computed once a request: {found.refused}"
+    left = found.multiply_adds_share
+    if left is None:
+        return "the user's side can be computed once a request; what it saves is known only when the graph runs"
+    return f"the user's side once a request leaves {left:.0%} of the baseline's multiply-adds at {profile.rows} rows"
 
 
 def profile_table(profile: StudyProfile) -> Table:
@@ -45,27 +57,15 @@ def profile_figure(profile: StudyProfile) -> Description:
     groups = _slowest_first(profile.groups)
     names = [_label(group) for group in groups]
     kernels = [group for group in groups if group.flops or group.bytes]
-    per_ms, unit = _unit(groups)
-    time = {
-        **_bars(names, [per_ms * group.ms for group in groups], _TIME, "time taken"),
-        "hovertext": [_hover(group) for group in groups],
-    }
-    perfect = {
-        **_bars(
-            [_label(g) for g in kernels],
-            [per_ms * g.perfect_ms for g in kernels],
-            _PERFECT,
-            "perfect kernels would need",
-        ),
-        "width": 0.26,
-        "hoverinfo": "skip",
-    }
+    # Units in a millisecond: µs where every bar is short.
+    per_ms, unit = (1.0, "ms") if max(group.ms for group in groups) >= 0.1 else (1000.0, "µs")
+    time = _bars(names, [per_ms * group.ms for group in groups], _TIME, "time taken")
+    time["hovertext"] = [_hover(group) for group in groups]
+    ideal = [per_ms * group.perfect_ms for group in kernels]
+    perfect = _bars([_label(group) for group in kernels], ideal, _PERFECT, "perfect kernels would need")
+    perfect |= {"width": 0.26, "hoverinfo": "skip"}
     shares = [100 * group.weight_share for group in groups]
-    held = {
-        **_bars(names, shares, _BYTES, "bytes of the weights"),
-        "hoverinfo": "skip",
-        "xaxis": "x2",
-    }
+    held = _bars(names, shares, _BYTES, "bytes of the weights") | {"hoverinfo": "skip", "xaxis": "x2"}
     # Beyond both bars: an int8 group can be faster than perfect single-precision kernels.
     ends = [per_ms * max(group.ms, group.perfect_ms) for group in groups]
     labels = [
@@ -92,21 +92,8 @@ def _slowest_first(groups: Sequence[GroupShare]) -> list[GroupShare]:
     return sorted(groups, key=lambda group: -group.time_share)
 
 
-def _unit(groups: Sequence[GroupShare]) -> tuple[float, str]:
-    """Return the number of units in a millisecond, and the unit's name: µs where every bar is short."""
-    return (1.0, "ms") if max(group.ms for group in groups) >= 0.1 else (1000.0, "µs")
-
-
 def _time(ms: float) -> str:
     return milliseconds(ms) if ms >= 0.1 else f"{significant(1000 * ms, 3)} µs"
-
-
-def _share(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _thousandths(value: float) -> str:
-    return f"{value:.3f}"
 
 
 def _of_kernels(group: GroupShare, value: float, word: Callable[[float], str]) -> Cell:
@@ -121,20 +108,20 @@ def _of_weights(group: GroupShare, value: float, word: Callable[[float], str]) -
 GROUP_COLUMNS: tuple[Column[GroupShare], ...] = (
     Column("group", lambda group: Cell(group.name), "left"),
     Column("kind", lambda group: Cell(group.kind), "left"),
-    Column("time", lambda group: number(group.time_share, _share)),
-    Column("ms", lambda group: number(group.ms, _thousandths)),
-    Column("perfect ms", lambda group: _of_kernels(group, group.perfect_ms, _thousandths)),
+    Column("time", lambda group: number(group.time_share, _SHARE)),
+    Column("ms", lambda group: number(group.ms, _THOUSANDTHS)),
+    Column("perfect ms", lambda group: _of_kernels(group, group.perfect_ms, _THOUSANDTHS)),
     Column("MFLOP", lambda group: _of_kernels(group, group.flops / 1e6, "{:.2f}".format)),
     Column("moved", lambda group: _of_kernels(group, group.bytes, size)),
     Column("weights", lambda group: _of_weights(group, group.weight_bytes, size)),
-    Column("of the weights", lambda group: _of_weights(group, group.weight_share, _share)),
+    Column("of the weights", lambda group: _of_weights(group, group.weight_share, _SHARE)),
     Column("why", lambda group: Cell(group.reason), "left"),
 )
 OPERATOR_COLUMNS: tuple[Column[OperatorCost], ...] = (
     Column("operator", lambda each: Cell(each.operator), "left"),
     Column("calls", lambda each: Cell(str(each.calls))),
-    Column("ms", lambda each: number(each.ms, _thousandths)),
-    Column("share of the time", lambda each: number(each.time_share, _share)),
+    Column("ms", lambda each: number(each.ms, _THOUSANDTHS)),
+    Column("share of the time", lambda each: number(each.time_share, _SHARE)),
 )
 
 
@@ -199,13 +186,6 @@ def _layout(groups: Sequence[GroupShare], per_ms: float, unit: str) -> Descripti
         "xaxis": {**GRID, **time},
         "xaxis2": {**GRID, **held, "domain": [0.68, 1], "anchor": "y"},
         "yaxis": {**GRID, **rows, "gridcolor": "rgba(0,0,0,0)", "linecolor": FAINT},
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 1.02,
-            "yanchor": "bottom",
-            "itemclick": False,
-            "traceorder": "normal",
-        },
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": MUTED, "font": {"size": 12, "color": INK}},
+        "legend": {**LEGEND, "itemclick": False, "traceorder": "normal"},
+        "hoverlabel": HOVER,
     }

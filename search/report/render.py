@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import getmembers, isfunction
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from search.format import (
-    MISSING,
-    column_percent,
-    count,
-    metric_name,
-    milliseconds,
-    pairs,
-    percent,
-    rate,
-    significant,
-    times,
-)
+from search import format as words
 
-_FILTERS = (column_percent, count, metric_name, milliseconds, pairs, percent, rate, significant, times)
+_FILTERS: dict[str, Callable[..., str]] = dict(getmembers(words, isfunction))
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("search.report"),
@@ -28,16 +20,12 @@ _ENVIRONMENT = Environment(
     keep_trailing_newline=True,
 )
 # `count` takes the place of an alias of jinja2's `length`.
-_ENVIRONMENT.filters |= {function.__name__: function for function in _FILTERS} | {"formatted": format}
-_ENVIRONMENT.globals["MISSING"] = MISSING
+_ENVIRONMENT.filters |= _FILTERS | {"formatted": format}
+_ENVIRONMENT.globals["MISSING"] = words.MISSING
 # JavaScript knows neither NaN nor infinity, and the order of keys is kept.
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False}
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of `search/report/templates` with values.
-
-    Raises:
-        jinja2.UndefinedError: the template asks for a value that is not there.
-    """
+    """Fill a template of `search/report/templates` with values; jinja2.UndefinedError where it asks for another."""
     return _ENVIRONMENT.get_template(template).render(values)

@@ -10,29 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs as get_plotlyjs
 
 from search.explore.study_profile import StudyProfile
+from search.home import write_json
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
 from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
-from search.report.front import FONT, GRID, INK, LOOK, PALETTE, Description, describe_front, loss_window
+from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
 from search.report.profile import profile_figure, profile_page
 from search.report.render import render
 from search.results import Front
 from search.verdict import verdict
 
 Figure = go.Figure
-
-__all__ = [
-    "Figure",
-    "front_figure",
-    "get_plotlyjs",
-    "write_png",
-    "write_profile",
-    "write_report",
-]
 
 # No link to a site, and no button that sends the data away: plotly 7 shows one unless it is told not to.
 CONFIG = {
@@ -88,9 +80,8 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
 
 
 def write_report(front: Front, path: Path) -> None:
-    """One file, everything inside it, complete or not there at all."""
-    text = study_page(front)
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """One file, everything inside it."""
+    write_page(study_page(front), path)
 
 
 def study_page(front: Front) -> str:
@@ -135,11 +126,11 @@ def _study_figures(front: Front, knobs: Parallel) -> dict[str, str]:
     return figures
 
 
-def write_profile(profile: StudyProfile, path: Path) -> None:
-    """The baseline's profile as one file, everything inside it."""
+def write_profile(profile: StudyProfile, folder: Path) -> None:
+    """The baseline's profile as profile.html, everything inside it, and as profile.json."""
     figure = _fragment(go.Figure(profile_figure(profile)), "profile-plot")
-    text = profile_page(profile, figure, get_plotlyjs())
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_page(profile_page(profile, figure, get_plotlyjs()), folder / "profile.html")
+    write_json(profile, folder / "profile.json")
 
 
 def write_png(front: Front, path: Path) -> None:
@@ -151,7 +142,10 @@ def write_png(front: Front, path: Path) -> None:
     figure = front_figure(front)
     # Buttons are of no use on a picture; `update_layout` would merge an empty list, not take it.
     figure.layout.updatemenus = ()
-    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=_png_title(front))
+    lines = map(html.escape, textwrap.wrap(verdict(front).headline, PNG_CHARACTERS))
+    text = f"<b>{html.escape(front.study)}</b><br>{'<br>'.join(lines)}"
+    title = {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
+    figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=title)
     width, height = PNG_PIXELS
 
     def draw(temporary: Path) -> None:
@@ -164,15 +158,14 @@ def write_png(front: Front, path: Path) -> None:
     _replace(path, draw)
 
 
-def _png_title(front: Front) -> Description:
-    lines = textwrap.wrap(verdict(front).headline, PNG_CHARACTERS)
-    text = f"<b>{html.escape(front.study)}</b><br>" + "<br>".join(map(html.escape, lines))
-    return {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
-
-
 def _fragment(figure: go.Figure, name: str) -> str:
     shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto"}
     return str(figure.to_html(config=CONFIG, div_id=name, **shape))
+
+
+def write_page(text: str, path: Path) -> None:
+    """One file, complete or not there at all."""
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import (
-    BenchmarkRequest,
-    CustomMetricRequest,
-    Deployed,
-    EvaluateRequest,
-    ExportRequest,
-    FitRequest,
-    Form,
-    ProfileRequest,
-    QuickBenchmarkRequest,
-    ScoreRequest,
-    ScoreResponse,
-)
+from objectives.jobs import requests
 from objectives.measure.deployment import Deployment
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import FEWEST_BLOCKS, Load, Window
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
-from objectives.records import Artifact, Prepared
+from objectives.measurement.visits import pooled_noise
+from objectives.records import Artifact, Latency, Prepared, Throughput
 from objectives.task import Task
 from search.config.sections import StudyConfig
 from spaces.candidate import Candidate
@@ -39,24 +29,27 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 Side = tuple[Artifact, Candidate]
 
 
-def fit_request(task: Task, candidate: Candidate, threads: int) -> FitRequest:
-    """Asks a builder to train a candidate's weights."""
-    return FitRequest(task, candidate.weights, threads)
-
-
-def export_request(task: Task, candidate: Candidate, threads: int) -> ExportRequest:
+def export_request(task: Task, candidate: Candidate, threads: int) -> requests.ExportRequest:
     """Asks a builder for a candidate's model file."""
     placement = candidate.placement
-    form = Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
-    return ExportRequest(task, candidate.weights, candidate.precision, threads, form)
+    form = requests.Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
+    return requests.ExportRequest(task, candidate.weights, candidate.precision, threads, form)
+
+
+def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
+    """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine."""
+    return RatioNoise(
+        p95=pooled_noise([latency.p95_visits for latency, _ in timings]),
+        p99=pooled_noise([latency.p99_visits for latency, _ in timings]),
+        service_p50=pooled_noise([latency.service_p50_visits for latency, _ in timings]),
+        throughput=pooled_noise([throughput.ratio_visits for _, throughput in timings]),
+        capacity=pooled_noise([throughput.capacity_visits for _, throughput in timings]),
+    )
 
 
 @dataclass(frozen=True)
 class MeterJobs:
-    """Requests about candidates, for one study.
-
-    noise: variance of the ratios between visits, from the study's earlier benchmarks
-    """
+    """Requests about candidates, for one study; `noise` is how ratios vary between visits of its earlier benchmarks."""
 
     config: StudyConfig
     task: Task
@@ -64,104 +57,73 @@ class MeterJobs:
     traffic: Traffic
     noise: RatioNoise = NO_RATIO_NOISE
 
+    @property
+    def baseline(self) -> Side:
+        """What every candidate is compared with: fp32, ONNX Runtime's own defaults, one replica."""
+        return self.prepared.baseline, Candidate()
+
     def evaluate(
         self,
-        artifact: Artifact,
-        candidate: Candidate,
+        ours: Side,
         part: HeldPart,
         confidence: float,
         beside: Side | None = None,
         reject_above: float | None = None,
         threads: int | None = None,
-    ) -> EvaluateRequest:
+    ) -> requests.EvaluateRequest:
         """`beside` stands where the baseline does; None for the baseline itself. `reject_above` is a loss beyond which
         nobody need know it exactly. `threads` are the engine's where builders are at work."""
-        scores = self.score(artifact, candidate, part, beside, threads)
-        return EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
+        scores = self.score(ours, part, beside, threads)
+        return requests.EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
 
     def score(
-        self,
-        artifact: Artifact,
-        candidate: Candidate,
-        part: HeldPart,
-        beside: Side | None = None,
-        threads: int | None = None,
-    ) -> ScoreRequest:
+        self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None
+    ) -> requests.ScoreRequest:
         """For a metric that a builder evaluates; arguments as in `evaluate`."""
-        other, partner = self._other(beside)
-        return ScoreRequest(
-            Deployed(artifact, self._deployment(artifact, candidate)),
-            Deployed(other, self._deployment(other, partner)),
-            str(self.task.cache),
-            self.prepared.holdout,
-            part,
-            threads,
-        )
+        sides = self._deployed(ours), self._deployed(beside)
+        return requests.ScoreRequest(*sides, str(self.task.cache), self.prepared.holdout, part, threads)
 
     def evaluate_custom_metric(
-        self, scored: ScoreResponse, part: HeldPart, confidence: float, threads: int
-    ) -> CustomMetricRequest:
+        self, scored: requests.ScoreResponse, part: HeldPart, confidence: float, threads: int
+    ) -> requests.CustomMetricRequest:
         """Asks a builder for the metric on what the meter scored."""
-        return CustomMetricRequest(
-            self.task,
-            threads,
-            self.prepared.holdout,
-            part,
-            scored.candidates,
-            scored.baseline,
-            self.config.seed,
-            confidence,
+        holdout, seed = self.prepared.holdout, self.config.seed
+        return requests.CustomMetricRequest(
+            self.task, threads, holdout, part, scored.candidates, scored.baseline, seed, confidence
         )
 
     def time(
-        self,
-        artifact: Artifact,
-        candidate: Candidate,
-        length: Length,
-        seed: int,
-        recording: str,
-        beside: Side | None = None,
-        append: bool = False,
-    ) -> BenchmarkRequest:
-        """The recording's path is relative to the home, its visits go on where `append`; `beside` is as in
-        `evaluate`."""
-        return BenchmarkRequest(
+        self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None, append: bool = False
+    ) -> requests.BenchmarkRequest:
+        """The recording is relative to the home, its visits go on where `append`; `beside` is as in `evaluate`."""
+        slo, objectives = self.config.slo, set(self.config.objectives)
+        # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
+        weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & objectives)
+        return requests.BenchmarkRequest(
             self.prepared.holdout,
-            artifact,
-            self._deployment(artifact, candidate),
-            self._deployment(*self._other(beside)),
-            Load(self.traffic, self.config.traffic.load, self.config.slo.percentile, self.config.slo.ms),
-            self._window(length),
+            ours[0],
+            self._deployed(ours).deployment,
+            self._deployed(beside).deployment,
+            Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms),
+            self.window(length),
             seed,
             f"{self.task.home}/{recording}",
-            beside is None and not append and self._weighed(candidate, length),
+            beside is None and not append and weighed,
             self.noise,
             append,
         )
 
-    def quick_benchmark(self, artifact: Artifact, candidate: Candidate) -> QuickBenchmarkRequest:
-        return QuickBenchmarkRequest(
-            self.prepared.holdout, self._deployment(artifact, candidate), self._deployment(*self._other(None))
-        )
-
-    def _weighed(self, candidate: Candidate, length: Length) -> bool:
-        """Return whether to measure the footprint, which takes a separate process: for every trial only if the
-        objectives need it.
-        """
-        return length != "screen" or candidate.is_baseline or bool(_WEIGHED & set(self.config.objectives))
+    def quick_benchmark(self, ours: Side) -> requests.QuickBenchmarkRequest:
+        sides = self._deployed(ours).deployment, self._deployed(None).deployment
+        return requests.QuickBenchmarkRequest(self.prepared.holdout, *sides)
 
     def limit_seconds(self, length: Length) -> float:
         """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
-        visits = self._window(length).visits
+        visits = self.window(length).visits
         return visits * (self.config.workers.job_seconds + self.config.timing.patience_seconds)
 
-    @property
-    def near_visits(self) -> int:
-        """Number of visits of a point that would enter the front."""
-        return self._window("near").visits
-
-    def _window(self, length: Length) -> Window:
-        """Return the window with enough samples for the percentiles of the SLO and of the objectives."""
+    def window(self, length: Length) -> Window:
+        """The window has enough samples for the percentiles of the SLO and of the objectives."""
         timing, percent = self.config.timing, self.config.slo.percentile
         if "latency_p99" in self.config.objectives:
             percent = 99
@@ -177,17 +139,15 @@ class MeterJobs:
         )
         return window.extended(percent)
 
-    def profile(self) -> ProfileRequest:
-        model = self._deployment(*self._other(None)).model
-        return ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
+    def profile(self) -> requests.ProfileRequest:
+        model = self._deployed(None).deployment.model
+        return requests.ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
-    def _deployment(self, artifact: Artifact, candidate: Candidate) -> Deployment:
-        return Deployment(f"{self.task.home}/{artifact.path}", candidate.placement, candidate.precision.compute)
-
-    def _other(self, beside: Side | None) -> Side:
-        """Return the other side, by default the baseline: fp32, ONNX Runtime's own defaults, one replica."""
-        return beside or (self.prepared.baseline, Candidate())
+    def _deployed(self, side: Side | None) -> requests.Deployed:
+        artifact, candidate = side or self.baseline
+        path, width = f"{self.task.home}/{artifact.path}", candidate.precision.compute
+        return requests.Deployed(artifact, Deployment(path, candidate.placement, width))

@@ -1,104 +1,74 @@
-"""Paired comparison of a candidate with another, or with the baseline: both are built, evaluated on the same rows, and
-benchmarked in one run.
-"""
+"""Paired comparison of a candidate with another: both are built, evaluated on the same rows, and timed in one run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, variance
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import BenchmarkResponse
+from objectives.jobs.requests import BenchmarkResponse, FitRequest
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.measurement.metrics.paired_loss import resamples_for
-from objectives.records import Artifact, Quality
+from objectives.records import Artifact, Interval, Quality, SliceQuality
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
-from search.choose.training_seeds import over_seeds, seeds_of
 from search.cli.console import Console
 from search.errors import JobError
-from search.workers.meter_jobs import Length, MeterJobs, Side, export_request, fit_request
+from search.workers.meter_jobs import Length, MeterJobs, Side, export_request
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.techniques.placement import Placement
 
+# Trainings of either side whose mean is compared: the luck of a seed is part of the interval.
+SEEDS = 3
+
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Workers that build and measure the two sides of a comparison, one after the other."""
+    """Workers that build and measure the two sides of a comparison, one after the other; JobError where a job fails."""
 
     jobs: MeterJobs
     builder: Worker
     meter: Worker
     console: Console
 
-    @property
-    def baseline(self) -> Side:
-        return self.jobs.prepared.baseline, Candidate()
-
     def built(self, candidate: Candidate) -> Artifact:
-        """Return a candidate's model file, built or from the cache.
-
-        Raises:
-            JobError: it cannot be built.
-        """
+        """Return a candidate's model file, built or from the cache."""
         limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
         if candidate.weights.distillation is not None:
-            call(self.builder, fit_request(self.jobs.task, candidate, threads), limits.fit_seconds, say)
+            call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limits.fit_seconds, say)
         return call(self.builder, export_request(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
 
     def quick(self, placement: Placement) -> QuickBenchmark:
-        """Run a quick benchmark of the baseline's own model in another placement.
-
-        Raises:
-            ValueError: it cannot be run in this placement.
-        """
-        candidate, limits = Candidate(placement=placement), self.jobs.config.workers
+        """Run a quick benchmark of the baseline's own model in another placement; ValueError where it cannot be run."""
+        candidate, limit = Candidate(placement=placement), self.jobs.config.workers.job_seconds
         try:
-            asked = self.jobs.quick_benchmark(self.built(candidate), candidate)
-            return call(self.meter, asked, limits.job_seconds, self.console.say)
+            asked = self.jobs.quick_benchmark((self.built(candidate), candidate))
+            return call(self.meter, asked, limit, self.console.say)
         except JobError as error:
             self.console.say(f"not benchmarked in another placement: {error}")
             raise ValueError(str(error)) from error
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
-        """Evaluate a candidate.
-
-        Args:
-            beside: as in `MeterJobs.evaluate`
-
-        Raises:
-            JobError: the evaluation failed.
-        """
+        """Evaluate a candidate; `beside` is as in `MeterJobs.evaluate`."""
         jobs, say = self.jobs, self.console.say
-        # A ranking of many users takes minutes, as training does; a higher confidence needs proportionally more
-        # resamples.
+        # A ranking of many users takes as long as training; a higher confidence needs proportionally more resamples.
         limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
         if not jobs.prepared.custom_metric:
-            return call(self.meter, jobs.evaluate(*ours, part, confidence, beside), limit, say).quality
-        scored = call(self.meter, jobs.score(*ours, part, beside), limit, say)
+            return call(self.meter, jobs.evaluate(ours, part, confidence, beside), limit, say).quality
+        scored = call(self.meter, jobs.score(ours, part, beside), limit, say)
         asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
         return call(self.builder, asked, limit, say).quality
 
     def benchmark(self, ours: Side, length: Length, recording: str, beside: Side | None = None) -> BenchmarkResponse:
-        """Benchmark a candidate, with requests of another seed than the search's.
-
-        Args:
-            recording: path of the raw timings, relative to the home
-            beside: as in `MeterJobs.evaluate`
-
-        Raises:
-            JobError: the benchmark failed.
-        """
-        asked = self.jobs.time(*ours, length, self.jobs.config.seed + 1, recording, beside)
+        """Benchmark a candidate, with requests of another seed than the search's; arguments as in `MeterJobs.time`."""
+        asked = self.jobs.time(ours, length, self.jobs.config.seed + 1, recording, beside)
         return call(self.meter, asked, self.jobs.limit_seconds(length), self.console.say)
 
     def quality(self, ours: Side, theirs: Side, part: HeldPart) -> Quality:
-        """Evaluate the first side relative to the second; where they differ in their weights, over trainings of both
-        from several seeds.
-
-        Raises:
-            JobError: one of them cannot be built or evaluated.
-        """
+        """Evaluate the first side relative to the second, over several seeds of training where their weights differ."""
         seeds = seeds_of(ours[1], theirs[1])
         found = []
         for seed in range(seeds):
@@ -117,20 +87,65 @@ class PairedComparison:
         return self.built(candidate), candidate
 
     def difference(self, ours: Side, theirs: Side, length: Length, recording: str) -> Difference:
-        """Measure the difference of the first side to the second, on validation.
-
-        Args:
-            recording: path of the recording, relative to the home
-
-        Raises:
-            JobError: one of the two cannot be evaluated or benchmarked.
-        """
+        """Measure the difference of the first side to the second, on validation; the recording is as in `benchmark`."""
         quality = self.quality(ours, theirs, "validation")
         timed = self.benchmark(ours, length, recording, theirs)
-        return Difference(
-            quality,
-            timed.latency,
-            timed.throughput,
-            ours[0].model_bytes / theirs[0].model_bytes,
-            seeds_of(ours[1], theirs[1]),
-        )
+        bytes_ratio, seeds = ours[0].model_bytes / theirs[0].model_bytes, seeds_of(ours[1], theirs[1])
+        return Difference(quality, timed.latency, timed.throughput, bytes_ratio, seeds)
+
+
+def seeds_of(ours: Candidate, theirs: Candidate) -> int:
+    """Trainings that a comparison of quality takes: one where both sides hold the same weights."""
+    return 1 if ours.weights == theirs.weights else SEEDS
+
+
+def over_seeds(found: Sequence[Quality]) -> Quality:
+    """Average trainings that differ only in their seed, `SEEDS` or a single one, evaluated on the same rows.
+
+    The rows are one source of error and the seeds another. The rows are the same for all seeds, so their half of the
+    interval is the mean of the bootstrap's, in squares; that of the seeds is Student's. Being independent, both halves
+    add in squares.
+    """
+    if len(found) == 1:
+        return found[0]
+    if len(found) != SEEDS:
+        raise ValueError(f"A loss is told over 1 or {SEEDS} seeds, but got {len(found)}.")
+    first = found[0]
+    return replace(
+        first,
+        value=fmean(q.value for q in found),
+        baseline=fmean(q.baseline for q in found),
+        loss=fmean(q.loss for q in found),
+        loss_interval=_interval([q.loss for q in found], [q.loss_interval for q in found], first.confidence),
+        slices=_parts([q.slices for q in found], first.confidence),
+        others=_parts([q.others for q in found], first.confidence),
+    )
+
+
+def _parts(found: Sequence[Sequence[SliceQuality]], confidence: float) -> tuple[SliceQuality, ...]:
+    return tuple(_part(parts, confidence) for parts in zip(*found, strict=True))
+
+
+def _part(found: Sequence[SliceQuality], confidence: float) -> SliceQuality:
+    """Combine one part's qualities; a part that is undefined for one seed has that seed's reason."""
+    losses = [part.loss for part in found if part.loss is not None]
+    intervals = [part.loss_interval for part in found if part.loss_interval is not None]
+    if len(losses) < len(found):
+        return next(part for part in found if part.loss is None)
+    return replace(
+        found[0],
+        value=fmean(part.value for part in found if part.value is not None),
+        baseline=fmean(part.baseline for part in found if part.baseline is not None),
+        loss=fmean(losses),
+        loss_interval=_interval(losses, intervals, confidence),
+    )
+
+
+def _interval(losses: Sequence[float], intervals: Sequence[Interval], confidence: float) -> Interval:
+    # The upper quantile of Student's t with two degrees of freedom, SEEDS - 1, has a closed form.
+    tail = (1 - confidence) / 2
+    student = (1 - 2 * tail) / math.sqrt(2 * tail * (1 - tail))
+    middle, seeds = fmean(losses), student * math.sqrt(variance(losses) / SEEDS)
+    below = fmean((loss - low) ** 2 for loss, (low, _) in zip(losses, intervals, strict=True))
+    above = fmean((high - loss) ** 2 for loss, (_, high) in zip(losses, intervals, strict=True))
+    return middle - math.hypot(math.sqrt(below), seeds), middle + math.hypot(math.sqrt(above), seeds)

@@ -50,9 +50,8 @@ class Worker:
         self._log = log
         self._command = list(command or (sys.executable, "-P", "-m", MODULES[kind]))
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = self._stood_still = 0.0
+        self._started = self._stood_still = self._limit = 0.0
         self._paused_at: float | None = None
-        self._limit = 0.0
         self._partial = b""
         self._request: Request[object] | None = None
         self.busy = False
@@ -95,7 +94,8 @@ class Worker:
                     self.progress.append(reply["progress"])
                     continue
                 if "trace" in reply:
-                    self._note(reply["trace"])
+                    with self._log.open("a") as log:
+                        log.write(reply["trace"])
                 if "error" in reply:
                     return replace(self._end(None, reply["error"]), wrong_input=reply["input"])
                 return self._answered(reply["result"])
@@ -166,15 +166,9 @@ class Worker:
         code = self._process.wait()
         seconds = self._end(None, None).seconds
         self.kill()
-        if code >= 0:
-            return Done(None, f"The {self.kind} ended with status {code}; its log is {self._log}.", seconds, True)
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return Done(None, f"The {self.kind} was ended by {name}{hint}; its log is {self._log}.", seconds, True)
-
-    def _note(self, text: str) -> None:
-        with self._log.open("a") as log:
-            log.write(text)
+        end = f"ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return Done(None, f"The {self.kind} {end}{hint}; its log is {self._log}.", seconds, True)
 
 
 @dataclass(frozen=True)
@@ -215,12 +209,13 @@ def call(worker: Worker, request: Request[Response], limit_seconds: float, say: 
         done = worker.poll()
         while worker.progress:
             say(worker.progress.pop(0))
-        if done is not None:
-            if done.error is not None:
-                if done.wrong_input:
-                    raise ConfigError(done.error.partition(": ")[2])
-                raise LostJobError(done.error) if done.lost else JobError(done.error)
+        if done is None:
+            continue
+        if done.error is None:
             return cast(Response, done.result)
+        if done.wrong_input:
+            raise ConfigError(done.error.partition(": ")[2])
+        raise LostJobError(done.error) if done.lost else JobError(done.error)
 
 
 def wait(workers: Sequence[Worker], seconds: float) -> None:
@@ -233,9 +228,7 @@ def wait(workers: Sequence[Worker], seconds: float) -> None:
 
 
 def _bind_to_parent() -> None:
-    """Make the child die with its parent even by kill -9, paused or not, and be the first to go when memory
-    runs out.
-    """
+    """Make the child die with its parent, however that ends, and be the first to go when memory runs out."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")

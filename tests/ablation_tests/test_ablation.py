@@ -289,7 +289,7 @@ def test_the_chosen_trial_comes_first(session: Session, workers: Workers) -> Non
     point = session.front().points[2]
     found = complete_outcome().measurement
     assert point.trial == 2 and found is not None
-    confirmed = Confirmed(found.latency, found.throughput, found.quality, found.footprint, 1)
+    confirmed = Confirmed(found, 1)
     session.study.note(chosen=choice_json(choice(point, confirmed, Path("bundle"), "why", None)))
     assert ablate(session, None, workers.builder, workers.meter, QUIET).trial == 2
     ablate(session, 1, workers.builder, workers.meter, QUIET)

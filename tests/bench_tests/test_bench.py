@@ -166,14 +166,14 @@ def test_every_schedule_has_the_rate_asked(pattern: Any) -> None:
 
 def test_a_percentile_of_too_few_or_of_refused_requests_is_never_told() -> None:
     few = percentiles(np.arange(float(fewest_samples(95) - 1)))
-    assert few.p50 is not None
-    assert (few.p95, few.p99) == (None, None)
+    assert few["p50"] is not None
+    assert (few["p95"], few["p99"]) == (None, None)
     latency = np.concatenate([np.ones(980), np.full(20, np.inf)])
     told = percentiles(latency)
-    assert told.p95 == Percentile(1.0, (1.0, 1.0))
-    assert told.p99 is None
+    assert told["p95"] == Percentile(1.0, (1.0, 1.0))
+    assert told["p99"] is None
     edge = percentiles(np.concatenate([np.ones(955), np.full(45, np.inf)]))
-    assert edge.p95 == Percentile(1.0, (1.0, None)), "the interval's end is refused, not the p95"
+    assert edge["p95"] == Percentile(1.0, (1.0, None)), "the interval's end is refused, not the p95"
 
 
 def played(latency_ms: Any, offered_share: float = 1.0, lag_ms: float = 0.0) -> Played:

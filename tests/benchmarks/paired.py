@@ -31,11 +31,11 @@ from objectives.measure.benchmark import measure_visit
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
-from objectives.measurement.recording import NO_RATIO_NOISE, Recording, Visit, read_recording, write_recording
+from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
 from objectives.records import Latency, Throughput
 from objectives.serving.engines import Engine, open_engine
 from objectives.serving.pool import Pool
-from search.explore.visit_noise import pooled
+from search.workers.meter_jobs import ratio_noise
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal_requests, write_model
 
@@ -171,8 +171,7 @@ def summaries(recordings: Sequence[Recording]) -> list[list[tuple[float, float, 
     found: list[list[tuple[float, float, float]]] = []
     earlier: list[tuple[Latency, Throughput]] = []
     for recording in recordings:
-        noise = pooled([one for one, _ in earlier], [one for _, one in earlier]) if earlier else NO_RATIO_NOISE
-        earlier.append(recording.summarize(noise))
+        earlier.append(recording.summarize(ratio_noise(earlier)))
         found.append(_ratios(*earlier[-1]))
     return found
 

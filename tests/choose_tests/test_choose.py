@@ -98,7 +98,7 @@ def test_a_latency_policy_must_hold_at_the_upper_bound(policy: Policy, held: boo
     )  # fmt: skip
     asked: Any = (pairs, [(point(1, 0.5, 2.0, 0.0), (outcome.artifact, Candidate()))], looks, policy)
     if held:
-        assert choose.confirm(*asked)[1].latency == found.latency
+        assert choose.confirm(*asked)[1].measurement.latency == found.latency
         return
     with pytest.raises(NothingConfirmedError):
         choose.confirm(*asked)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from objectives.records import Artifact, Quality
-from search.choose.distillation_ablation import control
+from search.choose.run import control
 from search.errors import JobError
 from spaces.candidate import Candidate
 from spaces.techniques.distillation import Distillation

@@ -15,8 +15,9 @@ import pytest
 from objectives.jobs.requests import BenchmarkResponse
 from objectives.records import Measurement, SliceQuality
 from search.choose import rebuild as recipe
-from search.choose.choose import Policy, made_of
+from search.choose.choose import Confirmed, Policy
 from search.choose.rebuild import BesideOld, RebuildResult, Rebuilt, Recipe
+from search.choose.run import made_of
 from search.cli.console import Console
 from search.errors import JobError, LostJobError
 from search.home import Home
@@ -34,7 +35,7 @@ def _rebuilt(old: BesideOld, loss: float = 0.001) -> Rebuilt:
     assert isinstance(found, Measurement) and outcome.artifact is not None
     parts = (SliceQuality("rare items", 10, 3, 0.7, 0.7, 0.01, (0.0, 0.015)), SliceQuality("nobody", 0, 0, reason="no"))
     quality = replace(found.quality, slices=parts)
-    return Rebuilt(outcome.artifact, quality, found.latency, found.throughput, found.footprint, 2, old)
+    return Rebuilt(outcome.artifact, Confirmed(replace(found, quality=quality), 2), old)
 
 
 def _beside(loss: float) -> BesideOld:
@@ -153,7 +154,7 @@ def test_a_bundle_made_for_another_cpu_is_built_anew(
         "prepared_by": lambda *given: prepared,
         "jobs_of": lambda *given: None,
         "PairedComparison": lambda *given: None,
-        "Looks": SimpleNamespace(of=lambda *given: SimpleNamespace(number=lambda made: 1)),
+        "_number_look": lambda *given: 1,
         "_measured": measured,
         "int8_weight_bits": lambda: here,
     }.items():
@@ -195,7 +196,6 @@ def _nights(folder: Path, checkpoints: str, monkeypatch: pytest.MonkeyPatch, los
         "prepared_by": lambda *given: today[0], "made_of": lambda of, *asked: of,
         "jobs_of": lambda *given: None, "PairedComparison": lambda *given: pairs,
         "_beside_old": lambda *given: BesideOld(trouble="another day"), "bundle_up": lambda *given: None,
-        "task_of": lambda *given: None,
     }  # fmt: skip
     for name, put in names.items():
         monkeypatch.setattr(recipe, name, put)

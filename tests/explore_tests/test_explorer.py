@@ -22,8 +22,8 @@ from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore import explorer as explore
 from search.explore.explorer import Explorer
-from search.explore.running_trial import RunningTrial, TrialEvent, next_job
-from search.study import Study
+from search.explore.running_trial import RunningTrial, next_job
+from search.study import EndedTrial, Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
 from spaces.candidate import Candidate
@@ -121,15 +121,12 @@ def search(
 ) -> Any:
     """Run a search over scripted workers."""
     log: list[tuple[str, str]] = []
-    told: list[TrialEvent] = []
+    told: list[EndedTrial] = []
     builders: Any = [Scripted("builder", log, script), Scripted("builder", log, script)]
     meter: Any = Scripted("meter", log, script)
     monkeypatch.setattr(explore, "wait", lambda workers, seconds: None)
     jobs = MeterJobs(parts["config"], parts["task"], parts["prepared"], Traffic())
-    explorer = Explorer(
-        parts["config"], parts["task"], jobs, parts["space"], parts["study"], builders, meter, 1,
-        told.append, lambda seconds: None,
-    )  # fmt: skip
+    explorer = Explorer(jobs, parts["space"], parts["study"], builders, meter, 1, told.append, lambda seconds: None)
     end = explorer.run(60, trials, 0.0)
     for worker in (*builders, meter):
         (limits if limits is not None else {}).update(worker.limits)

@@ -19,8 +19,9 @@ from objectives.task import Task
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.errors import JobError
-from search.explore.profiling import focused, profiled, write_profile_files
+from search.explore.run import focused, profiled
 from search.explore.study_profile import StudyProfile, read_profile
+from search.report.report import write_profile
 from search.study import Study
 from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Done
@@ -210,11 +211,12 @@ def test_a_table_by_itself_is_searched_when_its_group_is(
 def test_the_profile_is_written_as_json_and_as_a_page(study: Study, tmp_path: Path) -> None:
     document, _ = measured(study, Meter(profile()), tmp_path)
     folder = tmp_path / "reports" / "ml-100k"
-    page, data = write_profile_files(document, folder)
+    page, data = folder / "profile.html", folder / "profile.json"
+    write_profile(document, folder)
     assert sorted(file.name for file in folder.iterdir()) == ["profile.html", "profile.json"]
     assert json.loads(data.read_text()) == to_plain(document)
     text = page.read_text()
     assert text.startswith("<!doctype html>") and "ml-100k" in text
     assert all(group.reason in text for group in document.groups if group.name in ("tables", "mlp"))
-    write_profile_files(replace(document, study="other"), folder)
+    write_profile(replace(document, study="other"), folder)
     assert json.loads(data.read_text())["study"] == "other" and "ml-100k" not in page.read_text()

@@ -298,7 +298,7 @@ def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
     found = beside_tuned_baseline(pairs, ours, (3, tuned))
     assert found is not None and (found.trial, found.p95_ratio, found.throughput_ratio) == (3, 0.25, 4.0)
     assert asked[0][:2] == (ours, "confirm") and asked[0][-1] == tuned
-    confirmed = Confirmed(measured.latency, measured.throughput, measured.quality, measured.footprint, 1, tuned=found)
+    confirmed = Confirmed(measured, 1, tuned=found)
     assert _confirmation(confirmed).tuned_baseline == found
     config: Any = SimpleNamespace(name="shop")
     card = render(

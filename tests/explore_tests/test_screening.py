@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Quality
 from search.config.loss_limits import Limits
-from search.explore.screening import dominated, loses
+from search.explore.screening import dominated
 from tests.search_tests.measurements import complete_outcome
 
 LIMITS = Limits(0.01)
@@ -32,9 +32,9 @@ def quality(low: float, high: float) -> Quality:
 
 
 def test_only_a_whole_interval_beyond_the_tolerated_loss_loses() -> None:
-    assert loses(quality(0.0, 0.1), LIMITS) is None
-    assert loses(quality(0.01, 0.1), LIMITS) is None
-    reason = loses(quality(0.02, 0.04), LIMITS)
+    assert LIMITS.lost(quality(0.0, 0.1)) is None
+    assert LIMITS.lost(quality(0.01, 0.1)) is None
+    reason = LIMITS.lost(quality(0.02, 0.04))
     assert reason is not None and all(number in reason for number in ("3.00%", "2.00%", "4.00%", "1.00%"))
 
 

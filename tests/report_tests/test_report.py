@@ -25,10 +25,10 @@ from search.report.data import hover, hypervolume_curves, slices_of, stairs, tab
 from search.report.front import loss_window
 from search.report.render import render
 from search.report.report import front_figure, hypervolume_figure, parallel_figure, write_png, write_report
-from search.results import read_front
 from search.verdict import doubts
 from spaces.serialization import to_plain
 from tests.ablation_tests.ablated import CHOSEN, ablated, ablated_document, ablation
+from tests.search_tests.documents import read_front
 
 Document = dict[str, Any]
 MALICE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
@@ -357,9 +357,9 @@ def test_the_dots_are_the_measured_effects() -> None:
     found, known = dots(ablated()), ablation()
     measured = [effect for effect in known.effects if effect.difference is not None]
     assert len(found) == len(measured) == 7
-    for dot in found:
+    for dot, difference in found:
         effect = next(e for e in measured if dot.label.startswith(e.technique) and e.kind == dot.kind)
-        assert dot.difference == effect.difference
+        assert difference == effect.difference
 
 
 def test_the_effects_are_drawn_at_the_trial_and_alone_side_by_side() -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from objectives.records import Latency
-from search.interference_warnings import interference_warnings
-from search.results import read_front
-from search.verdict import best_compromise, helps, verdict
+from search.verdict import best_compromise, helps, interference_warnings, verdict
+from tests.search_tests.documents import read_front
 from tests.search_tests.measurements import complete_outcome
 
 

@@ -22,7 +22,7 @@ from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore.dry_run import DryRun
-from search.results import TUNED, Front, Point, choice_json, front_json, read_front
+from search.results import TUNED, Front, Point, choice_json, front_json
 from search.study import Study
 from search.study_front import study_front
 from spaces.candidate import Candidate
@@ -31,6 +31,7 @@ from spaces.serialization import to_plain
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import CHOSEN, PROFILE, ablation
 from tests.bench_tests.test_bench import played
+from tests.search_tests.documents import read_front
 from tests.search_tests.measurements import complete_outcome, small_space
 
 STORED = Path(__file__).with_name("json_keys.json")
@@ -68,7 +69,7 @@ def confirmed() -> Confirmed:
     quality = replace(measurement.quality, slices=PARTS)
     control = DistillationGain("auc", 0.1, (0.0, 0.2), 3, "It gained.")
     tuned = tuned_ratios(4, measurement.latency, measurement.throughput)
-    return Confirmed(measurement.latency, measurement.throughput, quality, measurement.footprint, 1, control, tuned)
+    return Confirmed(replace(measurement, quality=quality), 1, control, tuned)
 
 
 def measured(key: str) -> Outcome:
@@ -112,19 +113,20 @@ def front(folder: Path) -> Any:
 
 def rebuilt() -> Any:
     found = confirmed()
-    old = recipe.BesideOld(found.quality, found.latency)
-    artifact = Artifact("a", "a/model.onnx", {}, 10, 0.0)
-    made = recipe.Rebuilt(artifact, found.quality, found.latency, found.throughput, found.footprint, 1, old)
+    old = recipe.BesideOld(found.measurement.quality, found.measurement.latency)
+    made = recipe.Rebuilt(Artifact("a", "a/model.onnx", {}, 10, 0.0), found, old)
     given: Any = recipe.Recipe(None, load("ml-100k"), Policy(0.01, 5.0, 0.5))  # type: ignore[arg-type]
     return to_plain(recipe._result(given, Path("b"), made, None, "why"))
 
 
 def benched() -> Any:
     random = np.random.default_rng(0)
-    result = bench._Result(100.0, 50.0, *(played(random.exponential(size=2000)) for _ in range(2)))
+    ours, theirs = (played(random.exponential(size=2000)) for _ in range(2))
     bundle: Any = SimpleNamespace(folder=Path("b"), name="s")
     undisturbed = Interference(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    return to_plain(bench._summary(bundle, bench.Plan("bursts"), np.array([3, 4]), result, undisturbed))
+    return to_plain(
+        bench._summary(bundle, bench.Plan("bursts"), np.array([3, 4]), 100.0, 50.0, ours, theirs, undisturbed)
+    )
 
 
 def validated() -> Any:

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from objectives.records import Outcome
 from search.ledger import Ledger
+from search.study import EndedTrial
 from spaces.candidate import Candidate
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import ablation
@@ -25,12 +26,11 @@ def uri(migrated: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def entries(count: int) -> list[Any]:
-    made = [
-        (i, Candidate(placement=Placement(InstanceGroup(replicas=i + 1))), complete_outcome(loss=i / 1000), 0.1 * i)
-        for i in range(count)
-    ]
-    made.append((count, Candidate(placement=Placement(InstanceGroup(threads=9))), Outcome("failed", "it broke"), None))
+def entries(count: int) -> list[EndedTrial]:
+    many = [Candidate(placement=Placement(InstanceGroup(replicas=i + 1))) for i in range(count)]
+    made = [EndedTrial(i, candidate, complete_outcome(loss=i / 1000), 0.1 * i) for i, candidate in enumerate(many)]
+    broken = Candidate(placement=Placement(InstanceGroup(threads=9)))
+    made.append(EndedTrial(count, broken, Outcome("failed", "it broke"), None))
     return made
 
 
@@ -53,10 +53,10 @@ def opened(uri: str, tmp_path: Path) -> Ledger:
 def test_a_trial_is_a_child_run_with_every_knob_and_number(uri: str, tmp_path: Path) -> None:
     ledger = opened(uri, tmp_path)
     for entry in entries(2):
-        ledger.record(*entry)
+        ledger.record(entry)
     found = runs(uri)
     run = found["1"]
-    assert run.data.params == {k: str(v) for k, v in entries(2)[1][1].knobs().items()}
+    assert run.data.params == {k: str(v) for k, v in entries(2)[1].candidate.knobs().items()}
     assert run.data.metrics["quality.loss"] == pytest.approx(0.001)
     assert run.data.metrics["latency.p95_ratio_interval.low"] == pytest.approx(0.475)
     assert run.data.metrics["throughput.ratio"] == 2.0
@@ -73,13 +73,13 @@ def test_levelling_mends_what_a_kill_left(uri: str, tmp_path: Path, monkeypatch:
     """One run half written, one missing, one twice, one of a trial that was forgotten."""
     ledger = opened(uri, tmp_path)
     wanted = entries(3)
-    ledger.record(*wanted[0])
-    ledger.record(*wanted[0])
-    ledger.record(99, *wanted[0][1:])
+    ledger.record(wanted[0])
+    ledger.record(wanted[0])
+    ledger.record(replace(wanted[0], number=99))
     with monkeypatch.context() as patch:
         patch.setattr(ledger._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            ledger.record(*wanted[1])
+            ledger.record(wanted[1])
     again = opened(uri, tmp_path)
     assert again.level(wanted, front=[1])
     found = runs(uri)
@@ -100,7 +100,7 @@ def test_a_store_that_is_away_costs_no_trial_and_no_minutes(
         probe.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
     away = opened(nobody if store == "a server" else f"sqlite:///{tmp_path}", tmp_path)
-    away.record(*entries(1)[0])
+    away.record(entries(1)[0])
     assert away.trouble is not None
     assert not away.level(entries(1), [])
     assert sum(slept) < 5
@@ -143,7 +143,7 @@ def test_an_effect_is_a_child_run_of_its_own(uri: str, tmp_path: Path) -> None:
 def test_effects_are_levelled_as_trials_are(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half written, measured anew, gone with a study that was begun anew; and the trials' own runs are let be."""
     ledger, known = opened(uri, tmp_path), ablation()
-    ledger.record(*entries(1)[0])
+    ledger.record(entries(1)[0])
     with monkeypatch.context() as patch:
         patch.setattr(ledger._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import pytest
 
 from objectives.records import NotFiniteError, Outcome, Quality
 from search.config.loss_limits import Limits
-from search.study import Study, candidate_of, measured, outcome_of, values
+from search.study import Study, candidate_of, measured, outcome_of, sought
 from spaces.search_space import SearchSpace
 from tests.search_tests.measurements import complete_outcome, small_space
 
@@ -113,7 +113,7 @@ def test_nothing_infinite_is_ever_told() -> None:
 
 def test_an_objective_that_was_not_measured_is_refused() -> None:
     measured = complete_outcome().measurement
-    assert values(measured, ["latency_p99", "model_bytes"]) == [0.5, 1000.0]
+    assert sought(measured, ["latency_p99", "model_bytes"]) == [0.5, 1000.0]
 
 
 def test_each_outcome_is_parsed_once_however_often_it_is_asked_for(

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from search.format import column_percent, milliseconds, percent, significant, size, times
-from search.results import Point, read_front
+from search.results import Point
 from search.verdict import Verdict, alike_trials, best_compromise, helps
 from search.verdict import verdict as verdict_of
+from tests.search_tests.documents import read_front
 
 Document = dict[str, Any]
 

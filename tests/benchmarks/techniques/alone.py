@@ -30,7 +30,7 @@ from search.cli.console import Console
 from search.config.defaults import space_for
 from search.config.study_file import load
 from search.errors import JobError
-from search.explore.profiling import profiled
+from search.explore.run import profiled
 from search.home import Home
 from search.locking import locked
 from search.session import Session, jobs_of, open_session, prepare
@@ -234,7 +234,7 @@ def measured(cell: Cell, pairs: PairedComparison, length: Length, known: Path) -
         except (JobError, ValueError) as error:
             return str(error)
         try:
-            found = pairs.difference(side, pairs.baseline, length, recording)
+            found = pairs.difference(side, pairs.jobs.baseline, length, recording)
         except (JobError, ValueError) as error:
             return f"{closed_loop(pairs, side)}; not in an open loop: {error}"
         known.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def closed_loop(pairs: PairedComparison, side: Side) -> str:
     """Return median, least and most of the ratios to the baseline without a load generator, which some placements leave
     no core.
     """
-    asked, limit, say = pairs.jobs.quick_benchmark(*side), pairs.jobs.config.workers.job_seconds, pairs.console.say
+    asked, limit, say = pairs.jobs.quick_benchmark(side), pairs.jobs.config.workers.job_seconds, pairs.console.say
     try:
         looks = [call(pairs.meter, asked, limit, say) for _ in range(_LOOKS)]
     except JobError as error:
@@ -255,7 +255,7 @@ def closed_loop(pairs: PairedComparison, side: Side) -> str:
     return (
         f"one by one {median(service):.3f} [{service[0]:.3f}, {service[-1]:.3f}] of the time, saturated "
         f"{median(rate):.2f}x [{rate[0]:.2f}, {rate[-1]:.2f}], "
-        f"bytes {side[0].model_bytes / pairs.baseline[0].model_bytes:.3f}"
+        f"bytes {side[0].model_bytes / pairs.jobs.baseline[0].model_bytes:.3f}"
     )
 
 

@@ -10,9 +10,8 @@ import pytest
 import scipy.stats
 
 from objectives.records import Artifact, Quality, SliceQuality
-from search.choose.training_seeds import SEEDS, over_seeds, seeds_of
 from search.cli.console import Console
-from search.workers.paired_comparison import PairedComparison
+from search.workers.paired_comparison import SEEDS, PairedComparison, over_seeds, seeds_of
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
 from tests.ablation_tests.ablated import CHOSEN
