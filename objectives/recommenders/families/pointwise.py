@@ -145,8 +145,7 @@ class PointwiseRecommender:
         return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
-        drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
-        return (drawn[i] for i in range(len(drawn)))
+        return iter(draw_requests(self.dataset, request_rows(self.task, seed), seed))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return _optimizer(model)
