@@ -1,17 +1,25 @@
-"""Training with early stopping."""
+"""Training of built-in baselines with early stopping, once for each cache."""
 
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from objectives.store import make_once
+from objectives.task import Task
 from objectives.training_rows import Inputs
+from spaces.serialization import digest
 
+M = TypeVar("M", bound=nn.Module)
+Progress = Callable[[str], None]
 # Inputs by name, (rows, ...) each, and labels.
 Labelled = tuple[Inputs, Tensor]
 
@@ -70,3 +78,34 @@ def train_to_optimum(
     model.load_state_dict(kept)
     model.eval()
     return Trained(best, best_epoch, tuple(history), time.monotonic() - start)
+
+
+def open_baseline(
+    task: Task, data: str, rules: object, build: Callable[[], M], train: Callable[[M], Trained]
+) -> tuple[M, Mapping[str, object], str]:
+    """Load the baseline from the cache, else build and train it; in a dry run, leave it untrained.
+
+    Args:
+        data: hash of the data
+        rules: all else, besides recommender and seed, that the trained weights depend on
+
+    Returns:
+        The model in evaluation mode, facts of its training, and its key.
+    """
+    key = digest(task.recommender, data, rules, task.seed, torch.__version__)[:20]
+    folder = task.cache / "baselines" / key
+
+    def make(into: Path) -> None:
+        torch.manual_seed(task.seed)
+        fresh = build()
+        facts = asdict(train(fresh))
+        del facts["best"]
+        torch.save(fresh.state_dict(), into / "state.pt")
+        (into / "training.json").write_text(json.dumps(facts))
+
+    model = build().eval()
+    if task.dry_run:
+        return model, {}, f"{key}-untrained"
+    make_once(folder, make)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    return model, json.loads((folder / "training.json").read_text()), key

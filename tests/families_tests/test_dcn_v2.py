@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, HIDDEN, STUDENT, Sizes
+from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, STUDENT, Sizes
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -115,7 +115,7 @@ def test_tables_and_layers_in_other_forms_are_read_alike(model: DCNV2) -> None:
 
 def test_hidden_features_are_what_the_mlp_gives(model: DCNV2) -> None:
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule(HIDDEN).register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = model.get_submodule(SIZES.hidden).register_forward_hook(lambda *call: seen.append(call[2]))
     scores(model, draw(FIELDS, 5))
     handle.remove()
     assert [tuple(features.shape) for features in seen] == [(5, 12)]

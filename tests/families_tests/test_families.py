@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from objectives.recommenders.families import dcn_v2, dlrm, sasrec
-from objectives.recommenders.families.by_fields import FAMILIES
+from objectives.recommenders.families.pointwise import FAMILIES
 from objectives.recommenders.families.sizes import no_larger, resized, told
 from spaces.domains import Choice
 from spaces.techniques.architecture import Architecture
@@ -57,7 +57,7 @@ def test_a_family_makes_what_it_describes(name: str) -> None:
     domains = family.student(FIELDS)
     first = tuple((size, d.values[0]) for size, d in domains.items() if isinstance(d, Choice))
     assert len(first) == len(domains)
-    model = family.sizes(Architecture(first)).build(FIELDS).eval()
+    model = family.of(Architecture(first)).build(FIELDS).eval()
     widths: list[int] = []
     model.get_submodule(family.hidden).register_forward_hook(lambda *args: widths.append(args[2].shape[-1]))
     scores = model(**draw(FIELDS, 9))
@@ -102,6 +102,6 @@ def test_every_student_of_sasrec_can_be_built_with_the_baselines_heads_and_other
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_published_sizes_are_a_students_too(name: str) -> None:
     family = FAMILIES[name]
-    of = {size: value for size, value in told(family.baseline).items() if size in family.student(FIELDS)}
+    of = {size: value for size, value in told(family).items() if size in family.student(FIELDS)}
     assert all(value in family.student(FIELDS)[size] for size, value in of.items())
-    assert family.sizes(Architecture(tuple(of.items()))) == family.baseline
+    assert family.of(Architecture(tuple(of.items()))) == family

@@ -14,16 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from objectives.compression.export import Signature
-from objectives.recommenders.families.sasrec import (
-    BASELINE,
-    STUDENT,
-    FeedForward,
-    SASRec,
-    Sizes,
-    hidden,
-    loss,
-    outputs,
-)
+from objectives.recommenders.families.sasrec import BASELINE, STUDENT, FeedForward, SASRec, Sizes, loss, outputs
 from objectives.recommenders.families.self_attention import SelfAttention
 from spaces.model_structure import PrunableDim
 from spaces.techniques.architecture import Architecture
@@ -346,7 +337,7 @@ def test_a_single_head_is_not_pruned() -> None:
 def test_hidden_is_the_last_normalisation() -> None:
     model = _model()
     seen: list[torch.Tensor] = []
-    model.get_submodule(hidden(model)).register_forward_hook(lambda module, args, out: seen.append(out))
+    model.get_submodule("norm").register_forward_hook(lambda module, args, out: seen.append(out))
     history = _history(9, 9)
     scores = _scores_of(model, history)
     table = model.tables["item"].weight.detach()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
-from objectives.recommenders.families.sizes import FieldSizes
-from spaces.domains import Choice, Scalar
+from objectives.recommenders.families.sizes import FieldSizes, widths
+from spaces.domains import Choice
 from spaces.techniques.architecture import Architecture
 
 
@@ -25,45 +25,35 @@ class Sizes(FieldSizes):
     embedding_dim: int
     bottom: tuple[int, ...]
     top: tuple[int, ...]
+    hidden = "top"
 
     def __post_init__(self) -> None:
         if min((self.embedding_dim, *self.bottom, *self.top)) < 1 or not self.top:
             raise ValueError(f"Sizes are positive and the top MLP has at least one hidden layer, but got {self}.")
 
-    def build(self, fields: Sequence[Field]) -> DLRM:
-        return DLRM(fields, self)
-
     @classmethod
     def of(cls, architecture: Architecture) -> Sizes:
         """Read the sizes; a missing bottom, which `student` omits where no field is numeric, has no hidden layers."""
         sizes = architecture.as_dict()
-        bottom = _widths(sizes["bottom"]) if "bottom" in sizes else ()
-        return cls(int(sizes["embedding_dim"]), bottom, _widths(sizes["top"]))
+        bottom = widths(sizes["bottom"]) if "bottom" in sizes else ()
+        return cls(int(sizes["embedding_dim"]), bottom, widths(sizes["top"]))
 
+    def build(self, fields: Sequence[Field]) -> DLRM:
+        return DLRM(fields, self)
 
-def _widths(joined: Scalar) -> tuple[int, ...]:
-    return tuple(int(width) for width in str(joined).split("-"))
+    def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
+        return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
 
 
 # The published sizes for Criteo's Kaggle data (github.com/facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh:
 # arch-sparse-feature-size 16, arch-mlp-bot 13-512-256-64-16, arch-mlp-top 512-256-1).
 BASELINE = Sizes(embedding_dim=16, bottom=(512, 256, 64), top=(512, 256))
 
-# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 16)),
     "bottom": Choice(("16", "32", "64", "64-32", "128-64", "512-256-64")),
     "top": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "512-256")),
 }
-
-
-def student(fields: Sequence[Field]) -> Mapping[str, Choice]:
-    """Return the sizes of students over these fields, with a bottom only where a field is numeric."""
-    return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
-
-
-# Module whose outputs, (rows, units), are the features to distil.
-HIDDEN = "top"
 
 
 class DLRM(nn.Module):

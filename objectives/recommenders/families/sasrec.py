@@ -54,7 +54,6 @@ class Sizes:
 # of 0.5 for the sparser sets.
 BASELINE = Sizes(embedding_dim=50, blocks=2, heads=1, feed_forward=50, length=50)
 
-# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((8, 16, 32, 50)),
     "blocks": Choice((1, 2)),
@@ -239,8 +238,3 @@ def loss(outputs: Tensor) -> Tensor:
     if outputs.dim() != 2 or outputs.shape[0] < 1 or outputs.shape[1] < 2:
         raise ValueError(f"Lists hold the target and a negative or more, but got outputs of {tuple(outputs.shape)}.")
     return F.softplus(-outputs[:, 0]).mean() + F.softplus(outputs[:, 1:]).mean()
-
-
-def hidden(model: SASRec) -> str:
-    """Return the name of the module whose outputs, (..., d), are the features to distil: the last normalisation."""
-    return "norm"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.arrays import Arrays, Numbers
+from objectives.arrays import Arrays
 from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
@@ -32,22 +31,19 @@ from objectives.recommenders.datasets.sequences import (
 )
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
+from objectives.recommenders.families.built_in import BuiltIn
 from objectives.recommenders.families.linear import ItemTable
 from objectives.recommenders.families.sizes import resized
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
-from objectives.recommenders.training import Labelled, train_to_optimum
+from objectives.recommenders.training import Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
-from objectives.store import make_once
 from objectives.task import Task
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
-from spaces.serialization import digest
 from spaces.techniques.architecture import Architecture
-
-Progress = Callable[[str], None]
 
 # Version of training and its data, raised when either changes, so that older baselines in the cache are not used.
 STAGE = 3
@@ -72,31 +68,25 @@ _SHARED_HISTORY = 32  # serving rows that share a history
 
 
 @dataclass(frozen=True, eq=False)
-class SequentialRecommender:
+class SequentialRecommender(BuiltIn):
     """Recommender that ranks by a history; implements `Recommender`. Labels of training are not used: the next item is
     candidate 0.
     """
 
     sequences: Sequences
     model: sasrec.SASRec
-    task: Task
-    training: Mapping[str, object]
-    key: str
-    length: int
-    once: frozenset[str] = frozenset(("history",))
-    hidden: str = "norm"
-    method: Method = "positions"
-    custom_metric: bool = False
-    columns: tuple[str, ...] = ()
-    built: bool = True
-    output_kinds: tuple[OutputKind, ...] = (OutputKind("lists"),)
+    once: ClassVar[frozenset[str]] = frozenset(("history",))
+    hidden: ClassVar[str] = "norm"
+    method: ClassVar[Method] = "positions"
+    output_kinds: ClassVar[tuple[OutputKind, ...]] = (OutputKind("lists"),)
+
+    @cached_property
+    def _sizes(self) -> sasrec.Sizes:
+        return resized(sasrec.BASELINE, self.task.sizes)
 
     @property
-    def metric(self) -> str:
-        return self.task.metric
-
-    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
-        raise ValueError(f"{self.metric} is no function of the user's own.")
+    def length(self) -> int:
+        return self._sizes.length
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -108,10 +98,6 @@ class SequentialRecommender:
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
         return sasrec.outputs(model, inputs)  # type: ignore[arg-type]  # siblings of the model
-
-    def scores(self, outputs: object) -> Tensor:
-        assert isinstance(outputs, Tensor)
-        return outputs
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         assert isinstance(outputs, Tensor)
@@ -189,10 +175,10 @@ class SequentialRecommender:
         return ItemTable(item_counts(self.sequences)).eval()
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
-        return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))
+        return sasrec.student(self._sizes)
 
     def sizes(self) -> Mapping[str, Scalar]:
-        return resized(sasrec.BASELINE, self.task.sizes).chosen()
+        return self._sizes.chosen()
 
     def history(self) -> int:
         return self.length
@@ -230,24 +216,17 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     sequences = sequences_of(read_log(task), implicit=all_taken(task))
     progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
     sizes = resized(sasrec.BASELINE, task.sizes)
-    rules = [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE]
-    key = digest(task.recommender, sequences.key(), rules, task.seed, torch.__version__)[:20]
-    folder = task.cache / "baselines" / key
-
-    def make(into: Path) -> None:
-        torch.manual_seed(task.seed)
-        _train(sasrec.SASRec(sequences.items, sizes), sequences, sizes.length, task.seed, into, progress)
-
-    model = sasrec.SASRec(sequences.items, sizes)
-    if task.dry_run:
-        return SequentialRecommender(sequences, model.eval(), task, {}, f"{key}-untrained", sizes.length)
-    make_once(folder, make)
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-    facts = json.loads((folder / "training.json").read_text())
-    return SequentialRecommender(sequences, model.eval(), task, facts, key, sizes.length)
+    model, training, key = open_baseline(
+        task,
+        sequences.key(),
+        [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE],
+        lambda: sasrec.SASRec(sequences.items, sizes),
+        lambda fresh: _train(fresh, sequences, sizes.length, task.seed, progress),
+    )
+    return SequentialRecommender(task, training, key, sequences, model)
 
 
-def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, into: Path, progress: Progress) -> None:
+def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
     generator = torch.Generator().manual_seed(seed)
     users = _some_users(sequences, _EARLY_STOPPING_USERS, seed)
     history, target, _ = (values[users] for values in histories(sequences, "validation", length))
@@ -255,7 +234,7 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, i
         ({"history": history},), target, users, {}, seen_before(sequences, "validation", users),
         np.arange(1, sequences.items + 1),
     )  # fmt: skip
-    trained = train_to_optimum(
+    return train_to_optimum(
         fresh,
         lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
         torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
@@ -265,9 +244,6 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, i
         lambda model: _ndcg(lambda part: _all_scores(model, history[part]), held),  # type: ignore[arg-type]
         progress=progress,
     )
-    torch.save(fresh.state_dict(), into / "state.pt")
-    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
-    (into / "training.json").write_text(json.dumps(facts))
 
 
 def _passes(users: int) -> int:
