@@ -24,16 +24,10 @@ from objectives.recommenders.datasets.sources import least_count, read_log
 from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.families import dcn_v2, dlrm
 from objectives.recommenders.families.built_in import BuiltIn
-from objectives.recommenders.families.linear import LinearModel
 from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, told
 from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
-from objectives.recommenders.references import (
-    logistic_regression,
-    logistic_regression_scores,
-    popularity,
-    popularity_scores,
-)
+from objectives.recommenders.references import logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
 from objectives.recommenders.training import Labelled, Progress, Trained, open_baseline, train_to_optimum
@@ -139,9 +133,9 @@ class PointwiseRecommender(BuiltIn):
         return (*(("popularity",) if self.dataset.field("item") else ()), "logistic_regression")
 
     def reference(self, name: str) -> nn.Module:
-        known = name == "popularity"
-        linear = popularity(self.dataset) if known else logistic_regression(self.dataset, self.task.seed)
-        return LinearModel(self.dataset.fields, linear.weights, linear.bias).eval()
+        if name == "popularity":
+            return popularity(self.dataset).eval()
+        return logistic_regression(self.dataset, self.task.seed).eval()
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         published = self._family.student(self.dataset.fields)
@@ -167,13 +161,10 @@ class PointwiseRecommender(BuiltIn):
 
     def _references(self) -> dict[str, float | None]:
         inputs, labels = _tensors(self.dataset, "test")
-        known = self.dataset.field("item") is not None
-        scores = {
-            "baseline": _scores(self.model, inputs),
-            "popularity": popularity_scores(self.dataset, "test") if known else None,
-            "logistic_regression": logistic_regression_scores(self.dataset, "test", self.task.seed),
-        }
-        aucs = {n: None if s is None else float(roc_auc_score(labels.numpy(), s)) for n, s in scores.items()}
+        aucs: dict[str, float | None] = dict.fromkeys(("baseline", "popularity", "logistic_regression"))
+        for name in ("baseline", *self.references):
+            model = self.model if name == "baseline" else self.reference(name)
+            aucs[name] = float(roc_auc_score(labels.numpy(), _scores(model, inputs)))
         return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
 
 

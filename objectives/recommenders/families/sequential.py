@@ -32,9 +32,9 @@ from objectives.recommenders.datasets.sequences import (
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
 from objectives.recommenders.families.built_in import BuiltIn
-from objectives.recommenders.families.linear import ItemTable
 from objectives.recommenders.families.sizes import resized
 from objectives.recommenders.protocol import Facts, Method
+from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
 from objectives.recommenders.training import Labelled, Progress, Trained, open_baseline, train_to_optimum
