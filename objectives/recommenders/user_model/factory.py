@@ -54,15 +54,12 @@ class Given(Protocol):
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         """Return the mean loss over the rows, in any combination, since they are shuffled."""
-        ...
 
     def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], object, object]]:
         """Iterate over (inputs by name, labels, groups), each of the same rows."""
-        ...
 
     def requests(self, seed: int) -> Iterable[Mapping[str, object]]:
         """Iterate over requests, arrays by input's name."""
-        ...
 
 
 def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
