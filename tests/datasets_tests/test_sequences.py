@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
-from objectives.recommenders.datasets.sequences import (
-    Sequences,
-    histories,
-    item_counts,
-    rare_target,
-    sequences_of,
-    short_history,
-    training,
-)
+from objectives.recommenders.datasets.sequences import Sequences, histories, item_counts, sequences_of, training
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, sequence_slices
 
 Event = tuple[int, int]
 
@@ -103,12 +96,12 @@ def test_explicit_events_are_those_with_label_1() -> None:
 
 def test_the_last_event_is_for_test_and_the_one_before_it_for_validation() -> None:
     sequences = _of([1, 2, 3, 4, 5], [6, 7, 8])
-    history, target, user = histories(sequences, "validation", 4)
+    history, target = histories(sequences, "validation", 4)
     assert history.tolist() == [[0, 1, 2, 3], [0, 0, 0, 6]]
-    assert target.tolist() == [4, 7] and user.tolist() == [0, 1]
-    history, target, user = histories(sequences, "test", 4)
+    assert target.tolist() == [4, 7]
+    history, target = histories(sequences, "test", 4)
     assert history.tolist() == [[1, 2, 3, 4], [0, 0, 6, 7]]
-    assert target.tolist() == [5, 8] and user.tolist() == [0, 1]
+    assert target.tolist() == [5, 8]
     assert histories(sequences, "test", 2)[0].tolist() == [[3, 4], [6, 7]]
 
 
@@ -135,22 +128,30 @@ def test_cuts_are_those_of_lists(users: list[list[int]], length: int) -> None:
     assert item_counts(sequences).tolist() == [counts[code] for code in range(10)]
 
 
+def _short(sequences: Sequences, user: np.ndarray) -> np.ndarray:
+    return sequence_slices(sequences, user, np.ones_like(user))[LITTLE_HISTORY]
+
+
+def _rare(sequences: Sequences, target: np.ndarray) -> np.ndarray:
+    return sequence_slices(sequences, np.zeros_like(target), target)[RARE_ITEMS]
+
+
 def test_the_quarter_with_the_least_history() -> None:
     # Train events: 1, 5, 2, 4, 3, 9, 7, 8: a quarter of eight users is the two with 1 and 2.
     sequences = _of(*([1] * (events + 2) for events in (1, 5, 2, 4, 3, 9, 7, 8)))
-    assert short_history(sequences, np.arange(8)).tolist() == [True, False, True] + [False] * 5
-    assert short_history(sequences, np.array([2, 2, 1])).tolist() == [True, True, False]
+    assert _short(sequences, np.arange(8)).tolist() == [True, False, True] + [False] * 5
+    assert _short(sequences, np.array([2, 2, 1])).tolist() == [True, True, False]
     tied = _of([1] * 4, [1] * 4, [1] * 4, [1] * 9)
-    assert short_history(tied, np.arange(4)).tolist() == [True, True, True, False]
+    assert _short(tied, np.arange(4)).tolist() == [True, True, True, False]
 
 
 def test_the_items_of_the_last_fifth_of_the_events() -> None:
     # Train counts 5, 2, 1, 1, 1 and none: 4 and 5 together have 2 of 10 events, with item 3 it would be 3.
     train = [1] * 5 + [2] * 2 + [3, 4, 5]
     sequences = _of([*train, 6, 6], items=6)
-    assert rare_target(sequences, np.arange(1, 7)).tolist() == [False, False, False, True, True, True]
-    assert rare_target(sequences, np.array([5, 1, 5])).tolist() == [True, False, True]
-    assert not rare_target(_of([1, 2, 1, 2, 1], items=2), np.array([1, 2])).any()
+    assert _rare(sequences, np.arange(1, 7)).tolist() == [False, False, False, True, True, True]
+    assert _rare(sequences, np.array([5, 1, 5])).tolist() == [True, False, True]
+    assert not _rare(_of([1, 2, 1, 2, 1], items=2), np.array([1, 2])).any()
 
 
 def test_the_key_tells_sequences_apart() -> None:

@@ -18,8 +18,6 @@ Codes = NDArray[np.int64]
 
 _FROM_THE_END: dict[HeldPart, int] = {"validation": 2, "test": 1}
 _FEWEST = 3  # events of a user: one each for train, validation and test
-_SHORT = 0.25  # share of the users: those with the shortest history
-_RARE = 0.2  # share of the train events: those with the least popular items
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +98,14 @@ def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Seq
     return Sequences(log.name, *_coded(item, in_train), offsets)
 
 
-def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int64]]:
-    """Return each user's history before the part's event, (users, length), that event, (users,), and the user,
-    (users,).
+def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, Codes]:
+    """Return each user's history before the part's event, (users, length), and that event, (users,).
 
     A history has the latest `length` events, padded with 0 on the left. The history of test includes validation's
     event.
     """
     at = sequences.target_at(part)
-    return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at], np.arange(sequences.users)
+    return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at]
 
 
 def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
@@ -137,26 +134,6 @@ def item_counts(sequences: Sequences) -> NDArray[np.int64]:
     for part in _FROM_THE_END:
         counts -= np.bincount(sequences.codes[sequences.target_at(part)], minlength=len(counts))
     return counts
-
-
-def short_history(sequences: Sequences, user: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether each user, (n,), has a short history.
-
-    A history is short with no more train events than the user at the first quartile. So at least a quarter of the users
-    have one, and more where several have the same number.
-    """
-    events = sequences.target_at("validation") - sequences.offsets[:-1]
-    return np.asarray(events[user] <= np.quantile(events, _SHORT, method="inverted_cdf"))
-
-
-def rare_target(sequences: Sequences, target: Codes) -> NDArray[np.bool_]:
-    """Return whether each target, (n,) codes, is a rare item.
-
-    Rare items are the last codes, as many as have together at most 20% of the train events.
-    """
-    counts = item_counts(sequences)
-    of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
-    return np.asarray(of_it_and_rarer[target] <= _RARE * counts.sum())
 
 
 def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:

@@ -23,10 +23,8 @@ from objectives.recommenders.datasets.sequences import (
     Sequences,
     histories,
     item_counts,
-    rare_target,
     seen_before,
     sequences_of,
-    short_history,
     training,
 )
 from objectives.recommenders.datasets.sources import all_taken, read_log
@@ -36,7 +34,7 @@ from objectives.recommenders.families.sizes import resized
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
-from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
+from objectives.recommenders.slices import sequence_slices
 from objectives.recommenders.training import Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
 from objectives.task import Task
@@ -142,21 +140,7 @@ class SequentialRecommender(BuiltIn):
         return {table.name: counts for table in tables if "item" in table.inputs}
 
     def held_out(self, part: HeldPart) -> HeldOut:
-        users = _some_users(self.sequences, _judged(self.sequences), self.task.seed)
-        history, target, _ = (values[users] for values in histories(self.sequences, part, self.length))
-        return HeldOut(
-            inputs=({"history": history},),
-            labels=target,
-            groups=users,
-            slices=with_heads(
-                {
-                    LITTLE_HISTORY: short_history(self.sequences, users),
-                    RARE_ITEMS: rare_target(self.sequences, target),
-                }
-            ),
-            seen=seen_before(self.sequences, part, users),
-            items=np.arange(1, self.sequences.items + 1),
-        )
+        return _held_out(self.sequences, part, self.length, _judged(self.sequences), self.task.seed)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
         return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
@@ -186,7 +170,6 @@ class SequentialRecommender(BuiltIn):
     def facts(self) -> Facts:
         sequences, test = self.sequences, self.held_out("test")
         counts = item_counts(sequences)[1:].astype(np.float64)
-        history = test.inputs[0]["history"].astype(np.int64, copy=False)
         events = len(sequences.codes) - 2 * sequences.users
         held = dict.fromkeys(HELD_PARTS, len(test.labels))
         return Facts(
@@ -196,7 +179,7 @@ class SequentialRecommender(BuiltIn):
             training=self.training,
             reference_metric="ndcg@10",
             references={
-                "baseline": _ndcg(lambda part: _all_scores(self.model, history[part]), test),
+                "baseline": _model_ndcg(self.model, test),
                 "popularity": _ndcg(lambda part: np.tile(counts, (len(test.labels[part]), 1)), test),
                 "logistic_regression": None,
             },
@@ -228,12 +211,7 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
 
 def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
     generator = torch.Generator().manual_seed(seed)
-    users = _some_users(sequences, _EARLY_STOPPING_USERS, seed)
-    history, target, _ = (values[users] for values in histories(sequences, "validation", length))
-    held = HeldOut(
-        ({"history": history},), target, users, {}, seen_before(sequences, "validation", users),
-        np.arange(1, sequences.items + 1),
-    )  # fmt: skip
+    held = _held_out(sequences, "validation", length, _EARLY_STOPPING_USERS, seed)
     return train_to_optimum(
         fresh,
         lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
@@ -241,7 +219,7 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, p
         lambda: itertools.chain.from_iterable(
             _lessons(sequences, length, NEGATIVES, generator) for _ in range(_passes(sequences.users))
         ),
-        lambda model: _ndcg(lambda part: _all_scores(model, history[part]), held),  # type: ignore[arg-type]
+        lambda model: _model_ndcg(model, held),  # type: ignore[arg-type]
         progress=progress,
     )
 
@@ -289,12 +267,30 @@ def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]
     return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
 
 
-def _all_scores(model: sasrec.SASRec, history: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Compute the scores of all items, (users, items), for the histories, (users, length)."""
+def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed: int) -> HeldOut:
+    """Return the next items of all users, or of so many."""
+    users = _some_users(sequences, most, seed)
+    history, target = (values[users] for values in histories(sequences, part, length))
+    return HeldOut(
+        inputs=({"history": history},),
+        labels=target,
+        groups=users,
+        slices=sequence_slices(sequences, users, target),
+        seen=seen_before(sequences, part, users),
+        items=np.arange(1, sequences.items + 1),
+    )
+
+
+def _model_ndcg(model: sasrec.SASRec, held: HeldOut) -> float:
     model.eval()
-    with torch.inference_mode():
-        scores = model.states(torch.from_numpy(history)) @ model.tables["item"].get_parameter("weight")[1:].T
-    return scores.double().numpy()
+
+    def scores(some: slice) -> NDArray[np.float64]:
+        history = torch.from_numpy(held.inputs[0]["history"][some].astype(np.int64, copy=False))
+        with torch.inference_mode():
+            of_all = model.states(history) @ model.tables["item"].get_parameter("weight")[1:].T
+        return of_all.double().numpy()
+
+    return _ndcg(scores, held)
 
 
 def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float:
