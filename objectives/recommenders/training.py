@@ -1,4 +1,4 @@
-"""Training of built-in baselines with early stopping, once for each cache."""
+"""Common part of the built-in recommenders: their settings, and the training of a baseline, once for each cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from objectives.arrays import Numbers
 from objectives.store import make_once
 from objectives.task import Task
 from objectives.training_rows import Inputs
@@ -22,6 +23,32 @@ M = TypeVar("M", bound=nn.Module)
 Progress = Callable[[str], None]
 # Inputs by name, (rows, ...) each, and labels.
 Labelled = tuple[Inputs, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltIn:
+    """Recommender with a baseline that leanrec trains; what it lacks of `Recommender` depends on the family.
+
+    training: facts of the baseline's training
+    """
+
+    task: Task
+    training: Mapping[str, object]
+    key: str
+    custom_metric: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ()
+    built: ClassVar[bool] = True
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
+        raise ValueError(f"{self.metric} is no function of the user's own.")
+
+    def scores(self, outputs: object) -> Tensor:
+        assert isinstance(outputs, Tensor)
+        return outputs
 
 
 @dataclass(frozen=True)

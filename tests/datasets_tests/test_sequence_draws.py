@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
-from objectives.recommenders.datasets.sequences import Sequences, histories, item_counts, sequences_of
+from objectives.recommenders.datasets.sequences import (
+    Negatives,
+    Sequences,
+    draw_requests,
+    histories,
+    item_counts,
+    sequences_of,
+)
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
 LENGTH = 6

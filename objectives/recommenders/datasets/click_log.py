@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
@@ -29,6 +30,15 @@ def frozen(array: NDArray[S]) -> NDArray[S]:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def content_key(plain: object, arrays: Iterable[Array]) -> str:
+    """Return the SHA-256 of a value's representation and of arrays, in hex."""
+    digest = hashlib.sha256(repr(plain).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
@@ -12,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from objectives.arrays import Array, Numbers
-from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Kind, Side, frozen
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Kind, Side, content_key, frozen
 from objectives.recommenders.datasets.split import Part, Split
 
 LONGEST = 16  # codes of a multi-valued input
@@ -106,14 +105,9 @@ class Dataset:
 
     def key(self) -> str:
         """Return the SHA-256 of the whole content, in hex."""
-        digest = hashlib.sha256()
         plain = (self.name, self.fields, self.split.how, self.bayes_auc)
-        digest.update(repr(plain).encode())
         parts = [getattr(self.split, part) for part in get_args(Part)]
-        for array in [*self.inputs.values(), self.label, self.group, self.timestamp, *parts]:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return content_key(plain, [*self.inputs.values(), self.label, self.group, self.timestamp, *parts])
 
 
 def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:

@@ -23,14 +23,13 @@ from objectives.recommenders.datasets.features import Dataset, encode
 from objectives.recommenders.datasets.sources import least_count, read_log
 from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.families import dcn_v2, dlrm
-from objectives.recommenders.families.built_in import BuiltIn
 from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, told
 from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
 from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
-from objectives.recommenders.training import Labelled, Progress, Trained, open_baseline, train_to_optimum
+from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
 from objectives.task import Task
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows

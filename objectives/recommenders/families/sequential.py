@@ -18,9 +18,10 @@ from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.ranking_metrics import gains, ranks
-from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
 from objectives.recommenders.datasets.sequences import (
+    Negatives,
     Sequences,
+    draw_requests,
     histories,
     item_counts,
     seen_before,
@@ -29,13 +30,12 @@ from objectives.recommenders.datasets.sequences import (
 )
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
-from objectives.recommenders.families.built_in import BuiltIn
 from objectives.recommenders.families.sizes import resized
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
 from objectives.recommenders.slices import sequence_slices
-from objectives.recommenders.training import Labelled, Progress, Trained, open_baseline, train_to_optimum
+from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
 from objectives.task import Task
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
