@@ -179,14 +179,14 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
     dataset = encode(log, split_in_time(log), least_count(task.source))
     progress(f"data: {len(dataset.label):,} rows; {dataset.split.reason}")
     sizes, by = resized(FAMILIES[task.recommender], task.sizes), _named(log, task.slice_by)
-    model, training, key = open_baseline(
+    model, facts, key = open_baseline(
         task,
         dataset.key(),
         [sizes, _batch(dataset), LEARNING_RATE, TABLE_DECAY, STAGE],
         lambda: sizes.build(dataset.fields),
         lambda fresh: _train(fresh, dataset, task.seed, progress),
     )
-    return PointwiseRecommender(task, training, key, dataset, model, by)
+    return PointwiseRecommender(task, facts, key, dataset, model, by)
 
 
 def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:

@@ -199,14 +199,14 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     sequences = sequences_of(read_log(task), implicit=all_taken(task))
     progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
     sizes = resized(sasrec.BASELINE, task.sizes)
-    model, training, key = open_baseline(
+    model, facts, key = open_baseline(
         task,
         sequences.key(),
         [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE],
         lambda: sasrec.SASRec(sequences.items, sizes),
         lambda fresh: _train(fresh, sequences, sizes.length, task.seed, progress),
     )
-    return SequentialRecommender(task, training, key, sequences, model)
+    return SequentialRecommender(task, facts, key, sequences, model)
 
 
 def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:

@@ -22,11 +22,10 @@ from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import Checked, FactoryError, Given, batches_of, called
-from objectives.recommenders.user_model.held_out import gathered
 from objectives.recommenders.user_model.optimizer import optimizer_of
 from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
 from objectives.recommenders.user_model.padded_forward import bags_of, padded_forward, take_padded
-from objectives.recommenders.user_model.train import Train, look
+from objectives.recommenders.user_model.rows import Train, read_held_out, read_train
 from objectives.recommenders.user_model.user_requests import Sent
 from objectives.records import InputSpec
 from objectives.task import Task
@@ -269,12 +268,12 @@ class UserRecommender:
 
     @cached_property
     def _train(self) -> Train:
-        return look(self.given)
+        return read_train(self.given)
 
     @cached_property
     def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[object]]]:
         told = (self._outputs, self._train, self.sent, self.task.slice_by)
-        return {part: gathered(self.given, part, *told) for part in HELD_PARTS}
+        return {part: read_held_out(self.given, part, *told) for part in HELD_PARTS}
 
 
 def _code(given: Given) -> str:
