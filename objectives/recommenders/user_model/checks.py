@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from objectives.recommenders.user_model.padded_forward import padded_forward
 from objectives.recommenders.user_model.recommender import UserRecommender
-from objectives.training_rows import Labels, over_labels
+from objectives.training_rows import Inputs, Labels, over_labels
 
 _TOLERANCE = 1e-4
 # Rows of a batch that are looked at, and in how many parts.
@@ -20,9 +20,7 @@ _ROWS, _PARTS = 64, 8
 
 
 def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
-    """Return what is probably not meant in the loss, which one batch of train shows, and in the tables; and what makes
-    a slow graph.
-    """
+    """Return probable mistakes in the loss, which one batch of train shows, and in the tables, and slow forms of bags."""
     model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(seed)
     inputs, labels = next(islice(recommender.train_rows().batches(generator), 1))
@@ -36,16 +34,12 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     return tuple(line for line in lines if line is not None)
 
 
-def _loss(recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels) -> Tensor:
+def _loss(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> Tensor:
     return recommender.loss(recommender.outputs(model, inputs), labels)
 
 
 def _not_a_mean(
-    recommender: UserRecommender,
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    labels: Labels,
-    generator: torch.Generator,
+    recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels, generator: torch.Generator
 ) -> str | None:
     """Compare the loss of some rows with those of equal parts of them, drawn at random."""
 
@@ -71,9 +65,7 @@ def _not_a_mean(
     )
 
 
-def _takes_logits(
-    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels
-) -> str | None:
+def _takes_logits(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> str | None:
     """Compare the loss with that of logits, where the model gives probabilities."""
     if [kind.scale for kind in recommender.output_kinds] != ["probabilities"] or not isinstance(labels, Tensor):
         return None
@@ -92,9 +84,7 @@ def _takes_logits(
     )
 
 
-def _reads_own_weights(
-    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels
-) -> str | None:
+def _reads_own_weights(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> str | None:
     """Look for gradients of the baseline's weights in the loss of a copy."""
     own = [parameter for parameter in recommender.model.parameters() if parameter.requires_grad]
     loss = _loss(recommender, model, inputs, labels)

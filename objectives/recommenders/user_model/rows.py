@@ -153,7 +153,9 @@ def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> Mask
 def _slices(blocks: Sequence[Arrays], owners: Array, train: Train, sent: Sent) -> Masks:
     """Return masks of users and items with few rows in train, each with its complement."""
     tails = {LITTLE_HISTORY: _little(owners, train.groups)}
-    if (item := _item(train, sent)) is not None:
+    several = {n: c for n, c in train.codes.items() if n in sent.first and n not in sent.constant}
+    if several:  # the item is what differs within a request and has the most distinct codes
+        item = max(several, key=lambda name: len(several[name]))
         tails[RARE_ITEMS] = _little(np.concatenate([block[item] for block in blocks]), train.codes[item])
     return with_heads({name: mask for name, mask in tails.items() if mask.any() and not mask.all()})
 
@@ -167,12 +169,6 @@ def _by_inputs(given: Given, blocks: Sequence[Arrays], train: Train, names: Sequ
         )
     wanted = {name: commonest(train.codes[name].elements()) for name in names}
     return of_values({name: np.concatenate([block[name] for block in blocks]) for name in names}, wanted)
-
-
-def _item(train: Train, sent: Sent) -> str | None:
-    """Return the input that differs within a request and has the most distinct codes."""
-    several = {n: c for n, c in train.codes.items() if n in sent.first and n not in sent.constant}
-    return max(several, key=lambda name: len(several[name]), default=None)
 
 
 def _little(values: Array, counts: Counter[object]) -> NDArray[np.bool_]:
