@@ -11,8 +11,7 @@ from objectives.task import Task
 
 
 def open_recommender(task: Task, progress: Progress) -> Recommender:
-    """Open a recommender with its data; a built-in one's baseline is loaded from the cache, else trained, and left
-    untrained in a dry run.
+    """Open a recommender with its data; a built-in one's baseline is trained once, except in a dry run.
 
     Raises:
         ValueError: the recommender, the source or a size is unknown, or the files or the factory are invalid.

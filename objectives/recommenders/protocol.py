@@ -65,9 +65,7 @@ class Recommender(Protocol):
 
     @property
     def hidden(self) -> str | None:
-        """Dotted name of the module, in the model and its siblings, whose outputs are its features; None
-        where unknown.
-        """
+        """Dotted name of the module, in the model and its siblings, whose outputs are its features, if known."""
 
     @property
     def method(self) -> Method:
@@ -100,9 +98,7 @@ class Recommender(Protocol):
         """Return the model's outputs in training."""
 
     def scores(self, outputs: object) -> Tensor:
-        """Return the scores of outputs, higher is better: (rows,), (rows, outputs) with the main one first, or (lists,
-        candidates).
-        """
+        """Return the scores, higher is better: (rows,), (rows, outputs), the main one first, or (lists, candidates)."""
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         """Return the training loss, the mean over the rows or lists."""
@@ -111,9 +107,7 @@ class Recommender(Protocol):
         """Return all rows of train, held once."""
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
-        """Compute the cacheable part of the model's scores of train rows, (rows, ...), independent of randomly drawn
-        inputs.
-        """
+        """Compute what can be cached of the model's scores of train rows, (rows, ...): it reads no drawn inputs."""
 
     def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
         """Compute the scores from the rows' teacher outputs and all of their inputs, drawn ones included."""

@@ -1,6 +1,4 @@
-"""Simple references that a recommender has to beat, as models of the same inputs: exported, evaluated, benchmarked and
-served like any other.
-"""
+"""Simple references that a recommender has to beat, as models of the same inputs, treated like any other."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ class LinearModel(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32), requires_grad=False)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Compute log-odds, (rows,), from each field's codes (rows,), codes (rows, length) padded with 0, or numbers
-        (rows,).
-        """
+        """Compute log-odds, (rows,), from codes (rows,), or (rows, length) padded with 0, or numbers (rows,), by field."""
         terms = [self._term(field, inputs[field.name]) for field in self.fields]
         return torch.stack(terms).sum(0) + self.bias
 
@@ -93,9 +89,7 @@ def logistic_regression(dataset: Dataset, seed: int) -> LinearModel:
 
 
 def _columns(dataset: Dataset, part: Part) -> tuple[scipy.sparse.csr_array, NDArray[np.float32]]:
-    """Return a matrix with a column for each code of each field and for each numeric one, (n_part, columns), and the
-    labels, (n_part,).
-    """
+    """Return a matrix, (n_part, columns), a column for each code and each numeric field, and the labels, (n_part,)."""
     inputs, labels, _ = dataset.rows(part)
     blocks = [_block(field, inputs[field.name]) for field in dataset.fields]
     return scipy.sparse.csr_array(scipy.sparse.hstack(blocks, format="csr")), labels

@@ -24,9 +24,7 @@ def lognormal_rows(median: int, sigma: float, most: int, count: int, seed: int) 
 
 
 def recorded_rows(rows: NDArray[np.int64], most: int, count: int) -> NDArray[np.int64]:
-    """Return the rows of each request, (count,): those of a log, (n,), in their order, repeated cyclically, at most
-    `most`.
-    """
+    """Return the rows of each request, (count,): those of a log, (n,), repeated in order, each at most `most`."""
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1 or most < 1:
         raise ValueError(f"recorded rows and the most of them must be at least 1, but got {rows} and {most}")
     return np.minimum(np.resize(rows, count), most).astype(np.int64)
@@ -92,9 +90,7 @@ def _rank_items(
 def _moments(
     dataset: Dataset, known: NDArray[np.bool_], random: np.random.Generator
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Draw test rows, and for each the mask of known items, (vocabulary,), that its user had not seen before; without
-    users, of all. Rows are uniform, so users are drawn by their frequency.
-    """
+    """Draw test rows, uniformly, with a mask of the known items, (vocabulary,), that the user had not seen before."""
     order = np.argsort(dataset.group, kind="stable")  # within a user, time order is kept
     starts = np.searchsorted(dataset.group[order], np.arange(dataset.group.max() + 2))
     items, timestamps = dataset.codes("item")[order], dataset.timestamp[order]

@@ -1,6 +1,4 @@
-"""Slices of held-out rows that a smaller model may serve worse than the rest: of users with little history, of rare
-items, or of the values of a column.
-"""
+"""Slices of held-out rows that a smaller model may serve worse: little history, rare items, values of a column."""
 
 from __future__ import annotations
 
@@ -49,8 +47,7 @@ def _of_row(value: object) -> set[str]:
 
 
 def slices_of(dataset: Dataset, part: Part) -> Masks:
-    """Return masks, (n_part,), by name: users with little history and rare items, each with its complement, as far as
-    the data name users and items.
+    """Return masks, (n_part,), of users with little history and rare items, if the data name these, and complements.
 
     Little history: no more train rows than the train user at the first quartile, so at least a quarter of the users
     have it, and more where several have the same number. Rare: the least popular items, which together have no more

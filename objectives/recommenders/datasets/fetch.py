@@ -157,9 +157,7 @@ def _check(what: str, content: bytes, sha256: str) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Lock the folder against other fetches, so that none removes partial files of this one. A kill
-    releases the lock.
-    """
+    """Lock the folder, so that no other fetch removes partial files of this one. A kill releases the lock."""
     if sys.platform == "win32":
         yield
         return

@@ -56,9 +56,7 @@ class Sequences:
         return len(self.offsets) - 1
 
     def target_at(self, part: HeldPart) -> NDArray[np.int64]:
-        """Return the position in codes of each user's held-out event, (users,); train ends before that of
-        validation.
-        """
+        """Return the position of each user's held-out event, (users,); train ends before that of validation."""
         return self.offsets[1:] - _FROM_THE_END[part]
 
     def key(self) -> str:
@@ -106,16 +104,13 @@ def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes,
 
 
 def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
-    """Return all items that each user, (n,), had taken before the part's event, (n, longest), padded with 0 on the
-    left.
-    """
+    """Return the items that each user, (n,), had taken before the part's event, (n, longest), 0 on the left."""
     start, end = sequences.offsets[user], sequences.target_at(part)[user]
     return _latest(sequences, start, end, int((end - start).max()))
 
 
 def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
-    """Return each user's latest length + 1 train events without the last, and the event after each, both (users,
-    length).
+    """Return each user's latest train events without the last one, and the event after each, both (users, length).
 
     Both are padded with 0 on the left: a user's first event is an input only, not a target.
     """
@@ -202,9 +197,7 @@ def _taken(sequences: Sequences, before: HeldPart) -> tuple[NDArray[np.int64], C
 
 
 def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:
-    """Return the latest events from position `start` to before `end`, (n,) each, padded with 0 on the left, (n,
-    length).
-    """
+    """Return the latest events from `start` to before `end`, (n,) each, padded with 0 on the left, (n, length)."""
     if length < 1:
         raise ValueError(f"the length of a history must be at least 1, but got {length}")
     at = end[:, None] + np.arange(-length, 0)

@@ -129,9 +129,7 @@ def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
 def _visits(
     rows: int, users: int, turnover: float, random: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the user, (rows,), and the timestamp in seconds, (rows,), of each row: in time order, no two at
-    one moment.
-    """
+    """Draw the user and the timestamp in seconds of each row, (rows,): in time order, no two at one moment."""
     least = min(_LEAST_ROWS, rows // users)
     activity = random.lognormal(0, 1, users)
     counts = least + random.multinomial(rows - least * users, activity / activity.sum())
@@ -182,15 +180,9 @@ def _logits(
 def _told(
     taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return a quantile bucket, (n,), of the bias plus the taste along a random direction, which is informative of
-    both.
-    """
+    """Return the quantile bucket, (n,), of the bias plus the taste along a random direction: it tells of both."""
     direction = random.normal(size=_LATENT)
-    return _bucketed(taste @ direction / np.linalg.norm(direction) / 2 + bias, buckets)
-
-
-def _bucketed(values: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
-    """Return the quantile bucket of each value, (n,)."""
+    values = taste @ direction / np.linalg.norm(direction) / 2 + bias
     rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return rank * buckets // len(values)
 

@@ -98,9 +98,7 @@ class HiddenOrder:
 
 
 def hidden_order(items: int, zipf: float, seed: int) -> HiddenOrder:
-    """Return the order that `synthetic_log` uses for the same items, zipf and seed, so that the best
-    ranking is known.
-    """
+    """Return the order that `synthetic_log` uses for these items, zipf and seed, so that the best ranking is known."""
     random = np.random.default_rng((seed, _STREAM))
     weight = random.permutation(np.arange(1, items + 1, dtype=np.float64) ** -zipf)
     bounds = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))

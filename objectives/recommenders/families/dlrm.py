@@ -118,9 +118,7 @@ def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Initialise as in the reference (dlrm_s_pytorch.py, create_mlp): weights with variance 2 / (in + out), bias 1 /
-    out.
-    """
+    """Make a layer as create_mlp of dlrm_s_pytorch.py: weights with variance 2 / (in + out), bias 1 / out."""
     layer = nn.Linear(fan_in, fan_out)
     nn.init.xavier_normal_(layer.weight)
     nn.init.normal_(layer.bias, std=fan_out**-0.5)

@@ -190,11 +190,7 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
 
 
 def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:
-    """Return the named columns of the log, (rows,) each.
-
-    Raises:
-        SettingError: a name is no column, or a numeric one.
-    """
+    """Return the named columns of the log, (rows,) each, which must not be numeric."""
     known = [name for name, kind in log.kinds.items() if kind != "numeric"]
     if unknown := [name for name in names if name not in known]:
         have = f"columns among {', '.join(known)}" if known else "no column of these data, which have none"
@@ -234,9 +230,7 @@ def _tensors(dataset: Dataset, part: Part) -> Labelled:
 
 
 def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Labelled]:
-    """Iterate over shuffled batches of train, without a last batch of one row, which batch normalisation does not
-    support.
-    """
+    """Iterate over shuffled batches of train, without a last one of one row, which batch normalisation refuses."""
     inputs, labels = _tensors(dataset, "train")
     order = torch.randperm(len(labels), generator=generator)
     for start in range(0, len(order), batch):

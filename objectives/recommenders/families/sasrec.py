@@ -63,9 +63,7 @@ STUDENT: Mapping[str, Choice] = {
 
 
 def student(own: Sizes) -> dict[str, tuple[Scalar, ...]]:
-    """Return the sizes of students for a baseline of these sizes: none larger, and any number of heads that divides all
-    dimensions.
-    """
+    """Return the sizes of students of a baseline: none larger, and any number of heads that divides all dimensions."""
     offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
     dims = tuple(int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0)
     heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
@@ -156,9 +154,7 @@ class SASRec(nn.Module):
         return F.linear(state, self.tables["item"](item)).squeeze(0)
 
     def states(self, history: Tensor) -> Tensor:
-        """Compute the vector of each history, (B, L) codes -> (B, d), that `forward` multiplies candidates' embeddings
-        with.
-        """
+        """Compute the vectors of histories, (B, L) codes -> (B, d), that `forward` multiplies candidates' with."""
         read = history if self.history is None else history[:, -self.history :]
         return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
 
@@ -175,9 +171,7 @@ class SASRec(nn.Module):
         return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def position_states(self, history: Tensor) -> Tensor:
-        """Compute the vector of each position, (B, L) codes -> (B, L, d), that `positions` multiplies candidates'
-        embeddings with.
-        """
+        """Compute the vector of each position, (B, L) codes -> (B, L, d), that `scored` multiplies candidates' with."""
         length = history.shape[1]
         piece = min(length, self.history or length)
         pieces = torch.unflatten(F.pad(history, (-length % piece, 0)), 1, (-1, piece))
@@ -201,9 +195,7 @@ class SASRec(nn.Module):
         return x
 
     def _embed(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed codes: (..., L) -> (..., L, d), zeros where padded (eq. 1), and the padding's addend to any score,
-        (..., 1, L).
-        """
+        """Embed codes, (..., L) -> (..., L, d), 0 at padding (eq. 1), and return its addend to scores, (..., 1, L)."""
         padded = history == 0
         items = self.tables["item"](history)
         from_end = torch.arange(history.shape[-1] - 1, -1, -1)
@@ -213,8 +205,7 @@ class SASRec(nn.Module):
 
 
 def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Compute logits, (M, C), of the M positions of a batch that have a target (candidate 0, which is then not
-    padding).
+    """Compute logits, (M, C), of the M positions of a batch that have a target: candidate 0 is not padding.
 
     Args:
         inputs: `history` (B, L) and `candidates` (B, L, C)
@@ -229,8 +220,7 @@ def of_targets(logits: Tensor, candidates: Tensor) -> Tensor:
 
 
 def loss(outputs: Tensor) -> Tensor:
-    """Return the binary cross entropy of (M, C) lists: candidate 0 against the mean of the others (one in section
-    III-E).
+    """Return the binary cross entropy of (M, C) lists: candidate 0 against the mean of the others (section III-E: one).
 
     Raises:
         ValueError: no list, or one without a negative.

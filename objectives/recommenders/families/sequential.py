@@ -67,9 +67,7 @@ _SHARED_HISTORY = 32  # serving rows that share a history
 
 @dataclass(frozen=True, eq=False)
 class SequentialRecommender(BuiltIn):
-    """Recommender that ranks by a history; implements `Recommender`. Labels of training are not used: the next item is
-    candidate 0.
-    """
+    """Recommender that ranks by a history; implements `Recommender`. It needs no labels: candidate 0 came next."""
 
     sequences: Sequences
     model: sasrec.SASRec
@@ -294,11 +292,7 @@ def _model_ndcg(model: sasrec.SASRec, held: HeldOut) -> float:
 
 
 def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float:
-    """Return the mean NDCG@10 of the next item among those of the catalogue that the user had not taken before.
-
-    Args:
-        score: returns (users, items) for a slice of the users
-    """
+    """Return the mean NDCG@10 of the next item among those not yet taken, by scores, (users, items), of some users."""
     assert held.seen is not None
     starts = range(0, len(held.labels), _RANKED_TOGETHER)
     scores = (row for start in starts for row in score(slice(start, start + _RANKED_TOGETHER)))

@@ -20,7 +20,7 @@ _ROWS, _PARTS = 64, 8
 
 
 def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
-    """Return probable mistakes in the loss, which one batch of train shows, and in the tables, and slow forms of bags."""
+    """Return probable mistakes in the loss, shown by one batch of train, and in the tables, and slow forms of bags."""
     model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(seed)
     inputs, labels = next(islice(recommender.train_rows().batches(generator), 1))

@@ -149,8 +149,7 @@ _OPTIONAL: Mapping[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def batches_of(given: Given, split: Part) -> Iterator[Checked]:
-    """Iterate over the split's batches, checked one by one: inputs that the forward takes, with their bags padded, and
-    as many labels and groups as rows.
+    """Iterate over the split's batches, checked: inputs of the forward, bags padded, as many labels and groups as rows.
 
     Raises:
         FactoryError: a batch is invalid; the message has the requirement.

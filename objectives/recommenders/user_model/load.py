@@ -1,6 +1,4 @@
-"""Opening of the user's own recommender: its factory is called, and one batch and one request are run through the
-model.
-"""
+"""Opening of the user's own recommender: its factory is called, and a batch and a request run through the model."""
 
 from __future__ import annotations
 

@@ -35,9 +35,7 @@ class WithSparseTables(Optimizer):
 
 
 def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
-    """Make the optimizer of the model's parameters; tables whose sparse gradients it does not support get SparseAdam at
-    the same rate.
-    """
+    """Make the model's optimizer; tables whose sparse gradients it does not support get SparseAdam at the same rate."""
     tables = _sparse_tables(model)
     if not tables or _takes_sparse(make):
         return make(model.parameters())
@@ -56,9 +54,7 @@ def _sparse_tables(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _takes_sparse(make: Make) -> bool:
-    """Return whether an optimizer supports sparse gradients, by a step on a throwaway table, since it fails
-    only then.
-    """
+    """Return whether an optimizer supports sparse gradients: it fails in a step, so a throwaway table takes one."""
     table = _throwaway()
     table.grad = torch.ones_like(table).to_sparse(1)
     try:

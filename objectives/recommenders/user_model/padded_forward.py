@@ -100,9 +100,7 @@ def _reduced(
     padding_idx: int | None = None,
     **of: Any,
 ) -> Tensor:
-    """Reduce padded bags without what the mask leaves out, by torch's form for bags of one length, in which a mean is a
-    sum with factors.
-    """
+    """Reduce padded bags within the mask by torch's form for bags of one length, in which a mean is a weighted sum."""
     # Reshaped only if the own forward flattened them, since graph passes do not see that rows stay apart.
     ids, factors = input if input.ndim == 2 else input.reshape(mask.shape), mask.to(weight.dtype)
     if mode == "max":

@@ -56,9 +56,7 @@ class UserRecommender:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the weights, the code of the model's classes, all data, the requests, and the user's inputs among
-        these.
-        """
+        """Hash of the weights, the code of the model's classes, all data, the requests, and the user's inputs."""
         content = hashlib.sha256()
 
         def add(arrays: Arrays) -> None:
@@ -200,9 +198,7 @@ class UserRecommender:
         return None
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Make the user's own optimizer, else AdamW, with SparseAdam for tables whose sparse gradients it does not
-        support.
-        """
+        """Make the user's own optimizer, else AdamW, as `optimizer_of` does for tables with sparse gradients."""
         make = getattr(self.given, "optimizer", None)
         if make is None:
             return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
@@ -277,9 +273,7 @@ class UserRecommender:
 
 
 def _code(given: Given) -> str:
-    """Return the source code, as far as it can be read, of the model's classes and modules, except torch's, and of the
-    functions that train it.
-    """
+    """Return the readable source code of the model's classes, except torch's, and of the functions that train it."""
     classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
     parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
     parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]

@@ -97,11 +97,7 @@ def sent_by(given: Given, seed: int) -> Sent:
 
 
 def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> frozenset[str] | None:
-    """Return the inputs that the factory declares to be the user's, None where it declares none.
-
-    Raises:
-        FactoryError: a declared input does not exist, or differs between rows of a request.
-    """
+    """Return the inputs that the factory declares to be the user's, None where it declares none."""
     declared = getattr(given, "user_inputs", None)
     if declared is None:
         return None
