@@ -31,7 +31,7 @@ class LinearModel(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float32), requires_grad=False)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Compute log-odds, (rows,), from codes (rows,), or (rows, length) padded with 0, or numbers (rows,), by field."""
+        """Compute log-odds, (rows,), from fields' codes, (rows,) or 0-padded (rows, length), and numbers, (rows,)."""
         terms = [self._term(field, inputs[field.name]) for field in self.fields]
         return torch.stack(terms).sum(0) + self.bias
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import ClassVar
 
 import numpy as np
@@ -138,7 +138,9 @@ class SequentialRecommender(BuiltIn):
         return {table.name: counts for table in tables if "item" in table.inputs}
 
     def held_out(self, part: HeldPart) -> HeldOut:
-        return _held_out(self.sequences, part, self.length, _judged(self.sequences), self.task.seed)
+        longest = int(np.diff(self.sequences.offsets).max())
+        most = max(FEWEST_USERS, min(MOST_USERS, MOST_SCORES // self.sequences.items, _MOST_SEEN // longest))
+        return _held_out(self.sequences, part, self.length, most, self.task.seed)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
         return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
@@ -210,21 +212,15 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
 def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
     generator = torch.Generator().manual_seed(seed)
     held = _held_out(sequences, "validation", length, _EARLY_STOPPING_USERS, seed)
+    passes = min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-sequences.users // BATCH)))  # over train in one epoch
     return train_to_optimum(
         fresh,
         lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
         torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
-        lambda: itertools.chain.from_iterable(
-            _lessons(sequences, length, NEGATIVES, generator) for _ in range(_passes(sequences.users))
-        ),
+        lambda: chain.from_iterable(_lessons(sequences, length, NEGATIVES, generator) for _ in range(passes)),
         lambda model: _model_ndcg(model, held),  # type: ignore[arg-type]
         progress=progress,
     )
-
-
-def _passes(users: int) -> int:
-    """Return the number of passes over train in one epoch of the baseline's training."""
-    return min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-users // BATCH)))
 
 
 def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Labelled]:
@@ -249,13 +245,6 @@ def _candidates(
     """Return the next item at each position, then negatives, (users, length, 1 + negatives)."""
     others = drawing.draw(users, (target.shape[1], negatives), random)
     return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
-
-
-def _judged(sequences: Sequences) -> int:
-    """Return the number of users to evaluate."""
-    longest = int(np.diff(sequences.offsets).max())
-    most = min(MOST_USERS, MOST_SCORES // sequences.items, _MOST_SEEN // longest)
-    return min(sequences.users, max(FEWEST_USERS, most))
 
 
 def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
