@@ -19,6 +19,7 @@ from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequences import (
+    Codes,
     Negatives,
     Sequences,
     draw_requests,
@@ -235,13 +236,7 @@ def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch
         yield {"history": torch.from_numpy(history[users]), "candidates": candidates}, torch.zeros(len(users))
 
 
-def _candidates(
-    target: NDArray[np.int64],
-    drawing: Negatives,
-    users: NDArray[np.int64],
-    negatives: int,
-    random: np.random.Generator,
-) -> Tensor:
+def _candidates(target: Codes, drawing: Negatives, users: Codes, negatives: int, random: np.random.Generator) -> Tensor:
     """Return the next item at each position, then negatives, (users, length, 1 + negatives)."""
     others = drawing.draw(users, (target.shape[1], negatives), random)
     return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
