@@ -34,11 +34,6 @@ class HiddenOrder:
         object.__setattr__(self, "bounds", frozen(self.bounds))
         object.__setattr__(self, "follower", frozen(self.follower))
 
-    @property
-    def popularity(self) -> NDArray[np.float64]:
-        """Popularity of each item, (items,): its share of all rows, with any strength of the order."""
-        return np.diff(self.bounds)
-
     def draw(self, user: NDArray[np.int64], strength: float, random: np.random.Generator) -> NDArray[np.int64]:
         """Draw the item of each row, (rows,), for the user of each row, (rows,), in time order.
 
@@ -60,24 +55,6 @@ class HiddenOrder:
         drawn[by_user] = item
         return drawn
 
-    def probabilities(self, history: NDArray[np.int64], strength: float) -> NDArray[np.float64]:
-        """Return the probability of each item, (items,), to be a user's next.
-
-        No ranking of the items has a higher expected hit rate or NDCG than that by these.
-
-        Args:
-            history: (n,) all items of the user so far, the latest last
-        """
-        if len(history) == 0:
-            return self.popularity
-        leads = _LATEST * (1 - _LATEST) ** np.arange(len(history))
-        leads[-1] = (1 - _LATEST) ** (len(history) - 1)  # a lag that reaches beyond the first item ends there
-        items, place = np.unique(history[::-1], return_inverse=True)
-        section = np.empty(SECTIONS)
-        section[self.follower] = np.bincount(place, weights=leads) @ self._sections(items)
-        up_to = np.concatenate(([0.0], np.cumsum((1 - strength) / SECTIONS + strength * section)))
-        return np.diff(np.interp(self.bounds, _section_bounds(), up_to))
-
     def _after(self, item: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         """Draw an item, (n,), that each item, (n,), leads to."""
         start, end = self.bounds[item], self.bounds[item + 1]
@@ -90,21 +67,11 @@ class HiddenOrder:
         item = np.searchsorted(self.bounds[1:], point, side="right")
         return np.minimum(item, len(self.bounds) - 2).astype(np.int64)
 
-    def _sections(self, item: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the share of each item's arc, (n,), in each section, (n, SECTIONS)."""
-        start, end = self.bounds[item, None], self.bounds[item + 1, None]
-        within = np.clip(_section_bounds(), start, end)
-        return np.asarray(np.diff(within, axis=1) / (end - start), dtype=np.float64)
-
 
 def hidden_order(items: int, zipf: float, seed: int) -> HiddenOrder:
-    """Return the order that `synthetic_log` uses for these items, zipf and seed, so that the best ranking is known."""
+    """Return the order that `synthetic_log` uses for these items, zipf and seed, so that the true order is known."""
     random = np.random.default_rng((seed, _STREAM))
     weight = random.permutation(np.arange(1, items + 1, dtype=np.float64) ** -zipf)
     bounds = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
     bounds[-1] = 1.0  # cumulated, it is off by rounding
     return HiddenOrder(bounds, random.permutation(SECTIONS))
-
-
-def _section_bounds() -> NDArray[np.float64]:
-    return np.linspace(0.0, 1.0, SECTIONS + 1)
