@@ -76,7 +76,9 @@ class DLRM(nn.Module):
         vectors = len(self.tables) + (count > 0)
         if vectors < 2:
             raise ValueError(f"Dot products need two vectors or more, but got {vectors} of {list(self.fields)}.")
-        self.register_buffer("pairs", _lower_triangle(vectors), persistent=False)
+        row, column = torch.tril_indices(vectors, vectors, offset=-1)
+        # Positions of the lower triangle, row by row, in the flattened matrix of all products.
+        self.register_buffer("pairs", row * vectors + column, persistent=False)
         width = (dimension if count else 0) + vectors * (vectors - 1) // 2
         self.top = _tower((width, *sizes.top), dropout)
         self.head = _linear(sizes.top[-1], 1)
@@ -101,13 +103,6 @@ class DLRM(nn.Module):
 
     def _logit(self, features: Tensor) -> Tensor:
         return self.head(self.top(features)).squeeze(1)  # type: ignore[no-any-return]
-
-
-def _lower_triangle(size: int) -> Tensor:
-    """Return the positions of the lower triangle, row by row, in a flattened (size, size) matrix."""
-    row, column = torch.tril_indices(size, size, offset=-1)
-    places: Tensor = row * size + column
-    return places
 
 
 def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:

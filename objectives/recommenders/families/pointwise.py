@@ -28,7 +28,7 @@ from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
-from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
+from objectives.recommenders.slices import commonest, of_values, slices_of
 from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
 from objectives.task import Task
@@ -111,12 +111,10 @@ class PointwiseRecommender(BuiltIn):
 
     def held_out(self, part: HeldPart) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)
-        return HeldOut((inputs,), labels, groups, self._slices(part))
-
-    def _slices(self, part: HeldPart) -> Masks:
         rows, train = getattr(self.dataset.split, part), self.dataset.split.train
         wanted = {name: commonest(column[train].tolist()) for name, column in self.by.items()}
-        return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
+        by_value = of_values({name: column[rows] for name, column in self.by.items()}, wanted)
+        return HeldOut((inputs,), labels, groups, slices_of(self.dataset, part) | by_value)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
         return iter(draw_requests(self.dataset, request_rows(self.task, seed), seed))

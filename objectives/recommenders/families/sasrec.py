@@ -131,16 +131,13 @@ class SASRec(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(sizes, dropout) for _ in range(sizes.blocks))
         self.norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
-        self._initialise(tables["item"])
-
-    @torch.no_grad()
-    def _initialise(self, items: nn.Embedding) -> None:
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        items.weight[0] = 0
+        with torch.no_grad():
+            tables["item"].weight[0] = 0
 
     def forward(self, history: Tensor, item: Tensor) -> Tensor:
         """Compute logits, (rows,), of candidates, (rows,), from one history, (1, L) codes; L is at most the sizes'
