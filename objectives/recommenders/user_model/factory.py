@@ -78,14 +78,11 @@ def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
         sys.path.append(str(folder))
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
-        raise FactoryError(
-            f"recommender: there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
-        ) from error
     except Exception as error:  # anything that the user's own module may raise
-        raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
+        reason = f"importing {module} failed: {located(error)}"
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            reason = f"there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
+        raise FactoryError(f"recommender: {reason}") from error
     factory = getattr(found, name, None)
     if not callable(factory):
         known = [n for n, v in vars(found).items() if callable(v) and getattr(v, "__module__", None) == module]
