@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Array
+from objectives.recommenders.datasets.click_log import Integers
 from objectives.recommenders.datasets.features import Dataset, Field
 from objectives.recommenders.datasets.weighted_sampling import ByWeight
 from objectives.task import Task
@@ -17,20 +18,20 @@ REQUESTS = 1000
 _TRIES = 1000  # test rows to try for one whose user has an unseen item
 
 
-def lognormal_rows(median: int, sigma: float, most: int, count: int, seed: int) -> NDArray[np.int64]:
+def lognormal_rows(median: int, sigma: float, most: int, count: int, seed: int) -> Integers:
     """Draw the rows of each request, (count,): lognormal, rounded, from 1 to `most`."""
     drawn = np.random.default_rng(seed).lognormal(np.log(median), sigma, size=count)
     return np.clip(np.rint(drawn), 1, most).astype(np.int64)
 
 
-def recorded_rows(rows: NDArray[np.int64], most: int, count: int) -> NDArray[np.int64]:
+def recorded_rows(rows: Integers, most: int, count: int) -> Integers:
     """Return the rows of each request, (count,): those of a log, (n,), repeated in order, each at most `most`."""
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1 or most < 1:
         raise ValueError(f"recorded rows and the most of them must be at least 1, but got {rows} and {most}")
     return np.minimum(np.resize(rows, count), most).astype(np.int64)
 
 
-def request_rows(task: Task, seed: int) -> NDArray[np.int64]:
+def request_rows(task: Task, seed: int) -> Integers:
     """Return the rows of each request, (requests,), by the task's settings."""
     if task.rows_trace is None:
         return lognormal_rows(task.rows_median, task.rows_sigma, task.rows_max, REQUESTS, seed)
@@ -38,7 +39,7 @@ def request_rows(task: Task, seed: int) -> NDArray[np.int64]:
         return recorded_rows(trace["rows"], task.rows_max, REQUESTS)
 
 
-def draw_requests(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> list[dict[str, Array]]:
+def draw_requests(dataset: Dataset, rows: Integers, seed: int) -> list[dict[str, Array]]:
     """Draw one request for each of rows, (count,): a test row's user side and context, and that many candidates, as
     views of codes or numbers, (rows,), or codes, (rows, length), by field.
 
@@ -68,8 +69,8 @@ def draw_requests(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> list[
 
 
 def _rank_items(
-    dataset: Dataset, item: Field, rows: NDArray[np.int64], random: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    dataset: Dataset, item: Field, rows: Integers, random: np.random.Generator
+) -> tuple[Integers, Integers]:
     """Draw the test row of each request, (count,), and for each candidate, (total_rows,), a row with its features."""
     train, codes = dataset.split.train, dataset.codes("item")
     count = np.bincount(codes[train], minlength=item.vocabulary).astype(np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Arrays
-from objectives.recommenders.datasets.click_log import SEPARATOR
+from objectives.recommenders.datasets.click_log import SEPARATOR, Integers
 from objectives.recommenders.datasets.features import Dataset
 from objectives.recommenders.datasets.sequences import Codes, Sequences, item_counts
 from objectives.recommenders.datasets.split import Part
@@ -67,19 +67,19 @@ def slices_of(dataset: Dataset, part: Part) -> Masks:
     return with_heads(tails)
 
 
-def sequence_slices(sequences: Sequences, user: NDArray[np.int64], target: Codes) -> Masks:
+def sequence_slices(sequences: Sequences, user: Integers, target: Codes) -> Masks:
     """Return masks like those of `slices_of`, for users, (n,), and their next items, (n,) codes."""
     events = sequences.target_at("validation") - sequences.offsets[:-1]
     rare = _rarest(item_counts(sequences))
     return with_heads({LITTLE_HISTORY: _few(events[user], events), RARE_ITEMS: rare[target]})
 
 
-def _few(counts: NDArray[np.int64], of_users: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _few(counts: Integers, of_users: Integers) -> NDArray[np.bool_]:
     """Return whether each count, (n,), is no more than that of the user at the first quartile."""
     return np.asarray(counts <= np.quantile(of_users, _SHORT, method="inverted_cdf"))
 
 
-def _rarest(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _rarest(counts: Integers) -> NDArray[np.bool_]:
     """Return whether each code is rare, given the train rows of each, which descend from code 1 on."""
     of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
     return np.asarray(of_it_and_rarer <= _RARE * counts.sum())

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from objectives.arrays import Array, Arrays
 
 S = TypeVar("S", bound=np.generic)
+Integers = NDArray[np.int64]
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric", "multi"]
 
@@ -51,9 +52,9 @@ class ClickLog:
     """
 
     name: str
-    user: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no users
-    item: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no items
-    timestamp: NDArray[np.int64]  # (n,) seconds
+    user: Integers | None  # (n,) raw ids; None: the log names no users
+    item: Integers | None  # (n,) raw ids; None: the log names no items
+    timestamp: Integers  # (n,) seconds
     label: NDArray[np.float32]  # (n,) 0 or 1
     columns: Arrays = field(default_factory=dict)  # name -> (n,) values
     sides: Mapping[str, Side] = field(default_factory=dict)  # column -> owner
@@ -162,7 +163,7 @@ def _check_label(label: NDArray[np.float32]) -> None:
         raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
 
 
-def _in_order(*keys: NDArray[np.int64]) -> bool:
+def _in_order(*keys: Integers) -> bool:
     """Return whether the rows of keys, each (n,), never descend, the first key counting most."""
     tied = np.ones(len(keys[0]) - 1, dtype=bool)
     for key in keys:

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from objectives.arrays import Array, Numbers
-from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Kind, Side, content_key, frozen
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Integers, Kind, Side, content_key, frozen
 from objectives.recommenders.datasets.split import Part, Split
 
 LONGEST = 16  # codes of a multi-valued input
@@ -64,8 +64,8 @@ class Dataset:
     fields: tuple[Field, ...]  # user and item where the log has them, then its columns in their order
     inputs: Mapping[str, Numbers]  # field -> (n,) codes or numbers, or (n, length) codes
     label: NDArray[np.float32]  # (n,) 0 or 1
-    group: NDArray[np.int64]  # (n,) number of the user, 0 to users - 1, unseen users included; else of the row
-    timestamp: NDArray[np.int64]  # (n,) seconds
+    group: Integers  # (n,) number of the user, 0 to users - 1, unseen users included; else of the row
+    timestamp: Integers  # (n,) seconds
     split: Split
     bayes_auc: float | None = None
 
@@ -93,12 +93,12 @@ class Dataset:
         """Return the field of this name, None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
-    def rows(self, part: Part) -> tuple[dict[str, Numbers], NDArray[np.float32], NDArray[np.int64]]:
+    def rows(self, part: Part) -> tuple[dict[str, Numbers], NDArray[np.float32], Integers]:
         """Copy the inputs, labels and groups of a part, n_part rows of each, in time order."""
         rows = getattr(self.split, part)
         return {name: values[rows] for name, values in self.inputs.items()}, self.label[rows], self.group[rows]
 
-    def codes(self, name: str, part: Part | None = None) -> NDArray[np.int64]:
+    def codes(self, name: str, part: Part | None = None) -> Integers:
         """Return the codes of an input that is not numeric, of all rows or of a part."""
         codes = self.inputs[name].astype(np.int64, copy=False)
         return codes if part is None else codes[getattr(self.split, part)]
@@ -148,7 +148,7 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc)
 
 
-def _standardised(values: Array, train: NDArray[np.int64]) -> NDArray[np.float32]:
+def _standardised(values: Array, train: Integers) -> NDArray[np.float32]:
     """Standardise numbers, (n,), with missing ones at 0."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
@@ -161,7 +161,7 @@ def _standardised(values: Array, train: NDArray[np.int64]) -> NDArray[np.float32
     return np.where(np.isnan(standard), 0, standard).astype(np.float32)
 
 
-def _codes(name: str, values: Array, train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
+def _codes(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, int]:
     """Return the code of each value, (n,), and the size of the vocabulary."""
     every = _series(name, values).to_frame()
     vocabulary = _vocabulary(every[train].drop_nulls().group_by("value").len(), min_count)
@@ -169,9 +169,7 @@ def _codes(name: str, values: Array, train: NDArray[np.int64], min_count: int) -
     return joined["code"].fill_null(0).cast(pl.Int64).to_numpy(), len(vocabulary) + 1
 
 
-def _codes_of_several(
-    name: str, values: Array, train: NDArray[np.int64], min_count: int
-) -> tuple[NDArray[np.int64], int]:
+def _codes_of_several(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, int]:
     """Return the codes of each row's values, (n, length), and the size of the vocabulary."""
     # Computed once for each different string of values: there are far fewer of them than rows.
     text = _series(name, values).fill_null("")

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.held_out_rows import HeldPart
-from objectives.recommenders.datasets.click_log import ClickLog, content_key, frozen
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, content_key, frozen
 from objectives.recommenders.datasets.weighted_sampling import ByWeight
 
-Codes = NDArray[np.int64]
+Codes = Integers  # of items
 
 _FROM_THE_END: dict[HeldPart, int] = {"validation": 2, "test": 1}
 _FEWEST = 3  # events of a user: one each for train, validation and test
@@ -30,9 +30,9 @@ class Sequences:
     """
 
     name: str
-    ids: NDArray[np.int64]  # (items,) the raw ids of codes 1 to items
+    ids: Integers  # (items,) the raw ids of codes 1 to items
     codes: Codes  # (events,)
-    offsets: NDArray[np.int64]  # (users + 1,)
+    offsets: Integers  # (users + 1,)
 
     def __post_init__(self) -> None:
         for name in ("ids", "codes", "offsets"):
@@ -55,7 +55,7 @@ class Sequences:
     def users(self) -> int:
         return len(self.offsets) - 1
 
-    def target_at(self, part: HeldPart) -> NDArray[np.int64]:
+    def target_at(self, part: HeldPart) -> Integers:
         """Return the position of each user's held-out event, (users,); train ends before that of validation."""
         return self.offsets[1:] - _FROM_THE_END[part]
 
@@ -103,7 +103,7 @@ def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes,
     return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at]
 
 
-def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
+def seen_before(sequences: Sequences, part: HeldPart, user: Integers) -> Codes:
     """Return the items that each user, (n,), had taken before the part's event, (n, longest), 0 on the left."""
     start, end = sequences.offsets[user], sequences.target_at(part)[user]
     return _latest(sequences, start, end, int((end - start).max()))
@@ -120,7 +120,7 @@ def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
     return inputs, targets
 
 
-def item_counts(sequences: Sequences) -> NDArray[np.int64]:
+def item_counts(sequences: Sequences) -> Integers:
     """Return the train events of each code, (items + 1,); 0 for padding."""
     counts = np.bincount(sequences.codes, minlength=sequences.items + 1)
     for part in _FROM_THE_END:
@@ -141,7 +141,7 @@ class Negatives:
         smaller = code - 1 - (np.arange(len(code)) - self._starts[user])
         self._keys = user * (self._items + 1) + smaller
 
-    def draw(self, user: NDArray[np.int64], shape: tuple[int, ...], random: np.random.Generator) -> Codes:
+    def draw(self, user: Integers, shape: tuple[int, ...], random: np.random.Generator) -> Codes:
         """Draw codes, (n, *shape), for each user, (n,), uniformly among all items that the user has not taken.
 
         Raises:
@@ -157,9 +157,7 @@ class Negatives:
         return 1 + rank + taken
 
 
-def draw_requests(
-    sequences: Sequences, rows: NDArray[np.int64], length: int, seed: int
-) -> list[dict[str, NDArray[np.int64]]]:
+def draw_requests(sequences: Sequences, rows: Integers, length: int, seed: int) -> list[dict[str, Integers]]:
     """Draw one request for each of rows, (count,): `history`, (1, length), of a user before test, and `item`, (rows,).
 
     Items are drawn by their count in train among those the user had not taken before test, at any time: without
@@ -188,7 +186,7 @@ def draw_requests(
     return requests
 
 
-def _taken(sequences: Sequences, before: HeldPart) -> tuple[NDArray[np.int64], Codes]:
+def _taken(sequences: Sequences, before: HeldPart) -> tuple[Integers, Codes]:
     """Return the distinct pairs of a user, (n,), and an item taken before the part's event, (n,), sorted."""
     events = np.diff(sequences.offsets)
     earlier = np.arange(len(sequences.codes)) < np.repeat(sequences.target_at(before), events)
@@ -196,7 +194,7 @@ def _taken(sequences: Sequences, before: HeldPart) -> tuple[NDArray[np.int64], C
     return np.divmod(np.unique(user * (sequences.items + 1) + sequences.codes[earlier]), sequences.items + 1)
 
 
-def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:
+def _latest(sequences: Sequences, start: Integers, end: Integers, length: int) -> Codes:
     """Return the latest events from `start` to before `end`, (n,) each, padded with 0 on the left, (n, length)."""
     if length < 1:
         raise ValueError(f"the length of a history must be at least 1, but got {length}")
@@ -204,7 +202,7 @@ def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int6
     return np.where(at >= start[:, None], sequences.codes[np.maximum(at, 0)], 0)
 
 
-def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
+def _often(user: Integers, item: Integers, least: int) -> NDArray[np.bool_]:
     """Return the events, (n,), that remain when every user and item has at least `least` of those that remain."""
     of = [np.unique(values, return_inverse=True)[1] for values in (user, item)]
     left = np.ones(len(user), dtype=bool)
@@ -216,7 +214,7 @@ def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDAr
         left = enough
 
 
-def _coded(item: NDArray[np.int64], in_train: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Codes]:
+def _coded(item: Integers, in_train: NDArray[np.bool_]) -> tuple[Integers, Codes]:
     """Return the raw ids in the order of their codes, (items,), and the code of each event, (events,)."""
     ids, number = np.unique(item, return_inverse=True)
     order = np.argsort(-np.bincount(number[in_train], minlength=len(ids)), kind="stable")

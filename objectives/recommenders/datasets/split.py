@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import ClickLog, frozen
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, frozen
 
 How = Literal["over_all", "by_user"]
 Part = Literal["train", "validation", "test"]
-Rows = NDArray[np.int64]
+Parts = tuple[Integers, Integers, Integers]
+Fractions = tuple[float, float, float]
 
 _FEWEST_ROWS = 5  # a user with fewer is trained on only
 
@@ -24,9 +24,9 @@ class Split:
     how: over_all: one moment for all users separates the parts; by_user: each user has separate moments
     """
 
-    train: NDArray[np.int64]  # (n_train,)
-    validation: NDArray[np.int64]  # (n_validation,)
-    test: NDArray[np.int64]  # (n_test,)
+    train: Integers  # (n_train,)
+    validation: Integers  # (n_validation,)
+    test: Integers  # (n_test,)
     how: How
     reason: str  # explanation of the choice, for the user
 
@@ -43,9 +43,7 @@ class Split:
             raise ValueError(f"how must be one of {get_args(How)}, but got {self.how!r}")
 
 
-def split_in_time(
-    log: ClickLog, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), how: How | None = None
-) -> Split:
+def split_in_time(log: ClickLog, fractions: Fractions = (0.8, 0.1, 0.1), how: How | None = None) -> Split:
     """Split the log's rows in shares of about `fractions`; rows of one moment (by user: of one user's moment) stay
     together.
 
@@ -82,14 +80,14 @@ def split_in_time(
     return _split(by_user, "by_user", f"by user, each in their own time: at one moment for all, {share}")
 
 
-def _split(parts: tuple[Rows, Rows, Rows], how: How, why: str) -> Split:
+def _split(parts: Parts, how: How, why: str) -> Split:
     sizes = ", ".join(f"{len(rows):,} {part}" for rows, part in zip(parts, get_args(Part), strict=True))
     if min(map(len, parts)) == 0:
         raise ValueError(f"a split {how} must have rows in each part, but got {sizes} rows")
     return Split(*parts, how=how, reason=f"Split {why} ({sizes} rows).")
 
 
-def _over_all(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+def _over_all(log: ClickLog, fractions: Fractions) -> Parts:
     rows = len(log.timestamp)
     starts = np.flatnonzero(np.diff(log.timestamp)) + 1  # first row of each moment but the first
     if len(starts) < 2:
@@ -102,7 +100,7 @@ def _over_all(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Row
     return every[: starts[first]], every[starts[first] : second], every[second:]
 
 
-def _by_user(user: Rows, timestamp: Rows, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+def _by_user(user: Integers, timestamp: Integers, fractions: Fractions) -> Parts:
     order = np.argsort(user, kind="stable")  # within a user, time order is kept
     user, timestamp = user[order], timestamp[order]
     every = np.arange(len(order))

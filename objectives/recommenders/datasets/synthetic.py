@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import ClickLog, Side, in_time_order
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, Side, in_time_order
 from objectives.recommenders.datasets.synthetic_transitions import hidden_order
 
 _LATENT = 4  # dimensions of taste
@@ -75,7 +75,7 @@ def synthetic_log(
     hour = timestamp // 3600 % 24
     world = _world(users, items, random)
     logit = _logits(world, user, item, hour)
-    columns: dict[str, NDArray[np.int64]] = {}
+    columns: dict[str, Integers] = {}
     sides: dict[str, Side] = {}
     if fields > 2:
         columns["hour"], sides["hour"] = hour, "context"
@@ -126,9 +126,7 @@ def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
         raise ValueError(f"rows must be at least the number of users, {users}, but got {rows}")
 
 
-def _visits(
-    rows: int, users: int, turnover: float, random: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _visits(rows: int, users: int, turnover: float, random: np.random.Generator) -> tuple[Integers, Integers]:
     """Draw the user and the timestamp in seconds of each row, (rows,): in time order, no two at one moment."""
     least = min(_LEAST_ROWS, rows // users)
     activity = random.lognormal(0, 1, users)
@@ -145,7 +143,7 @@ def _visits(
     return user[order], timestamp
 
 
-def _popular(rows: int, items: int, zipf: float, random: np.random.Generator) -> NDArray[np.int64]:
+def _popular(rows: int, items: int, zipf: float, random: np.random.Generator) -> Integers:
     """Draw the item of each row, (rows,); the number of an item is independent of its popularity."""
     weight = np.arange(1, items + 1, dtype=np.float64) ** -zipf
     cumulative = np.cumsum(weight)
@@ -165,9 +163,7 @@ def _world(users: int, items: int, random: np.random.Generator) -> _World:
     )
 
 
-def _logits(
-    world: _World, user: NDArray[np.int64], item: NDArray[np.int64], hour: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _logits(world: _World, user: Integers, item: Integers, hour: Integers) -> NDArray[np.float64]:
     logit = np.empty(len(user))
     for start in range(0, len(user), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -177,9 +173,7 @@ def _logits(
     return logit
 
 
-def _told(
-    taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator
-) -> NDArray[np.int64]:
+def _told(taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator) -> Integers:
     """Return the quantile bucket, (n,), of the bias plus the taste along a random direction: it tells of both."""
     direction = random.normal(size=_LATENT)
     values = taste @ direction / np.linalg.norm(direction) / 2 + bias

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import frozen
+from objectives.recommenders.datasets.click_log import Integers, frozen
 
 SECTIONS = 32  # rank of the transition matrix: fewer than the usual embedding dimensions
 _LATEST = 0.4  # probability that the latest item leads; the one before it by the same share of the rest, and so on
@@ -28,13 +28,13 @@ class HiddenOrder:
     """Transitions drawn once for a log; made by `hidden_order`."""
 
     bounds: NDArray[np.float64]  # (items + 1,) from 0 to 1: item i lies from bounds[i] to bounds[i + 1]
-    follower: NDArray[np.int64]  # (SECTIONS,) the section that follows each
+    follower: Integers  # (SECTIONS,) the section that follows each
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", frozen(self.bounds))
         object.__setattr__(self, "follower", frozen(self.follower))
 
-    def draw(self, user: NDArray[np.int64], strength: float, random: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, user: Integers, strength: float, random: np.random.Generator) -> Integers:
         """Draw the item of each row, (rows,), for the user of each row, (rows,), in time order.
 
         Args:
@@ -55,14 +55,14 @@ class HiddenOrder:
         drawn[by_user] = item
         return drawn
 
-    def _after(self, item: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    def _after(self, item: Integers, random: np.random.Generator) -> Integers:
         """Draw an item, (n,), that each item, (n,), leads to."""
         start, end = self.bounds[item], self.bounds[item + 1]
         point = start + random.random(len(item)) * (end - start)
         section = np.minimum((point * SECTIONS).astype(np.int64), SECTIONS - 1)  # rounding may reach the very end
         return self._at((self.follower[section] + random.random(len(item))) / SECTIONS)
 
-    def _at(self, point: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _at(self, point: NDArray[np.float64]) -> Integers:
         """Return the item, (n,), of each point of the circle, (n,)."""
         item = np.searchsorted(self.bounds[1:], point, side="right")
         return np.minimum(item, len(self.bounds) - 2).astype(np.int64)
