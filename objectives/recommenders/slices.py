@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from objectives.arrays import Arrays
 from objectives.recommenders.datasets.click_log import SEPARATOR, Integers
 from objectives.recommenders.datasets.features import Dataset
-from objectives.recommenders.datasets.sequences import Codes, Sequences, item_counts
+from objectives.recommenders.datasets.sequences import Codes, Sequences
 from objectives.recommenders.datasets.split import Part
 
 LITTLE_HISTORY, RARE_ITEMS = "users with little history", "rare items"
@@ -70,7 +70,7 @@ def slices_of(dataset: Dataset, part: Part) -> Masks:
 def sequence_slices(sequences: Sequences, user: Integers, target: Codes) -> Masks:
     """Return masks like those of `slices_of`, for users, (n,), and their next items, (n,) codes."""
     events = sequences.target_at("validation") - sequences.offsets[:-1]
-    rare = _rarest(item_counts(sequences))
+    rare = _rarest(sequences.item_counts())
     return with_heads({LITTLE_HISTORY: _few(events[user], events), RARE_ITEMS: rare[target]})
 
 

@@ -15,7 +15,6 @@ from objectives.build.stages import export
 from objectives.jobs.requests import Form
 from objectives.recommenders import references
 from objectives.recommenders.datasets.features import Dataset
-from objectives.recommenders.datasets.sequences import item_counts
 from objectives.recommenders.families.pointwise import PointwiseRecommender
 from objectives.recommenders.families.sequential import SequentialRecommender
 from objectives.recommenders.protocol import Recommender
@@ -76,7 +75,7 @@ def test_popularity_ranks_by_how_often_an_item_was_taken(opened: Opened, task_of
     items = np.arange(1, recommender.sequences.items + 1)
     history = np.ones((1, recommender.length), dtype=np.int64)
     found = scored(task_of("sasrec"), "popularity", {"history": history, "item": items})
-    np.testing.assert_array_equal(found, item_counts(recommender.sequences)[1:])
+    np.testing.assert_array_equal(found, recommender.sequences.item_counts()[1:])
 
 
 def test_a_reference_learns_nothing_from_the_baseline() -> None:

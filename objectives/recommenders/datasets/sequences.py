@@ -63,6 +63,51 @@ class Sequences:
         """Return the SHA-256 of the whole content, in hex."""
         return content_key(self.name, (self.ids, self.codes, self.offsets))
 
+    def histories(self, part: HeldPart, length: int) -> tuple[Codes, Codes]:
+        """Return each user's history before the part's event, (users, length), and that event, (users,).
+
+        A history has the latest `length` events, padded with 0 on the left. The history of test includes validation's
+        event.
+        """
+        at = self.target_at(part)
+        return self._latest(self.offsets[:-1], at, length), self.codes[at]
+
+    def seen_before(self, part: HeldPart, user: Integers) -> Codes:
+        """Return the items that each user, (n,), had taken before the part's event, (n, longest), 0 on the left."""
+        start, end = self.offsets[user], self.target_at(part)[user]
+        return self._latest(start, end, int((end - start).max()))
+
+    def training(self, length: int) -> tuple[Codes, Codes]:
+        """Return each user's latest train events without the last one, and the event after each, both (users, length).
+
+        Both are padded with 0 on the left: a user's first event is an input only, not a target.
+        """
+        start, end = self.offsets[:-1], self.target_at("validation")
+        inputs, targets = self._latest(start, end - 1, length), self._latest(start, end, length)
+        targets[inputs == 0] = 0
+        return inputs, targets
+
+    def item_counts(self) -> Integers:
+        """Return the train events of each code, (items + 1,); 0 for padding."""
+        counts = np.bincount(self.codes, minlength=self.items + 1)
+        for part in _FROM_THE_END:
+            counts -= np.bincount(self.codes[self.target_at(part)], minlength=len(counts))
+        return counts
+
+    def taken(self, before: HeldPart) -> tuple[Integers, Codes]:
+        """Return the distinct pairs of a user, (n,), and an item taken before the part's event, (n,), sorted."""
+        events = np.diff(self.offsets)
+        earlier = np.arange(len(self.codes)) < np.repeat(self.target_at(before), events)
+        user = np.repeat(np.arange(self.users), events)[earlier]
+        return np.divmod(np.unique(user * (self.items + 1) + self.codes[earlier]), self.items + 1)
+
+    def _latest(self, start: Integers, end: Integers, length: int) -> Codes:
+        """Return the latest events from `start` to before `end`, (n,) each, padded with 0 on the left, (n, length)."""
+        if length < 1:
+            raise ValueError(f"the length of a history must be at least 1, but got {length}")
+        at = end[:, None] + np.arange(-length, 0)
+        return np.where(at >= start[:, None], self.codes[np.maximum(at, 0)], 0)
+
 
 def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Sequences:
     """Collect the log's events by user, ordered by raw id; events at one moment keep the log's order.
@@ -93,46 +138,11 @@ def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Seq
     return Sequences(log.name, *_coded(item, in_train), offsets)
 
 
-def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, Codes]:
-    """Return each user's history before the part's event, (users, length), and that event, (users,).
-
-    A history has the latest `length` events, padded with 0 on the left. The history of test includes validation's
-    event.
-    """
-    at = sequences.target_at(part)
-    return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at]
-
-
-def seen_before(sequences: Sequences, part: HeldPart, user: Integers) -> Codes:
-    """Return the items that each user, (n,), had taken before the part's event, (n, longest), 0 on the left."""
-    start, end = sequences.offsets[user], sequences.target_at(part)[user]
-    return _latest(sequences, start, end, int((end - start).max()))
-
-
-def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
-    """Return each user's latest train events without the last one, and the event after each, both (users, length).
-
-    Both are padded with 0 on the left: a user's first event is an input only, not a target.
-    """
-    start, end = sequences.offsets[:-1], sequences.target_at("validation")
-    inputs, targets = _latest(sequences, start, end - 1, length), _latest(sequences, start, end, length)
-    targets[inputs == 0] = 0
-    return inputs, targets
-
-
-def item_counts(sequences: Sequences) -> Integers:
-    """Return the train events of each code, (items + 1,); 0 for padding."""
-    counts = np.bincount(sequences.codes, minlength=sequences.items + 1)
-    for part in _FROM_THE_END:
-        counts -= np.bincount(sequences.codes[sequences.target_at(part)], minlength=len(counts))
-    return counts
-
-
 class Negatives:
     """Sampler of items that a user has no train event with, for training (Kang and McAuley 2018, section III-E)."""
 
     def __init__(self, sequences: Sequences) -> None:
-        user, code = _taken(sequences, "validation")
+        user, code = sequences.taken("validation")
         counts = np.bincount(user, minlength=sequences.users)
         self._items = sequences.items
         self._starts = np.cumsum(counts) - counts
@@ -169,14 +179,14 @@ def draw_requests(sequences: Sequences, rows: Integers, length: int, seed: int) 
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1:
         raise ValueError(f"rows must be the sizes, at least 1, of at least 1 request, but got {rows}")
     random = np.random.default_rng(seed)
-    items = ByWeight(item_counts(sequences).astype(np.float64))
+    items = ByWeight(sequences.item_counts().astype(np.float64))
     known = items.possible
-    user, code = _taken(sequences, "test")
+    user, code = sequences.taken("test")
     open_to_more = np.flatnonzero(np.bincount(user[known[code]], minlength=sequences.users) < np.count_nonzero(known))
     if len(open_to_more) == 0:
         raise ValueError(f"users must have items that they have not taken, but got none in {sequences.name!r}")
     asking = random.choice(open_to_more, size=len(rows))
-    history = histories(sequences, "test", length)[0][asking]
+    history = sequences.histories("test", length)[0][asking]
     starts, ends = sequences.offsets[asking], sequences.target_at("test")[asking]
     requests = []
     for number, count in enumerate(rows.tolist()):
@@ -184,22 +194,6 @@ def draw_requests(sequences: Sequences, rows: Integers, length: int, seed: int) 
         allowed[sequences.codes[starts[number] : ends[number]]] = False
         requests.append({"history": history[number : number + 1], "item": items.draw(count, allowed, random)})
     return requests
-
-
-def _taken(sequences: Sequences, before: HeldPart) -> tuple[Integers, Codes]:
-    """Return the distinct pairs of a user, (n,), and an item taken before the part's event, (n,), sorted."""
-    events = np.diff(sequences.offsets)
-    earlier = np.arange(len(sequences.codes)) < np.repeat(sequences.target_at(before), events)
-    user = np.repeat(np.arange(sequences.users), events)[earlier]
-    return np.divmod(np.unique(user * (sequences.items + 1) + sequences.codes[earlier]), sequences.items + 1)
-
-
-def _latest(sequences: Sequences, start: Integers, end: Integers, length: int) -> Codes:
-    """Return the latest events from `start` to before `end`, (n,) each, padded with 0 on the left, (n, length)."""
-    if length < 1:
-        raise ValueError(f"the length of a history must be at least 1, but got {length}")
-    at = end[:, None] + np.arange(-length, 0)
-    return np.where(at >= start[:, None], sequences.codes[np.maximum(at, 0)], 0)
 
 
 def _often(user: Integers, item: Integers, least: int) -> NDArray[np.bool_]:

@@ -18,17 +18,7 @@ from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.ranking_metrics import gains, ranks
-from objectives.recommenders.datasets.sequences import (
-    Codes,
-    Negatives,
-    Sequences,
-    draw_requests,
-    histories,
-    item_counts,
-    seen_before,
-    sequences_of,
-    training,
-)
+from objectives.recommenders.datasets.sequences import Codes, Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
 from objectives.recommenders.families.sizes import resized
@@ -106,7 +96,7 @@ class SequentialRecommender(BuiltIn):
 
     @cached_property
     def _train_rows(self) -> TrainingRows:
-        history, target = training(self.sequences, self.length)
+        history, target = self.sequences.training(self.length)
         negatives = Negatives(self.sequences)
 
         def draw(users: Tensor, generator: torch.Generator) -> Inputs:
@@ -126,7 +116,7 @@ class SequentialRecommender(BuiltIn):
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Return some histories, with several items each."""
         random = np.random.default_rng(self.task.seed)
-        history, _ = training(self.sequences, self.length)
+        history, _ = self.sequences.training(self.length)
         users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
         return {
             "history": torch.from_numpy(np.repeat(history[users], _SHARED_HISTORY, axis=0)[:count]),
@@ -135,7 +125,7 @@ class SequentialRecommender(BuiltIn):
 
     def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
         """Return the lookups of the catalogue's tables: the train events of each item."""
-        counts = torch.from_numpy(item_counts(self.sequences))
+        counts = torch.from_numpy(self.sequences.item_counts())
         return {table.name: counts for table in tables if "item" in table.inputs}
 
     def held_out(self, part: HeldPart) -> HeldOut:
@@ -157,7 +147,7 @@ class SequentialRecommender(BuiltIn):
         return ("popularity",)
 
     def reference(self, name: str) -> nn.Module:
-        return ItemTable(item_counts(self.sequences)).eval()
+        return ItemTable(self.sequences.item_counts()).eval()
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         return sasrec.student(self._sizes)
@@ -170,7 +160,7 @@ class SequentialRecommender(BuiltIn):
 
     def facts(self) -> Facts:
         sequences, test = self.sequences, self.held_out("test")
-        counts = item_counts(sequences)[1:].astype(np.float64)
+        counts = sequences.item_counts()[1:].astype(np.float64)
         events = len(sequences.codes) - 2 * sequences.users
         held = dict.fromkeys(HELD_PARTS, len(test.labels))
         return Facts(
@@ -226,7 +216,7 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, p
 
 def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Labelled]:
     """Iterate over batches of users, with negatives drawn anew; candidate 0 is the next item, 0 at padding."""
-    history, target = training(sequences, length)
+    history, target = sequences.training(length)
     drawing = Negatives(sequences)
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     order = torch.randperm(sequences.users, generator=generator).numpy()
@@ -252,13 +242,13 @@ def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]
 def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed: int) -> HeldOut:
     """Return the next items of all users, or of so many."""
     users = _some_users(sequences, most, seed)
-    history, target = (values[users] for values in histories(sequences, part, length))
+    history, target = (values[users] for values in sequences.histories(part, length))
     return HeldOut(
         inputs=({"history": history},),
         labels=target,
         groups=users,
         slices=sequence_slices(sequences, users, target),
-        seen=seen_before(sequences, part, users),
+        seen=sequences.seen_before(part, users),
         items=np.arange(1, sequences.items + 1),
     )
 
