@@ -46,38 +46,44 @@ class Recommender(Protocol):
     """Trained model with everything needed to evaluate it, compress it and send it requests.
 
     Made once in a builder process, used by one thread; `model` is never changed.
+
+    key: hash of the model and its data
+    model: trained model; its forward takes named tensors and returns the outputs that `scores` reads
+    once: inputs that a request gives once, (1, ...), by the model's own form
+    hidden: dotted name of the module, in the model and its siblings, whose outputs are its features, if known
+    method: method of the model and its siblings that runs in training
+    metric: name of the metric
+    custom_metric: True if the metric is a function of the user's own, which `evaluate_custom_metric` computes
+    output_kinds: kind of the scores in each column; one kind for lists
+    columns: names of the scores' columns, where there are several
+    built: True if `build` is available
+    references: names of the simple references that `reference` builds
     """
 
     @property
-    def key(self) -> str:
-        """Hash of the model and its data."""
-
+    def key(self) -> str: ...
     @property
-    def model(self) -> nn.Module:
-        """Trained model; its forward takes named tensors and returns the outputs that `scores` reads."""
-
+    def model(self) -> nn.Module: ...
     @property
     def inputs(self) -> tuple[InputSpec, ...]: ...
-
     @property
-    def once(self) -> frozenset[str]:
-        """Inputs that a request gives once, (1, ...), by the model's own form."""
-
+    def once(self) -> frozenset[str]: ...
     @property
-    def hidden(self) -> str | None:
-        """Dotted name of the module, in the model and its siblings, whose outputs are its features, if known."""
-
+    def hidden(self) -> str | None: ...
     @property
-    def method(self) -> Method:
-        """Method of the model and its siblings that runs in training."""
-
+    def method(self) -> Method: ...
     @property
-    def metric(self) -> str:
-        """Name of the metric."""
-
+    def metric(self) -> str: ...
     @property
-    def custom_metric(self) -> bool:
-        """True if the metric is a function of the user's own, which `evaluate_custom_metric` computes."""
+    def custom_metric(self) -> bool: ...
+    @property
+    def output_kinds(self) -> tuple[OutputKind, ...]: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def built(self) -> bool: ...
+    @property
+    def references(self) -> tuple[str, ...]: ...
 
     def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         """Compute the user's own metric, higher is better, from arrays of (n,) each.
@@ -85,14 +91,6 @@ class Recommender(Protocol):
         Raises:
             ValueError: there is none, or it fails.
         """
-
-    @property
-    def output_kinds(self) -> tuple[OutputKind, ...]:
-        """Kind of the scores in each column; one kind for lists."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the scores' columns, where there are several."""
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> object:
         """Return the model's outputs in training."""
@@ -130,14 +128,6 @@ class Recommender(Protocol):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Build an untrained smaller sibling with the same inputs and outputs."""
-
-    @property
-    def built(self) -> bool:
-        """True if `build` is available."""
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Names of the simple references that `reference` builds."""
 
     def reference(self, name: str) -> nn.Module:
         """Build a simple reference as a model with the same inputs."""
