@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, in_time_order
 from objectives.recommenders.datasets.features import Dataset, encode
-from objectives.recommenders.datasets.split import split_in_time
+from objectives.recommenders.datasets.split import Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.requests import draw_requests, lognormal_rows, recorded_rows
 
@@ -188,9 +188,8 @@ def test_bad_input_is_refused() -> None:
             draw_requests(DATA, rows, seed=0)
     unknown = in_time_order("new", [1] * 9, [*range(8), 8], range(9), [0, 1] * 4 + [0])
     with pytest.raises(ValueError, match="'new'"):
-        draw_requests(
-            encode(unknown, split_in_time(unknown, fractions=(0.4, 0.3, 0.3)), min_count=2), np.array([1]), seed=0
-        )
+        split = Split(np.arange(4), np.arange(4, 6), np.arange(6, 9), "over_all", "")
+        draw_requests(encode(unknown, split, min_count=2), np.array([1]), seed=0)
 
 
 def test_rows_are_all_the_same_or_those_of_a_log_round_and_round() -> None:

@@ -66,6 +66,7 @@ class SequentialRecommender(BuiltIn):
     hidden: ClassVar[str] = "norm"
     method: ClassVar[Method] = "positions"
     output_kinds: ClassVar[tuple[OutputKind, ...]] = (OutputKind("lists"),)
+    references: ClassVar[tuple[str, ...]] = ("popularity",)
 
     @cached_property
     def _sizes(self) -> sasrec.Sizes:
@@ -141,10 +142,6 @@ class SequentialRecommender(BuiltIn):
 
     def build(self, architecture: Architecture) -> nn.Module:
         return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        return ("popularity",)
 
     def reference(self, name: str) -> nn.Module:
         return ItemTable(self.sequences.item_counts()).eval()

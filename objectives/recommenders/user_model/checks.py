@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     """Return probable mistakes in the loss, shown by one batch of train, and in the tables, and slow forms of bags."""
     model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(seed)
-    inputs, labels = next(islice(recommender.train_rows().batches(generator), 1))
+    inputs, labels = next(recommender.train_rows().batches(generator))
     lines = (
         _not_a_mean(recommender, model, inputs, labels, generator),
         _takes_logits(recommender, model, inputs, labels),
@@ -55,9 +55,9 @@ def _not_a_mean(
     if whole != of(torch.arange(count)):  # a loss that draws something itself tells nothing
         return None
     total = sum(map(of, torch.randperm(count, generator=generator).chunk(_PARTS)))
-    if _close(whole, total / _PARTS):
+    if math.isclose(whole, total / _PARTS, rel_tol=_TOLERANCE):
         return None
-    if _close(whole, total):
+    if math.isclose(whole, total, rel_tol=_TOLERANCE):
         return "loss adds up over the rows of a batch, but should be their mean: the learning rate depends on it"
     return (
         "loss of a batch is not the mean over its rows: rows are shuffled for training, so lists or pairs of "
@@ -76,7 +76,7 @@ def _takes_logits(recommender: UserRecommender, model: nn.Module, inputs: Inputs
     if labels.numel() != len(scores):
         return None
     of_logits = F.binary_cross_entropy_with_logits(scores, labels.reshape(-1).to(scores.dtype))
-    if not _close(float(loss), float(of_logits)):
+    if not math.isclose(float(loss), float(of_logits), rel_tol=_TOLERANCE):
         return None
     return (
         "loss takes the outputs for logits, but they lie between 0 and 1, as probabilities do: use "
@@ -117,7 +117,3 @@ def _packed_bags(model: nn.Module) -> str | None:
         f"{', '.join(name for one in forward.bags for name in one.names)} are not given to embedding_bag as they are, "
         "or with ids changed one by one: the exported graph computes flat ids and offsets itself, which takes longer"
     )
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= _TOLERANCE * max(abs(a), abs(b))

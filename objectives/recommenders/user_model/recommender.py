@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ class UserRecommender:
     given: Given
     task: Task
     sent: Sent
-    method: Method = "forward"
+    method: ClassVar[Method] = "forward"
+    references: ClassVar[tuple[str, ...]] = ()  # only tensors of the data are known
 
     @property
     def model(self) -> nn.Module:
@@ -211,11 +213,6 @@ class UserRecommender:
     @property
     def built(self) -> bool:
         return getattr(self.given, "build", None) is not None
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Names of references: none, since only tensors of the data are known."""
-        return ()
 
     def reference(self, name: str) -> nn.Module:
         raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
