@@ -75,7 +75,11 @@ class ClickLog:
                 raise ValueError(f"{name} must be {np.dtype(wanted)}, but got {array.dtype}")
             object.__setattr__(self, name, frozen(array))
         self._settle_columns(rows)
-        _check_label(self.label)
+        positives, negatives = (np.count_nonzero(self.label == value) for value in (1, 0))
+        if positives + negatives != rows:
+            raise ValueError(f"labels must be 0 or 1, but got {self.label[(self.label != 0) & (self.label != 1)][0]}")
+        if positives == 0 or negatives == 0:
+            raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
         if self.bayes_auc is not None and not 0 <= self.bayes_auc <= 1:
             raise ValueError(f"bayes_auc must be between 0 and 1, but got {self.bayes_auc}")
         if not _in_order(self.timestamp, *(ids for ids in (self.user, self.item) if ids is not None)):
@@ -97,7 +101,11 @@ class ClickLog:
             for what, given, known in (("side", self.sides[name], get_args(Side)), ("kind", kinds[name], _DTYPES)):
                 if given not in known:
                     raise ValueError(f"{what} of {name!r} must be one of {tuple(known)}, but got {given!r}")
-            _check_values(name, column, kinds[name])
+            dtypes, words = _DTYPES[kinds[name]]
+            if column.dtype.kind not in dtypes:
+                raise ValueError(f"{kinds[name]} column {name!r} must hold {words}, but got {column.dtype}")
+            if kinds[name] == "numeric" and (infinite := column[np.isinf(column)]).size:
+                raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {infinite[0]}")
         object.__setattr__(self, "columns", {name: frozen(column) for name, column in self.columns.items()})
         object.__setattr__(self, "sides", {name: self.sides[name] for name in self.columns})
         object.__setattr__(self, "kinds", kinds)
@@ -144,23 +152,6 @@ def in_time_order(
 def _check_shape(what: str, array: Array, rows: int) -> None:
     if array.shape != (rows,):
         raise ValueError(f"{what} must have one value for each of the {rows} rows, but got shape {array.shape}")
-
-
-def _check_values(name: str, column: Array, kind: Kind) -> None:
-    dtypes, words = _DTYPES[kind]
-    if column.dtype.kind not in dtypes:
-        raise ValueError(f"{kind} column {name!r} must hold {words}, but got {column.dtype}")
-    if kind == "numeric" and np.isinf(column).any():
-        raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {column[np.isinf(column)][0]}")
-
-
-def _check_label(label: NDArray[np.float32]) -> None:
-    positives = np.count_nonzero(label == 1)
-    negatives = np.count_nonzero(label == 0)
-    if positives + negatives != len(label):
-        raise ValueError(f"labels must be 0 or 1, but got {label[(label != 0) & (label != 1)][0]}")
-    if positives == 0 or negatives == 0:
-        raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
 
 
 def _in_order(*keys: Integers) -> bool:

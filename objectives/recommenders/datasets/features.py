@@ -77,8 +77,13 @@ class Dataset:
         for name in ("group", "timestamp"):
             _check_array(name, getattr(self, name), (rows,), "int64")
         for field in self.fields:
-            _check_array(f"input {field.name!r}", self.inputs[field.name], (rows, *field.shape), field.dtype)
-            _check_values(field, self.inputs[field.name])
+            values = self.inputs[field.name]
+            _check_array(f"input {field.name!r}", values, (rows, *field.shape), field.dtype)
+            if field.kind == "numeric" and not np.isfinite(values).all():
+                raise ValueError(f"values of {field.name!r} must be finite, but got {values[~np.isfinite(values)][0]}")
+            if field.kind != "numeric" and values.size and (values.min() < 0 or values.max() >= field.vocabulary):
+                rule = f"codes of {field.name!r} must be 0 to {field.vocabulary - 1}"
+                raise ValueError(f"{rule}, but got {values.min()} to {values.max()}")
         for part in get_args(Part):
             of_part = getattr(self.split, part)
             if of_part.min() < 0 or of_part.max() >= rows:
@@ -206,11 +211,3 @@ def _vocabulary(counted: pl.DataFrame, min_count: int) -> pl.DataFrame:
 def _check_array(what: str, array: Array, shape: tuple[int, ...], dtype: str) -> None:
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{what} must be {shape} {dtype}, but got {array.shape} {array.dtype}")
-
-
-def _check_values(field: Field, values: Numbers) -> None:
-    if field.kind == "numeric" and not np.isfinite(values).all():
-        raise ValueError(f"values of {field.name!r} must be finite, but got {values[~np.isfinite(values)][0]}")
-    if field.kind != "numeric" and values.size and (values.min() < 0 or values.max() >= field.vocabulary):
-        range_ = f"{values.min()} to {values.max()}"
-        raise ValueError(f"codes of {field.name!r} must be 0 to {field.vocabulary - 1}, but got {range_}")

@@ -34,10 +34,6 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     return tuple(line for line in lines if line is not None)
 
 
-def _loss(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> Tensor:
-    return recommender.loss(recommender.outputs(model, inputs), labels)
-
-
 def _not_a_mean(
     recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels, generator: torch.Generator
 ) -> str | None:
@@ -46,7 +42,8 @@ def _not_a_mean(
     def of(rows: Tensor) -> float:
         picked = {name: values[rows] for name, values in inputs.items()}
         with torch.no_grad():
-            return float(_loss(recommender, model, picked, over_labels(lambda part: part[rows], labels)))
+            outputs = recommender.outputs(model, picked)
+            return float(recommender.loss(outputs, over_labels(lambda part: part[rows], labels)))
 
     count = min(_ROWS, len(next(iter(inputs.values())))) // _PARTS * _PARTS
     if count <= _PARTS:
@@ -87,7 +84,7 @@ def _takes_logits(recommender: UserRecommender, model: nn.Module, inputs: Inputs
 def _reads_own_weights(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> str | None:
     """Look for gradients of the baseline's weights in the loss of a copy."""
     own = [parameter for parameter in recommender.model.parameters() if parameter.requires_grad]
-    loss = _loss(recommender, model, inputs, labels)
+    loss = recommender.loss(recommender.outputs(model, inputs), labels)
     if not own or all(found is None for found in torch.autograd.grad(loss, own, allow_unused=True)):
         return None
     return (

@@ -36,7 +36,10 @@ class WithSparseTables(Optimizer):
 
 def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
     """Make the model's optimizer; tables whose sparse gradients it does not support get SparseAdam at the same rate."""
-    tables = _sparse_tables(model)
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    held = [module.weight for module in model.modules() if isinstance(module, kinds) and module.sparse]
+    # Each once, even if several modules hold it.
+    tables = [*dict.fromkeys(weight for weight in held if isinstance(weight, nn.Parameter) and weight.requires_grad)]
     if not tables or _takes_sparse(make):
         return make(model.parameters())
     of_tables = {id(table) for table in tables}
@@ -44,13 +47,6 @@ def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
     made = make(others or [_throwaway()])
     rate = float(made.param_groups[0]["lr"])
     return WithSparseTables(made if others else None, torch.optim.SparseAdam(tables, lr=rate))
-
-
-def _sparse_tables(model: nn.Module) -> list[nn.Parameter]:
-    """Return the tables with sparse gradients, each once even if several modules hold it."""
-    kinds = (nn.Embedding, nn.EmbeddingBag)
-    held = [module.weight for module in model.modules() if isinstance(module, kinds) and module.sparse]
-    return [*dict.fromkeys(weight for weight in held if isinstance(weight, nn.Parameter) and weight.requires_grad)]
 
 
 def _takes_sparse(make: Make) -> bool:

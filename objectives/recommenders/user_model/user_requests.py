@@ -74,10 +74,11 @@ def sent_by(given: Given, seed: int) -> Sent:
         not constant.
     """
     where = f"{given.name}: requests({seed})"
+    bags = bags_of(given.model)
     requests = called(
         where,
         lambda: tuple(
-            padded({name: _array(value) for name, value in request.items()}, bags_of(given.model))
+            padded({n: np.ascontiguousarray(v.cpu() if isinstance(v, Tensor) else v) for n, v in request.items()}, bags)
             for request in islice(given.requests(seed), _REQUESTS)
         ),
     )
@@ -110,7 +111,3 @@ def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, Array]:
 def shape_of(arrays: Arrays) -> tuple[tuple[int, ...], ...]:
     """Return the shape of one row of each input."""
     return tuple(values.shape[1:] for values in arrays.values())
-
-
-def _array(value: object) -> Array:
-    return np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
