@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives.recommenders.datasets.click_log import ClickLog
-from objectives.recommenders.datasets.synthetic import expected_auc, synthetic_log
-from objectives.recommenders.datasets.synthetic_transitions import hidden_order
+from objectives.recommenders.datasets.synthetic import expected_auc, hidden_order, synthetic_log
 from tests.datasets_tests.transitions import popularity, probabilities
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from objectives.recommenders.datasets.synthetic_transitions import SECTIONS, HiddenOrder, hidden_order
+from objectives.recommenders.datasets.synthetic import SECTIONS, HiddenOrder, hidden_order
 from tests.datasets_tests.transitions import popularity, probabilities
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.synthetic_transitions import SECTIONS, HiddenOrder
+from objectives.recommenders.datasets.synthetic import SECTIONS, HiddenOrder
 
 LATEST = 0.4  # probability that the latest item leads; the one before it by the same share of the rest, and so on
 
