@@ -139,8 +139,7 @@ class PointwiseRecommender(BuiltIn):
         return {name: no_larger(published[name], own).values for name, own in self.sizes().items()}
 
     def sizes(self) -> Mapping[str, Scalar]:
-        own, named = told(resized(self._family, self.task.sizes)), self._family.student(self.dataset.fields)
-        return {name: own[name] for name in named}
+        return told(resized(self._family, self.task.sizes), self._family.student(self.dataset.fields))
 
     def history(self) -> None:
         return None

@@ -45,10 +45,6 @@ class Sizes:
         """Read a student's sizes; the length of a history is determined by the requests and not chosen by a student."""
         return cls(**{name: int(value) for name, value in architecture.as_dict().items()}, length=length)
 
-    def chosen(self) -> dict[str, Scalar]:
-        """Return the sizes that a student may change."""
-        return {name: size for name, size in told(self).items() if name != "length"}
-
 
 # Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
 # of 0.5 for the sparser sets.
@@ -64,7 +60,7 @@ STUDENT: Mapping[str, Choice] = {
 
 def student(own: Sizes) -> dict[str, tuple[Scalar, ...]]:
     """Return the sizes of students of a baseline: none larger, and any number of heads that divides all dimensions."""
-    offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
+    offered = {name: no_larger(STUDENT[name], size).values for name, size in told(own, STUDENT).items()}
     dims = tuple(int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0)
     heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
     return {**offered, "embedding_dim": dims, "heads": tuple(heads)}

@@ -21,7 +21,7 @@ from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequences import Codes, Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
-from objectives.recommenders.families.sizes import resized
+from objectives.recommenders.families.sizes import resized, told
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
@@ -150,7 +150,7 @@ class SequentialRecommender(BuiltIn):
         return sasrec.student(self._sizes)
 
     def sizes(self) -> Mapping[str, Scalar]:
-        return self._sizes.chosen()
+        return told(self._sizes, sasrec.STUDENT)
 
     def history(self) -> int:
         return self.length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -61,9 +61,9 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
     return replace(published, **values)
 
 
-def told(sizes: DataclassInstance) -> dict[str, Scalar]:
-    """Write a family's sizes in the study file's notation: a number, or several widths such as `64-32`."""
-    values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
+def told(sizes: DataclassInstance, names: Iterable[str]) -> dict[str, Scalar]:
+    """Write some of a family's sizes in the study file's notation: a number, or several widths such as `64-32`."""
+    values = {name: getattr(sizes, name) for name in names}
     return {name: "-".join(map(str, of)) if isinstance(of, tuple) else of for name, of in values.items()}
 
 
