@@ -83,9 +83,7 @@ class ClickLog:
         if self.bayes_auc is not None and not 0 <= self.bayes_auc <= 1:
             raise ValueError(f"bayes_auc must be between 0 and 1, but got {self.bayes_auc}")
         if not _in_order(self.timestamp, *(ids for ids in (self.user, self.item) if ids is not None)):
-            raise ValueError(
-                f"rows of log {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted"
-            )
+            raise ValueError(f"rows of {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted")
 
     def _settle_columns(self, rows: int) -> None:
         """Check the columns, and give each a kind."""

@@ -141,14 +141,12 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     for name, (side, kind, values) in columns.items():
         if kind == "numeric":
             inputs[name], vocabulary = _standardised(values, split.train), 0
-        elif kind == "multi":
-            inputs[name], vocabulary = _codes_of_several(name, values, split.train, min_count)
         else:
-            inputs[name], vocabulary = _codes(name, values, split.train, min_count)
+            codes_of = _codes_of_several if kind == "multi" else _codes
+            inputs[name], vocabulary = codes_of(name, values, split.train, min_count)
         fields.append(Field(name, side, kind, vocabulary, inputs[name].shape[1] if kind == "multi" else 1))
-    if log.user is None:
-        group = np.arange(len(log.label), dtype=np.int64)
-    else:
+    group = np.arange(len(log.label), dtype=np.int64)
+    if log.user is not None:
         group = np.unique(log.user, return_inverse=True)[1].astype(np.int64)
     return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc)
 

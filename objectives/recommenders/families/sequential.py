@@ -267,6 +267,5 @@ def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float
     assert held.seen is not None
     starts = range(0, len(held.labels), _RANKED_TOGETHER)
     scores = (row for start in starts for row in score(slice(start, start + _RANKED_TOGETHER)))
-    return float(
-        gains("ndcg@10", ranks(lambda _: next(scores), held.labels.astype(np.int64, copy=False), held.seen)).mean()
-    )
+    targets = held.labels.astype(np.int64, copy=False)
+    return float(gains("ndcg@10", ranks(lambda _: next(scores), targets, held.seen)).mean())

@@ -198,14 +198,12 @@ class UserRecommender:
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Make the user's own optimizer, else AdamW, as `optimizer_of` does for tables with sparse gradients."""
-        make = getattr(self.given, "optimizer", None)
+        make, where = getattr(self.given, "optimizer", None), f"{self.given.name}: optimizer"
         if make is None:
             return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
-        made = called(f"{self.given.name}: optimizer(parameters)", lambda: optimizer_of(model, make))
+        made = called(f"{where}(parameters)", lambda: optimizer_of(model, make))
         if not isinstance(made, torch.optim.Optimizer):
-            raise FactoryError(
-                f"{self.given.name}: optimizer must give a torch.optim.Optimizer, but gave {type(made).__name__}"
-            )
+            raise FactoryError(f"{where} must give a torch.optim.Optimizer, but gave {type(made).__name__}")
         return made
 
     # -- smaller siblings
@@ -221,9 +219,7 @@ class UserRecommender:
         shapes: Mapping[str, Sequence[Scalar]] = (getattr(self.given, "shapes", None) or {}) if self.built else {}
         for name, values in shapes.items():
             if not isinstance(values, (list, tuple)) or not values:
-                raise FactoryError(
-                    f"{self.given.name}: shapes must hold a list of sizes for {name!r}, but got {values!r}"
-                )
+                raise FactoryError(f"{self.given.name}: shapes must list the sizes of {name!r}, but got {values!r}")
         return {name: tuple(values) for name, values in shapes.items()}
 
     def sizes(self) -> Mapping[str, Scalar]:

@@ -144,9 +144,8 @@ def _own_slices(given: Given, part: HeldPart, places: NDArray[np.int64]) -> Mask
     masks = {str(name): np.asarray(mask) for name, mask in found.items()}
     for name, mask in masks.items():
         if mask.dtype != np.bool_ or mask.shape != places.shape:
-            raise FactoryError(
-                f"{where} must be masks of {len(places)} rows, but {name!r} is {mask.dtype} of the shape {mask.shape}"
-            )
+            got = f"{name!r} is {mask.dtype} of the shape {mask.shape}"
+            raise FactoryError(f"{where} must be masks of {len(places)} rows, but {got}")
     return {name: mask[places] for name, mask in masks.items()}
 
 
