@@ -36,10 +36,6 @@ class Sizes:
         if min(getattr(self, f.name) for f in fields(self)) < 1 or self.embedding_dim % self.heads:
             raise ValueError(f"Sizes are positive and the heads divide the dimension, but got {self}.")
 
-    @property
-    def head_dim(self) -> int:
-        return self.embedding_dim // self.heads
-
     @classmethod
     def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
         """Read a student's sizes; the length of a history is determined by the requests and not chosen by a student."""
@@ -90,7 +86,7 @@ class Block(nn.Module):
     def __init__(self, sizes: Sizes, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
-        self.attention = SelfAttention(sizes.embedding_dim, sizes.heads, sizes.head_dim, dropout)
+        self.attention = SelfAttention(sizes.embedding_dim, sizes.heads, sizes.embedding_dim // sizes.heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
         self.feed_forward = FeedForward(sizes.embedding_dim, sizes.feed_forward, dropout)
 
