@@ -24,7 +24,6 @@ def counted(
     that is read in another way has no counts.
 
     Args:
-        tables: tables of the model
         outputs: runs the model on a batch
     """
     computed = [table.name for table in tables if not table.inputs]

@@ -1,5 +1,4 @@
-"""Event sequences of users: the data of a sequential recommender, split into train, validation and test; and random
-draws from them: requests as in production, and negatives for training.
+"""Event sequences of users, split into train, validation and test, and draws of requests and of negatives.
 
 The preparation is that of Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), section IV-A.
 """
@@ -66,8 +65,7 @@ class Sequences:
     def histories(self, part: HeldPart, length: int) -> tuple[Codes, Codes]:
         """Return each user's history before the part's event, (users, length), and that event, (users,).
 
-        A history has the latest `length` events, padded with 0 on the left. The history of test includes validation's
-        event.
+        It has the latest `length` events, padded with 0 on the left; that of test includes validation's event.
         """
         at = self.target_at(part)
         return self._latest(self.offsets[:-1], at, length), self.codes[at]

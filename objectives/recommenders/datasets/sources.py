@@ -51,7 +51,5 @@ def least_count(source: str) -> int:
 
 
 def all_taken(task: Task) -> bool:
-    """Return whether each row is an item that the user took, as each rating is, with any label; in a table whose labels
-    are 0 and 1, the rows of 0 were only shown.
-    """
+    """Return whether each row is an item that the user took, as a rating is; of labels 0 and 1, those of 0 are not."""
     return task.columns is None or from_plain(Schema, task.columns).positive_from is not None

@@ -46,8 +46,7 @@ def synthetic_log(
     signal: float = 1.0,
     order: float = 0.0,
 ) -> ClickLog:
-    """Make a log with `fields` categorical fields, user and item among them, then the hour and columns of each side in
-    rotation.
+    """Make a log with `fields` categorical fields: user, item, the hour, then columns of each side in rotation.
 
     Args:
         user_turnover: 0: each user's rows, at least min(10, rows // users), spread over the whole period; 1: within one

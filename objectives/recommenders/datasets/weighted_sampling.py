@@ -21,8 +21,7 @@ class ByWeight:
         return self._weight > 0
 
     def draw(self, count: int, allowed: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.int64]:
-        """Draw numbers, (count,), one after the other by weight among the allowed, without replacement while they
-        suffice.
+        """Draw numbers, (count,), one after the other by weight, without replacement while the allowed suffice.
 
         Args:
             allowed: (n,), True for some of the possible ones, and at least one

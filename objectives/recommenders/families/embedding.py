@@ -45,12 +45,10 @@ def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
 
 
 def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Look up a vector (rows, d) for each field with codes, in the order of the fields.
+    """Look up a vector (rows, d) for each field with codes, in the order of the fields, in tables of (...) to (..., d).
 
-    Args:
-        tables: each maps ids (...) to (..., d)
-        inputs: codes (rows,), or (rows, length) of a multi-valued field; its vector is the mean over the codes that are
-            not 0, and zeros where all are
+    The inputs are codes (rows,), or (rows, length) of a multi-valued field, whose vector is the mean over the codes
+    that are not 0, and zeros where all are.
     """
     of_fields = ((field, tables[field.name], inputs[field.name]) for field in embedded(fields))
     return [_mean(table, codes, field) if field.kind == "multi" else table(codes) for field, table, codes in of_fields]

@@ -98,8 +98,7 @@ class Block(nn.Module):
 
 
 class SASRec(nn.Module):
-    """SASRec with positions numbered by their distance from the end, so that the latest has the same embedding at any
-    length.
+    """SASRec with positions numbered from the end, so that the latest has the same embedding at any length.
 
     Args:
         items: number of items in the catalogue, coded 1 to items; 0 is padding, on the left of a history
@@ -132,8 +131,7 @@ class SASRec(nn.Module):
             tables["item"].weight[0] = 0
 
     def forward(self, history: Tensor, item: Tensor) -> Tensor:
-        """Compute logits, (rows,), of candidates, (rows,), from one history, (1, L) codes; L is at most the sizes'
-        length.
+        """Compute logits, (rows,), of candidates, (rows,), from one history, (1, L) codes, L at most the sizes' length.
 
         Of a history of several rows the first is read.
         """

@@ -61,10 +61,7 @@ def _inferred(
     calls: Sequence[Mapping[str, Any]], inputs: Mapping[str, Tensor], rows: int, where: str
 ) -> dict[str, str]:
     """Return the name of the offsets by the name of the values. Where a call's values are computed, such as hashes,
-    they are the inputs of as many values that no call has as they are.
-
-    Raises:
-        FactoryError: there is none, or one may have the offsets of several calls.
+    they are the inputs of as many values that no call has as they are, unless that is ambiguous.
     """
     names = {id(values): name for name, values in inputs.items()}
     of_inputs = [call for call in calls if id(call.get("offsets")) in names]

@@ -62,10 +62,9 @@ class Given(Protocol):
 
 
 def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
-    """Import the factory.
+    """Import the factory, `package.module:factory`.
 
     Args:
-        spec: `package.module:factory`
         folder: appended to the import path, so that nothing in it hides installed packages
 
     Raises:
@@ -247,11 +246,7 @@ def _on_cpu(labels: object) -> Labels:
 
 
 def called(what: str, call: Callable[[], T]) -> T:
-    """Call the user's own code.
-
-    Raises:
-        FactoryError: the code fails with any exception.
-    """
+    """Call the user's own code, of which any exception becomes a FactoryError."""
     try:
         return call()
     except FactoryError:
