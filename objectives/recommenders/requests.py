@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from objectives.arrays import Array
@@ -68,9 +69,7 @@ def draw_requests(dataset: Dataset, rows: Integers, seed: int) -> list[dict[str,
     return [{name: values[start:end] for name, values in inputs.items()} for start, end in bounds]
 
 
-def _rank_items(
-    dataset: Dataset, item: Field, rows: Integers, random: np.random.Generator
-) -> tuple[Integers, Integers]:
+def _rank_items(dataset: Dataset, item: Field, rows: Integers, random: Generator) -> tuple[Integers, Integers]:
     """Draw the test row of each request, (count,), and for each candidate, (total_rows,), a row with its features."""
     train, codes = dataset.split.train, dataset.codes("item")
     count = np.bincount(codes[train], minlength=item.vocabulary).astype(np.float64)
@@ -88,9 +87,7 @@ def _rank_items(
     return np.array(moments, dtype=np.int64), latest[np.concatenate(items)]
 
 
-def _moments(
-    dataset: Dataset, known: NDArray[np.bool_], random: np.random.Generator
-) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+def _moments(dataset: Dataset, known: NDArray[np.bool_], random: Generator) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """Draw test rows, uniformly, with a mask of the known items, (vocabulary,), that the user had not seen before."""
     order = np.argsort(dataset.group, kind="stable")  # within a user, time order is kept
     starts = np.searchsorted(dataset.group[order], np.arange(dataset.group.max() + 2))

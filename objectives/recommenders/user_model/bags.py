@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from objectives.bags import Bags
 from objectives.errors import one_line
 from objectives.parity import compare_scores
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, flat_batches
 from objectives.recommenders.user_model.padded_forward import EmbeddingBagCalls, PaddedForward, bags_of, take_padded
-from objectives.training_rows import leaves
+from objectives.training_rows import Inputs, leaves
 
 
 def take_bags(given: Given) -> None:
@@ -57,9 +57,7 @@ def take_bags(given: Given) -> None:
         take_padded(given.model, bags, _is_same(PaddedForward(own, bags, True).on_padded, inputs, expected))
 
 
-def _inferred(
-    calls: Sequence[Mapping[str, Any]], inputs: Mapping[str, Tensor], rows: int, where: str
-) -> dict[str, str]:
+def _inferred(calls: Sequence[Mapping[str, Any]], inputs: Inputs, rows: int, where: str) -> dict[str, str]:
     """Return the name of the offsets by the name of the values. Where a call's values are computed, such as hashes,
     they are the inputs of as many values that no call has as they are, unless that is ambiguous.
     """
@@ -79,7 +77,7 @@ def _inferred(
     return found | computed
 
 
-def _is_same(forward: Callable[..., Any], inputs: Mapping[str, Tensor], expected: Any) -> bool:
+def _is_same(forward: Callable[..., Any], inputs: Inputs, expected: Any) -> bool:
     """Return whether a forward gives the expected outputs; one that is not made for such inputs may fail in any way."""
     try:
         with torch.no_grad():

@@ -61,7 +61,7 @@ class Given(Protocol):
         """Iterate over requests, arrays by input's name."""
 
 
-def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
+def load_factory(spec: str, folder: Path) -> Callable[[], Given]:
     """Import the factory, `package.module:factory`.
 
     Args:
@@ -73,14 +73,14 @@ def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
     module, colon, name = spec.partition(":")
     if not colon or not module or not name:
         raise FactoryError(f"recommender: must be package.module:factory, but got {spec!r}")
-    if folder is not None and str(folder) not in sys.path:
+    if str(folder) not in sys.path:
         sys.path.append(str(folder))
     try:
         found = importlib.import_module(module)
     except Exception as error:  # anything that the user's own module may raise
         reason = f"importing {module} failed: {located(error)}"
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            reason = f"there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
+            reason = f"there is no module {error.name!r} on the import path or in {folder}"
         raise FactoryError(f"recommender: {reason}") from error
     factory = getattr(found, name, None)
     if not callable(factory):
