@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
-from objectives.recommenders.families.sizes import FieldSizes, widths
+from objectives.recommenders.families.sizes import FieldSizes
 from spaces.domains import Choice
-from spaces.techniques.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,6 @@ class Sizes(FieldSizes):
     def __post_init__(self) -> None:
         if self.embedding_dim < 1 or self.crosses < 0 or not self.mlp or min(self.mlp) < 1:
             raise ValueError(f"Sizes are positive and the MLP has at least one layer, but got {self}.")
-
-    @classmethod
-    def of(cls, architecture: Architecture) -> Sizes:
-        sizes = architecture.as_dict()
-        return cls(int(sizes["embedding_dim"]), int(sizes["crosses"]), widths(sizes["mlp"]))
 
     def build(self, fields: Sequence[Field]) -> DCNV2:
         return DCNV2(fields, self)

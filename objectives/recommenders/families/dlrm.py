@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
-from objectives.recommenders.families.sizes import FieldSizes, widths
+from objectives.recommenders.families.sizes import FieldSizes
 from spaces.domains import Choice
-from spaces.techniques.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,6 @@ class Sizes(FieldSizes):
     def __post_init__(self) -> None:
         if min((self.embedding_dim, *self.bottom, *self.top)) < 1 or not self.top:
             raise ValueError(f"Sizes are positive and the top MLP has at least one hidden layer, but got {self}.")
-
-    @classmethod
-    def of(cls, architecture: Architecture) -> Sizes:
-        """Read the sizes; a missing bottom, which `student` omits where no field is numeric, has no hidden layers."""
-        sizes = architecture.as_dict()
-        bottom = widths(sizes["bottom"]) if "bottom" in sizes else ()
-        return cls(int(sizes["embedding_dim"]), bottom, widths(sizes["top"]))
 
     def build(self, fields: Sequence[Field]) -> DLRM:
         return DLRM(fields, self)

@@ -23,7 +23,7 @@ from objectives.recommenders.datasets.features import Dataset, encode
 from objectives.recommenders.datasets.sources import least_count, read_log
 from objectives.recommenders.datasets.split import Part, split_in_time
 from objectives.recommenders.families import dcn_v2, dlrm
-from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, told
+from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, sized, told
 from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import logistic_regression, popularity
@@ -123,7 +123,7 @@ class PointwiseRecommender(BuiltIn):
         return _optimizer(model)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return self._family.of(architecture).build(self.dataset.fields)
+        return sized(self._family, architecture).build(self.dataset.fields)
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from objectives.recommenders.families.self_attention import SelfAttention
 from objectives.recommenders.families.sizes import no_larger, told
 from spaces.domains import Choice, Scalar
-from spaces.techniques.architecture import Architecture
 
 DROPOUT = 0.2
 # Added to the score of a padding key: its weight after the softmax is 0, and where every key is padding all are equal,
@@ -36,16 +35,12 @@ class Sizes:
         if min(getattr(self, f.name) for f in fields(self)) < 1 or self.embedding_dim % self.heads:
             raise ValueError(f"Sizes are positive and the heads divide the dimension, but got {self}.")
 
-    @classmethod
-    def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
-        """Read a student's sizes; the length of a history is determined by the requests and not chosen by a student."""
-        return cls(**{name: int(value) for name, value in architecture.as_dict().items()}, length=length)
-
 
 # Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
 # of 0.5 for the sparser sets.
 BASELINE = Sizes(embedding_dim=50, blocks=2, heads=1, feed_forward=50, length=50)
 
+# The length of a history is determined by the requests and not chosen by a student.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((8, 16, 32, 50)),
     "blocks": Choice((1, 2)),

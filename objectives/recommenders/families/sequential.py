@@ -21,7 +21,7 @@ from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequences import Codes, Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
-from objectives.recommenders.families.sizes import resized, told
+from objectives.recommenders.families.sizes import resized, sized, told
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
@@ -141,7 +141,7 @@ class SequentialRecommender(BuiltIn):
         return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
+        return sasrec.SASRec(self.sequences.items, sized(self._sizes, architecture))
 
     def reference(self, name: str) -> nn.Module:
         return ItemTable(self.sequences.item_counts()).eval()

@@ -28,11 +28,6 @@ class FieldSizes(ABC):
 
     hidden: ClassVar[str]
 
-    @classmethod
-    @abstractmethod
-    def of(cls, architecture: Architecture) -> FieldSizes:
-        """Read a student's sizes."""
-
     @abstractmethod
     def build(self, fields: Sequence[Field]) -> nn.Module:
         """Build an untrained model of these sizes over the fields."""
@@ -59,6 +54,15 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
             may_be = "widths such as 64-32" if isinstance(known[name], tuple) else "a whole number"
             raise ValueError(f"sizes.{name}: must be {may_be}, but got {value!r}") from error
     return replace(published, **values)
+
+
+def sized(own: S, architecture: Architecture) -> S:
+    """Return a student's sizes: those of the architecture, and the baseline's own where it has none."""
+    values: dict[str, int | tuple[int, ...]] = {
+        name: widths(value) if isinstance(getattr(own, name), tuple) else int(value)
+        for name, value in architecture.as_dict().items()
+    }
+    return replace(own, **values)
 
 
 def told(sizes: DataclassInstance, names: Iterable[str]) -> dict[str, Scalar]:
