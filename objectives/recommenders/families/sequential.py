@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from typing import ClassVar
 
 import numpy as np
@@ -167,8 +167,8 @@ class SequentialRecommender(BuiltIn):
             training=self.training,
             reference_metric="ndcg@10",
             references={
-                "baseline": _model_ndcg(self.model, test),
-                "popularity": _ndcg(lambda part: np.tile(counts, (len(test.labels[part]), 1)), test),
+                "baseline": _ndcg(_all_scores(self.model, test), test),
+                "popularity": _ndcg(repeat(counts), test),
                 "logistic_regression": None,
             },
         )
@@ -206,7 +206,7 @@ def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, p
         lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
         torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
         lambda: chain.from_iterable(_lessons(sequences, length, NEGATIVES, generator) for _ in range(passes)),
-        lambda model: _model_ndcg(model, held),  # type: ignore[arg-type]
+        lambda model: _ndcg(_all_scores(model, held), held),  # type: ignore[arg-type]
         progress=progress,
     )
 
@@ -250,22 +250,17 @@ def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed
     )
 
 
-def _model_ndcg(model: sasrec.SASRec, held: HeldOut) -> float:
+def _all_scores(model: sasrec.SASRec, held: HeldOut) -> Iterator[NDArray[np.float64]]:
+    """Iterate over the scores of all items, (items,), for the history of each user."""
     model.eval()
-
-    def scores(some: slice) -> NDArray[np.float64]:
-        history = torch.from_numpy(held.inputs[0]["history"][some].astype(np.int64, copy=False))
+    for history in torch.from_numpy(held.inputs[0]["history"].astype(np.int64, copy=False)).split(_RANKED_TOGETHER):
         with torch.inference_mode():
-            of_all = model.states(history) @ model.tables["item"].get_parameter("weight")[1:].T
-        return of_all.double().numpy()
-
-    return _ndcg(scores, held)
+            scores = model.states(history) @ model.tables["item"].get_parameter("weight")[1:].T
+        yield from scores.double().numpy()
 
 
-def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float:
-    """Return the mean NDCG@10 of the next item among those not yet taken, by scores, (users, items), of some users."""
+def _ndcg(scores: Iterator[NDArray[np.float64]], held: HeldOut) -> float:
+    """Return the mean NDCG@10 of the next item among those not yet taken, by the scores of all, (items,), by user."""
     assert held.seen is not None
-    starts = range(0, len(held.labels), _RANKED_TOGETHER)
-    scores = (row for start in starts for row in score(slice(start, start + _RANKED_TOGETHER)))
     targets = held.labels.astype(np.int64, copy=False)
     return float(gains("ndcg@10", ranks(lambda _: next(scores), targets, held.seen)).mean())
