@@ -253,7 +253,8 @@ def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed
 def _all_scores(model: sasrec.SASRec, held: HeldOut) -> Iterator[NDArray[np.float64]]:
     """Iterate over the scores of all items, (items,), for the history of each user."""
     model.eval()
-    for history in torch.from_numpy(held.inputs[0]["history"].astype(np.int64, copy=False)).split(_RANKED_TOGETHER):
+    histories = torch.from_numpy(held.inputs[0]["history"].astype(np.int64, copy=False))
+    for history in torch.split(histories, _RANKED_TOGETHER):
         with torch.inference_mode():
             scores = model.states(history) @ model.tables["item"].get_parameter("weight")[1:].T
         yield from scores.double().numpy()
