@@ -40,16 +40,10 @@ def take_bags(given: Given) -> None:
         if values not in inputs or offsets not in inputs or inputs[offsets].ndim != 1:
             rule = f"must map inputs of values to inputs of offsets, of {', '.join(inputs)}"
             raise FactoryError(f"{where} {rule}, but got {values!r}: {offsets!r}")
-    bags = tuple(
-        Bags(
-            offsets,
-            tuple(name for name in inputs if offsets_of.get(name) == offsets),
-            len(inputs[offsets]) not in (rows, 1),
-            declared is None,
-        )
-        for offsets in inputs
-        if offsets in offsets_of.values()
-    )
+    bags: list[Bags] = []
+    for offsets in (name for name in inputs if name in offsets_of.values()):
+        names = tuple(name for name in inputs if offsets_of.get(name) == offsets)
+        bags.append(Bags(offsets, names, len(inputs[offsets]) not in (rows, 1), declared is None))
     if bags:
         own = given.model.forward
         take_padded(given.model, bags, masked=False)
