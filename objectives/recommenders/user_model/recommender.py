@@ -77,8 +77,6 @@ class UserRecommender:
         users = sorted(self.sent.of_user)
         return digest(self.given.name, content.hexdigest(), train, _code(self.given), users, torch.__version__)[:20]
 
-    # -- evaluation
-
     @property
     def custom_metric(self) -> bool:
         return not self.task.metric and not isinstance(self.given.metric, str)
@@ -111,8 +109,6 @@ class UserRecommender:
             reference_metric="auc",  # which alone applies to any model
             references={"baseline": auc},
         )
-
-    # -- inputs and outputs
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -170,8 +166,6 @@ class UserRecommender:
     def columns(self) -> tuple[str, ...]:
         return tuple(map(str, self._outputs.names))
 
-    # -- training
-
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         return self.given.loss(outputs, labels)
 
@@ -206,8 +200,6 @@ class UserRecommender:
             raise FactoryError(f"{where} must give a torch.optim.Optimizer, but gave {type(made).__name__}")
         return made
 
-    # -- smaller siblings
-
     @property
     def built(self) -> bool:
         return getattr(self.given, "build", None) is not None
@@ -239,8 +231,6 @@ class UserRecommender:
         if (forward := padded_forward(self.model)) is not None:
             take_padded(own, forward.bags, forward.masked)
         return own.to("cpu").float()
-
-    # -- facts inferred from batches
 
     @cached_property
     def _outputs(self) -> Outputs:
