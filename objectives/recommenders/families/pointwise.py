@@ -146,22 +146,19 @@ class PointwiseRecommender(BuiltIn):
 
     def facts(self) -> Facts:
         dataset = self.dataset
+        inputs, labels = _tensors(dataset, "test")
+        aucs: dict[str, float | None] = dict.fromkeys(("baseline", "popularity", "logistic_regression"))
+        for name in ("baseline", *self.references):
+            model = self.model if name == "baseline" else self.reference(name)
+            aucs[name] = float(roc_auc_score(labels.numpy(), _scores(model, inputs)))
         return Facts(
             split=dataset.split.reason,
             rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
             users=len(np.unique(dataset.group)),
             training=self.training,
             reference_metric="auc",
-            references=self._references(),
+            references=aucs | ({} if dataset.bayes_auc is None else {"bayes_optimal": dataset.bayes_auc}),
         )
-
-    def _references(self) -> dict[str, float | None]:
-        inputs, labels = _tensors(self.dataset, "test")
-        aucs: dict[str, float | None] = dict.fromkeys(("baseline", "popularity", "logistic_regression"))
-        for name in ("baseline", *self.references):
-            model = self.model if name == "baseline" else self.reference(name)
-            aucs[name] = float(roc_auc_score(labels.numpy(), _scores(model, inputs)))
-        return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
 
 
 def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
