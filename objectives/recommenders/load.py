@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from objectives.recommenders.families.by_fields import FAMILIES
-from objectives.recommenders.families.pointwise import open_pointwise
+from objectives.recommenders.families.pointwise import FAMILIES, open_pointwise
 from objectives.recommenders.families.sequential import open_sequential
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.training import Progress
 from objectives.recommenders.user_model.load import open_user_model
 from objectives.task import Task
 
 
-def open_recommender(task: Task, progress: Callable[[str], None]) -> Recommender:
-    """Open a recommender with its data; a built-in one's baseline is loaded from the cache, else trained, and left
-    untrained in a dry run.
+def open_recommender(task: Task, progress: Progress) -> Recommender:
+    """Open a recommender with its data; a built-in one's baseline is trained once, except in a dry run.
 
     Raises:
         ValueError: the recommender, the source or a size is unknown, or the files or the factory are invalid.

@@ -18,7 +18,6 @@ from spaces.domains import Scalar
 from spaces.model_structure import Table
 from spaces.techniques.architecture import Architecture
 
-# Inputs by name, (rows, ...) each, and labels, in any form that the loss takes.
 # Method of the model that runs in training: inputs by name -> its outputs.
 Method = Literal["forward", "positions"]
 
@@ -47,47 +46,44 @@ class Recommender(Protocol):
     """Trained model with everything needed to evaluate it, compress it and send it requests.
 
     Made once in a builder process, used by one thread; `model` is never changed.
+
+    key: hash of the model and its data
+    model: trained model; its forward takes named tensors and returns the outputs that `scores` reads
+    once: inputs that a request gives once, (1, ...), by the model's own form
+    hidden: dotted name of the module, in the model and its siblings, whose outputs are its features, if known
+    method: method of the model and its siblings that runs in training
+    metric: name of the metric
+    custom_metric: True if the metric is a function of the user's own, which `evaluate_custom_metric` computes
+    output_kinds: kind of the scores in each column; one kind for lists
+    columns: names of the scores' columns, where there are several
+    built: True if `build` is available
+    references: names of the simple references that `reference` builds
     """
 
     @property
-    def key(self) -> str:
-        """Hash of the model and its data."""
-        ...
-
+    def key(self) -> str: ...
     @property
-    def model(self) -> nn.Module:
-        """Trained model; its forward takes named tensors and returns the outputs that `scores` reads."""
-        ...
-
+    def model(self) -> nn.Module: ...
     @property
     def inputs(self) -> tuple[InputSpec, ...]: ...
-
     @property
-    def once(self) -> frozenset[str]:
-        """Inputs that a request gives once, (1, ...), by the model's own form."""
-        ...
-
+    def once(self) -> frozenset[str]: ...
     @property
-    def hidden(self) -> str | None:
-        """Dotted name of the module, in the model and its siblings, whose outputs are its features; None
-        where unknown.
-        """
-        ...
-
+    def hidden(self) -> str | None: ...
     @property
-    def method(self) -> Method:
-        """Method of the model and its siblings that runs in training."""
-        ...
-
+    def method(self) -> Method: ...
     @property
-    def metric(self) -> str:
-        """Name of the metric."""
-        ...
-
+    def metric(self) -> str: ...
     @property
-    def custom_metric(self) -> bool:
-        """True if the metric is a function of the user's own, which `evaluate_custom_metric` computes."""
-        ...
+    def custom_metric(self) -> bool: ...
+    @property
+    def output_kinds(self) -> tuple[OutputKind, ...]: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def built(self) -> bool: ...
+    @property
+    def references(self) -> tuple[str, ...]: ...
 
     def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
         """Compute the user's own metric, higher is better, from arrays of (n,) each.
@@ -95,94 +91,54 @@ class Recommender(Protocol):
         Raises:
             ValueError: there is none, or it fails.
         """
-        ...
-
-    @property
-    def output_kinds(self) -> tuple[OutputKind, ...]:
-        """Kind of the scores in each column; one kind for lists."""
-        ...
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the scores' columns, where there are several."""
-        ...
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> object:
         """Return the model's outputs in training."""
-        ...
 
     def scores(self, outputs: object) -> Tensor:
-        """Return the scores of outputs, higher is better: (rows,), (rows, outputs) with the main one first, or (lists,
-        candidates).
-        """
-        ...
+        """Return the scores, higher is better: (rows,), (rows, outputs), the main one first, or (lists, candidates)."""
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         """Return the training loss, the mean over the rows or lists."""
-        ...
 
     def train_rows(self) -> TrainingRows:
         """Return all rows of train, held once."""
-        ...
 
     def teacher_outputs(self, inputs: Inputs) -> Tensor:
-        """Compute the cacheable part of the model's scores of train rows, (rows, ...), independent of randomly drawn
-        inputs.
-        """
-        ...
+        """Compute what can be cached of the model's scores of train rows, (rows, ...): it reads no drawn inputs."""
 
     def teacher_scores(self, outputs: Tensor, inputs: Inputs) -> Tensor:
         """Compute the scores from the rows' teacher outputs and all of their inputs, drawn ones included."""
-        ...
 
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Return rows of train in the form of requests, (count, ...) each, for tracing, calibration and comparison."""
-        ...
 
     def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
         """Return the lookups of each id of the model's tables in train, (rows,), by the table's dotted name, as far as
         they are known; the model is the recommender's own or a sibling of it.
         """
-        ...
 
     def held_out(self, part: HeldPart) -> HeldOut: ...
 
     def requests(self, seed: int) -> Iterable[Arrays]:
         """Iterate over requests, named arrays each, with production's sizes."""
-        ...
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer for fine-tuning."""
-        ...
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Build an untrained smaller sibling with the same inputs and outputs."""
-        ...
-
-    @property
-    def built(self) -> bool:
-        """True if `build` is available."""
-        ...
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Names of the simple references that `reference` builds."""
-        ...
 
     def reference(self, name: str) -> nn.Module:
         """Build a simple reference as a model with the same inputs."""
-        ...
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         """Return the sizes that a student may take, by name."""
-        ...
 
     def sizes(self) -> Mapping[str, Scalar]:
         """Return the model's own sizes, by the names of `student`; empty where they are unknown."""
-        ...
 
     def history(self) -> int | None:
         """Return the positions of the history that the model reads, None where it reads none."""
-        ...
 
     def facts(self) -> Facts: ...

@@ -15,9 +15,7 @@ from objectives.recommenders.protocol import Recommender
 
 
 def main_scores(recommender: Recommender, model: nn.Module, blocks: Sequence[Arrays]) -> NDArray[np.float32]:
-    """Compute the scores of the main output, (n,), in the blocks' order; inputs taken once a request are those of the
-    rows run together.
-    """
+    """Compute the main output's scores, (n,), in the blocks' order; rows with equal inputs of `once` run together."""
     found, once = [], recommender.once
     model.eval()
     with torch.inference_mode():

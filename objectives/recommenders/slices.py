@@ -1,6 +1,4 @@
-"""Slices of held-out rows that a smaller model may serve worse than the rest: of users with little history, of rare
-items, or of the values of a column.
-"""
+"""Slices of held-out rows that a smaller model may serve worse: little history, rare items, values of a column."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Arrays
-from objectives.recommenders.datasets.click_log import SEPARATOR
+from objectives.recommenders.datasets.click_log import SEPARATOR, Integers
 from objectives.recommenders.datasets.features import Dataset
+from objectives.recommenders.datasets.sequences import Codes, Sequences
 from objectives.recommenders.datasets.split import Part
 
 LITTLE_HISTORY, RARE_ITEMS = "users with little history", "rare items"
@@ -48,24 +47,39 @@ def _of_row(value: object) -> set[str]:
 
 
 def slices_of(dataset: Dataset, part: Part) -> Masks:
-    """Return masks, (n_part,), by name: users with little history and rare items, each with its complement, as far as
-    the data name users and items.
+    """Return masks, (n_part,), of users with little history and rare items, if the data name these, and complements.
 
-    Little history: no more train rows than the train user at the first quartile. Rare: the least popular items, which
-    together have no more than a fifth of the train rows. Users and items unseen in train count.
+    Little history: no more train rows than the train user at the first quartile, so at least a quarter of the users
+    have it, and more where several have the same number. Rare: the least popular items, which together have no more
+    than a fifth of the train rows. Users and items unseen in train count.
     """
     rows, train = getattr(dataset.split, part), dataset.split.train
     tails: Masks = {}
     if dataset.field("user") is not None:
         counts = np.bincount(dataset.group[train], minlength=int(dataset.group.max()) + 1)
-        few = np.quantile(counts[counts > 0], _SHORT, method="inverted_cdf")
-        tails[LITTLE_HISTORY] = np.asarray(counts[dataset.group[rows]] <= few)
+        tails[LITTLE_HISTORY] = _few(counts[dataset.group[rows]], counts[counts > 0])
     item = dataset.field("item")
     if item is not None:
         codes = dataset.codes("item")
         counts = np.bincount(codes[train], minlength=item.vocabulary)
         counts[0] = 0  # codes descend by count from 1; 0 is unseen
-        of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
-        rare = (of_it_and_rarer <= _RARE * counts.sum()) | (np.arange(item.vocabulary) == 0)
-        tails[RARE_ITEMS] = rare[codes[rows]]
+        tails[RARE_ITEMS] = _rarest(counts)[codes[rows]] | (codes[rows] == 0)
     return with_heads(tails)
+
+
+def sequence_slices(sequences: Sequences, user: Integers, target: Codes) -> Masks:
+    """Return masks like those of `slices_of`, for users, (n,), and their next items, (n,) codes."""
+    events = sequences.target_at("validation") - sequences.offsets[:-1]
+    rare = _rarest(sequences.item_counts())
+    return with_heads({LITTLE_HISTORY: _few(events[user], events), RARE_ITEMS: rare[target]})
+
+
+def _few(counts: Integers, of_users: Integers) -> NDArray[np.bool_]:
+    """Return whether each count, (n,), is no more than that of the user at the first quartile."""
+    return np.asarray(counts <= np.quantile(of_users, _SHORT, method="inverted_cdf"))
+
+
+def _rarest(counts: Integers) -> NDArray[np.bool_]:
+    """Return whether each code is rare, given the train rows of each, which descend from code 1 on."""
+    of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
+    return np.asarray(of_it_and_rarer <= _RARE * counts.sum())

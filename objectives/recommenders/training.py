@@ -1,19 +1,54 @@
-"""Training with early stopping."""
+"""Common part of the built-in recommenders: their settings, and the training of a baseline, once for each cache."""
 
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from objectives.arrays import Numbers
+from objectives.store import make_once
+from objectives.task import Task
 from objectives.training_rows import Inputs
+from spaces.serialization import digest
 
+M = TypeVar("M", bound=nn.Module)
+Progress = Callable[[str], None]
 # Inputs by name, (rows, ...) each, and labels.
 Labelled = tuple[Inputs, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltIn:
+    """Recommender with a baseline that leanrec trains; what it lacks of `Recommender` depends on the family.
+
+    training: facts of the baseline's training
+    """
+
+    task: Task
+    training: Mapping[str, object]
+    key: str
+    custom_metric: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ()
+    built: ClassVar[bool] = True
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
+        raise ValueError(f"{self.metric} is no function of the user's own.")
+
+    def scores(self, outputs: object) -> Tensor:
+        assert isinstance(outputs, Tensor)
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -70,3 +105,34 @@ def train_to_optimum(
     model.load_state_dict(kept)
     model.eval()
     return Trained(best, best_epoch, tuple(history), time.monotonic() - start)
+
+
+def open_baseline(
+    task: Task, data: str, rules: object, build: Callable[[], M], train: Callable[[M], Trained]
+) -> tuple[M, Mapping[str, object], str]:
+    """Load the baseline from the cache, else build and train it; in a dry run, leave it untrained.
+
+    Args:
+        data: hash of the data
+        rules: all else, besides recommender and seed, that the trained weights depend on
+
+    Returns:
+        The model in evaluation mode, facts of its training, and its key.
+    """
+    key = digest(task.recommender, data, rules, task.seed, torch.__version__)[:20]
+    folder = task.cache / "baselines" / key
+
+    def make(into: Path) -> None:
+        torch.manual_seed(task.seed)
+        fresh = build()
+        facts = asdict(train(fresh))
+        del facts["best"]
+        torch.save(fresh.state_dict(), into / "state.pt")
+        (into / "training.json").write_text(json.dumps(facts))
+
+    model = build().eval()
+    if task.dry_run:
+        return model, {}, f"{key}-untrained"
+    make_once(folder, make)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    return model, json.loads((folder / "training.json").read_text()), key

@@ -550,9 +550,7 @@ def test_sasrec_learns_what_the_engine_computes() -> None:
             candidates[..., 0] = history % 30 + (history > 0)
             yield TrainingBatch({"history": history, "candidates": candidates}, torch.zeros(16))
 
-    training_data = TrainingData(
-        batches, 5, lambda lists, _: sasrec.loss(lists), soft_loss, sasrec.outputs, sasrec.hidden(model)
-    )
+    training_data = TrainingData(batches, 5, lambda lists, _: sasrec.loss(lists), soft_loss, sasrec.outputs, "norm")
     history, item = torch.randint(1, 31, (1, 8)), torch.arange(1, 31)
     judged: list[Array] = []
 

@@ -62,7 +62,8 @@ def test_rows_are_split_in_their_order_and_make_requests(tmp_path: Path) -> None
     assert np.all(data.inputs["C1"][missing] > 0) and len(set(data.inputs["C1"][missing].tolist())) == 1
     drawn = draw_requests(data, np.array([4, 9]), seed=0)
     test = {tuple(data.inputs[field.name][row].item() for field in data.fields) for row in split.test}
-    assert {tuple(values) for values in zip(*(drawn.inputs[f.name].tolist() for f in data.fields), strict=True)} <= test
+    for request in drawn:
+        assert {tuple(values) for values in zip(*(request[f.name].tolist() for f in data.fields), strict=True)} <= test
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
-from objectives.recommenders.datasets.sequences import Sequences, histories, item_counts, sequences_of
+from objectives.recommenders.datasets.sequences import Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.synthetic import synthetic_log
 
 LENGTH = 6
@@ -52,7 +51,7 @@ def test_the_last_free_item_is_found_and_a_user_without_is_refused() -> None:
 
 def test_a_request_is_a_history_and_items_that_are_not_in_it() -> None:
     rows = np.array([1, 20, 7, 60] * 10)
-    history = {tuple(row): user for user, row in enumerate(histories(DATA, "test", LENGTH)[0].tolist())}
+    history = {tuple(row): user for user, row in enumerate(DATA.histories("test", LENGTH)[0].tolist())}
     assert len(history) == DATA.users
     requests = draw_requests(DATA, rows, LENGTH, seed=0)
     asking = set()
@@ -75,7 +74,7 @@ def test_the_seed_decides() -> None:
 def test_items_come_by_their_count_in_train() -> None:
     # Train counts 6, 3, 2 and 1 of items 1 to 4; item 5 is in test only. The last user took all four and never asks.
     sequences = _of([1, 1, 1, 2, 1, 5], [1, 2, 1, 1, 2, 5], [3, 4, 3, 2, 1, 1], items=5)
-    assert item_counts(sequences).tolist() == [0, 6, 3, 2, 1, 0]
+    assert sequences.item_counts().tolist() == [0, 6, 3, 2, 1, 0]
     requests = draw_requests(sequences, np.ones(6000, dtype=np.int64), LENGTH, seed=0)
     assert all(request["history"].max() == 2 for request in requests)
     values, counts = np.unique([request["item"] for request in requests], return_counts=True)

@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.recommenders.datasets.click_log import ClickLog, in_time_order
-from objectives.recommenders.datasets.sequences import (
-    Sequences,
-    histories,
-    item_counts,
-    rare_target,
-    sequences_of,
-    short_history,
-    training,
-)
+from objectives.recommenders.datasets.sequences import Sequences, sequences_of
+from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, sequence_slices
 
 Event = tuple[int, int]
 
@@ -78,14 +71,14 @@ def test_a_code_is_the_rank_by_count_in_train() -> None:
     # In train, 7 and 4 come three times, 5 twice, 9 once; in all, 9 comes most often. Items 4 and 7 tie.
     assert sequences.ids.tolist() == [4, 7, 5, 9]
     assert sequences.codes[:5].tolist() == [2, 2, 3, 4, 3]
-    assert item_counts(sequences).tolist() == [0, 3, 3, 2, 1]
+    assert sequences.item_counts().tolist() == [0, 3, 3, 2, 1]
     assert (sequences.items, sequences.users) == (4, 3)
 
 
 def test_an_item_that_train_lacks_comes_last() -> None:
     events = [(u, i) for u in range(3) for i in (8, 6, 8, 6, 1)]
     sequences = sequences_of(_log(events), 3)
-    assert sequences.ids.tolist() == [8, 6, 1] and item_counts(sequences).tolist() == [0, 6, 3, 0]
+    assert sequences.ids.tolist() == [8, 6, 1] and sequences.item_counts().tolist() == [0, 6, 3, 0]
 
 
 def test_events_at_one_moment_keep_the_order_of_the_log() -> None:
@@ -103,20 +96,20 @@ def test_explicit_events_are_those_with_label_1() -> None:
 
 def test_the_last_event_is_for_test_and_the_one_before_it_for_validation() -> None:
     sequences = _of([1, 2, 3, 4, 5], [6, 7, 8])
-    history, target, user = histories(sequences, "validation", 4)
+    history, target = sequences.histories("validation", 4)
     assert history.tolist() == [[0, 1, 2, 3], [0, 0, 0, 6]]
-    assert target.tolist() == [4, 7] and user.tolist() == [0, 1]
-    history, target, user = histories(sequences, "test", 4)
+    assert target.tolist() == [4, 7]
+    history, target = sequences.histories("test", 4)
     assert history.tolist() == [[1, 2, 3, 4], [0, 0, 6, 7]]
-    assert target.tolist() == [5, 8] and user.tolist() == [0, 1]
-    assert histories(sequences, "test", 2)[0].tolist() == [[3, 4], [6, 7]]
+    assert target.tolist() == [5, 8]
+    assert sequences.histories("test", 2)[0].tolist() == [[3, 4], [6, 7]]
 
 
 def test_training_predicts_each_train_event_but_the_first() -> None:
-    inputs, targets = training(_of([1, 2, 3, 4, 8, 8], [5, 6, 8, 8], [7, 8, 8]), 3)
+    inputs, targets = _of([1, 2, 3, 4, 8, 8], [5, 6, 8, 8], [7, 8, 8]).training(3)
     assert inputs.tolist() == [[1, 2, 3], [0, 0, 5], [0, 0, 0]]
     assert targets.tolist() == [[2, 3, 4], [0, 0, 6], [0, 0, 0]]
-    inputs, targets = training(_of([1, 2, 3, 4, 8, 8], [5, 6, 8, 8]), 2)
+    inputs, targets = _of([1, 2, 3, 4, 8, 8], [5, 6, 8, 8]).training(2)
     assert inputs.tolist() == [[2, 3], [0, 5]] and targets.tolist() == [[3, 4], [0, 6]]
 
 
@@ -126,31 +119,39 @@ def test_cuts_are_those_of_lists(users: list[list[int]], length: int) -> None:
         return ([0] * length + events)[-length:]
 
     sequences = _of(*users)
-    assert histories(sequences, "validation", length)[0].tolist() == [padded(user[:-2]) for user in users]
-    assert histories(sequences, "test", length)[0].tolist() == [padded(user[:-1]) for user in users]
-    inputs, targets = training(sequences, length)
+    assert sequences.histories("validation", length)[0].tolist() == [padded(user[:-2]) for user in users]
+    assert sequences.histories("test", length)[0].tolist() == [padded(user[:-1]) for user in users]
+    inputs, targets = sequences.training(length)
     assert inputs.tolist() == [padded(user[:-3]) for user in users]
     assert targets.tolist() == [padded(user[1:-2]) for user in users]
     counts = Counter(code for user in users for code in user[:-2])
-    assert item_counts(sequences).tolist() == [counts[code] for code in range(10)]
+    assert sequences.item_counts().tolist() == [counts[code] for code in range(10)]
+
+
+def _short(sequences: Sequences, user: np.ndarray) -> np.ndarray:
+    return sequence_slices(sequences, user, np.ones_like(user))[LITTLE_HISTORY]
+
+
+def _rare(sequences: Sequences, target: np.ndarray) -> np.ndarray:
+    return sequence_slices(sequences, np.zeros_like(target), target)[RARE_ITEMS]
 
 
 def test_the_quarter_with_the_least_history() -> None:
     # Train events: 1, 5, 2, 4, 3, 9, 7, 8: a quarter of eight users is the two with 1 and 2.
     sequences = _of(*([1] * (events + 2) for events in (1, 5, 2, 4, 3, 9, 7, 8)))
-    assert short_history(sequences, np.arange(8)).tolist() == [True, False, True] + [False] * 5
-    assert short_history(sequences, np.array([2, 2, 1])).tolist() == [True, True, False]
+    assert _short(sequences, np.arange(8)).tolist() == [True, False, True] + [False] * 5
+    assert _short(sequences, np.array([2, 2, 1])).tolist() == [True, True, False]
     tied = _of([1] * 4, [1] * 4, [1] * 4, [1] * 9)
-    assert short_history(tied, np.arange(4)).tolist() == [True, True, True, False]
+    assert _short(tied, np.arange(4)).tolist() == [True, True, True, False]
 
 
 def test_the_items_of_the_last_fifth_of_the_events() -> None:
     # Train counts 5, 2, 1, 1, 1 and none: 4 and 5 together have 2 of 10 events, with item 3 it would be 3.
     train = [1] * 5 + [2] * 2 + [3, 4, 5]
     sequences = _of([*train, 6, 6], items=6)
-    assert rare_target(sequences, np.arange(1, 7)).tolist() == [False, False, False, True, True, True]
-    assert rare_target(sequences, np.array([5, 1, 5])).tolist() == [True, False, True]
-    assert not rare_target(_of([1, 2, 1, 2, 1], items=2), np.array([1, 2])).any()
+    assert _rare(sequences, np.arange(1, 7)).tolist() == [False, False, False, True, True, True]
+    assert _rare(sequences, np.array([5, 1, 5])).tolist() == [True, False, True]
+    assert not _rare(_of([1, 2, 1, 2, 1], items=2), np.array([1, 2])).any()
 
 
 def test_the_key_tells_sequences_apart() -> None:
@@ -176,7 +177,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'ads' .*users .*items"):
         sequences_of(ads)
     with pytest.raises(ValueError, match=r"length .*0"):
-        training(_of([1, 2, 3]), 0)
+        _of([1, 2, 3]).training(0)
     with pytest.raises(ValueError, match=r"codes .*1 to 2.*1 to 3"):
         _of([1, 2, 3], items=2)
     with pytest.raises(ValueError, match=r"codes .*1 to 9.*0 to 3"):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives.recommenders.datasets.click_log import ClickLog
-from objectives.recommenders.datasets.synthetic import expected_auc, synthetic_log
-from objectives.recommenders.datasets.synthetic_transitions import hidden_order
+from objectives.recommenders.datasets.synthetic import expected_auc, hidden_order, synthetic_log
+from tests.datasets_tests.transitions import popularity, probabilities
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,13 +139,13 @@ def test_the_best_there_can_be_is_that_of_the_hidden_order() -> None:
     hits, expected = [], []
     for user in range(users):
         *history, target = log.item[log.user == user].tolist()
-        likely = hidden.probabilities(np.array(history), 0.9)
+        likely = probabilities(hidden, np.array(history), 0.9)
         best = np.argsort(-likely)[:10]
         hits.append(target in best)
         expected.append(likely[best].sum())
     deviation = np.sqrt(np.sum(np.multiply(expected, np.subtract(1, expected)))) / users
     assert abs(np.mean(hits) - np.mean(expected)) < 3 * deviation
-    assert np.mean(expected) > 2 * np.sort(hidden.popularity)[-10:].sum()
+    assert np.mean(expected) > 2 * np.sort(popularity(hidden))[-10:].sum()
 
 
 def test_users_stay_or_come_and_go() -> None:

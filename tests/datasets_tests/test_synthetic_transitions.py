@@ -5,12 +5,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from objectives.recommenders.datasets.synthetic_transitions import SECTIONS, HiddenOrder, hidden_order
+from objectives.recommenders.datasets.synthetic import SECTIONS, HiddenOrder, hidden_order
+from tests.datasets_tests.transitions import popularity, probabilities
 
 
 def _transitions(order: HiddenOrder) -> NDArray[np.float64]:
     """Probabilities that each item comes after i in row i, (items, items), by cutting the circle at every bound."""
-    items = len(order.popularity)
+    items = len(popularity(order))
     axis_slices = np.union1d(order.bounds, np.arange(SECTIONS + 1) / SECTIONS)
     middle, length = (axis_slices[1:] + axis_slices[:-1]) / 2, np.diff(axis_slices)
     item, section = np.searchsorted(order.bounds, middle) - 1, (middle * SECTIONS).astype(int)
@@ -31,26 +32,26 @@ def test_probabilities_are_a_mixture_over_earlier_items(items: int, zipf: float)
         # The latest leads with 0.4, the one before it with 0.4 of the rest; what is left goes to the first.
         weight = [0.4 * 0.6**lag for lag in range(length - 1)] + [0.6 ** (length - 1)]
         mixture = sum(w * after[item] for w, item in zip(weight, history[::-1], strict=True))
-        expected = 0.3 * order.popularity + 0.7 * mixture
-        np.testing.assert_allclose(order.probabilities(history, 0.7), expected, atol=1e-12)
-        np.testing.assert_allclose(order.probabilities(history, 0.0), order.popularity, atol=1e-12)
-    assert np.array_equal(order.probabilities(np.array([], dtype=np.int64), 0.7), order.popularity)
+        expected = 0.3 * popularity(order) + 0.7 * mixture
+        np.testing.assert_allclose(probabilities(order, history, 0.7), expected, atol=1e-12)
+        np.testing.assert_allclose(probabilities(order, history, 0.0), popularity(order), atol=1e-12)
+    assert np.array_equal(probabilities(order, np.array([], dtype=np.int64), 0.7), popularity(order))
 
 
 @pytest.mark.parametrize("zipf", [0.0, 1.0, 2.0])
 def test_an_even_spread_stays_even(zipf: float) -> None:
     order = hidden_order(150, zipf, seed=5)
-    after = np.stack([order.probabilities(np.array([item]), 1.0) for item in range(150)])
+    after = np.stack([probabilities(order, np.array([item]), 1.0) for item in range(150)])
     np.testing.assert_allclose(after.sum(axis=1), 1)
-    np.testing.assert_allclose(order.popularity @ after, order.popularity, atol=1e-12)
-    assert np.count_nonzero(order.probabilities(np.array([int(np.argmin(order.popularity))]), 1.0) > 1e-12) < 75
+    np.testing.assert_allclose(popularity(order) @ after, popularity(order), atol=1e-12)
+    assert np.count_nonzero(probabilities(order, np.array([int(np.argmin(popularity(order)))]), 1.0) > 1e-12) < 75
 
 
 def test_popularity_is_zipf() -> None:
     expected = 1 / np.arange(1, 51) ** 0.8
-    popularity = hidden_order(50, 0.8, seed=0).popularity
-    np.testing.assert_allclose(np.sort(popularity)[::-1], expected / expected.sum())
-    assert not np.array_equal(np.argsort(-popularity), np.arange(50))
+    found = popularity(hidden_order(50, 0.8, seed=0))
+    np.testing.assert_allclose(np.sort(found)[::-1], expected / expected.sum())
+    assert not np.array_equal(np.argsort(-found), np.arange(50))
 
 
 def test_what_is_drawn_comes_as_often_as_said() -> None:
@@ -66,13 +67,13 @@ def test_what_is_drawn_comes_as_often_as_said() -> None:
             for turn in range(3)
         ]
     )
-    assert chisquare(np.bincount(visits[0], minlength=items), order.popularity * users).pvalue > 0.001
+    assert chisquare(np.bincount(visits[0], minlength=items), popularity(order) * users).pvalue > 0.001
     for first in range(items):
         second = visits[1, visits[0] == first]
-        expected = order.probabilities(np.array([first]), 0.8) * len(second)
+        expected = probabilities(order, np.array([first]), 0.8) * len(second)
         assert chisquare(np.bincount(second, minlength=items), expected).pvalue > 0.001
         third = visits[2, (visits[0] == first) & (visits[1] == 0)]
-        expected = order.probabilities(np.array([first, 0]), 0.8) * len(third)
+        expected = probabilities(order, np.array([first, 0]), 0.8) * len(third)
         assert chisquare(np.bincount(third, minlength=items), expected).pvalue > 0.001
 
 
@@ -82,10 +83,10 @@ def test_users_do_not_lead_one_another() -> None:
     drawn = np.stack([order.draw(user, 1.0, np.random.default_rng(seed)) for seed in range(4000)])
     for column in (0, 1, 3):
         counts = np.bincount(drawn[:, column], minlength=200)
-        some = order.popularity > 0.01
-        expected = np.append(order.popularity[some], order.popularity[~some].sum()) * 4000
+        some = popularity(order) > 0.01
+        expected = np.append(popularity(order)[some], popularity(order)[~some].sum()) * 4000
         assert chisquare(np.append(counts[some], counts[~some].sum()), expected).pvalue > 0.001
-    second = np.stack([order.probabilities(drawn[row, :1], 1.0) for row in range(400)])
+    second = np.stack([probabilities(order, drawn[row, :1], 1.0) for row in range(400)])
     assert np.all(second[np.arange(400), drawn[:400, 2]] > 0)  # user 4's next visit came by user 4's first
 
 

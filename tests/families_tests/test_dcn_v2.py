@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, HIDDEN, STUDENT, Sizes
+from objectives.recommenders.families.dcn_v2 import BASELINE, DCNV2, STUDENT, Sizes
+from objectives.recommenders.families.sizes import sized
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -104,7 +105,7 @@ def test_sizes_are_positive(sizes: tuple[int, int, tuple[int, ...]]) -> None:
 
 def test_the_baselines_sizes_are_among_the_students() -> None:
     chosen = {"embedding_dim": 10, "crosses": 5, "mlp": "400-400-400"}
-    assert Sizes.of(Architecture(tuple(chosen.items()))) == BASELINE
+    assert sized(SIZES, Architecture(tuple(chosen.items()))) == BASELINE
     assert all(chosen[name] in domain for name, domain in STUDENT.items())
 
 
@@ -115,7 +116,7 @@ def test_tables_and_layers_in_other_forms_are_read_alike(model: DCNV2) -> None:
 
 def test_hidden_features_are_what_the_mlp_gives(model: DCNV2) -> None:
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule(HIDDEN).register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = model.get_submodule(SIZES.hidden).register_forward_hook(lambda *call: seen.append(call[2]))
     scores(model, draw(FIELDS, 5))
     handle.remove()
     assert [tuple(features.shape) for features in seen] == [(5, 12)]

@@ -12,7 +12,8 @@ import torch
 
 from objectives.compression.graph_passes.user_once import UserOnceError
 from objectives.recommenders.datasets.features import Field
-from objectives.recommenders.families.dlrm import BASELINE, DLRM, HIDDEN, STUDENT, Sizes, student
+from objectives.recommenders.families.dlrm import BASELINE, DLRM, STUDENT, Sizes
+from objectives.recommenders.families.sizes import sized
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import (
     CODES,
@@ -116,14 +117,15 @@ def test_sizes_are_positive(sizes: tuple[int, tuple[int, ...], tuple[int, ...]])
 
 def test_the_baselines_sizes_are_among_the_students() -> None:
     chosen = {"embedding_dim": 16, "bottom": "512-256-64", "top": "512-256"}
-    assert Sizes.of(Architecture(tuple(chosen.items()))) == BASELINE
+    assert sized(SIZES, Architecture(tuple(chosen.items()))) == BASELINE
     assert all(chosen[name] in domain for name, domain in STUDENT.items())
 
 
 def test_without_numbers_a_student_has_no_bottom_to_choose() -> None:
-    assert set(student(FIELDS)) == {"embedding_dim", "bottom", "top"}
-    assert set(student(CODES)) == {"embedding_dim", "top"}
-    assert Sizes.of(Architecture((("embedding_dim", 4), ("top", "16")))) == Sizes(4, (), (16,))
+    assert set(BASELINE.student(FIELDS)) == {"embedding_dim", "bottom", "top"}
+    assert set(BASELINE.student(CODES)) == {"embedding_dim", "top"}
+    student = sized(BASELINE, Architecture((("embedding_dim", 4), ("top", "16"))))
+    assert (student.embedding_dim, student.top) == (4, (16,)) and student.build(CODES).bottom is None
 
 
 def test_tables_and_layers_in_other_forms_are_read_alike(model: DLRM) -> None:
@@ -133,7 +135,7 @@ def test_tables_and_layers_in_other_forms_are_read_alike(model: DLRM) -> None:
 
 def test_hidden_features_are_what_the_top_gives_before_its_last_layer(model: DLRM) -> None:
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule(HIDDEN).register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = model.get_submodule(SIZES.hidden).register_forward_hook(lambda *call: seen.append(call[2]))
     scores(model, draw(FIELDS, 5))
     handle.remove()
     assert [tuple(features.shape) for features in seen] == [(5, 12)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from objectives.recommenders.families import dcn_v2, dlrm, sasrec
-from objectives.recommenders.families.by_fields import FAMILIES
-from objectives.recommenders.families.sizes import no_larger, resized, told
+from objectives.recommenders.families.pointwise import FAMILIES
+from objectives.recommenders.families.sizes import no_larger, resized, sized, told
 from spaces.domains import Choice
 from spaces.techniques.architecture import Architecture
 from tests.families_tests.mixed_fields import FIELDS, draw
@@ -57,7 +57,7 @@ def test_a_family_makes_what_it_describes(name: str) -> None:
     domains = family.student(FIELDS)
     first = tuple((size, d.values[0]) for size, d in domains.items() if isinstance(d, Choice))
     assert len(first) == len(domains)
-    model = family.sizes(Architecture(first)).build(FIELDS).eval()
+    model = sized(family, Architecture(first)).build(FIELDS).eval()
     widths: list[int] = []
     model.get_submodule(family.hidden).register_forward_hook(lambda *args: widths.append(args[2].shape[-1]))
     scores = model(**draw(FIELDS, 9))
@@ -96,12 +96,12 @@ def test_every_student_of_sasrec_can_be_built_with_the_baselines_heads_and_other
     }
     assert heads in offered["heads"] and offered["embedding_dim"] == ((40,) if heads == 5 else (8, 16, 32, 40))
     for values in itertools.product(*offered.values()):
-        sasrec.Sizes.of(Architecture(tuple(zip(offered, values, strict=True))))
+        sized(own, Architecture(tuple(zip(offered, values, strict=True))))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_published_sizes_are_a_students_too(name: str) -> None:
     family = FAMILIES[name]
-    of = {size: value for size, value in told(family.baseline).items() if size in family.student(FIELDS)}
+    of = told(family, family.student(FIELDS))
     assert all(value in family.student(FIELDS)[size] for size, value in of.items())
-    assert family.sizes(Architecture(tuple(of.items()))) == family.baseline
+    assert sized(family, Architecture(tuple(of.items()))) == family

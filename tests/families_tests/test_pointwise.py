@@ -19,9 +19,9 @@ from torch import nn
 
 from objectives.build.model_structure import of_baseline, of_sibling
 from objectives.recommenders.families import pointwise
-from objectives.recommenders.families.by_fields import FAMILIES
-from objectives.recommenders.families.pointwise import PointwiseRecommender, open_pointwise
+from objectives.recommenders.families.pointwise import FAMILIES, PointwiseRecommender, open_pointwise
 from objectives.recommenders.protocol import Recommender
+from objectives.recommenders.training import Trained
 from objectives.task import Task
 from spaces.domains import Scalar
 from spaces.model_structure import Table
@@ -63,10 +63,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Count the baselines that would be trained."""
     trained: list[int] = []
 
-    def train(fresh: nn.Module, dataset: Any, seed: int, into: Path, progress: Any) -> None:
+    def train(fresh: nn.Module, dataset: Any, seed: int, progress: Any) -> Trained:
         trained.append(seed)
-        torch.save(fresh.state_dict(), into / "state.pt")
-        (into / "training.json").write_text('{"best_epoch": 0, "history": [0.5], "seconds": 0.0}')
+        return Trained(0.5, 0, (0.5,), 0.0)
 
     monkeypatch.setattr(pointwise, "_train", train)
     yield trained

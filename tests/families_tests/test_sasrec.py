@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,17 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from objectives.compression.export import Signature
-from objectives.recommenders.families.sasrec import (
-    BASELINE,
-    STUDENT,
-    FeedForward,
-    SASRec,
-    Sizes,
-    hidden,
-    loss,
-    outputs,
-)
+from objectives.recommenders.families.sasrec import BASELINE, STUDENT, FeedForward, SASRec, Sizes, loss, outputs
 from objectives.recommenders.families.self_attention import SelfAttention
+from objectives.recommenders.families.sizes import sized
 from spaces.model_structure import PrunableDim
 from spaces.techniques.architecture import Architecture
 from tests.model_structure_tests.written_structures import sasrec_anatomy as structure
@@ -235,13 +228,13 @@ def test_the_published_sizes() -> None:
 
 def test_a_student_has_the_sizes_asked_for() -> None:
     architecture = Architecture((("embedding_dim", 16), ("blocks", 1), ("heads", 2), ("feed_forward", 32)))
-    assert Sizes.of(architecture, 20) == Sizes(16, 1, 2, 32, 20)
-    assert Sizes.of(architecture).length == BASELINE.length
+    assert sized(replace(BASELINE, length=20), architecture) == Sizes(16, 1, 2, 32, 20)
 
 
 def test_every_student_can_be_built_and_the_baseline_is_one() -> None:
     domains = {name: domain.values for name, domain in STUDENT.items()}
-    made = [Sizes.of(Architecture(tuple(zip(domains, v, strict=True)))) for v in itertools.product(*domains.values())]
+    chosen = [tuple(zip(domains, values, strict=True)) for values in itertools.product(*domains.values())]
+    made = [sized(BASELINE, Architecture(sizes)) for sizes in chosen]
     assert BASELINE in made
 
 
@@ -346,7 +339,7 @@ def test_a_single_head_is_not_pruned() -> None:
 def test_hidden_is_the_last_normalisation() -> None:
     model = _model()
     seen: list[torch.Tensor] = []
-    model.get_submodule(hidden(model)).register_forward_hook(lambda module, args, out: seen.append(out))
+    model.get_submodule("norm").register_forward_hook(lambda module, args, out: seen.append(out))
     history = _history(9, 9)
     scores = _scores_of(model, history)
     table = model.tables["item"].weight.detach()

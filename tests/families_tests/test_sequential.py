@@ -262,7 +262,7 @@ def test_a_sibling_reads_the_same_requests(opened: SequentialRecommender) -> Non
     ("users", "passes"), [(140, 20), (640, 20), (641, 17), (128 * 30, 4), (128 * 99, 2), (128 * 100, 1), (10**6, 1)]
 )
 def test_an_epoch_has_batches_enough_to_learn_from(
-    users: int, passes: int, opened: SequentialRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    users: int, passes: int, opened: SequentialRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred batches, but no more than twenty passes."""
     epochs: list[list[int]] = []
@@ -289,7 +289,7 @@ def test_an_epoch_has_batches_enough_to_learn_from(
     monkeypatch.setattr(sequential, "train_to_optimum", train)
     monkeypatch.setattr(type(opened.sequences), "users", users)
     monkeypatch.setattr(sequential, "_some_users", lambda *_: np.arange(5))
-    sequential._train(opened.model, opened.sequences, 6, 0, tmp_path, lambda line: None)
+    sequential._train(opened.model, opened.sequences, 6, 0, lambda line: None)
     assert epochs == [[1] * passes]
     assert asked == [1] * passes, "against one negative, as in the paper"
 

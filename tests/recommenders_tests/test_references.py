@@ -7,15 +7,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from objectives.recommenders import references
 from objectives.recommenders.datasets.click_log import SEPARATOR, in_time_order
-from objectives.recommenders.datasets.features import encode
-from objectives.recommenders.datasets.split import Split, split_in_time
+from objectives.recommenders.datasets.features import Dataset, encode
+from objectives.recommenders.datasets.split import Part, Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
-from objectives.recommenders.references import logistic_regression_scores, popularity_scores
+from objectives.recommenders.references import LinearModel, logistic_regression, popularity
+
+
+def _scores(model: LinearModel, data: Dataset, part: Part) -> NDArray[np.float32]:
+    inputs = {name: torch.from_numpy(values) for name, values in data.rows(part)[0].items()}
+    with torch.inference_mode():
+        scores: NDArray[np.float32] = model(**inputs).numpy()
+    return scores
 
 
 def test_popularity_is_the_smoothed_mean_label_of_the_item_in_train() -> None:
@@ -25,14 +34,8 @@ def test_popularity_is_the_smoothed_mean_label_of_the_item_in_train() -> None:
     data = encode(log, split)
     prior = 3 / 5
     seven, nine = (2 + 10 * prior) / 13, (1 + 10 * prior) / 12
-    assert popularity_scores(data, "validation") == pytest.approx([seven, nine])
-    assert popularity_scores(data, "test") == pytest.approx([seven, prior])
-
-
-def test_without_items_popularity_is_the_mean_label_in_train() -> None:
-    log = in_time_order("nobody", None, None, range(9), [1, 1, 0, 0, 1, 0, 1, 1, 0], {"x": np.arange(9)}, {"x": "user"})
-    data = encode(log, Split(np.arange(5), np.array([5, 6]), np.array([7, 8]), "over_all", ""))
-    assert popularity_scores(data, "test") == pytest.approx([0.6, 0.6])
+    assert _scores(popularity(data), data, "validation") == pytest.approx([seven, nine])
+    assert _scores(popularity(data), data, "test") == pytest.approx([seven, prior])
 
 
 def test_logistic_regression_sees_every_code_and_number() -> None:
@@ -57,18 +60,19 @@ def test_logistic_regression_sees_every_code_and_number() -> None:
     held = parts["validation"]
     best = max(models, key=lambda model: roc_auc_score(log.label[held], model.decision_function(hot[held])))
     expected = best.decision_function(hot[parts["test"]])
-    np.testing.assert_allclose(logistic_regression_scores(data, "test", seed=0), expected, atol=0.01)
+    np.testing.assert_allclose(_scores(logistic_regression(data, seed=0), data, "test"), expected, atol=0.01)
 
 
 def test_scores_lie_between_chance_and_the_best_there_can_be() -> None:
     log = synthetic_log(20_000, 100, 100, fields=6, seed=1)
     data = encode(log, split_in_time(log))
     label = data.rows("test")[1]
-    popularity = roc_auc_score(label, popularity_scores(data, "test"))
-    regression = roc_auc_score(label, logistic_regression_scores(data, "test", seed=0))
+    popular = roc_auc_score(label, _scores(popularity(data), data, "test"))
+    regression, again = (
+        roc_auc_score(label, _scores(logistic_regression(data, seed=0), data, "test")) for _ in range(2)
+    )
     assert log.bayes_auc is not None
-    assert 0.55 < popularity < regression < log.bayes_auc + 0.01
-    again = roc_auc_score(label, logistic_regression_scores(data, "test", seed=0))
+    assert 0.55 < popular < regression < log.bayes_auc + 0.01
     assert regression == again
 
 

@@ -1,7 +1,6 @@
 """Requests: the items a user has not seen, as popular as they are in train, under one user at one moment."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,19 @@ from numpy.typing import NDArray
 
 from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, in_time_order
 from objectives.recommenders.datasets.features import Dataset, encode
-from objectives.recommenders.datasets.split import split_in_time
+from objectives.recommenders.datasets.split import Split, split_in_time
 from objectives.recommenders.datasets.synthetic import synthetic_log
-from objectives.recommenders.requests import Requests, draw_requests, lognormal_rows, recorded_rows
+from objectives.recommenders.requests import draw_requests, lognormal_rows, recorded_rows
 
 
 def _dataset(rows: int = 4000, users: int = 60, items: int = 400, zipf: float = 1.0) -> Dataset:
     log = synthetic_log(rows, users, items, fields=8, seed=4, zipf=zipf)
     return encode(log, split_in_time(log))
+
+
+def _joined(drawn: list[dict[str, NDArray[Any]]], name: str) -> NDArray[Any]:
+    """Return an input of all requests, (total rows, ...)."""
+    return np.concatenate([request[name] for request in drawn])
 
 
 DATA = _dataset()
@@ -29,8 +33,8 @@ def test_sizes_are_as_asked_and_the_seed_decides() -> None:
     assert len(DRAWN) == len(SIZES)
     assert [len(DRAWN[i]["item"]) for i in range(len(DRAWN))] == SIZES.tolist()
     again, other = draw_requests(DATA, SIZES, seed=0), draw_requests(DATA, SIZES, seed=1)
-    assert np.array_equal(again.inputs["item"], DRAWN.inputs["item"])
-    assert not np.array_equal(other.inputs["item"], DRAWN.inputs["item"])
+    assert np.array_equal(_joined(again, "item"), _joined(DRAWN, "item"))
+    assert not np.array_equal(_joined(other, "item"), _joined(DRAWN, "item"))
 
 
 def test_the_user_and_the_moment_are_those_of_one_test_row() -> None:
@@ -48,7 +52,7 @@ def test_no_item_comes_twice_and_each_has_its_own_features() -> None:
     for i in range(len(DRAWN)):
         assert len(set(DRAWN[i]["item"].tolist())) == SIZES[i]
         assert {tuple(row) for row in np.stack([DRAWN[i][name] for name in names], axis=1).tolist()} <= of_item
-    assert DRAWN.inputs["item"].min() >= 1
+    assert _joined(DRAWN, "item").min() >= 1
 
 
 def test_no_item_was_seen_before_the_moment() -> None:
@@ -100,15 +104,14 @@ def _rows_of(data: Dataset, values: dict[str, NDArray[Any]], sides: set[str]) ->
 
 
 @pytest.mark.parametrize("absent", [(), ("user",), ("item",), ("user", "item")])
-def test_numbers_and_several_values_follow_their_row(absent: tuple[str, ...], tmp_path: Path) -> None:
+def test_numbers_and_several_values_follow_their_row(absent: tuple[str, ...]) -> None:
     log = replace(_mixed_log(), **dict.fromkeys(absent))
     data = encode(log, split_in_time(log, how="over_all"))
     drawn = draw_requests(data, np.array([3, 1, 20] * 15), seed=2)
-    drawn.save(tmp_path / "requests")
-    drawn = Requests.load(tmp_path / "requests")
-    for field in data.fields:
-        assert drawn.inputs[field.name].dtype == field.dtype
-        assert drawn.inputs[field.name].shape == (drawn.offsets[-1], *field.shape)
+    for request, rows in zip(drawn, [3, 1, 20] * 15, strict=True):
+        for field in data.fields:
+            assert request[field.name].dtype == field.dtype
+            assert request[field.name].shape == (rows, *field.shape)
     test = {name: values[data.split.test] for name, values in data.inputs.items()}
     moments = _rows_of(data, test, {"user", "context"})
     items = _rows_of(data, test if "item" in absent else dict(data.inputs), {"item"})
@@ -126,7 +129,7 @@ def test_without_items_each_test_row_is_as_likely_a_candidate_and_as_likely_a_mo
     log = in_time_order("places", None, None, np.arange(600), np.arange(600) // 3 % 2, columns, sides)  # type: ignore[arg-type]
     data = encode(log, split_in_time(log))
     drawn = draw_requests(data, np.full(3000, 2), seed=0)
-    for codes, expected in ((drawn.inputs["shown"], 100), (drawn.inputs["when"][::2], 50)):
+    for codes, expected in ((_joined(drawn, "shown"), 100), (_joined(drawn, "when")[::2], 50)):
         counts = np.bincount(codes, minlength=61)[1:]
         assert abs(np.sum((counts - expected) ** 2 / expected) - 59) < 5 * np.sqrt(2 * 59)
 
@@ -158,7 +161,7 @@ def test_rare_items_come_by_their_popularity_where_the_most_popular_was_seen() -
     user = np.repeat(np.arange(1000), 10)
     log = in_time_order("rare", user, of_user[user], np.tile(np.arange(10), 1000), np.arange(10_000) // 2 % 2)
     data = encode(log, split_in_time(log, how="over_all"))
-    item = draw_requests(data, np.full(2000, 1), seed=0).inputs["item"]
+    item = _joined(draw_requests(data, np.full(2000, 1), seed=0), "item")
     shown = np.bincount(item, minlength=5)[[4, 3, 2]]  # codes go by frequency: item 3 is code 2
     np.testing.assert_allclose(shown / shown.sum(), [0.1, 0.2, 0.7], atol=0.04)
 
@@ -167,10 +170,10 @@ def test_items_are_as_popular_as_in_train_and_users_as_frequent_as_in_test() -> 
     data = _dataset(rows=6000, users=300, items=100)
     drawn = draw_requests(data, np.full(3000, 2), seed=0)
     popularity = np.bincount(data.inputs["item"][data.split.train], minlength=data.fields[1].vocabulary)
-    shown = np.bincount(drawn.inputs["item"], minlength=len(popularity))
+    shown = np.bincount(_joined(drawn, "item"), minlength=len(popularity))
     ranks = [np.argsort(np.argsort(counts[1:], kind="stable")) for counts in (popularity, shown)]
     assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.8
-    asked = np.bincount(drawn.inputs["user"][::2], minlength=data.fields[0].vocabulary)
+    asked = np.bincount(_joined(drawn, "user")[::2], minlength=data.fields[0].vocabulary)
     active = np.bincount(data.inputs["user"][data.split.test], minlength=len(asked))
     expected = active / active.sum() * 3000
     kept = expected > 0
@@ -179,36 +182,14 @@ def test_items_are_as_popular_as_in_train_and_users_as_frequent_as_in_test() -> 
     assert not asked[~kept].any() and abs(chi_square - degrees) < 5 * np.sqrt(2 * degrees)
 
 
-def test_saved_requests_load_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "requests"
-    DRAWN.save(path)
-    loaded = Requests.load(path)
-    np.testing.assert_array_equal(loaded.offsets, DRAWN.offsets)
-    assert list(loaded.inputs) == list(DRAWN.inputs)
-    for name, values in DRAWN.inputs.items():
-        np.testing.assert_array_equal(loaded.inputs[name], values)
-    assert np.shares_memory(loaded[2]["item"], loaded.inputs["item"])
-    with pytest.raises(IndexError):
-        loaded[len(loaded)]
-
-
-def test_bad_input_is_refused(tmp_path: Path) -> None:
+def test_bad_input_is_refused() -> None:
     for rows in (np.array([], dtype=np.int64), np.array([3, 0])):
         with pytest.raises(ValueError, match="rows"):
             draw_requests(DATA, rows, seed=0)
-    with pytest.raises(ValueError, match=r"offsets .*0"):
-        Requests({"item": np.arange(3)}, np.array([0, 3, 3]))
-    for values in (np.arange(3), np.zeros((3, 4)), np.array(4)):
-        with pytest.raises(ValueError, match=r"'item' .*4 rows"):
-            Requests({"item": values}, np.array([0, 4]))
-    np.savez(tmp_path / "other.npz", x=np.arange(3))
     unknown = in_time_order("new", [1] * 9, [*range(8), 8], range(9), [0, 1] * 4 + [0])
     with pytest.raises(ValueError, match="'new'"):
-        draw_requests(
-            encode(unknown, split_in_time(unknown, fractions=(0.4, 0.3, 0.3)), min_count=2), np.array([1]), seed=0
-        )
-    with pytest.raises(ValueError, match="offsets"):
-        Requests.load(tmp_path / "other.npz")
+        split = Split(np.arange(4), np.arange(4, 6), np.arange(6, 9), "over_all", "")
+        draw_requests(encode(unknown, split, min_count=2), np.array([1]), seed=0)
 
 
 def test_rows_are_all_the_same_or_those_of_a_log_round_and_round() -> None:

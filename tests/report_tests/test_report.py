@@ -442,7 +442,9 @@ def card(slices: tuple[SliceQuality, ...]) -> list[str]:
         candidate=CHOSEN,
         artifact=SimpleNamespace(model_bytes=12345, widths={"tables": "int8", "mlp": "fp32"}, int8_weight_bits=7),
         confirmed=SimpleNamespace(
-            latency=measured.latency, throughput=measured.throughput, quality=quality, control=None, tuned=None
+            measurement=SimpleNamespace(latency=measured.latency, throughput=measured.throughput, quality=quality),
+            control=None,
+            tuned=None,
         ),
         reason="It's the fastest.",
         machine="2 cores",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from objectives.arrays import Array, Arrays
 
 S = TypeVar("S", bound=np.generic)
+Integers = NDArray[np.int64]
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric", "multi"]
 
@@ -31,6 +33,15 @@ def frozen(array: NDArray[S]) -> NDArray[S]:
     return view
 
 
+def content_key(plain: object, arrays: Iterable[Array]) -> str:
+    """Return the SHA-256 of a value's representation and of arrays, in hex."""
+    digest = hashlib.sha256(repr(plain).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class ClickLog:
     """Log of n rows, sorted by (timestamp, user, item); `in_time_order` makes one from rows in any order.
@@ -41,9 +52,9 @@ class ClickLog:
     """
 
     name: str
-    user: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no users
-    item: NDArray[np.int64] | None  # (n,) raw ids; None: the log names no items
-    timestamp: NDArray[np.int64]  # (n,) seconds
+    user: Integers | None  # (n,) raw ids; None: the log names no users
+    item: Integers | None  # (n,) raw ids; None: the log names no items
+    timestamp: Integers  # (n,) seconds
     label: NDArray[np.float32]  # (n,) 0 or 1
     columns: Arrays = field(default_factory=dict)  # name -> (n,) values
     sides: Mapping[str, Side] = field(default_factory=dict)  # column -> owner
@@ -64,13 +75,15 @@ class ClickLog:
                 raise ValueError(f"{name} must be {np.dtype(wanted)}, but got {array.dtype}")
             object.__setattr__(self, name, frozen(array))
         self._settle_columns(rows)
-        _check_label(self.label)
+        positives, negatives = (np.count_nonzero(self.label == value) for value in (1, 0))
+        if positives + negatives != rows:
+            raise ValueError(f"labels must be 0 or 1, but got {self.label[(self.label != 0) & (self.label != 1)][0]}")
+        if positives == 0 or negatives == 0:
+            raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
         if self.bayes_auc is not None and not 0 <= self.bayes_auc <= 1:
             raise ValueError(f"bayes_auc must be between 0 and 1, but got {self.bayes_auc}")
         if not _in_order(self.timestamp, *(ids for ids in (self.user, self.item) if ids is not None)):
-            raise ValueError(
-                f"rows of log {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted"
-            )
+            raise ValueError(f"rows of {self.name!r} must be sorted by (timestamp, user, item), but got them unsorted")
 
     def _settle_columns(self, rows: int) -> None:
         """Check the columns, and give each a kind."""
@@ -86,7 +99,11 @@ class ClickLog:
             for what, given, known in (("side", self.sides[name], get_args(Side)), ("kind", kinds[name], _DTYPES)):
                 if given not in known:
                     raise ValueError(f"{what} of {name!r} must be one of {tuple(known)}, but got {given!r}")
-            _check_values(name, column, kinds[name])
+            dtypes, words = _DTYPES[kinds[name]]
+            if column.dtype.kind not in dtypes:
+                raise ValueError(f"{kinds[name]} column {name!r} must hold {words}, but got {column.dtype}")
+            if kinds[name] == "numeric" and (infinite := column[np.isinf(column)]).size:
+                raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {infinite[0]}")
         object.__setattr__(self, "columns", {name: frozen(column) for name, column in self.columns.items()})
         object.__setattr__(self, "sides", {name: self.sides[name] for name in self.columns})
         object.__setattr__(self, "kinds", kinds)
@@ -135,24 +152,7 @@ def _check_shape(what: str, array: Array, rows: int) -> None:
         raise ValueError(f"{what} must have one value for each of the {rows} rows, but got shape {array.shape}")
 
 
-def _check_values(name: str, column: Array, kind: Kind) -> None:
-    dtypes, words = _DTYPES[kind]
-    if column.dtype.kind not in dtypes:
-        raise ValueError(f"{kind} column {name!r} must hold {words}, but got {column.dtype}")
-    if kind == "numeric" and np.isinf(column).any():
-        raise ValueError(f"column {name!r} must hold finite numbers or NaN, but got {column[np.isinf(column)][0]}")
-
-
-def _check_label(label: NDArray[np.float32]) -> None:
-    positives = np.count_nonzero(label == 1)
-    negatives = np.count_nonzero(label == 0)
-    if positives + negatives != len(label):
-        raise ValueError(f"labels must be 0 or 1, but got {label[(label != 0) & (label != 1)][0]}")
-    if positives == 0 or negatives == 0:
-        raise ValueError(f"both labels must occur, but got {positives} positive and {negatives} negative rows")
-
-
-def _in_order(*keys: NDArray[np.int64]) -> bool:
+def _in_order(*keys: Integers) -> bool:
     """Return whether the rows of keys, each (n,), never descend, the first key counting most."""
     tied = np.ones(len(keys[0]) - 1, dtype=bool)
     for key in keys:

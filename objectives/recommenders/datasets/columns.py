@@ -84,8 +84,7 @@ def ids(column: pl.Series) -> NDArray[np.int64]:
 
 
 def seconds(column: pl.Series) -> NDArray[np.int64]:
-    """Return seconds, (n,): numbers rounded down; dates and times, also as ISO 8601 text, since 1970, in UTC by
-    default.
+    """Return seconds since 1970, (n,): numbers rounded down; dates and times, as ISO 8601 text too, UTC by default.
 
     Raises:
         ValueError: a value is missing, or none of these.

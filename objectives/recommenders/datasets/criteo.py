@@ -29,25 +29,21 @@ def read_criteo(path: Path) -> ClickLog:
     try:
         schema = dict.fromkeys(names, pl.String)
         table = pl.read_csv(path, separator="\t", has_header=False, schema=schema, quote_char=None)
-        return _log(path.name.partition(".")[0], table)
+        columns: dict[str, Array] = {name: numbers(table[name]) for name in NUMERIC}
+        columns |= {name: _hashes(table[name]) for name in CATEGORICAL}
+        return in_time_order(
+            path.name.partition(".")[0],
+            user=None,
+            item=None,
+            timestamp=np.arange(len(table)),
+            label=labels(table["label"]),
+            columns=columns,
+            sides=dict.fromkeys(columns, "item"),
+            kinds=dict.fromkeys(NUMERIC, "numeric"),
+        )
     except (OSError, pl.exceptions.PolarsError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} must have Criteo's {len(names)} columns, but got: {reason}") from error
-
-
-def _log(name: str, table: pl.DataFrame) -> ClickLog:
-    columns: dict[str, Array] = {name: numbers(table[name]) for name in NUMERIC}
-    columns |= {name: _hashes(table[name]) for name in CATEGORICAL}
-    return in_time_order(
-        name,
-        user=None,
-        item=None,
-        timestamp=np.arange(len(table)),
-        label=labels(table["label"]),
-        columns=columns,
-        sides=dict.fromkeys(columns, "item"),
-        kinds=dict.fromkeys(NUMERIC, "numeric"),
-    )
 
 
 def _hashes(column: pl.Series) -> NDArray[np.int64]:

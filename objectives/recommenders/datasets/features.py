@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
@@ -12,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from objectives.arrays import Array, Numbers
-from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Kind, Side, frozen
+from objectives.recommenders.datasets.click_log import SEPARATOR, ClickLog, Integers, Kind, Side, content_key, frozen
 from objectives.recommenders.datasets.split import Part, Split
 
 LONGEST = 16  # codes of a multi-valued input
@@ -65,8 +64,8 @@ class Dataset:
     fields: tuple[Field, ...]  # user and item where the log has them, then its columns in their order
     inputs: Mapping[str, Numbers]  # field -> (n,) codes or numbers, or (n, length) codes
     label: NDArray[np.float32]  # (n,) 0 or 1
-    group: NDArray[np.int64]  # (n,) number of the user, 0 to users - 1, unseen users included; else of the row
-    timestamp: NDArray[np.int64]  # (n,) seconds
+    group: Integers  # (n,) number of the user, 0 to users - 1, unseen users included; else of the row
+    timestamp: Integers  # (n,) seconds
     split: Split
     bayes_auc: float | None = None
 
@@ -78,8 +77,13 @@ class Dataset:
         for name in ("group", "timestamp"):
             _check_array(name, getattr(self, name), (rows,), "int64")
         for field in self.fields:
-            _check_array(f"input {field.name!r}", self.inputs[field.name], (rows, *field.shape), field.dtype)
-            _check_values(field, self.inputs[field.name])
+            values = self.inputs[field.name]
+            _check_array(f"input {field.name!r}", values, (rows, *field.shape), field.dtype)
+            if field.kind == "numeric" and not np.isfinite(values).all():
+                raise ValueError(f"values of {field.name!r} must be finite, but got {values[~np.isfinite(values)][0]}")
+            if field.kind != "numeric" and values.size and (values.min() < 0 or values.max() >= field.vocabulary):
+                rule = f"codes of {field.name!r} must be 0 to {field.vocabulary - 1}"
+                raise ValueError(f"{rule}, but got {values.min()} to {values.max()}")
         for part in get_args(Part):
             of_part = getattr(self.split, part)
             if of_part.min() < 0 or of_part.max() >= rows:
@@ -94,26 +98,21 @@ class Dataset:
         """Return the field of this name, None if there is none."""
         return next((field for field in self.fields if field.name == name), None)
 
-    def rows(self, part: Part) -> tuple[dict[str, Numbers], NDArray[np.float32], NDArray[np.int64]]:
+    def rows(self, part: Part) -> tuple[dict[str, Numbers], NDArray[np.float32], Integers]:
         """Copy the inputs, labels and groups of a part, n_part rows of each, in time order."""
         rows = getattr(self.split, part)
         return {name: values[rows] for name, values in self.inputs.items()}, self.label[rows], self.group[rows]
 
-    def codes(self, name: str, part: Part | None = None) -> NDArray[np.int64]:
+    def codes(self, name: str, part: Part | None = None) -> Integers:
         """Return the codes of an input that is not numeric, of all rows or of a part."""
         codes = self.inputs[name].astype(np.int64, copy=False)
         return codes if part is None else codes[getattr(self.split, part)]
 
     def key(self) -> str:
         """Return the SHA-256 of the whole content, in hex."""
-        digest = hashlib.sha256()
         plain = (self.name, self.fields, self.split.how, self.bayes_auc)
-        digest.update(repr(plain).encode())
         parts = [getattr(self.split, part) for part in get_args(Part)]
-        for array in [*self.inputs.values(), self.label, self.group, self.timestamp, *parts]:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return content_key(plain, [*self.inputs.values(), self.label, self.group, self.timestamp, *parts])
 
 
 def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
@@ -142,19 +141,17 @@ def encode(log: ClickLog, split: Split, min_count: int = 1) -> Dataset:
     for name, (side, kind, values) in columns.items():
         if kind == "numeric":
             inputs[name], vocabulary = _standardised(values, split.train), 0
-        elif kind == "multi":
-            inputs[name], vocabulary = _codes_of_several(name, values, split.train, min_count)
         else:
-            inputs[name], vocabulary = _codes(name, values, split.train, min_count)
+            codes_of = _codes_of_several if kind == "multi" else _codes
+            inputs[name], vocabulary = codes_of(name, values, split.train, min_count)
         fields.append(Field(name, side, kind, vocabulary, inputs[name].shape[1] if kind == "multi" else 1))
-    if log.user is None:
-        group = np.arange(len(log.label), dtype=np.int64)
-    else:
+    group = np.arange(len(log.label), dtype=np.int64)
+    if log.user is not None:
         group = np.unique(log.user, return_inverse=True)[1].astype(np.int64)
     return Dataset(log.name, tuple(fields), inputs, log.label, group, log.timestamp, split, log.bayes_auc)
 
 
-def _standardised(values: Array, train: NDArray[np.int64]) -> NDArray[np.float32]:
+def _standardised(values: Array, train: Integers) -> NDArray[np.float32]:
     """Standardise numbers, (n,), with missing ones at 0."""
     number = values.astype(np.float64)
     number = np.sign(number) * np.log1p(np.abs(number))
@@ -167,7 +164,7 @@ def _standardised(values: Array, train: NDArray[np.int64]) -> NDArray[np.float32
     return np.where(np.isnan(standard), 0, standard).astype(np.float32)
 
 
-def _codes(name: str, values: Array, train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
+def _codes(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, int]:
     """Return the code of each value, (n,), and the size of the vocabulary."""
     every = _series(name, values).to_frame()
     vocabulary = _vocabulary(every[train].drop_nulls().group_by("value").len(), min_count)
@@ -175,9 +172,7 @@ def _codes(name: str, values: Array, train: NDArray[np.int64], min_count: int) -
     return joined["code"].fill_null(0).cast(pl.Int64).to_numpy(), len(vocabulary) + 1
 
 
-def _codes_of_several(
-    name: str, values: Array, train: NDArray[np.int64], min_count: int
-) -> tuple[NDArray[np.int64], int]:
+def _codes_of_several(name: str, values: Array, train: Integers, min_count: int) -> tuple[Integers, int]:
     """Return the codes of each row's values, (n, length), and the size of the vocabulary."""
     # Computed once for each different string of values: there are far fewer of them than rows.
     text = _series(name, values).fill_null("")
@@ -214,11 +209,3 @@ def _vocabulary(counted: pl.DataFrame, min_count: int) -> pl.DataFrame:
 def _check_array(what: str, array: Array, shape: tuple[int, ...], dtype: str) -> None:
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{what} must be {shape} {dtype}, but got {array.shape} {array.dtype}")
-
-
-def _check_values(field: Field, values: Numbers) -> None:
-    if field.kind == "numeric" and not np.isfinite(values).all():
-        raise ValueError(f"values of {field.name!r} must be finite, but got {values[~np.isfinite(values)][0]}")
-    if field.kind != "numeric" and values.size and (values.min() < 0 or values.max() >= field.vocabulary):
-        range_ = f"{values.min()} to {values.max()}"
-        raise ValueError(f"codes of {field.name!r} must be 0 to {field.vocabulary - 1}, but got {range_}")

@@ -105,22 +105,16 @@ def fetch(
         with _alone_in(folder):
             for leftover in folder.glob(f"{name}.partial-*"):  # of a fetch that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
-            if not _is_right(place, data):
+            files = {place / member.file: member.sha256 for member in data.members}
+            if not all(file.is_file() and _sha256(file.read_bytes()) == sha256 for file, sha256 in files.items()):
                 _replace(place, data, download)
     except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-        files = ", ".join(member.file for member in data.members)
+        names = ", ".join(member.file for member in data.members)
         raise FetchError(
             f"{name} could not be fetched ({' '.join(str(error).split())}): "
-            f"check the network or the pip index, or put {files} by hand into {place}"
+            f"check the network or the pip index, or put {names} by hand into {place}"
         ) from error
     return place
-
-
-def _is_right(place: Path, data: KnownData) -> bool:
-    return all(
-        (place / member.file).is_file() and _sha256((place / member.file).read_bytes()) == member.sha256
-        for member in data.members
-    )
 
 
 def _replace(place: Path, data: KnownData, download: Callable[[str, Path], Path]) -> None:
@@ -157,9 +151,7 @@ def _check(what: str, content: bytes, sha256: str) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Lock the folder against other fetches, so that none removes partial files of this one. A kill
-    releases the lock.
-    """
+    """Lock the folder, so that no other fetch removes partial files of this one. A kill releases the lock."""
     if sys.platform == "win32":
         yield
         return

@@ -67,12 +67,12 @@ def _log(name: str, tables: _Tables) -> ClickLog:
     columns: dict[str, Array] = {}
     sides: dict[str, Side] = {}
     kinds: dict[str, Kind] = {}
-    features: list[tuple[Side, pl.DataFrame]] = []
+    features: dict[Side, pl.DataFrame] = {}
     if tables.users is not None:
-        features.append(("user", _user_features(tables.users)))
+        features["user"] = _user_features(tables.users)
     if tables.items is not None:
-        features.append(("item", _item_features(tables.items)))
-    for side, table in features:
+        features["item"] = _item_features(tables.items)
+    for side, table in features.items():
         joined = ratings.select(side).join(table, on=side, how="left", validate="m:1", maintain_order="left")
         for column in joined.columns[1:]:
             several = column == "genres"
@@ -116,20 +116,16 @@ def _recbole(path: Path) -> _Tables:
     ratings = _recbole_table(path).select(user="user_id", item="item_id", rating="rating", timestamp="timestamp")
     users, items = None, None
     if (beside := path.with_suffix(".user")).exists():
-        named = _recbole_table(beside)
-        users = named.select("age", "gender", "occupation", user="user_id", zip="zip_code")
+        users = _recbole_table(beside).select("age", "gender", "occupation", user="user_id", zip="zip_code")
     if (beside := path.with_suffix(".item")).exists():
         named = _recbole_table(beside)
-        genres = "class" if "class" in named.columns else "genre"
-        items = named.select(
-            item="item_id", title="movie_title", year="release_year", genres=pl.col(genres).str.split(" ")
-        )
+        genres = pl.col("class" if "class" in named.columns else "genre").str.split(" ")
+        items = named.select(item="item_id", title="movie_title", year="release_year", genres=genres)
     return _Tables(ratings, users, items)
 
 
 def _recbole_table(path: Path) -> pl.DataFrame:
-    table = _read(path, "\t")
-    return table.rename(lambda column: column.partition(":")[0])  # each is named as name:type
+    return _read(path, "\t").rename(lambda column: column.partition(":")[0])  # each is named as name:type
 
 
 def _hundred_thousand(path: Path) -> _Tables:

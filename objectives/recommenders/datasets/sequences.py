@@ -1,25 +1,23 @@
-"""Event sequences of users: the data of a sequential recommender, split into train, validation and test.
+"""Event sequences of users, split into train, validation and test, and draws of requests and of negatives.
 
 The preparation is that of Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), section IV-A.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.held_out_rows import HeldPart
-from objectives.recommenders.datasets.click_log import ClickLog, frozen
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, content_key, frozen
+from objectives.recommenders.datasets.weighted_sampling import ByWeight
 
-Codes = NDArray[np.int64]
+Codes = Integers  # of items
 
 _FROM_THE_END: dict[HeldPart, int] = {"validation": 2, "test": 1}
 _FEWEST = 3  # events of a user: one each for train, validation and test
-_SHORT = 0.25  # share of the users: those with the shortest history
-_RARE = 0.2  # share of the train events: those with the least popular items
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +29,9 @@ class Sequences:
     """
 
     name: str
-    ids: NDArray[np.int64]  # (items,) the raw ids of codes 1 to items
+    ids: Integers  # (items,) the raw ids of codes 1 to items
     codes: Codes  # (events,)
-    offsets: NDArray[np.int64]  # (users + 1,)
+    offsets: Integers  # (users + 1,)
 
     def __post_init__(self) -> None:
         for name in ("ids", "codes", "offsets"):
@@ -56,19 +54,57 @@ class Sequences:
     def users(self) -> int:
         return len(self.offsets) - 1
 
-    def target_at(self, part: HeldPart) -> NDArray[np.int64]:
-        """Return the position in codes of each user's held-out event, (users,); train ends before that of
-        validation.
-        """
+    def target_at(self, part: HeldPart) -> Integers:
+        """Return the position of each user's held-out event, (users,); train ends before that of validation."""
         return self.offsets[1:] - _FROM_THE_END[part]
 
     def key(self) -> str:
         """Return the SHA-256 of the whole content, in hex."""
-        digest = hashlib.sha256(repr(self.name).encode())
-        for array in (self.ids, self.codes, self.offsets):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())  # so that two arrays never hash like one
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return content_key(self.name, (self.ids, self.codes, self.offsets))
+
+    def histories(self, part: HeldPart, length: int) -> tuple[Codes, Codes]:
+        """Return each user's history before the part's event, (users, length), and that event, (users,).
+
+        It has the latest `length` events, padded with 0 on the left; that of test includes validation's event.
+        """
+        at = self.target_at(part)
+        return self._latest(self.offsets[:-1], at, length), self.codes[at]
+
+    def seen_before(self, part: HeldPart, user: Integers) -> Codes:
+        """Return the items that each user, (n,), had taken before the part's event, (n, longest), 0 on the left."""
+        start, end = self.offsets[user], self.target_at(part)[user]
+        return self._latest(start, end, int((end - start).max()))
+
+    def training(self, length: int) -> tuple[Codes, Codes]:
+        """Return each user's latest train events without the last one, and the event after each, both (users, length).
+
+        Both are padded with 0 on the left: a user's first event is an input only, not a target.
+        """
+        start, end = self.offsets[:-1], self.target_at("validation")
+        inputs, targets = self._latest(start, end - 1, length), self._latest(start, end, length)
+        targets[inputs == 0] = 0
+        return inputs, targets
+
+    def item_counts(self) -> Integers:
+        """Return the train events of each code, (items + 1,); 0 for padding."""
+        counts = np.bincount(self.codes, minlength=self.items + 1)
+        for part in _FROM_THE_END:
+            counts -= np.bincount(self.codes[self.target_at(part)], minlength=len(counts))
+        return counts
+
+    def taken(self, before: HeldPart) -> tuple[Integers, Codes]:
+        """Return the distinct pairs of a user, (n,), and an item taken before the part's event, (n,), sorted."""
+        events = np.diff(self.offsets)
+        earlier = np.arange(len(self.codes)) < np.repeat(self.target_at(before), events)
+        user = np.repeat(np.arange(self.users), events)[earlier]
+        return np.divmod(np.unique(user * (self.items + 1) + self.codes[earlier]), self.items + 1)
+
+    def _latest(self, start: Integers, end: Integers, length: int) -> Codes:
+        """Return the latest events from `start` to before `end`, (n,) each, padded with 0 on the left, (n, length)."""
+        if length < 1:
+            raise ValueError(f"the length of a history must be at least 1, but got {length}")
+        at = end[:, None] + np.arange(-length, 0)
+        return np.where(at >= start[:, None], self.codes[np.maximum(at, 0)], 0)
 
 
 def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Sequences:
@@ -100,76 +136,65 @@ def sequences_of(log: ClickLog, least: int = 5, *, implicit: bool = True) -> Seq
     return Sequences(log.name, *_coded(item, in_train), offsets)
 
 
-def histories(sequences: Sequences, part: HeldPart, length: int) -> tuple[Codes, NDArray[np.int64], NDArray[np.int64]]:
-    """Return each user's history before the part's event, (users, length), that event, (users,), and the user,
-    (users,).
+class Negatives:
+    """Sampler of items that a user has no train event with, for training (Kang and McAuley 2018, section III-E)."""
 
-    A history has the latest `length` events, padded with 0 on the left. The history of test includes validation's
-    event.
+    def __init__(self, sequences: Sequences) -> None:
+        user, code = sequences.taken("validation")
+        counts = np.bincount(user, minlength=sequences.users)
+        self._items = sequences.items
+        self._starts = np.cumsum(counts) - counts
+        self._free = sequences.items - counts  # items that each user has not taken
+        # Number of free items with a smaller code than the one taken; it rises within a user, so the array is sorted.
+        smaller = code - 1 - (np.arange(len(code)) - self._starts[user])
+        self._keys = user * (self._items + 1) + smaller
+
+    def draw(self, user: Integers, shape: tuple[int, ...], random: np.random.Generator) -> Codes:
+        """Draw codes, (n, *shape), for each user, (n,), uniformly among all items that the user has not taken.
+
+        Raises:
+            ValueError: a user has taken every item.
+        """
+        if np.any(self._free[user] == 0):
+            number = user[self._free[user] == 0][0]
+            raise ValueError(f"a user must have items not taken in train, but got user {number}, who took all")
+        user = np.broadcast_to(user.reshape(-1, *(1 for _ in shape)), (len(user), *shape))
+        # The free item with exactly `rank` free ones before it: its code is 1 plus rank plus the taken items before it.
+        rank = random.integers(self._free[user])
+        taken = np.searchsorted(self._keys, user * (self._items + 1) + rank, side="right") - self._starts[user]
+        return 1 + rank + taken
+
+
+def draw_requests(sequences: Sequences, rows: Integers, length: int, seed: int) -> list[dict[str, Integers]]:
+    """Draw one request for each of rows, (count,): `history`, (1, length), of a user before test, and `item`, (rows,).
+
+    Items are drawn by their count in train among those the user had not taken before test, at any time: without
+    replacement while there are enough of them, else with. Users are drawn uniformly.
+
+    Raises:
+        ValueError: rows are not sizes of at least 1, or every user has taken all items.
     """
-    at = sequences.target_at(part)
-    return _latest(sequences, sequences.offsets[:-1], at, length), sequences.codes[at], np.arange(sequences.users)
+    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 1:
+        raise ValueError(f"rows must be the sizes, at least 1, of at least 1 request, but got {rows}")
+    random = np.random.default_rng(seed)
+    items = ByWeight(sequences.item_counts().astype(np.float64))
+    known = items.possible
+    user, code = sequences.taken("test")
+    open_to_more = np.flatnonzero(np.bincount(user[known[code]], minlength=sequences.users) < np.count_nonzero(known))
+    if len(open_to_more) == 0:
+        raise ValueError(f"users must have items that they have not taken, but got none in {sequences.name!r}")
+    asking = random.choice(open_to_more, size=len(rows))
+    history = sequences.histories("test", length)[0][asking]
+    starts, ends = sequences.offsets[asking], sequences.target_at("test")[asking]
+    requests = []
+    for number, count in enumerate(rows.tolist()):
+        allowed = known.copy()
+        allowed[sequences.codes[starts[number] : ends[number]]] = False
+        requests.append({"history": history[number : number + 1], "item": items.draw(count, allowed, random)})
+    return requests
 
 
-def seen_before(sequences: Sequences, part: HeldPart, user: NDArray[np.int64]) -> Codes:
-    """Return all items that each user, (n,), had taken before the part's event, (n, longest), padded with 0 on the
-    left.
-    """
-    start, end = sequences.offsets[user], sequences.target_at(part)[user]
-    return _latest(sequences, start, end, int((end - start).max()))
-
-
-def training(sequences: Sequences, length: int) -> tuple[Codes, Codes]:
-    """Return each user's latest length + 1 train events without the last, and the event after each, both (users,
-    length).
-
-    Both are padded with 0 on the left: a user's first event is an input only, not a target.
-    """
-    start, end = sequences.offsets[:-1], sequences.target_at("validation")
-    inputs, targets = _latest(sequences, start, end - 1, length), _latest(sequences, start, end, length)
-    targets[inputs == 0] = 0
-    return inputs, targets
-
-
-def item_counts(sequences: Sequences) -> NDArray[np.int64]:
-    """Return the train events of each code, (items + 1,); 0 for padding."""
-    counts = np.bincount(sequences.codes, minlength=sequences.items + 1)
-    for part in _FROM_THE_END:
-        counts -= np.bincount(sequences.codes[sequences.target_at(part)], minlength=len(counts))
-    return counts
-
-
-def short_history(sequences: Sequences, user: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether each user, (n,), has a short history.
-
-    A history is short with no more train events than the user at the first quartile. So at least a quarter of the users
-    have one, and more where several have the same number.
-    """
-    events = sequences.target_at("validation") - sequences.offsets[:-1]
-    return np.asarray(events[user] <= np.quantile(events, _SHORT, method="inverted_cdf"))
-
-
-def rare_target(sequences: Sequences, target: Codes) -> NDArray[np.bool_]:
-    """Return whether each target, (n,) codes, is a rare item.
-
-    Rare items are the last codes, as many as have together at most 20% of the train events.
-    """
-    counts = item_counts(sequences)
-    of_it_and_rarer = np.cumsum(counts[::-1])[::-1]
-    return np.asarray(of_it_and_rarer[target] <= _RARE * counts.sum())
-
-
-def _latest(sequences: Sequences, start: NDArray[np.int64], end: NDArray[np.int64], length: int) -> Codes:
-    """Return the latest events from position `start` to before `end`, (n,) each, padded with 0 on the left, (n,
-    length).
-    """
-    if length < 1:
-        raise ValueError(f"the length of a history must be at least 1, but got {length}")
-    at = end[:, None] + np.arange(-length, 0)
-    return np.where(at >= start[:, None], sequences.codes[np.maximum(at, 0)], 0)
-
-
-def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
+def _often(user: Integers, item: Integers, least: int) -> NDArray[np.bool_]:
     """Return the events, (n,), that remain when every user and item has at least `least` of those that remain."""
     of = [np.unique(values, return_inverse=True)[1] for values in (user, item)]
     left = np.ones(len(user), dtype=bool)
@@ -181,7 +206,7 @@ def _often(user: NDArray[np.int64], item: NDArray[np.int64], least: int) -> NDAr
         left = enough
 
 
-def _coded(item: NDArray[np.int64], in_train: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Codes]:
+def _coded(item: Integers, in_train: NDArray[np.bool_]) -> tuple[Integers, Codes]:
     """Return the raw ids in the order of their codes, (items,), and the code of each event, (events,)."""
     ids, number = np.unique(item, return_inverse=True)
     order = np.argsort(-np.bincount(number[in_train], minlength=len(ids)), kind="stable")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from objectives.recommenders.datasets.click_log import ClickLog
@@ -38,7 +37,8 @@ def read_log(task: Task) -> ClickLog:
     if kind == "criteo" and path:
         return read_criteo(Path(path))
     if task.source == "synthetic" and task.synthetic is not None:
-        return _synthetic(task.synthetic, task.seed)
+        given = {name: int(value) if name in _SIZES else float(value) for name, value in task.synthetic.items()}
+        return synthetic_log(**given, seed=task.seed)  # type: ignore[arg-type]
     raise ValueError(
         f"data.source is one of {sorted(KNOWN)}, movielens:DIR, table:FILE, criteo:FILE or synthetic, but got "
         f"{task.source!r}."
@@ -51,12 +51,5 @@ def least_count(source: str) -> int:
 
 
 def all_taken(task: Task) -> bool:
-    """Return whether each row is an item that the user took, as each rating is, with any label; in a table whose labels
-    are 0 and 1, the rows of 0 were only shown.
-    """
+    """Return whether each row is an item that the user took, as a rating is; of labels 0 and 1, those of 0 are not."""
     return task.columns is None or from_plain(Schema, task.columns).positive_from is not None
-
-
-def _synthetic(options: Mapping[str, float], seed: int) -> ClickLog:
-    given = {name: int(value) if name in _SIZES else float(value) for name, value in options.items()}
-    return synthetic_log(**given, seed=seed)  # type: ignore[arg-type]

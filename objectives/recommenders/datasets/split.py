@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import ClickLog, frozen
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, frozen
 
 How = Literal["over_all", "by_user"]
 Part = Literal["train", "validation", "test"]
-Rows = NDArray[np.int64]
+Parts = tuple[Integers, Integers, Integers]
 
 _FEWEST_ROWS = 5  # a user with fewer is trained on only
+_TRAIN, _VALIDATION, _TEST = 0.8, 0.1, 0.1  # shares of the rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +24,9 @@ class Split:
     how: over_all: one moment for all users separates the parts; by_user: each user has separate moments
     """
 
-    train: NDArray[np.int64]  # (n_train,)
-    validation: NDArray[np.int64]  # (n_validation,)
-    test: NDArray[np.int64]  # (n_test,)
+    train: Integers  # (n_train,)
+    validation: Integers  # (n_validation,)
+    test: Integers  # (n_test,)
     how: How
     reason: str  # explanation of the choice, for the user
 
@@ -43,11 +43,8 @@ class Split:
             raise ValueError(f"how must be one of {get_args(How)}, but got {self.how!r}")
 
 
-def split_in_time(
-    log: ClickLog, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), how: How | None = None
-) -> Split:
-    """Split the log's rows in shares of about `fractions`; rows of one moment (by user: of one user's moment) stay
-    together.
+def split_in_time(log: ClickLog, how: How | None = None) -> Split:
+    """Split the log's rows in shares of about 0.8, 0.1, 0.1; rows of one moment (by user: of theirs) stay together.
 
     Args:
         how: None for over_all, except where more than half of the resulting test rows belong to users without a train
@@ -55,18 +52,16 @@ def split_in_time(
             over_all
 
     Raises:
-        ValueError: fractions or `how` are invalid, or a part would be empty.
+        ValueError: `how` is invalid, or a part would be empty.
     """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(f"fractions must be three positive numbers that sum to 1, but got {fractions}")
     if how is not None and how not in get_args(How):
         raise ValueError(f"how must be one of {get_args(How)} or None, but got {how!r}")
     user = log.user
     if how == "by_user":
         if user is None:
             raise ValueError(f"a split by user must have users, but got none in log {log.name!r}")
-        return _split(_by_user(user, log.timestamp, fractions), how, "by user, as asked")
-    over_all = _over_all(log, fractions)
+        return _split(_by_user(user, log.timestamp), how, "by user, as asked")
+    over_all = _over_all(log)
     if how == "over_all":
         return _split(over_all, how, "over all users, as asked")
     if user is None:
@@ -75,34 +70,34 @@ def split_in_time(
     share = f"{unseen:.0%} of the test rows belong to users without a train row"
     if unseen <= 0.5:
         return _split(over_all, "over_all", f"over all users: one moment separates the parts, and {share}")
-    by_user = _by_user(user, log.timestamp, fractions)
-    if len(by_user[2]) < fractions[2] * len(user) / 2 or len(by_user[1]) == 0:
+    by_user = _by_user(user, log.timestamp)
+    if len(by_user[2]) < _TEST * len(user) / 2 or len(by_user[1]) == 0:
         few = f"{len(by_user[1])} validation and {len(by_user[2])} test rows"
         return _split(over_all, "over_all", f"over all users, though {share}: by user there were only {few}")
     return _split(by_user, "by_user", f"by user, each in their own time: at one moment for all, {share}")
 
 
-def _split(parts: tuple[Rows, Rows, Rows], how: How, why: str) -> Split:
+def _split(parts: Parts, how: How, why: str) -> Split:
     sizes = ", ".join(f"{len(rows):,} {part}" for rows, part in zip(parts, get_args(Part), strict=True))
     if min(map(len, parts)) == 0:
         raise ValueError(f"a split {how} must have rows in each part, but got {sizes} rows")
     return Split(*parts, how=how, reason=f"Split {why} ({sizes} rows).")
 
 
-def _over_all(log: ClickLog, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+def _over_all(log: ClickLog) -> Parts:
     rows = len(log.timestamp)
     starts = np.flatnonzero(np.diff(log.timestamp)) + 1  # first row of each moment but the first
     if len(starts) < 2:
         raise ValueError(f"a split in time must have at least 3 different timestamps, but got {len(starts) + 1}")
     # The moments nearest to the requested shares that leave rows in each part.
-    first = int(np.argmin(np.abs(starts[:-1] - fractions[0] * rows)))
+    first = int(np.argmin(np.abs(starts[:-1] - _TRAIN * rows)))
     later = starts[first + 1 :]
-    second = later[np.argmin(np.abs(later - (fractions[0] + fractions[1]) * rows))]
+    second = later[np.argmin(np.abs(later - (_TRAIN + _VALIDATION) * rows))]
     every = np.arange(rows, dtype=np.int64)
     return every[: starts[first]], every[starts[first] : second], every[second:]
 
 
-def _by_user(user: Rows, timestamp: Rows, fractions: tuple[float, float, float]) -> tuple[Rows, Rows, Rows]:
+def _by_user(user: Integers, timestamp: Integers) -> Parts:
     order = np.argsort(user, kind="stable")  # within a user, time order is kept
     user, timestamp = user[order], timestamp[order]
     every = np.arange(len(order))
@@ -110,8 +105,8 @@ def _by_user(user: Rows, timestamp: Rows, fractions: tuple[float, float, float])
     starts = np.flatnonzero(new_user)
     counts = np.diff(np.append(starts, len(order)))
     # Each user with enough rows has at least one in each part, except for ties.
-    first = np.clip(np.rint(fractions[0] * counts), 1, counts - 2)
-    second = np.clip(np.rint((fractions[0] + fractions[1]) * counts), first + 1, counts - 1)
+    first = np.clip(np.rint(_TRAIN * counts), 1, counts - 2)
+    second = np.clip(np.rint((_TRAIN + _VALIDATION) * counts), first + 1, counts - 1)
     first[counts < _FEWEST_ROWS] = second[counts < _FEWEST_ROWS] = np.iinfo(np.int64).max
     # Tied rows belong to the part of the first of them, the earlier one.
     new_moment = new_user | np.concatenate(([True], timestamp[1:] != timestamp[:-1]))

@@ -1,4 +1,4 @@
-"""Synthetic log of clicks of any size, with known true probabilities, and so the best possible AUC."""
+"""Synthetic log of clicks of any size, with known true probabilities of labels and of transitions between items."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.recommenders.datasets.click_log import ClickLog, Side, in_time_order
-from objectives.recommenders.datasets.synthetic_transitions import hidden_order
+from objectives.recommenders.datasets.click_log import ClickLog, Integers, Side, frozen, in_time_order
 
 _LATENT = 4  # dimensions of taste
 _CHUNK = 1 << 18  # rows whose logits are computed at a time
@@ -18,6 +17,9 @@ _SHORTEST_SPAN = 0.02  # shortest activity of a user at a turnover of 1, as a sh
 _LEAST_ROWS = 10  # fewest rows of a user, where there are enough rows
 _TURN: tuple[Side, ...] = ("user", "item", "context")  # sides of the further columns, in rotation
 _BUCKETS = (12, 6, 24, 8)  # categories of the further columns, in rotation
+SECTIONS = 32  # rank of the transition matrix: fewer than the usual embedding dimensions
+_LATEST = 0.4  # probability that the latest item leads; the one before it by the same share of the rest, and so on
+_STREAM = 0x6F72646572  # separates the order's random numbers from the log's, which have the same seed
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ def synthetic_log(
     signal: float = 1.0,
     order: float = 0.0,
 ) -> ClickLog:
-    """Make a log with `fields` categorical fields, user and item among them, then the hour and columns of each side in
-    rotation.
+    """Make a log with `fields` categorical fields: user, item, the hour, then columns of each side in rotation.
 
     Args:
         user_turnover: 0: each user's rows, at least min(10, rows // users), spread over the whole period; 1: within one
@@ -75,7 +76,7 @@ def synthetic_log(
     hour = timestamp // 3600 % 24
     world = _world(users, items, random)
     logit = _logits(world, user, item, hour)
-    columns: dict[str, NDArray[np.int64]] = {}
+    columns: dict[str, Integers] = {}
     sides: dict[str, Side] = {}
     if fields > 2:
         columns["hour"], sides["hour"] = hour, "context"
@@ -93,6 +94,69 @@ def synthetic_log(
     probability = _sigmoid(signal * logit + _offset(signal * logit, positive_rate))
     label = random.random(rows) < probability
     return in_time_order("synthetic", user, item, timestamp, label, columns, sides, expected_auc(probability))
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenOrder:
+    """Sequential structure of a log: transitions between items, drawn once by `hidden_order`.
+
+    The items lie on a circle, each on an arc as long as its popularity, and the circle is divided into equal sections,
+    each of which another follows. A transition from an item takes two draws: a point of its own arc, and a point of the
+    section that follows the first point's; the next item is the one that lies there. The sections' order is a
+    permutation, so uniform points stay uniform: with any strength of the order, an item is as popular as without it.
+
+    The earlier item that leads is drawn too, the latest most often: the mixture transition distribution of Raftery, "A
+    Model for High-Order Markov Chains" (1985). So a model gains by reading more than the last item.
+    """
+
+    bounds: NDArray[np.float64]  # (items + 1,) from 0 to 1: item i lies from bounds[i] to bounds[i + 1]
+    follower: Integers  # (SECTIONS,) the section that follows each
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bounds", frozen(self.bounds))
+        object.__setattr__(self, "follower", frozen(self.follower))
+
+    def draw(self, user: Integers, strength: float, random: np.random.Generator) -> Integers:
+        """Draw the item of each row, (rows,), for the user of each row, (rows,), in time order.
+
+        Args:
+            strength: probability that an earlier item of the user leads to the next; else it is drawn by popularity
+        """
+        rows = len(user)
+        by_user = np.argsort(user, kind="stable")
+        counts = np.bincount(user)
+        turn = np.arange(rows) - np.repeat(np.cumsum(counts) - counts, counts)
+        lag = np.where(random.random(rows) < strength, np.minimum(random.geometric(_LATEST, rows), turn), 0)
+        item = self._at(random.random(rows))
+        led = np.flatnonzero(lag)
+        led = led[np.argsort(turn[led], kind="stable")]
+        # Items of one user depend on each other, users do not: each turn is drawn for all users at once.
+        for now in np.split(led, np.cumsum(np.bincount(turn[led]))[:-1]):
+            item[now] = self._after(item[now - lag[now]], random)
+        drawn = np.empty(rows, dtype=np.int64)
+        drawn[by_user] = item
+        return drawn
+
+    def _after(self, item: Integers, random: np.random.Generator) -> Integers:
+        """Draw an item, (n,), that each item, (n,), leads to."""
+        start, end = self.bounds[item], self.bounds[item + 1]
+        point = start + random.random(len(item)) * (end - start)
+        section = np.minimum((point * SECTIONS).astype(np.int64), SECTIONS - 1)  # rounding may reach the very end
+        return self._at((self.follower[section] + random.random(len(item))) / SECTIONS)
+
+    def _at(self, point: NDArray[np.float64]) -> Integers:
+        """Return the item, (n,), of each point of the circle, (n,)."""
+        item = np.searchsorted(self.bounds[1:], point, side="right")
+        return np.minimum(item, len(self.bounds) - 2).astype(np.int64)
+
+
+def hidden_order(items: int, zipf: float, seed: int) -> HiddenOrder:
+    """Return the order that `synthetic_log` uses for these items, zipf and seed, so that the true order is known."""
+    random = np.random.default_rng((seed, _STREAM))
+    weight = random.permutation(np.arange(1, items + 1, dtype=np.float64) ** -zipf)
+    bounds = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
+    bounds[-1] = 1.0  # cumulated, it is off by rounding
+    return HiddenOrder(bounds, random.permutation(SECTIONS))
 
 
 def expected_auc(probability: NDArray[np.float64]) -> float:
@@ -126,12 +190,8 @@ def _check_sizes(rows: int, users: int, items: int, fields: int) -> None:
         raise ValueError(f"rows must be at least the number of users, {users}, but got {rows}")
 
 
-def _visits(
-    rows: int, users: int, turnover: float, random: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the user, (rows,), and the timestamp in seconds, (rows,), of each row: in time order, no two at
-    one moment.
-    """
+def _visits(rows: int, users: int, turnover: float, random: np.random.Generator) -> tuple[Integers, Integers]:
+    """Draw the user and the timestamp in seconds of each row, (rows,): in time order, no two at one moment."""
     least = min(_LEAST_ROWS, rows // users)
     activity = random.lognormal(0, 1, users)
     counts = least + random.multinomial(rows - least * users, activity / activity.sum())
@@ -147,7 +207,7 @@ def _visits(
     return user[order], timestamp
 
 
-def _popular(rows: int, items: int, zipf: float, random: np.random.Generator) -> NDArray[np.int64]:
+def _popular(rows: int, items: int, zipf: float, random: np.random.Generator) -> Integers:
     """Draw the item of each row, (rows,); the number of an item is independent of its popularity."""
     weight = np.arange(1, items + 1, dtype=np.float64) ** -zipf
     cumulative = np.cumsum(weight)
@@ -167,9 +227,7 @@ def _world(users: int, items: int, random: np.random.Generator) -> _World:
     )
 
 
-def _logits(
-    world: _World, user: NDArray[np.int64], item: NDArray[np.int64], hour: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _logits(world: _World, user: Integers, item: Integers, hour: Integers) -> NDArray[np.float64]:
     logit = np.empty(len(user))
     for start in range(0, len(user), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -179,18 +237,10 @@ def _logits(
     return logit
 
 
-def _told(
-    taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return a quantile bucket, (n,), of the bias plus the taste along a random direction, which is informative of
-    both.
-    """
+def _told(taste: NDArray[np.float64], bias: NDArray[np.float64], buckets: int, random: np.random.Generator) -> Integers:
+    """Return the quantile bucket, (n,), of the bias plus the taste along a random direction: it tells of both."""
     direction = random.normal(size=_LATENT)
-    return _bucketed(taste @ direction / np.linalg.norm(direction) / 2 + bias, buckets)
-
-
-def _bucketed(values: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
-    """Return the quantile bucket of each value, (n,)."""
+    values = taste @ direction / np.linalg.norm(direction) / 2 + bias
     rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return rank * buckets // len(values)
 

@@ -58,12 +58,9 @@ class Schema:
     @property
     def kinds(self) -> dict[str, Kind]:
         """Kind of each feature."""
-        named: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-            ("categorical", self.categorical),
-            ("numeric", self.numeric),
-            ("multi", self.multi),
-        )
-        return {name: kind for kind, names in named for name in names}
+        numeric: dict[str, Kind] = dict.fromkeys(self.numeric, "numeric")
+        multi: dict[str, Kind] = dict.fromkeys(self.multi, "multi")
+        return {**dict.fromkeys(self.categorical, "categorical"), **numeric, **multi}
 
     @property
     def sides(self) -> dict[str, Side]:

@@ -21,8 +21,7 @@ class ByWeight:
         return self._weight > 0
 
     def draw(self, count: int, allowed: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.int64]:
-        """Draw numbers, (count,), one after the other by weight among the allowed, without replacement while they
-        suffice.
+        """Draw numbers, (count,), one after the other by weight, without replacement while the allowed suffice.
 
         Args:
             allowed: (n,), True for some of the possible ones, and at least one
@@ -31,7 +30,12 @@ class ByWeight:
             ValueError: nothing is allowed.
         """
         if np.count_nonzero(allowed) < count:
-            return self._repeated(count, allowed, random)
+            among = np.flatnonzero(allowed)
+            if len(among) == 0:
+                raise ValueError(f"{count} things must be drawn from at least 1 that is allowed, but got none")
+            share = self._weight[among] / self._weight[among].sum()
+            repeated: NDArray[np.int64] = random.choice(among, size=count, p=share)
+            return repeated
         # Drawing from all and skipping the excluded ones is fast as long as most of the weight is left ...
         drawn = np.searchsorted(self._cumulative, random.random(4 * count) * self._cumulative[-1], side="right")
         drawn = np.minimum(drawn, len(self._weight) - 1)  # rounding may reach the very end
@@ -43,11 +47,3 @@ class ByWeight:
         left = np.setdiff1d(np.flatnonzero(allowed), taken, assume_unique=True)
         arrival = random.exponential(size=len(left)) / self._weight[left]
         return np.concatenate([taken, left[np.argsort(arrival, kind="stable")[: count - len(taken)]]])
-
-    def _repeated(self, count: int, allowed: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.int64]:
-        among = np.flatnonzero(allowed)
-        if len(among) == 0:
-            raise ValueError(f"{count} things must be drawn from at least 1 that is allowed, but got none")
-        share = self._weight[among] / self._weight[among].sum()
-        repeated: NDArray[np.int64] = random.choice(among, size=count, p=share)
-        return repeated

@@ -12,7 +12,6 @@ from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
 from objectives.recommenders.families.sizes import FieldSizes
 from spaces.domains import Choice
-from spaces.techniques.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Sizes(FieldSizes):
     embedding_dim: int
     crosses: int
     mlp: tuple[int, ...]
+    hidden = "mlp"
 
     def __post_init__(self) -> None:
         if self.embedding_dim < 1 or self.crosses < 0 or not self.mlp or min(self.mlp) < 1:
@@ -30,11 +30,8 @@ class Sizes(FieldSizes):
     def build(self, fields: Sequence[Field]) -> DCNV2:
         return DCNV2(fields, self)
 
-    @classmethod
-    def of(cls, architecture: Architecture) -> Sizes:
-        sizes = architecture.as_dict()
-        mlp = tuple(int(width) for width in str(sizes["mlp"]).split("-"))
-        return cls(int(sizes["embedding_dim"]), int(sizes["crosses"]), mlp)
+    def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
+        return STUDENT
 
 
 # The tuned DCNv2 of the BARS benchmark on MovieLens (Zhu et al., SIGIR 2022; github.com/reczoo/BARS,
@@ -43,16 +40,11 @@ class Sizes(FieldSizes):
 BASELINE = Sizes(embedding_dim=10, crosses=5, mlp=(400, 400, 400))
 DROPOUT = 0.2
 
-# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 10, 16)),
     "crosses": Choice((1, 2, 3, 5)),
     "mlp": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "400-400-400")),
 }
-
-
-# Module whose outputs, (rows, units), are the features to distil.
-HIDDEN = "mlp"
 
 
 class DCNV2(nn.Module):

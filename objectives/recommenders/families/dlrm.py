@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from objectives.recommenders.datasets.features import Field
 from objectives.recommenders.families.embedding import columns, lookup, make_tables, numeric
 from objectives.recommenders.families.sizes import FieldSizes
-from spaces.domains import Choice, Scalar
-from spaces.techniques.architecture import Architecture
+from spaces.domains import Choice
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Sizes(FieldSizes):
     embedding_dim: int
     bottom: tuple[int, ...]
     top: tuple[int, ...]
+    hidden = "top"
 
     def __post_init__(self) -> None:
         if min((self.embedding_dim, *self.bottom, *self.top)) < 1 or not self.top:
@@ -33,37 +33,19 @@ class Sizes(FieldSizes):
     def build(self, fields: Sequence[Field]) -> DLRM:
         return DLRM(fields, self)
 
-    @classmethod
-    def of(cls, architecture: Architecture) -> Sizes:
-        """Read the sizes; a missing bottom, which `student` omits where no field is numeric, has no hidden layers."""
-        sizes = architecture.as_dict()
-        bottom = _widths(sizes["bottom"]) if "bottom" in sizes else ()
-        return cls(int(sizes["embedding_dim"]), bottom, _widths(sizes["top"]))
-
-
-def _widths(joined: Scalar) -> tuple[int, ...]:
-    return tuple(int(width) for width in str(joined).split("-"))
+    def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
+        return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
 
 
 # The published sizes for Criteo's Kaggle data (github.com/facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh:
 # arch-sparse-feature-size 16, arch-mlp-bot 13-512-256-64-16, arch-mlp-top 512-256-1).
 BASELINE = Sizes(embedding_dim=16, bottom=(512, 256, 64), top=(512, 256))
 
-# Sizes of students; for a baseline, those no larger than its own.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((4, 8, 16)),
     "bottom": Choice(("16", "32", "64", "64-32", "128-64", "512-256-64")),
     "top": Choice(("16", "32", "64", "64-32", "128-64", "256-128", "512-256")),
 }
-
-
-def student(fields: Sequence[Field]) -> Mapping[str, Choice]:
-    """Return the sizes of students over these fields, with a bottom only where a field is numeric."""
-    return {name: domain for name, domain in STUDENT.items() if name != "bottom" or numeric(fields)}
-
-
-# Module whose outputs, (rows, units), are the features to distil.
-HIDDEN = "top"
 
 
 class DLRM(nn.Module):
@@ -86,7 +68,9 @@ class DLRM(nn.Module):
         vectors = len(self.tables) + (count > 0)
         if vectors < 2:
             raise ValueError(f"Dot products need two vectors or more, but got {vectors} of {list(self.fields)}.")
-        self.register_buffer("pairs", _lower_triangle(vectors), persistent=False)
+        row, column = torch.tril_indices(vectors, vectors, offset=-1)
+        # Positions of the lower triangle, row by row, in the flattened matrix of all products.
+        self.register_buffer("pairs", row * vectors + column, persistent=False)
         width = (dimension if count else 0) + vectors * (vectors - 1) // 2
         self.top = _tower((width, *sizes.top), dropout)
         self.head = _linear(sizes.top[-1], 1)
@@ -113,13 +97,6 @@ class DLRM(nn.Module):
         return self.head(self.top(features)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def _lower_triangle(size: int) -> Tensor:
-    """Return the positions of the lower triangle, row by row, in a flattened (size, size) matrix."""
-    row, column = torch.tril_indices(size, size, offset=-1)
-    places: Tensor = row * size + column
-    return places
-
-
 def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
@@ -128,9 +105,7 @@ def _tower(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Initialise as in the reference (dlrm_s_pytorch.py, create_mlp): weights with variance 2 / (in + out), bias 1 /
-    out.
-    """
+    """Make a layer as create_mlp of dlrm_s_pytorch.py: weights with variance 2 / (in + out), bias 1 / out."""
     layer = nn.Linear(fan_in, fan_out)
     nn.init.xavier_normal_(layer.weight)
     nn.init.normal_(layer.bias, std=fan_out**-0.5)

@@ -35,33 +35,23 @@ def make_tables(fields: Sequence[Field], dimension: int) -> nn.ModuleDict:
     for field in embedded(fields):
         if "." in field.name or not field.name or hasattr(tables, field.name):
             raise ValueError(f"A field's name has no dot and is not torch's own, but got {field.name!r}; rename it.")
-        tables[field.name] = _table(field, dimension)
+        table = nn.Embedding(field.vocabulary, dimension, padding_idx=0 if field.kind == "multi" else None)
+        nn.init.normal_(table.weight, std=_STD)
+        if field.kind == "multi":
+            with torch.no_grad():
+                table.weight[0] = 0
+        tables[field.name] = table
     return tables
 
 
-@torch.no_grad()
-def _table(field: Field, dimension: int) -> nn.Embedding:
-    table = nn.Embedding(field.vocabulary, dimension, padding_idx=0 if field.kind == "multi" else None)
-    nn.init.normal_(table.weight, std=_STD)
-    if table.padding_idx is not None:
-        table.weight[table.padding_idx] = 0
-    return table
-
-
 def lookup(tables: nn.ModuleDict, fields: Sequence[Field], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Look up a vector (rows, d) for each field with codes, in the order of the fields.
+    """Look up a vector (rows, d) for each field with codes, in the order of the fields, in tables of (...) to (..., d).
 
-    Args:
-        tables: each maps ids (...) to (..., d)
-        inputs: codes (rows,), or (rows, length) of a multi-valued field; its vector is the mean over the codes that are
-            not 0, and zeros where all are
+    The inputs are codes (rows,), or (rows, length) of a multi-valued field, whose vector is the mean over the codes
+    that are not 0, and zeros where all are.
     """
-    vectors = []
-    for field in embedded(fields):
-        codes = inputs[field.name]
-        table = tables[field.name]
-        vectors.append(_mean(table, codes, field) if field.kind == "multi" else table(codes))
-    return vectors
+    of_fields = ((field, tables[field.name], inputs[field.name]) for field in embedded(fields))
+    return [_mean(table, codes, field) if field.kind == "multi" else table(codes) for field, table, codes in of_fields]
 
 
 def _mean(table: nn.Module, codes: Tensor, field: Field) -> Tensor:

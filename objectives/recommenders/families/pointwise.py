@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from objectives.arrays import Array, Arrays, Numbers
+from objectives.arrays import Array, Arrays
 from objectives.errors import SettingError
 from objectives.held_out_rows import HeldOut, HeldPart
 from objectives.output_kind import OutputKind
@@ -23,31 +22,23 @@ from objectives.recommenders.datasets.click_log import ClickLog
 from objectives.recommenders.datasets.features import Dataset, encode
 from objectives.recommenders.datasets.sources import least_count, read_log
 from objectives.recommenders.datasets.split import Part, split_in_time
-from objectives.recommenders.families.by_fields import FAMILIES, Family
-from objectives.recommenders.families.linear import LinearModel
-from objectives.recommenders.families.sizes import no_larger, resized, told
+from objectives.recommenders.families import dcn_v2, dlrm
+from objectives.recommenders.families.sizes import FieldSizes, no_larger, resized, sized, told
 from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
-from objectives.recommenders.references import (
-    logistic_regression,
-    logistic_regression_scores,
-    popularity,
-    popularity_scores,
-)
+from objectives.recommenders.references import logistic_regression, popularity
 from objectives.recommenders.requests import draw_requests, request_rows
-from objectives.recommenders.slices import Masks, commonest, of_values, slices_of
-from objectives.recommenders.training import Labelled, train_to_optimum
+from objectives.recommenders.slices import commonest, of_values, slices_of
+from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
-from objectives.store import make_once
 from objectives.task import Task
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
-from spaces.serialization import digest
 from spaces.techniques.architecture import Architecture
 
-Progress = Callable[[str], None]
-
+# The published sizes of each family.
+FAMILIES: Mapping[str, FieldSizes] = {"dcn-v2": dcn_v2.BASELINE, "dlrm": dlrm.BASELINE}
 # Version of training and its data, raised when either changes, so that older baselines in the cache are not used.
 STAGE = 3
 BATCH = 256
@@ -60,36 +51,23 @@ TABLE_DECAY = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class PointwiseRecommender:
+class PointwiseRecommender(BuiltIn):
     """Recommender of one of the field-based families; implements `Recommender`."""
 
     dataset: Dataset
     model: nn.Module
-    task: Task
-    training: Mapping[str, object]
-    key: str
-    once: frozenset[str] = frozenset()
-    method: Method = "forward"
-    custom_metric: bool = False
-    columns: tuple[str, ...] = ()
-    built: bool = True
-    output_kinds: tuple[OutputKind, ...] = (OutputKind("logits"),)
     by: Arrays = field(default_factory=dict)  # (rows of the data set,), the columns of slice_by
+    once: ClassVar[frozenset[str]] = frozenset()
+    method: ClassVar[Method] = "forward"
+    output_kinds: ClassVar[tuple[OutputKind, ...]] = (OutputKind("logits"),)
 
     @property
-    def _family(self) -> Family:
+    def _family(self) -> FieldSizes:
         return FAMILIES[self.task.recommender]
 
     @property
     def hidden(self) -> str:
         return self._family.hidden
-
-    @property
-    def metric(self) -> str:
-        return self.task.metric
-
-    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
-        raise ValueError(f"{self.metric} is no function of the user's own.")
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -101,10 +79,6 @@ class PointwiseRecommender:
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
         logits: Tensor = model(**inputs)
         return logits
-
-    def scores(self, outputs: object) -> Tensor:
-        assert isinstance(outputs, Tensor)
-        return outputs
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         assert isinstance(outputs, Tensor) and isinstance(labels, Tensor)
@@ -137,64 +111,54 @@ class PointwiseRecommender:
 
     def held_out(self, part: HeldPart) -> HeldOut:
         inputs, labels, groups = self.dataset.rows(part)
-        return HeldOut((inputs,), labels, groups, self._slices(part))
-
-    def _slices(self, part: HeldPart) -> Masks:
         rows, train = getattr(self.dataset.split, part), self.dataset.split.train
         wanted = {name: commonest(column[train].tolist()) for name, column in self.by.items()}
-        return slices_of(self.dataset, part) | of_values({n: column[rows] for n, column in self.by.items()}, wanted)
+        by_value = of_values({name: column[rows] for name, column in self.by.items()}, wanted)
+        return HeldOut((inputs,), labels, groups, slices_of(self.dataset, part) | by_value)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
-        drawn = draw_requests(self.dataset, request_rows(self.task, seed), seed)
-        return (drawn[i] for i in range(len(drawn)))
+        return iter(draw_requests(self.dataset, request_rows(self.task, seed), seed))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return _optimizer(model)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return self._family.sizes(architecture).build(self.dataset.fields)
+        return sized(self._family, architecture).build(self.dataset.fields)
 
     @property
     def references(self) -> tuple[str, ...]:
         return (*(("popularity",) if self.dataset.field("item") else ()), "logistic_regression")
 
     def reference(self, name: str) -> nn.Module:
-        known = name == "popularity"
-        linear = popularity(self.dataset) if known else logistic_regression(self.dataset, self.task.seed)
-        return LinearModel(self.dataset.fields, linear.weights, linear.bias).eval()
+        if name == "popularity":
+            return popularity(self.dataset).eval()
+        return logistic_regression(self.dataset, self.task.seed).eval()
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
         published = self._family.student(self.dataset.fields)
         return {name: no_larger(published[name], own).values for name, own in self.sizes().items()}
 
     def sizes(self) -> Mapping[str, Scalar]:
-        own, named = told(resized(self._family.baseline, self.task.sizes)), self._family.student(self.dataset.fields)
-        return {name: own[name] for name in named}
+        return told(resized(self._family, self.task.sizes), self._family.student(self.dataset.fields))
 
     def history(self) -> None:
         return None
 
     def facts(self) -> Facts:
         dataset = self.dataset
+        inputs, labels = _tensors(dataset, "test")
+        aucs: dict[str, float | None] = dict.fromkeys(("baseline", "popularity", "logistic_regression"))
+        for name in ("baseline", *self.references):
+            model = self.model if name == "baseline" else self.reference(name)
+            aucs[name] = float(roc_auc_score(labels.numpy(), _scores(model, inputs)))
         return Facts(
             split=dataset.split.reason,
             rows={p: len(getattr(dataset.split, p)) for p in ("train", "validation", "test")},
             users=len(np.unique(dataset.group)),
             training=self.training,
             reference_metric="auc",
-            references=self._references(),
+            references=aucs | ({} if dataset.bayes_auc is None else {"bayes_optimal": dataset.bayes_auc}),
         )
-
-    def _references(self) -> dict[str, float | None]:
-        inputs, labels = _tensors(self.dataset, "test")
-        known = self.dataset.field("item") is not None
-        scores = {
-            "baseline": _scores(self.model, inputs),
-            "popularity": popularity_scores(self.dataset, "test") if known else None,
-            "logistic_regression": logistic_regression_scores(self.dataset, "test", self.task.seed),
-        }
-        aucs = {n: None if s is None else float(roc_auc_score(labels.numpy(), s)) for n, s in scores.items()}
-        return aucs | ({} if self.dataset.bayes_auc is None else {"bayes_optimal": self.dataset.bayes_auc})
 
 
 def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
@@ -208,32 +172,19 @@ def open_pointwise(task: Task, progress: Progress) -> PointwiseRecommender:
     log = read_log(task)
     dataset = encode(log, split_in_time(log), least_count(task.source))
     progress(f"data: {len(dataset.label):,} rows; {dataset.split.reason}")
-    family = FAMILIES[task.recommender]
-    sizes = resized(family.baseline, task.sizes)
-    rules = [sizes, _batch(dataset), LEARNING_RATE, TABLE_DECAY, STAGE]
-    key = digest(task.recommender, dataset.key(), rules, task.seed, torch.__version__)[:20]
-    folder = task.cache / "baselines" / key
-
-    def make(into: Path) -> None:
-        torch.manual_seed(task.seed)
-        _train(sizes.build(dataset.fields), dataset, task.seed, into, progress)
-
-    model = sizes.build(dataset.fields)
-    by = _named(log, task.slice_by)
-    if task.dry_run:
-        return PointwiseRecommender(dataset, model.eval(), task, {}, f"{key}-untrained", by=by)
-    make_once(folder, make)
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-    training = json.loads((folder / "training.json").read_text())
-    return PointwiseRecommender(dataset, model.eval(), task, training, key, by=by)
+    sizes, by = resized(FAMILIES[task.recommender], task.sizes), _named(log, task.slice_by)
+    model, facts, key = open_baseline(
+        task,
+        dataset.key(),
+        [sizes, _batch(dataset), LEARNING_RATE, TABLE_DECAY, STAGE],
+        lambda: sizes.build(dataset.fields),
+        lambda fresh: _train(fresh, dataset, task.seed, progress),
+    )
+    return PointwiseRecommender(task, facts, key, dataset, model, by)
 
 
 def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:
-    """Return the named columns of the log, (rows,) each.
-
-    Raises:
-        SettingError: a name is no column, or a numeric one.
-    """
+    """Return the named columns of the log, (rows,) each, which must not be numeric."""
     known = [name for name, kind in log.kinds.items() if kind != "numeric"]
     if unknown := [name for name in names if name not in known]:
         have = f"columns among {', '.join(known)}" if known else "no column of these data, which have none"
@@ -241,10 +192,10 @@ def _named(log: ClickLog, names: Sequence[str]) -> dict[str, Array]:
     return {name: log.columns[name] for name in names}
 
 
-def _train(fresh: nn.Module, dataset: Dataset, seed: int, into: Path, progress: Progress) -> None:
+def _train(fresh: nn.Module, dataset: Dataset, seed: int, progress: Progress) -> Trained:
     generator = torch.Generator().manual_seed(seed)
     inputs, labels = _tensors(dataset, "validation")
-    trained = train_to_optimum(
+    return train_to_optimum(
         fresh,
         lambda model, given, truth: F.binary_cross_entropy_with_logits(model(**given), truth),
         _optimizer(fresh),
@@ -252,9 +203,6 @@ def _train(fresh: nn.Module, dataset: Dataset, seed: int, into: Path, progress: 
         lambda model: float(roc_auc_score(labels.numpy(), _scores(model, inputs))),
         progress=progress,
     )
-    torch.save(fresh.state_dict(), into / "state.pt")
-    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
-    (into / "training.json").write_text(json.dumps(facts))
 
 
 def _batch(dataset: Dataset) -> int:
@@ -276,9 +224,7 @@ def _tensors(dataset: Dataset, part: Part) -> Labelled:
 
 
 def _shuffled(dataset: Dataset, batch: int, generator: torch.Generator) -> Iterator[Labelled]:
-    """Iterate over shuffled batches of train, without a last batch of one row, which batch normalisation does not
-    support.
-    """
+    """Iterate over shuffled batches of train, without a last one of one row, which batch normalisation refuses."""
     inputs, labels = _tensors(dataset, "train")
     order = torch.randperm(len(labels), generator=generator)
     for start in range(0, len(order), batch):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from objectives.recommenders.families.self_attention import SelfAttention
 from objectives.recommenders.families.sizes import no_larger, told
 from spaces.domains import Choice, Scalar
-from spaces.techniques.architecture import Architecture
 
 DROPOUT = 0.2
 # Added to the score of a padding key: its weight after the softmax is 0, and where every key is padding all are equal,
@@ -36,25 +35,12 @@ class Sizes:
         if min(getattr(self, f.name) for f in fields(self)) < 1 or self.embedding_dim % self.heads:
             raise ValueError(f"Sizes are positive and the heads divide the dimension, but got {self}.")
 
-    @property
-    def head_dim(self) -> int:
-        return self.embedding_dim // self.heads
-
-    @classmethod
-    def of(cls, architecture: Architecture, length: int = 50) -> Sizes:
-        """Read a student's sizes; the length of a history is determined by the requests and not chosen by a student."""
-        return cls(**{name: int(value) for name, value in architecture.as_dict().items()}, length=length)
-
-    def chosen(self) -> dict[str, Scalar]:
-        """Return the sizes that a student may change."""
-        return {name: size for name, size in told(self).items() if name != "length"}
-
 
 # Section IV of the paper and the defaults of the authors' main.py; they take a length of 200 for ML-1M, and a dropout
 # of 0.5 for the sparser sets.
 BASELINE = Sizes(embedding_dim=50, blocks=2, heads=1, feed_forward=50, length=50)
 
-# Sizes of students; for a baseline, those no larger than its own.
+# The length of a history is determined by the requests and not chosen by a student.
 STUDENT: Mapping[str, Choice] = {
     "embedding_dim": Choice((8, 16, 32, 50)),
     "blocks": Choice((1, 2)),
@@ -64,10 +50,8 @@ STUDENT: Mapping[str, Choice] = {
 
 
 def student(own: Sizes) -> dict[str, tuple[Scalar, ...]]:
-    """Return the sizes of students for a baseline of these sizes: none larger, and any number of heads that divides all
-    dimensions.
-    """
-    offered = {name: no_larger(STUDENT[name], size).values for name, size in own.chosen().items()}
+    """Return the sizes of students of a baseline: none larger, and any number of heads that divides all dimensions."""
+    offered = {name: no_larger(STUDENT[name], size).values for name, size in told(own, STUDENT).items()}
     dims = tuple(int(d) for d in offered["embedding_dim"] if int(d) % own.heads == 0)
     heads = sorted({own.heads, *(int(h) for h in STUDENT["heads"].values if all(d % int(h) == 0 for d in dims))})
     return {**offered, "embedding_dim": dims, "heads": tuple(heads)}
@@ -97,7 +81,7 @@ class Block(nn.Module):
     def __init__(self, sizes: Sizes, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
-        self.attention = SelfAttention(sizes.embedding_dim, sizes.heads, sizes.head_dim, dropout)
+        self.attention = SelfAttention(sizes.embedding_dim, sizes.heads, sizes.embedding_dim // sizes.heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
         self.feed_forward = FeedForward(sizes.embedding_dim, sizes.feed_forward, dropout)
 
@@ -109,8 +93,7 @@ class Block(nn.Module):
 
 
 class SASRec(nn.Module):
-    """SASRec with positions numbered by their distance from the end, so that the latest has the same embedding at any
-    length.
+    """SASRec with positions numbered from the end, so that the latest has the same embedding at any length.
 
     Args:
         items: number of items in the catalogue, coded 1 to items; 0 is padding, on the left of a history
@@ -134,20 +117,16 @@ class SASRec(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(sizes, dropout) for _ in range(sizes.blocks))
         self.norm = nn.LayerNorm(sizes.embedding_dim, eps=_EPSILON)
-        self._initialise(tables["item"])
-
-    @torch.no_grad()
-    def _initialise(self, items: nn.Embedding) -> None:
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        items.weight[0] = 0
+        with torch.no_grad():
+            tables["item"].weight[0] = 0
 
     def forward(self, history: Tensor, item: Tensor) -> Tensor:
-        """Compute logits, (rows,), of candidates, (rows,), from one history, (1, L) codes; L is at most the sizes'
-        length.
+        """Compute logits, (rows,), of candidates, (rows,), from one history, (1, L) codes, L at most the sizes' length.
 
         Of a history of several rows the first is read.
         """
@@ -157,9 +136,7 @@ class SASRec(nn.Module):
         return F.linear(state, self.tables["item"](item)).squeeze(0)
 
     def states(self, history: Tensor) -> Tensor:
-        """Compute the vector of each history, (B, L) codes -> (B, d), that `forward` multiplies candidates' embeddings
-        with.
-        """
+        """Compute the vectors of histories, (B, L) codes -> (B, d), that `forward` multiplies candidates' with."""
         read = history if self.history is None else history[:, -self.history :]
         return self.norm(self._states(read, 1)).squeeze(1)  # type: ignore[no-any-return]
 
@@ -176,9 +153,7 @@ class SASRec(nn.Module):
         return (self.tables["item"](candidates) @ states.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def position_states(self, history: Tensor) -> Tensor:
-        """Compute the vector of each position, (B, L) codes -> (B, L, d), that `positions` multiplies candidates'
-        embeddings with.
-        """
+        """Compute the vector of each position, (B, L) codes -> (B, L, d), that `scored` multiplies candidates' with."""
         length = history.shape[1]
         piece = min(length, self.history or length)
         pieces = torch.unflatten(F.pad(history, (-length % piece, 0)), 1, (-1, piece))
@@ -202,9 +177,7 @@ class SASRec(nn.Module):
         return x
 
     def _embed(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed codes: (..., L) -> (..., L, d), zeros where padded (eq. 1), and the padding's addend to any score,
-        (..., 1, L).
-        """
+        """Embed codes, (..., L) -> (..., L, d), 0 at padding (eq. 1), and return its addend to scores, (..., 1, L)."""
         padded = history == 0
         items = self.tables["item"](history)
         from_end = torch.arange(history.shape[-1] - 1, -1, -1)
@@ -214,8 +187,7 @@ class SASRec(nn.Module):
 
 
 def outputs(model: SASRec, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Compute logits, (M, C), of the M positions of a batch that have a target (candidate 0, which is then not
-    padding).
+    """Compute logits, (M, C), of the M positions of a batch that have a target: candidate 0 is not padding.
 
     Args:
         inputs: `history` (B, L) and `candidates` (B, L, C)
@@ -230,8 +202,7 @@ def of_targets(logits: Tensor, candidates: Tensor) -> Tensor:
 
 
 def loss(outputs: Tensor) -> Tensor:
-    """Return the binary cross entropy of (M, C) lists: candidate 0 against the mean of the others (one in section
-    III-E).
+    """Return the binary cross entropy of (M, C) lists: candidate 0 against the mean of the others (section III-E: one).
 
     Raises:
         ValueError: no list, or one without a negative.
@@ -239,8 +210,3 @@ def loss(outputs: Tensor) -> Tensor:
     if outputs.dim() != 2 or outputs.shape[0] < 1 or outputs.shape[1] < 2:
         raise ValueError(f"Lists hold the target and a negative or more, but got outputs of {tuple(outputs.shape)}.")
     return F.softplus(-outputs[:, 0]).mean() + F.softplus(outputs[:, 1:]).mean()
-
-
-def hidden(model: SASRec) -> str:
-    """Return the name of the module whose outputs, (..., d), are the features to distil: the last normalisation."""
-    return "norm"

@@ -77,8 +77,7 @@ def _spared(asked: int, read: int, window: int) -> int:
 
 
 def _unseen(query: Tensor, key: Tensor, window: int | None) -> Tensor:
-    """Return a mask of positions (..., Q), (..., S) -> (..., Q, S): 0 where a query attends to a key, else minus
-    infinity.
+    """Return a mask, (..., Q), (..., S) -> (..., Q, S): 0 where a query attends to a key, else minus infinity.
 
     No query attends to a key before 0, but each to itself, so that no row is empty.
     """

@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from itertools import chain, repeat
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from objectives.arrays import Arrays, Numbers
+from objectives.arrays import Arrays
 from objectives.errors import SettingError
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart
 from objectives.output_kind import OutputKind
 from objectives.ranking_metrics import gains, ranks
-from objectives.recommenders.datasets.sequence_draws import Negatives, draw_requests
-from objectives.recommenders.datasets.sequences import (
-    Sequences,
-    histories,
-    item_counts,
-    rare_target,
-    seen_before,
-    sequences_of,
-    short_history,
-    training,
-)
+from objectives.recommenders.datasets.sequences import Codes, Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
-from objectives.recommenders.families.linear import ItemTable
-from objectives.recommenders.families.sizes import resized
+from objectives.recommenders.families.sizes import resized, sized, told
 from objectives.recommenders.protocol import Facts, Method
+from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
-from objectives.recommenders.slices import LITTLE_HISTORY, RARE_ITEMS, with_heads
-from objectives.recommenders.training import Labelled, train_to_optimum
+from objectives.recommenders.slices import sequence_slices
+from objectives.recommenders.training import BuiltIn, Labelled, Progress, Trained, open_baseline, train_to_optimum
 from objectives.records import InputSpec
-from objectives.store import make_once
 from objectives.task import Task
 from objectives.training_rows import Block, Inputs, Labels, TrainingRows
 from spaces.domains import Scalar
 from spaces.model_structure import Table
-from spaces.serialization import digest
 from spaces.techniques.architecture import Architecture
-
-Progress = Callable[[str], None]
 
 # Version of training and its data, raised when either changes, so that older baselines in the cache are not used.
 STAGE = 3
@@ -72,31 +57,24 @@ _SHARED_HISTORY = 32  # serving rows that share a history
 
 
 @dataclass(frozen=True, eq=False)
-class SequentialRecommender:
-    """Recommender that ranks by a history; implements `Recommender`. Labels of training are not used: the next item is
-    candidate 0.
-    """
+class SequentialRecommender(BuiltIn):
+    """Recommender that ranks by a history; implements `Recommender`. It needs no labels: candidate 0 came next."""
 
     sequences: Sequences
     model: sasrec.SASRec
-    task: Task
-    training: Mapping[str, object]
-    key: str
-    length: int
-    once: frozenset[str] = frozenset(("history",))
-    hidden: str = "norm"
-    method: Method = "positions"
-    custom_metric: bool = False
-    columns: tuple[str, ...] = ()
-    built: bool = True
-    output_kinds: tuple[OutputKind, ...] = (OutputKind("lists"),)
+    once: ClassVar[frozenset[str]] = frozenset(("history",))
+    hidden: ClassVar[str] = "norm"
+    method: ClassVar[Method] = "positions"
+    output_kinds: ClassVar[tuple[OutputKind, ...]] = (OutputKind("lists"),)
+    references: ClassVar[tuple[str, ...]] = ("popularity",)
+
+    @cached_property
+    def _sizes(self) -> sasrec.Sizes:
+        return resized(sasrec.BASELINE, self.task.sizes)
 
     @property
-    def metric(self) -> str:
-        return self.task.metric
-
-    def evaluate_custom_metric(self, scores: Numbers, labels: Numbers, groups: Numbers) -> float:
-        raise ValueError(f"{self.metric} is no function of the user's own.")
+    def length(self) -> int:
+        return self._sizes.length
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -109,10 +87,6 @@ class SequentialRecommender:
     def outputs(self, model: nn.Module, inputs: Inputs) -> Tensor:
         return sasrec.outputs(model, inputs)  # type: ignore[arg-type]  # siblings of the model
 
-    def scores(self, outputs: object) -> Tensor:
-        assert isinstance(outputs, Tensor)
-        return outputs
-
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         assert isinstance(outputs, Tensor)
         return sasrec.loss(outputs)
@@ -123,7 +97,7 @@ class SequentialRecommender:
 
     @cached_property
     def _train_rows(self) -> TrainingRows:
-        history, target = training(self.sequences, self.length)
+        history, target = self.sequences.training(self.length)
         negatives = Negatives(self.sequences)
 
         def draw(users: Tensor, generator: torch.Generator) -> Inputs:
@@ -143,7 +117,7 @@ class SequentialRecommender:
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Return some histories, with several items each."""
         random = np.random.default_rng(self.task.seed)
-        history, _ = training(self.sequences, self.length)
+        history, _ = self.sequences.training(self.length)
         users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
         return {
             "history": torch.from_numpy(np.repeat(history[users], _SHARED_HISTORY, axis=0)[:count]),
@@ -152,25 +126,13 @@ class SequentialRecommender:
 
     def counts(self, model: nn.Module, tables: Sequence[Table]) -> Mapping[str, Tensor]:
         """Return the lookups of the catalogue's tables: the train events of each item."""
-        counts = torch.from_numpy(item_counts(self.sequences))
+        counts = torch.from_numpy(self.sequences.item_counts())
         return {table.name: counts for table in tables if "item" in table.inputs}
 
     def held_out(self, part: HeldPart) -> HeldOut:
-        users = _some_users(self.sequences, _judged(self.sequences), self.task.seed)
-        history, target, _ = (values[users] for values in histories(self.sequences, part, self.length))
-        return HeldOut(
-            inputs=({"history": history},),
-            labels=target,
-            groups=users,
-            slices=with_heads(
-                {
-                    LITTLE_HISTORY: short_history(self.sequences, users),
-                    RARE_ITEMS: rare_target(self.sequences, target),
-                }
-            ),
-            seen=seen_before(self.sequences, part, users),
-            items=np.arange(1, self.sequences.items + 1),
-        )
+        longest = int(np.diff(self.sequences.offsets).max())
+        most = max(FEWEST_USERS, min(MOST_USERS, MOST_SCORES // self.sequences.items, _MOST_SEEN // longest))
+        return _held_out(self.sequences, part, self.length, most, self.task.seed)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
         return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
@@ -179,28 +141,23 @@ class SequentialRecommender:
         return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return sasrec.SASRec(self.sequences.items, sasrec.Sizes.of(architecture, self.length))
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        return ("popularity",)
+        return sasrec.SASRec(self.sequences.items, sized(self._sizes, architecture))
 
     def reference(self, name: str) -> nn.Module:
-        return ItemTable(item_counts(self.sequences)).eval()
+        return ItemTable(self.sequences.item_counts()).eval()
 
     def student(self) -> Mapping[str, tuple[Scalar, ...]]:
-        return sasrec.student(resized(sasrec.BASELINE, self.task.sizes))
+        return sasrec.student(self._sizes)
 
     def sizes(self) -> Mapping[str, Scalar]:
-        return resized(sasrec.BASELINE, self.task.sizes).chosen()
+        return told(self._sizes, sasrec.STUDENT)
 
     def history(self) -> int:
         return self.length
 
     def facts(self) -> Facts:
         sequences, test = self.sequences, self.held_out("test")
-        counts = item_counts(sequences)[1:].astype(np.float64)
-        history = test.inputs[0]["history"].astype(np.int64, copy=False)
+        counts = sequences.item_counts()[1:].astype(np.float64)
         events = len(sequences.codes) - 2 * sequences.users
         held = dict.fromkeys(HELD_PARTS, len(test.labels))
         return Facts(
@@ -210,8 +167,8 @@ class SequentialRecommender:
             training=self.training,
             reference_metric="ndcg@10",
             references={
-                "baseline": _ndcg(lambda part: _all_scores(self.model, history[part]), test),
-                "popularity": _ndcg(lambda part: np.tile(counts, (len(test.labels[part]), 1)), test),
+                "baseline": _ndcg(_all_scores(self.model, test), test),
+                "popularity": _ndcg(repeat(counts), test),
                 "logistic_regression": None,
             },
         )
@@ -230,54 +187,33 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     sequences = sequences_of(read_log(task), implicit=all_taken(task))
     progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
     sizes = resized(sasrec.BASELINE, task.sizes)
-    rules = [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE]
-    key = digest(task.recommender, sequences.key(), rules, task.seed, torch.__version__)[:20]
-    folder = task.cache / "baselines" / key
-
-    def make(into: Path) -> None:
-        torch.manual_seed(task.seed)
-        _train(sasrec.SASRec(sequences.items, sizes), sequences, sizes.length, task.seed, into, progress)
-
-    model = sasrec.SASRec(sequences.items, sizes)
-    if task.dry_run:
-        return SequentialRecommender(sequences, model.eval(), task, {}, f"{key}-untrained", sizes.length)
-    make_once(folder, make)
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-    facts = json.loads((folder / "training.json").read_text())
-    return SequentialRecommender(sequences, model.eval(), task, facts, key, sizes.length)
+    model, facts, key = open_baseline(
+        task,
+        sequences.key(),
+        [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE],
+        lambda: sasrec.SASRec(sequences.items, sizes),
+        lambda fresh: _train(fresh, sequences, sizes.length, task.seed, progress),
+    )
+    return SequentialRecommender(task, facts, key, sequences, model)
 
 
-def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, into: Path, progress: Progress) -> None:
+def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
     generator = torch.Generator().manual_seed(seed)
-    users = _some_users(sequences, _EARLY_STOPPING_USERS, seed)
-    history, target, _ = (values[users] for values in histories(sequences, "validation", length))
-    held = HeldOut(
-        ({"history": history},), target, users, {}, seen_before(sequences, "validation", users),
-        np.arange(1, sequences.items + 1),
-    )  # fmt: skip
-    trained = train_to_optimum(
+    held = _held_out(sequences, "validation", length, _EARLY_STOPPING_USERS, seed)
+    passes = min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-sequences.users // BATCH)))  # over train in one epoch
+    return train_to_optimum(
         fresh,
         lambda model, inputs, _: sasrec.loss(sasrec.outputs(model, inputs)),  # type: ignore[arg-type]
         torch.optim.Adam(fresh.parameters(), lr=LEARNING_RATE, betas=BETAS),
-        lambda: itertools.chain.from_iterable(
-            _lessons(sequences, length, NEGATIVES, generator) for _ in range(_passes(sequences.users))
-        ),
-        lambda model: _ndcg(lambda part: _all_scores(model, history[part]), held),  # type: ignore[arg-type]
+        lambda: chain.from_iterable(_lessons(sequences, length, NEGATIVES, generator) for _ in range(passes)),
+        lambda model: _ndcg(_all_scores(model, held), held),  # type: ignore[arg-type]
         progress=progress,
     )
-    torch.save(fresh.state_dict(), into / "state.pt")
-    facts = {"best_epoch": trained.best_epoch, "history": trained.history, "seconds": trained.seconds}
-    (into / "training.json").write_text(json.dumps(facts))
-
-
-def _passes(users: int) -> int:
-    """Return the number of passes over train in one epoch of the baseline's training."""
-    return min(_EPOCH_PASSES, -(-_EPOCH_BATCHES // -(-users // BATCH)))
 
 
 def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch.Generator) -> Iterator[Labelled]:
     """Iterate over batches of users, with negatives drawn anew; candidate 0 is the next item, 0 at padding."""
-    history, target = training(sequences, length)
+    history, target = sequences.training(length)
     drawing = Negatives(sequences)
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     order = torch.randperm(sequences.users, generator=generator).numpy()
@@ -287,23 +223,10 @@ def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch
         yield {"history": torch.from_numpy(history[users]), "candidates": candidates}, torch.zeros(len(users))
 
 
-def _candidates(
-    target: NDArray[np.int64],
-    drawing: Negatives,
-    users: NDArray[np.int64],
-    negatives: int,
-    random: np.random.Generator,
-) -> Tensor:
+def _candidates(target: Codes, drawing: Negatives, users: Codes, negatives: int, random: np.random.Generator) -> Tensor:
     """Return the next item at each position, then negatives, (users, length, 1 + negatives)."""
     others = drawing.draw(users, (target.shape[1], negatives), random)
     return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
-
-
-def _judged(sequences: Sequences) -> int:
-    """Return the number of users to evaluate."""
-    longest = int(np.diff(sequences.offsets).max())
-    most = min(MOST_USERS, MOST_SCORES // sequences.items, _MOST_SEEN // longest)
-    return min(sequences.users, max(FEWEST_USERS, most))
 
 
 def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
@@ -313,23 +236,32 @@ def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]
     return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
 
 
-def _all_scores(model: sasrec.SASRec, history: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Compute the scores of all items, (users, items), for the histories, (users, length)."""
-    model.eval()
-    with torch.inference_mode():
-        scores = model.states(torch.from_numpy(history)) @ model.tables["item"].get_parameter("weight")[1:].T
-    return scores.double().numpy()
-
-
-def _ndcg(score: Callable[[slice], NDArray[np.float64]], held: HeldOut) -> float:
-    """Return the mean NDCG@10 of the next item among those of the catalogue that the user had not taken before.
-
-    Args:
-        score: returns (users, items) for a slice of the users
-    """
-    assert held.seen is not None
-    starts = range(0, len(held.labels), _RANKED_TOGETHER)
-    scores = (row for start in starts for row in score(slice(start, start + _RANKED_TOGETHER)))
-    return float(
-        gains("ndcg@10", ranks(lambda _: next(scores), held.labels.astype(np.int64, copy=False), held.seen)).mean()
+def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed: int) -> HeldOut:
+    """Return the next items of all users, or of so many."""
+    users = _some_users(sequences, most, seed)
+    history, target = (values[users] for values in sequences.histories(part, length))
+    return HeldOut(
+        inputs=({"history": history},),
+        labels=target,
+        groups=users,
+        slices=sequence_slices(sequences, users, target),
+        seen=sequences.seen_before(part, users),
+        items=np.arange(1, sequences.items + 1),
     )
+
+
+def _all_scores(model: sasrec.SASRec, held: HeldOut) -> Iterator[NDArray[np.float64]]:
+    """Iterate over the scores of all items, (items,), for the history of each user."""
+    model.eval()
+    histories = torch.from_numpy(held.inputs[0]["history"].astype(np.int64, copy=False))
+    for history in torch.split(histories, _RANKED_TOGETHER):
+        with torch.inference_mode():
+            scores = model.states(history) @ model.tables["item"].get_parameter("weight")[1:].T
+        yield from scores.double().numpy()
+
+
+def _ndcg(scores: Iterator[NDArray[np.float64]], held: HeldOut) -> float:
+    """Return the mean NDCG@10 of the next item among those not yet taken, by the scores of all, (items,), by user."""
+    assert held.seen is not None
+    targets = held.labels.astype(np.int64, copy=False)
+    return float(gains("ndcg@10", ranks(lambda _: next(scores), targets, held.seen)).mean())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from torch import nn
 
 from objectives.recommenders.datasets.features import Field
 from spaces.domains import Choice, Scalar
+from spaces.techniques.architecture import Architecture
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,11 +21,20 @@ S = TypeVar("S", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class FieldSizes(ABC):
-    """Sizes of a model that scores rows by their fields."""
+    """Sizes of a model that scores rows by their fields.
+
+    hidden: dotted name of the module whose outputs, (rows, units), are the features to distil
+    """
+
+    hidden: ClassVar[str]
 
     @abstractmethod
     def build(self, fields: Sequence[Field]) -> nn.Module:
         """Build an untrained model of these sizes over the fields."""
+
+    @abstractmethod
+    def student(self, fields: Sequence[Field]) -> Mapping[str, Choice]:
+        """Return the published sizes of students over these fields; for a baseline, those no larger than its own."""
 
 
 def resized(published: S, given: Mapping[str, Scalar]) -> S:
@@ -39,27 +49,37 @@ def resized(published: S, given: Mapping[str, Scalar]) -> S:
         if name not in known:
             raise ValueError(f"sizes.{name}: unknown; the model has {', '.join(known)}")
         try:
-            several = isinstance(known[name], tuple)
-            values[name] = tuple(int(width) for width in str(value).split("-")) if several else int(str(value))
+            values[name] = widths(value) if isinstance(known[name], tuple) else int(str(value))
         except ValueError as error:
             may_be = "widths such as 64-32" if isinstance(known[name], tuple) else "a whole number"
             raise ValueError(f"sizes.{name}: must be {may_be}, but got {value!r}") from error
     return replace(published, **values)
 
 
-def told(sizes: DataclassInstance) -> dict[str, Scalar]:
-    """Write a family's sizes in the study file's notation: a number, or several widths such as `64-32`."""
-    values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
+def sized(own: S, architecture: Architecture) -> S:
+    """Return a student's sizes: those of the architecture, and the baseline's own where it has none."""
+    values: dict[str, int | tuple[int, ...]] = {
+        name: widths(value) if isinstance(getattr(own, name), tuple) else int(value)
+        for name, value in architecture.as_dict().items()
+    }
+    return replace(own, **values)
+
+
+def told(sizes: DataclassInstance, names: Iterable[str]) -> dict[str, Scalar]:
+    """Write some of a family's sizes in the study file's notation: a number, or several widths such as `64-32`."""
+    values = {name: getattr(sizes, name) for name in names}
     return {name: "-".join(map(str, of)) if isinstance(of, tuple) else of for name, of in values.items()}
+
+
+def widths(size: Scalar) -> tuple[int, ...]:
+    """Read a number, or several widths such as `64-32`."""
+    return tuple(map(int, str(size).split("-")))
 
 
 def no_larger(published: Choice, own: Scalar) -> Choice:
     """Select the published sizes of students that are below the baseline's own, and append that. Several widths are
     below others if they are no more in number, and each is no larger.
     """
-
-    def widths(size: Scalar) -> list[int]:
-        return [int(width) for width in str(size).split("-")]
 
     def below(size: Scalar) -> bool:
         ours, theirs = widths(size), widths(own)

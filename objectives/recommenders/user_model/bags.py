@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from objectives.bags import Bags
 from objectives.errors import one_line
 from objectives.parity import compare_scores
 from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, flat_batches
-from objectives.recommenders.user_model.padded_forward import PaddedForward, bags_of, take_padded
-from objectives.training_rows import leaves
-
-_SIGNATURE = inspect.signature(F.embedding_bag)
+from objectives.recommenders.user_model.padded_forward import EmbeddingBagCalls, PaddedForward, bags_of, take_padded
+from objectives.training_rows import Inputs, leaves
 
 
 def take_bags(given: Given) -> None:
@@ -33,28 +28,22 @@ def take_bags(given: Given) -> None:
     if bags_of(given.model) or not (declared or unknown):
         return
     inputs, _, groups = next(flat_batches(given, "train"))
-    calls = _Calls()
+    calls: list[Mapping[str, Any]] = []
     try:
-        with calls, torch.no_grad():
+        with EmbeddingBagCalls(calls.append), torch.no_grad():
             expected = given.model(**inputs)
     except Exception as error:  # anything that the user's own forward may raise
         raise FactoryError(f"{given.name}: a batch of train does not fit the model: {one_line(error)}") from error
     rows, where = groups.size, f"{given.name}: bags"
-    offsets_of: Mapping[str, str] = declared or _inferred(calls.made, inputs, rows, where)
+    offsets_of: Mapping[str, str] = declared or _inferred(calls, inputs, rows, where)
     for values, offsets in offsets_of.items():
         if values not in inputs or offsets not in inputs or inputs[offsets].ndim != 1:
             rule = f"must map inputs of values to inputs of offsets, of {', '.join(inputs)}"
             raise FactoryError(f"{where} {rule}, but got {values!r}: {offsets!r}")
-    bags = tuple(
-        Bags(
-            offsets,
-            tuple(name for name in inputs if offsets_of.get(name) == offsets),
-            len(inputs[offsets]) not in (rows, 1),
-            declared is None,
-        )
-        for offsets in inputs
-        if offsets in offsets_of.values()
-    )
+    bags: list[Bags] = []
+    for offsets in (name for name in inputs if name in offsets_of.values()):
+        names = tuple(name for name in inputs if offsets_of.get(name) == offsets)
+        bags.append(Bags(offsets, names, len(inputs[offsets]) not in (rows, 1), declared is None))
     if bags:
         own = given.model.forward
         take_padded(given.model, bags, masked=False)
@@ -62,29 +51,9 @@ def take_bags(given: Given) -> None:
         take_padded(given.model, bags, _is_same(PaddedForward(own, bags, True).on_padded, inputs, expected))
 
 
-class _Calls(TorchFunctionMode):
-    """Mode that records the arguments of `F.embedding_bag`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[Mapping[str, Any]] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.embedding_bag:
-            self.made.append(_SIGNATURE.bind(*args, **(kwargs or {})).arguments)
-        return func(*args, **(kwargs or {}))
-
-
-def _inferred(
-    calls: Sequence[Mapping[str, Any]], inputs: Mapping[str, Tensor], rows: int, where: str
-) -> dict[str, str]:
+def _inferred(calls: Sequence[Mapping[str, Any]], inputs: Inputs, rows: int, where: str) -> dict[str, str]:
     """Return the name of the offsets by the name of the values. Where a call's values are computed, such as hashes,
-    they are the inputs of as many values that no call has as they are.
-
-    Raises:
-        FactoryError: there is none, or one may have the offsets of several calls.
+    they are the inputs of as many values that no call has as they are, unless that is ambiguous.
     """
     names = {id(values): name for name, values in inputs.items()}
     of_inputs = [call for call in calls if id(call.get("offsets")) in names]
@@ -102,7 +71,7 @@ def _inferred(
     return found | computed
 
 
-def _is_same(forward: Callable[..., Any], inputs: Mapping[str, Tensor], expected: Any) -> bool:
+def _is_same(forward: Callable[..., Any], inputs: Inputs, expected: Any) -> bool:
     """Return whether a forward gives the expected outputs; one that is not made for such inputs may fail in any way."""
     try:
         with torch.no_grad():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from itertools import islice
+import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from objectives.recommenders.user_model.padded_forward import padded_forward
 from objectives.recommenders.user_model.recommender import UserRecommender
-from objectives.training_rows import Labels, over_labels
+from objectives.training_rows import Inputs, Labels, over_labels
 
 _TOLERANCE = 1e-4
 # Rows of a batch that are looked at, and in how many parts.
@@ -20,12 +20,10 @@ _ROWS, _PARTS = 64, 8
 
 
 def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
-    """Return what is probably not meant in the loss, which one batch of train shows, and in the tables; and what makes
-    a slow graph.
-    """
+    """Return probable mistakes in the loss, shown by one batch of train, and in the tables, and slow forms of bags."""
     model = copy.deepcopy(recommender.model).requires_grad_(True).eval()
     generator = torch.Generator().manual_seed(seed)
-    inputs, labels = next(islice(recommender.train_rows().batches(generator), 1))
+    inputs, labels = next(recommender.train_rows().batches(generator))
     lines = (
         _not_a_mean(recommender, model, inputs, labels, generator),
         _takes_logits(recommender, model, inputs, labels),
@@ -36,23 +34,16 @@ def model_warnings(recommender: UserRecommender, seed: int) -> tuple[str, ...]:
     return tuple(line for line in lines if line is not None)
 
 
-def _loss(recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels) -> Tensor:
-    return recommender.loss(recommender.outputs(model, inputs), labels)
-
-
 def _not_a_mean(
-    recommender: UserRecommender,
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    labels: Labels,
-    generator: torch.Generator,
+    recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels, generator: torch.Generator
 ) -> str | None:
     """Compare the loss of some rows with those of equal parts of them, drawn at random."""
 
     def of(rows: Tensor) -> float:
         picked = {name: values[rows] for name, values in inputs.items()}
         with torch.no_grad():
-            return float(_loss(recommender, model, picked, over_labels(lambda part: part[rows], labels)))
+            outputs = recommender.outputs(model, picked)
+            return float(recommender.loss(outputs, over_labels(lambda part: part[rows], labels)))
 
     count = min(_ROWS, len(next(iter(inputs.values())))) // _PARTS * _PARTS
     if count <= _PARTS:
@@ -61,9 +52,9 @@ def _not_a_mean(
     if whole != of(torch.arange(count)):  # a loss that draws something itself tells nothing
         return None
     total = sum(map(of, torch.randperm(count, generator=generator).chunk(_PARTS)))
-    if _close(whole, total / _PARTS):
+    if math.isclose(whole, total / _PARTS, rel_tol=_TOLERANCE):
         return None
-    if _close(whole, total):
+    if math.isclose(whole, total, rel_tol=_TOLERANCE):
         return "loss adds up over the rows of a batch, but should be their mean: the learning rate depends on it"
     return (
         "loss of a batch is not the mean over its rows: rows are shuffled for training, so lists or pairs of "
@@ -71,9 +62,7 @@ def _not_a_mean(
     )
 
 
-def _takes_logits(
-    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels
-) -> str | None:
+def _takes_logits(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> str | None:
     """Compare the loss with that of logits, where the model gives probabilities."""
     if [kind.scale for kind in recommender.output_kinds] != ["probabilities"] or not isinstance(labels, Tensor):
         return None
@@ -84,7 +73,7 @@ def _takes_logits(
     if labels.numel() != len(scores):
         return None
     of_logits = F.binary_cross_entropy_with_logits(scores, labels.reshape(-1).to(scores.dtype))
-    if not _close(float(loss), float(of_logits)):
+    if not math.isclose(float(loss), float(of_logits), rel_tol=_TOLERANCE):
         return None
     return (
         "loss takes the outputs for logits, but they lie between 0 and 1, as probabilities do: use "
@@ -92,12 +81,10 @@ def _takes_logits(
     )
 
 
-def _reads_own_weights(
-    recommender: UserRecommender, model: nn.Module, inputs: Mapping[str, Tensor], labels: Labels
-) -> str | None:
+def _reads_own_weights(recommender: UserRecommender, model: nn.Module, inputs: Inputs, labels: Labels) -> str | None:
     """Look for gradients of the baseline's weights in the loss of a copy."""
     own = [parameter for parameter in recommender.model.parameters() if parameter.requires_grad]
-    loss = _loss(recommender, model, inputs, labels)
+    loss = recommender.loss(recommender.outputs(model, inputs), labels)
     if not own or all(found is None for found in torch.autograd.grad(loss, own, allow_unused=True)):
         return None
     return (
@@ -127,7 +114,3 @@ def _packed_bags(model: nn.Module) -> str | None:
         f"{', '.join(name for one in forward.bags for name in one.names)} are not given to embedding_bag as they are, "
         "or with ids changed one by one: the exported graph computes flat ids and offsets itself, which takes longer"
     )
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= _TOLERANCE * max(abs(a), abs(b))

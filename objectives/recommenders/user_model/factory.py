@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ class FactoryError(InputError):
     """A factory, or a part of its result, is invalid; the message is one line."""
 
 
-@runtime_checkable
 class Given(Protocol):
     """Result of a factory, the same at each call, since it is called in several processes. A metric that is a function
     returns a number above 0, higher being better. Optional attributes:
@@ -54,22 +53,18 @@ class Given(Protocol):
 
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         """Return the mean loss over the rows, in any combination, since they are shuffled."""
-        ...
 
     def batches(self, split: str) -> Iterable[tuple[Mapping[str, Tensor], object, object]]:
         """Iterate over (inputs by name, labels, groups), each of the same rows."""
-        ...
 
     def requests(self, seed: int) -> Iterable[Mapping[str, object]]:
         """Iterate over requests, arrays by input's name."""
-        ...
 
 
-def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
-    """Import the factory.
+def load_factory(spec: str, folder: Path) -> Callable[[], Given]:
+    """Import the factory, `package.module:factory`.
 
     Args:
-        spec: `package.module:factory`
         folder: appended to the import path, so that nothing in it hides installed packages
 
     Raises:
@@ -78,18 +73,15 @@ def load_factory(spec: str, folder: Path | None = None) -> Callable[[], Given]:
     module, colon, name = spec.partition(":")
     if not colon or not module or not name:
         raise FactoryError(f"recommender: must be package.module:factory, but got {spec!r}")
-    if folder is not None and str(folder) not in sys.path:
+    if str(folder) not in sys.path:
         sys.path.append(str(folder))
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
-        raise FactoryError(
-            f"recommender: there is no module {error.name!r} on the import path or in {folder or Path.cwd()}"
-        ) from error
     except Exception as error:  # anything that the user's own module may raise
-        raise FactoryError(f"recommender: importing {module} failed: {located(error)}") from error
+        reason = f"importing {module} failed: {located(error)}"
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            reason = f"there is no module {error.name!r} on the import path or in {folder}"
+        raise FactoryError(f"recommender: {reason}") from error
     factory = getattr(found, name, None)
     if not callable(factory):
         known = [n for n, v in vars(found).items() if callable(v) and getattr(v, "__module__", None) == module]
@@ -105,68 +97,53 @@ def given_by(factory: Callable[[], Given], spec: str) -> Given:
         FactoryError: it fails, or a part is missing or of another kind.
     """
     given = called(f"{spec}: the factory", factory)
-    for part, what in _PARTS.items():
-        value = getattr(given, part, None)
-        if value is None or not _KINDS[what](value):
+    for part, (what, is_valid) in {**_REQUIRED, **_OPTIONAL}.items():
+        value, optional = getattr(given, part, None), part in _OPTIONAL
+        if not (optional if value is None else is_valid(value)):
             got = "nothing" if value is None else type(value).__name__
-            raise FactoryError(f"{spec}: {part} must be {what}, but got {got}")
-    for part, what in _OPTIONAL.items():
-        value = getattr(given, part, None)
-        if value is not None and not _KINDS[what](value):
-            raise FactoryError(f"{spec}: {part} must be {what} or left out, but got {type(value).__name__}")
+            raise FactoryError(f"{spec}: {part} must be {what}{' or left out' if optional else ''}, but got {got}")
     try:
         given.model = given.model.to("cpu").float().eval()
     except Exception as error:  # a frozen record, or a model that cannot be moved
-        raise FactoryError(
-            f"{spec}: model must be one that can be set and brought to the CPU: {located(error)}"
-        ) from error
+        raise FactoryError(f"{spec}: model must be one to set and to bring to the CPU: {located(error)}") from error
     return given
 
 
-_PARTS = {
-    "name": "text",
-    "model": "a torch.nn.Module",
-    "loss": "a function of outputs and labels",
-    "metric": "the name of a metric, or a function of scores, labels and groups",
-    "batches": "a function of the split",
-    "requests": "a function of the seed",
-}
-_OPTIONAL = {
-    "build": "a function of the shape",
-    "shapes": "a mapping",
-    "optimizer": "a function of the parameters",
-    "hidden": "text",
-    "slices": "a function of the split",
-    "user_inputs": "names of inputs",
-    "bags": "names of offsets by input",
-}
-_KINDS: Mapping[str, Callable[[object], bool]] = {
-    "text": lambda value: isinstance(value, str) and bool(value),
-    "a torch.nn.Module": lambda value: isinstance(value, nn.Module),
-    "names of inputs": lambda value: (
-        isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+# Parts of a factory's result: what each must be, in words and as a check.
+_REQUIRED: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "name": ("text", _is_text),
+    "model": ("a torch.nn.Module", lambda value: isinstance(value, nn.Module)),
+    "loss": ("a function of outputs and labels", callable),
+    "metric": (
+        "the name of a metric, or a function of scores, labels and groups",
+        lambda value: callable(value) or isinstance(value, str),
     ),
-    "names of offsets by input": lambda value: (
-        isinstance(value, Mapping) and all(isinstance(name, str) for pair in value.items() for name in pair)
+    "batches": ("a function of the split", callable),
+    "requests": ("a function of the seed", callable),
+}
+_OPTIONAL: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "build": ("a function of the shape", callable),
+    "shapes": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "optimizer": ("a function of the parameters", callable),
+    "hidden": ("text", _is_text),
+    "slices": ("a function of the split", callable),
+    "user_inputs": (
+        "names of inputs",
+        lambda value: isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value),
     ),
-    "a mapping": lambda value: isinstance(value, Mapping),
-    "the name of a metric, or a function of scores, labels and groups": lambda v: callable(v) or isinstance(v, str),
-    **dict.fromkeys(
-        (
-            "a function of outputs and labels",
-            "a function of the split",
-            "a function of the seed",
-            "a function of the shape",
-            "a function of the parameters",
-        ),
-        callable,
+    "bags": (
+        "names of offsets by input",
+        lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for of in value.items() for name in of),
     ),
 }
 
 
 def batches_of(given: Given, split: Part) -> Iterator[Checked]:
-    """Iterate over the split's batches, checked one by one: inputs that the forward takes, with their bags padded, and
-    as many labels and groups as rows.
+    """Iterate over the split's batches, checked: inputs of the forward, bags padded, as many labels and groups as rows.
 
     Raises:
         FactoryError: a batch is invalid; the message has the requirement.
@@ -269,11 +246,7 @@ def _on_cpu(labels: object) -> Labels:
 
 
 def called(what: str, call: Callable[[], T]) -> T:
-    """Call the user's own code.
-
-    Raises:
-        FactoryError: the code fails with any exception.
-    """
+    """Call the user's own code, of which any exception becomes a FactoryError."""
     try:
         return call()
     except FactoryError:

@@ -1,6 +1,4 @@
-"""Opening of the user's own recommender: its factory is called, and one batch and one request are run through the
-model.
-"""
+"""Opening of the user's own recommender: its factory is called, and a batch and a request run through the model."""
 
 from __future__ import annotations
 
@@ -62,9 +60,8 @@ def _try_out(recommender: UserRecommender) -> None:
             raise FactoryError(f"{given.name}: {what} does not fit the model: {one_line(error)}") from error
         recommender.scores(outputs)
     _compare(given, inputs, request)
-    loss = called(
-        f"{given.name}: loss(outputs, labels)", lambda: recommender.loss(recommender.outputs(model, inputs), labels)
-    )
+    where = f"{given.name}: loss(outputs, labels)"
+    loss = called(where, lambda: recommender.loss(recommender.outputs(model, inputs), labels))
     with torch.no_grad():  # the last forward's outputs that a layer keeps cannot be copied while they have a gradient
         recommender.outputs(model, inputs)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:

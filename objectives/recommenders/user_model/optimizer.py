@@ -35,10 +35,11 @@ class WithSparseTables(Optimizer):
 
 
 def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
-    """Make the optimizer of the model's parameters; tables whose sparse gradients it does not support get SparseAdam at
-    the same rate.
-    """
-    tables = _sparse_tables(model)
+    """Make the model's optimizer; tables whose sparse gradients it does not support get SparseAdam at the same rate."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    held = [module.weight for module in model.modules() if isinstance(module, kinds) and module.sparse]
+    # Each once, even if several modules hold it.
+    tables = [*dict.fromkeys(weight for weight in held if isinstance(weight, nn.Parameter) and weight.requires_grad)]
     if not tables or _takes_sparse(make):
         return make(model.parameters())
     of_tables = {id(table) for table in tables}
@@ -48,17 +49,8 @@ def optimizer_of(model: nn.Module, make: Make) -> Optimizer:
     return WithSparseTables(made if others else None, torch.optim.SparseAdam(tables, lr=rate))
 
 
-def _sparse_tables(model: nn.Module) -> list[nn.Parameter]:
-    """Return the tables with sparse gradients, each once even if several modules hold it."""
-    kinds = (nn.Embedding, nn.EmbeddingBag)
-    held = [module.weight for module in model.modules() if isinstance(module, kinds) and module.sparse]
-    return [*dict.fromkeys(weight for weight in held if isinstance(weight, nn.Parameter) and weight.requires_grad)]
-
-
 def _takes_sparse(make: Make) -> bool:
-    """Return whether an optimizer supports sparse gradients, by a step on a throwaway table, since it fails
-    only then.
-    """
+    """Return whether an optimizer supports sparse gradients: it fails in a step, so a throwaway table takes one."""
     table = _throwaway()
     table.grad = torch.ones_like(table).to_sparse(1)
     try:

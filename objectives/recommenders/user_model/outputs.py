@@ -92,13 +92,9 @@ def outputs_of(given: Given, outputs: object, labels: Labels) -> Outputs:
 
 
 def kind_of(scores: NDArray[np.float64], labels: NDArray[np.float64] | None) -> OutputKind:
-    """Infer the kind of an output: probabilities where all scores lie between 0 and 1, and labels, if any, are 0 and 1;
-    logits where only the labels are; else values, in units of their standard deviation, or, where they do not vary, of
-    their size.
-
-    Args:
-        scores: (n,) of one output
-        labels: (rows,) of it, where it has some
+    """Infer the kind of an output from its scores, (n,), and its labels, (rows,), if any: probabilities where all
+    scores lie between 0 and 1, and labels are 0 and 1; logits where only the labels are; else values, in units of their
+    standard deviation, or, where they do not vary, of their size.
     """
     binary = labels is not None and bool(np.isin(labels, (0, 1)).all())
     within = bool(((scores >= 0) & (scores <= 1)).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,12 @@ class PaddedForward:
     def on_padded(self, **inputs: Tensor) -> Any:
         """Run the own forward on padded values, and offsets that stand for the masks."""
         offsets = {bags.offsets: torch.arange(inputs[bags.offsets].shape[0] + bags.end) for bags in self.bags}
-        with _MaskedBags([(of, inputs[name]) for name, of in offsets.items()]):
+
+        def reduced(given: Mapping[str, Any]) -> Tensor | None:
+            masks = (inputs[name] for name, stand_in in offsets.items() if given.get("offsets") is stand_in)
+            return next((_reduced(mask, **given) for mask in masks), None)
+
+        with EmbeddingBagCalls(reduced):
             return self.own(**inputs | offsets)
 
 
@@ -67,23 +72,20 @@ def padded_forward(model: nn.Module) -> PaddedForward | None:
     return owner if isinstance(owner, PaddedForward) else None
 
 
-class _MaskedBags(TorchFunctionMode):
-    """Mode in which `F.embedding_bag` with one of these offsets reduces padded bags, without what the mask of the
-    offsets leaves out.
-    """
+class EmbeddingBagCalls(TorchFunctionMode):
+    """Mode in which `take` gets the arguments of each `F.embedding_bag`, and replaces it if it returns a result."""
 
-    def __init__(self, masks: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, take: Callable[[Mapping[str, Any]], Tensor | None]) -> None:
         super().__init__()
-        self._masks = masks
+        self._take = take
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.embedding_bag:
-            given = _SIGNATURE.bind(*args, **(kwargs or {})).arguments
-            for offsets, mask in self._masks:
-                if given.get("offsets") is offsets:
-                    return _reduced(mask, **given)
+            result = self._take(_SIGNATURE.bind(*args, **(kwargs or {})).arguments)
+            if result is not None:
+                return result
         return func(*args, **(kwargs or {}))
 
 
@@ -98,7 +100,7 @@ def _reduced(
     padding_idx: int | None = None,
     **of: Any,
 ) -> Tensor:
-    """Reduce bags by torch's form for bags of one length, in which a mean is a sum with factors."""
+    """Reduce padded bags within the mask by torch's form for bags of one length, in which a mean is a weighted sum."""
     # Reshaped only if the own forward flattened them, since graph passes do not see that rows stay apart.
     ids, factors = input if input.ndim == 2 else input.reshape(mask.shape), mask.to(weight.dtype)
     if mode == "max":

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,12 +22,11 @@ from objectives.output_kind import OutputKind
 from objectives.recommenders.lookup_counts import counted
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.scoring import main_scores
-from objectives.recommenders.user_model.factory import Checked, FactoryError, Given, batches_of, called
-from objectives.recommenders.user_model.held_out import gathered
+from objectives.recommenders.user_model.factory import FactoryError, Given, batches_of, called
 from objectives.recommenders.user_model.optimizer import optimizer_of
 from objectives.recommenders.user_model.outputs import Outputs, kind_of, outputs_of
 from objectives.recommenders.user_model.padded_forward import bags_of, padded_forward, take_padded
-from objectives.recommenders.user_model.train import Train, look
+from objectives.recommenders.user_model.rows import Train, read_held_out, read_train
 from objectives.recommenders.user_model.user_requests import Sent
 from objectives.records import InputSpec
 from objectives.task import Task
@@ -49,7 +49,8 @@ class UserRecommender:
     given: Given
     task: Task
     sent: Sent
-    method: Method = "forward"
+    method: ClassVar[Method] = "forward"
+    references: ClassVar[tuple[str, ...]] = ()  # only tensors of the data are known
 
     @property
     def model(self) -> nn.Module:
@@ -57,9 +58,7 @@ class UserRecommender:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the weights, the code of the model's classes, all data, the requests, and the user's inputs among
-        these.
-        """
+        """Hash of the weights, the code of the model's classes, all data, the requests, and the user's inputs."""
         content = hashlib.sha256()
 
         def add(arrays: Arrays) -> None:
@@ -77,8 +76,6 @@ class UserRecommender:
         train = self._train.content
         users = sorted(self.sent.of_user)
         return digest(self.given.name, content.hexdigest(), train, _code(self.given), users, torch.__version__)[:20]
-
-    # -- evaluation
 
     @property
     def custom_metric(self) -> bool:
@@ -100,23 +97,18 @@ class UserRecommender:
 
     def facts(self) -> Facts:
         owners = set(self._train.groups).union(*(owners for _, owners in self._held.values()))
+        auc: float | None = None
+        test = self.held_out("test")
+        if set(np.unique(test.labels)) == {0, 1}:
+            auc = float(roc_auc_score(test.labels, main_scores(self, self.model, test.inputs)))
         return Facts(
             split="The parts are those that the factory gives.",
             rows={"train": self._train.rows, **{part: len(held.labels) for part, (held, _) in self._held.items()}},
             users=len(owners),
             training={},
-            reference_metric="auc",
-            references=self._references(),
+            reference_metric="auc",  # which alone applies to any model
+            references={"baseline": auc},
         )
-
-    def _references(self) -> dict[str, float | None]:
-        """Return the references on test; only the AUC applies to any model."""
-        held = self.held_out("test")
-        if set(np.unique(held.labels)) != {0, 1}:
-            return {"baseline": None}
-        return {"baseline": float(roc_auc_score(held.labels, main_scores(self, self.model, held.inputs)))}
-
-    # -- inputs and outputs
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -174,8 +166,6 @@ class UserRecommender:
     def columns(self) -> tuple[str, ...]:
         return tuple(map(str, self._outputs.names))
 
-    # -- training
-
     def loss(self, outputs: object, labels: Labels) -> Tensor:
         return self.given.loss(outputs, labels)
 
@@ -201,29 +191,18 @@ class UserRecommender:
         return None
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Make the user's own optimizer, else AdamW, with SparseAdam for tables whose sparse gradients it does not
-        support.
-        """
-        make = getattr(self.given, "optimizer", None)
+        """Make the user's own optimizer, else AdamW, as `optimizer_of` does for tables with sparse gradients."""
+        make, where = getattr(self.given, "optimizer", None), f"{self.given.name}: optimizer"
         if make is None:
             return optimizer_of(model, functools.partial(torch.optim.AdamW, lr=_LEARNING_RATE))
-        made = called(f"{self.given.name}: optimizer(parameters)", lambda: optimizer_of(model, make))
+        made = called(f"{where}(parameters)", lambda: optimizer_of(model, make))
         if not isinstance(made, torch.optim.Optimizer):
-            raise FactoryError(
-                f"{self.given.name}: optimizer must give a torch.optim.Optimizer, but gave {type(made).__name__}"
-            )
+            raise FactoryError(f"{where} must give a torch.optim.Optimizer, but gave {type(made).__name__}")
         return made
-
-    # -- smaller siblings
 
     @property
     def built(self) -> bool:
         return getattr(self.given, "build", None) is not None
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Names of references: none, since only tensors of the data are known."""
-        return ()
 
     def reference(self, name: str) -> nn.Module:
         raise ValueError(f"A model of one's own has no simple references, but got {name!r}.")
@@ -232,9 +211,7 @@ class UserRecommender:
         shapes: Mapping[str, Sequence[Scalar]] = (getattr(self.given, "shapes", None) or {}) if self.built else {}
         for name, values in shapes.items():
             if not isinstance(values, (list, tuple)) or not values:
-                raise FactoryError(
-                    f"{self.given.name}: shapes must hold a list of sizes for {name!r}, but got {values!r}"
-                )
+                raise FactoryError(f"{self.given.name}: shapes must list the sizes of {name!r}, but got {values!r}")
         return {name: tuple(values) for name, values in shapes.items()}
 
     def sizes(self) -> Mapping[str, Scalar]:
@@ -255,32 +232,24 @@ class UserRecommender:
             take_padded(own, forward.bags, forward.masked)
         return own.to("cpu").float()
 
-    # -- facts inferred from batches
-
-    @cached_property
-    def _first_batch(self) -> Checked:
-        return next(batches_of(self.given, "train"))
-
     @cached_property
     def _outputs(self) -> Outputs:
-        inputs, labels, _ = self._first_batch
+        inputs, labels, _ = next(batches_of(self.given, "train"))
         with torch.inference_mode():
             return outputs_of(self.given, self.outputs(self.model.eval(), inputs), labels)
 
     @cached_property
     def _train(self) -> Train:
-        return look(self.given)
+        return read_train(self.given)
 
     @cached_property
     def _held(self) -> dict[HeldPart, tuple[HeldOut, frozenset[object]]]:
         told = (self._outputs, self._train, self.sent, self.task.slice_by)
-        return {part: gathered(self.given, part, *told) for part in HELD_PARTS}
+        return {part: read_held_out(self.given, part, *told) for part in HELD_PARTS}
 
 
 def _code(given: Given) -> str:
-    """Return the source code, as far as it can be read, of the model's classes and modules, except torch's, and of the
-    functions that train it.
-    """
+    """Return the readable source code of the model's classes, except torch's, and of the functions that train it."""
     classes = {type(module) for module in given.model.modules() if not type(module).__module__.startswith("torch.")}
     parts = [_source(kind) for kind in sorted(classes, key=lambda kind: (kind.__module__, kind.__qualname__))]
     parts += [_source(getattr(given, name, None)) for name in ("loss", "build", "optimizer")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -75,10 +74,11 @@ def sent_by(given: Given, seed: int) -> Sent:
         not constant.
     """
     where = f"{given.name}: requests({seed})"
+    bags = bags_of(given.model)
     requests = called(
         where,
         lambda: tuple(
-            padded({name: _array(value) for name, value in request.items()}, bags_of(given.model))
+            padded({n: np.ascontiguousarray(v.cpu() if isinstance(v, Tensor) else v) for n, v in request.items()}, bags)
             for request in islice(given.requests(seed), _REQUESTS)
         ),
     )
@@ -92,25 +92,14 @@ def sent_by(given: Given, seed: int) -> Sent:
     several = [request for request in requests if max(map(len, request.values())) > 1]
     once = frozenset(n for n in names if several and all(len(request[n]) == 1 for request in several))
     constant = frozenset(n for n in names if all(are_rows_equal(request[n]) for request in several))
-    declared = _declared(given, names, constant)
-    return Sent(requests, once, constant if len(several) >= _TELLING else once, declared)
-
-
-def _declared(given: Given, names: Sequence[str], constant: frozenset[str]) -> frozenset[str] | None:
-    """Return the inputs that the factory declares to be the user's, None where it declares none.
-
-    Raises:
-        FactoryError: a declared input does not exist, or differs between rows of a request.
-    """
     declared = getattr(given, "user_inputs", None)
-    if declared is None:
-        return None
     where = f"{given.name}: user_inputs must name inputs"
-    if unknown := sorted(set(declared) - set(names)):
+    if unknown := sorted(set(declared or ()) - set(names)):
         raise FactoryError(f"{where} of the requests, {', '.join(names)}, but got {unknown[0]!r}")
-    if different := sorted(set(declared) - constant):
+    if different := sorted(set(declared or ()) - constant):
         raise FactoryError(f"{where} that are equal in all rows of a request, but got {different[0]!r}, which differs")
-    return frozenset(declared)
+    sides = constant if len(several) >= _TELLING else once
+    return Sent(requests, once, sides, None if declared is None else frozenset(declared))
 
 
 def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, Array]:
@@ -122,7 +111,3 @@ def rowed(arrays: Arrays, rows: int | None = None) -> dict[str, Array]:
 def shape_of(arrays: Arrays) -> tuple[tuple[int, ...], ...]:
     """Return the shape of one row of each input."""
     return tuple(values.shape[1:] for values in arrays.values())
-
-
-def _array(value: object) -> Array:
-    return np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
