@@ -1,11 +1,10 @@
-"""Storage of studies, the only user of optuna: ask, tell, constraints, resume. A trial's outcome is kept with it."""
+"""Storage of studies in optuna: ask, tell, constraints, resume. Every trial's whole outcome is kept with it."""
 
 from __future__ import annotations
 
 import functools
 import json
 import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from objectives.records import Measurement, Outcome
 from search.config.loss_limits import Limits
 from search.front import resolved_front
+from search.samplers.tpe import tpe
 from spaces.candidate import Candidate
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -71,14 +71,10 @@ class Study:
         self._study = self._open()
 
     def _open(self) -> optuna.Study:
-        with warnings.catch_warnings():
-            # Grouped sampling is marked experimental; it is what a conditional space needs.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(seed=self._seed, multivariate=True, group=True)
         return optuna.create_study(
             study_name=self._name,
             storage=self._storage,
-            sampler=sampler,
+            sampler=tpe(self._seed),
             directions=["minimize"] * len(self._objectives),
             load_if_exists=True,
         )
