@@ -14,9 +14,8 @@ import numpy as np
 from objectives.measurement.load_generator import Request, Submit, precise_sleep, saturated
 from objectives.measurement.load_target import LiveTarget
 from objectives.records import rows_of
-from objectives.serving.engines import PREPARED_BY_SIZE
 from objectives.serving.pool import Pool
-from spaces.techniques.placement import Placement
+from spaces.techniques.placement import PREPARED_BY_SIZE, Placement
 
 _SWITCH_SECONDS = 5e-5
 

@@ -19,12 +19,12 @@ from spaces.techniques.placement import InstanceGroup
 FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16",
 )  # fmt: skip
-ENGINES = ("onnxruntime", "openvino")
-# A build for GPUs replaces the plain one.
+# Distributions of each engine, of which the first that is installed counts: a build for GPUs replaces the plain one.
 _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
 }
+ENGINES = tuple(_DISTRIBUTIONS)
 _GPU_BUILD = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 # Installation of an engine, or of a device of ONNX Runtime.
 HOW_TO_GET: Mapping[str, str] = {
@@ -200,14 +200,24 @@ def openvino_devices() -> tuple[str, ...]:
     return tuple(openvino.Core().available_devices)
 
 
+def held_by(engine: str) -> tuple[str, ...]:
+    """Return the providers or devices of an engine's build, by its own names; none where it is not installed."""
+    if engine == "onnxruntime":
+        return onnxruntime_providers()
+    if engine == "openvino":
+        return openvino_devices()
+    raise ValueError(f"An engine is one of {', '.join(ENGINES)}, but got {engine!r}.")
+
+
 def devices_of(engine: str) -> tuple[str, ...]:
     """Return the devices on which an engine can run here, by the names that an instance group takes."""
-    if engine == "openvino":
-        return tuple(device.lower() for device in openvino_devices())
+    held = held_by(engine)
+    if engine != "onnxruntime":
+        return tuple(device.lower() for device in held)
     kinds = {"cpu": "CPUExecutionProvider"}
     if nvidia_gpus():
         kinds |= {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-    return tuple(kind for kind, provider in kinds.items() if provider in onnxruntime_providers())
+    return tuple(kind for kind, provider in kinds.items() if provider in held)
 
 
 def places_here() -> tuple[str, ...]:

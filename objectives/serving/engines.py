@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float32]
 
-# Engines and devices that prepare their kernels for each new number of rows.
-PREPARED_BY_SIZE = frozenset({"openvino", "tensorrt"})
-
 _CPU = "CPUExecutionProvider"
 # Device of ONNX Runtime -> its providers; nodes that one lacks go to the next.
 _PROVIDERS: Mapping[str, tuple[str, ...]] = {
@@ -260,6 +257,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+# Each is called with model file, device, threads (at most so many; None: as many as it likes) and compute width.
 _ENGINES: Mapping[str, Callable[[Path, str, int | None, str], Graph]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,

@@ -29,7 +29,9 @@ class Graph(Protocol):
         ...
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Compute the first output, (rows,), from arrays as the graph takes them; the caller may keep it."""
+        """Compute the first output, (rows,), from arrays as the graph takes them; the caller may keep it. A missing
+        input is an error that names it.
+        """
         ...
 
     def outputs(self, inputs: Arrays) -> dict[str, Array]:

@@ -140,8 +140,7 @@ def _version(package: str) -> str | None:
 
 def _engine(name: str) -> EngineFound:
     try:
-        holds = devices.onnxruntime_providers() if name == "onnxruntime" else devices.openvino_devices()
-        return EngineFound(name, devices.engine_version(name), holds, devices.devices_of(name))
+        return EngineFound(name, devices.engine_version(name), devices.held_by(name), devices.devices_of(name))
     except (ImportError, OSError, RuntimeError) as error:
         return EngineFound(name, devices.engine_version(name), (), (), " ".join(str(error).split()))
 

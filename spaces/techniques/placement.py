@@ -193,6 +193,10 @@ def layouts(cores: int) -> tuple[str, ...]:
 
 # The only engine that computes fp32 graphs in bf16; bf16 therefore determines the engine.
 BF16_ENGINE = "openvino"
+# Engines, and devices of ONNX Runtime, that prepare their kernels for each new number of rows.
+PREPARED_BY_SIZE = frozenset({"openvino", "tensorrt"})
+# Engines whose threads beyond the first belong to the process and cannot be bound to a replica's cores.
+_UNBOUND = frozenset({"openvino"})
 _ENGINE, _LAYOUT = "onnxruntime", "1xauto"
 # Domains that fix a knob at the baseline's value.
 _NO, _NONE, _SAME, _NEVER = Choice((False,)), Choice((0,)), Choice(("same",)), Choice((0.0,))
@@ -260,8 +264,8 @@ class PlacementSpace:
         engine, device = parse_place(ask("engine")) if free else settled
         user_once = ask("user_once")
         inline = ask("inline", replicas == 1)
-        # OpenVINO prepares its kernels anew for each number of rows, and batches have any number.
-        by_size = engine == BF16_ENGINE
+        # Batches have any number of rows.
+        by_size = engine in PREPARED_BY_SIZE
         # Scores that depend on the other rows of the batch are defined for whole requests, as they were evaluated.
         whole = precision.depends_on_batch
         batch_rows = ask("batch_rows", not inline and not user_once and not by_size and not whole)
@@ -271,8 +275,7 @@ class PlacementSpace:
         own = InstanceGroup(engine, device).place
         others = tuple(place for place in self.engine.values if place != own)
         route_rows = ask("route_rows", bool(others) and free and not inline and not batch_rows)
-        # OpenVINO's threads beyond the first belong to the process and cannot be bound to a replica's cores.
-        pinnable = threads is not None and (engine != BF16_ENGINE or threads == 1)
+        pinnable = threads is not None and (engine not in _UNBOUND or threads == 1)
         pinned = ask("pinned", pinnable and not route_rows)
         return Placement(
             instance_group=InstanceGroup(engine, device, replicas, threads, pinned),

@@ -28,7 +28,7 @@ from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
 from objectives.serving.bundle import BundleError, model_files, read_bundle, verify, write_bundle
-from objectives.serving.devices import engines_here
+from objectives.serving.devices import ENGINES, engines_here
 from objectives.serving.pool import Pool
 from objectives.task import Task
 from spaces.candidate import Candidate
@@ -201,7 +201,7 @@ def test_a_large_table_is_narrowed_and_evaluated(task: Task, width: str, limit: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str, tmp_path: Path) -> None:
     if engine not in engines_here():
         pytest.skip(f"{engine} is not installed")
@@ -216,11 +216,12 @@ def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str,
     _check_bundle(task, found, artifact, Candidate(placement=placement), tmp_path / "bundle")
 
 
-def test_openvino_reads_large_weights(task: Task) -> None:
-    if "openvino" not in engines_here():
-        pytest.skip("openvino is not installed")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_read_large_weights(task: Task, engine: str) -> None:
+    if engine not in engines_here():
+        pytest.skip(f"{engine} is not installed")
     found = build.prepare(task, _quiet)
-    with Pool.open(_model(task, found.baseline), Placement(InstanceGroup("openvino"))) as pool:
+    with Pool.open(_model(task, found.baseline), Placement(InstanceGroup(engine))) as pool:
         request = read_requests(Path(found.holdout))[0]
         assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-4)
 

@@ -134,7 +134,8 @@ class TestAccelerators:
         providers = tuple(f"{kind}ExecutionProvider" for kind in ("Tensorrt", "CUDA", "CPU"))
         self.found(monkeypatch, (Gpu("NVIDIA L4", None),), providers, ("CPU", "GPU.0", "GPU.1"))
         found = diagnose(tmp_path)
-        assert [engine.offers for engine in found.engines] == [("cpu", "cuda", "tensorrt"), ("cpu", "gpu.0", "gpu.1")]
+        offers = {engine.name: engine.offers for engine in found.engines}
+        assert offers["onnxruntime"] == ("cpu", "cuda", "tensorrt") and offers["openvino"] == ("cpu", "gpu.0", "gpu.1")
         assert not {what for what in whats(found) if "GPU" in what or "CUDA" in what or "TensorRT" in what}
 
     def test_an_engine_that_does_not_load_is_a_finding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +144,7 @@ class TestAccelerators:
 
         monkeypatch.setattr(devices, "openvino_devices", broken)
         found = diagnose(tmp_path)
-        assert found.engines[1].error == "libtbb.so.12: cannot open"
+        assert {engine.name: engine.error for engine in found.engines}["openvino"] == "libtbb.so.12: cannot open"
         assert "libtbb" in lost(found, "openvino that loads")
         assert "a GPU that openvino knows" not in whats(found)
 

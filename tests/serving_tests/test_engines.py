@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from objectives.serving import devices
+from objectives.serving import devices, engines
 from objectives.serving.devices import Gpu, computes_bf16, cores_allowed, cpu_quota, engines_here, memory_available
 from objectives.serving.engines import Engine, EngineError, open_engine, open_replica
 from objectives.serving.split_engine import DENSE, TABLES, Staged, taken_once
@@ -191,6 +191,14 @@ class TestOneGraph:
         (tmp_path / "broken.onnx").write_bytes(b"no model")
         with pytest.raises(EngineError, match=r"broken\.onnx"):
             open_engine(name, tmp_path / "broken.onnx")
+
+
+def test_every_engine_has_a_class_and_a_way_to_get_it() -> None:
+    assert set(engines._ENGINES) == set(devices.ENGINES) <= set(devices.HOW_TO_GET)
+    for name in devices.ENGINES:
+        assert bool(devices.devices_of(name)) == (name in engines_here())
+    with pytest.raises(ValueError, match=r"onnxruntime, openvino.*'tensorflow'"):
+        devices.devices_of("tensorflow")
 
 
 def test_a_first_dimension_counts_only_beside_an_open_one() -> None:
