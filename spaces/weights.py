@@ -57,19 +57,19 @@ class Weights:
 
     @property
     def reshaping(self) -> Mapping[str, tuple[Reshaping, ...]]:
-        """Fields that change shapes, with their techniques."""
+        """Fields of techniques that are applied before training, with their techniques."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         listed = {name: value if isinstance(value, tuple) else (value,) for name, value in held.items()}
         return {name: values for name, values in listed.items() if values and isinstance(values[0], Reshaping)}
 
     @property
     def techniques(self) -> tuple[Reshaping, ...]:
-        """Techniques that change shapes, in the order in which they are applied."""
+        """Techniques that are applied before training, in their order."""
         return tuple(technique for techniques in self.reshaping.values() for technique in techniques)
 
     @property
     def reshaped(self) -> bool:
-        """True if any shape differs from the baseline's."""
+        """True if any technique is applied before training."""
         return bool(self.reshaping)
 
     @property
@@ -98,6 +98,9 @@ class Weights:
 FULL, SHARED, MIXED = "full", "quotient-remainder", "mixed-dimensions"
 _NO, _ONCE, _MAGNITUDE = Choice((False,)), Choice((1,)), Choice(("magnitude",))
 _NONE = Choice((0,))
+# Fields of the space with a choice for each layer group, and the value that leaves the group whole.
+_WHOLE: Mapping[str, Scalar] = {"low_rank": 1.0}
+_BY_GROUP = ("pruning", *_WHOLE, "tables")
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,7 @@ class WeightsSpace:
         wanted = {"temperature", "teacher_weight", "feature_weight"}
         if set(self.distillation) != wanted:
             raise ValueError(f"distillation has {', '.join(sorted(wanted))}, but got {sorted(self.distillation)}.")
-        whole = {f"low_rank.{g}": (1.0, d) for g, d in self.low_rank.items()}
-        whole |= {"attention.window": (0, self.window), "attention.history": (0, self.history)}
-        whole |= {AWARE: (False, self.quantization_aware)}
-        for knob, (value, domain) in whole.items():
+        for knob, (value, domain) in {**self._whole, AWARE: (False, self.quantization_aware)}.items():
             if value not in domain:
                 raise ValueError(f"{knob} must offer the baseline's {value}, but got {list(domain.values)}.")
 
@@ -160,24 +160,23 @@ class WeightsSpace:
         settled = {n: d.values[0] for n, d in self.architecture.items() if isinstance(d, Choice) and len(d.values) == 1}
         choices = (self.window, self.history, self.quantization_aware)
         student = ("student",) if self.architecture and not self._is_own(settled) else ()
-        pruned = self.pruning or self.low_rank or self.tables or any(len(choice.values) > 1 for choice in choices)
+        pruned = any(getattr(self, name) for name in _BY_GROUP) or any(len(choice.values) > 1 for choice in choices)
         return ("baseline", *student, *(("pruned",) if pruned else ()))
 
     def within(self, groups: Collection[str]) -> WeightsSpace:
-        """Return the space that neither prunes nor factorises any other group, nor changes the form of its tables."""
+        """Return the space in which the techniques of single groups change no other group."""
         kept = {
             name: {group: domain for group, domain in getattr(self, name).items() if group in groups}
-            for name in ("pruning", "low_rank", "tables")
+            for name in _BY_GROUP
         }
         return replace(self, **kept)  # type: ignore[arg-type]
 
     def starts(self) -> tuple[dict[str, Scalar], ...]:
         """Return the knob values of each technique alone: its middle, and the smallest student as well."""
         sparse = {"window": self.window, "history": self.history}
-        whole: dict[str, Scalar] = {f"low_rank.{group}": 1.0 for group in self.low_rank}
+        whole = {knob: value for knob, (value, _) in self._whole.items()}
         whole |= {f"tables.{group}.form": FULL for group in self.tables}
         whole |= {f"pruning.{group}": least(domain) for group, domain in self.pruning.items()}
-        whole |= {"attention.window": 0, "attention.history": 0}
         whole |= {f"distillation.{name}": middle(domain) for name, domain in self.distillation.items()}
         whole |= {"pruning.importance": self.importance.values[0], "pruning.steps": self.steps.values[0]}
         roads = (
@@ -214,6 +213,16 @@ class WeightsSpace:
             distillation=self._distillation(suggester),
             quantization_aware=tuple(g for g in static if pick(self.quantization_aware, suggester, f"{AWARE}.{g}")),
         )
+
+    @property
+    def _whole(self) -> Mapping[str, tuple[Scalar, Choice]]:
+        """Return the value that leaves the model as it is, and the choice, of each knob that must offer it."""
+        attention: dict[str, tuple[Scalar, Choice]] = {
+            "attention.window": (0, self.window),
+            "attention.history": (0, self.history),
+        }
+        by_group = {f"{n}.{g}": (value, d) for n, value in _WHOLE.items() for g, d in getattr(self, n).items()}
+        return by_group | attention
 
     def _is_own(self, sizes: Mapping[str, Scalar]) -> bool:
         """Compare sizes with the baseline's as text, since a study file's 64 equals the widths `64`."""

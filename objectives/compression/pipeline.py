@@ -86,5 +86,5 @@ def reshape(
             case [LowRank() as low_rank]:
                 model = factorize(model, low_rank, structure)
             case unknown:
-                raise TypeError(f"A technique is one that changes shapes, but got {unknown}.")
+                raise TypeError(f"A technique is one that `reshape` applies, but got {unknown}.")
     return model, structure

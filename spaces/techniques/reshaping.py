@@ -1,4 +1,4 @@
-"""Base class of the techniques that change the shapes of a model."""
+"""Base class of the techniques that change a model before it is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spaces.domains import Scalar
 
 
 class Reshaping(ABC):
-    """A technique that changes the shapes of a model, which then learns from the baseline.
+    """A technique that changes the shapes, weights or reach of a model, which then learns from the baseline.
 
     A subclass is a frozen record, alone or in a tuple of `Weights`; what it does is in
     `objectives.compression.pipeline`.

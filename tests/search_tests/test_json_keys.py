@@ -1,4 +1,7 @@
-"""Keys of every JSON document for other programs, against those that were stored."""
+"""Keys of every JSON document for other programs, against those that were stored.
+
+A new key is added to `json_keys.json` by hand, null where a document of the test holds null.
+"""
 
 from __future__ import annotations
 
