@@ -1,11 +1,10 @@
-"""Operators that treat rows independently: a row of the result depends on the same row of each operand, and on
-constants.
-"""
+"""Operators that treat rows independently: a row of a result depends on that row of each operand, and on constants."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import onnx_ir as ir
@@ -54,24 +53,38 @@ class Operation:
     def integer(self, name: str, default: int) -> int:
         return self.node.attributes.get_int(name, default)
 
+    def axis(self, default: int = 0) -> int:
+        """Return the attribute `axis`, counted from the front."""
+        return self.integer("axis", default) % self.rank
+
     def axes(self, operand: int, rank: int) -> tuple[int, ...]:
-        """Return axes counted from the front, from an operand or from the attribute of older operator sets; () where
-        unknown.
-        """
+        """Return axes, counted from the front, of an operand or of older operators' attribute; () where unknown."""
         read = self.node.inputs[operand : operand + 1]
         given = integers(read[0]) if read else self.node.attributes.get_ints("axes", ())
         return tuple(axis + rank if axis < 0 else axis for axis in given)
 
 
 def is_row_wise(node: ir.Node, rowed: Set[ir.Value]) -> bool:
-    """Return whether the rows stay the first axis of every output, and no row depends on another; False where it is not
-    proven.
+    """Return whether `rows_after` proves that the rows, the first axis of `rowed`, stay the first of every output."""
+    return rows_after(node, 0, rowed) == (0,) * len(node.outputs)
+
+
+def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...] | None:
+    """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
+    not proven that no row depends on another.
+
+    Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
 
     Args:
-        rowed: values whose first axis is the rows; the node reads at least one of them
+        rowed: values that have rows; the node reads at least one of them
     """
-    rule = _broadcasts if node.op_type in ELEMENTWISE else _RULES.get(node.op_type)
-    return rule is not None and _is_known(node) and rule(Operation(node, rowed))
+    if not _is_known(node):
+        return None
+    op, rule = Operation(node, rowed), _RULES.get(node.op_type)
+    if axis == 0 and rule is not None and rule(op):
+        return (0,) * len(node.outputs)
+    moved = _broadcasts if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
+    return None if moved is None else moved(op, axis)
 
 
 def _is_known(node: ir.Node) -> bool:
@@ -80,47 +93,24 @@ def _is_known(node: ir.Node) -> bool:
     return not node.domain and all(value.shape is not None for value in values)
 
 
-def _broadcasts(op: Operation) -> bool:
-    """Return whether the rows are the first axis of the broadcast shape, and no constant extends it."""
-    shapes = [(value in op.rowed, shape_of(value)) for value in op.operands]
-    rank = max(len(shape) for _, shape in shapes)
-    return all(len(shape) == rank if rowed else len(shape) < rank or shape[0] == 1 for rowed, shape in shapes)
+def _along_axis(op: Operation, default: int = 0) -> bool:
+    return op.first_alone and op.axis(default) >= 1
 
 
-def _along_axis(default: int) -> Callable[[Operation], bool]:
-    def rule(op: Operation) -> bool:
-        axis = op.integer("axis", default)
-        return op.first_alone and (axis + op.rank if axis < 0 else axis) >= 1
-
-    return rule
-
-
-def _concat(op: Operation) -> bool:
-    return op.count == len(op.node.inputs) and op.integer("axis", 0) % op.rank >= 1
-
-
-def _over_axes(operand: int, added: int = 0) -> Callable[[Operation], bool]:
-    """Return a rule for operators over given axes; an empty list would mean every axis, or any of size one."""
-
-    def rule(op: Operation) -> bool:
-        axes = op.axes(operand, op.rank)
-        if added:
-            axes = op.axes(operand, op.rank + len(axes))
-        return op.first_alone and bool(axes) and min(axes) >= 1
-
-    return rule
+def _over_axes(op: Operation) -> bool:
+    """Return whether axes are given and none is the first; an empty list would mean every axis, or any of size one."""
+    axes = op.axes(1, max(op.rank, len(shape_of(op.node.outputs[0]))))  # Unsqueeze counts those of its output
+    return op.first_alone and bool(axes) and min(axes) >= 1
 
 
 def _gather(op: Operation) -> bool:
-    axis = op.integer("axis", 0)
-    if op.first_alone:
-        return axis % op.rank >= 1
-    return op.count == 1 and axis == 0  # rows of ids index a constant table
+    """Return whether rows of ids index a constant table."""
+    return op.count == 1 and not op.first_alone and op.integer("axis", 0) == 0
 
 
 def _gather_elements(op: Operation) -> bool:
     """Return whether rows of values are indexed by the same rows of positions along another axis."""
-    return op.count == 2 and op.integer("axis", 0) % op.rank >= 1
+    return op.count == 2 and op.axis() >= 1
 
 
 def _expand(op: Operation) -> bool:
@@ -141,31 +131,23 @@ def _as_bias(op: Operation, value: ir.Value) -> bool:
 
 def _matmul(op: Operation) -> bool:
     if max(len(shape_of(value)) for value in op.operands) >= 3:  # a stack of products: the rows are its first axis
-        return _broadcasts(op)
+        return _broadcasts(op, 0) is not None
     return op.first_alone and op.rank == 2
 
 
 def _reshape(op: Operation) -> bool:
-    """Return whether the target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
+    """Return whether the target keeps the first axis by -1, since all the other sizes are given and fit."""
     target = integers(op.node.inputs[1])
     before = shape_of(op.node.inputs[0])[1:]
-    if not op.first_alone or not target or target[0] not in (0, -1):
+    if not op.first_alone or target[:1] != (-1,) or (op.integer("allowzero", 0) and 0 in target):
         return False
-    if op.integer("allowzero", 0) and 0 in target:
-        return False
-    if target[0] == 0:
-        return True
     after = [before[i - 1] if size == 0 and i <= len(before) else size for i, size in enumerate(target)][1:]
     sizes = [size for size in (*before, *after) if isinstance(size, int) and size > 0]
     return len(sizes) == len(before) + len(after) and prod(sizes[: len(before)]) == prod(sizes[len(before) :])
 
 
-def _transpose(op: Operation) -> bool:
-    return op.node.attributes.get_ints("perm", (-1,))[0] == 0
-
-
 def _flatten(op: Operation) -> bool:
-    return op.integer("axis", 1) % op.rank == 1
+    return op.axis(1) == 1
 
 
 def _batch_norm(op: Operation) -> bool:
@@ -173,7 +155,7 @@ def _batch_norm(op: Operation) -> bool:
 
 
 def _prelu(op: Operation) -> bool:
-    return op.first_alone and _broadcasts(op)
+    return op.first_alone and _broadcasts(op, 0) is not None
 
 
 def _per_tensor(op: Operation) -> bool:
@@ -187,19 +169,11 @@ def _dequantize(op: Operation) -> bool:
     return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
 
 
-def moved_rows(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...] | None:
-    """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
-    not proven that no row depends on another.
-
-    Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
-    """
-    rule = _broadcasts_along if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
-    return rule(Operation(node, rowed), axis) if rule is not None and _is_known(node) else None
-
-
-def _broadcasts_along(op: Operation, axis: int) -> tuple[int, ...] | None:
-    rank = len(shape_of(op.node.outputs[0]))
-    for shape, rowed in ((shape_of(value), value in op.rowed) for value in op.operands):
+def _broadcasts(op: Operation, axis: int) -> tuple[int, ...] | None:
+    """Return the axis of the rows in the broadcast shape, where no constant extends it."""
+    shapes = [(shape_of(value), value in op.rowed) for value in op.operands]
+    rank = max(len(shape) for shape, _ in shapes)
+    for shape, rowed in shapes:
         at = axis - rank + len(shape)
         if len(shape) != rank if rowed else at >= 0 and shape[at] != 1:
             return None
@@ -225,14 +199,14 @@ def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
 
 def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
     """Return the axis of the rows where positions of another axis are selected."""
-    along = op.integer("axis", 0) % op.rank
+    along = op.axis()
     if not op.first_alone or along == axis:
         return None
     return (axis if along > axis else axis - 1 + len(shape_of(op.node.inputs[1])),)
 
 
 def _side_by_side(op: Operation, axis: int) -> tuple[int, ...] | None:
-    return (axis,) if op.count == len(op.node.inputs) and op.integer("axis", 0) % op.rank != axis else None
+    return (axis,) if op.count == len(op.node.inputs) and op.axis() != axis else None
 
 
 def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
@@ -267,28 +241,20 @@ _MOVED: Mapping[str, Callable[[Operation, int], tuple[int, ...] | None]] = {
     "Transpose": _turned,
 }
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+# Whether rows that are the first axis stay it; an operator may have a rule for any axis too.
 _RULES: Mapping[str, Callable[[Operation], bool]] = {
-    "ArgMax": _along_axis(0),
-    "ArgMin": _along_axis(0),
+    **dict.fromkeys(("ArgMax", "ArgMin", "Split"), _along_axis),
+    **dict.fromkeys(("LayerNormalization", "LogSoftmax", "Softmax"), partial(_along_axis, default=-1)),
+    **dict.fromkeys(("Unsqueeze", *(f"Reduce{kind}" for kind in _REDUCTIONS)), _over_axes),
     "BatchNormalization": _batch_norm,
-    "Concat": _concat,
     "DequantizeLinear": _dequantize,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Gemm": _gemm,
-    "LayerNormalization": _along_axis(-1),
-    "LogSoftmax": _along_axis(-1),
     "MatMul": _matmul,
     "PRelu": _prelu,
     "QuantizeLinear": _per_tensor,
     "Reshape": _reshape,
-    "Slice": _over_axes(3),
-    "Softmax": _along_axis(-1),
-    "Split": _along_axis(0),
-    "Squeeze": _over_axes(1),
-    "Transpose": _transpose,
-    "Unsqueeze": _over_axes(1, added=1),
-    **{f"Reduce{kind}": _over_axes(1) for kind in _REDUCTIONS},
 }
