@@ -48,59 +48,43 @@ def _reduced(
 ) -> Tensor:
     if padding_idx is not None and padding_idx < 0:
         padding_idx += weight.shape[0]
-    kept = None if padding_idx is None else input != padding_idx
+    kept = None if padding_idx is None else (input != padding_idx).unsqueeze(-1)
     rows = F.embedding(input, weight)
     if max_norm is not None:
         norm = rows.norm(norm_type, -1, keepdim=True)
         rows = torch.where(norm > max_norm, rows * (max_norm / (norm + _LEAST)), rows)
+    if per_sample_weights is not None and mode != "max":
+        rows = rows * per_sample_weights.unsqueeze(-1)
+    if kept is not None:
+        rows = rows.masked_fill(~kept, -torch.inf if mode == "max" else 0.0)
     if offsets is None:
-        return _of_rows(rows, mode, per_sample_weights, kept)
-    starts = offsets[:-1] if include_last_offset else offsets
-    return _of_segments(rows, starts, mode, per_sample_weights, kept)
+        return _of_rows(rows, mode, kept)
+    return _of_segments(rows, offsets[:-1] if include_last_offset else offsets, mode, kept)
 
 
-def _of_rows(rows: Tensor, mode: str, factors: Tensor | None, kept: Tensor | None) -> Tensor:
-    """Reduce bags of one length: (bags, length, dim) -> (bags, dim).
-
-    Args:
-        factors: (bags, length)
-        kept: (bags, length), False at padding
-    """
+def _of_rows(rows: Tensor, mode: str, kept: Tensor | None) -> Tensor:
+    """Reduce bags of one length: (bags, length, dim), and (bags, length, 1), False at padding -> (bags, dim)."""
     if mode == "max":
-        if kept is None:
-            return rows.amax(1)
-        highest = rows.masked_fill(~kept.unsqueeze(-1), -torch.inf).amax(1)
-        return highest.masked_fill(~kept.any(1, keepdim=True), 0.0)
-    if factors is not None:
-        rows = rows * factors.unsqueeze(-1)
-    if kept is None:
-        return rows.mean(1) if mode == "mean" else rows.sum(1)
-    total = rows.masked_fill(~kept.unsqueeze(-1), 0.0).sum(1)
-    return total / kept.sum(1, keepdim=True).clamp(min=1) if mode == "mean" else total
+        return rows.amax(1) if kept is None else rows.amax(1).masked_fill(~kept.any(1), 0.0)
+    if mode != "mean":
+        return rows.sum(1)
+    return rows.mean(1) if kept is None else rows.sum(1) / kept.sum(1).clamp(min=1)
 
 
-def _of_segments(rows: Tensor, starts: Tensor, mode: str, factors: Tensor | None, kept: Tensor | None) -> Tensor:
-    """Reduce concatenated bags of any length: (ids, dim) -> (bags, dim).
+def _of_segments(rows: Tensor, starts: Tensor, mode: str, kept: Tensor | None) -> Tensor:
+    """Reduce concatenated bags of any length: (ids, dim), and (ids, 1), False at padding -> (bags, dim).
 
     Args:
         starts: (bags,), ascending from 0; an empty bag starts where the next one does
-        factors: (ids,)
-        kept: (ids,), False at padding
     """
     begun = torch.zeros(rows.shape[0] + 1, dtype=torch.int64).index_add(0, starts, torch.ones_like(starts))
     bag = begun.cumsum(0)[:-1] - 1
     count = torch.zeros(starts.shape[0], 1, dtype=rows.dtype)
-    ones = torch.ones_like(rows[:, :1]) if kept is None else kept.unsqueeze(-1).to(rows.dtype)
+    ones = torch.ones_like(rows[:, :1]) if kept is None else kept.to(rows.dtype)
     held = count.index_add(0, bag, ones)
     empty = torch.zeros(starts.shape[0], rows.shape[1], dtype=rows.dtype)
     if mode == "max":
-        if kept is not None:
-            rows = rows.masked_fill(~kept.unsqueeze(-1), -torch.inf)
         highest = (empty - torch.inf).scatter_reduce(0, bag.unsqueeze(-1).expand_as(rows), rows, "amax")
         return highest.masked_fill(held == 0, 0.0)
-    if factors is not None:
-        rows = rows * factors.unsqueeze(-1)
-    if kept is not None:
-        rows = rows.masked_fill(~kept.unsqueeze(-1), 0.0)
     total = empty.index_add(0, bag, rows)
     return total / held.clamp(min=1) if mode == "mean" else total
