@@ -6,7 +6,7 @@ remedy (torch.export._patches) treats a layer as a loop, which costs seconds for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,13 +20,13 @@ _KEYS = (torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Au
 @contextmanager
 def any_length() -> Iterator[None]:
     """Infer the shapes of nn.GRU and nn.LSTM without their steps while a model is traced."""
-    rules: dict[Any, Callable[..., Any]] = {torch.ops.aten.gru.input: _gru, torch.ops.aten.lstm.input: _lstm}
-    written = {operator: decomposition_table[operator] for operator in rules}
-    kernels = {operator: dict(operator.py_kernels) for operator in rules}
+    operators: tuple[Any, ...] = (torch.ops.aten.gru.input, torch.ops.aten.lstm.input)
+    written = {operator: decomposition_table[operator] for operator in operators}
+    kernels = {operator: dict(operator.py_kernels) for operator in operators}
     try:
-        for operator, rule in rules.items():
-            decomposition_table[operator] = rule
-            operator.py_kernels.update(dict.fromkeys(_KEYS, rule))
+        for operator in operators:
+            decomposition_table[operator] = _outputs
+            operator.py_kernels.update(dict.fromkeys(_KEYS, _outputs))
             operator._dispatch_cache.clear()
         yield
     finally:
@@ -37,20 +37,14 @@ def any_length() -> Iterator[None]:
             operator._dispatch_cache.clear()
 
 
-def _gru(values: Tensor, state: Tensor, *settings: object) -> tuple[Tensor, Tensor]:
-    return _outputs(values, state, settings), torch.empty_like(state)
-
-
-def _lstm(values: Tensor, states: list[Tensor], *settings: object) -> tuple[Tensor, Tensor, Tensor]:
-    state, cell = states
-    return _outputs(values, state, settings), torch.empty_like(state), torch.empty_like(cell)
-
-
-def _outputs(values: Tensor, state: Tensor, settings: tuple[object, ...]) -> Tensor:
-    """Return an output of the layer's shape.
+def _outputs(values: Tensor, first: Tensor | list[Tensor], *settings: object) -> tuple[Tensor, ...]:
+    """Return an output and last states of the layer's shapes.
 
     Args:
+        first: the first state, or the first state and cell of nn.LSTM
         settings: weights, biased, layers, dropout, train, both_ways, batch_first
     """
+    states = [first] if isinstance(first, Tensor) else first
     directions = 2 if settings[5] else 1
-    return values.new_empty((*values.shape[:-1], directions * state.shape[-1]))
+    output = values.new_empty((*values.shape[:-1], directions * states[0].shape[-1]))
+    return output, *map(torch.empty_like, states)
