@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -26,13 +26,7 @@ def name_turned(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]]) 
     held = model.graph.initializers
     for name, value in list(held.items()):
         if name not in parameters and value.dtype == ir.DataType.FLOAT and value.shape and len(value.shape) == 2:
-            names = list(_parameters(array(value), parameters))
+            matrix = array(value)
+            names = [n for n, of in parameters.items() if np.array_equal(of.T, matrix) or np.array_equal(of, matrix)]
             free = [name for name in [*names, *(name + TURNED for name in names)] if name not in held]
             value.name = free[0] if free else name
-
-
-def _parameters(matrix: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]]) -> Iterator[str]:
-    """Yield the names of the parameters whose values the matrix has, transposed or as they are."""
-    for name, values in parameters.items():
-        if any(form.shape == matrix.shape and np.array_equal(form, matrix) for form in (values.T, values)):
-            yield name

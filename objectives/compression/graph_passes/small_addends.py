@@ -6,11 +6,10 @@ math.isclose): x / (n + 1e-12) becomes x / n, and NaN where x and n are 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from onnxscript.optimizer import fold_constants_ir
 
 # Placeholders that the rule does not match; both broadcast like the originals.
@@ -22,21 +21,18 @@ _STANDS_FOR = "stands for"
 def optimize(program: torch.onnx.ONNXProgram) -> None:
     """Run the exporter's own optimization, in place, on a program that was exported without it."""
     fold_constants_ir(program.model)
-    for node in _small_addends(program.model):
-        node.metadata_props[_STANDS_FOR] = node.op_type
-        node.op_type = _STAND_INS[node.op_type]
+    for node in program.model.graph:
+        if node.op_type in _STAND_INS and not node.domain and any(map(_is_small, node.inputs)):
+            node.metadata_props[_STANDS_FOR] = node.op_type
+            node.op_type = _STAND_INS[node.op_type]
     program.optimize()
     for node in program.model.graph:
         node.op_type = node.metadata_props.pop(_STANDS_FOR, node.op_type)
 
 
-def _small_addends(model: ir.Model) -> Iterator[ir.Node]:
-    for node in model.graph:
-        if node.op_type in _STAND_INS and not node.domain:
-            constants = (ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None)
-            if any(constant is not None and _is_small(constant.numpy()) for constant in constants):
-                yield node
-
-
-def _is_small(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+def _is_small(value: ir.Value | None) -> bool:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        return False
+    values: NDArray[np.generic] = tensor.numpy()
     return values.dtype.kind == "f" and values.size == 1 and 0 < abs(float(values.item())) <= _LARGEST
