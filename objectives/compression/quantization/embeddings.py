@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,27 +28,14 @@ Codes = NDArray[np.int8]
 
 def half_rows(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the rows of a table in fp16."""
-    nodes = lookups(weight)
-    if not nodes:
-        return
-    (half,) = by_rows(array(weight), lambda part: (_half_rows(name_of(weight), part),))
-    rows = initializer(graph, f"{weight.name}_rows", half)
-    for gather in nodes:
-        ids, out = operands(gather)[1], gather.outputs[0].name
+    for gather, ids, out, (rows,) in _lookups(graph, weight, partial(_half_rows, name_of(weight))):
         found = add_before(gather, "Gather", [rows, ids], f"{out}_half", f"{out}_rows")
         turn_into(gather, "Cast", [found], f"{out}_widen", {"to": ir.DataType.FLOAT})
 
 
 def int8_rows(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the rows of a table in int8, each with its own scale: value = code * scale."""
-    nodes = lookups(weight)
-    if not nodes:
-        return
-    codes, scales = by_rows(array(weight), _int8_rows)
-    rows = initializer(graph, f"{weight.name}_rows", codes)
-    steps = initializer(graph, f"{weight.name}_rows_scale", scales)
-    for gather in nodes:
-        ids, out = operands(gather)[1], gather.outputs[0].name
+    for gather, ids, out, (rows, steps) in _lookups(graph, weight, _int8_rows):
         found = add_before(gather, "Gather", [rows, ids], f"{out}_codes", f"{out}_rows")
         scale = add_before(gather, "Gather", [steps, ids], f"{out}_scale", f"{out}_scales")
         if ids.shape is not None and len(ids.shape) == 1:
@@ -66,18 +55,10 @@ def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
     A row fills whole bytes: added columns are sliced off after the lookup. In ONNX Runtime a row may end within a
     block; OpenVINO reads only rows of whole blocks.
     """
-    nodes = lookups(weight)
-    if not nodes:
-        return
-    table: Floats = array(weight)
-    columns = table.shape[1]
+    columns = array(weight).shape[1]
     width = columns + -columns % (8 // bits)
-    stored, scales = by_rows(table, partial(_block_rows, bits=bits, width=width))
-    rows = initializer(graph, f"{weight.name}_rows", stored)
-    steps = initializer(graph, f"{weight.name}_rows_scale", scales)
     form = {"gather_axis": 0, "quantize_axis": 1, "block_size": block_size(columns), "bits": bits}
-    for gather in nodes:
-        ids, out = operands(gather)[1], gather.outputs[0].name
+    for gather, ids, out, (rows, steps) in _lookups(graph, weight, partial(_block_rows, bits=bits, width=width)):
         kind, inputs, name = "GatherBlockQuantized", [rows, ids, steps], f"{out}_rows"
         if width == columns:
             turn_into(gather, kind, inputs, name, form, ENGINE)
@@ -86,6 +67,18 @@ def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
         ends = {"first": 0, "end": columns, "axis": -1}
         kept = [initializer(graph, f"{out}_{part}", np.array([end])) for part, end in ends.items()]
         turn_into(gather, "Slice", [padded, *kept], f"{out}_slice")
+
+
+def _lookups(
+    graph: ir.Graph, weight: ir.Value, stored: Callable[[Floats], tuple[NDArray[Any], ...]]
+) -> Iterator[tuple[ir.Node, ir.Value, str, list[ir.Value]]]:
+    """Yield each lookup in a table, its ids, its output's name, and the initialisers of the rows as they are stored."""
+    nodes = lookups(weight)
+    parts = by_rows(array(weight), stored) if nodes else ()
+    names = (f"{weight.name}_rows", f"{weight.name}_rows_scale")
+    held = [initializer(graph, name, values) for name, values in zip(names, parts, strict=False)]
+    for gather in nodes:
+        yield gather, operands(gather)[1], name_of(gather.outputs[0]), held
 
 
 def _int8_rows(table: Floats) -> tuple[Codes, Floats]:
@@ -105,17 +98,15 @@ def _block_rows(table: Floats, bits: int, width: int) -> tuple[NDArray[np.uint8]
     return packed((codes + np.int8(half)).astype(np.uint8), bits), scales
 
 
-def _half_rows(weight: str, table: Floats) -> NDArray[np.float16]:
-    """Round to fp16; in a row whose sum would become zero the largest number is moved, since the others' steps may be
-    too small.
-    """
+def _half_rows(weight: str, table: Floats) -> tuple[NDArray[np.float16]]:
+    """Round to fp16; in a row that would sum to zero the largest number moves: steps of others may be too small."""
     half = to_half(weight, table)
     rows = cancelled_rows(half.astype(np.float32), table)
     of = half[rows]
     largest = np.abs(of) == np.abs(of).max(axis=1, keepdims=True)
     above, below = (np.where(largest, np.nextafter(of, np.float16(end)), np.nan) for end in (np.inf, -np.inf))
     half[rows] = least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
-    return half
+    return (half,)
 
 
 def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -> Codes:
