@@ -21,30 +21,20 @@ def dynamic_int8(graph: ir.Graph, weight: ir.Value, bits: Int8WeightBits) -> Non
 
     W has a scale for each output, x one for the whole request, from its current values.
     """
-    nodes = products(weight)
-    if not nodes:
+    if not (nodes := products(weight)):
         return
     codes, scales = int8_codes(_matrix(nodes[0]), 0, bits)
     narrow = initializer(graph, f"{weight.name}_quantized", codes)
     scale = initializer(graph, f"{weight.name}_scale", scales[0])
     for product in nodes:
-        _make_dynamic(product, narrow, scale)
-
-
-def _make_dynamic(product: ir.Node, narrow: ir.Value, scale: ir.Value) -> None:
-    (x, _, *bias), out = operands(product), product.outputs[0].name
-    rounded = ir.node(
-        "DynamicQuantizeLinear",
-        [x],
-        outputs=[ir.val(f"{out}_x{part}") for part in ("", "_scale", "_zero")],
-        name=f"{out}_quantise",
-    )
-    product.prepend(rounded)
-    codes, step, zero = rounded.outputs
-    whole = add_before(product, "MatMulInteger", [codes, narrow, zero], f"{out}_int32", f"{out}_product")
-    wide = add_before(product, "Cast", [whole], f"{out}_float", f"{out}_cast", {"to": ir.DataType.FLOAT})
-    both = add_before(product, "Mul", [step, scale], f"{out}_scale", f"{out}_scales")
-    with_bias(product, bias, "Mul", [wide, both], f"{out}_rescale")
+        (x, _, *bias), out = operands(product), product.outputs[0].name
+        made = [ir.val(f"{out}_x{part}") for part in ("", "_scale", "_zero")]
+        product.prepend(ir.node("DynamicQuantizeLinear", [x], outputs=made, name=f"{out}_quantise"))
+        rounded, step, zero = made
+        whole = add_before(product, "MatMulInteger", [rounded, narrow, zero], f"{out}_int32", f"{out}_product")
+        wide = add_before(product, "Cast", [whole], f"{out}_float", f"{out}_cast", {"to": ir.DataType.FLOAT})
+        both = add_before(product, "Mul", [step, scale], f"{out}_scale", f"{out}_scales")
+        with_bias(product, bias, "Mul", [wide, both], f"{out}_rescale")
 
 
 def with_bias(
@@ -73,8 +63,7 @@ def block_product(graph: ir.Graph, weight: ir.Value, bits: int, rounded: bool = 
     Args:
         rounded: compute in int8 instead (level 4): each row of x has a scale for each block, from its own values
     """
-    nodes = products(weight)
-    if not nodes:
+    if not (nodes := products(weight)):
         return
     matrix = _matrix(nodes[0])
     codes, scales = block_codes(np.ascontiguousarray(matrix.T), bits)
@@ -91,8 +80,7 @@ def block_product(graph: ir.Graph, weight: ir.Value, bits: int, rounded: bool = 
 
 def half_product(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the weight in fp16; the engine widens it once, when it loads the graph."""
-    nodes = products(weight)
-    if not nodes:
+    if not (nodes := products(weight)):
         return
     half = initializer(graph, f"{weight.name}_quantized", to_half(name_of(weight), array(weight)))
     name = f"{weight.name}_wide"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,13 @@ def block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
     Of a few scales, each block has the one of the least squared error (Guan et al., "Post-training 4-bit quantization
     on embedding tables", 2019, do so for rows).
     """
+    codes, scales = by_rows(matrix, partial(_block_codes, bits=bits))
+    return codes, scales
+
+
+def _block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
     rows, columns = matrix.shape
     size = block_size(columns)
-    parts = [_block_codes(matrix[i : i + _ROWS], bits, size) for i in range(0, rows, _ROWS)]
-    codes, scales = zip(*parts, strict=True)
-    return np.concatenate(codes), np.concatenate(scales)
-
-
-def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
-    rows, columns = matrix.shape
     blocks = np.pad(matrix, ((0, 0), (0, -columns % size))).reshape(rows, -1, size)
     half = 1 << (bits - 1)
     peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)
@@ -86,12 +85,8 @@ def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
         scale = np.where(nought, 1, peak * np.float32(-share / half)).astype(np.float32)
         tried = np.clip(np.rint(blocks / scale), -half, half - 1)
         error = np.square(tried * scale - blocks).sum(axis=-1, keepdims=True)
-        better = error < least
-        least, best, codes = (
-            np.where(better, error, least),
-            np.where(better, scale, best),
-            np.where(better, tried, codes),
-        )
+        pairs, better = ((error, least), (scale, best), (tried, codes)), error < least
+        least, best, codes = (np.where(better, new, old) for new, old in pairs)
     return (codes + half).astype(np.uint8), best[..., 0]
 
 
