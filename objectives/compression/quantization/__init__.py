@@ -10,9 +10,8 @@ import onnx_ir as ir
 from objectives.compression.export import PREFIX
 from objectives.compression.quantization.calibration import Range, Rows, value_ranges
 from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
-from objectives.compression.quantization.products import block_product, dynamic_int8, half_product
+from objectives.compression.quantization.products import block_product, dynamic_int8, dynamic_lstm, half_product
 from objectives.compression.quantization.reading import read_weight_bits, read_widths
-from objectives.compression.quantization.recurrent import dynamic_lstm
 from objectives.compression.quantization.static import static_int8
 from objectives.compression.quantization.weights import WidthError, products, weights
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
