@@ -92,9 +92,7 @@ def finish(model: ir.Model) -> ir.Model:
 
 
 def once_inputs(model: ir.Model) -> frozenset[str]:
-    """Return the inputs that are taken once a request: their first dimension is 1 where another input's is
-    not fixed.
-    """
+    """Return the inputs that are taken once a request: their first dimension is 1 where another's is not fixed."""
     first = {name_of(value): value.shape[0] if value.shape else 0 for value in model.graph.inputs}
     fixed = {name for name, size in first.items() if isinstance(size, int)}
     return frozenset(name for name in fixed if first[name] == 1 and len(fixed) < len(first))

@@ -7,8 +7,9 @@ from functools import partial
 
 import onnx_ir as ir
 
+from objectives.arrays import Arrays
 from objectives.compression.export import PREFIX
-from objectives.compression.quantization.calibration import Range, Rows, value_ranges
+from objectives.compression.quantization.calibration import Range, value_ranges
 from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
 from objectives.compression.quantization.products import block_product, dynamic_int8, dynamic_lstm, half_product
 from objectives.compression.quantization.reading import read_weight_bits, read_widths
@@ -28,7 +29,7 @@ def quantize(
     model: ir.Model,
     precision: Precision,
     structure: ModelStructure,
-    calibration: Rows,
+    calibration: Arrays,
     ranges: Mapping[str, Range] | None = None,
     weight_bits: Int8WeightBits = 8,
 ) -> ir.Model:
@@ -92,7 +93,7 @@ def _round_products(
     model: ir.Model,
     narrowed: Sequence[ir.Value],
     precision: Precision,
-    calibration: Rows,
+    calibration: Arrays,
     learned: Mapping[str, Range],
     weight_bits: Int8WeightBits,
 ) -> None:

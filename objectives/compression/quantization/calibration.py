@@ -14,19 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from objectives.arrays import groups_of_equal_rows
+from objectives.arrays import Array, Arrays, groups_of_equal_rows
 from objectives.onnx_graph import once_inputs, open_session
 from spaces.techniques.quantization import Calibration
 
 Range = tuple[float, float]
-Rows = Mapping[str, NDArray[np.generic]]
 Floats = NDArray[np.float32]
 _BATCH = 256
 # Per cent of the values within the range (Wu et al., "Integer quantization for deep learning inference", 2020, section
@@ -36,7 +35,7 @@ _PERCENTILE = 99.99
 _BINS, _LEVELS = 2048, 128
 
 
-def value_ranges(model: ir.Model, values: Sequence[str], rows: Rows, rule: Calibration) -> dict[str, Range]:
+def value_ranges(model: ir.Model, values: Sequence[str], rows: Arrays, rule: Calibration) -> dict[str, Range]:
     """Return the range (low, high) of each named value of an fp32 graph.
 
     Args:
@@ -55,20 +54,12 @@ def value_ranges(model: ir.Model, values: Sequence[str], rows: Rows, rule: Calib
     return {name: seen.range() for name, seen in kept.items()}
 
 
-class _Seen(Protocol):
-    """Statistics of a value, updated batch by batch, and the range that follows from them."""
-
-    def see(self, values: Floats) -> None: ...
-
-    def range(self) -> Range: ...
-
-
 def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Floats]]]) -> None:
     for name, values in stream():
         seen[name].see(values)
 
 
-def _stream(model: ir.Model, values: Sequence[str], rows: Rows) -> Callable[[], Iterator[tuple[str, Floats]]]:
+def _stream(model: ir.Model, values: Sequence[str], rows: Arrays) -> Callable[[], Iterator[tuple[str, Floats]]]:
     """Return a function that yields all values by name, flat, one batch at a time, each time it is called."""
     given = [name for name in values if name in rows]
     computed = [name for name in values if name not in rows]
@@ -86,7 +77,7 @@ def _stream(model: ir.Model, values: Sequence[str], rows: Rows) -> Callable[[], 
     return stream
 
 
-def _flat(values: NDArray[np.generic]) -> Floats:
+def _flat(values: Array) -> Floats:
     return values.ravel().astype(np.float32, copy=False)
 
 
@@ -101,10 +92,8 @@ def _probe(model: ir.Model, values: Sequence[str]) -> Any:
     return open_session(probe)
 
 
-def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Iterate over rows in their order; the rows of one user together, with inputs taken once from the
-    first of them.
-    """
+def _batches(rows: Arrays, once: frozenset[str]) -> Iterator[dict[str, Array]]:
+    """Iterate over rows in their order; those of one user together, with inputs taken once from the first of them."""
     count = len(next(iter(rows.values())))
     order = groups_of_equal_rows([rows[name] for name in sorted(once)]) if once else [np.arange(count)]
     for chosen in order:
@@ -192,4 +181,6 @@ class _Entropy:
         return float(low), float(high)
 
 
+# Statistics of a value, updated batch by batch, and the range that follows from them.
+_Seen = _Extremes | _Percentile | _Entropy
 _RULES: Mapping[Calibration, Callable[[_Extremes], _Seen]] = {"entropy": _Entropy, "percentile": _Percentile}
