@@ -1,6 +1,4 @@
-"""Evaluation of a custom metric, a function of the user's own, on scores that the meter wrote. It is a builder's stage,
-since user code runs in builders only.
-"""
+"""Evaluation of the user's own metric on scores that the meter wrote: a builder's stage, since it runs user code."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Numbers
-from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
+from objectives.held_out_rows import HELD_PARTS, HeldOut, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
 from objectives.measurement.metrics.other_outputs import others_of
 from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
@@ -50,25 +48,22 @@ def check_metric(recommender: Recommender) -> None:
     Raises:
         FactoryError: the metric gives no relative loss with an interval on validation or on test.
     """
+    name = f"metric {recommender.metric}"
     for part in HELD_PARTS:
-        _check_part(recommender, part)
-
-
-def _check_part(recommender: Recommender, part: HeldPart) -> None:
-    held, name = recommender.held_out(part), recommender.metric
-    if (groups := len(np.unique(held.groups))) < 2:
-        raise FactoryError(f"metric {name} needs rows of two groups or more, but those of {part} are of {groups}")
-    if recommender.custom_metric:
-        scores = main_scores(recommender, recommender.model, held.inputs)
-        value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
-        if not 0 < value < float("inf"):
-            raise FactoryError(
-                f"metric {name} must give a number above 0 for the model on {part}, higher being better, but gave "
-                f"{value:.4g}"
-            )
-    elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
-        some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
-        raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of {part} are {some} ...")
+        held = recommender.held_out(part)
+        if (groups := len(np.unique(held.groups))) < 2:
+            raise FactoryError(f"{name} needs rows of two groups or more, but those of {part} are of {groups}")
+        if recommender.custom_metric:
+            scores = main_scores(recommender, recommender.model, held.inputs)
+            value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
+            if not 0 < value < float("inf"):
+                raise FactoryError(
+                    f"{name} must give a number above 0 for the model on {part}, higher being better, but gave "
+                    f"{value:.4g}"
+                )
+        elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
+            some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
+            raise FactoryError(f"{name} needs labels that are 0 and 1, but those of {part} are {some} ...")
 
 
 def custom_metric(

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from objectives.build.model_structure import of_baseline, of_sibling
-from objectives.build.teacher_outputs import teacher_outputs
+from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
@@ -165,8 +165,8 @@ def training_data_of(recommender: Recommender, distillation: Distillation, cache
     cached.
     """
     asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
-    known = teacher_outputs(recommender, cache) if asked and cache is not None else None
-    batches, batches_per_epoch = training_batches(recommender.train_rows(), None if known is None else known.scores)
+    known = kept_scores(recommender, cache) if asked and cache is not None else None
+    batches, batches_per_epoch = training_batches(recommender.train_rows(), known)
     soft = partial(soft_loss_of, recommender.output_kinds)
     return TrainingData(
         batches, batches_per_epoch, recommender.loss, recommender.outputs, recommender.hidden, recommender.scores, soft
