@@ -342,7 +342,7 @@ def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
 def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
     """Describe an optimizer by its class, its settings and the number of parameters of each group."""
     found: list[object] = [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"]
-    # Torch's own optimizers have no others; the repr of such an object may contain its address, which is never the same.
+    # Those of torch's own optimizers; the repr of another object may contain its address, which is never the same.
     kinds = (int, float, str, tuple, Tensor)
     for group in optimizer.param_groups:
         found.append([len(group["params"]), {n: repr(value) for n, value in group.items() if isinstance(value, kinds)}])
