@@ -170,8 +170,7 @@ def _even_tables(recommender: Recommender) -> list[str]:
     modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).structure.tables}
     large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
     counts = recommender.counts(recommender.model, list(large)) if large else {}
-    known = {t.name: m for t, m in large.items() if seen(m, counts.get(t.name))}
-    return [name for name, module in known.items() if evenly_seen(module, counts[name])]
+    return [t.name for t, m in large.items() if seen(m, counts.get(t.name)) and evenly_seen(m, counts[t.name])]
 
 
 def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
@@ -224,8 +223,9 @@ def _export(
         fitted = _fitted(task, recommender, weights)
         graph, parity = _graph(task, recommender, weights, stored, form, fitted)
         size = save_graph(graph, into / MODEL)
-        if form.split_embeddings:
-            size = _write_split(into)
+        if form.split_embeddings:  # two parts next to the graph, which share its large tensors
+            parts = split_embeddings(load_graph(into / MODEL))
+            size = sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
         widths = read_widths(graph, fitted.structure, dict(stored.widths))
         units = {group.name: [width.units for width in group.dims] for group in fitted.structure.groups if group.dims}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
@@ -264,12 +264,6 @@ def _graph(
     if narrow:
         graph = quantize(graph, stored, fitted.structure, arrays, fitted.ranges, task.int8_weight_bits)
     return graph, largest_difference(graph, source, arrays)
-
-
-def _write_split(into: Path) -> int:
-    """Write the two halves of the graph next to it, sharing its large tensors, and return their size in bytes."""
-    parts = split_embeddings(load_graph(into / MODEL))
-    return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
 
 
 def _coded(spec: InputSpec, structure: ModelStructure) -> InputSpec:

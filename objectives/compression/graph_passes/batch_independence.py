@@ -78,19 +78,14 @@ def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...
     Args:
         rowed: values that have rows; the node reads at least one of them
     """
-    if not _is_known(node):
+    values = (*operands(node), *(value for value in node.outputs if value.name))
+    if node.domain or any(value.shape is None for value in values):  # not ONNX's own, or a rank is unknown
         return None
     op, rule = Operation(node, rowed), _RULES.get(node.op_type)
     if axis == 0 and rule is not None and rule(op):
         return (0,) * len(node.outputs)
     moved = _broadcasts if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
     return None if moved is None else moved(op, axis)
-
-
-def _is_known(node: ir.Node) -> bool:
-    """Return whether a node is ONNX's own, and the ranks of all its values are known."""
-    values = (*operands(node), *(value for value in node.outputs if value.name))
-    return not node.domain and all(value.shape is not None for value in values)
 
 
 def _along_axis(op: Operation, default: int = 0) -> bool:

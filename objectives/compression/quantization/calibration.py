@@ -31,7 +31,8 @@ _BATCH = 256
 # Per cent of the values within the range (Wu et al., "Integer quantization for deep learning inference", 2020, section
 # 5: 99.99 and more do well).
 _PERCENTILE = 99.99
-# Bins of the histogram, each a candidate for the range's end, and levels of the quantized one, as published.
+# Bins of the histogram, each a candidate for the range's end, and levels of the quantized one, as published; with as
+# many levels as bins, the library's default, entropy would keep the whole range.
 _BINS, _LEVELS = 2048, 128
 
 
@@ -123,11 +124,7 @@ class _Extremes:
 
 
 class _Percentile:
-    """Percentile range, with half of the excluded values below and half above.
-
-    It is computed from the values themselves, of which the outermost are kept: the library reads it from a histogram,
-    whose bins an outlier makes so wide that the high end can come out as zero.
-    """
+    """Percentile range of the values themselves, of which the outermost are kept; half of those left out are below."""
 
     def __init__(self, extremes: _Extremes) -> None:
         self._place = (1 - _PERCENTILE / 100) / 2 * (extremes.count - 1)
@@ -154,8 +151,6 @@ class _Percentile:
 class _Entropy:
     """Range at which the quantized distribution diverges least from the true one (Migacz, "8-bit inference with
     TensorRT", 2017), as the library computes it.
-
-    With as many levels as bins, its default, it would keep the whole range.
     """
 
     def __init__(self, extremes: _Extremes) -> None:

@@ -10,20 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from objectives.compression.quantization.rounding import (
-    Floats,
-    block_codes,
-    block_size,
-    by_rows,
-    cancelled_rows,
-    int8_codes,
-    least_moves,
-    packed,
-)
+from objectives.compression.quantization.rounding import Floats, block_codes, block_size, by_rows, int8_codes, packed
 from objectives.compression.quantization.weights import ENGINE, lookups, to_half
 from objectives.onnx_graph import add_before, array, initializer, name_of, operands, turn_into
 
 Codes = NDArray[np.int8]
+# A sum counts as zero where it is no more than the rounding errors of its terms.
+_NOUGHT = np.finfo(np.float32).eps
 
 
 def half_rows(graph: ir.Graph, weight: ir.Value) -> None:
@@ -101,19 +94,51 @@ def _block_rows(table: Floats, bits: int, width: int) -> tuple[NDArray[np.uint8]
 def _half_rows(weight: str, table: Floats) -> tuple[NDArray[np.float16]]:
     """Round to fp16; in a row that would sum to zero the largest number moves: steps of others may be too small."""
     half = to_half(weight, table)
-    rows = cancelled_rows(half.astype(np.float32), table)
+    rows = _cancelled_rows(half.astype(np.float32), table)
     of = half[rows]
     largest = np.abs(of) == np.abs(of).max(axis=1, keepdims=True)
     above, below = (np.where(largest, np.nextafter(of, np.float16(end)), np.nan) for end in (np.inf, -np.inf))
-    half[rows] = least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
+    half[rows] = _least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
     return (half,)
 
 
 def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -> Codes:
     """Return codes (rows, columns) in [least, most] whose rows sum to zero only where the table's do."""
-    rows = cancelled_rows(codes * step, table)
+    rows = _cancelled_rows(codes * step, table)
     of, size = codes[rows].astype(np.float32), np.broadcast_to(step, codes.shape)[rows]
     above, below = (np.where(of == end, np.nan, (of + d) * size) for end, d in ((most, 1), (least, -1)))
     told = codes.copy()
-    told[rows] = np.rint(least_moves(of * size, table[rows], above, below) / size)
+    told[rows] = np.rint(_least_moves(of * size, table[rows], above, below) / size)
     return told
+
+
+def _cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
+    """Return the rows whose rounded numbers sum to zero, though they are not all zero and the exact ones do not.
+
+    Some models detect padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
+    zero. Codes of 2 bits often cancel.
+    """
+    told = np.abs(rounded).any(axis=1) & ~_add_to_nought(exact)
+    return np.flatnonzero(told & _add_to_nought(rounded))
+
+
+def _least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
+    """Return the rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
+
+    Args:
+        above, below: the next value of each number, NaN where there is none
+    """
+    moves = np.concatenate([above, below], axis=1)
+    cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
+    best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)
+    moved = rounded.copy()
+    every = np.arange(len(rounded))
+    moved[every, best % rounded.shape[1]] = moves[every, best]
+    return moved
+
+
+def _add_to_nought(rows: Floats) -> NDArray[np.bool_]:
+    """Return whether each row sums to zero, (rows,)."""
+    total, size = rows.sum(axis=1, dtype=np.float64), np.abs(rows).sum(axis=1, dtype=np.float64)
+    found: NDArray[np.bool_] = np.abs(total) <= _NOUGHT * size
+    return found

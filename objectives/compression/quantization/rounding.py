@@ -21,8 +21,6 @@ _ROWS = 1 << 14
 # Block sizes that the engine's kernels support: powers of two from 16.
 _LEAST_BLOCK, _BLOCK = 16, 32
 _LEAST_PEAK = np.finfo(np.float32).tiny * 2**16
-# A sum counts as zero where it is no more than the rounding errors of its terms.
-_NOUGHT = np.finfo(np.float32).eps
 
 
 def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDArray[np.int8], Floats]:
@@ -88,38 +86,6 @@ def _block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
         pairs, better = ((error, least), (scale, best), (tried, codes)), error < least
         least, best, codes = (np.where(better, new, old) for new, old in pairs)
     return (codes + half).astype(np.uint8), best[..., 0]
-
-
-def cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
-    """Return the rows whose rounded numbers sum to zero, though they are not all zero and the exact ones do not.
-
-    Some models detect padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
-    zero. Codes of 2 bits often cancel.
-    """
-    told = np.abs(rounded).any(axis=1) & ~_add_to_nought(exact)
-    return np.flatnonzero(told & _add_to_nought(rounded))
-
-
-def least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
-    """Return the rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
-
-    Args:
-        above, below: the next value of each number, NaN where there is none
-    """
-    moves = np.concatenate([above, below], axis=1)
-    cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
-    best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)
-    moved = rounded.copy()
-    every = np.arange(len(rounded))
-    moved[every, best % rounded.shape[1]] = moves[every, best]
-    return moved
-
-
-def _add_to_nought(rows: Floats) -> NDArray[np.bool_]:
-    """Return whether each row sums to zero, (rows,)."""
-    total, size = rows.sum(axis=1, dtype=np.float64), np.abs(rows).sum(axis=1, dtype=np.float64)
-    found: NDArray[np.bool_] = np.abs(total) <= _NOUGHT * size
-    return found
 
 
 def packed(codes: Bytes, bits: int) -> Bytes:
