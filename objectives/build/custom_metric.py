@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from objectives.arrays import Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
 from objectives.measurement.metrics.other_outputs import others_of
-from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
+from objectives.measurement.metrics.paired_loss import Mask, Resampled, paired_loss
 from objectives.measurement.statistics import Floats
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Quality
+
+_Scores = NDArray[np.float32]
 
 
 def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest) -> Quality:
@@ -30,7 +33,7 @@ def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest)
     held, theirs = read_held_out(Path(asked.holdout), asked.part), _read(asked.baseline)
     seed, confidence = asked.seed, asked.confidence
 
-    def quality(ours: NDArray[np.float32]) -> Quality:
+    def quality(ours: _Scores) -> Quality:
         main = custom_metric(recommender, ours[:, 0], theirs[:, 0], held, seed, confidence)
 
         def other(column: int, labels: Numbers) -> Quality:
@@ -67,30 +70,22 @@ def check_metric(recommender: Recommender) -> None:
 
 
 def custom_metric(
-    recommender: Recommender,
-    candidate: NDArray[np.float32],
-    baseline: NDArray[np.float32],
-    held: HeldOut,
-    seed: int,
-    confidence: float,
+    recommender: Recommender, candidate: _Scores, baseline: _Scores, held: HeldOut, seed: int, confidence: float
 ) -> Quality:
     """Return the paired quality of scores, (n,) each, by the custom metric."""
-    ours, theirs = (_deployment(recommender, scores, held) for scores in (candidate, baseline))
-    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
 
-
-def _read(scores: str) -> NDArray[np.float32]:
-    """Read scores as (n, outputs)."""
-    found: NDArray[np.float32] = np.load(scores)
-    return found.reshape(len(found), -1)
-
-
-def _deployment(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Metric:
-    def kept(mask: Mask) -> Resampled:
+    def metric(scores: _Scores, mask: Mask) -> Resampled:
         columns = scores[mask], held.labels[mask], held.groups[mask]
         return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
 
-    return kept
+    ours, theirs = (partial(metric, scores) for scores in (candidate, baseline))
+    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
+
+
+def _read(scores: str) -> _Scores:
+    """Read scores as (n, outputs)."""
+    found: _Scores = np.load(scores)
+    return found.reshape(len(found), -1)
 
 
 def _value(recommender: Recommender, columns: tuple[Numbers, ...], row: Floats) -> float:

@@ -145,8 +145,7 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
     folder = task.cache / "techniques" / key
 
     def write(into: Path) -> None:
-        graph = load_graph(Path(task.home) / baseline.path)
-        structure = of_baseline(recommender).structure
+        structure, graph = of_baseline(recommender).structure, load_graph(Path(task.home) / baseline.path)
         tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -116,12 +116,7 @@ def _expand(op: Operation) -> bool:
 def _gemm(op: Operation) -> bool:
     values, weight, *bias = op.operands
     rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
-    return rowed and all(_as_bias(op, value) for value in bias)
-
-
-def _as_bias(op: Operation, value: ir.Value) -> bool:
-    shape = shape_of(value)
-    return len(shape) == 2 if value in op.rowed else len(shape) < 2 or shape[0] == 1
+    return rowed and _broadcasts(op, 0, (values, *bias)) is not None
 
 
 def _matmul(op: Operation) -> bool:
@@ -164,9 +159,9 @@ def _dequantize(op: Operation) -> bool:
     return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
 
 
-def _broadcasts(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows in the broadcast shape, where no constant extends it."""
-    shapes = [(shape_of(value), value in op.rowed) for value in op.operands]
+def _broadcasts(op: Operation, axis: int, values: Sequence[ir.Value] = ()) -> tuple[int, ...] | None:
+    """Return the axis of the rows in the broadcast shape of the values, or of all operands; None if a constant has it."""
+    shapes = [(shape_of(value), value in op.rowed) for value in values or op.operands]
     rank = max(len(shape) for shape, _ in shapes)
     for shape, rowed in shapes:
         at = axis - rank + len(shape)

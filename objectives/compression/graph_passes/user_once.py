@@ -39,7 +39,8 @@ def compute_once(model: ir.Model, user_inputs: frozenset[str]) -> ir.Model:
         user_inputs: names of the inputs that are equal in all rows of a request; their first dimension becomes 1
 
     Raises:
-        UserOnceError: the names are none, unknown or all of the inputs, or no arithmetic depends on the user only.
+        UserOnceError: the names are none, unknown or all of the inputs, a score depends on no item, or nothing but
+            lookups depends on the user only.
     """
     _check(model, user_inputs)
     made = infer(model, _ROWS)
@@ -88,11 +89,7 @@ class _Rewriting:
         self._met: list[str] = []
 
     def run(self) -> None:
-        """Rewrite all nodes.
-
-        Raises:
-            UserOnceError: the scores depend on no item, or nothing but lookups depends on the user only.
-        """
+        """Rewrite all nodes, or raise UserOnceError."""
         for node in tuple(self._graph):
             self._visit(node)
         alone = [value.name for value in self._graph.outputs if value in self._once or value in self._constant]

@@ -55,31 +55,26 @@ def value_ranges(model: ir.Model, values: Sequence[str], rows: Arrays, rule: Cal
     return {name: seen.range() for name, seen in kept.items()}
 
 
-def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Floats]]]) -> None:
+def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Array]]]) -> None:
     for name, values in stream():
-        seen[name].see(values)
+        seen[name].see(values.ravel().astype(np.float32, copy=False))
 
 
-def _stream(model: ir.Model, values: Sequence[str], rows: Arrays) -> Callable[[], Iterator[tuple[str, Floats]]]:
-    """Return a function that yields all values by name, flat, one batch at a time, each time it is called."""
+def _stream(model: ir.Model, values: Sequence[str], rows: Arrays) -> Callable[[], Iterator[tuple[str, Array]]]:
+    """Return a function that yields all values by name, one batch at a time, each time it is called."""
     given = [name for name in values if name in rows]
     computed = [name for name in values if name not in rows]
     session = _probe(model, computed) if computed else None
 
-    def stream() -> Iterator[tuple[str, Floats]]:
+    def stream() -> Iterator[tuple[str, Array]]:
         for name in given:
             for start in range(0, len(rows[name]), _BATCH):
-                yield name, _flat(rows[name][start : start + _BATCH])
+                yield name, rows[name][start : start + _BATCH]
         if session is not None:
             for batch in _batches(rows, once_inputs(model)):
-                for name, found in zip(computed, session.run(computed, batch), strict=True):
-                    yield name, _flat(found)
+                yield from zip(computed, session.run(computed, batch), strict=True)
 
     return stream
-
-
-def _flat(values: Array) -> Floats:
-    return values.ravel().astype(np.float32, copy=False)
 
 
 def _probe(model: ir.Model, values: Sequence[str]) -> Any:
