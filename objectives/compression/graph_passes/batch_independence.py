@@ -160,7 +160,7 @@ def _dequantize(op: Operation) -> bool:
 
 
 def _broadcasts(op: Operation, axis: int, values: Sequence[ir.Value] = ()) -> tuple[int, ...] | None:
-    """Return the axis of the rows in the broadcast shape of the values, or of all operands; None if a constant has it."""
+    """Return the axis of the rows in the broadcast shape of values (all operands), where no constant extends it."""
     shapes = [(shape_of(value), value in op.rowed) for value in values or op.operands]
     rank = max(len(shape) for shape, _ in shapes)
     for shape, rowed in shapes:
