@@ -119,11 +119,7 @@ def fit(
 
 
 def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:
-    """Return the model that fitting starts from, and its structure.
-
-    Raises:
-        ValueError: the student equals the baseline.
-    """
+    """Return the model that fitting starts from, and its structure; ValueError where a student equals the baseline."""
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure
     student = recommender.build(weights.architecture)

@@ -239,12 +239,7 @@ def _export(
 def _graph(
     task: Task, recommender: Recommender, weights: Weights, stored: Precision, form: Form, fitted: Fitted
 ) -> tuple[ir.Model, float]:
-    """Return the graph in its form and widths, and the largest difference of its scores, in units of their spread, from
-    the model's, or from those of the model's plain graph.
-
-    Raises:
-        ParityError: the plain graph, or the user's side computed once, changed the scores; or some are not finite.
-    """
+    """Return the graph in its form and widths, and its parity with the model, or with the graph of no form or width."""
     rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
     if form == Form() and not narrow:
         signature = signature_of(recommender)

@@ -24,9 +24,7 @@ ELEMENTWISE = frozenset((
 
 @dataclass(frozen=True)
 class Operation:
-    """A node whose values have known ranks, and those of its operands whose first axis is the rows (the others do not
-    depend on the rows).
-    """
+    """A node whose values have known ranks, and its operands that have rows; the others do not depend on the rows."""
 
     node: ir.Node
     rowed: Set[ir.Value]

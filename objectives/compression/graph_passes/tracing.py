@@ -45,13 +45,9 @@ def any_length() -> Iterator[None]:
 
 
 def _outputs(values: Tensor, first: Tensor | list[Tensor], *settings: object) -> tuple[Tensor, ...]:
-    """Return an output and last states of the layer's shapes.
-
-    Args:
-        first: the first state, or the first state and cell of nn.LSTM
-        settings: weights, biased, layers, dropout, train, both_ways, batch_first
-    """
+    """Return an output and last states of the layer's shapes, given its first state, or first state and cell."""
     states = [first] if isinstance(first, Tensor) else first
+    # Of weights, biased, layers, dropout, train, both_ways, batch_first.
     directions = 2 if settings[5] else 1
     output = values.new_empty((*values.shape[:-1], directions * states[0].shape[-1]))
     return output, *map(torch.empty_like, states)

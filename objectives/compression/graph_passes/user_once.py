@@ -186,10 +186,8 @@ class _Rewriting:
         once = all(
             value in self._constant or (self._once.get(value) == 0 and len(shape_of(value)) == 2) for value in bias
         )
-        turned: int = node.attributes.get_int("transA", 0)
-        if turned or not (last and matrix and once):
-            return False
-        mask = self._user_columns(x)
+        plain = last and matrix and once and not node.attributes.get_int("transA", 0)
+        mask = self._user_columns(x) if plain else None
         if mask is None:
             return False
         # The halves of a weight have one name: a product that needs another split of the same weight reads it whole.
@@ -198,13 +196,10 @@ class _Rewriting:
 
     def _user_columns(self, concat: ir.Value) -> tuple[bool, ...] | None:
         """Return a mask of the user's columns in a concatenation; None where a size is unknown."""
-        mask: list[bool] = []
-        for part in self._concats[concat][0]:
-            width = shape_of(part)[-1]
-            if not isinstance(width, int):
-                return None
-            mask += [part in self._once] * width
-        return tuple(mask)
+        parts = self._concats[concat][0]
+        widths = [width for part in parts if isinstance(width := shape_of(part)[-1], int)]
+        once = [part in self._once for part in parts]
+        return tuple(np.repeat(once, widths).tolist()) if len(widths) == len(parts) else None
 
     def _split(self, node: ir.Node) -> None:
         concat = operands(node)[0]

@@ -123,11 +123,7 @@ def _cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
 
 
 def _least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
-    """Return the rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
-
-    Args:
-        above, below: the next value of each number, NaN where there is none
-    """
+    """Return rows in which the number for which it costs least is the next one `above` or `below` (NaN for none)."""
     moves = np.concatenate([above, below], axis=1)
     cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
     best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)

@@ -53,11 +53,7 @@ def products(weight: ir.Value) -> list[ir.Node]:
 
 
 def _readers(weight: ir.Value) -> list[ir.Node]:
-    """Return the plain products, the lookups, or both, that share a weight.
-
-    Raises:
-        WidthError: the weight feeds anything else, or products of other forms.
-    """
+    """Return the plain products and lookups of a weight; WidthError where it feeds anything else, or other forms."""
     found = list(weight.consumers())
     kinds = sorted({node.op_type for node in found})
     if not set(kinds) <= set(PLACES):
