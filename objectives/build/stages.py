@@ -98,7 +98,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     requests = read_requests(holdout)
     rows = int(np.median([rows_of(request) for request in requests]))
     model = Path(task.home) / artifact.path
-    refused, share = _user_once(task, recommender, model, rows, _lengths(requests))
+    refused, share = _user_once(task, recommender, model, rows, requests)
     kept, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
     facts: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     progress("baseline: applying each technique once")
@@ -280,15 +280,8 @@ def _arrays(rows: Mapping[str, Tensor]) -> Rows:
     return {name: values.numpy() for name, values in rows.items()}
 
 
-def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
-    """Return the median shape of one row of each input."""
-    first = requests[0]
-    sizes = {name: np.array([request[name].shape[1:] for request in requests]) for name in first}
-    return {name: tuple(map(int, np.median(of, axis=0))) for name, of in sizes.items()}
-
-
 def _user_once(
-    task: Task, recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
+    task: Task, recommender: Recommender, model: Path, rows: int, requests: Sequence[Rows]
 ) -> tuple[str | None, float | None]:
     """Return (why the user's side cannot be computed once a request, the share of multiply-adds left if it is)."""
     users = user_inputs(recommender)
@@ -304,6 +297,8 @@ def _user_once(
         return str(error), None
     except Exception as error:  # any failure excludes this form only
         return one_line(error), None
+    shapes = {name: np.array([request[name].shape[1:] for request in requests]) for name in requests[0]}
+    lengths = {name: tuple(map(int, np.median(of, axis=0))) for name, of in shapes.items()}  # of one row
     try:
         return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
     except ValueError:  # a size known only when the graph runs; the actual saving is measured in any case

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from objectives.arrays import Arrays
 from objectives.onnx_graph import array
 
 TURNED = ".turned"
 
 
-def name_turned(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]]) -> None:
+def name_turned(model: ir.Model, parameters: Arrays) -> None:
     """Name the exporter's transposed and numbered matrices after their parameters, as far as the names are free.
 
     A linear layer over more than two axes becomes a MatMul with the transposed weight, which the exporter folds into a

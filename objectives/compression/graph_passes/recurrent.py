@@ -7,14 +7,14 @@ form weights are constants named after the module's parameters, and shapes are k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from objectives.onnx_graph import array, initializer, turn_into
+from objectives.arrays import Array, Arrays
+from objectives.onnx_graph import array, initializer, operands, turn_into
 
 # Order of torch's blocks of rows in ONNX: update before reset; input, output, forget, cell.
 GATES: Mapping[str, tuple[int, ...]] = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}
@@ -25,7 +25,7 @@ _MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Un
 _PROBE = (5, 3)
 
 
-def plain_recurrent(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]]) -> None:
+def plain_recurrent(model: ir.Model, parameters: Arrays) -> None:
     """Bring every recurrent layer of a graph into the canonical form.
 
     Args:
@@ -41,7 +41,7 @@ def is_recurrent(node: ir.Node) -> bool:
     return node.op_type in GATES and not node.domain
 
 
-def _hold_weights(graph: ir.Graph, layer: ir.Node, parameters: Mapping[str, NDArray[np.generic]]) -> None:
+def _hold_weights(graph: ir.Graph, layer: ir.Node, parameters: Arrays) -> None:
     """Replace values computed from constants by constants."""
     given = {place: value for place, value in enumerate(layer.inputs[1:4], 1) if value is not None}
     values = _evaluated(graph, list(given.values()), {})
@@ -54,9 +54,7 @@ def _hold_weights(graph: ir.Graph, layer: ir.Node, parameters: Mapping[str, NDAr
         layer.replace_input_with(place, initializer(graph, name, value))
 
 
-def _parameter(
-    layer: ir.Node, weight: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]]
-) -> str | None:
+def _parameter(layer: ir.Node, weight: Array, parameters: Arrays) -> str | None:
     """Return the parameter that equals the first direction's input weight, with its gates in torch's order."""
     order = GATES[layer.op_type]
     for name, values in parameters.items():
@@ -85,7 +83,7 @@ def _join_directions(graph: ir.Graph, layer: ir.Node) -> None:
             continue
         for joined in [node for node in turned.outputs[0].consumers() if node.op_type == "Reshape"]:
             probe = np.zeros((*_PROBE, directions, hidden), np.float32)
-            shape = _evaluated(graph, [joined.inputs[1]], {turned.outputs[0]: probe})
+            shape = _evaluated(graph, operands(joined)[1:], {turned.outputs[0]: probe})
             if shape is None or shape[0].tolist() != [*_PROBE, directions * hidden]:
                 continue
             values, kind, sizes = turned.outputs[0], "Reshape", [0, 0, directions * hidden]
@@ -94,12 +92,10 @@ def _join_directions(graph: ir.Graph, layer: ir.Node) -> None:
             turn_into(joined, kind, [values, initializer(graph, f"{joined.outputs[0].name}.sizes", np.array(sizes))])
 
 
-def _evaluated(
-    graph: ir.Graph, values: Sequence[ir.Value | None], given: Mapping[ir.Value, NDArray[np.generic]]
-) -> list[NDArray[np.generic]] | None:
+def _evaluated(graph: ir.Graph, values: list[ir.Value], given: Mapping[ir.Value, Array]) -> list[Array] | None:
     """Evaluate nodes on constants and on the given values; None where they read anything else."""
     try:
-        part = ir.convenience.extract(graph, list(given), [value for value in values if value is not None])
+        part = ir.convenience.extract(graph, list(given), values)
     except ValueError:
         return None
     evaluator = ReferenceEvaluator(ir.to_proto(ir.Model(part, ir_version=10)))

@@ -43,17 +43,13 @@ def static_int8(model: ir.Model, ranges: Mapping[ir.Node, Range], bits: Int8Weig
         maker, shape = x.producer(), known[name_of(x)].shape
         span = (max(low, 0.0) if maker is not None and maker.op_type == "Relu" else low, high)
         if (x, span) not in rounded:
-            rounded[x, span] = _round(model.graph, product, x, span, f"{x.name}_rounded{len(rounded)}")
+            name, (scale, zero) = f"{x.name}_rounded{len(rounded)}", uint8_range(*span)
+            step = [initializer(model.graph, f"{name}_{part}", of) for part, of in (("scale", scale), ("zero", zero))]
+            codes = add_before(product, "QuantizeLinear", [x, *step], f"{name}_codes", f"{name}_narrow")
+            wide = add_before(product, "DequantizeLinear", [codes, *step], name, f"{name}_widen")
+            rounded[x, span] = wide, scale
         flat = product.op_type == "Gemm" or (shape is not None and len(shape) == 2)
         _narrow(model.graph, product, *rounded[x, span], flat, ranges, bits)
-
-
-def _round(graph: ir.Graph, product: ir.Node, x: ir.Value, span: Range, name: str) -> tuple[ir.Value, np.float32]:
-    """Quantize an activation before a product, and return it after its two nodes, and its scale."""
-    scale, zero = uint8_range(*span)
-    step = [initializer(graph, f"{name}_scale", scale), initializer(graph, f"{name}_zero", zero)]
-    codes = add_before(product, "QuantizeLinear", [x, *step], f"{name}_codes", f"{name}_narrow")
-    return add_before(product, "DequantizeLinear", [codes, *step], name, f"{name}_widen"), scale
 
 
 def _narrow(
