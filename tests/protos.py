@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from objectives import onnx_graph
 from objectives.compression import export, quantization
-from objectives.compression.graph_passes import naming, user_once
+from objectives.compression.graph_passes import exported, user_once
 from objectives.compression.graph_passes import split_embeddings as splitting
 from objectives.compression.quantization import calibration, products
 
@@ -53,7 +53,7 @@ value_ranges = _over_protos(calibration.value_ranges)
 
 @_over_protos
 def name_turned(graph: ir.Model, parameters: Any) -> ir.Model:
-    naming.name_turned(graph, parameters)
+    exported.name_turned(graph, parameters)
     return graph
 
 

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from objectives.compression.graph_passes.naming import name_turned
-from objectives.compression.graph_passes.recurrent import plain_recurrent
-from objectives.compression.graph_passes.small_addends import optimize
+from objectives.compression.graph_passes.exported import name_turned, optimize, plain_recurrent
 from objectives.compression.graph_passes.tracing import BagsAsReductions, any_length
 from objectives.errors import located
 from objectives.onnx_graph import once_inputs, open_session

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from objectives.compression.export import PREFIX
-from objectives.compression.graph_passes.recurrent import is_recurrent
+from objectives.compression.graph_passes.exported import is_recurrent
 
 # Domain of ONNX Runtime's own operators.
 ENGINE = "com.microsoft"
