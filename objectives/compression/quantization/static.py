@@ -44,7 +44,7 @@ def static_int8(model: ir.Model, ranges: Mapping[ir.Node, Range], bits: Int8Weig
         span = (max(low, 0.0) if maker is not None and maker.op_type == "Relu" else low, high)
         if (x, span) not in rounded:
             name, (scale, zero) = f"{x.name}_rounded{len(rounded)}", uint8_range(*span)
-            step = [initializer(model.graph, f"{name}_{part}", of) for part, of in (("scale", scale), ("zero", zero))]
+            step = [initializer(model.graph, f"{name}_scale", scale), initializer(model.graph, f"{name}_zero", zero)]
             codes = add_before(product, "QuantizeLinear", [x, *step], f"{name}_codes", f"{name}_narrow")
             wide = add_before(product, "DequantizeLinear", [codes, *step], name, f"{name}_widen")
             rounded[x, span] = wide, scale
