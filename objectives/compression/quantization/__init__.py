@@ -14,7 +14,8 @@ from objectives.compression.quantization.embeddings import block_rows, half_rows
 from objectives.compression.quantization.products import block_product, dynamic_int8, dynamic_lstm, half_product
 from objectives.compression.quantization.reading import read_weight_bits, read_widths
 from objectives.compression.quantization.static import static_int8
-from objectives.compression.quantization.weights import WidthError, products, weights
+from objectives.compression.quantization.weights import WidthError, weights
+from objectives.compression.quantization.weights import products as products_of
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.onnx_graph import finish, name_of, operands
 from spaces.model_structure import ModelStructure
@@ -98,7 +99,7 @@ def _round_products(
     weight_bits: Int8WeightBits,
 ) -> None:
     """Quantize products by the learned ranges, and by those of the calibration rows for the rest."""
-    found = {node for weight in narrowed for node in products(weight)}
+    found = {node for weight in narrowed for node in products_of(weight)}
     weight_names = {node: name_of(operands(node)[1]) for node in model.graph if node in found}
     modules = {node: name.removeprefix(PREFIX).rpartition(".weight")[0] for node, name in weight_names.items()}
     unmet = sorted(set(learned) - set(modules.values()))
