@@ -82,8 +82,12 @@ def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...
     op, rule = Operation(node, rowed), _RULES.get(node.op_type)
     if axis == 0 and rule is not None and rule(op):
         return (0,) * len(node.outputs)
-    moved = _broadcasts if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
-    return None if moved is None else moved(op, axis)
+    if node.op_type in ("GRU", "LSTM", "RNN"):
+        return _stepped(op, axis)
+    if node.op_type in ELEMENTWISE:
+        return (axis,) if _broadcasts(op, axis) else None
+    moved = _moved(op, axis)
+    return None if moved is None else (moved,)
 
 
 def _along_axis(op: Operation, default: int = 0) -> bool:
@@ -114,12 +118,12 @@ def _expand(op: Operation) -> bool:
 def _gemm(op: Operation) -> bool:
     values, weight, *bias = op.operands
     rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
-    return rowed and _broadcasts(op, 0, (values, *bias)) is not None
+    return rowed and _broadcasts(op, 0, (values, *bias))
 
 
 def _matmul(op: Operation) -> bool:
     if max(len(shape_of(value)) for value in op.operands) >= 3:  # a stack of products: the rows are its first axis
-        return _broadcasts(op, 0) is not None
+        return _broadcasts(op, 0)
     return op.first_alone and op.rank == 2
 
 
@@ -143,7 +147,7 @@ def _batch_norm(op: Operation) -> bool:
 
 
 def _prelu(op: Operation) -> bool:
-    return op.first_alone and _broadcasts(op, 0) is not None
+    return op.first_alone and _broadcasts(op, 0)
 
 
 def _per_tensor(op: Operation) -> bool:
@@ -157,54 +161,37 @@ def _dequantize(op: Operation) -> bool:
     return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
 
 
-def _broadcasts(op: Operation, axis: int, values: Sequence[ir.Value] = ()) -> tuple[int, ...] | None:
-    """Return the axis of the rows in the broadcast shape of values (all operands), where no constant extends it."""
+def _broadcasts(op: Operation, axis: int, values: Sequence[ir.Value] = ()) -> bool:
+    """Return whether the rows keep their axis in the broadcast shape of values (all operands); no constant has it."""
     shapes = [(shape_of(value), value in op.rowed) for value in values or op.operands]
     rank = max(len(shape) for shape, _ in shapes)
     for shape, rowed in shapes:
         at = axis - rank + len(shape)
         if len(shape) != rank if rowed else at >= 0 and shape[at] != 1:
-            return None
-    return (axis,)
+            return False
+    return True
 
 
-def _turned(op: Operation, axis: int) -> tuple[int, ...] | None:
-    perm = list(op.node.attributes.get_ints("perm", tuple(reversed(range(op.rank)))))
-    return (perm.index(axis),) if op.first_alone else None
-
-
-def _squeezed(op: Operation, axis: int) -> tuple[int, ...] | None:
-    gone = op.axes(1, op.rank)
-    return (axis - sum(a < axis for a in gone),) if op.first_alone and gone and axis not in gone else None
-
-
-def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows where all axes up to it are kept."""
-    kept = integers(op.node.inputs[1])[: axis + 1]
-    whole = op.first_alone and kept == (0,) * (axis + 1) and not op.integer("allowzero", 0)
-    return (axis,) if whole else None
-
-
-def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows where positions of another axis are selected."""
-    along = op.axis()
-    if not op.first_alone or along == axis:
+def _moved(op: Operation, axis: int) -> int | None:
+    """Return the axis of the rows in the output of an operator that moves values, or multiplies their last axis."""
+    if op.node.op_type == "Concat":
+        return axis if op.count == len(op.node.inputs) and op.axis() != axis else None
+    if not op.first_alone:
         return None
-    return (axis if along > axis else axis - 1 + len(shape_of(op.node.inputs[1])),)
-
-
-def _side_by_side(op: Operation, axis: int) -> tuple[int, ...] | None:
-    return (axis,) if op.count == len(op.node.inputs) and op.axis() != axis else None
-
-
-def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
-    along = op.axes(3, op.rank)
-    return (axis,) if op.first_alone and along and axis not in along else None
-
-
-def _multiplied(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows where the last axis is multiplied by a constant matrix."""
-    return (axis,) if op.first_alone and axis < op.rank - 1 and len(shape_of(op.node.inputs[1])) == 2 else None
+    match op.node.op_type:
+        case "Gather" if (along := op.axis()) != axis:  # positions of another axis are selected
+            return axis if along > axis else axis - 1 + len(shape_of(op.node.inputs[1]))
+        case "MatMul" if axis < op.rank - 1 and len(shape_of(op.node.inputs[1])) == 2:
+            return axis
+        case "Reshape" if integers(op.node.inputs[1])[: axis + 1] == (0,) * (axis + 1):  # all axes up to it are kept
+            return None if op.integer("allowzero", 0) else axis
+        case "Slice" if (others := op.axes(3, op.rank)) and axis not in others:
+            return axis
+        case "Squeeze" if (gone := op.axes(1, op.rank)) and axis not in gone:
+            return axis - sum(a < axis for a in gone)
+        case "Transpose":
+            return list(op.node.attributes.get_ints("perm", tuple(reversed(range(op.rank))))).index(axis)
+    return None
 
 
 def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
@@ -218,18 +205,8 @@ def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
     return (2, 1, 1)[: len(op.node.outputs)] if alone and known else None
 
 
-_MOVED: Mapping[str, Callable[[Operation, int], tuple[int, ...] | None]] = {
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), _stepped),
-    "Concat": _side_by_side,
-    "Gather": _looked_up,
-    "MatMul": _multiplied,
-    "Reshape": _reshaped_behind,
-    "Slice": _sliced,
-    "Squeeze": _squeezed,
-    "Transpose": _turned,
-}
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-# Whether rows that are the first axis stay it; an operator may have a rule for any axis too.
+# Whether rows that are the first axis stay it, for operators or forms that have no rule for any axis.
 _RULES: Mapping[str, Callable[[Operation], bool]] = {
     **dict.fromkeys(("ArgMax", "ArgMin", "Split"), _along_axis),
     **dict.fromkeys(("LayerNormalization", "LogSoftmax", "Softmax"), partial(_along_axis, default=-1)),
