@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 
 import onnx_ir as ir
@@ -20,6 +19,8 @@ ELEMENTWISE = frozenset((
     "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
 ))
 # fmt: on
+_KINDS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_REDUCTIONS = frozenset(f"Reduce{kind}" for kind in _KINDS)
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...
     values = (*operands(node), *(value for value in node.outputs if value.name))
     if node.domain or any(value.shape is None for value in values):  # not ONNX's own, or a rank is unknown
         return None
-    op, rule = Operation(node, rowed), _RULES.get(node.op_type)
-    if axis == 0 and rule is not None and rule(op):
+    op = Operation(node, rowed)
+    if axis == 0 and _stays_first(op):
         return (0,) * len(node.outputs)
     if node.op_type in ("GRU", "LSTM", "RNN"):
         return _stepped(op, axis)
@@ -90,75 +91,64 @@ def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...
     return None if moved is None else (moved,)
 
 
-def _along_axis(op: Operation, default: int = 0) -> bool:
-    return op.first_alone and op.axis(default) >= 1
+def _stays_first(op: Operation) -> bool:
+    """Return whether rows stay the first axis, for operators, or forms of them, that `_moved` has no rule for."""
+    alone = op.first_alone
+    match op.node.op_type:
+        case "ArgMax" | "ArgMin" | "Split":
+            return alone and op.axis() >= 1
+        case "LayerNormalization" | "LogSoftmax" | "Softmax":
+            return alone and op.axis(-1) >= 1
+        case "BatchNormalization":
+            return alone and op.rank >= 2 and not op.integer("training_mode", 0)
+        case "DequantizeLinear":  # one scale for all rows, or one for each
+            codes, scale, *zero = op.operands
+            by_row = len(shape_of(scale)) == 1 and op.integer("axis", 1) == 0 and not zero
+            return _is_per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
+        case "Expand":
+            target = integers(op.node.inputs[1])
+            return alone and len(target) == op.rank and target[0] == 1
+        case "Flatten":
+            return op.axis(1) == 1
+        case "Gather":  # rows of ids index a constant table
+            return op.count == 1 and not alone and op.integer("axis", 0) == 0
+        case "GatherElements":  # rows of values are indexed by the same rows of positions along another axis
+            return op.count == 2 and op.axis() >= 1
+        case "Gemm":
+            values, weight, *bias = op.operands
+            rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
+            return rowed and _broadcasts(op, 0, (values, *bias))
+        case "MatMul" if (
+            max(len(shape_of(value)) for value in op.operands) >= 3
+        ):  # a stack: the rows are its first axis
+            return _broadcasts(op, 0)
+        case "MatMul":
+            return alone and op.rank == 2
+        case "PRelu":
+            return alone and _broadcasts(op, 0)
+        case "QuantizeLinear":
+            return _is_per_tensor(op)
+        case "Reshape":
+            return alone and _is_kept(op)
+        case kind if kind == "Unsqueeze" or kind in _REDUCTIONS:  # of no axes, all are meant, or any of size one
+            axes = op.axes(1, max(op.rank, len(shape_of(op.node.outputs[0]))))  # Unsqueeze counts those of its output
+            return alone and bool(axes) and min(axes) >= 1
+    return False
 
 
-def _over_axes(op: Operation) -> bool:
-    """Return whether axes are given and none is the first; an empty list would mean every axis, or any of size one."""
-    axes = op.axes(1, max(op.rank, len(shape_of(op.node.outputs[0]))))  # Unsqueeze counts those of its output
-    return op.first_alone and bool(axes) and min(axes) >= 1
+def _is_per_tensor(op: Operation) -> bool:
+    return op.first_alone and all(shape_of(value) in ((), (1,)) for value in op.operands[1:])
 
 
-def _gather(op: Operation) -> bool:
-    """Return whether rows of ids index a constant table."""
-    return op.count == 1 and not op.first_alone and op.integer("axis", 0) == 0
-
-
-def _gather_elements(op: Operation) -> bool:
-    """Return whether rows of values are indexed by the same rows of positions along another axis."""
-    return op.count == 2 and op.axis() >= 1
-
-
-def _expand(op: Operation) -> bool:
-    target = integers(op.node.inputs[1])
-    return op.first_alone and len(target) == op.rank and target[0] == 1
-
-
-def _gemm(op: Operation) -> bool:
-    values, weight, *bias = op.operands
-    rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
-    return rowed and _broadcasts(op, 0, (values, *bias))
-
-
-def _matmul(op: Operation) -> bool:
-    if max(len(shape_of(value)) for value in op.operands) >= 3:  # a stack of products: the rows are its first axis
-        return _broadcasts(op, 0)
-    return op.first_alone and op.rank == 2
-
-
-def _reshape(op: Operation) -> bool:
-    """Return whether the target keeps the first axis by -1, since all the other sizes are given and fit."""
+def _is_kept(op: Operation) -> bool:
+    """Return whether the target of a Reshape keeps the first axis by -1, as all the other sizes are given and fit."""
     target = integers(op.node.inputs[1])
     before = shape_of(op.node.inputs[0])[1:]
-    if not op.first_alone or target[:1] != (-1,) or (op.integer("allowzero", 0) and 0 in target):
+    if target[:1] != (-1,) or (op.integer("allowzero", 0) and 0 in target):
         return False
     after = [before[i - 1] if size == 0 and i <= len(before) else size for i, size in enumerate(target)][1:]
     sizes = [size for size in (*before, *after) if isinstance(size, int) and size > 0]
     return len(sizes) == len(before) + len(after) and prod(sizes[: len(before)]) == prod(sizes[len(before) :])
-
-
-def _flatten(op: Operation) -> bool:
-    return op.axis(1) == 1
-
-
-def _batch_norm(op: Operation) -> bool:
-    return op.first_alone and op.rank >= 2 and not op.integer("training_mode", 0)
-
-
-def _prelu(op: Operation) -> bool:
-    return op.first_alone and _broadcasts(op, 0)
-
-
-def _per_tensor(op: Operation) -> bool:
-    return op.first_alone and all(shape_of(value) in ((), (1,)) for value in op.operands[1:])
-
-
-def _dequantize(op: Operation) -> bool:
-    """Return whether there is one scale for all rows, or one for each."""
-    codes, scale, *zero = op.operands
-    by_row = len(shape_of(scale)) == 1 and op.integer("axis", 1) == 0 and not zero
-    return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
 
 
 def _broadcasts(op: Operation, axis: int, values: Sequence[ir.Value] = ()) -> bool:
@@ -203,23 +193,3 @@ def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
     alone = axis == 1 and read[0] in op.rowed and op.rowed.isdisjoint(read[1:4]) and not any(read[4:5])
     known = all(state is None or state in op.rowed for state in read[5:7]) and not any(read[7:])
     return (2, 1, 1)[: len(op.node.outputs)] if alone and known else None
-
-
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-# Whether rows that are the first axis stay it, for operators or forms that have no rule for any axis.
-_RULES: Mapping[str, Callable[[Operation], bool]] = {
-    **dict.fromkeys(("ArgMax", "ArgMin", "Split"), _along_axis),
-    **dict.fromkeys(("LayerNormalization", "LogSoftmax", "Softmax"), partial(_along_axis, default=-1)),
-    **dict.fromkeys(("Unsqueeze", *(f"Reduce{kind}" for kind in _REDUCTIONS)), _over_axes),
-    "BatchNormalization": _batch_norm,
-    "DequantizeLinear": _dequantize,
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-    "PRelu": _prelu,
-    "QuantizeLinear": _per_tensor,
-    "Reshape": _reshape,
-}
