@@ -143,25 +143,22 @@ def multiply_adds(model: ir.Model, rows: int, lengths: Mapping[str, Sequence[int
     """
     total = 0
     for node in infer(model, rows, lengths).graph:
+        products: list[tuple[object, ...]] = []
         if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
             left, out = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-            inner = left[0] if node.attributes.get_int("transA", 0) else left[-1]
-            total += _product(node, (*out, inner))
-        elif node.op_type in ("GRU", "LSTM", "RNN"):
-            for matrix in node.inputs[1:3]:  # for each step and row, with the input and with the state
-                total += _product(node, (*_sizes(node.inputs[0])[:-1], *_sizes(matrix)))
+            products = [(*out, left[0] if node.attributes.get_int("transA", 0) else left[-1])]
+        elif node.op_type in ("GRU", "LSTM", "RNN"):  # for each step and row, with the input and with the state
+            products = [(*_sizes(node.inputs[0])[:-1], *_sizes(matrix)) for matrix in node.inputs[1:3]]
+        for sizes in products:
+            whole = [size for size in sizes if isinstance(size, int)]
+            if len(whole) != len(sizes):
+                raise ValueError(f"Products have known shapes, but got {sizes} in {node.name!r}.")
+            total += prod(whole)
     return total
 
 
 def _sizes(value: ir.Value | None) -> tuple[object, ...]:
     return (None,) if value is None or value.shape is None else tuple(value.shape)
-
-
-def _product(node: ir.Node, sizes: tuple[object, ...]) -> int:
-    whole = [size for size in sizes if isinstance(size, int)]
-    if len(whole) != len(sizes):
-        raise ValueError(f"Products have known shapes, but got {sizes} in {node.name!r}.")
-    return prod(whole)
 
 
 def name_of(value: ir.Value | ir.Node) -> str:

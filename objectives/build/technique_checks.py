@@ -135,9 +135,8 @@ class TechniqueChecks:
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
-    """Return the reason why the model cannot be trained quantization-aware, None where it can. Tries a few batches of
-    train, of different shapes where there are some, and part of one, since not all batches have the same number of
-    rows.
+    """Return the reason why the model cannot be trained quantization-aware, None where it can, by a few batches of
+    train, of different shapes where there are some, and part of one, since not all have the same number of rows.
     """
     rows = replace(recommender.train_rows(), most_batches=None)
     shapes: dict[object, Mapping[str, Tensor]] = {}

@@ -118,12 +118,10 @@ def _stays_first(op: Operation) -> bool:
             values, weight, *bias = op.operands
             rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
             return rowed and _broadcasts(op, 0, (values, *bias))
-        case "MatMul" if (
-            max(len(shape_of(value)) for value in op.operands) >= 3
-        ):  # a stack: the rows are its first axis
-            return _broadcasts(op, 0)
-        case "MatMul":
+        case "MatMul" if all(len(shape_of(value)) < 3 for value in op.operands):
             return alone and op.rank == 2
+        case "MatMul":  # a stack of products: the rows are its first axis
+            return _broadcasts(op, 0)
         case "PRelu":
             return alone and _broadcasts(op, 0)
         case "QuantizeLinear":

@@ -136,11 +136,9 @@ class _Percentile:
 
     def range(self) -> Range:
         """Interpolate between the two nearest values, as numpy does by default."""
-        ends = []
-        for outermost in (self._low, self._high):
-            ordered = np.sort(outermost).astype(np.float64)
-            ends.append(float(np.interp(self._place, np.arange(len(ordered)), ordered)))
-        return ends[0], -ends[1]
+        low, high = (np.sort(outermost).astype(np.float64) for outermost in (self._low, self._high))
+        places = np.arange(len(low))
+        return float(np.interp(self._place, places, low)), -float(np.interp(self._place, places, high))
 
 
 class _Entropy:
