@@ -87,9 +87,7 @@ def finish(model: ir.Model) -> ir.Model:
 
 
 def once_inputs(model: ir.Model) -> frozenset[str]:
-    """Return the inputs that are taken once a request: their first dimension is 1 where another input's is
-    not fixed.
-    """
+    """Return the inputs that are taken once a request: their first dimension is 1 where another's is not fixed."""
     first = {name_of(value): value.shape[0] if value.shape else 0 for value in model.graph.inputs}
     fixed = {name for name, size in first.items() if isinstance(size, int)}
     return frozenset(name for name in fixed if first[name] == 1 and len(fixed) < len(first))
@@ -140,25 +138,22 @@ def multiply_adds(model: ir.Model, rows: int, lengths: Mapping[str, Sequence[int
     """
     total = 0
     for node in infer(model, rows, lengths).graph:
+        products: list[tuple[object, ...]] = []
         if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
             left, out = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-            inner = left[0] if node.attributes.get_int("transA", 0) else left[-1]
-            total += _product(node, (*out, inner))
-        elif node.op_type in ("GRU", "LSTM", "RNN"):
-            for matrix in node.inputs[1:3]:  # for each step and row, with the input and with the state
-                total += _product(node, (*_sizes(node.inputs[0])[:-1], *_sizes(matrix)))
+            products = [(*out, left[0] if node.attributes.get_int("transA", 0) else left[-1])]
+        elif node.op_type in ("GRU", "LSTM", "RNN"):  # for each step and row, with the input and with the state
+            products = [(*_sizes(node.inputs[0])[:-1], *_sizes(matrix)) for matrix in node.inputs[1:3]]
+        for sizes in products:
+            whole = [size for size in sizes if isinstance(size, int)]
+            if len(whole) != len(sizes):
+                raise ValueError(f"Products have known shapes, but got {sizes} in {node.name!r}.")
+            total += prod(whole)
     return total
 
 
 def _sizes(value: ir.Value | None) -> tuple[object, ...]:
     return (None,) if value is None or value.shape is None else tuple(value.shape)
-
-
-def _product(node: ir.Node, sizes: tuple[object, ...]) -> int:
-    whole = [size for size in sizes if isinstance(size, int)]
-    if len(whole) != len(sizes):
-        raise ValueError(f"Products have known shapes, but got {sizes} in {node.name!r}.")
-    return prod(whole)
 
 
 def name_of(value: ir.Value | ir.Node) -> str:

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from objectives import onnx_graph
 from objectives.compression import export, quantization
-from objectives.compression.graph_passes import naming, user_once
+from objectives.compression.graph_passes import exported, user_once
 from objectives.compression.graph_passes import split_embeddings as splitting
-from objectives.compression.quantization import calibration, products, recurrent
+from objectives.compression.quantization import calibration, products
 
 
 def _over_protos(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +57,7 @@ def run_onnx(graph: ir.Model, inputs: Any) -> Any:
 
 @_over_protos
 def name_turned(graph: ir.Model, parameters: Any) -> ir.Model:
-    naming.name_turned(graph, parameters)
+    exported.name_turned(graph, parameters)
     return graph
 
 
@@ -69,5 +69,5 @@ def dynamic_int8(graph: ir.Model, weight: str, bits: Any) -> ir.Model:
 
 @_over_protos
 def dynamic_lstm(graph: ir.Model, weight: str, bits: Any) -> ir.Model:
-    recurrent.dynamic_lstm(graph.graph, graph.graph.initializers[weight], bits)
+    products.dynamic_lstm(graph.graph, graph.graph.initializers[weight], bits)
     return onnx_graph.finish(graph)

@@ -6,44 +6,36 @@ import torch
 
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.build.stages import export, fit, open_once, prepare
+from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Jobs, Progress, serve
-from objectives.jobs.requests import (
-    CustomMetricRequest,
-    EvaluateResponse,
-    ExportRequest,
-    ExportResponse,
-    FitRequest,
-    FitResponse,
-    PrepareRequest,
-)
 from objectives.records import Prepared
 
 
-def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
+def _prepare(request: jobs.PrepareRequest, progress: Progress) -> Prepared:
     torch.set_num_threads(request.threads)
     return prepare(request.task, progress)
 
 
-def _fit(request: FitRequest, progress: Progress) -> FitResponse:
+def _fit(request: jobs.FitRequest, progress: Progress) -> jobs.FitResponse:
     torch.set_num_threads(request.threads)
     return fit(request.task, request.weights, progress)
 
 
-def _export(request: ExportRequest, progress: Progress) -> ExportResponse:
+def _export(request: jobs.ExportRequest, progress: Progress) -> jobs.ExportResponse:
     torch.set_num_threads(request.threads)
-    return ExportResponse(*export(request.task, request.weights, request.precision, request.form, progress))
+    return jobs.ExportResponse(*export(request.task, request.weights, request.precision, request.form, progress))
 
 
-def _custom_metric(request: CustomMetricRequest, progress: Progress) -> EvaluateResponse:
+def _custom_metric(request: jobs.CustomMetricRequest, progress: Progress) -> jobs.EvaluateResponse:
     torch.set_num_threads(request.threads)
-    return EvaluateResponse(evaluate_custom_metric(open_once(request.task, progress), request))
+    return jobs.EvaluateResponse(evaluate_custom_metric(open_once(request.task, progress), request))
 
 
 JOBS: Jobs = {
-    PrepareRequest: _prepare,
-    FitRequest: _fit,
-    ExportRequest: _export,
-    CustomMetricRequest: _custom_metric,
+    jobs.PrepareRequest: _prepare,
+    jobs.FitRequest: _fit,
+    jobs.ExportRequest: _export,
+    jobs.CustomMetricRequest: _custom_metric,
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Evaluation of a custom metric, a function of the user's own, on scores that the meter wrote. It is a builder's stage,
-since user code runs in builders only.
-"""
+"""Evaluation of the user's own metric on scores that the meter wrote: a builder's stage, since it runs user code."""
 
 from __future__ import annotations
 
@@ -11,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Numbers
-from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_held_out
+from objectives.held_out_rows import HELD_PARTS, HeldOut, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
-from objectives.measurement.metrics.paired_loss import Mask, Metric, Resampled, paired_loss
+from objectives.measurement.metrics.paired_loss import Mask, Resampled, paired_loss
 from objectives.measurement.metrics.quality import quality_by_output
 from objectives.measurement.statistics import Floats
 from objectives.recommenders.protocol import Recommender
 from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Quality
+
+_Scores = NDArray[np.float32]
 
 
 def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest) -> Quality:
@@ -31,7 +31,7 @@ def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest)
     """
     held, theirs = read_held_out(Path(asked.holdout), asked.part), _read(asked.baseline)
 
-    def quality(ours: NDArray[np.float32], column: int, of: HeldOut) -> Quality:
+    def quality(ours: _Scores, column: int, of: HeldOut) -> Quality:
         return custom_metric(recommender, ours[:, column], theirs[:, column], of, asked.seed, asked.confidence)
 
     found = (quality_by_output(held, partial(quality, _read(path))) for path in asked.candidates)
@@ -44,52 +44,41 @@ def check_metric(recommender: Recommender) -> None:
     Raises:
         FactoryError: the metric gives no relative loss with an interval on validation or on test.
     """
+    name = f"metric {recommender.metric}"
     for part in HELD_PARTS:
-        _check_part(recommender, part)
-
-
-def _check_part(recommender: Recommender, part: HeldPart) -> None:
-    held, name = recommender.held_out(part), recommender.metric
-    if (groups := len(np.unique(held.groups))) < 2:
-        raise FactoryError(f"metric {name} needs rows of two groups or more, but those of {part} are of {groups}")
-    if recommender.custom_metric:
-        scores = main_scores(recommender, recommender.model, held.inputs)
-        value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
-        if not 0 < value < float("inf"):
-            raise FactoryError(
-                f"metric {name} must give a number above 0 for the model on {part}, higher being better, but gave "
-                f"{value:.4g}"
-            )
-    elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
-        some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
-        raise FactoryError(f"metric {name} needs labels that are 0 and 1, but those of {part} are {some} ...")
+        held = recommender.held_out(part)
+        if (groups := len(np.unique(held.groups))) < 2:
+            raise FactoryError(f"{name} needs rows of two groups or more, but those of {part} are of {groups}")
+        if recommender.custom_metric:
+            scores = main_scores(recommender, recommender.model, held.inputs)
+            value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
+            if not 0 < value < float("inf"):
+                raise FactoryError(
+                    f"{name} must give a number above 0 for the model on {part}, higher being better, but gave "
+                    f"{value:.4g}"
+                )
+        elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
+            some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
+            raise FactoryError(f"{name} needs labels that are 0 and 1, but those of {part} are {some} ...")
 
 
 def custom_metric(
-    recommender: Recommender,
-    candidate: NDArray[np.float32],
-    baseline: NDArray[np.float32],
-    held: HeldOut,
-    seed: int,
-    confidence: float,
+    recommender: Recommender, candidate: _Scores, baseline: _Scores, held: HeldOut, seed: int, confidence: float
 ) -> Quality:
     """Return the paired quality of scores, (n,) each, by the custom metric."""
-    ours, theirs = (_deployment(recommender, scores, held) for scores in (candidate, baseline))
-    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
 
-
-def _read(scores: str) -> NDArray[np.float32]:
-    """Read scores as (n, outputs)."""
-    found: NDArray[np.float32] = np.load(scores)
-    return found.reshape(len(found), -1)
-
-
-def _deployment(recommender: Recommender, scores: NDArray[np.float32], held: HeldOut) -> Metric:
-    def kept(mask: Mask) -> Resampled:
+    def metric(scores: _Scores, mask: Mask) -> Resampled:
         columns = scores[mask], held.labels[mask], held.groups[mask]
         return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
 
-    return kept
+    ours, theirs = (partial(metric, scores) for scores in (candidate, baseline))
+    return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
+
+
+def _read(scores: str) -> _Scores:
+    """Read scores as (n, outputs)."""
+    found: _Scores = np.load(scores)
+    return found.reshape(len(found), -1)
 
 
 def _value(recommender: Recommender, columns: tuple[Numbers, ...], row: Floats) -> float:

@@ -28,9 +28,7 @@ def dry_facts(recommender: Recommender, seed: int, held: Mapping[HeldPart, HeldO
         FactoryError: the outputs of the hidden module are no features.
     """
     _check_hidden(recommender, seed)
-    rows: dict[str, int] = {
-        part: len(of.labels) * (1 if of.items is None else len(of.items)) for part, of in held.items()
-    }
+    rows: dict[str, int] = {p: len(of.labels) * (1 if of.items is None else len(of.items)) for p, of in held.items()}
     warnings = model_warnings(recommender, seed) if isinstance(recommender, UserRecommender) else ()
     batches = replace(recommender.train_rows(), most_batches=None).batches_per_epoch
     return {**to_plain(Facts("", rows, 0, {}, "", {})), "warnings": warnings, "batches_per_epoch": batches}

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from objectives.build.model_structure import of_baseline, of_sibling
-from objectives.build.teacher_outputs import teacher_outputs
+from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.distillation import distil, soft_loss_of
 from objectives.compression.importance import Evidence
 from objectives.compression.pipeline import Means, epochs_of, reshape
@@ -86,8 +86,7 @@ def fit(
     assert given is not None
     seed += given.seed
     torch.manual_seed(seed)
-    epochs, training_data = epochs_of(weights), training_data_of(recommender, given, cache)
-
+    epochs, training_data = epochs_of(weights), _training_data(recommender, given, cache)
     seconds: list[float] = []
 
     def learn(model: nn.Module, times: int) -> None:
@@ -102,7 +101,7 @@ def fit(
     means = Means(
         recommender.counts(start, made_of.tables) if weights.table_forms else {},
         lambda: _evidence(recommender, seed),
-        lambda cut: learn(cut, epochs.between),
+        partial(learn, times=epochs.between),
     )
     model, structure = reshape(start, made_of, weights.techniques, means)
     learn(model, epochs.plain)
@@ -113,24 +112,13 @@ def fit(
     modules = [name for group in weights.quantization_aware for name in structure.group(group).modules]
     example = next(training_data.batches(torch.Generator().manual_seed(seed))).inputs
     wanted = recommender.hidden if given.feature_weight > 0 else None
-    aware, ranges = train_aware(
-        model,
-        modules,
-        lambda learner: learn(learner, epochs.rounding),
-        example,
-        recommender.method,
-        wanted,
-        weight_bits,
-    )
+    rounding = partial(learn, times=epochs.rounding)
+    aware, ranges = train_aware(model, modules, rounding, example, recommender.method, wanted, weight_bits)
     return Fitted(aware, structure, ranges, fmean(seconds))
 
 
 def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, ModelStructure]:
-    """Return the model that fitting starts from, and its structure.
-
-    Raises:
-        ValueError: the student equals the baseline.
-    """
+    """Return the model that fitting starts from, and its structure; ValueError where a student equals the baseline."""
     if weights.architecture is None:
         return copy.deepcopy(recommender.model), of_baseline(recommender).structure
     student = recommender.build(weights.architecture)
@@ -142,30 +130,21 @@ def _start(recommender: Recommender, weights: Weights) -> tuple[nn.Module, Model
 
 
 def _alike(student: nn.Module, recommender: Recommender) -> bool:
-    """True if the student scores as the baseline does; equal tensors may be used differently, for example by another
-    number of heads.
-    """
-    if _shapes(student) != _shapes(recommender.model):
+    """True if both score alike; equal tensors may be used differently, for example by another number of heads."""
+    models = (student, recommender.model)
+    ours, theirs = ({name: tensor.shape for name, tensor in model.state_dict().items()} for model in models)
+    if ours != theirs:
         return False
     inputs, _ = next(recommender.train_rows().batches(torch.Generator().manual_seed(0)))
     with torch.inference_mode():
-        ours, theirs = (
-            recommender.scores(recommender.outputs(model.eval(), inputs)) for model in (student, recommender.model)
-        )
-    return torch.equal(ours, theirs)
+        return torch.equal(*(recommender.scores(recommender.outputs(model.eval(), inputs)) for model in models))
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def training_data_of(recommender: Recommender, distillation: Distillation, cache: Path | None = None) -> TrainingData:
-    """Return the training data of a distillation; where the teacher runs anyway, for its features, its outputs are not
-    cached.
-    """
+def _training_data(recommender: Recommender, distillation: Distillation, cache: Path | None) -> TrainingData:
+    # Where the teacher runs anyway, for its features, its outputs are not cached.
     asked = distillation.teacher_weight > 0 and distillation.feature_weight == 0
-    known = teacher_outputs(recommender, cache) if asked and cache is not None else None
-    batches, batches_per_epoch = training_batches(recommender.train_rows(), None if known is None else known.scores)
+    known = kept_scores(recommender, cache) if asked and cache is not None else None
+    batches, batches_per_epoch = training_batches(recommender.train_rows(), known)
     soft = partial(soft_loss_of, recommender.output_kinds)
     return TrainingData(
         batches, batches_per_epoch, recommender.loss, soft, recommender.outputs, recommender.hidden, recommender.scores

@@ -37,7 +37,6 @@ from objectives.compression.graph_passes.user_once import UserOnceError, compute
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
-from objectives.int8_weights import Int8WeightBits
 from objectives.jobs.requests import FitResponse, Form
 from objectives.onnx_graph import load_graph, multiply_adds, save_graph
 from objectives.parity import LIMIT
@@ -99,7 +98,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
     requests = read_requests(holdout)
     rows = int(np.median([rows_of(request) for request in requests]))
     model = Path(task.home) / artifact.path
-    refused, share = _user_once(task, recommender, model, rows, _lengths(requests))
+    refused, share = _user_once(task, recommender, model, rows, requests)
     kept, traced = json.loads((holdout / "facts.json").read_text()), of_baseline(recommender)
     facts: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     progress("baseline: applying each technique once")
@@ -146,8 +145,7 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
     folder = task.cache / "techniques" / key
 
     def write(into: Path) -> None:
-        graph = load_graph(Path(task.home) / baseline.path)
-        structure = of_baseline(recommender).structure
+        structure, graph = of_baseline(recommender).structure, load_graph(Path(task.home) / baseline.path)
         tried = TechniqueChecks(recommender, structure, graph, signature_of(recommender), bits).run()
         (into / "tried.json").write_text(json.dumps(to_plain(tried)))
 
@@ -156,9 +154,7 @@ def _tried(task: Task, recommender: Recommender, baseline: Artifact) -> tuple[Tr
 
 
 def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]:
-    """Return the parts that some techniques cannot be applied to, with the reason; techniques with the same reason are
-    joined.
-    """
+    """Return the parts that some techniques cannot be applied to, techniques of one reason together, and the reason."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in tried:
         if one.refused is not None:
@@ -169,14 +165,11 @@ def _not_done(tried: Sequence[Tried], unlearnable: str | None) -> dict[str, str]
 
 
 def _even_tables(recommender: Recommender) -> list[str]:
-    """Return the tables large enough for a compressed form, of known counts, whose rows are looked up about equally
-    often.
-    """
+    """Return the tables large enough for a compressed form whose rows are known to be looked up about equally often."""
     modules = {t: recommender.model.get_submodule(t.name) for t in of_baseline(recommender).structure.tables}
     large = {t: m for t, m in modules.items() if t.rows >= SMALLEST and isinstance(m, nn.Embedding)}
     counts = recommender.counts(recommender.model, list(large)) if large else {}
-    known = {t.name: m for t, m in large.items() if seen(m, counts.get(t.name))}
-    return [name for name, module in known.items() if evenly_seen(module, counts[name])]
+    return [t.name for t, m in large.items() if seen(m, counts.get(t.name)) and evenly_seen(m, counts[t.name])]
 
 
 def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
@@ -226,31 +219,16 @@ def _export(
     folder = task.cache / "artifacts" / key[:20]
 
     def write(into: Path) -> None:
-        fitted, rows = _fitted(task, recommender, weights), recommender.serving_rows(CALIBRATION_ROWS)
-        if form == Form() and all(width == "fp32" for _, width in stored.widths):
-            signature = signature_of(recommender)
-            graph = to_onnx(fitted.model, rows, signature)
-            parity = check_parity(fitted.model, graph, rows, signature.scores)
-            if signature.open:
-                parity = max(
-                    parity,
-                    check_requests(
-                        fitted.model, graph, of_each_shape(list(recommender.requests(task.seed))), signature
-                    ),
-                )
-        else:
-            plain, _ = _export(task, recommender, weights, Precision(), Form())
-            source = load_graph(Path(task.home) / plain.path)
-            users, bits = user_inputs(recommender), task.int8_weight_bits
-            graph, parity = _narrowed(source, stored, form, users, fitted, _arrays(rows), bits)
+        fitted = _fitted(task, recommender, weights)
+        graph, parity = _graph(task, recommender, weights, stored, form, fitted)
         size = save_graph(graph, into / MODEL)
-        if form.split_embeddings:
-            size = _write_split(into)
+        if form.split_embeddings:  # two parts next to the graph, which share its large tensors
+            parts = split_embeddings(load_graph(into / MODEL))
+            size = sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
         widths = read_widths(graph, fitted.structure, dict(stored.widths))
         units = {group.name: [width.units for width in group.dims] for group in fitted.structure.groups if group.dims}
         facts = {"widths": widths, "model_bytes": size, "parity": parity, "units": units}
-        facts |= {"int8_weight_bits": read_weight_bits(graph)}
-        (into / "facts.json").write_text(json.dumps(facts))
+        (into / "facts.json").write_text(json.dumps({**facts, "int8_weight_bits": read_weight_bits(graph)}))
 
     reused = make_once(folder, write)
     facts = json.loads((folder / "facts.json").read_text())
@@ -258,34 +236,28 @@ def _export(
     return from_plain(Artifact, {"key": key[:20], "path": path, **facts}), reused
 
 
-def _narrowed(
-    source: ir.Model,
-    stored: Precision,
-    form: Form,
-    users: frozenset[str],
-    fitted: Fitted,
-    rows: Rows,
-    weight_bits: Int8WeightBits,
+def _graph(
+    task: Task, recommender: Recommender, weights: Weights, stored: Precision, form: Form, fitted: Fitted
 ) -> tuple[ir.Model, float]:
-    """Return the graph in its form and widths, and the largest difference of its scores from the source's, in units of
-    their spread.
-
-    Raises:
-        ParityError: computing the user's side once changed the scores, or the widths made some NaN or infinite.
-    """
-    graph = source
+    """Return the graph in its form and widths, and its parity with the model, or with the graph of no form or width."""
+    rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
+    if form == Form() and not narrow:
+        signature = signature_of(recommender)
+        graph = to_onnx(fitted.model, rows, signature)
+        parity = check_parity(fitted.model, graph, rows, signature.scores)
+        if signature.open:
+            requests = of_each_shape(list(recommender.requests(task.seed)))
+            parity = max(parity, check_requests(fitted.model, graph, requests, signature))
+        return graph, parity
+    plain, _ = _export(task, recommender, weights, Precision(), Form())
+    graph = source = load_graph(Path(task.home) / plain.path)
+    arrays = _arrays(rows)
     if form.user_once:
-        graph = compute_once(source, users)
-        largest_difference(graph, source, rows, LIMIT)
-    if any(width != "fp32" for _, width in stored.widths):
-        graph = quantize(graph, stored, fitted.structure, rows, fitted.ranges, weight_bits)
-    return graph, largest_difference(graph, source, rows)
-
-
-def _write_split(into: Path) -> int:
-    """Write the two halves of the graph next to it, sharing its large tensors, and return their size in bytes."""
-    parts = split_embeddings(load_graph(into / MODEL))
-    return sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
+        graph = compute_once(source, user_inputs(recommender))
+        largest_difference(graph, source, arrays, LIMIT)
+    if narrow:
+        graph = quantize(graph, stored, fitted.structure, arrays, fitted.ranges, task.int8_weight_bits)
+    return graph, largest_difference(graph, source, arrays)
 
 
 def _coded(spec: InputSpec, structure: ModelStructure) -> InputSpec:
@@ -300,9 +272,7 @@ def signature_of(recommender: Recommender) -> Signature:
 
 
 def user_inputs(recommender: Recommender) -> frozenset[str]:
-    """Return the inputs that are the same in all rows of a request, without those that the model takes once
-    a request.
-    """
+    """Return the inputs that are the same in all rows of a request, without those that the model takes once."""
     return frozenset(spec.name for spec in recommender.inputs if spec.side == "user") - recommender.once
 
 
@@ -310,19 +280,10 @@ def _arrays(rows: Mapping[str, Tensor]) -> Rows:
     return {name: values.numpy() for name, values in rows.items()}
 
 
-def _lengths(requests: Sequence[Rows]) -> dict[str, tuple[int, ...]]:
-    """Return the median shape of one row of each input."""
-    first = requests[0]
-    sizes = {name: np.array([request[name].shape[1:] for request in requests]) for name in first}
-    return {name: tuple(map(int, np.median(of, axis=0))) for name, of in sizes.items()}
-
-
 def _user_once(
-    task: Task, recommender: Recommender, model: Path, rows: int, lengths: Mapping[str, tuple[int, ...]]
+    task: Task, recommender: Recommender, model: Path, rows: int, requests: Sequence[Rows]
 ) -> tuple[str | None, float | None]:
-    """Return the reason why the user's side cannot be computed once a request; or None and the share of multiply-adds
-    that is left if it is, None where these cannot be counted.
-    """
+    """Return (why the user's side cannot be computed once a request, the share of multiply-adds left if it is)."""
     users = user_inputs(recommender)
     if not users:
         once = ", ".join(sorted(recommender.once))
@@ -336,6 +297,8 @@ def _user_once(
         return str(error), None
     except Exception as error:  # any failure excludes this form only
         return one_line(error), None
+    shapes = {name: np.array([request[name].shape[1:] for request in requests]) for name in requests[0]}
+    lengths = {name: tuple(map(int, np.median(of, axis=0))) for name, of in shapes.items()}  # of one row
     try:
         return None, multiply_adds(once_graph, rows, lengths) / max(1, multiply_adds(graph, rows, lengths))
     except ValueError:  # a size known only when the graph runs; the actual saving is measured in any case
@@ -361,15 +324,12 @@ def _weights_key(task: Task, recommender: Recommender, weights: Weights) -> str:
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[object]:
     """Describe an optimizer by its class, its settings and the number of parameters of each group."""
-    kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-    return [kind, *([len(group["params"]), _plain(group)] for group in optimizer.param_groups)]
-
-
-def _plain(group: Mapping[str, object]) -> dict[str, str]:
-    """Keep the numbers, texts and tuples of a parameter group, as torch's own optimizers have; the repr of another
-    object may contain its address, which differs between processes.
-    """
-    return {name: repr(value) for name, value in group.items() if isinstance(value, (int, float, str, tuple, Tensor))}
+    found: list[object] = [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"]
+    # Those of torch's own optimizers; the repr of another object may contain its address, which is never the same.
+    kinds = (int, float, str, tuple, Tensor)
+    for group in optimizer.param_groups:
+        found.append([len(group["params"]), {n: repr(value) for n, value in group.items() if isinstance(value, kinds)}])
+    return found
 
 
 def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> Path:

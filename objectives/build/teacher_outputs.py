@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.recommenders.protocol import Recommender
@@ -22,23 +21,9 @@ LARGEST = 4_000_000_000
 _FILE = "outputs.npy"
 
 
-@dataclass(frozen=True, eq=False)
-class TeacherOutputs:
-    """The teacher's outputs on each row of train, (rows, ...), read from disk on demand."""
-
-    recommender: Recommender
-    kept: NDArray[np.float32]
-
-    def scores(self, batch: NumberedBatch) -> Tensor:
-        """Return the teacher's scores of a batch, equal to those of running the teacher."""
-        outputs = torch.from_numpy(self.kept[batch.rows.numpy()])
-        with torch.no_grad():
-            return self.recommender.teacher_scores(outputs, batch.inputs)
-
-
-def teacher_outputs(recommender: Recommender, cache: Path) -> TeacherOutputs | None:
-    """Compute the teacher's outputs on train or read them from the cache; None where they would exceed
-    `LARGEST` bytes.
+def kept_scores(recommender: Recommender, cache: Path) -> Callable[[NumberedBatch], Tensor] | None:
+    """Compute the teacher's outputs on train, unless the cache has them, and return a function that reads the scores
+    of a batch from them, equal to those of running the teacher; None where the outputs would exceed `LARGEST` bytes.
     """
     rows = recommender.train_rows()
     recommender.model.eval()
@@ -58,4 +43,10 @@ def teacher_outputs(recommender: Recommender, cache: Path) -> TeacherOutputs | N
         kept.flush()
 
     make_once(folder, write)
-    return TeacherOutputs(recommender, np.load(folder / _FILE, mmap_mode="r"))
+    kept = np.load(folder / _FILE, mmap_mode="r")
+
+    def scores(batch: NumberedBatch) -> Tensor:
+        with torch.no_grad():
+            return recommender.teacher_scores(torch.from_numpy(kept[batch.rows.numpy()]), batch.inputs)
+
+    return scores

@@ -1,6 +1,4 @@
-"""Checks of the techniques that apply to each part of a model: each is applied once, and the result is exported and
-run.
-"""
+"""Checks of the techniques that apply to each part of a model: each is applied once, its result exported and run."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ class TechniqueChecks:
     weight_bits: Int8WeightBits = 8
 
     def run(self) -> tuple[Tried, ...]:
-        """Check pruning and low rank on each group, and each width and each form of tables on each separately stored
-        part.
-        """
+        """Check pruning and low rank on each group, and widths and forms of tables on each separately stored part."""
         groups, parts = self.structure.groups, self.structure.stored(self.structure.heavy_tables())
         layers = [group for group in groups if group.kind in ("linear", "attention")]
         recurrent = [group for group in groups if group.kind == "recurrent"]
@@ -83,9 +79,7 @@ class TechniqueChecks:
         )
 
     def _widths(self, parts: Mapping[str, Sequence[str]], widths: Sequence[str]) -> Iterator[Tried]:
-        """Check each width on each part; modules whose weights the graph holds in another form, or only adds, keep
-        fp32.
-        """
+        """Check each width on each part; modules whose weights the graph holds otherwise, or only adds, keep fp32."""
         absent = {module for modules in parts.values() for module in modules if not self._held(module)}
         apart = [module for modules in parts.values() if not absent.issuperset(modules) for module in modules]
         for width in widths:
@@ -141,9 +135,8 @@ class TechniqueChecks:
 
 
 def unlearnable(recommender: Recommender, seed: int) -> str | None:
-    """Return the reason why the model cannot be trained quantization-aware, None where it can. Tries a few batches of
-    train, of different shapes where there are some, and part of one, since not all batches have the same number of
-    rows.
+    """Return the reason why the model cannot be trained quantization-aware, None where it can, by a few batches of
+    train, of different shapes where there are some, and part of one, since not all have the same number of rows.
     """
     rows = replace(recommender.train_rows(), most_batches=None)
     shapes: dict[object, Mapping[str, Tensor]] = {}

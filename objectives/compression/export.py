@@ -17,11 +17,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from objectives.compression.graph_passes.any_length import any_length
-from objectives.compression.graph_passes.bags import BagsAsReductions
-from objectives.compression.graph_passes.naming import name_turned
-from objectives.compression.graph_passes.recurrent import plain_recurrent
-from objectives.compression.graph_passes.small_addends import optimize
+from objectives.compression.graph_passes.exported import name_turned, optimize, plain_recurrent
+from objectives.compression.graph_passes.tracing import BagsAsReductions, any_length
 from objectives.compression.module_edit import Positional
 from objectives.compression.training_data import as_they_are
 from objectives.errors import located

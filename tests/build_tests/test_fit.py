@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from objectives.build.fit import Fitted, fit
 from objectives.build.model_structure import of_baseline, of_sibling
-from objectives.build.teacher_outputs import teacher_outputs
+from objectives.build.teacher_outputs import kept_scores
 from objectives.compression.embeddings import MixedTable, QuotientRemainderTable
 from objectives.compression.low_rank import LowRankLinear
 from objectives.compression.pipeline import epochs_of
@@ -322,12 +322,12 @@ def test_what_is_too_large_to_keep_is_asked_anew(
 def test_what_is_kept_gives_the_teachers_scores(family: str, opened: Opened, tmp_path: Path) -> None:
     """Kept scores equal those of running the teacher on all inputs of each batch."""
     recommender = opened(family)
-    kept = teacher_outputs(recommender, tmp_path)
+    kept = kept_scores(recommender, tmp_path)
     assert kept is not None
     for batch in recommender.train_rows().epoch(torch.Generator().manual_seed(5)):
         with torch.inference_mode():
             expected = recommender.scores(recommender.outputs(recommender.model.eval(), batch.inputs))
-        assert torch.allclose(kept.scores(batch), expected, atol=1e-5)
+        assert torch.allclose(kept(batch), expected, atol=1e-5)
 
 
 def test_a_student_learns_what_there_is_to_learn(family: str, opened: Opened) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from objectives.compression.export import Signature
-from objectives.compression.graph_passes.recurrent import GATES
+from objectives.compression.graph_passes.exported import GATES
 from objectives.compression.importance import Evidence, importances
 from objectives.compression.pruning import prune
 from objectives.compression.quantization import WidthError

@@ -1,10 +1,8 @@
-"""Operators that treat rows independently: a row of the result depends on the same row of each operand, and on
-constants.
-"""
+"""Operators that treat rows independently: a row of a result depends on that row of each operand, and on constants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -21,13 +19,13 @@ ELEMENTWISE = frozenset((
     "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
 ))
 # fmt: on
+_KINDS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_REDUCTIONS = frozenset(f"Reduce{kind}" for kind in _KINDS)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A node whose values have known ranks, and those of its operands whose first axis is the rows (the others do not
-    depend on the rows).
-    """
+    """A node whose values have known ranks, and its operands that have rows; the others do not depend on the rows."""
 
     node: ir.Node
     rowed: Set[ir.Value]
@@ -54,195 +52,134 @@ class Operation:
     def integer(self, name: str, default: int) -> int:
         return self.node.attributes.get_int(name, default)
 
+    def axis(self, default: int = 0) -> int:
+        """Return the attribute `axis`, counted from the front."""
+        return self.integer("axis", default) % self.rank
+
     def axes(self, operand: int, rank: int) -> tuple[int, ...]:
-        """Return axes counted from the front, from an operand or from the attribute of older operator sets; () where
-        unknown.
-        """
+        """Return axes, counted from the front, of an operand or of older operators' attribute; () where unknown."""
         read = self.node.inputs[operand : operand + 1]
         given = integers(read[0]) if read else self.node.attributes.get_ints("axes", ())
         return tuple(axis + rank if axis < 0 else axis for axis in given)
 
 
 def is_row_wise(node: ir.Node, rowed: Set[ir.Value]) -> bool:
-    """Return whether the rows stay the first axis of every output, and no row depends on another; False where it is not
-    proven.
+    """Return whether `rows_after` proves that the rows, the first axis of `rowed`, stay the first of every output."""
+    return rows_after(node, 0, rowed) == (0,) * len(node.outputs)
+
+
+def rows_after(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...] | None:
+    """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
+    not proven that no row depends on another.
+
+    Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
 
     Args:
-        rowed: values whose first axis is the rows; the node reads at least one of them
+        rowed: values that have rows; the node reads at least one of them
     """
-    rule = _broadcasts if node.op_type in ELEMENTWISE else _RULES.get(node.op_type)
-    return rule is not None and _is_known(node) and rule(Operation(node, rowed))
-
-
-def _is_known(node: ir.Node) -> bool:
-    """Return whether a node is ONNX's own, and the ranks of all its values are known."""
     values = (*operands(node), *(value for value in node.outputs if value.name))
-    return not node.domain and all(value.shape is not None for value in values)
+    if node.domain or any(value.shape is None for value in values):  # not ONNX's own, or a rank is unknown
+        return None
+    op = Operation(node, rowed)
+    if axis == 0 and _stays_first(op):
+        return (0,) * len(node.outputs)
+    if node.op_type in ("GRU", "LSTM", "RNN"):
+        return _stepped(op, axis)
+    if node.op_type in ELEMENTWISE:
+        return (axis,) if _broadcasts(op, axis) else None
+    moved = _moved(op, axis)
+    return None if moved is None else (moved,)
 
 
-def _broadcasts(op: Operation) -> bool:
-    """Return whether the rows are the first axis of the broadcast shape, and no constant extends it."""
-    shapes = [(value in op.rowed, shape_of(value)) for value in op.operands]
-    rank = max(len(shape) for _, shape in shapes)
-    return all(len(shape) == rank if rowed else len(shape) < rank or shape[0] == 1 for rowed, shape in shapes)
+def _stays_first(op: Operation) -> bool:
+    """Return whether rows stay the first axis, for operators, or forms of them, that `_moved` has no rule for."""
+    alone = op.first_alone
+    match op.node.op_type:
+        case "ArgMax" | "ArgMin" | "Split":
+            return alone and op.axis() >= 1
+        case "LayerNormalization" | "LogSoftmax" | "Softmax":
+            return alone and op.axis(-1) >= 1
+        case "BatchNormalization":
+            return alone and op.rank >= 2 and not op.integer("training_mode", 0)
+        case "DequantizeLinear":  # one scale for all rows, or one for each
+            codes, scale, *zero = op.operands
+            by_row = len(shape_of(scale)) == 1 and op.integer("axis", 1) == 0 and not zero
+            return _is_per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
+        case "Expand":
+            target = integers(op.node.inputs[1])
+            return alone and len(target) == op.rank and target[0] == 1
+        case "Flatten":
+            return op.axis(1) == 1
+        case "Gather":  # rows of ids index a constant table
+            return op.count == 1 and not alone and op.integer("axis", 0) == 0
+        case "GatherElements":  # rows of values are indexed by the same rows of positions along another axis
+            return op.count == 2 and op.axis() >= 1
+        case "Gemm":
+            values, weight, *bias = op.operands
+            rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
+            return rowed and _broadcasts(op, 0, (values, *bias))
+        case "MatMul" if all(len(shape_of(value)) < 3 for value in op.operands):
+            return alone and op.rank == 2
+        case "MatMul":  # a stack of products: the rows are its first axis
+            return _broadcasts(op, 0)
+        case "PRelu":
+            return alone and _broadcasts(op, 0)
+        case "QuantizeLinear":
+            return _is_per_tensor(op)
+        case "Reshape":
+            return alone and _is_kept(op)
+        case kind if kind == "Unsqueeze" or kind in _REDUCTIONS:  # of no axes, all are meant, or any of size one
+            axes = op.axes(1, max(op.rank, len(shape_of(op.node.outputs[0]))))  # Unsqueeze counts those of its output
+            return alone and bool(axes) and min(axes) >= 1
+    return False
 
 
-def _along_axis(default: int) -> Callable[[Operation], bool]:
-    def rule(op: Operation) -> bool:
-        axis = op.integer("axis", default)
-        return op.first_alone and (axis + op.rank if axis < 0 else axis) >= 1
-
-    return rule
+def _is_per_tensor(op: Operation) -> bool:
+    return op.first_alone and all(shape_of(value) in ((), (1,)) for value in op.operands[1:])
 
 
-def _concat(op: Operation) -> bool:
-    return op.count == len(op.node.inputs) and op.integer("axis", 0) % op.rank >= 1
-
-
-def _over_axes(operand: int, added: int = 0) -> Callable[[Operation], bool]:
-    """Return a rule for operators over given axes; an empty list would mean every axis, or any of size one."""
-
-    def rule(op: Operation) -> bool:
-        axes = op.axes(operand, op.rank)
-        if added:
-            axes = op.axes(operand, op.rank + len(axes))
-        return op.first_alone and bool(axes) and min(axes) >= 1
-
-    return rule
-
-
-def _gather(op: Operation) -> bool:
-    axis = op.integer("axis", 0)
-    if op.first_alone:
-        return axis % op.rank >= 1
-    return op.count == 1 and axis == 0  # rows of ids index a constant table
-
-
-def _gather_elements(op: Operation) -> bool:
-    """Return whether rows of values are indexed by the same rows of positions along another axis."""
-    return op.count == 2 and op.integer("axis", 0) % op.rank >= 1
-
-
-def _expand(op: Operation) -> bool:
-    target = integers(op.node.inputs[1])
-    return op.first_alone and len(target) == op.rank and target[0] == 1
-
-
-def _gemm(op: Operation) -> bool:
-    values, weight, *bias = op.operands
-    rowed = values in op.rowed and weight not in op.rowed and not op.integer("transA", 0)
-    return rowed and all(_as_bias(op, value) for value in bias)
-
-
-def _as_bias(op: Operation, value: ir.Value) -> bool:
-    shape = shape_of(value)
-    return len(shape) == 2 if value in op.rowed else len(shape) < 2 or shape[0] == 1
-
-
-def _matmul(op: Operation) -> bool:
-    if max(len(shape_of(value)) for value in op.operands) >= 3:  # a stack of products: the rows are its first axis
-        return _broadcasts(op)
-    return op.first_alone and op.rank == 2
-
-
-def _reshape(op: Operation) -> bool:
-    """Return whether the target keeps the first axis: by 0, or by -1 where all the other sizes are given and fit."""
+def _is_kept(op: Operation) -> bool:
+    """Return whether the target of a Reshape keeps the first axis by -1, as all the other sizes are given and fit."""
     target = integers(op.node.inputs[1])
     before = shape_of(op.node.inputs[0])[1:]
-    if not op.first_alone or not target or target[0] not in (0, -1):
+    if target[:1] != (-1,) or (op.integer("allowzero", 0) and 0 in target):
         return False
-    if op.integer("allowzero", 0) and 0 in target:
-        return False
-    if target[0] == 0:
-        return True
     after = [before[i - 1] if size == 0 and i <= len(before) else size for i, size in enumerate(target)][1:]
     sizes = [size for size in (*before, *after) if isinstance(size, int) and size > 0]
     return len(sizes) == len(before) + len(after) and prod(sizes[: len(before)]) == prod(sizes[len(before) :])
 
 
-def _transpose(op: Operation) -> bool:
-    return op.node.attributes.get_ints("perm", (-1,))[0] == 0
-
-
-def _flatten(op: Operation) -> bool:
-    return op.integer("axis", 1) % op.rank == 1
-
-
-def _batch_norm(op: Operation) -> bool:
-    return op.first_alone and op.rank >= 2 and not op.integer("training_mode", 0)
-
-
-def _prelu(op: Operation) -> bool:
-    return op.first_alone and _broadcasts(op)
-
-
-def _per_tensor(op: Operation) -> bool:
-    return op.first_alone and all(shape_of(value) in ((), (1,)) for value in op.operands[1:])
-
-
-def _dequantize(op: Operation) -> bool:
-    """Return whether there is one scale for all rows, or one for each."""
-    codes, scale, *zero = op.operands
-    by_row = len(shape_of(scale)) == 1 and op.integer("axis", 1) == 0 and not zero
-    return _per_tensor(op) or ({codes, scale} <= op.rowed and by_row)
-
-
-def moved_rows(node: ir.Node, axis: int, rowed: Set[ir.Value]) -> tuple[int, ...] | None:
-    """Return the axis of the rows in each output, where it is `axis` in the node's inputs of `rowed`; None where it is
-    not proven that no row depends on another.
-
-    Recurrent layers take the steps of a sequence first and the rows second, so the axes are transposed before them.
-    """
-    rule = _broadcasts_along if node.op_type in ELEMENTWISE else _MOVED.get(node.op_type)
-    return rule(Operation(node, rowed), axis) if rule is not None and _is_known(node) else None
-
-
-def _broadcasts_along(op: Operation, axis: int) -> tuple[int, ...] | None:
-    rank = len(shape_of(op.node.outputs[0]))
-    for shape, rowed in ((shape_of(value), value in op.rowed) for value in op.operands):
+def _broadcasts(op: Operation, axis: int, values: Sequence[ir.Value] = ()) -> bool:
+    """Return whether the rows keep their axis in the broadcast shape of values (all operands); no constant has it."""
+    shapes = [(shape_of(value), value in op.rowed) for value in values or op.operands]
+    rank = max(len(shape) for shape, _ in shapes)
+    for shape, rowed in shapes:
         at = axis - rank + len(shape)
         if len(shape) != rank if rowed else at >= 0 and shape[at] != 1:
-            return None
-    return (axis,)
+            return False
+    return True
 
 
-def _turned(op: Operation, axis: int) -> tuple[int, ...] | None:
-    perm = list(op.node.attributes.get_ints("perm", tuple(reversed(range(op.rank)))))
-    return (perm.index(axis),) if op.first_alone else None
-
-
-def _squeezed(op: Operation, axis: int) -> tuple[int, ...] | None:
-    gone = op.axes(1, op.rank)
-    return (axis - sum(a < axis for a in gone),) if op.first_alone and gone and axis not in gone else None
-
-
-def _reshaped_behind(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows where all axes up to it are kept."""
-    kept = integers(op.node.inputs[1])[: axis + 1]
-    whole = op.first_alone and kept == (0,) * (axis + 1) and not op.integer("allowzero", 0)
-    return (axis,) if whole else None
-
-
-def _looked_up(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows where positions of another axis are selected."""
-    along = op.integer("axis", 0) % op.rank
-    if not op.first_alone or along == axis:
+def _moved(op: Operation, axis: int) -> int | None:
+    """Return the axis of the rows in the output of an operator that moves values, or multiplies their last axis."""
+    if op.node.op_type == "Concat":
+        return axis if op.count == len(op.node.inputs) and op.axis() != axis else None
+    if not op.first_alone:
         return None
-    return (axis if along > axis else axis - 1 + len(shape_of(op.node.inputs[1])),)
-
-
-def _side_by_side(op: Operation, axis: int) -> tuple[int, ...] | None:
-    return (axis,) if op.count == len(op.node.inputs) and op.integer("axis", 0) % op.rank != axis else None
-
-
-def _sliced(op: Operation, axis: int) -> tuple[int, ...] | None:
-    along = op.axes(3, op.rank)
-    return (axis,) if op.first_alone and along and axis not in along else None
-
-
-def _multiplied(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axis of the rows where the last axis is multiplied by a constant matrix."""
-    return (axis,) if op.first_alone and axis < op.rank - 1 and len(shape_of(op.node.inputs[1])) == 2 else None
+    match op.node.op_type:
+        case "Gather" if (along := op.axis()) != axis:  # positions of another axis are selected
+            return axis if along > axis else axis - 1 + len(shape_of(op.node.inputs[1]))
+        case "MatMul" if axis < op.rank - 1 and len(shape_of(op.node.inputs[1])) == 2:
+            return axis
+        case "Reshape" if integers(op.node.inputs[1])[: axis + 1] == (0,) * (axis + 1):  # all axes up to it are kept
+            return None if op.integer("allowzero", 0) else axis
+        case "Slice" if (others := op.axes(3, op.rank)) and axis not in others:
+            return axis
+        case "Squeeze" if (gone := op.axes(1, op.rank)) and axis not in gone:
+            return axis - sum(a < axis for a in gone)
+        case "Transpose":
+            return list(op.node.attributes.get_ints("perm", tuple(reversed(range(op.rank))))).index(axis)
+    return None
 
 
 def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
@@ -254,41 +191,3 @@ def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
     alone = axis == 1 and read[0] in op.rowed and op.rowed.isdisjoint(read[1:4]) and not any(read[4:5])
     known = all(state is None or state in op.rowed for state in read[5:7]) and not any(read[7:])
     return (2, 1, 1)[: len(op.node.outputs)] if alone and known else None
-
-
-_MOVED: Mapping[str, Callable[[Operation, int], tuple[int, ...] | None]] = {
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), _stepped),
-    "Concat": _side_by_side,
-    "Gather": _looked_up,
-    "MatMul": _multiplied,
-    "Reshape": _reshaped_behind,
-    "Slice": _sliced,
-    "Squeeze": _squeezed,
-    "Transpose": _turned,
-}
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-_RULES: Mapping[str, Callable[[Operation], bool]] = {
-    "ArgMax": _along_axis(0),
-    "ArgMin": _along_axis(0),
-    "BatchNormalization": _batch_norm,
-    "Concat": _concat,
-    "DequantizeLinear": _dequantize,
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "Gemm": _gemm,
-    "LayerNormalization": _along_axis(-1),
-    "LogSoftmax": _along_axis(-1),
-    "MatMul": _matmul,
-    "PRelu": _prelu,
-    "QuantizeLinear": _per_tensor,
-    "Reshape": _reshape,
-    "Slice": _over_axes(3),
-    "Softmax": _along_axis(-1),
-    "Split": _along_axis(0),
-    "Squeeze": _over_axes(1),
-    "Transpose": _transpose,
-    "Unsqueeze": _over_axes(1, added=1),
-    **{f"Reduce{kind}": _over_axes(1) for kind in _REDUCTIONS},
-}

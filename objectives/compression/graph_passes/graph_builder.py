@@ -25,12 +25,13 @@ class GraphBuilder:
 
     def expand(self, node: ir.Node, value: ir.Value, rows_like: ir.Value, axis: int) -> ir.Value:
         """Expand a value with one row along the axis to the number of rows of another value."""
-        return self._once(
-            node,
-            "Expand",
-            [value, self._row_shape(node, len(shape_of(value)), rows_like, axis)],
-            f"{value.name}.expanded",
-        )
+        rank, shape = len(shape_of(value)), self._rows(node, rows_like)
+        if rank > 1:  # [..., 1, N, 1, ...]
+            sizes = (axis, rank - 1 - axis)
+            before, behind = ([self._integers(f"request.ones{n}", [1] * n)] if n else [] for n in sizes)
+            name = f"{shape.name}{rank}" + (f".{axis}" if axis else "")
+            shape = self._once(node, "Concat", [*before, shape, *behind], name, axis=0)
+        return self._once(node, "Expand", [value, shape], f"{value.name}.expanded")
 
     def shape(self, node: ir.Node, axis: int, rows_like: ir.Value) -> None:
         """Make the Shape of a value with one row along the axis that of the number of rows of another value."""
@@ -88,15 +89,6 @@ class GraphBuilder:
 
     def _integers(self, name: str, values: Sequence[int]) -> ir.Value:
         return initializer(self._graph, name, np.array(values))
-
-    def _row_shape(self, node: ir.Node, rank: int, rows_like: ir.Value, axis: int) -> ir.Value:
-        """Return the shape [..., 1, N, 1, ...] for a broadcast."""
-        rows = self._rows(node, rows_like)
-        if rank == 1:
-            return rows
-        before, behind = ([self._integers(f"request.ones{n}", [1] * n)] if n else [] for n in (axis, rank - 1 - axis))
-        name = f"{rows.name}{rank}" + (f".{axis}" if axis else "")
-        return self._once(node, "Concat", [*before, rows, *behind], name, axis=0)
 
     def _rows(self, node: ir.Node, rows_like: ir.Value) -> ir.Value:
         """Return the shape [N]."""

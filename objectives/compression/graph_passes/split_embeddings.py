@@ -94,9 +94,7 @@ class _Lookups:
         return along == 0 and node.inputs[0] in self._constant and node.inputs[1] not in self._constant
 
     def _embedding(self, lookup: ir.Node) -> ir.Value | None:
-        """Return the decoded value of a lookup; None for a row's scale, and for a table of numbers that are no
-        embeddings.
-        """
+        """Return the decoded value of a lookup; None for a row's scale, and for numbers that are no embeddings."""
         value, (table, *_) = lookup.outputs[0], operands(lookup)
         if lookup.op_type != "Gather":
             trim = _only_reader(value, "Slice")
@@ -117,9 +115,7 @@ class _Lookups:
         return value
 
     def _is_scale(self, lookup: ir.Node) -> bool:
-        """Return whether the lookup scales the integers of the same ids: in a DequantizeLinear only, or, widened, in a
-        Mul.
-        """
+        """Return whether the lookup scales integers of the same ids: in a DequantizeLinear, or, widened, in a Mul."""
         value = lookup.outputs[0]
         if (node := _only_reader(value, "DequantizeLinear")) is not None:
             return node.inputs[1] is value and self._looks_up(node.inputs[0], lookup)

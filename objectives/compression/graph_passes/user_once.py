@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import onnx_ir as ir
 
-from objectives.compression.graph_passes.batch_independence import ELEMENTWISE, is_row_wise, moved_rows
+from objectives.compression.graph_passes.batch_independence import ELEMENTWISE, is_row_wise, rows_after
 from objectives.compression.graph_passes.graph_builder import ITEM, USER, GraphBuilder
 from objectives.onnx_graph import finish, forget_shapes, has_control_flow, infer, name_of, operands, shape_of, turn_into
 
@@ -39,7 +39,8 @@ def compute_once(model: ir.Model, user_inputs: frozenset[str]) -> ir.Model:
         user_inputs: names of the inputs that are equal in all rows of a request; their first dimension becomes 1
 
     Raises:
-        UserOnceError: the names are none, unknown or all of the inputs, or no arithmetic depends on the user only.
+        UserOnceError: the names are none, unknown or all of the inputs, a score depends on no item, or nothing but
+            lookups depends on the user only.
     """
     _check(model, user_inputs)
     made = infer(model, _ROWS)
@@ -88,11 +89,7 @@ class _Rewriting:
         self._met: list[str] = []
 
     def run(self) -> None:
-        """Rewrite all nodes.
-
-        Raises:
-            UserOnceError: the scores depend on no item, or nothing but lookups depends on the user only.
-        """
+        """Rewrite all nodes, or raise UserOnceError."""
         for node in tuple(self._graph):
             self._visit(node)
         alone = [value.name for value in self._graph.outputs if value in self._once or value in self._constant]
@@ -113,7 +110,7 @@ class _Rewriting:
             (value,) = once
             self._rows_fixed = True
             self._builder.shape(node, self._once[value], self._rows_like)
-        elif read == once | constant and (axes := self._rows_after(node, once)) is not None:
+        elif read == once | constant and (axes := self._axes_after(node, once)) is not None:
             self._mark_once(node, axes)
         elif self._can_spread(node, once):
             self._builder.spread(node)
@@ -128,14 +125,10 @@ class _Rewriting:
                     if given is not None and given in once:
                         node.replace_input_with(place, self._expanded(node, given))
 
-    def _rows_after(self, node: ir.Node, once: set[ir.Value]) -> tuple[int, ...] | None:
-        """Return the axis along which each output of a node has one row, given the user's values that it reads; None
-        where it may mix rows.
-        """
-        if self._first(once) and is_row_wise(node, once):
-            return (0,) * len(node.outputs)
+    def _axes_after(self, node: ir.Node, once: set[ir.Value]) -> tuple[int, ...] | None:
+        """Return the axis along which each output has one row, given the user's values; None where rows may mix."""
         axes = {self._once[value] for value in once}
-        return moved_rows(node, axes.pop(), once) if len(axes) == 1 else None
+        return rows_after(node, axes.pop(), once) if len(axes) == 1 else None
 
     def _can_spread(self, node: ir.Node, once: set[ir.Value]) -> bool:
         """Return whether a node is an Expand of the user's row to a computed size, with as many axes as it has."""
@@ -164,15 +157,11 @@ class _Rewriting:
         self._saves |= node.op_type not in _MOVES
 
     def _expanded(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        if value not in self._once:
-            return value
         self._rows_fixed = True
         return self._builder.expand(node, value, self._rows_like, self._once[value])
 
     def _concat(self, node: ir.Node) -> None:
-        """Keep a concatenation for readers that need it whole, with adjacent user parts expanded as one; products read
-        its halves.
-        """
+        """Expand a concatenation's user parts, adjacent ones as one, for readers of all of it; products read halves."""
         whole, axis = node.outputs[0], node.attributes.get_int("axis", 0)
         self._concats[whole] = operands(node), axis
         inputs: list[ir.Value] = []
@@ -188,37 +177,29 @@ class _Rewriting:
         return joined
 
     def _can_split(self, node: ir.Node) -> bool:
-        """Return whether a node is a product of a concatenation of both sides with a matrix, along the concatenation's
-        axis.
-        """
+        """Return whether a node is a product of a concatenation of both sides, along its axis, with a matrix."""
         if node.op_type not in ("Gemm", "MatMul") or node.domain or node.inputs[0] not in self._concats:
             return False
         x, weight, *bias = operands(node)
         last = self._concats[x][1] in (len(shape_of(x)) - 1, -1)
         matrix = weight.is_initializer() and len(shape_of(weight)) == 2
-        once = all(value in self._constant or self._is_user_row(value) for value in bias)
-        turned: int = node.attributes.get_int("transA", 0)
-        if turned or not (last and matrix and once):
-            return False
-        mask = self._user_columns(x)
+        once = all(
+            value in self._constant or (self._once.get(value) == 0 and len(shape_of(value)) == 2) for value in bias
+        )
+        plain = last and matrix and once and not node.attributes.get_int("transA", 0)
+        mask = self._user_columns(x) if plain else None
         if mask is None:
             return False
         # The halves of a weight have one name: a product that needs another split of the same weight reads it whole.
         cut = (node.attributes.get_int("transB", 0), *mask)
         return self._cuts.setdefault(weight, cut) == cut
 
-    def _is_user_row(self, bias: ir.Value) -> bool:
-        return self._once.get(bias) == 0 and len(shape_of(bias)) == 2
-
     def _user_columns(self, concat: ir.Value) -> tuple[bool, ...] | None:
         """Return a mask of the user's columns in a concatenation; None where a size is unknown."""
-        mask: list[bool] = []
-        for part in self._concats[concat][0]:
-            width = shape_of(part)[-1]
-            if not isinstance(width, int):
-                return None
-            mask += [part in self._once] * width
-        return tuple(mask)
+        parts = self._concats[concat][0]
+        widths = [width for part in parts if isinstance(width := shape_of(part)[-1], int)]
+        once = [part in self._once for part in parts]
+        return tuple(np.repeat(once, widths).tolist()) if len(widths) == len(parts) else None
 
     def _split(self, node: ir.Node) -> None:
         concat = operands(node)[0]

@@ -7,14 +7,15 @@ from functools import partial
 
 import onnx_ir as ir
 
+from objectives.arrays import Arrays
 from objectives.compression.export import PREFIX
-from objectives.compression.quantization.calibration import Range, Rows, value_ranges
+from objectives.compression.quantization.calibration import Range, value_ranges
 from objectives.compression.quantization.embeddings import block_rows, half_rows, int8_rows
-from objectives.compression.quantization.products import block_product, dynamic_int8, half_product
+from objectives.compression.quantization.products import block_product, dynamic_int8, dynamic_lstm, half_product
 from objectives.compression.quantization.reading import read_weight_bits, read_widths
-from objectives.compression.quantization.recurrent import dynamic_lstm
-from objectives.compression.quantization.static import static_int8, static_products
+from objectives.compression.quantization.static import static_int8
 from objectives.compression.quantization.weights import WidthError, weights
+from objectives.compression.quantization.weights import products as products_of
 from objectives.int8_weights import WEIGHT_BITS, Int8WeightBits
 from objectives.onnx_graph import finish, name_of, operands
 from spaces.model_structure import ModelStructure
@@ -29,7 +30,7 @@ def quantize(
     model: ir.Model,
     precision: Precision,
     structure: ModelStructure,
-    calibration: Rows,
+    calibration: Arrays,
     ranges: Mapping[str, Range] | None = None,
     weight_bits: Int8WeightBits = 8,
 ) -> ir.Model:
@@ -49,9 +50,12 @@ def quantize(
         WidthError: the widths read back from the result differ from the requested ones.
         ValueError: an unknown group or module.
     """
-    asked, stored = _asked(model, precision, structure), structure.stored(dict(precision.widths))
-    result = model.clone()
-    narrowed = {weight: width for name, width in asked.items() for weight in weights(result.graph, stored[name])}
+    asked = dict(precision.widths)
+    # The structure is the baseline's: a smaller sibling has fewer layers of the same names.
+    wide = dict.fromkeys(read_widths(model, structure, asked), "fp32")
+    expected = wide | {name: width for name, width in asked.items() if width != "fp32"}
+    result, stored = model.clone(), structure.stored(asked)
+    narrowed = {weight: width for name, width in expected.items() for weight in weights(result.graph, stored[name])}
     # Static first: its ranges refer to the exported graph; the other passes rewrite single nodes.
     static = [weight for weight, width in narrowed.items() if width == STATIC]
     _round_products(result, static, precision, calibration, ranges or {}, weight_bits)
@@ -60,7 +64,11 @@ def quantize(
         for rewrite in passes.get(width, ()):
             rewrite(result.graph, weight)
     finish(result)
-    _check_read(asked, read_widths(result, structure, dict(precision.widths)))
+    read = read_widths(result, structure, asked)
+    wrong = {name: width for name, width in expected.items() if width != read.get(name)}
+    if wrong:
+        found = (f"{g}: asked {w}, but the graph holds {read.get(g, 'none of its weights')}" for g, w in wrong.items())
+        raise WidthError("; ".join(found) + ".")
     bits = read_weight_bits(result)
     if bits is not None:
         if bits > weight_bits:
@@ -69,19 +77,8 @@ def quantize(
     return result
 
 
-def _asked(model: ir.Model, precision: Precision, structure: ModelStructure) -> dict[str, str]:
-    """Return the width of each group, and of each table named by itself, that is narrowed or in the graph.
-
-    The structure is the baseline's: a smaller sibling has fewer layers of the same names.
-    """
-    narrowed = {name: width for name, width in precision.widths if width != "fp32"}
-    return dict.fromkeys(read_widths(model, structure, dict(precision.widths)), "fp32") | narrowed
-
-
 def _passes(weight_bits: Int8WeightBits) -> dict[str, tuple[_Pass, ...]]:
-    """Return the passes of each width: those that rewrite the lookups of a weight, and those that rewrite
-    its products.
-    """
+    """Return the passes of each width, which rewrite the lookups of a weight, or its products."""
     return {
         "int8-dynamic": (partial(dynamic_int8, bits=weight_bits),),
         "int8-lstm": (partial(dynamic_lstm, bits=weight_bits),),
@@ -97,12 +94,14 @@ def _round_products(
     model: ir.Model,
     narrowed: Sequence[ir.Value],
     precision: Precision,
-    calibration: Rows,
+    calibration: Arrays,
     learned: Mapping[str, Range],
     weight_bits: Int8WeightBits,
 ) -> None:
     """Quantize products by the learned ranges, and by those of the calibration rows for the rest."""
-    modules = {product: _module(operands(product)[1]) for product in static_products(model.graph, narrowed)}
+    found = {node for weight in narrowed for node in products_of(weight)}
+    weight_names = {node: name_of(operands(node)[1]) for node in model.graph if node in found}
+    modules = {node: name.removeprefix(PREFIX).rpartition(".weight")[0] for node, name in weight_names.items()}
     unmet = sorted(set(learned) - set(modules.values()))
     if unmet:
         raise ValueError(f"Ranges are of modules that are held in {STATIC}, but got some of {unmet}.")
@@ -112,15 +111,3 @@ def _round_products(
         seen = value_ranges(model, list(inputs.values()), calibration, precision.calibration)
         ranges |= {product: seen[x] for product, x in inputs.items()}
     static_int8(model, ranges, weight_bits)
-
-
-def _module(weight: ir.Value) -> str:
-    """Return the dotted name of the module that a weight, or half of one, belongs to."""
-    return name_of(weight).removeprefix(PREFIX).rpartition(".weight")[0]
-
-
-def _check_read(asked: Mapping[str, str], read: Mapping[str, str]) -> None:
-    nothing = "none of its weights"
-    wrong = {name: (width, read.get(name, nothing)) for name, width in asked.items() if width != read.get(name)}
-    if wrong:
-        raise WidthError("; ".join(f"{g}: asked {a}, but the graph holds {r}" for g, (a, r) in wrong.items()) + ".")

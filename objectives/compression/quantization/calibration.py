@@ -14,29 +14,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from objectives.arrays import groups_of_equal_rows
+from objectives.arrays import Array, Arrays, groups_of_equal_rows
 from objectives.onnx_graph import once_inputs, open_session
 from spaces.techniques.quantization import Calibration
 
 Range = tuple[float, float]
-Rows = Mapping[str, NDArray[np.generic]]
 Floats = NDArray[np.float32]
 _BATCH = 256
 # Per cent of the values within the range (Wu et al., "Integer quantization for deep learning inference", 2020, section
 # 5: 99.99 and more do well).
 _PERCENTILE = 99.99
-# Bins of the histogram, each a candidate for the range's end, and levels of the quantized one, as published.
+# Bins of the histogram, each a candidate for the range's end, and levels of the quantized one, as published; with as
+# many levels as bins, the library's default, entropy would keep the whole range.
 _BINS, _LEVELS = 2048, 128
 
 
-def value_ranges(model: ir.Model, values: Sequence[str], rows: Rows, rule: Calibration) -> dict[str, Range]:
+def value_ranges(model: ir.Model, values: Sequence[str], rows: Arrays, rule: Calibration) -> dict[str, Range]:
     """Return the range (low, high) of each named value of an fp32 graph.
 
     Args:
@@ -55,39 +55,26 @@ def value_ranges(model: ir.Model, values: Sequence[str], rows: Rows, rule: Calib
     return {name: seen.range() for name, seen in kept.items()}
 
 
-class _Seen(Protocol):
-    """Statistics of a value, updated batch by batch, and the range that follows from them."""
-
-    def see(self, values: Floats) -> None: ...
-
-    def range(self) -> Range: ...
-
-
-def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Floats]]]) -> None:
+def _see(seen: Mapping[str, _Seen], stream: Callable[[], Iterator[tuple[str, Array]]]) -> None:
     for name, values in stream():
-        seen[name].see(values)
+        seen[name].see(values.ravel().astype(np.float32, copy=False))
 
 
-def _stream(model: ir.Model, values: Sequence[str], rows: Rows) -> Callable[[], Iterator[tuple[str, Floats]]]:
-    """Return a function that yields all values by name, flat, one batch at a time, each time it is called."""
+def _stream(model: ir.Model, values: Sequence[str], rows: Arrays) -> Callable[[], Iterator[tuple[str, Array]]]:
+    """Return a function that yields all values by name, one batch at a time, each time it is called."""
     given = [name for name in values if name in rows]
     computed = [name for name in values if name not in rows]
     session = _probe(model, computed) if computed else None
 
-    def stream() -> Iterator[tuple[str, Floats]]:
+    def stream() -> Iterator[tuple[str, Array]]:
         for name in given:
             for start in range(0, len(rows[name]), _BATCH):
-                yield name, _flat(rows[name][start : start + _BATCH])
+                yield name, rows[name][start : start + _BATCH]
         if session is not None:
             for batch in _batches(rows, once_inputs(model)):
-                for name, found in zip(computed, session.run(computed, batch), strict=True):
-                    yield name, _flat(found)
+                yield from zip(computed, session.run(computed, batch), strict=True)
 
     return stream
-
-
-def _flat(values: NDArray[np.generic]) -> Floats:
-    return values.ravel().astype(np.float32, copy=False)
 
 
 def _probe(model: ir.Model, values: Sequence[str]) -> Any:
@@ -101,10 +88,8 @@ def _probe(model: ir.Model, values: Sequence[str]) -> Any:
     return open_session(probe)
 
 
-def _batches(rows: Rows, once: frozenset[str]) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Iterate over rows in their order; the rows of one user together, with inputs taken once from the
-    first of them.
-    """
+def _batches(rows: Arrays, once: frozenset[str]) -> Iterator[dict[str, Array]]:
+    """Iterate over rows in their order; those of one user together, with inputs taken once from the first of them."""
     count = len(next(iter(rows.values())))
     order = groups_of_equal_rows([rows[name] for name in sorted(once)]) if once else [np.arange(count)]
     for chosen in order:
@@ -134,11 +119,7 @@ class _Extremes:
 
 
 class _Percentile:
-    """Percentile range, with half of the excluded values below and half above.
-
-    It is computed from the values themselves, of which the outermost are kept: the library reads it from a histogram,
-    whose bins an outlier makes so wide that the high end can come out as zero.
-    """
+    """Percentile range of the values themselves, of which the outermost are kept; half of those left out are below."""
 
     def __init__(self, extremes: _Extremes) -> None:
         self._place = (1 - _PERCENTILE / 100) / 2 * (extremes.count - 1)
@@ -155,18 +136,14 @@ class _Percentile:
 
     def range(self) -> Range:
         """Interpolate between the two nearest values, as numpy does by default."""
-        ends = []
-        for outermost in (self._low, self._high):
-            ordered = np.sort(outermost).astype(np.float64)
-            ends.append(float(np.interp(self._place, np.arange(len(ordered)), ordered)))
-        return ends[0], -ends[1]
+        low, high = (np.sort(outermost).astype(np.float64) for outermost in (self._low, self._high))
+        places = np.arange(len(low))
+        return float(np.interp(self._place, places, low)), -float(np.interp(self._place, places, high))
 
 
 class _Entropy:
     """Range at which the quantized distribution diverges least from the true one (Migacz, "8-bit inference with
     TensorRT", 2017), as the library computes it.
-
-    With as many levels as bins, its default, it would keep the whole range.
     """
 
     def __init__(self, extremes: _Extremes) -> None:
@@ -192,4 +169,6 @@ class _Entropy:
         return float(low), float(high)
 
 
+# Statistics of a value, updated batch by batch, and the range that follows from them.
+_Seen = _Extremes | _Percentile | _Entropy
 _RULES: Mapping[Calibration, Callable[[_Extremes], _Seen]] = {"entropy": _Entropy, "percentile": _Percentile}

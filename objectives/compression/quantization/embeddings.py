@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from objectives.compression.quantization.rounding import (
-    Floats,
-    block_codes,
-    block_size,
-    by_rows,
-    cancelled_rows,
-    int8_codes,
-    least_moves,
-    packed,
-)
+from objectives.compression.quantization.rounding import Floats, block_codes, block_size, by_rows, int8_codes, packed
 from objectives.compression.quantization.weights import ENGINE, lookups, to_half
 from objectives.onnx_graph import add_before, array, initializer, name_of, operands, turn_into
 
 Codes = NDArray[np.int8]
+# A sum counts as zero where it is no more than the rounding errors of its terms.
+_NOUGHT = np.finfo(np.float32).eps
 
 
 def half_rows(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the rows of a table in fp16."""
-    nodes = lookups(weight)
-    if not nodes:
-        return
-    (half,) = by_rows(array(weight), lambda part: (_half_rows(name_of(weight), part),))
-    rows = initializer(graph, f"{weight.name}_rows", half)
-    for gather in nodes:
-        ids, out = operands(gather)[1], gather.outputs[0].name
+    for gather, ids, out, (rows,) in _lookups(graph, weight, partial(_half_rows, name_of(weight))):
         found = add_before(gather, "Gather", [rows, ids], f"{out}_half", f"{out}_rows")
         turn_into(gather, "Cast", [found], f"{out}_widen", {"to": ir.DataType.FLOAT})
 
 
 def int8_rows(graph: ir.Graph, weight: ir.Value) -> None:
     """Store the rows of a table in int8, each with its own scale: value = code * scale."""
-    nodes = lookups(weight)
-    if not nodes:
-        return
-    codes, scales = by_rows(array(weight), _int8_rows)
-    rows = initializer(graph, f"{weight.name}_rows", codes)
-    steps = initializer(graph, f"{weight.name}_rows_scale", scales)
-    for gather in nodes:
-        ids, out = operands(gather)[1], gather.outputs[0].name
+    for gather, ids, out, (rows, steps) in _lookups(graph, weight, _int8_rows):
         found = add_before(gather, "Gather", [rows, ids], f"{out}_codes", f"{out}_rows")
         scale = add_before(gather, "Gather", [steps, ids], f"{out}_scale", f"{out}_scales")
         if ids.shape is not None and len(ids.shape) == 1:
@@ -66,18 +48,10 @@ def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
     A row fills whole bytes: added columns are sliced off after the lookup. In ONNX Runtime a row may end within a
     block; OpenVINO reads only rows of whole blocks.
     """
-    nodes = lookups(weight)
-    if not nodes:
-        return
-    table: Floats = array(weight)
-    columns = table.shape[1]
+    columns = array(weight).shape[1]
     width = columns + -columns % (8 // bits)
-    stored, scales = by_rows(table, partial(_block_rows, bits=bits, width=width))
-    rows = initializer(graph, f"{weight.name}_rows", stored)
-    steps = initializer(graph, f"{weight.name}_rows_scale", scales)
     form = {"gather_axis": 0, "quantize_axis": 1, "block_size": block_size(columns), "bits": bits}
-    for gather in nodes:
-        ids, out = operands(gather)[1], gather.outputs[0].name
+    for gather, ids, out, (rows, steps) in _lookups(graph, weight, partial(_block_rows, bits=bits, width=width)):
         kind, inputs, name = "GatherBlockQuantized", [rows, ids, steps], f"{out}_rows"
         if width == columns:
             turn_into(gather, kind, inputs, name, form, ENGINE)
@@ -86,6 +60,18 @@ def block_rows(graph: ir.Graph, weight: ir.Value, bits: int) -> None:
         ends = {"first": 0, "end": columns, "axis": -1}
         kept = [initializer(graph, f"{out}_{part}", np.array([end])) for part, end in ends.items()]
         turn_into(gather, "Slice", [padded, *kept], f"{out}_slice")
+
+
+def _lookups(
+    graph: ir.Graph, weight: ir.Value, stored: Callable[[Floats], tuple[NDArray[Any], ...]]
+) -> Iterator[tuple[ir.Node, ir.Value, str, list[ir.Value]]]:
+    """Yield each lookup in a table, its ids, its output's name, and the initialisers of the rows as they are stored."""
+    nodes = lookups(weight)
+    parts = by_rows(array(weight), stored) if nodes else ()
+    names = (f"{weight.name}_rows", f"{weight.name}_rows_scale")
+    held = [initializer(graph, name, values) for name, values in zip(names, parts, strict=False)]
+    for gather in nodes:
+        yield gather, operands(gather)[1], name_of(gather.outputs[0]), held
 
 
 def _int8_rows(table: Floats) -> tuple[Codes, Floats]:
@@ -105,24 +91,50 @@ def _block_rows(table: Floats, bits: int, width: int) -> tuple[NDArray[np.uint8]
     return packed((codes + np.int8(half)).astype(np.uint8), bits), scales
 
 
-def _half_rows(weight: str, table: Floats) -> NDArray[np.float16]:
-    """Round to fp16; in a row whose sum would become zero the largest number is moved, since the others' steps may be
-    too small.
-    """
+def _half_rows(weight: str, table: Floats) -> tuple[NDArray[np.float16]]:
+    """Round to fp16; in a row that would sum to zero the largest number moves: steps of others may be too small."""
     half = to_half(weight, table)
-    rows = cancelled_rows(half.astype(np.float32), table)
+    rows = _cancelled_rows(half.astype(np.float32), table)
     of = half[rows]
     largest = np.abs(of) == np.abs(of).max(axis=1, keepdims=True)
     above, below = (np.where(largest, np.nextafter(of, np.float16(end)), np.nan) for end in (np.inf, -np.inf))
-    half[rows] = least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
-    return half
+    half[rows] = _least_moves(of.astype(np.float32), table[rows], above.astype(np.float32), below.astype(np.float32))
+    return (half,)
 
 
 def _telling(codes: Codes, step: Floats, table: Floats, least: int, most: int) -> Codes:
     """Return codes (rows, columns) in [least, most] whose rows sum to zero only where the table's do."""
-    rows = cancelled_rows(codes * step, table)
+    rows = _cancelled_rows(codes * step, table)
     of, size = codes[rows].astype(np.float32), np.broadcast_to(step, codes.shape)[rows]
     above, below = (np.where(of == end, np.nan, (of + d) * size) for end, d in ((most, 1), (least, -1)))
     told = codes.copy()
-    told[rows] = np.rint(least_moves(of * size, table[rows], above, below) / size)
+    told[rows] = np.rint(_least_moves(of * size, table[rows], above, below) / size)
     return told
+
+
+def _cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
+    """Return the rows whose rounded numbers sum to zero, though they are not all zero and the exact ones do not.
+
+    Some models detect padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
+    zero. Codes of 2 bits often cancel.
+    """
+    told = np.abs(rounded).any(axis=1) & ~_add_to_nought(exact)
+    return np.flatnonzero(told & _add_to_nought(rounded))
+
+
+def _least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
+    """Return rows in which the number for which it costs least is the next one `above` or `below` (NaN for none)."""
+    moves = np.concatenate([above, below], axis=1)
+    cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
+    best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)
+    moved = rounded.copy()
+    every = np.arange(len(rounded))
+    moved[every, best % rounded.shape[1]] = moves[every, best]
+    return moved
+
+
+def _add_to_nought(rows: Floats) -> NDArray[np.bool_]:
+    """Return whether each row sums to zero, (rows,)."""
+    total, size = rows.sum(axis=1, dtype=np.float64), np.abs(rows).sum(axis=1, dtype=np.float64)
+    found: NDArray[np.bool_] = np.abs(total) <= _NOUGHT * size
+    return found

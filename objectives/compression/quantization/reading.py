@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from objectives.compression.graph_passes.recurrent import GATES
+from objectives.compression.graph_passes.exported import GATES
 from objectives.compression.quantization.weights import PLACES, prefixes
 from objectives.int8_weights import Int8WeightBits, largest_code
 from objectives.onnx_graph import array, name_of

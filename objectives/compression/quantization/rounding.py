@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,6 @@ _ROWS = 1 << 14
 # Block sizes that the engine's kernels support: powers of two from 16.
 _LEAST_BLOCK, _BLOCK = 16, 32
 _LEAST_PEAK = np.finfo(np.float32).tiny * 2**16
-# A sum counts as zero where it is no more than the rounding errors of its terms.
-_NOUGHT = np.finfo(np.float32).eps
 
 
 def int8_codes(matrix: Floats, axis: int, bits: Int8WeightBits = 8) -> tuple[NDArray[np.int8], Floats]:
@@ -65,15 +64,13 @@ def block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
     Of a few scales, each block has the one of the least squared error (Guan et al., "Post-training 4-bit quantization
     on embedding tables", 2019, do so for rows).
     """
+    codes, scales = by_rows(matrix, partial(_block_codes, bits=bits))
+    return codes, scales
+
+
+def _block_codes(matrix: Floats, bits: int) -> tuple[Bytes, Floats]:
     rows, columns = matrix.shape
     size = block_size(columns)
-    parts = [_block_codes(matrix[i : i + _ROWS], bits, size) for i in range(0, rows, _ROWS)]
-    codes, scales = zip(*parts, strict=True)
-    return np.concatenate(codes), np.concatenate(scales)
-
-
-def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
-    rows, columns = matrix.shape
     blocks = np.pad(matrix, ((0, 0), (0, -columns % size))).reshape(rows, -1, size)
     half = 1 << (bits - 1)
     peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)
@@ -86,45 +83,9 @@ def _block_codes(matrix: Floats, bits: int, size: int) -> tuple[Bytes, Floats]:
         scale = np.where(nought, 1, peak * np.float32(-share / half)).astype(np.float32)
         tried = np.clip(np.rint(blocks / scale), -half, half - 1)
         error = np.square(tried * scale - blocks).sum(axis=-1, keepdims=True)
-        better = error < least
-        least, best, codes = (
-            np.where(better, error, least),
-            np.where(better, scale, best),
-            np.where(better, tried, codes),
-        )
+        pairs, better = ((error, least), (scale, best), (tried, codes)), error < least
+        least, best, codes = (np.where(better, new, old) for new, old in pairs)
     return (codes + half).astype(np.uint8), best[..., 0]
-
-
-def cancelled_rows(rounded: Floats, exact: Floats) -> NDArray[np.intp]:
-    """Return the rows whose rounded numbers sum to zero, though they are not all zero and the exact ones do not.
-
-    Some models detect padding by such a sum: FuxiCTR's pooling divides by the number of rows of a list whose sum is not
-    zero. Codes of 2 bits often cancel.
-    """
-    told = np.abs(rounded).any(axis=1) & ~_add_to_nought(exact)
-    return np.flatnonzero(told & _add_to_nought(rounded))
-
-
-def least_moves(rounded: Floats, exact: Floats, above: Floats, below: Floats) -> Floats:
-    """Return the rows (rows, columns), in each of which one number has moved to its neighbour, where that costs least.
-
-    Args:
-        above, below: the next value of each number, NaN where there is none
-    """
-    moves = np.concatenate([above, below], axis=1)
-    cost = np.square(moves - np.tile(exact, 2)) - np.square(np.tile(rounded - exact, 2))
-    best = np.where(np.isnan(cost), np.inf, cost).argmin(axis=1)
-    moved = rounded.copy()
-    every = np.arange(len(rounded))
-    moved[every, best % rounded.shape[1]] = moves[every, best]
-    return moved
-
-
-def _add_to_nought(rows: Floats) -> NDArray[np.bool_]:
-    """Return whether each row sums to zero, (rows,)."""
-    total, size = rows.sum(axis=1, dtype=np.float64), np.abs(rows).sum(axis=1, dtype=np.float64)
-    found: NDArray[np.bool_] = np.abs(total) <= _NOUGHT * size
-    return found
 
 
 def packed(codes: Bytes, bits: int) -> Bytes:

@@ -20,18 +20,12 @@ from numpy.typing import NDArray
 from objectives.compression.quantization.calibration import Range
 from objectives.compression.quantization.products import with_bias
 from objectives.compression.quantization.rounding import Floats, int8_codes, uint8_range
-from objectives.compression.quantization.weights import is_transposed, products
+from objectives.compression.quantization.weights import is_transposed
 from objectives.int8_weights import Int8WeightBits
 from objectives.onnx_graph import add_before, array, infer, initializer, name_of, operands
 
 # Largest code of a bias, of 32 bits.
 _LARGEST_BIAS = 2**30
-
-
-def static_products(graph: ir.Graph, weights: Sequence[ir.Value]) -> list[ir.Node]:
-    """Return the products with these weights, in the order of the graph."""
-    found = {node for weight in weights for node in products(weight)}
-    return [node for node in graph if node in found]
 
 
 def static_int8(model: ir.Model, ranges: Mapping[ir.Node, Range], bits: Int8WeightBits) -> None:
@@ -49,17 +43,13 @@ def static_int8(model: ir.Model, ranges: Mapping[ir.Node, Range], bits: Int8Weig
         maker, shape = x.producer(), known[name_of(x)].shape
         span = (max(low, 0.0) if maker is not None and maker.op_type == "Relu" else low, high)
         if (x, span) not in rounded:
-            rounded[x, span] = _round(model.graph, product, x, span, f"{x.name}_rounded{len(rounded)}")
+            name, (scale, zero) = f"{x.name}_rounded{len(rounded)}", uint8_range(*span)
+            step = [initializer(model.graph, f"{name}_scale", scale), initializer(model.graph, f"{name}_zero", zero)]
+            codes = add_before(product, "QuantizeLinear", [x, *step], f"{name}_codes", f"{name}_narrow")
+            wide = add_before(product, "DequantizeLinear", [codes, *step], name, f"{name}_widen")
+            rounded[x, span] = wide, scale
         flat = product.op_type == "Gemm" or (shape is not None and len(shape) == 2)
         _narrow(model.graph, product, *rounded[x, span], flat, ranges, bits)
-
-
-def _round(graph: ir.Graph, product: ir.Node, x: ir.Value, span: Range, name: str) -> tuple[ir.Value, np.float32]:
-    """Quantize an activation before a product, and return it after its two nodes, and its scale."""
-    scale, zero = uint8_range(*span)
-    step = [initializer(graph, f"{name}_scale", scale), initializer(graph, f"{name}_zero", zero)]
-    codes = add_before(product, "QuantizeLinear", [x, *step], f"{name}_codes", f"{name}_narrow")
-    return add_before(product, "DequantizeLinear", [codes, *step], name, f"{name}_widen"), scale
 
 
 def _narrow(
@@ -74,14 +64,12 @@ def _narrow(
     """Make a product that of a quantized input and weight, with its bias among the operands or added after it."""
     (_, weight, *bias), out, transposed = operands(product), product.outputs[0], is_transposed(product)
     weight_codes, scales = int8_codes(array(weight), 1 if transposed else 0, bits)
-    scale = scales.ravel()
-    held = _hold(graph, name_of(weight), weight_codes, scale)
-    inputs = [x, _widen(product, held, f"{out.name}_weight", 1 - transposed)]
+    scale, name = scales.ravel(), f"{out.name}_bias"
+    inputs = [x, _widen(graph, product, name_of(weight), weight_codes, scale, f"{out.name}_weight", 1 - transposed)]
     fused = _is_fused(out, static)
     codes = None if fused else _bias_codes(bias, step * scale, flat)
     if codes is not None:
-        held = _hold(graph, f"{out.name}_bias", codes, step * scale)
-        inputs, bias = [*inputs, _widen(product, held, f"{out.name}_bias", 0)], []
+        inputs, bias = [*inputs, _widen(graph, product, name, codes, step * scale, name, 0)], []
     elif fused and not bias:
         zeros = np.zeros(len(scale) if flat else (1, 1, len(scale)), np.float32)
         bias = [initializer(graph, f"{out.name}_nought", zeros)]
@@ -104,9 +92,7 @@ def _is_vector(value: ir.Value) -> bool:
 
 
 def _bias_codes(bias: Sequence[ir.Value], step: Floats, flat: bool) -> NDArray[np.int32] | None:
-    """Return the codes of a bias; None where it is computed (as the user's half of a product is to the item's), where
-    its scale is too small for them, and where a MatMul has none.
-    """
+    """Return a bias's codes; None if it is computed (a user's half) or its scale is too small, or a MatMul has none."""
     if not bias:
         return np.zeros(step.shape, np.int32) if flat else None
     if not _is_vector(bias[0]):
@@ -116,22 +102,18 @@ def _bias_codes(bias: Sequence[ir.Value], step: Floats, flat: bool) -> NDArray[n
 
 
 def _is_fused(out: ir.Value, static: Collection[ir.Node]) -> bool:
-    """Return whether the engine would fuse the output with its reader, in fp32: a Clip, or a Relu that no narrow
-    product reads.
-    """
-    clipped = [node for node in out.consumers() if node.op_type in ("Clip", "Relu")]
+    """Return whether the engine would fuse the output, in fp32, with a Clip, or a Relu that no narrow product reads."""
     return any(
-        node.op_type == "Clip" or not any(reader in static for reader in node.outputs[0].consumers())
-        for node in clipped
+        node.op_type == "Clip"
+        or (node.op_type == "Relu" and not any(reader in static for reader in node.outputs[0].consumers()))
+        for node in out.consumers()
     )
 
 
-def _hold(graph: ir.Graph, name: str, codes: NDArray[np.generic], scale: Floats) -> list[ir.Value]:
-    """Store codes with their scales and zero points."""
-    zero = np.zeros(scale.shape, codes.dtype)
-    parts = {"quantized": codes, "scale": scale, "zero": zero}
-    return [initializer(graph, f"{name}_{part}", values) for part, values in parts.items()]
-
-
-def _widen(product: ir.Node, held: Sequence[ir.Value], name: str, axis: int) -> ir.Value:
+def _widen(
+    graph: ir.Graph, product: ir.Node, stem: str, codes: NDArray[np.generic], scale: Floats, name: str, axis: int
+) -> ir.Value:
+    """Store codes with their scales and zero points, and widen them before a product."""
+    parts = {"quantized": codes, "scale": scale, "zero": np.zeros(scale.shape, codes.dtype)}
+    held = [initializer(graph, f"{stem}_{part}", values) for part, values in parts.items()]
     return add_before(product, "DequantizeLinear", held, name, f"{name}_widen", {"axis": axis})

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from objectives.compression.export import PREFIX
-from objectives.compression.graph_passes.recurrent import is_recurrent
+from objectives.compression.graph_passes.exported import is_recurrent
 
 # Domain of ONNX Runtime's own operators.
 ENGINE = "com.microsoft"
@@ -34,23 +34,14 @@ def weights(graph: ir.Graph, modules: Sequence[str]) -> list[ir.Value]:
 
     Tensors that are only added, such as positions, have no width of their own.
     """
-    return [
-        value
-        for name, value in graph.initializers.items()
-        if name.startswith(prefixes(modules)) and (_is_stepped(value) or (is_matrix(value) and _is_placed(value)))
-    ]
+    named = prefixes(modules)
+    return [value for name, value in graph.initializers.items() if name.startswith(named) and _is_weight(value)]
 
 
-def _is_stepped(value: ir.Value) -> bool:
+def _is_weight(value: ir.Value) -> bool:
+    if value.dtype == ir.DataType.FLOAT and value.shape is not None and len(value.shape) == 2:
+        return any(node.op_type in PLACES for node in value.consumers())
     return any(is_recurrent(node) and place == 1 for node, place in value.uses())
-
-
-def _is_placed(value: ir.Value) -> bool:
-    return any(node.op_type in PLACES for node in value.consumers())
-
-
-def is_matrix(value: ir.Value) -> bool:
-    return value.dtype == ir.DataType.FLOAT and value.shape is not None and len(value.shape) == 2
 
 
 def lookups(weight: ir.Value) -> list[ir.Node]:
@@ -62,30 +53,19 @@ def products(weight: ir.Value) -> list[ir.Node]:
 
 
 def _readers(weight: ir.Value) -> list[ir.Node]:
-    """Return the plain products, the lookups, or both, that share a weight.
-
-    Raises:
-        WidthError: the weight feeds anything else, or products of other forms.
-    """
+    """Return the plain products and lookups of a weight; WidthError where it feeds anything else, or other forms."""
     found = list(weight.consumers())
     kinds = sorted({node.op_type for node in found})
     if not set(kinds) <= set(PLACES):
         raise WidthError(
             f"{weight.name} must feed products and lookups alone to change its width, but it feeds {kinds}."
         )
-    forms = [_form(node) for node in found]
+    forms = [{n: of.value for n, of in node.attributes.items() if _PLAIN.get(n) != of.value} for node in found]
     whole = all(place == PLACES[node.op_type] for node, place in weight.uses())
-    if not whole or any(form not in ({}, {"transB": 1}) for form in forms) or _both_ways(found):
+    turned = {is_transposed(node) for node in found if node.op_type != "Gather"}
+    if not whole or any(form not in ({}, {"transB": 1}) for form in forms) or len(turned) > 1:
         raise WidthError(f"{weight.name} must be read alike, as a whole weight, but its {kinds} have {forms}.")
     return found
-
-
-def _form(node: ir.Node) -> dict[str, object]:
-    return {name: given.value for name, given in node.attributes.items() if _PLAIN.get(name) != given.value}
-
-
-def _both_ways(nodes: list[ir.Node]) -> bool:
-    return len({is_transposed(node) for node in nodes if node.op_type != "Gather"}) > 1
 
 
 def is_transposed(product: ir.Node) -> bool:

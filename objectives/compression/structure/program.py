@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from objectives.compression.graph_passes.any_length import any_length
+from objectives.compression.graph_passes.tracing import any_length
 from objectives.compression.module_edit import tensors
 from objectives.compression.structure.rules import Call, Operand, apply, instances
 from objectives.compression.structure.units import Narrowing, Units

@@ -1,21 +1,24 @@
-"""Recurrent layers of an exported graph in one canonical form.
-
-The exporter reorders the gates for ONNX with nodes that run in every request where a weight is large, passes zeros as
-the first state, which equals none, and computes the shape of a layer's output to join its directions. In the canonical
-form weights are constants named after the module's parameters, and shapes are known before anything runs.
-"""
+"""Corrections of an exported graph: small addends stay, weights have names, recurrent layers have one plain form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+import torch
 from onnx.reference import ReferenceEvaluator
+from onnxscript.optimizer import fold_constants_ir
 
-from objectives.onnx_graph import array, initializer, turn_into
+from objectives.arrays import Array, Arrays
+from objectives.onnx_graph import array, initializer, operands, turn_into
 
+# Placeholders that the rule does not match; both broadcast like the originals.
+_STAND_INS = {"Add": "Sum", "Sub": "Mean"}
+_LARGEST = 1e-8
+_STANDS_FOR = "stands for"
+# Suffix of a matrix that is held transposed beside the parameter itself.
+TURNED = ".turned"
 # Order of torch's blocks of rows in ONNX: update before reset; input, output, forget, cell.
 GATES: Mapping[str, tuple[int, ...]] = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}
 # Suffix of a layer's weight for all directions, gates in ONNX's order: `<parameter of the first>.gates`.
@@ -25,8 +28,56 @@ _MOVERS = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Un
 _PROBE = (5, 3)
 
 
-def plain_recurrent(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]]) -> None:
-    """Bring every recurrent layer of a graph into the canonical form.
+def optimize(program: torch.onnx.ONNXProgram) -> None:
+    """Run the exporter's own optimization, in place, on a program that was exported without it.
+
+    Small addends, of a divisor or of a logarithm's argument, are protected from it: its rule that x + 0 is x treats
+    every constant below 1e-8 as 0 (onnxscript 0.7.2, as its patterns compare with math.isclose): x / (n + 1e-12)
+    becomes x / n, and NaN where x and n are 0.
+    """
+    fold_constants_ir(program.model)
+    for node in program.model.graph:
+        if node.op_type in _STAND_INS and not node.domain and any(map(_is_small, node.inputs)):
+            node.metadata_props[_STANDS_FOR] = node.op_type
+            node.op_type = _STAND_INS[node.op_type]
+    program.optimize()
+    for node in program.model.graph:
+        node.op_type = node.metadata_props.pop(_STANDS_FOR, node.op_type)
+
+
+def _is_small(value: ir.Value | None) -> bool:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        return False
+    values: Array = tensor.numpy()
+    return values.dtype.kind == "f" and values.size == 1 and 0 < abs(float(values.item())) <= _LARGEST
+
+
+def name_turned(model: ir.Model, parameters: Arrays) -> None:
+    """Name the exporter's transposed and numbered matrices after their parameters, as far as the names are free.
+
+    A linear layer over more than two axes becomes a MatMul with the transposed weight, which the exporter folds into a
+    constant `val_N`. It is recognised by its values; where the graph holds the parameter itself too, the transposed one
+    is named `<parameter>.turned`.
+
+    Args:
+        parameters: values by the names that initialisers have
+    """
+    held = model.graph.initializers
+    for name, value in list(held.items()):
+        if name not in parameters and value.dtype == ir.DataType.FLOAT and value.shape and len(value.shape) == 2:
+            matrix = array(value)
+            names = [n for n, of in parameters.items() if np.array_equal(of.T, matrix) or np.array_equal(of, matrix)]
+            free = [name for name in [*names, *(name + TURNED for name in names)] if name not in held]
+            value.name = free[0] if free else name
+
+
+def plain_recurrent(model: ir.Model, parameters: Arrays) -> None:
+    """Bring every recurrent layer of a graph into the canonical form: weights are constants named after the module's
+    parameters, and shapes are known before anything runs.
+
+    The exporter reorders the gates for ONNX with nodes that run in every request where a weight is large, passes zeros
+    as the first state, which equals none, and computes the shape of a layer's output to join its directions.
 
     Args:
         parameters: values by the names that initialisers have
@@ -41,7 +92,7 @@ def is_recurrent(node: ir.Node) -> bool:
     return node.op_type in GATES and not node.domain
 
 
-def _hold_weights(graph: ir.Graph, layer: ir.Node, parameters: Mapping[str, NDArray[np.generic]]) -> None:
+def _hold_weights(graph: ir.Graph, layer: ir.Node, parameters: Arrays) -> None:
     """Replace values computed from constants by constants."""
     given = {place: value for place, value in enumerate(layer.inputs[1:4], 1) if value is not None}
     values = _evaluated(graph, list(given.values()), {})
@@ -54,9 +105,7 @@ def _hold_weights(graph: ir.Graph, layer: ir.Node, parameters: Mapping[str, NDAr
         layer.replace_input_with(place, initializer(graph, name, value))
 
 
-def _parameter(
-    layer: ir.Node, weight: NDArray[np.generic], parameters: Mapping[str, NDArray[np.generic]]
-) -> str | None:
+def _parameter(layer: ir.Node, weight: Array, parameters: Arrays) -> str | None:
     """Return the parameter that equals the first direction's input weight, with its gates in torch's order."""
     order = GATES[layer.op_type]
     for name, values in parameters.items():
@@ -85,7 +134,7 @@ def _join_directions(graph: ir.Graph, layer: ir.Node) -> None:
             continue
         for joined in [node for node in turned.outputs[0].consumers() if node.op_type == "Reshape"]:
             probe = np.zeros((*_PROBE, directions, hidden), np.float32)
-            shape = _evaluated(graph, [joined.inputs[1]], {turned.outputs[0]: probe})
+            shape = _evaluated(graph, operands(joined)[1:], {turned.outputs[0]: probe})
             if shape is None or shape[0].tolist() != [*_PROBE, directions * hidden]:
                 continue
             values, kind, sizes = turned.outputs[0], "Reshape", [0, 0, directions * hidden]
@@ -94,12 +143,10 @@ def _join_directions(graph: ir.Graph, layer: ir.Node) -> None:
             turn_into(joined, kind, [values, initializer(graph, f"{joined.outputs[0].name}.sizes", np.array(sizes))])
 
 
-def _evaluated(
-    graph: ir.Graph, values: Sequence[ir.Value | None], given: Mapping[ir.Value, NDArray[np.generic]]
-) -> list[NDArray[np.generic]] | None:
+def _evaluated(graph: ir.Graph, values: list[ir.Value], given: Mapping[ir.Value, Array]) -> list[Array] | None:
     """Evaluate nodes on constants and on the given values; None where they read anything else."""
     try:
-        part = ir.convenience.extract(graph, list(given), [value for value in values if value is not None])
+        part = ir.convenience.extract(graph, list(given), values)
     except ValueError:
         return None
     evaluator = ReferenceEvaluator(ir.to_proto(ir.Model(part, ir_version=10)))
