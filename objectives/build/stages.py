@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from objectives.compression.graph_passes.user_once import UserOnceError, compute
 from objectives.compression.quantization import quantize, read_weight_bits, read_widths
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
+from objectives.jobs.protocol import Progress
 from objectives.jobs.requests import FitResponse, Form
 from objectives.onnx_graph import load_graph, multiply_adds, save_graph
 from objectives.parity import LIMIT
@@ -53,7 +54,6 @@ from spaces.techniques.embeddings import SMALLEST
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
-Progress = Callable[[str], None]
 # Versions of the stages, raised when a stage's output changes, so that older cache entries are not used.
 FIT_STAGE = 10
 EXPORT_STAGE = 15

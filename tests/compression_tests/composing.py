@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.held_out_rows import read_requests
+from objectives.jobs.protocol import Progress
 from objectives.jobs.requests import Form
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.load import open_recommender
@@ -67,7 +68,7 @@ class Brief:
 def brief_training() -> Iterator[None]:
     """Recommenders are opened hardly trained within this context, with every part visible in the scores."""
 
-    def opened(task: Task, progress: build.Progress) -> Brief:
+    def opened(task: Task, progress: Progress) -> Brief:
         whole = open_recommender(task, progress)
         lively(whole.model)
         return Brief(whole)

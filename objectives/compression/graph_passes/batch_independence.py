@@ -183,9 +183,8 @@ def _moved(op: Operation, axis: int) -> int | None:
 
 
 def _stepped(op: Operation, axis: int) -> tuple[int, ...] | None:
-    """Return the axes of the rows in the outputs of a recurrent layer: (steps, rows, inputs), and first states of
-    (directions, rows, hidden) -> (steps, directions, rows, hidden), and the last states; sequence lengths are not
-    accepted.
+    """Return the axes of the rows after a recurrent layer: (steps, rows, inputs), and first states of (directions,
+    rows, hidden) -> (steps, directions, rows, hidden), and the last states; sequence lengths are not accepted.
     """
     read = op.node.inputs
     alone = axis == 1 and read[0] in op.rowed and op.rowed.isdisjoint(read[1:4]) and not any(read[4:5])

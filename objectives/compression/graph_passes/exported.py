@@ -17,7 +17,6 @@ from objectives.onnx_graph import array, initializer, operands, turn_into
 _STAND_INS = {"Add": "Sum", "Sub": "Mean"}
 _LARGEST = 1e-8
 _STANDS_FOR = "stands for"
-# Suffix of a matrix that is held transposed beside the parameter itself.
 TURNED = ".turned"
 # Order of torch's blocks of rows in ONNX: update before reset; input, output, forget, cell.
 GATES: Mapping[str, tuple[int, ...]] = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}

@@ -142,9 +142,7 @@ class _Percentile:
 
 
 class _Entropy:
-    """Range at which the quantized distribution diverges least from the true one (Migacz, "8-bit inference with
-    TensorRT", 2017), as the library computes it.
-    """
+    """Range of the least divergence by quantization (Migacz, "8-bit inference with TensorRT", 2017), by the library."""
 
     def __init__(self, extremes: _Extremes) -> None:
         self._extremes = extremes
