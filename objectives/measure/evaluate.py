@@ -18,7 +18,8 @@ from objectives.measurement.metrics.quality import paired_quality, paired_rankin
 from objectives.ranking_metrics import ranks
 from objectives.records import Quality
 from objectives.serving.devices import engine_version
-from objectives.serving.engines import Engine, open_replica
+from objectives.serving.engines import open_replica
+from objectives.serving.split_engine import Engine
 from objectives.store import make_once
 from spaces.serialization import digest
 from spaces.techniques.placement import InstanceGroup, Placement

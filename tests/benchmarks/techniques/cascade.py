@@ -37,7 +37,8 @@ from objectives.measurement.metrics.quality import paired_quality
 from objectives.recommenders.load import open_recommender
 from objectives.records import Prepared, Quality
 from objectives.serving.devices import cores_allowed, describe
-from objectives.serving.engines import Engine, open_replica
+from objectives.serving.engines import open_replica
+from objectives.serving.split_engine import Engine
 from objectives.task import Task
 from search.config.defaults import space_for
 from search.config.sections import StudyConfig
