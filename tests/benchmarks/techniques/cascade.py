@@ -107,7 +107,7 @@ def merged(
 
 def losses(held: HeldOut, overall: NDArray[Any], ordered: NDArray[Any], baseline: NDArray[Any]) -> str:
     def told(metric: str, scores: NDArray[Any]) -> str:
-        found: Quality = paired_quality(metric, scores, baseline, held.labels, held.groups, 0, 0.95)
+        found: Quality = paired_quality(metric, scores, baseline, held, 0)
         low, high = found.loss_interval
         return f"{found.loss:+.2%} [{low:+.2%}, {high:+.2%}]"
 
