@@ -58,13 +58,15 @@ def is_large(model: ir.Model) -> bool:
     return sum(tensor.nbytes for tensor in model.graph.initializers.tensors()) > LARGEST
 
 
-def open_session(model: ir.Model) -> Any:
-    """Open ONNX Runtime's CPU provider on a graph, for checks while building.
+def open_session(model: ir.Model, threads: int | None = None) -> Any:
+    """Open ONNX Runtime's CPU provider on a graph, for checks while building; threads are its default where None.
 
     Sums of int8 products are exact on any CPU.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
     options.add_session_config_entry(*EXACT_SUMS)
     cpu = ["CPUExecutionProvider"]
     if is_large(model):  # tensors that are given in memory would be copied; those in a file are mapped

@@ -35,7 +35,7 @@ def undertrained(recommender: Recommender, seed: int) -> str | None:
         if recommender.custom_metric:
             quality = custom_metric(recommender, ours, theirs, held, seed, 0.95)
         else:
-            quality = paired_quality(recommender.metric, ours, theirs, held.labels, held.groups, seed)
+            quality = paired_quality(recommender.metric, ours, theirs, held, seed)
     except UndefinedLossError:
         return None
     if not quality.loss_interval[1] < 0:

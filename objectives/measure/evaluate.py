@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.arrays import Arrays, Numbers
+from objectives.arrays import Arrays
 from objectives.held_out_rows import HeldOut, read_held_out, runs
 from objectives.jobs.requests import Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
-from objectives.measurement.metrics.quality import paired_quality, paired_ranking, quality_by_output
+from objectives.measurement.metrics.quality import paired_quality, quality_by_output
 from objectives.ranking_metrics import ranks
-from objectives.records import Quality
 from objectives.serving.devices import engine_version
-from objectives.serving.engines import Engine, open_replica
+from objectives.serving.engines import open_replica
+from objectives.serving.split_engine import Engine
 from objectives.store import make_once
 from spaces.serialization import digest
 from spaces.techniques.placement import InstanceGroup, Placement
@@ -61,11 +62,11 @@ def _rows(request: ScoreRequest) -> tuple[str, HeldOut]:
 
 def _evaluated(request: EvaluateRequest, name: str, held: HeldOut) -> EvaluateResponse:
     theirs = np.load(_scored(request.scores, name, held, request.scores.baseline)[0])
+    quality = partial(paired_quality, request.metric, seed=request.seed, confidence=request.confidence)
     found = []
     for deployed in _by_engine(request.scores.candidate):
         file, reused = _scored(request.scores, name, held, deployed)
-        quality = _quality(request.metric, np.load(file), theirs, held, request.seed, request.confidence)
-        found.append(EvaluateResponse(quality, reused))
+        found.append(EvaluateResponse(quality_by_output(np.load(file), theirs, held, quality), reused))
     return max(found, key=lambda each: each.quality.loss)
 
 
@@ -79,18 +80,6 @@ def _by_engine(deployed: Deployed) -> Iterator[Deployed]:
             user_once=placement.user_once,
         )
         yield replace(deployed, deployment=replace(deployed.deployment, placement=alone))
-
-
-def _quality(metric: str, ours: Numbers, theirs: Numbers, held: HeldOut, seed: int, confidence: float) -> Quality:
-    if held.items is not None:
-        our_ranks, their_ranks = (scores.astype(np.float64, copy=False) for scores in (ours, theirs))
-        return paired_ranking(metric, our_ranks, their_ranks, held.groups, seed, confidence, held.slices)
-
-    def quality(column: int, of: HeldOut) -> Quality:
-        one, other = (scores.reshape(len(scores), -1)[:, column] for scores in (ours, theirs))
-        return paired_quality(metric, one, other, of.labels, of.groups, seed, confidence, of.slices)
-
-    return quality_by_output(held, quality)
 
 
 def _scored(request: ScoreRequest, name: str, held: HeldOut, deployed: Deployed) -> tuple[Path, bool]:

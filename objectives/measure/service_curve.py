@@ -15,8 +15,8 @@ from objectives.measurement.load_generator import Request, drawn_requests
 from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.service_curve import Runs, ServiceCurve
 from objectives.records import rows_of
-from objectives.serving.engines import Engine
 from objectives.serving.pool import Pool
+from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement
 
 # Requests of the open loop, and for each replica when all are busy.

@@ -86,13 +86,15 @@ def calm_share(taken: Floats) -> float:
 
 
 def disturbance(taken: Floats) -> Floats:
-    """Return the distance of each block above the calm level of its run, (blocks,), above 1 where disturbed."""
-    above: Floats = (taken - calm_share(taken)) / _MARGIN
+    """Return the largest distance of a pair's blocks above the calm level of their sides, above 1 where disturbed:
+    (pairs, sides) -> (pairs,).
+    """
+    above: Floats = (taken - [calm_share(side) for side in taken.T]).max(axis=1) / _MARGIN
     return above
 
 
 def undisturbed(above: Floats, wanted: int) -> NDArray[np.bool_]:
-    """Select, (blocks,), the blocks of `disturbance` up to 1, or the least disturbed where those are under `wanted`."""
+    """Select, (pairs,), the pairs of `disturbance` up to 1, or the least disturbed where those are under `wanted`."""
     kept: NDArray[np.bool_] = above <= 1
     if kept.sum() < wanted:
         kept[np.argsort(above, kind="stable")[:wanted]] = True

@@ -110,7 +110,7 @@ class Timings:
 
     def undisturbed(self) -> NDArray[np.bool_]:
         """Select the pairs to keep, (pairs,), by the interference of others, never by the deployments' latency."""
-        return undisturbed(_disturbance(self.interference), self.wanted)
+        return undisturbed(disturbance(self.taken), self.wanted)
 
     def kept(self) -> Timings:
         """Keep the undisturbed pairs only."""
@@ -173,14 +173,8 @@ def _goes_on(pairs: Sequence[Sequence[_Block]], wanted: int, most: int, end: flo
     if len(pairs) < wanted:
         return True
     interference = np.array([[block.interference for block in pair] for pair in pairs])
-    enough = bool((_disturbance(interference) <= 1).sum() >= wanted)
+    enough = bool((disturbance(taken_share(interference)) <= 1).sum() >= wanted)
     return not enough and len(pairs) < most and time.monotonic() < end
-
-
-def _disturbance(interference: Floats) -> Floats:
-    """Return the larger disturbance of both blocks of each pair: (pairs, 2, fields) -> (pairs,)."""
-    taken = taken_share(interference)
-    return np.maximum(disturbance(taken[:, 0]), disturbance(taken[:, 1]))
 
 
 def _warm_up(

@@ -230,13 +230,11 @@ def write_recording(recording: Recording, path: Path) -> None:
     for number, visit in enumerate(recording.visits):
         for f in fields(Timings):
             arrays[f"{number}.timings.{f.name}"] = _single(getattr(visit.timings, f.name))
-        for name in ("candidate", "baseline"):
-            search: RateSearch = getattr(visit, name)
-            arrays[f"{number}.{name}.capacity_rps"] = search.capacity_rps
-            arrays[f"{number}.{name}.rates"] = np.array([one.rate_rps for one in search.probes])
-            arrays[f"{number}.{name}.service_ms"] = _single(search.service_ms)
-            for i, one in enumerate(search.probes):
-                arrays[f"{number}.{name}.probe{i}"] = _single(one.latency_ms)
+        for side, search in ((f"{number}.candidate", visit.candidate), (f"{number}.baseline", visit.baseline)):
+            arrays[f"{side}.capacity_rps"] = search.capacity_rps
+            arrays[f"{side}.rates"] = [one.rate_rps for one in search.probes]
+            arrays[f"{side}.service_ms"] = _single(search.service_ms)
+            arrays |= {f"{side}.probe{i}": _single(one.latency_ms) for i, one in enumerate(search.probes)}
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(partial, allow_pickle=False, **arrays)
     partial.rename(path)
@@ -267,16 +265,12 @@ def read_recording(path: Path) -> Recording:
 
 def _visit(arrays: Arrays, number: int) -> Visit:
     def value(name: str) -> Any:
-        array = arrays[f"{number}.timings.{name}"]
+        array = arrays[f"{number}.{name}"]
         return array.astype(np.float64) if array.ndim else array.item()
 
-    timings = Timings(**{f.name: value(f.name) for f in fields(Timings)})
-    return Visit(timings, *(_search(arrays, f"{number}.{name}") for name in ("candidate", "baseline")))
+    def search(side: str) -> RateSearch:
+        probes = tuple(Probe(rate, value(f"{side}.probe{i}")) for i, rate in enumerate(value(f"{side}.rates").tolist()))
+        return RateSearch(probes, value(f"{side}.capacity_rps"), value(f"{side}.service_ms"))
 
-
-def _search(arrays: Arrays, name: str) -> RateSearch:
-    rates: Sequence[float] = arrays[f"{name}.rates"].tolist()
-    probes = tuple(Probe(rate, arrays[f"{name}.probe{i}"].astype(np.float64)) for i, rate in enumerate(rates))
-    return RateSearch(
-        probes, arrays[f"{name}.capacity_rps"].astype(np.float64), arrays[f"{name}.service_ms"].astype(np.float64)
-    )
+    timings = Timings(**{f.name: value(f"timings.{f.name}") for f in fields(Timings)})
+    return Visit(timings, search("candidate"), search("baseline"))

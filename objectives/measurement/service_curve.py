@@ -42,12 +42,6 @@ class Runs:
         if not len(self.rows) == len(self.ns) == len(self.idle) == len(self.busy) >= FEWEST_RUNS:
             raise ValueError(f"A service curve needs {FEWEST_RUNS} runs or more, but got {len(self.rows)}.")
 
-    def where(self, mask: NDArray[np.bool_]) -> Runs | None:
-        """Select runs; None where they are too few for a curve."""
-        if np.count_nonzero(mask) < FEWEST_RUNS:
-            return None
-        return Runs(self.rows[mask], self.ns[mask], self.idle[mask], self.busy[mask])
-
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -62,15 +56,13 @@ class Line:
     deviations: Floats
 
     @classmethod
-    def through(cls, runs: Runs) -> Line:
-        """Draw a line through the medians of groups of equal size, in the order of rows."""
-        order = np.argsort(runs.rows, kind="stable")
-        groups = np.array_split(order, min(_KNOTS, len(order) // (FEWEST_RUNS // _KNOTS)))
-        sizes = np.array([runs.rows[group].mean() for group in groups])
-        medians = np.array([np.median(runs.ns[group]) for group in groups])
-        rows, first = np.unique(sizes, return_index=True)
-        ns: Floats = isotonic_regression(medians[first]).x
-        return cls(rows, ns, runs.ns / np.interp(runs.rows, rows, ns))
+    def through(cls, rows: NDArray[np.int64], ns: NDArray[np.int64]) -> Line:
+        """Draw a line through the medians of groups of equal size, in the order of rows, (n,)."""
+        groups = np.array_split(np.argsort(rows, kind="stable"), min(_KNOTS, len(rows) // (FEWEST_RUNS // _KNOTS)))
+        knots, first = np.unique([rows[group].mean() for group in groups], return_index=True)
+        medians = np.array([np.median(ns[group]) for group in groups])
+        level: Floats = isotonic_regression(medians[first]).x
+        return cls(knots, level, ns / np.interp(rows, knots, level))
 
     def __call__(self, rows: float) -> float:
         return float(np.interp(rows, self.rows, self.ns))
@@ -100,11 +92,12 @@ class ServiceCurve:
         """
         others = int(runs.busy.max())
         kinds = {
-            "idle": runs.where(runs.idle),
-            "alone": runs.where(~runs.idle & (runs.busy == 0)),
-            "crowded": runs.where(~runs.idle & (runs.busy == others)),
+            "idle": runs.idle,
+            "alone": ~runs.idle & (runs.busy == 0),
+            "crowded": ~runs.idle & (runs.busy == others),
         }
-        lines = {name: Line.through(of) for name, of in kinds.items() if of is not None}
+        enough = {name: of for name, of in kinds.items() if np.count_nonzero(of) >= FEWEST_RUNS}
+        lines = {name: Line.through(runs.rows[of], runs.ns[of]) for name, of in enough.items()}
         if not lines:
             raise ValueError(f"A service curve needs {FEWEST_RUNS} runs of one kind, but got {len(runs.rows)} in all.")
         alone = lines.get("alone") or lines.get("crowded") or lines["idle"]

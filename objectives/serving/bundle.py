@@ -25,13 +25,11 @@ from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
 from spaces.techniques.placement import Placement
 
-MODEL, CANDIDATE, MEASUREMENT, MANIFEST, CARD = (
-    "model.onnx",
-    "candidate.json",
-    "measurement.json",
-    "manifest.json",
-    "README.md",
-)
+MODEL = "model.onnx"
+CANDIDATE = "candidate.json"
+MEASUREMENT = "measurement.json"
+MANIFEST = "manifest.json"
+CARD = "README.md"
 FORMAT = 1
 
 
@@ -155,9 +153,7 @@ def write_bundle(
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise BundleError(f"{folder} holds something that is no bundle; give another folder.")
     partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
-    _put_back(old, folder)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _clean_up(folder, partial, old)
     partial.mkdir(parents=True)
     try:
         names = model_files(candidate.placement, model.parent)
@@ -185,15 +181,15 @@ def write_bundle(
             folder.rename(old)
         partial.rename(folder)
     finally:
-        _put_back(old, folder)
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _clean_up(folder, partial, old)
 
 
-def _put_back(old: Path, folder: Path) -> None:
-    """Restore the bundle that was to be replaced, where no new one took its place."""
+def _clean_up(folder: Path, partial: Path, old: Path) -> None:
+    """Restore the bundle that was to be replaced where no new one took its place, and remove what else is left."""
     if old.exists() and not folder.exists():
         old.rename(folder)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -205,16 +201,12 @@ def read_bundle(folder: Path) -> Bundle:
     path = folder / MANIFEST
     try:
         plain = json.loads(path.read_text())
-        found = plain["format"]
+        if (found := plain["format"]) != FORMAT:
+            raise BundleError(f"{path} must have the format {FORMAT}, but got {found}.")
+        manifest = from_plain(Manifest, plain)
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is not a bundle's manifest.") from error
-    if found != FORMAT:
-        raise BundleError(f"{path} must have the format {FORMAT}, but got {found}.")
-    try:
-        manifest = from_plain(Manifest, plain)
-    except ValueError as error:
         raise BundleError(f"{path} is not a bundle's manifest: {error}") from error
     files = manifest.files
     for name in (CANDIDATE, MEASUREMENT, CARD):

@@ -181,32 +181,21 @@ def _mebibytes(text: str) -> int | None:
 
 
 @cache
-def onnxruntime_providers() -> tuple[str, ...]:
-    """Return the providers of the installed build of ONNX Runtime; their libraries are checked only on opening."""
-    if engine_version("onnxruntime") is None:
+def held_by(engine: str) -> tuple[str, ...]:
+    """Return the providers of ONNX Runtime's build, whose libraries are checked only on opening, or the devices that
+    OpenVINO finds, by the engine's own names, such as CPU and GPU.0; none where it is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"An engine is one of {', '.join(ENGINES)}, but got {engine!r}.")
+    if engine_version(engine) is None:
         return ()
+    if engine == "openvino":
+        import openvino
+
+        return tuple(openvino.Core().available_devices)
     import onnxruntime
 
     return tuple(onnxruntime.get_available_providers())
-
-
-@cache
-def openvino_devices() -> tuple[str, ...]:
-    """Return the devices that OpenVINO finds, by its own names, such as CPU and GPU.0."""
-    if engine_version("openvino") is None:
-        return ()
-    import openvino
-
-    return tuple(openvino.Core().available_devices)
-
-
-def held_by(engine: str) -> tuple[str, ...]:
-    """Return the providers or devices of an engine's build, by its own names; none where it is not installed."""
-    if engine == "onnxruntime":
-        return onnxruntime_providers()
-    if engine == "openvino":
-        return openvino_devices()
-    raise ValueError(f"An engine is one of {', '.join(ENGINES)}, but got {engine!r}.")
 
 
 def devices_of(engine: str) -> tuple[str, ...]:

@@ -7,10 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from objectives.arrays import Array, Arrays
 from objectives.errors import ExplainedError
@@ -18,14 +15,12 @@ from objectives.int8_weights import EXACT_SUMS, WEIGHT_BITS, saturates
 from objectives.serving.devices import HOW_TO_GET, engines_here, int8_weight_bits
 from objectives.serving.node_placement import nodes_left_to_cpu
 from objectives.serving.per_user import PerUser
-from objectives.serving.split_engine import DENSE, TABLES, Graph, Shape, Staged, taken_once
+from objectives.serving.split_engine import DENSE, TABLES, Engine, Graph, Scores, Shape, Staged, taken_once
 from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 
 if TYPE_CHECKING:
     import onnxruntime
     import openvino
-
-Scores = NDArray[np.float32]
 
 _CPU = "CPUExecutionProvider"
 # Device of ONNX Runtime -> its providers; nodes that one lacks go to the next.
@@ -43,22 +38,6 @@ _OPENVINO_WIDTHS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 
 class EngineError(ExplainedError):
     """The requested engine, device or provider is not available on this machine."""
-
-
-class Engine(Protocol):
-    """One loaded model with its own threads: created once, run by one thread at a time, freed with the object."""
-
-    @property
-    def once(self) -> frozenset[str]:
-        """Arrays that the model takes once a request, read from the graph: their first dimension is fixed at 1.
-
-        A request holds one row of each, or as many as of the others; rows of several users are run user by user.
-        """
-        ...
-
-    def run(self, inputs: Arrays) -> Scores:
-        """Compute scores, (rows,) in the order of the rows, from named arrays of (rows, ...)."""
-        ...
 
 
 class OnnxRuntime:
@@ -291,7 +270,7 @@ def open_replica(
         EngineError: as in `open_engine`, or one of the two graphs is missing.
     """
     graph = _open_seat(model, instance_group, lookup, compute)
-    return PerUser(graph.run, graph.once) if graph.once else graph
+    return PerUser(graph) if graph.once else graph
 
 
 def _open_seat(model: Path, instance_group: InstanceGroup, lookup: EmbeddingDevice | None, compute: str) -> Engine:

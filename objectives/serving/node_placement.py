@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,10 +31,7 @@ def nodes_left_to_cpu(profile: Path) -> list[str]:
 
 def _is_shape(value: Mapping[str, list[int]]) -> bool:
     """Return whether an output such as {"int64": [2]} is a shape: a few integers."""
-    for kind, sizes in value.items():
-        count = 1
-        for size in sizes:
-            count *= size
-        if not kind.startswith(("int", "uint", "bool")) or len(sizes) > 1 or count > _SHAPE_NUMBERS:
-            return False
-    return True
+    return all(
+        kind.startswith(("int", "uint", "bool")) and len(sizes) <= 1 and math.prod(sizes) <= _SHAPE_NUMBERS
+        for kind, sizes in value.items()
+    )

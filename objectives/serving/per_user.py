@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Array, Arrays, are_rows_equal, groups_of_equal_rows
-
-Scores = NDArray[np.float32]
+from objectives.serving.split_engine import Engine, Scores
 
 
 class PerUser:
-    """An engine whose model takes some inputs once: one run where a request's rows agree on these, as those of one user
-    do, else one run for each group of rows that agree, so that every row is scored with its own user.
+    """An engine whose model takes one row of some inputs: one run where a request's rows agree on these, as those of
+    one user do, else one run for each group of rows that agree, so that every row is scored with its own user.
     """
 
-    def __init__(self, run: Callable[[Arrays], Scores], once: frozenset[str]) -> None:
-        """Wrap a model.
-
-        Args:
-            run: the model, given one row of each input in `once`
-            once: names of the inputs that the model takes once a request
-        """
-        self.once = once
-        self._run, self._names = run, tuple(once)
+    def __init__(self, engine: Engine) -> None:
+        self._run, self.once = engine.run, engine.once
 
     def run(self, inputs: Arrays) -> Scores:
         """Compute scores, in the order of the rows, from named arrays of (rows, ...), or of one row where all rows
@@ -36,7 +27,7 @@ class PerUser:
             ValueError: rows are of several users, and the arrays do not all have the same number of rows, or one.
         """
         given = dict(inputs)
-        for name in self._names:
+        for name in self.once:
             values = inputs[name]
             if len(values) > 1:
                 if not are_rows_equal(values):
@@ -55,7 +46,7 @@ class PerUser:
         count = max(rows.values())
         if any(of not in (1, count) for of in rows.values()):
             raise ValueError(f"Arrays must have the same rows, or one, but got {rows}.")
-        groups = groups_of_equal_rows([inputs[name] for name in self._names if rows[name] > 1])
+        groups = groups_of_equal_rows([inputs[name] for name in self.once if rows[name] > 1])
         parts = [self._run({name: self._of(name, values, of) for name, values in inputs.items()}) for of in groups]
         scores = np.empty((count, *parts[0].shape[1:]), parts[0].dtype)
         scores[np.concatenate(groups)] = np.concatenate(parts)

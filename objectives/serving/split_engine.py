@@ -15,24 +15,32 @@ TABLES = "tables.onnx"
 DENSE = "dense.onnx"
 
 Shape = tuple[int | None, ...]
+Scores = NDArray[np.float32]
 
 
-class Graph(Protocol):
-    """One loaded graph whose inputs and outputs are addressed by name; run by one thread at a time."""
-
-    takes: Mapping[str, Shape]  # the shape of each input, None where a dimension is open
-    gives: tuple[str, ...]  # the outputs, in the graph's order
+class Engine(Protocol):
+    """One loaded model with its own threads: created once, run by one thread at a time, freed with the object."""
 
     @property
     def once(self) -> frozenset[str]:
-        """Arrays that the graph takes once a request: it is given one row of these."""
-        ...
+        """Arrays that the model takes once a request, read from the graph: their first dimension is fixed at 1.
 
-    def run(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Compute the first output, (rows,), from arrays as the graph takes them; the caller may keep it. A missing
-        input is an error that names it.
+        A request holds one row of each, or as many as of the others; rows of several users are run user by user.
         """
         ...
+
+    def run(self, inputs: Arrays) -> Scores:
+        """Compute scores, (rows,) in the order of the rows, from named arrays of (rows, ...); the caller may keep them.
+        A missing input is an error that names it.
+        """
+        ...
+
+
+class Graph(Engine, Protocol):
+    """An engine of one graph, whose first output is the scores; it is given one row of what it takes once."""
+
+    takes: Mapping[str, Shape]  # the shape of each input, None where a dimension is open
+    gives: tuple[str, ...]  # the outputs, in the graph's order
 
     def outputs(self, inputs: Arrays) -> dict[str, Array]:
         """Compute all outputs by name from arrays as the graph takes them; valid until the next call."""
@@ -67,7 +75,7 @@ class Staged:
         self._ids, self._others = tuple(tables.takes), tuple(others)
         self._tables, self._dense = tables, dense
 
-    def run(self, inputs: Arrays) -> NDArray[np.float32]:
+    def run(self, inputs: Arrays) -> Scores:
         """Compute scores, (rows,) in the order of the rows, from arrays as the two graphs take them."""
         parts = self._tables.outputs({name: inputs[name] for name in self._ids})
         for name in self._others:

@@ -33,8 +33,9 @@ from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.recording import Recording, Visit, read_recording, write_recording
 from objectives.records import Latency, Throughput
-from objectives.serving.engines import Engine, open_engine
+from objectives.serving.engines import open_engine
 from objectives.serving.pool import Pool
+from objectives.serving.split_engine import Engine
 from search.workers.meter_jobs import ratio_noise
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.benchmarks.models import STUDENT, Requests, baseline_model, lognormal_requests, write_model

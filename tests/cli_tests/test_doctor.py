@@ -115,8 +115,7 @@ class TestAccelerators:
         self, patch: pytest.MonkeyPatch, gpus: tuple[Gpu, ...], providers: tuple[str, ...], openvino: tuple[str, ...]
     ) -> None:
         patch.setattr(devices, "nvidia_gpus", lambda: gpus)
-        patch.setattr(devices, "onnxruntime_providers", lambda: providers)
-        patch.setattr(devices, "openvino_devices", lambda: openvino)
+        patch.setattr(devices, "held_by", {"onnxruntime": providers, "openvino": openvino}.__getitem__)
 
     def test_no_gpu_at_all(self, tmp_path: Path) -> None:
         found = diagnose(tmp_path)
@@ -139,10 +138,12 @@ class TestAccelerators:
         assert not {what for what in whats(found) if "GPU" in what or "CUDA" in what or "TensorRT" in what}
 
     def test_an_engine_that_does_not_load_is_a_finding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken() -> tuple[str, ...]:
-            raise ImportError("libtbb.so.12:\n cannot open")
+        def broken(engine: str) -> tuple[str, ...]:
+            if engine == "openvino":
+                raise ImportError("libtbb.so.12:\n cannot open")
+            return ("CPUExecutionProvider",)
 
-        monkeypatch.setattr(devices, "openvino_devices", broken)
+        monkeypatch.setattr(devices, "held_by", broken)
         found = diagnose(tmp_path)
         assert {engine.name: engine.error for engine in found.engines}["openvino"] == "libtbb.so.12: cannot open"
         assert "libtbb" in lost(found, "openvino that loads")

@@ -95,5 +95,5 @@ def test_a_row_is_evaluated_as_it_is_served(files: tuple[Path, Path], tmp_path: 
     found = evaluate(EvaluateRequest(scores, "auc", 0, 0.95))
     quality = found.quality
     assert found.reused
-    expected = paired_quality("auc", served, _served(plain, held), held.labels, held.groups, 0, 0.95, {})
+    expected = paired_quality("auc", served, _served(plain, held), held, 0)
     assert (quality.value, quality.loss) == (pytest.approx(expected.value), pytest.approx(expected.loss, abs=1e-6))

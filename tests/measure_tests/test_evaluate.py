@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
 from objectives.measure import evaluate as judging
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
+from objectives.measurement.metrics.quality import paired_quality, quality_by_output
 from objectives.records import Artifact, Quality
 from spaces.techniques.placement import InstanceGroup, Placement, Route
 
@@ -167,13 +169,13 @@ def test_a_tenth_tells_what_is_hopeless(
 def test_a_tenth_that_tells_nothing_leaves_it_to_all(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The baseline ranks nobody's next item first in the tenth, but some in all rows."""
     monkeypatch.setattr(judging, "_ENOUGH", USERS // 10)
-    found, whole = judging.paired_ranking, _judge(holdout, "hr@1", ours="worse")[0]
+    found, whole = judging.paired_quality, _judge(holdout, "hr@1", ours="worse")[0]
 
     def of_a_tenth(metric: str, ours: Any, theirs: Any, *rest: Any, **more: Any) -> Quality:
         theirs = np.full_like(theirs, ITEMS) if len(theirs) < USERS else theirs
         return found(metric, ours, theirs, *rest, **more)
 
-    monkeypatch.setattr(judging, "paired_ranking", of_a_tenth)
+    monkeypatch.setattr(judging, "paired_quality", of_a_tenth)
     assert _judge(holdout, "hr@1", ours="worse", reject_above=-9.0)[0] == whole
 
 
@@ -232,7 +234,8 @@ def test_another_output_that_cannot_be_judged_has_the_reason() -> None:
         others={"like": 1 - labels, "stars": random.integers(1, 6, size=60).astype(np.float32), "none": np.zeros(60)},
     )
     scores = random.normal(size=(60, 4)).astype(np.float32)
-    quality = judging._quality("auc", scores, scores + random.normal(size=(60, 4)).astype(np.float32), held, 0, 0.95)
+    theirs = scores + random.normal(size=(60, 4)).astype(np.float32)
+    quality = quality_by_output(scores, theirs, held, partial(paired_quality, "auc", seed=0))
     like, stars, none = quality.others
     assert like.value == pytest.approx(roc_auc_score(1 - labels, scores[:, 1])) and like.reason is None
     assert (stars.name, stars.rows, stars.value) == ("output stars", 60, None) and "0 or 1" in str(stars.reason)

@@ -152,7 +152,7 @@ def row(waiting: float = 0.0, foreign: float = 0.0, stolen: float = 0.0) -> list
 
 
 def disturbed(*rows: list[float]) -> list[bool]:
-    found: list[bool] = (disturbance(taken_share(np.array(rows))) > 1).tolist()
+    found: list[bool] = (disturbance(taken_share(np.array(rows)[:, None])) > 1).tolist()
     return found
 
 
@@ -197,9 +197,9 @@ def test_the_length_of_blocks_and_their_order_play_no_part(
     rows = np.array([row(*each) for each in shares])
     order = list(range(len(rows)))
     random.shuffle(order)
-    found = disturbance(taken_share(rows))
-    assert np.array_equal(disturbance(taken_share(seconds * rows)), found), "powers of two scale exactly"
-    assert np.array_equal(disturbance(taken_share(rows[order])), found[order])
+    found = disturbance(taken_share(rows[:, None]))
+    assert np.array_equal(disturbance(taken_share(seconds * rows[:, None])), found), "powers of two scale exactly"
+    assert np.array_equal(disturbance(taken_share(rows[order, None])), found[order])
 
 
 @given(st.lists(st.floats(-3, 5), min_size=1, max_size=12), st.integers(1, 12))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from objectives.measurement.metrics.quality import paired_quality, resolution
+from objectives.measurement.metrics.quality import resolution
 from objectives.measurement.statistics import (
     TooFewSamplesError,
     fewest_samples,
@@ -21,6 +21,7 @@ from objectives.measurement.statistics import (
     ratio_of_percentiles,
     weighted_auc,
 )
+from tests.metrics_tests.arrays import paired_quality
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([2, 5, 1000]))

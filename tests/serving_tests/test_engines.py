@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from objectives.serving import devices, engines
 from objectives.serving.devices import Gpu, computes_bf16, cores_allowed, cpu_quota, engines_here, memory_available
-from objectives.serving.engines import Engine, EngineError, open_engine, open_replica
-from objectives.serving.split_engine import DENSE, TABLES, Staged, taken_once
+from objectives.serving.engines import EngineError, open_engine, open_replica
+from objectives.serving.split_engine import DENSE, TABLES, Engine, Staged, taken_once
 from spaces.techniques.placement import EmbeddingDevice, InstanceGroup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -576,10 +576,10 @@ def test_gpus_are_those_of_a_driver_that_works(tmp_path: Path, monkeypatch: pyte
 
 
 def test_devices_that_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "openvino_devices", lambda: ("CPU", "GPU.0", "GPU.1"))
-    assert devices.devices_of("openvino") == ("cpu", "gpu.0", "gpu.1")
     build = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-    monkeypatch.setattr(devices, "onnxruntime_providers", lambda: build)
+    held = {"openvino": ("CPU", "GPU.0", "GPU.1"), "onnxruntime": build}
+    monkeypatch.setattr(devices, "held_by", held.__getitem__)
+    assert devices.devices_of("openvino") == ("cpu", "gpu.0", "gpu.1")
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: ())
     assert devices.devices_of("onnxruntime") == ("cpu",)
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: (Gpu("NVIDIA L4", None),))

@@ -6,7 +6,7 @@ A metric is given as a function of row weights; this module knows no particular 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -59,24 +59,37 @@ def paired_loss(
         UndefinedLossError: the loss is undefined on all rows together. A slice on which it is undefined has the reason
         in its record instead.
     """
-    _check(slices, len(groups))
+    for name, mask in slices.items():
+        if mask.dtype != np.bool_ or mask.shape != groups.shape:
+            rule = f"The slice {name!r} must be a mask of {len(groups)} rows"
+            raise ValueError(f"{rule}, but got {mask.dtype} of the shape {mask.shape}.")
     metrics = candidate, baseline
     whole = _pair(metrics, groups, np.ones(len(groups), dtype=np.bool_))
-    pairs, reasons = _by_slice(metrics, groups, slices)
-    of_whole, *of_slices = _drawn([whole, *pairs.values()], groups, seed, resamples_for(confidence))
-    drawn = dict(zip(pairs, of_slices, strict=True))
-
-    def judged(name: str) -> SliceQuality:
-        rows, users = int(slices[name].sum()), _count(groups[slices[name]])
-        if name in reasons:
-            return SliceQuality(name, rows, users, reason=reasons[name])
+    pairs: dict[str, _Pair] = {}
+    reasons: dict[str, str] = {}
+    for name, kept in slices.items():
         try:
-            return SliceQuality(name, rows, users, *_told(pairs[name], drawn[name], confidence))
+            pairs[name] = _pair(metrics, groups, kept)
         except UndefinedLossError as error:
-            return SliceQuality(name, rows, users, reason=str(error))
-
-    told = _told(whole, of_whole, confidence)
-    return Quality(metric, *told, len(groups), _count(groups), confidence, tuple(map(judged, slices)))
+            reasons[name] = str(error)
+    chunks = group_weights(groups, seed, resamples_for(confidence))
+    losses = [[pair.losses(weights) for pair in (whole, *pairs.values())] for weights in chunks]
+    of_whole, *of_slices = np.concatenate(losses, axis=1)
+    found = {}
+    for (name, pair), drawn in zip(pairs.items(), of_slices, strict=True):
+        try:
+            found[name] = pair.summarize(drawn, confidence)
+        except UndefinedLossError as error:
+            reasons[name] = str(error)
+    parts = []
+    for name, kept in slices.items():
+        rows, users = int(kept.sum()), _count(groups[kept])
+        if name in found:
+            parts.append(SliceQuality(name, rows, users, *found[name]))
+        else:
+            parts.append(SliceQuality(name, rows, users, reason=reasons[name]))
+    numbers = whole.summarize(of_whole, confidence)
+    return Quality(metric, *numbers, len(groups), _count(groups), confidence, tuple(parts))
 
 
 def resamples_for(confidence: float) -> int:
@@ -117,26 +130,21 @@ class _Pair:
             loss: Floats = (base - self.candidate(kept)) / base
         return loss
 
+    def summarize(self, drawn: Floats, confidence: float) -> tuple[float, float, float, Interval]:
+        """Return the metric, that of the baseline, the loss, and its interval from resampled losses, (resamples,);
+        those that are not finite, such as AUC with users of one class only, are left out.
 
-def _check(slices: Mapping[str, Mask], rows: int) -> None:
-    for name, mask in slices.items():
-        if mask.dtype != np.bool_ or mask.shape != (rows,):
-            raise ValueError(
-                f"The slice {name!r} must be a mask of {rows} rows, but got {mask.dtype} of the shape {mask.shape}."
+        Raises:
+            UndefinedLossError: more than 5% of the resamples lack a loss.
+        """
+        finite = drawn[np.isfinite(drawn)]
+        untold = 1 - len(finite) / len(drawn)
+        if untold > _MOST_UNTOLD:
+            raise UndefinedLossError(
+                f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows."
             )
-
-
-def _by_slice(
-    metrics: tuple[Metric, Metric], groups: Groups, slices: Mapping[str, Mask]
-) -> tuple[dict[str, _Pair], dict[str, str]]:
-    """Separate the slices on which the loss is defined from the reasons of the others."""
-    pairs, reasons = {}, {}
-    for name, kept in slices.items():
-        try:
-            pairs[name] = _pair(metrics, groups, kept)
-        except UndefinedLossError as error:
-            reasons[name] = str(error)
-    return pairs, reasons
+        loss = (self.reference - self.value) / self.reference
+        return self.value, self.reference, loss, tail_interval(finite, confidence)
 
 
 def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
@@ -151,30 +159,6 @@ def _pair(metrics: tuple[Metric, Metric], groups: Groups, kept: Mask) -> _Pair:
             f"A relative loss needs a metric above 0, higher being better, but the baseline has {reference:.4g}."
         )
     return _Pair(rows, ours, theirs, value, reference)
-
-
-def _drawn(pairs: Sequence[_Pair], groups: Groups, seed: int, resamples: int) -> Floats:
-    """Return the losses, (pairs, resamples); the weights are drawn once for all."""
-    return np.concatenate(
-        [[pair.losses(weights) for pair in pairs] for weights in group_weights(groups, seed, resamples)], axis=1
-    )
-
-
-def _told(pair: _Pair, drawn: Floats, confidence: float) -> tuple[float, float, float, Interval]:
-    """Return the metric, that of the baseline, the loss, and its interval. Resamples on which the metric is undefined,
-    such as AUC with users of one class only, are left out.
-
-    Raises:
-        UndefinedLossError: more than 5% of the resamples lack a loss.
-    """
-    finite = drawn[np.isfinite(drawn)]
-    untold = 1 - len(finite) / len(drawn)
-    if untold > _MOST_UNTOLD:
-        raise UndefinedLossError(
-            f"At most {_MOST_UNTOLD:.0%} of the resamples may lack a loss, but got {untold:.0%}: too few rows."
-        )
-    loss = (pair.reference - pair.value) / pair.reference
-    return pair.value, pair.reference, loss, tail_interval(finite, confidence)
 
 
 def _count(groups: Groups) -> int:

@@ -10,8 +10,6 @@ belongs to the group of the steps that read its result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING
 
 from spaces.model_structure import Group
@@ -57,27 +55,25 @@ def assign(optimised: ir.Graph, original: ir.Graph, groups: Sequence[Group]) -> 
     return _by_readers(optimised, _by_last_weights(optimised, owners))
 
 
-def _by_last_weights(graph: ir.Graph, owners: Mapping[str, str]) -> list[str | None]:
+def _by_last_weights(graph: ir.Graph, owners: Mapping[str, str]) -> dict[ir.Node, str | None]:
     """Assign each step to the group of the last weights before it; None where there are none."""
-    places = {step: place for place, step in enumerate(graph)}
-    before: list[int] = []  # bits: the steps with weights that come before each step
-    last: list[frozenset[int]] = []
-    found: list[str | None] = []
-    for place, step in enumerate(graph):
-        sources = [places[source] for source in step.predecessors()]
-        reaching = frozenset().union(*(last[s] for s in sources))
-        before.append(_union(before[s] for s in sources) | _union(1 << s for s in reaching))
+    before: dict[ir.Node, frozenset[ir.Node]] = {}  # the steps with weights that come before each step
+    last: dict[ir.Node, frozenset[ir.Node]] = {}
+    found: dict[ir.Node, str | None] = {}
+    for step in graph:
+        sources = step.predecessors()
+        reaching = frozenset().union(*(last[source] for source in sources))
+        before[step] = reaching.union(*(before[source] for source in sources))
         own = _owners_of(step, owners)
-        passed = _union(before[s] for s in reaching)
-        last.append(frozenset({place}) if own else frozenset(s for s in reaching if not passed >> s & 1))
-        found.append(_only(own or {found[s] or OTHER for s in last[place]}) if last[place] else None)
+        last[step] = frozenset({step}) if own else reaching.difference(*(before[other] for other in reaching))
+        found[step] = _only(own or {found[other] or OTHER for other in last[step]}) if last[step] else None
     return found
 
 
-def _by_readers(graph: ir.Graph, found: Sequence[str | None]) -> tuple[str, ...]:
-    result = {step: group or OTHER for step, group in zip(graph, found, strict=True)}
-    for step, group in zip(reversed(graph), reversed(found), strict=True):
-        if group is None or step.op_type in _NARROWING:
+def _by_readers(graph: ir.Graph, found: Mapping[ir.Node, str | None]) -> tuple[str, ...]:
+    result = {step: group or OTHER for step, group in found.items()}
+    for step in reversed(graph):
+        if found[step] is None or step.op_type in _NARROWING:
             result[step] = _only(result[reader] for reader in step.successors())
     return tuple(result.values())
 
@@ -105,7 +101,3 @@ def _renamed(name: str, known: Mapping[str, str]) -> str | None:
 def _only(groups: Iterable[str]) -> str:
     several = set(groups)
     return several.pop() if len(several) == 1 else OTHER
-
-
-def _union(bits: Iterable[int]) -> int:
-    return reduce(or_, bits, 0)

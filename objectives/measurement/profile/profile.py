@@ -113,22 +113,21 @@ def summarize(
     The part of p50_ms beyond the kernels is the engine's; 0 where the kernels took longer in their own runs.
     """
     engine_ms = max(0.0, p50_ms - sum(node.ms for node in nodes))
-    total = sum(node.ms for node in nodes) + engine_ms
+    costs = [*nodes, NodeCost(ENGINE, ENGINE, ENGINE, engine_ms, flops=0, bytes=0)]
+    total = sum(cost.ms for cost in costs)
     kinds: dict[str, Kind] = {group.name: group.kind for group in groups}
-    kinds[OTHER] = "other"
     by_group = []
-    for name, kind in kinds.items():
-        of = [node for node in nodes if node.group == name]
-        ms, moved = sum(node.ms for node in of), sum(node.bytes for node in of)
-        operations = sum(node.flops for node in of)
+    for name, kind in (kinds | {OTHER: "other", ENGINE: "other"}).items():
+        of = [cost for cost in costs if cost.group == name]
+        ms, moved = sum(cost.ms for cost in of), sum(cost.bytes for cost in of)
+        operations = sum(cost.flops for cost in of)
         by_group.append(GroupCost(name, kind, ms, ms / total, operations, moved, weight_bytes.get(name, 0)))
-    engine = GroupCost(ENGINE, "other", engine_ms, engine_ms / total, 0, 0, 0)
     times: dict[str, list[float]] = {}
     for node in nodes:
         times.setdefault(node.operator, []).append(node.ms)
     operators = [OperatorCost(operator, len(each), sum(each), sum(each) / total) for operator, each in times.items()]
     slowest_first = tuple(sorted(operators, key=lambda cost: -cost.ms))
-    return Profile(rows, p50_ms, threads, (*by_group, engine), slowest_first, tuple(nodes))
+    return Profile(rows, p50_ms, threads, tuple(by_group), slowest_first, tuple(nodes))
 
 
 def median_request(requests: Sequence[Arrays]) -> Arrays:

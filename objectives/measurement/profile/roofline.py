@@ -113,15 +113,11 @@ def _session(
     operator: str, inputs: Mapping[str, NDArray[np.float32]], stored: NDArray[np.float32] | None, threads: int | None
 ) -> onnxruntime.InferenceSession:
     import onnx_ir as ir
-    import onnxruntime
+
+    from objectives.onnx_graph import open_session
 
     typed = [ir.val(name, ir.DataType.FLOAT, array.shape) for name, array in inputs.items()]
     weights = [] if stored is None else [ir.val("stored", const_value=ir.tensor(stored, name="stored"))]
     node = ir.node(operator, [*typed, *weights], outputs=[ir.val("out", ir.DataType.FLOAT)])
     graph = ir.Graph(typed, node.outputs, nodes=[node], initializers=weights, opset_imports={"": 17}, name=operator)
-    model = ir.to_proto(ir.Model(graph, ir_version=8))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(ir.Model(graph, ir_version=8), threads)

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Sequence
 
 from objectives.arrays import Arrays
-from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import RefusedError
 from objectives.serving.pool.pending_result import Job, PendingResult, Run, Scores
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
 from objectives.serving.pool.scheduler import Scheduler
+from objectives.serving.split_engine import Engine
 
 
 class InlineReplica(Replica):

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from objectives.arrays import Arrays
 from objectives.bags import Bags, padded
-from objectives.serving.engines import Engine, open_replica
+from objectives.serving.engines import open_replica
 from objectives.serving.pool.cores import cores_here, share_cores
 from objectives.serving.pool.inline import InlineReplicas
 from objectives.serving.pool.pending_result import Job, PendingResult, rows_of
@@ -18,6 +18,7 @@ from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.replicas import Replicas
 from objectives.serving.pool.scheduler import Scheduler, group_of, parts_of, schedulers
 from objectives.serving.pool.splitting import Splitter
+from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import InstanceGroup, Placement
 
 

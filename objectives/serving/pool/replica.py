@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
 from objectives.arrays import Arrays
-from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import RefusedError
 from objectives.serving.pool.batching import run_together
 from objectives.serving.pool.cores import Cores
 from objectives.serving.pool.pending_result import Job, Run, Scores, rows_of
 from objectives.serving.pool.scheduler import Scheduler, Wait
+from objectives.serving.split_engine import Engine
 
 
 class Replica:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from objectives.arrays import Arrays
-from objectives.serving.engines import Engine
 from objectives.serving.pool.admission import RefusedError
 from objectives.serving.pool.cores import Cores
 from objectives.serving.pool.pending_result import Job, PendingResult
 from objectives.serving.pool.replica import Replica
 from objectives.serving.pool.scheduler import Scheduler
+from objectives.serving.split_engine import Engine
 
 
 class Replicas:

@@ -37,7 +37,8 @@ from objectives.measurement.metrics.quality import paired_quality
 from objectives.recommenders.load import open_recommender
 from objectives.records import Prepared, Quality
 from objectives.serving.devices import cores_allowed, describe
-from objectives.serving.engines import Engine, open_replica
+from objectives.serving.engines import open_replica
+from objectives.serving.split_engine import Engine
 from objectives.task import Task
 from search.config.defaults import space_for
 from search.config.sections import StudyConfig
@@ -106,7 +107,7 @@ def merged(
 
 def losses(held: HeldOut, overall: NDArray[Any], ordered: NDArray[Any], baseline: NDArray[Any]) -> str:
     def told(metric: str, scores: NDArray[Any]) -> str:
-        found: Quality = paired_quality(metric, scores, baseline, held.labels, held.groups, 0, 0.95)
+        found: Quality = paired_quality(metric, scores, baseline, held, 0)
         low, high = found.loss_interval
         return f"{found.loss:+.2%} [{low:+.2%}, {high:+.2%}]"
 
