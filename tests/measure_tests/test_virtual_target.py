@@ -68,7 +68,7 @@ def test_a_curve_is_measured_on_the_running_pool(replicas: int) -> None:
     assert 2 <= curve.least_rows <= 4 and 17 <= curve.most_rows <= 19
     assert curve.others == replicas - 1
     for line in (curve.idle, curve.alone, curve.crowded):
-        assert (np.diff(line.ns) >= 0).all() and line(10) > 1e6, "a run sleeps for 1 ms at least"
+        assert (np.diff(line.ns) >= 0).all() and line(10) > 0.8e6, "a run of 10 rows sleeps for 1 ms"
 
 
 def test_neighbours_are_joined_up_to_a_size() -> None:
