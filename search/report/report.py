@@ -6,20 +6,22 @@ import html
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs as get_plotlyjs
+from plotly.offline import get_plotlyjs
 
+from search.bench.bench import BenchResult
 from search.explore.study_profile import StudyProfile
 from search.home import write_json
+from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
 from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
 from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
-from search.report.profile import profile_figure, profile_page
+from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
 from search.report.render import render
 from search.results import Front
 from search.verdict import verdict
@@ -80,20 +82,15 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
 
 
 def write_report(front: Front, path: Path) -> None:
-    """One file, everything inside it."""
-    write_page(study_page(front), path)
-
-
-def study_page(front: Front) -> str:
     """The study's page: values, the figures drawn from them, and the template that holds both."""
     knobs, (slices_title, slices) = parallel(front), slices_of(front)
     losses = (point.quality.loss for point in front.points)
-    return render(
+    _write_page(
+        path,
         "study.html.j2",
+        _study_figures(front, knobs),
         front=front,
         verdict=verdict(front),
-        figures=_study_figures(front, knobs),
-        plotly_js=get_plotlyjs(),
         metric=metric_of(front),
         beyond=[loss for loss in losses if 100 * loss > loss_window(front)[1]],
         front_columns=FRONT_COLUMNS,
@@ -110,27 +107,38 @@ def study_page(front: Front) -> str:
     )
 
 
-def _study_figures(front: Front, knobs: Parallel) -> dict[str, str]:
-    """Fragments of HTML by name; `knobs` and `ablation` are left out where there is nothing to compare."""
+def _study_figures(front: Front, knobs: Parallel) -> dict[str, go.Figure]:
+    """Figures by name; `knobs` and `ablation` are left out where there is nothing to compare."""
     by_trial, by_minutes = hypervolume_curves(front)
     figures = {
-        "front": _fragment(go.Figure(describe_front(front)), "front-plot"),
-        "by_minutes": _fragment(hypervolume_figure(by_minutes, "minutes of search"), "minutes-plot"),
-        "by_trial": _fragment(hypervolume_figure(by_trial, "trials"), "trials-plot"),
+        "front": front_figure(front),
+        "minutes": hypervolume_figure(by_minutes, "minutes of search"),
+        "trials": hypervolume_figure(by_trial, "trials"),
     }
     # Lines need two trials and an upright or two to run between.
     if len(knobs.trials) > 1:
-        figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
+        figures["knobs"] = parallel_figure(knobs)
     if front.ablation and dots(front.ablation):
-        figures["ablation"] = _fragment(go.Figure(ablation_figure(front.ablation)), "ablation-plot")
+        figures["ablation"] = go.Figure(ablation_figure(front.ablation))
     return figures
 
 
 def write_profile(profile: StudyProfile, folder: Path) -> None:
     """The baseline's profile as profile.html, everything inside it, and as profile.json."""
-    figure = _fragment(go.Figure(profile_figure(profile)), "profile-plot")
-    write_page(profile_page(profile, figure, get_plotlyjs()), folder / "profile.html")
+    figures = {"profile": go.Figure(profile_figure(profile))}
+    values = {"groups": slowest_first(profile.groups), "operator_columns": OPERATOR_COLUMNS}
+    _write_page(
+        folder / "profile.html", "profile.html.j2", figures, profile=profile, headline=headline(profile), **values
+    )
     write_json(profile, folder / "profile.json")
+
+
+def write_bench(found: BenchResult, folder: Path) -> None:
+    """A bench as bench.html, everything inside it, and as bench.json."""
+    figures = {"bench": go.Figure(bench.bench_figure(found))}
+    said = {"headline": bench.headline(found), "facts": bench.facts(found), "doubts": bench.doubts(found)}
+    _write_page(folder / "bench.html", "bench.html.j2", figures, found=found, **said)
+    write_json(found, folder / "bench.json")
 
 
 def write_png(front: Front, path: Path) -> None:
@@ -158,13 +166,11 @@ def write_png(front: Front, path: Path) -> None:
     _replace(path, draw)
 
 
-def _fragment(figure: go.Figure, name: str) -> str:
-    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto"}
-    return str(figure.to_html(config=CONFIG, div_id=name, **shape))
-
-
-def write_page(text: str, path: Path) -> None:
-    """One file, complete or not there at all."""
+def _write_page(path: Path, template: str, figures: Mapping[str, go.Figure], **values: object) -> None:
+    """Fill a template into one file with everything inside it; a figure is a fragment of HTML there, by its name."""
+    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto", "config": CONFIG}
+    plots = {name: str(figure.to_html(div_id=f"{name}-plot", **shape)) for name, figure in figures.items()}
+    text = render(template, figures=plots, plotly_js=get_plotlyjs(), **values)
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -19,20 +19,23 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 
 from objectives.measurement import load_target
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Played
+from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
 from search.bench.bench import BenchResult, Plan, _count, _schedule, bench
-from search.bench.requests import draw_requests, draw_rows, parse_rows
+from search.bench.requests import draw_requests, parse_rows
 from search.bench.summary import Percentile, behind, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
-from search.report.bench import bench_figure, bench_page, doubts, headline
+from search.report.bench import bench_figure, doubts, headline
+from search.report.report import write_bench
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
 
@@ -115,8 +118,9 @@ def test_requests_have_the_sizes_asked_codes_that_exist_and_one_user_each(sizes:
 
 
 def test_rows_are_fixed_or_log_normal() -> None:
-    assert set(draw_rows(parse_rows("17"), 100, 0)) == {17}
-    drawn = draw_rows(parse_rows("200,0.6,1000"), 20_000, 0)
+    fixed, spread = parse_rows("17"), parse_rows("200,0.6,1000")
+    assert set(lognormal_rows(fixed.median, fixed.sigma, fixed.max, 100, 0)) == {17}
+    drawn = lognormal_rows(spread.median, spread.sigma, spread.max, 20_000, 0)
     assert np.median(drawn) == pytest.approx(200, rel=0.03)
     assert np.std(np.log(drawn[drawn < 1000])) == pytest.approx(0.6, rel=0.05)
     assert drawn.max() == 1000
@@ -313,10 +317,11 @@ def test_the_figure_has_four_panels_over_one_axis_and_plotly_takes_it() -> None:
     assert described["layout"]["yaxis3"]["type"] == "log", "1 to 90 ms on one axis"
 
 
-def test_the_page_needs_no_network_and_escapes_what_it_is_given() -> None:
-    text = bench_page(made_up(), "/* plotly */", {"responsive": True})
+def test_the_page_needs_no_network_and_escapes_what_it_is_given(tmp_path: Path) -> None:
+    write_bench(made_up(), tmp_path)
+    text = (tmp_path / "bench.html").read_text().replace(get_plotlyjs(), "/* plotly */")
     assert "<i>shop" not in text
     assert "&lt;i&gt;shop" in text
     assert "http" not in text
     assert "Not valid." in text
-    assert text.count("<script>") == text.count("</script>") == 3
+    assert text.count("<script") == text.count("</script>") == 3
