@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import os
-import tempfile
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -14,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from search.bench.bench import BenchResult
 from search.explore.study_profile import StudyProfile
-from search.home import write_json
+from search.home import write_json, written_whole
 from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
@@ -155,35 +153,18 @@ def write_png(front: Front, path: Path) -> None:
     title = {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
     figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=title)
     width, height = PNG_PIXELS
-
-    def draw(temporary: Path) -> None:
+    with written_whole(path) as partial:
         try:
-            figure.write_image(temporary, format="png", width=width, height=height, scale=2)
+            figure.write_image(partial, format="png", width=width, height=height, scale=2)
         except Exception as error:  # kaleido and its browser fail in many ways, none with a base of its own
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RuntimeError(f"A PNG needs Chrome or Chromium, which did not draw it: {first}") from error
-
-    _replace(path, draw)
 
 
 def _write_page(path: Path, template: str, figures: Mapping[str, go.Figure], **values: object) -> None:
     """Fill a template into one file with everything inside it; a figure is a fragment of HTML there, by its name."""
     shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto", "config": CONFIG}
     plots = {name: str(figure.to_html(div_id=f"{name}-plot", **shape)) for name, figure in figures.items()}
-    text = render(template, figures=plots, plotly_js=get_plotlyjs(), **values)
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary file and move it into place, so that a reader never finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes files that nobody else may read; a report is for others too.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as partial:
+        text = render(template, figures=plots, plotly_js=get_plotlyjs(), **values)
+        partial.write_text(text, encoding="utf-8")
