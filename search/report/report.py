@@ -16,7 +16,7 @@ from search.home import write_json, written_whole
 from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
-from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
+from search.report.columns import ENDING_COLUMNS, FRONT_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
 from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
 from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
@@ -102,6 +102,8 @@ def write_report(front: Front, path: Path) -> None:
         constant=knobs.constant,
         knobs_pixels=AXIS_PIXELS * len(knobs.axes),
         endings=endings(front),
+        ending_columns=ENDING_COLUMNS,
+        left_alone_columns=LEFT_ALONE_COLUMNS,
     )
 
 
