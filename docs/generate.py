@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from search.cli.parser import _parser
-from search.config.data_sections import FORMS, MovieLensData
+from search.config.data_sections import FORMS
 from search.config.section import Section, _ReadsDomain, written
 from search.config.sections import StudyConfig
 from search.config.yaml_reader import show
@@ -85,43 +85,37 @@ def settings_page() -> str:
         "`leanrec init FILE` writes the file below, and `--set KEY.PATH=VALUE` overrides one key. The rules "
         "of all keys follow it.",
         f"```yaml\n{template.strip()}\n```",
-        "## study",
-        _entries("", StudyConfig, _leaves(StudyConfig)),
     ]
-    for path, title, section in _walk(StudyConfig):
-        leaves = [name for name in _leaves(section) if title == "data" or f"{path}.{name}" != "data.source"]
-        if leaves:
-            parts += [f"## {title}", _entries(path, section, leaves)]
+    for path, title, section in _walk(StudyConfig, "", "study"):
+        if entries := _entries(path, section):
+            parts += [f"## {title}", entries]
     return "\n\n".join(parts) + "\n"
 
 
-def _walk(section: type[Section], path: str = "") -> Iterator[tuple[str, str, type[Section]]]:
-    """Path, title and model of each section within one."""
+def _walk(section: type[Section], path: str, title: str) -> Iterator[tuple[str, str, type[Section]]]:
+    """Path, title and model of a section and of each within it."""
+    yield path, title, section
     for name, field in section.model_fields.items():
         within = f"{path}.{name}".removeprefix(".")
         for form, inner in _sections(name, field):
-            yield within, f"{within} ({form})" if form else within, inner
-            yield from _walk(inner, within)
-
-
-def _leaves(section: type[Section]) -> list[str]:
-    return [name for name, field in section.model_fields.items() if not _sections(name, field)]
+            yield from _walk(inner, within, f"{within} ({form})" if form else within)
 
 
 def _sections(name: str, field: FieldInfo) -> list[tuple[str, type[Section]]]:
     """The sections that a field may hold, and what tells them apart; none of a leaf."""
     if name == "data":
-        return [("", MovieLensData), *((form.strip("<>"), section) for form, section in FORMS.items())]
+        return [(form.strip("<>"), section) for form, section in FORMS.items()]
     kind = field.annotation
     return [("", kind)] if isinstance(kind, type) and issubclass(kind, Section) else []
 
 
-def _entries(path: str, section: type[Section], names: Sequence[str]) -> str:
+def _entries(path: str, section: type[Section]) -> str:
+    """Rules and defaults of a section's keys, without those of its sections."""
     entries = []
-    for name in names:
-        field, within = section.model_fields[name], f"{path}.{name}".removeprefix(".")
-        default = "" if field.is_required() else f" Default `{_written_default(field)}`."
-        entries.append(f"- **`{within}`**: {_rule(field)}.{default}")
+    for name, field in section.model_fields.items():
+        if not _sections(name, field):
+            default = "" if field.is_required() else f" Default `{_written_default(field)}`."
+            entries.append(f"- **`{f'{path}.{name}'.removeprefix('.')}`**: {_rule(field)}.{default}")
     return "\n".join(entries)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import PATTERNS, Pattern, Traffic, gaps
 from objectives.measurement.interference import Interference, InterferenceMonitor
-from objectives.measurement.load_generator import Request
+from objectives.measurement.load_generator import Request, not_offered
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
 from objectives.measurement.statistics import fewest_samples
@@ -27,7 +27,7 @@ from objectives.records import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
 from search.bench.requests import draw_requests
-from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, behind, beside_poisson, percentiles
+from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
@@ -249,7 +249,9 @@ def _summary(
     poisson: Played | None, interference: Interference,
 ) -> BenchResult:  # fmt: skip
     line = timeline(played)
-    reason = next((r for p in (played, poisson) if p is not None and (r := behind(p))), None)
+    runs = [run for run in (played, poisson) if run is not None]
+    invalid = (not_offered(run.latency_ms, run.lag_ms, run.offered_share) for run in runs)
+    reason = next(filter(None, invalid), None)
     return BenchResult(
         bundle=str(bundle.folder),
         name=bundle.name,

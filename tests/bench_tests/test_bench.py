@@ -28,9 +28,10 @@ from objectives.measurement.timeline import Played
 from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
+from search.bench import bench as bench_module
 from search.bench.bench import BenchResult, Plan, _count, _schedule, bench
 from search.bench.requests import draw_requests, parse_rows
-from search.bench.summary import Percentile, behind, beside_poisson, percentiles
+from search.bench.summary import Percentile, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
@@ -201,10 +202,13 @@ def test_a_ratio_of_what_was_refused_is_none() -> None:
     assert (found.p95_ratio, found.p95_ratio_interval) == (None, None)
 
 
-def test_a_generator_behind_its_schedule_makes_the_run_invalid() -> None:
-    assert behind(played(np.ones(1000))) is None
-    assert "98%" in (behind(played(np.ones(1000), offered_share=0.5)) or "")
-    assert "lag" in (behind(played(np.ones(1000), lag_ms=0.5)) or "")
+@pytest.mark.parametrize(("late", "said"), [({"offered_share": 0.5}, "98%"), ({"lag_ms": 0.5}, "lag")])
+def test_a_generator_behind_its_schedule_makes_the_run_invalid(
+    late: Mapping[str, float], said: str, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_module, "play", lambda *given: played(np.ones(1000), **late))
+    found = run(stand_in, Plan(rate_rps=3000, seconds=0.2), tmp_path)
+    assert not found.valid and said in (found.reason or "")
 
 
 def test_a_pattern_is_played_beside_poisson_and_written(
