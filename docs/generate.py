@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-import textwrap
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from search.cli.parser import _parser
-from search.config.data_sections import FORMS, MovieLensData
+from search.config.data_sections import FORMS
 from search.config.section import Section, _ReadsDomain, written
 from search.config.sections import StudyConfig
 from search.config.yaml_reader import show
@@ -31,132 +28,95 @@ _NOTICE = "<!-- Written by docs/generate.py from the code; edit that, not this p
 def commands_page() -> str:
     """Every command with its arguments and options, as the parser has them."""
     commands = _commands()
-    everywhere = _common([actions for _, _, actions in commands])
-    of_studies = [actions for _, _, actions in commands if "STUDY" in _positional(actions)]
-    of_a_study = [one for one in _common(of_studies) if one.option_strings and not _among(one, everywhere)]
-    shared = [*everywhere, *of_a_study]
+    everywhere = _common([options for _, _, _, options in commands])
+    of_studies = _common([options for _, _, arguments, options in commands if "STUDY" in arguments])
+    of_a_study = [option for option in of_studies if option not in everywhere]
     parts = [
         _NOTICE,
         "# Commands",
         "Exit status: 0 done, 1 the work failed, 2 the input was wrong (one line says which field, what it must be and "
         "what it was), 130 interrupted.",
         "Options of every command:",
-        _options(everywhere),
+        "\n".join(everywhere),
         "Options of every command that takes a STUDY, which is a preset's name, such as `ml-100k`, or a YAML file:",
-        _options(of_a_study),
+        "\n".join(of_a_study),
     ]
-    for name, what, actions in commands:
-        own = [one for one in actions if one.option_strings and not _among(one, shared)]
-        synopsis = " ".join(["leanrec", name, *_positional(actions), *(["[options]"] if own else [])])
-        parts += [f"## {name}", f"{what[0].upper()}{what[1:]}.", f"    {synopsis}", *([_options(own)] if own else [])]
+    for name, what, arguments, options in commands:
+        own = [option for option in options if option not in (*everywhere, *of_a_study)]
+        synopsis = " ".join(["leanrec", name, *arguments, *(["[options]"] if own else [])])
+        parts += [f"## {name}", f"{what[0].upper()}{what[1:]}.", f"    {synopsis}", *(["\n".join(own)] if own else [])]
     return "\n\n".join(parts) + "\n"
 
 
-def _commands() -> list[tuple[str, str, list[argparse.Action]]]:
-    """Name, purpose and actions of each command."""
+def _commands() -> list[tuple[str, str, list[str], list[str]]]:
+    """Name, purpose, arguments and described options of each command."""
     (choices,) = (one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction))
-    return [
-        (name, command.description, [a for a in command._actions if not isinstance(a, argparse._HelpAction)])
-        for name, command in choices.choices.items()
-    ]
+    found = []
+    for name, command in choices.choices.items():
+        actions = [one for one in command._actions if not isinstance(one, argparse._HelpAction)]
+        arguments = [str(one.metavar) for one in actions if not one.option_strings]
+        found.append((name, command.description, arguments, [_option(one) for one in actions if one.option_strings]))
+    return found
 
 
-def _common(commands: Sequence[Sequence[argparse.Action]]) -> list[argparse.Action]:
-    """Actions of the first command that all the others have as well."""
+def _common(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Options of the first command that all the others have as well."""
     first, *others = commands
-    return [one for one in first if all(_among(one, of) for of in others)]
+    return [option for option in first if all(option in options for options in others)]
 
 
-def _among(action: argparse.Action, others: Sequence[argparse.Action]) -> bool:
-    return any((action.dest, action.help) == (other.dest, other.help) for other in others)
-
-
-def _positional(actions: Sequence[argparse.Action]) -> list[str]:
-    return [str(one.metavar) for one in actions if not one.option_strings]
-
-
-def _options(actions: Sequence[argparse.Action]) -> str:
-    return "\n".join(f"- `{_spelled(one)}`{f': {one.help}' if one.help else ''}{_default(one)}" for one in actions)
-
-
-def _spelled(action: argparse.Action) -> str:
+def _option(action: argparse.Action) -> str:
     value = "" if action.nargs == 0 else action.metavar or "|".join(action.choices or ()) or action.dest.upper()
-    return f"{action.option_strings[0]} {value}".strip()
-
-
-def _default(action: argparse.Action) -> str:
     told = action.nargs == 0 or action.default in (None, []) or "default" in (action.help or "")
-    return "" if told else f" (default `{action.default}`)"
+    default = "" if told else f" (default `{action.default}`)"
+    return f"- `{f'{action.option_strings[0]} {value}'.strip()}`{f': {action.help}' if action.help else ''}{default}"
 
 
 # -- settings
 
 
 def settings_page() -> str:
-    """Every key of a study file: rule and default as the models have them, meaning as the template explains it."""
-    meanings = _meanings(resources.files("search.config").joinpath("presets/template.yaml").read_text("utf-8"))
+    """Every key of a study file: the template that explains them, then the rule and the default of each by section."""
+    template = resources.files("search.config").joinpath("presets/template.yaml").read_text("utf-8")
     parts = [
         _NOTICE,
         "# Settings",
         "A study file is YAML; every key has a default except `name` and, for a built-in model, `data.source`. "
-        "`leanrec init FILE` writes a file with all of them, and `--set KEY.PATH=VALUE` overrides one.",
-        *_entries("", StudyConfig, _leaves(StudyConfig), meanings),
+        "`leanrec init FILE` writes the file below, and `--set KEY.PATH=VALUE` overrides one key. The rules "
+        "of all keys follow it.",
+        f"```yaml\n{template.strip()}\n```",
     ]
-    for path, title, section in _walk(StudyConfig):
-        leaves = [name for name in _leaves(section) if title == "data" or f"{path}.{name}" != "data.source"]
-        if leaves:
-            parts += [f"## {title}", *meanings.get(path, []), *_entries(path, section, leaves, meanings)]
+    for path, title, section in _walk(StudyConfig, "", "study"):
+        if entries := _entries(path, section):
+            parts += [f"## {title}", entries]
     return "\n\n".join(parts) + "\n"
 
 
-def _walk(section: type[Section], path: str = "") -> Iterator[tuple[str, str, type[Section]]]:
-    """Path, title and model of each section within one."""
+def _walk(section: type[Section], path: str, title: str) -> Iterator[tuple[str, str, type[Section]]]:
+    """Path, title and model of a section and of each within it."""
+    yield path, title, section
     for name, field in section.model_fields.items():
         within = f"{path}.{name}".removeprefix(".")
         for form, inner in _sections(name, field):
-            yield within, f"{within} ({form})" if form else within, inner
-            yield from _walk(inner, within)
-
-
-def _leaves(section: type[Section]) -> list[str]:
-    return [name for name, field in section.model_fields.items() if not _sections(name, field)]
+            yield from _walk(inner, within, f"{within} ({form})" if form else within)
 
 
 def _sections(name: str, field: FieldInfo) -> list[tuple[str, type[Section]]]:
     """The sections that a field may hold, and what tells them apart; none of a leaf."""
     if name == "data":
-        return [("", MovieLensData), *((form.strip("<>"), section) for form, section in FORMS.items())]
+        return [(form.strip("<>"), section) for form, section in FORMS.items()]
     kind = field.annotation
     return [("", kind)] if isinstance(kind, type) and issubclass(kind, Section) else []
 
 
-def _entries(
-    path: str, section: type[Section], names: Sequence[str], meanings: Mapping[str, list[str]]
-) -> Iterator[str]:
-    for name in names:
-        field, within = section.model_fields[name], f"{path}.{name}".removeprefix(".")
-        default = "" if field.is_required() else f" Default `{_written_default(field)}`."
-        rule = _rule(field)
-        more = [new for text in meanings.get(within, []) if (new := _beyond(rule, text))]
-        yield "\n\n".join([f"- **`{within}`**: {rule}.{default}", *(textwrap.indent(text, "  ") for text in more)])
-
-
-def _beyond(rule: str, text: str) -> str:
-    """Return the part of a paragraph that says more than the rule: neither a text nor a first clause of its words."""
-    known = {*_words(rule), "or"}
-    if text.startswith("- "):
-        return text
-    if set(_words(text)) <= known:
-        return ""
-    clause, colon, rest = text.partition(": ")
-    if colon and ";" not in clause and set(_words(clause)) <= known - {"null"}:
-        text = rest
-    first = text.split()[0]
-    return f"{text[0].upper()}{text[1:]}" if first.isalpha() and (first not in known or first == "a") else text
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w.{}-]*\w", text.lower())
+def _entries(path: str, section: type[Section]) -> str:
+    """Rules and defaults of a section's keys, without those of its sections."""
+    entries = []
+    for name, field in section.model_fields.items():
+        if not _sections(name, field):
+            default = "" if field.is_required() else f" Default `{_written_default(field)}`."
+            entries.append(f"- **`{f'{path}.{name}'.removeprefix('.')}`**: {_rule(field)}.{default}")
+    return "\n".join(entries)
 
 
 def _written_default(field: FieldInfo) -> str:
@@ -175,68 +135,6 @@ def _rule(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return f"one of {', '.join(map(str, get_args(field.annotation)))}"
     raise TypeError(f"A setting has a description, a domain or choices, but got {field!r}.")
-
-
-def _meanings(template: str) -> dict[str, list[str]]:
-    """Read the template's comments: paragraphs of Markdown by the dotted path of the key that they explain."""
-    found: dict[str, list[str]] = defaultdict(list)
-    path: list[tuple[int, str]] = []
-    above: list[str] = []
-    for line in template.splitlines():
-        indent, text = len(line) - len(line.lstrip()), line.strip()
-        if not text:
-            above = []
-            continue
-        if example := re.fullmatch(r"# for example: (.*)", text):
-            found[_dotted(path)].append(f"Example: `{example[1]}`")
-            continue
-        # A key that is commented out, as those of other sources of data, lies deeper by its own indent.
-        hidden = r"(?:#( +))?" if path and path[0][1] == "data" else "()"
-        key = re.fullmatch(hidden + r"(\w+):(| .*)", text)
-        if key is None:
-            _continue(found, path, indent, text, above)
-            continue
-        name, rest = key[2], key[3]
-        indent += len(key[1] or " ") - 1
-        path = [*((depth, part) for depth, part in path if depth < indent), (indent, name)]
-        comment = re.search(r"\s# ?(.*)$", rest)
-        found[_dotted(path)] += [*_paragraphs(above), *([_sentence(comment[1])] if comment else [])]
-        above = []
-    return dict(found)
-
-
-def _continue(
-    found: dict[str, list[str]], path: Sequence[tuple[int, str]], indent: int, text: str, above: list[str]
-) -> None:
-    """A comment far to the right goes on with the one beside the key; any other stands above the next key."""
-    last = found[_dotted(path)]
-    if path and indent > path[-1][0] + 4 and last and not above:
-        last[-1] = _sentence(f"{last[-1].removesuffix('.')} {text.lstrip('# ')}")
-    else:
-        above.append(text.removeprefix("#"))
-
-
-def _paragraphs(lines: Sequence[str]) -> list[str]:
-    """Prose as one paragraph; lines of a word, a gap and its explanation as a list."""
-    prose: list[str] = []
-    items: list[str] = []
-    for line in lines:
-        if item := re.fullmatch(r" (\S+) {2,}(\S.*)", line):
-            items.append(f"- `{item[1]}`: {item[2]}")
-        elif items and line.startswith("   "):
-            items[-1] += f" {line.strip()}"
-        else:
-            prose.append(line.strip())
-    return [*([_sentence(" ".join(prose))] if prose else []), *(["\n".join(items)] if items else [])]
-
-
-def _sentence(text: str) -> str:
-    text = text.strip().removesuffix(":")
-    return text if text.endswith(".") else f"{text}."
-
-
-def _dotted(path: Sequence[tuple[int, str]]) -> str:
-    return ".".join(name for _, name in path)
 
 
 PAGES: Mapping[str, Callable[[], str]] = {"commands.md": commands_page, "settings.md": settings_page}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +15,23 @@ from spaces.serialization import to_plain
 _MARK = ".leanrec"
 
 
-def write_json(record: object, path: Path) -> None:
-    """Write a record into a file, whole or not at all; its folder is made where there is none."""
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a file beside the path that takes its place in the end, so that a reader never finds half of it; after an
+    error it is deleted instead. The folder is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
-    partial.rename(path)
+    partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(record: object, path: Path) -> None:
+    """Write a record into a file, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from objectives.measure.deployment import load_target, quiet, warm_up
 from objectives.measurement.arrivals import PATTERNS, Pattern, Traffic, gaps
 from objectives.measurement.interference import Interference, InterferenceMonitor
-from objectives.measurement.load_generator import Request
+from objectives.measurement.load_generator import Request, not_offered
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.request_log import RequestLog, RequestLogError, read_request_log, write_trace
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.throughput import measure_capacity
 from objectives.measurement.timeline import Played, Timeline, joined, play, play_closed, timeline
+from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from objectives.serving.bundle import MEASUREMENT, Bundle
 from objectives.serving.devices import describe
-from search.bench.requests import draw_requests, draw_rows
-from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, behind, beside_poisson, percentiles
+from search.bench.requests import draw_requests
+from search.bench.summary import BLOCKS, PERCENTS, BesidePoisson, Percentile, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
-from search.home import write_json
 
 PATTERN_NAMES = ("closed", *PATTERNS)
 # A pattern and Poisson take turns of a few seconds: a machine's drift meets both, and a burst's queue seldom meets an
@@ -155,11 +155,9 @@ def bench(bundle: Bundle, plan: Plan, out: Path, console: Console) -> BenchResul
         interference = watching.stop()
     found = _summary(bundle, plan, rows, capacity, rate, played, poisson, interference)
     # Plotly is loaded after the clock has stopped.
-    from search.report.bench import bench_page
-    from search.report.report import CONFIG, get_plotlyjs, write_page
+    from search.report.report import write_bench
 
-    write_json(found, out / "bench.json")
-    write_page(bench_page(found, get_plotlyjs(), CONFIG), out / "bench.html")
+    write_bench(found, out)
     return found
 
 
@@ -179,7 +177,7 @@ def _rows(plan: Plan, log: RequestLog | None, bundle: Bundle) -> NDArray[np.int6
             return log.rows
         measured = json.loads((bundle.folder / MEASUREMENT).read_text())
         rows = RowsConfig(**measured.get("traffic", {}).get("rows", {}))
-    return draw_rows(rows, _DRAWN_SIZES, plan.seed)
+    return lognormal_rows(rows.median, rows.sigma, rows.max, _DRAWN_SIZES, plan.seed)
 
 
 def _traffic(plan: Plan, log: RequestLog | None, scratch: Path) -> Traffic | None:
@@ -251,7 +249,9 @@ def _summary(
     poisson: Played | None, interference: Interference,
 ) -> BenchResult:  # fmt: skip
     line = timeline(played)
-    reason = next((r for p in (played, poisson) if p is not None and (r := behind(p))), None)
+    runs = [run for run in (played, poisson) if run is not None]
+    invalid = (not_offered(run.latency_ms, run.lag_ms, run.offered_share) for run in runs)
+    reason = next(filter(None, invalid), None)
     return BenchResult(
         bundle=str(bundle.folder),
         name=bundle.name,

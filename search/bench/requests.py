@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from objectives.arrays import Array
 from objectives.measurement.load_generator import Request
-from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
@@ -29,11 +28,6 @@ def parse_rows(text: str) -> RowsConfig:
         raise ConfigError(
             f"--rows: must be a whole number above 0, or MEDIAN,SIGMA,MAX such as 200,0.6,1000, but got {text!r}"
         ) from error
-
-
-def draw_rows(rows: RowsConfig, count: int, seed: int) -> NDArray[np.int64]:
-    """(count,) rows of each request."""
-    return lognormal_rows(rows.median, rows.sigma, rows.max, count, seed)
 
 
 def draw_requests(inputs: Sequence[InputSpec], rows: NDArray[np.int64], seed: int) -> list[Request]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from objectives.measurement.load_generator import not_offered
 from objectives.measurement.statistics import Floats, fewest_samples, percentile_interval, ratio_of_percentiles
 from objectives.measurement.timeline import Played
 from objectives.records import Interval
@@ -16,11 +15,6 @@ from objectives.records import Interval
 PERCENTS = (50, 95, 99)
 # Number of blocks of the bootstrap; a play of two deployments has a multiple of this many requests.
 BLOCKS = 20
-
-
-def behind(played: Played) -> str | None:
-    """Return the reason why a run is no measurement of the model, None where it is one."""
-    return not_offered(played.latency_ms, played.lag_ms, played.offered_share)
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,11 @@ def data(options: argparse.Namespace) -> int:
 
     if options.name not in KNOWN:
         raise InputError(f"NAME: {options.name!r} is not a known data set; there are {', '.join(sorted(KNOWN))}")
-    home, console = _home(options), _console(options)
+    home = _home(options)
     home.claim()
     folder = fetch(options.name, home.data_sets)
-    console.result(f"{options.name} lies in {folder}, checksums verified")
-    console.document({"name": options.name, "folder": str(folder)})
+    said = f"{options.name} lies in {folder}, checksums verified"
+    _console(options).result({"name": options.name, "folder": str(folder)}, said)
     return DONE
 
 
@@ -81,22 +81,19 @@ def run(options: argparse.Namespace) -> int:
 
     console = _console(options)
     session, found = explore_run.run(_config(options), _home(options), console)
-    _show_front(session, found, console)
     home = f" --home {options.home}" if options.home else ""
-    console.result(f"next: leanrec choose {options.study}{home}, leanrec ui{home}")
-    return DONE
+    return _show_front(session, found, console, f"next: leanrec choose {options.study}{home}, leanrec ui{home}")
 
 
-def _show_front(session: Session, front: Front, console: Console) -> None:
+def _show_front(session: Session, front: Front, console: Console, *after: str) -> int:
     from search.cli.console import front_table
     from search.results import front_json
     from search.verdict import verdict
 
-    console.table(front_table(front))
-    said = verdict(front)
-    console.result(said.headline, *(f"- {sentence}" for sentence in said.sentences))
-    console.result(f"report: {session.home.reports(session.config.name) / 'report.html'}")
-    console.document(front_json(front))
+    said, report = verdict(front), session.home.reports(session.config.name) / "report.html"
+    sentences = (f"- {sentence}" for sentence in said.sentences)
+    console.result(front_json(front), front_table(front), said.headline, *sentences, f"report: {report}", *after)
+    return DONE
 
 
 def profile(options: argparse.Namespace) -> int:
@@ -107,10 +104,8 @@ def profile(options: argparse.Namespace) -> int:
     console = _console(options)
     session = open_session(_config(options), _home(options))
     found = explore_run.profile(session, console)
-    console.document(found)
-    console.table(profile_table(found), operator_table(found))
-    console.result(headline(found), user_once(found))
-    console.result(f"chart: {session.home.reports(session.config.name) / 'profile.html'}")
+    chart = f"chart: {session.home.reports(session.config.name) / 'profile.html'}"
+    console.result(found, profile_table(found), operator_table(found), headline(found), user_once(found), chart)
     return DONE
 
 
@@ -129,10 +124,8 @@ def bench(options: argparse.Namespace) -> int:
     console, bundle = _console(options), read_bundle(folder)
     out = Path(options.out).resolve() if options.out else _home(options).reports(f"bench-{bundle.name}")
     found = run_bench(bundle, plan, out, console)
-    console.document(found)
-    console.result(headline(found), "; ".join(facts(found)))
     console.warn(*doubts(found))
-    console.result(f"timeline: {out / 'bench.html'}")
+    console.result(found, headline(found), "; ".join(facts(found)), f"timeline: {out / 'bench.html'}")
     return DONE if found.valid else FAILED
 
 
@@ -146,9 +139,7 @@ def remeasure(options: argparse.Namespace) -> int:
     name, home = session.config.name, session.home
     with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
         found = time_again(session, workers.meter, console)
-    console.document(found)
-    console.table(remeasured_table(found))
-    console.result(conclusion(found), f"written: {home.reports(name) / FILE}")
+    console.result(found, remeasured_table(found), conclusion(found), f"written: {home.reports(name) / FILE}")
     return FAILED if all_failed(found) else DONE
 
 
@@ -168,12 +159,10 @@ def ablate(options: argparse.Namespace) -> int:
         finally:
             if FACT in session.study.facts:
                 session.level(console)
-    console.document(found)
-    console.table(ablation_table(found))
-    console.result(*(f"- {part.label}: {part.verdict}" for part in found.techniques))
-    if found.control is not None:
-        console.result(found.control.sentence)
-    console.result(f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}")
+    verdicts = [f"- {part.label}: {part.verdict}" for part in found.techniques]
+    control = [] if found.control is None else [found.control.sentence]
+    written = f"written: {home.reports(name) / FACT_FILE}, {home.reports(name) / 'report.html'}"
+    console.result(found, ablation_table(found), *verdicts, *control, written)
     return FAILED if ablation.nothing_measured(found) else DONE
 
 
@@ -187,12 +176,8 @@ def build(options: argparse.Namespace) -> int:
     home.claim()
     with locked(home, recipe.config.name), stoppable():
         found = rebuild(recipe, home, out, console)
-    console.document(found)
-    console.result(found.reason)
-    if not found.accepted:
-        return FAILED
-    console.result(f"bundle: {out}")
-    return DONE
+    console.result(found, found.reason, *([f"bundle: {out}"] if found.accepted else []))
+    return DONE if found.accepted else FAILED
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -206,7 +191,7 @@ def doctor(options: argparse.Namespace) -> int:
     elif importlib.util.find_spec("rich") is None:
         sys.stdout.write("\n".join(lines(found)) + "\n")
     else:
-        _console(options).table(*tables(found))
+        _console(options).result(found, *tables(found))
     return DONE
 
 
@@ -215,28 +200,28 @@ def status(options: argparse.Namespace) -> int:
     front = session.front()
     budget, counts, size = session.config.budget.minutes, front.counts, len(front.members)
     weights = len({point.weights for point in front.points})
-    console.document(
-        {
-            "study": front.study,
-            "minutes": front.minutes,
-            "budget_minutes": budget,
-            "trials": counts,
-            "weights": weights,
-            "front_size": size,
-            "hypervolume": front.hypervolume,
-            "chosen": None if front.chosen is None else front.chosen.row.trial,
-        }
-    )
+    document = {
+        "study": front.study,
+        "minutes": front.minutes,
+        "budget_minutes": budget,
+        "trials": counts,
+        "weights": weights,
+        "front_size": size,
+        "hypervolume": front.hypervolume,
+        "chosen": None if front.chosen is None else front.chosen.row.trial,
+    }
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.result(f"{front.study}: {front.minutes:.1f} of {budget:g} minutes; trials: {told}")
-    console.result(f"{weights} different weights, {size} points on the front, hypervolume {front.hypervolume:.3f}")
+    console.result(
+        document,
+        f"{front.study}: {front.minutes:.1f} of {budget:g} minutes; trials: {told}",
+        f"{weights} different weights, {size} points on the front, hypervolume {front.hypervolume:.3f}",
+    )
     return DONE
 
 
 def front(options: argparse.Namespace) -> int:
     session = _existing(options)
-    _show_front(session, session.front(), _console(options))
-    return DONE
+    return _show_front(session, session.front(), _console(options))
 
 
 def report(options: argparse.Namespace) -> int:
@@ -252,8 +237,7 @@ def report(options: argparse.Namespace) -> int:
         files.append(folder / "front.png")
         write_png(found, files[-1])
     written = [str(file) for file in files]
-    console.result(*written)
-    console.document({"files": written})
+    console.result({"files": written}, *written)
     return DONE
 
 
@@ -267,17 +251,17 @@ def choose(options: argparse.Namespace) -> int:
     policy = Policy(tolerated, options.p95_ms, options.p95_ratio, options.prefer, dict(session.config.quality.slices))
     out = Path(options.out).resolve() if options.out else None
     chosen = choose_run.choose(session, policy, out, console)
-    console.document(choice_json(chosen))
     confirmed = chosen.confirmed
+    console.warn(*confirmed.warnings)
     console.result(
+        choice_json(chosen),
         chosen.reason,
         f"p95 {confirmed.p95_ratio:.3f} of the baseline's, service p50 {confirmed.service_p50_ratio:.3f}, "
         f"throughput {confirmed.throughput_ratio:.2f}x, capacity {confirmed.capacity_ratio:.2f}x",
+        *([] if chosen.control is None else [chosen.control.sentence]),
+        f"bundle: {chosen.bundle}",
+        f"next: leanrec verify {chosen.bundle}",
     )
-    console.warn(*confirmed.warnings)
-    if chosen.control is not None:
-        console.result(chosen.control.sentence)
-    console.result(f"bundle: {chosen.bundle}", f"next: leanrec verify {chosen.bundle}")
     return DONE
 
 
@@ -312,10 +296,9 @@ def ui(options: argparse.Namespace) -> int:
 def init(options: argparse.Namespace) -> int:
     from search.config.study_file import write_template
 
-    console = _console(options)
     write_template(Path(options.file))
-    console.document({"file": options.file})
-    console.result(f"{options.file} is written; next: leanrec validate {options.file}")
+    said = f"{options.file} is written; next: leanrec validate {options.file}"
+    _console(options).result({"file": options.file}, said)
     return DONE
 
 
@@ -323,14 +306,12 @@ def validate(options: argparse.Namespace) -> int:
     console, config = _console(options), _config(options)
     plain = config.model_dump(mode="json")
     if options.only_file:
-        console.document({**plain, "preflight": None})
-        console.result(f"{config.name} is valid; next: leanrec validate {options.study}")
+        console.result({**plain, "preflight": None}, f"{config.name} is valid; next: leanrec validate {options.study}")
         return DONE
     from search.cli.validation import conclusion, tables, validated
 
     found = validated(config, _home(options), console)
-    console.document({**plain, "preflight": found})
-    console.table(*tables(found))
     console.warn(*found.warnings)
-    console.result(*conclusion(found), f"{config.name} is valid; next: leanrec run {options.study}")
+    after = f"{config.name} is valid; next: leanrec run {options.study}"
+    console.result({**plain, "preflight": found}, *tables(found), *conclusion(found), after)
     return DONE

@@ -37,20 +37,18 @@ class Console:
         for line in lines:
             self._progress.print(f"warning: {line}", markup=False)
 
-    def result(self, *lines: str) -> None:
-        for line in () if self.as_json else lines:
-            self._result.print(line, markup=False, soft_wrap=True)
-
-    def document(self, document: object) -> None:
-        """Print a record or a mapping as JSON."""
+    def result(self, document: object, *parts: str | Table) -> None:
+        """Print a command's result: with `json` the document, a record or a mapping, else the lines and tables."""
         if self.as_json:
             sys.stdout.write(json.dumps(to_plain(document), allow_nan=False) + "\n")
-
-    def table(self, *tables: Table) -> None:
+            return
         # Not a terminal: as wide as the table needs, so that nothing is cut.
         terminal = self._result if self._result.is_terminal else Terminal(highlight=False, width=160)
-        for table in () if self.as_json else tables:
-            terminal.print(table)
+        for part in parts:
+            if isinstance(part, str):
+                self._result.print(part, markup=False, soft_wrap=True)
+            else:
+                terminal.print(part)
 
 
 class SearchBar:

@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn, TextIO, TypeAlias
+from typing import NoReturn, TypeAlias
 
 from objectives.errors import ExplainedError, InputError
 from search.cli import commands
@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and give its exit status: 0 done, 1 the work failed, 2 the input was wrong, 130 interrupted."""
-    warnings.showwarning = _show_warning
+    warnings.formatwarning = _format_warning
     try:
         options = _parser().parse_args(arguments)
         command: _Command = options.command
@@ -47,18 +47,15 @@ def run_command(arguments: Sequence[str]) -> int:
         return WRONG if wrong else FAILED
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Write one line for what the user should change, and Python's own text for any other warning."""
+_PYTHONS_FORMAT = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return one line for what the user should change, and Python's own text for any other warning."""
     ours = issubclass(category, RenamedKeyWarning)
-    text = f"leanrec: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
-    (file or sys.stderr).write(text)
+    return f"leanrec: {message}\n" if ours else _PYTHONS_FORMAT(message, category, filename, lineno, line)
 
 
 def _explained(error: Exception) -> tuple[bool, str]:

@@ -9,7 +9,7 @@ from objectives.measurement.arrivals import Traffic
 from objectives.measurement.request_log import RequestLogError, read_request_log, read_trace, write_trace
 from search.config.sections import StudyConfig, TrafficConfig
 from search.errors import ConfigError
-from search.home import Home
+from search.home import Home, written_whole
 
 
 def traffic_of(config: TrafficConfig, home: Home) -> Traffic:
@@ -52,10 +52,8 @@ def _trace(log: Path, field: str, home: Home) -> Path:
             name = hashlib.file_digest(file, "sha256").hexdigest()[:20]
         path = home.mlruns / "cache" / "traces" / f"{name}.npz"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            write_trace(read_request_log(log), partial)
-            partial.rename(path)
+            with written_whole(path) as partial:
+                write_trace(read_request_log(log), partial)
     except (RequestLogError, OSError) as error:
         raise ConfigError(f"{field}: {error}") from error
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -61,12 +61,10 @@ class Range(Section):
 
 @dataclass(frozen=True)
 class _ReadsDomain:
-    """Reader of a knob's domain from its written form; with bounds, numbers within them, which become floats."""
+    """Reader of a knob's domain from its written form; with a rule, numbers that keep it, which become floats."""
 
-    bounds: tuple[float, float] | None = None
     rule: str = ""
-    open_below: bool = False
-    open_above: bool = False
+    keeps: Callable[[float], bool] | None = None
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         form = Annotated[
@@ -80,20 +78,15 @@ class _ReadsDomain:
 
     def _read(self, form: object) -> Domain:
         try:
-            domain = _domain(form, real=self.bounds is not None)
+            domain = _domain(form, real=self.keeps is not None)
         except ValueError as error:  # PydanticCustomError is one too, and is complete already
             text = str(error)
             raise error if isinstance(error, PydanticCustomError) else rule(text[0].lower() + text[1:]) from error
         values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-        for value in values if self.bounds else ():
-            if isinstance(value, (str, bool)) or not self._allowed(value):
+        for value in values:
+            if self.keeps is not None and (isinstance(value, (str, bool)) or not self.keeps(value)):
                 raise rule(f"must be {self.rule}, but got {show(value)}")
         return domain
-
-    def _allowed(self, value: float) -> bool:
-        low, high = self.bounds or (-math.inf, math.inf)
-        above = low < value if self.open_below else low <= value
-        return above and (value < high if self.open_above else value <= high)
 
 
 def _domain(form: object, real: bool) -> Domain:
@@ -124,11 +117,11 @@ def written(value: object) -> object:
 
 AnyDomain = Annotated[Domain, _ReadsDomain()]
 # These bounds equal those of the records in spaces; a test compares them.
-Ratios = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to below 1", open_above=True)]
-Fractions = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers above 0 and at most 1", open_below=True)]
-Weights = Annotated[Domain, _ReadsDomain((0.0, math.inf), "numbers of at least 0")]
-Temperatures = Annotated[Domain, _ReadsDomain((1.0, math.inf), "numbers of at least 1")]
-Shares = Annotated[Domain, _ReadsDomain((0.0, 1.0), "numbers from 0 to 1")]
+Ratios = Annotated[Domain, _ReadsDomain("numbers from 0 to below 1", lambda value: 0 <= value < 1)]
+Fractions = Annotated[Domain, _ReadsDomain("numbers above 0 and at most 1", lambda value: 0 < value <= 1)]
+Weights = Annotated[Domain, _ReadsDomain("numbers of at least 0", lambda value: value >= 0)]
+Temperatures = Annotated[Domain, _ReadsDomain("numbers of at least 1", lambda value: value >= 1)]
+Shares = Annotated[Domain, _ReadsDomain("numbers from 0 to 1", lambda value: 0 <= value <= 1)]
 
 T = TypeVar("T")
 # A list in YAML and JSON, a tuple here; one word alone is a list of one.

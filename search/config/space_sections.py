@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator
@@ -43,18 +43,16 @@ def _holds(*baseline: Scalar) -> AfterValidator:
     return AfterValidator(lambda values: _check(values, baseline))
 
 
-def _layout(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        if InstanceGroup("onnxruntime", "cpu", *parse_layout(text)).layout == text:
-            return text
-    raise rule(f"must be REPLICASxTHREADS, such as 2x1 or 1xauto, but got {show(text)}")
+def _reads(form: str, read: Callable[[str], str]) -> AfterValidator:
+    """Check that a text is of the form: `read` parses it, and writes it as it was."""
 
+    def check(text: str) -> str:
+        with contextlib.suppress(ValueError):
+            if read(text) == text:
+                return text
+        raise rule(f"must be {form}, but got {show(text)}")
 
-def _place(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        if InstanceGroup(*parse_place(text)).place == text:
-            return text
-    raise rule(f"must be ENGINE or ENGINE:DEVICE, such as onnxruntime or onnxruntime:cuda, but got {show(text)}")
+    return AfterValidator(check)
 
 
 def _ranks(domain: Domain) -> Domain:
@@ -65,8 +63,10 @@ def _ranks(domain: Domain) -> Domain:
 
 # Lists of values, with those that leave the baseline unchanged.
 _Wholes = Listed[Annotated[int, Field(ge=0)]]
-_Places = Listed[Annotated[str, AfterValidator(_place)]]
-_Layouts = Listed[Annotated[str, AfterValidator(_layout)]]
+_PLACE = "ENGINE or ENGINE:DEVICE, such as onnxruntime or onnxruntime:cuda"
+_Places = Listed[Annotated[str, _reads(_PLACE, lambda text: InstanceGroup(*parse_place(text)).place)]]
+_LAYOUT = "REPLICASxTHREADS, such as 2x1 or 1xauto"
+_Layouts = Listed[Annotated[str, _reads(_LAYOUT, lambda text: InstanceGroup("", "", *parse_layout(text)).layout)]]
 _Forms = Listed[Literal["full", "quotient-remainder", "mixed-dimensions"]]
 _Off = Annotated[_Wholes, _holds(0)] | None
 _Positions = Annotated[_Off, Field(description="a list of positions, 0 (all) among them, or null")]

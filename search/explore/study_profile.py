@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from objectives.measurement.profile.profile import GroupCost, NodeCost, OperatorCost, Profile
 from objectives.measurement.profile.roofline import Roofline, group_roofs
-from spaces.focus import SHARE, Part, focus, reason
+from spaces.focus import SHARE, in_focus, reason
 from spaces.serialization import Json, from_plain
 
 FACT = "profile"
@@ -64,16 +64,14 @@ def study_profile(
     """The profile with each group's share of the weights; `other` and `engine` are no groups, so never in focus."""
     held = max(1, sum(group.weight_bytes for group in profile.groups))
     roofs = group_roofs(profile, roofline)
-    layered = [group for group in profile.groups if group.name not in _NO_GROUP]
-    parts = {g.name: Part(g.name, min(1.0, g.time_share), g.weight_bytes / held) for g in layered}
-    chosen = focus(parts.values(), share)
+    shares = {g.name: (min(1.0, g.time_share), g.weight_bytes / held) for g in profile.groups}
     groups = tuple(
         GroupShare(
             **vars(group),
             weight_share=group.weight_bytes / held,
             **vars(roofs[group.name]),
-            in_focus=group.name in chosen,
-            reason=reason(parts[group.name], share) if group.name in parts else _NO_GROUP[group.name],
+            in_focus=group.name not in _NO_GROUP and in_focus(*shares[group.name], share),
+            reason=_NO_GROUP.get(group.name) or reason(*shares[group.name], share),
         )
         for group in profile.groups
     )

@@ -13,7 +13,7 @@ from search.ablation.records import KINDS, AblationSummary, Difference, Kind, Te
 from search.format import MISSING, column_percent, column_ratio, metric_name, significant, span
 from search.report.axes import log_steps
 from search.report.columns import Cell, Column, console_table, number
-from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description
+from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, MUTED, PALETTE, Description, error_bars
 
 WORDS: Mapping[Kind, str] = {"without": "at the trial", "alone": "alone"}
 _COLOURS: Mapping[Kind, str] = {"without": PALETTE[3], "alone": PALETTE[1]}
@@ -99,7 +99,7 @@ _NUMBERS: tuple[tuple[str, _Value, Callable[[float], str]], ...] = (
 
 
 def _trace(dots: Sequence[_Dot], kind: Kind, values: Sequence[_Ranged], axis: str) -> Description:
-    colour = _COLOURS[kind]
+    colour, bars = _COLOURS[kind], error_bars([value for value, _ in values], [ends for _, ends in values])
     return {
         "type": "scatter",
         "mode": "markers",
@@ -107,14 +107,7 @@ def _trace(dots: Sequence[_Dot], kind: Kind, values: Sequence[_Ranged], axis: st
         "x": [value for value, _ in values],
         "y": [dot.row + _SHIFTS[kind] for dot, _ in dots],
         "xaxis": axis,
-        "error_x": {
-            "type": "data",
-            "array": [high - value for value, (_, high) in values],
-            "arrayminus": [value - low for value, (low, _) in values],
-            "color": colour,
-            "thickness": 1.6,
-            "width": 4,
-        },
+        "error_x": {**bars, "color": colour, "thickness": 1.6, "width": 4},
         "marker": {"symbol": _SYMBOLS[kind], "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
         "hovertext": [_hover(*dot) for dot in dots],
         "hoverinfo": "text",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Timeline
 from search.bench.bench import BenchResult
 from search.format import listed, milliseconds, percent, rate, significant, times
 from search.report.front import ACCENT, FAINT, GRID, INK, LOOK, MUTED, PALETTE, Description
-from search.report.render import render
 
 # From bottom to top, as the axes are numbered; between them there is room for a title.
 _DOMAINS = ((0.0, 0.17), (0.26, 0.43), (0.52, 0.73), (0.82, 1.0))
 _MIDDLE, _DARK = PALETTE[1], PALETTE[3]
 # Latencies that differ by more than this are drawn on a logarithmic axis.
 _WIDE = 20
+_LOGARITHMIC: Description = {"type": "log", "dtick": "D2", "tickformat": ".3~g"}
 _HEIGHT = 860
 # A title stands at the left above its panel.
 _TITLE: Description = {
@@ -71,10 +72,37 @@ def doubts(found: BenchResult) -> list[str]:
     return said
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A value for each bin of the timeline, or None where the line is broken."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: str
+    width: float = 2
+    fill: str | None = None
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Lines in one unit; `axis` is what differs from the axes of the other panels."""
+
+    title: str
+    unit: str
+    lines: tuple[_Line, ...]
+    axis: Description = field(default_factory=dict)
+
+    @property
+    def heading(self) -> str:
+        """The title with the names of several lines in their colours: no legend to look up."""
+        shown = (f'<span style="color:{line.colour}"><b>{line.name}</b></span>' for line in self.lines)
+        return f"{self.title}: {', '.join(shown)}" if len(self.lines) > 1 else self.title
+
+
 def bench_figure(found: BenchResult) -> Description:
     """Rates, percentiles, queue and CPU in four panels over one axis of seconds, as plotly's traces and layout."""
-    line = found.timeline
-    panels = (_cpu(line), _queue(line), _latency(line), _rates(line))
+    edges = found.timeline.edges_s
+    seconds = [edge for ends in itertools.pairwise(edges) for edge in ends]
     data: list[Description] = []
     titles: list[Description] = []
     layout: Description = {
@@ -85,93 +113,51 @@ def bench_figure(found: BenchResult) -> Description:
         "hovermode": "x unified",
         "hoversubplots": "axis",
         "hoverlabel": {"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12, "color": INK}},
-        "xaxis": {**GRID, **_axis("seconds"), "anchor": "y", "range": [0, line.edges_s[-1]]},
+        "xaxis": {**GRID, **_axis("seconds"), "anchor": "y", "range": [0, edges[-1]]},
         "annotations": titles,
     }
-    for number, ((title, axis, traces), domain) in enumerate(zip(panels, _DOMAINS, strict=True), 1):
+    for number, (panel, domain) in enumerate(zip(_panels(found.timeline), _DOMAINS, strict=True), 1):
         suffix = "" if number == 1 else str(number)
-        layout[f"yaxis{suffix}"] = {"rangemode": "tozero", **GRID, "nticks": 5, "domain": list(domain), **axis}
-        data += [{**trace, "xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
-        titles.append({"text": title, "y": domain[1], **_TITLE})
+        axis = {"rangemode": "tozero", **GRID, "nticks": 5, "domain": list(domain), **_axis(panel.unit), **panel.axis}
+        layout[f"yaxis{suffix}"] = axis
+        data += [_steps(line, seconds, panel.unit) | {"yaxis": f"y{suffix}"} for line in panel.lines]
+        titles.append({"text": panel.heading, "y": domain[1], **_TITLE})
     return {"data": data, "layout": layout}
 
 
-Panel = tuple[str, Description, list[Description]]
-
-
-def _rates(line: Timeline) -> Panel:
-    traces = [
-        _steps(line, line.offered_rps, "offered", MUTED, "requests/s", width=1.2),
-        _steps(line, line.served_rps, "served", _DARK, "requests/s"),
-    ]
-    names = [("offered", MUTED), ("served", _DARK)]
-    if any(line.refused):
-        width = line.edges_s[1]
-        traces.append(_steps(line, [n / width for n in line.refused], "refused", ACCENT, "requests/s"))
-        names.append(("refused", ACCENT))
-    return _named("Rate", names), _axis("requests/s"), traces
-
-
-def _latency(line: Timeline) -> Panel:
+def _panels(line: Timeline) -> tuple[_Panel, ...]:
+    """The panels from bottom to top; the last line of each lies on top of the others."""
     told = [value for value in (*line.p50_ms, *line.p95_ms) if value is not None]
-    axis: Description = _axis("ms")
-    if told and max(told) > _WIDE * min(told) > 0:
-        axis |= {"type": "log", "dtick": "D2", "tickformat": ".3~g"}
-    traces = [_steps(line, line.p95_ms, "p95", _DARK, "ms"), _steps(line, line.p50_ms, "p50", _MIDDLE, "ms")]
-    return _named("Latency from the scheduled arrival", [("p50", _MIDDLE), ("p95", _DARK)]), axis, traces
-
-
-def _queue(line: Timeline) -> Panel:
-    highest = _steps(line, line.queue_max, "highest", MUTED, "requests", width=1)
-    traces = [
-        {**highest, "fill": "tozeroy", "fillcolor": "rgba(93, 107, 122, 0.12)"},
-        _steps(line, line.queue_mean, "mean", _DARK, "requests"),
-    ]
-    title = _named("Requests scheduled and not answered", [("mean", _DARK), ("highest", MUTED)])
-    return title, _axis("requests"), traces
-
-
-def _cpu(line: Timeline) -> Panel:
-    trace = _steps(line, line.cpu_cores, "cores", _DARK, "cores")
-    return _named("CPU time of the process, generator included", []), _axis("cores busy"), [trace]
+    wide = bool(told) and max(told) > _WIDE * min(told) > 0
+    refused = _Line("refused", [number / line.edges_s[1] for number in line.refused], ACCENT)
+    rates = (_Line("offered", line.offered_rps, MUTED, 1.2), _Line("served", line.served_rps, _DARK))
+    percentiles = (_Line("p95", line.p95_ms, _DARK), _Line("p50", line.p50_ms, _MIDDLE))
+    highest = _Line("highest", line.queue_max, MUTED, 1, fill="rgba(93, 107, 122, 0.12)")
+    return (
+        _Panel("CPU time of the process, generator included", "cores busy", (_Line("CPU", line.cpu_cores, _DARK),)),
+        _Panel("Requests scheduled and not answered", "requests", (highest, _Line("mean", line.queue_mean, _DARK))),
+        _Panel("Latency from the scheduled arrival", "ms", percentiles, _LOGARITHMIC if wide else {}),
+        _Panel("Rate", "requests/s", (*rates, refused) if any(line.refused) else rates),
+    )
 
 
 def _axis(unit: str) -> Description:
     return {"title": {"text": unit, "font": {"size": 13}}}
 
 
-def _steps(
-    line: Timeline, values: Sequence[float | None], name: str, colour: str, unit: str, width: float = 2
-) -> Description:
-    """A value holds over its bin, and where there is none the line is broken."""
+def _steps(line: _Line, seconds: Sequence[float], unit: str) -> Description:
+    """A value holds over its bin."""
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": name,
-        "x": [edge for ends in itertools.pairwise(line.edges_s) for edge in ends],
-        "y": [value for value in values for _ in range(2)],
-        "line": {"color": colour, "width": width},
-        "hovertemplate": f"{name} %{{y:,.3~g}} {unit}<extra></extra>",
+        "name": line.name,
+        "x": seconds,
+        "xaxis": "x",
+        "y": [value for value in line.values for _ in range(2)],
+        "line": {"color": line.colour, "width": line.width},
+        "hovertemplate": f"{line.name} %{{y:,.3~g}} {unit}<extra></extra>",
+        **({"fill": "tozeroy", "fillcolor": line.fill} if line.fill else {}),
     }
-
-
-def _named(title: str, names: Sequence[tuple[str, str]]) -> str:
-    """The panel's title with its lines' names in their colours: no legend to look up."""
-    shown = ", ".join(f'<span style="color:{colour}"><b>{name}</b></span>' for name, colour in names)
-    return f"{title}: {shown}" if names else title
-
-
-def bench_page(found: BenchResult, plotly_js: str, config: Mapping[str, object]) -> str:
-    """One HTML file with everything inside it."""
-    return render(
-        "bench.html.j2",
-        found=found,
-        headline=headline(found),
-        facts=facts(found),
-        doubts=doubts(found),
-        drawing=[*bench_figure(found).values(), config],
-        plotly_js=plotly_js,
-    )
 
 
 def facts(found: BenchResult) -> list[str]:

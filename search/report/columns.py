@@ -12,7 +12,7 @@ from rich.text import Text
 
 from objectives.records import Interval, SliceQuality
 from search.format import MISSING, column_milliseconds, column_percent, column_ratio, pairs, size, span
-from search.report.data import TableRow, knobs_by_family
+from search.report.data import Ending, TableRow, knobs_by_family
 from search.results import PointLatency
 
 R = TypeVar("R")
@@ -85,6 +85,18 @@ FRONT_COLUMNS: tuple[Column[TableRow], ...] = (
     Column("capacity ratio", lambda of: _ratio(of, of.row.capacity_ratio, of.row.capacity_ratio_interval)),
     Column("quality loss", lambda of: _ratio(of, of.row.quality.loss, of.row.quality.loss_interval, column_percent)),
     Column("model", lambda of: number(of.row.model_bytes, size)),
+)
+
+
+ENDING_COLUMNS: tuple[Column[Ending], ...] = (
+    Column("", lambda ending: Cell(ending.state)),
+    Column("reason", lambda ending: Cell(ending.reason)),
+    Column("how many", lambda ending: Cell(str(len(ending.trials)))),
+    Column("trials", lambda ending: Cell(", ".join(map(str, ending.trials)))),
+)
+LEFT_ALONE_COLUMNS: tuple[Column[tuple[str, str]], ...] = (
+    Column("", lambda module_and_reason: Cell(module_and_reason[0])),
+    Column("why", lambda module_and_reason: Cell(module_and_reason[1])),
 )
 
 

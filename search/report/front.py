@@ -38,19 +38,22 @@ def describe_front(front: Front) -> Description:
     infeasible = [point for point in front.points if not point.feasible]
     dominated = [point for point in front.points if point.feasible and not point.on_front]
     edge, members = stairs(front), list(front.members)
-    groups = [edge, infeasible, dominated, members]
-    traces = [_stairs(edge), _infeasible(infeasible), _dominated(dominated), _front(members)]
-    marked = [(front.baseline, _BASELINE)]
+    layers: list[tuple[Sequence[Point], Description]] = [
+        (edge, {**_EDGE, "showlegend": bool(edge)}),
+        (infeasible, _faint(infeasible)),
+        (dominated, {"marker": {**_coloured(dominated), "size": 9, "opacity": 0.3}, "showlegend": False}),
+        (members, _with_bars(members)),
+    ]
+    if front.baseline:
+        layers.append(([front.baseline], _BASELINE))
     if front.chosen:
         trial = front.chosen.row.trial
-        chosen = next((point for point in front.points if point.trial == trial), None)
-        marked.append((chosen, {**_CHOSEN, "name": f"chosen: trial {trial}"}))
-    for point, mark in marked:
-        if point:
-            groups.append([point])
-            traces.append({**_at([point]), **mark})
+        chosen = [point for point in front.points if point.trial == trial]
+        layers += [([point], {**_CHOSEN, "name": f"chosen: trial {trial}"}) for point in chosen]
+    traces = [_at(points) | look for points, look in layers]
     legend = [_legend_entry(origin) for origin in dict.fromkeys(point.origin for point in front.points)]
-    return {"data": [*traces, *legend], "layout": _layout(front, _toggle(groups))}
+    toggle = _toggle([points for points, _ in layers])
+    return {"data": [*traces, *legend], "layout": _layout(front, toggle)}
 
 
 def loss_window(front: Front) -> tuple[float, float]:
@@ -86,29 +89,29 @@ _CHOSEN: Description = {
 }
 
 
-def _stairs(points: Sequence[Point]) -> Description:
-    line = {"shape": "hv", "color": MUTED, "width": 1.3, "dash": "dot"}
-    trace = {**_at(points), "mode": "lines", "line": line, "name": "edge of the front", "showlegend": bool(points)}
-    del trace["hovertext"]
-    return {**trace, "hoverinfo": "skip"}
+_EDGE: Description = {
+    "mode": "lines",
+    "line": {"shape": "hv", "color": MUTED, "width": 1.3, "dash": "dot"},
+    "name": "edge of the front",
+    "hovertext": None,
+    "hoverinfo": "skip",
+}
 
 
-def _infeasible(points: Sequence[Point]) -> Description:
+def _faint(points: Sequence[Point]) -> Description:
     symbols = [SYMBOLS.get(point.origin, "x") + "-open" for point in points]
     marker = {"symbol": symbols, "size": 8, "color": MUTED, "opacity": 0.45}
-    return {**_at(points), "marker": marker, "name": "loses too much", "showlegend": bool(points)}
+    return {"marker": marker, "name": "loses too much", "showlegend": bool(points)}
 
 
-def _dominated(points: Sequence[Point]) -> Description:
-    return {**_at(points), "marker": {**_coloured(points), "size": 9, "opacity": 0.3}, "showlegend": False}
-
-
-def _front(points: Sequence[Point]) -> Description:
-    marker = {**_coloured(points), "size": 13, "line": {"width": 1, "color": INK}}
+def _with_bars(points: Sequence[Point]) -> Description:
     losses = [(100 * low, 100 * high) for low, high in (p.quality.loss_interval for p in points)]
-    sideways = _bars([p.p95_ratio for p in points], [p.p95_ratio_interval for p in points])
-    upright = _bars([100 * p.quality.loss for p in points], losses)
-    return {**_at(points), "marker": marker, "error_x": sideways, "error_y": upright, "showlegend": False}
+    return {
+        "marker": {**_coloured(points), "size": 13, "line": {"width": 1, "color": INK}},
+        "error_x": error_bars([p.p95_ratio for p in points], [p.p95_ratio_interval for p in points]),
+        "error_y": error_bars([100 * p.quality.loss for p in points], losses),
+        "showlegend": False,
+    }
 
 
 def _coloured(points: Sequence[Point]) -> Description:
@@ -119,7 +122,7 @@ def _coloured(points: Sequence[Point]) -> Description:
     }
 
 
-def _bars(values: Sequence[float], intervals: Sequence[Interval]) -> Description:
+def error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> Description:
     """Plotly wants distances; a bootstrap may put the whole interval to one side, where there is none."""
     above = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
     below = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
@@ -140,7 +143,7 @@ def _toggle(groups: Sequence[Sequence[Point]]) -> Description:
         scales = [[1.0 if label == "ratio" else p.latency_ms.p95 / p.p95_ratio for p in points] for points in groups]
         xs = [[p.p95_ratio * by for p, by in zip(ps, bys, strict=True)] for ps, bys in zip(groups, scales, strict=True)]
         ends = zip((p.p95_ratio_interval for p in groups[_MEMBERS]), scales[_MEMBERS], strict=True)
-        bars = _bars(xs[_MEMBERS], [(low * by, high * by) for (low, high), by in ends])
+        bars = error_bars(xs[_MEMBERS], [(low * by, high * by) for (low, high), by in ends])
         restyle: Description = {"x": xs}
         for end in ("array", "arrayminus"):
             restyle[f"error_x.{end}"] = [bars[end] if place == _MEMBERS else None for place in range(len(groups))]

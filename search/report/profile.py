@@ -1,4 +1,4 @@
-"""Profile of the baseline in the report: as a table, as a figure in plotly's terms, as a page."""
+"""Profile of the baseline in the report: as a table and as a figure in plotly's terms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from search.explore.study_profile import GroupShare, StudyProfile
 from search.format import milliseconds, percent, significant, size
 from search.report.columns import Cell, Column, console_table, number
 from search.report.front import FAINT, GRID, HOVER, INK, LEGEND, LOOK, PALETTE, Description
-from search.report.render import render
 
 _TIME, _PERFECT, _BYTES = PALETTE[3], PALETTE[0], "#8fa3b8"
 _ROW_PIXELS = 62
@@ -21,7 +20,7 @@ _SHARE, _THOUSANDTHS = "{:.1%}".format, "{:.3f}".format
 
 def headline(profile: StudyProfile) -> str:
     """One sentence: what takes the time, and what the search is narrowed to."""
-    slowest, *_ = ordered = _slowest_first(profile.groups)
+    slowest, *_ = ordered = slowest_first(profile.groups)
     inside = [group.name for group in ordered if group.in_focus]
     narrowed = f"worth compressing: {', '.join(inside)}" if inside else "no layer group is worth compressing"
     return (
@@ -43,7 +42,7 @@ def user_once(profile: StudyProfile) -> str:
 
 def profile_table(profile: StudyProfile) -> Table:
     """The groups, the slowest first."""
-    return console_table(headline(profile), GROUP_COLUMNS, _slowest_first(profile.groups))
+    return console_table(headline(profile), GROUP_COLUMNS, slowest_first(profile.groups))
 
 
 def operator_table(profile: StudyProfile, most: int = 10) -> Table:
@@ -54,7 +53,7 @@ def operator_table(profile: StudyProfile, most: int = 10) -> Table:
 def profile_figure(profile: StudyProfile) -> Description:
     """A row for each group, the slowest on top. Left: its time in ms, the perfect kernel's inside it. Right: its share
     of the weights' bytes."""
-    groups = _slowest_first(profile.groups)
+    groups = slowest_first(profile.groups)
     names = [_label(group) for group in groups]
     kernels = [group for group in groups if group.flops or group.bytes]
     # Units in a millisecond: µs where every bar is short.
@@ -75,20 +74,7 @@ def profile_figure(profile: StudyProfile) -> Description:
     return {"data": [time, perfect, held, *labels], "layout": _layout(groups, per_ms, unit)}
 
 
-def profile_page(profile: StudyProfile, figure: str, plotly_js: str) -> str:
-    """One file that needs no network; `figure` is the figure as an HTML fragment."""
-    return render(
-        "profile.html.j2",
-        profile=profile,
-        headline=headline(profile),
-        groups=_slowest_first(profile.groups),
-        operator_columns=OPERATOR_COLUMNS,
-        figure=figure,
-        plotly_js=plotly_js,
-    )
-
-
-def _slowest_first(groups: Sequence[GroupShare]) -> list[GroupShare]:
+def slowest_first(groups: Sequence[GroupShare]) -> list[GroupShare]:
     return sorted(groups, key=lambda group: -group.time_share)
 
 

@@ -22,8 +22,6 @@ _ENVIRONMENT = Environment(
 # `count` takes the place of an alias of jinja2's `length`.
 _ENVIRONMENT.filters |= _FILTERS | {"formatted": format}
 _ENVIRONMENT.globals["MISSING"] = words.MISSING
-# JavaScript knows neither NaN nor infinity, and the order of keys is kept.
-_ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False}
 
 
 def render(template: str, **values: object) -> str:

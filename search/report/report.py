@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import html
-import os
-import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs as get_plotlyjs
+from plotly.offline import get_plotlyjs
 
+from search.bench.bench import BenchResult
 from search.explore.study_profile import StudyProfile
-from search.home import write_json
+from search.home import write_json, written_whole
+from search.report import bench
 from search.report.ablation import COMPARISON_COLUMNS, WORDS, ablation_figure, comparisons, dots
 from search.report.axes import Parallel, parallel
-from search.report.columns import FRONT_COLUMNS, SLICE_COLUMNS
+from search.report.columns import ENDING_COLUMNS, FRONT_COLUMNS, LEFT_ALONE_COLUMNS, SLICE_COLUMNS
 from search.report.data import Curve, endings, hypervolume_curves, metric_of, slices_of, table_rows
 from search.report.front import FONT, GRID, INK, LOOK, PALETTE, describe_front, loss_window
-from search.report.profile import profile_figure, profile_page
+from search.report.profile import OPERATOR_COLUMNS, headline, profile_figure, slowest_first
 from search.report.render import render
 from search.results import Front
 from search.verdict import verdict
@@ -80,20 +80,15 @@ def hypervolume_figure(curve: Curve, axis: str) -> go.Figure:
 
 
 def write_report(front: Front, path: Path) -> None:
-    """One file, everything inside it."""
-    write_page(study_page(front), path)
-
-
-def study_page(front: Front) -> str:
     """The study's page: values, the figures drawn from them, and the template that holds both."""
     knobs, (slices_title, slices) = parallel(front), slices_of(front)
     losses = (point.quality.loss for point in front.points)
-    return render(
+    _write_page(
+        path,
         "study.html.j2",
+        _study_figures(front, knobs),
         front=front,
         verdict=verdict(front),
-        figures=_study_figures(front, knobs),
-        plotly_js=get_plotlyjs(),
         metric=metric_of(front),
         beyond=[loss for loss in losses if 100 * loss > loss_window(front)[1]],
         front_columns=FRONT_COLUMNS,
@@ -107,30 +102,43 @@ def study_page(front: Front) -> str:
         constant=knobs.constant,
         knobs_pixels=AXIS_PIXELS * len(knobs.axes),
         endings=endings(front),
+        ending_columns=ENDING_COLUMNS,
+        left_alone_columns=LEFT_ALONE_COLUMNS,
     )
 
 
-def _study_figures(front: Front, knobs: Parallel) -> dict[str, str]:
-    """Fragments of HTML by name; `knobs` and `ablation` are left out where there is nothing to compare."""
+def _study_figures(front: Front, knobs: Parallel) -> dict[str, go.Figure]:
+    """Figures by name; `knobs` and `ablation` are left out where there is nothing to compare."""
     by_trial, by_minutes = hypervolume_curves(front)
     figures = {
-        "front": _fragment(go.Figure(describe_front(front)), "front-plot"),
-        "by_minutes": _fragment(hypervolume_figure(by_minutes, "minutes of search"), "minutes-plot"),
-        "by_trial": _fragment(hypervolume_figure(by_trial, "trials"), "trials-plot"),
+        "front": front_figure(front),
+        "minutes": hypervolume_figure(by_minutes, "minutes of search"),
+        "trials": hypervolume_figure(by_trial, "trials"),
     }
     # Lines need two trials and an upright or two to run between.
     if len(knobs.trials) > 1:
-        figures["knobs"] = _fragment(parallel_figure(knobs), "knobs-plot")
+        figures["knobs"] = parallel_figure(knobs)
     if front.ablation and dots(front.ablation):
-        figures["ablation"] = _fragment(go.Figure(ablation_figure(front.ablation)), "ablation-plot")
+        figures["ablation"] = go.Figure(ablation_figure(front.ablation))
     return figures
 
 
 def write_profile(profile: StudyProfile, folder: Path) -> None:
     """The baseline's profile as profile.html, everything inside it, and as profile.json."""
-    figure = _fragment(go.Figure(profile_figure(profile)), "profile-plot")
-    write_page(profile_page(profile, figure, get_plotlyjs()), folder / "profile.html")
+    figures = {"profile": go.Figure(profile_figure(profile))}
+    values = {"groups": slowest_first(profile.groups), "operator_columns": OPERATOR_COLUMNS}
+    _write_page(
+        folder / "profile.html", "profile.html.j2", figures, profile=profile, headline=headline(profile), **values
+    )
     write_json(profile, folder / "profile.json")
+
+
+def write_bench(found: BenchResult, folder: Path) -> None:
+    """A bench as bench.html, everything inside it, and as bench.json."""
+    figures = {"bench": go.Figure(bench.bench_figure(found))}
+    said = {"headline": bench.headline(found), "facts": bench.facts(found), "doubts": bench.doubts(found)}
+    _write_page(folder / "bench.html", "bench.html.j2", figures, found=found, **said)
+    write_json(found, folder / "bench.json")
 
 
 def write_png(front: Front, path: Path) -> None:
@@ -147,37 +155,18 @@ def write_png(front: Front, path: Path) -> None:
     title = {"text": text, "font": {**FONT, "size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"}
     figure.update_layout(margin={"l": 80, "r": 32, "t": 128, "b": 72}, title=title)
     width, height = PNG_PIXELS
-
-    def draw(temporary: Path) -> None:
+    with written_whole(path) as partial:
         try:
-            figure.write_image(temporary, format="png", width=width, height=height, scale=2)
+            figure.write_image(partial, format="png", width=width, height=height, scale=2)
         except Exception as error:  # kaleido and its browser fail in many ways, none with a base of its own
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RuntimeError(f"A PNG needs Chrome or Chromium, which did not draw it: {first}") from error
 
-    _replace(path, draw)
 
-
-def _fragment(figure: go.Figure, name: str) -> str:
-    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto"}
-    return str(figure.to_html(config=CONFIG, div_id=name, **shape))
-
-
-def write_page(text: str, path: Path) -> None:
-    """One file, complete or not there at all."""
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary file and move it into place, so that a reader never finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes files that nobody else may read; a report is for others too.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_page(path: Path, template: str, figures: Mapping[str, go.Figure], **values: object) -> None:
+    """Fill a template into one file with everything inside it; a figure is a fragment of HTML there, by its name."""
+    shape = {"full_html": False, "include_plotlyjs": False, "default_height": "auto", "config": CONFIG}
+    plots = {name: str(figure.to_html(div_id=f"{name}-plot", **shape)) for name, figure in figures.items()}
+    with written_whole(path) as partial:
+        text = render(template, figures=plots, plotly_js=get_plotlyjs(), **values)
+        partial.write_text(text, encoding="utf-8")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 from spaces.domains import Scalar
 from spaces.techniques.reshaping import Reshaping
@@ -15,6 +13,7 @@ class LowRank(Reshaping):
     """The rank of each named group's factors, as a share of the full rank, in (0, 1)."""
 
     ablated = "low rank"
+    by_group = "shares"
     shares: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
@@ -24,14 +23,6 @@ class LowRank(Reshaping):
         for group, share in self.shares:
             if not 0.0 < share < 1.0:
                 raise ValueError(f"A share of the rank lies between 0 and 1, but {group!r} got {share}.")
-
-    @property
-    def groups(self) -> tuple[str | None, ...]:
-        return tuple(group for group, _ in self.shares)
-
-    def within(self, groups: Collection[str | None]) -> Self | None:
-        shares = tuple(share for share in self.shares if share[0] in groups)
-        return replace(self, shares=shares) if shares else None
 
     def knobs(self) -> dict[str, Scalar]:
         return {f"low_rank.{group}": share for group, share in self.shares}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from spaces.domains import Scalar
 from spaces.model_structure import Group, PrunableDim
@@ -28,6 +28,7 @@ class Pruning(Reshaping):
     """
 
     ablated = "pruning"
+    by_group = "ratios"
     ratios: tuple[tuple[str, float], ...]
     importance: Importance = "magnitude"
     steps: int = 1
@@ -44,14 +45,6 @@ class Pruning(Reshaping):
             raise ValueError(f"Importance is one of {', '.join(IMPORTANCES)}, but got {self.importance!r}.")
         if self.steps < 1 or self.multiple < 1:
             raise ValueError(f"Steps and the multiple are at least 1, but got {self.steps} and {self.multiple}.")
-
-    @property
-    def groups(self) -> tuple[str | None, ...]:
-        return tuple(group for group, _ in self.ratios)
-
-    def within(self, groups: Collection[str | None]) -> Self | None:
-        ratios = tuple(ratio for ratio in self.ratios if ratio[0] in groups)
-        return replace(self, ratios=ratios) if ratios else None
 
     def knobs(self) -> dict[str, Scalar]:
         ratios = {f"pruning.{group}": ratio for group, ratio in self.ratios}

@@ -19,20 +19,24 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 
 from objectives.measurement import load_target
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.statistics import fewest_samples
 from objectives.measurement.timeline import Played
+from objectives.recommenders.requests import lognormal_rows
 from objectives.records import InputSpec
 from objectives.serving.bundle import Bundle
+from search.bench import bench as bench_module
 from search.bench.bench import BenchResult, Plan, _count, _schedule, bench
-from search.bench.requests import draw_requests, draw_rows, parse_rows
-from search.bench.summary import Percentile, behind, beside_poisson, percentiles
+from search.bench.requests import draw_requests, parse_rows
+from search.bench.summary import Percentile, beside_poisson, percentiles
 from search.cli.console import Console
 from search.config.sections import RowsConfig
 from search.errors import ConfigError
-from search.report.bench import bench_figure, bench_page, doubts, headline
+from search.report.bench import bench_figure, doubts, headline
+from search.report.report import write_bench
 from spaces.candidate import Candidate
 from spaces.serialization import from_plain, to_plain
 
@@ -115,8 +119,9 @@ def test_requests_have_the_sizes_asked_codes_that_exist_and_one_user_each(sizes:
 
 
 def test_rows_are_fixed_or_log_normal() -> None:
-    assert set(draw_rows(parse_rows("17"), 100, 0)) == {17}
-    drawn = draw_rows(parse_rows("200,0.6,1000"), 20_000, 0)
+    fixed, spread = parse_rows("17"), parse_rows("200,0.6,1000")
+    assert set(lognormal_rows(fixed.median, fixed.sigma, fixed.max, 100, 0)) == {17}
+    drawn = lognormal_rows(spread.median, spread.sigma, spread.max, 20_000, 0)
     assert np.median(drawn) == pytest.approx(200, rel=0.03)
     assert np.std(np.log(drawn[drawn < 1000])) == pytest.approx(0.6, rel=0.05)
     assert drawn.max() == 1000
@@ -197,10 +202,13 @@ def test_a_ratio_of_what_was_refused_is_none() -> None:
     assert (found.p95_ratio, found.p95_ratio_interval) == (None, None)
 
 
-def test_a_generator_behind_its_schedule_makes_the_run_invalid() -> None:
-    assert behind(played(np.ones(1000))) is None
-    assert "98%" in (behind(played(np.ones(1000), offered_share=0.5)) or "")
-    assert "lag" in (behind(played(np.ones(1000), lag_ms=0.5)) or "")
+@pytest.mark.parametrize(("late", "said"), [({"offered_share": 0.5}, "98%"), ({"lag_ms": 0.5}, "lag")])
+def test_a_generator_behind_its_schedule_makes_the_run_invalid(
+    late: Mapping[str, float], said: str, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_module, "play", lambda *given: played(np.ones(1000), **late))
+    found = run(stand_in, Plan(rate_rps=3000, seconds=0.2), tmp_path)
+    assert not found.valid and said in (found.reason or "")
 
 
 def test_a_pattern_is_played_beside_poisson_and_written(
@@ -313,10 +321,11 @@ def test_the_figure_has_four_panels_over_one_axis_and_plotly_takes_it() -> None:
     assert described["layout"]["yaxis3"]["type"] == "log", "1 to 90 ms on one axis"
 
 
-def test_the_page_needs_no_network_and_escapes_what_it_is_given() -> None:
-    text = bench_page(made_up(), "/* plotly */", {"responsive": True})
+def test_the_page_needs_no_network_and_escapes_what_it_is_given(tmp_path: Path) -> None:
+    write_bench(made_up(), tmp_path)
+    text = (tmp_path / "bench.html").read_text().replace(get_plotlyjs(), "/* plotly */")
     assert "<i>shop" not in text
     assert "&lt;i&gt;shop" in text
     assert "http" not in text
     assert "Not valid." in text
-    assert text.count("<script>") == text.count("</script>") == 3
+    assert text.count("<script") == text.count("</script>") == 3

@@ -29,7 +29,6 @@ from search.config.yaml_reader import plain
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = ("commands.md", "settings.md")
-STUDY = {"name": "example", "data": {"source": "synthetic"}}
 
 
 def blocks(language: str) -> Iterator[Any]:
@@ -86,23 +85,6 @@ def test_every_setting_and_command_has_an_entry(generate: ModuleType) -> None:
     assert [name for name in choices if f"\n## {name}\n" not in commands] == []
     options = {option for command in choices.values() for option in command._option_string_actions} - {"-h", "--help"}
     assert [option for option in options if f"- `{option}" not in commands] == []
-
-
-def examples_of_settings() -> Iterator[Any]:
-    path = ""
-    for line in (ROOT / "docs" / "settings.md").read_text().splitlines():
-        if entry := re.match(r"- \*\*`(.*?)`\*\*", line):
-            path = entry[1]
-        elif found := re.fullmatch(r"  Example: `(.*)`", line):
-            yield pytest.param(path, found[1], id=path)
-
-
-@pytest.mark.parametrize(("path", "text"), list(examples_of_settings()))
-def test_examples_of_settings_are_valid(path: str, text: str) -> None:
-    data = plain(text, path)
-    for section in reversed(path.split(".")[:-1]):
-        data = {section: data}
-    assert parse({**STUDY, **data}).name == "example"
 
 
 # -- examples

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from objectives.measurement.profile.profile import NodeCost, Profile, summarize
@@ -18,11 +20,11 @@ from search.report.profile import (
     headline,
     operator_table,
     profile_figure,
-    profile_page,
     profile_table,
 )
+from search.report.report import write_profile
 from spaces.domains import Choice, Float
-from spaces.focus import Part, focus, reason
+from spaces.focus import in_focus, reason
 from spaces.model_structure import Group
 from spaces.search_space import SearchSpace
 from spaces.serialization import to_plain
@@ -103,9 +105,10 @@ def test_short_times_are_drawn_in_microseconds(profile: Profile) -> None:
     assert figure["data"][0]["x"][0] == pytest.approx(20.0)
 
 
-def test_the_page_stands_alone_and_escapes(profile: Profile) -> None:
-    page = profile_page(of_study(MALICE, profile, None), "<div></div>", "//plotly")
-    assert MALICE not in page and page.count("<script>") == 1
+def test_the_page_stands_alone_and_escapes(profile: Profile, tmp_path: Path) -> None:
+    write_profile(of_study(MALICE, profile, None), tmp_path)
+    page = (tmp_path / "profile.html").read_text().replace(get_plotlyjs(), "//plotly")
+    assert MALICE not in page and page.count("<script") == 2
     assert "http" not in page.replace("http-equiv", "")
     assert "12.0%" in page
 
@@ -125,28 +128,20 @@ def test_the_tables_name_every_group_and_operator(found: StudyProfile) -> None:
 shares = st.floats(0, 1)
 
 
-@given(st.lists(st.tuples(shares, shares), max_size=8), shares)
-def test_focus_is_what_brute_force_finds(pairs: list[tuple[float, float]], bound: float) -> None:
-    parts = [Part(f"g{i}", time, size) for i, (time, size) in enumerate(pairs)]
-    expected = set()
-    for i, (time, size) in enumerate(pairs):
-        if time >= bound:
-            expected.add(f"g{i}")
-        if size >= bound:
-            expected.add(f"g{i}")
-    assert focus(parts, bound) == expected
-    assert all(("searched" in reason(part, bound)) == (part.group in expected) for part in parts)
+@given(shares, shares, shares)
+def test_focus_is_on_what_takes_the_time_or_the_bytes(time: float, size: float, bound: float) -> None:
+    expected = time >= bound or size >= bound
+    assert in_focus(time, size, bound) == ("searched" in reason(time, size, bound)) == expected
 
 
 def test_what_lies_just_below_the_bound_does_not_read_as_the_bound() -> None:
-    assert "4.999%" in reason(Part("mlp", 0.04999, 0.0))
+    assert "4.999%" in reason(0.04999, 0.0)
 
 
-def test_shares_outside_their_range_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"lies in \[0, 1\], but got 5"):
-        focus([], 5)
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        Part("mlp", 1.5, 0.0)
+@pytest.mark.parametrize("given", [(0.0, 0.0, 5), (1.5, 0.0, 0.05), (0.0, -0.1, 0.05)])
+def test_shares_outside_their_range_are_refused(given: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match=r"lies in \[0, 1\], but got (5|1\.5|-0\.1)"):
+        in_focus(*given)
 
 
 def test_the_narrowed_space_leaves_the_rest_alone() -> None:
