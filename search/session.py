@@ -23,7 +23,7 @@ from search.ledger import Ledger
 from search.locking import locked, opening
 from search.report.report import write_report
 from search.results import Front
-from search.study import EndedTrial, Study, ended, measured
+from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
 from search.workers.processes import Worker, call
@@ -46,16 +46,13 @@ class Session:
 
     def front(self) -> Front:
         """The result so far."""
-        return study_front(self.config, self.study.finished(), self.study.facts)
-
-    def ended(self) -> list[EndedTrial]:
-        return ended(self.study.finished())
+        return study_front(self.config, self.study)
 
     def sides(self) -> dict[int, Side]:
         """Model file and candidate of each trial that was built."""
         return {
             trial.number: (trial.outcome.artifact, trial.candidate)
-            for trial in self.ended()
+            for trial in self.study.ended()
             if trial.outcome.artifact is not None
         }
 
@@ -64,7 +61,7 @@ class Session:
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        level = self.ledger.level(self.ended(), [point.trial for point in found.members])
+        level = self.ledger.level(self.study.ended(), [point.trial for point in found.members])
         if level and self.ledger.level_effects(ablations(self.study.facts)):
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():
@@ -113,8 +110,8 @@ def task_of(config: StudyConfig, home: Home) -> Task:
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
     """Return the meter's jobs in this study, whose benchmarks estimate the variance between visits on this machine."""
-    earlier = {} if study is None else measured(study.finished())
-    noise = ratio_noise([(m.latency, m.throughput) for m in earlier.values()])
+    earlier = () if study is None else study.measured().values()
+    noise = ratio_noise([(m.latency, m.throughput) for m in earlier])
     task = replace(task_of(config, home), expected=prepared.key)
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from objectives.measurement.footprint import money_per_million
 from objectives.records import Measurement
@@ -17,20 +16,17 @@ from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
 from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuality, Row, read_choice
-from search.study import EndedTrial, ended, front_of
+from search.study import EndedTrial, Study
 from search.verdict import doubts, interference_warnings
 from spaces.serialization import Json
 
 _STAGES = ("fit", "export", "judge", "time")
 
 
-def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json) -> Front:
+def study_front(config: StudyConfig, study: Study) -> Front:
     """The result of a study so far. Trials whose choice was never settled are left out."""
-    settled = ended(trials)
-    measured = {one.number: m for one in settled if (m := one.outcome.measurement) is not None}
-    able = {number: m for number, m in measured.items() if config.quality.limits.kept(m.quality)}
-    resolution = facts.get("resolution")
-    members = front_of(able, config.objectives, resolution or 0.0)
+    facts, settled, measured, able = study.facts, study.ended(), study.measured(), study.able()
+    members = study.front(able)
     rows = _beside_references(
         [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled], settled
     )
@@ -46,7 +42,7 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
         objectives=tuple(config.objectives),
         hypervolume=hypervolume(unit_objectives(p95, throughput, loss, config.quality.max_loss)),
         minutes=facts.get("search_seconds", 0.0) / 60,
-        resolution=resolution,
+        resolution=facts.get("resolution"),
         machine=facts.get("machine", ""),
         rate_rps=_median([m.latency.rate_rps for m in measured.values()]),
         slo_ms=config.slo.ms or _median([m.throughput.slo_ms for m in measured.values()]),
@@ -65,7 +61,7 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
 def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial]) -> list[Row]:
     """The rows with the names of the reference points, and every point's ratios to the tuned baseline, so far."""
     names = {one.candidate.id: one.reference for one in settled if one.reference}
-    number = tuned_baseline((one.number, one.candidate, m) for one in settled if (m := one.outcome.measurement))
+    number = tuned_baseline(settled)
     tuned = next((row for row in rows if isinstance(row, Point) and row.trial == number), None)
     found = []
     for row in rows:
@@ -94,7 +90,7 @@ def _median(numbers: Sequence[float]) -> float | None:
 
 
 def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -> Row:
-    artifact, m = one.outcome.artifact, one.outcome.measurement
+    artifact, m = one.outcome.artifact, one.measurement
     row = Row(
         trial=one.number,
         candidate=one.candidate.id,

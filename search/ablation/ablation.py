@@ -37,7 +37,7 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
     found = session.front()
     jobs = jobs_of(session.config, session.home, prepared_of(session, found), session.study)
     number = _trial(found, trial)
-    candidate = next(ended.candidate for ended in session.ended() if ended.number == number)
+    candidate = next(ended.candidate for ended in session.study.ended() if ended.number == number)
     parts = techniques(candidate)
     if not parts:
         raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")

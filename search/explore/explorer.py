@@ -13,7 +13,7 @@ from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Outcome
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
-from search.study import EndedTrial, Study, measured, outcome_of, sought
+from search.study import EndedTrial, Study, sought
 from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
@@ -44,7 +44,7 @@ class Explorer:
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
         self._running_trials: list[RunningTrial] = []
-        self._known = {t.user_attrs["candidate_id"] for t in study.finished() if _settled(outcome_of(t))}
+        self._known = {ended.candidate.id for ended in study.ended() if _settled(ended.outcome)}
         self._duplicates = self._asked = 0
 
     def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
@@ -95,7 +95,7 @@ class Explorer:
         if self._asked % 2:
             return None
         trial = self._screening.least_tried([running.candidate.weights.id for running in self._running_trials])
-        return None if trial is None else self._space.weights_knobs(trial.params)
+        return None if trial is None else self._space.weights_knobs(trial.knobs)
 
     def _dispatch(self) -> None:
         while not (self._meter.busy and any(f.stage in TIMING and f.worker is not None for f in self._running_trials)):
@@ -132,7 +132,7 @@ class Explorer:
         if running.stage == "quick_benchmark":
             return self._jobs.quick_benchmark(ours)
         seed = self._config.seed + running.number
-        timings = [(m.latency, m.throughput) for m in measured(self._study.finished()).values()]
+        timings = [(m.latency, m.throughput) for m in self._study.measured().values()]
         jobs = replace(self._jobs, noise=ratio_noise(timings))
         # The visits of a point that would enter the front exclude the first measurement, which is biased by the
         # selection.
@@ -258,8 +258,6 @@ def _length(running: RunningTrial) -> Length:
     return "visit" if running.stage == "near" else "screen"
 
 
-def _settled(outcome: Outcome | None) -> bool:
+def _settled(outcome: Outcome) -> bool:
     """Return whether a candidate is measured, or built and stopped, so that it need not be asked for again."""
-    if outcome is None:
-        return False
     return outcome.state == "complete" or (outcome.state == "stopped" and outcome.artifact is not None)

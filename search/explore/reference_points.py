@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Interval, Measurement, Prepared
+from objectives.records import Interval, Prepared
 from search.results import TUNED, Point, TunedRatios
+from search.study import EndedTrial
 from spaces.candidate import Candidate
 from spaces.domains import Choice, FixedValues, Scalar
 from spaces.serialization import Json
@@ -69,12 +70,12 @@ def cost(latency_ratio: float, throughput_ratio: float) -> float:
     return latency_ratio / throughput_ratio if throughput_ratio > 0 else math.inf
 
 
-def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> int | None:
+def tuned_baseline(trials: Sequence[EndedTrial]) -> int | None:
     """Return the trial of the baseline's own model in the best placement; the baseline's own cost is 1, as defined."""
     of = {
-        number: 1.0 if candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
-        for number, candidate, m in measured
-        if candidate.keeps_model
+        trial.number: 1.0 if trial.candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
+        for trial in trials
+        if trial.candidate.keeps_model and (m := trial.measurement) is not None
     }
     return min(of, key=lambda number: of[number]) if of else None
 

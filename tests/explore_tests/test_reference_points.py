@@ -21,7 +21,7 @@ from search.errors import JobError
 from search.explore.reference_points import QUANTIZED, references_of, tuned_placement
 from search.report.render import render
 from search.results import TUNED, Front, Point
-from search.study import Study, spent
+from search.study import Study
 from search.study_front import study_front
 from search.verdict import verdict
 from spaces.candidate import Candidate
@@ -156,7 +156,7 @@ def begin(parts: dict[str, Any]) -> Study:
 
 def told(parts: dict[str, Any], **facts: Any) -> Front:
     parts["study"].note(**facts)
-    return study_front(parts["config"], parts["study"].finished(), parts["study"].facts)
+    return study_front(parts["config"], parts["study"])
 
 
 def test_reference_points_are_benchmarked_whatever_a_glance_says(
@@ -183,7 +183,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
     assert visits["trial-3"] == 0
     assert study.references == (TUNED, QUANTIZED, "popularity", "logistic regression")
-    assert spent(study.finished()) == 5, "of six trials one is the baseline; reference points are none of the search's"
+    assert study.spent() == 5, "of six trials one is the baseline; reference points are none of the search's"
 
 
 def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(
@@ -255,9 +255,9 @@ def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     _, ended, _ = search(parts, script, 12, monkeypatch)
     states = {t.outcome.state for t in ended}
     assert states == {"complete", "stopped", "failed"}
-    assert spent(parts["study"].finished()) == 11
+    assert parts["study"].spent() == 11
     search(parts, script, 15 - 11, monkeypatch)
-    assert spent(parts["study"].finished()) == 15
+    assert parts["study"].spent() == 15
 
 
 def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(

@@ -98,7 +98,7 @@ def study_of(folder: Path) -> Study:
         prepared=to_plain(PREPARED), resolution=0.001, machine="m", search_seconds=60.0, profile=to_plain(PROFILE)
     )
     study.note(**{FACT: fact((), ablation(1))})
-    point = study_front(load("ml-100k"), study.finished(), study.facts).rows[1]
+    point = study_front(load("ml-100k"), study).rows[1]
     assert isinstance(point, Point)
     chosen = choice(point, confirmed(), Path("bundle"), "why", {"name": "s", "version": "1"})
     study.note(chosen=choice_json(chosen))
@@ -107,7 +107,7 @@ def study_of(folder: Path) -> Study:
 
 def front_of(folder: Path) -> Front:
     study = study_of(folder)
-    return study_front(load("ml-100k"), study.finished(), study.facts)
+    return study_front(load("ml-100k"), study)
 
 
 def front(folder: Path) -> Any:
