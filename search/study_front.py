@@ -15,7 +15,18 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuality, Row, read_choice
+from search.results import (
+    TUNED,
+    Choice,
+    Front,
+    Point,
+    PointLatency,
+    PointQuality,
+    Row,
+    fields_in,
+    numbers_of,
+    read_choice,
+)
 from search.study import EndedTrial, Study
 from search.verdict import doubts, interference_warnings
 from spaces.serialization import Json
@@ -113,38 +124,19 @@ def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -
 
 
 def _point(row: Row, m: Measurement, price: float | None) -> Point:
-    latency, throughput, ours = m.latency, m.throughput, m.latency.candidate
-    return Point(
-        **vars(row),
-        quality=PointQuality(
-            metric=m.quality.metric,
-            value=m.quality.value,
-            loss=m.quality.loss,
-            loss_interval=m.quality.loss_interval,
-            slices=m.quality.parts,
-        ),
-        latency_ms=PointLatency(
-            p50=ours.p50_ms,
-            p95=ours.p95_ms,
-            p99=ours.p99_ms,
-            service_p50=ours.service_p50_ms,
-            p95_ratio=latency.p95_ratio,
-            p95_ratio_interval=latency.p95_ratio_interval,
-            service_p50_ratio=latency.service_p50_ratio,
-            service_p50_ratio_interval=latency.service_p50_ratio_interval,
-            p99_ratio=latency.p99_ratio,
-            p95_ratio_all=latency.p95_ratio_all,
-            p95_interval=ours.p95_interval_ms,
-        ),
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        throughput_interval=throughput.rps_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
-        **vars(m.footprint),
-        money_per_million=money_per_million(throughput.rps, price) if price and throughput.rps else None,
-        repeated_blocks=latency.repeated_blocks,
-        visits=len(latency.p95_visits),
-        warnings=tuple(interference_warnings(latency)),
+    numbers, ours, rate = numbers_of(m), m.latency.candidate, m.throughput.rps
+    latency = PointLatency(
+        p50=ours.p50_ms,
+        p95=ours.p95_ms,
+        p99=ours.p99_ms,
+        service_p50=ours.service_p50_ms,
+        p95_interval=ours.p95_interval_ms,
+        **fields_in(PointLatency, numbers),
     )
+    derived = {
+        "quality": PointQuality(**fields_in(PointQuality, numbers)),
+        "latency_ms": latency,
+        "money_per_million": money_per_million(rate, price) if price and rate else None,
+        "warnings": tuple(interference_warnings(m.latency)),
+    }
+    return Point(**{**fields_in(Point, numbers), **vars(row), **derived})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -14,7 +14,7 @@ from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
 from search.home import write_json
-from search.results import Point, Timing, timing_of
+from search.results import Point, Timing, fields_in, timing_numbers
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.processes import Worker, call
@@ -95,8 +95,8 @@ def _timed_again(
     session: Session, jobs: MeterJobs, point: Point, ours: Side, meter: Worker, console: Console
 ) -> Remeasured:
     artifact, candidate = ours
-    same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
-    then = Timing(p95_ms=point.latency_ms.p95, **same)
+    before = {**vars(point), **vars(point.latency_ms), "p95_ms": point.latency_ms.p95}
+    then = Timing(**fields_in(Timing, before))
     model = session.home.root / artifact.path
     for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
@@ -107,12 +107,7 @@ def _timed_again(
         timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
-    now = TimingNow(
-        **vars(timing_of(timed.latency, timed.throughput)),
-        baseline_p95_ms=timed.latency.baseline.p95_ms,
-        rate_rps=timed.latency.rate_rps,
-        requests=timed.latency.requests,
-    )
+    now = TimingNow(**fields_in(TimingNow, timing_numbers(timed.latency, timed.throughput)))
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)

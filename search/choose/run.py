@@ -8,7 +8,7 @@ from pathlib import Path
 
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.records import Prepared
+from objectives.records import Measurement, Prepared
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.pending_result import cut_rows
 from search.ablation.records import DistillationGain
@@ -21,7 +21,7 @@ from search.errors import JobError
 from search.home import Home
 from search.locking import locked, stoppable
 from search.report.render import render
-from search.results import Choice, Front, TunedRatios, choice_json
+from search.results import Choice, TunedRatios, choice_json, fields_in, timing_numbers
 from search.session import Session, jobs_of, prepared_of
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
@@ -57,7 +57,8 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
             finally:
                 study.note(looks=to_plain(looks))
             gained = control(pairs, sides[point.trial])
-            tuned = _beside_tuned(pairs, point.trial, confirmed, found, sides)
+            assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
+            tuned = tuned_ratios(pairs, point.trial, confirmed.measurement, found.tuned_baseline.trial, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
         artifact, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
@@ -78,17 +79,23 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     return chosen
 
 
-def _beside_tuned(
-    pairs: PairedComparison, trial: int, confirmed: Confirmed, found: Front, sides: Mapping[int, Side]
+def tuned_ratios(
+    pairs: PairedComparison, trial: int, measured: Measurement, tuned: int, sides: Mapping[int, Side]
 ) -> TunedRatios | None:
-    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself."""
-    assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
-    tuned = found.tuned_baseline.trial
+    """Measure a confirmed trial's ratios to the tuned baseline, over a long window; None where it is that itself, or
+    where the benchmark failed, which is reported."""
     if tuned == trial:
         return None
-    if tuned == 0:  # no placement is better than the baseline's own, to which the ratios are known
-        return choosing.tuned_ratios(0, confirmed.measurement.latency, confirmed.measurement.throughput)
-    return choosing.beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
+    latency, throughput, say = measured.latency, measured.throughput, pairs.console.say
+    if tuned != 0:  # else no placement is better than the baseline's own, to which the ratios are known
+        say(f"timing beside the tuned baseline, trial {tuned}, over a long window")
+        try:
+            timed = pairs.benchmark(sides[trial], "confirm", pairs.jobs.recording("confirm-tuned"), sides[tuned])
+        except JobError as error:
+            say(f"not timed beside the tuned baseline: {error}")
+            return None
+        latency, throughput = timed.latency, timed.throughput
+    return TunedRatios(trial=tuned, **fields_in(TunedRatios, timing_numbers(latency, throughput)))
 
 
 def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:

@@ -14,7 +14,8 @@ import pytest
 
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Prepared, Tried
-from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
+from search.choose.choose import Confirmed, choice
+from search.choose.run import tuned_ratios
 from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.errors import JobError
@@ -295,11 +296,13 @@ def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
     pairs: Any = SimpleNamespace(
         jobs=SimpleNamespace(recording=str), console=Console(quiet=True, as_json=False), benchmark=benchmark
     )
-    found = beside_tuned_baseline(pairs, ours, (3, tuned))
+    sides = {2: ours, 3: tuned}
+    found = tuned_ratios(pairs, 2, measured, 3, sides)
     assert found is not None and (found.trial, found.p95_ratio, found.throughput_ratio) == (3, 0.25, 4.0)
     assert asked[0][:2] == (ours, "confirm") and asked[0][-1] == tuned
     confirmed = Confirmed(measured, 1, tuned=found)
-    assert _confirmation(confirmed).tuned_baseline == found
+    point: Any = None
+    assert choice(point, confirmed, Path("bundle"), "why", None).confirmed.tuned_baseline == found
     config: Any = SimpleNamespace(name="shop")
     card = render(
         "model_card.md.j2", config=config, candidate=ours[1], artifact=ours[0], confirmed=confirmed, reason="why",
@@ -311,4 +314,7 @@ def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
         raise JobError("busy")
 
     pairs.benchmark = disturbed
-    assert beside_tuned_baseline(pairs, ours, (3, tuned)) is None
+    assert tuned_ratios(pairs, 2, measured, 3, sides) is None
+    known = tuned_ratios(pairs, 2, measured, 0, sides)
+    assert known is not None and (known.trial, known.p95_ratio) == (0, 0.25), "as measured beside the baseline"
+    assert tuned_ratios(pairs, 3, measured, 3, sides) is None

@@ -20,12 +20,12 @@ from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQual
 from search.ablation.records import FACT, DistillationGain, fact
 from search.bench import bench
 from search.choose import rebuild as recipe
-from search.choose.choose import Confirmed, Policy, choice, tuned_ratios
+from search.choose.choose import Confirmed, Policy, choice
 from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore.dry_run import DryRun
-from search.results import TUNED, Front, Point, choice_json, front_json
+from search.results import TUNED, Front, Point, TunedRatios, choice_json, fields_in, front_json, numbers_of
 from search.study import Study
 from search.study_front import study_front
 from spaces.candidate import Candidate
@@ -71,7 +71,7 @@ def confirmed() -> Confirmed:
     assert measurement is not None
     quality = replace(measurement.quality, slices=PARTS)
     control = DistillationGain("auc", 0.1, (0.0, 0.2), 3, "It gained.")
-    tuned = tuned_ratios(4, measurement.latency, measurement.throughput)
+    tuned = TunedRatios(trial=4, **fields_in(TunedRatios, numbers_of(measurement)))
     return Confirmed(replace(measurement, quality=quality), 1, control, tuned)
 
 
