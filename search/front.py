@@ -71,11 +71,6 @@ def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask
 def _unique_lexsorted(rows: Floats) -> Mask:
     """The first row left is never dominated by a later one; it strikes out all that are no better than it anywhere."""
     mask = np.zeros(len(rows), dtype=bool)
-    if rows.shape[1] <= 2:
-        lowest_before = np.minimum.accumulate(rows[:, -1])[:-1]
-        mask[0] = True
-        mask[1:] = rows[1:, -1] < lowest_before if rows.shape[1] == 2 else False
-        return mask
     left = np.arange(len(rows))
     # The first objective is sorted already, so a later row can only be saved by one of the others.
     others = rows[:, 1:]

@@ -26,7 +26,8 @@ from search.results import Front
 from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
-from search.workers.processes import Worker, call
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Worker, Workers, call
 from spaces.serialization import from_plain, to_plain
 
 # Numbers of another version of this cannot stand beside those of this one.
@@ -56,13 +57,18 @@ class Session:
             if trial.outcome.artifact is not None
         }
 
+    def pairs(self, front: Front, workers: Workers, console: Console) -> PairedComparison:
+        """What compares the models of the study from then on; ConfigError as in `prepared_of`."""
+        jobs = jobs_of(self.config, self.home, prepared_of(self, front), self.study)
+        return PairedComparison(jobs, workers.builder, workers.meter, console)
+
     def level(self, console: Console) -> Front:
         """Bring the ledger level with the trials, write the report, and give the result."""
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        level = self.ledger.level(self.study.ended(), [point.trial for point in found.members])
-        if level and self.ledger.level_effects(ablations(self.study.facts)):
+        members = {point.trial for point in found.members}
+        if self.ledger.level(self.study.ended(), members, ablations(self.study.facts)):
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():
                     self.ledger.log_file(file, "report")

@@ -101,26 +101,22 @@ def _median(numbers: Sequence[float]) -> float | None:
 
 
 def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -> Row:
-    artifact, m = one.outcome.artifact, one.measurement
+    outcome = one.outcome
+    found = {**vars(outcome), **({} if outcome.artifact is None else vars(outcome.artifact))}
+    found["seconds"] = {stage: outcome.seconds.get(stage) for stage in _STAGES}
     row = Row(
+        **fields_in(Row, found),
         trial=one.number,
         candidate=one.candidate.id,
         weights=one.candidate.weights.id,
         variant=one.candidate.variant_id,
-        state=one.outcome.state,
-        reason=one.outcome.reason,
         on_front=on_front,
         feasible=feasible,
         origin=one.candidate.weights.origin,
         knobs=one.candidate.knobs(),
         minutes=one.minutes,
-        seconds={stage: one.outcome.seconds.get(stage) for stage in _STAGES},
-        reused=one.outcome.reused,
-        timings=one.outcome.timings,
-        widths={} if artifact is None else artifact.widths,
-        units={} if artifact is None else artifact.units,
     )
-    return row if m is None else _point(row, m, price)
+    return row if outcome.measurement is None else _point(row, outcome.measurement, price)
 
 
 def _point(row: Row, m: Measurement, price: float | None) -> Point:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
-from objectives.records import Interval, Prepared
+from objectives.records import Interval
 from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
@@ -15,9 +16,10 @@ from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
 from search.home import write_json
 from search.results import Point, Timing, fields_in, timing_numbers
-from search.session import Session, jobs_of, prepared_of
-from search.workers.meter_jobs import MeterJobs, Side
-from search.workers.processes import Worker, call
+from search.session import Session
+from search.workers.meter_jobs import Side
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Workers
 
 FILE = "remeasure.json"
 
@@ -53,8 +55,9 @@ class Remeasurement:
     rows: tuple[Remeasured, ...]
 
 
-def remeasure(session: Session, meter: Worker, console: Console) -> Remeasurement:
-    """Time each point of the front but the baseline, which runs beside every one of them; write and give the result.
+def remeasure(session: Session, workers: Workers, console: Console) -> Remeasurement:
+    """Time each point of the front, the fastest first, but the baseline, which runs beside every one of them; write and
+    give the result.
 
     The study's trials stay unchanged. A row that fails has no `now` and a `reason`, and the others go on.
 
@@ -63,12 +66,15 @@ def remeasure(session: Session, meter: Worker, console: Console) -> Remeasuremen
         the requests are gone.
     """
     config, home = session.config, session.home
-    prepared, entries = _front(session)
-    jobs = jobs_of(config, home, prepared, session.study)
+    front = session.front()
+    pairs, sides = session.pairs(front, workers, console), session.sides()
+    points = sorted((point for point in front.members if point.trial != 0), key=lambda point: point.p95_ratio)
+    if not points:
+        raise ConfigError(f"STUDY: the front of {config.name!r} has no point but the baseline")
     rows = []
-    for place, (point, ours) in enumerate(entries, 1):
-        console.say(f"trial {point.trial} ({place} of {len(entries)}): timing over a long window")
-        row = _timed_again(session, jobs, point, ours, meter, console)
+    for place, point in enumerate(points, 1):
+        console.say(f"trial {point.trial} ({place} of {len(points)}): timing over a long window")
+        row = _timed_again(pairs, point, sides[point.trial])
         console.say(f"trial {point.trial}: {_told(row)}")
         rows.append(row)
     found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows))
@@ -80,31 +86,16 @@ def all_failed(found: Remeasurement) -> bool:
     return all(row.now is None for row in found.rows)
 
 
-def _front(session: Session) -> tuple[Prepared, list[tuple[Point, Side]]]:
-    """The front's points, fastest first, and what they were built from."""
-    front = session.front()
-    prepared, sides = prepared_of(session, front), session.sides()
-    members = sorted(front.members, key=lambda point: point.p95_ratio)
-    found = [(point, sides[point.trial]) for point in members if point.trial != 0]
-    if not found:
-        raise ConfigError(f"STUDY: the front of {session.config.name!r} has no point but the baseline")
-    return prepared, found
-
-
-def _timed_again(
-    session: Session, jobs: MeterJobs, point: Point, ours: Side, meter: Worker, console: Console
-) -> Remeasured:
+def _timed_again(pairs: PairedComparison, point: Point, ours: Side) -> Remeasured:
     artifact, candidate = ours
     before = {**vars(point), **vars(point.latency_ms), "p95_ms": point.latency_ms.p95}
     then = Timing(**fields_in(Timing, before))
-    model = session.home.root / artifact.path
+    model = Path(pairs.jobs.task.home, artifact.path)
     for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
-    recording = jobs.recording(f"remeasure-{point.trial}")
     try:
-        asked = jobs.time(ours, "confirm", session.config.seed + 1, recording)
-        timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
+        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording(f"remeasure-{point.trial}"))
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
     now = TimingNow(**fields_in(TimingNow, timing_numbers(timed.latency, timed.throughput)))

@@ -22,7 +22,7 @@ from search.home import Home
 from search.locking import locked, stoppable
 from search.report.render import render
 from search.results import Choice, TunedRatios, choice_json, fields_in, timing_numbers
-from search.session import Session, jobs_of, prepared_of
+from search.session import Session
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
@@ -44,13 +44,12 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    prepared, ordered = prepared_of(session, found), choosing.finalists(found, policy)
-    jobs = jobs_of(config, home, prepared, study)
-    console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
+    ordered = choosing.finalists(found, policy)
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
         with open_workers(home.logs(config.name)) as workers:
-            pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
+            pairs, sides = session.pairs(found, workers, console), session.sides()
+            console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
             try:
                 known = [(point, sides[point.trial]) for point in ordered]
                 point, confirmed = choosing.confirm(pairs, known, looks, policy)
@@ -63,7 +62,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         artifact, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
-        bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
+        bundle_up(folder, config, home, pairs.jobs.prepared, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()

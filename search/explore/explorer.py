@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Measurement, Outcome
+from objectives.records import Measurement, Outcome, State
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
 from search.study import EndedTrial, Study, sought
@@ -168,7 +167,7 @@ class Explorer:
         result = done.result
         if result is None and running.measured is not None:
             # A failed visit leaves the earlier measurement, and its recording, unchanged.
-            return self._complete(running, running.measured)
+            return self._ended(running, "complete", None, running.measured)
         if result is None:
             return self._ended(running, "failed", done.error)
         if isinstance(result, _CACHED) and result.reused:
@@ -216,14 +215,14 @@ class Explorer:
             running.stage, running.measured = "near", measurement
             if running.visits < self._jobs.window("near").visits:
                 return None
-        return self._complete(running, measurement)
+        return self._ended(running, "complete", None, measurement)
 
-    def _ended(self, running: RunningTrial, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
-        return Outcome(state, reason, None, running.artifact, dict(running.seconds), tuple(running.reused))
-
-    def _complete(self, running: RunningTrial, measurement: Measurement) -> Outcome:
-        reused, recording = tuple(running.reused), self._recording(running.number, running.visits > 0)
-        return Outcome("complete", None, measurement, running.artifact, dict(running.seconds), reused, recording)
+    def _ended(
+        self, running: RunningTrial, state: State, reason: str | None, measurement: Measurement | None = None
+    ) -> Outcome:
+        recording = None if measurement is None else self._recording(running.number, running.visits > 0)
+        seconds, reused = dict(running.seconds), tuple(running.reused)
+        return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording)
 
     @property
     def _evaluation(self) -> Stage:
