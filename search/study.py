@@ -162,15 +162,10 @@ class Study:
         settled = [trial for trial in self.finished() if {"candidate", "outcome"} <= trial.user_attrs.keys()]
         for trial in settled:
             if trial.number not in self._ended:
-                candidate, attributes = from_plain(Candidate, trial.user_attrs["candidate"]), trial.user_attrs
-                self._ended[trial.number] = EndedTrial(
-                    trial.number,
-                    candidate,
-                    _outcome(trial),
-                    attributes.get("minutes"),
-                    attributes.get("reference"),
-                    trial.params,
-                )
+                candidate = from_plain(Candidate, trial.user_attrs["candidate"])
+                minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
+                told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
+                self._ended[trial.number] = told
         return [self._ended[trial.number] for trial in settled]
 
     def spent(self) -> int:

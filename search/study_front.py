@@ -15,18 +15,7 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.results import (
-    TUNED,
-    Choice,
-    Front,
-    Point,
-    PointLatency,
-    PointQuality,
-    Row,
-    fields_in,
-    numbers_of,
-    read_choice,
-)
+from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, fields_in, numbers_of, read_choice
 from search.study import EndedTrial, Study
 from search.verdict import doubts, interference_warnings
 from spaces.serialization import Json
@@ -64,7 +53,7 @@ def study_front(config: StudyConfig, study: Study) -> Front:
         undertrained=prepared.get("undertrained"),
         left_alone=dict(prepared.get("left_alone") or {}),
         chosen=choice,
-        ablation=_ablation(config.name, rows, choice, facts),
+        ablation=_ablation(config.name, rows, None if choice is None else choice.row.trial, facts),
     )
     return replace(front, warnings=tuple(doubts(front)))
 
@@ -84,14 +73,14 @@ def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial]) -> li
     return found
 
 
-def _ablation(study: str, rows: Sequence[Row], choice: Choice | None, facts: Json) -> AblationSummary | None:
+def _ablation(study: str, rows: Sequence[Row], chosen: int | None, facts: Json) -> AblationSummary | None:
     """The effects of the chosen trial's techniques, where they were measured, else those measured last."""
     candidates = {row.trial: row.candidate for row in rows}
     # A study begun anew has other candidates under the same numbers.
     known = [ablation for ablation in ablations(facts) if candidates.get(ablation.trial) == ablation.candidate.id]
     if not known:
         return None
-    known.sort(key=lambda ablation: choice is not None and ablation.trial == choice.row.trial)
+    known.sort(key=lambda ablation: ablation.trial == chosen)
     return ablation_summary(study, known[-1], read_profile(facts))
 
 

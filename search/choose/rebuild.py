@@ -135,8 +135,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
     refused = _broken(recipe.policy, found)
     if refused is None:
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
-        side = (found.artifact, candidate)
-        bundle_up(out, config, home, prepared, side, found.confirmed, why, describe(), recipe.policy)
+        bundle_up(out, pairs.jobs, (found.artifact, candidate), found.confirmed, why, describe(), recipe.policy)
     return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
 
 

@@ -16,14 +16,12 @@ from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
 from search.choose.choose import Confirmed, Look, Policy
 from search.cli.console import Console
-from search.config.sections import StudyConfig
 from search.errors import JobError
-from search.home import Home
 from search.locking import locked, stoppable
 from search.report.render import render
 from search.results import Choice, TunedRatios, choice_json, fields_in, timing_numbers
 from search.session import Session
-from search.workers.meter_jobs import Side
+from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
 from spaces.ablations import techniques
@@ -62,7 +60,7 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
         artifact, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
-        bundle_up(folder, config, home, pairs.jobs.prepared, side, confirmed, why, study.facts["machine"], policy)
+        bundle_up(folder, pairs.jobs, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()
@@ -114,12 +112,11 @@ def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
 
 
 def bundle_up(
-    folder: Path, config: StudyConfig, home: Home, prepared: Prepared, side: Side, confirmed: Confirmed, why: str,
-    machine: str, policy: Policy,
-) -> None:  # fmt: skip
+    folder: Path, jobs: MeterJobs, side: Side, confirmed: Confirmed, why: str, machine: str, policy: Policy
+) -> None:
     """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    artifact, candidate = side
+    (artifact, candidate), config, prepared = side, jobs.config, jobs.prepared
     example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
     measurement = {
         "study": config.name,
@@ -140,8 +137,8 @@ def bundle_up(
         machine=machine,
     )  # fmt: skip
     write_bundle(
-        folder, config.name, home.root / artifact.path, candidate, measurement, prepared.inputs, card, example,
-        prepared.columns, artifact.int8_weight_bits,
+        folder, config.name, Path(jobs.task.home, artifact.path), candidate, measurement, prepared.inputs, card,
+        example, prepared.columns, artifact.int8_weight_bits,
     )  # fmt: skip
 
 

@@ -40,23 +40,16 @@ def dominated(
         f"pruned: {quick_benchmark.service_ratio:.3g}x baseline latency and "
         f"{quick_benchmark.saturated_ratio:.3g}x throughput in a quick benchmark"
     )
-    if _slower(quick_benchmark, 1.0, 1.0):
-        return told
+    rivals = [(told, 1.0, 1.0)]
     for trial, rival in front.items():
-        if not loses_no_more(rival.quality.loss, loss, resolution):
-            continue
-        most = rival.throughput.capacity_ratio
-        if _slower(quick_benchmark, rival.latency.service_p50_ratio, most):
-            ratios = f"{rival.latency.service_p50_ratio:.3g}x and {most:.3g}x"
-            return f"{told}; trial {trial} has {ratios} at no higher loss"
+        if loses_no_more(rival.quality.loss, loss, resolution):
+            service, most = rival.latency.service_p50_ratio, rival.throughput.capacity_ratio
+            reason = f"{told}; trial {trial} has {service:.3g}x and {most:.3g}x at no higher loss"
+            rivals.append((reason, service, most))
+    for reason, service, most in rivals:
+        if quick_benchmark.service_ratio > _MARGIN * service and _MARGIN * quick_benchmark.saturated_ratio < most:
+            return reason
     return None
-
-
-def _slower(quick_benchmark: QuickBenchmark, service_ratio: float, saturated_ratio: float) -> bool:
-    return (
-        quick_benchmark.service_ratio > _MARGIN * service_ratio
-        and _MARGIN * quick_benchmark.saturated_ratio < saturated_ratio
-    )
 
 
 @dataclass(frozen=True)
