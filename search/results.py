@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from objectives.records import Interval, Latency, Measurement, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
 from spaces.domains import Scalar
-from spaces.serialization import Json, from_plain, to_plain
+from spaces.serialization import Json, fields_in, from_plain, to_plain
 
 TUNED = "tuned baseline"
 STATES: tuple[State, ...] = ("complete", "stopped", "failed")
@@ -137,11 +137,6 @@ class Timing:
     capacity_ratio_interval: Interval
 
 
-def fields_in(kind: type, values: Mapping[str, object]) -> Json:
-    """The values that a record has a field for, by its name."""
-    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
-
-
 def timing_numbers(latency: Latency, throughput: Throughput) -> Json:
     """The numbers of a benchmark under the names that the records of a result have for them."""
     return {
@@ -151,10 +146,8 @@ def timing_numbers(latency: Latency, throughput: Throughput) -> Json:
         "repeated_blocks": latency.repeated_blocks,
         "visits": len(latency.p95_visits),
         **vars(throughput),
-        "throughput_rps": throughput.rps,
+        **{f"throughput_{name}": value for name, value in vars(throughput).items()},
         "throughput_interval": throughput.rps_interval,
-        "throughput_ratio": throughput.ratio,
-        "throughput_ratio_interval": throughput.ratio_interval,
     }
 
 
@@ -274,14 +267,10 @@ def row_json(row: Row) -> Json:
     return plain | {"saturated_ratio": plain["capacity_ratio"]}
 
 
-def _nulls(record: type) -> Json:
-    return {f.name: None for f in fields(record)}
-
-
 _NOT_MEASURED: Json = {
-    **_nulls(Point),
-    "quality": {**_nulls(PointQuality), "slices": []},
-    "latency_ms": _nulls(PointLatency),
+    **dict.fromkeys(Point.__dataclass_fields__),
+    "quality": {**dict.fromkeys(PointQuality.__dataclass_fields__), "slices": []},
+    "latency_ms": dict.fromkeys(PointLatency.__dataclass_fields__),
     "warnings": [],
 }
 

@@ -15,10 +15,10 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, fields_in, numbers_of, read_choice
+from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, numbers_of, read_choice
 from search.study import EndedTrial, Study
 from search.verdict import doubts, interference_warnings
-from spaces.serialization import Json
+from spaces.serialization import Json, fields_in
 
 _STAGES = ("fit", "export", "judge", "time")
 

@@ -15,10 +15,11 @@ from search.config.loss_limits import Limits
 from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.format import count, ranged
 from search.front import unit_objectives
-from search.results import Choice, Confirmation, Front, Point, TunedRatios, fields_in, numbers_of
+from search.results import Choice, Confirmation, Front, Point, TunedRatios, numbers_of
 from search.verdict import interference_warnings
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
+from spaces.serialization import fields_in
 
 Preference = Literal["latency", "throughput", "memory", "knee"]
 PREFERENCES: Mapping[Preference, str] = {

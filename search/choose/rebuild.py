@@ -20,12 +20,12 @@ from search.config.study_file import parse
 from search.errors import JobError, LostJobError
 from search.format import percent, ranged, span
 from search.home import Home, write_json
-from search.results import fields_in, numbers_of
+from search.results import numbers_of
 from search.session import jobs_of, prepared_by
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import open_workers
-from spaces.serialization import Json, digest, from_plain, to_plain
+from spaces.serialization import Json, digest, fields_in, from_plain, to_plain
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
 from search.home import write_json
-from search.results import Point, Timing, fields_in, timing_numbers
+from search.results import Point, Timing, timing_numbers
 from search.session import Session
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import Workers
+from spaces.serialization import fields_in
 
 FILE = "remeasure.json"
 
@@ -131,19 +133,14 @@ def remeasured_table(found: Remeasurement) -> Table:
     table = Table(title=f"Front of {found.study}, timed again", title_justify="left", caption=machines)
     table.caption_justify = "left"
     table.add_column("trial", justify="right")
-    for name in ("p95 ms", "p95 ratio [95%]", "throughput ratio [95%]"):
-        for when in ("then", "now"):
-            table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
+    for name, when in itertools.product(_CELLS, ("then", "now")):
+        table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
     table.add_column("agrees", justify="left", max_width=40)
     for row in found.rows:
-        pairs = itertools.product((_p95, _ratio, _throughput), (row.then, row.now))
+        pairs = itertools.product(_CELLS.values(), (row.then, row.now))
         cells = [MISSING if timing is None else word(timing) for word, timing in pairs]
         table.add_row(str(row.trial), *cells, _agreement(row))
     return table
-
-
-def _p95(found: Timing) -> str:
-    return f"{found.p95_ms:.3f}"
 
 
 def _agreement(row: Remeasured) -> str:
@@ -157,5 +154,8 @@ def _ratio(found: Timing) -> str:
     return ranged(found.p95_ratio, found.p95_ratio_interval)
 
 
-def _throughput(found: Timing) -> str:
-    return ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f")
+_CELLS: Mapping[str, Callable[[Timing], str]] = {
+    "p95 ms": lambda found: f"{found.p95_ms:.3f}",
+    "p95 ratio [95%]": _ratio,
+    "throughput ratio [95%]": lambda found: ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f"),
+}

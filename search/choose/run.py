@@ -19,14 +19,14 @@ from search.cli.console import Console
 from search.errors import JobError
 from search.locking import locked, stoppable
 from search.report.render import render
-from search.results import Choice, TunedRatios, choice_json, fields_in, timing_numbers
+from search.results import Choice, TunedRatios, choice_json, timing_numbers
 from search.session import Session
 from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.serialization import digest, from_plain, to_plain
+from spaces.serialization import digest, fields_in, from_plain, to_plain
 
 # Number of rows of the example request, enough for the spread of the scores.
 _EXAMPLE_ROWS = 64

@@ -84,16 +84,13 @@ def beside_tuned(point: Point, tuned: Point) -> TunedRatios:
     """A point's ratios to the tuned baseline. Both were measured beside the baseline, each in a run of its own, so the
     interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
     found: Json = {}
+    ours, theirs = ({**vars(each), **vars(each.latency_ms)} for each in (point, tuned))
     for name in ("p95_ratio", "service_p50_ratio", "throughput_ratio", "capacity_ratio"):
-        theirs = (1.0, (1.0, 1.0)) if tuned.trial == 0 else _estimate(tuned, name)
-        found[name], found[f"{name}_interval"] = _quotient(_estimate(point, name), theirs)
+        interval = f"{name}_interval"
+        divisor = (1.0, (1.0, 1.0)) if tuned.trial == 0 else (theirs[name], theirs[interval])
+        found[name], found[interval] = _quotient((ours[name], ours[interval]), divisor)
     assert found["p95_ratio"] is not None and found["service_p50_ratio"] is not None, "no time is 0"
     return TunedRatios(trial=tuned.trial, **found)
-
-
-def _estimate(point: Point, name: str) -> Estimate:
-    ratios = point.latency_ms if name == "service_p50_ratio" else point
-    return getattr(ratios, name), getattr(ratios, f"{name}_interval")
 
 
 def _quotient(ours: Estimate, theirs: Estimate) -> tuple[float | None, Interval | None]:

@@ -25,12 +25,12 @@ from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore.dry_run import DryRun
-from search.results import TUNED, Front, Point, TunedRatios, choice_json, fields_in, front_json, numbers_of
+from search.results import TUNED, Front, Point, TunedRatios, choice_json, front_json, numbers_of
 from search.study import Study
 from search.study_front import study_front
 from spaces.candidate import Candidate
 from spaces.model_structure import Group, ModelStructure
-from spaces.serialization import to_plain
+from spaces.serialization import fields_in, to_plain
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import CHOSEN, PROFILE, ablation
 from tests.bench_tests.test_bench import played
