@@ -58,7 +58,7 @@ class Session:
         }
 
     def pairs(self, front: Front, workers: Workers, console: Console) -> PairedComparison:
-        """What compares the models of the study from then on; ConfigError as in `prepared_of`."""
+        """The comparison of the study's models on these workers; ConfigError as in `prepared_of`."""
         jobs = jobs_of(self.config, self.home, prepared_of(self, front), self.study)
         return PairedComparison(jobs, workers.builder, workers.meter, console)
 
