@@ -23,7 +23,14 @@ def non_dominated(losses: npt.ArrayLike) -> Mask:
     if 0 in table.shape:
         return np.ones(len(table), dtype=bool)
     unique, inverse = np.unique(table, axis=0, return_inverse=True)
-    return _unique_lexsorted(unique)[inverse.reshape(-1)]
+    mask, left = np.zeros(len(unique), dtype=bool), np.arange(len(unique))
+    # The first objective is sorted already, so a later row can only be saved by one of the others.
+    others = unique[:, 1:]
+    while left.size:
+        # The first row left is never dominated by a later one; it strikes out all that are no better than it anywhere.
+        mask[left[0]] = True
+        left = left[1:][(others[left[1:]] < others[left[0]]).any(axis=1)]
+    return mask[inverse.reshape(-1)]
 
 
 def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float) -> Mask:
@@ -66,23 +73,6 @@ def resolved_front(losses: npt.ArrayLike, quality: int | None, resolution: float
 def loses_no_more(losses: npt.ArrayLike, loss: float, resolution: float) -> Mask:
     """Return a mask of the `losses`, (n,), that are no larger than `loss` at this resolution; a gain counts as 0."""
     return np.asarray(np.maximum(losses, 0.0) <= max(loss, 0.0) + resolution)
-
-
-def _unique_lexsorted(rows: Floats) -> Mask:
-    """The first row left is never dominated by a later one; it strikes out all that are no better than it anywhere."""
-    mask = np.zeros(len(rows), dtype=bool)
-    if rows.shape[1] <= 2:
-        lowest_before = np.minimum.accumulate(rows[:, -1])[:-1]
-        mask[0] = True
-        mask[1:] = rows[1:, -1] < lowest_before if rows.shape[1] == 2 else False
-        return mask
-    left = np.arange(len(rows))
-    # The first objective is sorted already, so a later row can only be saved by one of the others.
-    others = rows[:, 1:]
-    while left.size:
-        mask[left[0]] = True
-        left = left[1:][(others[left[1:]] < others[left[0]]).any(axis=1)]
-    return mask
 
 
 def unit_objectives(

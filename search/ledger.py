@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -69,15 +69,12 @@ class Ledger:
         if self._parent is not None and not resting:
             self._try(lambda: self._write(trial))
 
-    def level(self, trials: Iterable[EndedTrial], front: Iterable[int]) -> bool:
-        """One finished run for each trial and none else; front members carry a tag. False while the server is away."""
+    def level(self, trials: Sequence[EndedTrial], front: Container[int], ablations: Iterable[Ablation] = ()) -> bool:
+        """One finished run for each trial and each effect of a technique, and none else; front members carry a tag, and
+        an effect measured anew replaces the former. False while the server is away."""
+        effects = [(ablation.trial, effect) for ablation in ablations for effect in ablation.effects]
         self._down_since = None
-        return self._try(lambda: self._level(list(trials), set(front)))
-
-    def level_effects(self, ablations: Iterable[Ablation]) -> bool:
-        """One finished run for each effect of a technique and none else; one measured anew replaces the former."""
-        pairs = [(ablation.trial, effect) for ablation in ablations for effect in ablation.effects]
-        return self._try(lambda: self._level_effects({digest(*pair): pair for pair in pairs}))
+        return self._try(lambda: self._level(trials, front, {digest(*pair): pair for pair in effects}))
 
     def log_file(self, path: Path, folder: str) -> None:
         """A file or a folder as an artifact of the parent run."""
@@ -158,18 +155,14 @@ class Ledger:
         seconds, status = sum(outcome.seconds.values()), _STATUS[outcome.state]
         self._add("trial", number, f"trial {number}", candidate, outcome, tags, metrics, status, seconds)
 
-    def _level_effects(self, wanted: Mapping[str, tuple[int, Effect]]) -> None:
-        kept = self._kept("ablation", "leanrec.effect", wanted)
-        for name, (trial, effect) in wanted.items():
-            if name in kept:
-                continue
-            tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}
-            if effect.group is not None:
-                tags["group"] = effect.group
-            title = f"trial {trial} {effect.kind}: {' '.join(filter(None, (effect.technique, effect.group)))}"
-            metrics = {} if effect.difference is None else _measured(effect.difference)
-            status = "FINISHED" if effect.reason is None else "FAILED"
-            self._add("ablation", trial, title, effect.other, effect, tags, metrics, status)
+    def _write_effect(self, name: str, trial: int, effect: Effect) -> None:
+        tags = {"leanrec.effect": name, "technique": effect.technique, "kind": effect.kind}
+        if effect.group is not None:
+            tags["group"] = effect.group
+        title = f"trial {trial} {effect.kind}: {' '.join(filter(None, (effect.technique, effect.group)))}"
+        metrics = {} if effect.difference is None else _measured(effect.difference)
+        status = "FINISHED" if effect.reason is None else "FAILED"
+        self._add("ablation", trial, title, effect.other, effect, tags, metrics, status)
 
     def _add(
         self, role: str, trial: int, title: str, candidate: Candidate, record: Outcome | Effect,
@@ -195,7 +188,9 @@ class Ledger:
             self._client.log_artifact(run.info.run_id, str(self._home / record.timings), "timings")
         self._client.set_terminated(run.info.run_id, status)
 
-    def _level(self, trials: list[EndedTrial], front: set[int]) -> None:
+    def _level(
+        self, trials: Sequence[EndedTrial], front: Container[int], effects: Mapping[str, tuple[int, Effect]]
+    ) -> None:
         kept = self._kept("trial", "leanrec.trial", {str(trial.number) for trial in trials})
         for trial in trials:
             if str(trial.number) not in kept:
@@ -204,6 +199,10 @@ class Ledger:
             member = "true" if int(run.data.tags["leanrec.trial"]) in front else "false"
             if run.data.tags.get("on_front", "false") != member:
                 self._client.set_tag(run.info.run_id, "on_front", member)
+        kept = self._kept("ablation", "leanrec.effect", effects)
+        for name, (number, effect) in effects.items():
+            if name not in kept:
+                self._write_effect(name, number, effect)
 
     def _kept(self, role: str, tag: str, wanted: Container[str]) -> set[str]:
         """Delete a role's runs but one whole run for each wanted value of the tag; the values that have one."""

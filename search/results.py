@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from objectives.records import Interval, Latency, SliceQuality, State, Throughput
+from objectives.records import Interval, Latency, Measurement, SliceQuality, State, Throughput
 from search.ablation.records import AblationSummary, DistillationGain
 from spaces.domains import Scalar
-from spaces.serialization import Json, from_plain, to_plain
+from spaces.serialization import Json, fields_in, from_plain, to_plain
 
 TUNED = "tuned baseline"
 STATES: tuple[State, ...] = ("complete", "stopped", "failed")
@@ -137,18 +137,24 @@ class Timing:
     capacity_ratio_interval: Interval
 
 
-def timing_of(latency: Latency, throughput: Throughput) -> Timing:
-    """The timing that a benchmark measured."""
-    return Timing(
-        p95_ms=latency.candidate.p95_ms,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
-    )
+def timing_numbers(latency: Latency, throughput: Throughput) -> Json:
+    """The numbers of a benchmark under the names that the records of a result have for them."""
+    return {
+        **vars(latency.candidate),
+        **vars(latency),
+        "baseline_p95_ms": latency.baseline.p95_ms,
+        "repeated_blocks": latency.repeated_blocks,
+        "visits": len(latency.p95_visits),
+        **vars(throughput),
+        **{f"throughput_{name}": value for name, value in vars(throughput).items()},
+        "throughput_interval": throughput.rps_interval,
+    }
+
+
+def numbers_of(measured: Measurement) -> Json:
+    """All numbers of a measurement, named as in `timing_numbers`."""
+    timing, quality = timing_numbers(measured.latency, measured.throughput), measured.quality
+    return {**timing, **vars(measured.footprint), **vars(quality), "slices": quality.parts, "users": quality.groups}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,14 +267,10 @@ def row_json(row: Row) -> Json:
     return plain | {"saturated_ratio": plain["capacity_ratio"]}
 
 
-def _nulls(record: type) -> Json:
-    return {f.name: None for f in fields(record)}
-
-
 _NOT_MEASURED: Json = {
-    **_nulls(Point),
-    "quality": {**_nulls(PointQuality), "slices": []},
-    "latency_ms": _nulls(PointLatency),
+    **dict.fromkeys(Point.__dataclass_fields__),
+    "quality": {**dict.fromkeys(PointQuality.__dataclass_fields__), "slices": []},
+    "latency_ms": dict.fromkeys(PointLatency.__dataclass_fields__),
     "warnings": [],
 }
 
@@ -295,6 +297,4 @@ def front_json(front: Front) -> Json:
 
 def read_choice(plain: Json) -> Choice:
     """The choice that `choice_json` wrote; ValueError where a key is missing, or there is one too many."""
-    names = {f.name for f in fields(Point)}
-    row = {name: value for name, value in plain["row"].items() if name in names}
-    return from_plain(Choice, {**plain, "row": row})
+    return from_plain(Choice, {**plain, "row": fields_in(Point, plain["row"])})

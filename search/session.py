@@ -23,10 +23,11 @@ from search.ledger import Ledger
 from search.locking import locked, opening
 from search.report.report import write_report
 from search.results import Front
-from search.study import EndedTrial, Study, ended, measured
+from search.study import Study
 from search.study_front import study_front
 from search.workers.meter_jobs import MeterJobs, Side, ratio_noise
-from search.workers.processes import Worker, call
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Worker, Workers, call
 from spaces.serialization import from_plain, to_plain
 
 # Numbers of another version of this cannot stand beside those of this one.
@@ -46,26 +47,28 @@ class Session:
 
     def front(self) -> Front:
         """The result so far."""
-        return study_front(self.config, self.study.finished(), self.study.facts)
-
-    def ended(self) -> list[EndedTrial]:
-        return ended(self.study.finished())
+        return study_front(self.config, self.study)
 
     def sides(self) -> dict[int, Side]:
         """Model file and candidate of each trial that was built."""
         return {
             trial.number: (trial.outcome.artifact, trial.candidate)
-            for trial in self.ended()
+            for trial in self.study.ended()
             if trial.outcome.artifact is not None
         }
+
+    def pairs(self, front: Front, workers: Workers, console: Console) -> PairedComparison:
+        """The comparison of the study's models on these workers; ConfigError as in `prepared_of`."""
+        jobs = jobs_of(self.config, self.home, prepared_of(self, front), self.study)
+        return PairedComparison(jobs, workers.builder, workers.meter, console)
 
     def level(self, console: Console) -> Front:
         """Bring the ledger level with the trials, write the report, and give the result."""
         found = self.front()
         path = self.home.reports(self.config.name) / "report.html"
         write_report(found, path)
-        level = self.ledger.level(self.ended(), [point.trial for point in found.members])
-        if level and self.ledger.level_effects(ablations(self.study.facts)):
+        members = {point.trial for point in found.members}
+        if self.ledger.level(self.study.ended(), members, ablations(self.study.facts)):
             for file in (path, path.with_name(FACT_FILE)):
                 if file.exists():
                     self.ledger.log_file(file, "report")
@@ -113,8 +116,8 @@ def task_of(config: StudyConfig, home: Home) -> Task:
 
 def jobs_of(config: StudyConfig, home: Home, prepared: Prepared, study: Study | None = None) -> MeterJobs:
     """Return the meter's jobs in this study, whose benchmarks estimate the variance between visits on this machine."""
-    earlier = {} if study is None else measured(study.finished())
-    noise = ratio_noise([(m.latency, m.throughput) for m in earlier.values()])
+    earlier = () if study is None else study.measured().values()
+    noise = ratio_noise([(m.latency, m.throughput) for m in earlier])
     task = replace(task_of(config, home), expected=prepared.key)
     return MeterJobs(config, task, prepared, traffic_of(config.traffic, home), noise)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -27,8 +26,6 @@ logging.getLogger("sqlalchemy").setLevel(logging.ERROR)
 
 # A candidate that keeps the SLO at no rate stands where one of this ratio would.
 _LEAST_THROUGHPUT = 1e-3
-# More than the trials of any study.
-_PARSED = 8192
 
 
 def _inverse(ratio: float) -> float:
@@ -52,14 +49,19 @@ _VALUES: Mapping[str, Callable[[Measurement], float | None]] = {
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """A trial that ended: what was chosen, what came of it, the minutes of search until then, and the name of the
-    reference point that it measures, None for one of the search."""
+    """A trial that ended: what was chosen, what came of it, the minutes of search until then, the name of the reference
+    point that it measures, None for one of the search, and the knobs that were suggested."""
 
     number: int
     candidate: Candidate
     outcome: Outcome
     minutes: float | None
     reference: str | None = None
+    knobs: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        return self.outcome.measurement
 
 
 class Study:
@@ -71,6 +73,7 @@ class Study:
         self._study = self._open()
 
     def _open(self) -> optuna.Study:
+        self._ended: dict[int, EndedTrial] = {}
         return optuna.create_study(
             study_name=self._name,
             storage=self._storage,
@@ -114,7 +117,8 @@ class Study:
     @property
     def references(self) -> tuple[str, ...]:
         """Names of the reference points that were asked for, or wait to be."""
-        return tuple(filter(None, map(reference_of, self._study.get_trials(deepcopy=False))))
+        names = (trial.user_attrs.get("reference") for trial in self._study.get_trials(deepcopy=False))
+        return tuple(filter(None, names))
 
     def ask(self, space: SearchSpace, settled: Mapping[str, Scalar] | None = None) -> tuple[Trial, Candidate]:
         """The next choice: one that was enqueued, else a new one around the knobs that are settled."""
@@ -138,13 +142,13 @@ class Study:
         """Close trials that a run left open: by their outcome, else as stopped, to be asked first next time."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = self._open_trial(frozen.number)
-            if (outcome := outcome_of(frozen)) is not None:
-                self._close(trial, outcome)
+            if "outcome" in frozen.user_attrs:
+                self._close(trial, _outcome(frozen))
                 continue
             interrupted = Outcome("stopped", "the run ended before it was measured; the next run asks for it first")
             trial.set_user_attr("outcome", json.dumps(to_plain(interrupted)))
             self._close(trial, interrupted)
-            if reference_of(frozen) is not None:
+            if "reference" in frozen.user_attrs:
                 kept = {key: frozen.user_attrs[key] for key in ("reference", "candidate")}
                 self._study.enqueue_trial({}, user_attrs=kept)
             elif frozen.params:
@@ -152,6 +156,39 @@ class Study:
 
     def finished(self) -> list[FrozenTrial]:
         return [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+
+    def ended(self) -> list[EndedTrial]:
+        """The trials that ended and whose choice was settled; each is read once, however often it is asked for."""
+        settled = [trial for trial in self.finished() if {"candidate", "outcome"} <= trial.user_attrs.keys()]
+        for trial in settled:
+            if trial.number not in self._ended:
+                candidate = from_plain(Candidate, trial.user_attrs["candidate"])
+                minutes, reference = map(trial.user_attrs.get, ("minutes", "reference"))
+                told = EndedTrial(trial.number, candidate, _outcome(trial), minutes, reference, trial.params)
+                self._ended[trial.number] = told
+        return [self._ended[trial.number] for trial in settled]
+
+    def spent(self) -> int:
+        """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference
+        point nor the baseline, nor a choice that was made before or was interrupted."""
+        outcomes = (trial.outcome for trial in self.ended() if trial.number > 0 and trial.reference is None)
+        return sum(outcome.state != "stopped" or outcome.artifact is not None for outcome in outcomes)
+
+    def measured(self) -> dict[int, Measurement]:
+        """Return the measurements of the complete trials, by number."""
+        return {trial.number: m for trial in self.ended() if (m := trial.measurement) is not None}
+
+    def able(self) -> dict[int, Measurement]:
+        """Return the measurements within the tolerated losses, by number."""
+        return {number: m for number, m in self.measured().items() if self._limits.kept(m.quality)}
+
+    def front(self, among: Mapping[int, Measurement]) -> dict[int, Measurement]:
+        """Return those on their common front, with losses at the resolution of the data; ValueError as in `sought`."""
+        if not among:
+            return {}
+        quality = self._objectives.index("quality") if "quality" in self._objectives else None
+        kept = resolved_front([sought(m, self._objectives) for m in among.values()], quality, self.resolution)
+        return {number: m for (number, m), on_front in zip(among.items(), kept, strict=True) if on_front}
 
     def _open_trial(self, number: int) -> Trial:
         frozen = self._study.get_trials(deepcopy=False)[number]
@@ -185,60 +222,8 @@ def sought(measurement: Measurement, objectives: Sequence[str]) -> list[float]:
     return found
 
 
-def front_of(
-    measured: Mapping[int, Measurement], objectives: Sequence[str], resolution: float
-) -> dict[int, Measurement]:
-    """Return those on their common front, by trial, with losses at this resolution; ValueError as in `sought`."""
-    if not measured:
-        return {}
-    quality = objectives.index("quality") if "quality" in objectives else None
-    kept = resolved_front([sought(m, objectives) for m in measured.values()], quality, resolution)
-    return {number: m for (number, m), on_front in zip(measured.items(), kept, strict=True) if on_front}
-
-
-def outcome_of(trial: FrozenTrial) -> Outcome | None:
-    """The outcome that was told, None while there is none; each is parsed once, however often it is asked for."""
-    text = trial.user_attrs.get("outcome")
-    return None if text is None else _read_outcome(text)
-
-
-# By its text: a study begun anew has other outcomes under the same numbers.
-@functools.lru_cache(maxsize=_PARSED)
-def _read_outcome(text: str) -> Outcome:
-    return from_plain(Outcome, json.loads(text))
-
-
-def candidate_of(trial: FrozenTrial) -> Candidate | None:
-    plain = trial.user_attrs.get("candidate")
-    return None if plain is None else from_plain(Candidate, plain)
-
-
-def reference_of(trial: FrozenTrial) -> str | None:
-    """Name of the reference point that a trial measures; None for one of the search."""
-    name: str | None = trial.user_attrs.get("reference")
-    return name
-
-
-def ended(trials: Sequence[FrozenTrial]) -> list[EndedTrial]:
-    """The trials that ended and whose choice was settled."""
-    return [
-        EndedTrial(trial.number, candidate, outcome, trial.user_attrs.get("minutes"), reference_of(trial))
-        for trial in trials
-        if (candidate := candidate_of(trial)) is not None and (outcome := outcome_of(trial)) is not None
-    ]
-
-
-def spent(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials against `budget.trials`: those of the search that ended, in any state, and no reference point
-    nor the baseline, nor a choice that was made before or was interrupted."""
-    outcomes = (outcome_of(t) for t in trials if t.number > 0 and reference_of(t) is None)
-    return sum(o is not None and (o.state != "stopped" or o.artifact is not None) for o in outcomes)
-
-
-def measured(trials: Sequence[FrozenTrial]) -> dict[int, Measurement]:
-    """Return the measurements of the complete trials, by number."""
-    found = {trial.number: outcome_of(trial) for trial in trials}
-    return {n: o.measurement for n, o in found.items() if o is not None and o.measurement is not None}
+def _outcome(trial: FrozenTrial) -> Outcome:
+    return from_plain(Outcome, json.loads(trial.user_attrs["outcome"]))
 
 
 def exists(name: str, storage: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from objectives.measurement.footprint import money_per_million
 from objectives.records import Measurement
@@ -16,21 +15,18 @@ from search.config.sections import StudyConfig
 from search.explore.reference_points import beside_tuned, tuned_baseline
 from search.explore.study_profile import read_profile
 from search.front import hypervolume, unit_objectives
-from search.results import TUNED, Choice, Front, Point, PointLatency, PointQuality, Row, read_choice
-from search.study import EndedTrial, ended, front_of
+from search.results import TUNED, Front, Point, PointLatency, PointQuality, Row, numbers_of, read_choice
+from search.study import EndedTrial, Study
 from search.verdict import doubts, interference_warnings
-from spaces.serialization import Json
+from spaces.serialization import Json, fields_in
 
 _STAGES = ("fit", "export", "judge", "time")
 
 
-def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json) -> Front:
+def study_front(config: StudyConfig, study: Study) -> Front:
     """The result of a study so far. Trials whose choice was never settled are left out."""
-    settled = ended(trials)
-    measured = {one.number: m for one in settled if (m := one.outcome.measurement) is not None}
-    able = {number: m for number, m in measured.items() if config.quality.limits.kept(m.quality)}
-    resolution = facts.get("resolution")
-    members = front_of(able, config.objectives, resolution or 0.0)
+    facts, settled, measured, able = study.facts, study.ended(), study.measured(), study.able()
+    members = study.front(able)
     rows = _beside_references(
         [_row(one, one.number in able, one.number in members, config.price_per_hour) for one in settled], settled
     )
@@ -46,7 +42,7 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
         objectives=tuple(config.objectives),
         hypervolume=hypervolume(unit_objectives(p95, throughput, loss, config.quality.max_loss)),
         minutes=facts.get("search_seconds", 0.0) / 60,
-        resolution=resolution,
+        resolution=facts.get("resolution"),
         machine=facts.get("machine", ""),
         rate_rps=_median([m.latency.rate_rps for m in measured.values()]),
         slo_ms=config.slo.ms or _median([m.throughput.slo_ms for m in measured.values()]),
@@ -57,7 +53,7 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
         undertrained=prepared.get("undertrained"),
         left_alone=dict(prepared.get("left_alone") or {}),
         chosen=choice,
-        ablation=_ablation(config.name, rows, choice, facts),
+        ablation=_ablation(config.name, rows, None if choice is None else choice.row.trial, facts),
     )
     return replace(front, warnings=tuple(doubts(front)))
 
@@ -65,7 +61,7 @@ def study_front(config: StudyConfig, trials: Sequence[FrozenTrial], facts: Json)
 def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial]) -> list[Row]:
     """The rows with the names of the reference points, and every point's ratios to the tuned baseline, so far."""
     names = {one.candidate.id: one.reference for one in settled if one.reference}
-    number = tuned_baseline((one.number, one.candidate, m) for one in settled if (m := one.outcome.measurement))
+    number = tuned_baseline(settled)
     tuned = next((row for row in rows if isinstance(row, Point) and row.trial == number), None)
     found = []
     for row in rows:
@@ -77,14 +73,14 @@ def _beside_references(rows: Sequence[Row], settled: Sequence[EndedTrial]) -> li
     return found
 
 
-def _ablation(study: str, rows: Sequence[Row], choice: Choice | None, facts: Json) -> AblationSummary | None:
+def _ablation(study: str, rows: Sequence[Row], chosen: int | None, facts: Json) -> AblationSummary | None:
     """The effects of the chosen trial's techniques, where they were measured, else those measured last."""
     candidates = {row.trial: row.candidate for row in rows}
     # A study begun anew has other candidates under the same numbers.
     known = [ablation for ablation in ablations(facts) if candidates.get(ablation.trial) == ablation.candidate.id]
     if not known:
         return None
-    known.sort(key=lambda ablation: choice is not None and ablation.trial == choice.row.trial)
+    known.sort(key=lambda ablation: ablation.trial == chosen)
     return ablation_summary(study, known[-1], read_profile(facts))
 
 
@@ -94,61 +90,38 @@ def _median(numbers: Sequence[float]) -> float | None:
 
 
 def _row(one: EndedTrial, feasible: bool, on_front: bool, price: float | None) -> Row:
-    artifact, m = one.outcome.artifact, one.outcome.measurement
+    outcome = one.outcome
+    found = {**vars(outcome), **({} if outcome.artifact is None else vars(outcome.artifact))}
+    found["seconds"] = {stage: outcome.seconds.get(stage) for stage in _STAGES}
     row = Row(
+        **fields_in(Row, found),
         trial=one.number,
         candidate=one.candidate.id,
         weights=one.candidate.weights.id,
         variant=one.candidate.variant_id,
-        state=one.outcome.state,
-        reason=one.outcome.reason,
         on_front=on_front,
         feasible=feasible,
         origin=one.candidate.weights.origin,
         knobs=one.candidate.knobs(),
         minutes=one.minutes,
-        seconds={stage: one.outcome.seconds.get(stage) for stage in _STAGES},
-        reused=one.outcome.reused,
-        timings=one.outcome.timings,
-        widths={} if artifact is None else artifact.widths,
-        units={} if artifact is None else artifact.units,
     )
-    return row if m is None else _point(row, m, price)
+    return row if outcome.measurement is None else _point(row, outcome.measurement, price)
 
 
 def _point(row: Row, m: Measurement, price: float | None) -> Point:
-    latency, throughput, ours = m.latency, m.throughput, m.latency.candidate
-    return Point(
-        **vars(row),
-        quality=PointQuality(
-            metric=m.quality.metric,
-            value=m.quality.value,
-            loss=m.quality.loss,
-            loss_interval=m.quality.loss_interval,
-            slices=m.quality.parts,
-        ),
-        latency_ms=PointLatency(
-            p50=ours.p50_ms,
-            p95=ours.p95_ms,
-            p99=ours.p99_ms,
-            service_p50=ours.service_p50_ms,
-            p95_ratio=latency.p95_ratio,
-            p95_ratio_interval=latency.p95_ratio_interval,
-            service_p50_ratio=latency.service_p50_ratio,
-            service_p50_ratio_interval=latency.service_p50_ratio_interval,
-            p99_ratio=latency.p99_ratio,
-            p95_ratio_all=latency.p95_ratio_all,
-            p95_interval=ours.p95_interval_ms,
-        ),
-        throughput_rps=throughput.rps,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        throughput_interval=throughput.rps_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
-        **vars(m.footprint),
-        money_per_million=money_per_million(throughput.rps, price) if price and throughput.rps else None,
-        repeated_blocks=latency.repeated_blocks,
-        visits=len(latency.p95_visits),
-        warnings=tuple(interference_warnings(latency)),
+    numbers, ours, rate = numbers_of(m), m.latency.candidate, m.throughput.rps
+    latency = PointLatency(
+        p50=ours.p50_ms,
+        p95=ours.p95_ms,
+        p99=ours.p99_ms,
+        service_p50=ours.service_p50_ms,
+        p95_interval=ours.p95_interval_ms,
+        **fields_in(PointLatency, numbers),
     )
+    derived = {
+        "quality": PointQuality(**fields_in(PointQuality, numbers)),
+        "latency_ms": latency,
+        "money_per_million": money_per_million(rate, price) if price and rate else None,
+        "warnings": tuple(interference_warnings(m.latency)),
+    }
+    return Point(**{**fields_in(Point, numbers), **vars(row), **derived})

@@ -38,16 +38,12 @@ def verdict(front: Front) -> Verdict:
         return Verdict("Nothing can be said yet: the baseline has not been measured.", tuple(doubts(front)))
     candidates = [point for point in front.points if point.trial != baseline.trial]
     gains = [point for point in candidates if helps(point)]
-    if chosen is not None:
-        point = chosen.row
-        headline, sentences = _on_test(front, point, chosen.confirmed)
-    elif gains:
-        point = best_compromise(gains, front.max_loss)
-        headline, sentences = _on_validation(point)
-    else:
+    confirmed = None if chosen is None else chosen.confirmed
+    if chosen is None and not gains:
         headline, sentences = _nothing(front, candidates)
         return Verdict(headline, tuple(_simple_references(front) + sentences + doubts(front)))
-    confirmed = None if chosen is None else chosen.confirmed
+    point = best_compromise(gains, front.max_loss) if chosen is None else chosen.row
+    headline, sentences = _on_validation(point) if confirmed is None else _on_test(front, point, confirmed)
     sentences = _simple_references(front) + sentences
     sentences += _beside_references(front, baseline, point, confirmed)
     own, base = point.latency_ms.p95, baseline.latency_ms.p95

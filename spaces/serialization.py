@@ -37,6 +37,11 @@ def from_plain(kind: type[T], data: object) -> T:
     return typing.cast(T, _read(kind, data))
 
 
+def fields_in(kind: type, values: Mapping[str, object]) -> Json:
+    """Return the values that a record has a field for, by its name."""
+    return {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
+
+
 def formerly(key: str) -> dict[str, str]:
     """Return metadata for a field that older files hold under another key; `from_plain` reads both."""
     return {_FORMERLY: key}

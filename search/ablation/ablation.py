@@ -10,18 +10,18 @@ from search.errors import ConfigError, JobError
 from search.explore.study_profile import read_profile
 from search.home import write_json
 from search.results import Front
-from search.session import Session, jobs_of, prepared_of
+from search.session import Session
 from search.verdict import subject
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
-from search.workers.processes import Worker
+from search.workers.processes import Workers
 from spaces.ablations import Technique, techniques
 from spaces.candidate import Candidate
 
 _DONE_TO_IT = {"without": "taken back", "alone": "alone"}
 
 
-def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, console: Console) -> AblationSummary:
+def ablate(session: Session, trial: int | None, workers: Workers, console: Console) -> AblationSummary:
     """Measure what is not measured yet of a trial's techniques; write and give the summary.
 
     Each effect is noted with the study as soon as it is there. One that fails has a reason, the others go on, and the
@@ -35,14 +35,13 @@ def ablate(session: Session, trial: int | None, builder: Worker, meter: Worker, 
         JobError: the trial's own model cannot be built again.
     """
     found = session.front()
-    jobs = jobs_of(session.config, session.home, prepared_of(session, found), session.study)
+    pairs = session.pairs(found, workers, console)
     number = _trial(found, trial)
-    candidate = next(ended.candidate for ended in session.ended() if ended.number == number)
+    candidate = next(ended.candidate for ended in session.study.ended() if ended.number == number)
     parts = techniques(candidate)
     if not parts:
         raise ConfigError(f"--trial: must differ from the baseline by a technique, but trial {number} has none")
     known = _known(session, number, candidate, console)
-    pairs = PairedComparison(jobs, builder, meter, console)
     wanted = [
         (part, kind)
         for kind in KINDS

@@ -135,10 +135,8 @@ def _gains(difference: Difference, groups: Sequence[str] | None, profile: StudyP
 def _changed(what: str, ratio: float, interval: Interval) -> str | None:
     if _holds(interval, 1.0):
         return None
-    low, high = interval
-    if ratio < 1:
-        return f"helps {what} by {percent(1 - ratio)} {_brackets((1 - high, 1 - low), percent)}"
-    return f"harms {what} by {percent(ratio - 1)} {_brackets((low - 1, high - 1), percent)}"
+    harm = _unsigned(ratio - 1, (interval[0] - 1, interval[1] - 1), word=percent)
+    return f"{'helps' if ratio < 1 else 'harms'} {what} by {harm}"
 
 
 def _cost(quality: Quality) -> str:
@@ -178,11 +176,11 @@ def _why(groups: Sequence[str] | None, profile: StudyProfile | None) -> str:
     return f": {listed(names)} {verb} {percent(time)} of the time and {percent(held)} of the bytes"
 
 
-def _unsigned(loss: float, interval: Interval, metric: str = "") -> str:
+def _unsigned(loss: float, interval: Interval, metric: str = "", word: Callable[[float], str] = column_percent) -> str:
     """A loss, or a gain as a positive number, with its interval."""
     low, high = interval if loss > 0 else (0.0 - interval[1], 0.0 - interval[0])
     of = f" of {metric}" if metric else ""
-    return f"{column_percent(abs(loss))}{of} {_brackets((low, high), column_percent)}"
+    return f"{word(abs(loss))}{of} {_brackets((low, high), word)}"
 
 
 def _holds(interval: Interval, value: float) -> bool:

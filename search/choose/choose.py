@@ -9,16 +9,17 @@ from typing import Literal
 
 import numpy as np
 
-from objectives.records import Latency, Measurement, Quality, Throughput
+from objectives.records import Latency, Measurement, Quality
 from search.ablation.records import DistillationGain
 from search.config.loss_limits import Limits
 from search.errors import ConfigError, JobError, NothingConfirmedError
 from search.format import count, ranged
 from search.front import unit_objectives
-from search.results import Choice, Confirmation, Front, Point, TunedRatios, timing_of
+from search.results import Choice, Confirmation, Front, Point, TunedRatios, numbers_of
 from search.verdict import interference_warnings
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
+from spaces.serialization import fields_in
 
 Preference = Literal["latency", "throughput", "memory", "knee"]
 PREFERENCES: Mapping[Preference, str] = {
@@ -205,33 +206,6 @@ def confirm(
     raise NothingConfirmedError(f"no finalist held on test; the first: {nearest}")
 
 
-def beside_tuned_baseline(pairs: PairedComparison, ours: Side, tuned: tuple[int, Side]) -> TunedRatios | None:
-    """Time the confirmed model beside the tuned baseline of this trial; None where that fails, which is said."""
-    trial, side = tuned
-    pairs.console.say(f"timing beside the tuned baseline, trial {trial}, over a long window")
-    try:
-        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording("confirm-tuned"), side)
-    except JobError as error:
-        pairs.console.say(f"not timed beside the tuned baseline: {error}")
-        return None
-    return tuned_ratios(trial, timed.latency, timed.throughput)
-
-
-def tuned_ratios(trial: int, latency: Latency, throughput: Throughput) -> TunedRatios:
-    """Ratios to the tuned baseline, which is this trial."""
-    return TunedRatios(
-        trial=trial,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
-        service_p50_ratio=latency.service_p50_ratio,
-        service_p50_ratio_interval=latency.service_p50_ratio_interval,
-        throughput_ratio=throughput.ratio,
-        throughput_ratio_interval=throughput.ratio_interval,
-        capacity_ratio=throughput.capacity_ratio,
-        capacity_ratio_interval=throughput.capacity_ratio_interval,
-    )
-
-
 def reason(point: Point, confirmed: Confirmed, policy: Policy, finalists: int) -> str:
     """Describe the reason for this point, in one sentence."""
     quality = confirmed.measurement.quality
@@ -244,31 +218,11 @@ def reason(point: Point, confirmed: Confirmed, policy: Policy, finalists: int) -
 
 def choice(point: Point, confirmed: Confirmed, bundle: Path, why: str, registered: Mapping[str, str] | None) -> Choice:
     """The record of a confirmed point whose bundle is written."""
-    return Choice(str(bundle), point, _confirmation(confirmed), confirmed.control, why, registered)
-
-
-def _confirmation(confirmed: Confirmed) -> Confirmation:
     measured = confirmed.measurement
-    latency, throughput, quality = measured.latency, measured.throughput, measured.quality
-    return Confirmation(
-        loss=quality.loss,
-        loss_interval=quality.loss_interval,
-        confidence=quality.confidence,
-        value=quality.value,
-        baseline=quality.baseline,
-        rows=quality.rows,
-        users=quality.groups,
-        slices=quality.parts,
+    confirmation = Confirmation(
+        **fields_in(Confirmation, numbers_of(measured)),
         looks=confirmed.looks,
-        **vars(timing_of(latency, throughput)),
-        baseline_p95_ms=latency.baseline.p95_ms,
-        service_p50_ms=latency.candidate.service_p50_ms,
-        service_p50_ratio=latency.service_p50_ratio,
-        service_p50_ratio_interval=latency.service_p50_ratio_interval,
-        slo_ms=throughput.slo_ms,
-        visits=len(latency.p95_visits),
-        warnings=tuple(interference_warnings(latency)),
-        peak_memory_bytes=measured.footprint.peak_memory_bytes,
-        cpu_seconds_per_1000=measured.footprint.cpu_seconds_per_1000,
+        warnings=tuple(interference_warnings(measured.latency)),
         tuned_baseline=confirmed.tuned,
     )
+    return Choice(str(bundle), point, confirmation, confirmed.control, why, registered)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from objectives.records import Artifact, Interval, Latency, Measurement, Quality
@@ -20,11 +20,12 @@ from search.config.study_file import parse
 from search.errors import JobError, LostJobError
 from search.format import percent, ranged, span
 from search.home import Home, write_json
+from search.results import numbers_of
 from search.session import jobs_of, prepared_by
 from search.workers.meter_jobs import Side
 from search.workers.paired_comparison import PairedComparison
 from search.workers.processes import open_workers
-from spaces.serialization import digest, from_plain, to_plain
+from spaces.serialization import Json, digest, fields_in, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ def rebuild(recipe: Recipe, home: Home, out: Path, console: Console) -> RebuildR
     refused = _broken(recipe.policy, found)
     if refused is None:
         why = f"The recipe of {recipe.bundle.name} on another checkpoint; on test {_told(found, recipe.policy)}."
-        side = (found.artifact, candidate)
-        bundle_up(out, config, home, prepared, side, found.confirmed, why, describe(), recipe.policy)
+        bundle_up(out, pairs.jobs, (found.artifact, candidate), found.confirmed, why, describe(), recipe.policy)
     return _result(recipe, out, found, refused, f"refused: {refused}" if refused else _told(found, recipe.policy))
 
 
@@ -239,38 +239,23 @@ def _told(found: Rebuilt, policy: Policy) -> str:
 
 
 def _result(recipe: Recipe, out: Path, found: Rebuilt | None, refused: str | None, reason: str) -> RebuildResult:
-    policy = recipe.policy
-    result = RebuildResult(
+    numbers: Json = {}
+    if found is not None:
+        numbers = fields_in(RebuildResult, numbers_of(found.confirmed.measurement))
+        numbers |= {"margins": _margins(recipe.policy, found), "look": found.confirmed.looks}
+        numbers |= {"model_bytes": found.artifact.model_bytes, "not_compared": found.old.trouble}
+        if (quality := found.old.quality) is not None:
+            numbers |= {"loss_to_old": quality.loss, "loss_to_old_interval": quality.loss_interval}
+        if (latency := found.old.latency) is not None:
+            numbers |= {"p95_ratio_to_old": latency.p95_ratio, "p95_ratio_to_old_interval": latency.p95_ratio_interval}
+    return RebuildResult(
         bundle=str(out),
         recommender=recipe.config.recommender,
         accepted=refused is None,
         unchanged=found is None,
         reason=reason,
-        policy=policy,
-    )
-    if found is None:
-        return result
-    measured, old = found.confirmed.measurement, found.old
-    quality, latency = measured.quality, measured.latency
-    if old.quality is not None:
-        result = replace(result, loss_to_old=old.quality.loss, loss_to_old_interval=old.quality.loss_interval)
-    if old.latency is not None:
-        ratio, interval = old.latency.p95_ratio, old.latency.p95_ratio_interval
-        result = replace(result, p95_ratio_to_old=ratio, p95_ratio_to_old_interval=interval)
-    return replace(
-        result,
-        margins=_margins(policy, found),
-        loss=quality.loss,
-        loss_interval=quality.loss_interval,
-        confidence=quality.confidence,
-        look=found.confirmed.looks,
-        p95_ratio=latency.p95_ratio,
-        p95_ratio_interval=latency.p95_ratio_interval,
-        p95_ms=latency.candidate.p95_ms,
-        not_compared=old.trouble,
-        throughput_ratio=measured.throughput.ratio,
-        capacity_ratio=measured.throughput.capacity_ratio,
-        model_bytes=found.artifact.model_bytes,
+        policy=recipe.policy,
+        **numbers,
     )
 
 

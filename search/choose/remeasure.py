@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
-from objectives.records import Interval, Prepared
+from objectives.records import Interval
 from objectives.serving.bundle import model_files
 from objectives.serving.devices import describe
 from search.cli.console import Console
 from search.errors import ConfigError, JobError
 from search.format import MISSING, count, ranged
 from search.home import write_json
-from search.results import Point, Timing, timing_of
-from search.session import Session, jobs_of, prepared_of
-from search.workers.meter_jobs import MeterJobs, Side
-from search.workers.processes import Worker, call
+from search.results import Point, Timing, timing_numbers
+from search.session import Session
+from search.workers.meter_jobs import Side
+from search.workers.paired_comparison import PairedComparison
+from search.workers.processes import Workers
+from spaces.serialization import fields_in
 
 FILE = "remeasure.json"
 
@@ -53,8 +57,9 @@ class Remeasurement:
     rows: tuple[Remeasured, ...]
 
 
-def remeasure(session: Session, meter: Worker, console: Console) -> Remeasurement:
-    """Time each point of the front but the baseline, which runs beside every one of them; write and give the result.
+def remeasure(session: Session, workers: Workers, console: Console) -> Remeasurement:
+    """Time each point of the front, the fastest first, but the baseline, which runs beside every one of them; write and
+    give the result.
 
     The study's trials stay unchanged. A row that fails has no `now` and a `reason`, and the others go on.
 
@@ -63,12 +68,15 @@ def remeasure(session: Session, meter: Worker, console: Console) -> Remeasuremen
         the requests are gone.
     """
     config, home = session.config, session.home
-    prepared, entries = _front(session)
-    jobs = jobs_of(config, home, prepared, session.study)
+    front = session.front()
+    pairs, sides = session.pairs(front, workers, console), session.sides()
+    points = sorted((point for point in front.members if point.trial != 0), key=lambda point: point.p95_ratio)
+    if not points:
+        raise ConfigError(f"STUDY: the front of {config.name!r} has no point but the baseline")
     rows = []
-    for place, (point, ours) in enumerate(entries, 1):
-        console.say(f"trial {point.trial} ({place} of {len(entries)}): timing over a long window")
-        row = _timed_again(session, jobs, point, ours, meter, console)
+    for place, point in enumerate(points, 1):
+        console.say(f"trial {point.trial} ({place} of {len(points)}): timing over a long window")
+        row = _timed_again(pairs, point, sides[point.trial])
         console.say(f"trial {point.trial}: {_told(row)}")
         rows.append(row)
     found = Remeasurement(config.name, session.study.facts.get("machine"), describe(), tuple(rows))
@@ -80,39 +88,19 @@ def all_failed(found: Remeasurement) -> bool:
     return all(row.now is None for row in found.rows)
 
 
-def _front(session: Session) -> tuple[Prepared, list[tuple[Point, Side]]]:
-    """The front's points, fastest first, and what they were built from."""
-    front = session.front()
-    prepared, sides = prepared_of(session, front), session.sides()
-    members = sorted(front.members, key=lambda point: point.p95_ratio)
-    found = [(point, sides[point.trial]) for point in members if point.trial != 0]
-    if not found:
-        raise ConfigError(f"STUDY: the front of {session.config.name!r} has no point but the baseline")
-    return prepared, found
-
-
-def _timed_again(
-    session: Session, jobs: MeterJobs, point: Point, ours: Side, meter: Worker, console: Console
-) -> Remeasured:
+def _timed_again(pairs: PairedComparison, point: Point, ours: Side) -> Remeasured:
     artifact, candidate = ours
-    same = {f.name: getattr(point, f.name) for f in fields(Timing) if f.name != "p95_ms"}
-    then = Timing(p95_ms=point.latency_ms.p95, **same)
-    model = session.home.root / artifact.path
+    before = {**vars(point), **vars(point.latency_ms), "p95_ms": point.latency_ms.p95}
+    then = Timing(**fields_in(Timing, before))
+    model = Path(pairs.jobs.task.home, artifact.path)
     for file in (model.with_name(name) for name in model_files(candidate.placement, model.parent)):
         if not file.is_file():
             return Remeasured(point.trial, then, reason=f"its model file is gone from the cache: {file}")
-    recording = jobs.recording(f"remeasure-{point.trial}")
     try:
-        asked = jobs.time(ours, "confirm", session.config.seed + 1, recording)
-        timed = call(meter, asked, jobs.limit_seconds("confirm"), console.say)
+        timed = pairs.benchmark(ours, "confirm", pairs.jobs.recording(f"remeasure-{point.trial}"))
     except JobError as error:
         return Remeasured(point.trial, then, reason=str(error))
-    now = TimingNow(
-        **vars(timing_of(timed.latency, timed.throughput)),
-        baseline_p95_ms=timed.latency.baseline.p95_ms,
-        rate_rps=timed.latency.rate_rps,
-        requests=timed.latency.requests,
-    )
+    now = TimingNow(**fields_in(TimingNow, timing_numbers(timed.latency, timed.throughput)))
     p95_agrees = _overlap(then.p95_ratio_interval, now.p95_ratio_interval)
     throughput_agrees = _overlap(then.throughput_ratio_interval, now.throughput_ratio_interval)
     return Remeasured(point.trial, then, now, p95_agrees, throughput_agrees)
@@ -145,19 +133,14 @@ def remeasured_table(found: Remeasurement) -> Table:
     table = Table(title=f"Front of {found.study}, timed again", title_justify="left", caption=machines)
     table.caption_justify = "left"
     table.add_column("trial", justify="right")
-    for name in ("p95 ms", "p95 ratio [95%]", "throughput ratio [95%]"):
-        for when in ("then", "now"):
-            table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
+    for name, when in itertools.product(_CELLS, ("then", "now")):
+        table.add_column(f"{name}\n{when}", justify="right", no_wrap=True)
     table.add_column("agrees", justify="left", max_width=40)
     for row in found.rows:
-        pairs = itertools.product((_p95, _ratio, _throughput), (row.then, row.now))
+        pairs = itertools.product(_CELLS.values(), (row.then, row.now))
         cells = [MISSING if timing is None else word(timing) for word, timing in pairs]
         table.add_row(str(row.trial), *cells, _agreement(row))
     return table
-
-
-def _p95(found: Timing) -> str:
-    return f"{found.p95_ms:.3f}"
 
 
 def _agreement(row: Remeasured) -> str:
@@ -171,5 +154,8 @@ def _ratio(found: Timing) -> str:
     return ranged(found.p95_ratio, found.p95_ratio_interval)
 
 
-def _throughput(found: Timing) -> str:
-    return ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f")
+_CELLS: Mapping[str, Callable[[Timing], str]] = {
+    "p95 ms": lambda found: f"{found.p95_ms:.3f}",
+    "p95 ratio [95%]": _ratio,
+    "throughput ratio [95%]": lambda found: ranged(found.throughput_ratio, found.throughput_ratio_interval, ".2f"),
+}

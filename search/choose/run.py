@@ -8,7 +8,7 @@ from pathlib import Path
 
 from objectives.held_out_rows import read_requests
 from objectives.int8_weights import Int8WeightBits
-from objectives.records import Prepared
+from objectives.records import Measurement, Prepared
 from objectives.serving.bundle import write_bundle
 from objectives.serving.pool.pending_result import cut_rows
 from search.ablation.records import DistillationGain
@@ -16,19 +16,17 @@ from search.ablation.verdict import distillation_gain
 from search.choose import choose as choosing
 from search.choose.choose import Confirmed, Look, Policy
 from search.cli.console import Console
-from search.config.sections import StudyConfig
 from search.errors import JobError
-from search.home import Home
 from search.locking import locked, stoppable
 from search.report.render import render
-from search.results import Choice, Front, TunedRatios, choice_json
-from search.session import Session, jobs_of, prepared_of
-from search.workers.meter_jobs import Side
+from search.results import Choice, TunedRatios, choice_json, timing_numbers
+from search.session import Session
+from search.workers.meter_jobs import MeterJobs, Side
 from search.workers.paired_comparison import SEEDS, PairedComparison
 from search.workers.processes import open_workers
 from spaces.ablations import techniques
 from spaces.candidate import Candidate
-from spaces.serialization import digest, from_plain, to_plain
+from spaces.serialization import digest, fields_in, from_plain, to_plain
 
 # Number of rows of the example request, enough for the spread of the scores.
 _EXAMPLE_ROWS = 64
@@ -44,25 +42,25 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     """
     config, home, study = session.config, session.home, session.study
     facts, found = study.facts, session.front()
-    prepared, ordered = prepared_of(session, found), choosing.finalists(found, policy)
-    jobs = jobs_of(config, home, prepared, study)
-    console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
+    ordered = choosing.finalists(found, policy)
     looks = [from_plain(Look, look) for look in facts.get("looks", [])]
     with locked(home, config.name), stoppable():
         with open_workers(home.logs(config.name)) as workers:
-            pairs, sides = PairedComparison(jobs, workers.builder, workers.meter, console), session.sides()
+            pairs, sides = session.pairs(found, workers, console), session.sides()
+            console.say(f"choose: {len(ordered)} finalists; the tolerated loss is {policy.max_loss:.2%}")
             try:
                 known = [(point, sides[point.trial]) for point in ordered]
                 point, confirmed = choosing.confirm(pairs, known, looks, policy)
             finally:
                 study.note(looks=to_plain(looks))
             gained = control(pairs, sides[point.trial])
-            tuned = _beside_tuned(pairs, point.trial, confirmed, found, sides)
+            assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
+            tuned = tuned_ratios(pairs, point.trial, confirmed.measurement, found.tuned_baseline.trial, sides)
             confirmed = replace(confirmed, control=gained, tuned=tuned)
         artifact, candidate = side = sides[point.trial]
         why = choosing.reason(point, confirmed, policy, len(ordered))
         folder = out or home.reports(config.name) / "bundle"
-        bundle_up(folder, config, home, prepared, side, confirmed, why, study.facts["machine"], policy)
+        bundle_up(folder, pairs.jobs, side, confirmed, why, study.facts["machine"], policy)
         console.say("choose: registering the bundle with MLflow")
         session.level(console)
         tags, metrics = {"candidate": candidate.id, "reason": why[:500]}, dict[str, float]()
@@ -78,17 +76,23 @@ def choose(session: Session, policy: Policy, out: Path | None, console: Console)
     return chosen
 
 
-def _beside_tuned(
-    pairs: PairedComparison, trial: int, confirmed: Confirmed, found: Front, sides: Mapping[int, Side]
+def tuned_ratios(
+    pairs: PairedComparison, trial: int, measured: Measurement, tuned: int, sides: Mapping[int, Side]
 ) -> TunedRatios | None:
-    """The confirmed model's ratios to the tuned baseline; None where it is the tuned baseline itself."""
-    assert found.tuned_baseline is not None, "the baseline is measured, and it is one"
-    tuned = found.tuned_baseline.trial
+    """Measure a confirmed trial's ratios to the tuned baseline, over a long window; None where it is that itself, or
+    where the benchmark failed, which is reported."""
     if tuned == trial:
         return None
-    if tuned == 0:  # no placement is better than the baseline's own, to which the ratios are known
-        return choosing.tuned_ratios(0, confirmed.measurement.latency, confirmed.measurement.throughput)
-    return choosing.beside_tuned_baseline(pairs, sides[trial], (tuned, sides[tuned]))
+    latency, throughput, say = measured.latency, measured.throughput, pairs.console.say
+    if tuned != 0:  # else no placement is better than the baseline's own, to which the ratios are known
+        say(f"timing beside the tuned baseline, trial {tuned}, over a long window")
+        try:
+            timed = pairs.benchmark(sides[trial], "confirm", pairs.jobs.recording("confirm-tuned"), sides[tuned])
+        except JobError as error:
+            say(f"not timed beside the tuned baseline: {error}")
+            return None
+        latency, throughput = timed.latency, timed.throughput
+    return TunedRatios(trial=tuned, **fields_in(TunedRatios, timing_numbers(latency, throughput)))
 
 
 def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
@@ -108,12 +112,11 @@ def control(pairs: PairedComparison, chosen: Side) -> DistillationGain | None:
 
 
 def bundle_up(
-    folder: Path, config: StudyConfig, home: Home, prepared: Prepared, side: Side, confirmed: Confirmed, why: str,
-    machine: str, policy: Policy,
-) -> None:  # fmt: skip
+    folder: Path, jobs: MeterJobs, side: Side, confirmed: Confirmed, why: str, machine: str, policy: Policy
+) -> None:
     """Write the bundle of a confirmed point, with what `leanrec build` needs to do the same on a newer checkpoint."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    artifact, candidate = side
+    (artifact, candidate), config, prepared = side, jobs.config, jobs.prepared
     example = cut_rows(read_requests(Path(prepared.holdout))[0], 0, _EXAMPLE_ROWS)
     measurement = {
         "study": config.name,
@@ -134,8 +137,8 @@ def bundle_up(
         machine=machine,
     )  # fmt: skip
     write_bundle(
-        folder, config.name, home.root / artifact.path, candidate, measurement, prepared.inputs, card, example,
-        prepared.columns, artifact.int8_weight_bits,
+        folder, config.name, Path(jobs.task.home, artifact.path), candidate, measurement, prepared.inputs, card,
+        example, prepared.columns, artifact.int8_weight_bits,
     )  # fmt: skip
 
 

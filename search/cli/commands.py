@@ -138,7 +138,7 @@ def remeasure(options: argparse.Namespace) -> int:
     console, session = _console(options), _existing(options)
     name, home = session.config.name, session.home
     with locked(home, name), stoppable(), open_workers(home.logs(name)) as workers:
-        found = time_again(session, workers.meter, console)
+        found = time_again(session, workers, console)
     console.result(found, remeasured_table(found), conclusion(found), f"written: {home.reports(name) / FILE}")
     return FAILED if all_failed(found) else DONE
 
@@ -155,7 +155,7 @@ def ablate(options: argparse.Namespace) -> int:
     with locked(home, name), stoppable():
         try:
             with open_workers(home.logs(name)) as workers:
-                found = ablation.ablate(session, options.trial, workers.builder, workers.meter, console)
+                found = ablation.ablate(session, options.trial, workers, console)
         finally:
             if FACT in session.study.facts:
                 session.level(console)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Measurement, Outcome
+from objectives.records import Measurement, Outcome, State
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
-from search.study import EndedTrial, Study, measured, outcome_of, sought
+from search.study import EndedTrial, Study, sought
 from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
@@ -44,7 +43,7 @@ class Explorer:
         self._builders, self._meter, self._threads = builders, meter, threads
         self._record, self._tick = record, tick
         self._running_trials: list[RunningTrial] = []
-        self._known = {t.user_attrs["candidate_id"] for t in study.finished() if _settled(outcome_of(t))}
+        self._known = {ended.candidate.id for ended in study.ended() if _settled(ended.outcome)}
         self._duplicates = self._asked = 0
 
     def run(self, seconds: float, trials: int | None, spent_seconds: float) -> str:
@@ -95,7 +94,7 @@ class Explorer:
         if self._asked % 2:
             return None
         trial = self._screening.least_tried([running.candidate.weights.id for running in self._running_trials])
-        return None if trial is None else self._space.weights_knobs(trial.params)
+        return None if trial is None else self._space.weights_knobs(trial.knobs)
 
     def _dispatch(self) -> None:
         while not (self._meter.busy and any(f.stage in TIMING and f.worker is not None for f in self._running_trials)):
@@ -132,7 +131,7 @@ class Explorer:
         if running.stage == "quick_benchmark":
             return self._jobs.quick_benchmark(ours)
         seed = self._config.seed + running.number
-        timings = [(m.latency, m.throughput) for m in measured(self._study.finished()).values()]
+        timings = [(m.latency, m.throughput) for m in self._study.measured().values()]
         jobs = replace(self._jobs, noise=ratio_noise(timings))
         # The visits of a point that would enter the front exclude the first measurement, which is biased by the
         # selection.
@@ -168,7 +167,7 @@ class Explorer:
         result = done.result
         if result is None and running.measured is not None:
             # A failed visit leaves the earlier measurement, and its recording, unchanged.
-            return self._complete(running, running.measured)
+            return self._ended(running, "complete", None, running.measured)
         if result is None:
             return self._ended(running, "failed", done.error)
         if isinstance(result, _CACHED) and result.reused:
@@ -216,14 +215,14 @@ class Explorer:
             running.stage, running.measured = "near", measurement
             if running.visits < self._jobs.window("near").visits:
                 return None
-        return self._complete(running, measurement)
+        return self._ended(running, "complete", None, measurement)
 
-    def _ended(self, running: RunningTrial, state: Literal["failed", "stopped"], reason: str | None) -> Outcome:
-        return Outcome(state, reason, None, running.artifact, dict(running.seconds), tuple(running.reused))
-
-    def _complete(self, running: RunningTrial, measurement: Measurement) -> Outcome:
-        reused, recording = tuple(running.reused), self._recording(running.number, running.visits > 0)
-        return Outcome("complete", None, measurement, running.artifact, dict(running.seconds), reused, recording)
+    def _ended(
+        self, running: RunningTrial, state: State, reason: str | None, measurement: Measurement | None = None
+    ) -> Outcome:
+        recording = None if measurement is None else self._recording(running.number, running.visits > 0)
+        seconds, reused = dict(running.seconds), tuple(running.reused)
+        return Outcome(state, reason, measurement, running.artifact, seconds, reused, recording)
 
     @property
     def _evaluation(self) -> Stage:
@@ -258,8 +257,6 @@ def _length(running: RunningTrial) -> Length:
     return "visit" if running.stage == "near" else "screen"
 
 
-def _settled(outcome: Outcome | None) -> bool:
+def _settled(outcome: Outcome) -> bool:
     """Return whether a candidate is measured, or built and stopped, so that it need not be asked for again."""
-    if outcome is None:
-        return False
     return outcome.state == "complete" or (outcome.state == "stopped" and outcome.artifact is not None)

@@ -10,7 +10,7 @@ from search.cli.console import Console
 from search.config.sections import StudyConfig
 from search.errors import JobError
 from search.explore.estimate import QUICK_BENCHMARK_SECONDS, StageSeconds, trials_in
-from search.study import Study, outcome_of, reference_of
+from search.study import Study
 
 # Number of candidates of which one must complete every stage: a machine may be busy for a while, one candidate too fast
 # for the load generator, and another invalid.
@@ -74,5 +74,4 @@ def report_first_trials(config: StudyConfig, study: Study, first: Outcome, conso
 
 def _outcomes(study: Study) -> dict[int, Outcome]:
     """The baseline's and the search's own: a reference point's scores may tell nothing of the data's resolution."""
-    found = {trial.number: outcome_of(trial) for trial in study.finished() if reference_of(trial) is None}
-    return {number: outcome for number, outcome in found.items() if outcome is not None}
+    return {trial.number: trial.outcome for trial in study.ended() if trial.reference is None}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from objectives.measure.quick_benchmark import QuickBenchmark
-from objectives.records import Interval, Measurement, Prepared
+from objectives.records import Interval, Prepared
 from search.results import TUNED, Point, TunedRatios
+from search.study import EndedTrial
 from spaces.candidate import Candidate
 from spaces.domains import Choice, FixedValues, Scalar
 from spaces.serialization import Json
@@ -69,12 +70,12 @@ def cost(latency_ratio: float, throughput_ratio: float) -> float:
     return latency_ratio / throughput_ratio if throughput_ratio > 0 else math.inf
 
 
-def tuned_baseline(measured: Iterable[tuple[int, Candidate, Measurement]]) -> int | None:
+def tuned_baseline(trials: Sequence[EndedTrial]) -> int | None:
     """Return the trial of the baseline's own model in the best placement; the baseline's own cost is 1, as defined."""
     of = {
-        number: 1.0 if candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
-        for number, candidate, m in measured
-        if candidate.keeps_model
+        trial.number: 1.0 if trial.candidate.is_baseline else cost(m.latency.p95_ratio, m.throughput.ratio)
+        for trial in trials
+        if trial.candidate.keeps_model and (m := trial.measurement) is not None
     }
     return min(of, key=lambda number: of[number]) if of else None
 
@@ -83,16 +84,13 @@ def beside_tuned(point: Point, tuned: Point) -> TunedRatios:
     """A point's ratios to the tuned baseline. Both were measured beside the baseline, each in a run of its own, so the
     interval's ends are the quotients of opposite ends, at worst. Beside itself the baseline is 1, exactly."""
     found: Json = {}
+    ours, theirs = ({**vars(each), **vars(each.latency_ms)} for each in (point, tuned))
     for name in ("p95_ratio", "service_p50_ratio", "throughput_ratio", "capacity_ratio"):
-        theirs = (1.0, (1.0, 1.0)) if tuned.trial == 0 else _estimate(tuned, name)
-        found[name], found[f"{name}_interval"] = _quotient(_estimate(point, name), theirs)
+        interval = f"{name}_interval"
+        divisor = (1.0, (1.0, 1.0)) if tuned.trial == 0 else (theirs[name], theirs[interval])
+        found[name], found[interval] = _quotient((ours[name], ours[interval]), divisor)
     assert found["p95_ratio"] is not None and found["service_p50_ratio"] is not None, "no time is 0"
     return TunedRatios(trial=tuned.trial, **found)
-
-
-def _estimate(point: Point, name: str) -> Estimate:
-    ratios = point.latency_ms if name == "service_p50_ratio" else point
-    return getattr(ratios, name), getattr(ratios, f"{name}_interval")
 
 
 def _quotient(ours: Estimate, theirs: Estimate) -> tuple[float | None, Interval | None]:

@@ -19,8 +19,7 @@ from search.report.profile import user_once
 from search.report.report import write_profile
 from search.results import Front
 from search.session import Session, jobs_of, open_session, prepare
-from search.study import EndedTrial, Study, outcome_of
-from search.study import spent as spent_trials
+from search.study import EndedTrial, Study
 from search.verdict import best_compromise
 from search.workers.meter_jobs import MeterJobs
 from search.workers.paired_comparison import PairedComparison
@@ -55,7 +54,7 @@ def search(session: Session, console: Console) -> None:
     # The dry run is not part of the budget, whether it ended or was interrupted.
     spent = float(study.facts.get("search_seconds", 0.0)) if is_done(study) else 0.0
     budget = config.budget.minutes * 60
-    ended = spent_trials(study.finished())
+    ended = study.spent()
     if spent >= budget or (config.budget.trials is not None and ended >= config.budget.trials):
         console.say(f"The budget is spent ({spent / 60:.1f} minutes, {ended} trials); --minutes or --trials give more.")
         return
@@ -88,13 +87,13 @@ def search(session: Session, console: Console) -> None:
             with SearchBar(console, 0.0) as bar:
                 first = run_first_trials(study, lambda trials: explorer(bar).run(float("inf"), trials, 0.0))
             report_first_trials(config, study, first, console, count)
-        elif (seen := observed([o for t in study.finished() if t.number > 0 and (o := outcome_of(t))])) is not None:
+        elif (seen := observed([ended.outcome for ended in study.ended() if ended.number > 0])) is not None:
             left = trials_in(budget - spent, seen.stages, count, seen.stopped_interval)
             console.say(
                 f"so far {seen.stopped:.0%} of the trials were stopped early: the time left holds {left.sentence}"
             )
         with SearchBar(console, budget) as bar:
-            trials = None if config.budget.trials is None else config.budget.trials - spent_trials(study.finished())
+            trials = None if config.budget.trials is None else config.budget.trials - study.spent()
             end = explorer(bar).run(budget - spent, trials, spent)
         console.say(f"search: {end}")
 

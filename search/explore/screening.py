@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial
-
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
 from search.explore.reference_points import cost
 from search.explore.running_trial import RunningTrial
 from search.front import loses_no_more
-from search.study import Study, candidate_of, front_of, measured, outcome_of, reference_of
+from search.study import EndedTrial, Study
 
 # Error margin of a quick benchmark in each of its ratios.
 _MARGIN = 1.25
@@ -42,23 +40,16 @@ def dominated(
         f"pruned: {quick_benchmark.service_ratio:.3g}x baseline latency and "
         f"{quick_benchmark.saturated_ratio:.3g}x throughput in a quick benchmark"
     )
-    if _slower(quick_benchmark, 1.0, 1.0):
-        return told
+    rivals = [(told, 1.0, 1.0)]
     for trial, rival in front.items():
-        if not loses_no_more(rival.quality.loss, loss, resolution):
-            continue
-        most = rival.throughput.capacity_ratio
-        if _slower(quick_benchmark, rival.latency.service_p50_ratio, most):
-            ratios = f"{rival.latency.service_p50_ratio:.3g}x and {most:.3g}x"
-            return f"{told}; trial {trial} has {ratios} at no higher loss"
+        if loses_no_more(rival.quality.loss, loss, resolution):
+            service, most = rival.latency.service_p50_ratio, rival.throughput.capacity_ratio
+            reason = f"{told}; trial {trial} has {service:.3g}x and {most:.3g}x at no higher loss"
+            rivals.append((reason, service, most))
+    for reason, service, most in rivals:
+        if quick_benchmark.service_ratio > _MARGIN * service and _MARGIN * quick_benchmark.saturated_ratio < most:
+            return reason
     return None
-
-
-def _slower(quick_benchmark: QuickBenchmark, service_ratio: float, saturated_ratio: float) -> bool:
-    return (
-        quick_benchmark.service_ratio > _MARGIN * service_ratio
-        and _MARGIN * quick_benchmark.saturated_ratio < saturated_ratio
-    )
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,8 @@ class Screening:
         every stage."""
         if running.number == 0 or running.reference is not None:
             return False
-        candidates = [t for t in self.study.finished() if t.number > 0 and reference_of(t) is None]
-        return bool(measured(candidates))
+        candidates = (t for t in self.study.ended() if t.number > 0 and t.reference is None)
+        return any(candidate.measurement is not None for candidate in candidates)
 
     def rejects(self, running: RunningTrial) -> str | None:
         """Return the reason why an evaluated trial is not benchmarked, None where it is: it loses or is dominated; the
@@ -92,7 +83,7 @@ class Screening:
         then need not have. Cached scores do not count for the duration."""
         if not self.applies(running) or _UNSEEN & set(self.config.objectives):
             return False
-        outcomes = filter(None, map(outcome_of, self.study.finished()))
+        outcomes = [trial.outcome for trial in self.study.ended()]
         return any("judge" not in o.reused and o.seconds.get("judge", 0.0) >= _LONG_EVALUATION for o in outcomes)
 
     def dominated(self, running: RunningTrial) -> str | None:
@@ -105,45 +96,32 @@ class Screening:
             # The search for the best tuned baseline is independent of smaller models.
             kept = {n: m for n, m in self._of_kept_model().items() if n > 0}
             return dominated(running.quick_benchmark, 0.0, kept, math.inf)
-        front = {number: m for number, m in self._front(self._able()).items() if number > 0}
+        front = {number: m for number, m in self.study.front(self.study.able()).items() if number > 0}
         return dominated(running.quick_benchmark, running.quality.loss, front, self.study.resolution)
 
-    def _able(self) -> dict[int, Measurement]:
-        """Return the measurements within the tolerated losses, by trial."""
-        limits = self.config.quality.limits
-        return {n: m for n, m in measured(self.study.finished()).items() if limits.kept(m.quality)}
-
-    def _front(self, able: Mapping[int, Measurement]) -> dict[int, Measurement]:
-        return front_of(able, self.config.objectives, self.study.resolution)
-
-    def least_tried(self, flying: Sequence[str]) -> FrozenTrial | None:
+    def least_tried(self, flying: Sequence[str]) -> EndedTrial | None:
         """Return the trial on the front whose weights, with those `flying` (ids), were tried in the fewest precisions
         and placements, which count as much for the cost; None where all were tried in enough."""
-        trials = self.study.finished()
-        front = self._front({number: m for number, m in self._able().items() if number > 0})
-        tried = Counter([*map(_weights, trials), *flying])
-        ways = (trial for trial in trials if trial.number in front and trial.params)
-        least = min(ways, key=lambda trial: tried[_weights(trial)], default=None)
-        return least if least is not None and tried[_weights(least)] < _WAYS else None
+        trials = self.study.ended()
+        front = self.study.front({number: m for number, m in self.study.able().items() if number > 0})
+        tried = Counter([*(trial.candidate.weights.id for trial in trials), *flying])
+        ways = (trial for trial in trials if trial.number in front and trial.knobs)
+        least = min(ways, key=lambda trial: tried[trial.candidate.weights.id], default=None)
+        return least if least is not None and tried[least.candidate.weights.id] < _WAYS else None
 
     def _of_kept_model(self) -> dict[int, Measurement]:
         """Return the measurements of the baseline's own model, by trial."""
-        kept = [t for t in self.study.finished() if (c := candidate_of(t)) is not None and c.keeps_model]
-        return measured(kept)
+        kept = (trial for trial in self.study.ended() if trial.candidate.keeps_model)
+        return {trial.number: m for trial in kept if (m := trial.measurement) is not None}
 
     def worth_longer(self, running: RunningTrial, measurement: Measurement) -> bool:
         """Return whether the trial may be a point of comparison: of the front, or a reference."""
         if running.reference is not None:
             return True
         kept = self.config.quality.limits.kept(measurement.quality)
-        if kept and running.number in self._front({running.number: measurement, **self._able()}):
+        if kept and running.number in self.study.front({running.number: measurement, **self.study.able()}):
             return True
         if not running.candidate.keeps_model:
             return False
         known = [cost(m.latency.p95_ratio, m.throughput.ratio) for m in self._of_kept_model().values()]
         return cost(measurement.latency.p95_ratio, measurement.throughput.ratio) < min(known, default=math.inf)
-
-
-def _weights(trial: FrozenTrial) -> str | None:
-    candidate = candidate_of(trial)
-    return None if candidate is None else candidate.weights.id

@@ -196,7 +196,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, _workers: Workers) -> tuple[
     """A session whose best trial was ablated, and the document."""
     _workers.fresh()
     session = session_in(tmp_path_factory.mktemp("whole"))
-    return session, to_plain(ablate(session, None, _workers.builder, _workers.meter, QUIET))
+    return session, to_plain(ablate(session, None, _workers, QUIET))
 
 
 def ratios(document: Mapping[str, Any], kind: Kind) -> dict[str, float]:
@@ -237,19 +237,19 @@ def test_it_is_kept_and_written_and_not_measured_twice(
     (known,) = ablations(session.study.facts)
     assert (known.trial, known.candidate, len(known.effects)) == (1, CHOSEN, 8)
     assert json.loads((session.home.reports("s") / "ablation.json").read_text()) == document
-    assert to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET)) == document
+    assert to_plain(ablate(session, 1, workers, QUIET)) == document
     assert workers.jobs() == []
     assert front_json(session.front())["ablation"] == document
 
 
 def test_an_interrupt_keeps_what_was_measured_and_the_next_call_goes_on(session: Session, workers: Workers) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ablate(session, 1, workers.builder, workers.meter, Stopped("(4 of 8)"))
+        ablate(session, 1, workers, Stopped("(4 of 8)"))
     assert len(ablations(session.study.facts)[0].effects) == 3
     half = front_json(session.front())["ablation"]
     assert [part["without"] is not None for part in half["techniques"]] == [True, True, True, False]
     assert half["techniques"][3]["without"] is None
-    document = to_plain(ablate(session, 1, workers.builder, workers.meter, Stopped("(6 of")))
+    document = to_plain(ablate(session, 1, workers, Stopped("(6 of")))
     assert len(ratios(document, "alone")) == 4, "five were left"
 
 
@@ -258,7 +258,7 @@ def test_a_failure_is_a_row_with_a_reason_and_is_tried_again(
 ) -> None:
     """Pruning taken back leaves the baseline's own weights, and this builder cannot export those."""
     workers.broken.write_text("dense")
-    summary = ablate(session, 1, workers.builder, workers.meter, Console(quiet=False, as_json=True))
+    summary = ablate(session, 1, workers, Console(quiet=False, as_json=True))
     workers.broken.write_text("")
     document = to_plain(summary)
     pruning = document["techniques"][0]
@@ -269,18 +269,18 @@ def test_a_failure_is_a_row_with_a_reason_and_is_tried_again(
     said = capsys.readouterr().err
     assert "(1 of 8)" in said and pruning["without"]["reason"] in said
     assert "pruning: mlp, alone: p95 ratio 0.500 [0.475, 0.525]" in said
-    again = to_plain(ablate(session, 1, workers.builder, workers.meter, QUIET))
+    again = to_plain(ablate(session, 1, workers, QUIET))
     assert ratios(again, "without")["pruning: mlp"] == PRUNED
     assert len(ablations(session.study.facts)[0].effects) == 8
 
 
 def test_timings_of_another_machine_are_not_gone_on_with(session: Session, workers: Workers) -> None:
-    ablate(session, 1, workers.builder, workers.meter, QUIET)
+    ablate(session, 1, workers, QUIET)
     plain = session.study.facts[FACT]
     plain["1"]["machine"] = "another"
     session.study.note(**{FACT: plain})
     with pytest.raises(KeyboardInterrupt):
-        ablate(session, 1, workers.builder, workers.meter, Stopped("(2 of 8)"))
+        ablate(session, 1, workers, Stopped("(2 of 8)"))
     (known,) = ablations(session.study.facts)
     assert len(known.effects) == 1 and known.machine != "another"
 
@@ -291,8 +291,8 @@ def test_the_chosen_trial_comes_first(session: Session, workers: Workers) -> Non
     assert point.trial == 2 and found is not None
     confirmed = Confirmed(found, 1)
     session.study.note(chosen=choice_json(choice(point, confirmed, Path("bundle"), "why", None)))
-    assert ablate(session, None, workers.builder, workers.meter, QUIET).trial == 2
-    ablate(session, 1, workers.builder, workers.meter, QUIET)
+    assert ablate(session, None, workers, QUIET).trial == 2
+    ablate(session, 1, workers, QUIET)
     assert front_json(session.front())["ablation"]["trial"] == 2
     session.study.note(chosen=None)
     assert front_json(session.front())["ablation"]["trial"] == 1, "the last that was looked at"
@@ -305,14 +305,14 @@ def test_a_trial_that_cannot_be_looked_at_is_refused(
     session: Session, workers: Workers, trial: int, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        ablate(session, trial, workers.builder, workers.meter, QUIET)
+        ablate(session, trial, workers, QUIET)
     assert workers.jobs() == []
 
 
 def test_a_trial_that_cannot_be_built_again_fails_the_work(session: Session, workers: Workers) -> None:
     workers.broken.write_text("fit")
     with pytest.raises(JobError, match="prune"):
-        ablate(session, 1, workers.builder, workers.meter, QUIET)
+        ablate(session, 1, workers, QUIET)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from search.home import Home
 from search.ledger import Ledger
 from search.session import Session
 from search.study import Study
-from search.workers.processes import Worker
+from search.workers.processes import Worker, Workers
 from spaces.candidate import Candidate
 from spaces.model_structure import ModelStructure
 from spaces.search_space import SearchSpace
@@ -99,21 +99,21 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def meter(answers: Path) -> Iterator[Worker]:
+def workers(answers: Path) -> Iterator[Workers]:
     code = METER.format(root=str(ROOT), answers=str(answers))
     worker = Worker("meter", answers.with_name("log"), [sys.executable, "-c", code])
-    yield worker
+    yield Workers((worker,), worker)
     worker.kill()
 
 
 QUIET = Console(quiet=True, as_json=True)
 
 
-def test_old_and_new_stand_side_by_side(session: Session, meter: Worker, answers: Path) -> None:
+def test_old_and_new_stand_side_by_side(session: Session, workers: Workers, answers: Path) -> None:
     """Intervals are 5% to both sides: 0.5 and 0.52 overlap, 0.2 and 0.3 do not; 3.0 and 3.1 do."""
     answers.write_text(json.dumps({"one": timed(0.52, 8.0), "two": timed(0.3, 3.1)}))
     before = [(t.number, t.values, dict(t.user_attrs)) for t in session.study.finished()]
-    found = remeasure(session, meter, QUIET)
+    found = remeasure(session, workers, QUIET)
     document = to_plain(found)
     first, second = document["rows"]
     assert (first["trial"], second["trial"]) == (2, 1), "the fastest first, no baseline, nothing off the front"
@@ -130,10 +130,10 @@ def test_old_and_new_stand_side_by_side(session: Session, meter: Worker, answers
 
 
 def test_a_row_that_fails_is_told_and_the_others_go_on(
-    session: Session, meter: Worker, answers: Path, capsys: pytest.CaptureFixture[str]
+    session: Session, workers: Workers, answers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers.write_text(json.dumps({"one": timed(0.5, 4.0)}))
-    found = remeasure(session, meter, Console(quiet=False, as_json=True))
+    found = remeasure(session, workers, Console(quiet=False, as_json=True))
     document = to_plain(found)
     failed, passed = document["rows"]
     assert (failed["trial"], failed["now"], failed["agrees"]) == (2, None, None)
@@ -145,42 +145,42 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(
     assert "asked for 120 blocks" in said
 
 
-def test_all_rows_may_fail(session: Session, meter: Worker, answers: Path) -> None:
+def test_all_rows_may_fail(session: Session, workers: Workers, answers: Path) -> None:
     answers.write_text("{}")
-    found = remeasure(session, meter, QUIET)
+    found = remeasure(session, workers, QUIET)
     assert all_failed(found)
     assert re.match(r"0 of 0 points .* 2 ", conclusion(found))
 
 
-def test_an_artifact_that_is_gone_is_one_line(session: Session, meter: Worker, answers: Path) -> None:
+def test_an_artifact_that_is_gone_is_one_line(session: Session, workers: Workers, answers: Path) -> None:
     answers.write_text(json.dumps({"one": timed(0.5, 4.0)}))
     (session.home.root / "two" / "model.onnx").unlink()
-    gone = remeasure(session, meter, QUIET).rows[0]
+    gone = remeasure(session, workers, QUIET).rows[0]
     assert str(session.home.root / "two" / "model.onnx") in str(gone.reason) and "\n" not in str(gone.reason)
 
 
 @pytest.mark.parametrize(
     ("path", "words"), [("base/model.onnx", "baseline's model"), ("holdout/requests.npz", "the requests")]
 )
-def test_what_every_row_needs_is_looked_for_first(session: Session, meter: Worker, path: str, words: str) -> None:
+def test_what_every_row_needs_is_looked_for_first(session: Session, workers: Workers, path: str, words: str) -> None:
     (session.home.root / path).unlink()
     with pytest.raises(ConfigError, match=words):
-        remeasure(session, meter, QUIET)
+        remeasure(session, workers, QUIET)
 
 
-def test_a_study_without_a_baseline_is_refused(tmp_path: Path, meter: Worker) -> None:
+def test_a_study_without_a_baseline_is_refused(tmp_path: Path, workers: Workers) -> None:
     home, config = Home(tmp_path), load("synthetic-small", ["name=s"])
     home.claim()
     study = Study("s", home.storage(None), config.objectives, config.quality.limits, 0)
     with pytest.raises(ConfigError, match="baseline"):
-        remeasure(Session(config, home, study, cast(Ledger, None)), meter, QUIET)
+        remeasure(Session(config, home, study, cast(Ledger, None)), workers, QUIET)
 
 
 def test_the_table_shows_both(
-    session: Session, meter: Worker, answers: Path, capsys: pytest.CaptureFixture[str]
+    session: Session, workers: Workers, answers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers.write_text(json.dumps({"one": timed(0.52, 8.0)}))
-    Terminal(width=200).print(remeasured_table(remeasure(session, meter, QUIET)))
+    Terminal(width=200).print(remeasured_table(remeasure(session, workers, QUIET)))
     table = capsys.readouterr().out
     assert "0.500 [0.475, 0.525]" in table
     assert "0.520 [0.494, 0.546]" in table
@@ -189,9 +189,9 @@ def test_the_table_shows_both(
     assert "the machine of then" in table
 
 
-def test_a_front_of_the_baseline_alone_is_refused(session: Session, meter: Worker) -> None:
+def test_a_front_of_the_baseline_alone_is_refused(session: Session, workers: Workers) -> None:
     session.study.restart()
     trial, _ = session.study.ask(cast(SearchSpace, Only()))
     session.study.tell(trial.number, complete_outcome(1.0, 1.0, 0.0, "base"), 0.1)
     with pytest.raises(ConfigError, match="front"):
-        remeasure(session, meter, QUIET)
+        remeasure(session, workers, QUIET)

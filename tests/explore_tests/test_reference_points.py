@@ -14,14 +14,15 @@ import pytest
 
 from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Prepared, Tried
-from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
+from search.choose.choose import Confirmed, choice
+from search.choose.run import tuned_ratios
 from search.cli.console import Console
 from search.config.loss_limits import Limits
 from search.errors import JobError
 from search.explore.reference_points import QUANTIZED, references_of, tuned_placement
 from search.report.render import render
 from search.results import TUNED, Front, Point
-from search.study import Study, spent
+from search.study import Study
 from search.study_front import study_front
 from search.verdict import verdict
 from spaces.candidate import Candidate
@@ -156,7 +157,7 @@ def begin(parts: dict[str, Any]) -> Study:
 
 def told(parts: dict[str, Any], **facts: Any) -> Front:
     parts["study"].note(**facts)
-    return study_front(parts["config"], parts["study"].finished(), parts["study"].facts)
+    return study_front(parts["config"], parts["study"])
 
 
 def test_reference_points_are_benchmarked_whatever_a_glance_says(
@@ -183,7 +184,7 @@ def test_reference_points_are_benchmarked_whatever_a_glance_says(
     assert all((visits[f"trial-{n}"], visits[f"trial-{n}-visits"]) == (1, 3) for n in (1, 2, 4))
     assert visits["trial-3"] == 0
     assert study.references == (TUNED, QUANTIZED, "popularity", "logistic regression")
-    assert spent(study.finished()) == 5, "of six trials one is the baseline; reference points are none of the search's"
+    assert study.spent() == 5, "of six trials one is the baseline; reference points are none of the search's"
 
 
 def test_a_better_placement_that_the_search_finds_is_the_tuned_baseline_from_then_on(
@@ -255,9 +256,9 @@ def test_the_budgets_trials_mean_the_same_in_a_run_and_when_it_goes_on(
     _, ended, _ = search(parts, script, 12, monkeypatch)
     states = {t.outcome.state for t in ended}
     assert states == {"complete", "stopped", "failed"}
-    assert spent(parts["study"].finished()) == 11
+    assert parts["study"].spent() == 11
     search(parts, script, 15 - 11, monkeypatch)
-    assert spent(parts["study"].finished()) == 15
+    assert parts["study"].spent() == 15
 
 
 def test_the_verdict_begins_with_the_simple_model_and_tells_the_tuned_baseline(
@@ -295,11 +296,13 @@ def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
     pairs: Any = SimpleNamespace(
         jobs=SimpleNamespace(recording=str), console=Console(quiet=True, as_json=False), benchmark=benchmark
     )
-    found = beside_tuned_baseline(pairs, ours, (3, tuned))
+    sides = {2: ours, 3: tuned}
+    found = tuned_ratios(pairs, 2, measured, 3, sides)
     assert found is not None and (found.trial, found.p95_ratio, found.throughput_ratio) == (3, 0.25, 4.0)
     assert asked[0][:2] == (ours, "confirm") and asked[0][-1] == tuned
     confirmed = Confirmed(measured, 1, tuned=found)
-    assert _confirmation(confirmed).tuned_baseline == found
+    point: Any = None
+    assert choice(point, confirmed, Path("bundle"), "why", None).confirmed.tuned_baseline == found
     config: Any = SimpleNamespace(name="shop")
     card = render(
         "model_card.md.j2", config=config, candidate=ours[1], artifact=ours[0], confirmed=confirmed, reason="why",
@@ -311,4 +314,7 @@ def test_a_choice_is_timed_beside_the_tuned_baseline() -> None:
         raise JobError("busy")
 
     pairs.benchmark = disturbed
-    assert beside_tuned_baseline(pairs, ours, (3, tuned)) is None
+    assert tuned_ratios(pairs, 2, measured, 3, sides) is None
+    known = tuned_ratios(pairs, 2, measured, 0, sides)
+    assert known is not None and (known.trial, known.p95_ratio) == (0, 0.25), "as measured beside the baseline"
+    assert tuned_ratios(pairs, 3, measured, 3, sides) is None

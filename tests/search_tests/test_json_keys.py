@@ -20,17 +20,17 @@ from objectives.records import Artifact, InputSpec, Outcome, Prepared, SliceQual
 from search.ablation.records import FACT, DistillationGain, fact
 from search.bench import bench
 from search.choose import rebuild as recipe
-from search.choose.choose import Confirmed, Policy, choice, tuned_ratios
+from search.choose.choose import Confirmed, Policy, choice
 from search.cli import validation
 from search.config.loss_limits import Limits
 from search.config.study_file import load
 from search.explore.dry_run import DryRun
-from search.results import TUNED, Front, Point, choice_json, front_json
+from search.results import TUNED, Front, Point, TunedRatios, choice_json, front_json, numbers_of
 from search.study import Study
 from search.study_front import study_front
 from spaces.candidate import Candidate
 from spaces.model_structure import Group, ModelStructure
-from spaces.serialization import to_plain
+from spaces.serialization import fields_in, to_plain
 from spaces.techniques.placement import InstanceGroup, Placement
 from tests.ablation_tests.ablated import CHOSEN, PROFILE, ablation
 from tests.bench_tests.test_bench import played
@@ -71,7 +71,7 @@ def confirmed() -> Confirmed:
     assert measurement is not None
     quality = replace(measurement.quality, slices=PARTS)
     control = DistillationGain("auc", 0.1, (0.0, 0.2), 3, "It gained.")
-    tuned = tuned_ratios(4, measurement.latency, measurement.throughput)
+    tuned = TunedRatios(trial=4, **fields_in(TunedRatios, numbers_of(measurement)))
     return Confirmed(replace(measurement, quality=quality), 1, control, tuned)
 
 
@@ -98,7 +98,7 @@ def study_of(folder: Path) -> Study:
         prepared=to_plain(PREPARED), resolution=0.001, machine="m", search_seconds=60.0, profile=to_plain(PROFILE)
     )
     study.note(**{FACT: fact((), ablation(1))})
-    point = study_front(load("ml-100k"), study.finished(), study.facts).rows[1]
+    point = study_front(load("ml-100k"), study).rows[1]
     assert isinstance(point, Point)
     chosen = choice(point, confirmed(), Path("bundle"), "why", {"name": "s", "version": "1"})
     study.note(chosen=choice_json(chosen))
@@ -107,7 +107,7 @@ def study_of(folder: Path) -> Study:
 
 def front_of(folder: Path) -> Front:
     study = study_of(folder)
-    return study_front(load("ml-100k"), study.finished(), study.facts)
+    return study_front(load("ml-100k"), study)
 
 
 def front(folder: Path) -> Any:

@@ -122,7 +122,7 @@ def effect_runs(uri: str) -> dict[tuple[str, str], Any]:
 def test_an_effect_is_a_child_run_of_its_own(uri: str, tmp_path: Path) -> None:
     ledger = opened(uri, tmp_path)
     known = ablation(trial=1)
-    assert ledger.level_effects([known])
+    assert ledger.level([], [], [known])
     found = effect_runs(uri)
     assert len(found) == 8
     run = found["pruning", "without"]
@@ -143,23 +143,23 @@ def test_an_effect_is_a_child_run_of_its_own(uri: str, tmp_path: Path) -> None:
 def test_effects_are_levelled_as_trials_are(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half written, measured anew, gone with a study that was begun anew; and the trials' own runs are let be."""
     ledger, known = opened(uri, tmp_path), ablation()
-    ledger.record(entries(1)[0])
+    ledger.level(entries(1), [])
     with monkeypatch.context() as patch:
         patch.setattr(ledger._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            ledger.level_effects([known])
-    again = opened(uri, tmp_path)
-    assert again.level_effects([known])
+            ledger.level(entries(1), [], [known])
+    again, trials = opened(uri, tmp_path), {name: run.info.run_id for name, run in runs(uri).items()}
+    assert again.level(entries(1), [], [known])
     before = {name: run.info.run_id for name, run in effect_runs(uri).items()}
     assert all(run.info.status != "RUNNING" for run in effect_runs(uri).values())
-    assert again.level_effects([known])
+    assert again.level(entries(1), [], [known])
     assert {name: run.info.run_id for name, run in effect_runs(uri).items()} == before
     failed = known.effects[-1]
     mended = known.joined(replace(failed, difference=known.effects[0].difference, reason=None))
-    assert again.level_effects([mended])
+    assert again.level(entries(1), [], [mended])
     after = effect_runs(uri)
     assert after["engine and threads", "alone"].info.status == "FINISHED"
     assert {n for n, run in after.items() if run.info.run_id != before[n]} == {("engine and threads", "alone")}
-    assert again.level_effects([])
+    assert again.level(entries(1), [], [])
     assert effect_runs(uri) == {}
-    assert sorted(runs(uri)) == ["0"]
+    assert {name: run.info.run_id for name, run in runs(uri).items()} == trials

@@ -23,7 +23,7 @@ def told(outcomes: list[Outcome], **facts: Any) -> Front:
         trial, _ = study.ask(small_space())
         study.tell(trial.number, outcome, 0.0)
     study.note(**facts)
-    return study_front(config, study.finished(), study.facts)
+    return study_front(config, study)
 
 
 @pytest.mark.parametrize(("resolution", "front"), [(0.0028, [1]), (0.0005, [1, 2])])

@@ -10,7 +10,7 @@ import pytest
 
 from objectives.records import NotFiniteError, Outcome, Quality
 from search.config.loss_limits import Limits
-from search.study import Study, candidate_of, measured, outcome_of, sought
+from search.study import Study, sought
 from spaces.search_space import SearchSpace
 from tests.search_tests.measurements import complete_outcome, small_space
 
@@ -34,11 +34,11 @@ def test_an_outcome_comes_back_whole_after_reopening(space: SearchSpace, storage
     trial, candidate = study.ask(space)
     told = complete_outcome()
     study.tell(trial.number, told, 1.5)
-    (found,) = open_study(storage).finished()
-    assert outcome_of(found) == told
-    assert candidate_of(found) == candidate
-    assert found.values == [0.5, 0.5, 0.001]
-    assert found.user_attrs["minutes"] == 1.5
+    again = open_study(storage)
+    (found,) = again.ended()
+    assert (found.outcome, found.candidate, found.minutes) == (told, candidate, 1.5)
+    (raw,) = again.finished()
+    assert raw.values == [0.5, 0.5, 0.001] and raw.params == found.knobs
 
 
 def test_optuna_sees_the_tolerated_loss_as_a_constraint(space: SearchSpace, storage: str) -> None:
@@ -66,19 +66,16 @@ def test_a_kill_between_keeping_and_telling_loses_nothing(
     again = open_study(storage)
     assert again.finished() == []
     again.sweep()
-    (found,) = again.finished()
-    assert outcome_of(found) == complete_outcome()
-    assert found.state == optuna.trial.TrialState.COMPLETE
+    assert [trial.outcome for trial in again.ended()] == [complete_outcome()]
+    assert [trial.state for trial in again.finished()] == [optuna.trial.TrialState.COMPLETE]
 
 
 def test_an_interrupted_trial_is_stopped_and_its_choice_is_asked_again(space: SearchSpace, storage: str) -> None:
     _, candidate = open_study(storage).ask(space)
     again = open_study(storage)
     again.sweep()
-    (found,) = again.finished()
-    told = outcome_of(found)
-    assert told is not None
-    assert (told.state, found.state) == ("stopped", optuna.trial.TrialState.PRUNED)
+    assert [trial.outcome.state for trial in again.ended()] == ["stopped"]
+    assert [trial.state for trial in again.finished()] == [optuna.trial.TrialState.PRUNED]
     assert again.ask(space)[1] == candidate
     again.sweep()
     assert len(again.finished()) == 2
@@ -132,9 +129,9 @@ def test_each_outcome_is_parsed_once_however_often_it_is_asked_for(
         study.tell(trial.number, complete_outcome(loss=loss), 0.1)
     parsed.clear()
     for _ in range(3):
-        assert [m.quality.loss for m in measured(study.finished()).values()] == losses
+        assert [m.quality.loss for m in study.measured().values()] == losses
     assert len(parsed) == 3
     study.restart()
     trial, _ = study.ask(space)
     study.tell(trial.number, complete_outcome(loss=0.00321), 0.1)
-    assert [m.quality.loss for m in measured(study.finished()).values()] == [0.00321]
+    assert [m.quality.loss for m in study.measured().values()] == [0.00321]
