@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from objectives.arrays import Numbers
 from objectives.held_out_rows import HELD_PARTS, HeldOut, read_held_out
@@ -19,8 +18,6 @@ from objectives.recommenders.scoring import main_scores
 from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Quality
 
-_Scores = NDArray[np.float32]
-
 
 def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest) -> Quality:
     """Evaluate the custom metric on files of scores; the counterpart of `objectives.measure.evaluate.evaluate`.
@@ -29,12 +26,12 @@ def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest)
         ValueError: the user's function fails.
         UndefinedLossError: the metric is 0 or undefined for the baseline, or undefined on too many resamples.
     """
-    held, theirs = read_held_out(Path(asked.holdout), asked.part), _read(asked.baseline)
+    held, baseline = read_held_out(Path(asked.holdout), asked.part), np.load(asked.scored.baseline)
 
-    def quality(ours: _Scores, column: int, of: HeldOut) -> Quality:
-        return custom_metric(recommender, ours[:, column], theirs[:, column], of, asked.seed, asked.confidence)
+    def quality(ours: Numbers, theirs: Numbers, of: HeldOut) -> Quality:
+        return custom_metric(recommender, ours, theirs, of, asked.seed, asked.confidence)
 
-    found = (quality_by_output(held, partial(quality, _read(path))) for path in asked.candidates)
+    found = (quality_by_output(held, np.load(path), baseline, quality) for path in asked.scored.candidates)
     return max(found, key=lambda each: each.loss)
 
 
@@ -63,22 +60,16 @@ def check_metric(recommender: Recommender) -> None:
 
 
 def custom_metric(
-    recommender: Recommender, candidate: _Scores, baseline: _Scores, held: HeldOut, seed: int, confidence: float
+    recommender: Recommender, candidate: Numbers, baseline: Numbers, held: HeldOut, seed: int, confidence: float
 ) -> Quality:
     """Return the paired quality of scores, (n,) each, by the custom metric."""
 
-    def metric(scores: _Scores, mask: Mask) -> Resampled:
+    def metric(scores: Numbers, mask: Mask) -> Resampled:
         columns = scores[mask], held.labels[mask], held.groups[mask]
         return lambda weights: np.array([_value(recommender, columns, row) for row in weights])
 
     ours, theirs = (partial(metric, scores) for scores in (candidate, baseline))
     return paired_loss(recommender.metric, ours, theirs, held.groups, seed, confidence, held.slices)
-
-
-def _read(scores: str) -> _Scores:
-    """Read scores as (n, outputs)."""
-    found: _Scores = np.load(scores)
-    return found.reshape(len(found), -1)
 
 
 def _value(recommender: Recommender, columns: tuple[Numbers, ...], row: Floats) -> float:

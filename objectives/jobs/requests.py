@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from objectives.held_out_rows import HeldPart
 from objectives.jobs.protocol import Request
 from objectives.measure.deployment import Deployment
-from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
@@ -84,14 +83,6 @@ class EvaluateResponse:
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """An artifact and how it is run."""
-
-    artifact: Artifact
-    deployment: Deployment
-
-
-@dataclass(frozen=True)
 class ScoreResponse:
     """Files of scores: the candidate's for each engine that serves, the baseline's; `reused` if all were cached."""
 
@@ -108,8 +99,8 @@ class ScoreRequest(Request[ScoreResponse]):
     threads: of the engine, fewer where other jobs run at the same time; None for its own choice
     """
 
-    candidate: Deployed
-    baseline: Deployed
+    candidate: Deployment
+    baseline: Deployment
     cache: str
     holdout: str
     part: HeldPart
@@ -132,20 +123,25 @@ class EvaluateRequest(Request[EvaluateResponse]):
 
 @dataclass(frozen=True)
 class CustomMetricRequest(Request[EvaluateResponse]):
-    """Evaluate the user's own metric on scores.
-
-    candidates: files of the candidate's scores, one for each engine that serves; the one with the larger loss counts
-    baseline: file of the baseline's scores
-    """
+    """Evaluate the user's own metric on scores; of the engines that serve, the one with the larger loss counts."""
 
     task: Task
     threads: int
+    scored: ScoreResponse
     holdout: str
     part: HeldPart
-    candidates: tuple[str, ...]
-    baseline: str
     seed: int
     confidence: float
+
+
+@dataclass(frozen=True)
+class QuickBenchmark:
+    """Ratios of candidate to baseline: the time of a request, one by one, and the requests per second when saturated.
+    There are no intervals, and the result is never reported as a measurement.
+    """
+
+    service_ratio: float
+    saturated_ratio: float
 
 
 @dataclass(frozen=True)
@@ -168,14 +164,12 @@ class BenchmarkResponse:
 class BenchmarkRequest(Request[BenchmarkResponse]):
     """Measure latency and throughput of two deployments side by side.
 
-    artifact: the candidate's
     recording: the file of raw timings; where `append`, the visits in it count too
     weighed: whether memory and CPU time are measured as well
     noise: how ratios differ between visits, by earlier benchmarks
     """
 
     holdout: str
-    artifact: Artifact
     candidate: Deployment
     baseline: Deployment
     load: Load

@@ -87,10 +87,11 @@ def _through(candidate: Candidate, jobs: MeterJobs, workers: Workers, stages: _S
         batch_seconds = stages.run("fit", builder, FitRequest(task, candidate.weights, threads)).batch_seconds
     artifact = stages.run("export", builder, export_request(task, candidate, threads)).artifact
     ours = (artifact, candidate)
+    scores = jobs.score(ours, "validation")
     if jobs.config.own and not jobs.prepared.custom_metric:
-        stages.run("evaluate", meter, jobs.evaluate(ours, "validation", 0.95))
+        stages.run("evaluate", meter, jobs.evaluate(scores, 0.95))
     else:  # of a built-in model, which is not trained here, the loss may be undefined
-        scored = stages.run("evaluate", meter, jobs.score(ours, "validation"))
+        scored = stages.run("evaluate", meter, scores)
         if jobs.prepared.custom_metric:
             stages.run("metric", builder, jobs.evaluate_custom_metric(scored, "validation", 0.95, threads))
     stages.run("quick benchmark", meter, jobs.quick_benchmark(ours))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, variance
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import BenchmarkResponse, FitRequest
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import BenchmarkResponse, FitRequest, QuickBenchmark
 from objectives.measurement.metrics.paired_loss import resamples_for
 from objectives.records import Artifact, Interval, Quality, SliceQuality
 from objectives.serving.devices import cores_allowed
@@ -52,13 +51,14 @@ class PairedComparison:
             raise ValueError(str(error)) from error
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
-        """Evaluate a candidate; `beside` is as in `MeterJobs.evaluate`."""
+        """Evaluate a candidate; `beside` is as in `MeterJobs.score`."""
         jobs, say = self.jobs, self.console.say
         # A ranking of many users takes as long as training; a higher confidence needs proportionally more resamples.
         limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
+        scores = jobs.score(ours, part, beside)
         if not jobs.prepared.custom_metric:
-            return call(self.meter, jobs.evaluate(ours, part, confidence, beside), limit, say).quality
-        scored = call(self.meter, jobs.score(ours, part, beside), limit, say)
+            return call(self.meter, jobs.evaluate(scores, confidence), limit, say).quality
+        scored = call(self.meter, scores, limit, say)
         asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
         return call(self.builder, asked, limit, say).quality
 

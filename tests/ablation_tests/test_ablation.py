@@ -84,7 +84,7 @@ def of(deployment):
     return ms * ({replicas} if deployment.placement.instance_group.replicas == 2 else 1), value
 def evaluate(request, progress):
     assert (request.scores.part, request.confidence) == ("validation", 0.95)
-    ours, theirs = of(request.scores.candidate.deployment)[1], of(request.scores.baseline.deployment)[1]
+    ours, theirs = of(request.scores.candidate)[1], of(request.scores.baseline)[1]
     return EvaluateResponse(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality)
 def benchmark(request, progress):
     assert (request.window.blocks, request.window.visits) == (20, 3) and not request.weighed

@@ -17,7 +17,7 @@ from objectives.bags import Bags, padded
 from objectives.build import stages as build
 from objectives.build.technique_checks import unlearnable
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, Form, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.user_model.padded_forward import own_forward
@@ -127,8 +127,8 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
         (Precision(), Form(user_once=True)),
     ):
         artifact, _ = build.export(task, weights, precision, form, _quiet)
-        deployed.append(Deployed(artifact, Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")))
-    base = Deployed(found.baseline, Deployment(f"{task.home}/{found.baseline.path}", Placement(), "fp32"))
+        deployed.append(Deployment(artifact, f"{task.home}/{artifact.path}", Placement(), "fp32"))
+    base = Deployment(found.baseline, f"{task.home}/{found.baseline.path}", Placement(), "fp32")
     scores = ScoreRequest(deployed[0], base, str(task.cache), found.holdout, "test")
     quality = evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality
     own = own_forward(recommender.model)
@@ -140,7 +140,7 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
     example = read_requests(Path(found.holdout))[0]
     placement = Placement(InstanceGroup(replicas=2), split_rows=10, user_once=True)
     write_bundle(
-        tmp_path / "bundle", "shop", Path(deployed[1].deployment.model), Candidate(placement=placement), {},
+        tmp_path / "bundle", "shop", Path(deployed[1].model), Candidate(placement=placement), {},
         found.inputs, "# shop\n", example,
     )  # fmt: skip
     bundle, difference = verify(tmp_path / "bundle")

@@ -23,7 +23,7 @@ from objectives import onnx_graph
 from objectives.build import stages as build
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, Form, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
@@ -177,7 +177,7 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
     with Pool.open(model, Placement()) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
             assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-5)
-    base = Deployed(found.baseline, Deployment(str(model), Placement(), "fp32"))
+    base = Deployment(found.baseline, str(model), Placement(), "fp32")
     scores = ScoreRequest(base, base, str(task.cache), found.holdout, "test")
     assert evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality.loss == 0
     _check_bundle(task, found, found.baseline, Candidate(), tmp_path / "bundle")
@@ -277,9 +277,7 @@ def _large(home: Path) -> dict[str, int]:
     precision = Precision((("tables", "int8"),))
     artifact, _ = build.export(task, Weights(), precision, Form(), _quiet)
     assert artifact.widths["tables"] == "int8"
-    ours, base = (
-        Deployed(of, Deployment(str(_model(task, of)), Placement(), "fp32")) for of in (artifact, found.baseline)
-    )
+    ours, base = (Deployment(of, str(_model(task, of)), Placement(), "fp32") for of in (artifact, found.baseline))
     scores = ScoreRequest(ours, base, str(task.cache), found.holdout, "test")
     assert abs(evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality.loss) < 0.05
     request = read_requests(Path(found.holdout))[0]

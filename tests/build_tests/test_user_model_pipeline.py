@@ -19,7 +19,7 @@ from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression import export
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
-from objectives.jobs.requests import CustomMetricRequest, Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import CustomMetricRequest, EvaluateRequest, Form, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError
@@ -207,11 +207,11 @@ def _quiet(line: str) -> None:
 
 
 def _deployment(task: Task, artifact: Artifact) -> Deployment:
-    return Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")
+    return Deployment(artifact, f"{task.home}/{artifact.path}", Placement(), "fp32")
 
 
 def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
-    ours, base = (Deployed(of, _deployment(task, of)) for of in (artifact, found.baseline))
+    ours, base = (_deployment(task, of) for of in (artifact, found.baseline))
     scores = ScoreRequest(ours, base, str(task.cache), found.holdout, "test")
     return evaluate(EvaluateRequest(scores, found.metric, 0, 0.95)).quality
 
@@ -276,10 +276,10 @@ def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[
     found = build.prepare(task, _quiet)
     assert found.custom_metric and found.metric == "worse"
     artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), Form(), _quiet)
-    pair = (Deployed(of, _deployment(task, of)) for of in (artifact, found.baseline))
+    pair = (_deployment(task, of) for of in (artifact, found.baseline))
     scored = score(ScoreRequest(*pair, str(task.cache), found.holdout, "test"))
     ours, theirs = scored.candidates, scored.baseline
-    asked = CustomMetricRequest(task, 1, found.holdout, "test", ours, theirs, 0, 0.95)
+    asked = CustomMetricRequest(task, 1, scored, found.holdout, "test", 0, 0.95)
     quality = evaluate_custom_metric(build.open_once(task, _quiet), asked)
     held = read_held_out(Path(found.holdout), "test")
     expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Prepared, Tried
 from search.choose.choose import Confirmed, _confirmation, beside_tuned_baseline
 from search.cli.console import Console

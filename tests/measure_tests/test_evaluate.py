@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure import evaluate as judging
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
+from objectives.measurement.metrics.quality import paired_quality, quality_by_output
 from objectives.records import Artifact, Quality
 from spaces.techniques.placement import InstanceGroup, Placement, Route
 
@@ -95,9 +96,9 @@ def _judge(
 
 
 def _asked(holdout: Path, ours: str = "ours", placement: Placement | None = None) -> ScoreRequest:
-    def deployed(name: str, placement: Placement) -> Deployed:
+    def deployed(name: str, placement: Placement) -> Deployment:
         artifact = Artifact(name, f"{name}/model.onnx", {}, 1, 0.0)
-        return Deployed(artifact, Deployment(artifact.path, placement, "fp32"))
+        return Deployment(artifact, artifact.path, placement, "fp32")
 
     pair = (deployed(ours, placement or Placement()), deployed("base", Placement()))
     return ScoreRequest(*pair, str(holdout.with_name("cache")), str(holdout), "test")
@@ -232,7 +233,10 @@ def test_another_output_that_cannot_be_judged_has_the_reason() -> None:
         others={"like": 1 - labels, "stars": random.integers(1, 6, size=60).astype(np.float32), "none": np.zeros(60)},
     )
     scores = random.normal(size=(60, 4)).astype(np.float32)
-    quality = judging._quality("auc", scores, scores + random.normal(size=(60, 4)).astype(np.float32), held, 0, 0.95)
+    baseline = scores + random.normal(size=(60, 4)).astype(np.float32)
+    quality = quality_by_output(
+        held, scores, baseline, lambda ours, theirs, of: paired_quality("auc", ours, theirs, of.labels, of.groups, 0)
+    )
     like, stars, none = quality.others
     assert like.value == pytest.approx(roc_auc_score(1 - labels, scores[:, 1])) and like.reason is None
     assert (stars.name, stars.rows, stars.value) == ("output stars", 60, None) and "0 or 1" in str(stars.reason)

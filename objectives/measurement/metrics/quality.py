@@ -103,17 +103,22 @@ def paired_ranking(
     return paired_loss(metric, judged(candidate_ranks), judged(baseline_ranks), groups, seed, confidence, slices)
 
 
-def quality_by_output(held: HeldOut, quality: Callable[[int, HeldOut], Quality]) -> Quality:
-    """Evaluate each column of scores by its labels: the main output, and the others, or the reason why not."""
+def quality_by_output(
+    held: HeldOut, candidate: Numbers, baseline: Numbers, quality: Callable[[Numbers, Numbers, HeldOut], Quality]
+) -> Quality:
+    """Evaluate each column of scores, (n,) or (n, outputs), by its labels: the main output, and the others, or the
+    reason why not.
+    """
+    ours, theirs = (scores.reshape(len(scores), -1).T for scores in (candidate, baseline))
 
     def told(column: int, name: str, labels: Numbers) -> SliceQuality:
         try:
-            of = quality(column, replace(held, labels=labels, slices={}))
+            of = quality(ours[column], theirs[column], replace(held, labels=labels, slices={}))
         except ValueError as error:
             return SliceQuality(of_output(name), len(labels), len(np.unique(held.groups)), reason=str(error))
         return SliceQuality(of_output(name), of.rows, of.groups, of.value, of.baseline, of.loss, of.loss_interval)
 
-    main = quality(0, held)
+    main = quality(ours[0], theirs[0], held)
     return replace(main, others=tuple(told(column, *item) for column, item in enumerate(held.others.items(), 1)))
 
 
