@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,6 +22,7 @@ from objectives.compression.pipeline import Means, epochs_of, reshape
 from objectives.compression.training_data import TrainingData, training_batches
 from objectives.errors import located
 from objectives.int8_weights import Int8WeightBits
+from objectives.jobs.protocol import Progress
 from objectives.recommenders.families.transfer import start_from
 from objectives.recommenders.protocol import Recommender
 from spaces.model_structure import ModelStructure
@@ -30,7 +30,6 @@ from spaces.serialization import from_plain, to_plain
 from spaces.techniques.distillation import Distillation
 from spaces.weights import Weights
 
-Progress = Callable[[str], None]
 _MODEL, _MADE_OF, _RANGES = "model.pt", "anatomy.json", "ranges.json"
 # Number of batches for the importance of units.
 _EVIDENCE = 8

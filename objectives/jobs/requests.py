@@ -13,8 +13,8 @@ from objectives.measurement.profile.roofline import Roofline
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
 from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
 from objectives.task import Task
+from spaces.candidate import Candidate
 from spaces.model_structure import Group
-from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 
@@ -48,18 +48,6 @@ class FitRequest(Request[FitResponse]):
 
 
 @dataclass(frozen=True)
-class Form:
-    """Form of the graph that a placement needs.
-
-    user_once: the user's side is computed once a request
-    split_embeddings: the graph is split into an embedding stage and a dense stage for two engines
-    """
-
-    user_once: bool = False
-    split_embeddings: bool = False
-
-
-@dataclass(frozen=True)
 class ExportResponse:
     artifact: Artifact
     reused: bool
@@ -67,13 +55,11 @@ class ExportResponse:
 
 @dataclass(frozen=True)
 class ExportRequest(Request[ExportResponse]):
-    """Write a candidate's model file."""
+    """Write a candidate's model file, in the form that its placement needs."""
 
     task: Task
-    weights: Weights
-    precision: Precision
+    candidate: Candidate
     threads: int
-    form: Form
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from objectives.records import Measurement, Outcome
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
 from search.study import EndedTrial, Study, measured, outcome_of, sought
-from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
+from search.workers.meter_jobs import Length, MeterJobs, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -117,7 +117,7 @@ class Explorer:
         if running.stage == "fit":
             return requests.FitRequest(self._jobs.task, candidate.weights, threads)
         if running.stage == "export":
-            return export_request(self._jobs.task, candidate, threads)
+            return requests.ExportRequest(self._jobs.task, candidate, threads)
         if running.stage == "custom_metric":
             assert running.scored is not None
             return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, threads)

@@ -29,13 +29,6 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 Side = tuple[Artifact, Candidate]
 
 
-def export_request(task: Task, candidate: Candidate, threads: int) -> requests.ExportRequest:
-    """Asks a builder for a candidate's model file."""
-    placement = candidate.placement
-    form = requests.Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
-    return requests.ExportRequest(task, candidate.weights, candidate.precision, threads, form)
-
-
 def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
     """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine."""
     return RatioNoise(

@@ -139,7 +139,8 @@ def losing(losses: Mapping[str, float]) -> Any:
 
 
 def exported(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    key = arguments["weights"]["reference"] or ("small" if arguments["weights"]["distillation"] else "base")
+    weights = arguments["candidate"]["weights"]
+    key = weights["reference"] or ("small" if weights["distillation"] else "base")
     return {"artifact": to_plain(Artifact(key, f"{key}/model.onnx", {}, 900, 0.0)), "reused": False}
 
 

@@ -25,7 +25,6 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.build.fit import fit
-from objectives.build.stages import prepare
 from objectives.compression.export import Signature, to_onnx
 from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
@@ -47,6 +46,7 @@ from spaces.techniques.architecture import Architecture
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.placement import Placement
 from spaces.weights import Weights
+from tests.build_tests.staged import prepare
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 EXAMPLE_ROWS = 257
