@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from objectives.arrays import Numbers
-from objectives.held_out_rows import HELD_PARTS, HeldOut, read_held_out
+from objectives.held_out_rows import HeldOut, read_held_out
 from objectives.jobs.requests import CustomMetricRequest
 from objectives.measurement.metrics.paired_loss import Mask, Resampled, paired_loss
 from objectives.measurement.metrics.quality import quality_by_output
 from objectives.measurement.statistics import Floats
 from objectives.recommenders.protocol import Recommender
-from objectives.recommenders.scoring import main_scores
-from objectives.recommenders.user_model.factory import FactoryError
 from objectives.records import Quality
 
 
@@ -26,34 +24,10 @@ def evaluate_custom_metric(recommender: Recommender, asked: CustomMetricRequest)
         ValueError: the user's function fails.
         UndefinedLossError: the metric is 0 or undefined for the baseline, or undefined on too many resamples.
     """
-    held, theirs = read_held_out(Path(asked.holdout), asked.part), np.load(asked.baseline)
+    held, theirs = read_held_out(Path(asked.holdout), asked.part), np.load(asked.scored.baseline)
     quality = partial(custom_metric, recommender, seed=asked.seed, confidence=asked.confidence)
-    found = (quality_by_output(np.load(path), theirs, held, quality) for path in asked.candidates)
+    found = (quality_by_output(np.load(path), theirs, held, quality) for path in asked.scored.candidates)
     return max(found, key=lambda each: each.loss)
-
-
-def check_metric(recommender: Recommender) -> None:
-    """Check that the metric is defined on the model's scores of both held-out parts.
-
-    Raises:
-        FactoryError: the metric gives no relative loss with an interval on validation or on test.
-    """
-    name = f"metric {recommender.metric}"
-    for part in HELD_PARTS:
-        held = recommender.held_out(part)
-        if (groups := len(np.unique(held.groups))) < 2:
-            raise FactoryError(f"{name} needs rows of two groups or more, but those of {part} are of {groups}")
-        if recommender.custom_metric:
-            scores = main_scores(recommender, recommender.model, held.inputs)
-            value = recommender.evaluate_custom_metric(scores, held.labels, held.groups)
-            if not 0 < value < float("inf"):
-                raise FactoryError(
-                    f"{name} must give a number above 0 for the model on {part}, higher being better, but gave "
-                    f"{value:.4g}"
-                )
-        elif held.items is None and set(np.unique(held.labels)) != {0, 1}:
-            some = ", ".join(f"{label:g}" for label in np.unique(held.labels)[:3])
-            raise FactoryError(f"{name} needs labels that are 0 and 1, but those of {part} are {some} ...")
 
 
 def custom_metric(

@@ -15,13 +15,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from objectives.build.convergence_check import undertrained
-from objectives.build.custom_metric import check_metric
-from objectives.build.dry_run import dry_facts, split_refused
+from objectives.build.baseline_checks import check_metric, dry_facts, split_refused, undertrained, unlearnable
 from objectives.build.fit import Fitted
 from objectives.build.fit import fit as fit_weights
 from objectives.build.model_structure import of_baseline
-from objectives.build.technique_checks import TechniqueChecks, unlearnable
+from objectives.build.technique_checks import TechniqueChecks
 from objectives.compression.embeddings import evenly_seen, seen
 from objectives.compression.export import (
     Rows,
@@ -38,7 +36,7 @@ from objectives.compression.quantization import quantize, read_weight_bits, read
 from objectives.errors import one_line
 from objectives.held_out_rows import HELD_PARTS, HeldOut, HeldPart, read_requests, write_held_out, write_requests
 from objectives.jobs.protocol import Progress
-from objectives.jobs.requests import FitResponse, Form
+from objectives.jobs.requests import ExportRequest, ExportResponse, FitRequest, FitResponse, PrepareRequest
 from objectives.onnx_graph import load_graph, multiply_adds, save_graph
 from objectives.parity import LIMIT
 from objectives.recommenders.load import open_recommender
@@ -51,6 +49,7 @@ from objectives.task import Task
 from spaces.model_structure import ModelStructure
 from spaces.serialization import Json, digest, from_plain, to_plain
 from spaces.techniques.embeddings import SMALLEST
+from spaces.techniques.placement import Placement
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
@@ -66,7 +65,7 @@ _DRY_USERS = 384
 MODEL = "model.onnx"
 
 
-def prepare(task: Task, progress: Progress) -> Prepared:
+def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     """Train the baseline, export it, and write the held-out rows and the requests as plain arrays.
 
     A dry run evaluates and trains nothing, but reports what is probably not meant, and forms of the graph that are
@@ -77,7 +76,8 @@ def prepare(task: Task, progress: Progress) -> Prepared:
         TraceError: the model's forward cannot be traced.
         ParityError: the exported graph does not give the model's scores.
     """
-    recommender = open_once(task, progress)
+    task = request.task
+    recommender = open_once(task, progress, request.threads)
     held = {part: recommender.held_out(part) for part in HELD_PARTS}
     key = digest(recommender.key, task.key(), _of_slices(held), EXPORT_STAGE)[:20]
     holdout = task.cache / "holdouts" / key
@@ -94,7 +94,7 @@ def prepare(task: Task, progress: Progress) -> Prepared:
 
     make_once(holdout, write)
     progress("baseline: exporting it")
-    artifact, _ = _export(task, recommender, Weights(), Precision(), Form())
+    artifact = _export(task, recommender, Weights(), Precision(), Placement()).artifact
     requests = read_requests(holdout)
     rows = int(np.median([rows_of(request) for request in requests]))
     model = Path(task.home) / artifact.path
@@ -181,11 +181,12 @@ def _of_slices(held: Mapping[HeldPart, HeldOut]) -> str:
     return content.hexdigest()
 
 
-def fit(task: Task, weights: Weights, progress: Progress) -> FitResponse:
+def fit(request: FitRequest, progress: Progress) -> FitResponse:
     """Reshape or prune the weights, then distil them. The baseline's own weights need no fitting."""
+    task, weights = request.task, request.weights
     if weights.distillation is None:
         return FitResponse(True)
-    recommender = open_once(task, progress)
+    recommender = open_once(task, progress, request.threads)
     # A dry run trains on a few batches, whose teacher's outputs are not worth those of all of train.
     cache, bits = None if task.dry_run else task.cache, task.int8_weight_bits
     seconds: list[float] = []
@@ -199,19 +200,19 @@ def fit(task: Task, weights: Weights, progress: Progress) -> FitResponse:
     return FitResponse(reused, sum(seconds))
 
 
-def export(task: Task, weights: Weights, precision: Precision, form: Form, progress: Progress) -> tuple[Artifact, bool]:
-    """Export one ONNX graph in the given widths and form, checked against the model.
-
-    Returns:
-        The artifact, and True if the cache had it.
-    """
-    return _export(task, open_once(task, progress), weights, precision, form)
+def export(request: ExportRequest, progress: Progress) -> ExportResponse:
+    """Export one ONNX graph in the candidate's widths and its placement's form, checked against the model."""
+    task, chosen = request.task, request.candidate
+    recommender = open_once(task, progress, request.threads)
+    return _export(task, recommender, chosen.weights, chosen.precision, chosen.placement)
 
 
 def _export(
-    task: Task, recommender: Recommender, weights: Weights, precision: Precision, form: Form
-) -> tuple[Artifact, bool]:
-    # The compute type of an engine does not change the file.
+    task: Task, recommender: Recommender, weights: Weights, precision: Precision, placement: Placement
+) -> ExportResponse:
+    # The compute type of an engine does not change the file, nor does a placement but by the graph's form.
+    split = placement.embedding_device is not None
+    form = {"user_once": placement.user_once, "split_embeddings": split}
     stored = Precision(precision.widths, calibration=precision.calibration)
     bits = task.int8_weight_bits if stored.rounds_products else None
     made_by = (EXPORT_STAGE, ir.__version__, torch.__version__)
@@ -220,9 +221,9 @@ def _export(
 
     def write(into: Path) -> None:
         fitted = _fitted(task, recommender, weights)
-        graph, parity = _graph(task, recommender, weights, stored, form, fitted)
+        graph, parity = _graph(task, recommender, weights, stored, placement, fitted)
         size = save_graph(graph, into / MODEL)
-        if form.split_embeddings:  # two parts next to the graph, which share its large tensors
+        if split:  # two parts next to the graph, which share its large tensors
             parts = split_embeddings(load_graph(into / MODEL))
             size = sum(save_graph(part, into / name) for part, name in zip(parts, (TABLES, DENSE), strict=True))
         widths = read_widths(graph, fitted.structure, dict(stored.widths))
@@ -233,15 +234,15 @@ def _export(
     reused = make_once(folder, write)
     facts = json.loads((folder / "facts.json").read_text())
     path = str((folder / MODEL).relative_to(task.home))
-    return from_plain(Artifact, {"key": key[:20], "path": path, **facts}), reused
+    return ExportResponse(from_plain(Artifact, {"key": key[:20], "path": path, **facts}), reused)
 
 
 def _graph(
-    task: Task, recommender: Recommender, weights: Weights, stored: Precision, form: Form, fitted: Fitted
+    task: Task, recommender: Recommender, weights: Weights, stored: Precision, placement: Placement, fitted: Fitted
 ) -> tuple[ir.Model, float]:
     """Return the graph in its form and widths, and its parity with the model, or with the graph of no form or width."""
     rows, narrow = recommender.serving_rows(CALIBRATION_ROWS), any(width != "fp32" for _, width in stored.widths)
-    if form == Form() and not narrow:
+    if not (placement.user_once or placement.embedding_device or narrow):
         signature = signature_of(recommender)
         graph = to_onnx(fitted.model, rows, signature)
         parity = check_parity(fitted.model, graph, rows, signature.scores)
@@ -249,10 +250,10 @@ def _graph(
             requests = of_each_shape(list(recommender.requests(task.seed)))
             parity = max(parity, check_requests(fitted.model, graph, requests, signature))
         return graph, parity
-    plain, _ = _export(task, recommender, weights, Precision(), Form())
+    plain = _export(task, recommender, weights, Precision(), Placement()).artifact
     graph = source = load_graph(Path(task.home) / plain.path)
     arrays = _arrays(rows)
-    if form.user_once:
+    if placement.user_once:
         graph = compute_once(source, user_inputs(recommender))
         largest_difference(graph, source, arrays, LIMIT)
     if narrow:
@@ -340,12 +341,14 @@ def _weights_folder(task: Task, recommender: Recommender, weights: Weights) -> P
 _opened: dict[str, Recommender] = {}
 
 
-def open_once(task: Task, progress: Progress) -> Recommender:
-    """Open the recommender, or return the one in memory.
+def open_once(task: Task, progress: Progress, threads: int | None = None) -> Recommender:
+    """Open the recommender, or return the one in memory; from here on torch computes with so many threads.
 
     Raises:
         FactoryError: the recommender is not the one that the study was prepared with.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     key = digest(replace(task, expected=""))
     if key not in _opened:
         _opened.clear()

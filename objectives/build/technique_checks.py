@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from objectives.compression.export import Signature, check_parity, largest_difference, to_onnx
@@ -17,7 +16,6 @@ from objectives.compression.pipeline import Means, reshape
 from objectives.compression.quantization import quantize
 from objectives.compression.quantization.weights import weights
 from objectives.compression.structure.groups import weight_of
-from objectives.compression.training_graph import trouble_with_training
 from objectives.errors import one_line
 from objectives.int8_weights import Int8WeightBits
 from objectives.onnx_graph import is_large
@@ -32,7 +30,6 @@ from spaces.techniques.reshaping import Reshaping
 from spaces.weights import MIXED, SHARED
 
 _ROWS = 512
-_SHAPES = 3
 _NOT_HELD = "the exported graph neither looks its weight up nor multiplies by it as it is"
 # How each technique is tried on parts of a model.
 _TRIED: Mapping[str, Callable[[Sequence[str]], Sequence[Reshaping]]] = {
@@ -132,18 +129,3 @@ class TechniqueChecks:
             if is_large(self.graph):
                 gc.collect()  # graphs and the exporter's programs hold their weights in cycles
         return None
-
-
-def unlearnable(recommender: Recommender, seed: int) -> str | None:
-    """Return the reason why the model cannot be trained quantization-aware, None where it can, by a few batches of
-    train, of different shapes where there are some, and part of one, since not all have the same number of rows.
-    """
-    rows = replace(recommender.train_rows(), most_batches=None)
-    shapes: dict[object, Mapping[str, Tensor]] = {}
-    for batch in rows.epoch(torch.Generator().manual_seed(seed)):
-        shapes.setdefault(tuple(values.shape[1:] for values in batch.inputs.values()), batch.inputs)
-        if len(shapes) == min(_SHAPES, len(rows.blocks)):
-            break
-    batches = list(shapes.values())
-    batches.append({name: values[:-1] if len(values) > 2 else values for name, values in batches[0].items()})
-    return trouble_with_training(recommender.model, recommender.method, batches)

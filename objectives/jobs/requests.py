@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from objectives.held_out_rows import HeldPart
 from objectives.jobs.protocol import Request
 from objectives.measure.deployment import Deployment
-from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.measurement.latency import Load, Window
 from objectives.measurement.profile.profile import Profile
 from objectives.measurement.profile.roofline import Roofline
 from objectives.measurement.recording import NO_RATIO_NOISE, RatioNoise
 from objectives.records import Artifact, Footprint, Latency, Prepared, Quality, Throughput
 from objectives.task import Task
+from spaces.candidate import Candidate
 from spaces.model_structure import Group
-from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
 
 
@@ -49,18 +48,6 @@ class FitRequest(Request[FitResponse]):
 
 
 @dataclass(frozen=True)
-class Form:
-    """Form of the graph that a placement needs.
-
-    user_once: the user's side is computed once a request
-    split_embeddings: the graph is split into an embedding stage and a dense stage for two engines
-    """
-
-    user_once: bool = False
-    split_embeddings: bool = False
-
-
-@dataclass(frozen=True)
 class ExportResponse:
     artifact: Artifact
     reused: bool
@@ -68,27 +55,17 @@ class ExportResponse:
 
 @dataclass(frozen=True)
 class ExportRequest(Request[ExportResponse]):
-    """Write a candidate's model file."""
+    """Write a candidate's model file, in the form that its placement needs."""
 
     task: Task
-    weights: Weights
-    precision: Precision
+    candidate: Candidate
     threads: int
-    form: Form
 
 
 @dataclass(frozen=True)
 class EvaluateResponse:
     quality: Quality
     reused: bool = False
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """An artifact and how it is run."""
-
-    artifact: Artifact
-    deployment: Deployment
 
 
 @dataclass(frozen=True)
@@ -108,8 +85,8 @@ class ScoreRequest(Request[ScoreResponse]):
     threads: of the engine, fewer where other jobs run at the same time; None for its own choice
     """
 
-    candidate: Deployed
-    baseline: Deployed
+    candidate: Deployment
+    baseline: Deployment
     cache: str
     holdout: str
     part: HeldPart
@@ -132,20 +109,25 @@ class EvaluateRequest(Request[EvaluateResponse]):
 
 @dataclass(frozen=True)
 class CustomMetricRequest(Request[EvaluateResponse]):
-    """Evaluate the user's own metric on scores.
-
-    candidates: files of the candidate's scores, one for each engine that serves; the one with the larger loss counts
-    baseline: file of the baseline's scores
-    """
+    """Evaluate the user's own metric on scores; of the engines that serve, the one with the larger loss counts."""
 
     task: Task
     threads: int
+    scored: ScoreResponse
     holdout: str
     part: HeldPart
-    candidates: tuple[str, ...]
-    baseline: str
     seed: int
     confidence: float
+
+
+@dataclass(frozen=True)
+class QuickBenchmark:
+    """Ratios of candidate to baseline: the time of a request, one by one, and the requests per second when saturated.
+    There are no intervals, and the result is never reported as a measurement.
+    """
+
+    service_ratio: float
+    saturated_ratio: float
 
 
 @dataclass(frozen=True)
@@ -168,14 +150,12 @@ class BenchmarkResponse:
 class BenchmarkRequest(Request[BenchmarkResponse]):
     """Measure latency and throughput of two deployments side by side.
 
-    artifact: the candidate's
     recording: the file of raw timings; where `append`, the visits in it count too
     weighed: whether memory and CPU time are measured as well
     noise: how ratios differ between visits, by earlier benchmarks
     """
 
     holdout: str
-    artifact: Artifact
     candidate: Deployment
     baseline: Deployment
     load: Load

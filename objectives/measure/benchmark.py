@@ -1,8 +1,9 @@
-"""Benchmark: paired latency and throughput of a deployment and the baseline, and the deployment's footprint."""
+"""Benchmarks of a deployment beside the baseline: latency and throughput, footprint, and quick ratios."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse
+from objectives.jobs.requests import BenchmarkRequest, BenchmarkResponse, QuickBenchmark, QuickBenchmarkRequest
 from objectives.measure.deployment import Deployment, open_deployment, open_targets, quiet, warm_up
 from objectives.measurement.footprint import cpu_seconds_per_1000, peak_memory_bytes
 from objectives.measurement.interference import InterferenceMonitor, calm_share
@@ -20,10 +21,14 @@ from objectives.measurement.load_generator import Request
 from objectives.measurement.load_target import LoadTarget
 from objectives.measurement.recording import Recording, Visit, read_recording, slo_of, write_recording
 from objectives.measurement.throughput import Probe, RateSearch, ServiceTimer, measure_capacity, search_rates
-from objectives.records import Artifact, Footprint
+from objectives.records import Footprint
 from spaces.serialization import from_plain, to_plain
 
 _WEIGH_SECONDS = 100
+# Of a quick benchmark.
+_TIMER_REPEATS = 5
+_SATURATION_REPEATS = 3
+_SATURATION_SECONDS = 0.1
 
 
 def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
@@ -35,9 +40,9 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     """
     holdout, recording, load, window = Path(request.holdout), Path(request.recording), request.load, request.window
     # First: a recording belongs to a timing that nothing behind it can undo.
-    footprint = Footprint(request.artifact.model_bytes)
+    footprint = Footprint(request.candidate.artifact.model_bytes)
     if request.weighed:
-        footprint = weigh(holdout, request.artifact, request.candidate)
+        footprint = weigh(holdout, request.candidate)
     requests = read_requests(holdout)
     visits = list(read_recording(recording).visits) if request.append else []
     for number in range(len(visits), len(visits) + window.visits):
@@ -51,7 +56,7 @@ def benchmark(request: BenchmarkRequest) -> BenchmarkResponse:
     return BenchmarkResponse(latency, throughput, footprint)
 
 
-def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprint:
+def weigh(holdout: Path, deployment: Deployment) -> Footprint:
     """Measure the footprint of a deployment in a fresh process: bytes, peak memory and CPU time.
 
     Raises:
@@ -66,7 +71,7 @@ def weigh(holdout: Path, artifact: Artifact, deployment: Deployment) -> Footprin
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise RuntimeError(f"The footprint could not be measured: {lines[-1]}")
-    return Footprint(artifact.model_bytes, **json.loads(done.stdout))
+    return Footprint(deployment.artifact.model_bytes, **json.loads(done.stdout))
 
 
 def weigh_here(holdout: str, deployment: object) -> dict[str, float]:
@@ -120,3 +125,30 @@ def measure_visit(
     limit = slo_of(timings, load.slo_ms, load.percent)
     ours, theirs = search_rates(targets, searches, requests, load, limit, window, seed, slowness, calm, monitor)
     return Visit(timings, ours, theirs)
+
+
+def quick_benchmark(request: QuickBenchmarkRequest) -> QuickBenchmark:
+    """Compare both deployments in closed loops that alternate, in one or two seconds."""
+    requests = read_requests(Path(request.holdout))
+    with open_targets(request.candidate, request.baseline, requests) as targets:
+        return compare_quickly(*targets, requests)
+
+
+def compare_quickly(candidate: LoadTarget, baseline: LoadTarget, requests: list[Request]) -> QuickBenchmark:
+    """Return the median ratios of a few paired measurements."""
+    candidate.settle()
+    timer = ServiceTimer(candidate, requests)
+    candidate.settle()
+    their_timer = ServiceTimer(baseline, requests)
+    service, most = [], []
+    for _ in range(_TIMER_REPEATS):
+        baseline.settle()
+        mine = timer()
+        candidate.settle()
+        service.append(mine / their_timer())
+    for _ in range(_SATURATION_REPEATS):
+        baseline.settle()
+        mine = candidate.saturated(requests, _SATURATION_SECONDS)
+        candidate.settle()
+        most.append(mine / baseline.saturated(requests, _SATURATION_SECONDS))
+    return QuickBenchmark(statistics.median(service), statistics.median(most))

@@ -13,7 +13,7 @@ import numpy as np
 
 from objectives.measurement.load_generator import Request, Submit, precise_sleep, saturated
 from objectives.measurement.load_target import LiveTarget
-from objectives.records import rows_of
+from objectives.records import Artifact, rows_of
 from objectives.serving.pool import Pool
 from spaces.techniques.placement import PREPARED_BY_SIZE, Placement
 
@@ -22,8 +22,9 @@ _SWITCH_SECONDS = 5e-5
 
 @dataclass(frozen=True)
 class Deployment:
-    """One model file, its placement and its compute type."""
+    """An artifact and how it is run: its model file on this machine, its placement and its compute type."""
 
+    artifact: Artifact
     model: str
     placement: Placement
     compute: str

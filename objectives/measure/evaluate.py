@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from objectives.arrays import Arrays
 from objectives.held_out_rows import HeldOut, read_held_out, runs
-from objectives.jobs.requests import Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
+from objectives.jobs.requests import EvaluateRequest, EvaluateResponse, ScoreRequest, ScoreResponse
+from objectives.measure.deployment import Deployment
 from objectives.measurement.metrics.paired_loss import UndefinedLossError
 from objectives.measurement.metrics.quality import paired_quality, quality_by_output
 from objectives.ranking_metrics import ranks
@@ -48,45 +49,46 @@ def evaluate(request: EvaluateRequest) -> EvaluateResponse:
 
 def score(request: ScoreRequest) -> ScoreResponse:
     """Score both deployments for a metric that is evaluated elsewhere."""
-    rows = _rows(request)
-    theirs, known = _scored(request, *rows, request.baseline)
-    ours = [_scored(request, *rows, deployed) for deployed in _by_engine(request.candidate)]
-    return ScoreResponse(tuple(str(path) for path, _ in ours), str(theirs), known and all(reused for _, reused in ours))
+    return _scored(request, *_rows(request))
 
 
 def _rows(request: ScoreRequest) -> tuple[str, HeldOut]:
-    """Return held-out rows, and the name of their scores in the cache."""
+    """Return the name of the held-out rows' scores in the cache, and the rows."""
     holdout = Path(request.holdout)
     return holdout.name, read_held_out(holdout, request.part)
 
 
 def _evaluated(request: EvaluateRequest, name: str, held: HeldOut) -> EvaluateResponse:
-    theirs = np.load(_scored(request.scores, name, held, request.scores.baseline)[0])
+    scored = _scored(request.scores, name, held)
+    theirs = np.load(scored.baseline)
     quality = partial(paired_quality, request.metric, seed=request.seed, confidence=request.confidence)
-    found = []
-    for deployed in _by_engine(request.scores.candidate):
-        file, reused = _scored(request.scores, name, held, deployed)
-        found.append(EvaluateResponse(quality_by_output(np.load(file), theirs, held, quality), reused))
-    return max(found, key=lambda each: each.quality.loss)
+    found = (quality_by_output(np.load(file), theirs, held, quality) for file in scored.candidates)
+    return EvaluateResponse(max(found, key=lambda each: each.loss), scored.reused)
 
 
-def _by_engine(deployed: Deployed) -> Iterator[Deployed]:
+def _scored(request: ScoreRequest, name: str, held: HeldOut) -> ScoreResponse:
+    theirs, known = _score(request, name, held, request.baseline)
+    ours = [_score(request, name, held, each) for each in _by_engine(request.candidate)]
+    return ScoreResponse(tuple(file for file, _ in ours), theirs, known and all(reused for _, reused in ours))
+
+
+def _by_engine(deployment: Deployment) -> Iterator[Deployment]:
     """Yield a deployment of one replica of each instance group, reduced to the settings that its scores depend on."""
-    placement = deployed.deployment.placement
+    placement = deployment.placement
     for group in placement.instance_groups:
         alone = Placement(
             InstanceGroup(group.engine, group.device),
             embedding_device=placement.embedding_device,
             user_once=placement.user_once,
         )
-        yield replace(deployed, deployment=replace(deployed.deployment, placement=alone))
+        yield replace(deployment, placement=alone)
 
 
-def _scored(request: ScoreRequest, name: str, held: HeldOut, deployed: Deployed) -> tuple[Path, bool]:
+def _score(request: ScoreRequest, name: str, held: HeldOut, deployment: Deployment) -> tuple[str, bool]:
     """Return the file of each row's score, (n,) or (n, outputs), or, for a ranking, of the rank of each user's next
     item, (n,), computed or from the cache; the number of threads does not change it.
     """
-    artifact, deployment = deployed.artifact, deployed.deployment
+    artifact = deployment.artifact
     instance_group, lookup = deployment.placement.instance_group, deployment.placement.embedding_device
     versions = [engine_version(place.engine) for place in (instance_group, lookup) if place is not None]
     # Where activations are quantized to the range of the rows that are scored together, by the widths of the graph.
@@ -102,7 +104,7 @@ def _scored(request: ScoreRequest, name: str, held: HeldOut, deployed: Deployed)
         np.save(into / "scores.npy", found)
 
     reused = make_once(folder, write)
-    return folder / "scores.npy", reused
+    return str(folder / "scores.npy"), reused
 
 
 def _ranks(engine: Engine, held: HeldOut) -> NDArray[np.float64]:

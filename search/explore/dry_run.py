@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from objectives.jobs.protocol import Request
-from objectives.jobs.requests import FitRequest, PrepareRequest
+from objectives.jobs.requests import ExportRequest, FitRequest, PrepareRequest
 from objectives.measurement.profile.profile import Profile
 from objectives.records import Prepared
 from objectives.serving.devices import cores_allowed
@@ -21,7 +21,7 @@ from search.errors import JobError
 from search.explore.first_trials import MOST_CANDIDATES
 from search.home import Home
 from search.session import task_of
-from search.workers.meter_jobs import MeterJobs, export_request
+from search.workers.meter_jobs import MeterJobs
 from search.workers.processes import Response, Worker, Workers, call
 from spaces.candidate import Candidate
 from spaces.domains import FixedValues
@@ -85,12 +85,13 @@ def _through(candidate: Candidate, jobs: MeterJobs, workers: Workers, stages: _S
     batch_seconds = 0.0
     if candidate.weights.distillation is not None:
         batch_seconds = stages.run("fit", builder, FitRequest(task, candidate.weights, threads)).batch_seconds
-    artifact = stages.run("export", builder, export_request(task, candidate, threads)).artifact
+    artifact = stages.run("export", builder, ExportRequest(task, candidate, threads)).artifact
     ours = (artifact, candidate)
+    scores = jobs.score(ours, "validation")
     if jobs.config.own and not jobs.prepared.custom_metric:
-        stages.run("evaluate", meter, jobs.evaluate(ours, "validation", 0.95))
+        stages.run("evaluate", meter, jobs.evaluate(scores, 0.95))
     else:  # of a built-in model, which is not trained here, the loss may be undefined
-        scored = stages.run("evaluate", meter, jobs.score(ours, "validation"))
+        scored = stages.run("evaluate", meter, scores)
         if jobs.prepared.custom_metric:
             stages.run("metric", builder, jobs.evaluate_custom_metric(scored, "validation", 0.95, threads))
     stages.run("quick benchmark", meter, jobs.quick_benchmark(ours))

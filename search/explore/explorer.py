@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from objectives.jobs import requests
 from objectives.jobs.protocol import Request
-from objectives.measure.quick_benchmark import QuickBenchmark
 from objectives.records import Measurement, Outcome, State
 from search.explore.running_trial import BUILDING, LONG, TIMING, RunningTrial, Stage, next_job
 from search.explore.screening import Screening
 from search.study import EndedTrial, Study, sought
-from search.workers.meter_jobs import Length, MeterJobs, export_request, ratio_noise
+from search.workers.meter_jobs import Length, MeterJobs, ratio_noise
 from search.workers.processes import Done, Worker, wait
 from spaces.domains import Scalar
 from spaces.search_space import SearchSpace
@@ -117,17 +116,18 @@ class Explorer:
         if running.stage == "fit":
             return requests.FitRequest(self._jobs.task, candidate.weights, threads)
         if running.stage == "export":
-            return export_request(self._jobs.task, candidate, threads)
+            return requests.ExportRequest(self._jobs.task, candidate, threads)
         if running.stage == "custom_metric":
             assert running.scored is not None
             return self._jobs.evaluate_custom_metric(running.scored, "validation", 0.95, threads)
         assert running.artifact is not None
         ours = (running.artifact, candidate)
+        scores = self._jobs.score(ours, "validation", threads=threads)
         if running.stage == "score":
-            return self._jobs.score(ours, "validation", threads=threads)
+            return scores
         if running.stage == "evaluate":
             reject_above = self._config.quality.limits.max_loss if self._screening.applies(running) else None
-            return self._jobs.evaluate(ours, "validation", 0.95, reject_above=reject_above, threads=threads)
+            return self._jobs.evaluate(scores, 0.95, reject_above)
         if running.stage == "quick_benchmark":
             return self._jobs.quick_benchmark(ours)
         seed = self._config.seed + running.number
@@ -193,7 +193,7 @@ class Explorer:
                 reason = self._screening.rejects(running)
                 unseen = running.quick_benchmark is None and self._screening.applies(running)
                 running.stage = "quick_benchmark" if unseen else "benchmark"
-            case QuickBenchmark():
+            case requests.QuickBenchmark():
                 running.quick_benchmark = result
                 reason = self._screening.dominated(running)
                 running.stage = self._evaluation if running.quality is None else "benchmark"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark
 from objectives.records import Interval, Prepared
 from search.results import TUNED, Point, TunedRatios
 from search.study import EndedTrial

@@ -9,8 +9,7 @@ from typing import Literal
 
 from optuna.trial import Trial
 
-from objectives.jobs.requests import ScoreResponse
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark, ScoreResponse
 from objectives.records import Artifact, Measurement, Quality
 from search.workers.processes import Worker
 from spaces.candidate import Candidate

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark
 from objectives.records import Measurement
 from search.config.sections import StudyConfig
 from search.explore.reference_points import cost

@@ -29,13 +29,6 @@ _BRIEF = Window(FEWEST_BLOCKS, requests=7, service_requests=2, probes=1, probe_r
 Side = tuple[Artifact, Candidate]
 
 
-def export_request(task: Task, candidate: Candidate, threads: int) -> requests.ExportRequest:
-    """Asks a builder for a candidate's model file."""
-    placement = candidate.placement
-    form = requests.Form(placement.user_once, split_embeddings=placement.embedding_device is not None)
-    return requests.ExportRequest(task, candidate.weights, candidate.precision, threads, form)
-
-
 def ratio_noise(timings: Sequence[tuple[Latency, Throughput]]) -> RatioNoise:
     """Estimate the variances between the visits of each benchmark, pooled over those of one study on one machine."""
     return RatioNoise(
@@ -62,48 +55,36 @@ class MeterJobs:
         """What every candidate is compared with: fp32, ONNX Runtime's own defaults, one replica."""
         return self.prepared.baseline, Candidate()
 
-    def evaluate(
-        self,
-        ours: Side,
-        part: HeldPart,
-        confidence: float,
-        beside: Side | None = None,
-        reject_above: float | None = None,
-        threads: int | None = None,
-    ) -> requests.EvaluateRequest:
-        """`beside` stands where the baseline does; None for the baseline itself. `reject_above` is a loss beyond which
-        nobody need know it exactly. `threads` are the engine's where builders are at work."""
-        scores = self.score(ours, part, beside, threads)
-        return requests.EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
-
     def score(
         self, ours: Side, part: HeldPart, beside: Side | None = None, threads: int | None = None
     ) -> requests.ScoreRequest:
-        """For a metric that a builder evaluates; arguments as in `evaluate`."""
-        sides = self._deployed(ours), self._deployed(beside)
-        return requests.ScoreRequest(*sides, str(self.task.cache), self.prepared.holdout, part, threads)
+        """`beside` stands where the baseline does; None for the baseline itself. `threads` are the engine's where
+        builders are at work."""
+        return requests.ScoreRequest(*self._pair(ours, beside), str(self.task.cache), self._holdout, part, threads)
+
+    def evaluate(
+        self, scores: requests.ScoreRequest, confidence: float, reject_above: float | None = None
+    ) -> requests.EvaluateRequest:
+        """`reject_above` is a loss beyond which nobody need know it exactly."""
+        return requests.EvaluateRequest(scores, self.prepared.metric, self.config.seed, confidence, reject_above)
 
     def evaluate_custom_metric(
         self, scored: requests.ScoreResponse, part: HeldPart, confidence: float, threads: int
     ) -> requests.CustomMetricRequest:
         """Asks a builder for the metric on what the meter scored."""
-        holdout, seed = self.prepared.holdout, self.config.seed
-        return requests.CustomMetricRequest(
-            self.task, threads, holdout, part, scored.candidates, scored.baseline, seed, confidence
-        )
+        how = self._holdout, part, self.config.seed, confidence
+        return requests.CustomMetricRequest(self.task, threads, scored, *how)
 
     def time(
         self, ours: Side, length: Length, seed: int, recording: str, beside: Side | None = None, append: bool = False
     ) -> requests.BenchmarkRequest:
-        """The recording is relative to the home, its visits go on where `append`; `beside` is as in `evaluate`."""
+        """The recording is relative to the home, its visits go on where `append`; `beside` is as in `score`."""
         slo, objectives = self.config.slo, set(self.config.objectives)
         # The footprint takes a process of its own: it is measured of every trial only if the objectives need it.
         weighed = length != "screen" or ours[1].is_baseline or bool(_WEIGHED & objectives)
         return requests.BenchmarkRequest(
-            self.prepared.holdout,
-            ours[0],
-            self._deployed(ours).deployment,
-            self._deployed(beside).deployment,
+            self._holdout,
+            *self._pair(ours, beside),
             Load(self.traffic, self.config.traffic.load, slo.percentile, slo.ms),
             self.window(length),
             seed,
@@ -114,8 +95,7 @@ class MeterJobs:
         )
 
     def quick_benchmark(self, ours: Side) -> requests.QuickBenchmarkRequest:
-        sides = self._deployed(ours).deployment, self._deployed(None).deployment
-        return requests.QuickBenchmarkRequest(self.prepared.holdout, *sides)
+        return requests.QuickBenchmarkRequest(self._holdout, *self._pair(ours))
 
     def limit_seconds(self, length: Length) -> float:
         """Return the longest duration of a benchmark in seconds, including the wait for undisturbed blocks."""
@@ -140,14 +120,20 @@ class MeterJobs:
         return window.extended(percent)
 
     def profile(self) -> requests.ProfileRequest:
-        model = self._deployed(None).deployment.model
-        return requests.ProfileRequest(model, self.prepared.structure.groups, self.prepared.holdout)
+        _, baseline = self._pair(self.baseline)
+        return requests.ProfileRequest(baseline.model, self.prepared.structure.groups, self._holdout)
 
     def recording(self, name: str) -> str:
         """Return the path of the raw timings of a trial, or of its repetition, relative to the home."""
         return f"mlruns/timings/{self.config.name}/{name}.npz"
 
-    def _deployed(self, side: Side | None) -> requests.Deployed:
-        artifact, candidate = side or self.baseline
-        path, width = f"{self.task.home}/{artifact.path}", candidate.precision.compute
-        return requests.Deployed(artifact, Deployment(path, candidate.placement, width))
+    @property
+    def _holdout(self) -> str:
+        return self.prepared.holdout
+
+    def _pair(self, ours: Side, beside: Side | None = None) -> tuple[Deployment, Deployment]:
+        return self._deployment(*ours), self._deployment(*(beside or self.baseline))
+
+    def _deployment(self, artifact: Artifact, candidate: Candidate) -> Deployment:
+        path = f"{self.task.home}/{artifact.path}"
+        return Deployment(artifact, path, candidate.placement, candidate.precision.compute)

@@ -6,21 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, variance
+from typing import TypeVar
 
 from objectives.held_out_rows import HeldPart
-from objectives.jobs.requests import BenchmarkResponse, FitRequest
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import BenchmarkResponse, ExportRequest, FitRequest, QuickBenchmark
 from objectives.measurement.metrics.paired_loss import resamples_for
 from objectives.records import Artifact, Interval, Quality, SliceQuality
 from objectives.serving.devices import cores_allowed
 from search.ablation.records import Difference
 from search.cli.console import Console
 from search.errors import JobError
-from search.workers.meter_jobs import Length, MeterJobs, Side, export_request
+from search.workers.meter_jobs import Length, MeterJobs, Side
 from search.workers.processes import Worker, call
 from spaces.candidate import Candidate
 from spaces.techniques.placement import Placement
 
+Q = TypeVar("Q", Quality, SliceQuality)
 # Trainings of either side whose mean is compared: the luck of a seed is part of the interval.
 SEEDS = 3
 
@@ -39,7 +40,7 @@ class PairedComparison:
         limits, threads, say = self.jobs.config.workers, cores_allowed(), self.console.say
         if candidate.weights.distillation is not None:
             call(self.builder, FitRequest(self.jobs.task, candidate.weights, threads), limits.fit_seconds, say)
-        return call(self.builder, export_request(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
+        return call(self.builder, ExportRequest(self.jobs.task, candidate, threads), limits.job_seconds, say).artifact
 
     def quick(self, placement: Placement) -> QuickBenchmark:
         """Run a quick benchmark of the baseline's own model in another placement; ValueError where it cannot be run."""
@@ -52,13 +53,14 @@ class PairedComparison:
             raise ValueError(str(error)) from error
 
     def evaluate(self, ours: Side, part: HeldPart, confidence: float = 0.95, beside: Side | None = None) -> Quality:
-        """Evaluate a candidate; `beside` is as in `MeterJobs.evaluate`."""
+        """Evaluate a candidate; `beside` is as in `MeterJobs.score`."""
         jobs, say = self.jobs, self.console.say
         # A ranking of many users takes as long as training; a higher confidence needs proportionally more resamples.
         limit = jobs.config.workers.fit_seconds * max(1.0, resamples_for(confidence) / resamples_for(0.95))
+        scores = jobs.score(ours, part, beside)
         if not jobs.prepared.custom_metric:
-            return call(self.meter, jobs.evaluate(ours, part, confidence, beside), limit, say).quality
-        scored = call(self.meter, jobs.score(ours, part, beside), limit, say)
+            return call(self.meter, jobs.evaluate(scores, confidence), limit, say).quality
+        scored = call(self.meter, scores, limit, say)
         asked = jobs.evaluate_custom_metric(scored, part, confidence, cores_allowed())
         return call(self.builder, asked, limit, say).quality
 
@@ -110,32 +112,24 @@ def over_seeds(found: Sequence[Quality]) -> Quality:
         return found[0]
     if len(found) != SEEDS:
         raise ValueError(f"A loss is told over 1 or {SEEDS} seeds, but got {len(found)}.")
-    first = found[0]
-    return replace(
-        first,
-        value=fmean(q.value for q in found),
-        baseline=fmean(q.baseline for q in found),
-        loss=fmean(q.loss for q in found),
-        loss_interval=_interval([q.loss for q in found], [q.loss_interval for q in found], first.confidence),
-        slices=_parts([q.slices for q in found], first.confidence),
-        others=_parts([q.others for q in found], first.confidence),
+    confidence = found[0].confidence
+    slices, others = (
+        tuple(_mean(parts, confidence) for parts in zip(*each, strict=True))
+        for each in ([q.slices for q in found], [q.others for q in found])
     )
+    return replace(_mean(found, confidence), slices=slices, others=others)
 
 
-def _parts(found: Sequence[Sequence[SliceQuality]], confidence: float) -> tuple[SliceQuality, ...]:
-    return tuple(_part(parts, confidence) for parts in zip(*found, strict=True))
-
-
-def _part(found: Sequence[SliceQuality], confidence: float) -> SliceQuality:
-    """Combine one part's qualities; a part that is undefined for one seed has that seed's reason."""
-    losses = [part.loss for part in found if part.loss is not None]
-    intervals = [part.loss_interval for part in found if part.loss_interval is not None]
+def _mean(found: Sequence[Q], confidence: float) -> Q:
+    """Combine the qualities of the same rows; a part that is undefined for one seed has that seed's reason."""
+    losses = [one.loss for one in found if one.loss is not None]
+    intervals = [one.loss_interval for one in found if one.loss_interval is not None]
     if len(losses) < len(found):
-        return next(part for part in found if part.loss is None)
+        return next(one for one in found if one.loss is None)
     return replace(
         found[0],
-        value=fmean(part.value for part in found if part.value is not None),
-        baseline=fmean(part.baseline for part in found if part.baseline is not None),
+        value=fmean(one.value for one in found if one.value is not None),
+        baseline=fmean(one.baseline for one in found if one.baseline is not None),
         loss=fmean(losses),
         loss_interval=_interval(losses, intervals, confidence),
     )

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -97,11 +97,11 @@ class Worker:
                     with self._log.open("a") as log:
                         log.write(reply["trace"])
                 if "error" in reply:
-                    return replace(self._end(None, reply["error"]), wrong_input=reply["input"])
+                    return self._end(reply["error"], wrong_input=reply["input"])
                 return self._answered(reply["result"])
         if self._paused_at is None and self._worked() > self._limit:
             self.kill()
-            return replace(self._end(None, f"The job took longer than {self._limit:g} s and was ended."), lost=True)
+            return self._end(f"The job took longer than {self._limit:g} s and was ended.", lost=True)
         return None
 
     def pause(self) -> None:
@@ -153,22 +153,24 @@ class Worker:
     def _answered(self, plain: object) -> Done:
         assert self._request is not None
         try:
-            return self._end(from_plain(response_type(type(self._request)), plain), None)
+            return self._end(result=from_plain(response_type(type(self._request)), plain))
         except ValueError as error:
-            return self._end(None, str(error))
+            return self._end(str(error))
 
-    def _end(self, result: object | None, error: str | None) -> Done:
+    def _end(
+        self, error: str | None = None, result: object = None, lost: bool = False, wrong_input: bool = False
+    ) -> Done:
         self.busy = False
-        return Done(result, error, self._worked())
+        return Done(result, error, self._worked(), lost, wrong_input)
 
     def _died(self) -> Done:
         assert self._process is not None
         code = self._process.wait()
-        seconds = self._end(None, None).seconds
-        self.kill()
         end = f"ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return Done(None, f"The {self.kind} {end}{hint}; its log is {self._log}.", seconds, True)
+        done = self._end(f"The {self.kind} {end}{hint}; its log is {self._log}.", lost=True)
+        self.kill()
+        return done
 
 
 @dataclass(frozen=True)

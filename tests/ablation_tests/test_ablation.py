@@ -59,8 +59,8 @@ def fit(request, progress):
     return FitResponse(False)
 def export(request, progress):
     log("export")
-    pruned, int8 = request.weights.pruning is not None, "int8" in dict(request.precision.widths).values()
-    learned = request.weights.distillation
+    weights, widths = request.candidate.weights, dict(request.candidate.precision.widths)
+    pruned, int8, learned = weights.pruning is not None, "int8" in widths.values(), weights.distillation
     taught = learned is not None and learned.teacher_weight > 0
     ms = 10 * ({pruned} if pruned else 1) * ({int8} if int8 else 1)
     if broken() == "dense" and not pruned and learned is None:
@@ -84,7 +84,7 @@ def of(deployment):
     return ms * ({replicas} if deployment.placement.instance_group.replicas == 2 else 1), value
 def evaluate(request, progress):
     assert (request.scores.part, request.confidence) == ("validation", 0.95)
-    ours, theirs = of(request.scores.candidate.deployment)[1], of(request.scores.baseline.deployment)[1]
+    ours, theirs = of(request.scores.candidate)[1], of(request.scores.baseline)[1]
     return EvaluateResponse(complete_outcome(loss=(theirs - ours) / theirs).measurement.quality)
 def benchmark(request, progress):
     assert (request.window.blocks, request.window.visits) == (20, 3) and not request.weighed

@@ -20,8 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from objectives.measure.deployment import load_target, quiet, warm_up
-from objectives.measure.service_curve import joined, measure_service_curve
-from objectives.measure.virtual_target import VirtualTarget
+from objectives.measure.simulation import VirtualTarget, joined, measure_service_curve
 from objectives.measurement.arrivals import Traffic, gaps
 from objectives.measurement.load_generator import drawn_requests
 from objectives.measurement.load_target import LoadTarget

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from objectives.bags import Bags, padded
 from objectives.build import stages as build
-from objectives.build.technique_checks import unlearnable
+from objectives.build.baseline_checks import unlearnable
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.user_model.padded_forward import own_forward
@@ -30,6 +30,8 @@ from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
+from tests.build_tests import staged
+from tests.build_tests.staged import Form
 
 DLRM = """
 import numpy as np, torch
@@ -100,7 +102,7 @@ def tensors(inputs: Any) -> dict[str, Tensor]:
 
 
 def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path: Path) -> None:
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     bags = (Bags("tag_offsets", ("tags", "weights"), inferred=True), Bags("seen_offsets", ("seen",), True, True))
     specs = {spec.name: (spec.dtype, spec.shape, spec.side, spec.bags) for spec in found.inputs}
     assert specs == {
@@ -118,7 +120,7 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
     assert unlearnable(recommender, 0) is None
 
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=Distillation(2.0, 0.5, 2))
-    build.fit(task, weights, _quiet)
+    staged.fit(task, weights, _quiet)
     model = build._fitted(task, recommender, weights).model
     assert model.get_submodule("tower.0").out_features == 16
     deployed = []
@@ -126,9 +128,9 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
         (Precision((("tables", "int8"), ("tower", "int8-dynamic"))), Form()),
         (Precision(), Form(user_once=True)),
     ):
-        artifact, _ = build.export(task, weights, precision, form, _quiet)
-        deployed.append(Deployed(artifact, Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")))
-    base = Deployed(found.baseline, Deployment(f"{task.home}/{found.baseline.path}", Placement(), "fp32"))
+        artifact, _ = staged.export(task, weights, precision, form, _quiet)
+        deployed.append(Deployment(artifact, f"{task.home}/{artifact.path}", Placement(), "fp32"))
+    base = Deployment(found.baseline, f"{task.home}/{found.baseline.path}", Placement(), "fp32")
     scores = ScoreRequest(deployed[0], base, str(task.cache), found.holdout, "test")
     quality = evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality
     own = own_forward(recommender.model)
@@ -140,7 +142,7 @@ def test_a_model_of_flat_bags_is_served_as_its_client_asks(task: Task, tmp_path:
     example = read_requests(Path(found.holdout))[0]
     placement = Placement(InstanceGroup(replicas=2), split_rows=10, user_once=True)
     write_bundle(
-        tmp_path / "bundle", "shop", Path(deployed[1].deployment.model), Candidate(placement=placement), {},
+        tmp_path / "bundle", "shop", Path(deployed[1].model), Candidate(placement=placement), {},
         found.inputs, "# shop\n", example,
     )  # fmt: skip
     bundle, difference = verify(tmp_path / "bundle")

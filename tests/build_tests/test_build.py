@@ -22,10 +22,9 @@ from torch import nn
 from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.build.model_structure import of_baseline
-from objectives.build.stages import export, fit, prepare
 from objectives.build.technique_checks import TechniqueChecks
 from objectives.held_out_rows import read_held_out, read_requests
-from objectives.jobs.requests import Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.recommenders.load import open_recommender
@@ -45,6 +44,7 @@ from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import CALIBRATIONS, LINEAR_WIDTHS, TABLE_WIDTHS, Precision
 from spaces.weights import Weights
 from tests.build_tests.small import FAMILIES, small_task
+from tests.build_tests.staged import Form, export, fit, prepare
 
 TaskOf = Callable[[str], Task]
 ROWS = (1, 2, 7, 64, 257)
@@ -395,9 +395,7 @@ def test_forms_change_no_score(family: str, form: Form, opened: Callable[[str], 
 
 
 def _judged(task: Task, found: Prepared, metric: str, artifact: Artifact, form: str = "fp32") -> Quality:
-    ours, base = (
-        Deployed(of, Deployment(str(Path(task.home) / of.path), ONE_THREAD, form)) for of in (artifact, found.baseline)
-    )
+    ours, base = (Deployment(of, str(Path(task.home) / of.path), ONE_THREAD, form) for of in (artifact, found.baseline))
     scores = ScoreRequest(ours, base, str(task.cache), found.holdout, "test")
     return evaluate(EvaluateRequest(scores, metric, 0, 0.95)).quality
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.build.convergence_check import undertrained
+from objectives.build.baseline_checks import undertrained
 from objectives.recommenders.user_model import load as opening
 from objectives.recommenders.user_model.load import open_user_model
 from objectives.recommenders.user_model.recommender import UserRecommender

@@ -23,7 +23,7 @@ from objectives import onnx_graph
 from objectives.build import stages as build
 from objectives.compression.quantization.rounding import int8_codes
 from objectives.held_out_rows import read_requests
-from objectives.jobs.requests import Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.records import WEIGHTS, Artifact, Prepared
@@ -35,6 +35,8 @@ from spaces.candidate import Candidate
 from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
+from tests.build_tests import staged
+from tests.build_tests.staged import Form
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = """
@@ -165,7 +167,7 @@ def _flip(file: Path, place: int) -> None:
 
 @pytest.mark.slow
 def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Path) -> None:
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     model, table = _model(task, found.baseline), 4 * 3000 * 64
     assert found.baseline.parity < 1e-5 and found.baseline.model_bytes >= table
     assert (model.with_name(WEIGHTS)).stat().st_size >= table > model.stat().st_size
@@ -177,7 +179,7 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
     with Pool.open(model, Placement()) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
             assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-5)
-    base = Deployed(found.baseline, Deployment(str(model), Placement(), "fp32"))
+    base = Deployment(found.baseline, str(model), Placement(), "fp32")
     scores = ScoreRequest(base, base, str(task.cache), found.holdout, "test")
     assert evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality.loss == 0
     _check_bundle(task, found, found.baseline, Candidate(), tmp_path / "bundle")
@@ -186,9 +188,9 @@ def test_a_large_model_is_prepared_evaluated_and_served(task: Task, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "limit"), [("fp16", 0.01), ("int8", 0.05), ("int4", 0.6)])
 def test_a_large_table_is_narrowed_and_evaluated(task: Task, width: str, limit: float, tmp_path: Path) -> None:
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     precision = Precision((("tables", width),))
-    artifact, _ = build.export(task, Weights(), precision, Form(), _quiet)
+    artifact, _ = staged.export(task, Weights(), precision, Form(), _quiet)
     assert artifact.widths["tables"] == width and artifact.model_bytes < 0.6 * found.baseline.model_bytes
     with Pool.open(_model(task, artifact), Placement()) as pool:
         for request in read_requests(Path(found.holdout))[:5]:
@@ -205,8 +207,8 @@ def test_a_large_table_is_narrowed_and_evaluated(task: Task, width: str, limit: 
 def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str, tmp_path: Path) -> None:
     if engine not in engines_here():
         pytest.skip(f"{engine} is not installed")
-    found = build.prepare(task, _quiet)
-    artifact, _ = build.export(task, Weights(), Precision(), Form(user_once=True, split_embeddings=True), _quiet)
+    found = staged.prepare(task, _quiet)
+    artifact, _ = staged.export(task, Weights(), Precision(), Form(user_once=True, split_embeddings=True), _quiet)
     model = _model(task, artifact)
     assert model.with_name(WEIGHTS).stat().st_size < 1.5 * found.baseline.model_bytes, "no table is there twice"
     placement = Placement(InstanceGroup(engine), embedding_device=EmbeddingDevice("onnxruntime"), user_once=True)
@@ -220,14 +222,14 @@ def test_both_halves_of_a_large_model_share_its_weights(task: Task, engine: str,
 def test_engines_read_large_weights(task: Task, engine: str) -> None:
     if engine not in engines_here():
         pytest.skip(f"{engine} is not installed")
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     with Pool.open(_model(task, found.baseline), Placement(InstanceGroup(engine))) as pool:
         request = read_requests(Path(found.holdout))[0]
         assert np.allclose(pool.submit(request).result(timeout=30), _expected(task, request), atol=1e-4)
 
 
 def test_a_loaded_graph_names_its_tensors_and_holds_none(task: Task) -> None:
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     graph = onnx_graph.load_graph(_model(task, found.baseline))
     table = graph.graph.initializers["model.item.weight"].const_value
     assert isinstance(table, ir.ExternalTensor) and ir.to_proto(graph).ByteSize() < 20_000
@@ -271,15 +273,13 @@ def _large(home: Path) -> dict[str, int]:
     seen = _Peak()
     seen.start()
     task = _task(home)
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     table = build.open_once(task, _quiet).model.item.weight.nbytes
     assert found.baseline.parity < 1e-4 and found.baseline.model_bytes > table
     precision = Precision((("tables", "int8"),))
-    artifact, _ = build.export(task, Weights(), precision, Form(), _quiet)
+    artifact, _ = staged.export(task, Weights(), precision, Form(), _quiet)
     assert artifact.widths["tables"] == "int8"
-    ours, base = (
-        Deployed(of, Deployment(str(_model(task, of)), Placement(), "fp32")) for of in (artifact, found.baseline)
-    )
+    ours, base = (Deployment(of, str(_model(task, of)), Placement(), "fp32") for of in (artifact, found.baseline))
     scores = ScoreRequest(ours, base, str(task.cache), found.holdout, "test")
     assert abs(evaluate(EvaluateRequest(scores, "auc", 0, 0.95)).quality.loss) < 0.05
     request = read_requests(Path(found.holdout))[0]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives.build import stages as build
 from objectives.recommenders.user_model import load as opening
 from objectives.records import Prepared
 from objectives.task import Task
+from tests.build_tests import staged
 from tests.compression_tests.random_models import Attention, RandomModel, random_model, rows
 
 # The heads of 43 are of a fixed number, those of 66 of a fixed size.
@@ -79,7 +79,7 @@ def _check_dry_run(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
     monkeypatch.setattr(opening, "load_factory", lambda spec, _: lambda: given)
     task = Task(str(folder), "drawn:factory", "", "", 200, 0.6, 1000, 0, dry_run=str(folder / "dry_run"))
-    found = build.prepare(task, lambda line: None)
+    found = staged.prepare(task, lambda line: None)
     assert found.baseline.parity <= 1e-4
     assert {one.group for one in found.tried} >= {group.name for group in found.structure.groups}
     _check_refusals(given.model, found)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from objectives.build import stages as build
-from objectives.jobs.requests import Form
 from objectives.recommenders.user_model import load as opening
 from objectives.task import Task
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
+from tests.build_tests import staged
+from tests.build_tests.staged import Form
 from tests.model_structure_tests.recurrent_models import HIDDEN, INPUTS, LENGTH, Recurrent, rows, seeded
 
 STEPS = 4
@@ -58,11 +59,11 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_what_a_dry_run_takes_a_builder_takes(task: Task, tmp_path: Path) -> None:
-    found = build.prepare(replace(task, dry_run=str(tmp_path / "dry_run")), _quiet)
+    found = staged.prepare(replace(task, dry_run=str(tmp_path / "dry_run")), _quiet)
     assert found.user_once_refused is None
     of_encoder = {one.technique: one.refused for one in found.tried if one.group == "encoder"}
     assert of_encoder.pop("pruning") is None
-    prepared, recommender = build.prepare(task, _quiet), build.open_once(task, _quiet)
+    prepared, recommender = staged.prepare(task, _quiet), build.open_once(task, _quiet)
     gates = 4 if isinstance(recommender.model.encoder, nn.LSTM) else 3
     assert [refused is None for refused in of_encoder.values()] == [gates == 4], "there is an LSTM in int8, and no GRU"
     once = STEPS * gates * HIDDEN * (INPUTS + HIDDEN) + HIDDEN * INPUTS
@@ -70,12 +71,12 @@ def test_what_a_dry_run_takes_a_builder_takes(task: Task, tmp_path: Path) -> Non
     assert prepared.user_once_refused is None
     assert prepared.user_once_share == pytest.approx(once / (20 * once)), "of 20 rows, one"
     distilled = Weights(pruning=Pruning((("encoder", 0.5),), multiple=1), distillation=Distillation(2.0, 0.5, 1))
-    build.fit(task, distilled, _quiet)
+    staged.fit(task, distilled, _quiet)
     narrow = [("tables", "int8"), ("out", "int8-static"), *([("encoder", "int8-lstm")] if gates == 4 else [])]
     for weights in (Weights(), distilled):
         for precision in (Precision(), Precision(tuple(narrow))):
             for form in (Form(user_once=True), Form(user_once=True, split_embeddings=True)):
-                artifact, _ = build.export(task, weights, precision, form, _quiet)
+                artifact, _ = staged.export(task, weights, precision, form, _quiet)
                 expected = dict(precision.widths).get("encoder", "fp32")
                 assert artifact.widths["encoder"] == expected
                 assert artifact.units["encoder"] == (HIDDEN if weights == Weights() else HIDDEN // 2,)
@@ -87,7 +88,7 @@ def test_a_size_that_is_not_known_ends_nothing(task: Task, monkeypatch: pytest.M
         raise ValueError("Products have known shapes, but got (None,) -> (None,) in 'product'.")
 
     monkeypatch.setattr(build, "multiply_adds", unknown)
-    prepared = build.prepare(replace(task, seed=1), _quiet)
+    prepared = staged.prepare(replace(task, seed=1), _quiet)
     assert (prepared.user_once_refused, prepared.user_once_share) == (None, None)
 
 

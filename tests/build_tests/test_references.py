@@ -11,8 +11,6 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from objectives.build.stages import export
-from objectives.jobs.requests import Form
 from objectives.recommenders import references
 from objectives.recommenders.datasets.features import Dataset
 from objectives.recommenders.families.pointwise import PointwiseRecommender
@@ -22,6 +20,7 @@ from objectives.task import Task
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
+from tests.build_tests.staged import Form, export
 
 Opened = Callable[[str], Recommender]
 TaskOf = Callable[[str], Task]

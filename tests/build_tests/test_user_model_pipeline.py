@@ -19,7 +19,7 @@ from objectives.build import stages as build
 from objectives.build.custom_metric import evaluate_custom_metric
 from objectives.compression import export
 from objectives.held_out_rows import HeldOut, read_held_out, read_requests
-from objectives.jobs.requests import CustomMetricRequest, Deployed, EvaluateRequest, Form, ScoreRequest
+from objectives.jobs.requests import CustomMetricRequest, EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.parity import ParityError
@@ -35,6 +35,8 @@ from spaces.techniques.placement import InstanceGroup, Placement
 from spaces.techniques.pruning import Pruning
 from spaces.techniques.quantization import LINEAR_WIDTHS, Precision
 from spaces.weights import Weights
+from tests.build_tests import staged
+from tests.build_tests.staged import Form
 from tests.protos import run_onnx
 
 SHOP = """
@@ -207,11 +209,11 @@ def _quiet(line: str) -> None:
 
 
 def _deployment(task: Task, artifact: Artifact) -> Deployment:
-    return Deployment(f"{task.home}/{artifact.path}", Placement(), "fp32")
+    return Deployment(artifact, f"{task.home}/{artifact.path}", Placement(), "fp32")
 
 
 def _judged(task: Task, found: Prepared, artifact: Artifact) -> Any:
-    ours, base = (Deployed(of, _deployment(task, of)) for of in (artifact, found.baseline))
+    ours, base = (_deployment(task, of) for of in (artifact, found.baseline))
     scores = ScoreRequest(ours, base, str(task.cache), found.holdout, "test")
     return evaluate(EvaluateRequest(scores, found.metric, 0, 0.95)).quality
 
@@ -232,7 +234,7 @@ def _by_group(graph: onnx.ModelProto, held: HeldOut) -> np.ndarray[Any, Any]:
 
 def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
     task = task_of("factory")
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     assert (found.metric, found.custom_metric, found.built, found.featured) == ("auc", False, False, False)
     assert [g.name for g in found.structure.groups] == ["tables", "tower"]
     specs = {spec.name: (spec.shape, spec.vocabulary, spec.side) for spec in found.inputs}
@@ -251,11 +253,11 @@ def test_a_model_is_prepared_as_it_is(task_of: Callable[[str], Task]) -> None:
 
 def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: Callable[[str], Task]) -> None:
     task = task_of("factory")
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
-    build.fit(task, weights, _quiet)
+    staged.fit(task, weights, _quiet)
     precision = Precision((("tower", "int8-dynamic"), ("tables", "int8")))
-    artifact, _ = build.export(task, weights, precision, Form(), _quiet)
+    artifact, _ = staged.export(task, weights, precision, Form(), _quiet)
     assert artifact.widths == {"tower": "int8-dynamic", "tables": "int8"}
     assert artifact.model_bytes < found.baseline.model_bytes
     quality = _judged(task, found, artifact)
@@ -273,13 +275,13 @@ def test_it_is_pruned_distilled_narrowed_and_judged_on_all_its_outputs(task_of: 
 
 def test_a_metric_of_ones_own_is_graded_on_the_engines_scores(task_of: Callable[[str], Task]) -> None:
     task = task_of("graded")
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     assert found.custom_metric and found.metric == "worse"
-    artifact, _ = build.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), Form(), _quiet)
-    pair = (Deployed(of, _deployment(task, of)) for of in (artifact, found.baseline))
+    artifact, _ = staged.export(task, Weights(), Precision((("tower", "int8-dynamic"),)), Form(), _quiet)
+    pair = (_deployment(task, of) for of in (artifact, found.baseline))
     scored = score(ScoreRequest(*pair, str(task.cache), found.holdout, "test"))
     ours, theirs = scored.candidates, scored.baseline
-    asked = CustomMetricRequest(task, 1, found.holdout, "test", ours, theirs, 0, 0.95)
+    asked = CustomMetricRequest(task, 1, scored, found.holdout, "test", 0, 0.95)
     quality = evaluate_custom_metric(build.open_once(task, _quiet), asked)
     held = read_held_out(Path(found.holdout), "test")
     expected = [2 - log_loss(held.labels, 1 / (1 + np.exp(-np.load(path)[:, 0]))) for path in (*ours, theirs)]
@@ -297,9 +299,9 @@ def test_a_metric_that_is_better_when_it_is_lower_is_refused(task_of: Callable[[
     task = task_of("lower")
     line = "metric minus .*validation, .*-0"
     with pytest.raises(FactoryError, match=line):
-        build.prepare(task, _quiet)
+        staged.prepare(task, _quiet)
     with pytest.raises(FactoryError, match=line):
-        build.prepare(replace(task, dry_run=str(home / "lower")), _quiet)
+        staged.prepare(replace(task, dry_run=str(home / "lower")), _quiet)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_held_out_rows_that_tell_no_loss_are_refused_before_a_search(
     task = task_of(factory)
     for asked in (replace(task, dry_run=str(home / factory)), task):
         with pytest.raises(FactoryError, match=line):
-            build.prepare(asked, _quiet)
+            staged.prepare(asked, _quiet)
 
 
 @pytest.mark.parametrize(("factory", "refused"), [("factory", False), ("drawn", True)])
@@ -335,12 +337,12 @@ def test_a_factory_that_gives_another_model_each_time_is_refused(
         assert build.open_once(expecting, _quiet).key == expecting.expected
         return
     with pytest.raises(FactoryError, match=r"own_shop:drawn: "):
-        build.export(expecting, Weights(), Precision(), Form(), _quiet)
+        staged.export(expecting, Weights(), Precision(), Form(), _quiet)
 
 
 def test_a_dry_run_tells_what_can_be_done(task_of: Callable[[str], Task], home: Path) -> None:
     task = replace(task_of("factory"), dry_run=str(home / "dry_run"))
-    found = build.prepare(task, _quiet)
+    found = staged.prepare(task, _quiet)
     assert {(one.group, one.technique) for one in found.tried if one.refused is None} == {
         ("tables", "pruning"),
         *((table, width) for table in ("user", "item") for width in ("fp16", "int8", "int4", "int2")),
@@ -352,7 +354,7 @@ def test_a_dry_run_tells_what_can_be_done(task_of: Callable[[str], Task], home: 
     assert found.baseline.parity < 1e-5 and found.batches_per_epoch == 6 and found.split_refused is None
     assert len(read_requests(Path(found.holdout))) == 40
     weights = Weights(pruning=Pruning((("tower", 0.5),), multiple=8), distillation=LEARN)
-    fitted, folder = build.fit(task, weights, _quiet), home / "dry_run" / "weights"
+    fitted, folder = staged.fit(task, weights, _quiet), home / "dry_run" / "weights"
     assert not fitted.reused and fitted.batch_seconds > 0 and len(list(folder.iterdir())) == 1
     assert build.open_once(task, _quiet).train_rows().batches_per_epoch == 3
 
@@ -363,7 +365,7 @@ def test_a_dry_run_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
     factory: str, size: float, task_of: Callable[[str], Task], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = replace(task_of(factory), dry_run=str(home / factory))
-    assert build.prepare(task, _quiet).baseline.parity < 1e-3
+    assert staged.prepare(task, _quiet).baseline.parity < 1e-3
 
     def other(*of: Any) -> ir.Model:
         graph = export.to_onnx(*of)
@@ -373,12 +375,12 @@ def test_a_dry_run_tells_a_wrong_graph_whatever_the_unit_of_the_scores(
 
     monkeypatch.setattr(build, "to_onnx", other)
     with pytest.raises(ParityError, match=r"0\.001"):
-        build.prepare(replace(task, dry_run=str(home / f"{factory} again")), _quiet)
+        staged.prepare(replace(task, dry_run=str(home / f"{factory} again")), _quiet)
 
 
 def test_a_dry_run_refuses_scores_that_are_not_finite(task_of: Callable[[str], Task], home: Path) -> None:
     with pytest.raises(ParityError, match=r"Scores .*\d+ of \d+ are NaN"):
-        build.prepare(replace(task_of("Unseen"), dry_run=str(home / "unseen")), _quiet)
+        staged.prepare(replace(task_of("Unseen"), dry_run=str(home / "unseen")), _quiet)
 
 
 @pytest.mark.filterwarnings("ignore:A request holds rows of several users")
@@ -388,8 +390,8 @@ def test_a_bundle_with_the_users_side_once_scores_rows_of_several_users(
 ) -> None:
     """Mixed requests: two users' rows; one user's with another history in the last row; each row another user's."""
     task = task_of(factory)
-    found = build.prepare(task, _quiet)
-    once, _ = build.export(task, Weights(), Precision(), Form(user_once=True), _quiet)
+    found = staged.prepare(task, _quiet)
+    once, _ = staged.export(task, Weights(), Precision(), Form(user_once=True), _quiet)
     placement = Placement(InstanceGroup(replicas=2), split_rows=100, user_once=True)
     requests = read_requests(Path(found.holdout))
     write_bundle(

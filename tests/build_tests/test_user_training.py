@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objectives.build import stages as build
-from objectives.build.convergence_check import undertrained
+from objectives.build.baseline_checks import undertrained
 from objectives.build.fit import Fitted, fit
 from objectives.build.model_structure import of_baseline
 from objectives.output_kind import OutputKind

@@ -22,7 +22,6 @@ from objectives.build import stages as build
 from objectives.build.fit import Fitted
 from objectives.held_out_rows import read_requests
 from objectives.jobs.protocol import Progress
-from objectives.jobs.requests import Form
 from objectives.recommenders.datasets.synthetic import synthetic_log
 from objectives.recommenders.load import open_recommender
 from objectives.recommenders.protocol import Recommender
@@ -36,6 +35,8 @@ from search.config.space_sections import SpaceConfig
 from spaces.candidate import Candidate
 from spaces.search_space import SearchSpace
 from spaces.weights import Weights
+from tests.build_tests import staged
+from tests.build_tests.staged import Form
 from tests.families_tests.mixed_fields import lively
 
 Request = Mapping[str, NDArray[Any]]
@@ -105,7 +106,7 @@ class Shop:
 
     @classmethod
     def open(cls, task: Task, config: Mapping[str, Any]) -> Shop:
-        prepared = build.prepare(task, _quiet)
+        prepared = staged.prepare(task, _quiet)
         space = space_for(SpaceConfig.model_validate(config), prepared)
         by_rows = sorted(read_requests(Path(prepared.holdout)), key=lambda request: len(request["item"]))
         return cls(task, prepared, space, (by_rows[0], by_rows[-1]))
@@ -121,7 +122,7 @@ class Shop:
         Raises:
             ValueError: a technique cannot be applied, or would change nothing.
         """
-        build.fit(self.task, weights, _quiet)
+        staged.fit(self.task, weights, _quiet)
         return build._fitted(self.task, build.open_once(self.task, _quiet), weights)
 
     def model(self, artifact: Artifact) -> Path:
@@ -148,7 +149,7 @@ def walk(shop: Shop, candidate: Candidate) -> Walk:
     placement = candidate.placement
     try:
         with _clocked(seconds, "fit"):
-            build.fit(shop.task, candidate.weights, _quiet)
+            staged.fit(shop.task, candidate.weights, _quiet)
     except ValueError as error:
         structure = shop.prepared.structure
         parts = (*(group.name for group in structure.groups), *(table.name for table in structure.tables))
@@ -156,8 +157,8 @@ def walk(shop: Shop, candidate: Candidate) -> Walk:
             raise
         return Walk(candidate, seconds, refusal=str(error))
     with _clocked(seconds, "export"):
-        form = Form(placement.user_once, placement.embedding_device is not None)
-        artifact, _ = build.export(shop.task, candidate.weights, candidate.precision, form, _quiet)
+        form = Form.of(placement)
+        artifact, _ = staged.export(shop.task, candidate.weights, candidate.precision, form, _quiet)
     with _clocked(seconds, "serve"), Pool.open(shop.model(artifact), placement, candidate.precision.compute) as pool:
         scores = tuple(pool.submit(request).result() for request in shop.requests)
     return Walk(candidate, seconds, artifact, scores)

@@ -85,7 +85,7 @@ def test_a_candidate_that_fails_is_followed_by_another(tmp_path: Path, monkeypat
     jobs.run()
     assert jobs.names[:4] == STAGES[:4] and jobs.names[-4:] == STAGES[-4:]
     fits: list[Any] = [request for request in jobs.requests if job_of(request) == "export"]
-    assert len({(request.weights.id, request.precision) for request in fits}) == 2
+    assert len({(request.candidate.weights.id, request.candidate.precision) for request in fits}) == 2
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ __all__ = ["parts"]
 
 
 def by_reference(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    key = "small" if arguments["weights"]["distillation"] else "base"
+    key = "small" if arguments["candidate"]["weights"]["distillation"] else "base"
     return {"artifact": to_plain(Artifact(key, f"{key}/model.onnx", {}, 900, 0.0)), "reused": False}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark
 from objectives.records import Artifact, InputSpec, Prepared, Tried
 from search.choose.choose import Confirmed, choice
 from search.choose.run import tuned_ratios
@@ -140,7 +140,8 @@ def losing(losses: Mapping[str, float]) -> Any:
 
 
 def exported(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    key = arguments["weights"]["reference"] or ("small" if arguments["weights"]["distillation"] else "base")
+    weights = arguments["candidate"]["weights"]
+    key = weights["reference"] or ("small" if weights["distillation"] else "base")
     return {"artifact": to_plain(Artifact(key, f"{key}/model.onnx", {}, 900, 0.0)), "reused": False}
 
 

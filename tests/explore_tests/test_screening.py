@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark
 from objectives.records import Measurement, Quality
 from search.config.loss_limits import Limits
 from search.explore.screening import dominated

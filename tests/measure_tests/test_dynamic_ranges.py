@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate, score
 from objectives.measurement.metrics.quality import paired_quality
@@ -83,7 +83,7 @@ def test_a_row_is_evaluated_as_it_is_served(files: tuple[Path, Path], tmp_path: 
         Artifact("int8", str(narrow), {"layers": "int8-dynamic"}, 1, 0.0),
         Artifact("fp32", str(plain), {"layers": "fp32"}, 1, 0.0),
     )
-    ours, theirs = (Deployed(each, Deployment(each.path, Placement(), "fp32")) for each in artifacts)
+    ours, theirs = (Deployment(each, each.path, Placement(), "fp32") for each in artifacts)
     scores = ScoreRequest(ours, theirs, str(tmp_path / "cache"), str(holdout), "test")
     (file,) = score(scores).candidates
     served = _served(narrow, held)

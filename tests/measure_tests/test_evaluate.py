@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, write_held_out
-from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure import evaluate as judging
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
@@ -97,9 +97,9 @@ def _judge(
 
 
 def _asked(holdout: Path, ours: str = "ours", placement: Placement | None = None) -> ScoreRequest:
-    def deployed(name: str, placement: Placement) -> Deployed:
+    def deployed(name: str, placement: Placement) -> Deployment:
         artifact = Artifact(name, f"{name}/model.onnx", {}, 1, 0.0)
-        return Deployed(artifact, Deployment(artifact.path, placement, "fp32"))
+        return Deployment(artifact, artifact.path, placement, "fp32")
 
     pair = (deployed(ours, placement or Placement()), deployed("base", Placement()))
     return ScoreRequest(*pair, str(holdout.with_name("cache")), str(holdout), "test")

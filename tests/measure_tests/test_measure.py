@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from objectives.held_out_rows import HeldOut, read_held_out, write_held_out, write_requests
-from objectives.jobs.requests import BenchmarkRequest, Deployed, EvaluateRequest, EvaluateResponse, ScoreRequest
+from objectives.jobs.requests import BenchmarkRequest, EvaluateRequest, EvaluateResponse, ScoreRequest
 from objectives.measure import benchmark as timing
 from objectives.measure import evaluate as judging
 from objectives.measure.benchmark import weigh
@@ -149,8 +149,8 @@ class Judged:
         return (WEIGHTS[item] + blur * noise).astype(np.float32)
 
     def __call__(self, placement: Placement) -> EvaluateResponse:
-        ours = Deployed(_artifact("ours"), Deployment("ours/model.onnx", placement, "fp32"))
-        base = Deployed(_artifact("base"), Deployment("base/model.onnx", Placement(), "fp32"))
+        ours = Deployment(_artifact("ours"), "ours/model.onnx", placement, "fp32")
+        base = Deployment(_artifact("base"), "base/model.onnx", Placement(), "fp32")
         scores = ScoreRequest(ours, base, str(self.cache), str(self.holdout), "validation")
         return evaluate(EvaluateRequest(scores, "auc", 0, 0.95))
 
@@ -277,7 +277,6 @@ def _time(
     """Benchmark a deployment beside the baseline, by default itself."""
     request = BenchmarkRequest(
         holdout=str(holdout),
-        artifact=_artifact("ours"),
         candidate=candidate,
         baseline=baseline or candidate,
         load=load,
@@ -296,7 +295,10 @@ def _time(
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("slo_ms", [None, 50.0])
 def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_path: Path, slo_ms: float | None) -> None:
-    deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "timings" / "3.npz"
+    deployment, recording = (
+        Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"),
+        tmp_path / "timings" / "3.npz",
+    )
     load = replace(LOAD, slo_ms=slo_ms)
     latency, found = _time(holdout, deployment, recording, load=load)
     assert latency.requests == 7 * latency.blocks and latency.blocks >= 20
@@ -316,7 +318,7 @@ def test_a_real_model_is_timed_beside_itself(model: Path, holdout: Path, tmp_pat
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp_path: Path) -> None:
-    deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
+    deployment, recording = Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     first, _ = _time(holdout, deployment, recording, window=replace(SMALL, visits=2))
     before = read_recording(recording)
     found, throughput_found = _time(holdout, deployment, recording, append=True)
@@ -331,10 +333,10 @@ def test_further_visits_are_added_to_a_recording(model: Path, holdout: Path, tmp
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
 def test_a_provider_that_is_missing_is_an_error(model: Path, holdout: Path, tmp_path: Path) -> None:
-    ours = Deployment(str(model), Placement(InstanceGroup(device="cuda")), "fp32")
+    ours = Deployment(_artifact("ours"), str(model), Placement(InstanceGroup(device="cuda")), "fp32")
     recording = tmp_path / "3.npz"
     with pytest.raises(EngineError, match="asked for CUDAExecutionProvider"):
-        _time(holdout, ours, recording, Deployment(str(model), ONE_THREAD, "fp32"))
+        _time(holdout, ours, recording, Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"))
     assert not recording.exists()
 
 
@@ -345,7 +347,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("importable")
 def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: Path) -> None:
-    found = weigh(holdout, _artifact("ours"), Deployment(str(model), ONE_THREAD, "fp32"))
+    found = weigh(holdout, Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"))
     assert found.model_bytes == 4321
     assert found.peak_memory_bytes is not None and 10_000_000 < found.peak_memory_bytes < 2_000_000_000
     assert found.cpu_seconds_per_1000 is not None and 0 < found.cpu_seconds_per_1000 < 10
@@ -353,9 +355,9 @@ def test_a_real_model_is_weighed_in_a_process_of_its_own(model: Path, holdout: P
 
 @pytest.mark.usefixtures("importable")
 def test_what_goes_wrong_in_that_process_is_one_line(model: Path, holdout: Path) -> None:
-    gone = Deployment(str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
+    gone = Deployment(_artifact("ours"), str(model.with_name("gone.onnx")), ONE_THREAD, "fp32")
     with pytest.raises(RuntimeError, match=r"EngineError: .*gone\.onnx") as caught:
-        weigh(holdout, _artifact("ours"), gone)
+        weigh(holdout, gone)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -363,7 +365,7 @@ def test_a_process_that_says_nothing_is_an_error_by_its_status(holdout: Path, mo
     done = SimpleNamespace(returncode=-9, stdout="", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     with pytest.raises(RuntimeError, match="status -9"):
-        weigh(holdout, _artifact("ours"), Deployment("model.onnx", ONE_THREAD, "fp32"))
+        weigh(holdout, Deployment(_artifact("ours"), "model.onnx", ONE_THREAD, "fp32"))
 
 
 def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,8 +376,8 @@ def test_that_process_is_told_all_that_it_needs(holdout: Path, monkeypatch: pyte
         return SimpleNamespace(returncode=0, stdout='{"peak_memory_bytes": 5, "cpu_seconds_per_1000": 0.5}', stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
-    deployment = Deployment("model.onnx", ROUTED, "fp32")
-    found = weigh(holdout, _artifact("ours"), deployment)
+    deployment = Deployment(_artifact("ours"), "model.onnx", ROUTED, "fp32")
+    found = weigh(holdout, deployment)
     assert (found.model_bytes, found.peak_memory_bytes, found.cpu_seconds_per_1000) == (4321, 5, 0.5)
     told = json.loads(asked[0])
     assert told["holdout"] == str(holdout)
@@ -388,7 +390,7 @@ def test_a_timing_that_cannot_be_judged_leaves_the_former_recording(
     def summarize(self: Recording, noise: object) -> None:
         raise NotFiniteError("a percentile is infinite")
 
-    deployment, recording = Deployment(str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
+    deployment, recording = Deployment(_artifact("ours"), str(model), ONE_THREAD, "fp32"), tmp_path / "3.npz"
     recording.write_bytes(b"the first look")
     monkeypatch.setattr(timing, "measure_visit", lambda *asked: None)
     monkeypatch.setattr(Recording, "summarize", summarize)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from objectives.measure import quick_benchmark as quick_benchmark
-from objectives.measure.quick_benchmark import QuickBenchmark
+from objectives.jobs.requests import QuickBenchmark
+from objectives.measure.benchmark import compare_quickly
 from objectives.measurement import load_generator as traffic
 from objectives.measurement.load_target import LiveTarget
 from search.explore.screening import dominated
@@ -61,9 +61,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, us_a_row: float, noise: float = 1.0) 
     found = []
     for seed in range(RUNS):
         machine = Machine(monkeypatch, noise, seed)
-        found.append(
-            quick_benchmark.compare_quickly(machine.deployment(us_a_row, 1), machine.deployment(4.0, 1), REQUESTS)
-        )
+        found.append(compare_quickly(machine.deployment(us_a_row, 1), machine.deployment(4.0, 1), REQUESTS))
     return found
 
 
@@ -74,7 +72,7 @@ def stopped(found: QuickBenchmark) -> bool:
 def test_the_ratios_are_those_of_the_arms(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row takes one arm 8 us and the other 2; the first answers two requests at once."""
     machine = Machine(monkeypatch)
-    found = quick_benchmark.compare_quickly(machine.deployment(8.0, 2), machine.deployment(2.0, 1), REQUESTS)
+    found = compare_quickly(machine.deployment(8.0, 2), machine.deployment(2.0, 1), REQUESTS)
     assert found.service_ratio == pytest.approx(4.0, rel=0.01)
     assert found.saturated_ratio == pytest.approx(2 * 2 / 8, rel=0.1)
 

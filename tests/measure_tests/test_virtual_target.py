@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from objectives.measure.benchmark import Load, measure_visit
-from objectives.measure.service_curve import joined, measure_service_curve
-from objectives.measure.virtual_target import VirtualTarget
+from objectives.measure.simulation import VirtualTarget, joined, measure_service_curve
 from objectives.measurement.arrivals import Traffic
 from objectives.measurement.latency import Window
 from objectives.measurement.recording import Recording

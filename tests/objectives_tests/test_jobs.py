@@ -9,9 +9,10 @@ import typing
 from objectives.build.__main__ import JOBS as BUILDER_JOBS
 from objectives.jobs import requests as jobs
 from objectives.jobs.protocol import Request, response_type, write_request
-from objectives.jobs.requests import ExportRequest, FitRequest, Form
+from objectives.jobs.requests import ExportRequest, FitRequest
 from objectives.measure.__main__ import JOBS as METER_JOBS
 from objectives.task import Task
+from spaces.candidate import Candidate
 from spaces.serialization import from_plain
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.pruning import Pruning
@@ -35,7 +36,7 @@ def test_each_function_takes_its_request_and_gives_the_response_that_it_names() 
 
 def test_a_request_comes_through_the_pipe_as_it_was() -> None:
     precision = Precision((("mlp", "int8"),))
-    for request in (FitRequest(TASK, WEIGHTS, 2), ExportRequest(TASK, WEIGHTS, precision, 2, Form(True))):
+    for request in (FitRequest(TASK, WEIGHTS, 2), ExportRequest(TASK, Candidate(WEIGHTS, precision), 2)):
         line = json.loads(write_request(request))
         assert line["job"] == type(request).__name__
         assert from_plain(type(request), line["arguments"]) == request

@@ -60,4 +60,4 @@ def test_a_ranking_of_many_users_may_take_as_long_as_learning(
         ({"score": 700}, {"custom_metric": 700}) if custom_metric else ({"evaluate": 700}, {})
     )
     if custom_metric:
-        assert (builder.request.candidates, builder.request.baseline) == (("c.npy",), "b.npy")
+        assert (builder.request.scored.candidates, builder.request.scored.baseline) == (("c.npy",), "b.npy")

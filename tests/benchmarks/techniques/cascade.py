@@ -29,9 +29,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from objectives.build.stages import export, fit, prepare
 from objectives.held_out_rows import HeldOut, read_held_out
-from objectives.jobs.requests import Form
 from objectives.measure.evaluate import run_blocks
 from objectives.measurement.metrics.quality import paired_quality
 from objectives.recommenders.load import open_recommender
@@ -51,6 +49,7 @@ from spaces.techniques.distillation import Distillation
 from spaces.techniques.placement import InstanceGroup
 from spaces.techniques.quantization import Precision
 from spaces.weights import Weights
+from tests.build_tests.staged import Form, export, fit, prepare
 
 # Rows of a request -> how many of them the baseline scores anew.
 DEPTHS: Mapping[int, tuple[int, ...]] = {200: (10, 20, 50), 1000: (10, 20, 50, 100)}

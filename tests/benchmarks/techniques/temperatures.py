@@ -25,9 +25,8 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from objectives.build.fit import fit
-from objectives.build.stages import prepare
 from objectives.compression.export import Signature, to_onnx
-from objectives.jobs.requests import Deployed, EvaluateRequest, ScoreRequest
+from objectives.jobs.requests import EvaluateRequest, ScoreRequest
 from objectives.measure.deployment import Deployment
 from objectives.measure.evaluate import evaluate
 from objectives.onnx_graph import save_graph
@@ -47,6 +46,7 @@ from spaces.techniques.architecture import Architecture
 from spaces.techniques.distillation import Distillation
 from spaces.techniques.placement import Placement
 from spaces.weights import Weights
+from tests.build_tests.staged import prepare
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 EXAMPLE_ROWS = 257
@@ -70,9 +70,10 @@ def loss(recommender: Recommender, prepared: Prepared, task: Task, weights: Weig
     key = digest("temperatures", recommender.key, weights, seed)[:20]
     path = folder / f"{key}.onnx"
     save_graph(to_onnx(fitted.model, recommender.serving_rows(EXAMPLE_ROWS), Signature(recommender.once)), path)
-    ours = Deployed(Artifact(key, str(path), {}, path.stat().st_size, 0.0), Deployment(str(path), Placement(), "fp32"))
+    artifact = Artifact(key, str(path), {}, path.stat().st_size, 0.0)
+    ours = Deployment(artifact, str(path), Placement(), "fp32")
     base = prepared.baseline
-    theirs = Deployed(base, Deployment(str(Path(task.home) / base.path), Placement(), "fp32"))
+    theirs = Deployment(base, str(Path(task.home) / base.path), Placement(), "fp32")
     scores = ScoreRequest(ours, theirs, str(task.cache), prepared.holdout, "validation")
     found = evaluate(EvaluateRequest(scores, task.metric, task.seed, confidence=0.95))
     path.unlink()

@@ -1,9 +1,12 @@
-"""Measurement of a deployment's service curve: one short open loop, and one with every replica busy."""
+"""Simulation of a placement: its service curve is measured, in one short open loop and in one with every replica busy,
+and the load generator drives the placement on a virtual clock.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +14,13 @@ from numpy.typing import NDArray
 from objectives.arrays import Arrays
 from objectives.measure.deployment import load_target, warm_up
 from objectives.measurement.arrivals import Traffic, gaps
-from objectives.measurement.load_generator import Request, drawn_requests
+from objectives.measurement.load_generator import Arrivals, Request, drawn_requests
 from objectives.measurement.load_target import LiveTarget
 from objectives.measurement.service_curve import Runs, ServiceCurve
+from objectives.measurement.statistics import Floats
 from objectives.records import rows_of
 from objectives.serving.pool import Pool
+from objectives.serving.pool.virtual_clock import simulate
 from objectives.serving.split_engine import Engine
 from spaces.techniques.placement import EmbeddingDevice, InstanceGroup, Placement
 
@@ -24,6 +29,9 @@ _OPEN_REQUESTS = 200
 _BUSY_REQUESTS = 60
 # Utilisation of the open loop: half of its runs find a replica idle.
 _SHARE = 0.5
+# Requests of the first try to saturate a placement for as long as is asked.
+_SATURATING = 256
+_MOST_SATURATING = 1 << 14
 
 
 class Observed:
@@ -117,3 +125,53 @@ def joined(requests: Sequence[Request], most_rows: int) -> list[Request]:
         else:
             found.append(request)
     return found
+
+
+@dataclass(frozen=True)
+class VirtualTarget:
+    """A placement whose runs take the times that its groups' service curves give.
+
+    Args:
+        services: for each instance group, the nanoseconds of a run by rows, whether the replica was idle, and the
+            number of other replicas that are busy
+        outstanding: requests in flight that keep every replica busy
+    """
+
+    placement: Placement
+    services: Sequence[Callable[[int, bool, int], float]]
+    outstanding: int
+
+    @property
+    def replicas(self) -> int:
+        return self.placement.replicas
+
+    def open_loop(self, requests: Sequence[Request], gaps_ns: NDArray[np.int64]) -> Arrivals:
+        due_ns = np.cumsum(gaps_ns)
+        found = simulate(self.placement, _sizes(requests), due_ns.tolist(), self._service)
+        latency_ms = np.where(found.refused, np.inf, (found.finished_ns - due_ns) / 1e6)
+        return Arrivals(latency_ms, np.zeros(len(due_ns)), 1.0)
+
+    def closed_loop(self, requests: Sequence[Request]) -> Floats:
+        found = simulate(self.placement, _sizes(requests), [0] * len(requests), self._service, outstanding=1)
+        latency_ms = (found.finished_ns - found.submitted_ns) / 1e6
+        return np.where(found.refused, np.inf, latency_ms)
+
+    def saturated(self, requests: Sequence[Request], seconds: float) -> float:
+        sizes, count = _sizes(requests), _SATURATING
+        while True:
+            rows = [sizes[i % len(sizes)] for i in range(count)]
+            found = simulate(self.placement, rows, [0] * count, self._service, self.outstanding)
+            took = found.finished_ns.max() / 1e9
+            if took >= seconds or count >= _MOST_SATURATING:
+                return float((~found.refused).sum() / took)
+            count *= 2
+
+    def settle(self) -> None:
+        """Return at once: nothing runs on in virtual time."""
+
+    def _service(self, group: int, rows: int, idle: bool, busy: int) -> float:
+        return self.services[group](rows, idle, busy)
+
+
+def _sizes(requests: Sequence[Request]) -> list[int]:
+    return [rows_of(request) for request in requests]
