@@ -283,7 +283,7 @@ def test_an_epoch_has_batches_enough_to_learn_from(
         **__: Any,
     ) -> Any:
         epochs.append([len(labels) for _, labels in batches()])
-        return Trained(0.5, 0, (0.5,), 0.0)
+        return Trained(0, (0.5,), 0.0)
 
     monkeypatch.setattr(sequential, "_lessons", drawn)
     monkeypatch.setattr(sequential, "train_to_optimum", train)

@@ -21,7 +21,7 @@ from objectives.ranking_metrics import gains, ranks
 from objectives.recommenders.datasets.sequences import Codes, Negatives, Sequences, draw_requests, sequences_of
 from objectives.recommenders.datasets.sources import all_taken, read_log
 from objectives.recommenders.families import sasrec
-from objectives.recommenders.families.sizes import resized, sized, told
+from objectives.recommenders.families.sizes import resized, told
 from objectives.recommenders.protocol import Facts, Method
 from objectives.recommenders.references import ItemTable
 from objectives.recommenders.requests import request_rows
@@ -57,11 +57,10 @@ _SHARED_HISTORY = 32  # serving rows that share a history
 
 
 @dataclass(frozen=True, eq=False)
-class SequentialRecommender(BuiltIn):
-    """Recommender that ranks by a history; implements `Recommender`. It needs no labels: candidate 0 came next."""
+class SequentialRecommender(BuiltIn[sasrec.SASRec]):
+    """Recommender that ranks by a history. It needs no labels: candidate 0 came next."""
 
     sequences: Sequences
-    model: sasrec.SASRec
     once: ClassVar[frozenset[str]] = frozenset(("history",))
     hidden: ClassVar[str] = "norm"
     method: ClassVar[Method] = "positions"
@@ -141,7 +140,7 @@ class SequentialRecommender(BuiltIn):
         return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        return sasrec.SASRec(self.sequences.items, sized(self._sizes, architecture))
+        return sasrec.SASRec(self.sequences.items, resized(self._sizes, architecture.as_dict()))
 
     def reference(self, name: str) -> nn.Module:
         return ItemTable(self.sequences.item_counts()).eval()
@@ -164,7 +163,7 @@ class SequentialRecommender(BuiltIn):
             split="The last event of each user is for test, the one before it for validation, the rest for train.",
             rows={"train": events} | held,
             users=sequences.users,
-            training=self.training,
+            training=self.baseline.training,
             reference_metric="ndcg@10",
             references={
                 "baseline": _ndcg(_all_scores(self.model, test), test),
@@ -187,14 +186,14 @@ def open_sequential(task: Task, progress: Progress) -> SequentialRecommender:
     sequences = sequences_of(read_log(task), implicit=all_taken(task))
     progress(f"data: {len(sequences.codes):,} events of {sequences.users:,} users on {sequences.items:,} items")
     sizes = resized(sasrec.BASELINE, task.sizes)
-    model, facts, key = open_baseline(
+    baseline = open_baseline(
         task,
         sequences.key(),
         [sizes, BATCH, LEARNING_RATE, BETAS, NEGATIVES, STAGE],
         lambda: sasrec.SASRec(sequences.items, sizes),
         lambda fresh: _train(fresh, sequences, sizes.length, task.seed, progress),
     )
-    return SequentialRecommender(task, facts, key, sequences, model)
+    return SequentialRecommender(task, baseline, sequences)
 
 
 def _train(fresh: sasrec.SASRec, sequences: Sequences, length: int, seed: int, progress: Progress) -> Trained:
@@ -216,9 +215,8 @@ def _lessons(sequences: Sequences, length: int, negatives: int, generator: torch
     history, target = sequences.training(length)
     drawing = Negatives(sequences)
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    order = torch.randperm(sequences.users, generator=generator).numpy()
-    for start in range(0, len(order), BATCH):
-        users = order[start : start + BATCH]
+    for batch in torch.split(torch.randperm(sequences.users, generator=generator), BATCH):
+        users = batch.numpy()
         candidates = _candidates(target, drawing, users, negatives, random)
         yield {"history": torch.from_numpy(history[users]), "candidates": candidates}, torch.zeros(len(users))
 
