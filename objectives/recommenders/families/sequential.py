@@ -72,14 +72,10 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
         return resized(sasrec.BASELINE, self.task.sizes)
 
     @property
-    def length(self) -> int:
-        return self._sizes.length
-
-    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         codes = self.sequences.items + 1
         return (
-            InputSpec("history", "int64", (self.length,), codes, "user"),
+            InputSpec("history", "int64", (self._sizes.length,), codes, "user"),
             InputSpec("item", "int64", (), codes, "item"),
         )
 
@@ -96,7 +92,7 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
 
     @cached_property
     def _train_rows(self) -> TrainingRows:
-        history, target = self.sequences.training(self.length)
+        history, target = self.sequences.training(self._sizes.length)
         negatives = Negatives(self.sequences)
 
         def draw(users: Tensor, generator: torch.Generator) -> Inputs:
@@ -116,7 +112,7 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
     def serving_rows(self, count: int) -> dict[str, Tensor]:
         """Return some histories, with several items each."""
         random = np.random.default_rng(self.task.seed)
-        history, _ = self.sequences.training(self.length)
+        history, _ = self.sequences.training(self._sizes.length)
         users = random.integers(self.sequences.users, size=-(-count // _SHARED_HISTORY))
         return {
             "history": torch.from_numpy(np.repeat(history[users], _SHARED_HISTORY, axis=0)[:count]),
@@ -131,10 +127,10 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
     def held_out(self, part: HeldPart) -> HeldOut:
         longest = int(np.diff(self.sequences.offsets).max())
         most = max(FEWEST_USERS, min(MOST_USERS, MOST_SCORES // self.sequences.items, _MOST_SEEN // longest))
-        return _held_out(self.sequences, part, self.length, most, self.task.seed)
+        return _held_out(self.sequences, part, self._sizes.length, most, self.task.seed)
 
     def requests(self, seed: int) -> Iterator[Arrays]:
-        return iter(draw_requests(self.sequences, request_rows(self.task, seed), self.length, seed))
+        return iter(draw_requests(self.sequences, request_rows(self.task, seed), self._sizes.length, seed))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS)
@@ -152,7 +148,7 @@ class SequentialRecommender(BuiltIn[sasrec.SASRec]):
         return told(self._sizes, sasrec.STUDENT)
 
     def history(self) -> int:
-        return self.length
+        return self._sizes.length
 
     def facts(self) -> Facts:
         sequences, test = self.sequences, self.held_out("test")
