@@ -223,16 +223,11 @@ def _candidates(target: Codes, drawing: Negatives, users: Codes, negatives: int,
     return torch.from_numpy(np.concatenate([target[users][:, :, None], others], axis=2))
 
 
-def _some_users(sequences: Sequences, most: int, seed: int) -> NDArray[np.int64]:
-    """Draw users, sorted; all of them where there are no more than `most`."""
-    if sequences.users <= most:
-        return np.arange(sequences.users)
-    return np.sort(np.random.default_rng([seed, 5]).choice(sequences.users, size=most, replace=False))
-
-
 def _held_out(sequences: Sequences, part: HeldPart, length: int, most: int, seed: int) -> HeldOut:
-    """Return the next items of all users, or of so many."""
-    users = _some_users(sequences, most, seed)
+    """Return the next items of all users, or of `most` that are drawn."""
+    users = np.arange(sequences.users)
+    if len(users) > most:
+        users = np.sort(np.random.default_rng([seed, 5]).choice(users, size=most, replace=False))
     history, target = (values[users] for values in sequences.histories(part, length))
     return HeldOut(
         inputs=({"history": history},),
